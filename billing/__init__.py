@@ -1,0 +1,1 @@
+"""Who pays: Stripe's plans, periods and webhooks. The only app that imports stripe."""

@@ -1,0 +1,121 @@
+"""Typed readers of environment variables that stop start-up with a sentence naming the variable."""
+
+import secrets as random_secrets
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+# What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
+PLACEHOLDER = "change-me"
+
+
+def _raw(env: environ.Env, name: str, default: str) -> str:
+    value = env.str(name, default).strip()
+    return default if PLACEHOLDER in value else value
+
+
+def boolean(env: environ.Env, name: str, *, default: bool) -> bool:
+    raw = _raw(env, name, str(default)).lower()
+    if raw in ("1", "true", "yes", "on"):
+        return True
+    if raw in ("0", "false", "no", "off", ""):
+        return False
+    raise ImproperlyConfigured(f"{name} must be true or false, not {raw!r}.")
+
+
+def secret(env: environ.Env, name: str) -> str:
+    """A secret, or "" where it is missing or still the placeholder."""
+    return _raw(env, name, "")
+
+
+def secrets(env: environ.Env, name: str) -> list[str]:
+    return [part for raw in secret(env, name).split(",") if (part := raw.strip())]
+
+
+def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
+    """SECRET_KEY; in DEBUG a missing one is made once and kept under VAR_DIR."""
+    key = secret(env, "SECRET_KEY")
+    if key:
+        return key
+    if not debug:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is missing: set it to 50 or more random characters (or set DEBUG=true to try things out)."
+        )
+    path = var_dir / "secret_key"
+    try:
+        with path.open("x") as file:
+            file.write(random_secrets.token_urlsafe(50))
+        path.chmod(0o600)
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def url(
+    env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] = ("http", "https")
+) -> str:
+    value = _raw(env, name, default).rstrip("/")
+    if value and urlsplit(value).scheme not in schemes:
+        raise ImproperlyConfigured(
+            f"{name} must be a URL that starts with {' or '.join(s + '://' for s in schemes)}, not {value!r}."
+        )
+    return value
+
+
+def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
+    """A positive amount of dollars; empty means none."""
+    raw = _raw(env, name, default)
+    if not raw:
+        return None
+    try:
+        value = Decimal(raw)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value <= 0:
+        raise ImproperlyConfigured(
+            f"{name} must be a positive number of dollars such as 10 or 2.50, or empty for none; not {raw!r}."
+        )
+    return value
+
+
+def choice(env: environ.Env, name: str, *, choices: tuple[int, ...], default: int) -> int:
+    raw = _raw(env, name, str(default))
+    if raw not in map(str, choices):
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(map(str, choices))}, not {raw!r}.")
+    return int(raw)
+
+
+def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
+    raw = _raw(env, name, str(default))
+    if not raw.isdecimal() or int(raw) < minimum:
+        raise ImproperlyConfigured(f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}.")
+    return int(raw)
+
+
+def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
+    """DATABASE_URL as Django's configuration, with what the ledger needs of either database."""
+    raw = _raw(env, "DATABASE_URL", f"sqlite:///{var_dir / 'governor.sqlite3'}")
+    try:
+        found = dict(environ.Env.db_url_config(raw))
+    except (ValueError, KeyError, ImproperlyConfigured) as error:
+        raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {error}") from error
+    engine = found.get("ENGINE", "")
+    options = found.setdefault("OPTIONS", {})
+    if engine.endswith("sqlite3"):
+        options.update(
+            # A write transaction takes the lock when it begins, so it never fails half-way for the lock.
+            transaction_mode="IMMEDIATE",
+            timeout=30,
+            # FULL: a settled cost survives a power cut.
+            init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+        )
+    elif engine.endswith("postgresql"):
+        found.setdefault("CONN_MAX_AGE", 60)
+        found.setdefault("CONN_HEALTH_CHECKS", True)
+    else:
+        raise ImproperlyConfigured("DATABASE_URL must start with postgres:// or sqlite:///.")
+    return found

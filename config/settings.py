@@ -1,0 +1,157 @@
+"""All settings, read once from the environment. `.env.example` documents every variable."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from config import environment as check
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+
+env = environ.Env()
+environ.Env.read_env(BASE_DIR / ".env")
+
+# One machine keeps everything it writes here: SQLite, the broker's folders, logs.
+VAR_DIR = Path(env.str("VAR_DIR", str(BASE_DIR / "var"))).resolve()
+VAR_DIR.mkdir(parents=True, exist_ok=True)
+
+DEBUG = check.boolean(env, "DEBUG", default=False)
+SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
+CSRF_TRUSTED_ORIGINS = [APP_URL]
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "config.apps.ConsoleConfig",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "governance",
+    "llm",
+    "billing",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.middleware.RequestIdMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+ASGI_APPLICATION = "config.asgi.application"
+# Every path works with and without a trailing slash; a redirect would lose a POST's body.
+APPEND_SLASH = False
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+DATABASES = {"default": check.database(env, var_dir=VAR_DIR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+# With DEBUG, files come straight from the packages; collectstatic is for production.
+WHITENOISE_USE_FINDERS = DEBUG
+LOGIN_URL = "admin:login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = APP_URL.startswith("https://")
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "governance.api.authentication.KeyAuthentication",
+        "governance.api.authentication.OperatorSession",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["governance.api.permissions.HasRole"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "governance.api.pagination.NewestFirst",
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "governance.api.errors.handle",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Spend Governor",
+    "DESCRIPTION": "Budgets, decisions and the spend ledger of AI agents.",
+    "VERSION": VERSION,
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+}
+
+# Celery: the broker's folders under VAR_DIR on one machine, Redis in production.
+REDIS_URL = check.url(env, "REDIS_URL", default="", schemes=("redis", "rediss", "unix"))
+
+# The model side.
+MISTRAL_API_KEY = check.secret(env, "MISTRAL_API_KEY")
+# Where the simulated Mistral listens; used only when there is no key and DEBUG is on.
+SANDBOX_URL = check.url(env, "SANDBOX_URL", default="http://127.0.0.1:8010")
+MISTRAL_API_BASE = check.url(
+    env,
+    "MISTRAL_API_BASE",
+    default=SANDBOX_URL if DEBUG and not MISTRAL_API_KEY else "https://api.mistral.ai",
+)
+
+# Budgets.
+DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
+OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
+RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
+# Governance knows no prices; the model side lends it these functions (see governance/quotes.py).
+GOVERNANCE_QUOTER = "llm.catalog.quote"
+GOVERNANCE_PRICER = "llm.catalog.cost_of"
+
+# Stripe.
+STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
+STRIPE_WEBHOOK_SECRETS = check.secrets(env, "STRIPE_WEBHOOK_SECRET")
+STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
+if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
+    raise ImproperlyConfigured(
+        "STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY."
+    )
+
+METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO")},
+}

@@ -1,0 +1,1 @@
+"""Who may spend what, and the record of it. Knows no provider and no Stripe."""

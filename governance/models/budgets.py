@@ -1,0 +1,198 @@
+"""What may be spent: a budget is the rule, a window is one period of it for one subject."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Q
+
+from governance.models.tenancy import Tenant
+from governance.windows import WindowKind
+
+
+class ScopeType(models.TextChoices):
+    PLATFORM = "platform", "platform: everything"
+    TENANT = "tenant"
+    AGENT = "agent"
+    KEY = "key"
+    USER = "user"
+    SESSION = "session"
+    TASK = "task"
+
+
+WINDOW_CHOICES = [(kind.value, kind.value.replace("_", " ")) for kind in WindowKind]
+EACH = "*"
+
+
+def default_alert_thresholds() -> list[str]:
+    return ["0.5", "0.75", "0.9", "1.0"]
+
+
+class Budget(models.Model):
+    """A limit for one scope and window kind, and what happens near it.
+
+    Written by `governance.budgets`. Ratios (`soft_cap`, `hard_cap`, `warn_at`, `alert_thresholds`) are shares of
+    the limit; thresholds are kept as decimal strings because JSON's numbers are floats.
+    """
+
+    class Source(models.TextChoices):
+        OPERATOR = "operator"
+        DEFAULT = "default", "platform default"
+        STRIPE = "stripe", "Stripe subscription"
+
+    tenant = models.ForeignKey(
+        Tenant,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="budgets",
+        help_text="Empty: the platform, or each tenant's scopes separately.",
+    )
+    scope_type = models.CharField(max_length=12, choices=ScopeType.choices)
+    scope_key = models.CharField(
+        max_length=200, blank=True, help_text="The agent, key prefix, user, … it governs; * for each one separately."
+    )
+    window = models.CharField(max_length=16, choices=WINDOW_CHOICES)
+    limit_nanos = models.BigIntegerField()
+    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8"))
+    hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
+    warn_at = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True)
+    alert_thresholds = models.JSONField(default=default_alert_thresholds, blank=True)
+    downgrade_rules = models.JSONField(
+        default=list, blank=True, help_text='[{"from": ["mistral-medium-latest"], "to": "mistral-small-latest"}]'
+    )
+    disabled_tools = models.JSONField(default=list, blank=True, help_text="Tool names taken away from the soft cap on.")
+    clamp = models.BooleanField(
+        default=True, help_text="Lower max_tokens to what the money covers, instead of refusing."
+    )
+    clamp_min_tokens = models.PositiveIntegerField(default=256)
+    enabled = models.BooleanField(default=True)
+    source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["tenant__slug", "scope_type", "scope_key", "window"]
+        constraints = [
+            models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="budget_limit_positive"),
+            models.CheckConstraint(
+                condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="budget_hard_cap_in_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(soft_cap__isnull=True) | (Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap"))),
+                name="budget_soft_cap_below_hard_cap",
+            ),
+            models.CheckConstraint(
+                condition=Q(warn_at__isnull=True)
+                | (Q(warn_at__gt=0) & Q(soft_cap__isnull=False) & Q(warn_at__lt=F("soft_cap"))),
+                name="budget_warn_at_below_soft_cap",
+            ),
+            models.CheckConstraint(
+                name="budget_scope_has_its_key",
+                condition=(
+                    Q(scope_type="platform", scope_key="", tenant__isnull=True)
+                    | (Q(scope_type="tenant") & (Q(tenant__isnull=False) | Q(scope_key=EACH)))
+                    | (
+                        Q(scope_type__in=["agent", "key", "user", "session", "task"])
+                        & ~Q(scope_key="")
+                        & (Q(tenant__isnull=False) | Q(scope_key=EACH))
+                    )
+                ),
+            ),
+            models.UniqueConstraint(
+                fields=["tenant", "scope_type", "scope_key", "window"],
+                condition=Q(tenant__isnull=False),
+                name="budget_unique_in_tenant",
+            ),
+            models.UniqueConstraint(
+                fields=["scope_type", "scope_key", "window"],
+                condition=Q(tenant__isnull=True),
+                name="budget_unique_without_tenant",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} per {self.get_window_display()}"
+
+    @property
+    def scope(self) -> str:
+        """How people name the scope: "acme", "acme agent:invoices", "each tenant", "platform"."""
+        owner = self.tenant.slug if self.tenant else ""
+        if self.scope_type == ScopeType.PLATFORM:
+            return "platform"
+        if self.scope_type == ScopeType.TENANT:
+            return owner or "each tenant"
+        kind = f"each {self.scope_type}" if self.scope_key == EACH else f"{self.scope_type}:{self.scope_key}"
+        return f"{owner} {kind}".strip()
+
+
+class BudgetWindow(models.Model):
+    """One period of a budget for one subject: what is settled, what is held, and its state.
+
+    `subject` tells apart the windows of a `*` budget ("acme", "acme/invoices"); an exact budget has one subject.
+    At most one window of a subject is open; a closed one keeps its figures for good.
+    """
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        WARNED = "warned"
+        DEGRADED = "degraded"
+        STOPPED = "stopped"
+
+    budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="windows")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="windows")
+    subject = models.CharField(max_length=310, blank=True)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True, blank=True)
+    limit_nanos = models.BigIntegerField()
+    settled_nanos = models.BigIntegerField(default=0)
+    reserved_nanos = models.BigIntegerField(default=0)
+    state = models.CharField(max_length=12, choices=State.choices, default=State.ACTIVE)
+    thresholds_crossed = models.JSONField(default=list, blank=True)
+    opened_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True, blank=True)
+    # What opened it, where that was not time: ("stripe", "<subscription item>"). One grant opens one window.
+    source_kind = models.CharField(max_length=12, blank=True)
+    source_id = models.CharField(max_length=255, blank=True)
+
+    class Meta:
+        ordering = ["-starts_at", "-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(settled_nanos__gte=0), name="window_settled_not_negative"),
+            models.CheckConstraint(condition=Q(reserved_nanos__gte=0), name="window_reserved_not_negative"),
+            models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="window_limit_positive"),
+            models.CheckConstraint(
+                condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")), name="window_ends_after_start"
+            ),
+            models.UniqueConstraint(
+                fields=["budget", "subject"], condition=Q(closed_at__isnull=True), name="window_one_open_per_subject"
+            ),
+            models.UniqueConstraint(
+                fields=["budget", "source_kind", "source_id", "starts_at"],
+                condition=~Q(source_kind=""),
+                name="window_one_per_grant",
+            ),
+        ]
+        indexes = [models.Index(fields=["tenant", "-starts_at"], name="window_by_tenant")]
+
+    def __str__(self) -> str:
+        return f"{self.budget} from {self.starts_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def committed_nanos(self) -> int:
+        return self.settled_nanos + self.reserved_nanos
+
+    @property
+    def remaining_nanos(self) -> int:
+        """What is left of the limit; never below zero, even after an overage or a lowered limit."""
+        return max(0, self.limit_nanos - self.committed_nanos)
+
+    @property
+    def utilization(self) -> Decimal:
+        """Settled share of the limit, four decimals."""
+        return (Decimal(self.settled_nanos) / self.limit_nanos).quantize(Decimal("0.0001"))
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("windows are written by governance.ledger alone")

@@ -1,0 +1,76 @@
+"""What happened to a budget, and who did what."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from governance.models.budgets import Budget, BudgetWindow
+from governance.models.tenancy import ApiKey, Tenant
+
+
+class BudgetEvent(models.Model):
+    """One change in a budget's life, written in the transaction that caused it."""
+
+    class Kind(models.TextChoices):
+        STATE_CHANGE = "state-change"
+        THRESHOLD_BREACH = "threshold-breach"
+        HARD_STOP = "hard-stop"
+        BUDGET_RESET = "budget-reset"
+
+    window = models.ForeignKey(BudgetWindow, on_delete=models.PROTECT, related_name="events")
+    budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="events")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    threshold = models.CharField(max_length=8, blank=True)
+    old_state = models.CharField(max_length=12, blank=True)
+    new_state = models.CharField(max_length=12, blank=True)
+    reason = models.CharField(max_length=300, blank=True)
+    actor = models.CharField(max_length=150, blank=True)
+    settled_nanos = models.BigIntegerField()
+    limit_nanos = models.BigIntegerField()
+    occurred_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["window", "threshold"],
+                condition=Q(kind="threshold-breach"),
+                name="event_one_breach_per_threshold",
+            ),
+            models.UniqueConstraint(
+                fields=["window"], condition=Q(kind="hard-stop"), name="event_one_hard_stop_per_window"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.budget}"
+
+
+class AuditEntry(models.Model):
+    """An act of a person or a key that changed money, limits, keys or policies: actor, old and new."""
+
+    occurred_at = models.DateTimeField()
+    actor = models.CharField(max_length=150)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    action = models.CharField(max_length=60)
+    target = models.CharField(max_length=200)
+    reason = models.CharField(max_length=300, blank=True)
+    old = models.JSONField(null=True, blank=True)
+    new = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "audit entries"
+        constraints = [
+            models.CheckConstraint(condition=~Q(actor=""), name="audit_has_an_actor"),
+            models.CheckConstraint(condition=~Q(action=""), name="audit_has_an_action"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.action} {self.target}"

@@ -1,0 +1,143 @@
+"""Who calls: tenants, their agents and the keys that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+from zoneinfo import ZoneInfo, available_timezones
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+
+KEY_PREFIX = "sg_"
+
+
+def validate_time_zone(name: str) -> None:
+    if name not in available_timezones():
+        raise ValidationError(f"{name!r} is not an IANA time zone such as Europe/Paris.")
+
+
+class Tenant(models.Model):
+    """A customer of the business: the one whose agents spend and whose subscription pays."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused", "paused by an operator"
+        SUSPENDED = "suspended", "suspended by billing"
+
+    slug = models.SlugField(unique=True, help_text="Names the tenant in the API, filters and commands.")
+    name = models.CharField(max_length=200)
+    time_zone = models.CharField(
+        max_length=64,
+        default="UTC",
+        validators=[validate_time_zone],
+        help_text="IANA name; calendar windows (day, week, month) follow it.",
+    )
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.ACTIVE)
+    show_amounts = models.BooleanField(
+        default=True, help_text="Whether refusals show agents the amounts of the budget that refused."
+    )
+    default_max_tokens = models.PositiveIntegerField(
+        default=4096, help_text="Put on calls that name no max_tokens; without it a call has no bound."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["slug"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(slug=""), name="tenant_slug_not_empty"),
+            models.CheckConstraint(
+                condition=Q(status__in=["active", "paused", "suspended"]), name="tenant_status_known"
+            ),
+            models.CheckConstraint(condition=Q(default_max_tokens__gt=0), name="tenant_max_tokens_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+class Agent(models.Model):
+    """One AI agent of a tenant. Registered by an operator, or by the first call that names it."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="agents")
+    slug = models.CharField(max_length=100)
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["tenant__slug", "slug"]
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "slug"], name="agent_unique_in_tenant"),
+            models.CheckConstraint(condition=~Q(slug=""), name="agent_slug_not_empty"),
+            models.CheckConstraint(condition=Q(status__in=["active", "paused"]), name="agent_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant.slug}/{self.slug}"
+
+
+class Role(models.TextChoices):
+    AGENT = "agent", "agent: calls models, reads its own budgets"
+    TENANT = "tenant", "tenant: calls models, reads its tenant's budgets and spend"
+    OPERATOR = "operator", "operator: everything"
+    VIEWER = "viewer", "viewer: reads everything"
+
+
+class ApiKey(models.Model):
+    """A bearer key. Shown once when made; only its SHA-256 digest and a prefix for recognition are kept."""
+
+    Role = Role
+
+    name = models.CharField(max_length=200, blank=True)
+    prefix = models.CharField(max_length=16, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    role = models.CharField(max_length=12, choices=Role.choices)
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="keys")
+    agent = models.ForeignKey(Agent, on_delete=models.PROTECT, null=True, blank=True, related_name="keys")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(
+                name="api_key_role_fits_binding",
+                condition=(
+                    Q(role="agent", tenant__isnull=False, agent__isnull=False)
+                    | Q(role="tenant", tenant__isnull=False, agent__isnull=True)
+                    | Q(role__in=["operator", "viewer"], tenant__isnull=True, agent__isnull=True)
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… ({self.role})"
+
+    def is_usable(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+def digest_of(key: str) -> str:
+    """The stored form of a key. A plain hash is enough: keys are 32 random bytes, not passwords."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key(
+    *, role: str, tenant: Tenant | None = None, agent: Agent | None = None, name: str = ""
+) -> tuple[str, ApiKey]:
+    """An unsaved key and its text, which can be had only here."""
+    text = KEY_PREFIX + secrets.token_urlsafe(32)
+    return text, ApiKey(
+        name=name, prefix=text[:10], digest=digest_of(text), role=role, tenant=tenant, agent=agent
+    )

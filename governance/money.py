@@ -1,0 +1,60 @@
+"""Integer money, and the only rounding in the project.
+
+Ledger amounts are **nanodollars** (10^-9 USD), prices **picodollars** (10^-12 USD) per unit. A reservation
+rounds up, a settlement rounds half up, each once. No float ever touches money.
+"""
+
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+
+NANOS_PER_DOLLAR = 1_000_000_000
+PICOS_PER_NANO = 1_000
+# A signed 64-bit column holds +-9.2 billion dollars; one amount stays well below.
+MAX_NANOS = 9_000_000_000 * NANOS_PER_DOLLAR
+
+
+class AmountError(ValueError):
+    """A text or number that is no amount of dollars; the message says what would be."""
+
+
+def nanos_from_dollars(dollars: Decimal | str | int) -> int:
+    """Nanodollars of a decimal amount, exactly; raises AmountError rather than round."""
+    try:
+        amount = Decimal(dollars)
+    except (InvalidOperation, TypeError, ValueError) as error:
+        raise AmountError(f'{dollars!r} is not an amount of dollars such as "12.50"') from error
+    if not amount.is_finite():
+        raise AmountError(f"{dollars!r} is not a finite amount of dollars")
+    if abs(amount) > MAX_NANOS // NANOS_PER_DOLLAR:
+        raise AmountError(f"{dollars!r} is more than 9 billion dollars")
+    nanos = amount.scaleb(9)
+    if nanos != nanos.to_integral_value():
+        raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
+    return int(nanos)
+
+
+def dollars_from_nanos(nanos: int) -> Decimal:
+    """The exact decimal amount."""
+    return Decimal(nanos).scaleb(-9)
+
+
+def format_dollars(nanos: int) -> str:
+    """A decimal string with at least two and at most nine decimals: "12.50", "0.000012345"."""
+    sign = "-" if nanos < 0 else ""
+    whole, fraction = divmod(abs(nanos), NANOS_PER_DOLLAR)
+    decimals = f"{fraction:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{decimals}"
+
+
+def ceil_from_picos(picos: int) -> int:
+    """Nanodollars to reserve for `picos` picodollars: never less than the cost."""
+    return -(-picos // PICOS_PER_NANO)
+
+
+def round_from_picos(picos: int) -> int:
+    """Nanodollars to settle for `picos` >= 0 picodollars: half a nanodollar rounds up."""
+    return (picos + PICOS_PER_NANO // 2) // PICOS_PER_NANO
+
+
+def share_nanos(limit_nanos: int, ratio: Decimal) -> int:
+    """The part `ratio` of a limit, rounded down: a cap is never above what was granted."""
+    return int((limit_nanos * ratio).to_integral_value(rounding=ROUND_FLOOR))
