@@ -1,5 +1,6 @@
 """All settings, read once from the environment. `.env.example` documents every variable."""
 
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 
 env = environ.Env()
-environ.Env.read_env(BASE_DIR / ".env")
+# A variable that is set already wins over the file.
+environ.Env.read_env(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 
 # One machine keeps everything it writes here: SQLite, the broker's folders, logs.
 VAR_DIR = Path(env.str("VAR_DIR", str(BASE_DIR / "var"))).resolve()

