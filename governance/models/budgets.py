@@ -52,18 +52,26 @@ class Budget(models.Model):
     )
     scope_type = models.CharField(max_length=12, choices=ScopeType.choices)
     scope_key = models.CharField(
-        max_length=200, blank=True, help_text="The agent, key prefix, user, … it governs; * for each one separately."
+        max_length=200,
+        blank=True,
+        help_text="The agent, key prefix, user, … it governs; * for each one separately.",
     )
     window = models.CharField(max_length=16, choices=WINDOW_CHOICES)
     limit_nanos = models.BigIntegerField()
-    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8"))
+    soft_cap = models.DecimalField(
+        max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8")
+    )
     hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
     warn_at = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True)
     alert_thresholds = models.JSONField(default=default_alert_thresholds, blank=True)
     downgrade_rules = models.JSONField(
-        default=list, blank=True, help_text='[{"from": ["mistral-medium-latest"], "to": "mistral-small-latest"}]'
+        default=list,
+        blank=True,
+        help_text='[{"from": ["mistral-medium-latest"], "to": "mistral-small-latest"}]',
     )
-    disabled_tools = models.JSONField(default=list, blank=True, help_text="Tool names taken away from the soft cap on.")
+    disabled_tools = models.JSONField(
+        default=list, blank=True, help_text="Tool names taken away from the soft cap on."
+    )
     clamp = models.BooleanField(
         default=True, help_text="Lower max_tokens to what the money covers, instead of refusing."
     )
@@ -142,7 +150,9 @@ class BudgetWindow(models.Model):
         STOPPED = "stopped"
 
     budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="windows")
-    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="windows")
+    tenant = models.ForeignKey(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="windows"
+    )
     subject = models.CharField(max_length=310, blank=True)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
@@ -164,10 +174,13 @@ class BudgetWindow(models.Model):
             models.CheckConstraint(condition=Q(reserved_nanos__gte=0), name="window_reserved_not_negative"),
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="window_limit_positive"),
             models.CheckConstraint(
-                condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")), name="window_ends_after_start"
+                condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")),
+                name="window_ends_after_start",
             ),
             models.UniqueConstraint(
-                fields=["budget", "subject"], condition=Q(closed_at__isnull=True), name="window_one_open_per_subject"
+                fields=["budget", "subject"],
+                condition=Q(closed_at__isnull=True),
+                name="window_one_open_per_subject",
             ),
             models.UniqueConstraint(
                 fields=["budget", "source_kind", "source_id", "starts_at"],

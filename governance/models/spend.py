@@ -16,7 +16,9 @@ class Attribution(models.Model):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     agent = models.CharField(max_length=100, blank=True)
-    key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, blank=True, related_name="+", db_index=False)
+    key = models.ForeignKey(
+        ApiKey, on_delete=models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
+    )
     user = models.CharField(max_length=200, blank=True)
     session = models.CharField(max_length=200, blank=True)
     task = models.CharField(max_length=200, blank=True)
@@ -90,7 +92,9 @@ class SpendEntry(Attribution):
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     unit = models.CharField(max_length=16, default="token")
-    units = models.BigIntegerField(default=0, help_text="Pages, seconds or characters, where the unit is no token.")
+    units = models.BigIntegerField(
+        default=0, help_text="Pages, seconds or characters, where the unit is no token."
+    )
     price_rule = models.CharField(max_length=120, blank=True)
     cost_nanos = models.BigIntegerField()
     overage_nanos = models.BigIntegerField(default=0, help_text="What the cost exceeded its reservation by.")
@@ -104,9 +108,13 @@ class SpendEntry(Attribution):
         ordering = ["-id"]
         verbose_name_plural = "spend entries"
         constraints = [
-            models.CheckConstraint(condition=Q(kind="charge", corrects__isnull=True) | ~Q(kind="charge"),
-                                   name="entry_charge_corrects_nothing"),
-            models.CheckConstraint(condition=~Q(kind="charge") | Q(cost_nanos__gte=0), name="entry_charge_not_negative"),
+            models.CheckConstraint(
+                condition=Q(kind="charge", corrects__isnull=True) | ~Q(kind="charge"),
+                name="entry_charge_corrects_nothing",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind="charge") | Q(cost_nanos__gte=0), name="entry_charge_not_negative"
+            ),
             models.CheckConstraint(
                 condition=Q(input_tokens__gte=0, cached_tokens__gte=0, output_tokens__gte=0, units__gte=0),
                 name="entry_usage_not_negative",

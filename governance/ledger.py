@@ -1,0 +1,225 @@
+"""The only writer of windows, reservations, entries and rollups.
+
+`apply` takes a list of operations, locks what they touch (reservations, then windows, each in primary-key order),
+runs each operation in Python against the locked rows, and writes all changes with a handful of statements in one
+durable transaction. A batch of one is an ordinary call; the gateway's batches hold whatever queued up meanwhile.
+
+Amounts are integer nanodollars. Every time is `now`, given by the caller. An operation that fails leaves no trace
+and does not touch its neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from django.db import InterfaceError, OperationalError, transaction
+
+from governance import ledger_sql as sql
+from governance.batch import Batch, views_of
+from governance.operations import (
+    Adjust,
+    Caller,
+    ChangeLimit,
+    Expire,
+    Extend,
+    OpenPeriod,
+    Operation,
+    Record,
+    Release,
+    Reserve,
+    Reset,
+    Settle,
+)
+from governance.policies import Call, Decision, decide
+from governance.results import (
+    AdjustResult,
+    AlreadyResolved,
+    ExtendRefused,
+    LedgerError,
+    LedgerUnavailable,
+    PeriodResult,
+    RecordResult,
+    ReservationUnknown,
+    ResetResult,
+    SettleResult,
+)
+
+__all__ = [
+    "AdjustResult",
+    "AlreadyResolved",
+    "ExtendRefused",
+    "LedgerError",
+    "LedgerUnavailable",
+    "PeriodResult",
+    "RecordResult",
+    "ReservationUnknown",
+    "ResetResult",
+    "SettleResult",
+    "adjust",
+    "apply",
+    "apply_within",
+    "change_limit",
+    "expire_due",
+    "extend",
+    "look",
+    "open_period",
+    "record",
+    "release",
+    "reserve",
+    "reset",
+    "roll_windows",
+    "settle",
+]
+
+# PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
+RETRYABLE_SQLSTATES = ("40P01", "40001")
+ATTEMPTS = 6
+
+T = TypeVar("T")
+
+
+def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
+    """Carry out operations in one durable transaction; their results, in order.
+
+    The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
+    database cannot be reached: then nothing happened, or (after a lost commit) it is not known whether it did, and
+    repeating the same operations is safe: reservations and entries carry their own ids.
+    """
+    if not operations:
+        return []
+    try:
+        return _durably(lambda: _run(operations, now))
+    except LedgerUnavailable:
+        raise
+    except Exception as error:
+        if len(operations) == 1:
+            return [error]
+        # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
+        return [result for operation in operations for result in apply([operation], now=now)]
+
+
+def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
+    """The same inside the caller's open transaction, together with its own rows; raises the first failure."""
+    if not transaction.get_connection().in_atomic_block:
+        raise RuntimeError("apply_within needs an open transaction")
+    results = _run(operations, now)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def reserve(operation: Reserve, *, now: datetime) -> Decision:
+    """Decide and hold. A refusal is a Decision that is not `allowed`, not an exception."""
+    return cast(Decision, _one(operation, now))
+
+
+def extend(operation: Extend, *, now: datetime) -> None:
+    """Keep a reservation alive or raise its hold; ExtendRefused where the money is not there."""
+    _one(operation, now)
+
+
+def settle(operation: Settle, *, now: datetime) -> SettleResult:
+    """Charge the true cost once. Raises ReservationUnknown, AlreadyResolved."""
+    return cast(SettleResult, _one(operation, now))
+
+
+def release(operation: Release, *, now: datetime) -> None:
+    """Return the whole hold. Raises ReservationUnknown, AlreadyResolved."""
+    _one(operation, now)
+
+
+def record(operation: Record, *, now: datetime) -> RecordResult:
+    """Charge a call made elsewhere; a repeated request id changes nothing and says so."""
+    return cast(RecordResult, _one(operation, now))
+
+
+def adjust(operation: Adjust, *, now: datetime) -> AdjustResult:
+    """Correct an entry with a new one."""
+    return cast(AdjustResult, _one(operation, now))
+
+
+def reset(operation: Reset, *, now: datetime) -> ResetResult:
+    """Close a budget's open windows and open new ones now."""
+    return cast(ResetResult, _one(operation, now))
+
+
+def open_period(operation: OpenPeriod, *, now: datetime) -> PeriodResult:
+    """Open a paid period's window, once."""
+    return cast(PeriodResult, _one(operation, now))
+
+
+def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
+    """Give the open windows of a budget a new limit; how many there were."""
+    return cast(int, _one(operation, now))
+
+
+def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
+    """The dry run: what `reserve` would decide now. Nothing is locked or written."""
+    blocked, governed = _outlook(caller, now)
+    open_now = {(row.budget.id, row.subject): row for row in sql.windows(keys=_keys(governed), lock=False)}
+    return decide(blocked(call), views_of(governed, open_now, now))
+
+
+def expire_due(*, now: datetime, limit: int = 500) -> int:
+    """Resolve reservations whose time ran out, `limit` at a time; how many were."""
+    total = 0
+    while due := sql.due_reservations(now, limit):
+        done = apply([Expire(id) for id in due], now=now)
+        expired = sum(result is True for result in done)
+        total += expired
+        if len(due) < limit or not expired:
+            break
+    return total
+
+
+def roll_windows(*, now: datetime, limit: int = 500) -> int:
+    """Close calendar windows whose time is over and open those of single-subject budgets; how many changed.
+
+    Calls do this by themselves when they need a window; this is for the dashboards.
+    """
+    return _durably(lambda: Batch((), now).roll(limit=limit))
+
+
+def _outlook(caller: Caller, now: datetime) -> tuple[Callable[[Call], Call], list[Any]]:
+    batch = Batch((), now)
+    batch.know([caller])
+    return (lambda call: batch.with_standing(call, caller)), batch.governed(caller)
+
+
+def _keys(governed: Sequence[Any]) -> list[tuple[int, str]]:
+    return [(item.budget.id, item.subject) for item in governed]
+
+
+def _one(operation: Operation, now: datetime) -> Any:
+    [result] = apply([operation], now=now)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _run(operations: Sequence[Operation], now: datetime) -> list[Any]:
+    batch = Batch(operations, now)
+    batch.prepare()
+    results = [batch.carry_out(operation) for operation in operations]
+    batch.write()
+    return results
+
+
+def _durably(work: Callable[[], T]) -> T:
+    """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with transaction.atomic(durable=True):
+                return work()
+        except (OperationalError, InterfaceError) as error:
+            state = getattr(error.__cause__, "sqlstate", None)
+            if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
+                transaction.get_connection().close_if_unusable_or_obsolete()
+                raise LedgerUnavailable(str(error)) from error
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))
+    raise AssertionError("unreachable")

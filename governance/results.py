@@ -1,0 +1,83 @@
+"""What the ledger answers, and the ways it can fail. Amounts are integer nanodollars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+class LedgerError(Exception):
+    """Something the ledger refuses to do."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The database cannot be reached; nothing was done, as far as is known."""
+
+
+class ReservationUnknown(LedgerError):
+    """No reservation (or entry) has this id."""
+
+    def __init__(self, id: UUID) -> None:
+        super().__init__(f"there is no reservation {id}")
+        self.id = id
+
+
+class AlreadyResolved(LedgerError):
+    """The reservation was settled, released or expired before; `status` says which."""
+
+    def __init__(self, id: UUID, status: str) -> None:
+        super().__init__(f"reservation {id} is already {status}")
+        self.id, self.status = id, status
+
+
+class ExtendRefused(LedgerError):
+    """The hold cannot grow: a budget has no room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A window's figures after an operation."""
+
+    window_id: int
+    limit_nanos: int
+    settled_nanos: int
+    reserved_nanos: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleResult:
+    """`late`: the reservation had expired, and the difference was posted as an adjustment."""
+
+    entry_id: UUID
+    charged_nanos: int
+    overage_nanos: int = 0
+    late: bool = False
+    balances: tuple[Balance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordResult:
+    entry_id: UUID
+    cost_nanos: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustResult:
+    entry_id: UUID
+    delta_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetResult:
+    closed: int
+    opened: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodResult:
+    """`opened` is False where this grant had opened its window before, or a newer period is open already."""
+
+    window_id: int
+    opened: bool
