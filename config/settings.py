@@ -7,6 +7,7 @@ from pathlib import Path
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from config import celery
 from config import environment as check
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -120,6 +121,25 @@ SPECTACULAR_SETTINGS = {
 
 # Celery: the broker's folders under VAR_DIR on one machine, Redis in production.
 REDIS_URL = check.url(env, "REDIS_URL", default="", schemes=("redis", "rediss", "unix"))
+CELERY_BROKER_URL = REDIS_URL or "filesystem://"
+# Longer than any task may run: Redis would hand a running one out again.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600} if REDIS_URL else celery.folders(VAR_DIR)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Fanned-out control messages of workers that are gone would fill the folders.
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = bool(REDIS_URL)
+CELERY_WORKER_POOL = "prefork" if REDIS_URL else "threads"
+CELERY_WORKER_CONCURRENCY = 2
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TASK_IGNORE_RESULT = True
+# Tasks can be run twice without harm, so a task is done only when it has ended.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_SOFT_TIME_LIMIT = 240
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_BEAT_SCHEDULE = celery.schedule()
+CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "beat-schedule")
 
 # The model side.
 MISTRAL_API_KEY = check.secret(env, "MISTRAL_API_KEY")

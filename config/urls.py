@@ -1,4 +1,18 @@
-from django.contrib import admin
-from django.urls import path
+"""Where everything but /v1/ is answered. Each app's paths work with and without a trailing slash."""
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from importlib.util import find_spec
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+to_console = RedirectView.as_view(pattern_name="admin:index")
+
+urlpatterns = [
+    path("", to_console),
+    path("admin", to_console),
+    path("admin/", admin.site.urls),
+]
+for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
+    if find_spec(module):
+        urlpatterns.append(path("api/", include(module)))

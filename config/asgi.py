@@ -1,0 +1,14 @@
+"""What the web processes serve: `uvicorn config.asgi:application`."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Loads the apps; the gateway's models may be imported only after it.
+django = get_asgi_application()
+
+from config.planes import compose  # noqa: E402
+from llm.gateway.application import gateway  # noqa: E402
+
+application = compose(gateway=gateway, django=django)

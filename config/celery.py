@@ -1,0 +1,36 @@
+"""Background jobs. Their settings are the CELERY_* ones in `config.settings`."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+app = Celery("spend-governor")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+PERIODS = {
+    "governance.tasks.expire_reservations": timedelta(seconds=15),
+    "billing.tasks.sweep_inbox": timedelta(seconds=30),
+    "governance.tasks.roll_windows": timedelta(minutes=1),
+    "governance.tasks.reconcile_ledger": timedelta(hours=1),
+}
+
+
+def schedule() -> dict[str, dict[str, Any]]:
+    """Beat's schedule. A run that no worker took before the next one is due is dropped, so none pile up."""
+    return {
+        task: {"task": task, "schedule": period, "options": {"expires": period.total_seconds()}}
+        for task, period in PERIODS.items()
+    }
+
+
+def folders(var_dir: Path) -> dict[str, Any]:
+    """Options of the broker that needs no service: messages are files, for the processes of one machine."""
+    queue, control = var_dir / "broker" / "queue", var_dir / "broker" / "control"
+    for folder in (queue, control):
+        folder.mkdir(parents=True, exist_ok=True)
+    return {"data_folder_in": str(queue), "data_folder_out": str(queue), "control_folder": str(control)}

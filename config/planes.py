@@ -1,0 +1,52 @@
+"""The two planes behind one port: the gateway answers /v1/, Django everything else."""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway(Protocol):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def startup(self) -> None: ...
+    async def shutdown(self) -> None: ...
+
+
+def compose(*, gateway: Gateway, django: Application) -> Application:
+    """One ASGI application. The gateway is called before any of Django's request handling, for its cost."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await live(gateway, receive, send)
+        elif scope["path"].startswith("/v1/") or scope["path"] == "/v1":
+            await gateway(scope, receive, send)
+        else:
+            await django(scope, receive, send)
+
+    return application
+
+
+async def live(gateway: Gateway, receive: Receive, send: Send) -> None:
+    """ASGI's lifespan: the server accepts no request before the gateway has started."""
+    await receive()
+    try:
+        await gateway.startup()
+    except Exception as error:
+        logger.exception("The gateway did not start")
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    try:
+        await gateway.shutdown()
+    except Exception as error:
+        logger.exception("The gateway did not end cleanly")
+        await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.shutdown.complete"})
