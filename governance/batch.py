@@ -333,6 +333,7 @@ class Batch:
     def change_limit(self, op: ChangeLimit) -> int:
         changed = [row for (budget_id, _), row in self.open.items() if budget_id == op.budget_id]
         for row in changed:
+            row.limit_lowered = row.limit_lowered or op.limit_nanos < row.limit_nanos
             row.limit_nanos = op.limit_nanos
             self._settled(row, reason=op.reason, actor=op.actor)
         return len(changed)

@@ -40,6 +40,7 @@ class WindowRow:
     closed_at: datetime | None
     source_kind: str
     source_id: str
+    limit_lowered: bool = False
     dirty: bool = False
 
 
@@ -107,7 +108,7 @@ _BUDGET = (
 )
 _WINDOW = (
     "w.id, w.subject, w.tenant_id, w.starts_at, w.ends_at, w.limit_nanos, w.settled_nanos, w.reserved_nanos,"
-    " w.state, w.thresholds_crossed, w.closed_at, w.source_kind, w.source_id"
+    " w.state, w.thresholds_crossed, w.closed_at, w.source_kind, w.source_id, w.limit_lowered"
 )
 
 
@@ -355,10 +356,10 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     cast_time, cast_int = _cast("timestamptz"), _cast("bigint")
     _run(
         "INSERT INTO governance_budgetwindow (budget_id, subject, tenant_id, starts_at, ends_at, limit_nanos,"
-        " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed)"
+        " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed, limit_lowered)"
         f" SELECT b.id, v.column2, v.column3{cast_int}, v.column4{cast_time}, v.column5{cast_time},"
         f" COALESCE(v.column6{cast_int}, b.limit_nanos), v.column7, v.column8, %s{cast_time}, 0, 0, 'active',"
-        f" '[]'{_cast('jsonb')}"
+        f" '[]'{_cast('jsonb')}, false"
         f" FROM governance_budget b JOIN (VALUES {_tuples(rows)}) AS v ON b.id = v.column1"
         f" WHERE true ORDER BY b.id, v.column2{_for_share('b')} ON CONFLICT DO NOTHING",
         [_time(now), *_flat(rows)],
@@ -375,13 +376,22 @@ def close_windows(ids: Collection[int], now: datetime) -> None:
 
 def update_windows(rows: Iterable[WindowRow]) -> None:
     values = [
-        (row.id, row.settled_nanos, row.reserved_nanos, row.limit_nanos, row.state, json.dumps(row.crossed))
+        (
+            row.id,
+            row.settled_nanos,
+            row.reserved_nanos,
+            row.limit_nanos,
+            row.state,
+            json.dumps(row.crossed),
+            row.limit_lowered,
+        )
         for row in rows
     ]
     if values:
         _run(
             "UPDATE governance_budgetwindow SET settled_nanos = v.column2, reserved_nanos = v.column3,"
-            f" limit_nanos = v.column4, state = v.column5, thresholds_crossed = v.column6{_cast('jsonb')}"
+            f" limit_nanos = v.column4, state = v.column5, thresholds_crossed = v.column6{_cast('jsonb')},"
+            " limit_lowered = v.column7"
             f" FROM (VALUES {_tuples(values)}) AS v WHERE governance_budgetwindow.id = v.column1",
             _flat(values),
         )
@@ -589,7 +599,7 @@ def _e4(ratio: Any) -> int:
 def _window(row: Sequence[Any]) -> WindowRow:
     return WindowRow(
         id=row[0],
-        budget=_rulebook(row[13:27]),
+        budget=_rulebook(row[14:28]),
         subject=row[1],
         tenant_id=row[2],
         starts_at=_as_time(row[3]),
@@ -602,4 +612,5 @@ def _window(row: Sequence[Any]) -> WindowRow:
         closed_at=_as_time(row[10]) if row[10] else None,
         source_kind=row[11],
         source_id=row[12],
+        limit_lowered=bool(row[13]),
     )

@@ -161,6 +161,9 @@ class BudgetWindow(models.Model):
     reserved_nanos = models.BigIntegerField(default=0)
     state = models.CharField(max_length=12, choices=State.choices, default=State.ACTIVE)
     thresholds_crossed = models.JSONField(default=list, blank=True)
+    limit_lowered = models.BooleanField(
+        default=False, help_text="The limit was lowered while the window was open: it may hold more than its limit."
+    )
     opened_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True, blank=True)
     # What opened it, where that was not time: ("stripe", "<subscription item>"). One grant opens one window.

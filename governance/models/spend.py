@@ -17,7 +17,7 @@ class Attribution(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     agent = models.CharField(max_length=100, blank=True)
     key = models.ForeignKey(
-        ApiKey, on_delete=models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
+        ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
     )
     user = models.CharField(max_length=200, blank=True)
     session = models.CharField(max_length=200, blank=True)

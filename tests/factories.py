@@ -1,0 +1,99 @@
+"""Makes what tests need, with sensible defaults. Amounts are dollars as text, as people think of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat as uuids
+
+from governance import money
+from governance.models import Agent, ApiKey, Budget, Tenant
+from governance.models.tenancy import new_key
+from governance.operations import Caller, Record, Reserve, Settle, Usage
+from governance.policies import Call, Quote, Quoter
+
+NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+
+
+def nanos(dollars: str) -> int:
+    return money.nanos_from_dollars(dollars)
+
+
+def tenant(slug: str = "acme", **fields: Any) -> Tenant:
+    return Tenant.objects.get_or_create(slug=slug, defaults={"name": slug.title(), **fields})[0]
+
+
+def agent(slug: str = "invoices", *, of: Tenant | None = None) -> Agent:
+    return Agent.objects.get_or_create(tenant=of or tenant(), slug=slug)[0]
+
+
+def key(*, role: str = "agent", of: Tenant | None = None, agent_slug: str = "invoices") -> tuple[str, ApiKey]:
+    """A saved key and its text."""
+    owner = (of or tenant()) if role in ("agent", "tenant") else None
+    bound = agent(agent_slug, of=owner) if role == "agent" else None
+    text, made = new_key(role=role, tenant=owner, agent=bound)
+    made.save()
+    return text, made
+
+
+def budget(limit: str = "1.00", *, window: str = "day", scope_type: str = "tenant", **fields: Any) -> Budget:
+    owner = fields.pop("tenant", None)
+    if owner is None and scope_type != "platform":
+        owner = tenant()
+    default_key = owner.slug if scope_type == "tenant" and owner else ""
+    return Budget.objects.create(
+        tenant=owner,
+        scope_type=scope_type,
+        scope_key=fields.pop("scope_key", default_key),
+        window=window,
+        limit_nanos=nanos(limit),
+        **fields,
+    )
+
+
+def caller(owner: Tenant | None = None, **fields: Any) -> Caller:
+    owner = owner or tenant()
+    return Caller(tenant_id=owner.id, tenant=owner.slug, **fields)
+
+
+def priced(prices: Mapping[str, str], *, incapable: frozenset[str] = frozenset()) -> Quoter:
+    """Quotes a call at fixed dollars a model; other models have no price."""
+
+    def quote(model: str) -> Quote | None:
+        if model not in prices:
+            return None
+        return Quote(model, nanos(prices[model]), capable=model not in incapable)
+
+    return quote
+
+
+def call(
+    cost: str = "0.10", *, model: str = "large", prices: Mapping[str, str] | None = None, **fields: Any
+) -> Call:
+    return Call(model=model, quote=priced({model: cost, **(prices or {})}), **fields)
+
+
+def reserving(
+    cost: str = "0.10", *, by: Caller | None = None, id: UUID | None = None, **fields: Any
+) -> Reserve:
+    return Reserve(reservation_id=id or uuids.uuid7(), caller=by or caller(), call=call(cost, **fields))
+
+
+def settling(id: UUID, cost: str = "0.10", **fields: Any) -> Settle:
+    return Settle(
+        reservation_id=id, cost_nanos=nanos(cost), usage=Usage("mistral", "large", 100, 0, 20), **fields
+    )
+
+
+def reporting(cost: str = "0.10", *, by: Caller | None = None, request_id: str = "", **fields: Any) -> Record:
+    return Record(
+        entry_id=uuids.uuid7(),
+        caller=by or caller(),
+        request_id=request_id or str(uuids.uuid7()),
+        cost_nanos=nanos(cost),
+        usage=Usage("mistral", "large", 100, 0, 20),
+        **fields,
+    )
