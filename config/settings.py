@@ -86,6 +86,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = VAR_DIR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
 # With DEBUG, files come straight from the packages; collectstatic is for production.
 WHITENOISE_USE_FINDERS = DEBUG
 LOGIN_URL = "admin:login"
@@ -121,7 +122,7 @@ SPECTACULAR_SETTINGS = {
 
 # Celery: the broker's folders under VAR_DIR on one machine, Redis in production.
 REDIS_URL = check.url(env, "REDIS_URL", default="", schemes=("redis", "rediss", "unix"))
-CELERY_BROKER_URL = REDIS_URL or "filesystem://"
+CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"
 # Longer than any task may run: Redis would hand a running one out again.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600} if REDIS_URL else celery.folders(VAR_DIR)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

@@ -1,0 +1,83 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+# `make run PORT=8001` chooses the port, `make run PYTHON=/path/to/python3.12` the interpreter.
+
+PORT ?= 8000
+PYTHON ?=
+BIN := .venv/bin
+PACKAGES := governance llm billing config
+
+# A machine to try things out on, unless .env or the environment says otherwise.
+ifeq ($(origin DEBUG),undefined)
+ifeq ($(shell grep -s '^DEBUG=' .env),)
+export DEBUG := true
+endif
+endif
+ifeq ($(origin APP_URL),undefined)
+ifeq ($(shell grep -s '^APP_URL=' .env),)
+export APP_URL := http://127.0.0.1:$(PORT)
+endif
+endif
+
+.PHONY: help run test check bench install fmt lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
+	@echo "make test     the whole test suite, on SQLite and on PostgreSQL"
+	@echo "make check    lint, types, import rules, migrations, templates"
+	@echo "make bench    measure the gateway"
+	@echo "make install  create .venv with the locked dependencies"
+	@echo "make fmt      format the code"
+	@echo "make lock     resolve the dependencies of pyproject.toml into requirements/"
+
+run: .venv/runtime
+	@exec $(BIN)/python manage.py serve --demo --port $(PORT)
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --database=postgres
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py check --fail-level WARNING
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m pytest -q tests/config/test_templates.py tests/config/test_deployment.py
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+install: .venv/dev
+
+fmt: .venv/dev
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+# The header that uv writes names its command line; it is left out, as nothing reads it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	--python-version 3.11 pyproject.toml
+lock: .venv/dev
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group dev -o requirements/dev.txt
+	$(LOCK) --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
+
+clean:
+	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+PIP := $(BIN)/python -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
+	--no-input --no-warn-script-location
+
+# The two stamps below are newer than their lock as long as what it names is installed.
+.venv/runtime: requirements/runtime.txt | $(BIN)/python
+	@echo "Installing the product's locked dependencies into .venv"
+	@$(PIP) -r requirements/runtime.txt
+	@touch $@
+
+.venv/dev: requirements/dev.txt requirements/runtime.txt | $(BIN)/python
+	@echo "Installing the locked development dependencies into .venv"
+	@$(PIP) -r requirements/dev.txt
+	@touch .venv/runtime $@
+
+$(BIN)/python:
+	@.ci/create-venv "$(PYTHON)"
