@@ -1,5 +1,125 @@
+"""The operators' console: the admin site, its sidebar and its first page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.http import HttpRequest
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
+
+# (group, its items: model label -> title and icon). A model that no app registers is left out.
+GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
+    (
+        "Budgets",
+        {
+            "governance.budget": ("Budgets", "savings"),
+            "governance.budgetwindow": ("Windows", "date_range"),
+            "governance.budgetevent": ("Events", "notifications_active"),
+        },
+    ),
+    (
+        "Spend",
+        {
+            "governance.spendentry": ("Ledger", "receipt_long"),
+            "governance.reservation": ("Reservations", "hourglass_top"),
+            "governance.spendrollup": ("Hourly sums", "bar_chart"),
+            "governance.anomaly": ("Anomalies", "troubleshoot"),
+        },
+    ),
+    (
+        "Tenants & keys",
+        {
+            "governance.tenant": ("Tenants", "apartment"),
+            "governance.agent": ("Agents", "smart_toy"),
+            "governance.apikey": ("API keys", "key"),
+        },
+    ),
+    (
+        "Models",
+        {
+            "llm.model": ("Models", "neurology"),
+            "llm.modelalias": ("Aliases", "alternate_email"),
+            "llm.price": ("Prices", "sell"),
+        },
+    ),
+    (
+        "Billing",
+        {
+            "billing.plan": ("Plans", "workspace_premium"),
+            "billing.billingaccount": ("Accounts", "account_balance"),
+            "billing.subscription": ("Subscriptions", "autorenew"),
+            "billing.invoice": ("Invoices", "request_quote"),
+            "billing.stripeevent": ("Stripe inbox", "inbox"),
+            "billing.meterevent": ("Usage outbox", "outbox"),
+        },
+    ),
+    (
+        "System",
+        {
+            "governance.auditentry": ("Audit trail", "policy"),
+            "governance.alertchannel": ("Alert channels", "campaign"),
+            "governance.alertdelivery": ("Alert deliveries", "outgoing_mail"),
+            "auth.user": ("Users", "person"),
+            "auth.group": ("Groups", "group"),
+        },
+    ),
+)
+APP_GROUPS = {"llm": "Models", "billing": "Billing"}
 
 
 class ConsoleSite(UnfoldAdminSite):
     """The operators' console."""
+
+    index_title = "Overview"
+
+    def extra_urls(self) -> list[URLPattern]:
+        return [path("overview/", self.admin_view(self.live), name="overview-live")]
+
+    def live(self, request: HttpRequest) -> Any:
+        """The part of the overview that changes, asked for every few seconds."""
+        from governance.console import overview
+
+        return overview.fragment(request, now=timezone.now())
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Unfold's DASHBOARD_CALLBACK."""
+    from governance.console import overview
+
+    return context | overview.page(request, now=timezone.now())
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar: what is registered and what this user may see, in groups."""
+    from django.contrib import admin
+
+    registered = {model._meta.label_lower: model for model in admin.site._registry}
+    groups = [{"title": "", "items": [{"title": "Overview", "icon": "dashboard", "link": reverse("admin:index")}]}]
+    for title, items in _with_the_rest(set(registered)):
+        shown = [
+            _item(*items[label], label)
+            for label in items
+            if label in registered and admin.site._registry[registered[label]].has_view_permission(request)
+        ]
+        if shown:
+            groups.append({"title": title, "separator": True, "items": shown})
+    groups[-1]["items"].append({"title": "API documentation", "icon": "menu_book", "link": reverse("docs")})
+    return groups
+
+
+def _with_the_rest(labels: set[str]) -> list[tuple[str, dict[str, tuple[str, str]]]]:
+    """The groups, with models that no group names under their app's, else under System."""
+    groups = {title: dict(items) for title, items in GROUPS}
+    named = {label for items in groups.values() for label in items}
+    for label in sorted(labels - named):
+        model = apps.get_model(label)
+        group = APP_GROUPS.get(model._meta.app_label, "System")
+        groups[group][label] = (str(model._meta.verbose_name_plural).capitalize(), "table_rows")
+    return list(groups.items())
+
+
+def _item(title: str, icon: str, label: str) -> dict[str, Any]:
+    return {"title": title, "icon": icon, "link": reverse(f"admin:{label.replace('.', '_')}_changelist")}

@@ -1,0 +1,87 @@
+"""Who asks: a bearer key, or a signed-in operator of the console. `request.auth` is the Principal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from django.contrib.auth.models import AbstractBaseUser, PermissionsMixin
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from governance.audit import Actor
+from governance.models import Agent, ApiKey, Tenant
+from governance.models.tenancy import Role, digest_of
+from governance.spend import Reader
+
+# Who holds this permission may change things; a staff user without it only reads.
+OPERATOR_PERMISSION = "governance.change_budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller of the control plane."""
+
+    role: str
+    name: str
+    tenant: Tenant | None = None
+    agent: Agent | None = None
+    key: ApiKey | None = None
+    user: Any = None
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(name=self.name, user=self.user, key=self.key)
+
+    @property
+    def reader(self) -> Reader:
+        """What it may read: an agent its own, a tenant its tenant's, operators and viewers everything."""
+        if self.tenant is None:
+            return Reader()
+        agent = self.agent.slug if self.agent else ""
+        return Reader(tenant=self.tenant, agent=agent, key_prefix=self.key.prefix if self.key else "")
+
+
+def principal(request: Request) -> Principal:
+    """The caller of a view that lets nobody in without one."""
+    return cast(Principal, request.auth)
+
+
+class KeyAuthentication(BaseAuthentication):
+    """`Authorization: Bearer sg_...`"""
+
+    def authenticate(self, request: Request) -> tuple[None, Principal] | None:
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        try:
+            key = ApiKey.objects.select_related("tenant", "agent__tenant").get(digest=digest_of(text.strip()))
+        except (ApiKey.DoesNotExist, UnicodeEncodeError):
+            raise AuthenticationFailed("This API key is not known.", code="invalid_api_key") from None
+        if not key.is_usable(timezone.now()):
+            raise AuthenticationFailed("This API key is expired or revoked.", code="invalid_api_key")
+        return None, Principal(
+            role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key
+        )
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="Spend Governor"'
+
+
+class OperatorSession(SessionAuthentication):
+    """A staff user signed in to the console; writes need the CSRF token."""
+
+    def authenticate(self, request: Request) -> tuple[Any, Principal] | None:  # type: ignore[override]
+        user = getattr(request._request, "user", None)
+        if not (user and user.is_active and user.is_staff):
+            return None
+        self.enforce_csrf(request)
+        return user, Principal(role=role_of(user), name=user.get_username(), user=user)
+
+
+def role_of(user: AbstractBaseUser | PermissionsMixin) -> str:
+    """The role of a staff user."""
+    may_change = cast(PermissionsMixin, user).has_perm(OPERATOR_PERMISSION)
+    return Role.OPERATOR if may_change else Role.VIEWER

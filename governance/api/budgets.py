@@ -1,0 +1,262 @@
+"""/api/budgets"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import Q
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance import budgets, standing, tenancy
+from governance.api.fields import Act, Dollars, Names, Query, Ratio, Strict, Text
+from governance.api.permissions import EVERYONE, OPERATORS
+from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
+from governance.models.budgets import WINDOW_CHOICES
+from governance.standing import Standing
+
+READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
+# The API's names of the fields that the ledger calls otherwise.
+RENAMED = {"limit": "limit_nanos"}
+
+
+class DowngradeRule(Strict):
+    """From any of these models ("*" is any) to another."""
+
+    to = Text(max_length=120)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": Names(allow_empty=False), **super().get_fields()}
+
+
+@extend_schema_serializer(component_name="Budget")
+class BudgetBody(Strict):
+    """A budget, and where its current window stands."""
+
+    id = serializers.IntegerField(read_only=True)
+    tenant = Text(required=False, allow_null=True, default=None, max_length=50)
+    scope_type = serializers.ChoiceField(choices=ScopeType.values)
+    scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
+    scope = serializers.CharField(read_only=True)
+    window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES])
+    limit = Dollars(minimum=1)
+    soft_cap = Ratio(required=False, allow_null=True)
+    hard_cap = Ratio(required=False)
+    warn_at = Ratio(required=False, allow_null=True)
+    alert_thresholds = serializers.ListField(child=Ratio(), required=False, max_length=20)
+    downgrade_rules = DowngradeRule(many=True, required=False)
+    disabled_tools = serializers.ListField(child=Text(max_length=200), required=False, max_length=200)
+    clamp = serializers.BooleanField(required=False)
+    clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    enabled = serializers.BooleanField(required=False)
+    source = serializers.CharField(read_only=True)
+    subject = serializers.CharField(
+        read_only=True, help_text="Of a budget for each one: the fullest one's name."
+    )
+    spent = Dollars(read_only=True)
+    reserved = Dollars(read_only=True)
+    remaining = Dollars(read_only=True)
+    utilization = Ratio(read_only=True)
+    state = serializers.CharField(read_only=True)
+    starts_at = serializers.DateTimeField(read_only=True)
+    resets_at = serializers.DateTimeField(read_only=True, allow_null=True)
+    created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
+
+
+class BudgetQuery(Query):
+    tenant = Text(required=False)
+    scope_type = serializers.ChoiceField(choices=ScopeType.values, required=False)
+    scope_key = Text(required=False)
+    window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES], required=False)
+    enabled = serializers.BooleanField(required=False)
+
+
+class WindowBody(serializers.Serializer[BudgetWindow]):
+    """One period of a budget for one subject."""
+
+    id = serializers.IntegerField()
+    budget = serializers.IntegerField(source="budget_id")
+    subject = serializers.CharField()
+    starts_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField(allow_null=True)
+    limit = Dollars(source="limit_nanos")
+    spent = Dollars(source="settled_nanos")
+    reserved = Dollars(source="reserved_nanos")
+    remaining = Dollars(source="remaining_nanos")
+    utilization = Ratio()
+    state = serializers.CharField()
+    closed_at = serializers.DateTimeField(allow_null=True)
+
+
+class EventBody(serializers.Serializer[BudgetEvent]):
+    """One change in a budget's life."""
+
+    id = serializers.IntegerField()
+    budget = serializers.IntegerField(source="budget_id")
+    window = serializers.IntegerField(source="window_id")
+    subject = serializers.CharField(source="window.subject")
+    kind = serializers.CharField()
+    threshold = serializers.CharField()
+    old_state = serializers.CharField()
+    new_state = serializers.CharField()
+    reason = serializers.CharField()
+    actor = serializers.CharField()
+    spent = Dollars(source="settled_nanos")
+    limit = Dollars(source="limit_nanos")
+    occurred_at = serializers.DateTimeField()
+
+
+class ResetBody(serializers.Serializer[Any]):
+    closed = serializers.IntegerField()
+    opened = serializers.IntegerField()
+    budget = BudgetBody()
+
+
+def picture(budget: Budget, now_at: Standing) -> dict[str, Any]:
+    """A budget as the API answers it."""
+    policy = {
+        name: getattr(budget, RENAMED.get(name, name))
+        for name, field in BudgetBody().fields.items()
+        if not hasattr(Standing, name)
+        and name not in ("spent", "reserved", "remaining", "resets_at", "tenant")
+    }
+    return BudgetBody(
+        {
+            **policy,
+            "tenant": budget.tenant.slug if budget.tenant else None,
+            "subject": now_at.subject,
+            "spent": now_at.settled_nanos,
+            "reserved": now_at.reserved_nanos,
+            "remaining": now_at.remaining_nanos,
+            "utilization": now_at.utilization,
+            "state": now_at.state,
+            "starts_at": now_at.starts_at,
+            "resets_at": now_at.ends_at,
+        }
+    ).data
+
+
+class BudgetView(ControlView):
+    """What views of one budget share."""
+
+    def budget(self, id: int) -> Budget:
+        return self.one(standing.readable_budgets(self.by.reader), pk=id)
+
+    def pictures(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
+        now_at = standing.current(rows, now=self.now, reader=self.by.reader)
+        return [picture(row, now_at[row.pk]) for row in rows]
+
+
+class Budgets(BudgetView, ListView):
+    roles = READ_BY_ALL
+    table_name = "budgets"
+
+    @describe_list("budgets_list", BudgetBody, BudgetQuery)
+    def get(self, request: Request) -> Any:
+        asked = self.valid(BudgetQuery, request.query_params.dict())
+        slug = asked.pop("tenant", None)
+        where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
+        rows = standing.readable_budgets(self.by.reader).filter(where)
+        return self.listed(rows, self.pictures, columns=columns_of(BudgetBody))
+
+    @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: BudgetBody})
+    def post(self, request: Request) -> Response:
+        fields = _internal(self.valid(BudgetBody, request.data))
+        budget = budgets.create(**fields, by=self.by.actor, now=self.now)
+        return Response(self.pictures([budget])[0], status=201)
+
+
+class OneBudget(BudgetView):
+    roles = READ_BY_ALL
+
+    @extend_schema(operation_id="budgets_get", responses=BudgetBody)
+    def get(self, request: Request, id: int) -> Response:
+        return Response(self.pictures([self.budget(id)])[0])
+
+    @extend_schema(operation_id="budgets_change", request=BudgetBody(partial=True), responses=BudgetBody)
+    def patch(self, request: Request, id: int) -> Response:
+        budget = self.budget(id)
+        asked = self.valid(BudgetBody, request.data, partial=True)
+        return self._changed(budget, {name: asked[name] for name in request.data if name in asked})
+
+    @extend_schema(operation_id="budgets_replace", request=BudgetBody, responses=BudgetBody)
+    def put(self, request: Request, id: int) -> Response:
+        """All of it anew: what is left out goes back to its default."""
+        budget = self.budget(id)
+        return self._changed(budget, _defaults() | self.valid(BudgetBody, request.data))
+
+    @extend_schema(operation_id="budgets_delete", responses={204: None, 200: BudgetBody})
+    def delete(self, request: Request, id: int) -> Response:
+        """Gone (204) where it has no history; else it is disabled and answered (200)."""
+        budget = self.budget(id)
+        if budgets.delete(budget=budget, by=self.by.actor, now=self.now):
+            return Response(status=204)
+        return Response(self.pictures([self.budget(id)])[0])
+
+    def _changed(self, budget: Budget, asked: dict[str, Any]) -> Response:
+        changes = _internal(asked)
+        if budget.scope_type == ScopeType.TENANT and changes.get("scope_key") == "":
+            # Stored as the tenant's slug; leaving it out says the same.
+            del changes["scope_key"]
+        budgets.change(budget=budget, changes=changes, by=self.by.actor, now=self.now)
+        return Response(self.pictures([self.budget(budget.pk)])[0])
+
+
+class BudgetReset(BudgetView):
+    roles = {"POST": OPERATORS}
+
+    @extend_schema(operation_id="budgets_reset", request=Act, responses=ResetBody)
+    def post(self, request: Request, id: int) -> Response:
+        budget = self.budget(id)
+        reason = self.valid(Act, request.data)["reason"]
+        done = budgets.reset(budget=budget, reason=reason, by=self.by.actor, now=self.now)
+        return Response({"closed": done.closed, "opened": done.opened, "budget": self.pictures([budget])[0]})
+
+
+class BudgetWindows(BudgetView, ListView):
+    roles = {"GET": EVERYONE}
+    table_name = "windows"
+
+    @describe_list("budgets_windows", WindowBody)
+    def get(self, request: Request, id: int) -> Any:
+        budget = self.budget(id)
+        self.valid(Query, request.query_params.dict())
+        rows = standing.readable_windows(self.by.reader).filter(budget=budget)
+        return self.listed(rows, presenter(WindowBody), columns=columns_of(WindowBody))
+
+
+class BudgetEvents(BudgetView, ListView):
+    roles = {"GET": EVERYONE}
+    table_name = "events"
+
+    @describe_list("budgets_events", EventBody)
+    def get(self, request: Request, id: int) -> Any:
+        budget = self.budget(id)
+        self.valid(Query, request.query_params.dict())
+        rows = BudgetEvent.objects.filter(budget=budget).select_related("window").order_by("-id")
+        if self.by.tenant is not None:
+            rows = rows.filter(window__in=standing.readable_windows(self.by.reader).order_by().values("pk"))
+        return self.listed(rows, presenter(EventBody), columns=columns_of(EventBody))
+
+
+def _internal(asked: dict[str, Any]) -> dict[str, Any]:
+    """Validated fields under the domain's names and types."""
+    fields = {RENAMED.get(name, name): value for name, value in asked.items()}
+    if fields.get("tenant"):
+        fields["tenant"] = tenancy.tenant_named(fields["tenant"])
+    if "alert_thresholds" in fields:
+        fields["alert_thresholds"] = [str(ratio) for ratio in fields["alert_thresholds"]]
+    if "downgrade_rules" in fields:
+        fields["downgrade_rules"] = [dict(rule) for rule in fields["downgrade_rules"]]
+    return fields
+
+
+def _defaults() -> dict[str, Any]:
+    """What a budget has where nobody says otherwise."""
+    fresh = Budget()
+    return {name: getattr(fresh, name) for name in budgets.FIELDS if name != "limit_nanos"}

@@ -1,0 +1,118 @@
+"""How an exception becomes an answer: {"error": {"code", "message", "param", "request_id"}}. One table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from governance import budgets, results, tenancy
+from governance.money import AmountError
+
+# Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
+STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
+    (drf.ParseError, 400, "malformed_json"),
+    (drf.ValidationError, 400, "invalid"),
+    (drf.NotAuthenticated, 401, "authentication_required"),
+    (drf.AuthenticationFailed, 401, "invalid_api_key"),
+    (drf.PermissionDenied, 403, "forbidden"),
+    (PermissionDenied, 403, "forbidden"),
+    (drf.NotFound, 404, "not_found"),
+    (Http404, 404, "not_found"),
+    (drf.MethodNotAllowed, 405, "method_not_allowed"),
+    (drf.NotAcceptable, 406, "not_acceptable"),
+    (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
+    (drf.Throttled, 429, "rate_limit_exceeded"),
+    (tenancy.TenancyConflict, 409, "conflict"),
+    (tenancy.TenancyError, 400, "invalid"),
+    (budgets.BudgetConflict, 409, "conflict"),
+    (budgets.BudgetError, 400, "invalid"),
+    (AmountError, 400, "invalid"),
+    (results.ReservationUnknown, 404, "reservation_not_found"),
+    (results.AlreadyResolved, 409, "reservation_resolved"),
+    (results.LedgerUnavailable, 503, "ledger_unavailable"),
+    (results.LedgerError, 409, "refused_by_ledger"),
+    (OperationalError, 503, "database_unavailable"),
+    (InterfaceError, 503, "database_unavailable"),
+)
+# Said in place of the exception's own words, which are for the log or would tell too much.
+MESSAGES = {
+    "not_found": "There is nothing here that you can see.",
+    "database_unavailable": "The database cannot be reached; try again.",
+    "ledger_unavailable": "The ledger cannot be reached; nothing was done. Try again.",
+}
+
+
+class Refused(drf.ValidationError):
+    """A 400 with a code of its own, such as `model_not_priced`."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__({param or "non_field_errors": [message]}, code=code)
+        self.own_code = code
+
+
+def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+    """REST_FRAMEWORK's EXCEPTION_HANDLER."""
+    found = next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None)
+    if found is None:
+        return None
+    status, code = found
+    code = getattr(error, "own_code", code)
+    param, message = _explain(error, code)
+    request = context.get("request")
+    set_rollback()
+    return Response(body(code, message, param, request), status=status, headers=_headers(error, status))
+
+
+def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:
+    request_id = getattr(getattr(request, "_request", request), "request_id", None)
+    return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
+
+
+def unknown_path(request: HttpRequest, **parts: str) -> JsonResponse:
+    """What any other path under /api/ answers."""
+    return JsonResponse(body("not_found", "There is no such path.", None, request), status=404)
+
+
+def _explain(error: Exception, code: str) -> tuple[str | None, str]:
+    """(the field that is wrong, a sentence)."""
+    if code in MESSAGES:
+        return None, MESSAGES[code]
+    if isinstance(error, drf.ValidationError):
+        return _first(error.detail)
+    if isinstance(error, drf.APIException):
+        return None, str(error.detail)
+    field = getattr(error, "field", None)
+    return field or None, str(getattr(error, "message", "") or error) or MESSAGES.get(code, code)
+
+
+def _first(detail: Any, path: str = "") -> tuple[str | None, str]:
+    """The first complaint in a serializer's nested errors, and the path to its field: `downgrade_rules.0.to`."""
+    if isinstance(detail, dict):
+        for name, inner in detail.items():
+            if inner:
+                part = "" if name == "non_field_errors" else str(name)
+                return _first(inner, f"{path}.{part}".strip("."))
+    if isinstance(detail, list):
+        for index, inner in enumerate(detail):
+            if isinstance(inner, dict | list) and inner:
+                return _first(inner, f"{path}.{index}".strip("."))
+            if inner:
+                return path or None, f"{path}: {inner}" if path else str(inner)
+    return path or None, str(detail)
+
+
+def _headers(error: Exception, status: int) -> dict[str, str]:
+    headers = {}
+    if challenge := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    if status == 503:
+        headers["Retry-After"] = "1"
+    if wait := getattr(error, "wait", None):
+        headers["Retry-After"] = str(int(wait))
+    return headers

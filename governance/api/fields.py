@@ -1,0 +1,161 @@
+"""Serializer fields and the strict serializer that all bodies and queries go through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from django.utils.dateparse import parse_date
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
+from rest_framework.fields import empty
+
+from governance import money
+
+# Read by pagination and content negotiation, so never unknown in a query.
+COMMON_PARAMETERS = {"cursor", "page_size", "format"}
+
+
+class Strict(serializers.Serializer[Any]):
+    """Refuses fields it does not know: a typo in `soft_cap` must not quietly leave the default in place.
+
+    Fields that are only answered may be sent back; they are ignored.
+    """
+
+    def run_validation(self, data: Any = empty) -> Any:
+        if isinstance(data, Mapping):
+            unknown = [name for name in data if name not in self.fields and name not in self.ignored]
+            if unknown:
+                known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
+                raise serializers.ValidationError(
+                    {
+                        str(unknown[0]): [
+                            ErrorDetail(f"is not known here. There are: {known}.", code="unknown_field")
+                        ]
+                    }
+                )
+        return super().run_validation(data)
+
+    ignored: frozenset[str] = frozenset()
+
+
+class Query(Strict):
+    """The query string of a list."""
+
+    ignored = frozenset(COMMON_PARAMETERS)
+
+
+@extend_schema_field({"type": "string", "format": "decimal", "examples": ["12.50"]})
+class Dollars(serializers.Field[int, Any, str, Any]):
+    """Nanodollars inside, a decimal string of dollars outside. Accepts numbers too."""
+
+    default_error_messages = {
+        "positive": "must be more than 0 dollars.",
+        "negative": "must not be below 0 dollars.",
+    }
+
+    def __init__(self, *, minimum: int = 0, **kwargs: Any) -> None:
+        self.minimum = minimum
+        super().__init__(**kwargs)
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
+            raise serializers.ValidationError('must be an amount of dollars such as "12.50".')
+        try:
+            nanos = money.nanos_from_dollars(data.strip() if isinstance(data, str) else data)
+        except money.AmountError as error:
+            raise serializers.ValidationError(str(error)) from error
+        if nanos < self.minimum:
+            self.fail("positive" if self.minimum else "negative")
+        return nanos
+
+    def to_representation(self, value: int) -> str:
+        return money.format_dollars(value)
+
+
+@extend_schema_field(OpenApiTypes.NUMBER)
+class Ratio(serializers.Field[Decimal, Any, Any, Any]):
+    """A share of a limit: a number or a string comes in, a JSON number goes out."""
+
+    def to_internal_value(self, data: Any) -> Decimal:
+        if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
+            raise serializers.ValidationError("must be a number such as 0.8.")
+        try:
+            value = Decimal(data)
+        except ArithmeticError as error:
+            raise serializers.ValidationError("must be a number such as 0.8.") from error
+        if not value.is_finite():
+            raise serializers.ValidationError("must be a number such as 0.8.")
+        return value
+
+    def to_representation(self, value: Any) -> float:
+        # For show only: a ratio is compared as a Decimal.
+        return float(value)
+
+
+class Moment(serializers.DateTimeField):
+    """A time with its zone, or a date, which means its first instant in UTC."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if isinstance(value, str):
+            # A + that nobody encoded reaches us as a space.
+            value = value.strip().replace(" ", "+") if "T" in value else value
+            if day := _date(value):
+                value = datetime.combine(day, time.min).isoformat() + "Z"
+        if not isinstance(value, str):
+            raise serializers.ValidationError("must be a time such as 2026-01-31T12:00:00Z.")
+        return super().to_internal_value(value)
+
+
+class Names(serializers.ListField):
+    """A list of names; one name alone is a list of one."""
+
+    child = serializers.CharField(max_length=200)
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        return super().to_internal_value([data] if isinstance(data, str) else data)
+
+
+class Text(serializers.CharField):
+    """A string, and nothing that merely can be made one: 7 is no name."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Act(Strict):
+    """An act that needs a reason."""
+
+    reason = Text(max_length=300)
+
+
+class OptionalAct(Strict):
+    """An act that may give a reason."""
+
+    reason = Text(max_length=300, required=False, allow_blank=True, default="")
+
+
+class PeriodQuery(Query):
+    """`from` and `to`, half open."""
+
+    def get_fields(self) -> dict[str, Any]:
+        period = {name: Moment(required=False) for name in ("from", "to")}
+        return {**super().get_fields(), **period}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "from" in attrs and "to" in attrs and attrs["to"] <= attrs["from"]:
+            raise serializers.ValidationError({"to": ["must be after from."]})
+        return attrs
+
+
+def _date(text: str) -> date | None:
+    try:
+        return parse_date(text)
+    except ValueError:
+        return None

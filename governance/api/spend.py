@@ -1,0 +1,253 @@
+"""/api/spend: reports of calls made elsewhere, the ledger's lines and their sums."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import uuid_utils.compat as uuids
+from django.db.models import Q
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance import ledger, quotes, spend
+from governance.api.callers import caller_of
+from governance.api.errors import Refused
+from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
+from governance.api.permissions import CALLERS, EVERYONE
+from governance.api.views import ListView, columns_of, describe_list, presenter
+from governance.models import SpendEntry
+from governance.operations import Record, Usage
+from governance.spend import GROUPS, MEASURES, Period
+
+# Clocks differ a little; a call from further ahead is a mistake.
+CLOCK_SKEW = timedelta(minutes=5)
+MOST_TOKENS = 10**12
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
+
+
+class Identity(Strict):
+    """Who a call is for. Agents and tenants are known by their key; operators name the tenant."""
+
+    tenant = Text(required=False, max_length=50)
+    agent = Text(required=False, max_length=100, default="", allow_blank=True)
+    user = Text(required=False, max_length=200, default="", allow_blank=True)
+    session = Text(required=False, max_length=200, default="", allow_blank=True)
+    task = Text(required=False, max_length=200, default="", allow_blank=True)
+
+
+class ReportBody(Identity):
+    """A call already made: what it cost, or the tokens it used."""
+
+    request_id = Text(max_length=100, help_text="Yours; a repeat is a no-op.")
+    model = Text(max_length=120, required=False, default="", allow_blank=True)
+    provider = Text(max_length=40, required=False, default="mistral")
+    cost = Dollars(required=False)
+    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    occurred_at = Moment(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["cached_tokens"] > attrs["input_tokens"]:
+            raise serializers.ValidationError(
+                {"cached_tokens": ["are part of input_tokens, so cannot be more."]}
+            )
+        if "cost" in attrs:
+            return attrs
+        if not any(attrs[name] for name in TOKENS):
+            raise serializers.ValidationError({"cost": ["give the cost, or input_tokens and output_tokens."]})
+        if not attrs["model"]:
+            raise serializers.ValidationError({"model": ["is needed to price the tokens."]})
+        return attrs
+
+
+class ReportedBody(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    request_id = serializers.CharField()
+    cost = Dollars()
+    duplicate = serializers.BooleanField()
+
+
+class EntryBody(serializers.Serializer[SpendEntry]):
+    """One line of the ledger."""
+
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    tenant = serializers.CharField(source="tenant.slug")
+    agent = serializers.CharField()
+    key = serializers.CharField(source="key.prefix", default=None)
+    user = serializers.CharField()
+    session = serializers.CharField()
+    task = serializers.CharField()
+    provider = serializers.CharField()
+    model_requested = serializers.CharField()
+    model_served = serializers.CharField()
+    input_tokens = serializers.IntegerField()
+    cached_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    unit = serializers.CharField()
+    units = serializers.IntegerField()
+    cost = Dollars(source="cost_nanos")
+    overage = Dollars(source="overage_nanos")
+    certainty = serializers.CharField()
+    reason = serializers.CharField()
+    price_rule = serializers.CharField()
+    request_id = serializers.CharField()
+    reservation = serializers.UUIDField(source="reservation_id", allow_null=True)
+    corrects = serializers.UUIDField(source="corrects_id", allow_null=True)
+    occurred_at = serializers.DateTimeField()
+    recorded_at = serializers.DateTimeField()
+
+
+class EntryQuery(PeriodQuery):
+    """Filters of the ledger's lines; `model` is the one that served."""
+
+    tenant = Text(required=False)
+    agent = Text(required=False)
+    key = Text(required=False, help_text="A key's prefix.")
+    user = Text(required=False)
+    session = Text(required=False)
+    task = Text(required=False)
+    model = Text(required=False)
+    provider = Text(required=False)
+    scope = Text(required=False, help_text="`platform`, or a kind and its key: `agent:invoices`.")
+    certainty = serializers.ChoiceField(choices=SpendEntry.Certainty.values, required=False)
+    kind = serializers.ChoiceField(choices=SpendEntry.Kind.values, required=False)
+    request_id = Text(required=False)
+
+
+COLUMNS = {"tenant": "tenant__slug", "key": "key__prefix", "model": "model_served"}
+
+
+class SummaryQuery(PeriodQuery):
+    group_by = Text(default="day", help_text=f"Comma-separated: {', '.join(GROUPS)}.")
+    tenant = Text(required=False)
+    agent = Text(required=False)
+    model = Text(required=False)
+
+    def validate_group_by(self, value: str) -> list[str]:
+        names = [part for raw in value.split(",") if (part := raw.strip())]
+        unknown = [name for name in names if name not in GROUPS]
+        if unknown or not names:
+            what = f"{unknown[0]!r} is no group" if unknown else "name a group"
+            raise serializers.ValidationError(f"{what}; there are {', '.join(GROUPS)}.")
+        return list(dict.fromkeys(names))
+
+
+class SummaryRow(serializers.Serializer[Any]):
+    """Sums of one group; only the groups asked for are there."""
+
+    tenant = serializers.CharField(required=False)
+    agent = serializers.CharField(required=False)
+    provider = serializers.CharField(required=False)
+    model = serializers.CharField(required=False)
+    hour = serializers.DateTimeField(required=False)
+    day = serializers.DateField(required=False)
+    month = serializers.CharField(required=False)
+    calls = serializers.IntegerField()
+    input_tokens = serializers.IntegerField()
+    cached_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cost = Dollars()
+
+
+class SummaryBody(serializers.Serializer[Any]):
+    total = Dollars()
+    calls = serializers.IntegerField()
+    results = SummaryRow(many=True)
+
+
+class Spend(ListView):
+    roles = {"GET": EVERYONE, "POST": CALLERS}
+    table_name = "spend"
+
+    @describe_list("spend_list", EntryBody, EntryQuery)
+    def get(self, request: Request) -> Any:
+        asked = self.valid(EntryQuery, request.query_params.dict())
+        period = Period(asked.pop("from", None), asked.pop("to", None))
+        where = _scope(asked.pop("scope", None))
+        where &= Q(**{COLUMNS.get(name, name): value for name, value in asked.items()})
+        rows = spend.entries(reader=self.by.reader, period=period).filter(where)
+        return self.listed(rows, presenter(EntryBody), columns=columns_of(EntryBody))
+
+    @extend_schema(
+        operation_id="spend_report", request=ReportBody, responses={201: ReportedBody, 200: ReportedBody}
+    )
+    def post(self, request: Request) -> Response:
+        """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing."""
+        asked = self.valid(ReportBody, request.data)
+        if asked.get("occurred_at", self.now) > self.now + CLOCK_SKEW:
+            raise serializers.ValidationError({"occurred_at": ["is in the future."]})
+        done = ledger.record(self._operation(asked), now=self.now)
+        answer = {
+            "id": done.entry_id,
+            "request_id": asked["request_id"],
+            "cost": done.cost_nanos,
+            "duplicate": done.duplicate,
+        }
+        return Response(ReportedBody(answer).data, status=200 if done.duplicate else 201)
+
+    def _operation(self, asked: dict[str, Any]) -> Record:
+        usage = Usage(
+            provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS}
+        )
+        cost_nanos, rule = _cost(asked, usage)
+        return Record(
+            entry_id=uuids.uuid7(),
+            caller=caller_of(self.by, asked),
+            request_id=asked["request_id"],
+            cost_nanos=cost_nanos,
+            usage=usage,
+            model_requested=asked["model"],
+            price_rule=rule,
+            occurred_at=asked.get("occurred_at"),
+        )
+
+
+class SpendSummary(ListView):
+    roles = {"GET": EVERYONE}
+    table_name = "spend-summary"
+
+    @extend_schema(operation_id="spend_summary", parameters=[SummaryQuery], responses=SummaryBody)
+    def get(self, request: Request) -> Any:
+        """Sums from the hourly rollups: `from` and `to` count the hours that begin between them."""
+        asked = self.valid(SummaryQuery, request.query_params.dict())
+        period = Period(asked.pop("from", None), asked.pop("to", None))
+        groups = asked.pop("group_by")
+        where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
+        rows = spend.summary(group_by=groups, reader=self.by.reader, period=period, where=where)
+        total = Dollars().to_representation(sum(row["cost_nanos"] for row in rows))
+        calls = sum(row["calls"] for row in rows)
+        columns = [*groups, *(name for name in MEASURES if name != "cost_nanos"), "cost"]
+        return self.answered([_printed(row) for row in rows], columns=columns, total=total, calls=calls)
+
+
+def _cost(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
+    """(nanodollars, price rule) of a report."""
+    if "cost" in asked:
+        return asked["cost"], "reported"
+    priced = quotes.true_cost(usage)
+    if priced is None:
+        raise Refused(
+            "model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model"
+        )
+    return priced
+
+
+def _scope(scope: str | None) -> Q:
+    try:
+        return Q() if scope is None else spend.in_scope(scope)
+    except ValueError as error:
+        raise serializers.ValidationError({"scope": [str(error)]}) from error
+
+
+def _printed(row: dict[str, Any]) -> dict[str, Any]:
+    found = dict(row)
+    found["cost"] = Dollars().to_representation(found.pop("cost_nanos"))
+    for name, form in (("hour", "%Y-%m-%dT%H:00:00Z"), ("day", "%Y-%m-%d"), ("month", "%Y-%m")):
+        if name in found:
+            found[name] = found[name].strftime(form)
+    return found

@@ -1,0 +1,37 @@
+"""Paths under /api/ that are governance's."""
+
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+from governance.api import budgets, decisions, health, spend, tenants
+from governance.api.routes import both
+
+OPEN = {"authentication_classes": [], "permission_classes": []}
+
+urlpatterns = [
+    *both("health", health.Health.as_view(), name="health"),
+    *both("health/live", health.Live.as_view(), name="health-live"),
+    *both("health/ready", health.Ready.as_view(), name="health-ready"),
+    *both("schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
+    *both("docs", SpectacularSwaggerView.as_view(url_name="schema", **OPEN), name="docs"),
+    *both("redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
+    *both("budgets", budgets.Budgets.as_view(), name="budgets"),
+    *both("budgets/<int:id>", budgets.OneBudget.as_view(), name="budget"),
+    *both("budgets/<int:id>/reset", budgets.BudgetReset.as_view(), name="budget-reset"),
+    *both("budgets/<int:id>/windows", budgets.BudgetWindows.as_view(), name="budget-windows"),
+    *both("budgets/<int:id>/events", budgets.BudgetEvents.as_view(), name="budget-events"),
+    *both("decisions", decisions.Decisions.as_view(), name="decisions"),
+    *both("spend", spend.Spend.as_view(), name="spend"),
+    *both("spend/summary", spend.SpendSummary.as_view(), name="spend-summary"),
+    *both("tenants", tenants.Tenants.as_view(), name="tenants"),
+    *both("tenants/<slug:slug>", tenants.OneTenant.as_view(), name="tenant"),
+    *both("tenants/<slug:slug>/pause", tenants.TenantPause.as_view(), name="tenant-pause"),
+    *both("tenants/<slug:slug>/resume", tenants.TenantResume.as_view(), name="tenant-resume"),
+    *both("agents", tenants.Agents.as_view(), name="agents"),
+    *both("agents/<int:id>", tenants.OneAgent.as_view(), name="agent"),
+    *both("agents/<int:id>/pause", tenants.AgentPause.as_view(), name="agent-pause"),
+    *both("agents/<int:id>/resume", tenants.AgentResume.as_view(), name="agent-resume"),
+    *both("keys", tenants.Keys.as_view(), name="keys"),
+    *both("keys/<int:id>", tenants.OneKey.as_view(), name="key"),
+    *both("keys/<int:id>/revoke", tenants.KeyRevoke.as_view(), name="key-revoke"),
+    *both("keys/<int:id>/rotate", tenants.KeyRotate.as_view(), name="key-rotate"),
+]

@@ -1,0 +1,116 @@
+"""What all views of the control plane share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, ClassVar, TypeVar
+
+from django.db.models import QuerySet
+from django.http import Http404
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
+from rest_framework.views import APIView
+
+from governance.api import tables
+from governance.api.authentication import Principal, principal
+from governance.api.pagination import NewestFirst
+from governance.api.parsing import ExactJson
+
+CHUNK = 500
+# What a database's 64-bit key can hold; a larger one names nothing.
+LARGEST_ID = 2**63 - 1
+
+Present = Callable[[Sequence[Any]], list[dict[str, Any]]]
+Found = TypeVar("Found")
+
+
+PAGING = [
+    OpenApiParameter("cursor", str, description="Where a page begins; from `next` or `previous`."),
+    OpenApiParameter("page_size", int, description="Rows a page, 50 unless told, 500 at most."),
+]
+
+
+def describe_list(operation_id: str, body: type[Serializer[Any]], *queries: type[Serializer[Any]]) -> Any:
+    """Describes a list in the schema: pages of `body`, filtered by the fields of `queries`."""
+    link = serializers.URLField(allow_null=True)
+    fields = {"results": body(many=True), "next": link, "previous": link}
+    page = inline_serializer(f"{body.__name__.removesuffix('Body')}Page", fields)
+    table = {(200, "application/json"): page, (200, "text/csv"): str}
+    return extend_schema(operation_id=operation_id, parameters=[*queries, *PAGING], responses=table)
+
+
+class ControlView(APIView):
+    """One request, one `now`, one principal."""
+
+    parser_classes = [ExactJson]
+    renderer_classes: Sequence[Any] = [JSONRenderer]
+    now: datetime
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.now = timezone.now()
+        super().initial(request, *args, **kwargs)
+
+    @property
+    def by(self) -> Principal:
+        return principal(self.request)
+
+    def valid(self, kind: type[Serializer[Any]], data: Any, **kwargs: Any) -> dict[str, Any]:
+        """The body or query as `kind` reads it; an error names the field."""
+        serializer = kind(data=data, **kwargs)
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+    def one(self, rows: QuerySet[Any, Found], **lookup: Any) -> Found:
+        """The row, or a 404 that does not tell whether it is somebody else's."""
+        if any(isinstance(value, int) and value > LARGEST_ID for value in lookup.values()):
+            raise Http404
+        found = rows.filter(**lookup).first()
+        if found is None:
+            raise Http404
+        return found
+
+
+class ListView(ControlView):
+    """A list, as pages of JSON or, asked with `Accept: text/csv`, as one streamed table."""
+
+    renderer_classes = [JSONRenderer, tables.CsvRenderer]
+    table_name: ClassVar[str]
+
+    def listed(self, rows: QuerySet[Any], present: Present, *, columns: Iterable[str]) -> Any:
+        if tables.wanted(self.request):
+            every = _presented(rows.iterator(chunk_size=CHUNK), present)
+            return tables.streamed(self.request, every, columns=list(columns), name=self.table_name)
+        paginator = NewestFirst()
+        page = paginator.paginate_queryset(rows, self.request, view=self)
+        return paginator.get_paginated_response(present(page or []))
+
+    def answered(self, rows: Sequence[dict[str, Any]], *, columns: Iterable[str], **extra: Any) -> Any:
+        """A short list that comes whole."""
+        if tables.wanted(self.request):
+            return tables.streamed(self.request, rows, columns=list(columns), name=self.table_name)
+        return Response({**extra, "results": rows})
+
+
+def presenter(kind: type[Serializer[Any]]) -> Present:
+    """Prints rows with a serializer."""
+
+    def present(rows: Sequence[Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in kind(rows, many=True).data]
+
+    return present
+
+
+def columns_of(kind: type[Serializer[Any]]) -> list[str]:
+    return [name for name, field in kind().fields.items() if not field.write_only]
+
+
+def _presented(rows: Iterator[Any], present: Present) -> Iterator[dict[str, Any]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield from present(chunk)

@@ -1,0 +1,146 @@
+"""Reads of what was spent: entries, summaries and trends. Sums come from the hourly rollups, never from entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Q, QuerySet, Sum
+from django.db.models.functions import TruncDay, TruncMonth
+
+from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
+
+# What a summary can be grouped by: the rollups' columns, and calendar units of UTC.
+GROUPS: dict[str, Any] = {
+    "tenant": F("tenant__slug"),
+    "agent": F("agent"),
+    "provider": F("provider"),
+    "model": F("model"),
+    "hour": F("hour"),
+    "day": TruncDay("hour", tzinfo=UTC),
+    "month": TruncMonth("hour", tzinfo=UTC),
+}
+TIME_GROUPS = ("hour", "day", "month")
+MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads: everything of the platform where `tenant` is None, else one tenant's or one agent's alone."""
+
+    tenant: Tenant | None = None
+    agent: str = ""
+    key_prefix: str = ""
+
+    @property
+    def scope(self) -> Q:
+        """The part of entries, reservations and rollups that the reader may see."""
+        found = Q() if self.tenant is None else Q(tenant=self.tenant)
+        return found & Q(agent=self.agent) if self.agent else found
+
+
+EVERYTHING = Reader()
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """`[starts_at, ends_at)`; None leaves that side open."""
+
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+
+    def on(self, field: str) -> Q:
+        found = Q()
+        if self.starts_at is not None:
+            found &= Q(**{f"{field}__gte": self.starts_at})
+        if self.ends_at is not None:
+            found &= Q(**{f"{field}__lt": self.ends_at})
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One day (UTC) of a trend."""
+
+    day: date
+    cost_nanos: int
+    calls: int
+
+
+def entries(*, reader: Reader = EVERYTHING, period: Period = Period()) -> QuerySet[SpendEntry]:
+    """The ledger's lines by `occurred_at`, newest first."""
+    return (
+        SpendEntry.objects.filter(reader.scope, period.on("occurred_at"))
+        .select_related("tenant", "key")
+        .order_by("-id")
+    )
+
+
+def in_scope(scope: str) -> Q:
+    """The entries of one scope, named `kind:key` ("agent:invoices") or "platform"; raises ValueError."""
+    kind, _, key = scope.partition(":")
+    if scope == "platform":
+        return Q()
+    columns = {
+        "tenant": "tenant__slug",
+        "agent": "agent",
+        "user": "user",
+        "session": "session",
+        "task": "task",
+    }
+    if kind == "key" and key:
+        return Q(key__in=ApiKey.objects.filter(prefix=key))
+    if kind not in columns or not key:
+        raise ValueError('scope must be "platform" or a kind and its key, such as "agent:invoices"')
+    return Q(**{columns[kind]: key})
+
+
+def summary(
+    *,
+    group_by: Sequence[str],
+    reader: Reader = EVERYTHING,
+    period: Period = Period(),
+    where: Q = Q(),
+) -> list[dict[str, Any]]:
+    """Sums per group: the groups by name, then `MEASURES`. Times first to last, else the dearest first.
+
+    A rollup is an hour long, so a period counts the hours that begin inside it.
+    """
+    rows = SpendRollup.objects.filter(reader.scope, where, period.on("hour"))
+    # The aliases keep clear of the columns they may be named after.
+    aliases = {f"by_{name}": GROUPS[name] for name in group_by}
+    grouped = rows.annotate(**aliases).values(*aliases).annotate(**{f"sum_{m}": Sum(m) for m in MEASURES})
+    times = [f"by_{name}" for name in group_by if name in TIME_GROUPS]
+    others = [f"by_{name}" for name in group_by if name not in TIME_GROUPS]
+    found = grouped.order_by(*times, "-sum_cost_nanos", *others)
+    return [
+        {name: row[f"by_{name}"] for name in group_by} | {m: row[f"sum_{m}"] or 0 for m in MEASURES}
+        for row in found
+        if row["sum_calls"] is not None
+    ]
+
+
+def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Point]:
+    """The last `days` days (UTC) including today, those without spend as zero."""
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = today - timedelta(days=days - 1)
+    found = {
+        row["day"].date(): row
+        for row in summary(group_by=["day"], reader=reader, period=Period(first, today + timedelta(days=1)))
+    }
+    dates = [(first + timedelta(days=offset)).date() for offset in range(days)]
+    empty = {"cost_nanos": 0, "calls": 0}
+    return [
+        Point(day, cost_nanos=row["cost_nanos"], calls=row["calls"])
+        for day, row in ((day, found.get(day, empty)) for day in dates)
+    ]
+
+
+def total(*, reader: Reader = EVERYTHING, period: Period) -> Point:
+    """Cost and calls of a whole period, dated by its start."""
+    rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
+    sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Sum("calls"))
+    day = (period.starts_at or datetime.min).date()
+    return Point(day, cost_nanos=sums["cost_nanos"] or 0, calls=sums["calls"] or 0)
