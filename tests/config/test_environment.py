@@ -1,0 +1,160 @@
+"""Typed readers of environment variables: what they take, and the sentence they stop start-up with."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import environ
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config import environment
+
+
+def env(**values: str) -> environ.Env:
+    made = environ.Env()
+    made.ENVIRON = values
+    return made
+
+
+class TestBoolean:
+    @pytest.mark.parametrize("raw", ["true", "1", "YES", "on", " true "])
+    def test_true(self, raw: str) -> None:
+        assert environment.boolean(env(DEBUG=raw), "DEBUG", default=False) is True
+
+    @pytest.mark.parametrize("raw", ["false", "0", "No", "off", ""])
+    def test_false(self, raw: str) -> None:
+        assert environment.boolean(env(DEBUG=raw), "DEBUG", default=True) is False
+
+    def test_missing_is_the_default(self) -> None:
+        assert environment.boolean(env(), "DEBUG", default=True) is True
+
+    def test_anything_else_names_the_variable(self) -> None:
+        with pytest.raises(ImproperlyConfigured, match="DEBUG must be true or false, not 'maybe'"):
+            environment.boolean(env(DEBUG="maybe"), "DEBUG", default=False)
+
+
+class TestSecrets:
+    def test_a_placeholder_counts_as_missing(self) -> None:
+        assert environment.secret(env(MISTRAL_API_KEY="change-me"), "MISTRAL_API_KEY") == ""
+
+    def test_several_while_rotating(self) -> None:
+        found = environment.secrets(env(STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,"), "STRIPE_WEBHOOK_SECRET")
+
+        assert found == ["whsec_a", "whsec_b"]
+
+    @pytest.mark.parametrize("values", [{}, {"SECRET_KEY": ""}, {"SECRET_KEY": "change-me"}])
+    def test_secret_key_is_needed_without_debug(self, values: dict[str, str], tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured, match="SECRET_KEY is missing"):
+            environment.secret_key(env(**values), debug=False, var_dir=tmp_path)
+
+    def test_with_debug_a_secret_key_is_made_once_and_kept_from_others(self, tmp_path: Path) -> None:
+        first = environment.secret_key(env(), debug=True, var_dir=tmp_path)
+
+        assert len(first) >= 50
+        assert environment.secret_key(env(), debug=True, var_dir=tmp_path) == first
+        assert (tmp_path / "secret_key").stat().st_mode & 0o077 == 0
+
+
+class TestUrl:
+    def test_a_trailing_slash_goes(self) -> None:
+        assert environment.url(env(APP_URL="https://x.test/"), "APP_URL", default="") == "https://x.test"
+
+    @pytest.mark.parametrize("raw", ["x.test", "ftp://x.test", "http://", "http://x:port", "http://[::1"])
+    def test_malformed_names_the_variable(self, raw: str) -> None:
+        with pytest.raises(
+            ImproperlyConfigured, match="APP_URL must be a URL that starts with http:// or https://"
+        ):
+            environment.url(env(APP_URL=raw), "APP_URL", default="")
+
+    def test_redis_over_a_socket(self) -> None:
+        found = environment.url(
+            env(REDIS_URL="unix:///run/redis.sock"), "REDIS_URL", default="", schemes=("redis", "unix")
+        )
+
+        assert found == "unix:///run/redis.sock"
+
+
+class TestDollars:
+    def test_an_amount(self) -> None:
+        assert environment.dollars(
+            env(DEFAULT_DAILY_BUDGET="2.50"), "DEFAULT_DAILY_BUDGET", default="10"
+        ) == Decimal("2.50")
+
+    def test_empty_is_none(self) -> None:
+        assert environment.dollars(env(DEFAULT_DAILY_BUDGET=""), "DEFAULT_DAILY_BUDGET", default="10") is None
+
+    @pytest.mark.parametrize("raw", ["0", "-1", "ten", "NaN", "Infinity", "1,5"])
+    def test_malformed_names_the_variable(self, raw: str) -> None:
+        with pytest.raises(
+            ImproperlyConfigured, match="DEFAULT_DAILY_BUDGET must be a positive number of dollars"
+        ):
+            environment.dollars(env(DEFAULT_DAILY_BUDGET=raw), "DEFAULT_DAILY_BUDGET", default="10")
+
+
+class TestChoice:
+    def test_a_number(self) -> None:
+        found = environment.choice(env(STATUS="429"), "STATUS", choices=(402, 429), default=402)
+
+        assert found == 429
+
+    def test_a_word_in_either_case(self) -> None:
+        assert (
+            environment.choice(env(LEVEL="info"), "LEVEL", choices=("INFO", "DEBUG"), default="DEBUG")
+            == "INFO"
+        )
+
+    def test_anything_else_names_the_variable_and_the_choices(self) -> None:
+        with pytest.raises(ImproperlyConfigured, match="STATUS must be one of 402, 429, not '500'"):
+            environment.choice(env(STATUS="500"), "STATUS", choices=(402, 429), default=402)
+
+
+class TestSeconds:
+    @pytest.mark.parametrize("raw", ["59", "-900", "900.5", "15m", "٣"])
+    def test_malformed_names_the_variable(self, raw: str) -> None:
+        with pytest.raises(
+            ImproperlyConfigured, match="RESERVATION_TTL_S must be a whole number of seconds, 60 or"
+        ):
+            environment.seconds(env(RESERVATION_TTL_S=raw), "RESERVATION_TTL_S", default=900, minimum=60)
+
+
+class TestDirectory:
+    def test_is_made(self, tmp_path: Path) -> None:
+        found = environment.directory(env(VAR_DIR=f"{tmp_path}/a/b"), "VAR_DIR", default=tmp_path)
+
+        assert found.is_dir()
+
+    def test_a_file_in_its_place_names_the_variable(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+
+        with pytest.raises(ImproperlyConfigured, match="VAR_DIR must be a folder that can be made"):
+            environment.directory(env(VAR_DIR=f"{tmp_path}/file"), "VAR_DIR", default=tmp_path)
+
+
+class TestDatabase:
+    def test_default_is_sqlite_under_var_dir(self, tmp_path: Path) -> None:
+        found = environment.database(env(), var_dir=tmp_path)
+
+        assert found["NAME"] == str(tmp_path / "governor.sqlite3")
+        assert found["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+
+    def test_postgres(self, tmp_path: Path) -> None:
+        found = environment.database(env(DATABASE_URL="postgres://u:p%40@db:5433/money"), var_dir=tmp_path)
+
+        assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == ("db", 5433, "money", "p@")
+        assert found["CONN_HEALTH_CHECKS"] is True
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            "mysql://u:hunter2@db/money",
+            "postgres://u:hunter2@db:port/money",
+            "postgres://u:hunter2@db",
+            "hunter2",
+        ],
+    )
+    def test_malformed_names_the_variable_but_no_password(self, raw: str, tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured) as raised:
+            environment.database(env(DATABASE_URL=raw), var_dir=tmp_path)
+
+        assert str(raised.value).startswith("DATABASE_URL must look like")
+        assert "hunter2" not in str(raised.value)
