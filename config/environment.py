@@ -1,9 +1,10 @@
 """Typed readers of environment variables that stop start-up with a sentence naming the variable."""
 
+import os
 import secrets as random_secrets
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import environ
@@ -12,10 +13,30 @@ from django.core.exceptions import ImproperlyConfigured
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
 
+DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
+Choice = TypeVar("Choice", int, str)
+
 
 def _raw(env: environ.Env, name: str, default: str) -> str:
-    value = env.str(name, default).strip()
+    value: str = env.str(name, default).strip()
     return default if PLACEHOLDER in value else value
+
+
+def directory(env: environ.Env, name: str, *, default: Path) -> Path:
+    """A folder that exists afterwards and can be written to."""
+    path = Path(_raw(env, name, "") or default).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(f"{name} must be a folder that can be made: {error}.") from error
+    if not os.access(path, os.W_OK):
+        raise ImproperlyConfigured(f"{name} must be a folder that can be written to, not {str(path)!r}.")
+    return path
+
+
+def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
+    """A comma-separated list; empty or missing means the default."""
+    return [part for raw in _raw(env, name, "").split(",") if (part := raw.strip())] or default
 
 
 def boolean(env: environ.Env, name: str, *, default: bool) -> bool:
@@ -43,7 +64,8 @@ def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
         return key
     if not debug:
         raise ImproperlyConfigured(
-            "SECRET_KEY is missing: set it to 50 or more random characters (or set DEBUG=true to try things out)."
+            "SECRET_KEY is missing: set it to 50 or more random characters, "
+            "or set DEBUG=true to try things out."
         )
     path = var_dir / "secret_key"
     try:
@@ -55,15 +77,21 @@ def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
     return path.read_text()
 
 
-def url(
-    env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] = ("http", "https")
-) -> str:
+def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] = ("http", "https")) -> str:
     value = _raw(env, name, default).rstrip("/")
-    if value and urlsplit(value).scheme not in schemes:
-        raise ImproperlyConfigured(
-            f"{name} must be a URL that starts with {' or '.join(s + '://' for s in schemes)}, not {value!r}."
-        )
+    if value and not _is_url(value, schemes):
+        starts = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ImproperlyConfigured(f"{name} must be a URL that starts with {starts}, not {value!r}.")
     return value
+
+
+def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        # Reading the port checks it.
+        return parts.scheme in schemes and bool(parts.netloc or parts.path) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
@@ -82,30 +110,30 @@ def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
     return value
 
 
-def choice(env: environ.Env, name: str, *, choices: tuple[int, ...], default: int) -> int:
+def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default: Choice) -> Choice:
+    """One of the choices, compared without regard to case."""
     raw = _raw(env, name, str(default))
-    if raw not in map(str, choices):
-        raise ImproperlyConfigured(f"{name} must be one of {', '.join(map(str, choices))}, not {raw!r}.")
-    return int(raw)
+    for option in choices:
+        if raw.upper() == str(option).upper():
+            return option
+    raise ImproperlyConfigured(f"{name} must be one of {', '.join(map(str, choices))}, not {raw!r}.")
 
 
 def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
     raw = _raw(env, name, str(default))
     if not raw.isdecimal() or int(raw) < minimum:
-        raise ImproperlyConfigured(f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}.")
+        raise ImproperlyConfigured(
+            f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}."
+        )
     return int(raw)
 
 
 def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     """DATABASE_URL as Django's configuration, with what the ledger needs of either database."""
-    raw = _raw(env, "DATABASE_URL", f"sqlite:///{var_dir / 'governor.sqlite3'}")
-    try:
-        found = dict(environ.Env.db_url_config(raw))
-    except (ValueError, KeyError, ImproperlyConfigured) as error:
-        raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {error}") from error
-    engine = found.get("ENGINE", "")
+    raw = _raw(env, "DATABASE_URL", "") or f"sqlite:///{var_dir / 'governor.sqlite3'}"
+    found = _database(raw)
     options = found.setdefault("OPTIONS", {})
-    if engine.endswith("sqlite3"):
+    if found["ENGINE"].endswith("sqlite3"):
         options.update(
             # A write transaction takes the lock when it begins, so it never fails half-way for the lock.
             transaction_mode="IMMEDIATE",
@@ -113,9 +141,22 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
             # FULL: a settled cost survives a power cut.
             init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
         )
-    elif engine.endswith("postgresql"):
+    else:
         found.setdefault("CONN_MAX_AGE", 60)
         found.setdefault("CONN_HEALTH_CHECKS", True)
-    else:
-        raise ImproperlyConfigured("DATABASE_URL must start with postgres:// or sqlite:///.")
+    return found
+
+
+def _database(raw: str) -> dict[str, Any]:
+    """The URL's parts. The message never shows the URL: it holds a password."""
+    try:
+        scheme = urlsplit(raw).scheme
+        found = dict(environ.Env.db_url_config(raw)) if scheme in DATABASE_SCHEMES else {}
+    except (ValueError, KeyError, ImproperlyConfigured):
+        found = {}
+    if not found.get("NAME"):
+        raise ImproperlyConfigured(
+            "DATABASE_URL must look like postgres://user:password@host:5432/name "
+            "or sqlite:////absolute/path/to/file."
+        )
     return found

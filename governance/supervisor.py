@@ -1,5 +1,6 @@
 """Runs the product's processes together on one machine: starts, watches, restarts and ends them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -115,10 +116,8 @@ class Child:
         """Ends the whole session, so that a child's own children cannot stay behind."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self.process.wait()
         if self.reader is not None:
             self.reader.join(timeout=1)
@@ -136,7 +135,7 @@ class Supervisor:
         self._stopping.set()
 
     def run(self, *, ready: Callable[[], bool], on_ready: Callable[[], None], timeout_s: float = 60) -> None:
-        """Returns after `stop`, with every child ended. Raises StartFailed; the children are ended then too."""
+        """Returns after `stop`. Raises StartFailed. Either way every child has ended."""
         try:
             for child in self.children:
                 child.start(self.say)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def documented_variables() -> list[str]:
-    """Names of all variables in `.env.example`; a test elsewhere proves that it names all that settings read."""
+    """Names in `.env.example`; tests/config/test_settings.py proves that it has all that settings read."""
     return re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
 
 
@@ -27,8 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--database",
         choices=("sqlite", "postgres"),
         default="sqlite",
-        help="sqlite: everything, on a file. postgres: the tests that touch the database, on a real PostgreSQL "
-        "started for the run (or at TEST_DATABASE_URL).",
+        help="sqlite: everything, on a file. postgres: the tests that touch the database, on a real "
+        "PostgreSQL started for the run (or at TEST_DATABASE_URL).",
     )
 
 

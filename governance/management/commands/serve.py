@@ -19,8 +19,8 @@ from governance.supervisor import Child, PortTaken, StartFailed, Supervisor, ans
 
 class Command(BaseCommand):
     help = (
-        "Run the product on this machine in the foreground: web, worker with its schedule and, with DEBUG and "
-        "without MISTRAL_API_KEY, a simulated Mistral. Ends cleanly on SIGINT and SIGTERM."
+        "Run the product on this machine in the foreground: web, worker with its schedule and, with DEBUG "
+        "and without MISTRAL_API_KEY, a simulated Mistral. Ends cleanly on SIGINT and SIGTERM."
     )
     # `serve` says in one sentence what the system checks would say in a page.
     requires_system_checks: list[str] = []
