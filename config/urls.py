@@ -3,8 +3,10 @@
 from importlib.util import find_spec
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
+
+from governance.api.errors import unknown_path
 
 to_console = RedirectView.as_view(pattern_name="admin:index")
 
@@ -16,3 +18,4 @@ urlpatterns = [
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     if find_spec(module):
         urlpatterns.append(path("api/", include(module)))
+urlpatterns.append(re_path(r"^api(/|$)", unknown_path))
