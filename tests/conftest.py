@@ -7,8 +7,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from django.db import connections
+from django.apps import apps
+from django.db import connections, transaction
+from django.db.models import Model
 
+from llm import seed
+
+# The shipped models, aliases and prices as they were loaded first.
+CATALOGUE: list[list[Model]] = []
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences"}
 
 
@@ -58,6 +64,35 @@ def database_url(settings: dict[str, Any]) -> str:
 def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
     """The environment for a process of the product on the test's database, with a VAR_DIR of its own."""
     return os.environ | {"DATABASE_URL": live_database, "VAR_DIR": str(tmp_path / "var")}
+
+
+@pytest.fixture(autouse=True)
+def shipped_catalogue(request: pytest.FixtureRequest) -> None:
+    """Emptying the tables after a test takes the migrated models and prices along; here they come back."""
+    if commits(request.node):
+        request.getfixturevalue("transactional_db")
+        restore_catalogue()
+
+
+def commits(item: pytest.Item) -> bool:
+    """Whether a test really commits, so that its tables are emptied rather than rolled back."""
+    marker = item.get_closest_marker("django_db")
+    committing = {"transactional_db", "live_database", "django_db_reset_sequences"}
+    return bool(marker and marker.kwargs.get("transaction")) or bool(
+        committing.intersection(getattr(item, "fixturenames", ()))
+    )
+
+
+def restore_catalogue() -> None:
+    models = [apps.get_model("llm", name) for name in ("Model", "ModelAlias", "Price")]
+    if not CATALOGUE:
+        with transaction.atomic():
+            seed.load(apps)
+        CATALOGUE.extend(list(model._default_manager.all()) for model in models)
+    elif not models[0]._default_manager.exists():
+        with transaction.atomic():
+            for model, rows in zip(models, CATALOGUE, strict=True):
+                model._default_manager.bulk_create(rows)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from django.apps import apps
 from django.db import connection
 
 from governance.models import Tenant
@@ -25,6 +26,10 @@ def test_another_process_sees_what_a_test_committed(
 
 def test_a_committed_row_does_not_outlive_its_test(live_database: str) -> None:
     assert not Tenant.objects.exists()
+
+
+def test_the_shipped_prices_are_there_in_a_test_that_commits(live_database: str) -> None:
+    assert apps.get_model("llm", "Price").objects.count() > 20
 
 
 @pytest.mark.sqlite_only
