@@ -1,0 +1,176 @@
+"""The catalogue of models and their prices. Prices are never overwritten: a wrong one is superseded by a later row."""
+
+from __future__ import annotations
+
+from typing import Any, Never
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+
+from llm.pricing import UNKNOWN_IMAGE_TOKENS
+
+KINDS = ("chat", "fim", "embedding", "ocr", "moderation")
+CAPABILITIES = (
+    "chat",
+    "fim",
+    "tools",
+    "json",
+    "vision",
+    "reasoning",
+    "audio",
+    "embedding",
+    "ocr",
+    "moderation",
+)
+
+
+def validate_kinds(values: Any) -> None:
+    _validate_words(values, KINDS)
+
+
+def validate_capabilities(values: Any) -> None:
+    _validate_words(values, CAPABILITIES)
+
+
+def _validate_words(values: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(values, list) or any(value not in known for value in values):
+        raise ValidationError(f"A list of any of: {', '.join(known)}.")
+
+
+class Model(models.Model):
+    """A model as the provider names it. Only a served one (ga, deprecated) can be called."""
+
+    class Status(models.TextChoices):
+        GA = "ga", "served"
+        PREVIEW = "preview", "preview: not served until confirmed"
+        DEPRECATED = "deprecated", "deprecated: still served"
+        RETIRED = "retired"
+
+    SERVED = (Status.GA, Status.DEPRECATED)
+
+    name = models.CharField(
+        "id", max_length=100, unique=True, help_text="The provider's own id, not an alias."
+    )
+    provider = models.CharField(max_length=40, default="mistral")
+    owned_by = models.CharField(max_length=40, default="mistralai")
+    kinds = models.JSONField(default=list, validators=[validate_kinds])
+    capabilities = models.JSONField(default=list, blank=True, validators=[validate_capabilities])
+    context_tokens = models.PositiveIntegerField(null=True, blank=True)
+    image_tokens = models.PositiveIntegerField(
+        default=UNKNOWN_IMAGE_TOKENS, help_text="The most tokens that one picture may cost."
+    )
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.GA)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(name=""), name="model_has_a_name"),
+            models.CheckConstraint(
+                condition=Q(status__in=["ga", "preview", "deprecated", "retired"]), name="model_status_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(context_tokens__isnull=True) | Q(context_tokens__gt=0),
+                name="model_context_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if ModelAlias.objects.filter(name=self.name).exists():
+            raise ValidationError({"name": f"{self.name!r} is an alias of another model."})
+
+
+class ModelAlias(models.Model):
+    """Another name of a model, such as mistral-small-latest. One name means one model."""
+
+    name = models.CharField(max_length=100, unique=True)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="aliases")
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "model aliases"
+        constraints = [models.CheckConstraint(condition=~Q(name=""), name="alias_has_a_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if Model.objects.filter(name=self.name).exists():
+            raise ValidationError({"name": f"{self.name!r} is the id of a model."})
+
+
+class PriceQuerySet(models.QuerySet["Price"]):
+    """Prices are added, never changed and never deleted: entries name the rule that they were charged by."""
+
+    def update(self, **kwargs: Any) -> Never:
+        raise TypeError("a price is never changed; add one with a later effective_from")
+
+    def delete(self) -> Never:
+        raise TypeError("a price is never deleted; add one with a later effective_from")
+
+
+class Price(models.Model):
+    """What one unit costs from a moment on, in picodollars (10^-12 USD); the latest row that has begun counts."""
+
+    class Unit(models.TextChoices):
+        INPUT = "input", "input token"
+        CACHED_INPUT = "cached_input", "cached input token"
+        OUTPUT = "output", "output token"
+        PAGE = "page"
+        ANNOTATED_PAGE = "annotated_page", "annotated page"
+
+    class Zone(models.TextChoices):
+        GLOBAL = "global"
+        EU = "eu", "EU"
+        US = "us", "US"
+
+    model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="prices")
+    unit = models.CharField(max_length=16, choices=Unit.choices)
+    picos_per_unit = models.BigIntegerField(
+        "picodollars a unit", help_text="0.15 dollars a million tokens are 150000 picodollars a token."
+    )
+    currency = models.CharField(max_length=3, default="USD")
+    zone = models.CharField("API zone", max_length=8, choices=Zone.choices, default=Zone.GLOBAL)
+    tier = models.CharField("service tier", max_length=16, default="standard")
+    batch = models.BooleanField(default=False)
+    effective_from = models.DateTimeField(null=True, blank=True, help_text="Empty: since before our records.")
+    source = models.CharField(max_length=200, blank=True)
+    verified_at = models.DateTimeField(null=True, blank=True)
+
+    objects = PriceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["model__name", "unit", "-effective_from"]
+        constraints = [
+            models.CheckConstraint(condition=Q(picos_per_unit__gte=0), name="price_not_negative"),
+            models.CheckConstraint(condition=Q(currency="USD"), name="price_in_usd"),
+            models.CheckConstraint(
+                condition=Q(unit__in=["input", "cached_input", "output", "page", "annotated_page"]),
+                name="price_unit_known",
+            ),
+            models.CheckConstraint(condition=Q(zone__in=["global", "eu", "us"]), name="price_zone_known"),
+            models.UniqueConstraint(
+                fields=["model", "unit", "currency", "zone", "tier", "batch", "effective_from"],
+                condition=Q(effective_from__isnull=False),
+                name="price_once_per_moment",
+            ),
+            models.UniqueConstraint(
+                fields=["model", "unit", "currency", "zone", "tier", "batch"],
+                condition=Q(effective_from__isnull=True),
+                name="price_once_since_ever",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.get_unit_display()}: {self.picos_per_unit} picodollars"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("a price is never changed; add one with a later effective_from")
+        super().save(*args, **{**kwargs, "force_insert": True})
+
+    def delete(self, *args: Any, **kwargs: Any) -> Never:
+        raise TypeError("a price is never deleted; add one with a later effective_from")

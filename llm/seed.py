@@ -1,0 +1,106 @@
+"""The catalogue that the product ships: `data/mistral_prices.csv`, dollars a million units; a migration loads it.
+
+Loading is idempotent: what is there already is left alone, so that an operator's changes stand.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+SEED = Path(__file__).parent / "data" / "mistral_prices.csv"
+PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
+# 55 rows of 55 patches and a row mark each: the most that a current model makes of one picture.
+IMAGE_TOKENS = 55 * 55 + 55
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """One line of the seed, in the catalogue's terms; `picos` maps a unit kind to picodollars a unit."""
+
+    model: str
+    aliases: tuple[str, ...]
+    kinds: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    context_tokens: int | None
+    status: str
+    picos: dict[str, int]
+    effective_from: datetime | None
+    source: str
+
+
+def rows() -> Iterator[SeedRow]:
+    """The seed's lines."""
+    with SEED.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            yield SeedRow(
+                model=line["model"],
+                aliases=tuple(line["aliases"].split("|")) if line["aliases"] else (),
+                kinds=tuple(line["kind"].split("|")),
+                capabilities=tuple(line["capabilities"].split()),
+                context_tokens=int(line["context_tokens"]) if line["context_tokens"] else None,
+                status=line["status"],
+                picos=_picos(line),
+                effective_from=_midnight(line["effective_from"]),
+                source=line["source"],
+            )
+
+
+def load(apps: Any) -> int:
+    """Add the seed's models, aliases and prices that are missing; returns how many prices were added.
+
+    `apps` is a migration's registry, or `django.apps.apps`.
+    """
+    models, aliases, prices = (apps.get_model("llm", name) for name in ("Model", "ModelAlias", "Price"))
+    added = 0
+    for row in rows():
+        model, _ = models.objects.get_or_create(
+            name=row.model,
+            defaults={
+                "kinds": list(row.kinds),
+                "capabilities": list(row.capabilities),
+                "context_tokens": row.context_tokens,
+                "status": row.status,
+                **({"image_tokens": IMAGE_TOKENS} if "vision" in row.capabilities else {}),
+            },
+        )
+        for alias in row.aliases:
+            aliases.objects.get_or_create(name=alias, defaults={"model": model})
+        for unit, picos in row.picos.items():
+            _, new = prices.objects.get_or_create(
+                model=model,
+                unit=unit,
+                currency="USD",
+                zone="global",
+                tier="standard",
+                batch=False,
+                effective_from=row.effective_from,
+                defaults={"picos_per_unit": picos, "source": row.source},
+            )
+            added += new
+    return added
+
+
+def _picos(line: dict[str, str]) -> dict[str, int]:
+    units = {"input": "usd_per_million_input"}
+    if line["unit"] == "token":
+        units |= {"cached_input": "usd_per_million_cached_input", "output": "usd_per_million_output"}
+    else:
+        units = {line["unit"]: "usd_per_million_input"}
+    return {unit: _picos_per_unit(line[column]) for unit, column in units.items() if line[column]}
+
+
+def _picos_per_unit(dollars_per_million: str) -> int:
+    picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+    if picos != picos.to_integral_value():
+        raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")
+    return int(picos)
+
+
+def _midnight(date: str) -> datetime | None:
+    return datetime.fromisoformat(date).replace(tzinfo=UTC) if date else None
