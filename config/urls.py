@@ -18,4 +18,4 @@ urlpatterns = [
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     if find_spec(module):
         urlpatterns.append(path("api/", include(module)))
-urlpatterns.append(re_path(r"^api(/|$)", unknown_path))
+urlpatterns.append(re_path(r"^api(?:/|$)", unknown_path))

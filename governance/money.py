@@ -58,3 +58,13 @@ def round_from_picos(picos: int) -> int:
 def share_nanos(limit_nanos: int, ratio: Decimal) -> int:
     """The part `ratio` of a limit, rounded down: a cap is never above what was granted."""
     return int((limit_nanos * ratio).to_integral_value(rounding=ROUND_FLOOR))
+
+
+def ten_thousandths(ratio: Decimal) -> int:
+    """A ratio as an integer of ten-thousandths (0.8 is 8000), exactly; raises AmountError where it is finer."""
+    if not ratio.is_finite():
+        raise AmountError(f"{ratio} is no finite ratio")
+    parts = ratio.scaleb(4)
+    if parts != parts.to_integral_value():
+        raise AmountError(f"{ratio} has more than four decimals")
+    return int(parts)

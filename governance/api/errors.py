@@ -74,7 +74,7 @@ def body(code: str, message: str, param: str | None, request: Any) -> dict[str, 
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 
 
-def unknown_path(request: HttpRequest, **parts: str) -> JsonResponse:
+def unknown_path(request: HttpRequest) -> JsonResponse:
     """What any other path under /api/ answers."""
     return JsonResponse(body("not_found", "There is no such path.", None, request), status=404)
 
@@ -87,8 +87,8 @@ def _explain(error: Exception, code: str) -> tuple[str | None, str]:
         return _first(error.detail)
     if isinstance(error, drf.APIException):
         return None, str(error.detail)
-    field = getattr(error, "field", None)
-    return field or None, str(getattr(error, "message", "") or error) or MESSAGES.get(code, code)
+    field = getattr(error, "field", "")
+    return field or None, f"{field}: {error}" if field else str(error)
 
 
 def _first(detail: Any, path: str = "") -> tuple[str | None, str]:

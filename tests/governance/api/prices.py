@@ -1,0 +1,27 @@
+"""Prices lent to governance in these tests: a dollar a million tokens in, two out; `mystery` has none."""
+
+from governance import money
+from governance.operations import Usage
+from governance.policies import Quote
+
+IN_PICOS, OUT_PICOS = 1_000_000, 2_000_000
+
+
+def quote(*, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
+    if model == "mystery":
+        return None
+    fixed = input_tokens * IN_PICOS
+    return Quote(
+        model,
+        cost_nanos=money.ceil_from_picos(fixed + max_tokens * OUT_PICOS),
+        fixed_picos=fixed,
+        picos_per_output_token=OUT_PICOS,
+        max_tokens=max_tokens,
+    )
+
+
+def cost_of(usage: Usage) -> tuple[int, str] | None:
+    if usage.model == "mystery":
+        return None
+    picos = usage.input_tokens * IN_PICOS + usage.output_tokens * OUT_PICOS
+    return money.round_from_picos(picos), "test:1"
