@@ -17,13 +17,6 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance import ledger_sql as sql
-from governance.ledger_sql import (
-    EntryRow,
-    EventRow,
-    NewWindow,
-    ReservationRow,
-    WindowRow,
-)
 from governance.operations import (
     Adjust,
     Caller,
@@ -61,6 +54,7 @@ from governance.results import (
     ResetResult,
     SettleResult,
 )
+from governance.rows import EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.scopes import Governed, governing
 from governance.windows import WindowKind, span_at
 
@@ -406,7 +400,7 @@ class Batch:
 
     def _settle_late(self, op: Settle, row: ReservationRow) -> SettleResult:
         """Post the difference to what expiry charged, once."""
-        posted = sql.entries(of_reservation=row.id)
+        posted = sql.entries_of_reservation(row.id)
         if any(entry.reason == LATE_SETTLE for entry in posted):
             raise AlreadyResolved(row.id, "settled")
         [charge] = [entry for entry in posted if entry.kind == "charge"]

@@ -1,0 +1,134 @@
+"""Set-based SQL in the words of PostgreSQL and SQLite: rows go in as one JSON parameter, whatever their number.
+
+So a statement is one constant text, which is parsed and planned once. On PostgreSQL the statements of a batch go
+through a pipeline: they are sent together, and waited for together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from django.db import connection
+
+
+class Shape:
+    """Named, typed columns of rows that a statement reads as the table `v`.
+
+    Types are PostgreSQL's; SQLite takes values as JSON has them.
+    """
+
+    def __init__(self, **types: str) -> None:
+        self.names = tuple(types)
+        columns = ", ".join(f'"{name}" {type}' for name, type in types.items())
+        extracts = ", ".join(f"json_extract(value, '$.{name}') AS \"{name}\"" for name in types)
+        self._postgres = f"json_to_recordset(%s::json) AS v({columns})"
+        self._sqlite = f"(SELECT {extracts} FROM json_each(%s)) AS v"
+
+    def __str__(self) -> str:
+        """The FROM item, with one placeholder."""
+        return self._postgres if is_postgres() else self._sqlite
+
+    @property
+    def columns(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.names)
+
+    def pack(self, rows: Iterable[Sequence[Any]]) -> str:
+        """The parameter: one object a row. Values are text, integers, None, lists and dicts, UUIDs and times."""
+        ready = [dict(zip(self.names, map(_plain, row), strict=True)) for row in rows]
+        return orjson.dumps(ready).decode()
+
+
+IDS = Shape(id="bigint")
+UUIDS = Shape(id="uuid")
+
+
+def among(shape: Shape) -> str:
+    """A parenthesised list for IN, from a `pack_ids` parameter."""
+    return f"(SELECT v.id FROM {shape})"
+
+
+def pack_ids(ids: Collection[int] | Collection[UUID]) -> str:
+    return IDS.pack([(id,) for id in ids])
+
+
+def select(statement: str, params: Sequence[Any]) -> list[Any]:
+    with _cursor() as cursor:
+        cursor.execute(statement, params)
+        return list(cursor.fetchall())
+
+
+def run(statement: str, params: Sequence[Any]) -> None:
+    with _cursor() as cursor:
+        cursor.execute(statement, params)
+
+
+def insert(table: str, shape: Shape, rows: Sequence[Sequence[Any]], tail: str = "") -> None:
+    """Insert rows whose columns are the shape's; `tail` may hold an ON CONFLICT clause."""
+    if rows:
+        # `WHERE true` keeps SQLite from reading ON CONFLICT as a join's ON.
+        run(
+            f"INSERT INTO {table} ({shape.columns}) SELECT {shape.columns} FROM {shape} WHERE true{tail}",
+            [shape.pack(rows)],
+        )
+
+
+def is_postgres() -> bool:
+    return connection.vendor == "postgresql"
+
+
+def for_update(alias: str) -> str:
+    # SQLite has no row locks: its write transaction holds the whole database from BEGIN IMMEDIATE on.
+    return f" FOR UPDATE OF {alias}" if is_postgres() else ""
+
+
+def for_share(alias: str) -> str:
+    return f" FOR SHARE OF {alias}" if is_postgres() else ""
+
+
+def stamp(at: datetime) -> datetime | str:
+    """A time as a parameter."""
+    return at if is_postgres() else _text(at)
+
+
+def uuid(value: UUID | str) -> UUID:
+    """A UUID column's value as read."""
+    return value if isinstance(value, UUID) else UUID(value)
+
+
+def moment(value: datetime | str) -> datetime:
+    """A time column's value as read, in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return value.hex
+    if isinstance(value, datetime):
+        return value.isoformat() if is_postgres() else _text(value)
+    return value
+
+
+def _text(at: datetime) -> str:
+    """As Django keeps times in SQLite."""
+    return str(at.astimezone(UTC).replace(tzinfo=None))
+
+
+@contextmanager
+def _cursor() -> Iterator[Any]:
+    """A cursor; on PostgreSQL one that prepares its statements, which Django's own does not."""
+    if not is_postgres():
+        with connection.cursor() as cursor:
+            yield cursor
+        return
+    import psycopg
+
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        yield cursor

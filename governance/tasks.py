@@ -1,0 +1,31 @@
+"""Jobs of beat: one domain call each."""
+
+import logging
+
+from celery import shared_task
+from django.utils import timezone
+
+from governance import ledger, reconcile
+
+log = logging.getLogger(__name__)
+
+
+@shared_task
+def expire_reservations() -> int:
+    """Resolve reservations of calls that died."""
+    return ledger.expire_due(now=timezone.now())
+
+
+@shared_task
+def roll_windows() -> int:
+    """Close windows whose time is over, for the dashboards; calls do it by themselves."""
+    return ledger.roll_windows(now=timezone.now())
+
+
+@shared_task
+def reconcile_ledger() -> int:
+    """Check the ledger's invariants; how many figures have drifted."""
+    drifts = reconcile.check()
+    for drift in drifts:
+        log.error("the ledger has drifted: %s", drift)
+    return len(drifts)
