@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
@@ -14,6 +15,8 @@ urlpatterns = [
     path("", to_console),
     path("admin", to_console),
     path("admin/", admin.site.urls),
+    # Browsers ask for it on pages that name no icon.
+    path("favicon.ico", RedirectView.as_view(url=static("governance/icon.svg"))),
 ]
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     if find_spec(module):

@@ -1,0 +1,160 @@
+"""A real server of the product and a real Chromium. One of each serves the whole folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+
+from governance.supervisor import answers, free_port
+from tests.environment import ROOT
+
+# Chromium is a guest: no calls home, nothing of its own in the way.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-gpu",
+    "--disable-quic",
+]
+OPERATOR, PASSWORD = "olivia", "a-password-for-tests"
+
+
+@dataclass(frozen=True)
+class Site:
+    """The product as it runs for these tests."""
+
+    url: str
+    environment: dict[str, str]
+
+    def manage(self, *arguments: str) -> str:
+        """Runs a management command on the site's database; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@dataclass
+class Visit:
+    """A page, and everything that went wrong on it."""
+
+    page: Page
+    site: Site
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.site.url + path)
+        return self.page
+
+    def watch(self) -> None:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        self.page.on("response", self._answered)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def _answered(self, response: Response) -> None:
+        if response.status >= 400:
+            self.problems.append(f"{response.status} {response.url}")
+        if urlsplit(response.url).scheme in ("http", "https") and not response.url.startswith(self.site.url):
+            self.problems.append(f"foreign: {response.url}")
+
+
+def find_chromium() -> str:
+    """The browser's path. Without one these tests are skipped, or fail where REQUIRE_BROWSER is set."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found:
+        return found
+    missing = "No Chromium on this machine (apt install chromium, or name it in CHROMIUM)"
+    if os.environ.get("REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{missing}, and REQUIRE_BROWSER=1.")
+    warnings.warn(f"{missing}: the browser tests are skipped.", pytest.PytestWarning, stacklevel=1)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="package")
+def chromium() -> str:
+    return find_chromium()
+
+
+@pytest.fixture(scope="package")
+def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    port = free_port("127.0.0.1")
+    folder = tmp_path_factory.mktemp("site")
+    environment = os.environ | {
+        "VAR_DIR": str(folder),
+        "DATABASE_URL": "",
+        "APP_URL": f"http://127.0.0.1:{port}",
+        "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
+    }
+    site = Site(url=f"http://127.0.0.1:{port}", environment=environment)
+    site.manage("migrate", "--verbosity", "0")
+    site.manage("createsuperuser", "--noinput", "--username", OPERATOR, "--email", "olivia@example.test")
+    command = [sys.executable, "manage.py", "serve", "--port", str(port), "--no-sandbox"]
+    log = folder / "serve.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        wait_until_up(server, site.url, log)
+        yield site
+    finally:
+        server.terminate()
+        assert server.wait(timeout=20) == 0, log.read_text()
+
+
+def wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not answers(f"{url}/api/health/live"):
+        assert server.poll() is None, f"serve ended:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"serve does not answer:\n{log.read_text()}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="package")
+def browser(chromium: str) -> Iterator[Browser]:
+    # For the folder alone: while Playwright runs, its event loop would stand in the way of other tests'.
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def stranger(browser: Browser, site: Site) -> Iterator[Visit]:
+    """A visit by somebody who has not signed in."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(10_000)
+    visit = Visit(page=context.new_page(), site=site)
+    visit.watch()
+    yield visit
+    context.close()
+
+
+@pytest.fixture
+def operator(stranger: Visit) -> Visit:
+    """A visit by an operator, signed in, on the console's first page."""
+    page = stranger.open("/admin/login/")
+    page.fill("input[name=username]", OPERATOR)
+    page.fill("input[name=password]", PASSWORD)
+    page.click("button[type=submit]")
+    page.wait_for_url(f"{stranger.site.url}/admin/")
+    return stranger

@@ -1,0 +1,39 @@
+"""The operators' console in a real browser."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visit
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_root_leads_a_stranger_to_the_login_page(stranger: Visit) -> None:
+    page = stranger.open("/")
+
+    expect(page).to_have_url(re.compile(r"/admin/login/"))
+    expect(page.get_by_label("Username")).to_be_visible()
+    assert stranger.problems == []
+
+
+def test_a_wrong_password_is_refused_with_a_sentence(stranger: Visit) -> None:
+    page = stranger.open("/admin/login/")
+    page.fill("input[name=username]", "olivia")
+    page.fill("input[name=password]", "not-it")
+    page.click("button[type=submit]")
+
+    expect(page.get_by_text("Please enter the correct")).to_be_visible()
+
+
+def test_an_operator_signs_in_and_sees_the_overview(operator: Visit) -> None:
+    expect(operator.page).to_have_title(re.compile("Spend Governor"))
+    assert operator.problems == []
+
+
+def test_the_list_of_budgets_opens_without_an_error(operator: Visit) -> None:
+    page = operator.open("/admin/governance/budget/")
+
+    expect(page.get_by_role("heading", name=re.compile("budget", re.IGNORECASE)).first).to_be_visible()
+    assert operator.problems == []
