@@ -91,6 +91,7 @@ STATIC_ROOT.mkdir(exist_ok=True)
 # With DEBUG, files come straight from the packages; collectstatic is for production.
 WHITENOISE_USE_FINDERS = DEBUG
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
