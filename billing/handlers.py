@@ -1,0 +1,111 @@
+"""Event type -> what it asks for. An event is a hint to look again: its effect is that of the state it leads to.
+
+With an API key the state is read from Stripe before the transaction; without one the event's object stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from billing import accounts, mirror, shapes, sync
+from billing.models import BillingAccount, StripeEvent
+
+# Customer id -> what Stripe says of it now; None without an API key.
+Readings = Mapping[str, sync.Reading | None]
+Handler = Callable[[StripeEvent, Readings, datetime], None]
+
+
+def readings(event: StripeEvent, *, now: datetime) -> Readings:
+    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
+    if event.type not in HANDLERS or not event.customer_id:
+        return {}
+    return {event.customer_id: sync.read(event.customer_id, now=now)}
+
+
+def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
+    """Carry out an event in the caller's transaction; a type that asks for nothing is fine. Raises sync.Overtaken."""
+    handler = HANDLERS.get(event.type)
+    if handler is not None:
+        handler(event, readings, now)
+
+
+def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A finished checkout, or a customer or subscription that names its tenant."""
+    _sync(event, readings, now, lambda account: None)
+
+
+def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def close(account: BillingAccount) -> None:
+        account.deleted_at = account.deleted_at or now
+        account.save(update_fields=["deleted_at"])
+
+    _sync(event, readings, now, close)
+
+
+def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def take(account: BillingAccount) -> None:
+        if readings.get(event.customer_id) is None:
+            mirror.take_subscription(account, event.object, version=mirror.version_of(event), now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def take(account: BillingAccount) -> None:
+        if readings.get(event.customer_id) is None:
+            mirror.take_invoice(account, event.object, version=mirror.version_of(event), now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
+    if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
+        return
+    for customer_id in sync.concerned_by(mirror.kind_of(event.object)):
+        sync.write(customer_id, None, now=now)
+
+
+def _sync(
+    event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]
+) -> None:
+    """Lock the customer, keep what the event brings, and write what follows."""
+    if not event.customer_id:
+        # A checkout or invoice without a customer concerns nobody's budget.
+        return
+    account = accounts.locked(event.customer_id)
+    take(account)
+    accounts.claim(account=account, slug=shapes.claimed_tenant(event.object), now=now)
+    sync.write(event.customer_id, readings.get(event.customer_id), now=now)
+
+
+HANDLERS: dict[str, Handler] = {
+    "checkout.session.completed": _bind,
+    "checkout.session.async_payment_succeeded": _bind,
+    "customer.created": _bind,
+    "customer.updated": _bind,
+    "customer.deleted": _customer_deleted,
+    "customer.subscription.created": _subscription,
+    "customer.subscription.updated": _subscription,
+    "customer.subscription.deleted": _subscription,
+    "customer.subscription.paused": _subscription,
+    "customer.subscription.resumed": _subscription,
+    "customer.subscription.trial_will_end": _subscription,
+    "customer.subscription.pending_update_applied": _subscription,
+    "customer.subscription.pending_update_expired": _subscription,
+    "invoice.paid": _invoice,
+    "invoice.payment_succeeded": _invoice,
+    "invoice.payment_failed": _invoice,
+    "invoice.payment_action_required": _invoice,
+    "invoice.finalization_failed": _invoice,
+    "invoice.overdue": _invoice,
+    "invoice.voided": _invoice,
+    "invoice.marked_uncollectible": _invoice,
+    "price.created": _catalog,
+    "price.updated": _catalog,
+    "plan.created": _catalog,
+    "plan.updated": _catalog,
+    "product.created": _catalog,
+    "product.updated": _catalog,
+}

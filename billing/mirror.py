@@ -1,0 +1,145 @@
+"""What Stripe said last: subscriptions, invoices, prices and products.
+
+With an API key the rows are what was just fetched. Without one the events' own objects stand in, and an older event
+never overwrites a newer one: versions order what events say of one object in the same way whatever order they come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, transaction
+
+from billing import shapes
+from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, StripeEvent, Subscription
+
+Row = TypeVar("Row", bound=Mirrored)
+
+# Events of one second tell their order by what they are about: nothing is updated before it is created.
+TYPE_RANKS = {"created": 1, "deleted": 9}
+USUAL_RANK = 5
+STATUS_RANKS = {
+    "draft": 1, "incomplete": 1, "trialing": 2, "open": 2, "active": 3, "past_due": 4, "unpaid": 5,
+    "uncollectible": 5, "paused": 5, "void": 6, "paid": 7, "canceled": 8, "incomplete_expired": 8,
+}  # fmt: skip
+# A fetched object is newer than all events of its second.
+FETCHED = "99"
+
+
+def version_of(event: StripeEvent) -> str:
+    """Sorts as text: Stripe's second, the kind of event, the object's status and period, then the event's id."""
+    data = event.object
+    kind = TYPE_RANKS.get(event.type.rsplit(".", 1)[-1], USUAL_RANK)
+    status = STATUS_RANKS.get(shapes.text(data.get("status")), 0)
+    starts = [item.starts_at for item in shapes.subscription(data).items if item.starts_at]
+    period = int(max(starts).timestamp()) if starts else 0
+    return f"{event.created:012d}.{kind:02d}.{status:02d}.{period:012d}.{event.event_id}"
+
+
+def version_of_reading(number: int, now: datetime) -> str:
+    return f"{int(now.timestamp()):012d}.{FETCHED}.{number:012d}"
+
+
+def take_subscription(
+    account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
+) -> bool:
+    """Keep a subscription unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
+    read = shapes.subscription(data)
+    return bool(read.id) and _take(
+        Subscription, read.id, data, version=version, now=now, force=force, account=account,
+        status=read.status[:30],
+    )  # fmt: skip
+
+
+def take_invoice(
+    account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
+) -> bool:
+    """Keep an invoice unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
+    read = shapes.invoice(data)
+    return bool(read.id) and _take(
+        Invoice, read.id, data, version=version, now=now, force=force, account=account,
+        status=read.status[:30], subscription_id=read.subscription_id, billing_reason=read.billing_reason[:40],
+    )  # fmt: skip
+
+
+def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False) -> bool:
+    """Keep a price, plan or product unless what is kept is newer; whether it was kept."""
+    kind = kind_of(data)
+    id = shapes.text(data.get("id"))
+    return bool(id) and _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
+
+
+def kind_of(data: Mapping[str, Any]) -> str:
+    return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
+
+
+def subscriptions(account: BillingAccount) -> list[shapes.Subscription]:
+    rows = account.subscriptions.order_by("stripe_id")
+    return [shapes.subscription(with_catalog(row.data)) for row in rows]
+
+
+def invoices(account: BillingAccount) -> list[shapes.Invoice]:
+    rows = account.invoices.filter(status="paid").order_by("stripe_id")
+    return [shapes.invoice(with_catalog(row.data)) for row in rows]
+
+
+def with_catalog(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A subscription or invoice whose prices carry their own and their product's metadata, as last seen."""
+    found = dict(data)
+    for name in ("items", "lines"):
+        if name in found:
+            found[name] = [_with_price(dict(member)) for member in shapes.members(found[name])]
+    return found
+
+
+def _with_price(member: dict[str, Any]) -> dict[str, Any]:
+    details = shapes.mapping(shapes.mapping(member.get("pricing")).get("price_details"))
+    embedded = details.get("price") or member.get("price") or member.get("plan")
+    price = {"id": embedded} if isinstance(embedded, str) else dict(shapes.mapping(embedded))
+    if not price:
+        return member
+    known = _known(shapes.text(price.get("id")))
+    price = price | known
+    product = price.get("product") or details.get("product")
+    price["product"] = dict(shapes.mapping(product)) | {"id": shapes.identifier(product)}
+    price["product"] |= _known(shapes.identifier(product))
+    member.pop("pricing", None)
+    # Older shapes mark a subscription's lines by having a plan at all.
+    slot = "plan" if "plan" in member and "price" not in member else "price"
+    member[slot] = price
+    return member
+
+
+def _known(id: str) -> dict[str, Any]:
+    row = CatalogEntry.objects.filter(stripe_id=id).first() if id else None
+    return dict(row.data) if row else {}
+
+
+def _take(
+    model: type[Row],
+    id: str,
+    data: Mapping[str, Any],
+    *,
+    version: str,
+    now: datetime,
+    force: bool,
+    **columns: Any,
+) -> bool:
+    values = {"data": dict(data), "version": version, "updated_at": now, **columns}
+    row = model._default_manager.select_for_update().filter(stripe_id=id).first()
+    if row is None:
+        try:
+            with transaction.atomic():
+                model._default_manager.create(stripe_id=id, **values)
+            return True
+        except IntegrityError:
+            # Another worker made it at this moment; only catalog entries are shared between customers.
+            row = model._default_manager.select_for_update().get(stripe_id=id)
+    if row.version >= version and not force:
+        return False
+    for name, value in values.items():
+        setattr(row, name, value)
+    row.save()
+    return True

@@ -1,0 +1,250 @@
+"""Plans, Stripe's customers, mirrors of what Stripe said last, and the inbox of its events."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Q
+
+from governance.models import Tenant
+
+
+class Plan(models.Model):
+    """What a subscription is worth as a budget. Matched by ids and lookup keys, never by a name."""
+
+    name = models.CharField(max_length=100, unique=True)
+    limit_nanos = models.BigIntegerField(help_text="Budget for each period, in nanodollars.")
+    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("0.8"))
+    hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
+    downgrade_rules = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='[{"from": ["mistral-large-latest"], "to": "mistral-small-latest"}]',
+    )
+    disabled_tools = models.JSONField(default=list, blank=True)
+    price_ids = models.JSONField(default=list, blank=True, help_text='Stripe price ids: ["price_…"]')
+    lookup_keys = models.JSONField(default=list, blank=True, help_text="Lookup keys of Stripe prices.")
+    product_ids = models.JSONField(default=list, blank=True, help_text='Stripe product ids: ["prod_…"]')
+    per_unit = models.BooleanField(
+        default=False, help_text="The limit counts once for each unit of quantity."
+    )
+    monthly = models.BooleanField(
+        default=True,
+        help_text="The limit is for a month, also where a year is billed; otherwise for the billing period.",
+    )
+    is_default = models.BooleanField(
+        default=False, help_text="Used, with an alert, where nothing matches a subscription's prices."
+    )
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["limit_nanos", "name"]
+        constraints = [
+            models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="plan_limit_positive"),
+            models.CheckConstraint(
+                condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="plan_hard_cap_in_range"
+            ),
+            models.CheckConstraint(
+                condition=Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap")),
+                name="plan_soft_cap_below_hard_cap",
+            ),
+            models.UniqueConstraint(
+                fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class BillingAccount(models.Model):
+    """A Stripe customer, the tenant it pays for, and what its subscriptions come to.
+
+    The row is the customer's lock. `fetches` counts the readings of Stripe begun for it: one that is not the last
+    is out of date. Written by `billing.sync` and `billing.accounts`.
+    """
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        TRIAL = "trial"
+        PROVISIONAL = "provisional", "provisional: payment is on its way"
+        LAPSED = "lapsed", "lapsed: the paid period is over"
+        SUSPENDED = "suspended"
+        PENDING = "pending", "pending: nothing paid yet"
+        CLOSED = "closed"
+        NONE = "none", "no subscription"
+
+    stripe_customer_id = models.CharField(max_length=255, unique=True)
+    tenant = models.OneToOneField(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="billing_account"
+    )
+    claimed_tenant = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The tenant that Stripe's objects name; bound where it exists and is free.",
+    )
+    limit_override_nanos = models.BigIntegerField(null=True, blank=True)
+    state = models.CharField(max_length=12, choices=State.choices, default=State.NONE)
+    plan = models.CharField(max_length=200, blank=True)
+    limit_nanos = models.BigIntegerField(null=True, blank=True)
+    period_start = models.DateTimeField(null=True, blank=True)
+    period_end = models.DateTimeField(null=True, blank=True)
+    subscription_id = models.CharField(max_length=255, blank=True)
+    reasons = models.JSONField(default=list, blank=True)
+    # Of the window now open: what its prices were worth, and what other periods' windows had used of it before.
+    kept_values = models.JSONField(default=dict, blank=True)
+    used_before_nanos = models.BigIntegerField(default=0)
+    window_start = models.DateTimeField(null=True, blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+    fetches = models.PositiveBigIntegerField(default=0)
+    fetched_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["stripe_customer_id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(stripe_customer_id=""), name="account_customer_not_empty"),
+            models.CheckConstraint(
+                condition=Q(limit_override_nanos__isnull=True) | Q(limit_override_nanos__gt=0),
+                name="account_override_positive",
+            ),
+            models.CheckConstraint(
+                condition=Q(limit_nanos__isnull=True) | Q(limit_nanos__gt=0), name="account_limit_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(period_start__isnull=True, period_end__isnull=True)
+                | Q(period_end__gt=F("period_start")),
+                name="account_period_ends_after_start",
+            ),
+            models.CheckConstraint(
+                condition=Q(used_before_nanos__gte=0), name="account_used_before_not_negative"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.stripe_customer_id
+
+
+class Mirrored(models.Model):
+    """What Stripe said last about one of its objects. `version` orders what events said of it."""
+
+    stripe_id = models.CharField(max_length=255, unique=True)
+    data = models.JSONField()
+    version = models.CharField(max_length=320)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return self.stripe_id
+
+
+class Subscription(Mirrored):
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="subscriptions")
+    status = models.CharField(max_length=30, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.CheckConstraint(condition=~Q(stripe_id=""), name="subscription_id_not_empty")]
+
+
+class Invoice(Mirrored):
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="invoices")
+    subscription_id = models.CharField(max_length=255, blank=True)
+    status = models.CharField(max_length=30, blank=True)
+    billing_reason = models.CharField(max_length=40, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.CheckConstraint(condition=~Q(stripe_id=""), name="invoice_id_not_empty")]
+
+
+class CatalogEntry(Mirrored):
+    """A price (or plan, as older versions say) or product, for its metadata and lookup key."""
+
+    class Kind(models.TextChoices):
+        PRICE = "price"
+        PRODUCT = "product"
+
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "catalog entries"
+        constraints = [
+            models.CheckConstraint(condition=~Q(stripe_id=""), name="catalog_id_not_empty"),
+            models.CheckConstraint(condition=Q(kind__in=["price", "product"]), name="catalog_kind_known"),
+        ]
+
+
+class Trial(models.Model):
+    """A tenant's one trial of a product, and the subscription that had it."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    product_id = models.CharField(max_length=255)
+    subscription_id = models.CharField(max_length=255)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "product_id"], name="trial_once_per_product"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.product_id}"
+
+
+class EventQuerySet(models.QuerySet["StripeEvent"]):
+    def waiting(self) -> EventQuerySet:
+        return self.filter(processed_at__isnull=True, quarantine_reason="")
+
+
+class StripeEvent(models.Model):
+    """The inbox: one row for each event Stripe sent, kept as it came. Written by `billing.inbox`."""
+
+    event_id = models.CharField(max_length=255, unique=True)
+    type = models.CharField(max_length=120)
+    customer_id = models.CharField(max_length=255, blank=True)
+    api_version = models.CharField(max_length=60, blank=True)
+    livemode = models.BooleanField(default=False)
+    # Stripe's time of the event, in Unix seconds: what events of one object are ordered by.
+    created = models.BigIntegerField()
+    payload = models.JSONField()
+    received_at = models.DateTimeField()
+    processed_at = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    quarantine_reason = models.CharField(max_length=300, blank=True)
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(event_id=""), name="event_id_not_empty"),
+            models.CheckConstraint(
+                condition=Q(processed_at__isnull=True) | Q(quarantine_reason=""),
+                name="event_processed_or_quarantined",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["next_attempt_at"],
+                condition=Q(processed_at__isnull=True, quarantine_reason=""),
+                name="event_waiting",
+            ),
+            models.Index(fields=["customer_id"], name="event_by_customer"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.event_id}"
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The Stripe object the event is about; empty for thin events."""
+        data = self.payload.get("data")
+        found = data.get("object") if isinstance(data, dict) else None
+        return found if isinstance(found, dict) else {}

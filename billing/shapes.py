@@ -1,0 +1,224 @@
+"""What Stripe's objects say, in one shape for every API version. Pure: dictionaries in, dataclasses out.
+
+Current versions keep a period on the subscription's items and an invoice's subscription under `parent`; older ones
+on the subscription and the invoice themselves, with `plan` where there is `price` today. What cannot be read is
+left empty rather than guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Object = Mapping[str, Any]
+NOTHING: Object = {}
+# 1 January 2100: a timestamp beyond it is no time of ours.
+LATEST_TIMESTAMP = 4_102_444_800
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """`interval` is Stripe's: day, week, month, year, or empty for a one-time price."""
+
+    id: str
+    product_id: str = ""
+    lookup_key: str = ""
+    interval: str = ""
+    interval_count: int = 1
+    metadata: Object = field(default_factory=dict)
+    product_metadata: Object = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    id: str
+    price: Price
+    quantity: int
+    starts_at: datetime | None
+    ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    id: str
+    status: str
+    items: tuple[Item, ...]
+    trial_starts_at: datetime | None = None
+    trial_ends_at: datetime | None = None
+    cancel_at_period_end: bool = False
+    collection_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration."""
+
+    id: str
+    price: Price
+    quantity: int
+    starts_at: datetime | None
+    ends_at: datetime | None
+    recurring: bool
+    proration: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    id: str
+    subscription_id: str
+    status: str
+    billing_reason: str
+    lines: tuple[Line, ...]
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def mapping(value: Any) -> Object:
+    return value if isinstance(value, dict) else NOTHING
+
+
+def identifier(value: Any) -> str:
+    """The id in a reference, which is an id or, expanded, the object itself."""
+    return text(mapping(value).get("id")) or text(value)
+
+
+def moment(value: Any) -> datetime | None:
+    """A Unix time in seconds as aware UTC; None for anything that is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LATEST_TIMESTAMP:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
+def members(value: Any) -> Iterator[Object]:
+    """The objects of a Stripe list, or of a plain array."""
+    found = mapping(value).get("data", value)
+    if isinstance(found, list):
+        yield from (item for item in found if isinstance(item, dict))
+
+
+def customer_id(data: Object) -> str:
+    """The customer an object belongs to; a customer's own id."""
+    if data.get("object") == "customer":
+        return text(data.get("id"))
+    return identifier(data.get("customer"))
+
+
+def claimed_tenant(data: Object) -> str:
+    """The tenant that an object names: its metadata, its subscription's, or a checkout's reference."""
+    details = mapping(mapping(data.get("parent")).get("subscription_details"))
+    places = (data, mapping(data.get("subscription_details")), details)
+    for place in places:
+        if slug := text(mapping(place.get("metadata")).get("tenant_id")).strip():
+            return slug
+    return text(data.get("client_reference_id")).strip()
+
+
+def subscription(data: Object) -> Subscription:
+    top = moment(data.get("current_period_start")), moment(data.get("current_period_end"))
+    items = tuple(_item(raw, top) for raw in members(data.get("items")))
+    if not items and (data.get("plan") or data.get("price")):
+        items = (_item(data, top),)
+    return Subscription(
+        id=text(data.get("id")),
+        status=text(data.get("status")),
+        items=items,
+        trial_starts_at=moment(data.get("trial_start")),
+        trial_ends_at=moment(data.get("trial_end")),
+        cancel_at_period_end=data.get("cancel_at_period_end") is True,
+        collection_paused=bool(mapping(data.get("pause_collection"))),
+    )
+
+
+def invoice(data: Object) -> Invoice:
+    return Invoice(
+        id=text(data.get("id")),
+        subscription_id=invoice_subscription(data),
+        status=text(data.get("status")) or ("paid" if data.get("paid") is True else ""),
+        billing_reason=text(data.get("billing_reason")),
+        lines=tuple(_line(raw) for raw in members(data.get("lines"))),
+        starts_at=moment(data.get("period_start")),
+        ends_at=moment(data.get("period_end")),
+    )
+
+
+def invoice_subscription(data: Object) -> str:
+    details = mapping(mapping(data.get("parent")).get("subscription_details"))
+    found = identifier(details.get("subscription")) or identifier(data.get("subscription"))
+    if found:
+        return found
+    return next((owner for raw in members(data.get("lines")) if (owner := _line_subscription(raw))), "")
+
+
+def price(data: Object) -> Price:
+    """A price, or the plan of older versions."""
+    recurring = mapping(data.get("recurring")) or data
+    product = data.get("product")
+    return Price(
+        id=text(data.get("id")),
+        product_id=identifier(product),
+        lookup_key=text(data.get("lookup_key")),
+        interval=text(recurring.get("interval")),
+        interval_count=_count(recurring.get("interval_count")),
+        metadata=mapping(data.get("metadata")),
+        product_metadata=mapping(mapping(product).get("metadata")),
+    )
+
+
+def _item(data: Object, top: tuple[datetime | None, datetime | None]) -> Item:
+    return Item(
+        id=text(data.get("id")),
+        price=_price_of(data),
+        quantity=_count(data.get("quantity")),
+        starts_at=moment(data.get("current_period_start")) or top[0],
+        ends_at=moment(data.get("current_period_end")) or top[1],
+    )
+
+
+def _price_of(data: Object) -> Price:
+    found = data.get("price") or data.get("plan")
+    return Price(id=found) if isinstance(found, str) else price(mapping(found))
+
+
+def _line(data: Object) -> Line:
+    parent = mapping(data.get("parent"))
+    item_details = mapping(parent.get("subscription_item_details"))
+    details = item_details or mapping(parent.get("invoice_item_details"))
+    proration = data.get("proration") is True or details.get("proration") is True
+    belongs = bool(item_details) or data.get("type") == "subscription" or bool(data.get("plan"))
+    period = mapping(data.get("period"))
+    return Line(
+        id=text(data.get("id")),
+        price=_line_price(data),
+        quantity=_count(data.get("quantity")),
+        starts_at=moment(period.get("start")),
+        ends_at=moment(period.get("end")),
+        recurring=belongs and not proration and data.get("type") != "invoiceitem",
+        proration=proration,
+    )
+
+
+def _line_price(data: Object) -> Price:
+    details = mapping(mapping(data.get("pricing")).get("price_details"))
+    if details:
+        found = details.get("price")
+        read = price(found) if isinstance(found, dict) else Price(id=text(found))
+        return read if read.product_id else Price(id=read.id, product_id=identifier(details.get("product")))
+    return _price_of(data)
+
+
+def _line_subscription(data: Object) -> str:
+    parent = mapping(data.get("parent"))
+    for key in ("subscription_item_details", "invoice_item_details"):
+        if found := identifier(mapping(parent.get(key)).get("subscription")):
+            return found
+    return identifier(data.get("subscription"))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
