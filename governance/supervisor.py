@@ -26,11 +26,13 @@ class StartFailed(Exception):
 
 
 class PortTaken(Exception):
-    """The port is in use, or may not be used."""
+    """The port is in use, may not be used, or is none."""
 
 
 def claim(host: str, port: int) -> None:
     """Raises PortTaken with a sentence for people if the port cannot be listened on now."""
+    if not 0 <= port <= 65535:
+        raise PortTaken(f"{port} is no port; ports go from 1 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -152,9 +154,7 @@ class Supervisor:
         while not self._stopping.is_set():
             for child in self.children:
                 if child.ended():
-                    raise StartFailed(
-                        f"The {child.name} process ended while starting; its last lines are above."
-                    )
+                    raise StartFailed(f"The {child.name} process ended while starting; its last lines are above.")
             if ready():
                 return True
             if time.monotonic() > deadline:

@@ -35,10 +35,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, host: str, port: int, workers: int | None, **options: Any) -> None:
         try:
             claim(host, port)
-        except (PortTaken, OverflowError) as error:
-            raise CommandError(
-                f"{error} For example: make run PORT=8001, or manage.py serve --port 8001."
-            ) from error
+        except PortTaken as error:
+            raise CommandError(f"{error} For example: make run PORT=8001, or manage.py serve --port 8001.") from error
         notes = prepare_demo() if options["demo"] else ""
         require_migrated()
         if not settings.DEBUG:
@@ -149,9 +147,7 @@ def simulated_mistral(host: str, port: int) -> Child:
 
 
 def banner(address: str, *, notes: str, sandbox: bool) -> str:
-    models = (
-        "a simulated Mistral (set MISTRAL_API_KEY for the real one)" if sandbox else settings.MISTRAL_API_BASE
-    )
+    models = "a simulated Mistral (set MISTRAL_API_KEY for the real one)" if sandbox else settings.MISTRAL_API_BASE
     lines = [
         "",
         f"Spend Governor is ready on {address}",
