@@ -4,7 +4,7 @@ Ledger amounts are **nanodollars** (10^-9 USD), prices **picodollars** (10^-12 U
 rounds up, a settlement rounds half up, each once. No float ever touches money.
 """
 
-from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 
 NANOS_PER_DOLLAR = 1_000_000_000
 PICOS_PER_NANO = 1_000
@@ -55,9 +55,9 @@ def round_from_picos(picos: int) -> int:
     return (picos + PICOS_PER_NANO // 2) // PICOS_PER_NANO
 
 
-def share_nanos(limit_nanos: int, ratio: Decimal) -> int:
-    """The part `ratio` of a limit, rounded down: a cap is never above what was granted."""
-    return int((limit_nanos * ratio).to_integral_value(rounding=ROUND_FLOOR))
+def share_nanos(limit_nanos: int, ratio_e4: int) -> int:
+    """`ratio_e4` ten-thousandths of a limit, rounded down: a cap is never above what was granted."""
+    return limit_nanos * ratio_e4 // 10_000
 
 
 def ten_thousandths(ratio: Decimal) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from governance import money
+
 
 class Action(StrEnum):
     ALLOW = "allow"
@@ -69,7 +71,7 @@ class Quote:
         tokens = min(self.max_tokens, (room_nanos * 1000 - self.fixed_picos) // self.picos_per_output_token)
         if tokens <= 0:
             return None
-        cost_nanos = -(-(self.fixed_picos + tokens * self.picos_per_output_token) // 1000)
+        cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
         return replace(self, max_tokens=tokens, cost_nanos=cost_nanos)
 
 
@@ -126,7 +128,7 @@ class WindowView:
     @property
     def room_nanos(self) -> int:
         """What a new reservation may still hold under the hard cap; negative after an overage."""
-        return self.limit_nanos * self.policy.hard_e4 // 10_000 - self.committed_nanos
+        return money.share_nanos(self.limit_nanos, self.policy.hard_e4) - self.committed_nanos
 
     @property
     def state(self) -> State:

@@ -1,0 +1,157 @@
+"""Holds of calls under way: each is resolved exactly once, whatever happens to the call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from governance import ledger, money
+from governance.group_commit import GroupCommit
+from governance.operations import Extend, Release, Settle, Usage
+from governance.policies import Decision
+from governance.results import SettleResult
+from llm import catalog, dialect
+
+log = logging.getLogger(__name__)
+
+# How long an answer waits for its settlement to land before it goes out all the same.
+SETTLE_PATIENCE_S = 2.0
+
+
+class Holds:
+    """The holds of this process; keeps those of long calls alive."""
+
+    def __init__(self, commits: GroupCommit, *, ttl_s: int) -> None:
+        self._commits = commits
+        self._ttl_s = ttl_s
+        self._running: dict[UUID, float] = {}
+
+    def of(self, id: UUID, decision: Decision, *, provider: str) -> Hold:
+        return Hold(self._commits, self._running, id, decision, provider=provider)
+
+    async def keep_alive(self) -> None:
+        """Extend the life of holds whose calls still run, well before they would expire."""
+        while True:
+            await asyncio.sleep(self._ttl_s / 3)
+            old = time.monotonic() - self._ttl_s / 3
+            for id, since in list(self._running.items()):
+                if since < old:
+                    self._commits.put(Extend(id))
+
+
+class Hold:
+    """One call's hold. Left unresolved, it is charged where money may have been spent, and freed elsewhere."""
+
+    def __init__(
+        self, commits: GroupCommit, running: dict[UUID, float], id: UUID, decision: Decision, *, provider: str
+    ) -> None:
+        if decision.quote is None:
+            raise ValueError("only a call that was let through has a hold")
+        self.id = id
+        self.decision = decision
+        self.quote = decision.quote
+        self.provider = provider
+        # Set once the request may have reached the provider.
+        self.sent = False
+        self._commits = commits
+        self._running = running
+        self.resolved = False
+
+    async def __aenter__(self) -> Hold:
+        self._running[self.id] = time.monotonic()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.pop(self.id, None)
+        if self.resolved:
+            return
+        if self.sent:
+            # Cancelled or failed with the request on its way: what it cost is not known, so all of it counts.
+            self._commits.put(self._settlement(self.quote.cost_nanos, self.estimated_usage(), reason="interrupted"))
+        else:
+            self._commits.put(Release(self.id))
+
+    async def release(self) -> None:
+        """Nothing was spent. Waits for the commit, so that the caller sees the room at once."""
+        self.resolved = True
+        await self._land(Release(self.id))
+
+    async def settle_reported(self, answer: Mapping[str, Any]) -> tuple[int, SettleResult | None]:
+        """Charge the usage that an answer (or a stream's chunk) reports, at the model that it says served.
+
+        What was charged, in nanodollars, and the result; the whole estimate where it reports no usage.
+        """
+        usage = dialect.read_usage(answer, model=self.quote.model)
+        if usage is None:
+            return await self._settle_whole("usage_missing")
+        priced = catalog.cost_of(usage)
+        if priced is None:
+            # It names a model that the catalogue does not know: the one asked for has a price.
+            usage = replace(usage, model=self.quote.model)
+            priced = catalog.cost_of(usage)
+        if priced is None:
+            return await self._settle_whole("price_missing")
+        cost_nanos, rule = priced
+        return cost_nanos, await self._settle(self._settlement(cost_nanos, usage, price_rule=rule))
+
+    async def settle_at_the_estimate(self, reason: str) -> int:
+        """Charge the whole hold: something may have been spent, and nobody says how much. What was charged."""
+        return (await self._settle_whole(reason))[0]
+
+    async def settle_seen(self, streamed_bytes: int, reason: str) -> int:
+        """Charge the prompt and what was streamed: a token has at least one byte. What was charged."""
+        quote = self.quote
+        if quote.max_tokens is None:
+            return await self.settle_at_the_estimate(reason)
+        picos = quote.fixed_picos + quote.picos_per_output_token * streamed_bytes
+        cost_nanos = min(money.ceil_from_picos(picos), quote.cost_nanos)
+        await self._settle(self._settlement(cost_nanos, self.estimated_usage(), reason=reason))
+        return cost_nanos
+
+    async def _settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
+        cost_nanos = self.quote.cost_nanos
+        return cost_nanos, await self._settle(self._settlement(cost_nanos, self.estimated_usage(), reason=reason))
+
+    async def _settle(self, operation: Settle) -> SettleResult | None:
+        """None where the ledger is away: the settlement is kept and lands later."""
+        self.resolved = True
+        result: SettleResult | None = await self._land(operation)
+        return result
+
+    def estimated_usage(self) -> Usage:
+        return Usage(provider=self.provider, model=self.quote.model)
+
+    def _settlement(self, cost_nanos: int, usage: Usage, *, reason: str = "", price_rule: str = "") -> Settle:
+        return Settle(
+            reservation_id=self.id,
+            cost_nanos=cost_nanos,
+            usage=usage,
+            certainty="estimated" if reason else "confirmed",
+            reason=reason,
+            price_rule=price_rule,
+            request_id=str(self.id),
+        )
+
+    async def _land(self, operation: Settle | Release) -> Any:
+        landing = asyncio.ensure_future(self._commits.submit(operation))
+        try:
+            return await asyncio.wait_for(asyncio.shield(landing), SETTLE_PATIENCE_S)
+        except TimeoutError:
+            landing.add_done_callback(_log_late)
+            return None
+        except ledger.AlreadyResolved:
+            # An earlier try had landed, although its answer was lost.
+            return None
+
+
+def _log_late(landing: asyncio.Future[Any]) -> None:
+    if not landing.cancelled() and (error := landing.exception()):
+        log.warning("a settlement that was kept for later ended so: %s", error)

@@ -1,0 +1,85 @@
+"""The little HTTP the data plane needs, on bare ASGI: read a body within a limit, send an answer once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+import orjson
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[str, str]]
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body may have at most {limit} bytes")
+        self.limit = limit
+
+
+class ClientGone(Exception):
+    """The client went away before its request was read."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"].rstrip("/") or "/"
+        self.request_id = request_id
+        self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        self.started = False
+
+    def header(self, name: str) -> str:
+        """A request header's text, or ""; bytes outside ASCII come through as Latin-1, as HTTP has it."""
+        return self._headers.get(name.encode(), b"").decode("latin-1").strip()
+
+    async def body(self, *, limit: int) -> bytes:
+        announced = self.header("content-length")
+        if announced.isdecimal() and int(announced) > limit:
+            raise BodyTooLarge(limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise BodyTooLarge(limit)
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    async def gone(self) -> None:
+        """Return when the client has gone away."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def answer(self, status: int, data: bytes, headers: Headers) -> None:
+        await self.start(status, [*headers, ("content-length", str(len(data)))])
+        await self.write(data, more=False)
+
+    async def answer_json(self, status: int, payload: Any, headers: Headers = ()) -> None:
+        await self.answer(
+            status,
+            orjson.dumps(payload),
+            [("content-type", "application/json"), ("x-request-id", self.request_id), *headers],
+        )

@@ -1,0 +1,114 @@
+"""Who calls: from a bearer key to a tenant, an agent and what they may be told. Cached for seconds.
+
+The cache only saves the look-up. Whether the tenant is paused, the agent stopped or the key revoked is read again
+in the ledger's own transaction, so those take hold on the next call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db.utils import DatabaseError
+from django.utils import timezone
+
+from governance.models import Agent, ApiKey
+from governance.models.tenancy import digest_of
+from governance.operations import Caller
+from llm.gateway import errors
+
+TTL_S = 30.0
+# Bounds the cache against a flood of made-up keys.
+MAX_CACHED = 10_000
+NAME_LENGTHS = {"agent": 100, "user": 200, "session": 200, "task": 200}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    key_id: int
+    key_prefix: str
+    tenant_id: int
+    tenant: str
+    agent: str
+    default_max_tokens: int
+    show_amounts: bool
+
+    def caller(self, *, agent: str = "", user: str = "", session: str = "", task: str = "") -> Caller:
+        """The caller of one call. What the request says never changes the tenant, nor a bound key's agent."""
+        named = {"agent": agent, "user": user, "session": session, "task": task}
+        for field, name in named.items():
+            if len(name) > NAME_LENGTHS[field]:
+                raise errors.bad_request(
+                    f"x-{field} may have at most {NAME_LENGTHS[field]} characters.", param=f"x-{field}"
+                )
+        return Caller(
+            tenant_id=self.tenant_id,
+            tenant=self.tenant,
+            agent=self.agent or agent,
+            key_id=self.key_id,
+            key_prefix=self.key_prefix,
+            user=user,
+            session=session,
+            task=task,
+        )
+
+
+class Identities:
+    """Looks keys up, through a cache. `find` blocks on the database: call it off the event loop."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._cached: dict[str, tuple[float, Identity | None]] = {}
+        self._agents: set[tuple[int, str]] = set()
+
+    def cached(self, key: str) -> Identity | None:
+        """The identity of a key seen in the last seconds; raises for one known to be no good."""
+        found = self._cached.get(key)
+        if found is None or found[0] <= self._clock():
+            return None
+        return _known(found[1])
+
+    def find(self, key: str) -> Identity:
+        """The identity behind a key. Raises the 401 and 403 that say what is wrong with it."""
+        try:
+            row = ApiKey.objects.select_related("tenant", "agent").filter(digest=digest_of(key)).first()
+        except DatabaseError as error:
+            raise errors.ledger_unavailable() from error
+        usable = row is not None and row.is_usable(timezone.now())
+        if row is not None and usable and row.tenant is None:
+            raise errors.forbidden(f"A key of role {row.role} belongs to no tenant and cannot call models.")
+        identity = None
+        if row is not None and usable and row.tenant is not None:
+            identity = Identity(
+                key_id=row.pk,
+                key_prefix=row.prefix,
+                tenant_id=row.tenant.pk,
+                tenant=row.tenant.slug,
+                agent=row.agent.slug if row.agent else "",
+                default_max_tokens=row.tenant.default_max_tokens,
+                show_amounts=row.tenant.show_amounts,
+            )
+        if len(self._cached) >= MAX_CACHED:
+            self._cached.clear()
+        self._cached[key] = self._clock() + TTL_S, identity
+        return _known(identity)
+
+    def is_registered(self, caller: Caller) -> bool:
+        return not caller.agent or (caller.tenant_id, caller.agent) in self._agents
+
+    def register(self, caller: Caller) -> None:
+        """Make the agent a call names known to operators, who can pause it then."""
+        try:
+            Agent.objects.get_or_create(tenant_id=caller.tenant_id, slug=caller.agent)
+        except DatabaseError as error:
+            raise errors.ledger_unavailable() from error
+        if len(self._agents) >= MAX_CACHED:
+            self._agents.clear()
+        self._agents.add((caller.tenant_id, caller.agent))
+
+
+def _known(identity: Identity | None) -> Identity:
+    if identity is None:
+        raise errors.unauthorized("This API key is unknown, revoked or expired.")
+    return identity

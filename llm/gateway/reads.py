@@ -1,0 +1,112 @@
+"""`GET /v1/models` and `GET /v1/budget`: what a caller may read about itself."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import Sum
+from django.db.utils import DatabaseError
+from django.utils import timezone
+
+from governance import ledger, money
+from governance.models import SpendRollup
+from governance.operations import Caller
+from governance.policies import Action, Call, Decision
+from governance.quotes import fixed
+from llm import catalog
+from llm.gateway import errors
+from llm.gateway.http import Exchange
+from llm.pricing import Entry
+
+if TYPE_CHECKING:
+    from llm.gateway.application import Gateway
+
+# "The usual cost" of a call is its mean over so many days.
+USUAL_DAYS = 7
+
+
+async def models(gateway: Gateway, exchange: Exchange) -> None:
+    """The catalogue, in the shape both dialects read; only what has a price is there."""
+    await gateway.identify(exchange)
+    name = exchange.path.removeprefix("/v1/models").strip("/")
+    if not name:
+        cards = [_card(entry) for entry in catalog.current() if entry.rates]
+        await exchange.answer_json(200, {"object": "list", "data": cards})
+        return
+    entry = catalog.resolve(name)
+    if entry is None or entry.rates is None:
+        raise errors.not_found(f"There is no model {name!r} in the catalogue.")
+    await exchange.answer_json(200, _card(entry))
+
+
+async def budget(gateway: Gateway, exchange: Exchange) -> None:
+    """The tightest budget of the caller, and how many more calls it lasts at their usual cost."""
+    identity = await gateway.identify(exchange)
+    caller = identity.caller(
+        agent=exchange.header("x-agent"),
+        user=exchange.header("x-user"),
+        session=exchange.header("x-session"),
+        task=exchange.header("x-task"),
+    )
+    try:
+        decision, usual_nanos = await gateway.read(lambda: _standing(caller, timezone.now()))
+    except (DatabaseError, ledger.LedgerUnavailable) as error:
+        raise errors.ledger_unavailable() from error
+    await exchange.answer_json(200, _shown(decision, usual_nanos, show_amounts=identity.show_amounts))
+
+
+def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
+    decision = ledger.look(caller, Call(model="", quote=fixed(0)), now=now)
+    rollups = SpendRollup.objects.filter(tenant_id=caller.tenant_id, hour__gte=now - timedelta(days=USUAL_DAYS))
+    if caller.agent:
+        rollups = rollups.filter(agent=caller.agent)
+    sums = rollups.aggregate(calls=Sum("calls"), cost=Sum("cost_nanos"))
+    return decision, (sums["cost"] or 0) // (sums["calls"] or 1)
+
+
+def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[str, Any]:
+    view = decision.tightest
+    if view is None:
+        return {"object": "budget", "state": "active", "scope": None, "allowed": decision.allowed}
+    remaining = max(0, view.room_nanos)
+    shown: dict[str, Any] = {
+        "object": "budget",
+        "state": view.state.value,
+        "scope": view.scope,
+        "window": view.kind,
+        "allowed": decision.action is not Action.HARD_STOP,
+        "currency": "usd",
+        "resets_at": errors.rfc3339(view.ends_at) if view.ends_at else None,
+        "upgrade_url": None,
+    }
+    if show_amounts:
+        shown |= {
+            "limit": money.format_dollars(view.limit_nanos),
+            "spent": money.format_dollars(view.settled_nanos),
+            "reserved": money.format_dollars(view.reserved_nanos),
+            "remaining": money.format_dollars(remaining),
+            "calls_left": remaining // usual_nanos if usual_nanos else None,
+        }
+    return shown
+
+
+def _card(entry: Entry) -> dict[str, Any]:
+    abilities = entry.capabilities
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": entry.owned_by,
+        "type": "base",
+        "aliases": entry.aliases,
+        "max_context_length": entry.context_tokens or 0,
+        "capabilities": {
+            "completion_chat": "chat" in abilities,
+            "completion_fim": "fim" in abilities,
+            "function_calling": "tools" in abilities,
+            "vision": "vision" in abilities,
+            "fine_tuning": False,
+            "classification": "moderation" in abilities,
+        },
+    }
