@@ -92,9 +92,7 @@ def forget() -> None:
 
 def rates_at(*, model: Model, at: datetime, zone: str | None = None, batch: bool = False) -> Rates | None:
     """The rates of a model at a past or coming moment, from the database: for repricing, not for the hot path."""
-    return _rates(
-        model, list(model.prices.all()), at=at, zone=zone or zone_of(settings.MISTRAL_API_BASE), batch=batch
-    )
+    return _rates(model, list(model.prices.all()), at=at, zone=zone or zone_of(settings.MISTRAL_API_BASE), batch=batch)
 
 
 def read(*, now: datetime) -> Catalogue:
@@ -105,9 +103,7 @@ def read(*, now: datetime) -> Catalogue:
     upcoming: list[datetime] = []
     entries = [_entry(model, now=now, zone=zone) for model in served]
     for model in served:
-        upcoming += [
-            p.effective_from for p in model.prices.all() if p.effective_from and p.effective_from > now
-        ]
+        upcoming += [p.effective_from for p in model.prices.all() if p.effective_from and p.effective_from > now]
     for entry in entries:
         by_name |= dict.fromkeys(entry.names, entry)
     # An id always means its own model, whatever an alias says.
@@ -138,9 +134,7 @@ def _entry(model: Model, *, now: datetime, zone: str) -> Entry:
 
 def _rates(model: Model, prices: list[Price], *, at: datetime, zone: str, batch: bool) -> Rates | None:
     """The latest row of each unit kind; where the zone or batch has rows of its own they count, unscaled."""
-    begun = [
-        p for p in prices if p.tier == "standard" and (p.effective_from is None or p.effective_from <= at)
-    ]
+    begun = [p for p in prices if p.tier == "standard" and (p.effective_from is None or p.effective_from <= at)]
     own = _latest(p for p in begun if p.zone == zone and p.batch == batch)
     if own:
         rule = _rule(model, own.values(), zone=zone, batch=batch)
@@ -197,9 +191,7 @@ class _Shelf:
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(self._renew_in_thread, None).result()
         self._stale_at = time.monotonic() + RETRY_S
-        threading.Thread(
-            target=self._renew_in_thread, args=(catalogue,), name="catalogue", daemon=True
-        ).start()
+        threading.Thread(target=self._renew_in_thread, args=(catalogue,), name="catalogue", daemon=True).start()
         return catalogue
 
     def forget(self) -> None:

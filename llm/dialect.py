@@ -19,7 +19,7 @@ MAX_N = 128
 # Known to OpenAI alone and without effect on what is answered: dropped.
 _DROPPED = frozenset(
     """stream_options user logit_bias store verbosity safety_identifier prompt_cache_options prompt_cache_retention
-    moderation""".split()
+    moderation""".split()  # noqa: SIM905
 )
 # Known to OpenAI alone, and the answer would not be what was asked for without them: refused.
 _REFUSED = {
@@ -97,9 +97,7 @@ def apply(
     if max_tokens is not None:
         payload["max_tokens"] = max_tokens
     if removed:
-        kept = [
-            tool for name, tool in zip(request.tools, payload["tools"], strict=True) if name not in removed
-        ]
+        kept = [tool for name, tool in zip(request.tools, payload["tools"], strict=True) if name not in removed]
         if kept:
             payload["tools"] = kept
         else:
@@ -248,9 +246,7 @@ def _translate_fields(payload: dict[str, Any]) -> bool:
 def _drop_modalities(payload: dict[str, Any]) -> None:
     modalities = payload.pop("modalities", None)
     if modalities not in (None, [], ["text"]):
-        raise DialectError(
-            "`modalities` other than text are not supported.", "modalities", "unsupported_field"
-        )
+        raise DialectError("`modalities` other than text are not supported.", "modalities", "unsupported_field")
 
 
 def _translate_length(payload: dict[str, Any]) -> bool:
@@ -310,9 +306,7 @@ def _translate_message(message: Any, param: str) -> bool:
     for name in _DROPPED_IN_MESSAGES:
         if name in message:
             if isinstance(message[name], dict):
-                raise DialectError(
-                    f"`{param}.{name}` is not supported.", f"{param}.{name}", "unsupported_field"
-                )
+                raise DialectError(f"`{param}.{name}` is not supported.", f"{param}.{name}", "unsupported_field")
             del message[name]
     if role != "tool":
         message.pop("name", None)
@@ -417,6 +411,4 @@ def _check_format(payload: Mapping[str, Any]) -> None:
         return
     kind = response_format.get("type", "text") if isinstance(response_format, dict) else None
     if not isinstance(kind, str) or kind not in _FORMATS:
-        raise DialectError(
-            f"`response_format.type` must be one of {', '.join(sorted(_FORMATS))}.", "response_format"
-        )
+        raise DialectError(f"`response_format.type` must be one of {', '.join(sorted(_FORMATS))}.", "response_format")

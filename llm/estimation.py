@@ -31,7 +31,7 @@ DEFAULT_OCR_PAGES = 1_000
 _UNREAD = frozenset(
     """model messages max_tokens stream temperature top_p top_k min_tokens stop random_seed metadata tools tool_choice
     n presence_penalty frequency_penalty repetition_penalty logprobs top_logprobs prompt_logprobs top_prompt_logprobs
-    parallel_tool_calls prompt_cache_key service_tier safe_prompt prompt_mode reasoning_effort""".split()
+    parallel_tool_calls prompt_cache_key service_tier safe_prompt prompt_mode reasoning_effort""".split()  # noqa: SIM905
 )
 _TEXT_FIELDS = ("text", "thinking", "refusal", "reference_ids")
 _BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
@@ -114,9 +114,7 @@ def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOK
     """The bound of a fill-in-the-middle request: `prompt` and `suffix`."""
     texts = (payload.get("prompt"), payload.get("suffix"))
     tokens = TOKENS_PER_REQUEST + sum(_text_bytes(text) for text in texts if isinstance(text, str))
-    return Estimate(
-        kind="fim", text_tokens=tokens, max_tokens=payload.get("max_tokens") or default_max_tokens, n=1
-    )
+    return Estimate(kind="fim", text_tokens=tokens, max_tokens=payload.get("max_tokens") or default_max_tokens, n=1)
 
 
 def embeddings(payload: Mapping[str, Any]) -> Estimate:
@@ -156,9 +154,7 @@ def offer(estimate: Estimate, catalogue: Resolver) -> Quoter:
             return None
         capable = estimate.kind == "chat" and not estimate.lacks(entry)
         if estimate.unit != "token":
-            return pricing.quote_units(
-                entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable
-            )
+            return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
         max_tokens = estimate.max_tokens
         if max_tokens is not None and entry.context_tokens is not None:
             max_tokens = min(max_tokens, entry.context_tokens)
@@ -221,9 +217,7 @@ def _tools(tools: Sequence[Mapping[str, Any]]) -> int:
     for position, tool in enumerate(tools):
         kind = tool.get("type", "function")
         if kind != "function":
-            raise UnboundedInput(
-                f"A tool of type {kind!r}, which runs at the provider,", f"tools.{position}.type"
-            )
+            raise UnboundedInput(f"A tool of type {kind!r}, which runs at the provider,", f"tools.{position}.type")
     return _json_bytes(tools) + len(tools) * TOKENS_PER_TOOL
 
 
@@ -252,8 +246,7 @@ def _inputs(value: Any) -> int:
         return TOKENS_PER_REQUEST + _text_bytes(value)
     items = value if isinstance(value, list) else []
     return TOKENS_PER_REQUEST + sum(
-        (_text_bytes(item) if isinstance(item, str) else _json_bytes(item)) + TOKENS_PER_REQUEST
-        for item in items
+        (_text_bytes(item) if isinstance(item, str) else _json_bytes(item)) + TOKENS_PER_REQUEST for item in items
     )
 
 
@@ -261,9 +254,7 @@ def _listed_pages(pages: Any) -> int | None:
     """How many pages `[0, 2]` or "0-3,7" lists; None where that is not said."""
     if isinstance(pages, list):
         return len(pages) or None
-    if not isinstance(pages, str) or not re.fullmatch(
-        r"\s*\d{1,6}(-\d{1,6})?(\s*,\s*\d{1,6}(-\d{1,6})?)*\s*", pages
-    ):
+    if not isinstance(pages, str) or not re.fullmatch(r"\s*\d{1,6}(-\d{1,6})?(\s*,\s*\d{1,6}(-\d{1,6})?)*\s*", pages):
         return None
     spans = (span.partition("-") for span in pages.split(","))
     return sum(max(1, int(last or first) - int(first) + 1) for first, _, last in spans)

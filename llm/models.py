@@ -49,9 +49,7 @@ class Model(models.Model):
 
     SERVED = (Status.GA, Status.DEPRECATED)
 
-    name = models.CharField(
-        "id", max_length=100, unique=True, help_text="The provider's own id, not an alias."
-    )
+    name = models.CharField("id", max_length=100, unique=True, help_text="The provider's own id, not an alias.")
     provider = models.CharField(max_length=40, default="mistral")
     owned_by = models.CharField(max_length=40, default="mistralai")
     kinds = models.JSONField(default=list, validators=[validate_kinds])

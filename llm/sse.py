@@ -162,14 +162,9 @@ def _choice_bytes(choice: Mapping[str, Any]) -> int:
         return 0
     written = (message.get(name) for name in ("content", "reasoning_content", "reasoning"))
     calls = message.get("tool_calls")
-    functions = (
-        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     called = [
-        function.get(name)
-        for function in functions
-        if isinstance(function, dict)
-        for name in ("name", "arguments")
+        function.get(name) for function in functions if isinstance(function, dict) for name in ("name", "arguments")
     ]
     return sum(_written_bytes(value) for value in (*written, *called))
 

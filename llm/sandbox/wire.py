@@ -1,0 +1,126 @@
+"""Mistral's wire format: streams, the model list and errors. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from llm import seed
+from llm.sandbox import answers
+
+Headers = list[tuple[bytes, bytes]]
+
+CREATED = 1_735_689_600
+_TYPES = {401: "unauthorized", 402: "payment_required", 429: "rate_limited", 503: "service_unavailable"}
+
+
+class Refusal(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, body: Mapping[str, Any], headers: Headers | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.headers = headers or []
+
+
+def chunks(head: Mapping[str, Any], answer: answers.Answer, used: Mapping[str, Any], n: int) -> Iterable[bytes]:
+    """The role, the text piece by piece, then finish_reason and usage in one last chunk, then [DONE]."""
+
+    def event(index: int, delta: Mapping[str, Any], finish: str | None, more: Mapping[str, Any]) -> bytes:
+        choice = {"index": index, "delta": delta, "finish_reason": finish}
+        return b"data: " + orjson.dumps({**head, "choices": [choice], **more}) + b"\n\n"
+
+    for index in range(n):
+        yield event(index, {"role": "assistant", "content": ""}, None, {})
+        for piece in answer.pieces:
+            yield event(index, {"content": piece}, None, {})
+        calls = {"tool_calls": list(answer.tool_calls)} if answer.tool_calls else {}
+        more = used if index == n - 1 else {}
+        yield event(index, {"content": "", **calls}, answer.finish_reason, more)
+    yield b"data: [DONE]\n\n"
+
+
+def cards(more: Iterable[str]) -> list[dict[str, Any]]:
+    """The model list: the models of the shipped catalogue, and `more` chat models."""
+    rows = {row.model: row for row in seed.rows()}
+    cards = [_card(row.model, row.aliases, row.kinds, row.capabilities, row.context_tokens) for row in rows.values()]
+    return cards + [_card(name, (), ("chat",), ("chat", "tools"), None) for name in more]
+
+
+def _card(
+    name: str, aliases: Iterable[str], kinds: Iterable[str], capabilities: Iterable[str], context: int | None
+) -> dict[str, Any]:
+    can = {*kinds, *capabilities}
+    return {
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "mistralai",
+        "capabilities": {
+            "completion_chat": "chat" in can,
+            "completion_fim": "fim" in can,
+            "function_calling": "tools" in can,
+            "fine_tuning": False,
+            "vision": "vision" in can,
+            "reasoning": "reasoning" in can,
+            "ocr": "ocr" in can,
+            "moderation": "moderation" in can,
+            "classification": False,
+            "audio": "audio" in can,
+            "embedding": "embedding" in can,
+        },
+        "name": name,
+        "description": f"{name}, simulated",
+        "max_context_length": context or 32_768,
+        "aliases": list(aliases),
+        "deprecation": None,
+        "default_model_temperature": 0.3,
+        "billing_model_name": name,
+        "type": "base",
+    }
+
+
+def check_messages(messages: Any) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise unprocessable(["body", "messages"], "missing", "Field required")
+    for position, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        known = answers.MESSAGE_FIELDS.get(role) if isinstance(role, str) else None
+        if known is None:
+            raise unprocessable(["body", "messages", position], "union_tag_invalid", "Input tag is invalid", message)
+        for name in message:
+            if name not in known:
+                place = ["body", "messages", position, role, name]
+                raise unprocessable(place, "extra_forbidden", "Extra inputs are not permitted", message[name])
+
+
+def unprocessable(place: list[Any], kind: str, message: str, value: Any = None) -> Refusal:
+    return Refusal(422, {"detail": [{"type": kind, "loc": place, "msg": message, "input": value}]})
+
+
+def error(status: int, message: str, kind: str = "", code: str | None = None) -> dict[str, Any]:
+    return {
+        "object": "error",
+        "message": message,
+        "type": kind or _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_server_error"),
+        "param": None,
+        "code": code,
+        "raw_status_code": status,
+    }
+
+
+def failure(status: int) -> Refusal:
+    """The refusal that was asked for; a 429 says when to come back."""
+    if status == 401:
+        return Refusal(401, {"detail": "Unauthorized"})
+    if status == 429:
+        headers = [
+            (b"retry-after", b"1"),
+            (b"x-ratelimit-limit-req-minute", b"60"),
+            (b"x-ratelimit-remaining-req-minute", b"0"),
+        ]
+        return Refusal(429, error(429, "Rate limit exceeded", code="1300"), headers)
+    return Refusal(status, error(status, f"Simulated failure with status {status}"))
