@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.templatetags.static import static
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Spend Governor",
     "SITE_HEADER": "Spend Governor",
@@ -12,6 +14,8 @@ UNFOLD: dict[str, Any] = {
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,
     "BORDER_RADIUS": "8px",
+    "STYLES": [lambda request: static("console/console.css")],
+    "SCRIPTS": [lambda request: static("console/overview.js")],
     "DASHBOARD_CALLBACK": "config.console.dashboard",
     "SIDEBAR": {
         "show_search": True,

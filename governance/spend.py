@@ -103,6 +103,7 @@ def summary(
     reader: Reader = EVERYTHING,
     period: Period = Period(),
     where: Q = Q(),
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Sums per group: the groups by name, then `MEASURES`. Times first to last, else the dearest first.
 
@@ -117,7 +118,7 @@ def summary(
     found = grouped.order_by(*times, "-sum_cost_nanos", *others)
     return [
         {name: row[f"by_{name}"] for name in group_by} | {m: row[f"sum_{m}"] or 0 for m in MEASURES}
-        for row in found
+        for row in found[:limit]
         if row["sum_calls"] is not None
     ]
 

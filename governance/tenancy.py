@@ -83,9 +83,7 @@ def pause_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime)
 def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Undo a pause. Billing's suspension is not an operator's to lift: it goes when the subscription is good."""
     if tenant.status == Tenant.Status.SUSPENDED:
-        raise TenancyConflict(
-            "status", f"{tenant.slug} is suspended by billing; its subscription lifts that."
-        )
+        raise TenancyConflict("status", f"{tenant.slug} is suspended by billing; its subscription lifts that.")
     return _set_status(tenant, Tenant.Status.ACTIVE, "tenant.resume", reason, by, now)
 
 
@@ -141,9 +139,7 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 
 
 @transaction.atomic
-def rotate_key(
-    *, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime
-) -> tuple[str, ApiKey]:
+def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
     """A new key for the same holder; the old one expires after `grace`, or when it would have anyway."""
     if not key.is_usable(now):
         raise TenancyConflict("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
@@ -168,9 +164,7 @@ def _set_status(row: Row, status: str, action: str, reason: str, by: audit.Actor
         row.status = status
         kind = type(row).__name__.lower()
         before, after = {"status": old}, {"status": status}
-        audit.record(
-            action=action, target=f"{kind} {row}", by=by, now=now, reason=reason, old=before, new=after
-        )
+        audit.record(action=action, target=f"{kind} {row}", by=by, now=now, reason=reason, old=before, new=after)
     return row
 
 

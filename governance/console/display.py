@@ -1,0 +1,61 @@
+"""How amounts, bars and states look in the console."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from django.template.loader import render_to_string
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from governance import money
+from governance.standing import Standing
+
+# Unfold's label colours.
+STATE_COLOURS = {"active": "success", "warned": "warning", "degraded": "warning", "stopped": "danger"}
+STATUS_COLOURS = {"active": "success", "paused": "warning", "suspended": "danger"}
+KIND_COLOURS = {
+    "state-change": "info",
+    "threshold-breach": "warning",
+    "hard-stop": "danger",
+    "budget-reset": "success",
+}
+
+
+def dollars(nanos: int | None) -> str:
+    """Short: two decimals, four where the amount is less than a dollar, with thousands separated."""
+    if nanos is None:
+        return "–"
+    amount = money.dollars_from_nanos(nanos)
+    decimals = 2 if abs(amount) >= 1 or amount == 0 else 4
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${abs(amount):,.{decimals}f}"
+
+
+def exact(nanos: int | None) -> SafeString | str:
+    """The short amount, with the exact one in its tooltip."""
+    if nanos is None:
+        return "–"
+    return format_html(
+        '<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), dollars(nanos)
+    )
+
+
+def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
+    """Settled and held money as two tones of one bar, with a tick at the soft cap."""
+    settled = _percent(standing.settled_nanos, standing.limit_nanos)
+    held = min(_percent(standing.reserved_nanos, standing.limit_nanos), 100 - settled)
+    context = {
+        "settled": f"{settled:.2f}",
+        "held": f"{held:.2f}",
+        "soft": f"{soft_cap * 100:.2f}" if soft_cap is not None else None,
+        "percent": f"{standing.settled_nanos * 100 / standing.limit_nanos:.0f}",
+        "state": standing.state,
+        "words": f"{dollars(standing.settled_nanos)} spent and {dollars(standing.reserved_nanos)} held "
+        f"of {dollars(standing.limit_nanos)}",
+    }
+    return SafeString(render_to_string("console/bar.html", context))
+
+
+def _percent(part: int, whole: int) -> float:
+    return min(100.0, max(0.0, part * 100 / whole))

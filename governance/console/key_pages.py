@@ -1,0 +1,107 @@
+"""API keys in the console: issued on a page that shows the key once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
+
+from governance import tenancy
+from governance.console.admins import actor
+from governance.models import Agent, ApiKey, Tenant
+from governance.models.tenancy import Role
+
+
+class KeyForm(forms.Form):
+    name = forms.CharField(
+        max_length=200, required=False, widget=UnfoldAdminTextInputWidget(), help_text="What the key is for."
+    )
+    role = forms.ChoiceField(choices=Role.choices, widget=UnfoldAdminSelectWidget())
+    tenant = forms.ModelChoiceField(
+        Tenant.objects.all(),
+        required=False,
+        empty_label="None",
+        widget=UnfoldAdminSelectWidget(),
+        help_text="For the roles tenant and agent. An agent brings its own tenant.",
+    )
+    agent = forms.ModelChoiceField(
+        Agent.objects.select_related("tenant"),
+        required=False,
+        empty_label="None",
+        widget=UnfoldAdminSelectWidget(),
+        help_text="For the role agent.",
+    )
+    expires_at = forms.SplitDateTimeField(
+        required=False, widget=UnfoldAdminSplitDateTimeWidget(), help_text="Empty: never. UTC."
+    )
+
+
+def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
+    """The form; and once it is right, the key."""
+    form = KeyForm(request.POST or None)
+    if form.is_valid():
+        fields = form.cleaned_data
+        agent = fields["agent"]
+        tenant = fields["tenant"] or (agent.tenant if agent else None)
+        try:
+            text, key = tenancy.issue_key(
+                role=fields["role"],
+                tenant=tenant,
+                agent=agent,
+                name=fields["name"],
+                expires_at=fields["expires_at"],
+                by=actor(request),
+                now=timezone.now(),
+            )
+        except tenancy.TenancyError as error:
+            form.add_error(error.field if error.field in form.fields else None, error.message)
+        else:
+            return shown_once(request, model_admin=model_admin, text=text, key=key)
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "opts": model_admin.model._meta,
+        "title": "Issue an API key",
+        "form": form,
+        "media": model_admin.media + form.media,
+    }
+    return TemplateResponse(request, "console/key_form.html", context)
+
+
+def shown_once(request: HttpRequest, *, model_admin: Any, text: str, key: ApiKey) -> HttpResponse:
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "opts": model_admin.model._meta,
+        "title": "Your new key",
+        "key": key,
+        "text": text,
+    }
+    return TemplateResponse(
+        request, "console/key_issued.html", context, headers={"Cache-Control": "no-store"}
+    )
+
+
+def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey) -> HttpResponse:
+    """Asks first; then the new key, while the old one goes on working for the grace period."""
+    back = reverse("admin:governance_apikey_change", args=[key.pk])
+    if request.method == "POST":
+        try:
+            text, fresh = tenancy.rotate_key(key=key, by=actor(request), now=timezone.now())
+        except tenancy.TenancyError as error:
+            messages.error(request, error.message)
+            return redirect(back)
+        return shown_once(request, model_admin=model_admin, text=text, key=fresh)
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "opts": model_admin.model._meta,
+        "title": "Rotate an API key",
+        "key": key,
+        "back": back,
+    }
+    return TemplateResponse(request, "console/key_rotate.html", context)

@@ -1,0 +1,200 @@
+"""The console's first page: what was spent, what is near its cap, what happened. Read from rollups and windows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Sum
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.utils.safestring import SafeString
+
+from governance import health, money, spend, standing
+from governance.console import display
+from governance.models import BudgetEvent, BudgetWindow, Reservation
+from governance.spend import Period, Point
+from governance.standing import Standing
+
+TREND_DAYS = 30
+CLOSEST, LATEST, TOP = 6, 8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One figure, with a line that puts it in proportion."""
+
+    title: str
+    value: str
+    note: str
+    icon: str
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Closest:
+    """A budget window near its cap."""
+
+    budget_id: int
+    name: str
+    window: str
+    standing: Standing
+    bar: SafeString
+    remaining: str
+    resets_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One line of a ranking; `percent` is of the first line, for the bar."""
+
+    name: str
+    cost: str
+    calls: int
+    percent: float
+
+
+def page(request: HttpRequest, *, now: datetime) -> dict[str, Any]:
+    """The whole page's context."""
+    return {"subtitle": None, "trend_days": TREND_DAYS, **figures(now=now)}
+
+
+def fragment(request: HttpRequest, *, now: datetime) -> TemplateResponse:
+    """The live part alone."""
+    return TemplateResponse(request, "console/live.html", figures(now=now))
+
+
+def figures(*, now: datetime) -> dict[str, Any]:
+    trend = spend.by_day(days=TREND_DAYS, now=now)
+    since = Period(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
+    services = health.services()
+    return {
+        "now": now,
+        "cards": _cards(trend, now),
+        "trend": _chart(trend),
+        "any_spend": any(point.calls for point in trend),
+        "closest": [_closest(window, found) for window, found in standing.fullest(now=now, limit=CLOSEST)],
+        "rankings": [
+            ("Tenants", "apartment", _top("tenant", since)),
+            ("Agents", "smart_toy", _top("agent", since)),
+            ("Models", "neurology", _top("model", since)),
+        ],
+        "events": _events(),
+        "services": [(name, state, _tone(state)) for name, state in services.items()],
+        "health": health.overall(services),
+    }
+
+
+def _cards(trend: list[Point], now: datetime) -> list[Card]:
+    today, yesterday = trend[-1], trend[-2]
+    month = spend.total(period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)))
+    pressed, stopped = standing.near_the_cap(now=now)
+    held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
+        running=Count("pk"), nanos=Sum("amount_nanos")
+    )
+    return [
+        Card("Spent today", display.dollars(today.cost_nanos), _against(today, yesterday), "today"),
+        Card("This month", display.dollars(month.cost_nanos), f"{month.calls:,} calls", "calendar_month"),
+        Card("Calls today", f"{today.calls:,}", f"{yesterday.calls:,} yesterday", "bolt"),
+        Card(
+            "Near their cap",
+            str(pressed),
+            f"{stopped} stopped" if stopped else "none stopped",
+            "speed",
+            "danger" if stopped else "warning" if pressed else "",
+        ),
+        Card(
+            "Running calls",
+            f"{held['running']:,}",
+            f"{display.dollars(held['nanos'] or 0)} held for them",
+            "hourglass_top",
+        ),
+    ]
+
+
+def _against(today: Point, yesterday: Point) -> str:
+    return f"{display.dollars(yesterday.cost_nanos)} yesterday, whole day"
+
+
+def _chart(trend: list[Point]) -> str:
+    """Chart.js's labels and values. Dollars as text: they are drawn, not counted with."""
+    return json.dumps(
+        {
+            "labels": [f"{point.day:%b} {point.day.day}" for point in trend],
+            "cost": [str(money.dollars_from_nanos(point.cost_nanos)) for point in trend],
+            "calls": [point.calls for point in trend],
+        }
+    )
+
+
+def _closest(window: BudgetWindow, found: Standing) -> Closest:
+    budget = window.budget
+    return Closest(
+        budget_id=budget.pk,
+        name=subject_name(window),
+        window=budget.get_window_display(),
+        standing=found,
+        bar=display.bar(found, soft_cap=budget.soft_cap, hard_cap=budget.hard_cap),
+        remaining=display.dollars(found.remaining_nanos),
+        resets_at=found.ends_at,
+    )
+
+
+def subject_name(window: BudgetWindow) -> str:
+    """Whose window it is: "acme", "acme agent:invoices"; of a budget for each, the one it is about."""
+    budget = window.budget
+    if budget.scope_key != "*" or not window.subject:
+        return budget.scope
+    if budget.scope_type == "tenant":
+        return f"{window.subject} (default)"
+    owner, _, name = window.subject.rpartition("/")
+    owner = owner or (budget.tenant.slug if budget.tenant else "")
+    return f"{owner} {budget.scope_type}:{name}".strip()
+
+
+def _top(group: str, since: Period) -> list[Share]:
+    rows = spend.summary(group_by=[group], period=since, limit=TOP)
+    dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
+    return [
+        Share(
+            name=row[group] or "not named",
+            cost=display.dollars(row["cost_nanos"]),
+            calls=row["calls"],
+            percent=max(0.0, row["cost_nanos"] * 100 / dearest),
+        )
+        for row in rows
+    ]
+
+
+def _events() -> list[dict[str, Any]]:
+    rows = BudgetEvent.objects.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
+    return [
+        {
+            "kind": row.get_kind_display() if row.kind != "threshold-breach" else f"{_share(row.threshold)} reached",
+            "colour": display.KIND_COLOURS[row.kind],
+            "name": subject_name(row.window),
+            "budget_id": row.budget_id,
+            "window": row.budget.get_window_display(),
+            "detail": _detail(row),
+            "at": row.occurred_at,
+        }
+        for row in rows
+    ]
+
+
+def _detail(row: BudgetEvent) -> str:
+    change = f"{row.old_state} → {row.new_state}" if row.kind == BudgetEvent.Kind.STATE_CHANGE else ""
+    figures = f"{display.dollars(row.settled_nanos)} of {display.dollars(row.limit_nanos)}"
+    return " · ".join(part for part in (change, figures, row.reason) if part)
+
+
+def _share(threshold: str) -> str:
+    return f"{float(threshold) * 100:g}%" if threshold else "threshold"
+
+
+def _tone(state: str) -> str:
+    if state == health.DOWN:
+        return "danger"
+    return "success" if state in ("ok", "configured") else "neutral"

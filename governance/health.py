@@ -1,0 +1,92 @@
+"""Whether the parts of the product work, found quickly and without a call to anyone outside."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from governance.models import BudgetWindow
+
+BROKER_TIMEOUT_S = 0.3
+# What makes the whole unhealthy; the others tell how it is set up.
+ESSENTIAL = ("database", "budget")
+OK, DEGRADED, DOWN = "ok", "degraded", "down"
+
+
+def services() -> dict[str, str]:
+    """The state of each part: ok, configured, sandbox, filesystem, not_configured or down."""
+    return {name: look() for name, look in CHECKS.items()}
+
+
+def essentials() -> dict[str, str]:
+    """The state of what no call can do without."""
+    return {name: CHECKS[name]() for name in ESSENTIAL}
+
+
+def overall(found: dict[str, str]) -> str:
+    """ok, degraded (it works, and something is wrong) or down."""
+    if any(found[name] == DOWN for name in ESSENTIAL):
+        return DOWN
+    return DEGRADED if DOWN in found.values() else OK
+
+
+def _database() -> str:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return DOWN
+    return "ok"
+
+
+def _budget() -> str:
+    """The ledger's tables can be read."""
+    try:
+        BudgetWindow.objects.order_by().values("pk").first()
+    except DatabaseError:
+        return DOWN
+    return "ok"
+
+
+def _mistral() -> str:
+    if settings.MISTRAL_API_KEY:
+        return "configured"
+    return "sandbox" if settings.DEBUG else "not_configured"
+
+
+def _stripe() -> str:
+    """Without a key, Stripe's events are taken at their word instead of being fetched again."""
+    if settings.STRIPE_SECRET_KEY:
+        return "configured" if settings.STRIPE_WEBHOOK_SECRETS else "webhook_secret_missing"
+    return "not_configured"
+
+
+def _broker() -> str:
+    if not settings.REDIS_URL:
+        return "filesystem"
+    address = urlsplit(settings.REDIS_URL)
+    try:
+        if address.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(BROKER_TIMEOUT_S)
+                peer.connect(address.path)
+        else:
+            socket.create_connection(
+                (address.hostname or "localhost", address.port or 6379), timeout=BROKER_TIMEOUT_S
+            ).close()
+    except OSError:
+        return DOWN
+    return "ok"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "budget": _budget,
+    "mistral": _mistral,
+    "stripe": _stripe,
+    "database": _database,
+    "broker": _broker,
+}
