@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from governance.models import ApiKey, AuditEntry
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser
+    from django.contrib.auth.models import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Actor:
     """A person, a key, or a part of the system ("stripe", "command line") that acts."""
 
     name: str
-    user: AbstractBaseUser | None = None
+    user: User | None = None
     key: ApiKey | None = None
 
 

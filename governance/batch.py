@@ -88,11 +88,7 @@ class Batch:
         if callers:
             self.know(callers)
         self.reservations = sql.reservations(
-            {
-                op.reservation_id
-                for op in self.operations
-                if isinstance(op, Settle | Release | Extend | Expire)
-            }
+            {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
         )
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
@@ -103,9 +99,7 @@ class Batch:
             needed=[governed for caller in callers for governed in self.governed(caller)],
             ids={id for row in self.reservations.values() for id in row.windows}
             | {id for row in self.corrected.values() for id in row.windows},
-            budget_ids={
-                op.budget_id for op in self.operations if isinstance(op, Reset | OpenPeriod | ChangeLimit)
-            },
+            budget_ids={op.budget_id for op in self.operations if isinstance(op, Reset | OpenPeriod | ChangeLimit)},
         )
 
     def know(self, callers: Iterable[Caller]) -> None:
@@ -141,9 +135,7 @@ class Batch:
             self.windows = {row.id: row for row in rows}
             self.open = {(row.budget.id, row.subject): row for row in rows if row.closed_at is None}
             ended = [
-                self.open.pop(key).id
-                for key in wanted
-                if key in self.open and has_ended(self.open[key], self.now)
+                self.open.pop(key).id for key in wanted if key in self.open and has_ended(self.open[key], self.now)
             ]
             missing = [item for key, item in wanted.items() if key not in self.open]
             if not missing:
@@ -210,9 +202,7 @@ class Batch:
             price_rule=op.price_rule, request_id=op.request_id, metadata=op.metadata,
         )  # fmt: skip
         self._resolve(row, "settled")
-        return SettleResult(
-            entry.id, op.cost_nanos, entry.overage_nanos, balances=self._balances(row.windows)
-        )
+        return SettleResult(entry.id, op.cost_nanos, entry.overage_nanos, balances=self._balances(row.windows))
 
     def release(self, op: Release) -> None:
         row = self._pending(op.reservation_id)
@@ -259,9 +249,7 @@ class Batch:
         if corrected is None:
             raise ReservationUnknown(op.corrects_id)
         if any(self.windows[id].settled_nanos + op.delta_nanos < 0 for id in corrected.windows):
-            raise LedgerError(
-                f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero"
-            )
+            raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
         self._post(
             replace(
                 corrected, id=op.entry_id, kind=op.kind, corrects_id=op.corrects_id, cost_nanos=op.delta_nanos,
@@ -471,9 +459,7 @@ class Batch:
 
     def _balances(self, ids: Iterable[int]) -> tuple[Balance, ...]:
         rows = (self.windows[id] for id in ids)
-        return tuple(
-            Balance(row.id, row.limit_nanos, row.settled_nanos, row.reserved_nanos, row.state) for row in rows
-        )
+        return tuple(Balance(row.id, row.limit_nanos, row.settled_nanos, row.reserved_nanos, row.state) for row in rows)
 
 
 _RULES: dict[type, Callable[[Batch, Any], Any]] = {
@@ -492,11 +478,7 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 
 def has_ended(window: WindowRow, now: datetime) -> bool:
     """Whether time has closed a window. A billing cycle ends only when Stripe or an operator opens the next."""
-    return (
-        window.ends_at is not None
-        and window.ends_at <= now
-        and window.budget.window != WindowKind.BILLING_CYCLE
-    )
+    return window.ends_at is not None and window.ends_at <= now and window.budget.window != WindowKind.BILLING_CYCLE
 
 
 def new_window(governed: Governed, now: datetime) -> NewWindow:

@@ -86,9 +86,7 @@ def create(
     return budget
 
 
-def change(
-    *, budget: Budget, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = ""
-) -> Budget:
+def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = "") -> Budget:
     """Change a budget's limit or policy. Its scope and window stay: those are another budget.
 
     Raises BudgetError.
@@ -107,16 +105,10 @@ def change(
         budget.save()
         # Also where only caps changed: the state of the open windows follows from them.
         ledger.apply_within(
-            [
-                ChangeLimit(
-                    budget.id, budget.limit_nanos, reason=reason or "the budget was changed", actor=by.name
-                )
-            ],
+            [ChangeLimit(budget.id, budget.limit_nanos, reason=reason or "the budget was changed", actor=by.name)],
             now=now,
         )
-        audit.record(
-            action="budget.change", target=str(budget), by=by, now=now, reason=reason, old=old, new=new
-        )
+        audit.record(action="budget.change", target=str(budget), by=by, now=now, reason=reason, old=old, new=new)
     return budget
 
 
@@ -133,15 +125,11 @@ def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
             target = str(budget)
             budget.enabled = False
             budget.save(update_fields=["enabled", "updated_at"])
-        audit.record(
-            action="budget.delete" if gone else "budget.disable", target=target, by=by, now=now, old=old
-        )
+        audit.record(action="budget.delete" if gone else "budget.disable", target=target, by=by, now=now, old=old)
     return gone
 
 
-def reset(
-    *, budget: Budget, reason: str, by: Actor, now: datetime, subject: str | None = None
-) -> ResetResult:
+def reset(*, budget: Budget, reason: str, by: Actor, now: datetime, subject: str | None = None) -> ResetResult:
     """Close the budget's open windows and open new ones now. Raises BudgetError without a reason."""
     if not reason.strip():
         raise BudgetError("reason", "say why the budget is reset")
@@ -158,9 +146,7 @@ def sync_default(*, now: datetime) -> Budget | None:
     """Make the platform's default budget what DEFAULT_DAILY_BUDGET says: dollars a day for each tenant without one."""
     dollars: Decimal | None = settings.DEFAULT_DAILY_BUDGET
     by = Actor("settings")
-    known = Budget.objects.filter(
-        tenant=None, scope_type=ScopeType.TENANT, scope_key=EACH, window="day"
-    ).first()
+    known = Budget.objects.filter(tenant=None, scope_type=ScopeType.TENANT, scope_key=EACH, window="day").first()
     if known is not None and known.source != Budget.Source.DEFAULT:
         return known
     if dollars is None:
@@ -208,9 +194,7 @@ def _scope(scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tena
         raise BudgetError("scope_type", f"must be one of {', '.join(ScopeType.values)}")
     if scope_type == ScopeType.PLATFORM:
         if tenant is not None or scope_key not in ("", EACH):
-            raise BudgetError(
-                "scope_key", "a platform budget has no tenant and no key: it governs everything"
-            )
+            raise BudgetError("scope_key", "a platform budget has no tenant and no key: it governs everything")
         return None, ""
     if scope_type == ScopeType.TENANT:
         return _tenant_scope(scope_key, tenant)
@@ -259,9 +243,7 @@ def _ratio(field: str, value: Any) -> Decimal:
         ratio = Decimal(str(value))
         money.ten_thousandths(ratio)
     except (ArithmeticError, ValueError) as error:
-        raise BudgetError(
-            field, f"must be a number such as 0.8 with at most four decimals, not {value!r}"
-        ) from error
+        raise BudgetError(field, f"must be a number such as 0.8 with at most four decimals, not {value!r}") from error
     if not ratio.is_finite() or not 0 < ratio <= 1:
         raise BudgetError(field, f"must be above 0 and at most 1, not {value}")
     return ratio

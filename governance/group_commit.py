@@ -74,9 +74,7 @@ class GroupCommit:
         self._queue.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.error(
-                "%d operations had not landed at shutdown; their reservations will expire", self.unsettled
-            )
+            log.error("%d operations had not landed at shutdown; their reservations will expire", self.unsettled)
 
     def _drain(self) -> None:
         pause_s = PAUSE_S[0]

@@ -293,8 +293,7 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
 def close_windows(ids: Collection[int], now: datetime) -> None:
     if ids:
         words.run(
-            "UPDATE governance_budgetwindow SET closed_at = %s"
-            f" WHERE closed_at IS NULL AND id IN {among(IDS)}",
+            f"UPDATE governance_budgetwindow SET closed_at = %s WHERE closed_at IS NULL AND id IN {among(IDS)}",
             [stamp(now), pack_ids(ids)],
         )
 
@@ -311,10 +310,7 @@ def update_windows(changed: Iterable[WindowRow]) -> None:
 
 
 def insert_reservations(new: Sequence[ReservationRow]) -> None:
-    rows = [
-        (*_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at)
-        for row in new
-    ]
+    rows = [(*_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at) for row in new]
     words.insert("governance_reservation", _NEW_RESERVATIONS, rows)
 
 
@@ -390,9 +386,7 @@ def _who(row: ReservationRow | EntryRow) -> tuple[Any, ...]:
 
 
 def _attribution(row: Sequence[Any]) -> dict[str, Any]:
-    by = Caller(
-        tenant_id=row[1], tenant=row[2], agent=row[3], key_id=row[4], user=row[5], session=row[6], task=row[7]
-    )
+    by = Caller(tenant_id=row[1], tenant=row[2], agent=row[3], key_id=row[4], user=row[5], session=row[6], task=row[7])
     return {
         "id": uuid(row[0]), "caller": by, "provider": row[8], "model_requested": row[9], "model_served": row[10],
         "windows": _json(row[11]),
@@ -438,7 +432,7 @@ def _policy(
 
 def _e4(ratio: Any) -> int:
     # SQLite hands decimals of four places back as floats; the ten-thousandth nearest is the one that was stored.
-    return round(ratio * 10_000)
+    return int(round(ratio * 10_000))
 
 
 def _window(row: Sequence[Any]) -> WindowRow:

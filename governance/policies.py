@@ -1,4 +1,4 @@
-"""The decision: may this call go, at which model, with which tools? One pure function for the real thing and the dry run.
+"""The decision: may this call go, at which model, with which tools? The same for the real thing and the dry run.
 
 Amounts are integer nanodollars; ratios are integer ten-thousandths (0.8 is 8000), so that nothing is compared
 through a float. No Django, no clock, no I/O.
@@ -205,6 +205,45 @@ def decide(call: Call, views: Sequence[WindowView]) -> Decision:
     if len(candidates) > 1 and not call.allow_downgrade:
         return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
 
+    chosen = _choose(candidates, views)
+    if isinstance(chosen, Action):
+        reason = Reason.BUDGET_IN_FLIGHT if chosen is Action.IN_FLIGHT else Reason.BUDGET_EXHAUSTED
+        return refuse(chosen, reason, tightest(views))
+    removed = _removed_tools(call, asked, views)
+    if call.forced_tool and call.forced_tool in removed:
+        return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
+    return Decision(
+        _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
+        reason=Reason.SOFT_CAP if pressed else Reason.NONE,
+        model=chosen.model,
+        quote=chosen,
+        disabled_tools=removed,
+        clamped=chosen not in candidates,
+        because=pressed,
+        views=tuple(views),
+    )
+
+
+def tightest(self) -> WindowView | None:
+        return tightest(self.views)
+
+
+def decide(call: Call, views: Sequence[WindowView]) -> Decision:
+    """Apply the decision table to one call and every window that governs it; the strictest wins."""
+
+    def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
+        return Decision(action, reason, model=call.model, because=because, views=tuple(views))
+
+    if call.blocked:
+        return refuse(Action.HARD_STOP, call.blocked)
+    asked = call.quote(call.model)
+    if asked is None:
+        return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)
+    pressed = tightest(view for view in views if view.pressed_by(asked.cost_nanos))
+    candidates = _candidates(call, asked, views)
+    if len(candidates) > 1 and not call.allow_downgrade:
+        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
+
     # The chain's end is what the policy asks for; an earlier model is taken only where it alone fits.
     fitting = next((q for q in reversed(candidates) if all(v.admits(q.cost_nanos) for v in views)), None)
     clamped = False
@@ -292,6 +331,28 @@ def _candidates(call: Call, asked: Quote, views: Sequence[WindowView]) -> list[Q
         current = quote
         if quote.capable:
             found.append(quote)
+
+
+def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote | Action:
+    """What to reserve, or why nothing can be: the money is used up, or held by calls in flight."""
+    # The chain's end is what the policy asks for; an earlier model is taken only where it alone fits.
+    for quote in reversed(candidates):
+        if all(view.admits(quote.cost_nanos) for view in views):
+            return quote
+    if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
+        return Action.IN_FLIGHT
+    if clamped := _clamp(candidates, views, room_nanos=min(view.room_nanos for view in views)):
+        return clamped
+    later_nanos = min(view.room_nanos + view.reserved_nanos for view in views)
+    return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
+
+
+def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
+    if degraded:
+        return Action.DEGRADE
+    if removed:
+        return Action.DISABLE_TOOLS
+    return Action.WARN if pressed else Action.ALLOW
 
 
 def _clamp(candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: int) -> Quote | None:

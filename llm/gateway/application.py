@@ -56,7 +56,7 @@ class Gateway:
         await asyncio.gather(self._keeper, return_exceptions=True)
         await self.provider.close()
         await asyncio.to_thread(self.commits.close)
-        await self.read(lambda: connection.close())  # noqa: PLW0108 - resolved in the thread that owns it
+        await self.read(lambda: connection.close())
         self._reader.shutdown()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
