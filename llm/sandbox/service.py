@@ -114,8 +114,12 @@ class Sandbox:
         self._default.with_directives(directives)
         self._next.extend([directives] * times)
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
+    @property
+    def app(self) -> Sandbox:
+        """The ASGI application: the sandbox itself, as servers tell applications by their `__call__`."""
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
         body = await _body(receive)
