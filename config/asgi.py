@@ -1,6 +1,7 @@
 """What the web processes serve: `uvicorn config.asgi:application`."""
 
 import os
+from typing import cast
 
 from django.core.asgi import get_asgi_application
 
@@ -8,7 +9,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Loads the apps; the gateway's models may be imported only after it.
 django = get_asgi_application()
 
-from config.planes import compose  # noqa: E402
+from config.planes import Application, compose  # noqa: E402
 from llm.gateway.application import gateway  # noqa: E402
 
-application = compose(gateway=gateway, django=django)
+application = compose(gateway=gateway, django=cast(Application, django))
