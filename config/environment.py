@@ -144,6 +144,8 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     else:
         found.setdefault("CONN_MAX_AGE", 60)
         found.setdefault("CONN_HEALTH_CHECKS", True)
+        # The ledger's statements are few and constant: planned once a connection, not once a batch.
+        options.setdefault("prepare_threshold", 2)
     return found
 
 

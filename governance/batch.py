@@ -56,6 +56,7 @@ from governance.results import (
 )
 from governance.rows import EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.scopes import Governed, governing
+from governance.sql_words import together
 from governance.windows import WindowKind, span_at
 
 HARD_STOP = "hard-stop"
@@ -337,12 +338,13 @@ class Batch:
     # Writing ------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        sql.insert_reservations(list(self.new_reservations.values()))
-        sql.update_reservations(row for row in self.reservations.values() if row.dirty)
-        sql.insert_entries(self.entries, self.now)
-        sql.add_to_rollups(self.entries)
-        sql.update_windows(row for row in self.windows.values() if row.dirty)
-        sql.insert_events(self.events, self.now)
+        with together():
+            sql.insert_reservations(list(self.new_reservations.values()))
+            sql.update_reservations(row for row in self.reservations.values() if row.dirty)
+            sql.insert_entries(self.entries, self.now)
+            sql.add_to_rollups(self.entries)
+            sql.update_windows(row for row in self.windows.values() if row.dirty)
+            sql.insert_events(self.events, self.now)
 
     # Parts --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -422,7 +423,7 @@ def _policy(
         hard_e4=_e4(hard),
         soft_e4=None if soft is None else _e4(soft),
         warn_e4=None if warn is None else _e4(warn),
-        thresholds_e4=tuple(sorted(_e4(float(text)) for text in json.loads(thresholds))),
+        thresholds_e4=tuple(sorted(_e4(Decimal(str(ratio))) for ratio in json.loads(thresholds))),
         rules=tuple(Rule(frozenset(rule["from"]), rule["to"]) for rule in json.loads(rules)),
         disabled_tools=frozenset(json.loads(tools)),
         clamp=bool(clamp),
@@ -430,9 +431,9 @@ def _policy(
     )
 
 
-def _e4(ratio: Any) -> int:
+def _e4(ratio: Decimal | float) -> int:
     # SQLite hands decimals of four places back as floats; the ten-thousandth nearest is the one that was stored.
-    return int(round(ratio * 10_000))
+    return round(ratio * 10_000)
 
 
 def _window(row: Sequence[Any]) -> WindowRow:

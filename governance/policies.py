@@ -224,61 +224,6 @@ def decide(call: Call, views: Sequence[WindowView]) -> Decision:
     )
 
 
-def tightest(self) -> WindowView | None:
-        return tightest(self.views)
-
-
-def decide(call: Call, views: Sequence[WindowView]) -> Decision:
-    """Apply the decision table to one call and every window that governs it; the strictest wins."""
-
-    def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
-        return Decision(action, reason, model=call.model, because=because, views=tuple(views))
-
-    if call.blocked:
-        return refuse(Action.HARD_STOP, call.blocked)
-    asked = call.quote(call.model)
-    if asked is None:
-        return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)
-    pressed = tightest(view for view in views if view.pressed_by(asked.cost_nanos))
-    candidates = _candidates(call, asked, views)
-    if len(candidates) > 1 and not call.allow_downgrade:
-        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
-
-    # The chain's end is what the policy asks for; an earlier model is taken only where it alone fits.
-    fitting = next((q for q in reversed(candidates) if all(v.admits(q.cost_nanos) for v in views)), None)
-    clamped = False
-    if fitting is None:
-        waiting = any(all(v.would_admit_alone(q.cost_nanos) for v in views) for q in candidates)
-        if not waiting:
-            fitting = _clamp(candidates, views, room_nanos=min(v.room_nanos for v in views))
-            clamped = fitting is not None
-        if fitting is None:
-            later = min(v.room_nanos + v.reserved_nanos for v in views)
-            if waiting or _clamp(candidates, views, room_nanos=later):
-                return refuse(Action.IN_FLIGHT, Reason.BUDGET_IN_FLIGHT, tightest(views))
-            return refuse(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, tightest(views))
-
-    removed = _removed_tools(call, asked, views)
-    if call.forced_tool and call.forced_tool in removed:
-        return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
-    if fitting.model != asked.model:
-        action = Action.DEGRADE
-    elif removed:
-        action = Action.DISABLE_TOOLS
-    else:
-        action = Action.WARN if pressed else Action.ALLOW
-    return Decision(
-        action,
-        reason=Reason.SOFT_CAP if pressed else Reason.NONE,
-        model=fitting.model,
-        quote=fitting,
-        disabled_tools=removed,
-        clamped=clamped,
-        because=pressed,
-        views=tuple(views),
-    )
-
-
 def tightest(views: Iterable[WindowView]) -> WindowView | None:
     """The window with the least room: the one to show, and the one that refuses first."""
     return min(views, key=lambda view: view.room_nanos, default=None)

@@ -28,6 +28,10 @@ class TenancyError(ValueError):
         self.message = message
 
 
+class Unknown(TenancyError):
+    """There is no tenant or agent of this name."""
+
+
 class TenancyConflict(TenancyError):
     """What is asked for exists already, or is over already."""
 
@@ -36,14 +40,14 @@ def tenant_named(slug: str, *, field: str = "tenant") -> Tenant:
     try:
         return Tenant.objects.get(slug=slug)
     except Tenant.DoesNotExist:
-        raise TenancyError(field, f"There is no tenant {slug!r}.") from None
+        raise Unknown(field, f"There is no tenant {slug!r}.") from None
 
 
 def agent_named(tenant: Tenant, slug: str) -> Agent:
     try:
         return Agent.objects.select_related("tenant").get(tenant=tenant, slug=slug)
     except Agent.DoesNotExist:
-        raise TenancyError("agent", f"{tenant.slug} has no agent {slug!r}.") from None
+        raise Unknown("agent", f"{tenant.slug} has no agent {slug!r}.") from None
 
 
 @transaction.atomic
