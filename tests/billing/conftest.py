@@ -65,11 +65,10 @@ def post(client: Client) -> Callable[..., Any]:
     return run
 
 
-def window_of(slug: str = "acme") -> BudgetWindow | None:
-    return BudgetWindow.objects.filter(
-        budget__tenant__slug=slug, closed_at=None, budget__window="billing_cycle"
-    ).first()
+def window_of(slug: str = "acme") -> BudgetWindow:
+    """The tenant's open window of its billing cycle."""
+    return BudgetWindow.objects.get(budget__tenant__slug=slug, closed_at=None, budget__window="billing_cycle")
 
 
-def budget_of(slug: str = "acme") -> Budget | None:
-    return Budget.objects.filter(tenant__slug=slug, window="billing_cycle").first()
+def budget_of(slug: str = "acme") -> Budget:
+    return Budget.objects.get(tenant__slug=slug, window="billing_cycle")

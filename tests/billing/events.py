@@ -176,9 +176,7 @@ def invoice(
 
 def invoice_paid(*, created: datetime | None = None, id: str = "", **fields: Any) -> dict[str, Any]:
     """`invoice.paid` for `invoice(**fields)`; `created` defaults to the period's start."""
-    return event(
-        "invoice.paid", invoice(**fields), created=created or fields.get("period_start", START), id=id
-    )
+    return event("invoice.paid", invoice(**fields), created=created or fields.get("period_start", START), id=id)
 
 
 def subscription_created(*, created: datetime | None = None, id: str = "", **fields: Any) -> dict[str, Any]:

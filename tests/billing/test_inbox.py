@@ -1,0 +1,133 @@
+"""Handling once: crashes, tries, the dead letter, and workers that overtake each other."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from billing import handlers, inbox, stripe_client, sync, tasks, webhooks
+from billing.models import BillingAccount, StripeEvent
+from governance.audit import Actor
+from governance.models import BudgetWindow, Tenant
+from tests import factories
+from tests.billing.conftest import Deliver, window_of
+from tests.billing.events import START, checkout_completed, invoice_paid, subscription_created
+
+pytestmark = pytest.mark.django_db
+
+
+def stored(event: dict[str, Any]) -> StripeEvent:
+    inbox.store(webhooks.parse(json.dumps(event)), now=START)
+    return StripeEvent.objects.get(event_id=event["id"])
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, kind: str = "invoice.paid") -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setitem(handlers.HANDLERS, kind, fail)
+
+
+def test_event_whose_worker_died_is_found_by_the_sweep(tenant: Tenant) -> None:
+    stored(checkout_completed())
+    stored(invoice_paid())
+    assert inbox.sweep(now=START) == 0
+    assert inbox.sweep(now=START + inbox.HEAD_START) == 2
+    assert window_of().limit_nanos == factories.nanos("50")
+    assert inbox.sweep(now=START + inbox.HEAD_START) == 0
+
+
+def test_effect_and_mark_are_one_transaction(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox.process(stored(checkout_completed()).event_id, now=START)
+    event = stored(invoice_paid())
+    done = handlers.HANDLERS["invoice.paid"]
+
+    def crash_after(*args: Any) -> None:
+        done(*args)
+        raise RuntimeError("killed between effect and mark")
+
+    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", crash_after)
+    assert not inbox.process(event.event_id, now=START)
+    assert not BudgetWindow.objects.exists()
+    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", done)
+    assert inbox.sweep(now=START + timedelta(minutes=1)) == 1
+    assert BudgetWindow.objects.count() == 1
+
+
+def test_failures_back_off_and_end_in_the_dead_letter(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = stored(invoice_paid())
+    failing(monkeypatch, stripe_client.StripeUnavailable("500"))
+    at, waits = START, []
+    for attempt in range(1, inbox.MOST_ATTEMPTS):
+        assert not inbox.process(event.event_id, now=at)
+        event.refresh_from_db()
+        assert event.attempts == attempt
+        assert event.error == "StripeUnavailable: 500"
+        assert event.next_attempt_at is not None
+        waits.append(event.next_attempt_at - at)
+        at = event.next_attempt_at
+    assert waits[0] < timedelta(seconds=7)
+    assert waits[-1] > timedelta(minutes=45)
+    inbox.process(event.event_id, now=at)
+    event.refresh_from_db()
+    assert event.quarantine_reason == "gave up after 12 tries"
+    assert inbox.sweep(now=at + timedelta(days=9)) == 0
+
+
+def test_final_refusal_is_put_aside_at_once_and_an_operator_can_try_again(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = stored(invoice_paid())
+    with monkeypatch.context() as patched:
+        failing(patched, stripe_client.StripeRefused("no such customer"))
+        inbox.process(event.event_id, now=START)
+    event.refresh_from_db()
+    assert event.quarantine_reason.startswith("Stripe refuses")
+    inbox.again(event=event, by=Actor("ann"), now=START)
+    assert inbox.sweep(now=START) == 1
+
+
+def test_unforeseen_errors_are_kept_and_tried_again(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = stored(invoice_paid())
+    failing(monkeypatch, KeyError("surprise"))
+    assert not inbox.process(event.event_id, now=START)
+    event.refresh_from_db()
+    assert (event.attempts, event.processed_at) == (1, None)
+    assert "surprise" in event.error
+
+
+def test_one_broken_event_does_not_stop_the_sweep(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(checkout_completed())
+    stored(subscription_created())
+    stored(invoice_paid())
+    failing(monkeypatch, ValueError("broken"), kind="customer.subscription.created")
+    assert inbox.sweep(now=START + timedelta(minutes=1)) == 2
+    assert window_of().limit_nanos == factories.nanos("50")
+
+
+def test_handling_an_event_again_changes_nothing(tenant: Tenant, deliver: Deliver) -> None:
+    paid = invoice_paid()
+    deliver(checkout_completed(), paid)
+    factories.agent()
+    before = list(BudgetWindow.objects.values()), list(BillingAccount.objects.values())
+    inbox.again(event=StripeEvent.objects.get(event_id=paid["id"]), by=Actor("ann"), now=START)
+    assert inbox.process(paid["id"], now=START)
+    assert (list(BudgetWindow.objects.values()), list(BillingAccount.objects.values())) == before
+
+
+def test_one_fact_under_two_event_ids_has_one_effect(tenant: Tenant, deliver: Deliver) -> None:
+    deliver(
+        checkout_completed(), invoice_paid(), invoice_paid(), {**invoice_paid(), "type": "invoice.payment_succeeded"}
+    )
+    assert BudgetWindow.objects.count() == 1
+
+
+def test_tasks_make_one_call_each(tenant: Tenant) -> None:
+    first, second = stored(checkout_completed()), stored(invoice_paid())
+    assert tasks.process_event(first.event_id)
+    StripeEvent.objects.filter(pk=second.pk).update(next_attempt_at=START)
+    assert tasks.sweep_inbox() == 1
+    assert sync.SOURCE == window_of().source_kind

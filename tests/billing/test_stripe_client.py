@@ -1,0 +1,151 @@
+"""Reading from Stripe: the refetch, its failures, and workers that overtake each other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+import responses
+
+from billing import inbox, stripe_client, sync, webhooks
+from billing.models import BillingAccount, StripeEvent
+from governance.models import Tenant
+from tests import factories
+from tests.billing.conftest import window_of
+from tests.billing.events import DAY, START, event, invoice, invoice_paid, subscription
+
+pytestmark = pytest.mark.django_db
+API = "https://api.stripe.com/v1"
+STANDARD, PREMIUM = factories.nanos("50"), factories.nanos("200")
+
+
+class Stripe:
+    """What Stripe has now; its answers follow."""
+
+    def __init__(self, api: responses.RequestsMock) -> None:
+        self.api = api
+        self.customer: dict[str, Any] = {"id": "cus_acme", "object": "customer", "metadata": {"tenant_id": "acme"}}
+        self.subscriptions: list[dict[str, Any]] = [subscription()]
+        self.invoices: list[dict[str, Any]] = [invoice()]
+        self.before_answer = lambda: None
+        api.add_callback("GET", f"{API}/customers/cus_acme", lambda _: self.answer(self.customer))
+        api.add_callback("GET", f"{API}/subscriptions", lambda _: self.listing(self.subscriptions))
+        api.add_callback("GET", f"{API}/invoices", lambda _: self.listing(self.invoices))
+        for product in ("prod_standard", "prod_premium"):
+            api.add("GET", f"{API}/products/{product}", json={"id": product, "object": "product", "metadata": {}})
+
+    def answer(self, body: Any) -> tuple[int, dict[str, str], str]:
+        text = json.dumps(body)
+        self.before_answer()
+        return 200, {}, text
+
+    def listing(self, rows: list[dict[str, Any]]) -> tuple[int, dict[str, str], str]:
+        return self.answer({"object": "list", "data": rows, "has_more": False, "url": "/v1/x"})
+
+
+@pytest.fixture
+def api() -> Any:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        yield mock
+
+
+@pytest.fixture
+def stripe(tenant: Tenant, settings: Any, api: responses.RequestsMock) -> Stripe:
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
+    return Stripe(api)
+
+
+def handle(sent: dict[str, Any], *, now: Any = START) -> StripeEvent:
+    inbox.store(webhooks.parse(json.dumps(sent)), now=now)
+    inbox.process(sent["id"], now=now)
+    return StripeEvent.objects.get(event_id=sent["id"])
+
+
+def test_any_event_rereads_the_whole_customer(stripe: Stripe) -> None:
+    row = handle(event("customer.updated", {"id": "cus_acme", "object": "customer", "metadata": {}}))
+    assert row.error == ""
+    assert window_of().limit_nanos == STANDARD
+    request = stripe.api.calls[0].request
+    assert request.headers["Stripe-Version"] == "2026-10-28.endive"
+
+
+def test_the_event_is_a_hint_and_what_it_carries_is_not_believed(stripe: Stripe) -> None:
+    handle(invoice_paid(price="price_premium", period_start=START + 90 * DAY, period_end=START + 120 * DAY))
+    assert (window_of().starts_at, window_of().limit_nanos) == (START, STANDARD)
+
+
+def test_change_at_stripe_is_taken_over_in_the_same_second(stripe: Stripe) -> None:
+    handle(invoice_paid())
+    stripe.subscriptions = [subscription(price="price_premium")]
+    handle(invoice_paid())
+    assert window_of().limit_nanos == PREMIUM
+
+
+def test_late_worker_does_not_overwrite_newer_state(stripe: Stripe) -> None:
+    """A worker reads, another one reads newer state and writes it, then the first comes to write."""
+    overtaken: list[str] = []
+
+    def overtake() -> None:
+        if not overtaken:
+            overtaken.append("once")
+            stripe.subscriptions = [subscription(price="price_premium")]
+            sync.customer("cus_acme", now=START)
+
+    stripe.before_answer = overtake
+    handle(invoice_paid())
+    assert overtaken
+    assert window_of().limit_nanos == PREMIUM
+    stale = sync.read("cus_acme", now=START)
+    sync.read("cus_acme", now=START)
+    with pytest.raises(sync.Overtaken):
+        sync.write("cus_acme", stale, now=START)
+
+
+def test_products_metadata_is_read_once_a_day(stripe: Stripe) -> None:
+    handle(invoice_paid())
+    handle(invoice_paid())
+    asked = [call.request.url for call in stripe.api.calls if "/products/" in str(call.request.url)]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_outage_keeps_the_last_state_and_the_event(stripe: Stripe, status: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_, **__: 0)
+    handle(invoice_paid())
+    stripe.api.replace("GET", f"{API}/customers/cus_acme", status=status, json={"error": {"message": "no"}})
+    row = handle(invoice_paid())
+    assert (row.processed_at, row.attempts, row.quarantine_reason) == (None, 1, "")
+    assert row.error.startswith("StripeUnavailable")
+    assert window_of().limit_nanos == STANDARD
+
+
+def test_timeout_is_worth_another_try(stripe: Stripe, monkeypatch: Any) -> None:
+    monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_, **__: 0)
+    stripe.api.replace("GET", f"{API}/customers/cus_acme", body=requests.ConnectTimeout("slow"))
+    with pytest.raises(stripe_client.StripeUnavailable):
+        stripe_client.customer_picture("cus_acme")
+
+
+def test_unknown_customer_is_final(stripe: Stripe) -> None:
+    stripe.api.replace("GET", f"{API}/customers/cus_acme", status=404, json={"error": {"message": "No such customer"}})
+    row = handle(invoice_paid())
+    assert row.quarantine_reason.startswith("Stripe refuses")
+
+
+def test_deleted_customer_is_closed(stripe: Stripe, tenant: Tenant) -> None:
+    handle(invoice_paid())
+    stripe.customer = {"id": "cus_acme", "object": "customer", "deleted": True}
+    handle(event("customer.deleted", {"id": "cus_acme", "object": "customer"}))
+    tenant.refresh_from_db()
+    assert (BillingAccount.objects.get().state, tenant.status) == ("closed", "suspended")
+
+
+def test_second_reading_of_the_same_state_writes_no_money_or_audit_row(stripe: Stripe) -> None:
+    from governance.models import AuditEntry, BudgetEvent, BudgetWindow
+
+    handle(invoice_paid())
+    before = list(BudgetWindow.objects.values()), AuditEntry.objects.count(), BudgetEvent.objects.count()
+    sync.customer("cus_acme", now=START + DAY)
+    assert (list(BudgetWindow.objects.values()), AuditEntry.objects.count(), BudgetEvent.objects.count()) == before
