@@ -11,11 +11,16 @@ from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Model
 
+from governance import reconcile
 from llm import seed
+from llm.sandbox import Sandbox
+from tests.billing.signing import SECRET as WEBHOOK_SECRET
+from tests.product import Product
+from tests.servers import served
 
 # The shipped models, aliases and prices as they were loaded first.
 CATALOGUE: list[list[Model]] = []
-DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences"}
+DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
 
 def touches_database(item: pytest.Item) -> bool:
@@ -77,7 +82,7 @@ def shipped_catalogue(request: pytest.FixtureRequest) -> None:
 def commits(item: pytest.Item) -> bool:
     """Whether a test really commits, so that its tables are emptied rather than rolled back."""
     marker = item.get_closest_marker("django_db")
-    committing = {"transactional_db", "live_database", "django_db_reset_sequences"}
+    committing = {"transactional_db", "live_database", "django_db_reset_sequences", "product"}
     return bool(marker and marker.kwargs.get("transaction")) or bool(
         committing.intersection(getattr(item, "fixturenames", ()))
     )
@@ -93,6 +98,40 @@ def restore_catalogue() -> None:
         with transaction.atomic():
             for model, rows in zip(models, CATALOGUE, strict=True):
                 model._default_manager.bulk_create(rows)
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[tuple[Sandbox, str]]:
+    sandbox = Sandbox()
+    with served(sandbox.app) as url:
+        yield sandbox, url
+
+
+@pytest.fixture
+def sandbox(running_sandbox: tuple[Sandbox, str]) -> Sandbox:
+    """The simulated Mistral, freshly reset; it listens at `sandbox_url`."""
+    running_sandbox[0].reset()
+    return running_sandbox[0]
+
+
+@pytest.fixture
+def sandbox_url(sandbox: Sandbox, running_sandbox: tuple[Sandbox, str]) -> str:
+    return running_sandbox[1]
+
+
+@pytest.fixture
+def product(
+    transactional_db: None, shipped_catalogue: None, settings: Any, sandbox: Sandbox, sandbox_url: str
+) -> Iterator[Product]:
+    """Both planes, served by this process; the ledger's invariants hold when it ends."""
+    from config.asgi import application
+
+    settings.MISTRAL_API_BASE = sandbox_url
+    settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
+    settings.DEFAULT_DAILY_BUDGET = None
+    with served(application, lifespan="on") as url:
+        yield Product(url, sandbox)
+    assert reconcile.check() == []
 
 
 @pytest.fixture(scope="session")

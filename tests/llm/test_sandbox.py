@@ -13,7 +13,7 @@ from mistralai.client.errors import HTTPValidationError, SDKError
 
 from llm import dialect, estimation, sse
 from llm.sandbox import ControlError, Sandbox
-from tests.llm.servers import served
+from tests.servers import served
 
 QUESTION = [{"role": "user", "content": "What do we owe?"}]
 WEATHER: dict[str, Any] = {
@@ -26,7 +26,7 @@ WEATHER: dict[str, Any] = {
 
 
 @pytest.fixture
-def mistral(sandbox_url: str) -> Mistral:
+def mistral(sandbox_url: str) -> Any:
     return Mistral(api_key="any", server_url=sandbox_url)
 
 
@@ -46,38 +46,38 @@ def chat(http: httpx.Client, **fields: Any) -> httpx.Response:
     return http.post("/v1/chat/completions", json={"model": "mistral-small-latest", "messages": QUESTION, **fields})
 
 
-def test_mistral_client_reads_a_plain_answer(mistral: Mistral) -> None:
-    answer = mistral.chat.complete(model="mistral-small-latest", messages=QUESTION, max_tokens=500)  # type: ignore[arg-type]
+def test_mistral_client_reads_a_plain_answer(mistral: Any) -> None:
+    answer = mistral.chat.complete(model="mistral-small-latest", messages=QUESTION, max_tokens=500)
 
     assert answer.model == "mistral-small-2603"
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens is not None
     assert 0 < answer.usage.completion_tokens < 500
-    assert len(str(answer.choices[0].message.content).split()) == answer.usage.completion_tokens  # type: ignore[union-attr]
+    assert len(str(answer.choices[0].message.content).split()) == answer.usage.completion_tokens
 
 
-def test_mistral_client_reads_a_stream_with_usage_in_its_last_chunk(mistral: Mistral) -> None:
-    chunks = [e.data for e in mistral.chat.stream(model="mistral-small-latest", messages=QUESTION)]  # type: ignore[arg-type]
+def test_mistral_client_reads_a_stream_with_usage_in_its_last_chunk(mistral: Any) -> None:
+    chunks = [e.data for e in mistral.chat.stream(model="mistral-small-latest", messages=QUESTION)]
 
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_mistral_client_lists_models_with_their_aliases(mistral: Mistral) -> None:
+def test_mistral_client_lists_models_with_their_aliases(mistral: Any) -> None:
     cards = {card.id: card for card in mistral.models.list().data or []}
 
-    assert "mistral-small-latest" in cards["mistral-small-2603"].aliases  # type: ignore[union-attr,operator]
-    assert cards["mistral-small-2603"].max_context_length == 256_000  # type: ignore[union-attr]
+    assert "mistral-small-latest" in cards["mistral-small-2603"].aliases
+    assert cards["mistral-small-2603"].max_context_length == 256_000
     assert mistral.models.retrieve(model_id="codestral-latest").id == "codestral-2508"
 
 
-def test_mistral_client_uses_the_other_routes(mistral: Mistral) -> None:
+def test_mistral_client_uses_the_other_routes(mistral: Any) -> None:
     completed = mistral.fim.complete(model="codestral-latest", prompt="def f(", suffix="return 1", max_tokens=20)
     embedded = mistral.embeddings.create(model="mistral-embed", inputs=["one", "two"])
     judged = mistral.classifiers.moderate(model="mistral-moderation-latest", inputs=["hello"])
     document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
-    read = mistral.ocr.process(model="mistral-ocr-latest", document=document, pages=[0, 3])  # type: ignore[arg-type]
+    read = mistral.ocr.process(model="mistral-ocr-latest", document=document, pages=[0, 3])
 
     assert completed.usage.completion_tokens == 20
     assert [len(item.embedding or []) for item in embedded.data] == [1024, 1024]
@@ -85,11 +85,11 @@ def test_mistral_client_uses_the_other_routes(mistral: Mistral) -> None:
     assert read.usage_info.pages_processed == 2
 
 
-def test_mistral_client_gets_a_typed_error_for_an_unknown_field(mistral: Mistral, http: httpx.Client) -> None:
+def test_mistral_client_gets_a_typed_error_for_an_unknown_field(mistral: Any, http: httpx.Client) -> None:
     with pytest.raises(HTTPValidationError):
         mistral.chat.complete(
             model="mistral-small-latest",
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             http_headers={"x-sandbox": "latency=0"},
             metadata={},
             tool_choice="auto",
@@ -108,11 +108,11 @@ def test_unknown_field_of_a_message_is_refused(http: httpx.Client) -> None:
     assert answer.json()["detail"][0]["loc"] == ["body", "messages", 0, "user", "name"]
 
 
-def test_openai_client_reads_answers_streams_and_models(openai_client: openai.OpenAI) -> None:
-    answer = openai_client.chat.completions.create(model="mistral-large-latest", messages=QUESTION)  # type: ignore[arg-type]
+def test_openai_client_reads_answers_streams_and_models(openai_client: Any) -> None:
+    answer = openai_client.chat.completions.create(model="mistral-large-latest", messages=QUESTION)
     stream = openai_client.chat.completions.create(
         model="mistral-large-latest",
-        messages=QUESTION,  # type: ignore[arg-type]
+        messages=QUESTION,
         stream=True,
     )
     chunks = list(stream)
@@ -126,7 +126,7 @@ def test_openai_client_reads_answers_streams_and_models(openai_client: openai.Op
     assert "mistral-small-2603" in [model.id for model in openai_client.models.list()]
 
 
-def test_openai_client_reads_embeddings_which_it_asks_for_in_base64(openai_client: openai.OpenAI) -> None:
+def test_openai_client_reads_embeddings_which_it_asks_for_in_base64(openai_client: Any) -> None:
     embedded = openai_client.embeddings.create(model="mistral-embed", input="text")
 
     assert len(embedded.data[0].embedding) == 1024
@@ -134,25 +134,25 @@ def test_openai_client_reads_embeddings_which_it_asks_for_in_base64(openai_clien
 
 
 @pytest.mark.parametrize("choice", ["any", {"type": "function", "function": {"name": "weather"}}])
-def test_forced_tool_is_called_with_arguments_of_its_schema(mistral: Mistral, choice: Any) -> None:
+def test_forced_tool_is_called_with_arguments_of_its_schema(mistral: Any, choice: Any) -> None:
     answer = mistral.chat.complete(
         model="mistral-small-latest",
-        messages=QUESTION,  # type: ignore[arg-type]
-        tools=[WEATHER],  # type: ignore[list-item]
+        messages=QUESTION,
+        tools=[WEATHER],
         tool_choice=choice,
     )
 
     assert answer.choices[0].finish_reason == "tool_calls"
-    call = answer.choices[0].message.tool_calls[0]  # type: ignore[union-attr,index]
+    call = answer.choices[0].message.tool_calls[0]
     assert call.function.name == "weather"
     assert orjson.loads(str(call.function.arguments)) == {"city": "sandbox", "days": 1}
 
 
-def test_forced_tool_is_called_in_a_stream(openai_client: openai.OpenAI) -> None:
+def test_forced_tool_is_called_in_a_stream(openai_client: Any) -> None:
     stream: Any = openai_client.chat.completions.create(
         model="mistral-small-latest",
-        messages=QUESTION,  # type: ignore[arg-type]
-        tools=[WEATHER],  # type: ignore[list-item]
+        messages=QUESTION,
+        tools=[WEATHER],
         tool_choice={"type": "function", "function": {"name": "weather"}},
         stream=True,
     )
@@ -218,10 +218,10 @@ def test_control_makes_the_next_requests_fail_and_then_they_work_again(http: htt
     assert answers[0].headers["x-ratelimit-remaining-req-minute"] == "0"
 
 
-def test_mistral_client_raises_its_error_for_a_failure(mistral: Mistral, sandbox: Sandbox) -> None:
+def test_mistral_client_raises_its_error_for_a_failure(mistral: Any, sandbox: Sandbox) -> None:
     sandbox.next("status=500")
     with pytest.raises(SDKError) as caught:
-        mistral.chat.complete(model="mistral-small-latest", messages=QUESTION)  # type: ignore[arg-type]
+        mistral.chat.complete(model="mistral-small-latest", messages=QUESTION)
     assert caught.value.status_code == 500
 
 

@@ -6,17 +6,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
 
 @contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
     """The base URL of `app` while it is served."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
+        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan=lifespan)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -25,5 +25,7 @@ def served(app: Any) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = server.force_exit = True
-            thread.join(5)
+            server.should_exit = True
+            # A lifespan's shutdown lands what is still to be settled; without one nothing is waited for.
+            server.force_exit = lifespan == "off"
+            thread.join(15)
