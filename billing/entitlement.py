@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import cast
 
 from billing.shapes import Invoice, Item, Line, Subscription
 from billing.valuation import Kept, PlanRule, Pricing, Valued
@@ -49,7 +50,7 @@ class Policy:
     grace: timedelta = timedelta(days=7)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Period:
     starts_at: datetime
     ends_at: datetime
@@ -133,37 +134,29 @@ def _combine(
     reasons = tuple(
         sorted({reason for one in standings if one.state != State.CLOSED for reason in one.reasons})
     )
-    giving = [one for one in counted if one.period is not None and one.limit_nanos > 0]
+    giving = sorted(
+        (one.period, one.subscription_id, one) for one in counted if one.period is not None and one.limit_nanos > 0
+    )
     if not giving:
         return Entitlement(state, reasons=reasons, kept=pricing.values)
     if state == State.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
-        giving = [max(giving, key=_newness)]
-    newest = max(giving, key=_newness)
-    total = sum(one.limit_nanos for one in giving)
+        giving = giving[-1:]
+    period, subscription_id, _ = giving[-1]
+    total = sum(one.limit_nanos for _, _, one in giving)
     limit = override_nanos if override_nanos is not None else total
-    earlier = sum(one.limit_nanos for one in giving if _start(one) < _start(newest))
+    earlier = sum(one.limit_nanos for begun, _, one in giving if begun.starts_at < period.starts_at)
     return Entitlement(
         state=state,
         limit_nanos=limit,
         earlier_nanos=limit * earlier // total,
-        period=newest.period,
-        subscription_id=newest.subscription_id,
-        plan=" + ".join(sorted({one.plan for one in giving if one.plan})),
+        period=period,
+        subscription_id=subscription_id,
+        plan=" + ".join(sorted({one.plan for _, _, one in giving if one.plan})),
         reasons=(*reasons, "override") if override_nanos is not None else reasons,
         kept=pricing.values,
-        trials={one.trial_product: one.subscription_id for one in giving if one.trial_product},
+        trials={one.trial_product: one.subscription_id for _, _, one in giving if one.trial_product},
     )
-
-
-def _start(standing: Standing) -> datetime:
-    assert standing.period is not None
-    return standing.period.starts_at
-
-
-def _newness(standing: Standing) -> tuple[datetime, datetime, str]:
-    assert standing.period is not None
-    return standing.period.starts_at, standing.period.ends_at, standing.subscription_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,16 +268,15 @@ class _Rules:
 
 def _month(anchor: datetime, at: datetime) -> Period:
     span = anchored_month(anchor, at)
-    assert span.ends_at is not None
-    return Period(span.starts_at, span.ends_at)
+    return Period(span.starts_at, cast(datetime, span.ends_at))
 
 
 def _share(value: Valued, period: Period, whole: Period | None) -> int:
     """The limit; of a last month that is cut short by what is paid through, its part."""
     if whole is None or period == whole:
         return value.limit_nanos
-    part, full = period.ends_at - period.starts_at, whole.ends_at - whole.starts_at
-    return max(1, value.limit_nanos * part // full) if value.limit_nanos else 0
+    part_s, whole_s = (int((one.ends_at - one.starts_at).total_seconds()) for one in (period, whole))
+    return max(1, value.limit_nanos * part_s // whole_s) if value.limit_nanos else 0
 
 
 def _newest_grant(sub: Subscription | None, paid: Sequence[Invoice]) -> _Grant | None:

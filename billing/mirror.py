@@ -97,14 +97,14 @@ def with_catalog(data: Mapping[str, Any]) -> dict[str, Any]:
 def _with_price(member: dict[str, Any]) -> dict[str, Any]:
     details = shapes.mapping(shapes.mapping(member.get("pricing")).get("price_details"))
     embedded = details.get("price") or member.get("price") or member.get("plan")
-    price = {"id": embedded} if isinstance(embedded, str) else dict(shapes.mapping(embedded))
+    price: dict[str, Any] = {"id": embedded} if isinstance(embedded, str) else dict(shapes.mapping(embedded))
     if not price:
         return member
     known = _known(shapes.text(price.get("id")))
     price = price | known
     product = price.get("product") or details.get("product")
-    price["product"] = dict(shapes.mapping(product)) | {"id": shapes.identifier(product)}
-    price["product"] |= _known(shapes.identifier(product))
+    product_id = shapes.identifier(product)
+    price["product"] = {**shapes.mapping(product), "id": product_id, **_known(product_id)}
     member.pop("pricing", None)
     # Older shapes mark a subscription's lines by having a plan at all.
     slot = "plan" if "plan" in member and "price" not in member else "price"

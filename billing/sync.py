@@ -116,7 +116,7 @@ def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Ent
     if account.tenant is not None:
         _remember_trials(account.tenant, found)
         if found.period is not None and found.limit_nanos is not None:
-            _give(account, account.tenant, found.period, found, now)
+            _give(account, account.tenant, found.period, found.limit_nanos, found, now)
         _set_standing(account.tenant, found, now)
     _note(account, found)
     return found
@@ -168,16 +168,17 @@ def plan_rules() -> list[PlanRule]:
     ]  # fmt: skip
 
 
-def _give(account: BillingAccount, tenant: Tenant, period: Period, found: Entitlement, now: datetime) -> None:
-    """The tenant's window and limit. `found.limit_nanos` is not None."""
-    assert found.limit_nanos is not None
-    budget = _budget(tenant, found, now)
+def _give(
+    account: BillingAccount, tenant: Tenant, period: Period, granted_nanos: int, found: Entitlement, now: datetime
+) -> None:
+    """The tenant's window and its limit."""
+    budget = _budget(tenant, granted_nanos, found, now)
     open_now = _open_window(budget)
     if account.window_start is None or period.starts_at > account.window_start:
         used = _used_before(open_now, period, found)
     else:
         used = account.used_before_nanos
-    limit = max(1, found.limit_nanos - used)
+    limit = max(1, granted_nanos - used)
     opening = OpenPeriod(
         budget_id=budget.pk, starts_at=period.starts_at, ends_at=period.ends_at, limit_nanos=limit,
         source_kind=SOURCE, source_id=account.stripe_customer_id, actor=STRIPE.name,
@@ -212,9 +213,8 @@ def _open_window(budget: Budget) -> BudgetWindow | None:
     return budget.windows.filter(closed_at__isnull=True).first()
 
 
-def _budget(tenant: Tenant, found: Entitlement, now: datetime) -> Budget:
+def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime) -> Budget:
     """The tenant's billing-cycle budget: an operator's is taken over with its caps, else one is made as the plan says."""
-    assert found.limit_nanos is not None
     rows = Budget.objects.filter(
         tenant=tenant, scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value
     )
@@ -226,7 +226,7 @@ def _budget(tenant: Tenant, found: Entitlement, now: datetime) -> Budget:
             "disabled_tools": plan.disabled_tools,
         }  # fmt: skip
         return budgets.create(
-            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=found.limit_nanos,
+            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=limit_nanos,
             tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **policy,
         )  # fmt: skip
     if known.source != Budget.Source.STRIPE:

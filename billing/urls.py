@@ -1,10 +1,12 @@
 """Paths below /api/."""
 
-from django.urls import path
-
+from billing.api import views as api
 from billing.views import stripe_webhook
+from governance.api.routes import both
 
 urlpatterns = [
-    path("webhooks/stripe", stripe_webhook, name="stripe-webhook"),
-    path("webhooks/stripe/", stripe_webhook),
+    *both("webhooks/stripe", stripe_webhook, name="stripe-webhook"),
+    *both("billing/accounts", api.Accounts.as_view(), name="billing-accounts"),
+    *both("plans", api.Plans.as_view(), name="plans"),
+    *both("plans/<int:id>", api.OnePlan.as_view(), name="plan"),
 ]

@@ -107,10 +107,10 @@ class Pricing:
 
     def _default(self, reasons: set[str]) -> Valued:
         plan = next((plan for plan in self.plans if plan.is_default), None)
-        found = tuple(sorted(reasons | {"unmapped_plan"}))
+        reasons = reasons | {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
         if plan is None:
-            return Valued(0, reasons=(*found, "no_default_plan"))
-        return Valued(plan.limit_nanos, plan.name, found, monthly=plan.monthly)
+            return Valued(0, reasons=tuple(sorted(reasons)))
+        return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly)
 
     def _worth(self, price: Price, reasons: set[str]) -> _Worth | None:
         """What a price is worth now. What it was worth when the window opened stays, unless something that says

@@ -1,0 +1,1 @@
+"""Plans and billing accounts under /api/."""
