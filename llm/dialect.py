@@ -82,6 +82,29 @@ def parse(body: bytes) -> ChatRequest:
     return request
 
 
+def parse_other(body: bytes, *, kind: str) -> ChatRequest:
+    """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
+    payload = load_object(body)
+    request = ChatRequest(body=body, payload=payload, model=_model(payload))
+    request.user = _attribution(payload)
+    request.metadata = _metadata(payload)
+    request.changed = _translate_fields(payload)
+    if "dimensions" in payload:
+        payload["output_dimension"] = payload.pop("dimensions")
+        request.changed = True
+    if kind == "fim":
+        _check_text(payload, "prompt", needed=True)
+        _check_text(payload, "suffix")
+        request.stream = _boolean(payload, "stream")
+        request.max_tokens = _positive(payload, "max_tokens")
+    elif kind == "ocr":
+        if not isinstance(payload.get("document"), dict):
+            raise DialectError("`document` must be an object.", "document", "invalid_type")
+    else:
+        _check_input(payload.get("input"), texts_only=kind == "embedding")
+    return request
+
+
 def apply(
     request: ChatRequest, *, model: str, max_tokens: int | None = None, disabled_tools: Collection[str] = ()
 ) -> bytes:
@@ -272,8 +295,8 @@ def _translate_prediction(payload: dict[str, Any]) -> bool:
     parts = prediction.get("content")
     if not isinstance(parts, list):
         return False
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    if len(texts) != len(parts):
         raise DialectError("`prediction.content` must be text.", "prediction.content", "invalid_type")
     payload["prediction"] = {**prediction, "content": "".join(texts)}
     return True
@@ -403,6 +426,24 @@ def _forced_tool(payload: Mapping[str, Any], tools: Sequence[str]) -> str:
     if name not in tools:
         raise DialectError(f"`tool_choice` names {name!r}, which is not in `tools`.", "tool_choice")
     return name
+
+
+def _check_text(payload: Mapping[str, Any], name: str, *, needed: bool = False) -> None:
+    value = payload.get(name)
+    if value is None and needed:
+        raise DialectError(f"`{name}` is missing.", name, "missing_field")
+    if value is not None and not isinstance(value, str):
+        raise DialectError(f"`{name}` must be a string.", name, "invalid_type")
+
+
+def _check_input(value: Any, *, texts_only: bool) -> None:
+    """A text or a list of texts; moderation also takes conversations."""
+    if value is None:
+        raise DialectError("`input` is missing.", "input", "missing_field")
+    kinds = str if texts_only else str | dict | list
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, kinds) for item in items):
+        raise DialectError("`input` must be a text or a list of texts.", "input", "invalid_type")
 
 
 def _check_format(payload: Mapping[str, Any]) -> None:

@@ -1,0 +1,56 @@
+"""Changing the catalogue. Each change leaves an audit row; this process sees it at once, others within 30 s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from governance import audit
+from governance.audit import Actor
+from llm import catalog
+from llm.models import Model, ModelAlias, Price
+
+# One dollar per million units is a million picodollars a unit.
+PICOS_PER_DOLLAR_PER_MILLION = 1_000_000
+
+
+class PriceExists(ValueError):
+    """There is a price for this very moment already; prices are superseded, never overwritten."""
+
+
+def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
+    """Add a price, which supersedes the earlier ones from its `effective_from` on. Raises PriceExists."""
+    try:
+        with transaction.atomic():
+            price.save()
+            audit.record(action="price.add", target=str(price.model), by=by, now=now, reason=reason, new=_facts(price))
+            transaction.on_commit(catalog.forget)
+    except IntegrityError as error:
+        raise PriceExists("There is a price from that very moment on; choose a later effective_from.") from error
+    return price
+
+
+def save(*, row: Model | ModelAlias, old: Mapping[str, Any] | None, by: Actor, now: datetime) -> None:
+    """Save a model or an alias. `old` holds the fields that change as they were; None for a new row."""
+    kind = row._meta.model_name
+    new = {name: str(getattr(row, name)) for name in old} if old is not None else {"name": row.name}
+    with transaction.atomic():
+        row.save()
+        action = f"{kind}.{'add' if old is None else 'change'}"
+        audit.record(action=action, target=row.name, by=by, now=now, old=old, new=new)
+        transaction.on_commit(catalog.forget)
+
+
+def _facts(price: Price) -> dict[str, Any]:
+    return {
+        "unit": price.unit,
+        "picos_per_unit": price.picos_per_unit,
+        "zone": price.zone,
+        "tier": price.tier,
+        "batch": price.batch,
+        "effective_from": price.effective_from.isoformat() if price.effective_from else None,
+        "source": price.source,
+    }

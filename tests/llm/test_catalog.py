@@ -1,0 +1,214 @@
+"""Names, prices over time, and the snapshot that the data plane looks things up in."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import DatabaseError, IntegrityError
+from django.utils import timezone
+
+from governance.operations import Usage
+from llm import catalog, seed
+from llm.models import Model, ModelAlias, Price
+
+pytestmark = pytest.mark.django_db
+BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = datetime(2026, 10, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def fresh_snapshot() -> Iterator[None]:
+    catalog.forget()
+    yield
+    catalog.forget()
+
+
+def add_price(name: str, unit: str, picos: int, since: datetime, **fields: Any) -> Price:
+    model = Model.objects.get(name=name)
+    return Price.objects.create(model=model, unit=unit, picos_per_unit=picos, effective_from=since, **fields)
+
+
+def test_migration_loads_the_seed_and_loading_it_again_adds_nothing() -> None:
+    assert Price.objects.count() == sum(len(row.picos) for row in seed.rows())
+    assert seed.load(apps) == 0
+
+
+def test_aliases_and_ids_mean_one_model() -> None:
+    entry = catalog.resolve("mistral-small-latest")
+
+    assert entry is not None
+    assert entry is catalog.resolve("mistral-small-2603")
+    assert entry.names == {"mistral-small-2603", "mistral-small-latest"}
+    assert entry.context_tokens == 256_000
+    assert "vision" in entry.capabilities
+    assert catalog.resolve("gpt-4o") is None
+
+
+def test_an_id_means_its_own_model_whatever_an_alias_says() -> None:
+    other = Model.objects.get(name="mistral-large-2512")
+    ModelAlias.objects.create(name="mistral-embed", model=other)
+
+    entry = catalog.resolve("mistral-embed")
+    assert entry is not None
+    assert entry.id == "mistral-embed"
+
+
+def test_preview_and_retired_models_are_not_served() -> None:
+    assert catalog.resolve("mistral-large-4") is None
+    Model.objects.filter(name="mistral-embed").update(status=Model.Status.RETIRED)
+    catalog.forget()
+    assert catalog.resolve("mistral-embed") is None
+
+
+def test_cost_names_the_rule_it_was_charged_by() -> None:
+    usage = Usage(model="mistral-small-latest", input_tokens=1_000, cached_tokens=800, output_tokens=100)
+
+    assert catalog.cost_of(usage) == (30_000 + 12_000 + 60_000, "mistral/mistral-small-2603@2026-03-16")
+    assert catalog.cost_of(Usage(model="mistral-large-latest", output_tokens=2)) == (
+        3_000,
+        "mistral/mistral-large-2512@seed",
+    )
+    assert catalog.cost_of(Usage(model="mistral-ocr-latest", unit="page", units=2)) == (
+        8_000_000,
+        "mistral/mistral-ocr-4-1@seed",
+    )
+
+
+def test_what_has_no_price_has_no_cost_and_no_quote() -> None:
+    assert catalog.cost_of(Usage(model="gpt-4o", input_tokens=5)) is None
+    assert catalog.cost_of(Usage(provider="openai", model="mistral-embed", input_tokens=5)) is None
+    assert catalog.quote(model="gpt-4o", input_tokens=5, max_tokens=5) is None
+    assert catalog.quote(model="mistral-ocr-latest", input_tokens=5, max_tokens=5) is None
+
+
+def test_quote_is_the_worst_case_under_the_name_asked_for() -> None:
+    quote = catalog.quote(model="mistral-small-latest", input_tokens=1_000, max_tokens=100)
+
+    assert quote is not None
+    assert quote.model == "mistral-small-latest"
+    assert quote.cost_nanos == 150_000 + 60_000
+    assert (quote.fixed_picos, quote.picos_per_output_token, quote.max_tokens) == (150_000_000, 600_000, 100)
+    assert "mistral-small-2603" in quote.names
+
+
+def test_price_counts_from_its_first_moment_until_superseded() -> None:
+    start = datetime(2026, 3, 16, tzinfo=UTC)
+    add_price("mistral-small-2603", "output", 900_000, LATER)
+
+    def output_at(now: datetime) -> int | None:
+        entry = catalog.read(now=now).resolve("mistral-small-2603")
+        assert entry is not None
+        return entry.rates.output_picos if entry.rates else None
+
+    assert output_at(BEFORE) is None
+    assert output_at(start) == 600_000
+    assert output_at(LATER) == 900_000
+    rates = catalog.read(now=LATER).by_name["mistral-small-2603"].rates
+    assert rates is not None
+    assert rates.rule == "mistral/mistral-small-2603@2026-10-01"
+    assert rates.input_picos == 150_000
+
+
+def test_rates_at_a_past_moment_come_from_the_database() -> None:
+    model = Model.objects.get(name="mistral-small-2603")
+    add_price("mistral-small-2603", "output", 900_000, LATER)
+
+    then = catalog.rates_at(model=model, at=datetime(2026, 4, 1, tzinfo=UTC))
+    halved = catalog.rates_at(model=model, at=LATER, batch=True, zone="eu")
+    assert then is not None
+    assert halved is not None
+    assert then.output_picos == 600_000
+    assert halved.output_picos == 900_000 * 110 * 50 // 10_000
+    assert halved.rule == "mistral/mistral-small-2603@2026-10-01+eu+batch"
+
+
+def test_zone_follows_the_host_of_the_api() -> None:
+    assert catalog.zone_of("https://api.mistral.ai") == "global"
+    assert catalog.zone_of("https://api.eu.mistral.ai/v1") == "eu"
+    assert catalog.zone_of("http://eu.example.com") == "global"
+
+
+def test_snapshot_is_kept_until_forgotten_or_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = catalog.current()
+    add_price("mistral-embed", "input", 999, datetime(2026, 2, 2, tzinfo=UTC))
+
+    assert catalog.current() is first
+    monkeypatch.setattr(catalog._shelf, "_stale_at", 0.0)
+    renewed = catalog.resolve("mistral-embed")
+    assert renewed is not None
+    assert renewed.rates is not None
+    assert renewed.rates.input_picos == 999
+
+
+def test_snapshot_does_not_outlast_the_beginning_of_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = timezone.now()
+    add_price("mistral-embed", "input", 999, now + timedelta(seconds=5))
+    monkeypatch.setattr(catalog.time, "monotonic", lambda: 1_000.0)
+    catalog.current()
+
+    assert 1_000.0 < catalog._shelf._stale_at <= 1_005.0
+
+
+def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*, now: datetime) -> catalog.Catalogue:
+        raise DatabaseError("gone")
+
+    old = catalog.current()
+    monkeypatch.setattr(catalog, "read", broken)
+    monkeypatch.setattr(catalog._shelf, "_stale_at", 0.0)
+
+    assert catalog.current() is old
+    catalog.forget()
+    with pytest.raises(DatabaseError):
+        catalog.current()
+
+
+def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = catalog.current()
+    started, threads = threading.Event(), []
+
+    def slow(*, now: datetime) -> catalog.Catalogue:
+        threads.append(threading.current_thread())
+        started.set()
+        return catalog.Catalogue({})
+
+    monkeypatch.setattr(catalog, "read", slow)
+    monkeypatch.setattr(catalog._shelf, "_stale_at", 0.0)
+
+    async def look() -> catalog.Catalogue:
+        return catalog.current()
+
+    assert asyncio.run(look()) is old
+    assert started.wait(2)
+    threads[0].join(2)
+    assert threads[0] is not threading.main_thread()
+    assert catalog.current().by_name == {}
+
+
+def test_price_is_never_changed_nor_deleted() -> None:
+    price = Price.objects.first()
+    assert price is not None
+    price.picos_per_unit += 1
+
+    for act in (price.save, price.delete, Price.objects.all().delete, lambda: Price.objects.update(source="x")):
+        with pytest.raises(TypeError, match="never"):
+            act()
+
+
+@pytest.mark.parametrize("since", [None, datetime(2026, 3, 16, tzinfo=UTC)])
+def test_two_prices_from_one_moment_are_refused(since: datetime | None) -> None:
+    model = Model.objects.create(name="new", kinds=["chat"])
+    Price.objects.create(model=model, unit="input", picos_per_unit=1, effective_from=since)
+    with pytest.raises(IntegrityError):
+        Price.objects.create(model=model, unit="input", picos_per_unit=2, effective_from=since)
+
+
+@pytest.mark.parametrize("wrong", [{"picos_per_unit": -1}, {"currency": "EUR"}, {"unit": "hour"}, {"zone": "moon"}])
+def test_impossible_price_is_refused_by_the_database(wrong: dict[str, Any]) -> None:
+    model = Model.objects.create(name="new", kinds=["chat"])
+    with pytest.raises(IntegrityError):
+        Price.objects.create(**{"model": model, "unit": "input", "picos_per_unit": 1, **wrong})
