@@ -31,7 +31,7 @@ _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
 @dataclass(slots=True)
 class Received:
-    """A request that arrived. `closed_early` is when the client left before the answer was complete (Unix time)."""
+    """A request that arrived. `closed_early_at` is when the client left before the answer was complete (Unix time)."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Received:
     received_at: float = field(default_factory=time.time)
     chunks_sent: int = 0
     finished: bool = False
-    closed_early: float | None = None
+    closed_early_at: float | None = None
 
     @property
     def model(self) -> str | None:
@@ -61,7 +61,7 @@ class Received:
             "received_at": self.received_at,
             "chunks_sent": self.chunks_sent,
             "finished": self.finished,
-            "closed_early": self.closed_early,
+            "closed_early_at": self.closed_early_at,
         }
 
 
@@ -294,7 +294,7 @@ class Sandbox:
                 if number:
                     await self._wait(behaviour.pace, left)
                 if left.done():
-                    request.closed_early = time.time()
+                    request.closed_early_at = time.time()
                     return
                 if behaviour.cut_stream and number >= behaviour.cut_stream:
                     return
@@ -311,9 +311,9 @@ class Sandbox:
         left = asyncio.ensure_future(_until_left(receive))
         await self._wait(seconds, left)
         if left.done():
-            request.closed_early = time.time()
+            request.closed_early_at = time.time()
         left.cancel()
-        return request.closed_early is None
+        return request.closed_early_at is None
 
     async def _wait(self, seconds: float, left: asyncio.Future[None]) -> None:
         if seconds > 0:

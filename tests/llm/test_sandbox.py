@@ -273,11 +273,11 @@ def test_client_that_leaves_a_stream_is_noticed(http: httpx.Client, sandbox: San
         next(answer.iter_bytes())
         left_at = time.time()
     deadline = time.monotonic() + 3
-    while sandbox.requests[0].closed_early is None and time.monotonic() < deadline:
+    while sandbox.requests[0].closed_early_at is None and time.monotonic() < deadline:
         time.sleep(0.01)
 
-    assert sandbox.requests[0].closed_early is not None
-    assert sandbox.requests[0].closed_early - left_at < 1
+    assert sandbox.requests[0].closed_early_at is not None
+    assert sandbox.requests[0].closed_early_at - left_at < 1
     assert not sandbox.requests[0].finished
 
 
