@@ -165,6 +165,8 @@ class Supervisor:
     def _keep(self, child: Child) -> None:
         if child.process is not None and child.ended():
             code = child.process.returncode
+            # What it started may outlive it, and hold the port.
+            child.kill()
             pause_s = child.plan_restart()
             self.say(f"The {child.name} process ended (status {code}); it starts again in {pause_s:.0f} s.")
         elif child.process is None and time.monotonic() >= child.restart_at:

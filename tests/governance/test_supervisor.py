@@ -80,6 +80,16 @@ def test_a_child_that_ends_is_started_again_after_a_pause() -> None:
     assert "The web process ended (status 3); it starts again in 1 s." in running.lines
 
 
+def test_what_a_dead_child_leaves_behind_is_killed_before_its_restart() -> None:
+    dying = STUBBORN.rsplit("\n", 1)[0] + "\nsys.exit(1)"
+    running = Running(child(dying))
+    wait_for(lambda: running.lines)
+    grandchild = int(running.lines[0].removeprefix("web     | "))
+
+    wait_for(lambda: not is_running(grandchild))
+    running.stop()
+
+
 def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_good_run() -> None:
     found = child(SLEEP)
     found.started_at = time.monotonic()
