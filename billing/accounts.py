@@ -57,9 +57,7 @@ def bind(*, account: BillingAccount, tenant: Tenant | None, by: Actor, now: date
     """An operator's binding, also in place of another one. Raises BindingError. Resync the account afterwards."""
     with transaction.atomic():
         account = BillingAccount.objects.select_for_update().get(pk=account.pk)
-        other = (
-            BillingAccount.objects.filter(tenant=tenant).exclude(pk=account.pk).first() if tenant else None
-        )
+        other = BillingAccount.objects.filter(tenant=tenant).exclude(pk=account.pk).first() if tenant else None
         if other is not None:
             raise BindingError(f"{tenant} is paid for by {other} already; unbind that one first.")
         if account.tenant != tenant:

@@ -39,7 +39,7 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Plan
-        exclude = ("limit_nanos",)
+        fields = tuple(name for name in plans.FIELDS if name != "limit_nanos")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -203,7 +203,11 @@ class CatalogEntryAdmin(MirrorAdmin):
 @admin.register(StripeEvent)
 class StripeEventAdmin(LongTableAdmin):
     list_display = ("event_id", "type", "customer_id", "status", "attempts", "received_at", "processed_at")
-    list_filter = ("type", ("processed_at", admin.EmptyFieldListFilter), ("quarantine_reason", admin.EmptyFieldListFilter))
+    list_filter = (
+        "type",
+        ("processed_at", admin.EmptyFieldListFilter),
+        ("quarantine_reason", admin.EmptyFieldListFilter),
+    )
     search_fields = ("event_id", "customer_id", "type")
     exclude = ("payload",)
     readonly_fields = ("said",)

@@ -117,8 +117,7 @@ def entitle(
     ids = sorted(known.keys() | {invoice.subscription_id for invoice in paid})
     rules = _Rules(pricing, now, policy or Policy(), trials_used or {})
     standings = [
-        rules.standing(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id])
-        for id in ids
+        rules.standing(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id]) for id in ids
     ]
     return _combine(standings, pricing=pricing, override_nanos=override_nanos, now=now)
 
@@ -131,9 +130,7 @@ def _combine(
         return Entitlement(State.NONE)
     state = min((standing.state for standing in standings), key=STATE_ORDER.index)
     counted = [one for one in standings if one.state == state or (one.state in LIVE and state in LIVE)]
-    reasons = tuple(
-        sorted({reason for one in standings if one.state != State.CLOSED for reason in one.reasons})
-    )
+    reasons = tuple(sorted({reason for one in standings if one.state != State.CLOSED for reason in one.reasons}))
     giving = sorted(
         (one.period, one.subscription_id, one) for one in counted if one.period is not None and one.limit_nanos > 0
     )
@@ -213,22 +210,16 @@ class _Rules:
         period, whole = self._current(grant, _paid_through(grant, paid), value)
         if period is None or not self._is_over(period):
             current = period or grant.period
-            return Standing(
-                id, State.ACTIVE, current, _share(value, current, whole), value.plan, value.reasons
-            )
+            return Standing(id, State.ACTIVE, current, _share(value, current, whole), value.plan, value.reasons)
         rolled = _rolled_period(sub, after=period.ends_at)
         if rolled is None:
-            return Standing(
-                id, State.LAPSED, period, value.limit_nanos, value.plan, (*value.reasons, "period_ended")
-            )
+            return Standing(id, State.LAPSED, period, value.limit_nanos, value.plan, (*value.reasons, "period_ended"))
         if late and self.now >= rolled.starts_at + self.policy.grace:
             return Standing(id, State.SUSPENDED, reasons=("past_due",))
         if value.monthly and rolled.ends_at - rolled.starts_at > LONGEST_MONTH:
             rolled = _month(rolled.starts_at, max(self.now, rolled.starts_at))
         limit = value.limit_nanos * self.policy.provisional_percent // 100
-        return Standing(
-            id, State.PROVISIONAL, rolled, limit, value.plan, (*value.reasons, "awaiting_payment")
-        )
+        return Standing(id, State.PROVISIONAL, rolled, limit, value.plan, (*value.reasons, "awaiting_payment"))
 
     def _is_over(self, period: Period) -> bool:
         return period.ends_at <= self.now
@@ -243,17 +234,13 @@ class _Rules:
             return min(value, self.pricing.of_items(bought), key=lambda one: one.limit_nanos)
         return value
 
-    def _current(
-        self, grant: _Grant, paid_through: datetime, value: Valued
-    ) -> tuple[Period | None, Period | None]:
+    def _current(self, grant: _Grant, paid_through: datetime, value: Valued) -> tuple[Period | None, Period | None]:
         """The budget period that holds now, and the whole one it is a part of.
 
         A month's budget within a longer billing period starts anew each month, bounded by what is paid through.
         """
         first = grant.period
-        if paid_through <= first.ends_at and (
-            not value.monthly or first.ends_at - first.starts_at <= LONGEST_MONTH
-        ):
+        if paid_through <= first.ends_at and (not value.monthly or first.ends_at - first.starts_at <= LONGEST_MONTH):
             return first, None
         is_month = first.ends_at - first.starts_at <= LONGEST_MONTH
         if is_month and self.now < first.ends_at:
@@ -284,9 +271,7 @@ def _newest_grant(sub: Subscription | None, paid: Sequence[Invoice]) -> _Grant |
     newest = max(grants, key=lambda grant: (grant.period.starts_at, grant.period.ends_at), default=None)
     if newest is not None and _is_trial(sub, newest):
         # The first payment after a trial that was ended early bills an update, and opens a period all the same.
-        firsts = [
-            grant for invoice in paid if (grant := _whole_period(invoice, after=newest.period.starts_at))
-        ]
+        firsts = [grant for invoice in paid if (grant := _whole_period(invoice, after=newest.period.starts_at))]
         return max(firsts, key=lambda grant: (grant.period.starts_at, grant.period.ends_at), default=newest)
     return newest
 

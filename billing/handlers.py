@@ -67,9 +67,7 @@ def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
         sync.write(customer_id, None, now=now)
 
 
-def _sync(
-    event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]
-) -> None:
+def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]) -> None:
     """Lock the customer, keep what the event brings, and write what follows."""
     if not event.customer_id:
         # A checkout or invoice without a customer concerns nobody's budget.

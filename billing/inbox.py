@@ -115,7 +115,7 @@ def _try_later(event: StripeEvent, error: Exception, now: datetime) -> None:
         return
     delay = min(FIRST_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)
     # Spread, so that what failed together does not come back together.
-    delay *= random.uniform(0.8, 1.2)
+    delay *= random.uniform(0.8, 1.2)  # noqa: S311
     StripeEvent.objects.waiting().filter(pk=event.pk).update(
         attempts=attempts, error=_told(error), next_attempt_at=now + delay
     )

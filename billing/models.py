@@ -27,9 +27,7 @@ class Plan(models.Model):
     price_ids = models.JSONField(default=list, blank=True, help_text='Stripe price ids: ["price_…"]')
     lookup_keys = models.JSONField(default=list, blank=True, help_text="Lookup keys of Stripe prices.")
     product_ids = models.JSONField(default=list, blank=True, help_text='Stripe product ids: ["prod_…"]')
-    per_unit = models.BooleanField(
-        default=False, help_text="The limit counts once for each unit of quantity."
-    )
+    per_unit = models.BooleanField(default=False, help_text="The limit counts once for each unit of quantity.")
     monthly = models.BooleanField(
         default=True,
         help_text="The limit is for a month, also where a year is billed; otherwise for the billing period.",
@@ -43,16 +41,12 @@ class Plan(models.Model):
         ordering = ["limit_nanos", "name"]
         constraints = [
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="plan_limit_positive"),
-            models.CheckConstraint(
-                condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="plan_hard_cap_in_range"
-            ),
+            models.CheckConstraint(condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="plan_hard_cap_in_range"),
             models.CheckConstraint(
                 condition=Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap")),
                 name="plan_soft_cap_below_hard_cap",
             ),
-            models.UniqueConstraint(
-                fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"
-            ),
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"),
         ]
 
     def __str__(self) -> str:
@@ -114,13 +108,10 @@ class BillingAccount(models.Model):
                 condition=Q(limit_nanos__isnull=True) | Q(limit_nanos__gt=0), name="account_limit_positive"
             ),
             models.CheckConstraint(
-                condition=Q(period_start__isnull=True, period_end__isnull=True)
-                | Q(period_end__gt=F("period_start")),
+                condition=Q(period_start__isnull=True, period_end__isnull=True) | Q(period_end__gt=F("period_start")),
                 name="account_period_ends_after_start",
             ),
-            models.CheckConstraint(
-                condition=Q(used_before_nanos__gte=0), name="account_used_before_not_negative"
-            ),
+            models.CheckConstraint(condition=Q(used_before_nanos__gte=0), name="account_used_before_not_negative"),
         ]
 
     def __str__(self) -> str:

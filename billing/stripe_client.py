@@ -65,13 +65,9 @@ def customer_picture(customer_id: str) -> CustomerPicture:
         customer = client.v1.customers.retrieve(customer_id).to_dict(for_json=True)
         if customer.get("deleted"):
             return CustomerPicture(customer, (), ())
-        subscriptions = client.v1.subscriptions.list(
-            {"customer": customer_id, "status": "all", "limit": PAGE}
-        )
+        subscriptions = client.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
         invoices = client.v1.invoices.list({"customer": customer_id, "status": "paid", "limit": PAGE})
-        return CustomerPicture(
-            customer, tuple(_all(subscriptions)), tuple(_all(invoices, at_most=MOST_INVOICES))
-        )
+        return CustomerPicture(customer, tuple(_all(subscriptions)), tuple(_all(invoices, at_most=MOST_INVOICES)))
 
 
 def product(product_id: str) -> Fetched:

@@ -35,6 +35,8 @@ READINGS = 5
 CATALOG_AGE = timedelta(days=1)
 # Billing decides over the tenant's standing in these states; in the others it leaves it alone.
 STOPPING = (State.SUSPENDED, State.CLOSED)
+# What is left of a window whose period is over can be spent until the next one opens.
+SPENDABLE = (*LIVE, State.LAPSED)
 
 
 class Overtaken(Exception):
@@ -67,12 +69,10 @@ def due(*, now: datetime, limit: int = 200) -> int:
 
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
-    over = Q(period_end__lte=now, state__in=[*LIVE, State.LAPSED])
+    over = Q(period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE)
-    claims = Q(
-        tenant__isnull=True, claimed_tenant__in=Tenant.objects.filter(billing_account=None).values("slug")
-    )
-    found = BillingAccount.objects.filter(over & ~Q(state=State.LAPSED) | unfit | claims)
+    claims = Q(tenant__isnull=True, claimed_tenant__in=Tenant.objects.filter(billing_account=None).values("slug"))
+    found = BillingAccount.objects.filter(over | unfit | claims)
     ids = list(found.order_by("period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
         try:
@@ -187,7 +187,7 @@ def _give(
     [result] = ledger.apply_within([opening], now=now)
     if result.opened or account.window_start is None or period.starts_at >= account.window_start:
         account.window_start, account.used_before_nanos = period.starts_at, used
-    if result.opened or found.state in LIVE:
+    if result.opened or found.state in SPENDABLE:
         _set_limit(budget, limit, found, now)
 
 
@@ -214,10 +214,8 @@ def _open_window(budget: Budget) -> BudgetWindow | None:
 
 
 def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime) -> Budget:
-    """The tenant's billing-cycle budget: an operator's is taken over with its caps, else one is made as the plan says."""
-    rows = Budget.objects.filter(
-        tenant=tenant, scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value
-    )
+    """The tenant's billing-cycle budget: an operator's is taken over with its caps, else the plan makes one."""
+    rows = Budget.objects.filter(tenant=tenant, scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value)
     known = rows.first()
     if known is None:
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
@@ -277,9 +275,7 @@ def _note(account: BillingAccount, found: Entitlement) -> None:
 
 def _remember_trials(tenant: Tenant, found: Entitlement) -> None:
     for product_id, subscription_id in found.trials.items():
-        Trial.objects.get_or_create(
-            tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id}
-        )
+        Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
 
 
 def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:

@@ -96,9 +96,7 @@ class Pricing:
             return self._default(reasons)
         trials = [_amount(item.price, TRIAL_KEY, reasons) for item, _ in mapped]
         return Valued(
-            limit_nanos=sum(
-                worth.limit_nanos * (item.quantity if worth.per_unit else 1) for item, worth in mapped
-            ),
+            limit_nanos=sum(worth.limit_nanos * (item.quantity if worth.per_unit else 1) for item, worth in mapped),
             plan=" + ".join(sorted({worth.plan for _, worth in mapped if worth.plan})),
             reasons=tuple(sorted(reasons)),
             trial_nanos=sum(trial for trial in trials if trial) or None,

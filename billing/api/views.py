@@ -6,22 +6,17 @@ from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
-from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing import plans
 from billing.models import BillingAccount, Plan
+from governance.api import errors
 from governance.api.fields import Dollars, Query, Ratio, Strict, Text
 from governance.api.permissions import READERS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 
 READ = {"GET": READERS}
-
-
-class Conflict(APIException):
-    status_code = 409
-    default_code = "conflict"
 
 
 class NameList(serializers.ListField):
@@ -87,7 +82,7 @@ class Plans(ListView):
 
     @extend_schema(operation_id="plans_create", request=PlanBody, responses={201: PlanBody})
     def post(self, request: Request) -> Response:
-        return Response(save(self, Plan(), self.valid(PlanBody, request.data)), status=201)
+        return save(self, Plan(), self.valid(PlanBody, request.data), status=201)
 
 
 class OnePlan(ControlView):
@@ -98,15 +93,15 @@ class OnePlan(ControlView):
     @extend_schema(operation_id="plans_change", request=PlanBody(partial=True), responses=PlanBody)
     def patch(self, request: Request, id: int) -> Response:
         plan = self.one(Plan.objects.all(), pk=id)
-        return Response(save(self, plan, self.valid(PlanBody, request.data, partial=True)))
+        return save(self, plan, self.valid(PlanBody, request.data, partial=True), status=200)
 
 
-def save(view: ControlView, plan: Plan, changes: dict[str, Any]) -> dict[str, Any]:
-    """The saved plan as it is answered."""
+def save(view: ControlView, plan: Plan, changes: dict[str, Any], *, status: int) -> Response:
+    """The saved plan as it is answered, or what is wrong with it."""
     try:
         plans.save(plan=plan, changes=changes, by=view.by.actor, now=view.now)
     except plans.PlanConflict as error:
-        raise Conflict(f"{error.field}: {error.message}") from error
+        return Response(errors.body("conflict", error.message, error.field, view.request), status=409)
     except plans.PlanError as error:
         raise serializers.ValidationError({error.field: [error.message]}) from error
-    return dict(PlanBody(plan).data)
+    return Response(PlanBody(plan).data, status=status)

@@ -130,4 +130,4 @@ def test_tasks_make_one_call_each(tenant: Tenant) -> None:
     assert tasks.process_event(first.event_id)
     StripeEvent.objects.filter(pk=second.pk).update(next_attempt_at=START)
     assert tasks.sweep_inbox() == 1
-    assert sync.SOURCE == window_of().source_kind
+    assert window_of().source_kind == sync.SOURCE

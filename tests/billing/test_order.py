@@ -120,7 +120,8 @@ def year_of_a_customer() -> Stream:
         invoice_paid(subscription=None, billing_reason="manual", amount_paid=777, id="evt_h"),
         subscription_updated(price="price_premium", created=NEXT, id="evt_i", **renewed),
         invoice_paid(
-            billing_reason="subscription_cycle", amount_paid=0, price="price_premium", created=NEXT, id="evt_j", **renewed
+            billing_reason="subscription_cycle", amount_paid=0, price="price_premium", created=NEXT, id="evt_j",
+            **renewed,
         ),
         subscription_created(subscription="sub_extra", price="price_extra", created=START + 2 * DAY, id="evt_k"),
         invoice_paid(subscription="sub_extra", price="price_extra", id="evt_l"),
