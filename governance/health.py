@@ -55,7 +55,7 @@ def _budget() -> str:
 def _mistral() -> str:
     if settings.MISTRAL_API_KEY:
         return "configured"
-    return "sandbox" if settings.DEBUG else "not_configured"
+    return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
 
 
 def _stripe() -> str:

@@ -111,15 +111,6 @@ class Moment(serializers.DateTimeField):
         return super().to_internal_value(value)
 
 
-class Names(serializers.ListField):
-    """A list of names; one name alone is a list of one."""
-
-    child = serializers.CharField(max_length=200)
-
-    def to_internal_value(self, data: Any) -> list[Any]:
-        return super().to_internal_value([data] if isinstance(data, str) else data)
-
-
 class Text(serializers.CharField):
     """A string, and nothing that merely can be made one: 7 is no name."""
 
@@ -127,6 +118,15 @@ class Text(serializers.CharField):
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class Names(serializers.ListField):
+    """A list of names; one name alone is a list of one."""
+
+    child = Text(max_length=200)
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        return super().to_internal_value([data] if isinstance(data, str) else data)
 
 
 class Act(Strict):

@@ -22,7 +22,9 @@ class Api:
         return self.client.get(path, query_params=query or None)
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
-        return getattr(self.client, method)(path, data=body if body is not None else {}, content_type="application/json")
+        return getattr(self.client, method)(
+            path, data=body if body is not None else {}, content_type="application/json"
+        )
 
     def post(self, path: str, body: Any = None) -> Any:
         return self.send("post", path, body)
@@ -93,4 +95,3 @@ def priced(settings: Any) -> None:
     """Prices that governance borrows: $1 a million tokens in, $2 out; `mystery` has none."""
     settings.GOVERNANCE_QUOTER = "tests.governance.api.prices.quote"
     settings.GOVERNANCE_PRICER = "tests.governance.api.prices.cost_of"
-

@@ -124,8 +124,8 @@ def test_unknown_paths_and_methods_answer_as_the_api_does(operator: Api) -> None
 def test_the_description_is_openapi_31_and_names_every_path(nobody: Api) -> None:
     described = nobody.client.get("/api/schema", headers={"accept": "application/json"}).json()
     assert described["openapi"].startswith("3.1")
-    assert {path.format(budget="{id}", agent="{id}", key="{id}").replace("acme", "{slug}") for _, path, _ in TABLE} <= set(
-        described["paths"]
-    )
+    assert {
+        path.format(budget="{id}", agent="{id}", key="{id}").replace("acme", "{slug}") for _, path, _ in TABLE
+    } <= set(described["paths"])
     assert nobody.get("/api/docs").status_code == 200
     assert b"https://" not in nobody.get("/api/docs/").content

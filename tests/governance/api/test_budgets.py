@@ -47,7 +47,12 @@ def test_a_budget_comes_back_as_it_was_made_with_its_window(operator: Api) -> No
     assert found["limit"] == "12.50"
     assert (found["soft_cap"], found["hard_cap"], found["alert_thresholds"]) == (0.8, 1.0, [0.5, 0.9])
     assert found["downgrade_rules"] == [{"from": ["mistral-large-latest"], "to": "mistral-small-latest"}]
-    assert (found["spent"], found["remaining"], found["utilization"], found["state"]) == ("0.00", "12.50", 0.0, "active")
+    assert (found["spent"], found["remaining"], found["utilization"], found["state"]) == (
+        "0.00",
+        "12.50",
+        0.0,
+        "active",
+    )
     assert found["resets_at"].endswith("T00:00:00Z")
     assert AuditEntry.objects.get().action == "budget.create"
 
@@ -116,7 +121,9 @@ def test_bad_input_is_a_400_that_names_the_field(operator: Api, change: dict[str
     assert not Budget.objects.exists()
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[1]", b'"x"', b"\xff\xfe", b'{"limit": NaN}', b"[" * 100_000, b"null", b""])
+@pytest.mark.parametrize(
+    "raw", [b"{", b"[1]", b'"x"', b"\xff\xfe", b'{"limit": NaN}', b"[" * 100_000, b"null", b""]
+)
 def test_a_body_that_is_no_json_object_is_a_400(operator: Api, raw: bytes) -> None:
     response = operator.client.post("/api/budgets", raw, content_type="application/json")
     assert response.status_code == 400
@@ -137,7 +144,11 @@ def test_a_second_budget_for_the_same_scope_and_window_is_a_409(operator: Api) -
 def test_patch_changes_what_it_names_and_put_puts_the_rest_back(operator: Api) -> None:
     id = operator.post("/api/budgets", BODY).json()["id"]
     changed = operator.patch(f"/api/budgets/{id}", {"limit": 20, "soft_cap": None}).json()
-    assert (changed["limit"], changed["soft_cap"], changed["disabled_tools"]) == ("20.00", None, ["web_search"])
+    assert (changed["limit"], changed["soft_cap"], changed["disabled_tools"]) == (
+        "20.00",
+        None,
+        ["web_search"],
+    )
     minimal = {name: BODY[name] for name in ("scope_type", "scope_key", "tenant", "limit", "window")}
     replaced = operator.put(f"/api/budgets/{id}", minimal).json()
     assert (replaced["limit"], replaced["soft_cap"], replaced["disabled_tools"]) == ("12.50", 0.8, [])
@@ -173,7 +184,10 @@ def test_reset_needs_a_reason_and_keeps_the_old_window(operator: Api) -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "reason")
     done = operator.post(f"/api/budgets/{id}/reset", {"reason": "a demo"}).json()
     assert (done["closed"], done["opened"], done["budget"]["spent"]) == (1, 1, "0.00")
-    figures = [(w["spent"], w["closed_at"] is None) for w in operator.get(f"/api/budgets/{id}/windows").json()["results"]]
+    figures = [
+        (w["spent"], w["closed_at"] is None)
+        for w in operator.get(f"/api/budgets/{id}/windows").json()["results"]
+    ]
     assert figures == [("0.00", True), ("3.00", False)]
     assert AuditEntry.objects.get(action="budget.reset").reason == "a demo"
 
@@ -192,7 +206,9 @@ def test_readers_see_their_own_budgets_and_their_own_figures_alone(
     operator: Api, tenant: Api, agent: Api, stranger: Api
 ) -> None:
     globex = factories.tenant("globex")
-    shared = Budget.objects.create(scope_type="agent", scope_key="*", window="day", limit_nanos=factories.nanos("50"))
+    shared = Budget.objects.create(
+        scope_type="agent", scope_key="*", window="day", limit_nanos=factories.nanos("50")
+    )
     factories.budget("5")
     factories.budget("6", tenant=globex)
     factories.budget("7", scope_type="agent", scope_key="invoices")
@@ -213,12 +229,18 @@ def test_readers_see_their_own_budgets_and_their_own_figures_alone(
     def subjects(api: Api) -> list[str]:
         return [row["subject"] for row in api.get(f"/api/budgets/{shared.pk}/windows").json()["results"]]
 
-    assert (subjects(tenant), subjects(agent), subjects(stranger)) == (["acme/triage"], [], ["globex/invoices"])
+    assert (subjects(tenant), subjects(agent), subjects(stranger)) == (
+        ["acme/triage"],
+        [],
+        ["globex/invoices"],
+    )
 
 
 def test_a_list_asks_the_same_number_of_queries_for_one_budget_and_for_forty(operator: Api) -> None:
     def queries() -> int:
-        with CaptureQueriesContext(connection, ) as captured:
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
             assert operator.get("/api/budgets").status_code == 200
         return len(captured)
 
@@ -244,7 +266,9 @@ def test_pages_follow_each_other_without_a_gap(operator: Api) -> None:
 def test_filters_choose_and_a_misspelt_one_is_refused(operator: Api) -> None:
     factories.budget()
     factories.budget(scope_type="user", scope_key="u1")
-    assert [row["scope_key"] for row in operator.get("/api/budgets", scope_type="user").json()["results"]] == ["u1"]
+    assert [
+        row["scope_key"] for row in operator.get("/api/budgets", scope_type="user").json()["results"]
+    ] == ["u1"]
     assert operator.get("/api/budgets", tenant="globex").json()["results"] == []
     refused = operator.get("/api/budgets", tennant="acme")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tennant")

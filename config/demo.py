@@ -1,0 +1,252 @@
+"""The demo's cast and its thirty days of believable history, through the same ledger as real calls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import uuid_utils.compat as uuids
+from django.db import transaction
+
+from governance import budgets, ledger, money, quotes, tenancy
+from governance.audit import Actor
+from governance.models import Agent, Budget, SpendEntry, Tenant
+from governance.operations import Caller, OpenPeriod, Operation, Record, Usage
+from governance.windows import WindowKind, span_at
+
+DAYS = 30
+# One batch of history covers this much time, and is written as of its end.
+SLOT = timedelta(hours=3)
+BY = Actor("demo data")
+# The same history each time; only its dates move.
+SEED = 20260301
+LARGE, SMALL, MEDIUM = "mistral-large-latest", "mistral-small-latest", "mistral-medium-latest"
+TO_SMALL = [{"from": [LARGE, MEDIUM], "to": SMALL}]
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How an agent works: calls on a working day, tokens of a usual call, and its models with their weights."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    models: tuple[tuple[str, int], ...]
+    # Of a working day's calls, the part that comes on Saturdays and Sundays.
+    weekend: float = 0.15
+
+
+HABITS = {
+    "invoices": Habit(34, 14_000, 1_400, ((LARGE, 8), (SMALL, 2))),
+    "churn": Habit(12, 26_000, 2_600, ((MEDIUM, 7), (LARGE, 3)), weekend=0.0),
+    "support": Habit(58, 3_200, 650, ((SMALL, 8), (MEDIUM, 1), ("ministral-8b-latest", 3)), weekend=0.6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    slug: str
+    name: str
+    time_zone: str
+    # Its size: a factor on every agent's calls.
+    size: float
+
+
+COMPANIES = (
+    Company("acme", "Acme Logistics", "Europe/Paris", 1.0),
+    Company("globex", "Globex Retail", "America/New_York", 0.7),
+    Company("initech", "Initech Software", "Asia/Singapore", 0.4),
+)
+# tenant, scope, key, window, dollars a window, policy
+BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
+    ("acme", "tenant", "acme", "billing_cycle", "50", {"downgrade_rules": TO_SMALL}),
+    ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
+    ("acme", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
+    ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),
+    ("globex", "tenant", "globex", "month", "20", {"warn_at": "0.6", "downgrade_rules": TO_SMALL}),
+    (
+        "globex",
+        "agent",
+        "churn",
+        "week",
+        "5",
+        {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]},
+    ),
+    ("globex", "agent", "support", "day", "0.15", {}),
+    ("initech", "tenant", "initech", "month", "10", {"downgrade_rules": TO_SMALL}),
+    ("initech", "agent", "support", "day", "0.10", {}),
+    ("initech", "agent", "*", "day", "0.50", {"disabled_tools": ["code_interpreter", "web_search"]}),
+)
+# What shows the states: spent up to this share of the window at the end of the history.
+NEAR_THE_SOFT_CAP = ("globex", "churn", 0.86)
+STOPPED = ("initech", "support", 1.0)
+
+
+def cast(*, now: datetime) -> dict[str, list[Agent]]:
+    """The tenants, their agents and budgets; those that are there already are left as they are."""
+    found = {}
+    for company in COMPANIES:
+        tenant = Tenant.objects.filter(slug=company.slug).first() or tenancy.create_tenant(
+            slug=company.slug, name=company.name, time_zone=company.time_zone, by=BY, now=now
+        )
+        found[company.slug] = [_agent(tenant, slug, now) for slug in HABITS]
+    budgets.sync_default(now=now)
+    for slug, scope, key, window, dollars, policy in BUDGETS:
+        _budget(found[slug][0].tenant, scope, key, window, dollars, policy, now)
+    return found
+
+
+def needs_history() -> bool:
+    return not SpendEntry.objects.filter(tenant__slug__in=[company.slug for company in COMPANIES]).exists()
+
+
+def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callable[[int], None]) -> None:
+    """Record the days up to `now`, all or nothing; `tell` hears the number of each day that is written."""
+    dice = random.Random(SEED)
+    start = (now - timedelta(days=DAYS)).replace(minute=0, second=0, microsecond=0)
+    with transaction.atomic():
+        told, until = 0, start
+        for period in _billing_periods(start, now):
+            ledger.apply_within([period], now=period.starts_at)
+            while until + SLOT <= min(now, period.ends_at):
+                until += SLOT
+                calls = [call for company in COMPANIES for call in _slot(company, until, dice)]
+                ledger.apply_within(calls, now=until)
+                if (until - start).days > told:
+                    told = (until - start).days
+                    tell(told)
+        for slug, agent, share in (NEAR_THE_SOFT_CAP, STOPPED):
+            ledger.apply_within(_fill(slug, agent, share, now=now), now=now)
+
+
+def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
+    """Acme's paid periods: one that ended twelve days ago, and the one that runs."""
+    budget = Budget.objects.get(tenant__slug="acme", window=WindowKind.BILLING_CYCLE)
+    renewed = now - timedelta(days=12)
+    spans = [(start, renewed), (renewed, renewed + timedelta(days=DAYS))]
+    return [
+        OpenPeriod(
+            budget.pk,
+            starts_at=begins,
+            ends_at=ends,
+            limit_nanos=budget.limit_nanos,
+            source_kind="demo",
+            source_id=f"period-{number}",
+            reason="demo data",
+            actor=BY.name,
+        )
+        for number, (begins, ends) in enumerate(spans, start=1)
+    ]
+
+
+def _slot(company: Company, until: datetime, dice: random.Random) -> list[Operation]:
+    """The calls of one company in the slot that ends at `until`: many in its office hours, few at night."""
+    local = until.astimezone(ZoneInfo(company.time_zone))
+    tenant = Tenant.objects.get(slug=company.slug)
+    made: list[Operation] = []
+    for agent, habit in HABITS.items():
+        rhythm = _rhythm(local.hour) * (habit.weekend if local.weekday() >= 5 else 1.0)
+        expected = habit.calls * company.size * rhythm
+        count = int(expected + dice.random())
+        made += [_call(tenant, agent, habit, until, dice) for _ in range(count)]
+    return made
+
+
+def _rhythm(hour: int) -> float:
+    """The part of a day's calls in the three hours that end at `hour`, local time."""
+    if 10 <= hour <= 19:
+        return 0.28
+    return 0.06 if 6 <= hour <= 22 else 0.02
+
+
+def _call(tenant: Tenant, agent: str, habit: Habit, until: datetime, dice: random.Random) -> Record:
+    model = dice.choices([name for name, _ in habit.models], [weight for _, weight in habit.models])[0]
+    tokens_in = int(habit.input_tokens * dice.lognormvariate(0, 0.45))
+    usage = Usage(
+        provider="mistral",
+        model=model,
+        input_tokens=tokens_in,
+        cached_tokens=tokens_in * dice.choice((0, 0, 3, 6)) // 10,
+        output_tokens=int(habit.output_tokens * dice.lognormvariate(0, 0.5)),
+    )
+    cost_nanos, rule = quotes.true_cost(usage) or (0, "")
+    caller = Caller(
+        tenant.pk,
+        tenant.slug,
+        agent=agent,
+        user=f"{dice.choice(('ana', 'ben', 'chloe', 'dev', 'emil'))}@{tenant.slug}.example",
+        session=f"s-{dice.randrange(10_000):04d}",
+    )
+    occurred_at = until - SLOT * dice.random()
+    return Record(
+        entry_id=_id_at(occurred_at, dice),
+        caller=caller,
+        request_id=f"demo-{dice.getrandbits(64):016x}",
+        cost_nanos=cost_nanos,
+        usage=usage,
+        model_requested=model,
+        price_rule=rule,
+        occurred_at=occurred_at,
+    )
+
+
+def _id_at(at: datetime, dice: random.Random) -> UUID:
+    """A version 7 id of that moment, so that ids sort by time here as they do elsewhere (RFC 9562, 5.7)."""
+    milliseconds = int(at.timestamp()) * 1000
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | dice.getrandbits(12) << 64 | 0b10 << 62 | dice.getrandbits(62))
+
+
+def _fill(slug: str, agent: str, share: float, *, now: datetime) -> list[Operation]:
+    """The calls that bring an agent's own budget to a share of its limit."""
+    budget = Budget.objects.select_related("tenant").get(tenant__slug=slug, scope_type="agent", scope_key=agent)
+    window = budget.windows.filter(closed_at=None).first()
+    spent = window.settled_nanos if window else 0
+    missing = int(budget.limit_nanos * share) - spent
+    if missing <= 0 or budget.tenant is None:
+        return []
+    begun = span_at(WindowKind(budget.window), now, budget.tenant.zone).starts_at
+    parts = 12
+    costs = [missing // parts] * (parts - 1) + [missing - missing // parts * (parts - 1)]
+    return [
+        Record(
+            entry_id=uuids.uuid7(),
+            caller=Caller(budget.tenant.pk, slug, agent=agent, session="s-report"),
+            request_id=f"demo-fill-{slug}-{agent}-{number}",
+            cost_nanos=cost,
+            usage=Usage("mistral", MEDIUM, input_tokens=cost // 3_000, output_tokens=cost // 15_000),
+            model_requested=MEDIUM,
+            price_rule="demo",
+            occurred_at=max(begun, now - timedelta(minutes=10 * (parts - number))),
+        )
+        for number, cost in enumerate(costs)
+    ]
+
+
+def _agent(tenant: Tenant, slug: str, now: datetime) -> Agent:
+    found = Agent.objects.select_related("tenant").filter(tenant=tenant, slug=slug).first()
+    return found or tenancy.create_agent(tenant=tenant, slug=slug, by=BY, now=now)
+
+
+def _budget(
+    tenant: Tenant, scope: str, key: str, window: str, dollars: str, policy: dict[str, Any], now: datetime
+) -> None:
+    try:
+        budgets.create(
+            tenant=tenant,
+            scope_type=scope,
+            scope_key=key,
+            window=window,
+            limit_nanos=money.nanos_from_dollars(dollars),
+            by=BY,
+            now=now,
+            **{name: Decimal(value) if name == "warn_at" else value for name, value in policy.items()},
+        )
+    except budgets.BudgetConflict:
+        # It is there from an earlier run, perhaps changed by hand.
+        return

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from governance import ledger, tenancy
+from governance.audit import Actor
+from governance.models import BudgetWindow, Reservation
+from tests import factories
+from tests.governance.api.conftest import Api
+
+pytestmark = pytest.mark.usefixtures("priced")
+
+ASK: dict[str, Any] = {"model": "large", "estimated_cost": "0.10"}
+
+
+def spend(cost: str, **caller: Any) -> None:
+    ledger.record(factories.reporting(cost, by=factories.caller(**caller)), now=timezone.now())
+
+
+def decide(api: Api, **change: Any) -> dict[str, Any]:
+    response = api.post("/api/decisions", ASK | change)
+    assert response.status_code == 200, response.content
+    return dict(response.json())
+
+
+def test_each_action_of_the_decision_table(agent: Api) -> None:
+    factories.budget(
+        "1",
+        downgrade_rules=[{"from": ["large"], "to": "small"}],
+        disabled_tools=["web_search"],
+    )
+    assert decide(agent)["action"] == "allow"
+    spend("0.75")
+    degraded = decide(agent)
+    assert (degraded["action"], degraded["suggested_model"], degraded["allowed"]) == (
+        "degrade",
+        "small",
+        True,
+    )
+    assert decide(agent, model="tiny", tools=["web_search", "sum"])["disabled_tools"] == ["web_search"]
+    assert decide(agent, model="tiny", tools=["web_search"])["action"] == "disable-tools"
+    assert decide(agent, model="tiny")["action"] == "warn"
+    stopped = decide(agent, estimated_cost="0.26", model="tiny")
+    assert (stopped["action"], stopped["allowed"], stopped["reason"]) == (
+        "hard-stop",
+        False,
+        "budget_exhausted",
+    )
+    assert (stopped["limit"], stopped["remaining"], stopped["scope"]) == ("1.00", "0.25", "tenant:acme")
+    assert "used up" in stopped["warning"]
+
+
+def test_a_dry_run_writes_nothing(agent: Api) -> None:
+    factories.budget("1")
+    decide(agent)
+    assert not BudgetWindow.objects.exists()
+    assert not Reservation.objects.exists()
+
+
+def test_it_says_in_flight_while_other_calls_hold_the_rest(agent: Api) -> None:
+    factories.budget("1", soft_cap=None)
+    ledger.reserve(factories.reserving("0.95"), now=timezone.now())
+    found = decide(agent)
+    assert (found["action"], found["reason"], found["allowed"]) == ("in-flight", "budget_in_flight", False)
+    assert found["budgets"][0]["reserved"] == "0.95"
+
+
+def test_token_counts_are_priced_and_clamped(agent: Api) -> None:
+    factories.budget("1", soft_cap=None)
+    sized = {"input_tokens": 100_000, "max_tokens": 1_000_000}
+    found = agent.post("/api/decisions", {"model": "large", **sized}).json()
+    assert (found["clamped"], found["max_tokens"], found["estimated_cost"]) == (True, 450_000, "1.00")
+    unpriced = agent.post("/api/decisions", {"model": "mystery", **sized}).json()
+    assert (unpriced["allowed"], unpriced["reason"]) == (False, "model_not_priced")
+    default = agent.post("/api/decisions", {"model": "large", "input_tokens": 1}).json()
+    assert default["max_tokens"] == 4096
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"user": "u1"},
+        {"scopes": {"user": "u1"}},
+        {"scopes": ["user:u1"]},
+        {"scopes": [{"scope_type": "user", "scope_key": "u1"}]},
+    ],
+)
+def test_scopes_or_identity_name_who_it_is_for(tenant: Api, identity: dict[str, Any]) -> None:
+    factories.budget("0.05", scope_type="user", scope_key="u1")
+    assert decide(tenant)["allowed"]
+    assert decide(tenant, **identity)["scope"] == "user:u1"
+
+
+def test_a_paused_agent_is_stopped_before_any_budget_is_looked_at(agent: Api) -> None:
+    tenancy.pause_agent(agent=factories.agent(), reason="x", by=Actor("test"), now=timezone.now())
+    found = decide(agent)
+    assert (found["allowed"], found["reason"]) == (False, "agent_paused")
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": ""}, "model"),
+        ({"model": None}, "model"),
+        ({"estimated_cost": "x"}, "estimated_cost"),
+        ({"estimated_cost": None}, "estimated_cost"),
+        ({"input_tokens": 5}, "estimated_cost"),
+        ({"tools": {}}, "tools"),
+        ({"tools": [1]}, "tools.0"),
+        ({"scopes": ["planet:earth"]}, "scopes"),
+        ({"scopes": 5}, "scopes"),
+        ({"scopes": {"user": 5}}, "scopes"),
+        ({"scopes": {"user": "a"}, "user": "b"}, "scopes"),
+        ({"scopes": {"agent": "churn"}}, "agent"),
+        ({"tenant": "globex"}, "tenant"),
+        ({"max_token": 5}, "max_token"),
+        ({"allow_downgrade": "perhaps"}, "allow_downgrade"),
+    ],
+)
+def test_a_bad_question_is_a_400_that_names_the_field(agent: Api, change: dict[str, Any], param: str) -> None:
+    response = agent.post("/api/decisions", ASK | change)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.content
+
+
+def test_it_needs_a_cost_or_token_counts(agent: Api) -> None:
+    response = agent.post("/api/decisions", {"model": "large"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "estimated_cost")
+
+
+def test_a_viewer_asks_for_a_named_tenant(viewer: Api) -> None:
+    factories.tenant()
+    assert viewer.post("/api/decisions", ASK).json()["error"]["param"] == "tenant"
+    assert decide(viewer, tenant="acme")["allowed"]

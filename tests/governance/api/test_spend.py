@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from governance import ledger
+from governance.models import SpendEntry
+from tests import factories
+from tests.governance.api.conftest import Api
+
+pytestmark = pytest.mark.usefixtures("ledger_holds", "priced")
+
+REPORT: dict[str, Any] = {"request_id": "r-1", "model": "small", "cost": "0.25", "user": "u1", "task": "t1"}
+
+
+def test_a_report_is_charged_once_however_often_it_is_sent(agent: Api) -> None:
+    factories.budget("1")
+    first, again = agent.post("/api/spend", REPORT), agent.post("/api/spend", REPORT | {"cost": "9"})
+    assert (first.status_code, first.json()["duplicate"], first.json()["cost"]) == (201, False, "0.25")
+    assert (again.status_code, again.json()["duplicate"]) == (200, True)
+    assert again.json()["id"] == first.json()["id"]
+    [entry] = agent.get("/api/spend").json()["results"]
+    assert (entry["cost"], entry["agent"], entry["user"], entry["tenant"]) == (
+        "0.25",
+        "invoices",
+        "u1",
+        "acme",
+    )
+
+
+def test_the_same_request_id_of_another_tenant_is_another_call(agent: Api, stranger: Api) -> None:
+    assert [api.post("/api/spend", REPORT).status_code for api in (agent, stranger)] == [201, 201]
+
+
+def test_token_counts_are_priced(agent: Api) -> None:
+    body = {"request_id": "r-2", "model": "small", "input_tokens": 1_000_000, "output_tokens": 500_000}
+    assert agent.post("/api/spend", body).json()["cost"] == "2.00"
+    assert SpendEntry.objects.get().price_rule == "test:1"
+
+
+def test_a_model_without_a_price_is_refused_unless_the_cost_is_told(agent: Api) -> None:
+    body = {"request_id": "r-3", "model": "mystery", "input_tokens": 10}
+    refused = agent.post("/api/spend", body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_not_priced")
+    assert refused.json()["error"]["param"] == "model"
+    assert agent.post("/api/spend", body | {"cost": "0.01"}).status_code == 201
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"request_id": None}, "request_id"),
+    ({"request_id": ""}, "request_id"),
+    ({"request_id": "x" * 101}, "request_id"),
+    ({"request_id": "a\x00"}, "request_id"),
+    ({"request_id": "\ud800"}, "request_id"),
+    ({"cost": "-1"}, "cost"),
+    ({"cost": "much"}, "cost"),
+    ({"cost": {}}, "cost"),
+    ({"input_tokens": -1}, "input_tokens"),
+    ({"input_tokens": 10**30}, "input_tokens"),
+    ({"input_tokens": "x"}, "input_tokens"),
+    ({"cached_tokens": 5}, "cached_tokens"),
+    ({"occurred_at": "yesterday"}, "occurred_at"),
+    ({"occurred_at": 5}, "occurred_at"),
+    ({"occurred_at": (datetime.now(UTC) + timedelta(days=1)).isoformat()}, "occurred_at"),
+    ({"agent": "churn"}, "agent"),
+    ({"tenant": "globex"}, "tenant"),
+    ({"user": ["a"]}, "user"),
+    ({"model": 5}, "model"),
+    ({"costs": "1"}, "costs"),
+]
+
+
+@pytest.mark.parametrize(("change", "param"), BAD, ids=[repr(change) for change, _ in BAD])
+def test_a_bad_report_is_a_400_that_names_the_field(agent: Api, change: dict[str, Any], param: str) -> None:
+    response = agent.post("/api/spend", REPORT | change)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert not SpendEntry.objects.exists()
+
+
+def test_a_report_without_cost_or_tokens_says_what_is_missing(agent: Api) -> None:
+    response = agent.post("/api/spend", {"request_id": "r", "model": "small"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "cost")
+
+
+def test_an_operator_names_the_tenant_it_reports_for(operator: Api) -> None:
+    factories.tenant()
+    assert operator.post("/api/spend", REPORT).json()["error"]["param"] == "tenant"
+    assert operator.post("/api/spend", REPORT | {"tenant": "nobody"}).json()["error"]["param"] == "tenant"
+    assert operator.post("/api/spend", REPORT | {"tenant": "acme", "agent": "x"}).status_code == 201
+
+
+def entry(cost: str = "0.10", **fields: Any) -> None:
+    at = fields.pop("at", None)
+    by = factories.caller(fields.pop("owner", None), **fields)
+    ledger.record(factories.reporting(cost, by=by, occurred_at=at), now=timezone.now())
+
+
+def test_everyone_reads_their_own_spend_alone(operator: Api, tenant: Api, agent: Api, stranger: Api) -> None:
+    entry("1", agent="invoices")
+    entry("2", agent="churn")
+    entry("4", agent="invoices", owner=factories.tenant("globex"))
+
+    def seen(api: Api) -> tuple[int, str]:
+        return len(api.get("/api/spend").json()["results"]), api.get("/api/spend/summary").json()["total"]
+
+    assert seen(operator) == (3, "7.00")
+    assert seen(tenant) == (2, "3.00")
+    assert seen(agent) == (1, "1.00")
+    assert seen(stranger) == (1, "4.00")
+    assert tenant.get("/api/spend", tenant="globex").json()["results"] == []
+    assert tenant.get("/api/spend/summary", tenant="globex").json()["results"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "costs"),
+    [
+        ({"agent": "churn"}, ["2.00"]),
+        ({"user": "u1"}, ["1.00"]),
+        ({"session": "s1"}, ["2.00"]),
+        ({"task": "t1"}, ["2.00"]),
+        ({"model": "large"}, ["2.00", "1.00"]),
+        ({"scope": "agent:invoices"}, ["1.00"]),
+        ({"scope": "tenant:acme"}, ["2.00", "1.00"]),
+        ({"scope": "key:sg_nothing"}, []),
+        ({"scope": "platform"}, ["2.00", "1.00"]),
+        ({"certainty": "estimated"}, []),
+        ({"from": "2026-03-02"}, ["2.00"]),
+        ({"to": "2026-03-02T00:00:00Z"}, ["1.00"]),
+        ({"from": "2026-03-01T01:00:00+01:00", "to": "2026-03-01T00:00:01Z"}, ["1.00"]),
+    ],
+)
+def test_filters(operator: Api, query: dict[str, str], costs: list[str]) -> None:
+    entry("1", agent="invoices", user="u1", at=datetime(2026, 3, 1, tzinfo=UTC))
+    entry("2", agent="churn", session="s1", task="t1", at=datetime(2026, 3, 2, 12, tzinfo=UTC))
+    assert [row["cost"] for row in operator.get("/api/spend", **query).json()["results"]] == costs
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "param"),
+    [
+        ("/api/spend", {"scope": "planet:earth"}, "scope"),
+        ("/api/spend", {"certainty": "sure"}, "certainty"),
+        ("/api/spend", {"from": "soon"}, "from"),
+        ("/api/spend", {"from": "2026-02-30"}, "from"),
+        ("/api/spend", {"from": "2026-03-02", "to": "2026-03-01"}, "to"),
+        ("/api/spend", {"modle": "x"}, "modle"),
+        ("/api/spend/summary", {"group_by": "colour"}, "group_by"),
+        ("/api/spend/summary", {"group_by": ","}, "group_by"),
+    ],
+)
+def test_a_bad_query_is_a_400_that_names_the_parameter(
+    operator: Api, path: str, query: dict[str, str], param: str
+) -> None:
+    response = operator.get(path, **query)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_a_summary_groups_by_what_is_asked_and_adds_up_to_the_ledger(operator: Api) -> None:
+    day = datetime(2026, 3, 1, 10, tzinfo=UTC)
+    entry("1", agent="invoices", at=day)
+    entry("2", agent="invoices", at=day + timedelta(days=1))
+    entry("4", agent="churn", at=day)
+    found = operator.get("/api/spend/summary", group_by="day,agent").json()
+    assert found["total"] == "7.00"
+    assert [(row["day"], row["agent"], row["cost"], row["calls"]) for row in found["results"]] == [
+        ("2026-03-01", "churn", "4.00", 1),
+        ("2026-03-01", "invoices", "1.00", 1),
+        ("2026-03-02", "invoices", "2.00", 1),
+    ]
+    models = operator.get("/api/spend/summary", group_by="tenant,model", to="2026-03-02").json()["results"]
+    assert [(row["tenant"], row["model"], row["cost"]) for row in models] == [("acme", "large", "5.00")]
+
+
+def test_csv_has_the_rows_of_the_json_and_no_formulas(operator: Api) -> None:
+    entry("1", agent="invoices", user="=HYPERLINK(1)")
+    response = operator.client.get("/api/spend", headers={"accept": "text/csv"})
+    assert response["Content-Type"].startswith("text/csv")
+    header, line = response.getvalue().decode().splitlines()
+    row = dict(zip(header.split(","), line.split(","), strict=True))
+    [shown] = operator.get("/api/spend").json()["results"]
+    assert list(shown) == header.split(",")
+    assert (row["cost"], row["user"]) == ("1.00", "'=HYPERLINK(1)")
+    summary = operator.client.get("/api/spend/summary?group_by=agent", headers={"accept": "text/csv"})
+    assert b"invoices" in summary.getvalue()
+
+
+def test_an_error_is_json_even_where_csv_was_asked_for(operator: Api) -> None:
+    response = operator.client.get("/api/spend?from=soon", headers={"accept": "text/csv"})
+    assert (response.status_code, response["Content-Type"]) == (400, "application/json")
+    assert response.json()["error"]["param"] == "from"
+
+
+def test_the_list_asks_the_same_number_of_queries_for_one_row_and_for_fifty(operator: Api) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            assert operator.get("/api/spend").status_code == 200
+        return len(captured)
+
+    entry()
+    one = queries()
+    for _ in range(49):
+        entry()
+    assert queries() == one <= 3
