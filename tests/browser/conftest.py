@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +86,8 @@ def find_chromium() -> str:
     missing = "No Chromium on this machine (apt install chromium, or name it in CHROMIUM)"
     if os.environ.get("REQUIRE_BROWSER") == "1":
         pytest.fail(f"{missing}, and REQUIRE_BROWSER=1.")
-    warnings.warn(f"{missing}: the browser tests are skipped.", pytest.PytestWarning, stacklevel=1)
-    pytest.skip(missing)
+    # The reason is shown at the end of the run (-ra).
+    pytest.skip(f"NOT TESTED IN A BROWSER: {missing}")
 
 
 @pytest.fixture(scope="package")
