@@ -263,7 +263,9 @@ class Sandbox:
         listed = body.get("pages")
         pages = listed if isinstance(listed, list) and listed else [0, 1]
         dimensions = {"dpi": 200, "height": 2200, "width": 1700}
-        read = [{"index": page, "markdown": f"# Page {page}", "images": [], "dimensions": dimensions} for page in pages]
+        read: list[dict[str, Any]] = [
+            {"index": page, "markdown": f"# Page {page}", "images": [], "dimensions": dimensions} for page in pages
+        ]
         used = {} if behaviour.missing_usage else {"pages_processed": len(pages), "doc_size_bytes": 1_000}
         return orjson.dumps({"model": model, "pages": read, "usage_info": used, "document_annotation": None})
 

@@ -147,7 +147,7 @@ def test_snapshot_is_kept_until_forgotten_or_stale(monkeypatch: pytest.MonkeyPat
 def test_snapshot_does_not_outlast_the_beginning_of_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
     now = timezone.now()
     add_price("mistral-embed", "input", 999, now + timedelta(seconds=5))
-    monkeypatch.setattr(catalog.time, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr("llm.catalog.time.monotonic", lambda: 1_000.0)
     catalog.current()
 
     assert 1_000.0 < catalog._shelf._stale_at <= 1_005.0

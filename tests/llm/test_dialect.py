@@ -75,7 +75,7 @@ def test_required_tool_choice_becomes_any() -> None:
 
 
 def test_messages_lose_what_openai_clients_echo() -> None:
-    echoed = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
+    echoed: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
     system = {"role": "developer", "content": "be kind", "name": "boss"}
     answer = {"role": "tool", "content": "4", "tool_call_id": "1", "name": "add"}
 

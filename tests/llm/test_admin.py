@@ -1,0 +1,131 @@
+"""The catalogue in the console: prices are added in dollars, and never changed."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from governance.models import AuditEntry
+from llm import catalog
+from llm.models import Model, ModelAlias, Price
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    catalog.forget()
+    client.force_login(User.objects.create_superuser("olga", password="x"))
+    return client
+
+
+def price_form(**fields: Any) -> dict[str, Any]:
+    model = Model.objects.get(name="mistral-embed")
+    return {
+        "model": model.pk,
+        "unit": "input",
+        "usd_per_million": "0.25",
+        "zone": "global",
+        "tier": "standard",
+        "effective_from_0": "2026-09-01",
+        "effective_from_1": "00:00:00",
+        "verified_at_0": "",
+        "verified_at_1": "",
+        "source": "invoice",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize("table", ["model", "modelalias", "price"])
+def test_lists_render_and_can_be_searched(operator: Client, table: str) -> None:
+    page = operator.get(f"/admin/llm/{table}/", {"q": "mistral-small"})
+
+    assert page.status_code == 200
+    assert b"mistral-small-2603" in page.content
+
+
+def test_price_is_added_in_dollars_per_million_with_an_audit_row(
+    operator: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    assert b"per million" in operator.get("/admin/llm/price/add/").content
+    with django_capture_on_commit_callbacks(execute=True):
+        added = operator.post("/admin/llm/price/add/", price_form())
+
+    assert added.status_code == 302
+    assert Price.objects.get(source="invoice").picos_per_unit == 250_000
+    entry = catalog.resolve("mistral-embed")
+    assert entry is not None
+    assert entry.rates is not None
+    assert entry.rates.input_picos == 250_000
+    audited = AuditEntry.objects.get(action="price.add")
+    assert (audited.actor, audited.target) == ("olga", "mistral-embed")
+
+
+def test_second_price_from_one_moment_is_refused_in_the_form(operator: Client) -> None:
+    operator.post("/admin/llm/price/add/", price_form())
+    again = operator.post("/admin/llm/price/add/", price_form(usd_per_million="0.5"))
+    ever = operator.post("/admin/llm/price/add/", price_form(effective_from_0="", effective_from_1=""))
+
+    for page in (again, ever):
+        assert page.status_code == 200
+        assert b"choose a later one" in page.content
+    assert Price.objects.filter(source="invoice").count() == 1
+
+
+@pytest.mark.parametrize("dollars", ["-1", "", "x", "0.0000001"])
+def test_impossible_price_is_refused_in_the_form(operator: Client, dollars: str) -> None:
+    page = operator.post("/admin/llm/price/add/", price_form(usd_per_million=dollars))
+
+    assert page.status_code == 200
+    assert not Price.objects.filter(source="invoice").exists()
+
+
+def test_price_cannot_be_changed_or_deleted(operator: Client) -> None:
+    price = Price.objects.all()[0]
+
+    assert operator.get(f"/admin/llm/price/{price.pk}/change/").status_code == 200
+    assert operator.post(f"/admin/llm/price/{price.pk}/change/", price_form()).status_code == 403
+    assert operator.post(f"/admin/llm/price/{price.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert Price.objects.filter(pk=price.pk, picos_per_unit=price.picos_per_unit).exists()
+
+
+def test_model_is_confirmed_and_an_alias_added_with_audit_rows(operator: Client) -> None:
+    model = Model.objects.get(name="mistral-large-4")
+    form = {
+        "status": "ga",
+        "owned_by": "mistralai",
+        "kinds": '["chat"]',
+        "capabilities": '["chat", "tools"]',
+        "context_tokens": 1_000_000,
+        "image_tokens": 3_080,
+    }
+    changed = operator.post(f"/admin/llm/model/{model.pk}/change/", form)
+    operator.post("/admin/llm/modelalias/add/", {"name": "mistral-next", "model": model.pk})
+
+    assert changed.status_code == 302
+    assert Model.objects.get(name="mistral-large-4").status == "ga"
+    audited = AuditEntry.objects.get(action="model.change")
+    assert audited.old is not None
+    assert audited.old["status"] == "preview"
+    assert audited.new is not None
+    assert audited.new["status"] == "ga"
+    assert ModelAlias.objects.get(name="mistral-next").model == model
+    assert AuditEntry.objects.filter(action="modelalias.add").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("kinds", '["poem"]'), ("kinds", '"chat"'), ("capabilities", '{"a": 1}')])
+def test_unknown_kinds_and_capabilities_are_refused(operator: Client, field: str, value: str) -> None:
+    model = Model.objects.get(name="mistral-embed")
+    form = {"status": "ga", "owned_by": "x", "kinds": "[]", "capabilities": "[]", "image_tokens": 1, field: value}
+    page = operator.post(f"/admin/llm/model/{model.pk}/change/", form)
+
+    assert page.status_code == 200
+    assert b"A list of any of" in page.content
+
+
+def test_staff_who_are_no_operators_may_look_only(client: Client) -> None:
+    client.force_login(User.objects.create_user("victor", password="x", is_staff=True))
+
+    assert client.get("/admin/llm/price/").status_code == 200
+    assert client.post("/admin/llm/price/add/", price_form()).status_code == 403
