@@ -75,7 +75,7 @@ BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
         "agent",
         "churn",
         "week",
-        "5",
+        "1.20",
         {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]},
     ),
     ("globex", "agent", "support", "day", "0.15", {}),

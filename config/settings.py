@@ -28,7 +28,8 @@ APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
 
 INSTALLED_APPS = [
-    "unfold",
+    # Not its default one, which would put its own site in place of ours.
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
     "unfold.contrib.forms",
     "django.contrib.auth",
