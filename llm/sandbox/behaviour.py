@@ -39,7 +39,7 @@ class Behaviour:
                 name, value = "status", name
             name = name.replace("-", "_")
             changes[name] = _directive(name, value)
-        return replace(self, **changes)
+        return replace(self, **changes) if changes else self
 
 
 _KINDS: Mapping[str, str] = {item.name: str(item.type) for item in fields(Behaviour)}
