@@ -61,9 +61,7 @@ class TestUrl:
 
     @pytest.mark.parametrize("raw", ["x.test", "ftp://x.test", "http://", "http://x:port", "http://[::1"])
     def test_malformed_names_the_variable(self, raw: str) -> None:
-        with pytest.raises(
-            ImproperlyConfigured, match="APP_URL must be a URL that starts with http:// or https://"
-        ):
+        with pytest.raises(ImproperlyConfigured, match="APP_URL must be a URL that starts with http:// or https://"):
             environment.url(env(APP_URL=raw), "APP_URL", default="")
 
     def test_redis_over_a_socket(self) -> None:
@@ -76,18 +74,16 @@ class TestUrl:
 
 class TestDollars:
     def test_an_amount(self) -> None:
-        assert environment.dollars(
-            env(DEFAULT_DAILY_BUDGET="2.50"), "DEFAULT_DAILY_BUDGET", default="10"
-        ) == Decimal("2.50")
+        assert environment.dollars(env(DEFAULT_DAILY_BUDGET="2.50"), "DEFAULT_DAILY_BUDGET", default="10") == Decimal(
+            "2.50"
+        )
 
     def test_empty_is_none(self) -> None:
         assert environment.dollars(env(DEFAULT_DAILY_BUDGET=""), "DEFAULT_DAILY_BUDGET", default="10") is None
 
     @pytest.mark.parametrize("raw", ["0", "-1", "ten", "NaN", "Infinity", "1,5"])
     def test_malformed_names_the_variable(self, raw: str) -> None:
-        with pytest.raises(
-            ImproperlyConfigured, match="DEFAULT_DAILY_BUDGET must be a positive number of dollars"
-        ):
+        with pytest.raises(ImproperlyConfigured, match="DEFAULT_DAILY_BUDGET must be a positive number of dollars"):
             environment.dollars(env(DEFAULT_DAILY_BUDGET=raw), "DEFAULT_DAILY_BUDGET", default="10")
 
 
@@ -98,10 +94,7 @@ class TestChoice:
         assert found == 429
 
     def test_a_word_in_either_case(self) -> None:
-        assert (
-            environment.choice(env(LEVEL="info"), "LEVEL", choices=("INFO", "DEBUG"), default="DEBUG")
-            == "INFO"
-        )
+        assert environment.choice(env(LEVEL="info"), "LEVEL", choices=("INFO", "DEBUG"), default="DEBUG") == "INFO"
 
     def test_anything_else_names_the_variable_and_the_choices(self) -> None:
         with pytest.raises(ImproperlyConfigured, match="STATUS must be one of 402, 429, not '500'"):
@@ -111,9 +104,7 @@ class TestChoice:
 class TestSeconds:
     @pytest.mark.parametrize("raw", ["59", "-900", "900.5", "15m", "٣"])
     def test_malformed_names_the_variable(self, raw: str) -> None:
-        with pytest.raises(
-            ImproperlyConfigured, match="RESERVATION_TTL_S must be a whole number of seconds, 60 or"
-        ):
+        with pytest.raises(ImproperlyConfigured, match="RESERVATION_TTL_S must be a whole number of seconds, 60 or"):
             environment.seconds(env(RESERVATION_TTL_S=raw), "RESERVATION_TTL_S", default=900, minimum=60)
 
 

@@ -54,9 +54,7 @@ def test_every_variable_in_env_example_has_a_sentence_above_it() -> None:
         ("OVER_BUDGET_STATUS", "500", "OVER_BUDGET_STATUS must be one of 402, 429"),
     ],
 )
-def test_a_bad_value_stops_start_up_with_one_sentence(
-    tmp_path: Path, name: str, value: str, wanted: str
-) -> None:
+def test_a_bad_value_stops_start_up_with_one_sentence(tmp_path: Path, name: str, value: str, wanted: str) -> None:
     done = start(tmp_path, **({"SECRET_KEY": "x" * 50} | {name: value}))
 
     assert done.returncode == 1
@@ -72,9 +70,7 @@ def test_debug_alone_is_enough_to_start(tmp_path: Path) -> None:
 
 
 def test_a_live_stripe_key_goes_to_stripe_alone(tmp_path: Path) -> None:
-    done = start(
-        tmp_path, DEBUG="true", STRIPE_SECRET_KEY="sk_live_x", STRIPE_API_BASE="http://127.0.0.1:12111"
-    )
+    done = start(tmp_path, DEBUG="true", STRIPE_SECRET_KEY="sk_live_x", STRIPE_API_BASE="http://127.0.0.1:12111")
 
     assert done.returncode == 1
     assert "STRIPE_API_BASE must be left at" in done.stderr
