@@ -64,8 +64,7 @@ def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
         return key
     if not debug:
         raise ImproperlyConfigured(
-            "SECRET_KEY is missing: set it to 50 or more random characters, "
-            "or set DEBUG=true to try things out."
+            "SECRET_KEY is missing: set it to 50 or more random characters, or set DEBUG=true to try things out."
         )
     path = var_dir / "secret_key"
     try:
@@ -122,9 +121,7 @@ def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default:
 def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
     raw = _raw(env, name, str(default))
     if not raw.isdecimal() or int(raw) < minimum:
-        raise ImproperlyConfigured(
-            f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}."
-        )
+        raise ImproperlyConfigured(f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}.")
     return int(raw)
 
 
@@ -142,8 +139,9 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
             init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
         )
     else:
-        found.setdefault("CONN_MAX_AGE", 60)
         found.setdefault("CONN_HEALTH_CHECKS", True)
+        # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
+        options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 10})
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found
@@ -158,7 +156,6 @@ def _database(raw: str) -> dict[str, Any]:
         found = {}
     if not found.get("NAME"):
         raise ImproperlyConfigured(
-            "DATABASE_URL must look like postgres://user:password@host:5432/name "
-            "or sqlite:////absolute/path/to/file."
+            "DATABASE_URL must look like postgres://user:password@host:5432/name or sqlite:////absolute/path/to/file."
         )
     return found
