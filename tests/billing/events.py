@@ -15,6 +15,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "stripe_events"
 API_VERSION = "2026-10-28.endive"
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+SMALLER = [{"from": ["mistral-large-latest", "mistral-medium-latest"], "to": "mistral-small-latest"}]
 _numbers = itertools.count(1)
 
 
@@ -29,7 +30,8 @@ def standard_plans() -> None:
         Plan.objects.get_or_create(
             name=name,
             defaults={
-                "limit_nanos": nanos_from_dollars(dollars), "is_default": default, "lookup_keys": [name.lower()],
+                "limit_nanos": nanos_from_dollars(dollars), "is_default": default,
+                "downgrade_rules": SMALLER, "lookup_keys": [name.lower()],
             },
         )  # fmt: skip
 

@@ -82,7 +82,7 @@ def test_recorded_streams_shuffled_and_repeated_end_in_the_same_state(
     expected = outcome(deliver, stream, now=now)
     assert expected["windows"], "the stream must come to something"
     shuffle = random.Random(7)
-    for _ in range(12):
+    for _ in range(6):
         again = stream + shuffle.choices(stream, k=10)
         shuffle.shuffle(again)
         assert outcome(deliver, again, now=now) == expected
@@ -129,7 +129,7 @@ def year_of_a_customer() -> Stream:
     ]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_made_up_stream_in_any_order_with_repetitions_ends_in_the_same_state(
     tenant: Tenant, deliver: Deliver, data: st.DataObject

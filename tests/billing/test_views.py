@@ -22,7 +22,7 @@ from tests.billing.signing import PATH, SECRET, signed_headers
 
 pytestmark = pytest.mark.django_db
 Post = Callable[..., Any]
-FUZZ = hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

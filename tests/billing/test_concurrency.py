@@ -1,0 +1,101 @@
+"""Real threads on a really committed database: the same event, and the same customer, at the same moment."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+
+from billing import dispatch, inbox, webhooks
+from billing.models import BillingAccount, StripeEvent
+from governance.models import BudgetWindow, Tenant
+from tests import factories
+from tests.billing.conftest import window_of
+from tests.billing.events import (
+    DAY,
+    START,
+    checkout_completed,
+    invoice_paid,
+    standard_plans,
+    subscription_created,
+    subscription_updated,
+)
+from tests.billing.signing import PATH, SECRET, signed_headers
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def at_once(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run all tasks in threads of their own, released together; their results, or what they raised."""
+    barrier, results = threading.Barrier(len(tasks)), [None] * len(tasks)
+
+    def run(number: int, task: Callable[[], Any]) -> None:
+        try:
+            barrier.wait(30)
+            results[number] = task()
+        except Exception as error:
+            results[number] = error  # type: ignore[call-overload]
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(tasks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+@pytest.fixture
+def acme(transactional_db: None) -> Tenant:
+    standard_plans()
+    return factories.tenant("acme")
+
+
+def test_concurrent_posts_of_one_event_are_one_row_and_one_effect(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "soon", lambda event_id: inbox.process(event_id, now=START))
+    for first in (checkout_completed(), subscription_created()):
+        inbox.store(webhooks.parse(json.dumps(first)), now=START)
+        inbox.process(first["id"], now=START)
+    body = json.dumps(invoice_paid()).encode()
+
+    def post() -> int:
+        headers = signed_headers(body, SECRET, int(time.time()))
+        return Client().generic("POST", PATH, body, headers=headers).status_code
+
+    assert at_once([post] * 25) == [200] * 25
+    assert at_once([post] * 25) == [200] * 25
+    assert StripeEvent.objects.filter(type="invoice.paid").count() == 1
+    assert not StripeEvent.objects.waiting().exists()
+    assert BudgetWindow.objects.count() == 1
+
+
+def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant) -> None:
+    events = [
+        checkout_completed(),
+        subscription_created(),
+        invoice_paid(),
+        subscription_updated(price="price_premium", created=START + DAY),
+        invoice_paid(),
+        invoice_paid(billing_reason="subscription_update", amount_paid=40),
+    ]
+    for event in events:
+        inbox.store(webhooks.parse(json.dumps(event)), now=START)
+
+    def work(event_id: str) -> Callable[[], bool]:
+        return lambda: inbox.process(event_id, now=START + DAY)
+
+    at_once([work(event["id"]) for event in events for _ in range(2)])
+    inbox.sweep(now=START + 2 * DAY)
+    assert not StripeEvent.objects.waiting().exists()
+    assert BillingAccount.objects.get().tenant == acme
+    assert window_of().limit_nanos == factories.nanos("200")
+    assert BudgetWindow.objects.count() == 1
