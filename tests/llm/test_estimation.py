@@ -75,6 +75,13 @@ def test_bound_counts_tools_schemas_and_earlier_calls_as_templates_write_them(
     assert estimation.chat(payload).input_tokens >= size
 
 
+def test_bound_counts_the_spaces_of_a_long_schema() -> None:
+    schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(300)}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+
+    assert estimation.chat(asked(said("a"), tools=tools)).input_tokens >= len(json.dumps(tools))
+
+
 @given(answer=texts)
 def test_bound_counts_a_tools_answer_as_quoted_json(answer: str) -> None:
     estimate = estimation.chat(asked(said(answer, "tool", tool_call_id="1", name="f")))

@@ -47,6 +47,13 @@ def test_events_are_the_same_wherever_the_stream_is_cut(
     assert rest.endswith(b"data: cut")
 
 
+def test_line_end_cut_in_two_stays_with_its_event() -> None:
+    reader = sse.Reader()
+
+    assert reader.feed(b'data: {"a":1}\r\n\r') == []
+    assert [event.raw for event in reader.feed(b"\ndata: [DO")] == [b'data: {"a":1}\r\n\r\n']
+
+
 def test_event_of_several_data_lines_is_one_object() -> None:
     events, rest = read([b'event: x\ndata: {"a":\ndata: 1}\nid: 4\n\n'])
 
