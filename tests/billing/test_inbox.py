@@ -131,3 +131,12 @@ def test_tasks_make_one_call_each(tenant: Tenant) -> None:
     StripeEvent.objects.filter(pk=second.pk).update(next_attempt_at=START)
     assert tasks.sweep_inbox() == 1
     assert window_of().source_kind == sync.SOURCE
+
+
+def test_worker_that_comes_second_finds_nothing_to_claim(tenant: Tenant) -> None:
+    event = stored(checkout_completed())
+    assert inbox.process(event.event_id, now=START)
+    # This worker read the row before the first one had handled it.
+    assert inbox._handle_once(event, START)
+    event.refresh_from_db()
+    assert event.attempts == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ class Stripe:
         self.customer: dict[str, Any] = {"id": "cus_acme", "object": "customer", "metadata": {"tenant_id": "acme"}}
         self.subscriptions: list[dict[str, Any]] = [subscription()]
         self.invoices: list[dict[str, Any]] = [invoice()]
-        self.before_answer = lambda: None
+        self.before_answer: Callable[[], None] = lambda: None
         api.add_callback("GET", f"{API}/customers/cus_acme", lambda _: self.answer(self.customer))
         api.add_callback("GET", f"{API}/subscriptions", lambda _: self.listing(self.subscriptions))
         api.add_callback("GET", f"{API}/invoices", lambda _: self.listing(self.invoices))

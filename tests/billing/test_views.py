@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import dispatch, inbox, tasks, views
+from billing import dispatch, handlers, inbox, signatures, tasks
 from billing.models import BillingAccount, StripeEvent
 from tests.billing.events import event, invoice_paid
 from tests.billing.signing import PATH, SECRET, signed_headers
@@ -148,7 +148,7 @@ def test_body_over_the_cap_is_refused_before_it_is_hashed(post: Post, monkeypatc
     def hashed(**_: Any) -> None:
         raise AssertionError("an oversized body was hashed")
 
-    monkeypatch.setattr(views.signatures, "verify", hashed)
+    monkeypatch.setattr(signatures, "verify", hashed)
     refusal(post(b"x" * (512 * 1024 + 1)), 413, "body_too_large")
 
 
@@ -195,7 +195,7 @@ def test_database_away_asks_stripe_to_send_again(post: Post, monkeypatch: pytest
     def away(*_: Any, **__: Any) -> None:
         raise DatabaseError("connection refused")
 
-    monkeypatch.setattr(inbox.StripeEvent.objects, "bulk_create", away)
+    monkeypatch.setattr(StripeEvent.objects, "bulk_create", away)
     refusal(post(invoice_paid()), 503, "unavailable")
 
 
@@ -267,7 +267,7 @@ SHAPED = st.recursive(JSON, lambda inner: st.dictionaries(NAMES, inner, max_size
 
 
 @FUZZ
-@given(data=SHAPED, kind=st.sampled_from(sorted(inbox.handlers.HANDLERS)), number=st.integers(0, 10**6))
+@given(data=SHAPED, kind=st.sampled_from(sorted(handlers.HANDLERS)), number=st.integers(0, 10**6))
 def test_signed_noise_is_handled_or_refused_but_never_an_error(post: Post, data: Any, kind: str, number: int) -> None:
     if isinstance(data, dict):
         data = {"customer": "cus_noise", "id": "x_noise", **data}
