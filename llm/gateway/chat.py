@@ -76,7 +76,11 @@ def _read(body: bytes, identity: Identity) -> tuple[dialect.ChatRequest, Quoter]
         raise errors.bad_request(error.message, param=error.param, code=error.code) from error
     except estimation.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
-    return request, estimation.offer(estimate, catalog.current())
+    models = catalog.current()
+    entry = models.resolve(request.model)
+    if entry is not None and "chat" in estimate.lacks(entry):
+        raise errors.bad_request(f"{request.model} is no chat model.", param="model", code="model_not_capable")
+    return request, estimation.offer(estimate, models)
 
 
 async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: dialect.ChatRequest) -> Caller:

@@ -115,9 +115,7 @@ def test_a_runaway_agent_is_moved_stopped_and_let_go_by_the_renewal(
 
     # The renewal is paid: the next period opens, five times over or not, and the agent goes on.
     new = period.next
-    moved = events.subscription_updated(
-        period_start=new.starts_at, period_end=new.ends_at, created=new.starts_at
-    )
+    moved = events.subscription_updated(period_start=new.starts_at, period_end=new.ends_at, created=new.starts_at)
     renewal = events.invoice_paid(
         period_start=new.starts_at, period_end=new.ends_at, billing_reason="subscription_cycle"
     )

@@ -236,6 +236,7 @@ def test_an_upstream_that_is_not_there_holds_nothing(product: Product) -> None:
         (b'{"model": "mistral-large-latest"}', "messages"),
         (b'{"model": "mistral-large-latest", "messages": [{"role": "user", "content": "\\ud800"}]}', None),
         (b'{"model": "gpt-9", "messages": [{"role": "user", "content": "hi"}]}', "model"),
+        (b'{"model": "mistral-embed", "messages": [{"role": "user", "content": "hi"}]}', "model"),
         (b'{"model": "mistral-large-latest", "max_tokens": -1, "messages": [{"role": "user", "content": "hi"}]}',
          "max_tokens"),
         (b'{"model": "mistral-large-latest", "messages": [{"role": "user", "content": "hi"}],'

@@ -1,0 +1,82 @@
+"""Real processes and threads that start together.
+
+Processes are forked, so that they begin within a millisecond of each other with Django loaded; each opens
+connections of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from django.db import connections
+
+FORK = multiprocessing.get_context("fork")
+TIMEOUT_S = 60
+
+
+def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """`work(0)` ... `work(count - 1)`, each in a process of its own, let go at one moment; their results in order."""
+    connections.close_all()
+    barrier = FORK.Barrier(count)
+    pipes = [FORK.Pipe(duplex=False) for _ in range(count)]
+    children = [
+        FORK.Process(target=_child, args=(work, index, barrier, ours), daemon=True)
+        for index, (_, ours) in enumerate(pipes)
+    ]
+    for child in children:
+        child.start()
+    try:
+        return [_answer(theirs) for theirs, _ in pipes]
+    finally:
+        for child in children:
+            child.join(5)
+            child.kill()
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """`work(0)` ... `work(count - 1)`, each on a thread of its own, let go at one moment; their results in order."""
+    barrier = threading.Barrier(count)
+    results: list[Any] = [None] * count
+
+    def run(index: int) -> None:
+        try:
+            barrier.wait(TIMEOUT_S)
+            results[index] = work(index)
+        except BaseException as error:
+            results[index] = error
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _child(work: Callable[[int], Any], index: int, barrier: Any, pipe: Connection) -> None:
+    try:
+        barrier.wait(TIMEOUT_S)
+        pipe.send((work(index), ""))
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))
+    finally:
+        connections.close_all()
+
+
+def _answer(pipe: Connection) -> Any:
+    if not pipe.poll(TIMEOUT_S):
+        raise AssertionError("a process did not answer")
+    result, failure = pipe.recv()
+    if failure:
+        raise AssertionError(f"in a process:\n{failure}")
+    return result
