@@ -1,4 +1,4 @@
-"""The promise that matters most, through real sockets and real processes: no two calls are let through on the same money."""
+"""The promise that matters most, through real sockets and processes: no two calls go on the same money."""
 
 from __future__ import annotations
 

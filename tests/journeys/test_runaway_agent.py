@@ -35,9 +35,11 @@ def mistral_plain(product: Product, key: str) -> str:
 
 
 def mistral_stream(product: Product, key: str) -> str:
-    with Mistral(api_key=key, server_url=product.url) as client:
-        with client.chat.stream(model=MODEL, messages=MESSAGES, max_tokens=400) as stream:
-            chunks = [event.data for event in stream]
+    with (
+        Mistral(api_key=key, server_url=product.url) as client,
+        client.chat.stream(model=MODEL, messages=MESSAGES, max_tokens=400) as stream,
+    ):
+        chunks = [event.data for event in stream]
     assert chunks[-1].usage.completion_tokens > 0
     return chunks[-1].model
 
@@ -107,7 +109,8 @@ def test_a_runaway_agent_is_moved_stopped_and_let_go_by_the_renewal(
     upstream = len(product.sandbox.requests)
     before = requests_to("/v1/chat/completions")
     status, text = refusal_of(client, product, key)
-    assert status == 402 and "budget" in text
+    assert status == 402
+    assert "budget" in text
     assert requests_to("/v1/chat/completions") == before + 1
     assert len(product.sandbox.requests) == upstream
     assert BudgetWindow.objects.get().state == "stopped"
@@ -123,7 +126,8 @@ def test_a_runaway_agent_is_moved_stopped_and_let_go_by_the_renewal(
         assert stripe.deliver(event).status_code == 200
     assert client(product, key) == "mistral-large-2512"
     old, current = BudgetWindow.objects.order_by("starts_at")
-    assert old.settled_nanos > nanos("50") and old.closed_at
+    assert old.settled_nanos > nanos("50")
+    assert old.closed_at
     assert (current.limit_nanos, current.state, current.starts_at) == (nanos("50"), "active", new.starts_at)
     assert current.settled_nanos == SpendEntry.objects.order_by("id").last().cost_nanos
 
