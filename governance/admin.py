@@ -47,7 +47,13 @@ class BudgetAdmin(ConsoleAdmin):
     actions_detail = ("reset_one",)
     fieldsets = (
         ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
-        ("Limit", {"fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled")}),
+        (
+            "Limit",
+            {
+                "description": "Soft cap, hard cap and warn at are shares of the limit, such as 0.8.",
+                "fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled"),
+            },
+        ),
         (
             "From the soft cap on",
             {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))},
@@ -198,7 +204,7 @@ class BudgetEventAdmin(LongTableAdmin):
 
 @admin.register(SpendEntry)
 class SpendEntryAdmin(LongTableAdmin):
-    list_display = ("occurred_at", "who", "model", "tokens", "cost", "certain", "kind", "reason")
+    list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
     list_filter = ("kind", "certainty", "provider", "tenant")
     search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
     list_select_related = ("tenant",)
@@ -210,7 +216,7 @@ class SpendEntryAdmin(LongTableAdmin):
         return [f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug, more]
 
     @display(description="Model", header=True)
-    def model(self, obj: SpendEntry) -> list[str]:
+    def served(self, obj: SpendEntry) -> list[str]:
         asked = obj.model_requested
         return [obj.model_served, f"asked for {asked}" if asked and asked != obj.model_served else ""]
 
@@ -304,9 +310,7 @@ class StatusActions(ConsoleAdmin):
     def _page(self, object_id: str) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id])
 
-    def _ask(
-        self, request: HttpRequest, rows: list[Any], verb: str, back: str, name: str = ""
-    ) -> HttpResponse:
+    def _ask(self, request: HttpRequest, rows: list[Any], verb: str, back: str, name: str = "") -> HttpResponse:
         by, now = actor(request), timezone.now()
         act = self.pause if verb == "Pause" else self.resume
         field = str(self.opts.model_name)

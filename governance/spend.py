@@ -102,14 +102,14 @@ def summary(
     group_by: Sequence[str],
     reader: Reader = EVERYTHING,
     period: Period = Period(),
-    where: Q = Q(),
+    where: Q | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Sums per group: the groups by name, then `MEASURES`. Times first to last, else the dearest first.
 
     A rollup is an hour long, so a period counts the hours that begin inside it.
     """
-    rows = SpendRollup.objects.filter(reader.scope, where, period.on("hour"))
+    rows = SpendRollup.objects.filter(reader.scope, where or Q(), period.on("hour"))
     # The aliases keep clear of the columns they may be named after.
     aliases = {f"by_{name}": GROUPS[name] for name in group_by}
     grouped = rows.annotate(**aliases).values(*aliases).annotate(**{f"sum_{m}": Sum(m) for m in MEASURES})
@@ -139,9 +139,8 @@ def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Poi
     ]
 
 
-def total(*, reader: Reader = EVERYTHING, period: Period) -> Point:
-    """Cost and calls of a whole period, dated by its start."""
+def total(*, reader: Reader = EVERYTHING, period: Period) -> tuple[int, int]:
+    """(nanodollars, calls) of a whole period."""
     rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
     sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Sum("calls"))
-    day = (period.starts_at or datetime.min).date()
-    return Point(day, cost_nanos=sums["cost_nanos"] or 0, calls=sums["calls"] or 0)
+    return sums["cost_nanos"] or 0, sums["calls"] or 0

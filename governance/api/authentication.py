@@ -62,9 +62,7 @@ class KeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("This API key is not known.", code="invalid_api_key") from None
         if not key.is_usable(timezone.now()):
             raise AuthenticationFailed("This API key is expired or revoked.", code="invalid_api_key")
-        return None, Principal(
-            role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key
-        )
+        return None, Principal(role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="Spend Governor"'

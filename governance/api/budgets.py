@@ -54,9 +54,7 @@ class BudgetBody(Strict):
     clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)
-    subject = serializers.CharField(
-        read_only=True, help_text="Of a budget for each one: the fullest one's name."
-    )
+    subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
     spent = Dollars(read_only=True)
     reserved = Dollars(read_only=True)
     remaining = Dollars(read_only=True)
@@ -122,8 +120,7 @@ def picture(budget: Budget, now_at: Standing) -> dict[str, Any]:
     policy = {
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
-        if not hasattr(Standing, name)
-        and name not in ("spent", "reserved", "remaining", "resets_at", "tenant")
+        if not hasattr(Standing, name) and name not in ("spent", "reserved", "remaining", "resets_at", "tenant")
     }
     return BudgetBody(
         {

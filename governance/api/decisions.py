@@ -47,9 +47,7 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
     """{"agent": "invoices"}, ["agent:invoices"] or [{"scope_type": "agent", "scope_key": "invoices"}]."""
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
-        pairs = (
-            list(data.items()) if isinstance(data, dict) else [self._pair(item) for item in self._items(data)]
-        )
+        pairs = list(data.items()) if isinstance(data, dict) else [self._pair(item) for item in self._items(data)]
         for kind, key in pairs:
             if kind not in SCOPE_KINDS:
                 raise serializers.ValidationError(f"{kind!r} is no kind; there are {', '.join(SCOPE_KINDS)}.")
@@ -89,13 +87,9 @@ class DecisionRequest(Identity):
                 raise serializers.ValidationError({"scopes": [f"{kind} is given twice, and differently."]})
             attrs[kind] = key
         if "estimated_cost" in attrs and ("input_tokens" in attrs or "max_tokens" in attrs):
-            raise serializers.ValidationError(
-                {"estimated_cost": ["give either it or token counts, not both."]}
-            )
+            raise serializers.ValidationError({"estimated_cost": ["give either it or token counts, not both."]})
         if "estimated_cost" not in attrs and "input_tokens" not in attrs:
-            raise serializers.ValidationError(
-                {"estimated_cost": ["give it, or input_tokens and max_tokens."]}
-            )
+            raise serializers.ValidationError({"estimated_cost": ["give it, or input_tokens and max_tokens."]})
         return attrs
 
 

@@ -32,11 +32,7 @@ class Strict(serializers.Serializer[Any]):
             if unknown:
                 known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
                 raise serializers.ValidationError(
-                    {
-                        str(unknown[0]): [
-                            ErrorDetail(f"is not known here. There are: {known}.", code="unknown_field")
-                        ]
-                    }
+                    {str(unknown[0]): [ErrorDetail(f"is not known here. There are: {known}.", code="unknown_field")]}
                 )
         return super().run_validation(data)
 

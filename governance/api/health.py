@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from governance import health
 from governance.api.views import ControlView
 
+
 class HealthBody(serializers.Serializer[None]):
     status = serializers.ChoiceField(choices=[health.OK, health.DEGRADED, health.DOWN])
     timestamp = serializers.DateTimeField()
@@ -53,9 +54,7 @@ class Ready(ControlView):
     authentication_classes = ()
     permission_classes = ()
 
-    @extend_schema(
-        operation_id="health_ready", auth=[], responses={200: {"type": "object"}, 503: {"type": "object"}}
-    )
+    @extend_schema(operation_id="health_ready", auth=[], responses={200: {"type": "object"}, 503: {"type": "object"}})
     def get(self, request: HttpRequest) -> Response:
         found = health.essentials()
         status = health.overall(found)

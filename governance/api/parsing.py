@@ -15,9 +15,7 @@ from rest_framework.parsers import JSONParser
 class ExactJson(JSONParser):
     """JSON whose fractions become Decimals, never floats; NaN, Infinity and bottomless nesting are refused."""
 
-    def parse(
-        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
-    ) -> Any:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         encoding = (parser_context or {}).get("encoding", "utf-8")
         try:
             text = codecs.getreader(encoding)(stream)

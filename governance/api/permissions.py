@@ -34,11 +34,7 @@ class HasRole(BasePermission):
         if not isinstance(request.auth, Principal):
             return False
         method = "GET" if request.method == "HEAD" else str(request.method)
-        if (
-            method == "OPTIONS"
-            or method.lower() not in view.http_method_names
-            or not hasattr(view, method.lower())
-        ):
+        if method == "OPTIONS" or method.lower() not in view.http_method_names or not hasattr(view, method.lower()):
             # Answered by the view itself: what it offers, or 405.
             return True
         roles = getattr(view, "roles", DEFAULT_ROLES)

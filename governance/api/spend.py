@@ -52,9 +52,7 @@ class ReportBody(Identity):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["cached_tokens"] > attrs["input_tokens"]:
-            raise serializers.ValidationError(
-                {"cached_tokens": ["are part of input_tokens, so cannot be more."]}
-            )
+            raise serializers.ValidationError({"cached_tokens": ["are part of input_tokens, so cannot be more."]})
         if "cost" in attrs:
             return attrs
         if not any(attrs[name] for name in TOKENS):
@@ -173,9 +171,7 @@ class Spend(ListView):
         rows = spend.entries(reader=self.by.reader, period=period).filter(where)
         return self.listed(rows, presenter(EntryBody), columns=columns_of(EntryBody))
 
-    @extend_schema(
-        operation_id="spend_report", request=ReportBody, responses={201: ReportedBody, 200: ReportedBody}
-    )
+    @extend_schema(operation_id="spend_report", request=ReportBody, responses={201: ReportedBody, 200: ReportedBody})
     def post(self, request: Request) -> Response:
         """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing."""
         asked = self.valid(ReportBody, request.data)
@@ -191,9 +187,7 @@ class Spend(ListView):
         return Response(ReportedBody(answer).data, status=200 if done.duplicate else 201)
 
     def _operation(self, asked: dict[str, Any]) -> Record:
-        usage = Usage(
-            provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS}
-        )
+        usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
         cost_nanos, rule = _cost(asked, usage)
         return Record(
             entry_id=uuids.uuid7(),
@@ -231,9 +225,7 @@ def _cost(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
         return asked["cost"], "reported"
     priced = quotes.true_cost(usage)
     if priced is None:
-        raise Refused(
-            "model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model"
-        )
+        raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
     return priced
 
 

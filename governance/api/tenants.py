@@ -180,9 +180,7 @@ class Keys(ListView):
     @describe_list("keys_list", KeyBody, KeyQuery)
     def get(self, request: Request) -> Any:
         asked = self.valid(KeyQuery, request.query_params.dict())
-        where = {
-            f"{name}__slug" if name in ("tenant", "agent") else name: value for name, value in asked.items()
-        }
+        where = {f"{name}__slug" if name in ("tenant", "agent") else name: value for name, value in asked.items()}
         rows = ApiKey.objects.filter(**where).select_related("tenant", "agent").order_by("-id")
         return self.listed(rows, presenter(KeyBody), columns=columns_of(KeyBody))
 

@@ -103,6 +103,10 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.instance.pk and "limit" in self.fields:
             amount = money.dollars_from_nanos(self.instance.limit_nanos).normalize()
             self.fields["limit"].initial = f"{amount:f}"
+        for name in ("soft_cap", "hard_cap", "warn_at"):
+            ratio = self.initial.get(name)
+            if isinstance(ratio, Decimal):
+                self.initial[name] = f"{ratio.normalize():f}"
 
     def _post_clean(self) -> None:
         """Try the act in a transaction that is rolled back: the form accepts exactly what the domain does."""

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 from governance import money
 from governance.standing import Standing
 
+NANOS_PER_CENT = money.NANOS_PER_DOLLAR // 100
 # Unfold's label colours.
 STATE_COLOURS = {"active": "success", "warned": "warning", "degraded": "warning", "stopped": "danger"}
 STATUS_COLOURS = {"active": "success", "paused": "warning", "suspended": "danger"}
@@ -23,11 +24,11 @@ KIND_COLOURS = {
 
 
 def dollars(nanos: int | None) -> str:
-    """Short: two decimals, four where the amount is less than a dollar, with thousands separated."""
+    """Short: two decimals, four where less than a dollar is no whole number of cents; thousands separated."""
     if nanos is None:
         return "–"
     amount = money.dollars_from_nanos(nanos)
-    decimals = 2 if abs(amount) >= 1 or amount == 0 else 4
+    decimals = 2 if abs(amount) >= 1 or nanos % NANOS_PER_CENT == 0 else 4
     sign = "-" if amount < 0 else ""
     return f"{sign}${abs(amount):,.{decimals}f}"
 
@@ -36,9 +37,7 @@ def exact(nanos: int | None) -> SafeString | str:
     """The short amount, with the exact one in its tooltip."""
     if nanos is None:
         return "–"
-    return format_html(
-        '<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), dollars(nanos)
-    )
+    return format_html('<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), dollars(nanos))
 
 
 def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:

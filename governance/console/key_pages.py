@@ -82,9 +82,7 @@ def shown_once(request: HttpRequest, *, model_admin: Any, text: str, key: ApiKey
         "key": key,
         "text": text,
     }
-    return TemplateResponse(
-        request, "console/key_issued.html", context, headers={"Cache-Control": "no-store"}
-    )
+    return TemplateResponse(request, "console/key_issued.html", context, headers={"Cache-Control": "no-store"})
 
 
 def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey) -> HttpResponse:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.db.models import Count, Sum
@@ -81,7 +82,7 @@ def figures(*, now: datetime) -> dict[str, Any]:
             ("Agents", "smart_toy", _top("agent", since)),
             ("Models", "neurology", _top("model", since)),
         ],
-        "events": _events(),
+        "events": _events(now),
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
     }
@@ -89,14 +90,19 @@ def figures(*, now: datetime) -> dict[str, Any]:
 
 def _cards(trend: list[Point], now: datetime) -> list[Card]:
     today, yesterday = trend[-1], trend[-2]
-    month = spend.total(period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)))
+    month_nanos, month_calls = spend.total(period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)))
     pressed, stopped = standing.near_the_cap(now=now)
     held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=Sum("amount_nanos")
     )
     return [
-        Card("Spent today", display.dollars(today.cost_nanos), _against(today, yesterday), "today"),
-        Card("This month", display.dollars(month.cost_nanos), f"{month.calls:,} calls", "calendar_month"),
+        Card(
+            "Spent today",
+            display.dollars(today.cost_nanos),
+            f"{display.dollars(yesterday.cost_nanos)} yesterday",
+            "today",
+        ),
+        Card("This month", display.dollars(month_nanos), f"{month_calls:,} calls", "calendar_month"),
         Card("Calls today", f"{today.calls:,}", f"{yesterday.calls:,} yesterday", "bolt"),
         Card(
             "Near their cap",
@@ -112,10 +118,6 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
             "hourglass_top",
         ),
     ]
-
-
-def _against(today: Point, yesterday: Point) -> str:
-    return f"{display.dollars(yesterday.cost_nanos)} yesterday, whole day"
 
 
 def _chart(trend: list[Point]) -> str:
@@ -168,17 +170,18 @@ def _top(group: str, since: Period) -> list[Share]:
     ]
 
 
-def _events() -> list[dict[str, Any]]:
+def _events(now: datetime) -> list[dict[str, Any]]:
     rows = BudgetEvent.objects.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
     return [
         {
-            "kind": row.get_kind_display() if row.kind != "threshold-breach" else f"{_share(row.threshold)} reached",
+            "kind": _kind(row),
             "colour": display.KIND_COLOURS[row.kind],
             "name": subject_name(row.window),
             "budget_id": row.budget_id,
             "window": row.budget.get_window_display(),
             "detail": _detail(row),
             "at": row.occurred_at,
+            "recent": now - row.occurred_at < timedelta(minutes=1),
         }
         for row in rows
     ]
@@ -190,8 +193,10 @@ def _detail(row: BudgetEvent) -> str:
     return " · ".join(part for part in (change, figures, row.reason) if part)
 
 
-def _share(threshold: str) -> str:
-    return f"{float(threshold) * 100:g}%" if threshold else "threshold"
+def _kind(row: BudgetEvent) -> str:
+    if row.kind == BudgetEvent.Kind.THRESHOLD_BREACH:
+        return f"{Decimal(row.threshold) * 100:.0f}% reached"
+    return str(row.kind).replace("-", " ")
 
 
 def _tone(state: str) -> str:

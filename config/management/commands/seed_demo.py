@@ -60,7 +60,7 @@ class Command(BaseCommand):
     def _progress(self, day: int) -> None:
         if day % 5 == 0:
             # Not on stdout: that is for the result.
-            print(f"Demo data: day {day} of {demo.DAYS}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"Demo data: day {day} of {demo.DAYS}\n")
 
 
 class Kept:

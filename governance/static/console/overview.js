@@ -2,7 +2,13 @@
 
 (() => {
   const canvas = () => document.getElementById("spend-trend");
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Chart.js knows no oklch(): a painted pixel tells any colour as plain red, green and blue.
+  const colour = (name) => {
+    const pixel = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+    pixel.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    pixel.fillRect(0, 0, 1, 1);
+    return `rgb(${[...pixel.getImageData(0, 0, 1, 1).data.slice(0, 3)].join(", ")})`;
+  };
   const dollars = (value) =>
     "$" + Number(value).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: value < 1 ? 4 : 2 });
 
@@ -24,10 +30,10 @@
   const draw = () => {
     if (!canvas()) return;
     const { labels, cost, calls } = figures();
-    Chart.defaults.font.family = "Inter";
+    Chart.defaults.font.family = "Inter, sans-serif";
     const chart = new Chart(canvas(), {
       type: "bar",
-      data: { labels, datasets: [{ data: cost.map(Number), borderRadius: 3, maxBarThickness: 28, calls }] },
+      data: { labels, datasets: [{ data: cost.map(Number), backgroundColor: colour("--sg-ok"), borderRadius: 3, maxBarThickness: 28, calls }] },
       options: {
         animation: false,
         maintainAspectRatio: false,
@@ -48,6 +54,8 @@
       },
     });
     paint(chart);
+    // The page's font may come after the first drawing.
+    document.fonts.ready.then(() => paint(chart));
     new MutationObserver(() => paint(chart)).observe(document.documentElement, { attributeFilter: ["class"] });
   };
 
@@ -61,6 +69,6 @@
     document.querySelector(".sg-over").hidden = calls.some((count) => count > 0);
   };
 
-  document.addEventListener("DOMContentLoaded", draw);
+  window.addEventListener("load", draw);
   document.addEventListener("htmx:afterSwap", (event) => event.target.id === "overview-live" && renew());
 })();

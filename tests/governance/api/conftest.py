@@ -77,9 +77,7 @@ def nobody(db: None) -> Api:
 
 
 @pytest.fixture
-def everyone(
-    operator: Api, viewer: Api, agent: Api, tenant: Api, stranger: Api, nobody: Api
-) -> dict[str, Api]:
+def everyone(operator: Api, viewer: Api, agent: Api, tenant: Api, stranger: Api, nobody: Api) -> dict[str, Api]:
     return {
         "operator": operator,
         "viewer": viewer,

@@ -14,20 +14,21 @@ from tests import factories
 from tests.governance.api.conftest import Api
 
 OK, BAD, LOGIN, NO, GONE = 200, 400, 401, 403, 404
+READ_BY_ALL = {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": OK}
 # A read or an empty write: 400 says that the role was let in and the body was looked at.
 TABLE: list[tuple[str, str, dict[str, int]]] = [
-    ("get", "/api/budgets", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": OK}),
+    ("get", "/api/budgets", READ_BY_ALL),
     ("post", "/api/budgets", {"operator": BAD, "viewer": NO, "agent": NO, "tenant": NO, "stranger": NO}),
-    ("get", "/api/budgets/{budget}", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": GONE}),
+    ("get", "/api/budgets/{budget}", {**READ_BY_ALL, "stranger": GONE}),
     ("patch", "/api/budgets/{budget}", {"operator": OK, "viewer": NO, "agent": NO, "tenant": NO, "stranger": NO}),
     ("put", "/api/budgets/{budget}", {"operator": BAD, "viewer": NO, "agent": NO, "tenant": NO, "stranger": NO}),
     ("post", "/api/budgets/{budget}/reset", {"operator": BAD, "viewer": NO, "agent": NO, "tenant": NO, "stranger": NO}),
-    ("get", "/api/budgets/{budget}/windows", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": GONE}),
-    ("get", "/api/budgets/{budget}/events", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": GONE}),
+    ("get", "/api/budgets/{budget}/windows", {**READ_BY_ALL, "stranger": GONE}),
+    ("get", "/api/budgets/{budget}/events", {**READ_BY_ALL, "stranger": GONE}),
     ("post", "/api/decisions", {"operator": BAD, "viewer": BAD, "agent": BAD, "tenant": BAD, "stranger": BAD}),
-    ("get", "/api/spend", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": OK}),
+    ("get", "/api/spend", READ_BY_ALL),
     ("post", "/api/spend", {"operator": BAD, "viewer": NO, "agent": BAD, "tenant": BAD, "stranger": BAD}),
-    ("get", "/api/spend/summary", {"operator": OK, "viewer": OK, "agent": OK, "tenant": OK, "stranger": OK}),
+    ("get", "/api/spend/summary", READ_BY_ALL),
     ("get", "/api/tenants", {"operator": OK, "viewer": OK, "agent": NO, "tenant": NO, "stranger": NO}),
     ("post", "/api/tenants", {"operator": BAD, "viewer": NO, "agent": NO, "tenant": NO, "stranger": NO}),
     ("get", "/api/tenants/acme", {"operator": OK, "viewer": OK, "agent": NO, "tenant": NO, "stranger": NO}),
@@ -101,9 +102,7 @@ def test_a_staff_user_reads_by_session_and_changes_only_with_the_permission_and_
 
     # A page sets the token in a cookie; the console's scripts send it back in a header.
     client.cookies["csrftoken"] = "a" * 32
-    accepted = client.post(
-        "/api/tenants", body, content_type="application/json", headers={"x-csrftoken": "a" * 32}
-    )
+    accepted = client.post("/api/tenants", body, content_type="application/json", headers={"x-csrftoken": "a" * 32})
     assert accepted.status_code == 201
     assert AuditEntry.objects.get().user == user
 

@@ -121,9 +121,7 @@ def test_bad_input_is_a_400_that_names_the_field(operator: Api, change: dict[str
     assert not Budget.objects.exists()
 
 
-@pytest.mark.parametrize(
-    "raw", [b"{", b"[1]", b'"x"', b"\xff\xfe", b'{"limit": NaN}', b"[" * 100_000, b"null", b""]
-)
+@pytest.mark.parametrize("raw", [b"{", b"[1]", b'"x"', b"\xff\xfe", b'{"limit": NaN}', b"[" * 100_000, b"null", b""])
 def test_a_body_that_is_no_json_object_is_a_400(operator: Api, raw: bytes) -> None:
     response = operator.client.post("/api/budgets", raw, content_type="application/json")
     assert response.status_code == 400
@@ -185,8 +183,7 @@ def test_reset_needs_a_reason_and_keeps_the_old_window(operator: Api) -> None:
     done = operator.post(f"/api/budgets/{id}/reset", {"reason": "a demo"}).json()
     assert (done["closed"], done["opened"], done["budget"]["spent"]) == (1, 1, "0.00")
     figures = [
-        (w["spent"], w["closed_at"] is None)
-        for w in operator.get(f"/api/budgets/{id}/windows").json()["results"]
+        (w["spent"], w["closed_at"] is None) for w in operator.get(f"/api/budgets/{id}/windows").json()["results"]
     ]
     assert figures == [("0.00", True), ("3.00", False)]
     assert AuditEntry.objects.get(action="budget.reset").reason == "a demo"
@@ -206,9 +203,7 @@ def test_readers_see_their_own_budgets_and_their_own_figures_alone(
     operator: Api, tenant: Api, agent: Api, stranger: Api
 ) -> None:
     globex = factories.tenant("globex")
-    shared = Budget.objects.create(
-        scope_type="agent", scope_key="*", window="day", limit_nanos=factories.nanos("50")
-    )
+    shared = Budget.objects.create(scope_type="agent", scope_key="*", window="day", limit_nanos=factories.nanos("50"))
     factories.budget("5")
     factories.budget("6", tenant=globex)
     factories.budget("7", scope_type="agent", scope_key="invoices")
@@ -266,9 +261,7 @@ def test_pages_follow_each_other_without_a_gap(operator: Api) -> None:
 def test_filters_choose_and_a_misspelt_one_is_refused(operator: Api) -> None:
     factories.budget()
     factories.budget(scope_type="user", scope_key="u1")
-    assert [
-        row["scope_key"] for row in operator.get("/api/budgets", scope_type="user").json()["results"]
-    ] == ["u1"]
+    assert [row["scope_key"] for row in operator.get("/api/budgets", scope_type="user").json()["results"]] == ["u1"]
     assert operator.get("/api/budgets", tenant="globex").json()["results"] == []
     refused = operator.get("/api/budgets", tennant="acme")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tennant")

@@ -69,9 +69,9 @@ def test_agents_are_made_listed_and_paused(operator: Api) -> None:
     assert operator.post("/api/agents", {"tenant": "none", "slug": "x"}).json()["error"]["param"] == "tenant"
     path = f"/api/agents/{made.json()['id']}"
     assert operator.post(f"{path}/pause", {}).json()["status"] == "paused"
-    assert [
-        row["slug"] for row in operator.get("/api/agents", status="paused", tenant="acme").json()["results"]
-    ] == ["invoices"]
+    assert [row["slug"] for row in operator.get("/api/agents", status="paused", tenant="acme").json()["results"]] == [
+        "invoices"
+    ]
     assert operator.post(f"{path}/resume/", {}).json()["status"] == "active"
 
 
