@@ -192,4 +192,6 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    # A line for each request that a client of ours makes tells nobody anything.
+    "loggers": {"httpx2": {"level": "WARNING"}},
 }
