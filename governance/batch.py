@@ -63,6 +63,7 @@ HARD_STOP = "hard-stop"
 LATE_SETTLE = "late_settle"
 # How often a batch looks again for windows that another one opened or closed at the same moment.
 LOOKS = 8
+MICROSECOND = timedelta(microseconds=1)
 
 
 class Batch:
@@ -280,11 +281,13 @@ class Batch:
         sql.close_windows([row.id for row in old], self.now)
         opened = [
             NewWindow(
-                Governed(row.budget, row.subject, row.tenant_id), self.now,
-                row.ends_at if row.ends_at and row.ends_at > self.now else None,
+                Governed(row.budget, row.subject, row.tenant_id), starts_at,
+                row.ends_at if row.ends_at and row.ends_at > starts_at else None,
                 row.limit_nanos, row.source_kind, row.source_id,
             )
             for row in old
+            # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
+            for starts_at in [max(self.now, row.starts_at + MICROSECOND) if row.source_kind else self.now]
             # One whose time was over anyway opens at the next call, as always.
             if not has_ended(row, self.now)
         ]  # fmt: skip
@@ -389,15 +392,16 @@ class Batch:
         return entry
 
     def _settle_late(self, op: Settle, row: ReservationRow) -> SettleResult:
-        """Post the difference to what expiry charged, once."""
+        """Post the difference to what expiry charged and operators corrected since, once."""
         posted = sql.entries_of_reservation(row.id)
         if any(entry.reason == LATE_SETTLE for entry in posted):
             raise AlreadyResolved(row.id, "settled")
         [charge] = [entry for entry in posted if entry.kind == "charge"]
         entry = replace(
             charge, id=uuids.uuid7(), kind="adjustment", corrects_id=charge.id, reason=LATE_SETTLE,
-            cost_nanos=op.cost_nanos - charge.cost_nanos, certainty=op.certainty, price_rule=op.price_rule,
-            request_id=op.request_id, model_served=op.usage.model or charge.model_served, metadata=op.metadata,
+            cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted), certainty=op.certainty,
+            price_rule=op.price_rule, request_id=op.request_id,
+            model_served=op.usage.model or charge.model_served, metadata=op.metadata,
             **_figures(op.usage),
         )  # fmt: skip
         self._post(entry)

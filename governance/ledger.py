@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance import ledger_sql as sql
 from governance.batch import Batch, views_of
@@ -97,7 +97,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         raise
     except Exception as error:
         if len(operations) == 1:
-            return [error]
+            return [_explained(operations[0], error)]
         # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
         return [result for operation in operations for result in apply([operation], now=now)]
 
@@ -200,6 +200,15 @@ def _one(operation: Operation, now: datetime) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def _explained(operation: Operation, error: Exception) -> Exception:
+    """The error of one operation; of a reservation id used before, which only the primary key notices, by its name."""
+    if isinstance(operation, Reserve) and isinstance(error, IntegrityError):
+        known = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
+        if known is not None:
+            return AlreadyResolved(known.id, known.status)
+    return error
 
 
 def _run(operations: Sequence[Operation], now: datetime) -> list[Any]:

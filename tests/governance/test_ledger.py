@@ -25,7 +25,8 @@ def test_reserve_holds_the_worst_case_and_opens_the_window_lazily():
     assert (decision.action, decision.allowed) == (Action.ALLOW, True)
     opened = window()
     assert (opened.settled_nanos, opened.reserved_nanos) == (0, nanos("0.10"))
-    assert opened.starts_at.hour == 0 and opened.ends_at - opened.starts_at == timedelta(days=1)
+    assert opened.starts_at.hour == 0
+    assert opened.ends_at - opened.starts_at == timedelta(days=1)
 
 
 def test_settle_charges_the_true_cost_and_returns_the_rest():
@@ -111,6 +112,28 @@ def test_expiry_charges_the_hold_as_an_estimate_and_a_late_settle_posts_the_diff
         ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
 
 
+def test_a_late_settle_after_an_operator_voided_the_expiry_charges_the_true_cost():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    later = NOON + timedelta(hours=1)
+    ledger.expire_due(now=later)
+    charge = SpendEntry.objects.get()
+    ledger.adjust(Adjust(uuids.uuid7(), charge.id, -nanos("0.10"), "the call never ran"), now=later)
+    result = ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
+    assert (result.late, window().settled_nanos) == (True, nanos("0.04"))
+
+
+def test_a_reservation_id_used_before_is_said_so():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    with pytest.raises(ledger.AlreadyResolved) as raised:
+        ledger.reserve(op, now=NOON)
+    assert raised.value.status == "pending"
+    assert window().reserved_nanos == nanos("0.10")
+
+
 def test_extend_keeps_a_running_call_alive_and_may_hold_more():
     make.budget("1.00")
     op = make.reserving("0.10")
@@ -144,7 +167,8 @@ def test_the_next_day_begins_by_itself():
     ledger.settle(make.settling(op.reservation_id), now=NOON)
     assert not ledger.reserve(make.reserving("0.10"), now=NOON).allowed
     assert ledger.reserve(make.reserving("0.10"), now=NOON + timedelta(days=1)).allowed
-    assert BudgetWindow.objects.count() == 2 and window().settled_nanos == 0
+    assert BudgetWindow.objects.count() == 2
+    assert window().settled_nanos == 0
 
 
 def test_every_budget_must_admit_the_call():
@@ -153,7 +177,8 @@ def test_every_budget_must_admit_the_call():
     by = make.caller(agent="invoices")
     assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
     refused = ledger.reserve(make.reserving("0.10", by=by), now=NOON)
-    assert refused.action == Action.IN_FLIGHT and refused.because.scope == "agent:invoices"
+    assert refused.action == Action.IN_FLIGHT
+    assert refused.because.scope == "agent:invoices"
     assert ledger.reserve(make.reserving("0.10", by=make.caller(agent="churn")), now=NOON).allowed
 
 
@@ -172,9 +197,7 @@ def test_thresholds_and_states_are_events_once():
     assert window().state == "stopped"
     breaches = BudgetEvent.objects.filter(kind="threshold-breach").values_list("threshold", flat=True)
     assert sorted(breaches) == ["0.5", "0.75", "0.9", "1"]
-    changes = (
-        BudgetEvent.objects.filter(kind="state-change").order_by("id").values_list("new_state", flat=True)
-    )
+    changes = BudgetEvent.objects.filter(kind="state-change").order_by("id").values_list("new_state", flat=True)
     assert list(changes) == ["degraded", "stopped"]
     assert BudgetEvent.objects.filter(kind="hard-stop").count() == 1
 
@@ -233,18 +256,25 @@ def test_a_paid_period_opens_its_window_once_and_zeroes_nothing():
     assert not ledger.open_period(grant, now=NOON).opened
     assert (window().limit_nanos, window().settled_nanos) == (nanos("200"), nanos("1"))
     assert BudgetWindow.objects.get(closed_at__isnull=False).settled_nanos == nanos("50")
-    older = OpenPeriod(
-        budget.id, NOON - timedelta(days=31), NOON, nanos("50"), "stripe", "si_1", "paid late", "stripe"
-    )
+    older = OpenPeriod(budget.id, NOON - timedelta(days=31), NOON, nanos("50"), "stripe", "si_1", "paid late", "stripe")
     assert not ledger.open_period(older, now=NOON).opened
     assert window().settled_nanos == nanos("1")
 
 
+def test_a_reset_at_the_instant_a_paid_period_began_opens_its_window():
+    budget = make.budget("1.00", window="billing_cycle")
+    ends_at = NOON + timedelta(days=31)
+    grant = OpenPeriod(budget.id, NOON, ends_at, nanos("200"), "stripe", "si_1", "paid", "stripe")
+    ledger.open_period(grant, now=NOON)
+    for _ in range(2):
+        ledger.reset(Reset(budget.id, "a test", "ada"), now=NOON)
+    assert (window().limit_nanos, window().ends_at) == (nanos("200"), ends_at)
+    assert BudgetWindow.objects.count() == 3
+
+
 def test_a_billing_cycle_goes_on_until_the_next_is_paid():
     budget = make.budget("1.00", window="billing_cycle", soft_cap=None)
-    grant = OpenPeriod(
-        budget.id, NOON, NOON + timedelta(days=31), nanos("1"), "stripe", "si_1", "paid", "stripe"
-    )
+    grant = OpenPeriod(budget.id, NOON, NOON + timedelta(days=31), nanos("1"), "stripe", "si_1", "paid", "stripe")
     ledger.open_period(grant, now=NOON)
     ledger.record(make.reporting("0.95"), now=NOON)
     late = NOON + timedelta(days=40)
