@@ -97,7 +97,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     from django.contrib import admin
 
     registered = {model._meta.label_lower: model for model in admin.site._registry}
-    groups = [{"title": "", "items": [{"title": "Overview", "icon": "dashboard", "link": reverse("admin:index")}]}]
+    groups: list[dict[str, Any]] = [
+        {"title": "", "items": [{"title": "Overview", "icon": "dashboard", "link": reverse("admin:index")}]}
+    ]
     for title, items in _with_the_rest(set(registered)):
         shown = [
             _item(*items[label], label)

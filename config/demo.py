@@ -69,7 +69,7 @@ BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
     ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
     ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),
-    ("globex", "tenant", "globex", "month", "20", {"warn_at": "0.6", "downgrade_rules": TO_SMALL}),
+    ("globex", "tenant", "globex", "month", "20", {"warn_at": Decimal("0.6"), "downgrade_rules": TO_SMALL}),
     (
         "globex",
         "agent",
@@ -108,7 +108,7 @@ def needs_history() -> bool:
 
 def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callable[[int], None]) -> None:
     """Record the days up to `now`, all or nothing; `tell` hears the number of each day that is written."""
-    dice = random.Random(SEED)
+    dice = random.Random(SEED)  # noqa: S311 - a demo, not a secret
     start = (now - timedelta(days=DAYS)).replace(minute=0, second=0, microsecond=0)
     with transaction.atomic():
         told, until = 0, start
@@ -122,7 +122,9 @@ def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callab
                     told = (until - start).days
                     tell(told)
         for slug, agent, share in (NEAR_THE_SOFT_CAP, STOPPED):
-            ledger.apply_within(_fill(slug, agent, share, now=now), now=now)
+            for call in _fill(slug, agent, share, now=now):
+                # Each at its own time, so that the events it causes are spread over the last hours.
+                ledger.apply_within([call], now=call.occurred_at or now)
 
 
 def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
@@ -202,7 +204,7 @@ def _id_at(at: datetime, dice: random.Random) -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | dice.getrandbits(12) << 64 | 0b10 << 62 | dice.getrandbits(62))
 
 
-def _fill(slug: str, agent: str, share: float, *, now: datetime) -> list[Operation]:
+def _fill(slug: str, agent: str, share: float, *, now: datetime) -> list[Record]:
     """The calls that bring an agent's own budget to a share of its limit."""
     budget = Budget.objects.select_related("tenant").get(tenant__slug=slug, scope_type="agent", scope_key=agent)
     window = budget.windows.filter(closed_at=None).first()
@@ -245,7 +247,7 @@ def _budget(
             limit_nanos=money.nanos_from_dollars(dollars),
             by=BY,
             now=now,
-            **{name: Decimal(value) if name == "warn_at" else value for name, value in policy.items()},
+            **policy,
         )
     except budgets.BudgetConflict:
         # It is there from an earlier run, perhaps changed by hand.

@@ -71,7 +71,7 @@ class KeyAuthentication(BaseAuthentication):
 class OperatorSession(SessionAuthentication):
     """A staff user signed in to the console; writes need the CSRF token."""
 
-    def authenticate(self, request: Request) -> tuple[Any, Principal] | None:  # type: ignore[override]
+    def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
         user = getattr(request._request, "user", None)
         if not (user and user.is_active and user.is_staff):
             return None

@@ -53,7 +53,7 @@ class BudgetBody(Strict):
     clamp = serializers.BooleanField(required=False)
     clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
     enabled = serializers.BooleanField(required=False)
-    source = serializers.CharField(read_only=True)
+    source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
     spent = Dollars(read_only=True)
     reserved = Dollars(read_only=True)

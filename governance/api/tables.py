@@ -66,8 +66,8 @@ def _lines(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> Iterator[st
 
 async def _in_thread(lines: Iterator[str]) -> AsyncIterator[str]:
     """An ASGI server would otherwise gather the whole table in memory first."""
-    following = sync_to_async(next)
-    while (line := await following(lines, None)) is not None:
+    following = sync_to_async(lambda: next(lines, None))
+    while (line := await following()) is not None:
         yield line
 
 

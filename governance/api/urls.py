@@ -1,11 +1,13 @@
 """Paths under /api/ that are governance's."""
 
+from typing import Any
+
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from governance.api import budgets, decisions, health, spend, tenants
 from governance.api.routes import both
 
-OPEN = {"authentication_classes": [], "permission_classes": []}
+OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
 urlpatterns = [
     *both("health", health.Health.as_view(), name="health"),

@@ -23,7 +23,7 @@ def actor(request: HttpRequest) -> Actor:
     return Actor(name=request.user.get_username(), user=request.user)  # type: ignore[arg-type]
 
 
-class ConsoleAdmin(ModelAdmin):  # type: ignore[misc]
+class ConsoleAdmin(ModelAdmin):
     """Seen by all staff, changed by operators, deleted by nobody."""
 
     list_per_page = 50

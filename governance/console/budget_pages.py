@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -22,15 +22,16 @@ from governance.models import Budget
 ARROW = re.compile(r"\s*(?:->|→)\s*")
 
 
-class BudgetList(ChangeList):  # type: ignore[misc]
+class BudgetList(ChangeList):
     """Adds each listed budget's current window, in one query for the page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        self.result_list = list(self.result_list)
-        found = standing.current(self.result_list, now=timezone.now())
-        for budget in self.result_list:
+        rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
+        found = standing.current(rows, now=timezone.now())
+        for budget in rows:
             budget.standing = found[budget.pk]
+        self.result_list = rows
 
 
 class NamesField(forms.CharField):
@@ -124,7 +125,7 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def save(self, commit: bool = True) -> Budget:
         """Nothing: the page writes with `write`, which knows who and when."""
-        return self.instance
+        return cast(Budget, self.instance)
 
     save_m2m = staticmethod(lambda: None)
 

@@ -90,7 +90,9 @@ def figures(*, now: datetime) -> dict[str, Any]:
 
 def _cards(trend: list[Point], now: datetime) -> list[Card]:
     today, yesterday = trend[-1], trend[-2]
-    month_nanos, month_calls = spend.total(period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)))
+    month_nanos, month_calls = spend.total(
+        period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    )
     pressed, stopped = standing.near_the_cap(now=now)
     held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=Sum("amount_nanos")
