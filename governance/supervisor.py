@@ -131,10 +131,11 @@ class Supervisor:
     def __init__(self, children: Sequence[Child], *, say: Say) -> None:
         self.children = children
         self.say = say
-        self._stopping = threading.Event()
+        # No Event: its lock could be held by the very thread that a signal handler interrupts.
+        self._stopping = False
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._stopping = True
 
     def run(self, *, ready: Callable[[], bool], on_ready: Callable[[], None], timeout_s: float = 60) -> None:
         """Returns after `stop`. Raises StartFailed. Either way every child has ended."""
@@ -143,15 +144,16 @@ class Supervisor:
                 child.start(self.say)
             if self._wait_until(ready, timeout_s):
                 on_ready()
-            while not self._stopping.wait(0.2):
+            while not self._stopping:
                 for child in self.children:
                     self._keep(child)
+                time.sleep(0.1)
         finally:
             self.end()
 
     def _wait_until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
-        while not self._stopping.is_set():
+        while not self._stopping:
             for child in self.children:
                 if child.ended():
                     raise StartFailed(f"The {child.name} process ended while starting; its last lines are above.")
@@ -159,7 +161,7 @@ class Supervisor:
                 return True
             if time.monotonic() > deadline:
                 raise StartFailed(f"Nothing answered within {timeout_s:.0f} seconds.")
-            self._stopping.wait(0.1)
+            time.sleep(0.1)
         return False
 
     def _keep(self, child: Child) -> None:
