@@ -27,6 +27,14 @@ BY = Actor("demo data")
 # The same history each time; only its dates move.
 SEED = 20260301
 LARGE, SMALL, MEDIUM = "mistral-large-latest", "mistral-small-latest", "mistral-medium-latest"
+TINY = "ministral-8b-latest"
+# Agents ask by alias; the ledger keeps what the answer says was served.
+SERVED = {
+    LARGE: "mistral-large-2512",
+    SMALL: "mistral-small-2603",
+    MEDIUM: "mistral-medium-3-5",
+    TINY: "ministral-8b-2512",
+}
 TO_SMALL = [{"from": [LARGE, MEDIUM], "to": SMALL}]
 
 
@@ -45,7 +53,7 @@ class Habit:
 HABITS = {
     "invoices": Habit(34, 14_000, 1_400, ((LARGE, 8), (SMALL, 2))),
     "churn": Habit(12, 26_000, 2_600, ((MEDIUM, 7), (LARGE, 3)), weekend=0.0),
-    "support": Habit(58, 3_200, 650, ((SMALL, 8), (MEDIUM, 1), ("ministral-8b-latest", 3)), weekend=0.6),
+    "support": Habit(58, 3_200, 650, ((SMALL, 8), (MEDIUM, 1), (TINY, 3)), weekend=0.6),
 }
 
 
@@ -172,7 +180,7 @@ def _call(tenant: Tenant, agent: str, habit: Habit, until: datetime, dice: rando
     tokens_in = int(habit.input_tokens * dice.lognormvariate(0, 0.45))
     usage = Usage(
         provider="mistral",
-        model=model,
+        model=SERVED[model],
         input_tokens=tokens_in,
         cached_tokens=tokens_in * dice.choice((0, 0, 3, 6)) // 10,
         output_tokens=int(habit.output_tokens * dice.lognormvariate(0, 0.5)),
@@ -221,7 +229,7 @@ def _fill(slug: str, agent: str, share: float, *, now: datetime) -> list[Record]
             caller=Caller(budget.tenant.pk, slug, agent=agent, session="s-report"),
             request_id=f"demo-fill-{slug}-{agent}-{number}",
             cost_nanos=cost,
-            usage=Usage("mistral", MEDIUM, input_tokens=cost // 3_000, output_tokens=cost // 15_000),
+            usage=Usage("mistral", SERVED[MEDIUM], input_tokens=cost // 3_000, output_tokens=cost // 15_000),
             model_requested=MEDIUM,
             price_rule="demo",
             occurred_at=max(begun, now - timedelta(minutes=10 * (parts - number))),

@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection
+from django.test import AsyncClient
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -206,3 +208,18 @@ def test_the_list_asks_the_same_number_of_queries_for_one_row_and_for_fifty(oper
     for _ in range(49):
         entry()
     assert queries() == one <= 3
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_asgi_server_streams_the_table_piece_by_piece() -> None:
+    @sync_to_async
+    def prepare() -> str:
+        for _ in range(3):
+            ledger.record(factories.reporting("1"), now=timezone.now())
+        return factories.key(role="operator")[0]
+
+    headers = {"authorization": f"Bearer {await prepare()}", "accept": "text/csv"}
+    response: Any = await AsyncClient().get("/api/spend", headers=headers)
+    pieces = [piece async for piece in response.streaming_content]
+    assert response.is_async
+    assert [piece.count(b"\n") for piece in pieces] == [1, 3]
