@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
+from governance import calls, periods
 from governance import ledger_sql as sql
 from governance.batch import Batch, views_of
 from governance.operations import (
@@ -74,6 +75,19 @@ __all__ = [
     "roll_windows",
     "settle",
 ]
+
+_RULES: dict[type, Callable[[Batch, Any], Any]] = {
+    Reserve: calls.reserve,
+    Extend: calls.extend,
+    Settle: calls.settle,
+    Release: calls.release,
+    Expire: calls.expire,
+    Record: calls.record,
+    Adjust: calls.adjust,
+    Reset: periods.reset,
+    OpenPeriod: periods.open_period,
+    ChangeLimit: periods.change_limit,
+}
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
@@ -182,7 +196,7 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
 
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
-    return _durably(lambda: Batch((), now).roll(limit=limit))
+    return _durably(lambda: periods.roll(Batch((), now), limit=limit))
 
 
 def _outlook(caller: Caller, now: datetime) -> tuple[Callable[[Call], Call], list[Any]]:
@@ -202,21 +216,35 @@ def _one(operation: Operation, now: datetime) -> Any:
     return result
 
 
-def _explained(operation: Operation, error: Exception) -> Exception:
-    """The error of one operation; of a reservation id used before, which only the primary key notices, by its name."""
-    if isinstance(operation, Reserve) and isinstance(error, IntegrityError):
-        known = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
-        if known is not None:
-            return AlreadyResolved(known.id, known.status)
+def _explained(operation: Operation, error: Exception) -> Any:
+    """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
+    if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
+        held = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
+        if held is not None:
+            return AlreadyResolved(held.id, held.status)
+    if isinstance(error, IntegrityError) and isinstance(operation, Record):
+        # Reported by somebody else between our look and our insert.
+        key = operation.caller.tenant_id, operation.request_id
+        reported = sql.reported([key]).get(key)
+        if reported is not None:
+            return RecordResult(*reported, duplicate=True)
     return error
 
 
 def _run(operations: Sequence[Operation], now: datetime) -> list[Any]:
     batch = Batch(operations, now)
     batch.prepare()
-    results = [batch.carry_out(operation) for operation in operations]
+    results = [_carry_out(batch, operation) for operation in operations]
     batch.write()
     return results
+
+
+def _carry_out(batch: Batch, operation: Operation) -> Any:
+    """Run one operation against the locked rows; a LedgerError is its result, and it has changed nothing."""
+    try:
+        return _RULES[type(operation)](batch, operation)
+    except LedgerError as error:
+        return error
 
 
 def _durably(work: Callable[[], T]) -> T:

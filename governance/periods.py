@@ -1,0 +1,116 @@
+"""What happens to a budget's windows: closed, opened, given another limit. Rules of the ledger, run on locked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from governance import ledger_sql as sql
+from governance.batch import Batch, has_ended, new_window
+from governance.operations import ChangeLimit, OpenPeriod, Reset
+from governance.results import LedgerError, PeriodResult, ResetResult
+from governance.rows import EventRow, NewWindow
+from governance.scopes import Governed, Rulebook
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+def reset(batch: Batch, op: Reset) -> ResetResult:
+    """Close a budget's open windows and open new ones now; the closed ones keep their figures."""
+    old = [
+        row
+        for (budget_id, subject), row in batch.open.items()
+        if budget_id == op.budget_id and op.subject in (None, subject)
+    ]
+    for row in old:
+        batch.events.append(
+            EventRow(
+                row,
+                "budget-reset",
+                old_state=row.state,
+                new_state="active",
+                reason=op.reason,
+                actor=op.actor,
+            )
+        )
+        row.closed_at = batch.now
+    sql.close_windows([row.id for row in old], batch.now)
+    opened = [
+        NewWindow(
+            Governed(row.budget, row.subject, row.tenant_id), starts_at,
+            row.ends_at if row.ends_at and row.ends_at > starts_at else None,
+            row.limit_nanos, row.source_kind, row.source_id,
+        )
+        for row in old
+        # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
+        for starts_at in [max(batch.now, row.starts_at + MICROSECOND) if row.source_kind else batch.now]
+        # One whose time was over anyway opens at the next call, as always.
+        if not has_ended(row, batch.now)
+    ]  # fmt: skip
+    _open(batch, opened)
+    return ResetResult(closed=len(old), opened=len(opened))
+
+
+def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
+    """Open a paid period's window, once for each grant, and never an older one over a newer."""
+    budget, tenant, _ = _budget(batch, op.budget_id)
+    known = sql.granted(op.budget_id, op.source_kind, op.source_id, op.starts_at)
+    if known is not None:
+        return PeriodResult(known, opened=False)
+    current = batch.open.get((op.budget_id, tenant))
+    if current and (op.ends_at <= batch.now or (current.source_kind and op.starts_at < current.starts_at)):
+        return PeriodResult(current.id, opened=False)
+    if current:
+        batch.events.append(
+            EventRow(current, "budget-reset", old_state=current.state, new_state="active",
+                     reason=op.reason, actor=op.actor)
+        )  # fmt: skip
+        current.closed_at = batch.now
+        sql.close_windows([current.id], batch.now)
+    new = NewWindow(
+        Governed(budget, tenant, budget.tenant_id), op.starts_at, op.ends_at, op.limit_nanos,
+        op.source_kind, op.source_id,
+    )  # fmt: skip
+    _open(batch, [new])
+    return PeriodResult(batch.open[op.budget_id, tenant].id, opened=True)
+
+
+def change_limit(batch: Batch, op: ChangeLimit) -> int:
+    """Give open windows another limit; their states follow."""
+    changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    for row in changed:
+        row.limit_lowered = row.limit_lowered or op.limit_nanos < row.limit_nanos
+        row.limit_nanos = op.limit_nanos
+        batch.refresh(row, reason=op.reason, actor=op.actor)
+    return len(changed)
+
+
+def roll(batch: Batch, *, limit: int) -> int:
+    """Close ended calendar windows; open those of budgets with one subject."""
+    rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
+    sql.close_windows([row.id for row in rows], batch.now)
+    budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])
+    new = [
+        new_window(Governed(book, tenant if book.scope_type == "tenant" else book.scope_key, book.tenant_id, zone),
+                   batch.now)
+        for book, tenant, zone in budgets.values()
+    ]  # fmt: skip
+    if new:
+        sql.open_windows(new, batch.now)
+    return len(rows) + len(new)
+
+
+def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
+    """Open windows and hold their locks, in place of the ones just closed."""
+    if not new:
+        return
+    sql.open_windows(new, batch.now)
+    for row in sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new]):
+        batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
+
+
+def _budget(batch: Batch, id: int) -> tuple[Rulebook, str, str]:
+    try:
+        return sql.budgets_by_id([id])[id]
+    except KeyError:
+        raise LedgerError(f"there is no budget {id}") from None
