@@ -21,7 +21,7 @@ TIMEOUT_S = 60
 
 def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
     """`work(0)` ... `work(count - 1)`, each in a process of its own, let go at one moment; their results in order."""
-    connections.close_all()
+    let_go_of_connections()
     barrier = FORK.Barrier(count)
     pipes = [FORK.Pipe(duplex=False) for _ in range(count)]
     children = [
@@ -36,6 +36,13 @@ def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
         for child in children:
             child.join(5)
             child.kill()
+
+
+def let_go_of_connections() -> None:
+    """Close this process's connections and its pool: what is open at a fork would be shared by both sides."""
+    connections.close_all()
+    if connections["default"].vendor == "postgresql":
+        connections["default"].close_pool()  # type: ignore[attr-defined]
 
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
