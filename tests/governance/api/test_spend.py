@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import connection, connections
 from django.test import AsyncClient
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -221,5 +221,7 @@ async def test_an_asgi_server_streams_the_table_piece_by_piece() -> None:
     headers = {"authorization": f"Bearer {await prepare()}", "accept": "text/csv"}
     response: Any = await AsyncClient().get("/api/spend", headers=headers)
     pieces = [piece async for piece in response.streaming_content]
+    # The thread that served it has a connection of its own.
+    await sync_to_async(connections.close_all)()
     assert response.is_async
     assert [piece.count(b"\n") for piece in pieces] == [1, 3]
