@@ -81,7 +81,7 @@ class GroupCommit:
         try:
             while True:
                 jobs, stop = self._take(wait_s=pause_s if self._waiting else None)
-                jobs, self._waiting = self._waiting + jobs, []
+                jobs = self._waiting + jobs
                 if jobs:
                     self._waiting = self._carry_out(jobs)
                 if self._waiting:
