@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import cast
 
 import uvloop
 
@@ -30,8 +31,7 @@ class Upstream(asyncio.Protocol):
     """Reads heads and bodies by their length alone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.read = b""
 
     def data_received(self, data: bytes) -> None:
