@@ -66,6 +66,7 @@ __all__ = [
     "change_limit",
     "expire_due",
     "extend",
+    "lock_windows",
     "look",
     "open_period",
     "record",
@@ -170,6 +171,14 @@ def open_period(operation: OpenPeriod, *, now: datetime) -> PeriodResult:
 def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
     """Give the open windows of a budget a new limit; how many there were."""
     return cast(int, _one(operation, now))
+
+
+def lock_windows(budget_id: int) -> None:
+    """Lock a budget's open windows in the caller's transaction. Taken before the budget's own row, never after it.
+
+    A call that opens a window holds the ended one when it needs the budget's row.
+    """
+    sql.windows(budget_ids=[budget_id])
 
 
 def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
