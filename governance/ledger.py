@@ -114,7 +114,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         if len(operations) == 1:
             return [_explained(operations[0], error)]
         # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-        return [result for operation in operations for result in apply([operation], now=now)]
+        return _one_by_one(operations, now)
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
@@ -225,6 +225,14 @@ def _one(operation: Operation, now: datetime) -> Any:
     return result
 
 
+def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
+    try:
+        return [result for operation in operations for result in apply([operation], now=now)]
+    except LedgerUnavailable as error:
+        # The first of them may have landed.
+        raise LedgerUnavailable(str(error), unsure=True) from error
+
+
 def _explained(operation: Operation, error: Exception) -> Any:
     """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
     if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
@@ -259,13 +267,16 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
 def _durably(work: Callable[[], T]) -> T:
     """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away."""
     for attempt in range(1, ATTEMPTS + 1):
+        committing = False
         try:
             with transaction.atomic(durable=True):
-                return work()
+                result = work()
+                committing = True
+            return result
         except (OperationalError, InterfaceError) as error:
             state = getattr(error.__cause__, "sqlstate", None)
             if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
                 transaction.get_connection().close_if_unusable_or_obsolete()
-                raise LedgerUnavailable(str(error)) from error
+                raise LedgerUnavailable(str(error), unsure=committing) from error
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing
     raise AssertionError("unreachable")
