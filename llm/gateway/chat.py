@@ -60,7 +60,7 @@ async def complete(gateway: Gateway, exchange: Exchange) -> None:
             headers = [*_headers(exchange, hold, request.model), *_budget(hold, identity, None)]
             if request.stream and answer.status == 200:
                 headers.append(("server-timing", _timing(arrived, sent, time.perf_counter())))
-                await relay_stream(exchange, hold, answer, headers)
+                await relay_stream(exchange, hold, answer, headers, n=request.n)
             else:
                 await _relay(exchange, hold, answer, identity, request, arrived=arrived, sent=sent)
         finally:
@@ -125,12 +125,12 @@ async def _call(gateway: Gateway, hold: Hold, body: bytes, exchange: Exchange) -
     try:
         return await gateway.provider.post(PATH, body, request_id=exchange.request_id)
     except ProviderError as error:
-        raise await _failed(hold, error) from error
+        raise await _failed(hold, error, spent=error.sent) from error
 
 
-async def _failed(hold: Hold, error: ProviderError) -> errors.GatewayError:
+async def _failed(hold: Hold, error: ProviderError, *, spent: bool) -> errors.GatewayError:
     """Resolve the hold of a call that got no answer; what the client is told."""
-    if error.sent:
+    if spent:
         # It may have been worked on, and nobody says how far: the whole estimate counts.
         await hold.settle_at_the_estimate(error.code)
     else:
@@ -153,7 +153,8 @@ async def _relay(
     try:
         data = await answer.read()
     except ProviderError as error:
-        raise await _failed(hold, error) from error
+        # A refusal that breaks off is one all the same: nothing was spent.
+        raise await _failed(hold, error, spent=answer.status == 200) from error
     answered = time.perf_counter()
     if answer.status != 200:
         await hold.release()
