@@ -1,9 +1,9 @@
 """Proof that the ledger has not drifted: the invariants it promises, checked against its own rows.
 
 1. a window's settled = the sum of its entries; 2. its reserved = the sum of its pending reservations; 3. neither is
-below zero; 4. settled + reserved <= hard cap x limit, as long as the limit was not lowered and nothing cost more
-than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one charge; 6. rollups
-= the sums of entries.
+below zero; 4. settled + reserved <= hard cap x limit in an open window, as long as the limit was not lowered and
+nothing cost more than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one
+charge; 6. rollups = the sums of entries.
 """
 
 from __future__ import annotations
@@ -74,20 +74,21 @@ _STATEMENTS = {
     3: f"""
         SELECT {_NAME}, 0, CASE WHEN w.settled_nanos < w.reserved_nanos THEN w.settled_nanos ELSE w.reserved_nanos END
         FROM governance_budgetwindow w WHERE w.settled_nanos < 0 OR w.reserved_nanos < 0""",
-    # A window whose limit was lowered says so in its events; one with an overage in its entries.
+    # A window whose limit or cap was lowered says so itself, an overage is in its entries. Nothing is reserved in a
+    # closed one any more, and its budget's cap may have changed since.
     4: f"""
         WITH over AS (
             SELECT {{id}} AS id, SUM(x.overage_nanos) AS total FROM governance_spendentry x {{each}} GROUP BY {{id}}
         ), reported AS (
             SELECT {{id}} AS id, SUM(x.cost_nanos) AS total FROM governance_spendentry x {{each}}
-            WHERE x.reservation_id IS NULL OR x.kind <> 'charge' GROUP BY {{id}}
+            WHERE x.cost_nanos > 0 AND (x.reservation_id IS NULL OR x.kind <> 'charge') GROUP BY {{id}}
         )
         SELECT {_NAME}, w.limit_nanos, w.settled_nanos + w.reserved_nanos
         FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
         LEFT JOIN over o ON o.id = w.id LEFT JOIN reported r ON r.id = w.id
         WHERE w.settled_nanos + w.reserved_nanos - COALESCE(o.total, 0) - COALESCE(r.total, 0)
               > w.limit_nanos * b.hard_cap
-          AND NOT w.limit_lowered""",
+          AND w.closed_at IS NULL AND NOT w.limit_lowered""",
     5: """
         SELECT 'reservation ' || r.id || ' (' || r.status || ')',
                CASE WHEN r.status IN ('settled', 'expired') THEN 1 ELSE 0 END, COUNT(x.id)

@@ -1,11 +1,16 @@
 """Every invariant is really checked: break each by hand, behind the ledger's back, and see it named."""
 
+from datetime import timedelta
+from decimal import Decimal
+
 import pytest
+import uuid_utils.compat as uuids
 from django.db import connection
 
-from governance import ledger, reconcile
+from governance import budgets, ledger, reconcile
+from governance.audit import Actor
 from governance.models import BudgetWindow, Reservation, SpendEntry
-from governance.operations import ChangeLimit, Reset
+from governance.operations import Adjust, ChangeLimit, Reset
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -53,6 +58,26 @@ def test_3_the_database_itself_refuses_negative_counters(spent):
     for name in ("settled_nanos", "reserved_nanos"):
         with pytest.raises(IntegrityError), transaction.atomic():
             BudgetWindow.objects.update(**{name: -1})
+
+
+def test_4_money_given_back_and_spent_again_is_no_drift(spent):
+    charge = SpendEntry.objects.get()
+    ledger.adjust(Adjust(uuids.uuid7(), charge.pk, -nanos("0.30"), "refund"), now=NOON)
+    ledger.reserve(make.reserving("0.80"), now=NOON)
+    assert found() == []
+
+
+def test_4_a_cap_lowered_below_what_was_spent_is_no_drift(spent):
+    lower = {"soft_cap": Decimal("0.1"), "hard_cap": Decimal("0.4")}
+    budgets.change(budget=spent, changes=lower, by=Actor("ops"), now=NOON)
+    assert found() == []
+
+
+def test_4_a_cap_lowered_after_a_window_closed_is_no_drift(spent):
+    ledger.reset(Reset(spent.pk, "again", "ops"), now=NOON + timedelta(hours=1))
+    lower = {"soft_cap": Decimal("0.1"), "hard_cap": Decimal("0.4")}
+    budgets.change(budget=spent, changes=lower, by=Actor("ops"), now=NOON + timedelta(hours=2))
+    assert found() == []
 
 
 def test_4_more_than_the_cap_is_noticed(spent):
