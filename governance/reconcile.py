@@ -8,7 +8,10 @@ charge; 6. rollups = the sums of entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import connection, transaction
 
@@ -33,14 +36,31 @@ class Drift:
 
 def check() -> list[Drift]:
     """Every drift there is, from one consistent snapshot; empty is the proof."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        if connection.vendor == "postgresql" and len(connection.savepoint_ids) == 0:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    with _snapshot() as cursor:
         found = []
         for invariant, statement in _STATEMENTS.items():
             cursor.execute(statement.format(**_words()))
             found += [Drift(invariant, str(row[0]), int(row[1]), int(row[2])) for row in cursor.fetchall()]
         return found
+
+
+@contextmanager
+def _snapshot() -> Iterator[Any]:
+    """A cursor that sees one state of the database and keeps no writer waiting; the caller's transaction, if any."""
+    with connection.cursor() as cursor:
+        if connection.in_atomic_block:
+            yield cursor
+        elif connection.vendor == "postgresql":
+            with transaction.atomic():
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                yield cursor
+        else:
+            # Django's own transactions take SQLite's one write lock when they begin.
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield cursor
+            finally:
+                cursor.execute("ROLLBACK")
 
 
 def _words() -> dict[str, str]:

@@ -58,6 +58,7 @@ class _Stream:
         self._streamed_bytes = 0
         self._done = False
         self._client_gone = False
+        hold.streamed_tokens = 0
 
     async def watch_client(self) -> None:
         """A client that goes away takes the upstream call with it, at once."""
@@ -95,6 +96,8 @@ class _Stream:
             return event.raw
         self._last = event.data
         self._streamed_bytes += event.text_bytes
+        # A token has at least one byte, and a hold counts each token of `max_tokens` once for all answers.
+        self._hold.streamed_tokens = -(-self._streamed_bytes // self._n)
         before = self._kept.raw if self._kept else b""
         if event.usage is None:
             self._kept = None
@@ -129,8 +132,7 @@ class _Stream:
         if self._done:
             await self._hold.settle_at_the_estimate(reason)
             return kept
-        # A hold counts each token of `max_tokens` once for all answers.
-        cost_nanos = await self._hold.settle_seen(-(-self._streamed_bytes // self._n), reason)
+        cost_nanos = await self._hold.settle_seen(reason)
         if not self._client_gone:
             log.warning("request %s: the stream ended early: %s", self._exchange.request_id, reason)
         return kept + self._final(cost_nanos, reason)

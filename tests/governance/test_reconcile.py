@@ -1,5 +1,7 @@
 """Every invariant is really checked: break each by hand, behind the ledger's back, and see it named."""
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 
@@ -137,3 +139,16 @@ def test_a_drift_reads_as_a_sentence(spent):
     [drift] = reconcile.check()
     window = BudgetWindow.objects.get()
     assert str(drift) == (f"invariant 1: window {window.id} of budget {spent.id} (acme): $0.31, expected $0.30")
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.django_db(transaction=True)
+def test_the_check_neither_waits_for_a_writer_nor_keeps_one_waiting(spent):
+    # Asks for no write lock: the writer would have to give its own up first.
+    with closing(sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE governance_budgetwindow SET settled_nanos = 0")
+        connection.cursor().execute("PRAGMA busy_timeout = 100")
+        assert found() == []
+        writer.execute("ROLLBACK")
+    connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -16,7 +17,7 @@ from llm.gateway.application import gateway
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, entry, nothing_is_held, streaming
-from tests.product import Product
+from tests.product import Product, eventually
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 Upstream = Callable[[bytes], None]
@@ -190,3 +191,19 @@ def test_of_a_cut_stream_of_several_answers_each_byte_is_charged_once(
     held = Reservation.objects.get()
     # 200 tokens for each of four answers were held; 20 bytes came.
     assert entry().cost_nanos == held.amount_nanos - (4 * 200 - 20) * 1500
+
+
+def test_a_stream_that_the_servers_end_interrupts_is_charged_for_what_came(product: Product) -> None:
+    make.budget("1.00")
+    product.sandbox.behave("pace=0.05|output=200")
+    with streaming(product, product.key()) as response:
+        lines = response.iter_lines()
+        for _ in range(6):
+            next(lines)
+        loop = gateway._keeper.get_loop()
+        [call] = [task for task in asyncio.all_tasks(loop) if "RequestResponseCycle" in repr(task.get_coro())]
+        loop.call_soon_threadsafe(call.cancel)
+        assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)
+    assert (entry().certainty, entry().reason) == ("estimated", "interrupted")
+    assert 0 < entry().cost_nanos < Reservation.objects.get().amount_nanos
+    assert nothing_is_held()
