@@ -6,6 +6,7 @@ only the chunk that carries the usage is written anew, with what it cost (`llm.g
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -26,6 +27,8 @@ from llm.providers import Answer, ProviderError
 
 if TYPE_CHECKING:
     from llm.gateway.application import Gateway
+
+log = logging.getLogger(__name__)
 
 PATH = "/chat/completions"
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -179,6 +182,7 @@ async def _relay_refusal(exchange: Exchange, answer: Answer, data: bytes) -> Non
     status, retry_after = answer.status, answer.headers.get("retry-after", "")
     if status in _OURS:
         code, message = _OURS[status]
+        log.error("request %s: %s It answered with status %d.", exchange.request_id, message, status)
         raise errors.upstream(503, code, message)
     if status == 429:
         raise errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after)
