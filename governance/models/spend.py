@@ -16,9 +16,7 @@ class Attribution(models.Model):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     agent = models.CharField(max_length=100, blank=True)
-    key = models.ForeignKey(
-        ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
-    )
+    key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
     user = models.CharField(max_length=200, blank=True)
     session = models.CharField(max_length=200, blank=True)
     task = models.CharField(max_length=200, blank=True)
@@ -44,6 +42,9 @@ class Reservation(Attribution):
 
     id = models.UUIDField(primary_key=True, default=uuids.uuid7, editable=False)
     amount_nanos = models.BigIntegerField()
+    # What the rate limits counted for it: their meters' ids, and the tokens it may use.
+    meters = models.JSONField(default=list)
+    tokens = models.BigIntegerField(default=0)
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.PENDING)
     reserved_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -92,9 +93,7 @@ class SpendEntry(Attribution):
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     unit = models.CharField(max_length=16, default="token")
-    units = models.BigIntegerField(
-        default=0, help_text="Pages, seconds or characters, where the unit is no token."
-    )
+    units = models.BigIntegerField(default=0, help_text="Pages, seconds or characters, where the unit is no token.")
     price_rule = models.CharField(max_length=120, blank=True)
     cost_nanos = models.BigIntegerField()
     overage_nanos = models.BigIntegerField(default=0, help_text="What the cost exceeded its reservation by.")
