@@ -62,7 +62,7 @@ def create(
     `policy` may set soft_cap, hard_cap, warn_at, alert_thresholds, downgrade_rules, disabled_tools, clamp,
     clamp_min_tokens and enabled.
     """
-    tenant, scope_key = _scope(scope_type, scope_key, tenant)
+    tenant, scope_key = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
     budget = Budget(
         tenant=tenant,
         scope_type=scope_type,
@@ -188,13 +188,16 @@ def validate(budget: Budget) -> None:
     budget.disabled_tools = _names("disabled_tools", budget.disabled_tools)
 
 
-def _scope(scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
-    """The scope in the form it is stored in; a tenant's own budget has the tenant and no key but its slug."""
+def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
+    """The scope of a budget or rate limit in the form it is stored in; a tenant's own has its slug as its key.
+
+    Raises BudgetError.
+    """
     if scope_type not in ScopeType.values:
         raise BudgetError("scope_type", f"must be one of {', '.join(ScopeType.values)}")
     if scope_type == ScopeType.PLATFORM:
         if tenant is not None or scope_key not in ("", EACH):
-            raise BudgetError("scope_key", "a platform budget has no tenant and no key: it governs everything")
+            raise BudgetError("scope_key", "the platform has no tenant and no key: it is everything")
         return None, ""
     if scope_type == ScopeType.TENANT:
         return _tenant_scope(scope_key, tenant)

@@ -26,6 +26,16 @@ WINDOW_CHOICES = [(kind.value, kind.value.replace("_", " ")) for kind in WindowK
 EACH = "*"
 
 
+def named_scope(tenant: Tenant | None, scope_type: str, scope_key: str) -> str:
+    owner = tenant.slug if tenant else ""
+    if scope_type == ScopeType.PLATFORM:
+        return "platform"
+    if scope_type == ScopeType.TENANT:
+        return owner or "each tenant"
+    kind = f"each {scope_type}" if scope_key == EACH else f"{scope_type}:{scope_key}"
+    return f"{owner} {kind}".strip()
+
+
 def default_alert_thresholds() -> list[str]:
     return ["0.5", "0.75", "0.9", "1.0"]
 
@@ -121,13 +131,7 @@ class Budget(models.Model):
     @property
     def scope(self) -> str:
         """How people name the scope: "acme", "acme agent:invoices", "each tenant", "platform"."""
-        owner = self.tenant.slug if self.tenant else ""
-        if self.scope_type == ScopeType.PLATFORM:
-            return "platform"
-        if self.scope_type == ScopeType.TENANT:
-            return owner or "each tenant"
-        kind = f"each {self.scope_type}" if self.scope_key == EACH else f"{self.scope_type}:{self.scope_key}"
-        return f"{owner} {kind}".strip()
+        return named_scope(self.tenant, self.scope_type, self.scope_key)
 
 
 class BudgetWindow(models.Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from governance.models.budgets import EACH, ScopeType
+from governance.models.budgets import EACH, ScopeType, named_scope
 from governance.models.tenancy import Agent, Tenant
 
 
@@ -64,10 +64,12 @@ class RateLimit(models.Model):
         ]
 
     def __str__(self) -> str:
-        owner = self.tenant.slug if self.tenant else ""
-        return " ".join(
-            filter(None, [owner, f"{self.scope_type}:{self.scope_key}" if self.scope_key else self.scope_type])
-        )
+        return self.scope
+
+    @property
+    def scope(self) -> str:
+        """How people name the scope: "acme", "acme agent:invoices", "each tenant", "platform"."""
+        return named_scope(self.tenant, self.scope_type, self.scope_key)
 
 
 class RateMeter(models.Model):
