@@ -90,6 +90,7 @@ class _Stream:
         if self._client_gone:
             return
         if not self._done:
+            self._exchange.complete = False
             log.warning("request %s: the stream ended early: %s", self._exchange.request_id, reason)
             await self._exchange.write(self._final(cost_nanos, reason) + sse.DONE)
         await self._exchange.write(b"", more=False)
