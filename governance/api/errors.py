@@ -11,7 +11,7 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from governance import budgets, results, tenancy
+from governance import budgets, rates, results, stops, tenancy
 from governance.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -32,6 +32,10 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (tenancy.TenancyError, 400, "invalid"),
     (budgets.BudgetConflict, 409, "conflict"),
     (budgets.BudgetError, 400, "invalid"),
+    (rates.RateConflict, 409, "conflict"),
+    (rates.RateError, 400, "invalid"),
+    (stops.StopConflict, 409, "conflict"),
+    (stops.StopError, 400, "invalid"),
     (AmountError, 400, "invalid"),
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),

@@ -4,7 +4,7 @@ from typing import Any
 
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
-from governance.api import budgets, decisions, health, spend, tenants
+from governance.api import budgets, decisions, health, rate_limits, spend, stops, tenants
 from governance.api.routes import both
 
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
@@ -24,6 +24,11 @@ urlpatterns = [
     *both("decisions", decisions.Decisions.as_view(), name="decisions"),
     *both("spend", spend.Spend.as_view(), name="spend"),
     *both("spend/summary", spend.SpendSummary.as_view(), name="spend-summary"),
+    *both("stops", stops.Stops.as_view(), name="stops"),
+    *both("stops/<int:id>", stops.OneStop.as_view(), name="stop"),
+    *both("stops/<int:id>/lift", stops.StopLift.as_view(), name="stop-lift"),
+    *both("rate-limits", rate_limits.RateLimits.as_view(), name="rate-limits"),
+    *both("rate-limits/<int:id>", rate_limits.OneRateLimit.as_view(), name="rate-limit"),
     *both("tenants", tenants.Tenants.as_view(), name="tenants"),
     *both("tenants/<slug:slug>", tenants.OneTenant.as_view(), name="tenant"),
     *both("tenants/<slug:slug>/pause", tenants.TenantPause.as_view(), name="tenant-pause"),
