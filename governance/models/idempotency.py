@@ -11,8 +11,8 @@ from governance.models.tenancy import Tenant
 class KeptAnswer(models.Model):
     """One request under its Idempotency-Key. RUNNING until its answer is kept; both go after 24 hours.
 
-    Written by `governance.idempotency`. `digest` is the SHA-256 of method, path and body: the same key with another
-    request is refused.
+    Written by `governance.idempotency`. `digest` is the SHA-256 of method, path, the key's agent and the body: the
+    same key with another request is refused.
     """
 
     class Status(models.TextChoices):
@@ -24,6 +24,8 @@ class KeptAnswer(models.Model):
     digest = models.CharField(max_length=64)
     status = models.CharField(max_length=8, choices=Status.choices, default=Status.RUNNING)
     started_at = models.DateTimeField()
+    # How many times it was begun: a run that was taken over has no say any more.
+    runs = models.PositiveIntegerField(default=1)
     # Whoever runs it says so again and again; one whose process died may be taken over after this.
     alive_until = models.DateTimeField()
     response_status = models.PositiveSmallIntegerField(null=True, blank=True)

@@ -134,8 +134,18 @@ class SpendEntry(Attribution):
                 condition=Q(kind="adjustment", reason="late_settle"),
                 name="entry_one_late_settle_per_reservation",
             ),
+            # An estimate is confirmed or voided once, whoever of two operators comes first.
+            models.UniqueConstraint(
+                fields=["corrects"],
+                condition=Q(reason__in=["confirmed", "voided"]),
+                name="entry_one_last_word_per_estimate",
+            ),
         ]
-        indexes = [models.Index(fields=["tenant", "-id"], name="entry_by_tenant")]
+        indexes = [
+            models.Index(fields=["tenant", "-id"], name="entry_by_tenant"),
+            models.Index(fields=["corrects"], condition=Q(corrects__isnull=False), name="entry_by_corrected"),
+            models.Index(fields=["-id"], condition=Q(certainty="estimated"), name="entry_estimated"),
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
