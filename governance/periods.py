@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from governance import ledger_sql as sql
+from governance import limits_sql as limits
 from governance.batch import Batch, has_ended, new_window
-from governance.operations import ChangeLimit, OpenPeriod, Reset
+from governance.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.results import LedgerError, PeriodResult, ResetResult
 from governance.rows import EventRow, NewWindow
 from governance.scopes import Governed, Rulebook
@@ -39,7 +40,7 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
         NewWindow(
             Governed(row.budget, row.subject, row.tenant_id), starts_at,
             row.ends_at if row.ends_at and row.ends_at > starts_at else None,
-            row.limit_nanos, row.source_kind, row.source_id,
+            row.limit_nanos - row.extra_nanos, row.source_kind, row.source_id,
         )
         for row in old
         # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
@@ -79,10 +80,17 @@ def change_limit(batch: Batch, op: ChangeLimit) -> int:
     """Give open windows another limit; their states follow."""
     changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
     for row in changed:
-        row.limit_lowered = row.limit_lowered or op.limit_nanos < row.limit_nanos
-        row.limit_nanos = op.limit_nanos
+        row.limit_lowered = row.limit_lowered or op.limit_nanos < row.limit_nanos - row.extra_nanos
+        row.limit_nanos = op.limit_nanos + row.extra_nanos
         batch.refresh(row, reason=op.reason, actor=op.actor)
     return len(changed)
+
+
+def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
+    """Bring the budget's open windows up to date with its allowances; how many windows there are."""
+    rows = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    batch.work_out(rows)
+    return len(rows)
 
 
 def roll(batch: Batch, *, limit: int) -> int:
@@ -97,7 +105,11 @@ def roll(batch: Batch, *, limit: int) -> int:
     ]  # fmt: skip
     if new:
         sql.open_windows(new, batch.now)
-    return len(rows) + len(new)
+    stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
+    batch.work_out(stale)
+    sql.update_windows(stale)
+    sql.insert_events(batch.events, batch.now)
+    return len(rows) + len(new) + len(stale)
 
 
 def _open(batch: Batch, new: Sequence[NewWindow]) -> None:

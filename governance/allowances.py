@@ -1,0 +1,97 @@
+"""More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
+
+A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from governance import audit, ledger, money
+from governance.audit import Actor
+from governance.models import Allowance, Budget, BudgetWindow
+from governance.operations import ReviewAllowances
+
+
+class AllowanceError(ValueError):
+    """An allowance that cannot be as asked: which field, and what would be right."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field, self.message = field, message
+
+
+def raise_limit(
+    *, budget: Budget, amount_nanos: int, starts_at: datetime, ends_at: datetime, reason: str, by: Actor, now: datetime
+) -> Allowance:
+    """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises AllowanceError."""
+    if ends_at <= starts_at:
+        raise AllowanceError("ends_at", "must be after starts_at")
+    if ends_at <= now:
+        raise AllowanceError("ends_at", "must be in the future")
+    allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
+    return _grant(allowance, "budget.raise", by, now)
+
+
+def top_up(
+    *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
+) -> Allowance:
+    """Add an amount to the budget's open window. Raises AllowanceError; `subject` names one window of several."""
+    windows = BudgetWindow.objects.filter(budget=budget, closed_at=None)
+    if subject is not None:
+        windows = windows.filter(subject=subject)
+    found = list(windows[:2])
+    if not found:
+        raise AllowanceError("budget", "has no open window to top up: it opens with the first call")
+    if len(found) > 1:
+        raise AllowanceError("subject", "name whose window to top up: this budget has one for each")
+    allowance = Allowance(budget=budget, window=found[0], amount_nanos=amount_nanos, starts_at=now, reason=reason)
+    return _grant(allowance, "budget.top_up", by, now)
+
+
+def end(*, allowance: Allowance, by: Actor, now: datetime) -> None:
+    """End a running allowance now, or take back one that has not begun. Raises AllowanceError where it is over."""
+    with transaction.atomic():
+        allowance = Allowance.objects.select_for_update(of=("self",)).select_related("budget").get(pk=allowance.pk)
+        if allowance.ends_at is not None and allowance.ends_at <= now:
+            raise AllowanceError("ends_at", "it has ended already")
+        if allowance.window is None and allowance.starts_at < now:
+            allowance.ends_at = now
+            allowance.save(update_fields=["ends_at"])
+        else:
+            # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
+            Allowance.objects.filter(pk=allowance.pk).delete()
+        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+        audit.record(
+            action="budget.allowance_end", target=str(allowance.budget), by=by, now=now, old=_picture(allowance)
+        )
+
+
+def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
+    if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
+        raise AllowanceError("amount", "must be more than 0 dollars")
+    allowance.reason = allowance.reason.strip()
+    if not allowance.reason:
+        raise AllowanceError("reason", "say why")
+    allowance.actor, allowance.created_at = by.name[:150], now
+    with transaction.atomic():
+        allowance.save(force_insert=True)
+        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+        audit.record(
+            action=action, target=str(allowance.budget), by=by, now=now, reason=allowance.reason,
+            new=_picture(allowance),
+        )  # fmt: skip
+    return allowance
+
+
+def _picture(allowance: Allowance) -> dict[str, Any]:
+    return {
+        "amount_nanos": allowance.amount_nanos,
+        "window": allowance.window_id,
+        "starts_at": allowance.starts_at.isoformat(),
+        "ends_at": allowance.ends_at.isoformat() if allowance.ends_at else None,
+    }
