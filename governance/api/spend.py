@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, quotes, spend
+from governance import ledger, quotes, reports, spend
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
 from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
@@ -20,6 +20,7 @@ from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.models import SpendEntry
 from governance.operations import Record, Usage
+from governance.results import RecordResult
 from governance.spend import GROUPS, MEASURES, Period
 
 # Clocks differ a little; a call from further ahead is a mistake.
@@ -177,7 +178,7 @@ class Spend(ListView):
         asked = self.valid(ReportBody, request.data)
         if asked.get("occurred_at", self.now) > self.now + CLOCK_SKEW:
             raise serializers.ValidationError({"occurred_at": ["is in the future."]})
-        done = ledger.record(self._operation(asked), now=self.now)
+        done = self._recorded(self._operation(asked))
         answer = {
             "id": done.entry_id,
             "request_id": asked["request_id"],
@@ -185,6 +186,11 @@ class Spend(ListView):
             "duplicate": done.duplicate,
         }
         return Response(ReportedBody(answer).data, status=200 if done.duplicate else 201)
+
+    def _recorded(self, report: Record) -> RecordResult:
+        if self.by.tenant is None:
+            return reports.record(report=report, by=self.by.actor, now=self.now)
+        return ledger.record(report, now=self.now)
 
     def _operation(self, asked: dict[str, Any]) -> Record:
         usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
