@@ -4,7 +4,7 @@ from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck
 from governance.models.idempotency import KeptAnswer
 from governance.models.limits import EmergencyStop, RateLimit, RateMeter
-from governance.models.spend import Reservation, SpendEntry, SpendRollup
+from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "EmergencyStop",
     "KeptAnswer",
     "LedgerCheck",
+    "PurgedSpend",
     "RateLimit",
     "RateMeter",
     "Reservation",

@@ -165,6 +165,8 @@ class BudgetWindow(models.Model):
     extra_until = models.DateTimeField(null=True, blank=True)
     # What entries that retention has deleted had settled here.
     purged_nanos = models.BigIntegerField(default=0)
+    # The part of it that no hold had to make room for: overages, reports, corrections upwards.
+    purged_unheld_nanos = models.BigIntegerField(default=0, db_default=0)
     opened_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True, blank=True)
     # What opened it, where that was not time: ("stripe", "<subscription item>"). One grant opens one window.

@@ -62,6 +62,12 @@ class Reservation(Attribution):
         ]
         indexes = [
             models.Index(fields=["expires_at"], condition=Q(status="pending"), name="reservation_due"),
+            # The rare ends: metrics count them, retention deletes them.
+            models.Index(
+                fields=["status", "resolved_at"],
+                condition=Q(status__in=["released", "expired"]),
+                name="reservation_unsettled",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -145,14 +151,19 @@ class SpendEntry(Attribution):
             models.Index(fields=["tenant", "-id"], name="entry_by_tenant"),
             models.Index(fields=["corrects"], condition=Q(corrects__isnull=False), name="entry_by_corrected"),
             models.Index(fields=["-id"], condition=Q(certainty="estimated"), name="entry_estimated"),
+            # Periods of time are read, proved and purged by it.
+            models.Index(fields=["occurred_at"], name="entry_by_time"),
+            # What the database looks for whenever a reservation is deleted.
+            models.Index(fields=["reservation"], condition=Q(reservation__isnull=False), name="entry_by_reservation"),
+            models.Index(fields=["recorded_at"], condition=Q(overage_nanos__gt=0), name="entry_overages"),
         ]
 
     def __str__(self) -> str:
         return str(self.id)
 
 
-class SpendRollup(models.Model):
-    """Sums of entries per hour (of `occurred_at`, UTC), kept in the transaction that writes the entries."""
+class HourlySums(models.Model):
+    """Sums of entries per hour (of `occurred_at`, UTC) and kind of call."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
     agent = models.CharField(max_length=100, blank=True)
@@ -166,6 +177,19 @@ class SpendRollup(models.Model):
     cost_nanos = models.BigIntegerField(default=0)
 
     class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.tenant} {self.hour:%Y-%m-%d %H}h"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("hourly sums are written by governance.ledger and governance.retention alone")
+
+
+class SpendRollup(HourlySums):
+    """What was spent in an hour, kept in the transaction that writes the entries; it outlives them."""
+
+    class Meta:
         constraints = [
             models.UniqueConstraint(
                 fields=["tenant", "hour", "agent", "provider", "model"], name="rollup_one_per_hour_and_kind"
@@ -174,8 +198,15 @@ class SpendRollup(models.Model):
         ]
         indexes = [models.Index(fields=["hour"], name="rollup_by_hour")]
 
-    def __str__(self) -> str:
-        return f"{self.tenant} {self.hour:%Y-%m-%d %H}h"
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("rollups are written by governance.ledger alone")
+class PurgedSpend(HourlySums):
+    """What retention deleted of an hour's entries: with what is left of them it still proves the rollup."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "hour", "agent", "provider", "model"], name="purged_one_per_hour_and_kind"
+            ),
+            models.CheckConstraint(condition=Q(calls__gte=0), name="purged_calls_not_negative"),
+        ]
+        indexes = [models.Index(fields=["hour"], name="purged_by_hour")]
