@@ -48,7 +48,7 @@ from governance.results import (
     ReservationUnknown,
 )
 from governance.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
-from governance.scopes import Governed, RateRule, governing, matching
+from governance.scopes import Governed, RateRule, governing, is_stopped, matching
 from governance.sql_words import together
 from governance.windows import WindowKind, span_at
 
@@ -134,7 +134,7 @@ class Batch:
     def with_standing(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
         status = self.standing.statuses.get(caller.tenant_id)
-        if not self.standing.stops.isdisjoint({(0, ""), (caller.tenant_id, ""), (caller.tenant_id, caller.agent)}):
+        if is_stopped(self.standing.stops, tenant_id=caller.tenant_id, agent=caller.agent):
             return replace(call, blocked=Reason.EMERGENCY_STOP)
         if caller.key_id in self.standing.unusable_keys:
             return replace(call, blocked=Reason.KEY_INVALID)

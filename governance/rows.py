@@ -10,7 +10,7 @@ from uuid import UUID
 
 from governance.meters import Amount
 from governance.operations import Caller
-from governance.scopes import Governed, RateRule, Rulebook
+from governance.scopes import Governed, RateRule, Rulebook, StopTarget
 
 
 @dataclass(slots=True)
@@ -112,8 +112,7 @@ class Standing:
     time_zones: Mapping[int, str]
     paused_agents: frozenset[tuple[int, str]]
     unusable_keys: frozenset[int]
-    # (tenant, agent) of emergency stops; (tenant, "") is all of a tenant, (0, "") everybody.
-    stops: frozenset[tuple[int, str]]
+    stops: frozenset[StopTarget]
 
 
 @dataclass(slots=True)

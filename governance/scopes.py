@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -62,6 +62,15 @@ class Governed:
     subject: str
     tenant_id: int | None
     time_zone: str = "UTC"
+
+
+# Whom an emergency stop is for: (tenant id, agent); all of a tenant is (id, ""), everybody (0, "").
+StopTarget = tuple[int, str]
+
+
+def is_stopped(stops: Collection[StopTarget], *, tenant_id: int, agent: str) -> bool:
+    """Whether one of the stops covers an agent of a tenant."""
+    return any(target in stops for target in ((0, ""), (tenant_id, ""), (tenant_id, agent)))
 
 
 def keys_of(caller: Caller) -> dict[str, str]:

@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 from governance import audit
 from governance.audit import Actor
 from governance.models import Agent, EmergencyStop, Tenant
+from governance.scopes import StopTarget
 
 
 class StopError(ValueError):
@@ -72,6 +73,12 @@ def lift(*, stop: EmergencyStop, by: Actor, now: datetime, reason: str = "") -> 
 def active() -> QuerySet[EmergencyStop]:
     """The stops in force, the newest first."""
     return EmergencyStop.objects.filter(lifted_at=None).select_related("tenant", "agent__tenant")
+
+
+def targets() -> frozenset[StopTarget]:
+    """Whom the stops in force are for."""
+    rows = active().values_list("tenant_id", "agent__slug")
+    return frozenset((tenant_id or 0, slug or "") for tenant_id, slug in rows)
 
 
 def whom(stop: EmergencyStop) -> str:

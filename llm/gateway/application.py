@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from governance import budgets
+from governance import budgets, stops
 from governance.group_commit import GroupCommit
 from llm import catalog
 from llm.gateway import chat, errors, reads
@@ -49,11 +49,15 @@ class Gateway:
         self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
         self.provider = Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
         await self.provider.open()
-        self._keeper = asyncio.create_task(self.holds.keep_alive())
+        self._chores = [
+            asyncio.create_task(self.holds.keep_alive()),
+            asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
+        ]
 
     async def shutdown(self) -> None:
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         await self.provider.close()
         await asyncio.to_thread(self.commits.close)
         await self.read(lambda: connection.close())

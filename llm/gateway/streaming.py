@@ -29,6 +29,7 @@ async def relay_stream(exchange: Exchange, hold: Hold, answer: Answer, headers: 
         ],
     )
     stream = _Stream(exchange, hold, answer)
+    hold.closer = answer.close
     watch = asyncio.create_task(stream.watch_client())
     try:
         await stream.relay()
@@ -64,6 +65,8 @@ class _Stream:
             ended = error.code
         if self._client_gone:
             ended = CLIENT_CLOSED
+        elif self._hold.cut_reason:
+            ended = self._hold.cut_reason
         elif self._done:
             ended = USAGE_MISSING
         await self._end(ended)
