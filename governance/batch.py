@@ -157,10 +157,13 @@ class Batch:
                 self.open.pop(key).id for key in wanted if key in self.open and has_ended(self.open[key], self.now)
             ]
             missing = [item for key, item in wanted.items() if key not in self.open]
-            if not missing:
+            # Closed while we waited for its lock: whoever did that may have opened its successor.
+            overtaken = any(row.closed_at is not None and row.id not in ids for row in rows)
+            if not missing and not overtaken:
                 return
             sql.close_windows(ended, self.now)
-            sql.open_windows([new_window(item, self.now) for item in missing], self.now)
+            if missing:
+                sql.open_windows([new_window(item, self.now) for item in missing], self.now)
         raise LedgerError("windows kept changing while they were being locked")
 
     def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:

@@ -92,6 +92,7 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
     Raises BudgetError.
     """
     with transaction.atomic():
+        ledger.lock_windows(budget.pk)
         budget = Budget.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=budget.pk)
         old = picture(budget)
         for name in IDENTITY:

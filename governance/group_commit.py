@@ -58,7 +58,13 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._queue.put(_Job(operation, loop, future))
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if isinstance(operation, Reserve):
+                # Nobody is left who would use the hold, or free it.
+                self.put(Release(operation.reservation_id))
+            raise
 
     def put(self, operation: Operation) -> None:
         """Queue an operation nobody waits for; its failure is logged."""
@@ -80,8 +86,8 @@ class GroupCommit:
         pause_s = PAUSE_S[0]
         try:
             while True:
-                jobs, stop = self._take(wait_s=pause_s if self._waiting else None)
-                jobs, self._waiting = self._waiting + jobs, []
+                jobs = self._take(wait_s=pause_s if self._waiting else None)
+                jobs = self._waiting + jobs
                 if jobs:
                     self._waiting = self._carry_out(jobs)
                 if self._waiting:
@@ -90,24 +96,25 @@ class GroupCommit:
                     pause_s = min(pause_s * 2, PAUSE_S[1])
                 else:
                     pause_s = PAUSE_S[0]
-                    if stop or (self._closing.is_set() and self._queue.empty()):
+                    if self._closing.is_set() and self._queue.empty():
                         return
         finally:
             connection.close()
 
-    def _take(self, wait_s: float | None) -> tuple[list[_Job], bool]:
+    def _take(self, wait_s: float | None) -> list[_Job]:
         """Everything queued, up to a batch; waits for the first unless there is something to try again."""
         jobs: list[_Job] = []
         try:
             job = self._queue.get(timeout=wait_s) if not self._closing.is_set() else self._queue.get_nowait()
-            while job is not None:
-                jobs.append(job)
+            while True:
+                # None only wakes the thread when it has to end.
+                if job is not None:
+                    jobs.append(job)
                 if len(jobs) == BATCH:
-                    return jobs, False
+                    return jobs
                 job = self._queue.get_nowait()
-            return jobs, True
         except queue.Empty:
-            return jobs, False
+            return jobs
 
     def _carry_out(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Commit a batch and answer it; what must land but could not is returned, to be tried again."""
@@ -122,14 +129,14 @@ class GroupCommit:
         self._answer(jobs, results)
         return []
 
-    def _refuse(self, jobs: Sequence[_Job], error: Exception) -> list[_Job]:
+    def _refuse(self, jobs: Sequence[_Job], error: ledger.LedgerUnavailable) -> list[_Job]:
         kept, refused = [], []
         for job in jobs:
             if isinstance(job.operation, Settle | Release):
                 kept.append(job)
                 continue
             refused.append(job)
-            if isinstance(job.operation, Reserve):
+            if error.unsure and isinstance(job.operation, Reserve):
                 # The commit may have landed before the connection broke; nobody will use this hold.
                 kept.append(_Job(Release(job.operation.reservation_id), None, None))
         self._answer(refused, [error] * len(refused))

@@ -67,6 +67,7 @@ __all__ = [
     "change_limit",
     "expire_due",
     "extend",
+    "lock_windows",
     "look",
     "open_period",
     "record",
@@ -115,7 +116,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         if len(operations) == 1:
             return [_explained(operations[0], error)]
         # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-        return [result for operation in operations for result in apply([operation], now=now)]
+        return _one_by_one(operations, now)
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
@@ -174,6 +175,14 @@ def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
     return cast(int, _one(operation, now))
 
 
+def lock_windows(budget_id: int) -> None:
+    """Lock a budget's open windows in the caller's transaction. Taken before the budget's own row, never after it.
+
+    A call that opens a window holds the ended one when it needs the budget's row.
+    """
+    sql.windows(budget_ids=[budget_id])
+
+
 def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
@@ -212,6 +221,14 @@ def _one(operation: Operation, now: datetime) -> Any:
     return result
 
 
+def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
+    try:
+        return [result for operation in operations for result in apply([operation], now=now)]
+    except LedgerUnavailable as error:
+        # The first of them may have landed.
+        raise LedgerUnavailable(str(error), unsure=True) from error
+
+
 def _explained(operation: Operation, error: Exception) -> Any:
     """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
     if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
@@ -246,13 +263,16 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
 def _durably(work: Callable[[], T]) -> T:
     """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away."""
     for attempt in range(1, ATTEMPTS + 1):
+        committing = False
         try:
             with transaction.atomic(durable=True):
-                return work()
+                result = work()
+                committing = True
+            return result
         except (OperationalError, InterfaceError) as error:
             state = getattr(error.__cause__, "sqlstate", None)
             if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
                 transaction.get_connection().close_if_unusable_or_obsolete()
-                raise LedgerUnavailable(str(error)) from error
+                raise LedgerUnavailable(str(error), unsure=committing) from error
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing
     raise AssertionError("unreachable")

@@ -11,7 +11,11 @@ class LedgerError(Exception):
 
 
 class LedgerUnavailable(LedgerError):
-    """The database cannot be reached; nothing was done, as far as is known."""
+    """The database cannot be reached. Nothing was done, unless it is `unsure`: the commit's answer was lost."""
+
+    def __init__(self, message: str, *, unsure: bool = False) -> None:
+        super().__init__(message)
+        self.unsure = unsure
 
 
 class ReservationUnknown(LedgerError):

@@ -1,0 +1,1 @@
+"""`python -m benchmarks`: what a governed call costs. See docs/benchmarks.md."""

