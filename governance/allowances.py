@@ -10,11 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q, Sum
 
-from governance import audit, ledger, money
+from governance import audit, ledger, money, standing
 from governance.audit import Actor
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.operations import ReviewAllowances
+
+PLANNED, RUNNING, ENDED = "planned", "running", "ended"
 
 
 class AllowanceError(ValueError):
@@ -23,6 +26,10 @@ class AllowanceError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field, self.message = field, message
+
+
+class AllowanceOver(AllowanceError):
+    """It ended before."""
 
 
 def raise_limit(
@@ -41,7 +48,7 @@ def top_up(
     *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises AllowanceError; `subject` names one window of several."""
-    windows = BudgetWindow.objects.filter(budget=budget, closed_at=None)
+    windows = standing.live(BudgetWindow.objects.filter(budget=budget), now=now)
     if subject is not None:
         windows = windows.filter(subject=subject)
     found = list(windows[:2])
@@ -54,11 +61,13 @@ def top_up(
 
 
 def end(*, allowance: Allowance, by: Actor, now: datetime) -> None:
-    """End a running allowance now, or take back one that has not begun. Raises AllowanceError where it is over."""
+    """End a running allowance now, or take back one that has not begun. Raises AllowanceOver where it is over."""
     with transaction.atomic():
-        allowance = Allowance.objects.select_for_update(of=("self",)).select_related("budget").get(pk=allowance.pk)
-        if allowance.ends_at is not None and allowance.ends_at <= now:
-            raise AllowanceError("ends_at", "it has ended already")
+        rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
+        found = rows.filter(pk=allowance.pk).first()
+        if found is None or state(found, now=now) == ENDED:
+            raise AllowanceOver("ends_at", "it has ended already")
+        allowance = found
         if allowance.window is None and allowance.starts_at < now:
             allowance.ends_at = now
             allowance.save(update_fields=["ends_at"])
@@ -71,9 +80,20 @@ def end(*, allowance: Allowance, by: Actor, now: datetime) -> None:
         )
 
 
+def state(allowance: Allowance, *, now: datetime) -> str:
+    """PLANNED, RUNNING or ENDED; a top-up runs as long as its window is open."""
+    if allowance.window is not None:
+        return RUNNING if allowance.window.closed_at is None else ENDED
+    if allowance.ends_at is not None and allowance.ends_at <= now:
+        return ENDED
+    return PLANNED if now < allowance.starts_at else RUNNING
+
+
 def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
     if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
-        raise AllowanceError("amount", "must be more than 0 dollars")
+        raise AllowanceError("amount", "must be more than 0 dollars and at most 9 billion")
+    if allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos > money.MAX_NANOS:
+        raise AllowanceError("amount", "makes the limit more than 9 billion dollars")
     allowance.reason = allowance.reason.strip()
     if not allowance.reason:
         raise AllowanceError("reason", "say why")
@@ -86,6 +106,12 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
             new=_picture(allowance),
         )  # fmt: skip
     return allowance
+
+
+def _granted(budget: Budget, now: datetime) -> int:
+    """What the budget's allowances come to that are not over, as if all ran at once."""
+    lasting = Q(ends_at__gt=now) | Q(window__closed_at=None, window__isnull=False)
+    return budget.allowances.filter(lasting).aggregate(sum=Sum("amount_nanos"))["sum"] or 0
 
 
 def _picture(allowance: Allowance) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
     with transaction.atomic():
         budget = Budget.objects.select_for_update(of=("self",)).get(pk=budget.pk)
         old = picture(budget)
-        gone = not budget.windows.exists()
+        gone = not budget.windows.exists() and not budget.allowances.exists()
         if gone:
             target = str(budget)
             budget.delete()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from billing.models import Plan
-from governance import rates, stops
+from governance import allowances, rates, stops
 from governance.audit import Actor
 from governance.models import AuditEntry
 from tests import factories
@@ -54,6 +55,9 @@ TABLE: dict[str, Answers] = {
     "post budgets/<int:id>/reset": operators(),
     "get budgets/<int:id>/windows": OWN_READ,
     "get budgets/<int:id>/events": OWN_READ,
+    "get budgets/<int:id>/allowances": STAFF_READ,
+    "post budgets/<int:id>/allowances": operators(),
+    "post allowances/<int:id>/end": operators(200),
     "post decisions": (400, 400, 400, 400, 400, 401),
     "get spend": ALL_READ,
     "post spend": (400, 403, 400, 400, 400, 401),
@@ -117,8 +121,11 @@ def objects(db: None) -> dict[str, Any]:
     """The path parameter of each kind of object: the ones of acme's agent invoices."""
     by, now = Actor("test"), timezone.now()
     budget = factories.budget(scope_type="agent", scope_key="invoices")
+    begins = {"starts_at": now, "ends_at": now + timedelta(days=1)}
+    raised = allowances.raise_limit(budget=factories.budget(), amount_nanos=9, **begins, reason="test", by=by, now=now)
     return {
         "budgets": budget.pk,
+        "allowances": raised.pk,
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rates.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
@@ -183,6 +190,11 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "patch budgets/<int:id>": ({"limit": "7"}, "budget.change"),
     "delete budgets/<int:id>": ({}, "budget.delete"),
     "post budgets/<int:id>/reset": ({"reason": "why"}, "budget.reset"),
+    "post budgets/<int:id>/allowances": (
+        {"amount": "1", "reason": "why", "ends_at": "2100-01-01"},
+        "budget.raise",
+    ),
+    "post allowances/<int:id>/end": ({}, "budget.allowance_end"),
     "post spend": ({"tenant": "acme", "request_id": "r1", "cost": "0.01"}, "spend.report"),
     "post stops": ({"reason": "why"}, "stop.start"),
     "post stops/<int:id>/lift": ({}, "stop.lift"),
