@@ -1,4 +1,4 @@
-"""Reservations that agents make for calls of their own: how they are told apart from the gateway's, and read.
+"""Reservations that agents make for calls of their own: told apart from the gateway's, carried out and read.
 
 The ids of both sort by time. The gateway's are UUIDs of version 7; an agent's own are of version 8, so that the hold of
 a call under way in the gateway, whose id its caller knows, can never be settled or released from outside.
@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
+from governance import audit, ledger
+from governance.audit import Actor
 from governance.calls import LATE_SETTLE
 from governance.corrections import charged_nanos
 from governance.models import Reservation, SpendEntry
-from governance.results import LedgerError
+from governance.operations import Extend, Release, Reserve, Settle
+from governance.policies import Decision
+from governance.results import AlreadyResolved, LedgerError
 from governance.spend import Reader
 
+Act = Reserve | Settle | Extend | Release
 OWN_VERSION = 8
 LONGEST_TTL_S = 86_400
 
@@ -44,6 +52,19 @@ def own(reservation: Reservation) -> Reservation:
     return reservation
 
 
+def carry_out(operation: Act, *, operator: Actor | None, now: datetime) -> Any:
+    """The ledger's answer to the operation. Where an operator acts for a tenant, an audit row says who it was.
+
+    Raises what `ledger.reserve`, `settle`, `extend` and `release` raise.
+    """
+    if operator is not None:
+        return _audited(operation, operator, now)
+    [result] = ledger.apply([operation], now=now)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def seen_by(reader: Reader) -> QuerySet[Reservation]:
     return Reservation.objects.filter(reader.scope).select_related("tenant", "key")
 
@@ -60,6 +81,30 @@ def settlement(id: UUID, cost_nanos: int) -> SpendEntry | None:
     if charge is None or charged_nanos(charge) != cost_nanos:
         return None
     return SpendEntry.objects.filter(corrects=charge, reason=LATE_SETTLE).first() or charge
+
+
+def _audited(operation: Act, operator: Actor, now: datetime) -> Any:
+    try:
+        with transaction.atomic():
+            [result] = ledger.apply_within([operation], now=now)
+            if not (isinstance(result, Decision) and not result.allowed):
+                action, figures = _ACTS[type(operation)](operation)
+                target = f"reservation {operation.reservation_id}"
+                audit.record(action=f"reservation.{action}", target=target, by=operator, now=now, new=figures)
+            return result
+    except IntegrityError as error:
+        if isinstance(operation, Reserve) and (row := Reservation.objects.filter(pk=operation.reservation_id).first()):
+            raise AlreadyResolved(row.pk, row.status) from error
+        raise
+
+
+# What an audit row says of each act: its name, and the figures.
+_ACTS: dict[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
+    Reserve: lambda op: ("create", {"tenant": op.caller.tenant, "agent": op.caller.agent, "model": op.call.model}),
+    Settle: lambda op: ("settle", {"cost_nanos": op.cost_nanos}),
+    Extend: lambda op: ("extend", {"more_nanos": op.more_nanos, "ttl_s": op.ttl_s}),
+    Release: lambda op: ("release", {}),
+}
 
 
 def _charge_of(id: UUID) -> SpendEntry | None:

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, reservations
+from governance import reservations
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided
 from governance.api.fields import Dollars, Moment, Strict, Text
@@ -22,6 +22,7 @@ from governance.api.views import ControlView
 from governance.models import Reservation, Tenant
 from governance.operations import Extend, Release, Reserve, Settle, Usage
 from governance.policies import Decision
+from governance.results import AlreadyResolved
 
 
 class Lifetime(serializers.IntegerField):
@@ -153,8 +154,8 @@ class Reservations(OnceView):
             ttl_s=asked.get("ttl_s"),
         )
         try:
-            decision = ledger.reserve(operation, now=self.now)
-        except ledger.AlreadyResolved:
+            decision = _carry_out(self, operation)
+        except AlreadyResolved:
             return self._reserved_before(id)
         if not decision.allowed:
             return refused(decision, request, model=asked["model"])
@@ -214,8 +215,8 @@ class ReservationSettle(ReservationAct):
         not_ahead(asked, now=self.now)
         operation = _settlement(held, asked)
         try:
-            done = ledger.settle(operation, now=self.now)
-        except ledger.AlreadyResolved:
+            done = _carry_out(self, operation)
+        except AlreadyResolved:
             if self.claim and self.claim.taken_over and (before := _settled_before(operation)):
                 return before
             raise
@@ -231,7 +232,7 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        ledger.extend(Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")), now=self.now)
+        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")))
         return self.shown(id)
 
 
@@ -245,8 +246,8 @@ class ReservationRelease(ReservationAct):
         held = self.held(id)
         self.valid(Strict, request.data)
         try:
-            ledger.release(Release(held.pk), now=self.now)
-        except ledger.AlreadyResolved as error:
+            _carry_out(self, Release(held.pk))
+        except AlreadyResolved as error:
             # An earlier run of this very request may have done it and died before it could answer.
             if not (self.claim and self.claim.taken_over and error.status == Reservation.Status.RELEASED):
                 raise
@@ -255,6 +256,11 @@ class ReservationRelease(ReservationAct):
 
 def _seen(view: ControlView) -> Any:
     return reservations.seen_by(view.by.reader)
+
+
+def _carry_out(view: ControlView, operation: reservations.Act) -> Any:
+    operator = view.by.actor if view.by.tenant is None else None
+    return reservations.carry_out(operation, operator=operator, now=view.now)
 
 
 def _settlement(held: Reservation, asked: dict[str, Any]) -> Settle:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -14,9 +15,9 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from billing.models import Plan
-from governance import allowances, rates, stops
+from governance import allowances, rates, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry
+from governance.models import AuditEntry, Reservation, SpendEntry
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.governance.api.conftest import Api
@@ -59,9 +60,17 @@ TABLE: dict[str, Answers] = {
     "post budgets/<int:id>/allowances": operators(),
     "post allowances/<int:id>/end": operators(200),
     "post decisions": (400, 400, 400, 400, 400, 401),
+    "post reservations": (400, 403, 400, 400, 400, 401),
+    "get reservations/<uuid:id>": OWN_READ,
+    "post reservations/<uuid:id>/settle": (400, 403, 400, 400, 404, 401),
+    "post reservations/<uuid:id>/extend": (400, 403, 400, 400, 404, 401),
+    # The agent's release is the first, so the others find nothing to return.
+    "post reservations/<uuid:id>/release": (409, 403, 409, 200, 404, 401),
     "get spend": ALL_READ,
     "post spend": (400, 403, 400, 400, 400, 401),
     "get spend/summary": ALL_READ,
+    "post spend/<uuid:id>/confirm": operators(),
+    "post spend/<uuid:id>/void": operators(),
     "get stops": STAFF_READ,
     "post stops": operators(),
     "get stops/<int:id>": STAFF_READ,
@@ -126,6 +135,8 @@ def objects(db: None) -> dict[str, Any]:
     return {
         "budgets": budget.pk,
         "allowances": raised.pk,
+        "reservations": held(now),
+        "spend": estimated(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rates.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
@@ -133,6 +144,26 @@ def objects(db: None) -> dict[str, Any]:
         "keys": factories.key(role="tenant")[1].pk,
         "plans": Plan.objects.create(name="Test", limit_nanos=1).pk,
     }
+
+
+def held(now: datetime) -> UUID:
+    """A reservation of acme's agent invoices for a call of its own, which no budget governs."""
+    row = Reservation.objects.create(
+        id=reservations.new_id(now=now),
+        tenant=factories.tenant(),
+        agent="invoices",
+        amount_nanos=1,
+        reserved_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    return row.pk
+
+
+def estimated(now: datetime) -> UUID:
+    row = SpendEntry.objects.create(
+        tenant=factories.tenant(), cost_nanos=1, certainty="estimated", occurred_at=now, recorded_at=now
+    )
+    return row.pk
 
 
 def filled(route: str, objects: dict[str, Any]) -> str:
@@ -195,6 +226,12 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
         "budget.raise",
     ),
     "post allowances/<int:id>/end": ({}, "budget.allowance_end"),
+    "post reservations": ({"tenant": "acme", "model": "m", "estimated_cost": "0.01"}, "reservation.create"),
+    "post reservations/<uuid:id>/settle": ({"cost": "0.01"}, "reservation.settle"),
+    "post reservations/<uuid:id>/extend": ({"ttl_s": 60}, "reservation.extend"),
+    "post reservations/<uuid:id>/release": ({}, "reservation.release"),
+    "post spend/<uuid:id>/confirm": ({"reason": "why"}, "entry.confirm"),
+    "post spend/<uuid:id>/void": ({"reason": "why"}, "entry.void"),
     "post spend": ({"tenant": "acme", "request_id": "r1", "cost": "0.01"}, "spend.report"),
     "post stops": ({"reason": "why"}, "stop.start"),
     "post stops/<int:id>/lift": ({}, "stop.lift"),
