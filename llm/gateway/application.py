@@ -21,7 +21,7 @@ from django.utils import timezone
 from governance import budgets, stops
 from governance.group_commit import GroupCommit
 from llm import catalog
-from llm.gateway import chat, errors, reads
+from llm.gateway import chat, errors, idempotency, reads
 from llm.gateway.holds import Holds
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
 from llm.gateway.identities import Identities, Identity
@@ -100,12 +100,17 @@ class Gateway:
 
     def _handler(self, path: str) -> tuple[Callable[[Exchange], Awaitable[None]], str]:
         if path == "/v1/chat/completions":
-            return lambda exchange: chat.complete(self, exchange), "POST"
+            return self._complete_once, "POST"
         if path == "/v1/budget":
             return lambda exchange: reads.budget(self, exchange), "GET"
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return lambda exchange: reads.models(self, exchange), "GET"
         raise errors.not_found(f"There is no {path} here.")
+
+    async def _complete_once(self, exchange: Exchange) -> None:
+        await idempotency.once(
+            self, exchange, lambda exchange: chat.complete(self, exchange), limit=chat.MAX_BODY_BYTES
+        )
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         if exchange.started:
