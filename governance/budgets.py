@@ -113,6 +113,12 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
     return budget
 
 
+def find(*, scope_type: str, window: str, tenant: Tenant | None = None, scope_key: str = "") -> Budget | None:
+    """The budget of a scope and window, where there is one. Raises BudgetError for a scope that none can have."""
+    tenant, scope_key = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
+    return _same(Budget(tenant=tenant, scope_type=scope_type, scope_key=scope_key, window=window))
+
+
 def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
     """Delete a budget that has no history; disable one that has. True where it is gone."""
     with transaction.atomic():
@@ -224,14 +230,19 @@ def _tenant_scope(scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None,
 
 
 def _refuse_second(budget: Budget) -> None:
-    same = Budget.objects.filter(
+    same = _same(budget)
+    if same is not None:
+        raise BudgetConflict(same)
+
+
+def _same(budget: Budget) -> Budget | None:
+    rows = Budget.objects.filter(
         Q(tenant=budget.tenant) if budget.tenant else Q(tenant__isnull=True),
         scope_type=budget.scope_type,
         scope_key=budget.scope_key,
         window=budget.window,
-    ).first()
-    if same is not None:
-        raise BudgetConflict(same)
+    )
+    return rows.select_related("tenant").first()
 
 
 def _set(budget: Budget, values: Mapping[str, Any]) -> None:
