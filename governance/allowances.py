@@ -60,7 +60,7 @@ def top_up(
     return _grant(allowance, "budget.top_up", by, now)
 
 
-def end(*, allowance: Allowance, by: Actor, now: datetime) -> None:
+def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises AllowanceOver where it is over."""
     with transaction.atomic():
         rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
@@ -76,8 +76,9 @@ def end(*, allowance: Allowance, by: Actor, now: datetime) -> None:
             Allowance.objects.filter(pk=allowance.pk).delete()
         ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
         audit.record(
-            action="budget.allowance_end", target=str(allowance.budget), by=by, now=now, old=_picture(allowance)
-        )
+            action="budget.allowance_end", target=str(allowance.budget), by=by, now=now, reason=reason.strip(),
+            old=_picture(allowance),
+        )  # fmt: skip
 
 
 def state(allowance: Allowance, *, now: datetime) -> str:

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from governance import allowances
 from governance.allowances import AllowanceError
 from governance.api.budgets import BudgetBody, BudgetView
-from governance.api.fields import Dollars, Moment, Query, Strict, Text
+from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.models import Allowance, Budget
@@ -83,9 +83,10 @@ class Allowances(BudgetView, ListView):
 class AllowanceEnd(BudgetView):
     roles = {"POST": OPERATORS}
 
-    @extend_schema(operation_id="allowances_end", request=None, responses=BudgetBody)
+    @extend_schema(operation_id="allowances_end", request=OptionalAct, responses=BudgetBody)
     def post(self, request: Request, id: int) -> Response:
         """Ends now; the budget is answered. One that has not begun, or a top-up, leaves its audit rows alone."""
         allowance = self.one(Allowance.objects.all(), pk=id)
-        allowances.end(allowance=allowance, by=self.by.actor, now=self.now)
+        reason = self.valid(OptionalAct, request.data)["reason"]
+        allowances.end(allowance=allowance, reason=reason, by=self.by.actor, now=self.now)
         return Response(self.pictures([self.budget(allowance.budget_id)])[0])

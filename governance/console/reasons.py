@@ -13,11 +13,19 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from governance import budgets, tenancy
+from governance import allowances, budgets, rates, stops, tenancy
 from governance.results import LedgerError
 
 # What an act may refuse for; its words are shown to the operator.
-REFUSALS = (budgets.BudgetError, tenancy.TenancyError, LedgerError)
+REFUSALS = (
+    allowances.AllowanceError,
+    budgets.BudgetError,
+    rates.RateError,
+    stops.StopConflict,
+    stops.StopError,
+    tenancy.TenancyError,
+    LedgerError,
+)
 CONFIRM = "_confirmed"
 
 
@@ -40,10 +48,12 @@ def ask(
     act: Callable[[Any, str], object],
     back: str,
     action: str = "",
+    danger: bool = False,
 ) -> HttpResponse:
     """Show the reason page; when it comes back with a reason, `act(row, reason)` on each row and go `back`.
 
-    `action` is the list action that led here, which the page posts again together with the selection.
+    `action` is the list action that led here, which the page posts again together with the selection; `danger`
+    shows that the act hurts.
     """
     confirmed = request.method == "POST" and CONFIRM in request.POST
     form = ReasonForm(request.POST if confirmed else None)
@@ -60,6 +70,7 @@ def ask(
         "form": form,
         "back": back,
         "action": action,
+        "danger": danger,
         "action_checkbox_name": ACTION_CHECKBOX_NAME,
         "confirm_name": CONFIRM,
     }
