@@ -102,7 +102,7 @@ def picture(stop: EmergencyStop) -> dict[str, str | None]:
 def _reason(reason: str) -> str:
     reason = reason.strip()
     if not reason:
-        raise StopError("reason", "say why everything has to stop")
+        raise StopError("reason", "say why it has to stop")
     if len(reason) > 300:
         raise StopError("reason", "must be 300 characters at most")
     return reason
