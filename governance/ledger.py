@@ -241,6 +241,9 @@ def _explained(operation: Operation, error: Exception) -> Any:
         reported = sql.reported([key]).get(key)
         if reported is not None:
             return RecordResult(*reported, duplicate=True)
+    if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
+        # Purged between our look and our commit.
+        return ReservationUnknown(operation.corrects_id)
     return error
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, OperationalError, transaction
 
-from governance import audit, reconcile
+from governance import audit, ledger, reconcile
 from governance import ledger_sql as sql
 from governance import upkeep_sql as upkeep
 from governance.audit import Actor
@@ -28,6 +28,7 @@ from governance.upkeep_sql import Member
 HOUR = timedelta(hours=1)
 # Longer than any call runs, any stream is kept alive, and any idempotency key is remembered.
 YOUNGEST = timedelta(days=1)
+ATTEMPTS = 6
 BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -66,10 +67,7 @@ def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, tell
     """
     total = _prepare(before=before, now=now, batch=batch)
     for found in _batches(total.before, batch):
-        with transaction.atomic(durable=True):
-            done = _purge(found, total.before)
-            if done.entries:
-                _record(done, by=by, now=now)
+        done = _purge_durably(found, total.before, by=by, now=now)
         total = _sum(total, done)
         tell(f"{total.entries} entries purged, up to {found[-1][0]:%Y-%m-%d %H:%M}")
     while deleted := _purge_released(total.before, batch, by=by, now=now):
@@ -118,13 +116,33 @@ def _batches(before: datetime, size: int) -> Iterator[list[tuple[datetime, UUID]
         after = found[-1]
 
 
-def _purge(found: Sequence[tuple[datetime, UUID]], before: datetime) -> Purged:
-    """Delete one batch of calls with what corrects them; reservations and windows locked as the ledger does."""
-    ids = [id for _, id in found]
+def _purge_durably(found: Sequence[tuple[datetime, UUID]], before: datetime, *, by: Actor, now: datetime) -> Purged:
+    """One batch in one transaction; again where an entry of it was corrected at the same moment."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with transaction.atomic(durable=True):
+                done = _purge([id for _, id in found], before)
+                if done.entries:
+                    _record(done, by=by, now=now)
+                return done
+        except IntegrityError:
+            if attempt == ATTEMPTS:
+                raise
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) not in ledger.RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _purge(ids: Sequence[UUID], before: datetime) -> Purged:
+    """Delete calls with what corrects them.
+
+    Windows are written last and not locked before: calls that need them do not wait for the deleting. A correction
+    that slips in between is noticed by the database, which lets none name a row that is gone.
+    """
     members = upkeep.families(ids)
+    # A late settle waits for us here, and then finds nothing.
     sql.reservations({member.reservation_id for member in members if member.reservation_id is not None})
-    sql.windows(ids={id for member in members for id in member.windows})
-    # Again, now that no correction can be added.
     old, kept = _old(upkeep.families(ids), before)
     if not old:
         return Purged(before, kept=kept)
@@ -132,9 +150,10 @@ def _purge(found: Sequence[tuple[datetime, UUID]], before: datetime) -> Purged:
     _prove(since=min(hours), until=max(hours) + HOUR)
     gone = [member.id for member in old]
     upkeep.keep_sums_of(gone)
-    upkeep.add_purged(_by_window(old))
     entries = upkeep.delete_entries(gone)
     reservations = upkeep.delete_reservations({member.reservation_id for member in old if member.reservation_id})
+    upkeep.check_references()
+    upkeep.add_purged(_by_window(old))
     return Purged(before, entries, reservations, sum(member.cost_nanos for member in old), kept)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from governance import sql_words as words
-from governance.sql_words import IDS, UUIDS, Shape, among, is_postgres, moment, pack_ids, stamp, uuid
+from governance.sql_words import IDS, UUIDS, Shape, among, for_update, is_postgres, moment, pack_ids, stamp, uuid
 
 SUMS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
 _KIND = ("tenant_id", "hour", "agent", "provider", "model")
@@ -278,8 +278,9 @@ def add_purged(windows: Mapping[int, tuple[int, int]]) -> None:
     table = "governance_budgetwindow"
     adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in _PURGED.names[1:])
     words.run(
-        f"UPDATE {table} SET {adding} FROM {_PURGED} WHERE {table}.id = v.id",
-        [_PURGED.pack([(id, *amounts) for id, amounts in windows.items()])],
+        f"WITH locked AS (SELECT w.id FROM {table} w WHERE w.id IN {among(IDS)} ORDER BY w.id{for_update('w')})"
+        f" UPDATE {table} SET {adding} FROM {_PURGED} JOIN locked ON locked.id = v.id WHERE {table}.id = v.id",
+        [pack_ids(windows), _PURGED.pack([(id, *amounts) for id, amounts in windows.items()])],
     )
 
 
@@ -296,6 +297,12 @@ def delete_reservations(ids: Collection[UUID]) -> int:
         [pack_ids(ids)],
     )
     return len(rows)
+
+
+def check_references() -> None:
+    """Let the database check now, rather than at commit, that nothing names a deleted row; raises IntegrityError."""
+    if is_postgres():
+        words.run("SET CONSTRAINTS ALL IMMEDIATE", [])
 
 
 def released(*, before: datetime) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import uuid_utils.compat as uuids
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 
 from governance import ledger, reconcile
 from governance.audit import Actor
@@ -95,8 +96,6 @@ def test_a_window_that_holds_other_than_its_reservations_is_found_and_set_right(
 
 
 def test_the_database_itself_refuses_a_figure_below_zero(window: BudgetWindow) -> None:
-    from django.db import IntegrityError, transaction
-
     for column in ("settled_nanos", "reserved_nanos"):
         with pytest.raises(IntegrityError), transaction.atomic():
             sql(f"UPDATE governance_budgetwindow SET {column} = -1")
@@ -206,8 +205,6 @@ def test_a_run_leaves_a_row_of_what_it_found(window: BudgetWindow) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_check_holds_nobody_up() -> None:
     """Between two statements of a check, a call is settled; the check still sees one moment."""
-    import threading
-
     make.budget("1.00")
     told: list[str] = []
 
@@ -230,8 +227,6 @@ def test_a_check_holds_nobody_up() -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres_only
 def test_a_repair_loses_nothing_of_calls_that_settle_meanwhile() -> None:
-    import threading
-
     make.budget("100.00")
     by = make.caller()
     stop = threading.Event()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -218,20 +218,18 @@ def test_a_purge_that_could_lose_something_is_refused(options: dict[str, Any], f
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres_only
 def test_a_purge_beside_running_calls_and_corrections_loses_nothing() -> None:
-    import threading
-
     make.budget("900.00", window="lifetime")
     by = make.caller()
     old = [ledger.record(make.reporting("0.01", by=by), now=make.NOON).entry_id for _ in range(60)]
-    failures: list[Exception] = []
+    refused: list[Exception] = []
 
     def spend_on() -> None:
-        for number in range(60):
+        for entry in old:
             ledger.record(make.reporting("0.01", by=by), now=NOW)
             try:
-                ledger.adjust(Adjust(uuids.uuid7(), old[-number - 1], 1, "late"), now=NOW)
-            except Exception as error:
-                failures.append(error)
+                ledger.adjust(Adjust(uuids.uuid7(), entry, 1, "late"), now=NOW)
+            except ledger.ReservationUnknown as error:
+                refused.append(error)
         connection.close()
 
     thread = threading.Thread(target=spend_on)
@@ -240,9 +238,56 @@ def test_a_purge_beside_running_calls_and_corrections_loses_nothing() -> None:
     thread.join()
     assert reconcile.check() == []
     # Corrected first, and kept; or purged first, and not to be corrected any more.
-    assert done.entries + 60 - len(failures) == 60
-    assert SpendEntry.objects.count() == 60 + 2 * (60 - len(failures))
-    assert Decimal(BudgetWindow.objects.get().purged_nanos) == done.cost_nanos
+    assert done.entries == len(refused)
+    assert SpendEntry.objects.count() == 60 + 2 * (60 - len(refused))
+    assert BudgetWindow.objects.get().purged_nanos == done.cost_nanos
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres_only
+def test_a_correction_that_slips_in_makes_the_batch_look_again(monkeypatch: Any) -> None:
+    make.budget("9.00", window="lifetime")
+    entries = [ledger.record(make.reporting("0.10"), now=make.NOON).entry_id for _ in range(2)]
+    delete = retention.upkeep.delete_entries
+
+    def correct() -> None:
+        adjust(entries[0], "-0.01", at=NOW)
+        connection.close()
+
+    def delete_after_a_correction(ids: Any) -> int:
+        monkeypatch.setattr(retention.upkeep, "delete_entries", delete)
+        thread = threading.Thread(target=correct)
+        thread.start()
+        thread.join()
+        return delete(ids)
+
+    monkeypatch.setattr(retention.upkeep, "delete_entries", delete_after_a_correction)
+    done = purge()
+    assert (done.entries, done.kept) == (1, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres_only
+def test_calls_do_not_wait_for_the_deleting(monkeypatch: Any) -> None:
+    make.budget("9.00", window="lifetime")
+    by = make.caller()
+    ledger.record(make.reporting("0.10", by=by), now=make.NOON)
+    check = retention.upkeep.check_references
+    spent: list[bool] = []
+
+    def spend_on() -> None:
+        spent.append(ledger.record(make.reporting("0.20", by=by), now=NOW).duplicate)
+        connection.close()
+
+    def check_while_a_call_is_made() -> None:
+        thread = threading.Thread(target=spend_on)
+        thread.start()
+        thread.join(timeout=20)
+        check()
+
+    monkeypatch.setattr(retention.upkeep, "check_references", check_while_a_call_is_made)
+    assert purge().entries == 1
+    assert spent == [False]
 
 
 @pytest.mark.postgres_only
