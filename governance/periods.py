@@ -117,8 +117,10 @@ def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
     if not new:
         return
     sql.open_windows(new, batch.now)
-    for row in sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new]):
+    rows = sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new])
+    for row in rows:
         batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
+    batch.work_out([row for row in rows if row.extra_until is not None])
 
 
 def _budget(batch: Batch, id: int) -> tuple[Rulebook, str, str]:

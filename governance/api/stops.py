@@ -55,7 +55,7 @@ class Stops(ListView):
 
     @extend_schema(operation_id="stops_create", request=StopBody, responses={201: StopBody})
     def post(self, request: Request) -> Response:
-        """From the next call on everything it covers is refused with 403; running streams are cut within a second."""
+        """From the next call on everything it covers is refused with 403; running calls are cut off within a second."""
         asked = self.valid(StopBody, request.data)
         tenant, agent = _covered((asked["tenant"] or {}).get("slug"), (asked["agent"] or {}).get("slug"))
         made = stops.stop(tenant=tenant, agent=agent, reason=asked["reason"], by=self.by.actor, now=self.now)

@@ -19,8 +19,8 @@ from governance.models import Agent, EmergencyStop, Tenant
 
 # What a stop does, and what the milder thing would be.
 EFFECT = (
-    "From the next call on every call it covers is refused with 403, and answers that are being streamed are cut "
-    "within a second. What they had used is charged. It holds until somebody lifts it."
+    "From the next call on every call it covers is refused with 403, and the calls that are running are cut off within "
+    "a second; what they have used is charged. It holds until somebody lifts it."
 )
 PAUSE_OR_STOP = (
     "A pause is for planned quiet and lets running calls end; an emergency stop is for trouble and cuts them off too."

@@ -132,3 +132,25 @@ def test_a_budget_with_allowances_has_history_and_is_disabled_instead_of_deleted
     gone = operator.delete(f"/api/budgets/{budget.pk}")
     assert (gone.status_code, gone.json()["enabled"]) == (200, False)
     assert AuditEntry.objects.latest("id").action == "budget.disable"
+
+
+def test_a_raise_counts_in_the_window_that_a_reset_opens_too(operator: Api, budget: Budget) -> None:
+    page = f"/api/budgets/{budget.pk}"
+    operator.post(f"{page}/allowances", {"amount": "3", "ends_at": in_days(1), "reason": "month end"})
+    operator.post(f"{page}/reset", {"reason": "anew"})
+    now_at = operator.get(page).json()
+    assert [now_at[name] for name in ("extra", "spent", "remaining")] == ["3.00", "0.00", "4.00"]
+    [event, *_] = operator.get(f"{page}/events").json()["results"]
+    assert (event["kind"], event["reason"]) == ("budget-reset", "anew")
+
+
+def test_every_change_of_state_that_an_allowance_makes_is_one_event(operator: Api, budget: Budget) -> None:
+    page = f"/api/budgets/{budget.pk}"
+    made = operator.post(f"{page}/allowances", {"amount": "3", "ends_at": in_days(1), "reason": "x"}).json()
+    operator.post(f"/api/allowances/{made['id']}/end")
+    events = operator.get(f"{page}/events").json()["results"]
+    changes = [(row["old_state"], row["new_state"]) for row in events if row["kind"] == "state-change"]
+    assert changes == [("active", "stopped"), ("stopped", "active"), ("active", "stopped")]
+    # Told once a window, however often it is reached.
+    assert sum(row["kind"] == "hard-stop" for row in events) == 1
+    assert sorted(row["threshold"] for row in events if row["threshold"]) == ["0.5", "0.75", "0.9", "1"]
