@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -30,7 +30,8 @@ def main() -> None:
     options = parse()
     report: dict[str, Any] = {"machine": machine(), "parameters": vars(options), "runs": []}
     print(describe(report))
-    print(f"{'':<22}{'connections':>11}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'failed':>8}")
+    print(f"{'':<22}{'connections':>11}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}", end="")
+    print(f"{'added p50':>11}{'CPU ms':>8}{'failed':>8}")
     with servers.upstream(options.upstream) as upstream:
         direct = {
             count: measure(f"{options.upstream} upstream", upstream, "none", count, options, report, {})
@@ -60,15 +61,19 @@ def parse() -> argparse.Namespace:
 
 def measure(
     name: str, url: str, key: str, connections: int, options: argparse.Namespace, report: dict[str, Any],
-    direct: dict[int, Load],
+    direct: dict[int, Load], pids: Sequence[int] = (),
 ) -> Load:  # fmt: skip
+    """One line of the table. "CPU ms" is the processor time of `pids` for each call, which load from elsewhere
+    on the machine changes least."""
+    before = servers.cpu_s(pids)
     found = load.run(f"{url}/v1/chat/completions", key=key, connections=connections, seconds=options.seconds)
+    cpu_ms = (servers.cpu_s(pids) - before) * 1e3 / max(found.calls, 1) if pids else None
     added = f"{found.p50_ms - direct[connections].p50_ms:+.2f}" if direct else ""
     print(
         f"{name:<22}{connections:>11}{found.calls_per_s:>10,.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}"
-        f"{added:>11}{found.failed:>8}"
+        f"{added:>11}{f'{cpu_ms:.2f}' if cpu_ms else '':>8}{found.failed:>8}"
     )
-    report["runs"].append({"what": name, "connections": connections, **asdict(found)})
+    report["runs"].append({"what": name, "connections": connections, "cpu_ms_a_call": cpu_ms, **asdict(found)})
     return found
 
 
@@ -77,12 +82,12 @@ def measure_product(
     report: dict[str, Any],
 ) -> None:  # fmt: skip
     name = f"{database}, {processes} process{'es' if processes > 1 else ''}"
-    with product_environment(database, upstream) as environment:
+    with product_environment(database, upstream) as (environment, database_pids):
         key = command(environment, "-m", "benchmarks.prepare")
         with servers.product(environment, processes=processes) as (url, pid):
             load.run(f"{url}/v1/chat/completions", key=key, connections=16, seconds=WARM_UP_S)
             for connections in options.connections:
-                measure(name, url, key, connections, options, report, direct)
+                measure(name, url, key, connections, options, report, direct, [pid, *database_pids])
             memory_mb = servers.memory_mb(pid)
         drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
     print(f"{'':<22}memory {memory_mb} MB; the ledger {'has drifted: ' + str(drift) if drift else 'holds'}")
@@ -92,8 +97,8 @@ def measure_product(
 
 
 @contextmanager
-def product_environment(database: str, upstream: str) -> Iterator[dict[str, str]]:
-    """The environment of a product with a VAR_DIR and a database of its own, which go afterwards."""
+def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """The environment of a product with a VAR_DIR and a database of its own, and the database's processes."""
     with tempfile.TemporaryDirectory(prefix="governor-") as folder:
         # Readable by others: PostgreSQL runs as its own user under root.
         Path(folder).chmod(0o755)
@@ -103,10 +108,10 @@ def product_environment(database: str, upstream: str) -> Iterator[dict[str, str]
             "MISTRAL_API_BASE": upstream, "MISTRAL_API_KEY": "a-key-of-the-benchmark",
         }  # fmt: skip
         if database == "sqlite":
-            yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}
+            yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}, []
             return
-        with servers.postgres(Path(folder)) as url:
-            yield environment | {"DATABASE_URL": url}
+        with servers.postgres(Path(folder)) as (url, pid):
+            yield environment | {"DATABASE_URL": url}, [pid]
 
 
 def command(environment: dict[str, str], *arguments: str) -> str:

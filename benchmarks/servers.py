@@ -58,8 +58,8 @@ def upstream(kind: str) -> Iterator[str]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """DATABASE_URL of a PostgreSQL with its defaults: fsync and synchronous_commit on."""
+def postgres(folder: Path) -> Iterator[tuple[str, int]]:
+    """DATABASE_URL of a PostgreSQL with its defaults (fsync and synchronous_commit on), and its process."""
     with warnings.catch_warnings():
         # It looks for a runtime directory that servers and containers do not have.
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def postgres(folder: Path) -> Iterator[str]:
 
         server = get_server(folder / "pg", cleanup_mode="delete")
     try:
-        yield f"postgres://postgres@/postgres?host={server.get_postmaster_info().socket_dir}"
+        yield f"postgres://postgres@/postgres?host={server.get_postmaster_info().socket_dir}", server.get_pid()
     finally:
         server.cleanup()
 
@@ -85,9 +85,25 @@ def product(environment: Mapping[str, str], *, processes: int) -> Iterator[tuple
         yield f"http://127.0.0.1:{port}", pid
 
 
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [pid, *(member for child in listed.stdout.split() for member in family(int(child)))]
+
+
 def memory_mb(pid: int) -> int:
     """Resident memory of a process and all below it; pages they share are counted once for each."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-    own = next(int(row.split()[1]) for row in rows if row.startswith("VmRSS:")) // 1024
-    return own + sum(memory_mb(int(child)) for child in children.stdout.split())
+    total = 0
+    for member in family(pid):
+        rows = Path(f"/proc/{member}/status").read_text().splitlines()
+        total += next((int(row.split()[1]) for row in rows if row.startswith("VmRSS:")), 0)
+    return total // 1024
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """Processor time taken so far by processes and all that live below them, in seconds."""
+    ticks = 0
+    for pid in (member for top in pids for member in family(top)):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -48,7 +48,7 @@ def settle_claim(*, account: BillingAccount, now: datetime) -> None:
     if account.tenant_id is not None or not account.claimed_tenant:
         return
     # Locked, so that two customers that claim it at once are bound one after the other.
-    tenant = Tenant.objects.select_for_update().filter(slug=account.claimed_tenant).first()
+    tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
     if tenant is not None and not BillingAccount.objects.filter(tenant=tenant).exists():
         _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
 

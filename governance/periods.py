@@ -8,6 +8,7 @@ from datetime import timedelta
 from governance import ledger_sql as sql
 from governance import limits_sql as limits
 from governance.batch import Batch, has_ended, new_window
+from governance.money import share_nanos
 from governance.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.results import LedgerError, PeriodResult, ResetResult
 from governance.rows import EventRow, NewWindow
@@ -80,8 +81,11 @@ def change_limit(batch: Batch, op: ChangeLimit) -> int:
     """Give open windows another limit; their states follow."""
     changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
     for row in changed:
-        row.limit_lowered = row.limit_lowered or op.limit_nanos < row.limit_nanos - row.extra_nanos
-        row.limit_nanos = op.limit_nanos + row.extra_nanos
+        # Lowering the cap below what is committed lowers the limit as well.
+        limit_nanos = op.limit_nanos + row.extra_nanos
+        over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
+        row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
+        row.limit_nanos = limit_nanos
         batch.refresh(row, reason=op.reason, actor=op.actor)
     return len(changed)
 

@@ -219,9 +219,13 @@ def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] 
         return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
 
     chosen = _choose(candidates, views)
+    if chosen is Action.IN_FLIGHT:
+        return refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views))
     if isinstance(chosen, Action):
-        reason = Reason.BUDGET_IN_FLIGHT if chosen is Action.IN_FLIGHT else Reason.BUDGET_EXHAUSTED
-        return refuse(chosen, reason, tightest(views))
+        # Calls in flight may hold the rest of another window; this one would refuse without them too.
+        return refuse(
+            chosen, Reason.BUDGET_EXHAUSTED, min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
+        )
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)

@@ -30,7 +30,8 @@ from llm.providers.mistral import Mistral
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-BEARER = re.compile(r"Bearer\s+(\S+)\s*", re.IGNORECASE)
+# Ours are shorter; a longer one is not worth remembering.
+BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
 
 
 class Gateway:
@@ -81,7 +82,7 @@ class Gateway:
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run a database read off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, _tidily, work)
 
     async def identify(self, exchange: Exchange) -> Identity:
         """Who calls; raises the 401 or 403 that says why not."""
@@ -117,6 +118,14 @@ class Gateway:
             # Too late for a status: the answer just ends.
             return
         await exchange.answer_json(error.status, error.body(), error.headers)
+
+
+def _tidily(work: Callable[[], T]) -> T:
+    """`work` on this thread's database connection, which is dropped if it broke: the next read makes a new one."""
+    try:
+        return work()
+    finally:
+        connection.close_if_unusable_or_obsolete()
 
 
 gateway = Gateway()

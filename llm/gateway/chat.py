@@ -7,6 +7,7 @@ only the chunk that carries the usage is written anew, with what it cost (`llm.g
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -27,6 +28,8 @@ from llm.providers import Answer, ProviderError
 
 if TYPE_CHECKING:
     from llm.gateway.application import Gateway
+
+log = logging.getLogger(__name__)
 
 PATH = "/chat/completions"
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -82,7 +85,7 @@ async def _carry_out(
         if request.stream and answer.status == 200:
             headers = [*_headers(exchange, hold, request.model), *_budget(hold, identity, None)]
             headers.append(("server-timing", _timing(arrived, sent, time.perf_counter())))
-            await relay_stream(exchange, hold, answer, headers)
+            await relay_stream(exchange, hold, answer, headers, n=request.n)
         else:
             await _relay(exchange, hold, answer, identity, request, arrived=arrived, sent=sent)
     finally:
@@ -147,12 +150,12 @@ async def _call(gateway: Gateway, hold: Hold, body: bytes, exchange: Exchange) -
     try:
         return await gateway.provider.post(PATH, body, request_id=exchange.request_id)
     except ProviderError as error:
-        raise await _failed(hold, error) from error
+        raise await _failed(hold, error, spent=error.sent) from error
 
 
-async def _failed(hold: Hold, error: ProviderError) -> errors.GatewayError:
+async def _failed(hold: Hold, error: ProviderError, *, spent: bool) -> errors.GatewayError:
     """Resolve the hold of a call that got no answer; what the client is told."""
-    if error.sent:
+    if spent:
         # It may have been worked on, and nobody says how far: the whole estimate counts.
         await hold.settle_at_the_estimate(error.code)
     else:
@@ -175,7 +178,8 @@ async def _relay(
     try:
         data = await answer.read()
     except ProviderError as error:
-        raise await _failed(hold, error) from error
+        # A refusal that breaks off is one all the same: nothing was spent.
+        raise await _failed(hold, error, spent=answer.status == 200) from error
     answered = time.perf_counter()
     if answer.status != 200:
         await hold.release()
@@ -200,6 +204,7 @@ async def _relay_refusal(exchange: Exchange, answer: Answer, data: bytes) -> Non
     status, retry_after = answer.status, answer.headers.get("retry-after", "")
     if status in _OURS:
         code, message = _OURS[status]
+        log.error("request %s: %s It answered with status %d.", exchange.request_id, message, status)
         raise errors.upstream(503, code, message)
     if status == 429:
         raise errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after)

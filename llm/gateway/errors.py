@@ -16,6 +16,7 @@ from governance import money
 from governance.meters import E6, MeterView
 from governance.policies import Decision, Reason, WindowView
 
+LONGEST_WAIT_S = 60
 NEVER_RETRY = ("x-should-retry", "false")
 
 
@@ -92,8 +93,9 @@ def ledger_unavailable() -> GatewayError:
 
 
 def upstream(status: int, code: str, message: str, *, retry_after: str = "") -> GatewayError:
-    """The provider's trouble, never the client's."""
-    headers = (("retry-after", retry_after),) if retry_after else ()
+    """The provider's trouble, never the client's. Clients sleep through a long Retry-After, so it is cut short."""
+    known = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 10
+    headers = (("retry-after", str(min(int(retry_after), LONGEST_WAIT_S))),) if known else ()
     return GatewayError(status, "upstream_error", code, message, None, headers)
 
 

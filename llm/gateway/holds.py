@@ -90,6 +90,8 @@ class Hold:
         self.provider = provider
         # Set once the request may have reached the provider.
         self.sent = False
+        # Of a stream: at most so many output tokens of each answer have come. None: nobody knows.
+        self.streamed_tokens: int | None = None
         self._commits = commits
         self._running = running
         self.resolved = False
@@ -106,8 +108,8 @@ class Hold:
         if self.resolved:
             return
         if self.sent:
-            # Cancelled or failed with the request on its way: what it cost is not known, so all of it counts.
-            self._commits.put(self._settlement(self.quote.cost_nanos, self.estimated_usage(), reason="interrupted"))
+            # Cancelled or failed with the request on its way: all of it counts, of a stream what has come.
+            self._commits.put(self._settlement(self._seen_nanos(), self.estimated_usage(), reason="interrupted"))
         else:
             self._commits.put(Release(self.id))
 
@@ -148,15 +150,19 @@ class Hold:
         """Charge the whole hold: something may have been spent, and nobody says how much. What was charged."""
         return (await self._settle_whole(reason))[0]
 
-    async def settle_seen(self, streamed_bytes: int, reason: str) -> int:
-        """Charge the prompt and what was streamed: a token has at least one byte. What was charged."""
-        quote = self.quote
-        if quote.max_tokens is None:
-            return await self.settle_at_the_estimate(reason)
-        picos = quote.fixed_picos + quote.picos_per_output_token * streamed_bytes
-        cost_nanos = min(money.ceil_from_picos(picos), quote.cost_nanos)
+    async def settle_seen(self, reason: str) -> int:
+        """Charge the prompt and what was streamed. What was charged."""
+        cost_nanos = self._seen_nanos()
         await self._settle(self._settlement(cost_nanos, self.estimated_usage(), reason=reason))
         return cost_nanos
+
+    def _seen_nanos(self) -> int:
+        """The prompt and what was streamed; the whole hold where that is not known."""
+        quote = self.quote
+        if quote.max_tokens is None or self.streamed_tokens is None:
+            return quote.cost_nanos
+        picos = quote.fixed_picos + quote.picos_per_output_token * self.streamed_tokens
+        return min(money.ceil_from_picos(picos), quote.cost_nanos)
 
     async def _settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
         cost_nanos = self.quote.cost_nanos

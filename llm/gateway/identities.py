@@ -6,6 +6,7 @@ in the ledger's own transaction, so those take hold on the next call.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ TTL_S = 30.0
 # Bounds the cache against a flood of made-up keys.
 MAX_CACHED = 10_000
 NAME_LENGTHS = {"agent": 100, "user": 200, "session": 200, "task": 200}
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class Identity:
                 raise errors.bad_request(
                     f"x-{field} may have at most {NAME_LENGTHS[field]} characters.", param=f"x-{field}"
                 )
+            if CONTROL.search(name):
+                # Names come back in headers, and no database keeps a NUL.
+                raise errors.bad_request(f"x-{field} may not have control characters.", param=f"x-{field}")
         return Caller(
             tenant_id=self.tenant_id,
             tenant=self.tenant,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm import sse
@@ -18,8 +19,13 @@ USAGE_MISSING = "usage_missing"
 UPSTREAM_CUT = "upstream_cut"
 
 
-async def relay_stream(exchange: Exchange, hold: Hold, answer: Answer, headers: list[tuple[str, str]]) -> None:
-    """Send a streaming answer on and settle its call: when the usage comes, the client goes, or the stream breaks."""
+async def relay_stream(
+    exchange: Exchange, hold: Hold, answer: Answer, headers: list[tuple[str, str]], *, n: int = 1
+) -> None:
+    """Send a streaming answer on and settle its call: when the usage comes, the client goes, or the stream breaks.
+
+    `n` is how many answers the stream carries at once.
+    """
     await exchange.start(
         200,
         [
@@ -28,7 +34,7 @@ async def relay_stream(exchange: Exchange, hold: Hold, answer: Answer, headers: 
             ("cache-control", "no-cache"),
         ],
     )
-    stream = _Stream(exchange, hold, answer)
+    stream = _Stream(exchange, hold, answer, n)
     hold.closer = answer.close
     watch = asyncio.create_task(stream.watch_client())
     try:
@@ -38,15 +44,22 @@ async def relay_stream(exchange: Exchange, hold: Hold, answer: Answer, headers: 
 
 
 class _Stream:
-    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer) -> None:
+    """An event with usage is kept back until the next one: only the last count is the call's, and carries its cost."""
+
+    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer, n: int) -> None:
         self._exchange = exchange
         self._hold = hold
         self._answer = answer
+        self._n = n
         self._reader = sse.Reader()
         self._last: dict[str, Any] | None = None
+        self._kept: sse.Event | None = None
+        # The last usage that no text came after.
+        self._counted: dict[str, Any] | None = None
         self._streamed_bytes = 0
         self._done = False
         self._client_gone = False
+        hold.streamed_tokens = 0
 
     async def watch_client(self) -> None:
         """A client that goes away takes the upstream call with it, at once."""
@@ -58,45 +71,75 @@ class _Stream:
         ended = UPSTREAM_CUT
         try:
             async for chunk in self._answer.chunks():
-                passed_on = [await self._passed_on(event) for event in self._reader.feed(chunk)]
-                if passed_on:
-                    await self._exchange.write(b"".join(passed_on))
+                await self._pass_on(self._reader.feed(chunk))
+            if rest := self._reader.rest():
+                # Whole but for its empty line, or half an event, which nobody could read.
+                last = sse.read_event(rest + b"\n\n")
+                await self._pass_on([last] if last.done or last.data is not None else [])
         except ProviderError as error:
             ended = error.code
-        if self._client_gone:
+        if self._done:
+            ended = USAGE_MISSING
+        elif self._client_gone:
             ended = CLIENT_CLOSED
         elif self._hold.cut_reason:
             ended = self._hold.cut_reason
-        elif self._done:
-            ended = USAGE_MISSING
         await self._end(ended)
 
+    async def _pass_on(self, events: Iterable[sse.Event]) -> None:
+        if data := b"".join([await self._passed_on(event) for event in events]):
+            await self._exchange.write(data)
+
     async def _passed_on(self, event: sse.Event) -> bytes:
-        """The event's bytes; those with the usage once it is settled, and with what the call cost."""
-        self._done = self._done or event.done
-        if event.data is not None:
-            self._last = event.data
-            self._streamed_bytes += event.text_bytes
-            if event.usage is not None and not self._hold.resolved:
-                cost_nanos, _ = await self._hold.settle_reported(event.data)
-                return sse.with_cost(event, cost_nanos=cost_nanos)
-        return event.raw
+        """What the client gets when this event comes."""
+        if event.done:
+            self._done = True
+            return await self._settle_counted() + event.raw
+        if event.data is None:
+            return event.raw
+        self._last = event.data
+        self._streamed_bytes += event.text_bytes
+        # A token has at least one byte, and a hold counts each token of `max_tokens` once for all answers.
+        self._hold.streamed_tokens = -(-self._streamed_bytes // self._n)
+        before = self._kept.raw if self._kept else b""
+        if event.usage is None:
+            self._kept = None
+            if event.text_bytes:
+                self._counted = None
+            return before + event.raw
+        self._kept, self._counted = event, event.data
+        return before
+
+    async def _settle_counted(self) -> bytes:
+        """Charge the last usage; the event kept back for it, with what the call cost."""
+        kept, self._kept = self._kept, None
+        if self._counted is None:
+            return b""
+        cost_nanos, _ = await self._hold.settle_reported(self._counted)
+        return sse.with_cost(kept, cost_nanos=cost_nanos) if kept else b""
 
     async def _end(self, reason: str) -> None:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
-        if self._hold.resolved:
-            cost_nanos = 0
-        elif reason == USAGE_MISSING:
-            cost_nanos = await self._hold.settle_at_the_estimate(reason)
-        else:
-            cost_nanos = await self._hold.settle_seen(self._streamed_bytes, reason)
+        tail = b""
+        if not self._hold.resolved and self._counted is not None and _is_final(self._counted):
+            tail = await self._settle_counted()
+        if not self._hold.resolved:
+            tail = await self._settle_unreported(reason)
         if self._client_gone:
             return
-        if not self._done:
-            self._exchange.complete = False
+        await self._exchange.write(tail if self._done else tail + sse.DONE, more=False)
+
+    async def _settle_unreported(self, reason: str) -> bytes:
+        """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
+        kept = self._kept.raw if self._kept else b""
+        if self._done:
+            await self._hold.settle_at_the_estimate(reason)
+            return kept
+        self._exchange.complete = False
+        cost_nanos = await self._hold.settle_seen(reason)
+        if not self._client_gone:
             log.warning("request %s: the stream ended early: %s", self._exchange.request_id, reason)
-            await self._exchange.write(self._final(cost_nanos, reason) + sse.DONE)
-        await self._exchange.write(b"", more=False)
+        return kept + self._final(cost_nanos, reason)
 
     def _final(self, cost_nanos: int, reason: str) -> bytes:
         return sse.final_chunk(
@@ -107,3 +150,11 @@ class _Stream:
             reason=reason,
             request_id=self._exchange.request_id,
         )
+
+
+def _is_final(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk's usage counts the whole call: it ends an answer, or holds no part of one."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return True
+    return all(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)

@@ -7,7 +7,7 @@ import uuid_utils.compat as uuids
 
 from governance import ledger
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
-from governance.operations import Adjust, ChangeLimit, Extend, OpenPeriod, Release, Reset
+from governance.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.policies import Action, Reason
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -145,6 +145,16 @@ def test_extend_keeps_a_running_call_alive_and_may_hold_more():
     with pytest.raises(ledger.ExtendRefused):
         ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.80")), now=later)
     assert window().reserved_nanos == nanos("0.30")
+
+
+def test_a_call_extended_between_the_look_and_the_expiry_lives_on():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    due = NOON + timedelta(minutes=20)
+    ledger.extend(Extend(op.reservation_id), now=due)
+    assert ledger.apply([Expire(op.reservation_id)], now=due) == [False]
+    assert Reservation.objects.get().status == "pending"
 
 
 def test_reset_opens_a_new_window_and_a_running_call_settles_into_the_old_one():

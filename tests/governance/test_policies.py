@@ -88,6 +88,13 @@ def test_row_2_what_does_not_fit_is_stopped():
     assert decision.because.window_id == 1
 
 
+def test_row_2_names_the_window_whose_money_is_spent_not_one_held_by_calls_in_flight():
+    decision = decide(call(600), [view(reserved=900, id=1), view(settled=500, id=2)])
+    assert outcome(decision) == (Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, "")
+    assert decision.because is not None
+    assert decision.because.window_id == 2
+
+
 def test_row_2_an_exact_hit_of_the_hard_cap_fits():
     assert decide(call(100), [view(settled=900)]).allowed
     assert decide(call(500), [view(hard_e4=5_000, soft_e4=None)]).allowed

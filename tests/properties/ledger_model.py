@@ -191,8 +191,8 @@ class Ledger:
         if not all(self.admits(window, cost) for window in windows):
             if all(self.admits(window, cost, without_holds=True) for window in windows):
                 return "in-flight"
-            tightest = min(windows, key=lambda window: self.cap(window) - window.settled - window.reserved)
-            tightest.stopped_once = True
+            emptiest = min(windows, key=lambda window: self.cap(window) - window.settled)
+            emptiest.stopped_once = True
             return "hard-stop"
         if op.reservation_id in self.earlier:
             # Noticed only where it would be held a second time, by the primary key.

@@ -1,0 +1,209 @@
+"""Endings that the simulated Mistral does not know: an upstream that says, byte for byte, what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from governance.models import Reservation, SpendEntry
+from llm.gateway.application import gateway
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_chat import chunks_of, entry, nothing_is_held, streaming
+from tests.product import Product, eventually
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+Upstream = Callable[[bytes], None]
+
+
+@pytest.fixture
+def upstream(product: Product) -> Iterator[Upstream]:
+    """Makes the model's API answer each request with these bytes, and close the connection."""
+    answer = [b""]
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                received = b""
+                while b'"messages"' not in received:
+                    received += client.recv(65536)
+                client.sendall(answer[0])
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    gateway.provider._base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield lambda data: answer.__setitem__(0, data)
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(5)
+
+
+def head(status: int = 200, **headers: Any) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} Said", "connection: close", *lines, "", ""]).encode()
+
+
+def chunk(text: str = "", *, prompt: int = 0, completion: int = 0, finish: str | None = None) -> bytes:
+    data: dict[str, Any] = {
+        "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "mistral-large-2512",
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}],
+    }  # fmt: skip
+    if prompt:
+        data["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def stream_of(*events: bytes) -> bytes:
+    return head(content_type="text/event-stream") + b"".join(events)
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("1.00")
+    return product.key()
+
+
+def read_stream(product: Product, key: str) -> list[dict[str, Any]]:
+    with streaming(product, key) as response:
+        return chunks_of(response.read().decode())
+
+
+def test_usage_that_grows_from_chunk_to_chunk_is_charged_at_its_last_count(
+    product: Product, upstream: Upstream, key: str
+) -> None:
+    upstream(
+        stream_of(
+            chunk("a", prompt=10, completion=1),
+            chunk("b", prompt=10, completion=2),
+            chunk("c", prompt=10, completion=50, finish="stop"),
+            DONE,
+        )
+    )
+    chunks = read_stream(product, key)
+    # mistral-large: 500 nanodollars an input token, 1500 an output token.
+    assert entry().cost_nanos == 10 * 500 + 50 * 1500
+    assert entry().certainty == "confirmed"
+    assert [c["choices"][0]["delta"]["content"] for c in chunks] == ["a", "b", "c"]
+    assert [nanos(c["usage"]["cost_usd"]) for c in chunks if "cost_usd" in c["usage"]] == [entry().cost_nanos]
+
+
+def test_a_stream_that_ends_without_done_keeps_its_usage_as_the_last_word(
+    product: Product, upstream: Upstream, key: str
+) -> None:
+    upstream(stream_of(chunk("a"), b": keep-alive\n\n", chunk("b", prompt=10, completion=2, finish="stop")))
+    chunks = read_stream(product, key)
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+    assert nanos(chunks[-1]["usage"]["cost_usd"]) == entry().cost_nanos == 10 * 500 + 2 * 1500
+    assert entry().certainty == "confirmed"
+
+
+def test_a_last_event_without_its_empty_line_counts(product: Product, upstream: Upstream, key: str) -> None:
+    upstream(stream_of(chunk("a"), chunk("b", prompt=10, completion=2, finish="stop").rstrip()))
+    chunks = read_stream(product, key)
+    assert entry().certainty == "confirmed"
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+
+
+def test_a_stream_cut_after_a_running_count_is_charged_for_what_was_seen(
+    product: Product, upstream: Upstream, key: str
+) -> None:
+    broken = head(content_type="text/event-stream", transfer_encoding="chunked")
+    said = chunk("a", prompt=10, completion=1) + chunk("b" * 100)
+    upstream(broken + f"{len(said):x}\r\n".encode() + said + b"\r\n")
+    chunks = read_stream(product, key)
+    assert chunks[-1]["governor"]["stopped"] == "upstream_cut"
+    assert entry().certainty == "estimated"
+    assert entry().cost_nanos >= 101 * 1500
+
+
+@pytest.mark.parametrize("status", [429, 500, 404])
+def test_a_refusal_whose_body_breaks_off_costs_nothing(
+    product: Product, upstream: Upstream, key: str, status: int
+) -> None:
+    upstream(head(status, content_length=100) + b"{")
+    response = product.chat(key)
+    assert response.status_code >= 429
+    assert Reservation.objects.get().status == "released"
+    assert not SpendEntry.objects.exists()
+
+
+@pytest.mark.parametrize(("given", "passed_on"), [("7", "7"), ("86400", "60"), ("tomorrow", None)])
+def test_a_client_is_never_told_to_wait_for_long(
+    product: Product, upstream: Upstream, key: str, given: str, passed_on: str | None
+) -> None:
+    upstream(head(429, retry_after=given, content_length=2) + b"{}")
+    assert product.chat(key).headers.get("retry-after") == passed_on
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\r\nx-injected: 1", "a\x7fb"])
+@pytest.mark.parametrize("field", ["agent", "user", "session", "task"])
+def test_a_name_with_control_characters_is_a_400(product: Product, field: str, name: str) -> None:
+    make.budget("1.00", scope_type=field, scope_key="*")
+    response = product.chat(product.key(role="tenant"), metadata={field: name})
+    assert (response.status_code, response.json()["param"]) == (400, f"x-{field}")
+    assert nothing_is_held()
+
+
+def test_names_outside_latin_letters_are_fine(product: Product) -> None:
+    make.budget("1.00", scope_type="session", scope_key="*")
+    response = product.chat(product.key(), metadata={"session": "会议 é"})
+    assert response.status_code == 200
+    assert entry().session == "会议 é"
+
+
+def test_a_key_of_absurd_length_is_a_401_and_not_remembered(product: Product) -> None:
+    product.chat("sg_" + "x" * 5_000)
+    assert not any(len(known) > 1_000 for known in gateway.identities._cached)
+
+
+@pytest.mark.postgres_only
+def test_after_the_database_was_away_unknown_keys_are_looked_up_again(product: Product) -> None:
+    make.budget("1.00")
+    assert product.chat(product.key()).status_code == 200
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                       " AND datname = current_database()")  # fmt: skip
+    statuses = [product.chat(product.key(agent=f"agent-{number}")).status_code for number in range(4)]
+    assert statuses[-1] == 200, statuses
+
+
+def test_of_a_cut_stream_of_several_answers_each_byte_is_charged_once(
+    product: Product, upstream: Upstream, key: str
+) -> None:
+    upstream(stream_of(chunk("x" * 20)))
+    with streaming(product, key, n=4) as response:
+        response.read()
+    held = Reservation.objects.get()
+    # 200 tokens for each of four answers were held; 20 bytes came.
+    assert entry().cost_nanos == held.amount_nanos - (4 * 200 - 20) * 1500
+
+
+def test_a_stream_that_the_servers_end_interrupts_is_charged_for_what_came(product: Product) -> None:
+    make.budget("1.00")
+    product.sandbox.behave("pace=0.05|output=200")
+    with streaming(product, product.key()) as response:
+        lines = response.iter_lines()
+        for _ in range(6):
+            next(lines)
+        loop = gateway._chores[0].get_loop()
+        [call] = [task for task in asyncio.all_tasks(loop) if "RequestResponseCycle" in repr(task.get_coro())]
+        loop.call_soon_threadsafe(call.cancel)
+        assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)
+    assert (entry().certainty, entry().reason) == ("estimated", "interrupted")
+    assert 0 < entry().cost_nanos < Reservation.objects.get().amount_nanos
+    assert nothing_is_held()
