@@ -16,12 +16,16 @@ from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from billing import metrics as billing_metrics
 from governance import metrics as governance_metrics
 
 logger = logging.getLogger(__name__)
 
 # Each reads the database when it is called. An app's figures join by one more line.
-COLLECTORS: tuple[Callable[[datetime], Iterable[Metric]], ...] = (governance_metrics.collect,)
+COLLECTORS: tuple[Callable[[datetime], Iterable[Metric]], ...] = (
+    governance_metrics.collect,
+    billing_metrics.collect,
+)
 
 
 class AtScrape(Collector):

@@ -99,8 +99,8 @@ def over_cap() -> list[Figure]:
     """Windows that admitted more than their cap; `expected` is the cap.
 
     What no hold had to make room for (an overage, a report, a correction upwards) is not counted. Allowances are
-    part of a window's limit; a part that no allowance grants is not. A window whose limit was lowered says so; one
-    whose budget was changed since it opened, or that is closed, had another hard cap: the whole limit stands in.
+    part of a window's limit; a part that no allowance grants is not. A window whose limit or cap was lowered says so;
+    a closed one's cap may have been lowered since, so that its whole limit stands in.
     """
     unheld = _per_window(_UNHELD, "governance_spendentry")
     # Rounded down like `money.share_nanos`, in parts: the whole product could be too big for a column.
@@ -109,8 +109,8 @@ def over_cap() -> list[Figure]:
         f"""WITH unheld AS ({unheld}), caps AS (
             SELECT w.id, w.limit_nanos - CASE WHEN w.closed_at IS NULL AND w.extra_nanos > a.granted
                                               THEN w.extra_nanos - a.granted ELSE 0 END AS base,
-                   CASE WHEN w.closed_at IS NULL AND b.updated_at <= w.opened_at
-                        THEN CAST(ROUND(b.hard_cap * 10000) AS bigint) ELSE 10000 END AS e4
+                   CASE WHEN w.closed_at IS NULL THEN CAST(ROUND(b.hard_cap * 10000) AS bigint)
+                        ELSE 10000 END AS e4
             FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
             JOIN (
                 SELECT k.id, COALESCE(SUM(g.amount_nanos), 0) AS granted FROM governance_budgetwindow k

@@ -13,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from billing.models import StripeEvent
 from config import metrics
 from governance import ledger, reconcile, stops
 from governance import metrics as governance_metrics
@@ -166,6 +167,19 @@ def test_active_emergency_stops_are_counted(scrape: Any) -> None:
     assert scrape()[labelled("emergency_stops")] == 1
     stops.lift(stop=stop, by=Actor("ada"), now=timezone.now())
     assert scrape()[labelled("emergency_stops")] == 0
+
+
+def test_stripe_s_events_that_wait_are_counted_with_their_age(scrape: Any) -> None:
+    assert scrape()[labelled("stripe_inbox_waiting")] == scrape()[labelled("stripe_inbox_age_seconds")] == 0
+    now = timezone.now()
+    for number, handled_at in enumerate([None, None, now]):
+        StripeEvent.objects.create(
+            event_id=f"evt_{number}", type="invoice.paid", created=1, payload={}, processed_at=handled_at,
+            received_at=now - timedelta(minutes=number),
+        )  # fmt: skip
+    found = scrape()
+    assert found[labelled("stripe_inbox_waiting")] == 2
+    assert 60 <= found[labelled("stripe_inbox_age_seconds")] < 90
 
 
 def test_no_label_names_a_tenant_a_person_or_a_key(scrape: Any) -> None:
