@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from governance import budgets, stops, tenancy
-from governance.console import allowance_pages, key_pages, limit_admins, reasons, stop_pages
+from governance.console import allowance_pages, entry_admins, key_pages, limit_admins, reasons, stop_pages
 from governance.console import display as show
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 from governance.console.budget_pages import BudgetForm, BudgetList
@@ -43,6 +43,7 @@ admin.site.register(Allowance, limit_admins.AllowanceAdmin)
 admin.site.register(EmergencyStop, limit_admins.EmergencyStopAdmin)
 admin.site.register(LedgerCheck, limit_admins.LedgerCheckAdmin)
 admin.site.register(RateLimit, limit_admins.RateLimitAdmin)
+admin.site.register(SpendEntry, entry_admins.SpendEntryAdmin)
 
 
 @admin.register(Budget)
@@ -223,38 +224,6 @@ class BudgetEventAdmin(LongTableAdmin):
     @display(description="Limit", ordering="limit_nanos")
     def limit(self, obj: BudgetEvent) -> Any:
         return show.exact(obj.limit_nanos)
-
-
-@admin.register(SpendEntry)
-class SpendEntryAdmin(LongTableAdmin):
-    list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
-    list_filter = ("kind", "certainty", "provider", "tenant")
-    search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
-    list_select_related = ("tenant",)
-    ordering = ("-id",)
-
-    @display(description="Who", header=True)
-    def who(self, obj: SpendEntry) -> list[str]:
-        more = " · ".join(part for part in (obj.user, obj.session, obj.task) if part)
-        return [f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug, more]
-
-    @display(description="Model", header=True)
-    def served(self, obj: SpendEntry) -> list[str]:
-        asked = obj.model_requested
-        return [obj.model_served, f"asked for {asked}" if asked and asked != obj.model_served else ""]
-
-    @display(description="Tokens in / out")
-    def tokens(self, obj: SpendEntry) -> str:
-        cached = f" ({obj.cached_tokens:,} cached)" if obj.cached_tokens else ""
-        return f"{obj.input_tokens:,}{cached} / {obj.output_tokens:,}"
-
-    @display(description="Cost", ordering="cost_nanos")
-    def cost(self, obj: SpendEntry) -> Any:
-        return show.exact(obj.cost_nanos)
-
-    @display(description="Certainty", label={"confirmed": "success", "estimated": "warning"})
-    def certain(self, obj: SpendEntry) -> str:
-        return obj.certainty
 
 
 @admin.register(Reservation)
