@@ -248,3 +248,29 @@ def test_a_repair_loses_nothing_of_calls_that_settle_meanwhile() -> None:
     for thread in threads:
         thread.join()
     assert reconcile.check() == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres_only
+def test_two_repairs_at_once_mend_once(monkeypatch: Any) -> None:
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10"), now=make.NOON)
+    sql("DELETE FROM governance_spendrollup")
+    mend = reconcile.upkeep.mend_rollups
+    threads: list[threading.Thread] = []
+
+    def repair_too() -> None:
+        reconcile.repair(by=Actor("bob"), now=LATER)
+        connection.close()
+
+    def mend_while_another_repairs(drifted: Any) -> None:
+        monkeypatch.setattr(reconcile.upkeep, "mend_rollups", mend)
+        threads.append(threading.Thread(target=repair_too))
+        threads[0].start()
+        threads[0].join(timeout=0.5)
+        mend(drifted)
+
+    monkeypatch.setattr(reconcile.upkeep, "mend_rollups", mend_while_another_repairs)
+    assert len(reconcile.repair(by=ADA, now=LATER)) == 4
+    threads[0].join()
+    assert reconcile.check() == []
