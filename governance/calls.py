@@ -19,6 +19,7 @@ from governance.results import (
     AdjustResult,
     AlreadyResolved,
     ExtendRefused,
+    ExtendTooFast,
     LedgerError,
     RecordResult,
     ReservationUnknown,
@@ -71,8 +72,9 @@ def extend(batch: Batch, op: Extend) -> None:
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
     more, meters = Amount(nanos=op.more_nanos), _meters(batch, row)
-    if op.more_nanos and any(meter_view(meter, batch.now).wait_s(more) for meter in meters):
-        raise ExtendRefused(f"{op.more_nanos} more nanodollars go too fast for a rate limit")
+    wait_s = max((meter_view(meter, batch.now).wait_s(more) for meter in meters), default=0)
+    if op.more_nanos and wait_s:
+        raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
     _fill(meters, more)
     for window in windows:
         window.reserved_nanos += op.more_nanos

@@ -47,6 +47,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (RequestDataTooBig, 413, "body_too_large"),
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),
+    (results.ExtendTooFast, 429, "rate_limit_exceeded"),
     (results.ExtendRefused, 402, "budget_exhausted"),
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),

@@ -180,6 +180,17 @@ def test_a_hold_is_extended_in_money_and_time(agent: Api) -> None:
     assert act(agent, held, "extend", more="0.01").status_code == 409
 
 
+def test_a_hold_that_grows_too_fast_is_told_when_to_come_back(agent: Api) -> None:
+    held = reserve(agent)
+    acme, now = factories.tenant(), timezone.now()
+    rates.create(scope_type="tenant", tenant=acme, nanos_per_minute=nanos("0.15"), by=BY, now=now)
+    second = reserve(agent)
+    refused = act(agent, second, "extend", more="0.10")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused["Retry-After"]) <= 60
+    assert act(agent, held, "extend", more="0.10").status_code == 200
+
+
 def test_a_released_hold_is_given_back_whole_and_charges_nothing(agent: Api) -> None:
     factories.budget("1")
     held = reserve(agent)
