@@ -274,3 +274,27 @@ def test_two_repairs_at_once_mend_once(monkeypatch: Any) -> None:
     assert len(reconcile.repair(by=ADA, now=LATER)) == 4
     threads[0].join()
     assert reconcile.check() == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres_only
+def test_what_is_spent_between_counting_and_mending_a_rollup_is_kept(monkeypatch: Any) -> None:
+    by = make.caller()
+    ledger.record(make.reporting("0.10", by=by), now=make.NOON)
+    sql("UPDATE governance_spendrollup SET cost_nanos = cost_nanos + 5")
+    mend = reconcile.upkeep.mend_rollups
+
+    def spend() -> None:
+        ledger.record(make.reporting("0.20", by=by), now=make.NOON)
+        connection.close()
+
+    def mend_after_spending(drifted: Any) -> None:
+        thread = threading.Thread(target=spend)
+        thread.start()
+        thread.join()
+        mend(drifted)
+
+    monkeypatch.setattr(reconcile.upkeep, "mend_rollups", mend_after_spending)
+    reconcile.repair(by=ADA, now=LATER)
+    assert reconcile.check() == []
+    assert SpendRollup.objects.get().cost_nanos == make.nanos("0.30")
