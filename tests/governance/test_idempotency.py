@@ -93,6 +93,12 @@ class TestADeadRun:
         assert second == Claim(first.id, 2, NOON)
         assert begin(now=NOON + ALIVE_FOR) is None
 
+    def test_of_two_who_saw_it_dead_one_takes_it_over(self) -> None:
+        claimed()
+        seen = KeptAnswer.objects.get()
+        assert idempotency._take_over(seen, NOON + ALIVE_FOR) is not None
+        assert idempotency._take_over(seen, NOON + ALIVE_FOR) is None
+
     def test_a_sign_of_life_puts_that_off(self) -> None:
         idempotency.stay_alive(claimed(), now=NOON + timedelta(seconds=30))
         assert begin(now=NOON + ALIVE_FOR) is None
