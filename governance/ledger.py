@@ -49,6 +49,7 @@ from governance.results import (
     ResetResult,
     SettleResult,
 )
+from governance.sql_words import by_index, together
 
 __all__ = [
     "AdjustResult",
@@ -269,7 +270,9 @@ def _durably(work: Callable[[], T]) -> T:
         committing = False
         try:
             with transaction.atomic(durable=True):
-                result = work()
+                with together():
+                    by_index()
+                    result = work()
                 committing = True
             return result
         except (OperationalError, InterfaceError) as error:
