@@ -1,6 +1,7 @@
 """What the web processes serve: `uvicorn config.asgi:application`."""
 
 import os
+import warnings
 from typing import cast
 
 from django.core.asgi import get_asgi_application
