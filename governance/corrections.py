@@ -107,9 +107,11 @@ def charged_nanos(entry: SpendEntry) -> int:
 def _lock(entry: SpendEntry) -> None:
     """Wait for others who correct the entry or settle its reservation late; locked before windows, as ever."""
     if entry.reservation_id is not None:
-        Reservation.objects.select_for_update().get(pk=entry.reservation_id)
+        there = Reservation.objects.select_for_update().filter(pk=entry.reservation_id)
     else:
-        SpendEntry.objects.select_for_update().get(pk=entry.pk)
+        there = SpendEntry.objects.select_for_update().filter(pk=entry.pk)
+    if not there:
+        raise NotOpen("entry", "it was just deleted by retention")
 
 
 def _settled_late() -> Q:
