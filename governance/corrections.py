@@ -107,9 +107,9 @@ def charged_nanos(entry: SpendEntry) -> int:
 def _lock(entry: SpendEntry) -> None:
     """Wait for others who correct the entry or settle its reservation late; locked before windows, as ever."""
     if entry.reservation_id is not None:
-        there = Reservation.objects.select_for_update().filter(pk=entry.reservation_id)
+        there = bool(Reservation.objects.select_for_update().filter(pk=entry.reservation_id))
     else:
-        there = SpendEntry.objects.select_for_update().filter(pk=entry.pk)
+        there = bool(SpendEntry.objects.select_for_update().filter(pk=entry.pk))
     if not there:
         raise NotOpen("entry", "it was just deleted by retention")
 
