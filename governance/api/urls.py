@@ -13,6 +13,7 @@ from governance.api import (
     rate_limits,
     reservations,
     spend,
+    spend_rate,
     stops,
     tenants,
 )
@@ -41,6 +42,7 @@ urlpatterns = [
     *both("reservations/<uuid:id>/extend", reservations.ReservationExtend.as_view(), name="reservation-extend"),
     *both("reservations/<uuid:id>/release", reservations.ReservationRelease.as_view(), name="reservation-release"),
     *both("spend", spend.Spend.as_view(), name="spend"),
+    *both("spend/rate", spend_rate.SpendRate.as_view(), name="spend-rate"),
     *both("spend/summary", spend.SpendSummary.as_view(), name="spend-summary"),
     *both("spend/<uuid:id>/confirm", corrections.SpendConfirm.as_view(), name="spend-confirm"),
     *both("spend/<uuid:id>/void", corrections.SpendVoid.as_view(), name="spend-void"),

@@ -68,6 +68,7 @@ TABLE: dict[str, Answers] = {
     "post reservations/<uuid:id>/release": (409, 403, 409, 200, 404, 401),
     "get spend": ALL_READ,
     "post spend": (400, 403, 400, 400, 400, 401),
+    "get spend/rate": ALL_READ,
     "get spend/summary": ALL_READ,
     "post spend/<uuid:id>/confirm": operators(),
     "post spend/<uuid:id>/void": operators(),
