@@ -1,11 +1,14 @@
 """What the web processes serve: `uvicorn config.asgi:application`."""
 
 import os
+import warnings
 from typing import cast
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Static files come from WhiteNoise, which reads them in Django's thread; they are small, and the gateway has none.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 # Loads the apps; the gateway's models may be imported only after it.
 django = get_asgi_application()
 

@@ -16,6 +16,7 @@ PERIODS = {
     "governance.tasks.expire_reservations": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
+    "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
 }
 

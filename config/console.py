@@ -18,6 +18,9 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "governance.budget": ("Budgets", "savings"),
             "governance.budgetwindow": ("Windows", "date_range"),
             "governance.budgetevent": ("Events", "notifications_active"),
+            "governance.allowance": ("Raises & top-ups", "add_card"),
+            "governance.ratelimit": ("Rate limits", "speed"),
+            "governance.emergencystop": ("Emergency stops", "emergency_home"),
         },
     ),
     (
@@ -60,6 +63,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         "System",
         {
             "governance.auditentry": ("Audit trail", "policy"),
+            "governance.ledgercheck": ("Ledger checks", "fact_check"),
             "governance.alertchannel": ("Alert channels", "campaign"),
             "governance.alertdelivery": ("Alert deliveries", "outgoing_mail"),
             "auth.user": ("Users", "person"),

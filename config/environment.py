@@ -141,7 +141,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     else:
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
-        options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 10})
+        options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 3})
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found

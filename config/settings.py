@@ -179,9 +179,7 @@ STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.secrets(env, "STRIPE_WEBHOOK_SECRET")
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
-    raise ImproperlyConfigured(
-        "STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY."
-    )
+    raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 
 METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
 

@@ -7,6 +7,7 @@ from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
+from config.metrics import metrics
 from governance.api.errors import unknown_path
 
 to_console = RedirectView.as_view(pattern_name="admin:index")
@@ -15,6 +16,8 @@ urlpatterns = [
     path("", to_console),
     path("admin", to_console),
     path("admin/", admin.site.urls),
+    path("metrics", metrics, name="metrics"),
+    path("metrics/", metrics),
     # Browsers ask for it on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("governance/icon.svg"))),
 ]

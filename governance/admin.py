@@ -13,26 +13,37 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
+from unfold.enums import ActionVariant
 
-from governance import budgets, tenancy
+from governance import budgets, stops, tenancy
+from governance.console import allowance_pages, entry_admins, key_pages, limit_admins, reasons, stop_pages
 from governance.console import display as show
-from governance.console import key_pages, reasons
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 from governance.console.budget_pages import BudgetForm, BudgetList
 from governance.console.overview import subject_name
 from governance.models import (
     Agent,
+    Allowance,
     ApiKey,
     AuditEntry,
     Budget,
     BudgetEvent,
     BudgetWindow,
+    EmergencyStop,
+    LedgerCheck,
+    RateLimit,
     Reservation,
     SpendEntry,
     SpendRollup,
     Tenant,
 )
 from governance.standing import of_window
+
+admin.site.register(Allowance, limit_admins.AllowanceAdmin)
+admin.site.register(EmergencyStop, limit_admins.EmergencyStopAdmin)
+admin.site.register(LedgerCheck, limit_admins.LedgerCheckAdmin)
+admin.site.register(RateLimit, limit_admins.RateLimitAdmin)
+admin.site.register(SpendEntry, entry_admins.SpendEntryAdmin)
 
 
 @admin.register(Budget)
@@ -44,7 +55,7 @@ class BudgetAdmin(ConsoleAdmin):
     list_select_related = ("tenant",)
     ordering = ("tenant__slug", "scope_type", "scope_key", "window")
     actions = ("reset_selected",)
-    actions_detail = ("reset_one",)
+    actions_detail = ("allow_one", "reset_one")
     fieldsets = (
         ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
         (
@@ -64,7 +75,7 @@ class BudgetAdmin(ConsoleAdmin):
         return BudgetList
 
     def get_readonly_fields(self, request: HttpRequest, obj: Budget | None = None) -> tuple[str, ...]:
-        return ("tenant", "scope_type", "scope_key", "window") if obj else ()
+        return ("tenant", "scope_type", "scope_key", "window", "more") if obj else ()
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         if not self.has_change_permission(request, obj):
@@ -73,13 +84,21 @@ class BudgetAdmin(ConsoleAdmin):
         return super().get_form(request, obj, change=change, **kwargs)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        if obj is None or self.has_change_permission(request, obj):
+        if obj is None:
             return super().get_fieldsets(request, obj)
-        return [(None, {"fields": [field.name for field in Budget._meta.fields if field.name != "id"]})]
+        more = ("Raises and top-ups", {"fields": ("more",)})
+        if self.has_change_permission(request, obj):
+            governs, limit, *rest = super().get_fieldsets(request, obj)
+            return [governs, limit, more, *rest]
+        return [(None, {"fields": [field.name for field in Budget._meta.fields if field.name != "id"]}), more]
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         made = form.write(by=actor(request), now=timezone.now())
         obj.__dict__.update(made.__dict__)
+
+    @display(description="Given")
+    def more(self, obj: Budget) -> Any:
+        return allowance_pages.table(obj, now=timezone.now())
 
     @display(description="Budget", header=True, ordering="tenant__slug")
     def named(self, obj: Any) -> list[str]:
@@ -118,6 +137,11 @@ class BudgetAdmin(ConsoleAdmin):
     def reset_selected(self, request: HttpRequest, queryset: QuerySet[Budget]) -> HttpResponse:
         rows = list(queryset.select_related("tenant"))
         return self._reset(request, rows, back=request.get_full_path(), name="reset_selected")
+
+    @action(description="Raise or top up", url_path="allow", permissions=["operate"], icon="add_card")
+    def allow_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
+        return allowance_pages.page(request, model_admin=self, budget=budget)
 
     @action(description="Reset", url_path="reset", permissions=["operate"], icon="restart_alt")
     def reset_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -202,38 +226,6 @@ class BudgetEventAdmin(LongTableAdmin):
         return show.exact(obj.limit_nanos)
 
 
-@admin.register(SpendEntry)
-class SpendEntryAdmin(LongTableAdmin):
-    list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
-    list_filter = ("kind", "certainty", "provider", "tenant")
-    search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
-    list_select_related = ("tenant",)
-    ordering = ("-id",)
-
-    @display(description="Who", header=True)
-    def who(self, obj: SpendEntry) -> list[str]:
-        more = " · ".join(part for part in (obj.user, obj.session, obj.task) if part)
-        return [f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug, more]
-
-    @display(description="Model", header=True)
-    def served(self, obj: SpendEntry) -> list[str]:
-        asked = obj.model_requested
-        return [obj.model_served, f"asked for {asked}" if asked and asked != obj.model_served else ""]
-
-    @display(description="Tokens in / out")
-    def tokens(self, obj: SpendEntry) -> str:
-        cached = f" ({obj.cached_tokens:,} cached)" if obj.cached_tokens else ""
-        return f"{obj.input_tokens:,}{cached} / {obj.output_tokens:,}"
-
-    @display(description="Cost", ordering="cost_nanos")
-    def cost(self, obj: SpendEntry) -> Any:
-        return show.exact(obj.cost_nanos)
-
-    @display(description="Certainty", label={"confirmed": "success", "estimated": "warning"})
-    def certain(self, obj: SpendEntry) -> str:
-        return obj.certainty
-
-
 @admin.register(Reservation)
 class ReservationAdmin(LongTableAdmin):
     list_display = ("reserved_at", "who", "model_served", "amount", "status_label", "expires_at", "resolved_at")
@@ -280,10 +272,10 @@ class AuditEntryAdmin(LongTableAdmin):
 
 
 class StatusActions(ConsoleAdmin):
-    """Pause and resume, for the selected rows and on the row's own page."""
+    """Pause, resume and emergency stop, for the selected rows and on the row's own page."""
 
-    actions = ("pause_selected", "resume_selected")
-    actions_detail = ("pause_one", "resume_one")
+    actions = ("pause_selected", "resume_selected", "stop_selected")
+    actions_detail = ("pause_one", "resume_one", "stop_one")
     pause: Callable[..., object]
     resume: Callable[..., object]
 
@@ -307,6 +299,35 @@ class StatusActions(ConsoleAdmin):
     def resume_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(request, [get_object_or_404(self.model, pk=object_id)], "Resume", self._page(object_id))
 
+    @admin.action(description="Emergency stop of selected", permissions=["operate"])
+    def stop_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        return self._stop(request, list(queryset), request.get_full_path(), "stop_selected")
+
+    @action(
+        description="Emergency stop",
+        url_path="stop",
+        permissions=["operate"],
+        icon="emergency_home",
+        variant=ActionVariant.DANGER,
+    )
+    def stop_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._stop(request, [get_object_or_404(self.model, pk=object_id)], self._page(object_id))
+
+    def _stop(self, request: HttpRequest, rows: list[Any], back: str, name: str = "") -> HttpResponse:
+        by, now, field = actor(request), timezone.now(), str(self.opts.model_name)
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Emergency stop",
+            verb="Stop now",
+            explanation=f"{stop_pages.EFFECT} {stop_pages.PAUSE_OR_STOP}",
+            rows=rows,
+            act=lambda row, reason: stops.stop(**{field: row}, reason=reason, by=by, now=now),
+            back=back,
+            action=name,
+            danger=True,
+        )
+
     def _page(self, object_id: str) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id])
 
@@ -314,13 +335,16 @@ class StatusActions(ConsoleAdmin):
         by, now = actor(request), timezone.now()
         act = self.pause if verb == "Pause" else self.resume
         field = str(self.opts.model_name)
-        effect = "is refused with 403 until it is resumed" if verb == "Pause" else "is decided by the budgets again"
+        effect = "From the next call on, every call is decided by the budgets again."
+        if verb == "Pause":
+            effect = "From the next call on, every call is refused with 403 until it is resumed. "
+            effect += stop_pages.PAUSE_OR_STOP
         return reasons.ask(
             request,
             model_admin=self,
             title=f"{verb} {self.opts.verbose_name if len(rows) == 1 else self.opts.verbose_name_plural}",
             verb=verb,
-            explanation=f"From the next call on, every call {effect}.",
+            explanation=effect,
             rows=rows,
             act=lambda row, reason: act(**{field: row}, reason=reason, by=by, now=now),
             back=back,

@@ -15,6 +15,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from governance import ledger_sql as sql
+from governance import limits_sql as limits
+from governance import sql_words as words
+from governance.meters import Amount, MeterView
 from governance.operations import (
     Adjust,
     Caller,
@@ -27,6 +30,7 @@ from governance.operations import (
     Release,
     Reserve,
     Reset,
+    ReviewAllowances,
     Settle,
 )
 from governance.policies import (
@@ -43,8 +47,8 @@ from governance.results import (
     LedgerError,
     ReservationUnknown,
 )
-from governance.rows import EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
-from governance.scopes import Governed, governing
+from governance.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
+from governance.scopes import Governed, RateRule, governing, is_stopped, matching
 from governance.sql_words import together
 from governance.windows import WindowKind, span_at
 
@@ -56,6 +60,8 @@ LOOKS = 8
 class Batch:
     """The working state of one transaction."""
 
+    standing: Standing
+
     def __init__(self, operations: Sequence[Operation], now: datetime) -> None:
         self.operations = operations
         self.now = now
@@ -65,9 +71,12 @@ class Batch:
         self.new_reservations: dict[UUID, ReservationRow] = {}
         self.corrected: dict[UUID, EntryRow] = {}
         self.reported: dict[tuple[int, str], tuple[UUID, int]] = {}
+        # Rate meters by (limit, subject) and by id; empty where nothing is limited.
+        self.meters: dict[int, MeterRow] = {}
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
         self._governed: dict[Caller, list[Governed]] = {}
+        self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
 
     # Reading and locking ------------------------------------------------------------------------------------
 
@@ -88,17 +97,36 @@ class Batch:
             needed=[governed for caller in callers for governed in self.governed(caller)],
             ids={id for row in self.reservations.values() for id in row.windows}
             | {id for row in self.corrected.values() for id in row.windows},
-            budget_ids={op.budget_id for op in self.operations if isinstance(op, Reset | OpenPeriod | ChangeLimit)},
+            budget_ids={
+                op.budget_id
+                for op in self.operations
+                if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
+            },
         )
+        self.work_out([row for row in self.windows.values() if self._is_stale(row)])
+        self._lock_meters({op.caller for op in self.operations if isinstance(op, Reserve)})
 
     def know(self, callers: Iterable[Caller]) -> None:
-        """Learn which budgets govern the callers and whether they may call at all."""
+        """Learn which budgets and rate limits govern the callers and whether they may call at all."""
         callers = set(callers)
-        self.standing = sql.standing(callers, self.now)
-        budgets = sql.budgets(callers)
+        self.standing, budgets, rates = words.answers(
+            sql.standing(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
+        )
         for caller in callers:
             zone = self.standing.time_zones.get(caller.tenant_id, "UTC")
             self._governed[caller] = governing(caller, budgets, time_zone=zone)
+            self._limited[caller] = matching(caller, rates) if rates else []
+
+    def glance(self, caller: Caller) -> None:
+        """Know one caller and its windows and meters as they are, with nothing locked or written: the dry run."""
+        self.know([caller])
+        rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.governed(caller)], lock=False)
+        self.open = {(row.budget.id, row.subject): row for row in rows if not has_ended(row, self.now)}
+        for item in self.governed(caller):
+            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
+        self.work_out([row for row in self.open.values() if self._is_stale(row)])
+        rules, keys = self._limits_of([caller])
+        self.meters = {row.id: row for row in limits.meters(rules, keys=keys, ids=(), now=self.now, lock=False)}
 
     def governed(self, caller: Caller) -> list[Governed]:
         return self._governed[caller]
@@ -106,6 +134,8 @@ class Batch:
     def with_standing(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
         status = self.standing.statuses.get(caller.tenant_id)
+        if is_stopped(self.standing.stops, tenant_id=caller.tenant_id, agent=caller.agent):
+            return replace(call, blocked=Reason.EMERGENCY_STOP)
         if caller.key_id in self.standing.unusable_keys:
             return replace(call, blocked=Reason.KEY_INVALID)
         if status == "suspended":
@@ -136,6 +166,50 @@ class Batch:
                 sql.open_windows([new_window(item, self.now) for item in missing], self.now)
         raise LedgerError("windows kept changing while they were being locked")
 
+    def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
+        pairs = [pair for caller in callers for pair in self._limited[caller]]
+        return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
+
+    def _lock_meters(self, callers: Iterable[Caller]) -> None:
+        """Lock rate meters, after the windows; make those that are missing."""
+        rules, keys = self._limits_of(callers)
+        ids = {id for row in self.reservations.values() for id in row.meters}
+        rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        missing = keys - {(row.rule.id, row.subject) for row in rows}
+        if missing:
+            limits.open_meters(missing, self.now)
+            rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        self.meters = {row.id: row for row in rows}
+
+    def meters_of(self, caller: Caller) -> list[MeterRow]:
+        """The meters that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
+        known = {(row.rule.id, row.subject): row for row in self.meters.values()}
+        return [
+            known.get((rule.id, subject)) or MeterRow(0, rule, subject, Amount())
+            for rule, subject in self._limited[caller]
+        ]
+
+    def _is_stale(self, row: WindowRow) -> bool:
+        return row.closed_at is None and row.extra_until is not None and row.extra_until <= self.now
+
+    def work_out(self, rows: Sequence[WindowRow]) -> None:
+        """Bring the limits of open windows up to date with the allowances that run now."""
+        if not rows:
+            return
+        granted = limits.allowances({row.budget.id for row in rows}, self.now)
+        for row in rows:
+            mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
+            running = [a for a in mine if a.starts_at <= self.now]
+            changes = [a.starts_at for a in mine if a.starts_at > self.now] + [a.ends_at for a in running if a.ends_at]
+            extra_nanos = sum(a.amount_nanos for a in running)
+            row.extra_until = min(changes, default=None)
+            row.dirty = True
+            if extra_nanos != row.extra_nanos:
+                row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
+                row.limit_nanos += extra_nanos - row.extra_nanos
+                row.extra_nanos = extra_nanos
+                self.refresh(row, reason="an allowance began or ended")
+
     # Writing ------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
@@ -146,6 +220,7 @@ class Batch:
             sql.add_to_rollups(self.entries)
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
+            limits.update_meters((row for row in self.meters.values() if row.dirty), self.now)
 
     # Parts --------------------------------------------------------------------------------------------------
 
@@ -225,21 +300,22 @@ def view_of(window: WindowRow) -> WindowView:
     )  # fmt: skip
 
 
-def views_of(
-    governed: Sequence[Governed], open_now: Mapping[tuple[int, str], WindowRow], now: datetime
-) -> list[WindowView]:
-    """The windows of a call as a decision sees them; one that is not open yet, as it would open."""
-    views = []
-    for item in governed:
-        row = open_now.get((item.budget.id, item.subject))
-        if row is None or has_ended(row, now):
-            new = new_window(item, now)
-            row = WindowRow(
-                0, item.budget, item.subject, item.tenant_id, new.starts_at, new.ends_at, item.budget.limit_nanos,
-                0, 0, "active", [], None, "", "",
-            )  # fmt: skip
-        views.append(view_of(row))
-    return views
+def meter_view(row: MeterRow, now: datetime) -> MeterView:
+    return MeterView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
+
+
+def views_of(governed: Sequence[Governed], open_now: Mapping[tuple[int, str], WindowRow]) -> list[WindowView]:
+    """The windows of a call as a decision sees them."""
+    return [view_of(open_now[item.budget.id, item.subject]) for item in governed]
+
+
+def unopened(governed: Governed, now: datetime) -> WindowRow:
+    """A window as it would open at the first call; its allowances are still to be worked out."""
+    new = new_window(governed, now)
+    return WindowRow(
+        0, governed.budget, governed.subject, governed.tenant_id, new.starts_at, new.ends_at,
+        governed.budget.limit_nanos, 0, 0, "active", [], None, "", "", extra_until=now,
+    )  # fmt: skip
 
 
 def _scope(book: Any, subject: str) -> str:

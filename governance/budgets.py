@@ -62,7 +62,7 @@ def create(
     `policy` may set soft_cap, hard_cap, warn_at, alert_thresholds, downgrade_rules, disabled_tools, clamp,
     clamp_min_tokens and enabled.
     """
-    tenant, scope_key = _scope(scope_type, scope_key, tenant)
+    tenant, scope_key = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
     budget = Budget(
         tenant=tenant,
         scope_type=scope_type,
@@ -113,12 +113,18 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
     return budget
 
 
+def find(*, scope_type: str, window: str, tenant: Tenant | None = None, scope_key: str = "") -> Budget | None:
+    """The budget of a scope and window, where there is one. Raises BudgetError for a scope that none can have."""
+    tenant, scope_key = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
+    return _same(Budget(tenant=tenant, scope_type=scope_type, scope_key=scope_key, window=window))
+
+
 def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
     """Delete a budget that has no history; disable one that has. True where it is gone."""
     with transaction.atomic():
         budget = Budget.objects.select_for_update(of=("self",)).get(pk=budget.pk)
         old = picture(budget)
-        gone = not budget.windows.exists()
+        gone = not budget.windows.exists() and not budget.allowances.exists()
         if gone:
             target = str(budget)
             budget.delete()
@@ -189,13 +195,16 @@ def validate(budget: Budget) -> None:
     budget.disabled_tools = _names("disabled_tools", budget.disabled_tools)
 
 
-def _scope(scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
-    """The scope in the form it is stored in; a tenant's own budget has the tenant and no key but its slug."""
+def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
+    """The scope of a budget or rate limit in the form it is stored in; a tenant's own has its slug as its key.
+
+    Raises BudgetError.
+    """
     if scope_type not in ScopeType.values:
         raise BudgetError("scope_type", f"must be one of {', '.join(ScopeType.values)}")
     if scope_type == ScopeType.PLATFORM:
         if tenant is not None or scope_key not in ("", EACH):
-            raise BudgetError("scope_key", "a platform budget has no tenant and no key: it governs everything")
+            raise BudgetError("scope_key", "the platform has no tenant and no key: it is everything")
         return None, ""
     if scope_type == ScopeType.TENANT:
         return _tenant_scope(scope_key, tenant)
@@ -221,14 +230,19 @@ def _tenant_scope(scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None,
 
 
 def _refuse_second(budget: Budget) -> None:
-    same = Budget.objects.filter(
+    same = _same(budget)
+    if same is not None:
+        raise BudgetConflict(same)
+
+
+def _same(budget: Budget) -> Budget | None:
+    rows = Budget.objects.filter(
         Q(tenant=budget.tenant) if budget.tenant else Q(tenant__isnull=True),
         scope_type=budget.scope_type,
         scope_key=budget.scope_key,
         window=budget.window,
-    ).first()
-    if same is not None:
-        raise BudgetConflict(same)
+    )
+    return rows.select_related("tenant").first()
 
 
 def _set(budget: Budget, values: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,19 +11,21 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance import ledger_sql as sql
-from governance.batch import Batch, view_of, views_of
+from governance.batch import Batch, meter_view, view_of, views_of
+from governance.meters import Amount, amount_of
 from governance.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle, Usage
 from governance.policies import Decision, Reason, decide
 from governance.results import (
     AdjustResult,
     AlreadyResolved,
     ExtendRefused,
+    ExtendTooFast,
     LedgerError,
     RecordResult,
     ReservationUnknown,
     SettleResult,
 )
-from governance.rows import EntryRow, ReservationRow
+from governance.rows import EntryRow, MeterRow, ReservationRow
 
 LATE_SETTLE = "late_settle"
 
@@ -33,8 +35,11 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
     governed = batch.governed(op.caller)
-    views = views_of(governed, batch.open, batch.now)
-    decision = decide(batch.with_standing(op.call, op.caller), views)
+    views = views_of(governed, batch.open)
+    meters = batch.meters_of(op.caller)
+    decision = decide(
+        batch.with_standing(op.call, op.caller), views, [meter_view(meter, batch.now) for meter in meters]
+    )
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
@@ -42,6 +47,7 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     for window in windows:
         window.reserved_nanos += decision.quote.cost_nanos
         window.dirty = True
+    _fill(meters, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
     batch.new_reservations[op.reservation_id] = ReservationRow(
         id=op.reservation_id,
         caller=op.caller,
@@ -53,6 +59,8 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         status="pending",
         reserved_at=batch.now,
         expires_at=_expiry(batch, op.ttl_s),
+        meters=[meter.id for meter in meters],
+        tokens=decision.quote.tokens,
     )
     return decision
 
@@ -63,6 +71,11 @@ def extend(batch: Batch, op: Extend) -> None:
     windows = [batch.windows[id] for id in row.windows]
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
+    more, meters = Amount(nanos=op.more_nanos), _meters(batch, row)
+    wait_s = max((meter_view(meter, batch.now).wait_s(more) for meter in meters), default=0)
+    if op.more_nanos and wait_s:
+        raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
+    _fill(meters, more)
     for window in windows:
         window.reserved_nanos += op.more_nanos
         window.dirty = True
@@ -81,6 +94,12 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
         batch, row, op.cost_nanos, op.usage, certainty=op.certainty, reason=op.reason, occurred_at=op.occurred_at,
         price_rule=op.price_rule, request_id=op.request_id, metadata=op.metadata,
     )  # fmt: skip
+    # The rate limits counted the worst case; what was not used may be used by others.
+    used = op.usage.input_tokens + op.usage.output_tokens
+    _fill(
+        _meters(batch, row),
+        amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
+    )
     _resolve(batch, row, "settled")
     return SettleResult(entry.id, op.cost_nanos, entry.overage_nanos, balances=batch.balances(row.windows))
 
@@ -89,6 +108,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
+    _fill(_meters(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
     _resolve(batch, row, "released")
 
 
@@ -153,6 +173,17 @@ def _note_refusal(batch: Batch, decision: Decision) -> None:
 
 def _expiry(batch: Batch, ttl_s: int | None) -> datetime:
     return batch.now + timedelta(seconds=ttl_s or settings.RESERVATION_TTL_S)
+
+
+def _meters(batch: Batch, row: ReservationRow) -> list[MeterRow]:
+    """The meters that a reservation filled; one whose limit was deleted is gone."""
+    return [batch.meters[id] for id in row.meters if id in batch.meters]
+
+
+def _fill(meters: Iterable[MeterRow], more: Amount) -> None:
+    for meter in meters:
+        meter.level = meter.level.plus(more)
+        meter.dirty = True
 
 
 def _resolve(batch: Batch, row: ReservationRow, status: str) -> None:

@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from governance.models import BudgetWindow
+from governance.models import BudgetWindow, LedgerCheck
 
 BROKER_TIMEOUT_S = 0.3
 # What makes the whole unhealthy; the others tell how it is set up.
 ESSENTIAL = ("database", "budget")
-OK, DEGRADED, DOWN = "ok", "degraded", "down"
+OK, DEGRADED, DOWN, DRIFTED = "ok", "degraded", "down", "drifted"
 
 
 def services() -> dict[str, str]:
-    """The state of each part: ok, configured, sandbox, filesystem, not_configured or down."""
+    """The state of each part: ok, configured, sandbox, filesystem, not_configured, drifted or down."""
     return {name: look() for name, look in CHECKS.items()}
 
 
@@ -31,7 +31,12 @@ def overall(found: dict[str, str]) -> str:
     """ok, degraded (it works, and something is wrong) or down."""
     if any(found[name] == DOWN for name in ESSENTIAL):
         return DOWN
-    return DEGRADED if DOWN in found.values() else OK
+    return DEGRADED if {DOWN, DRIFTED} & set(found.values()) else OK
+
+
+def last_check() -> LedgerCheck | None:
+    """The latest proof that the ledger has not drifted, or that it has."""
+    return LedgerCheck.objects.order_by("-id").first()
 
 
 def _database() -> str:
@@ -44,12 +49,13 @@ def _database() -> str:
 
 
 def _budget() -> str:
-    """The ledger's tables can be read."""
+    """The ledger's tables can be read, and the last reconciliation (beat's, every hour) left no drift."""
     try:
         BudgetWindow.objects.order_by().values("pk").first()
+        last = last_check()
     except DatabaseError:
         return DOWN
-    return "ok"
+    return DRIFTED if last is not None and last.drifts > last.repaired else OK
 
 
 def _mistral() -> str:

@@ -20,7 +20,7 @@ from django.db import IntegrityError, InterfaceError, OperationalError, transact
 
 from governance import calls, periods
 from governance import ledger_sql as sql
-from governance.batch import Batch, views_of
+from governance.batch import Batch, meter_view, views_of
 from governance.operations import (
     Adjust,
     Caller,
@@ -33,6 +33,7 @@ from governance.operations import (
     Release,
     Reserve,
     Reset,
+    ReviewAllowances,
     Settle,
 )
 from governance.policies import Call, Decision, decide
@@ -48,6 +49,7 @@ from governance.results import (
     ResetResult,
     SettleResult,
 )
+from governance.sql_words import by_index, together
 
 __all__ = [
     "AdjustResult",
@@ -88,6 +90,7 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
     Reset: periods.reset,
     OpenPeriod: periods.open_period,
     ChangeLimit: periods.change_limit,
+    ReviewAllowances: periods.review_allowances,
 }
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
@@ -183,9 +186,13 @@ def lock_windows(budget_id: int) -> None:
 
 def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
-    blocked, governed = _outlook(caller, now)
-    open_now = {(row.budget.id, row.subject): row for row in sql.windows(keys=_keys(governed), lock=False)}
-    return decide(blocked(call), views_of(governed, open_now, now))
+    batch = Batch((), now)
+    batch.glance(caller)
+    return decide(
+        batch.with_standing(call, caller),
+        views_of(batch.governed(caller), batch.open),
+        [meter_view(meter, now) for meter in batch.meters_of(caller)],
+    )
 
 
 def expire_due(*, now: datetime, limit: int = 500) -> int:
@@ -206,16 +213,6 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
     return _durably(lambda: periods.roll(Batch((), now), limit=limit))
-
-
-def _outlook(caller: Caller, now: datetime) -> tuple[Callable[[Call], Call], list[Any]]:
-    batch = Batch((), now)
-    batch.know([caller])
-    return (lambda call: batch.with_standing(call, caller)), batch.governed(caller)
-
-
-def _keys(governed: Sequence[Any]) -> list[tuple[int, str]]:
-    return [(item.budget.id, item.subject) for item in governed]
 
 
 def _one(operation: Operation, now: datetime) -> Any:
@@ -245,6 +242,9 @@ def _explained(operation: Operation, error: Exception) -> Any:
         reported = sql.reported([key]).get(key)
         if reported is not None:
             return RecordResult(*reported, duplicate=True)
+    if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
+        # Purged between our look and our commit.
+        return ReservationUnknown(operation.corrects_id)
     return error
 
 
@@ -270,7 +270,9 @@ def _durably(work: Callable[[], T]) -> T:
         committing = False
         try:
             with transaction.atomic(durable=True):
-                result = work()
+                with together():
+                    by_index()
+                    result = work()
                 committing = True
             return result
         except (OperationalError, InterfaceError) as error:

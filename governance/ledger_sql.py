@@ -15,13 +15,15 @@ from typing import Any
 from uuid import UUID
 
 from governance import sql_words as words
+from governance.meters import Ceilings
 from governance.operations import Caller
 from governance.policies import Policy, Rule
 from governance.rows import EntryRow, EventRow, NewWindow, ReservationRow, Standing, WindowRow
-from governance.scopes import EACH, Rulebook, keys_of
+from governance.scopes import EACH, RateRule, Rulebook, keys_of
 from governance.sql_words import (
     IDS,
     UUIDS,
+    Query,
     Shape,
     among,
     for_share,
@@ -41,7 +43,8 @@ _BUDGET = (
 )
 _WINDOW = (
     "w.id, w.subject, w.tenant_id, w.starts_at, w.ends_at, w.limit_nanos, w.settled_nanos, w.reserved_nanos,"
-    " w.state, w.thresholds_crossed, w.closed_at, w.source_kind, w.source_id, w.limit_lowered"
+    " w.state, w.thresholds_crossed, w.closed_at, w.source_kind, w.source_id, w.limit_lowered,"
+    " w.extra_nanos, w.extra_until"
 )
 
 # Who a row is for; `_attribution` reads it.
@@ -54,37 +57,63 @@ _SUBJECTS = Shape(budget_id="bigint", subject="text")
 _REQUESTS = Shape(tenant_id="bigint", request_id="text")
 
 
-def standing(callers: Collection[Caller], now: datetime) -> Standing:
+def standing(callers: Collection[Caller], now: datetime) -> Query[Standing]:
     """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
     tenants = pack_ids({caller.tenant_id for caller in callers})
     keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
-    rows = words.select(
+    return Query(
         f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {among(IDS)}"
         f" UNION ALL SELECT 'a', tenant_id, slug, '' FROM governance_agent"
         f" WHERE status = 'paused' AND tenant_id IN {among(IDS)}"
         f" UNION ALL SELECT 'k', id, '', '' FROM governance_apikey"
-        f" WHERE id IN {among(IDS)} AND (revoked_at <= %s OR expires_at <= %s)",
-        [tenants, tenants, keys, stamp(now), stamp(now)],
+        f" WHERE id IN {among(IDS)} AND (revoked_at <= %s OR expires_at <= %s)"
+        f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
+        f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
+        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {among(IDS)})",
+        [tenants, tenants, keys, stamp(now), stamp(now), tenants],
+        _standing,
     )
+
+
+def _standing(rows: list[Any]) -> Standing:
     return Standing(
         statuses={id: status for kind, id, status, _ in rows if kind == "t"},
         time_zones={id: zone for kind, id, _, zone in rows if kind == "t"},
         paused_agents=frozenset((id, slug) for kind, id, slug, _ in rows if kind == "a"),
         unusable_keys=frozenset(id for kind, id, _, _ in rows if kind == "k"),
+        stops=frozenset((id, slug) for kind, id, slug, _ in rows if kind == "s"),
     )
 
 
-def budgets(callers: Collection[Caller]) -> list[Rulebook]:
+def budgets(callers: Collection[Caller]) -> Query[list[Rulebook]]:
     """Every enabled budget that could govern one of the callers."""
+    where, params = _of_callers(callers)
+    return Query(
+        f"SELECT {_BUDGET} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
+        params,
+        lambda rows: [_rulebook(row) for row in rows],
+    )
+
+
+def rate_rules(callers: Collection[Caller]) -> Query[list[RateRule]]:
+    """Every enabled rate limit that could govern one of the callers."""
+    where, params = _of_callers(callers)
+    return Query(
+        "SELECT b.id, b.tenant_id, b.scope_type, b.scope_key, b.nanos_per_minute, b.requests_per_minute,"
+        f" b.tokens_per_minute FROM governance_ratelimit b WHERE b.enabled AND {where} ORDER BY b.id",
+        params,
+        lambda rows: [RateRule(row[0], row[1], row[2], row[3], Ceilings(row[4], row[5], row[6])) for row in rows],
+    )
+
+
+def _of_callers(callers: Collection[Caller]) -> tuple[str, list[Any]]:
+    """A condition on `b`, a table of scoped rules, that leaves out most that cannot match; and its parameters."""
     tenants = {caller.tenant_id for caller in callers}
     keys = {EACH, ""}.union(*(keys_of(caller).values() for caller in callers))
-    rows = words.select(
-        f"SELECT {_BUDGET} FROM governance_budget b"
-        f" WHERE b.enabled AND (b.tenant_id IS NULL OR b.tenant_id IN {among(IDS)})"
-        f" AND (b.scope_type = 'tenant' OR b.scope_key IN (SELECT v.name FROM {_NAMES})) ORDER BY b.id",
-        [pack_ids(tenants), _NAMES.pack([(key,) for key in keys])],
-    )
-    return [_rulebook(row) for row in rows]
+    return (
+        f"(b.tenant_id IS NULL OR b.tenant_id IN {among(IDS)})"
+        f" AND (b.scope_type = 'tenant' OR b.scope_key IN (SELECT v.name FROM {_NAMES}))"
+    ), [pack_ids(tenants), _NAMES.pack([(key,) for key in keys])]
 
 
 def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[Rulebook, str, str]]:
@@ -128,7 +157,7 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     if not ids:
         return {}
     rows = words.select(
-        f"SELECT {_ATTRIBUTION}, e.amount_nanos, e.status, e.reserved_at, e.expires_at"
+        f"SELECT {_ATTRIBUTION}, e.amount_nanos, e.status, e.reserved_at, e.expires_at, e.meters, e.tokens"
         " FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
         f" WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
         [pack_ids(ids)],
@@ -140,6 +169,8 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
             status=row[13],
             reserved_at=moment(row[14]),
             expires_at=moment(row[15]),
+            meters=_json(row[16]),
+            tokens=row[17],
         )
         for row in rows
     }
@@ -235,7 +266,7 @@ _NEW_WINDOWS = Shape(
 )  # fmt: skip
 _WINDOW_CHANGES = Shape(
     id="bigint", settled_nanos="bigint", reserved_nanos="bigint", limit_nanos="bigint", state="text",
-    thresholds_crossed="jsonb", limit_lowered="boolean",
+    thresholds_crossed="jsonb", limit_lowered="boolean", extra_nanos="bigint", extra_until="timestamptz",
 )  # fmt: skip
 _WHO = {
     "id": "uuid", "tenant_id": "bigint", "agent": "text", "key_id": "bigint", "user": "text", "session": "text",
@@ -243,7 +274,7 @@ _WHO = {
 }  # fmt: skip
 _NEW_RESERVATIONS = Shape(
     **_WHO, amount_nanos="bigint", status="text", reserved_at="timestamptz", expires_at="timestamptz",
-    resolved_at="timestamptz",
+    resolved_at="timestamptz", meters="jsonb", tokens="bigint",
 )  # fmt: skip
 _RESERVATION_CHANGES = Shape(
     id="uuid", status="text", amount_nanos="bigint", expires_at="timestamptz", resolved_at="timestamptz"
@@ -282,9 +313,12 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     # Ordered, so that two batches that open the same windows never wait for each other in a circle.
     words.run(
         "INSERT INTO governance_budgetwindow (budget_id, subject, tenant_id, starts_at, ends_at, limit_nanos,"
-        " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed, limit_lowered)"
+        " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed, limit_lowered,"
+        " extra_nanos, purged_nanos, extra_until)"
         " SELECT b.id, v.subject, v.tenant_id, v.starts_at, v.ends_at, COALESCE(v.limit_nanos, b.limit_nanos),"
-        " v.source_kind, v.source_id, v.opened_at, 0, 0, 'active', '[]', false"
+        " v.source_kind, v.source_id, v.opened_at, 0, 0, 'active', '[]', false, 0, 0,"
+        # Allowances that are running or to come are worked out when the window is locked first.
+        " (SELECT v.opened_at FROM governance_allowance g WHERE g.budget_id = b.id AND g.ends_at > v.opened_at LIMIT 1)"
         f" FROM governance_budget b JOIN {_NEW_WINDOWS} ON b.id = v.budget_id"
         f" WHERE true ORDER BY b.id, v.subject{for_share('b')} ON CONFLICT DO NOTHING",
         [_NEW_WINDOWS.pack(rows)],
@@ -303,21 +337,27 @@ def update_windows(changed: Iterable[WindowRow]) -> None:
     rows = [
         (
             row.id, row.settled_nanos, row.reserved_nanos, row.limit_nanos, row.state, row.crossed,
-            row.limit_lowered,
+            row.limit_lowered, row.extra_nanos, row.extra_until,
         )
         for row in changed
     ]  # fmt: skip
-    _update("governance_budgetwindow", _WINDOW_CHANGES, rows)
+    words.update("governance_budgetwindow", _WINDOW_CHANGES, rows)
 
 
 def insert_reservations(new: Sequence[ReservationRow]) -> None:
-    rows = [(*_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at) for row in new]
+    rows = [
+        (
+            *_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at, row.meters,
+            row.tokens,
+        )
+        for row in new
+    ]  # fmt: skip
     words.insert("governance_reservation", _NEW_RESERVATIONS, rows)
 
 
 def update_reservations(changed: Iterable[ReservationRow]) -> None:
     rows = [(row.id, row.status, row.amount_nanos, row.expires_at, row.resolved_at) for row in changed]
-    _update("governance_reservation", _RESERVATION_CHANGES, rows)
+    words.update("governance_reservation", _RESERVATION_CHANGES, rows)
 
 
 def insert_entries(new: Sequence[EntryRow], now: datetime) -> None:
@@ -365,14 +405,6 @@ def insert_events(new: Sequence[EventRow], now: datetime) -> None:
         for row in new
     ]  # fmt: skip
     words.insert("governance_budgetevent", _NEW_EVENTS, rows)
-
-
-def _update(table: str, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
-    """Set the shape's columns, by its first one, the primary key."""
-    if rows:
-        key, *names = shape.names
-        sets = ", ".join(f"{name} = v.{name}" for name in names)
-        words.run(f"UPDATE {table} SET {sets} FROM {shape} WHERE {table}.{key} = v.{key}", [shape.pack(rows)])
 
 
 # Rows ---------------------------------------------------------------------------------------------------------
@@ -439,7 +471,7 @@ def _e4(ratio: Decimal | float) -> int:
 def _window(row: Sequence[Any]) -> WindowRow:
     return WindowRow(
         id=row[0],
-        budget=_rulebook(row[14:28]),
+        budget=_rulebook(row[16:30]),
         subject=row[1],
         tenant_id=row[2],
         starts_at=moment(row[3]),
@@ -453,4 +485,6 @@ def _window(row: Sequence[Any]) -> WindowRow:
         source_kind=row[11],
         source_id=row[12],
         limit_lowered=bool(row[13]),
+        extra_nanos=row[14],
+        extra_until=moment(row[15]) if row[15] else None,
     )

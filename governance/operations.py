@@ -154,4 +154,13 @@ class ChangeLimit:
     actor: str
 
 
-Operation = Reserve | Extend | Settle | Release | Expire | Record | Adjust | Reset | OpenPeriod | ChangeLimit
+@dataclass(frozen=True, slots=True)
+class ReviewAllowances:
+    """Bring a budget's open windows up to date with its allowances, which have just changed."""
+
+    budget_id: int
+
+
+Operation = (
+    Reserve | Extend | Settle | Release | Expire | Record | Adjust | Reset | OpenPeriod | ChangeLimit | ReviewAllowances
+)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from governance import ledger_sql as sql
+from governance import limits_sql as limits
 from governance.batch import Batch, has_ended, new_window
 from governance.money import share_nanos
-from governance.operations import ChangeLimit, OpenPeriod, Reset
+from governance.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.results import LedgerError, PeriodResult, ResetResult
 from governance.rows import EventRow, NewWindow
 from governance.scopes import Governed, Rulebook
@@ -40,7 +41,7 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
         NewWindow(
             Governed(row.budget, row.subject, row.tenant_id), starts_at,
             row.ends_at if row.ends_at and row.ends_at > starts_at else None,
-            row.limit_nanos, row.source_kind, row.source_id,
+            row.limit_nanos - row.extra_nanos, row.source_kind, row.source_id,
         )
         for row in old
         # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
@@ -81,11 +82,19 @@ def change_limit(batch: Batch, op: ChangeLimit) -> int:
     changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
     for row in changed:
         # Lowering the cap below what is committed lowers the limit as well.
-        over = row.settled_nanos + row.reserved_nanos > share_nanos(op.limit_nanos, row.budget.policy.hard_e4)
-        row.limit_lowered = row.limit_lowered or over or op.limit_nanos < row.limit_nanos
-        row.limit_nanos = op.limit_nanos
+        limit_nanos = op.limit_nanos + row.extra_nanos
+        over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
+        row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
+        row.limit_nanos = limit_nanos
         batch.refresh(row, reason=op.reason, actor=op.actor)
     return len(changed)
+
+
+def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
+    """Bring the budget's open windows up to date with its allowances; how many windows there are."""
+    rows = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    batch.work_out(rows)
+    return len(rows)
 
 
 def roll(batch: Batch, *, limit: int) -> int:
@@ -100,7 +109,11 @@ def roll(batch: Batch, *, limit: int) -> int:
     ]  # fmt: skip
     if new:
         sql.open_windows(new, batch.now)
-    return len(rows) + len(new)
+    stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
+    batch.work_out(stale)
+    sql.update_windows(stale)
+    sql.insert_events(batch.events, batch.now)
+    return len(rows) + len(new) + len(stale)
 
 
 def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
@@ -108,8 +121,10 @@ def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
     if not new:
         return
     sql.open_windows(new, batch.now)
-    for row in sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new]):
+    rows = sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new])
+    for row in rows:
         batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
+    batch.work_out([row for row in rows if row.extra_until is not None])
 
 
 def _budget(batch: Batch, id: int) -> tuple[Rulebook, str, str]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from governance import money
+from governance.meters import MeterView, amount_of
 
 
 class Action(StrEnum):
@@ -36,6 +37,8 @@ class Reason(StrEnum):
     DOWNGRADE_REFUSED = "downgrade_refused"
     TOOL_DISABLED = "tool_disabled"
     BUDGET_IN_FLIGHT = "budget_in_flight"
+    RATE_LIMITED = "rate_limit_exceeded"
+    EMERGENCY_STOP = "emergency_stop"
     SOFT_CAP = "soft_cap"
 
 
@@ -63,6 +66,13 @@ class Quote:
     fixed_picos: int = 0
     picos_per_output_token: int = 0
     max_tokens: int | None = None
+    input_tokens: int = 0
+    answers: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens the call may use, as limits a minute count them."""
+        return self.input_tokens + self.answers * (self.max_tokens or 0)
 
     def clamped(self, room_nanos: int) -> Quote | None:
         """The same call with the most output tokens that `room_nanos` covers, or None where that is unknown."""
@@ -179,6 +189,9 @@ class Decision:
     # The window that decided: of a refusal the one that refused, of a downgrade the one that caused it.
     because: WindowView | None = None
     views: tuple[WindowView, ...] = ()
+    # Of a rate limit that refused: which one, and when to come back.
+    limited_by: MeterView | None = None
+    retry_after_s: int = 0
 
     @property
     def allowed(self) -> bool:
@@ -189,8 +202,8 @@ class Decision:
         return tightest(self.views)
 
 
-def decide(call: Call, views: Sequence[WindowView]) -> Decision:
-    """Apply the decision table to one call and every window that governs it; the strictest wins."""
+def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] = ()) -> Decision:
+    """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins."""
 
     def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
         return Decision(action, reason, model=call.model, because=because, views=tuple(views))
@@ -216,6 +229,9 @@ def decide(call: Call, views: Sequence[WindowView]) -> Decision:
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
+    if slowest := _slowest(chosen, meters):
+        refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
+        return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
     return Decision(
         _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
         reason=Reason.SOFT_CAP if pressed else Reason.NONE,
@@ -294,6 +310,13 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote |
         return clamped
     later_nanos = min(view.room_nanos + view.reserved_nanos for view in views)
     return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
+
+
+def _slowest(quote: Quote, meters: Sequence[MeterView]) -> tuple[int, MeterView] | None:
+    """(seconds to wait, limit) of the rate limit that makes the call wait longest; None where none does."""
+    more = amount_of(cost_nanos=quote.cost_nanos, tokens=quote.tokens)
+    waits = [(wait_s, meter) for meter in meters if (wait_s := meter.wait_s(more))]
+    return max(waits, key=lambda found: found[0], default=None)
 
 
 def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:

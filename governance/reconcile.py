@@ -1,135 +1,174 @@
-"""Proof that the ledger has not drifted: the invariants it promises, checked against its own rows.
+"""Proof that the ledger has not drifted: the invariants it promises, checked against its own rows, and their repair.
 
 1. a window's settled = the sum of its entries; 2. its reserved = the sum of its pending reservations; 3. neither is
-below zero; 4. settled + reserved <= hard cap x limit in an open window, as long as the limit was not lowered and
-nothing cost more than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one
-charge; 6. rollups = the sums of entries.
+below zero; 4. settled + reserved <= hard cap x limit, as long as the limit was not lowered and nothing cost more
+than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one charge; 6. rollups
+= the sums of entries, each hour's, in every figure.
+
+Entries that retention deleted count as what it noted of them, in the window (1, 4) and in the hour (6); it deletes a
+reservation together with its charge (5). So drift is found in old hours as in new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 from django.db import connection, transaction
 
-from governance import money
+from governance import audit, money
+from governance import ledger_sql as sql
+from governance import upkeep_sql as upkeep
+from governance.audit import Actor
+from governance.batch import Batch
+from governance.models import LedgerCheck
+from governance.upkeep_sql import Figure, Sums
+
+INVARIANTS = 6
+# What a check's row keeps of its findings; the count is of all.
+KEPT_DETAILS = 100
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One figure that is not what its rows say; amounts in nanodollars, counts as they are."""
+    """One figure that is not what its rows say. Names ending in `_nanos` are nanodollars, others counts."""
 
     invariant: int
     subject: str
+    figure: str
     expected: int
     actual: int
 
     def __str__(self) -> str:
-        if self.invariant == 5:
-            return f"invariant 5: {self.subject}: {self.actual} charges, expected {self.expected}"
-        actual, expected = money.format_dollars(self.actual), money.format_dollars(self.expected)
-        return f"invariant {self.invariant}: {self.subject}: ${actual}, expected ${expected}"
+        name = self.figure.removesuffix("_nanos").replace("_", " ")
+        actual, expected, off = (self._shown(n) for n in (self.actual, self.expected, self.actual - self.expected))
+        limit = "at most " if self.invariant == 4 else ""
+        return (
+            f"invariant {self.invariant}: {self.subject}: {name} is {actual}, expected {limit}{expected}, off by {off}"
+        )
+
+    def _shown(self, number: int) -> str:
+        return f"${money.format_dollars(number)}" if self.figure.endswith("_nanos") else str(number)
 
 
-def check() -> list[Drift]:
-    """Every drift there is, from one consistent snapshot; empty is the proof."""
-    with _snapshot() as cursor:
-        found = []
-        for invariant, statement in _STATEMENTS.items():
-            cursor.execute(statement.format(**_words()))
-            found += [Drift(invariant, str(row[0]), int(row[1]), int(row[2])) for row in cursor.fetchall()]
-        return found
+def silence(line: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def check(*, tell: Tell = silence) -> list[Drift]:
+    """Every drift there is, from one consistent snapshot; empty is the proof. Nothing is locked or written."""
+    proofs: list[tuple[int, Callable[[], list[Drift]]]] = [
+        (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled())),
+        (2, lambda: _of_figures(2, "reserved_nanos", upkeep.reserved())),
+        (3, lambda: _of_figures(3, "least_nanos", upkeep.negative())),
+        (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap())),
+        (5, lambda: _of_figures(5, "charges", upkeep.charges())),
+        (6, lambda: of_rollups(upkeep.rollups())),
+    ]
+    found: list[Drift] = []
+    with snapshot():
+        for invariant, prove in proofs:
+            drifts = prove()
+            tell(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
+            found += drifts
+    return found
+
+
+def run(*, now: datetime, repaired: int = 0, tell: Tell = silence) -> list[Drift]:
+    """Check, and keep a row of it for the metrics; the drift found."""
+    began = time.monotonic()
+    drifts = check(tell=tell)
+    LedgerCheck.objects.create(
+        checked_at=now,
+        took_ms=int((time.monotonic() - began) * 1000),
+        drifts=len(drifts),
+        repaired=repaired,
+        details=[str(drift) for drift in drifts[:KEPT_DETAILS]],
+    )
+    return drifts
+
+
+def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
+    """Set windows' settled and reserved, and rollups, to what their rows say; each figure that was set.
+
+    One transaction: the windows are locked first and counted again, so that no call's money is lost. States and
+    events of the windows follow. Entries and reservations are never touched, so drift in them (3, 4, 5) remains.
+    """
+    with transaction.atomic(durable=True):
+        upkeep.one_repair_at_a_time()
+        windows = _repair_windows(by, now)
+        tell(f"{len(windows)} figures of windows set")
+        drifted = upkeep.rollups()
+        if drifted:
+            upkeep.mend_rollups(drifted)
+        sums = of_rollups(drifted)
+        tell(f"{len(sums)} figures of rollups set")
+        for drift in (*windows, *sums):
+            audit.record(
+                action="ledger.repair", target=drift.subject, by=by, now=now, reason=str(drift),
+                old={drift.figure: drift.actual}, new={drift.figure: drift.expected},
+            )  # fmt: skip
+    return [*windows, *sums]
+
+
+def of_rollups(drifted: Sequence[Sums]) -> list[Drift]:
+    """One drift for each figure of a rollup that differs."""
+    return [
+        Drift(6, _rollup_name(item), figure, item.expected[figure], item.actual[figure])
+        for item in drifted
+        for figure, missing in item.missing.items()
+        if missing
+    ]
+
+
+def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
+    ids = {figure.key for figure in (*upkeep.settled(), *upkeep.reserved())}
+    batch = Batch((), now)
+    batch.windows = {row.id: row for row in sql.windows(ids=ids)}
+    # Counted again, now that no call can change these windows.
+    settled = [item for item in upkeep.settled() if item.key in batch.windows and item.expected >= 0]
+    reserved = [item for item in upkeep.reserved() if item.key in batch.windows]
+    for item in settled:
+        batch.windows[item.key].settled_nanos = item.expected
+    for item in reserved:
+        batch.windows[item.key].reserved_nanos = item.expected
+    for id in {item.key for item in (*settled, *reserved)}:
+        batch.refresh(batch.windows[id], reason="the ledger was repaired", actor=by.name)
+    batch.write()
+    return _of_figures(1, "settled_nanos", settled) + _of_figures(2, "reserved_nanos", reserved)
+
+
+def _of_figures(invariant: int, figure: str, found: Sequence[Figure]) -> list[Drift]:
+    return [Drift(invariant, item.subject, figure, item.expected, item.actual) for item in found]
+
+
+def _rollup_name(item: Sums) -> str:
+    _, hour, agent, provider, model = item.kind
+    named = " ".join(filter(None, [item.tenant, agent, provider, model]))
+    return f"rollup of {named} at {hour:%Y-%m-%d %H}h"
 
 
 @contextmanager
-def _snapshot() -> Iterator[Any]:
-    """A cursor that sees one state of the database and keeps no writer waiting; the caller's transaction, if any."""
-    with connection.cursor() as cursor:
-        if connection.in_atomic_block:
-            yield cursor
-        elif connection.vendor == "postgresql":
-            with transaction.atomic():
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                yield cursor
-        else:
-            # Django's own transactions take SQLite's one write lock when they begin.
-            cursor.execute("BEGIN DEFERRED")
-            try:
-                yield cursor
-            finally:
-                cursor.execute("ROLLBACK")
-
-
-def _words() -> dict[str, str]:
-    """Turning a JSON list of window ids into rows, in each database's words."""
+def snapshot() -> Iterator[None]:
+    """One consistent view of all rows, which holds nobody up. Inside an open transaction, that transaction's."""
+    if connection.in_atomic_block:
+        yield
+        return
     if connection.vendor == "postgresql":
-        return {
-            "each": "CROSS JOIN LATERAL jsonb_array_elements_text(x.windows) AS j(value)",
-            "id": "j.value::bigint",
-        }
-    return {"each": "JOIN json_each(x.windows) AS j", "id": "j.value"}
-
-
-_NAME = "'window ' || w.id || ' of budget ' || w.budget_id || ' (' || w.subject || ')'"
-
-_STATEMENTS = {
-    1: f"""
-        WITH sums AS (
-            SELECT {{id}} AS id, SUM(x.cost_nanos) AS total FROM governance_spendentry x {{each}} GROUP BY {{id}}
-        )
-        SELECT {_NAME}, COALESCE(s.total, 0), w.settled_nanos
-        FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
-        WHERE w.settled_nanos <> COALESCE(s.total, 0)""",
-    2: f"""
-        WITH sums AS (
-            SELECT {{id}} AS id, SUM(x.amount_nanos) AS total FROM governance_reservation x {{each}}
-            WHERE x.status = 'pending' GROUP BY {{id}}
-        )
-        SELECT {_NAME}, COALESCE(s.total, 0), w.reserved_nanos
-        FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
-        WHERE w.reserved_nanos <> COALESCE(s.total, 0)""",
-    3: f"""
-        SELECT {_NAME}, 0, CASE WHEN w.settled_nanos < w.reserved_nanos THEN w.settled_nanos ELSE w.reserved_nanos END
-        FROM governance_budgetwindow w WHERE w.settled_nanos < 0 OR w.reserved_nanos < 0""",
-    # A window whose limit or cap was lowered says so itself, an overage is in its entries. Nothing is reserved in a
-    # closed one any more, and its budget's cap may have changed since.
-    4: f"""
-        WITH over AS (
-            SELECT {{id}} AS id, SUM(x.overage_nanos) AS total FROM governance_spendentry x {{each}} GROUP BY {{id}}
-        ), reported AS (
-            SELECT {{id}} AS id, SUM(x.cost_nanos) AS total FROM governance_spendentry x {{each}}
-            WHERE x.cost_nanos > 0 AND (x.reservation_id IS NULL OR x.kind <> 'charge') GROUP BY {{id}}
-        )
-        SELECT {_NAME}, w.limit_nanos, w.settled_nanos + w.reserved_nanos
-        FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
-        LEFT JOIN over o ON o.id = w.id LEFT JOIN reported r ON r.id = w.id
-        WHERE w.settled_nanos + w.reserved_nanos - COALESCE(o.total, 0) - COALESCE(r.total, 0)
-              > w.limit_nanos * b.hard_cap
-          AND w.closed_at IS NULL AND NOT w.limit_lowered""",
-    5: """
-        SELECT 'reservation ' || r.id || ' (' || r.status || ')',
-               CASE WHEN r.status IN ('settled', 'expired') THEN 1 ELSE 0 END, COUNT(x.id)
-        FROM governance_reservation r
-        LEFT JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'
-        GROUP BY r.id, r.status
-        HAVING COUNT(x.id) <> CASE WHEN r.status IN ('settled', 'expired') THEN 1 ELSE 0 END""",
-    6: """
-        WITH sums AS (
-            SELECT tenant_id, agent, provider, model_served AS model, SUM(cost_nanos) AS total
-            FROM governance_spendentry GROUP BY tenant_id, agent, provider, model_served
-        ), rolled AS (
-            SELECT tenant_id, agent, provider, model, SUM(cost_nanos) AS total
-            FROM governance_spendrollup GROUP BY tenant_id, agent, provider, model
-        )
-        SELECT 'rollup of tenant ' || both_.tenant_id || ' ' || both_.agent || ' ' || both_.model,
-               SUM(both_.entries), SUM(both_.rollups)
-        FROM (
-            SELECT tenant_id, agent, provider, model, total AS entries, 0 AS rollups FROM sums
-            UNION ALL SELECT tenant_id, agent, provider, model, 0, total FROM rolled
-        ) AS both_
-        GROUP BY both_.tenant_id, both_.agent, both_.provider, both_.model
-        HAVING SUM(both_.entries) <> SUM(both_.rollups)""",
-}
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield
+        return
+    # Django begins SQLite's transactions with the write lock, which every call would wait for.
+    connection.ensure_connection()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN DEFERRED")
+        try:
+            yield
+        finally:
+            cursor.execute("ROLLBACK")

@@ -38,6 +38,14 @@ class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
 
 
+class ExtendTooFast(ExtendRefused):
+    """The hold cannot grow yet: a rate limit has no room for it for another `wait` seconds."""
+
+    def __init__(self, message: str, *, wait: int) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """A window's figures after an operation."""

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from governance.meters import Amount
 from governance.operations import Caller
-from governance.scopes import Governed, Rulebook
+from governance.scopes import Governed, RateRule, Rulebook, StopTarget
 
 
 @dataclass(slots=True)
@@ -29,6 +30,8 @@ class WindowRow:
     source_kind: str
     source_id: str
     limit_lowered: bool = False
+    extra_nanos: int = 0
+    extra_until: datetime | None = None
     dirty: bool = False
 
 
@@ -57,6 +60,8 @@ class ReservationRow:
     reserved_at: datetime
     expires_at: datetime
     resolved_at: datetime | None = None
+    meters: list[int] = field(default_factory=list)
+    tokens: int = 0
     dirty: bool = False
 
 
@@ -107,3 +112,24 @@ class Standing:
     time_zones: Mapping[int, str]
     paused_agents: frozenset[tuple[int, str]]
     unusable_keys: frozenset[int]
+    stops: frozenset[StopTarget]
+
+
+@dataclass(slots=True)
+class MeterRow:
+    """A locked meter; its level is as of the batch's now."""
+
+    id: int
+    rule: RateRule
+    subject: str
+    level: Amount
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllowanceRow:
+    budget_id: int
+    window_id: int | None
+    amount_nanos: int
+    starts_at: datetime
+    ends_at: datetime | None

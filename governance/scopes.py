@@ -1,10 +1,12 @@
-"""Which budgets govern a call. Pure."""
+"""Which budgets and rate limits govern a call. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+from governance.meters import Ceilings
 from governance.operations import Caller
 from governance.policies import Policy
 from governance.windows import WindowKind
@@ -28,6 +30,31 @@ class Rulebook:
 
 
 @dataclass(frozen=True, slots=True)
+class RateRule:
+    """A rate limit as the ledger reads it."""
+
+    id: int
+    tenant_id: int | None
+    scope_type: str
+    scope_key: str
+    ceilings: Ceilings
+
+
+class Scoped(Protocol):
+    """Anything that names the scope it is for."""
+
+    @property
+    def tenant_id(self) -> int | None: ...
+    @property
+    def scope_type(self) -> str: ...
+    @property
+    def scope_key(self) -> str: ...
+
+
+S = TypeVar("S", bound=Scoped)
+
+
+@dataclass(frozen=True, slots=True)
 class Governed:
     """A budget that governs a call, and for which subject."""
 
@@ -35,6 +62,15 @@ class Governed:
     subject: str
     tenant_id: int | None
     time_zone: str = "UTC"
+
+
+# Whom an emergency stop is for: (tenant id, agent); all of a tenant is (id, ""), everybody (0, "").
+StopTarget = tuple[int, str]
+
+
+def is_stopped(stops: Collection[StopTarget], *, tenant_id: int, agent: str) -> bool:
+    """Whether one of the stops covers an agent of a tenant."""
+    return any(target in stops for target in ((0, ""), (tenant_id, ""), (tenant_id, agent)))
 
 
 def keys_of(caller: Caller) -> dict[str, str]:
@@ -51,39 +87,47 @@ def keys_of(caller: Caller) -> dict[str, str]:
 
 
 def governing(caller: Caller, budgets: Iterable[Rulebook], *, time_zone: str = "UTC") -> list[Governed]:
-    """Every budget that must admit the caller's calls, the most particular scope first.
+    """Every budget that must admit the caller's calls, the most particular scope first."""
+    return [
+        Governed(budget, subject, None, "UTC")
+        if budget.scope_type == "platform"
+        else Governed(budget, subject, caller.tenant_id, time_zone)
+        for budget, subject in matching(caller, budgets)
+    ]
+
+
+def matching(caller: Caller, rules: Iterable[S]) -> list[tuple[S, str]]:
+    """The rules that apply to a caller, each with its subject, the most particular scope first.
 
     Within a scope the tenant's exact key wins over its `*`, and that over the platform's `*`; scopes never stand
     in for each other.
     """
     keys = keys_of(caller)
-    best: dict[str, tuple[int, list[Governed]]] = {}
-    for budget in budgets:
-        key = keys.get(budget.scope_type)
-        if key is None or budget.tenant_id not in (None, caller.tenant_id):
+    best: dict[str, tuple[int, list[tuple[S, str]]]] = {}
+    for rule in rules:
+        key = keys.get(rule.scope_type)
+        if key is None or rule.tenant_id not in (None, caller.tenant_id):
             continue
-        found = _match(caller, budget, key)
+        found = _match(caller, rule, key)
         if found is None:
             continue
         rank, subject = found
-        tenant_id = None if budget.scope_type == "platform" else caller.tenant_id
-        governed = Governed(budget, subject, tenant_id, "UTC" if tenant_id is None else time_zone)
-        known = best.get(budget.scope_type)
+        known = best.get(rule.scope_type)
         if known is None or rank < known[0]:
-            best[budget.scope_type] = (rank, [governed])
+            best[rule.scope_type] = (rank, [(rule, subject)])
         elif rank == known[0]:
-            known[1].append(governed)
-    return [governed for scope in SCOPES if scope in best for governed in best[scope][1]]
+            known[1].append((rule, subject))
+    return [pair for scope in SCOPES if scope in best for pair in best[scope][1]]
 
 
-def _match(caller: Caller, budget: Rulebook, key: str) -> tuple[int, str] | None:
-    """(rank, subject) of a budget for the caller's key in its scope; None where it does not match."""
-    if budget.scope_type == "platform":
+def _match(caller: Caller, rule: Scoped, key: str) -> tuple[int, str] | None:
+    """(rank, subject) of a rule for the caller's key in its scope; None where it does not match."""
+    if rule.scope_type == "platform":
         return 0, ""
-    if budget.scope_type == "tenant":
-        return (1 if budget.tenant_id is None else 0), caller.tenant
-    if budget.tenant_id is None:
+    if rule.scope_type == "tenant":
+        return (1 if rule.tenant_id is None else 0), caller.tenant
+    if rule.tenant_id is None:
         return 2, f"{caller.tenant}/{key}"
-    if budget.scope_key == EACH:
+    if rule.scope_key == EACH:
         return 1, key
-    return (0, key) if budget.scope_key == key else None
+    return (0, key) if rule.scope_key == key else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import Count, F, Q, QuerySet, Sum
 from django.db.models.functions import TruncDay, TruncMonth
 
 from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
@@ -144,3 +144,14 @@ def total(*, reader: Reader = EVERYTHING, period: Period) -> tuple[int, int]:
     rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
     sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Sum("calls"))
     return sums["cost_nanos"] or 0, sums["calls"] or 0
+
+
+def recent(*, reader: Reader = EVERYTHING, minutes: int, now: datetime, where: Q | None = None) -> tuple[int, int]:
+    """(nanodollars, calls) of the last `minutes`, from the entries themselves: rollups know whole hours only.
+
+    Money in flight is not in it, and a correction counts when the call it corrects was made.
+    """
+    period = Period(now - timedelta(minutes=minutes), now)
+    rows = SpendEntry.objects.filter(reader.scope, period.on("occurred_at"), where or Q()).order_by()
+    sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)))
+    return sums["cost_nanos"] or 0, sums["calls"]

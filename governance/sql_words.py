@@ -6,14 +6,17 @@ through a pipeline: they are sent together, and waited for together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import orjson
 from django.db import connection
+
+T = TypeVar("T")
 
 
 class Shape:
@@ -62,18 +65,65 @@ def select(statement: str, params: Sequence[Any]) -> list[Any]:
         return list(cursor.fetchall())
 
 
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """A statement that reads, and what its rows mean."""
+
+    statement: str
+    params: Sequence[Any]
+    meaning: Callable[[list[Any]], T]
+
+
+def answer(query: Query[T]) -> T:
+    return query.meaning(select(query.statement, query.params))
+
+
+def answers(*queries: Query[Any]) -> list[Any]:
+    """What several queries mean; on PostgreSQL asked together, for the time of one."""
+    if not is_postgres():
+        return [answer(query) for query in queries]
+    with ExitStack() as stack:
+        stack.enter_context(together())
+        cursors = [stack.enter_context(_cursor()) for _ in queries]
+        for cursor, query in zip(cursors, queries, strict=True):
+            cursor.execute(query.statement, query.params)
+        return [query.meaning(cursor.fetchall()) for cursor, query in zip(cursors, queries, strict=True)]
+
+
 def run(statement: str, params: Sequence[Any]) -> None:
     with _cursor() as cursor:
         cursor.execute(statement, params)
 
 
-def insert(table: str, shape: Shape, rows: Sequence[Sequence[Any]], tail: str = "") -> None:
+def insert(table: str, shape: Shape, rows: Sequence[Sequence[Any]], *, tail: str = "") -> None:
     """Insert rows whose columns are the shape's; `tail` may hold an ON CONFLICT clause."""
     if rows:
         # `WHERE true` keeps SQLite from reading ON CONFLICT as a join's ON.
         run(
             f"INSERT INTO {table} ({shape.columns}) SELECT {shape.columns} FROM {shape} WHERE true{tail}",
             [shape.pack(rows)],
+        )
+
+
+def update(table: str, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+    """Set the shape's columns, by its first one, the primary key."""
+    if rows:
+        key, *names = shape.names
+        sets = ", ".join(f"{name} = v.{name}" for name in names)
+        run(f"UPDATE {table} SET {sets} FROM {shape} WHERE {table}.{key} = v.{key}", [shape.pack(rows)])
+
+
+def by_index() -> None:
+    """Have this transaction's statements look each row up by its index, on PostgreSQL.
+
+    They all want a few rows by key. A planner that has not yet seen a table grow would read all of it instead, and a
+    prepared plan goes on doing so.
+    """
+    if is_postgres():
+        run(
+            "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
+            " set_config('enable_mergejoin', 'off', true)",
+            [],
         )
 
 
@@ -124,12 +174,16 @@ def _text(at: datetime) -> str:
 def together() -> Iterator[None]:
     """Send statements without waiting for each one's answer, on PostgreSQL; errors surface at the next answer read.
 
-    A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits.
+    A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits. One inside
+    another adds nothing.
     """
     if not is_postgres():
         yield
         return
     connection.ensure_connection()
+    if connection.connection.pgconn.pipeline_status:
+        yield
+        return
     with connection.wrap_database_errors, connection.connection.pipeline():
         yield
 

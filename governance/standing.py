@@ -32,6 +32,8 @@ class Standing:
     reserved_nanos: int
     state: str
     window_id: int | None = None
+    # The part of the limit that comes from allowances.
+    extra_nanos: int = 0
 
     @property
     def remaining_nanos(self) -> int:
@@ -78,7 +80,7 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
     """Each budget's current window by budget id, in one query; one that no call has opened yet stands at zero."""
     budgets = list(budgets)
     fullest = (
-        _live(readable_windows(reader), now)
+        live(readable_windows(reader), now=now)
         .filter(budget=OuterRef("pk"))
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .order_by("-share", "-id")
@@ -95,7 +97,7 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
 def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, Standing]]:
     """The open windows nearest their cap, with their budgets and tenants."""
     rows = (
-        _live(BudgetWindow.objects.filter(budget__enabled=True), now)
+        live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .select_related("budget__tenant", "tenant")
         .order_by("-share", "-id")[:limit]
@@ -105,7 +107,7 @@ def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, Standing]]
 
 def near_the_cap(*, now: datetime) -> tuple[int, int]:
     """How many open windows are at or past their soft cap, and how many of these are stopped."""
-    rows = _live(BudgetWindow.objects.filter(budget__enabled=True), now)
+    rows = live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
     stopped = rows.filter(state=BudgetWindow.State.STOPPED).count()
     pressed = rows.exclude(state=BudgetWindow.State.ACTIVE).count()
     return pressed, stopped
@@ -121,6 +123,7 @@ def of_window(window: BudgetWindow) -> Standing:
         reserved_nanos=window.reserved_nanos,
         state=window.state,
         window_id=window.pk,
+        extra_nanos=window.extra_nanos,
     )
 
 
@@ -131,7 +134,7 @@ def unopened(budget: Budget, *, now: datetime) -> Standing:
     return Standing("", span.starts_at, span.ends_at, budget.limit_nanos, 0, 0, BudgetWindow.State.ACTIVE)
 
 
-def _live(rows: QuerySet[BudgetWindow], now: datetime) -> QuerySet[BudgetWindow]:
+def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:
     """Open windows that time has not ended; a billing cycle ends only by an act."""
     lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window=WindowKind.BILLING_CYCLE.value)
     return rows.filter(lasting, closed_at__isnull=True)

@@ -5,7 +5,7 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from governance import ledger, reconcile
+from governance import idempotency, ledger, reconcile
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,13 @@ def roll_windows() -> int:
 @shared_task
 def reconcile_ledger() -> int:
     """Check the ledger's invariants; how many figures have drifted."""
-    drifts = reconcile.check()
+    drifts = reconcile.run(now=timezone.now())
     for drift in drifts:
         log.error("the ledger has drifted: %s", drift)
     return len(drifts)
+
+
+@shared_task
+def purge_kept_answers() -> int:
+    """Delete the answers of requests whose Idempotency-Key is a day old."""
+    return idempotency.purge(now=timezone.now())

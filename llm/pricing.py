@@ -142,6 +142,8 @@ def quote_tokens(
         fixed_picos=fixed_picos,
         picos_per_output_token=output_picos,
         max_tokens=max_tokens,
+        input_tokens=input_tokens,
+        answers=n,
     )
 
 

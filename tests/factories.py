@@ -12,7 +12,7 @@ import uuid_utils.compat as uuids
 from governance import money
 from governance.models import Agent, ApiKey, Budget, Tenant
 from governance.models.tenancy import new_key
-from governance.operations import Caller, Record, Reserve, Settle, Usage
+from governance.operations import Caller, Record, Release, Reserve, Settle, Usage
 from governance.policies import Call, Quote, Quoter
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -70,22 +70,20 @@ def priced(prices: Mapping[str, str], *, incapable: frozenset[str] = frozenset()
     return quote
 
 
-def call(
-    cost: str = "0.10", *, model: str = "large", prices: Mapping[str, str] | None = None, **fields: Any
-) -> Call:
+def call(cost: str = "0.10", *, model: str = "large", prices: Mapping[str, str] | None = None, **fields: Any) -> Call:
     return Call(model=model, quote=priced({model: cost, **(prices or {})}), **fields)
 
 
-def reserving(
-    cost: str = "0.10", *, by: Caller | None = None, id: UUID | None = None, **fields: Any
-) -> Reserve:
+def reserving(cost: str = "0.10", *, by: Caller | None = None, id: UUID | None = None, **fields: Any) -> Reserve:
     return Reserve(reservation_id=id or uuids.uuid7(), caller=by or caller(), call=call(cost, **fields))
 
 
+def releasing(id: UUID) -> Release:
+    return Release(id)
+
+
 def settling(id: UUID, cost: str = "0.10", **fields: Any) -> Settle:
-    return Settle(
-        reservation_id=id, cost_nanos=nanos(cost), usage=Usage("mistral", "large", 100, 0, 20), **fields
-    )
+    return Settle(reservation_id=id, cost_nanos=nanos(cost), usage=Usage("mistral", "large", 100, 0, 20), **fields)
 
 
 def reporting(cost: str = "0.10", *, by: Caller | None = None, request_id: str = "", **fields: Any) -> Record:

@@ -55,10 +55,11 @@ class BudgetBody(Strict):
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
+    extra = Dollars(read_only=True, help_text="What allowances add to the limit in the current window.")
     spent = Dollars(read_only=True)
     reserved = Dollars(read_only=True)
     remaining = Dollars(read_only=True)
-    utilization = Ratio(read_only=True)
+    utilization = Ratio(read_only=True, help_text="The share of the limit and extra that is spent.")
     state = serializers.CharField(read_only=True)
     starts_at = serializers.DateTimeField(read_only=True)
     resets_at = serializers.DateTimeField(read_only=True, allow_null=True)
@@ -82,7 +83,8 @@ class WindowBody(serializers.Serializer[BudgetWindow]):
     subject = serializers.CharField()
     starts_at = serializers.DateTimeField()
     ends_at = serializers.DateTimeField(allow_null=True)
-    limit = Dollars(source="limit_nanos")
+    limit = Dollars(source="limit_nanos", help_text="With what allowances add.")
+    extra = Dollars(source="extra_nanos", help_text="The part of the limit that comes from allowances.")
     spent = Dollars(source="settled_nanos")
     reserved = Dollars(source="reserved_nanos")
     remaining = Dollars(source="remaining_nanos")
@@ -120,13 +122,15 @@ def picture(budget: Budget, now_at: Standing) -> dict[str, Any]:
     policy = {
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
-        if not hasattr(Standing, name) and name not in ("spent", "reserved", "remaining", "resets_at", "tenant")
+        if not hasattr(Standing, name)
+        and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "tenant")
     }
     return BudgetBody(
         {
             **policy,
             "tenant": budget.tenant.slug if budget.tenant else None,
             "subject": now_at.subject,
+            "extra": now_at.extra_nanos,
             "spent": now_at.settled_nanos,
             "reserved": now_at.reserved_nanos,
             "remaining": now_at.remaining_nanos,

@@ -29,6 +29,8 @@ MESSAGES = {
     Reason.BUDGET_EXHAUSTED: "The budget is used up.",
     Reason.DOWNGRADE_REFUSED: "The budget asks for a cheaper model, and the call does not allow one.",
     Reason.TOOL_DISABLED: "The budget takes away the tool that the call insists on.",
+    Reason.RATE_LIMITED: "A rate limit lets no more through at this moment.",
+    Reason.EMERGENCY_STOP: "An operator has stopped all calls.",
     Reason.BUDGET_IN_FLIGHT: "The rest of the budget is held by calls that are still running.",
     Reason.SOFT_CAP: "The budget is near its limit.",
 }
@@ -142,11 +144,17 @@ class Decisions(ControlView):
         """A dry run: nothing is held and nothing is written."""
         asked = self.valid(DecisionRequest, request.data)
         caller = caller_of(self.by, asked)
-        decision = ledger.look(caller, _call(asked, caller), now=self.now)
-        return Response(DecisionBody(_answer(decision, asked["model"])).data)
+        decision = ledger.look(caller, call_of(asked, caller), now=self.now)
+        return Response(decided(decision, asked["model"]))
 
 
-def _call(asked: dict[str, Any], caller: Caller) -> Call:
+def decided(decision: Decision, asked_model: str) -> dict[str, Any]:
+    """A decision as it is printed."""
+    return dict(DecisionBody(_answer(decision, asked_model)).data)
+
+
+def call_of(asked: dict[str, Any], caller: Caller) -> Call:
+    """The call that a request describes, priced by its estimate or by its token counts."""
     if "estimated_cost" in asked:
         quote = quotes.fixed(asked["estimated_cost"])
     else:

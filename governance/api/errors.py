@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from governance import budgets, results, tenancy
+from governance import allowances, budgets, corrections, idempotency, rates, reservations, results, stops, tenancy
 from governance.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -32,9 +32,24 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (tenancy.TenancyError, 400, "invalid"),
     (budgets.BudgetConflict, 409, "conflict"),
     (budgets.BudgetError, 400, "invalid"),
+    (allowances.AllowanceOver, 409, "conflict"),
+    (allowances.AllowanceError, 400, "invalid"),
+    (rates.RateConflict, 409, "conflict"),
+    (rates.RateError, 400, "invalid"),
+    (stops.StopConflict, 409, "conflict"),
+    (stops.StopError, 400, "invalid"),
+    (idempotency.KeyMalformed, 400, "invalid"),
+    (idempotency.KeyReused, 422, "idempotency_mismatch"),
+    (idempotency.StillRunning, 409, "idempotency_in_progress"),
+    (corrections.NotOpen, 409, "conflict"),
+    (corrections.CorrectionError, 400, "invalid"),
     (AmountError, 400, "invalid"),
+    (RequestDataTooBig, 413, "body_too_large"),
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),
+    (results.ExtendTooFast, 429, "rate_limit_exceeded"),
+    (results.ExtendRefused, 402, "budget_exhausted"),
+    (reservations.HeldByGateway, 409, "held_by_gateway"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.http import HttpRequest
 from django.utils import timezone
@@ -11,6 +13,15 @@ from rest_framework.response import Response
 
 from governance import health
 from governance.api.views import ControlView
+from governance.models import LedgerCheck
+
+
+class CheckBody(serializers.Serializer[LedgerCheck]):
+    """The last proof that the ledger has not drifted; `drifts` that are not `repaired` are for an operator."""
+
+    checked_at = serializers.DateTimeField()
+    drifts = serializers.IntegerField()
+    repaired = serializers.IntegerField()
 
 
 class HealthBody(serializers.Serializer[None]):
@@ -18,6 +29,7 @@ class HealthBody(serializers.Serializer[None]):
     timestamp = serializers.DateTimeField()
     version = serializers.CharField()
     services = serializers.DictField(child=serializers.CharField())
+    ledger_check = CheckBody(allow_null=True)
 
 
 class Health(ControlView):
@@ -33,8 +45,14 @@ class Health(ControlView):
             "timestamp": timezone.now(),
             "version": settings.VERSION,
             "services": found,
+            "ledger_check": _last_check(found),
         }
         return Response(body, status=503 if status == health.DOWN else 200)
+
+
+def _last_check(found: dict[str, str]) -> dict[str, Any] | None:
+    last = health.last_check() if found["budget"] != health.DOWN else None
+    return None if last is None else dict(CheckBody(last).data)
 
 
 class Live(ControlView):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import uuid_utils.compat as uuids
@@ -12,14 +12,16 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, quotes, spend
+from governance import corrections, ledger, quotes, reports, spend
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
 from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
+from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.models import SpendEntry
 from governance.operations import Record, Usage
+from governance.results import RecordResult
 from governance.spend import GROUPS, MEASURES, Period
 
 # Clocks differ a little; a call from further ahead is a mistake.
@@ -115,6 +117,7 @@ class EntryQuery(PeriodQuery):
     certainty = serializers.ChoiceField(choices=SpendEntry.Certainty.values, required=False)
     kind = serializers.ChoiceField(choices=SpendEntry.Kind.values, required=False)
     request_id = Text(required=False)
+    open = serializers.BooleanField(required=False, help_text="Only estimates that nobody has confirmed or voided.")
 
 
 COLUMNS = {"tenant": "tenant__slug", "key": "key__prefix", "model": "model_served"}
@@ -158,7 +161,7 @@ class SummaryBody(serializers.Serializer[Any]):
     results = SummaryRow(many=True)
 
 
-class Spend(ListView):
+class Spend(OnceView, ListView):
     roles = {"GET": EVERYONE, "POST": CALLERS}
     table_name = "spend"
 
@@ -166,18 +169,26 @@ class Spend(ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(EntryQuery, request.query_params.dict())
         period = Period(asked.pop("from", None), asked.pop("to", None))
+        only_open = asked.pop("open", False)
         where = _scope(asked.pop("scope", None))
         where &= Q(**{COLUMNS.get(name, name): value for name, value in asked.items()})
         rows = spend.entries(reader=self.by.reader, period=period).filter(where)
+        if only_open:
+            rows = corrections.open_estimates(rows)
         return self.listed(rows, presenter(EntryBody), columns=columns_of(EntryBody))
 
-    @extend_schema(operation_id="spend_report", request=ReportBody, responses={201: ReportedBody, 200: ReportedBody})
+    @extend_schema(
+        operation_id="spend_report",
+        parameters=[PARAMETER],
+        request=ReportBody,
+        responses={201: ReportedBody, 200: ReportedBody},
+    )
+    @once
     def post(self, request: Request) -> Response:
         """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing."""
         asked = self.valid(ReportBody, request.data)
-        if asked.get("occurred_at", self.now) > self.now + CLOCK_SKEW:
-            raise serializers.ValidationError({"occurred_at": ["is in the future."]})
-        done = ledger.record(self._operation(asked), now=self.now)
+        not_ahead(asked, now=self.now)
+        done = self._recorded(self._operation(asked))
         answer = {
             "id": done.entry_id,
             "request_id": asked["request_id"],
@@ -186,9 +197,14 @@ class Spend(ListView):
         }
         return Response(ReportedBody(answer).data, status=200 if done.duplicate else 201)
 
+    def _recorded(self, report: Record) -> RecordResult:
+        if self.by.tenant is None:
+            return reports.record(report=report, by=self.by.actor, now=self.now)
+        return ledger.record(report, now=self.now)
+
     def _operation(self, asked: dict[str, Any]) -> Record:
         usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
-        cost_nanos, rule = _cost(asked, usage)
+        cost_nanos, rule = cost_of(asked, usage)
         return Record(
             entry_id=uuids.uuid7(),
             caller=caller_of(self.by, asked),
@@ -219,7 +235,13 @@ class SpendSummary(ListView):
         return self.answered([_printed(row) for row in rows], columns=columns, total=total, calls=calls)
 
 
-def _cost(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
+def not_ahead(asked: dict[str, Any], *, now: datetime) -> None:
+    """Refuse a call that has not happened yet."""
+    if asked.get("occurred_at", now) > now + CLOCK_SKEW:
+        raise serializers.ValidationError({"occurred_at": ["is in the future."]})
+
+
+def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
     """(nanodollars, price rule) of a report."""
     if "cost" in asked:
         return asked["cost"], "reported"

@@ -43,7 +43,7 @@ def wanted(request: Request) -> bool:
 
 def streamed(request: Request, rows: Iterable[Mapping[str, Any]], *, columns: list[str], name: str) -> Any:
     """A CSV download of `rows`, made while it is sent."""
-    lines = _lines(rows, columns)
+    lines = lines_of(rows, columns)
     asynchronous = isinstance(request._request, ASGIRequest)
     response = StreamingHttpResponse(
         _in_thread(lines) if asynchronous else lines, content_type="text/csv; charset=utf-8"
@@ -59,8 +59,8 @@ class _Line:
         return text
 
 
-def _lines(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> Iterator[str]:
-    """The header, then some hundred lines at a time: each piece is a write to the network, and a hop of threads."""
+def lines_of(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> Iterator[str]:
+    """CSV: the header, then some hundred lines a piece: each is a write to the network, and a hop of threads."""
     writer, rest = csv.writer(_Line()), iter(rows)
     yield writer.writerow(columns)
     while piece := list(islice(rest, LINES_A_PIECE)):

@@ -4,7 +4,19 @@ from typing import Any
 
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
-from governance.api import budgets, decisions, health, spend, tenants
+from governance.api import (
+    allowances,
+    budgets,
+    corrections,
+    decisions,
+    health,
+    rate_limits,
+    reservations,
+    spend,
+    spend_rate,
+    stops,
+    tenants,
+)
 from governance.api.routes import both
 
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
@@ -21,9 +33,24 @@ urlpatterns = [
     *both("budgets/<int:id>/reset", budgets.BudgetReset.as_view(), name="budget-reset"),
     *both("budgets/<int:id>/windows", budgets.BudgetWindows.as_view(), name="budget-windows"),
     *both("budgets/<int:id>/events", budgets.BudgetEvents.as_view(), name="budget-events"),
+    *both("budgets/<int:id>/allowances", allowances.Allowances.as_view(), name="budget-allowances"),
+    *both("allowances/<int:id>/end", allowances.AllowanceEnd.as_view(), name="allowance-end"),
     *both("decisions", decisions.Decisions.as_view(), name="decisions"),
+    *both("reservations", reservations.Reservations.as_view(), name="reservations"),
+    *both("reservations/<uuid:id>", reservations.OneReservation.as_view(), name="reservation"),
+    *both("reservations/<uuid:id>/settle", reservations.ReservationSettle.as_view(), name="reservation-settle"),
+    *both("reservations/<uuid:id>/extend", reservations.ReservationExtend.as_view(), name="reservation-extend"),
+    *both("reservations/<uuid:id>/release", reservations.ReservationRelease.as_view(), name="reservation-release"),
     *both("spend", spend.Spend.as_view(), name="spend"),
+    *both("spend/rate", spend_rate.SpendRate.as_view(), name="spend-rate"),
     *both("spend/summary", spend.SpendSummary.as_view(), name="spend-summary"),
+    *both("spend/<uuid:id>/confirm", corrections.SpendConfirm.as_view(), name="spend-confirm"),
+    *both("spend/<uuid:id>/void", corrections.SpendVoid.as_view(), name="spend-void"),
+    *both("stops", stops.Stops.as_view(), name="stops"),
+    *both("stops/<int:id>", stops.OneStop.as_view(), name="stop"),
+    *both("stops/<int:id>/lift", stops.StopLift.as_view(), name="stop-lift"),
+    *both("rate-limits", rate_limits.RateLimits.as_view(), name="rate-limits"),
+    *both("rate-limits/<int:id>", rate_limits.OneRateLimit.as_view(), name="rate-limit"),
     *both("tenants", tenants.Tenants.as_view(), name="tenants"),
     *both("tenants/<slug:slug>", tenants.OneTenant.as_view(), name="tenant"),
     *both("tenants/<slug:slug>/pause", tenants.TenantPause.as_view(), name="tenant-pause"),

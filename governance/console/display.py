@@ -22,6 +22,8 @@ KIND_COLOURS = {
     "budget-reset": "success",
 }
 
+ALLOWANCE_COLOURS = {"planned": "info", "running": "success", "ended": "default"}
+
 
 def dollars(nanos: int | None) -> str:
     """Short: two decimals, four where less than a dollar is no whole number of cents; thousands separated."""
@@ -38,6 +40,11 @@ def exact(nanos: int | None) -> SafeString | str:
     if nanos is None:
         return "–"
     return format_html('<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), dollars(nanos))
+
+
+def count(number: int | None) -> str:
+    """With thousands separated; a dash for none."""
+    return "–" if number is None else f"{number:,}"
 
 
 def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:

@@ -14,7 +14,8 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from governance import health, money, spend, standing
-from governance.console import display
+from governance.console import display, stop_pages
+from governance.console.admins import is_operator
 from governance.models import BudgetEvent, BudgetWindow, Reservation
 from governance.spend import Period, Point
 from governance.standing import Standing
@@ -59,18 +60,20 @@ class Share:
 
 def page(request: HttpRequest, *, now: datetime) -> dict[str, Any]:
     """The whole page's context."""
-    return {"subtitle": None, "trend_days": TREND_DAYS, **figures(now=now)}
+    return {"subtitle": None, "trend_days": TREND_DAYS, "operator": is_operator(request), **figures(now=now)}
 
 
 def fragment(request: HttpRequest, *, now: datetime) -> TemplateResponse:
     """The live part alone."""
-    return TemplateResponse(request, "console/live.html", figures(now=now))
+    context = {"operator": is_operator(request), **figures(now=now)}
+    return TemplateResponse(request, "console/live.html", context)
 
 
 def figures(*, now: datetime) -> dict[str, Any]:
     trend = spend.by_day(days=TREND_DAYS, now=now)
     since = Period(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
     services = health.services()
+    stopped = stop_pages.active()
     return {
         "now": now,
         "cards": _cards(trend, now),
@@ -85,6 +88,9 @@ def figures(*, now: datetime) -> dict[str, Any]:
         "events": _events(now),
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
+        "check": health.last_check(),
+        "stops": stopped,
+        "all_stopped": any(stop["everything"] for stop in stopped),
     }
 
 
@@ -202,6 +208,6 @@ def _kind(row: BudgetEvent) -> str:
 
 
 def _tone(state: str) -> str:
-    if state == health.DOWN:
+    if state in (health.DOWN, health.DRIFTED):
         return "danger"
     return "success" if state in ("ok", "configured") else "neutral"

@@ -13,11 +13,20 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from governance import budgets, tenancy
+from governance import allowances, budgets, corrections, rates, stops, tenancy
 from governance.results import LedgerError
 
 # What an act may refuse for; its words are shown to the operator.
-REFUSALS = (budgets.BudgetError, tenancy.TenancyError, LedgerError)
+REFUSALS = (
+    allowances.AllowanceError,
+    budgets.BudgetError,
+    corrections.CorrectionError,
+    rates.RateError,
+    stops.StopConflict,
+    stops.StopError,
+    tenancy.TenancyError,
+    LedgerError,
+)
 CONFIRM = "_confirmed"
 
 
@@ -37,18 +46,21 @@ def ask(
     verb: str,
     explanation: str,
     rows: Sequence[Any],
-    act: Callable[[Any, str], object],
+    act: Callable[..., object],
     back: str,
     action: str = "",
+    danger: bool = False,
+    asks: type[ReasonForm] = ReasonForm,
 ) -> HttpResponse:
     """Show the reason page; when it comes back with a reason, `act(row, reason)` on each row and go `back`.
 
-    `action` is the list action that led here, which the page posts again together with the selection.
+    `action` is the list action that led here, which the page posts again together with the selection; `danger`
+    shows that the act hurts. What `asks` asks for beside the reason is given to `act` by its name.
     """
     confirmed = request.method == "POST" and CONFIRM in request.POST
-    form = ReasonForm(request.POST if confirmed else None)
+    form = asks(request.POST if confirmed else None)
     if confirmed and form.is_valid():
-        _act_on_each(request, rows, act, form.cleaned_data["reason"], verb)
+        _act_on_each(request, rows, act, form.cleaned_data, verb)
         return redirect(back)
     context = {
         **model_admin.admin_site.each_context(request),
@@ -60,6 +72,7 @@ def ask(
         "form": form,
         "back": back,
         "action": action,
+        "danger": danger,
         "action_checkbox_name": ACTION_CHECKBOX_NAME,
         "confirm_name": CONFIRM,
     }
@@ -67,12 +80,12 @@ def ask(
 
 
 def _act_on_each(
-    request: HttpRequest, rows: Sequence[Any], act: Callable[[Any, str], object], reason: str, verb: str
+    request: HttpRequest, rows: Sequence[Any], act: Callable[..., object], given: dict[str, Any], verb: str
 ) -> None:
     done = 0
     for row in rows:
         try:
-            act(row, reason)
+            act(row, **given)
         except REFUSALS as error:
             messages.error(request, f"{row}: {error}")
         else:

@@ -1,17 +1,26 @@
 """Tables of the governance app. Money tables are written by `governance.ledger` alone."""
 
-from governance.models.budgets import Budget, BudgetWindow, ScopeType
-from governance.models.events import AuditEntry, BudgetEvent
-from governance.models.spend import Reservation, SpendEntry, SpendRollup
+from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
+from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck
+from governance.models.idempotency import KeptAnswer
+from governance.models.limits import EmergencyStop, RateLimit, RateMeter
+from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant
 
 __all__ = [
     "Agent",
+    "Allowance",
     "ApiKey",
     "AuditEntry",
     "Budget",
     "BudgetEvent",
     "BudgetWindow",
+    "EmergencyStop",
+    "KeptAnswer",
+    "LedgerCheck",
+    "PurgedSpend",
+    "RateLimit",
+    "RateMeter",
     "Reservation",
     "ScopeType",
     "SpendEntry",

@@ -26,6 +26,16 @@ WINDOW_CHOICES = [(kind.value, kind.value.replace("_", " ")) for kind in WindowK
 EACH = "*"
 
 
+def named_scope(tenant: Tenant | None, scope_type: str, scope_key: str) -> str:
+    owner = tenant.slug if tenant else ""
+    if scope_type == ScopeType.PLATFORM:
+        return "platform"
+    if scope_type == ScopeType.TENANT:
+        return owner or "each tenant"
+    kind = f"each {scope_type}" if scope_key == EACH else f"{scope_type}:{scope_key}"
+    return f"{owner} {kind}".strip()
+
+
 def default_alert_thresholds() -> list[str]:
     return ["0.5", "0.75", "0.9", "1.0"]
 
@@ -58,9 +68,7 @@ class Budget(models.Model):
     )
     window = models.CharField(max_length=16, choices=WINDOW_CHOICES)
     limit_nanos = models.BigIntegerField()
-    soft_cap = models.DecimalField(
-        max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8")
-    )
+    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8"))
     hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
     warn_at = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True)
     alert_thresholds = models.JSONField(default=default_alert_thresholds, blank=True)
@@ -69,9 +77,7 @@ class Budget(models.Model):
         blank=True,
         help_text='[{"from": ["mistral-medium-latest"], "to": "mistral-small-latest"}]',
     )
-    disabled_tools = models.JSONField(
-        default=list, blank=True, help_text="Tool names taken away from the soft cap on."
-    )
+    disabled_tools = models.JSONField(default=list, blank=True, help_text="Tool names taken away from the soft cap on.")
     clamp = models.BooleanField(
         default=True, help_text="Lower max_tokens to what the money covers, instead of refusing."
     )
@@ -85,9 +91,7 @@ class Budget(models.Model):
         ordering = ["tenant__slug", "scope_type", "scope_key", "window"]
         constraints = [
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="budget_limit_positive"),
-            models.CheckConstraint(
-                condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="budget_hard_cap_in_range"
-            ),
+            models.CheckConstraint(condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="budget_hard_cap_in_range"),
             models.CheckConstraint(
                 condition=Q(soft_cap__isnull=True) | (Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap"))),
                 name="budget_soft_cap_below_hard_cap",
@@ -127,13 +131,7 @@ class Budget(models.Model):
     @property
     def scope(self) -> str:
         """How people name the scope: "acme", "acme agent:invoices", "each tenant", "platform"."""
-        owner = self.tenant.slug if self.tenant else ""
-        if self.scope_type == ScopeType.PLATFORM:
-            return "platform"
-        if self.scope_type == ScopeType.TENANT:
-            return owner or "each tenant"
-        kind = f"each {self.scope_type}" if self.scope_key == EACH else f"{self.scope_type}:{self.scope_key}"
-        return f"{owner} {kind}".strip()
+        return named_scope(self.tenant, self.scope_type, self.scope_key)
 
 
 class BudgetWindow(models.Model):
@@ -150,9 +148,7 @@ class BudgetWindow(models.Model):
         STOPPED = "stopped"
 
     budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="windows")
-    tenant = models.ForeignKey(
-        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="windows"
-    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="windows")
     subject = models.CharField(max_length=310, blank=True)
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
@@ -164,6 +160,13 @@ class BudgetWindow(models.Model):
     limit_lowered = models.BooleanField(
         default=False, help_text="The limit was lowered while the window was open: it may hold more than its limit."
     )
+    # The part of the limit that comes from allowances, and when that has to be worked out again.
+    extra_nanos = models.BigIntegerField(default=0)
+    extra_until = models.DateTimeField(null=True, blank=True)
+    # What entries that retention has deleted had settled here.
+    purged_nanos = models.BigIntegerField(default=0)
+    # The part of it that no hold had to make room for: overages, reports, corrections upwards.
+    purged_unheld_nanos = models.BigIntegerField(default=0, db_default=0)
     opened_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True, blank=True)
     # What opened it, where that was not time: ("stripe", "<subscription item>"). One grant opens one window.
@@ -176,6 +179,7 @@ class BudgetWindow(models.Model):
             models.CheckConstraint(condition=Q(settled_nanos__gte=0), name="window_settled_not_negative"),
             models.CheckConstraint(condition=Q(reserved_nanos__gte=0), name="window_reserved_not_negative"),
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="window_limit_positive"),
+            models.CheckConstraint(condition=Q(extra_nanos__gte=0), name="window_extra_not_negative"),
             models.CheckConstraint(
                 condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")),
                 name="window_ends_after_start",
@@ -212,3 +216,42 @@ class BudgetWindow(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("windows are written by governance.ledger alone")
+
+
+class Allowance(models.Model):
+    """More than the limit, for a time: a dated raise, or (without an end) a top-up of the window it was made in.
+
+    Written by `governance.allowances`; it ends by itself.
+    """
+
+    budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="allowances")
+    window = models.ForeignKey(
+        BudgetWindow,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="allowances",
+        help_text="A top-up is for this window alone; a dated raise is for every window of its time.",
+    )
+    amount_nanos = models.BigIntegerField()
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=300)
+    actor = models.CharField(max_length=150)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_nanos__gt=0), name="allowance_positive"),
+            models.CheckConstraint(condition=~Q(reason=""), name="allowance_has_a_reason"),
+            models.CheckConstraint(
+                condition=Q(window__isnull=False, ends_at__isnull=True)
+                | Q(window__isnull=True, ends_at__isnull=False, ends_at__gt=F("starts_at")),
+                name="allowance_dated_or_for_a_window",
+            ),
+        ]
+        indexes = [models.Index(fields=["budget", "ends_at"], name="allowance_by_budget")]
+
+    def __str__(self) -> str:
+        return f"more for {self.budget}"

@@ -74,3 +74,19 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.action} {self.target}"
+
+
+class LedgerCheck(models.Model):
+    """One run of the proof that the ledger has not drifted."""
+
+    checked_at = models.DateTimeField()
+    took_ms = models.PositiveIntegerField()
+    drifts = models.PositiveIntegerField()
+    repaired = models.PositiveIntegerField(default=0)
+    details = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.drifts} drifts at {self.checked_at:%Y-%m-%d %H:%M}"

@@ -16,9 +16,7 @@ class Attribution(models.Model):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+", db_index=False)
     agent = models.CharField(max_length=100, blank=True)
-    key = models.ForeignKey(
-        ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
-    )
+    key = models.ForeignKey(ApiKey, on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False)
     user = models.CharField(max_length=200, blank=True)
     session = models.CharField(max_length=200, blank=True)
     task = models.CharField(max_length=200, blank=True)
@@ -44,6 +42,9 @@ class Reservation(Attribution):
 
     id = models.UUIDField(primary_key=True, default=uuids.uuid7, editable=False)
     amount_nanos = models.BigIntegerField()
+    # What the rate limits counted for it: their meters' ids, and the tokens it may use.
+    meters = models.JSONField(default=list)
+    tokens = models.BigIntegerField(default=0)
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.PENDING)
     reserved_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -61,6 +62,12 @@ class Reservation(Attribution):
         ]
         indexes = [
             models.Index(fields=["expires_at"], condition=Q(status="pending"), name="reservation_due"),
+            # The rare ends: metrics count them, retention deletes them.
+            models.Index(
+                fields=["status", "resolved_at"],
+                condition=Q(status__in=["released", "expired"]),
+                name="reservation_unsettled",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -92,9 +99,7 @@ class SpendEntry(Attribution):
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
     unit = models.CharField(max_length=16, default="token")
-    units = models.BigIntegerField(
-        default=0, help_text="Pages, seconds or characters, where the unit is no token."
-    )
+    units = models.BigIntegerField(default=0, help_text="Pages, seconds or characters, where the unit is no token.")
     price_rule = models.CharField(max_length=120, blank=True)
     cost_nanos = models.BigIntegerField()
     overage_nanos = models.BigIntegerField(default=0, help_text="What the cost exceeded its reservation by.")
@@ -135,15 +140,30 @@ class SpendEntry(Attribution):
                 condition=Q(kind="adjustment", reason="late_settle"),
                 name="entry_one_late_settle_per_reservation",
             ),
+            # An estimate is confirmed or voided once, whoever of two operators comes first.
+            models.UniqueConstraint(
+                fields=["corrects"],
+                condition=Q(reason__in=["confirmed", "voided"]),
+                name="entry_one_last_word_per_estimate",
+            ),
         ]
-        indexes = [models.Index(fields=["tenant", "-id"], name="entry_by_tenant")]
+        indexes = [
+            models.Index(fields=["tenant", "-id"], name="entry_by_tenant"),
+            models.Index(fields=["corrects"], condition=Q(corrects__isnull=False), name="entry_by_corrected"),
+            models.Index(fields=["-id"], condition=Q(certainty="estimated"), name="entry_estimated"),
+            # Periods of time are read, proved and purged by it.
+            models.Index(fields=["occurred_at"], name="entry_by_time"),
+            # What the database looks for whenever a reservation is deleted.
+            models.Index(fields=["reservation"], condition=Q(reservation__isnull=False), name="entry_by_reservation"),
+            models.Index(fields=["recorded_at"], condition=Q(overage_nanos__gt=0), name="entry_overages"),
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
 
 
-class SpendRollup(models.Model):
-    """Sums of entries per hour (of `occurred_at`, UTC), kept in the transaction that writes the entries."""
+class HourlySums(models.Model):
+    """Sums of entries per hour (of `occurred_at`, UTC) and kind of call."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
     agent = models.CharField(max_length=100, blank=True)
@@ -157,6 +177,19 @@ class SpendRollup(models.Model):
     cost_nanos = models.BigIntegerField(default=0)
 
     class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.tenant} {self.hour:%Y-%m-%d %H}h"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("hourly sums are written by governance.ledger and governance.retention alone")
+
+
+class SpendRollup(HourlySums):
+    """What was spent in an hour, kept in the transaction that writes the entries; it outlives them."""
+
+    class Meta:
         constraints = [
             models.UniqueConstraint(
                 fields=["tenant", "hour", "agent", "provider", "model"], name="rollup_one_per_hour_and_kind"
@@ -165,8 +198,15 @@ class SpendRollup(models.Model):
         ]
         indexes = [models.Index(fields=["hour"], name="rollup_by_hour")]
 
-    def __str__(self) -> str:
-        return f"{self.tenant} {self.hour:%Y-%m-%d %H}h"
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("rollups are written by governance.ledger alone")
+class PurgedSpend(HourlySums):
+    """What retention deleted of an hour's entries: with what is left of them it still proves the rollup."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "hour", "agent", "provider", "model"], name="purged_one_per_hour_and_kind"
+            ),
+            models.CheckConstraint(condition=Q(calls__gte=0), name="purged_calls_not_negative"),
+        ]
+        indexes = [models.Index(fields=["hour"], name="purged_by_hour")]

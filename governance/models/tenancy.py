@@ -138,6 +138,4 @@ def new_key(
 ) -> tuple[str, ApiKey]:
     """An unsaved key and its text, which can be had only here."""
     text = KEY_PREFIX + secrets.token_urlsafe(32)
-    return text, ApiKey(
-        name=name, prefix=text[:10], digest=digest_of(text), role=role, tenant=tenant, agent=agent
-    )
+    return text, ApiKey(name=name, prefix=text[:10], digest=digest_of(text), role=role, tenant=tenant, agent=agent)

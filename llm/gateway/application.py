@@ -18,10 +18,10 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from governance import budgets
+from governance import budgets, stops
 from governance.group_commit import GroupCommit
 from llm import catalog
-from llm.gateway import chat, errors, reads
+from llm.gateway import chat, errors, idempotency, reads
 from llm.gateway.holds import Holds
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
 from llm.gateway.identities import Identities, Identity
@@ -50,11 +50,15 @@ class Gateway:
         self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
         self.provider = Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
         await self.provider.open()
-        self._keeper = asyncio.create_task(self.holds.keep_alive())
+        self._chores = [
+            asyncio.create_task(self.holds.keep_alive()),
+            asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
+        ]
 
     async def shutdown(self) -> None:
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         await self.provider.close()
         await asyncio.to_thread(self.commits.close)
         await self.read(lambda: connection.close())
@@ -97,12 +101,17 @@ class Gateway:
 
     def _handler(self, path: str) -> tuple[Callable[[Exchange], Awaitable[None]], str]:
         if path == "/v1/chat/completions":
-            return lambda exchange: chat.complete(self, exchange), "POST"
+            return self._complete_once, "POST"
         if path == "/v1/budget":
             return lambda exchange: reads.budget(self, exchange), "GET"
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return lambda exchange: reads.models(self, exchange), "GET"
         raise errors.not_found(f"There is no {path} here.")
+
+    async def _complete_once(self, exchange: Exchange) -> None:
+        await idempotency.once(
+            self, exchange, lambda exchange: chat.complete(self, exchange), limit=chat.MAX_BODY_BYTES
+        )
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         if exchange.started:

@@ -6,9 +6,10 @@ only the chunk that carries the usage is written anew, with what it cost (`llm.g
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import orjson
@@ -49,25 +50,46 @@ async def complete(gateway: Gateway, exchange: Exchange) -> None:
     id, decision = await _reserve(gateway, exchange, caller, request, quote)
     if not decision.allowed:
         raise errors.refusal(decision, show_amounts=identity.show_amounts)
-    async with gateway.holds.of(id, decision, provider=gateway.provider.name) as hold:
-        # What was held for is what may be written: the bound goes upstream with the call.
-        body = dialect.apply(
-            request,
-            model=decision.model,
-            max_tokens=hold.quote.max_tokens,
-            disabled_tools=decision.disabled_tools,
-        )
-        sent = time.perf_counter()
-        answer = await _call(gateway, hold, body, exchange)
+    async with gateway.holds.of(id, caller, decision, provider=gateway.provider.name) as hold:
         try:
+            await _carry_out(gateway, exchange, hold, identity, request, arrived=arrived)
+        except asyncio.CancelledError:
+            if not hold.cut_reason:
+                raise
+            # An operator's stop cancelled the wait for the answer, not the server this task.
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            await hold.settle_at_the_estimate(hold.cut_reason)
+            raise errors.stopped() from None
+
+
+async def _carry_out(
+    gateway: Gateway,
+    exchange: Exchange,
+    hold: Hold,
+    identity: Identity,
+    request: dialect.ChatRequest,
+    *,
+    arrived: float,
+) -> None:
+    """Send the call on as it was decided, and relay what comes."""
+    # What was held for is what may be written: the bound goes upstream with the call.
+    body = dialect.apply(
+        request,
+        model=hold.decision.model,
+        max_tokens=hold.quote.max_tokens,
+        disabled_tools=hold.decision.disabled_tools,
+    )
+    sent = time.perf_counter()
+    answer = await _call(gateway, hold, body, exchange)
+    try:
+        if request.stream and answer.status == 200:
             headers = [*_headers(exchange, hold, request.model), *_budget(hold, identity, None)]
-            if request.stream and answer.status == 200:
-                headers.append(("server-timing", _timing(arrived, sent, time.perf_counter())))
-                await relay_stream(exchange, hold, answer, headers, n=request.n)
-            else:
-                await _relay(exchange, hold, answer, identity, request, arrived=arrived, sent=sent)
-        finally:
-            answer.close()
+            headers.append(("server-timing", _timing(arrived, sent, time.perf_counter())))
+            await relay_stream(exchange, hold, answer, headers, n=request.n)
+        else:
+            await _relay(exchange, hold, answer, identity, request, arrived=arrived, sent=sent)
+    finally:
+        answer.close()
 
 
 def _read(body: bytes, identity: Identity) -> tuple[dialect.ChatRequest, Quoter]:

@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 
 from governance import money
+from governance.meters import E6, MeterView
 from governance.policies import Decision, Reason, WindowView
 
 LONGEST_WAIT_S = 60
@@ -125,6 +126,8 @@ _REFUSALS: dict[Reason, tuple[int, str, str, str]] = {
     ),
     Reason.TENANT_PAUSED: (403, "permission_error", "paused", "An operator has paused this tenant"),
     Reason.AGENT_PAUSED: (403, "permission_error", "paused", "An operator has paused this agent"),
+    Reason.EMERGENCY_STOP: (403, "permission_error", "emergency_stop", "An operator has stopped all calls"),
+    Reason.RATE_LIMITED: (429, "rate_limit_error", "rate_limit_exceeded", "Too fast for a limit a minute"),
     Reason.KEY_INVALID: (
         401,
         "authentication_error",
@@ -157,6 +160,9 @@ def refusal(decision: Decision, *, show_amounts: bool) -> GatewayError:
             status = settings.OVER_BUDGET_STATUS
     if decision.reason == Reason.BUDGET_IN_FLIGHT:
         headers.append(("retry-after", "1"))
+    if decision.limited_by is not None:
+        headers += _rate_headers(decision.limited_by, decision.retry_after_s)
+        sentence = f"{sentence} of {decision.limited_by.scope}; try again in {decision.retry_after_s} s"
     because = decision.because
     if because is not None:
         sentence = f"{sentence}: {_describe(because, show_amounts=show_amounts)}"
@@ -171,6 +177,25 @@ def refusal(decision: Decision, *, show_amounts: bool) -> GatewayError:
         (*headers, *budget_headers(because, show_amounts=show_amounts)),
         _metadata(because, show_amounts=show_amounts),
     )
+
+
+def stopped() -> GatewayError:
+    """The answer to a plain call that was running when an operator stopped it."""
+    status, type, code, sentence = _REFUSALS[Reason.EMERGENCY_STOP]
+    return GatewayError(status, type, code, f"{sentence}.", None, (NEVER_RETRY,))
+
+
+def _rate_headers(limit: MeterView, retry_after_s: int) -> list[tuple[str, str]]:
+    headers = [("retry-after", str(retry_after_s))]
+    for name, ceiling, level_e6 in (
+        ("requests", limit.ceilings.requests, limit.level.requests_e6),
+        ("tokens", limit.ceilings.tokens, limit.level.tokens_e6),
+    ):
+        if ceiling is not None:
+            headers.append((f"x-ratelimit-limit-{name}", str(ceiling)))
+            headers.append((f"x-ratelimit-remaining-{name}", str(max(0, ceiling - -(-level_e6 // E6)))))
+            headers.append((f"x-ratelimit-reset-{name}", f"{retry_after_s}s"))
+    return headers
 
 
 def budget_headers(

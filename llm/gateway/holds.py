@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -13,47 +13,78 @@ from uuid import UUID
 
 from governance import ledger, money
 from governance.group_commit import GroupCommit
-from governance.operations import Extend, Release, Settle, Usage
+from governance.operations import Caller, Extend, Release, Settle, Usage
 from governance.policies import Decision
 from governance.results import SettleResult
+from governance.scopes import StopTarget, is_stopped
 from llm import catalog, dialect
 
 log = logging.getLogger(__name__)
 
+EMERGENCY_STOP = "emergency_stop"
+STOPS_PERIOD_S = 0.4
 # How long an answer waits for its settlement to land before it goes out all the same.
 SETTLE_PATIENCE_S = 2.0
 
 
 class Holds:
-    """The holds of this process; keeps those of long calls alive."""
+    """The holds of this process: keeps those of long calls alive, and cuts those that an operator stops."""
 
     def __init__(self, commits: GroupCommit, *, ttl_s: int) -> None:
         self._commits = commits
         self._ttl_s = ttl_s
-        self._running: dict[UUID, float] = {}
+        self._running: dict[UUID, Hold] = {}
 
-    def of(self, id: UUID, decision: Decision, *, provider: str) -> Hold:
-        return Hold(self._commits, self._running, id, decision, provider=provider)
+    def of(self, id: UUID, caller: Caller, decision: Decision, *, provider: str) -> Hold:
+        return Hold(self._commits, self._running, id, caller, decision, provider=provider)
 
     async def keep_alive(self) -> None:
         """Extend the life of holds whose calls still run, well before they would expire."""
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             old = time.monotonic() - self._ttl_s / 3
-            for id, since in list(self._running.items()):
-                if since < old:
-                    self._commits.put(Extend(id))
+            for hold in list(self._running.values()):
+                if hold.since < old:
+                    self._commits.put(Extend(hold.id))
+
+    async def watch_stops(self, read: Callable[[], Awaitable[Collection[StopTarget]]]) -> None:
+        """End the running calls of whom an operator stops, also in another process, within a second."""
+        while True:
+            await asyncio.sleep(STOPS_PERIOD_S)
+            if not self._running:
+                continue
+            try:
+                stopped = await read()
+            except Exception:
+                log.exception("emergency stops could not be read; running calls go on")
+                continue
+            for hold in list(self._running.values()) if stopped else ():
+                if is_stopped(stopped, tenant_id=hold.caller.tenant_id, agent=hold.caller.agent):
+                    hold.cut(EMERGENCY_STOP)
 
 
 class Hold:
     """One call's hold. Left unresolved, it is charged where money may have been spent, and freed elsewhere."""
 
     def __init__(
-        self, commits: GroupCommit, running: dict[UUID, float], id: UUID, decision: Decision, *, provider: str
+        self,
+        commits: GroupCommit,
+        running: dict[UUID, Hold],
+        id: UUID,
+        caller: Caller,
+        decision: Decision,
+        *,
+        provider: str,
     ) -> None:
         if decision.quote is None:
             raise ValueError("only a call that was let through has a hold")
         self.id = id
+        self.caller = caller
+        self.since = time.monotonic()
+        # Why an operator cut the call short, if one did.
+        self.cut_reason = ""
+        # How to end the call; without it its task is cancelled.
+        self.closer: Callable[[], None] | None = None
         self.decision = decision
         self.quote = decision.quote
         self.provider = provider
@@ -66,7 +97,8 @@ class Hold:
         self.resolved = False
 
     async def __aenter__(self) -> Hold:
-        self._running[self.id] = time.monotonic()
+        self._running[self.id] = self
+        self._task = asyncio.current_task()
         return self
 
     async def __aexit__(
@@ -80,6 +112,16 @@ class Hold:
             self._commits.put(self._settlement(self._seen_nanos(), self.estimated_usage(), reason="interrupted"))
         else:
             self._commits.put(Release(self.id))
+
+    def cut(self, reason: str) -> None:
+        """End a call that is still running; one that is settled already may finish."""
+        if self.resolved or self.cut_reason:
+            return
+        self.cut_reason = reason
+        if self.closer is not None:
+            self.closer()
+        elif self._task is not None:
+            self._task.cancel()
 
     async def release(self) -> None:
         """Nothing was spent. Waits for the commit, so that the caller sees the room at once."""

@@ -36,13 +36,26 @@ class Exchange:
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send
+        self._body: bytes | None = None
         self.started = False
+        # False once a stream had to be ended before the model had said everything.
+        self.complete = True
 
     def header(self, name: str) -> str:
         """A request header's text, or ""; bytes outside ASCII come through as Latin-1, as HTTP has it."""
         return self._headers.get(name.encode(), b"").decode("latin-1").strip()
 
+    def send_through(self, wrap: Callable[[Send], Send]) -> None:
+        """From here on every message of the answer goes through what `wrap` makes of the sender."""
+        self._send = wrap(self._send)
+
     async def body(self, *, limit: int) -> bytes:
+        """The whole body; it is read once and may be asked for again."""
+        if self._body is None:
+            self._body = await self._read(limit)
+        return self._body
+
+    async def _read(self, limit: int) -> bytes:
         announced = self.header("content-length")
         if announced.isdecimal() and int(announced) > limit:
             raise BodyTooLarge(limit)

@@ -35,6 +35,7 @@ async def relay_stream(
         ],
     )
     stream = _Stream(exchange, hold, answer, n)
+    hold.closer = answer.close
     watch = asyncio.create_task(stream.watch_client())
     try:
         await stream.relay()
@@ -81,6 +82,8 @@ class _Stream:
             ended = USAGE_MISSING
         elif self._client_gone:
             ended = CLIENT_CLOSED
+        elif self._hold.cut_reason:
+            ended = self._hold.cut_reason
         await self._end(ended)
 
     async def _pass_on(self, events: Iterable[sse.Event]) -> None:
@@ -132,6 +135,7 @@ class _Stream:
         if self._done:
             await self._hold.settle_at_the_estimate(reason)
             return kept
+        self._exchange.complete = False
         cost_nanos = await self._hold.settle_seen(reason)
         if not self._client_gone:
             log.warning("request %s: the stream ended early: %s", self._exchange.request_id, reason)

@@ -37,3 +37,20 @@ def test_the_list_of_budgets_opens_without_an_error(operator: Visit) -> None:
 
     expect(page.get_by_role("heading", name=re.compile("budget", re.IGNORECASE)).first).to_be_visible()
     assert operator.problems == []
+
+
+def test_everything_is_stopped_from_the_overview_and_lifted_again(operator: Visit) -> None:
+    page = operator.open("/admin/")
+    page.locator(".sg-stop-button").click()
+    page.fill("textarea[name=reason]", "a loop")
+    page.get_by_role("button", name="Stop now").click()
+
+    banner = page.get_by_role("alert", name="Emergency stops")
+    expect(banner).to_contain_text("Everything is stopped: no call goes through")
+    expect(banner).to_contain_text("a loop")
+
+    banner.get_by_role("link", name="Lift").click()
+    page.fill("textarea[name=reason]", "mended")
+    page.get_by_role("button", name="Lift").click()
+    expect(page.get_by_role("alert", name="Emergency stops")).to_have_count(0)
+    assert operator.problems == []

@@ -29,17 +29,19 @@ COST_NANOS = 14 * 500 + 1000 * 1500
 
 
 @contextmanager
-def web_process(environment: dict[str, str]) -> Iterator[str]:
-    """One web process of the product; its URL."""
+def web_process(
+    environment: dict[str, str], *, application: str = "config.asgi:application"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """One web process of the product: its URL, and the process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", application, "--port", str(port), "--no-access-log"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             assert eventually(lambda: is_up(url), within_s=30)
-            yield url
+            yield url, process
         finally:
             process.terminate()
 
@@ -71,7 +73,7 @@ def test_of_200_calls_at_once_exactly_those_that_fit_are_answered(
     sandbox.behave(f"latency={ANSWER_AFTER_S}")
     environment = process_environment | {"MISTRAL_API_BASE": sandbox_url}
     with ExitStack() as stack:
-        urls = [stack.enter_context(web_process(environment)) for _ in range(processes)]
+        urls = [stack.enter_context(web_process(environment))[0] for _ in range(processes)]
         answers = asyncio.run(call_all(urls, key))
     assert answers == {(200, ""): ROOM, (429, "budget_in_flight"): CALLS - ROOM}
     assert len(sandbox.requests) == ROOM

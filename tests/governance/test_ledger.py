@@ -157,6 +157,23 @@ def test_a_call_extended_between_the_look_and_the_expiry_lives_on():
     assert Reservation.objects.get().status == "pending"
 
 
+@pytest.mark.parametrize("resolved", ["settled", "released"])
+def test_a_call_resolved_between_the_look_and_the_expiry_is_not_charged_again(resolved):
+    budget = make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    due = NOON + timedelta(minutes=20)
+    if resolved == "settled":
+        ledger.settle(make.settling(op.reservation_id, "0.04"), now=due)
+    else:
+        ledger.release(make.releasing(op.reservation_id), now=due)
+    spent = budget.windows.get().settled_nanos
+    assert ledger.apply([Expire(op.reservation_id)], now=due) == [False]
+    assert Reservation.objects.get().status == resolved
+    window = budget.windows.get()
+    assert (window.settled_nanos, window.reserved_nanos) == (spent, 0)
+
+
 def test_reset_opens_a_new_window_and_a_running_call_settles_into_the_old_one():
     budget = make.budget("1.00")
     op = make.reserving("0.10")

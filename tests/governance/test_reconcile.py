@@ -103,7 +103,10 @@ def test_5_a_settled_reservation_without_its_charge_is_noticed(spent):
     BudgetWindow.objects.update(reserved_nanos=0)
     [drift] = reconcile.check()
     assert (drift.invariant, drift.expected, drift.actual) == (5, 1, 0)
-    assert str(drift) == f"invariant 5: reservation {pending_name(pending.id)} (settled): 0 charges, expected 1"
+    assert (
+        str(drift)
+        == f"invariant 5: reservation {pending_name(pending.id)} (settled): charges is 0, expected 1, off by -1"
+    )
 
 
 def pending_name(id):
@@ -125,7 +128,8 @@ def test_6_rollups_are_the_sums_of_the_entries(spent):
     run("UPDATE governance_spendrollup SET cost_nanos = cost_nanos + 7")
     assert found() == [(6, nanos("0.30"), nanos("0.30") + 7)]
     run("DELETE FROM governance_spendrollup")
-    assert found() == [(6, nanos("0.30"), 0)]
+    # Its calls, tokens in and out, and cost.
+    assert found() == [(6, 1, 0), (6, 100, 0), (6, 20, 0), (6, nanos("0.30"), 0)]
 
 
 def test_closed_windows_are_checked_as_well(spent):
@@ -138,7 +142,8 @@ def test_a_drift_reads_as_a_sentence(spent):
     BudgetWindow.objects.update(settled_nanos=nanos("0.31"))
     [drift] = reconcile.check()
     window = BudgetWindow.objects.get()
-    assert str(drift) == (f"invariant 1: window {window.id} of budget {spent.id} (acme): $0.31, expected $0.30")
+    name = f"window {window.id} of budget {spent.id} (acme)"
+    assert str(drift) == f"invariant 1: {name}: settled is $0.31, expected $0.30, off by $0.01"
 
 
 @pytest.mark.sqlite_only

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
+from governance.models import LedgerCheck
+from tests.factories import NOON
 from tests.governance.api.conftest import Api
 
 
@@ -12,7 +14,8 @@ def test_it_is_open_and_names_every_part(nobody: Api) -> None:
     response = nobody.get("/api/health")
     body = response.json()
     assert (response.status_code, body["status"]) == (200, "ok")
-    assert set(body) == {"status", "timestamp", "version", "services"}
+    assert set(body) == {"status", "timestamp", "version", "services", "ledger_check"}
+    assert body["ledger_check"] is None
     assert body["services"] == {
         "budget": "ok",
         "mistral": "sandbox",
@@ -46,3 +49,15 @@ def test_a_broker_that_does_not_answer_makes_it_degraded(nobody: Api, settings: 
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     body = nobody.get("/api/health").json()
     assert (body["status"], body["services"]["broker"]) == ("degraded", "down")
+
+
+@pytest.mark.parametrize(("repaired", "status", "budget"), [(0, "degraded", "drifted"), (2, "ok", "ok")])
+def test_the_last_check_of_the_ledger_is_told_and_a_drift_makes_it_degraded(
+    nobody: Api, repaired: int, status: str, budget: str
+) -> None:
+    LedgerCheck.objects.create(checked_at=NOON, took_ms=5, drifts=0)
+    LedgerCheck.objects.create(checked_at=NOON, took_ms=5, drifts=2, repaired=repaired)
+    response = nobody.get("/api/health")
+    body = response.json()
+    assert (response.status_code, body["status"], body["services"]["budget"]) == (200, status, budget)
+    assert body["ledger_check"] == {"checked_at": "2026-03-10T12:00:00Z", "drifts": 2, "repaired": repaired}

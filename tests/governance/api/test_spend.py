@@ -10,8 +10,8 @@ from django.test import AsyncClient
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from governance import ledger
-from governance.models import SpendEntry
+from governance import ledger, ledger_sql
+from governance.models import AuditEntry, SpendEntry
 from tests import factories
 from tests.governance.api.conftest import Api
 
@@ -225,3 +225,28 @@ async def test_an_asgi_server_streams_the_table_piece_by_piece() -> None:
     await sync_to_async(connections.close_all)()
     assert response.is_async
     assert [piece.count(b"\n") for piece in pieces] == [1, 3]
+
+
+def test_what_an_operator_reports_is_audited_once_and_a_repeat_is_a_no_op(operator: Api) -> None:
+    factories.tenant()
+    body = {"tenant": "acme", "agent": "invoices", "request_id": "r1", "cost": "0.25"}
+    answers = [operator.post("/api/spend", body) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert [answer.json()["duplicate"] for answer in answers] == [False, True]
+    row = AuditEntry.objects.get(action="spend.report")
+    assert row.target == "spend of acme invoices"
+    assert row.new == {"entry": answers[0].json()["id"], "request_id": "r1", "cost_nanos": factories.nanos("0.25")}
+
+
+def test_of_two_who_report_a_call_at_once_the_second_is_a_repeat(
+    operator: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks before the first has written; the constraint notices, and it looks again."""
+    factories.tenant()
+    body = {"tenant": "acme", "request_id": "r1", "cost": "0.25"}
+    operator.post("/api/spend", body)
+    looks = iter([lambda keys: {}, ledger_sql.reported])
+    monkeypatch.setattr(ledger_sql, "reported", lambda keys: next(looks)(keys))
+    answer = operator.post("/api/spend", body)
+    assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
+    assert AuditEntry.objects.filter(action="spend.report").count() == 1

@@ -200,7 +200,7 @@ def test_a_stream_that_the_servers_end_interrupts_is_charged_for_what_came(produ
         lines = response.iter_lines()
         for _ in range(6):
             next(lines)
-        loop = gateway._keeper.get_loop()
+        loop = gateway._chores[0].get_loop()
         [call] = [task for task in asyncio.all_tasks(loop) if "RequestResponseCycle" in repr(task.get_coro())]
         loop.call_soon_threadsafe(call.cancel)
         assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)

@@ -1,0 +1,71 @@
+"""GET /metrics: what the apps say about themselves, in Prometheus's text, for whoever has METRICS_TOKEN."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+
+from django.conf import settings
+from django.db import DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from billing import metrics as billing_metrics
+from governance import metrics as governance_metrics
+
+logger = logging.getLogger(__name__)
+
+# Each reads the database when it is called. An app's figures join by one more line.
+COLLECTORS: tuple[Callable[[datetime], Iterable[Metric]], ...] = (
+    governance_metrics.collect,
+    billing_metrics.collect,
+)
+
+
+class AtScrape(Collector):
+    """All figures as of one moment."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in COLLECTORS:
+            yield from collector(self.now)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: else registering would read the database once more."""
+        return iter(())
+
+
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """404 where no token is set: then nobody may read this, and there is nothing to guess at."""
+    if not settings.METRICS_TOKEN:
+        raise Http404
+    if not _has_token(request):
+        return HttpResponse(
+            "A bearer token is needed.\n",
+            status=401,
+            content_type="text/plain; charset=utf-8",
+            headers={"WWW-Authenticate": 'Bearer realm="metrics"'},
+        )
+    registry = CollectorRegistry()
+    registry.register(AtScrape(timezone.now()))
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        return HttpResponse(encode(registry), content_type=content_type)
+    except DatabaseError:
+        logger.warning("no metrics: the database does not answer", exc_info=True)
+        return HttpResponse("The database does not answer.\n", status=503, content_type="text/plain; charset=utf-8")
+
+
+def _has_token(request: HttpRequest) -> bool:
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    given, wanted = text.strip().encode(errors="replace"), settings.METRICS_TOKEN.encode()
+    return scheme.lower() == "bearer" and hmac.compare_digest(given, wanted)

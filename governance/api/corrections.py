@@ -1,0 +1,69 @@
+"""/api/spend/{id}/confirm and /void: an operator's last word on an estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance import corrections, spend
+from governance.api.fields import Act, Dollars
+from governance.api.permissions import OPERATORS
+from governance.api.views import ControlView
+from governance.models import SpendEntry
+from governance.results import AdjustResult
+
+
+class ConfirmBody(Act):
+    """What an estimated call truly cost; left out, the estimate is right."""
+
+    cost = Dollars(required=False)
+
+
+class CorrectionBody(serializers.Serializer[Any]):
+    """The line that was posted to correct `id`, which now costs `cost` in all."""
+
+    id = serializers.UUIDField()
+    correction = serializers.UUIDField()
+    delta = Dollars()
+    cost = Dollars()
+
+
+class SpendConfirm(ControlView):
+    roles = {"POST": OPERATORS}
+
+    @extend_schema(operation_id="spend_confirm", request=ConfirmBody, responses=CorrectionBody)
+    def post(self, request: Request, id: UUID) -> Response:
+        """Say what an estimated call truly cost. The difference is posted as an adjustment, once."""
+        entry = self.one(spend.entries(reader=self.by.reader), pk=id)
+        asked = self.valid(ConfirmBody, request.data)
+        done = corrections.confirm(
+            entry=entry, cost_nanos=asked.get("cost"), reason=asked["reason"], by=self.by.actor, now=self.now
+        )
+        return _corrected(entry, done)
+
+
+class SpendVoid(ControlView):
+    roles = {"POST": OPERATORS}
+
+    @extend_schema(operation_id="spend_void", request=Act, responses=CorrectionBody)
+    def post(self, request: Request, id: UUID) -> Response:
+        """Say that an estimated call cost nothing. What it was charged at is reversed, once."""
+        entry = self.one(spend.entries(reader=self.by.reader), pk=id)
+        asked = self.valid(Act, request.data)
+        done = corrections.void(entry=entry, reason=asked["reason"], by=self.by.actor, now=self.now)
+        return _corrected(entry, done)
+
+
+def _corrected(entry: SpendEntry, done: AdjustResult) -> Response:
+    answer = {
+        "id": entry.pk,
+        "correction": done.entry_id,
+        "delta": done.delta_nanos,
+        "cost": corrections.charged_nanos(entry),
+    }
+    return Response(CorrectionBody(answer).data)

@@ -1,0 +1,105 @@
+"""Idempotency-Key of the control plane: a POST that is repeated under its key is answered as it was the first time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.db import DatabaseError
+from django.http import HttpResponse
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance import idempotency
+from governance.api.views import ControlView
+from governance.idempotency import Answer, Claim
+from governance.models import Tenant
+
+log = logging.getLogger(__name__)
+
+PARAMETER = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="Names the request: sent again within 24 hours it is answered as before and charged once.",
+)
+
+
+class OnceView(ControlView):
+    """A view whose POST may carry an Idempotency-Key. `claim` is there while a request that carries one is run."""
+
+    claim: Claim | None = None
+
+    def owner(self, request: Request, **where: Any) -> Tenant | None:
+        """The tenant that the key belongs to; None where the request will be refused for naming none."""
+        if self.by.tenant is not None or not isinstance(request.data, dict):
+            return self.by.tenant
+        slug = request.data.get("tenant")
+        return Tenant.objects.filter(slug=slug).first() if isinstance(slug, str) else None
+
+
+def once(post: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates `post`: looks the key up before anything is decided, and keeps the answer."""
+
+    @wraps(post)
+    def post_once(view: OnceView, request: Request, **where: Any) -> Any:
+        key = idempotency.checked(request.headers.get(idempotency.HEADER, "").strip())
+        # The body is read as bytes before it is parsed, for both are needed.
+        body = request._request.body if key else b""
+        tenant = view.owner(request, **where) if key else None
+        if tenant is None:
+            return post(view, request, **where)
+        agent = view.by.agent.slug if view.by.agent else ""
+        digest = idempotency.digest(method="POST", path=request.path, agent=agent, body=body)
+        found = _begin(tenant, key, digest)
+        if isinstance(found, Answer):
+            return _replayed(found)
+        return _run(view, found, lambda: post(view, request, **where))
+
+    return post_once
+
+
+def _begin(tenant: Tenant, key: str, digest: str) -> Claim | Answer:
+    for pause_s in idempotency.pauses():
+        found = idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=timezone.now())
+        if found is not None:
+            return found
+        time.sleep(pause_s)
+    raise idempotency.still_running()
+
+
+def _run(view: OnceView, claim: Claim, act: Callable[[], Response]) -> Response:
+    view.claim = claim
+    try:
+        response = _answered(view, act)
+    except BaseException:
+        idempotency.let_go(claim)
+        raise
+    headers = [(name, value) for name, value in response.headers.items() if name.lower() != "content-type"]
+    try:
+        idempotency.keep(claim, Answer(response.status_code, headers, JSONRenderer().render(response.data)))
+    except DatabaseError:
+        # What was done is done, and the answer is due; a repeat takes the run over in a while.
+        log.exception("an answer could not be kept")
+    return response
+
+
+def _answered(view: OnceView, act: Callable[[], Response]) -> Response:
+    """The answer, also where it is a refusal: that one is kept as well."""
+    try:
+        return act()
+    except Exception as error:
+        return view.handle_exception(error)
+
+
+def _replayed(answer: Answer) -> HttpResponse:
+    response = HttpResponse(answer.body, status=answer.status, content_type="application/json")
+    for name, value in [*answer.headers, idempotency.REPLAYED]:
+        response.headers.setdefault(name, value)
+    return response

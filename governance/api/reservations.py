@@ -1,0 +1,308 @@
+"""/api/reservations: the two-phase protocol, for agents that call a provider themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance import reservations
+from governance.api.callers import caller_of
+from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided
+from governance.api.fields import Dollars, Moment, Strict, Text
+from governance.api.once import PARAMETER, OnceView, once
+from governance.api.permissions import CALLERS, EVERYONE
+from governance.api.refusals import refused
+from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead
+from governance.api.views import ControlView
+from governance.models import Reservation, Tenant
+from governance.operations import Extend, Release, Reserve, Settle, Usage
+from governance.policies import Decision
+from governance.results import AlreadyResolved
+
+
+class Lifetime(serializers.IntegerField):
+    """Seconds until a reservation expires unless it is extended."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, min_value=1, max_value=reservations.LONGEST_TTL_S, **kwargs)
+
+
+class ReserveRequest(DecisionRequest):
+    """A call about to be made: who, which model, and how much at most."""
+
+    provider = Text(max_length=40, required=False, default="mistral")
+    ttl_s = Lifetime(help_text="How long the hold lasts; the platform's default where it is left out.")
+
+
+class UsageBody(Strict):
+    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+
+
+class SettleRequest(UsageBody):
+    """What the call cost, or the tokens that it used."""
+
+    cost = Dollars(required=False)
+    usage = UsageBody(required=False, help_text="The token counts, for those who have them in one object.")
+    model = Text(max_length=120, required=False, help_text="The model that served, where it was another.")
+    provider = Text(max_length=40, required=False)
+    request_id = Text(max_length=100, required=False, help_text="Yours or the provider's.")
+    occurred_at = Moment(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if usage := attrs.pop("usage", None):
+            if any(attrs[name] for name in TOKENS):
+                raise serializers.ValidationError({"usage": ["give either it or token counts beside it, not both."]})
+            attrs |= usage
+        if attrs["cached_tokens"] > attrs["input_tokens"]:
+            raise serializers.ValidationError({"cached_tokens": ["are part of input_tokens, so cannot be more."]})
+        if "cost" not in attrs and not any(attrs[name] for name in TOKENS):
+            raise serializers.ValidationError({"cost": ["give the cost, or input_tokens and output_tokens."]})
+        return attrs
+
+
+class ExtendRequest(Strict):
+    """More money, more time, or both. Without `ttl_s` the hold lives on for the platform's default."""
+
+    more = Dollars(required=False, default=0)
+    ttl_s = Lifetime()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs["more"] and "ttl_s" not in attrs:
+            raise serializers.ValidationError({"more": ["give it, or ttl_s, or both."]})
+        return attrs
+
+
+class ReservationBody(serializers.Serializer[Reservation]):
+    """A hold. `model` is the one to call; `cost` what was charged in the end, corrections included."""
+
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=Reservation.Status.choices)
+    amount = Dollars(source="amount_nanos")
+    cost = serializers.SerializerMethodField()
+    tenant = serializers.CharField(source="tenant.slug")
+    agent = serializers.CharField()
+    key = serializers.CharField(source="key.prefix", default=None)
+    user = serializers.CharField()
+    session = serializers.CharField()
+    task = serializers.CharField()
+    provider = serializers.CharField()
+    model = serializers.CharField(source="model_served")
+    model_requested = serializers.CharField()
+    reserved_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    resolved_at = serializers.DateTimeField(allow_null=True)
+
+    def get_cost(self, row: Reservation) -> str | None:
+        if row.status not in (Reservation.Status.SETTLED, Reservation.Status.EXPIRED):
+            return None
+        cost_nanos = reservations.cost_nanos(row)
+        return None if cost_nanos is None else Dollars().to_representation(cost_nanos)
+
+
+class ReservedBody(DecisionBody):
+    """The hold, and the decision that allowed it. `model` is the one to call."""
+
+    id = serializers.UUIDField()
+    status = serializers.CharField()
+    amount = Dollars()
+    model_requested = serializers.CharField()
+    reserved_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+
+
+class SettledBody(serializers.Serializer[Any]):
+    """`late`: the hold had expired, and the difference to what it was charged was posted as an adjustment."""
+
+    id = serializers.UUIDField()
+    status = serializers.CharField()
+    entry = serializers.UUIDField()
+    cost = Dollars()
+    overage = Dollars(help_text="What the cost exceeded the hold by.")
+    late = serializers.BooleanField()
+
+
+class Reservations(OnceView):
+    roles = {"POST": CALLERS}
+
+    @extend_schema(
+        operation_id="reservations_create",
+        parameters=[PARAMETER],
+        request=ReserveRequest,
+        responses={201: ReservedBody},
+    )
+    @once
+    def post(self, request: Request) -> Response:
+        """Decide on a call and hold what it may cost. A refusal is an error, with the decision in it."""
+        asked = self.valid(ReserveRequest, request.data)
+        caller = caller_of(self.by, asked)
+        id = reservations.new_id(now=self.now)
+        if self.claim:
+            # The same id again where an earlier run of this request was cut off, so that it holds once.
+            id = reservations.new_id(now=self.claim.started_at, named=f"kept answer {self.claim.id}")
+        operation = Reserve(
+            reservation_id=id,
+            caller=caller,
+            call=call_of(asked, caller),
+            provider=asked["provider"],
+            ttl_s=asked.get("ttl_s"),
+        )
+        try:
+            decision = _carry_out(self, operation)
+        except AlreadyResolved:
+            return self._reserved_before(id)
+        if not decision.allowed:
+            return refused(decision, request, model=asked["model"])
+        return self._reserved(id, decision, asked["model"])
+
+    def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
+        row = Reservation.objects.get(pk=id)
+        answer = decided(decision, model) | {
+            "id": str(id),
+            "status": row.status,
+            "amount": Dollars().to_representation(row.amount_nanos),
+            "model": row.model_served,
+            "model_requested": model,
+            "reserved_at": _moment(row.reserved_at),
+            "expires_at": _moment(row.expires_at),
+        }
+        return Response(answer, status=201)
+
+    def _reserved_before(self, id: UUID) -> Response:
+        """The run that made the hold died before it could answer, so its decision is not known any more."""
+        return Response(ReservationBody(self.one(_seen(self), pk=id)).data, status=201)
+
+
+class ReservationAct(OnceView):
+    """Something done with one reservation by whoever may see it."""
+
+    roles = {"POST": CALLERS}
+
+    def owner(self, request: Request, **where: Any) -> Tenant | None:
+        found = _seen(self).filter(pk=where["id"]).first()
+        return found.tenant if found else None
+
+    def held(self, id: UUID) -> Reservation:
+        return reservations.own(self.one(_seen(self), pk=id))
+
+    def shown(self, id: UUID) -> Response:
+        return Response(ReservationBody(self.one(_seen(self), pk=id)).data)
+
+
+class OneReservation(ControlView):
+    roles = {"GET": EVERYONE}
+
+    @extend_schema(operation_id="reservations_get", responses=ReservationBody)
+    def get(self, request: Request, id: UUID) -> Response:
+        return Response(ReservationBody(self.one(_seen(self), pk=id)).data)
+
+
+class ReservationSettle(ReservationAct):
+    @extend_schema(
+        operation_id="reservations_settle", parameters=[PARAMETER], request=SettleRequest, responses=SettledBody
+    )
+    @once
+    def post(self, request: Request, id: UUID) -> Response:
+        """Charge what the call cost and return the rest of the hold, once. One that has expired is settled late."""
+        held = self.held(id)
+        asked = self.valid(SettleRequest, request.data)
+        not_ahead(asked, now=self.now)
+        operation = _settlement(held, asked)
+        try:
+            done = _carry_out(self, operation)
+        except AlreadyResolved:
+            if self.claim and self.claim.taken_over and (before := _settled_before(operation)):
+                return before
+            raise
+        return _settled(id, done.entry_id, done.charged_nanos, overage_nanos=done.overage_nanos, late=done.late)
+
+
+class ReservationExtend(ReservationAct):
+    @extend_schema(
+        operation_id="reservations_extend", parameters=[PARAMETER], request=ExtendRequest, responses=ReservationBody
+    )
+    @once
+    def post(self, request: Request, id: UUID) -> Response:
+        """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
+        held = self.held(id)
+        asked = self.valid(ExtendRequest, request.data)
+        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")))
+        return self.shown(id)
+
+
+class ReservationRelease(ReservationAct):
+    @extend_schema(
+        operation_id="reservations_release", parameters=[PARAMETER], request=Strict, responses=ReservationBody
+    )
+    @once
+    def post(self, request: Request, id: UUID) -> Response:
+        """Return the whole hold: nothing was spent."""
+        held = self.held(id)
+        self.valid(Strict, request.data)
+        try:
+            _carry_out(self, Release(held.pk))
+        except AlreadyResolved as error:
+            # An earlier run of this very request may have done it and died before it could answer.
+            if not (self.claim and self.claim.taken_over and error.status == Reservation.Status.RELEASED):
+                raise
+        return self.shown(id)
+
+
+def _seen(view: ControlView) -> Any:
+    return reservations.seen_by(view.by.reader)
+
+
+def _carry_out(view: ControlView, operation: reservations.Act) -> Any:
+    operator = view.by.actor if view.by.tenant is None else None
+    return reservations.carry_out(operation, operator=operator, now=view.now)
+
+
+def _settlement(held: Reservation, asked: dict[str, Any]) -> Settle:
+    usage = Usage(
+        provider=asked.get("provider", held.provider),
+        model=asked.get("model", held.model_served),
+        **{name: asked[name] for name in TOKENS},
+    )
+    cost_nanos, rule = cost_of(asked, usage)
+    return Settle(
+        reservation_id=held.pk,
+        cost_nanos=cost_nanos,
+        usage=usage,
+        price_rule=rule,
+        request_id=asked.get("request_id", str(held.pk)),
+        occurred_at=asked.get("occurred_at"),
+    )
+
+
+def _settled_before(operation: Settle) -> Response | None:
+    """The answer of this very settlement, where an earlier run of the request posted it and died."""
+    entry = reservations.settlement(operation.reservation_id, operation.cost_nanos)
+    if entry is None:
+        return None
+    late = entry.corrects_id is not None
+    return _settled(
+        operation.reservation_id, entry.pk, operation.cost_nanos, overage_nanos=entry.overage_nanos, late=late
+    )
+
+
+def _settled(id: UUID, entry_id: UUID, cost_nanos: int, *, overage_nanos: int, late: bool) -> Response:
+    status = Reservation.Status.EXPIRED if late else Reservation.Status.SETTLED
+    answer = {
+        "id": id,
+        "status": status,
+        "entry": entry_id,
+        "cost": cost_nanos,
+        "overage": overage_nanos,
+        "late": late,
+    }
+    return Response(SettledBody(answer).data)
+
+
+def _moment(at: Any) -> Any:
+    return serializers.DateTimeField().to_representation(at)

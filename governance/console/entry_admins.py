@@ -1,0 +1,144 @@
+"""The ledger's lines in the console, and an operator's last word on estimates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
+
+from governance import corrections, money
+from governance.audit import Actor
+from governance.console import display as show
+from governance.console import reasons
+from governance.console.admins import LongTableAdmin, actor
+from governance.models import SpendEntry
+
+
+class OpenEstimates(admin.SimpleListFilter):
+    """The estimates that wait for an operator's word."""
+
+    title = "estimates"
+    parameter_name = "estimates"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "estimated and open")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> QuerySet[SpendEntry]:
+        return corrections.open_estimates(queryset) if self.value() == "open" else queryset
+
+
+class ConfirmForm(reasons.ReasonForm):
+    cost = forms.DecimalField(
+        label="What each truly cost, in dollars",
+        required=False,
+        min_value=0,
+        widget=UnfoldAdminDecimalFieldWidget(),
+        help_text="Empty: the estimate is right.",
+    )
+    field_order = ("cost", "reason")
+
+    def clean_cost(self) -> int | None:
+        cost = self.cleaned_data["cost"]
+        try:
+            return None if cost is None else money.nanos_from_dollars(cost)
+        except money.AmountError as error:
+            raise ValidationError(str(error)) from error
+
+
+class SpendEntryAdmin(LongTableAdmin):
+    list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
+    list_filter = (OpenEstimates, "kind", "certainty", "provider", "tenant")
+    search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
+    list_select_related = ("tenant",)
+    ordering = ("-id",)
+    actions = ("confirm_selected", "void_selected")
+    actions_detail = ("confirm_one", "void_one")
+
+    @display(description="Who", header=True)
+    def who(self, obj: SpendEntry) -> list[str]:
+        more = " · ".join(part for part in (obj.user, obj.session, obj.task) if part)
+        return [f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug, more]
+
+    @display(description="Model", header=True)
+    def served(self, obj: SpendEntry) -> list[str]:
+        asked = obj.model_requested
+        return [obj.model_served, f"asked for {asked}" if asked and asked != obj.model_served else ""]
+
+    @display(description="Tokens in / out")
+    def tokens(self, obj: SpendEntry) -> str:
+        cached = f" ({obj.cached_tokens:,} cached)" if obj.cached_tokens else ""
+        return f"{obj.input_tokens:,}{cached} / {obj.output_tokens:,}"
+
+    @display(description="Cost", ordering="cost_nanos")
+    def cost(self, obj: SpendEntry) -> Any:
+        return show.exact(obj.cost_nanos)
+
+    @display(description="Certainty", label={"confirmed": "success", "estimated": "warning"})
+    def certain(self, obj: SpendEntry) -> str:
+        return obj.certainty
+
+    @admin.action(description="Confirm selected estimates", permissions=["operate"])
+    def confirm_selected(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> HttpResponse:
+        return self._confirm(request, list(queryset), request.get_full_path(), "confirm_selected")
+
+    @admin.action(description="Void selected estimates", permissions=["operate"])
+    def void_selected(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> HttpResponse:
+        return self._void(request, list(queryset), request.get_full_path(), "void_selected")
+
+    @action(description="Confirm", url_path="confirm", permissions=["operate"], icon="check")
+    def confirm_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._confirm(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+
+    @action(description="Void", url_path="void", permissions=["operate"], icon="block")
+    def void_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._void(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+
+    def _confirm(self, request: HttpRequest, rows: list[SpendEntry], back: str, name: str = "") -> HttpResponse:
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Confirm an estimate" if len(rows) == 1 else f"Confirm {len(rows)} estimates",
+            verb="Confirm",
+            explanation="Says what the calls truly cost. The difference to what was charged is posted as an "
+            "adjustment, in the windows that were charged; it can be said once.",
+            rows=rows,
+            asks=ConfirmForm,
+            act=partial(_confirm, by=by, now=now),
+            back=back,
+            action=name,
+        )
+
+    def _void(self, request: HttpRequest, rows: list[SpendEntry], back: str, name: str = "") -> HttpResponse:
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Void an estimate" if len(rows) == 1 else f"Void {len(rows)} estimates",
+            verb="Void",
+            explanation="Says that the calls cost nothing. What they were charged at is reversed, in the windows that "
+            "were charged; it can be said once.",
+            rows=rows,
+            act=lambda entry, reason: corrections.void(entry=entry, reason=reason, by=by, now=now),
+            back=back,
+            action=name,
+        )
+
+
+def _confirm(entry: SpendEntry, *, cost: int | None, reason: str, by: Actor, now: datetime) -> None:
+    corrections.confirm(entry=entry, cost_nanos=cost, reason=reason, by=by, now=now)
+
+
+def _page(object_id: str) -> str:
+    return reverse("admin:governance_spendentry_change", args=[object_id])

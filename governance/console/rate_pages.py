@@ -1,0 +1,70 @@
+"""Rate limits in the console: the form in dollars, which writes through governance.rates alone."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+
+from django import forms
+from django.db import transaction
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
+
+from governance import money, rates
+from governance.audit import Actor
+from governance.models import RateLimit
+
+
+class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What `governance.rates` says is wrong is shown at its field."""
+
+    dollars_per_minute = forms.DecimalField(
+        required=False,
+        decimal_places=9,
+        widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0"}),
+        help_text="The worst case of a call counts when it is made, its true cost when it is answered.",
+    )
+
+    class Meta:
+        model = RateLimit
+        fields = ["tenant", "scope_type", "scope_key", "requests_per_minute", "tokens_per_minute", "enabled"]
+        help_texts = {
+            "tenant": "Empty: the platform, or each tenant's scopes separately.",
+            "scope_key": "The agent, key prefix, user, … it governs; * for each one separately.",
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        nanos = self.instance.nanos_per_minute
+        if nanos is not None and "dollars_per_minute" in self.fields:
+            self.fields["dollars_per_minute"].initial = f"{money.dollars_from_nanos(nanos).normalize():f}"
+
+    def _post_clean(self) -> None:
+        """Try the act in a transaction that is rolled back: the form accepts exactly what the domain does."""
+        if self.errors:
+            return
+        try:
+            with transaction.atomic():
+                self.write(by=Actor("form"), now=timezone.now())
+                transaction.set_rollback(True)
+        except rates.RateError as error:
+            self.add_error(error.field if error.field in self.fields else None, error.message)
+        except rates.RateConflict as error:
+            self.add_error(None, f"There is a rate limit for {error.limit} already: change that one.")
+
+    def save(self, commit: bool = True) -> RateLimit:
+        """Nothing: the page writes with `write`, which knows who and when."""
+        return cast(RateLimit, self.instance)
+
+    save_m2m = staticmethod(lambda: None)
+
+    def write(self, *, by: Actor, now: datetime) -> RateLimit:
+        values = dict(self.cleaned_data)
+        dollars = values.pop("dollars_per_minute")
+        try:
+            values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
+        except money.AmountError as error:
+            raise rates.RateError("dollars_per_minute", str(error)) from error
+        if self.instance.pk:
+            return rates.change(limit=self.instance, changes=values, by=by, now=now)
+        return rates.create(**values, by=by, now=now)

@@ -1,0 +1,129 @@
+"""`manage.py check_budget`"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from governance import ledger, money, quotes, tenancy
+from governance.api.decisions import MESSAGES
+from governance.models import ApiKey
+from governance.operations import Caller
+from governance.policies import Action, Call, Decision, Reason, State, WindowView
+
+FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
+# Why a caller may not call at all, whatever the budgets say.
+BLOCKED = (
+    Reason.EMERGENCY_STOP,
+    Reason.TENANT_PAUSED,
+    Reason.TENANT_SUSPENDED,
+    Reason.AGENT_PAUSED,
+    Reason.KEY_INVALID,
+)
+COLUMNS = ("scope", "window", "state", "spent", "reserved", "limit", "remaining", "resets_at")
+
+
+class Command(BaseCommand):
+    help = (
+        "Show the budgets that govern a caller; with --cost, what would be decided about such a call. Nothing is held"
+        " or written. Exit status 0 when all is well (with --cost: allowed as it is), 1 when a budget is warned or"
+        " degraded (allowed with a warning or a change), 2 when one is stopped or the caller may not call (refused);"
+        " 3 when it cannot be told."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--tenant", required=True, help="the tenant's slug")
+        for name in ("agent", "user", "session", "task"):
+            parser.add_argument(f"--{name}", default="", help=f"the {name} the call names")
+        parser.add_argument("--key", default="", help="the prefix of the API key")
+        parser.add_argument("--cost", help="dollars that the call costs at most: decide about it")
+        parser.add_argument("--model", default="", help="with --cost: the model asked for")
+        parser.add_argument(
+            "--tool", action="append", default=[], help="with --cost: a tool it carries; may be repeated"
+        )
+        parser.add_argument("--json", action="store_true", help="print {allowed, action, reason, state, budgets, …}")
+
+    def handle(self, *, cost: str | None, **options: Any) -> None:
+        try:
+            nanos = money.nanos_from_dollars(cost or 0)
+            caller = _caller(**options)
+        except money.AmountError as error:
+            raise CommandError(f"--cost: {error}", returncode=FAILED) from error
+        except tenancy.TenancyError as error:
+            raise CommandError(f"--{error.field}: {error.message}", returncode=FAILED) from error
+        if nanos < 0:
+            raise CommandError("--cost: must be 0 or more", returncode=FAILED)
+        call = Call(model=options["model"], quote=quotes.fixed(nanos), tools=tuple(options["tool"]))
+        decision = ledger.look(caller, call, now=timezone.now())
+        status = _of_decision(decision) if cost is not None else _of_states(decision)
+        if options["json"]:
+            self.stdout.write(json.dumps(_answer(decision, asked=cost is not None, status=status)))
+        else:
+            self._print(decision, asked=cost is not None)
+        if status:
+            sys.exit(status)
+
+    def _print(self, decision: Decision, *, asked: bool) -> None:
+        rows = [COLUMNS, *(tuple(_row(view).values()) for view in decision.views)]
+        widths = [max(len(str(row[place] or "-")) for row in rows) for place in range(len(COLUMNS))]
+        for row in rows if decision.views else []:
+            self.stdout.write(
+                "  ".join(str(cell or "-").ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            )
+        if not decision.views:
+            self.stdout.write("No budget governs this caller.")
+        if asked:
+            self.stdout.write(f"Decision: {decision.action}{f' to {decision.model}' * (decision.action == 'degrade')}")
+        if decision.reason in (MESSAGES if asked else BLOCKED):
+            self.stdout.write(MESSAGES[decision.reason])
+
+
+def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
+    owner = tenancy.tenant_named(tenant)
+    known = ApiKey.objects.filter(tenant=owner, prefix=key).first() if key else None
+    if key and known is None:
+        raise tenancy.TenancyError("key", f"{tenant} has no key {key!r}.")
+    named = {name: options[name] for name in ("agent", "user", "session", "task")}
+    return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=key, **named)
+
+
+def _of_decision(decision: Decision) -> int:
+    if not decision.allowed:
+        return STOPPED
+    return FINE if decision.action == Action.ALLOW else PRESSED
+
+
+def _of_states(decision: Decision) -> int:
+    states = {view.state for view in decision.views}
+    if decision.reason in BLOCKED or State.STOPPED in states:
+        return STOPPED
+    return FINE if states <= {State.ACTIVE} else PRESSED
+
+
+def _answer(decision: Decision, *, asked: bool, status: int) -> dict[str, Any]:
+    about_the_call: Mapping[str, Any] = {
+        "allowed": decision.allowed,
+        "action": decision.action.value,
+        "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
+        "disabled_tools": list(decision.disabled_tools),
+    }
+    reason = decision.reason.value if asked or decision.reason in BLOCKED else ""
+    return {
+        **(about_the_call if asked else {}),
+        "reason": reason or None,
+        "status": ("ok", "pressed", "stopped")[status],
+        "budgets": [_row(view) for view in decision.views],
+    }
+
+
+def _row(view: WindowView) -> dict[str, Any]:
+    remaining = max(0, view.limit_nanos - view.committed_nanos)
+    amounts = (view.settled_nanos, view.reserved_nanos, view.limit_nanos, remaining)
+    spent, reserved, limit, rest = (money.format_dollars(nanos) for nanos in amounts)
+    resets_at = view.ends_at.isoformat(timespec="seconds") if view.ends_at else None
+    return dict(
+        zip(COLUMNS, (view.scope, view.kind, view.state.value, spent, reserved, limit, rest, resets_at), strict=True)
+    )

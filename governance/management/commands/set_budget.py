@@ -1,0 +1,169 @@
+"""`manage.py set_budget`"""
+
+import getpass
+import json
+from argparse import BooleanOptionalAction
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+from django.utils import timezone
+
+from governance import budgets, money, tenancy
+from governance.audit import Actor
+from governance.models import Budget, ScopeType, Tenant
+from governance.windows import WindowKind
+
+NONE = "none"
+# How people know a budget's fields: the option's name, and the column's.
+OPTIONS = {"limit": "limit_nanos", "downgrade": "downgrade_rules", "disable_tool": "disabled_tools"}
+
+
+class Command(BaseCommand):
+    help = (
+        "Create a budget, or change the one its scope and window have already. What is not given stays as it is;"
+        " a new budget needs --limit. Takes hold at once, and is audited."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--tenant", default="", help="the tenant's slug; empty for the platform or each tenant")
+        parser.add_argument("--scope", default=ScopeType.TENANT.value, choices=ScopeType.values, help="default: tenant")
+        parser.add_argument("--key", default="", help="the agent, user, … of the scope; * for each one separately")
+        parser.add_argument("--window", required=True, choices=[kind.value for kind in WindowKind])
+        parser.add_argument("--limit", help="dollars, such as 12.50")
+        parser.add_argument("--soft-cap", metavar="SHARE", help="share of the limit, such as 0.8; none for no soft cap")
+        parser.add_argument("--hard-cap", metavar="SHARE", help="share of the limit, at most 1")
+        parser.add_argument("--warn-at", metavar="SHARE", help="share below the soft cap; none for no early warning")
+        parser.add_argument("--alert-at", metavar="SHARES", help="comma-separated, such as 0.5,0.9; none for no alerts")
+        parser.add_argument(
+            "--downgrade",
+            action="append",
+            metavar="RULE",
+            help='"a,b->c": from models a and b to c; may be repeated; none',
+        )
+        parser.add_argument(
+            "--disable-tool", action="append", metavar="TOOL", help="from the soft cap on; repeated; none"
+        )
+        parser.add_argument("--clamp", action=BooleanOptionalAction, help="lower max_tokens to what the money covers")
+        parser.add_argument("--clamp-min-tokens", type=int, metavar="N")
+        parser.add_argument("--enabled", action=BooleanOptionalAction, help="whether it governs anything")
+        parser.add_argument("--reason", default="", help="kept in the audit trail")
+        parser.add_argument("--dry-run", action="store_true", help="check everything, and keep nothing")
+        parser.add_argument("--json", action="store_true", help="print {action, budget, old, dry_run}")
+
+    def handle(self, *, dry_run: bool, **options: Any) -> None:
+        try:
+            with transaction.atomic():
+                action, budget, old = put(now=timezone.now(), **options)
+                transaction.set_rollback(dry_run)
+        except (budgets.BudgetError, tenancy.TenancyError) as error:
+            raise CommandError(f"--{_option(error.field)}: {error.message}") from error
+        except (budgets.BudgetConflict, money.AmountError) as error:
+            raise CommandError(str(error)) from error
+        if options["json"]:
+            told = {"action": action, "budget": shown(budget), "old": old, "dry_run": dry_run}
+            self.stdout.write(json.dumps(told, default=str))
+            return
+        limit = money.format_dollars(budget.limit_nanos)
+        self.stdout.write(f"{'Would be ' * dry_run}{action}: {budget} (${limit})")
+        new = shown(budget)
+        for name in sorted(old):
+            if old[name] != new[name]:
+                self.stdout.write(f"  {name}: {old[name]} → {new[name]}")
+
+
+def put(*, now: datetime, reason: str, **options: Any) -> tuple[str, Budget, dict[str, Any]]:
+    """("created", "changed" or "unchanged", the budget, what it was). Raises what budgets and tenancy raise."""
+    by = Actor(f"command line ({getpass.getuser()})")
+    tenant = tenancy.tenant_named(options["tenant"]) if options["tenant"] else None
+    scope: dict[str, Any] = {
+        "tenant": tenant, "scope_type": options["scope"], "scope_key": options["key"], "window": options["window"]
+    }  # fmt: skip
+    changes = changes_of(options)
+    known = budgets.find(**scope)
+    if known is None:
+        if "limit_nanos" not in changes:
+            raise budgets.BudgetError("limit", "a new budget needs one")
+        return "created", budgets.create(**scope, **changes, by=by, now=now), {}
+    old = shown(known)
+    changed = budgets.change(budget=known, changes=changes, by=by, now=now, reason=reason)
+    return "unchanged" if shown(changed) == old else "changed", changed, old
+
+
+def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a budget that were given. Raises BudgetError."""
+    given: dict[str, Any] = {}
+    if options["limit"] is not None:
+        given["limit_nanos"] = _nanos(options["limit"])
+    for name in ("soft_cap", "hard_cap", "warn_at"):
+        if options[name] is not None:
+            given[name] = None if options[name] == NONE and name != "hard_cap" else _share(name, options[name])
+    if options["alert_at"] is not None:
+        given["alert_thresholds"] = [] if options["alert_at"] == NONE else _names(options["alert_at"])
+    if options["downgrade"] is not None:
+        given["downgrade_rules"] = [_rule(text) for text in options["downgrade"] if text != NONE]
+    if options["disable_tool"] is not None:
+        given["disabled_tools"] = [tool for tool in options["disable_tool"] if tool != NONE]
+    for name in ("clamp", "clamp_min_tokens", "enabled"):
+        if options[name] is not None:
+            given[name] = options[name]
+    return given
+
+
+def shown(budget: Budget) -> dict[str, Any]:
+    """A budget as the API shows it; dollars and shares as text."""
+    found = budgets.picture(budget)
+    shares = {name: _plain(getattr(budget, name)) for name in ("soft_cap", "hard_cap", "warn_at")}
+    identity = {
+        "id": budget.pk,
+        "tenant": _slug(budget.tenant),
+        "scope_type": budget.scope_type,
+        "scope_key": budget.scope_key,
+        "window": budget.window,
+        "limit": money.format_dollars(found.pop("limit_nanos")),
+    }
+    return identity | found | shares
+
+
+def _nanos(text: str) -> int:
+    try:
+        return money.nanos_from_dollars(text)
+    except money.AmountError as error:
+        raise budgets.BudgetError("limit", str(error)) from error
+
+
+def _share(field: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise budgets.BudgetError(field, f"must be a number such as 0.8, not {text!r}") from None
+
+
+def _rule(text: str) -> dict[str, Any]:
+    sources, arrow, target = text.partition("->")
+    names = _names(sources)
+    if not (arrow and names and target.strip()):
+        raise budgets.BudgetError("downgrade_rules", f'must be such as "a,b->c", not {text!r}')
+    return {"from": names, "to": target.strip()}
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _plain(share: Decimal | None) -> str | None:
+    return None if share is None else f"{Decimal(share).normalize():f}"
+
+
+def _slug(tenant: Tenant | None) -> str | None:
+    return tenant.slug if tenant else None
+
+
+def _option(field: str) -> str:
+    """The option that a field of a budget is given by."""
+    names = {column: option for option, column in OPTIONS.items()}
+    names |= {"scope_type": "scope", "scope_key": "key", "alert_thresholds": "alert_at"}
+    return names.get(field, field).replace("_", "-")

@@ -1,0 +1,90 @@
+"""How fast money, requests and tokens may go: a bucket for each limit that flows off evenly over a minute. Pure.
+
+A minute's worth may come at once; after that only as fast as it flows off. Something larger than a whole minute's
+worth may go when the bucket is empty: otherwise it never could.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+MICROS_PER_MINUTE = 60_000_000
+# Requests and tokens are counted in millionths, so that what flows off between two calls is not lost to rounding.
+E6 = 1_000_000
+LONGEST_WAIT_S = 59
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Nanodollars, and millionths of requests and tokens."""
+
+    nanos: int = 0
+    requests_e6: int = 0
+    tokens_e6: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        """The sum; nothing falls below zero, for what has flowed off is not owed back."""
+        return Amount(
+            max(0, self.nanos + other.nanos),
+            max(0, self.requests_e6 + other.requests_e6),
+            max(0, self.tokens_e6 + other.tokens_e6),
+        )
+
+    def negated(self) -> Amount:
+        return Amount(-self.nanos, -self.requests_e6, -self.tokens_e6)
+
+
+def amount_of(*, cost_nanos: int, tokens: int, requests: int = 1) -> Amount:
+    return Amount(cost_nanos, requests * E6, tokens * E6)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What a minute may bring; None is no ceiling."""
+
+    nanos: int | None = None
+    requests: int | None = None
+    tokens: int | None = None
+
+    def pairs(self, level: Amount, more: Amount) -> list[tuple[int, int, int]]:
+        """(ceiling, level, more) of each ceiling that is set, in the units of amounts."""
+        found = (
+            (self.nanos, 1, level.nanos, more.nanos),
+            (self.requests, E6, level.requests_e6, more.requests_e6),
+            (self.tokens, E6, level.tokens_e6, more.tokens_e6),
+        )
+        return [(ceiling * unit, has, adds) for ceiling, unit, has, adds in found if ceiling is not None]
+
+
+def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:
+    """The level when `passed` has gone by; a clock that went back lets nothing flow off."""
+    micros = max(0, passed // timedelta(microseconds=1))
+
+    def left(has: int, ceiling: int | None, unit: int) -> int:
+        return max(0, has - (ceiling or 0) * unit * micros // MICROS_PER_MINUTE) if ceiling is not None else 0
+
+    return Amount(
+        left(level.nanos, ceilings.nanos, 1),
+        left(level.requests_e6, ceilings.requests, E6),
+        left(level.tokens_e6, ceilings.tokens, E6),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MeterView:
+    """One rate limit as a decision sees it: its level as of now."""
+
+    scope: str
+    ceilings: Ceilings
+    level: Amount
+    measured_at: datetime
+
+    def wait_s(self, more: Amount) -> int:
+        """Whole seconds until `more` may go; 0 where it may go now."""
+        waits = [0]
+        for ceiling, has, adds in self.ceilings.pairs(self.level, more):
+            if has and has + adds > ceiling:
+                too_much = min(has, has + adds - ceiling)
+                waits.append(-(-too_much * MICROS_PER_MINUTE // ceiling))
+        return min(LONGEST_WAIT_S, -(-max(waits) // E6))

@@ -1,0 +1,195 @@
+"""GET /metrics: who may read it, and that each figure is the database's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError
+from django.test import Client
+from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
+
+from billing.models import StripeEvent
+from config import metrics
+from governance import ledger, reconcile, stops
+from governance import metrics as governance_metrics
+from governance.audit import Actor
+from governance.models import LedgerCheck
+from governance.operations import Release
+from tests import factories as make
+
+TOKEN = "a-scrape-token"
+
+
+@pytest.fixture
+def scrape(db: None, settings: Any, client: Client) -> Any:
+    """The samples by name and labels."""
+    settings.METRICS_TOKEN = TOKEN
+
+    def scrape() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        answer = client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200
+        families = list(text_string_to_metric_families(answer.content.decode()))
+        assert all(family.documentation for family in families)
+        return {
+            (sample.name.removeprefix("spend_governor_"), frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    return scrape
+
+
+def labelled(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+@pytest.mark.django_db
+def test_without_a_token_set_there_is_no_such_page(settings: Any, client: Client) -> None:
+    settings.METRICS_TOKEN = ""
+    for given in ("", "Bearer ", "Bearer x"):
+        assert client.get("/metrics", headers={"Authorization": given}).status_code == 404
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer é", f"Bearer {TOKEN}x"]
+)
+def test_a_wrong_token_is_a_401(settings: Any, client: Client, given: str | None) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    answer = client.get("/metrics", headers={"Authorization": given} if given is not None else {})
+    assert answer.status_code == 401
+    assert answer["WWW-Authenticate"] == 'Bearer realm="metrics"'
+
+
+@pytest.mark.django_db
+def test_an_operator_s_key_is_no_scrape_token(settings: Any, client: Client) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    text, _ = make.key(role="operator")
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {text}"}).status_code == 401
+
+
+@pytest.mark.django_db
+def test_it_is_read_only_and_works_with_a_slash(settings: Any, client: Client) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    assert client.post("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 405
+    assert client.get("/metrics/", headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_openmetrics_is_spoken_to_who_asks_for_it(settings: Any, client: Client) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert client.get("/metrics", headers=headers)["Content-Type"].startswith("text/plain")
+    answer = client.get("/metrics", headers=headers | {"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.content.endswith(b"# EOF\n")
+
+
+def test_a_database_that_does_not_answer_is_a_503(settings: Any, client: Client, monkeypatch: Any) -> None:
+    def down(now: Any) -> Any:
+        raise DatabaseError("gone")
+
+    settings.METRICS_TOKEN = TOKEN
+    monkeypatch.setattr(metrics, "COLLECTORS", (down,))
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 503
+
+
+def test_drift_is_that_of_the_last_check_and_says_how_old_it_is(scrape: Any) -> None:
+    assert labelled("ledger_drift") not in scrape()
+    reconcile.run(now=timezone.now() - timedelta(minutes=30))
+    LedgerCheck.objects.update(drifts=3)
+    found = scrape()
+    assert found[labelled("ledger_drift")] == 3
+    assert 1800 <= found[labelled("ledger_check_age_seconds")] < 1900
+
+
+def test_reservations_are_counted_by_what_became_of_them(scrape: Any) -> None:
+    now = timezone.now()
+    for _ in range(2):
+        ledger.reserve(make.reserving("0.10"), now=now)
+    ledger.reserve(make.reserving("0.50"), now=now - timedelta(days=1))
+    assert scrape()[labelled("reservations_overdue")] == 1
+    ledger.expire_due(now=now)
+    released = make.reserving("9.00")
+    ledger.reserve(released, now=now)
+    ledger.release(Release(released.reservation_id), now=now)
+    over = make.reserving("0.10")
+    ledger.reserve(over, now=now)
+    ledger.settle(make.settling(over.reservation_id, "0.30"), now=now)
+    found = scrape()
+    assert found[labelled("reservations_pending")] == 2
+    assert found[labelled("reserved_dollars")] == 0.2
+    assert found[labelled("reservations_overdue")] == 0
+    assert found[labelled("reservations_expired")] == 1
+    assert found[labelled("overages")] == 1
+
+
+def test_open_windows_are_counted_by_state_and_kind(scrape: Any) -> None:
+    make.budget("1.00")
+    make.budget("9.00", window="month")
+    ledger.record(make.reporting("1.00"), now=timezone.now())
+    found = scrape()
+    assert found[labelled("windows", state="stopped", window="day")] == 1
+    assert found[labelled("windows", state="active", window="month")] == 1
+    assert found[labelled("windows", state="active", window="hour")] == 0
+
+
+def test_spend_calls_and_tokens_are_the_rollups(scrape: Any) -> None:
+    for _ in range(3):
+        ledger.record(make.reporting("0.25"), now=make.NOON)
+    found = scrape()
+    names = {"provider": "mistral", "model": "large"}
+    assert found[labelled("spend_dollars", **names)] == 0.75
+    assert found[labelled("calls_total", **names)] == 3
+    assert found[labelled("tokens_total", **names, kind="input")] == 300
+    assert found[labelled("tokens_total", **names, kind="output")] == 60
+
+
+def test_models_beyond_the_dearest_are_added_up(scrape: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(governance_metrics, "NAMED_MODELS", 1)
+    for cost, model in (("0.50", "large"), ("0.20", "medium"), ("0.10", "small")):
+        report = make.reporting(cost)
+        ledger.record(replace(report, usage=replace(report.usage, model=model)), now=make.NOON)
+    found = scrape()
+    models = {dict(labels)["model"] for name, labels in found if name == "spend_dollars"}
+    assert models == {"large", "other"}
+    assert found[labelled("spend_dollars", provider="other", model="other")] == pytest.approx(0.3)
+
+
+def test_active_emergency_stops_are_counted(scrape: Any) -> None:
+    assert scrape()[labelled("emergency_stops")] == 0
+    stop = stops.stop(tenant=make.tenant(), reason="runaway", by=Actor("ada"), now=timezone.now())
+    assert scrape()[labelled("emergency_stops")] == 1
+    stops.lift(stop=stop, by=Actor("ada"), now=timezone.now())
+    assert scrape()[labelled("emergency_stops")] == 0
+
+
+def test_stripe_s_events_that_wait_are_counted_with_their_age(scrape: Any) -> None:
+    assert scrape()[labelled("stripe_inbox_waiting")] == scrape()[labelled("stripe_inbox_age_seconds")] == 0
+    now = timezone.now()
+    for number, handled_at in enumerate([None, None, now]):
+        StripeEvent.objects.create(
+            event_id=f"evt_{number}", type="invoice.paid", created=1, payload={}, processed_at=handled_at,
+            received_at=now - timedelta(minutes=number),
+        )  # fmt: skip
+    found = scrape()
+    assert found[labelled("stripe_inbox_waiting")] == 2
+    assert 60 <= found[labelled("stripe_inbox_age_seconds")] < 90
+
+
+def test_no_label_names_a_tenant_a_person_or_a_key(scrape: Any) -> None:
+    by = make.caller(agent="invoices", user="ada@example.test")
+    ledger.record(make.reporting("0.25", by=by), now=make.NOON)
+    labels = {name for _, found in scrape() for name, _ in found}
+    assert labels == {"state", "window", "provider", "model", "kind"}
+
+
+@pytest.mark.django_db
+def test_names_follow_prometheus(settings: Any) -> None:
+    for family in governance_metrics.collect(timezone.now()):
+        assert re.fullmatch(r"spend_governor_[a-z_]+", family.name)
