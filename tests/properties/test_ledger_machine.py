@@ -23,9 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from governance import budgets, ledger, reconcile
+from governance import allowances, budgets, ledger, reconcile
 from governance.audit import Actor
-from governance.models import Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
 from governance.operations import (
     Adjust,
     Caller,
@@ -63,6 +63,9 @@ amounts = st.sampled_from([0, 1, 40, 99, 100, 101, 250, 399, 400, 401, 600])
 limits = st.sampled_from([100, 400, 900, 2000])
 places = st.integers(0, 40)
 commits = st.sampled_from([True, True, False])
+SUBJECTS = {"user": "acme/ann", "agent": "a", "tenant": "acme", "cycle": "acme", "platform": ""}
+# Longer than any example: that raises end by themselves is shown in tests/governance/test_allowances.py.
+LONG = timedelta(days=10_000)
 rules_with_windows = st.sampled_from(["user", "agent", "tenant", "cycle", "platform"])
 
 
@@ -77,6 +80,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.queue: list[Operation] = []
         self.ids: list[UUID] = []
         self.entry_ids: list[UUID] = []
+        self.allowances: list[Allowance] = []
         acme, zeta = make.tenant("acme", time_zone=AUCKLAND), make.tenant("zeta")
         self.callers = [
             Caller(owner.id, owner.slug, agent=agent, user=user)
@@ -187,8 +191,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(name=rules_with_windows, one=st.booleans(), commit=commits)
     def reset(self, name: str, one: bool, commit: bool) -> None:
-        subjects = {"user": "acme/ann", "agent": "a", "tenant": "acme", "cycle": "acme", "platform": ""}
-        subject = subjects[name] if one else None
+        subject = SUBJECTS[name] if one else None
         self.ask(Reset(self.budgets[name].id, "a reset", "ada", subject), commit)
 
     @rule(
@@ -214,6 +217,44 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         budgets.change(budget=budget, changes={"limit_nanos": limit}, by=ADA, now=self.now)
         self.model.change_limit(name, limit)
+
+    @precondition(lambda self: not self.queue)
+    @rule(name=rules_with_windows, amount=st.sampled_from([1, 100, 500]))
+    def raise_limit(self, name: str, amount: int) -> None:
+        self.allowances.append(
+            allowances.raise_limit(
+                budget=self.budgets[name], amount_nanos=amount, starts_at=self.now, ends_at=self.now + LONG,
+                reason="launch", by=ADA, now=self.now,
+            )
+        )  # fmt: skip
+        self.model.raise_limit(name, amount)
+
+    @precondition(lambda self: not self.queue)
+    @rule(name=rules_with_windows, amount=st.sampled_from([1, 100, 500]))
+    def top_up(self, name: str, amount: int) -> None:
+        expected = self.model.top_up(name, SUBJECTS[name], amount, self.now)
+        try:
+            allowance = allowances.top_up(
+                budget=self.budgets[name], amount_nanos=amount, subject=SUBJECTS[name], reason="launch", by=ADA,
+                now=self.now,
+            )  # fmt: skip
+        except allowances.AllowanceError:
+            assert not expected
+        else:
+            assert expected
+            self.allowances.append(allowance)
+
+    @precondition(lambda self: self.allowances and not self.queue)
+    @rule(which=places)
+    def end_allowance(self, which: int) -> None:
+        which %= len(self.allowances)
+        expected = self.model.end(which)
+        try:
+            allowances.end(allowance=self.allowances[which], by=ADA, now=self.now)
+        except allowances.AllowanceOver:
+            assert not expected
+        else:
+            assert expected
 
     @precondition(lambda self: self.queue)
     @rule()
@@ -256,15 +297,16 @@ class LedgerMachine(RuleBasedStateMachine):
         actual = [
             (
                 names[window.budget_id], window.subject, window.starts_at, window.ends_at, window.limit_nanos,
-                window.settled_nanos, window.reserved_nanos, window.closed_at is not None, window.source_id,
-                set(window.thresholds_crossed) - {"hard-stop"}, "hard-stop" in window.thresholds_crossed,
+                window.extra_nanos, window.settled_nanos, window.reserved_nanos, window.closed_at is not None,
+                window.source_id, set(window.thresholds_crossed) - {"hard-stop"},
+                "hard-stop" in window.thresholds_crossed,
             )
             for window in BudgetWindow.objects.order_by("id")
         ]  # fmt: skip
         expected = [
             (
-                window.rule, window.subject, window.starts, window.ends, window.limit, window.settled,
-                window.reserved, window.closed, window.source, window.crossed, window.stopped_once,
+                window.rule, window.subject, window.starts, window.ends, window.limit, window.extra,
+                window.settled, window.reserved, window.closed, window.source, window.crossed, window.stopped_once,
             )
             for window in self.model.windows
         ]  # fmt: skip
