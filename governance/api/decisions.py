@@ -30,7 +30,7 @@ MESSAGES = {
     Reason.DOWNGRADE_REFUSED: "The budget asks for a cheaper model, and the call does not allow one.",
     Reason.TOOL_DISABLED: "The budget takes away the tool that the call insists on.",
     Reason.RATE_LIMITED: "A rate limit lets no more through at this moment.",
-    Reason.EMERGENCY_STOP: "An operator has stopped all calls.",
+    Reason.EMERGENCY_STOP: "An operator has stopped these calls.",
     Reason.BUDGET_IN_FLIGHT: "The rest of the budget is held by calls that are still running.",
     Reason.SOFT_CAP: "The budget is near its limit.",
 }

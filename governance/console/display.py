@@ -26,10 +26,15 @@ ALLOWANCE_COLOURS = {"planned": "info", "running": "success", "ended": "default"
 
 
 def dollars(nanos: int | None) -> str:
-    """Short: two decimals, four where less than a dollar is no whole number of cents; thousands separated."""
+    """Short: two decimals, four where less than a dollar is no whole number of cents; thousands separated.
+
+    Less than a hundredth of a cent is shown in full: one call may well cost that, and it is not nothing.
+    """
     if nanos is None:
         return "–"
     amount = money.dollars_from_nanos(nanos)
+    if 0 < abs(nanos) * 100 < NANOS_PER_CENT:
+        return f"{'-' if nanos < 0 else ''}${money.format_dollars(abs(nanos))}"
     decimals = 2 if abs(amount) >= 1 or nanos % NANOS_PER_CENT == 0 else 4
     sign = "-" if amount < 0 else ""
     return f"{sign}${abs(amount):,.{decimals}f}"

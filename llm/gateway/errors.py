@@ -126,7 +126,7 @@ _REFUSALS: dict[Reason, tuple[int, str, str, str]] = {
     ),
     Reason.TENANT_PAUSED: (403, "permission_error", "paused", "An operator has paused this tenant"),
     Reason.AGENT_PAUSED: (403, "permission_error", "paused", "An operator has paused this agent"),
-    Reason.EMERGENCY_STOP: (403, "permission_error", "emergency_stop", "An operator has stopped all calls"),
+    Reason.EMERGENCY_STOP: (403, "permission_error", "emergency_stop", "An operator has stopped these calls"),
     Reason.RATE_LIMITED: (429, "rate_limit_error", "rate_limit_exceeded", "Too fast for a limit a minute"),
     Reason.KEY_INVALID: (
         401,

@@ -194,7 +194,7 @@ def test_check_budget_says_2_for_a_caller_that_may_not_call() -> None:
     stops.stop(tenant=make.tenant(), reason="runaway", by=Actor("ada"), now=timezone.now())
     text, code = run("check_budget", "--tenant", "acme")
     assert code == 2
-    assert "An operator has stopped all calls." in text
+    assert "An operator has stopped these calls." in text
 
 
 def test_check_budget_looks_at_the_scopes_it_is_given() -> None:
