@@ -52,7 +52,7 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         id=op.reservation_id,
         caller=op.caller,
         provider=op.provider,
-        model_requested=op.call.model,
+        model_requested=op.model_requested or op.call.model,
         model_served=decision.model,
         windows=[window.id for window in windows],
         amount_nanos=decision.quote.cost_nanos,

@@ -43,13 +43,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `policies.Decision`."""
+    """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `policies.Decision`.
+
+    `model_requested` is what the client asked for, where the call is tried at another model.
+    """
 
     reservation_id: UUID
     caller: Caller
     call: Call
     provider: str = ""
     ttl_s: int | None = None
+    model_requested: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import cast
 
 from governance import money
 from governance.meters import MeterView, amount_of
@@ -57,6 +58,7 @@ class Quote:
 
     `cost_nanos` is rounded up. For the clamp, where token counts are known: `fixed_picos` is what the call costs
     before its first output token, `picos_per_output_token` what each of `max_tokens` adds (all answers of `n`).
+    `held_tokens` of them are in `cost_nanos`, where the hold is extended as the answer grows; None: all of them.
     """
 
     model: str
@@ -68,11 +70,13 @@ class Quote:
     max_tokens: int | None = None
     input_tokens: int = 0
     answers: int = 1
+    held_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
-        """The most tokens the call may use, as limits a minute count them."""
-        return self.input_tokens + self.answers * (self.max_tokens or 0)
+        """The tokens that are held for, as limits a minute count them."""
+        output_tokens = self.max_tokens if self.held_tokens is None else self.held_tokens
+        return self.input_tokens + self.answers * (output_tokens or 0)
 
     def clamped(self, room_nanos: int) -> Quote | None:
         """The same call with the most output tokens that `room_nanos` covers, or None where that is unknown."""
@@ -82,7 +86,7 @@ class Quote:
         if tokens <= 0:
             return None
         cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
-        return replace(self, max_tokens=tokens, cost_nanos=cost_nanos)
+        return replace(self, max_tokens=tokens, held_tokens=None, cost_nanos=cost_nanos)
 
 
 # Prices a call at a model; None where the model has no price.
@@ -165,7 +169,11 @@ class WindowView:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked: the model, its price at any model, and what may be changed about it."""
+    """What is asked: the model, its price at any model, and what may be changed about it.
+
+    `alternatives` are models that would do as well, in order of preference: the first that the money allows is taken.
+    Where it allows none at the strict bounds of `quote`, `likely` ones are tried: what calls of this kind need.
+    """
 
     model: str
     quote: Quoter
@@ -174,6 +182,8 @@ class Call:
     allow_downgrade: bool = True
     # Why the caller may not call at all (paused, suspended, revoked), or nothing.
     blocked: Reason = Reason.NONE
+    alternatives: tuple[str, ...] = ()
+    likely: Quoter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +212,29 @@ class Decision:
         return tightest(self.views)
 
 
-def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] = ()) -> Decision:
-    """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins."""
+# What another model might be let through in spite of.
+_FOR_WANT_OF_MONEY = frozenset({Reason.BUDGET_EXHAUSTED, Reason.DOWNGRADE_REFUSED, Reason.BUDGET_IN_FLIGHT})
 
+
+def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] = ()) -> Decision:
+    """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins.
+
+    Where the money does not reach for the model asked for, its alternatives are tried in order; if none may go, the
+    first refusal is the answer.
+    """
+    refusal: Decision | None = None
+    for quote in (call.quote, call.likely) if call.likely else (call.quote,):
+        for model in (call.model, *call.alternatives):
+            decision = _decide(replace(call, model=model, quote=quote), views, meters)
+            if decision.allowed:
+                return decision
+            refusal = refusal or decision
+            if refusal.reason not in _FOR_WANT_OF_MONEY:
+                return refusal
+    return cast(Decision, refusal)
+
+
+def _decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView]) -> Decision:
     def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
         return Decision(action, reason, model=call.model, because=because, views=tuple(views))
 

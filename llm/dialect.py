@@ -47,12 +47,14 @@ class DialectError(ValueError):
 
 
 @dataclass(slots=True)
-class ChatRequest:
-    """A parsed chat request. `payload` is in Mistral's shape; `changed` says that it differs from `body`."""
+class Request:
+    """A parsed request of any kind. `payload` is in Mistral's shape; `changed` says that it differs from `body`."""
 
     body: bytes
     payload: dict[str, Any]
     model: str
+    kind: str = "chat"
+    content_type: str = "application/json"
     stream: bool = False
     max_tokens: int | None = None
     n: int = 1
@@ -65,10 +67,10 @@ class ChatRequest:
     changed: bool = False
 
 
-def parse(body: bytes) -> ChatRequest:
+def parse(body: bytes) -> Request:
     """Read and translate a chat request. Raises DialectError."""
     payload = load_object(body)
-    request = ChatRequest(body=body, payload=payload, model=_model(payload))
+    request = Request(body=body, payload=payload, model=_model(payload))
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
     request.changed = _translate_fields(payload)
@@ -82,10 +84,10 @@ def parse(body: bytes) -> ChatRequest:
     return request
 
 
-def parse_other(body: bytes, *, kind: str) -> ChatRequest:
+def parse_other(body: bytes, *, kind: str) -> Request:
     """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
     payload = load_object(body)
-    request = ChatRequest(body=body, payload=payload, model=_model(payload))
+    request = Request(body=body, payload=payload, model=_model(payload), kind=kind)
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
     request.changed = _translate_fields(payload)
@@ -106,7 +108,7 @@ def parse_other(body: bytes, *, kind: str) -> ChatRequest:
 
 
 def apply(
-    request: ChatRequest, *, model: str, max_tokens: int | None = None, disabled_tools: Collection[str] = ()
+    request: Request, *, model: str, max_tokens: int | None = None, disabled_tools: Collection[str] = ()
 ) -> bytes:
     """The body to send upstream: the original bytes where nothing differs.
 

@@ -85,7 +85,7 @@ class Estimate:
 
 
 def chat(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
-    """The bound of a chat request in Mistral's shape (`dialect.ChatRequest.payload`). Raises UnboundedInput."""
+    """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput."""
     tokens = TOKENS_PER_REQUEST
     images = 0
     for position, message in enumerate(payload["messages"]):

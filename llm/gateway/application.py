@@ -21,11 +21,14 @@ from django.utils import timezone
 from governance import budgets, stops
 from governance.group_commit import GroupCommit
 from llm import catalog
-from llm.gateway import chat, errors, idempotency, reads
+from llm.gateway import calls, errors, idempotency, reads
+from llm.gateway.candidates import Breakers
 from llm.gateway.holds import Holds
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
 from llm.gateway.identities import Identities, Identity
-from llm.providers.mistral import Mistral
+from llm.gateway.routes import ROUTES, Route
+from llm.gateway.upstream import Troubles
+from llm.providers import registry
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,10 @@ class Gateway:
         self.commits = GroupCommit()
         self.commits.start()
         self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
-        self.provider = Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
-        await self.provider.open()
+        self.providers = registry.configured()
+        await self.providers.open()
+        self.breakers = Breakers()
+        self.troubles = Troubles(self.breakers)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
@@ -59,7 +64,7 @@ class Gateway:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
-        await self.provider.close()
+        await self.providers.close()
         await asyncio.to_thread(self.commits.close)
         await self.read(lambda: connection.close())
         self._reader.shutdown()
@@ -100,17 +105,17 @@ class Gateway:
         await handler(exchange)
 
     def _handler(self, path: str) -> tuple[Callable[[Exchange], Awaitable[None]], str]:
-        if path == "/v1/chat/completions":
-            return self._complete_once, "POST"
+        if route := ROUTES.get(path):
+            return lambda exchange: self._call(exchange, route), "POST"
         if path == "/v1/budget":
             return lambda exchange: reads.budget(self, exchange), "GET"
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return lambda exchange: reads.models(self, exchange), "GET"
         raise errors.not_found(f"There is no {path} here.")
 
-    async def _complete_once(self, exchange: Exchange) -> None:
+    async def _call(self, exchange: Exchange, route: Route) -> None:
         await idempotency.once(
-            self, exchange, lambda exchange: chat.complete(self, exchange), limit=chat.MAX_BODY_BYTES
+            self, exchange, lambda exchange: calls.serve(self, exchange, route), limit=route.max_body_bytes
         )
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:

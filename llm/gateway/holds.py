@@ -17,9 +17,12 @@ from governance.operations import Caller, Extend, Release, Settle, Usage
 from governance.policies import Decision
 from governance.results import SettleResult
 from governance.scopes import StopTarget, is_stopped
-from llm import catalog, dialect
+from llm import catalog
 
 log = logging.getLogger(__name__)
+
+# What an answer, or a stream's event, says was used; the second argument is the model that was asked.
+UsageReader = Callable[[Any, str], Usage | None]
 
 EMERGENCY_STOP = "emergency_stop"
 STOPS_PERIOD_S = 0.4
@@ -35,8 +38,26 @@ class Holds:
         self._ttl_s = ttl_s
         self._running: dict[UUID, Hold] = {}
 
-    def of(self, id: UUID, caller: Caller, decision: Decision, *, provider: str) -> Hold:
-        return Hold(self._commits, self._running, id, caller, decision, provider=provider)
+    def of(
+        self,
+        id: UUID,
+        caller: Caller,
+        decision: Decision,
+        *,
+        provider: str,
+        request_id: str,
+        read_usage: UsageReader,
+    ) -> Hold:
+        return Hold(
+            self._commits,
+            self._running,
+            id,
+            caller,
+            decision,
+            provider=provider,
+            request_id=request_id,
+            read_usage=read_usage,
+        )
 
     async def keep_alive(self) -> None:
         """Extend the life of holds whose calls still run, well before they would expire."""
@@ -75,6 +96,8 @@ class Hold:
         decision: Decision,
         *,
         provider: str,
+        request_id: str,
+        read_usage: UsageReader,
     ) -> None:
         if decision.quote is None:
             raise ValueError("only a call that was let through has a hold")
@@ -88,6 +111,8 @@ class Hold:
         self.decision = decision
         self.quote = decision.quote
         self.provider = provider
+        self._request_id = request_id
+        self._read_usage = read_usage
         # Set once the request may have reached the provider.
         self.sent = False
         # Of a stream: at most so many output tokens of each answer have come. None: nobody knows.
@@ -133,9 +158,10 @@ class Hold:
 
         What was charged, in nanodollars, and the result; the whole estimate where it reports no usage.
         """
-        usage = dialect.read_usage(answer, model=self.quote.model)
+        usage = self._read_usage(answer, self.quote.model)
         if usage is None:
             return await self._settle_whole("usage_missing")
+        usage = replace(usage, provider=self.provider)
         priced = catalog.cost_of(usage)
         if priced is None:
             # It names a model that the catalogue does not know: the one asked for has a price.
@@ -185,7 +211,7 @@ class Hold:
             certainty="estimated" if reason else "confirmed",
             reason=reason,
             price_rule=price_rule,
-            request_id=str(self.id),
+            request_id=self._request_id,
         )
 
     async def _land(self, operation: Settle | Release) -> Any:

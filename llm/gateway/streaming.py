@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm import sse
+from llm.gateway import errors
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.providers import Answer, ProviderError
@@ -19,39 +20,21 @@ USAGE_MISSING = "usage_missing"
 UPSTREAM_CUT = "upstream_cut"
 
 
-async def relay_stream(
-    exchange: Exchange, hold: Hold, answer: Answer, headers: list[tuple[str, str]], *, n: int = 1
-) -> None:
-    """Send a streaming answer on and settle its call: when the usage comes, the client goes, or the stream breaks.
+class Stream:
+    """A streaming answer on its way to the client. Used as a context: while open, the client is watched.
 
+    An event with usage is kept back until the next one: only the last count is the call's, and carries its cost.
     `n` is how many answers the stream carries at once.
     """
-    await exchange.start(
-        200,
-        [
-            *headers,
-            ("content-type", answer.headers.get("content-type", "text/event-stream")),
-            ("cache-control", "no-cache"),
-        ],
-    )
-    stream = _Stream(exchange, hold, answer, n)
-    hold.closer = answer.close
-    watch = asyncio.create_task(stream.watch_client())
-    try:
-        await stream.relay()
-    finally:
-        watch.cancel()
 
-
-class _Stream:
-    """An event with usage is kept back until the next one: only the last count is the call's, and carries its cost."""
-
-    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer, n: int) -> None:
+    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer, *, n: int = 1) -> None:
         self._exchange = exchange
         self._hold = hold
         self._answer = answer
         self._n = n
+        self._chunks = answer.chunks()
         self._reader = sse.Reader()
+        self._first = b""
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
         # The last usage that no text came after.
@@ -61,16 +44,49 @@ class _Stream:
         self._client_gone = False
         hold.streamed_tokens = 0
 
-    async def watch_client(self) -> None:
-        """A client that goes away takes the upstream call with it, at once."""
-        await self._exchange.gone()
-        self._client_gone = True
-        self._answer.close()
+    async def __aenter__(self) -> Stream:
+        self._hold.closer = self._answer.close
+        self._watch = asyncio.create_task(self._watch_client())
+        return self
 
-    async def relay(self) -> None:
+    async def __aexit__(self, *error: object) -> None:
+        self._hold.closer = None
+        self._watch.cancel()
+
+    async def begin(self) -> bool:
+        """Wait for the first bytes. False where the call ended before: the client went, or an operator cut it.
+
+        Raises ProviderError where the model's API broke off before it said anything.
+        """
+        try:
+            self._first = await anext(self._chunks, b"")
+        except ProviderError:
+            if not (self._client_gone or self._hold.cut_reason):
+                raise
+        if self._first:
+            return True
+        if self._client_gone:
+            await self._hold.settle_seen(CLIENT_CLOSED)
+            return False
+        if self._hold.cut_reason:
+            await self._hold.settle_seen(self._hold.cut_reason)
+            raise errors.stopped()
+        raise ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+
+    async def relay(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Send the answer on and settle its call: when the usage comes, the client goes, or the stream breaks."""
+        await self._exchange.start(
+            200,
+            [
+                *headers,
+                ("content-type", self._answer.headers.get("content-type", "text/event-stream")),
+                ("cache-control", "no-cache"),
+            ],
+        )
         ended = UPSTREAM_CUT
         try:
-            async for chunk in self._answer.chunks():
+            await self._pass_on(self._reader.feed(self._first))
+            async for chunk in self._chunks:
                 await self._pass_on(self._reader.feed(chunk))
             if rest := self._reader.rest():
                 # Whole but for its empty line, or half an event, which nobody could read.
@@ -85,6 +101,12 @@ class _Stream:
         elif self._hold.cut_reason:
             ended = self._hold.cut_reason
         await self._end(ended)
+
+    async def _watch_client(self) -> None:
+        """A client that goes away takes the upstream call with it, at once."""
+        await self._exchange.gone()
+        self._client_gone = True
+        self._answer.close()
 
     async def _pass_on(self, events: Iterable[sse.Event]) -> None:
         if data := b"".join([await self._passed_on(event) for event in events]):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol
+
+from llm.dialect import Request
 
 
 class ProviderError(Exception):
@@ -15,7 +17,10 @@ class ProviderError(Exception):
 
 
 class Answer(Protocol):
-    """An answer whose status and headers are here; its body is read as bytes, as they come."""
+    """An answer whose status and headers are here; its body is read as bytes, as they come.
+
+    The bytes are in Mistral's shape, whatever the provider speaks.
+    """
 
     @property
     def status(self) -> int: ...
@@ -27,10 +32,15 @@ class Answer(Protocol):
 
 
 class Provider(Protocol):
-    """A place that models can be called at. Calls raise ProviderError."""
+    """A place that models can be called at. `name` is its name in the catalogue."""
 
     name: str
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
-    async def post(self, path: str, body: bytes, *, request_id: str) -> Answer: ...
+
+    def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        """The request in the provider's own dialect. Raises `dialect.DialectError` for what it cannot be asked."""
+
+    async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
+        """Send a body to a path below /v1. Raises ProviderError where no answer began."""

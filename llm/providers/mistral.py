@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 import aiohttp
 
+from llm import dialect
 from llm.providers import ProviderError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -15,9 +16,8 @@ READ_TIMEOUT_S = 600.0
 class Mistral:
     """One connection pool to one API base (without /v1)."""
 
-    name = "mistral"
-
-    def __init__(self, *, api_base: str, api_key: str) -> None:
+    def __init__(self, *, api_base: str, api_key: str, name: str = "mistral") -> None:
+        self.name = name
         self._base = api_base.rstrip("/")
         self._key = api_key
         self._session: aiohttp.ClientSession | None = None
@@ -29,7 +29,7 @@ class Mistral:
             auto_decompress=False,
             # No proxy, no netrc: the key goes where it was configured to go.
             trust_env=False,
-            headers={"content-type": "application/json", "accept-encoding": "identity"},
+            headers={"accept-encoding": "identity"},
             skip_auto_headers=("user-agent", "accept"),
         )
 
@@ -37,15 +37,24 @@ class Mistral:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, path: str, body: bytes, *, request_id: str) -> MistralAnswer:
-        """Send a request; raises ProviderError where no answer began."""
+    def body(
+        self, request: dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
+    ) -> bytes:
+        return dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
+
+    async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> MistralAnswer:
+        """See `llm.providers.Provider`."""
         if self._session is None:
             raise RuntimeError("the provider is not open")
         try:
             response = await self._session.post(
                 f"{self._base}/v1{path}",
                 data=body,
-                headers={"authorization": f"Bearer {self._key}", "x-request-id": request_id},
+                headers={
+                    "authorization": f"Bearer {self._key}",
+                    "content-type": content_type,
+                    "x-request-id": request_id,
+                },
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

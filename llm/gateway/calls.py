@@ -1,0 +1,354 @@
+"""The life of a governed call: identify, parse, estimate, reserve, call, settle or release; written here once.
+
+A call that a model does not answer is tried at the next one, with a hold of its own at that one's price, as long as
+the client has not been sent a byte. No database connection is held while a model answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import orjson
+import uuid_utils.compat as uuids
+
+from governance import ledger, money
+from governance.operations import Caller, Release, Reserve
+from governance.policies import Call, Decision, Quote
+from governance.results import SettleResult
+from llm import catalog, dialect, estimation
+from llm.gateway import candidates, errors, upstream
+from llm.gateway.holds import Hold
+from llm.gateway.http import Exchange
+from llm.gateway.identities import Identity
+from llm.gateway.routes import Route
+from llm.gateway.streaming import Stream
+from llm.gateway.upstream import Unanswered
+from llm.providers import Answer, Provider, ProviderError
+
+if TYPE_CHECKING:
+    from llm.gateway.application import Gateway
+
+
+async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
+    """Answer a call of any route, plain or streaming."""
+    arrived = time.perf_counter()
+    identity = await gateway.identify(exchange)
+    body = await exchange.body(limit=route.max_body_bytes)
+    request, estimate = _read(route, body, exchange.header("content-type"), identity)
+    caller = await _caller(gateway, exchange, identity, request)
+    await _GovernedCall(gateway, exchange, route, identity, caller, request, estimate, arrived).serve()
+
+
+@dataclass(slots=True)
+class _GovernedCall:
+    """What stays the same from one attempt to the next."""
+
+    gateway: Gateway
+    exchange: Exchange
+    route: Route
+    identity: Identity
+    caller: Caller
+    request: dialect.Request
+    estimate: estimation.Estimate
+    arrived: float
+    # Models, as `provider/id`, that did not answer this call or are known not to.
+    avoided: set[str] = field(default_factory=set)
+    # Why the first attempt failed: what the client is told if all do.
+    failure: errors.GatewayError | None = None
+
+    async def serve(self) -> None:
+        """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
+        plan = candidates.plan(self.request.model)
+        while order := self._open_ones(plan.candidates):
+            try:
+                # A strategy's candidates, and what a failed call falls back to, do as well as the first.
+                await self._attempt(order if plan.ranked or self.failure else order[:1])
+                return
+            except Unanswered as unanswered:
+                self.failure = self.failure or unanswered.error
+                self.avoided.update(unanswered.avoid)
+        raise self.failure or errors.upstream(503, "breaker_open", "No model that could answer is available just now.")
+
+    @property
+    def _may_move(self) -> bool:
+        allow = self.exchange.header("x-allow-downgrade").lower()
+        if allow not in ("", "true", "false"):
+            raise errors.bad_request(
+                f"x-allow-downgrade must be true or false, not {allow!r}.", param="x-allow-downgrade"
+            )
+        return allow != "false"
+
+    def _open_ones(self, candidates: Sequence[str]) -> list[str]:
+        return [name for name in candidates if self.avoided.isdisjoint(upstream.places(name))]
+
+    async def _attempt(self, order: Sequence[str]) -> None:
+        id, decision = await self._reserve(order)
+        if not decision.allowed:
+            raise self.failure or errors.refusal(decision, show_amounts=self.identity.show_amounts)
+        place = upstream.place(decision.model)
+        if not self.gateway.breakers.admits(place, time.time()):
+            self.gateway.commits.put(Release(id))
+            raise upstream.resting(place)
+        provider = self.gateway.providers.of(decision.model)
+        async with self.gateway.holds.of(
+            id,
+            self.caller,
+            decision,
+            provider=provider.name,
+            request_id=self.exchange.request_id,
+            read_usage=self.route.read_usage,
+        ) as hold:
+            try:
+                await self._carry_out(hold, provider)
+            except asyncio.CancelledError:
+                self.gateway.breakers.release_probe(place)
+                if not hold.cut_reason:
+                    raise
+                # An operator's stop cancelled the wait for the answer, not the server this task.
+                cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+                await hold.settle_at_the_estimate(hold.cut_reason)
+                raise errors.stopped() from None
+
+    async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
+        call = Call(
+            model=order[0],
+            quote=self._quoter(),
+            tools=self.request.tools,
+            forced_tool=self.request.forced_tool,
+            allow_downgrade=self._may_move,
+            alternatives=tuple(order[1:]),
+        )
+        # The first hold's id is the request's: one name for a call, from its answer to its ledger entry.
+        id = uuids.uuid7() if self.failure else UUID(self.exchange.request_id)
+        provider = self.gateway.providers.of(order[0]).name
+        try:
+            decision = await self.gateway.commits.submit(
+                Reserve(id, self.caller, call, provider=provider, model_requested=self.request.model)
+            )
+        except ledger.LedgerUnavailable as error:
+            raise errors.ledger_unavailable() from error
+        return id, decision
+
+    def _quoter(self) -> Any:
+        """Prices at every model; one that is avoided can do nothing, so no rule leads to it."""
+        offered = estimation.offer(self.estimate, catalog.current())
+        if not self.avoided:
+            return offered
+
+        def quote(model: str) -> Quote | None:
+            found = offered(model)
+            if found is None or self.avoided.isdisjoint(upstream.places(model)):
+                return found
+            return replace(found, capable=False)
+
+        return quote
+
+    async def _carry_out(self, hold: Hold, provider: Provider) -> None:
+        """Send the call on as it was decided, and relay what comes."""
+        try:
+            # What was held for is what may be written: the bound goes upstream with the call.
+            body = provider.body(
+                self.request,
+                model=self.gateway.providers.upstream_id(hold.decision.model),
+                max_tokens=hold.quote.max_tokens,
+                disabled_tools=hold.decision.disabled_tools,
+            )
+        except dialect.DialectError as error:
+            await hold.release()
+            raise Unanswered(_mistake(error), upstream.place(hold.decision.model)) from error
+        sent = time.perf_counter()
+        answer = await self._send(hold, provider, body)
+        try:
+            if answer.status != 200:
+                await self._refused(hold, provider, answer)
+            elif self.request.stream:
+                await self._stream(hold, answer, sent=sent)
+            else:
+                await self._relay(hold, answer, sent=sent)
+        finally:
+            answer.close()
+
+    async def _send(self, hold: Hold, provider: Provider, body: bytes) -> Answer:
+        hold.sent = True
+        try:
+            return await provider.send(
+                self.route.path, body, content_type=self.request.content_type, request_id=self.exchange.request_id
+            )
+        except ProviderError as error:
+            raise await self._failed(hold, error, spent=error.sent) from error
+
+    async def _failed(self, hold: Hold, error: ProviderError, *, spent: bool) -> Unanswered:
+        """Resolve the hold of a call that got no answer."""
+        place = upstream.place(hold.decision.model)
+        self.gateway.breakers.failed(place, time.time())
+        if not spent:
+            await hold.release()
+        elif hold.streamed_tokens is None:
+            # It may have been worked on, and nobody says how far: the whole estimate counts.
+            await hold.settle_at_the_estimate(error.code)
+        else:
+            await hold.settle_seen(error.code)
+        return Unanswered(upstream.no_answer(error), place)
+
+    async def _refused(self, hold: Hold, provider: Provider, answer: Answer) -> None:
+        """The provider did no work. Its word on the request goes to the client; its word on us does not."""
+        try:
+            data = await answer.read()
+        except ProviderError as error:
+            # A refusal that breaks off is one all the same: nothing was spent.
+            raise await self._failed(hold, error, spent=False) from error
+        await hold.release()
+        place = upstream.place(hold.decision.model)
+        if not upstream.is_about_the_request(answer.status):
+            raise await self.gateway.troubles.refused(place, provider, answer)
+        self._succeeded(hold, None)
+        await self.exchange.answer(
+            answer.status,
+            data,
+            [("content-type", _content_type(answer)), ("x-request-id", self.exchange.request_id)],
+        )
+
+    async def _stream(self, hold: Hold, answer: Answer, *, sent: float) -> None:
+        """Nothing is sent to the client before the first bytes are here: until then another model may answer."""
+        async with Stream(self.exchange, hold, answer, n=self.request.n) as stream:
+            try:
+                began = await stream.begin()
+            except ProviderError as error:
+                raise await self._failed(hold, error, spent=True) from error
+            if not began:
+                return
+            first = time.perf_counter()
+            self._succeeded(hold, first - sent)
+            await stream.relay(
+                [
+                    *self._headers(hold),
+                    *_budget(hold, self.identity, None),
+                    ("server-timing", _timing(self.arrived, sent, first)),
+                ]
+            )
+
+    async def _relay(self, hold: Hold, answer: Answer, *, sent: float) -> None:
+        """A plain answer: read whole, settled, then sent on with what it cost."""
+        try:
+            data = await answer.read()
+        except ProviderError as error:
+            raise await self._failed(hold, error, spent=True) from error
+        answered = time.perf_counter()
+        self._succeeded(hold, answered - sent)
+        cost_nanos, result = await hold.settle_reported(_json_object(data))
+        await self.exchange.answer(
+            200,
+            data,
+            [
+                *self._headers(hold),
+                *_budget(hold, self.identity, result),
+                ("x-request-cost-usd", money.format_dollars(cost_nanos)),
+                ("server-timing", _timing(self.arrived, sent, answered)),
+                ("content-type", _content_type(answer)),
+            ],
+        )
+
+    def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
+        """The model works; of an answer, not a refusal, it also counts how long it took to begin."""
+        latency_ms = None if latency_s is None else latency_s * 1000
+        self.gateway.breakers.succeeded(upstream.place(hold.decision.model), latency_ms, time.time())
+
+    def _headers(self, hold: Hold) -> list[tuple[str, str]]:
+        """What was done to the call, for whoever sent it."""
+        decision, requested = hold.decision, self.request.model
+        headers = [
+            ("x-request-id", self.exchange.request_id),
+            ("x-model-requested", requested),
+            ("x-model-served", decision.model),
+            ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
+        ]
+        if reason := _reason(decision, requested, fell_back=self.failure is not None):
+            headers.append(("x-downgrade-reason", reason))
+        if decision.disabled_tools:
+            headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
+        if decision.clamped:
+            headers.append(("x-max-tokens-clamped", str(hold.quote.max_tokens)))
+        return headers
+
+
+def _read(
+    route: Route, body: bytes, content_type: str, identity: Identity
+) -> tuple[dialect.Request, estimation.Estimate]:
+    """The request, and how much it may use at most."""
+    try:
+        request = route.parse(body, content_type)
+        estimate = route.estimate(request, identity.default_max_tokens)
+    except dialect.DialectError as error:
+        raise _mistake(error) from error
+    except estimation.UnboundedInput as error:
+        raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
+    entry = catalog.current().resolve(request.model)
+    if entry is not None and route.kind in estimate.lacks(entry):
+        raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
+    return request, estimate
+
+
+def _mistake(error: dialect.DialectError) -> errors.GatewayError:
+    return errors.bad_request(error.message, param=error.param, code=error.code)
+
+
+async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: dialect.Request) -> Caller:
+    """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
+
+    def said(name: str) -> str:
+        value = exchange.header(f"x-{name}") or request.metadata.get(name) or ""
+        return value if isinstance(value, str) else str(value)
+
+    caller = identity.caller(
+        agent=said("agent"), user=said("user") or request.user, session=said("session"), task=said("task")
+    )
+    if not gateway.identities.is_registered(caller):
+        await gateway.read(lambda: gateway.identities.register(caller))
+    return caller
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _content_type(answer: Answer) -> str:
+    return answer.headers.get("content-type", "application/json")
+
+
+def _reason(decision: Decision, requested: str, *, fell_back: bool) -> str:
+    """Why another model serves than the one asked for; empty where it does not."""
+    if decision.model == requested:
+        return ""
+    if fell_back:
+        return "fallback"
+    if decision.because is None:
+        return "strategy"
+    return f"{decision.reason.value} of {decision.because.scope} per {decision.because.kind}"
+
+
+def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
+    """The tightest budget, after this call: as settled, or (not yet settled) as held."""
+    view = hold.decision.tightest
+    if view is None:
+        return []
+    remaining_nanos, state = view.room_nanos - hold.quote.cost_nanos, ""
+    for balance in result.balances if result else ():
+        if balance.window_id == view.window_id:
+            cap_nanos = money.share_nanos(balance.limit_nanos, view.policy.hard_e4)
+            remaining_nanos = cap_nanos - balance.settled_nanos - balance.reserved_nanos
+            state = balance.state
+    return errors.budget_headers(view, show_amounts=identity.show_amounts, remaining_nanos=remaining_nanos, state=state)
+
+
+def _timing(arrived: float, sent: float, answered: float) -> str:
+    """Milliseconds before the call was sent on, and until the model's answer began."""
+    return f"gateway;dur={(sent - arrived) * 1000:.1f}, upstream;dur={(answered - sent) * 1000:.1f}"

@@ -1,0 +1,96 @@
+"""What a provider's failures mean: which are the operator's to mend, which pass, and what the client is told."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from llm import catalog
+from llm.gateway import errors
+from llm.gateway.candidates import Breakers
+from llm.providers import Answer, Provider, ProviderError
+
+log = logging.getLogger(__name__)
+
+# The provider's refusals that are about us, not the call: the operator's to mend, never shown as the client's.
+_OURS = {
+    401: ("upstream_auth", "The gateway's own key was refused by the model's API."),
+    402: ("provider_spend_limit", "The gateway's own account at the model's API is out of money."),
+    403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
+}
+# A model that says 429 without saying for how long rests for so many seconds, and never longer than the second.
+COOL_DOWN_S, LONGEST_COOL_DOWN_S = 2.0, 300.0
+
+
+class Unanswered(Exception):
+    """An attempt brought no answer. `error` is what the client is told if no other does; `avoid` what not to try."""
+
+    def __init__(self, error: errors.GatewayError, *avoid: str) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.avoid = avoid
+
+
+def place(name: str) -> str:
+    """`provider/id`: where a model, by any of its names, is served. Breakers and attempts go by it."""
+    entry = catalog.current().resolve(name)
+    return name if entry is None else f"{entry.provider}/{entry.id.removeprefix(entry.provider + '/')}"
+
+
+def places(name: str) -> tuple[str, str]:
+    """The model's place and its provider: what may be avoided of it."""
+    there = place(name)
+    return there, there.partition("/")[0]
+
+
+def resting(place: str) -> Unanswered:
+    """A model whose circuit breaker is open is not called."""
+    return Unanswered(
+        errors.upstream(503, "breaker_open", f"{place} has failed and is given a rest.", retry_after="5"), place
+    )
+
+
+def no_answer(error: ProviderError) -> errors.GatewayError:
+    return errors.upstream(504 if error.code == "upstream_timeout" else 502, error.code, str(error))
+
+
+def is_about_the_request(status: int) -> bool:
+    """Whether a refusal says something of the request, which no other model would take either."""
+    return 400 <= status < 500 and status not in _OURS and status not in (408, 429)
+
+
+class Troubles:
+    """Turns providers' refusals into rests for a model."""
+
+    def __init__(self, breakers: Breakers) -> None:
+        self._breakers = breakers
+
+    async def refused(self, place: str, provider: Provider, answer: Answer) -> Unanswered:
+        """What a refusal that is not about the request means."""
+        status, retry_after = answer.status, answer.headers.get("retry-after", "")
+        if status in _OURS:
+            code, message = _OURS[status]
+            self._breakers.release_probe(place)
+            log.error("provider %s: %s It answered with status %d.", provider.name, message, status)
+            return Unanswered(errors.upstream(503, code, message), provider.name)
+        now = time.time()
+        self._breakers.failed(place, now)
+        if status == 429:
+            self._breakers.cool_down(place, now + _rest_s(retry_after))
+            error = errors.upstream(
+                429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
+            )
+        else:
+            error = errors.upstream(
+                503 if status == 503 else 502,
+                "upstream_failed",
+                f"The model's API answered with status {status}.",
+                retry_after=retry_after,
+            )
+        return Unanswered(error, place)
+
+
+def _rest_s(retry_after: str) -> float:
+    """Seconds that a rate limited model rests: what it asks for, within bounds."""
+    known = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 10
+    return min(float(retry_after), LONGEST_COOL_DOWN_S) if known else COOL_DOWN_S
