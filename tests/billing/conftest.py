@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import dispatch, inbox, webhooks
+from billing import dispatch, inbox, stripe_client, webhooks
 from governance.models import Budget, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.events import START, standard_plans
@@ -21,9 +21,11 @@ Deliver = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def _settings(settings: Any) -> None:
+def _settings(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.STRIPE_WEBHOOK_SECRETS = [SECRET]
     settings.STRIPE_SECRET_KEY = ""
+    # Nobody waits for Stripe's rate limit in a test.
+    monkeypatch.setattr(stripe_client, "sleep", lambda seconds: None)
 
 
 @pytest.fixture
