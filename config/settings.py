@@ -166,6 +166,8 @@ MISTRAL_API_BASE = check.url(
     default=SANDBOX_URL if DEBUG and not MISTRAL_API_KEY else "https://api.mistral.ai",
 )
 
+LEARNED_BOUNDS = check.boolean(env, "LEARNED_BOUNDS", default=True)
+
 # Budgets.
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)

@@ -26,6 +26,8 @@ TOKENS_PER_TOOL = 96
 # The provider's own prompt for reasoning, safety and JSON modes.
 HIDDEN_PROMPT_TOKENS = 1_024
 DEFAULT_OCR_PAGES = 1_000
+# Output tokens: a smaller first hold would only have to be extended at once.
+LEAST_FIRST_HOLD = 64
 
 # Fields of a request that no model reads. Any other one counts by its bytes, known or not.
 _UNREAD = frozenset(
@@ -141,11 +143,28 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES) -> Es
     )
 
 
-def offer(estimate: Estimate, catalogue: Resolver) -> Quoter:
+class Experience(Protocol):
+    """`learning.Lessons`, or anything that knows what calls usually come to."""
+
+    def usual_answer(self, *, model: str, agent: str) -> int | None: ...
+    def input_ratio_e2(self, *, model: str) -> int: ...
+
+
+def offer(
+    estimate: Estimate,
+    catalogue: Resolver,
+    *,
+    experience: Experience | None = None,
+    agent: str = "",
+    grows: bool = False,
+    likely: bool = False,
+) -> Quoter:
     """Prices the estimated call at any model of one catalogue: what `policies.decide` chooses among.
 
     Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
-    at most the model's context: what the gateway must send upstream for the bound to hold.
+    at most the model's context: what the gateway must send upstream for the bound to hold. `grows`: the hold can be
+    extended while the answer comes, so it begins with what `experience` says that `agent` usually needs of a model.
+    `likely`: the input counts as many tokens as texts of its size had at most, but for one in a hundred.
     """
 
     def quote(model: str) -> Quote | None:
@@ -158,16 +177,30 @@ def offer(estimate: Estimate, catalogue: Resolver) -> Quoter:
         max_tokens = estimate.max_tokens
         if max_tokens is not None and entry.context_tokens is not None:
             max_tokens = min(max_tokens, entry.context_tokens)
+        input_tokens = estimate.input_tokens_at(entry)
+        if experience is not None and likely:
+            pictures = input_tokens - estimate.text_tokens
+            input_tokens = pictures + -(-estimate.text_tokens * 100 // experience.input_ratio_e2(model=entry.id))
         return pricing.quote_tokens(
             entry,
             model=model,
-            input_tokens=estimate.input_tokens_at(entry),
+            input_tokens=input_tokens,
             max_tokens=max_tokens,
             n=estimate.n,
             capable=capable,
+            held_tokens=first_hold(experience, entry, agent, max_tokens) if experience is not None and grows else None,
         )
 
     return quote
+
+
+def first_hold(experience: Experience, entry: Entry, agent: str, max_tokens: int | None) -> int | None:
+    """Output tokens that a growing hold begins with; None where it had better hold for all of them."""
+    usual = experience.usual_answer(model=entry.id, agent=agent)
+    if usual is None or max_tokens is None:
+        return None
+    tokens = max(usual, LEAST_FIRST_HOLD)
+    return tokens if tokens < max_tokens else None
 
 
 def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 # Nothing is guessed from fewer calls than this.
 FEWEST_ANSWERS = 20
-FEWEST_RATIOS = 200
+FEWEST_INPUTS = 1_000
+FEWEST_OUTPUTS = 200
 # Of a key's calls the last so many count; so many keys are kept.
-KEPT_CALLS = 512
+KEPT_CALLS = 1_024
 KEPT_KEYS = 4_096
 # How many new calls it takes until a quantile is worked out anew.
 RENEWED_AFTER = 16
@@ -71,12 +72,12 @@ class Lessons:
     def read(self, *, model: str, input_tokens: int, input_bytes: int) -> None:
         """An input, as the strict bound (bytes and marks) and the provider counted it."""
         if input_tokens > 0:
-            _of(self._input, (model, ""), RATIO_E2, FEWEST_RATIOS).add(input_bytes * BYTE_E2 // input_tokens)
+            _of(self._input, (model, ""), RATIO_E2, FEWEST_INPUTS).add(input_bytes * BYTE_E2 // input_tokens)
 
     def wrote(self, *, model: str, output_tokens: int, output_bytes: int) -> None:
         """An answer's bytes and tokens."""
         if output_tokens > 0:
-            _of(self._output, (model, ""), RATIO_E2, FEWEST_RATIOS).add(output_bytes * BYTE_E2 // output_tokens)
+            _of(self._output, (model, ""), RATIO_E2, FEWEST_OUTPUTS).add(output_bytes * BYTE_E2 // output_tokens)
 
     def usual_answer(self, *, model: str, agent: str) -> int | None:
         """Tokens that three of four answers stay below; None where too few were seen."""

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from governance import budgets, stops
 from governance.group_commit import GroupCommit
-from llm import catalog
+from llm import catalog, experience
 from llm.gateway import calls, errors, idempotency, reads
 from llm.gateway.candidates import Breakers
 from llm.gateway.holds import Holds
@@ -50,7 +50,8 @@ class Gateway:
         await self.read(catalog.current)
         self.commits = GroupCommit()
         self.commits.start()
-        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
+        self.lessons = await self.read(experience.recalled)
+        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, lessons=self.lessons)
         self.providers = registry.configured()
         await self.providers.open()
         self.breakers = Breakers()

@@ -15,12 +15,13 @@ from uuid import UUID
 
 import orjson
 import uuid_utils.compat as uuids
+from django.conf import settings
 
 from governance import ledger, money
 from governance.operations import Caller, Release, Reserve
-from governance.policies import Call, Decision, Quote
+from governance.policies import Call, Decision, Quote, Quoter
 from governance.results import SettleResult
-from llm import catalog, dialect, estimation
+from llm import catalog, dialect, estimation, sse
 from llm.gateway import candidates, errors, upstream
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
@@ -102,6 +103,7 @@ class _GovernedCall:
             provider=provider.name,
             request_id=self.exchange.request_id,
             read_usage=self.route.read_usage,
+            input_bytes=None if self.estimate.images else self.estimate.text_tokens,
         ) as hold:
             try:
                 await self._carry_out(hold, provider)
@@ -117,7 +119,8 @@ class _GovernedCall:
     async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
         call = Call(
             model=order[0],
-            quote=self._quoter(),
+            quote=self._quoter(likely=False),
+            likely=self._quoter(likely=True) if settings.LEARNED_BOUNDS else None,
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
@@ -134,9 +137,16 @@ class _GovernedCall:
             raise errors.ledger_unavailable() from error
         return id, decision
 
-    def _quoter(self) -> Any:
+    def _quoter(self, *, likely: bool) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it."""
-        offered = estimation.offer(self.estimate, catalog.current())
+        offered = estimation.offer(
+            self.estimate,
+            catalog.current(),
+            experience=self.gateway.lessons,
+            agent=self.caller.agent,
+            grows=self.request.stream,
+            likely=likely,
+        )
         if not self.avoided:
             return offered
 
@@ -240,7 +250,9 @@ class _GovernedCall:
             raise await self._failed(hold, error, spent=True) from error
         answered = time.perf_counter()
         self._succeeded(hold, answered - sent)
-        cost_nanos, result = await hold.settle_reported(_json_object(data))
+        said = _json_object(data)
+        hold.output_bytes = sse.answer_bytes(said)
+        cost_nanos, result = await hold.settle_reported(said)
         await self.exchange.answer(
             200,
             data,

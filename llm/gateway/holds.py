@@ -18,6 +18,7 @@ from governance.policies import Decision
 from governance.results import SettleResult
 from governance.scopes import StopTarget, is_stopped
 from llm import catalog
+from llm.learning import Lessons
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,9 @@ SETTLE_PATIENCE_S = 2.0
 class Holds:
     """The holds of this process: keeps those of long calls alive, and cuts those that an operator stops."""
 
-    def __init__(self, commits: GroupCommit, *, ttl_s: int) -> None:
+    def __init__(self, commits: GroupCommit, *, ttl_s: int, lessons: Lessons) -> None:
         self._commits = commits
+        self._lessons = lessons
         self._ttl_s = ttl_s
         self._running: dict[UUID, Hold] = {}
 
@@ -47,16 +49,19 @@ class Holds:
         provider: str,
         request_id: str,
         read_usage: UsageReader,
+        input_bytes: int | None = None,
     ) -> Hold:
         return Hold(
             self._commits,
             self._running,
+            self._lessons,
             id,
             caller,
             decision,
             provider=provider,
             request_id=request_id,
             read_usage=read_usage,
+            input_bytes=input_bytes,
         )
 
     async def keep_alive(self) -> None:
@@ -91,6 +96,7 @@ class Hold:
         self,
         commits: GroupCommit,
         running: dict[UUID, Hold],
+        lessons: Lessons,
         id: UUID,
         caller: Caller,
         decision: Decision,
@@ -98,6 +104,7 @@ class Hold:
         provider: str,
         request_id: str,
         read_usage: UsageReader,
+        input_bytes: int | None,
     ) -> None:
         if decision.quote is None:
             raise ValueError("only a call that was let through has a hold")
@@ -110,9 +117,17 @@ class Hold:
         self.closer: Callable[[], None] | None = None
         self.decision = decision
         self.quote = decision.quote
+        # What is held now, and for how many output tokens of each answer; None: for all that it may write.
+        self.held_nanos = decision.quote.cost_nanos
+        self.held_tokens = decision.quote.held_tokens
         self.provider = provider
         self._request_id = request_id
         self._read_usage = read_usage
+        # The strict bound of the input, and how many bytes the answer has: what they come to in tokens is learned.
+        self._input_bytes = input_bytes
+        self.output_bytes: int | None = None
+        self._lessons = lessons
+        self.bytes_a_token_e2 = lessons.output_ratio_e2(model=_billed(decision.model))
         # Set once the request may have reached the provider.
         self.sent = False
         # Of a stream: at most so many output tokens of each answer have come. None: nobody knows.
@@ -148,6 +163,20 @@ class Hold:
         elif self._task is not None:
             self._task.cancel()
 
+    async def extend(self, tokens: int) -> bool:
+        """Hold for `tokens` output tokens of each answer. False where the budgets have no room for them."""
+        tokens = min(tokens, self.quote.max_tokens or tokens)
+        picos = self.quote.fixed_picos + self.quote.picos_per_output_token * tokens
+        more_nanos = money.ceil_from_picos(picos) - self.held_nanos
+        try:
+            await self._commits.submit(Extend(self.id, more_nanos=max(0, more_nanos)))
+        except ledger.LedgerError as error:
+            log.info("request %s: the hold is not extended: %s", self._request_id, error)
+            return False
+        self.held_nanos += max(0, more_nanos)
+        self.held_tokens = tokens if tokens != self.quote.max_tokens else None
+        return True
+
     async def release(self) -> None:
         """Nothing was spent. Waits for the commit, so that the caller sees the room at once."""
         self.resolved = True
@@ -170,7 +199,20 @@ class Hold:
         if priced is None:
             return await self._settle_whole("price_missing")
         cost_nanos, rule = priced
+        self._learn(usage)
         return cost_nanos, await self._settle(self._settlement(cost_nanos, usage, price_rule=rule))
+
+    def _learn(self, usage: Usage) -> None:
+        if not usage.output_tokens:
+            return
+        model = _billed(usage.model)
+        self._lessons.answered(
+            model=model, agent=self.caller.agent, output_tokens=-(-usage.output_tokens // self.quote.answers)
+        )
+        if self._input_bytes is not None:
+            self._lessons.read(model=model, input_tokens=usage.input_tokens, input_bytes=self._input_bytes)
+        if self.output_bytes is not None:
+            self._lessons.wrote(model=model, output_tokens=usage.output_tokens, output_bytes=self.output_bytes)
 
     async def settle_at_the_estimate(self, reason: str) -> int:
         """Charge the whole hold: something may have been spent, and nobody says how much. What was charged."""
@@ -186,12 +228,12 @@ class Hold:
         """The prompt and what was streamed; the whole hold where that is not known."""
         quote = self.quote
         if quote.max_tokens is None or self.streamed_tokens is None:
-            return quote.cost_nanos
+            return self.held_nanos
         picos = quote.fixed_picos + quote.picos_per_output_token * self.streamed_tokens
-        return min(money.ceil_from_picos(picos), quote.cost_nanos)
+        return min(money.ceil_from_picos(picos), self.held_nanos)
 
     async def _settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
-        cost_nanos = self.quote.cost_nanos
+        cost_nanos = self.held_nanos
         return cost_nanos, await self._settle(self._settlement(cost_nanos, self.estimated_usage(), reason=reason))
 
     async def _settle(self, operation: Settle) -> SettleResult | None:
@@ -212,7 +254,13 @@ class Hold:
             reason=reason,
             price_rule=price_rule,
             request_id=self._request_id,
+            metadata=self._measured(),
         )
+
+    def _measured(self) -> Mapping[str, int]:
+        """What a process that starts later learns from."""
+        found = {"input_bytes": self._input_bytes, "output_bytes": self.output_bytes}
+        return {name: value for name, value in found.items() if value is not None}
 
     async def _land(self, operation: Settle | Release) -> Any:
         landing = asyncio.ensure_future(self._commits.submit(operation))
@@ -224,6 +272,12 @@ class Hold:
         except ledger.AlreadyResolved:
             # An earlier try had landed, although its answer was lost.
             return None
+
+
+def _billed(model: str) -> str:
+    """The id under which calls of a model are learned from, whatever alias they came by."""
+    entry = catalog.current().resolve(model)
+    return model if entry is None else entry.id
 
 
 def _log_late(landing: asyncio.Future[Any]) -> None:

@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED = "client_closed"
 USAGE_MISSING = "usage_missing"
 UPSTREAM_CUT = "upstream_cut"
+BUDGET_EXHAUSTED = "budget_exhausted"
+# Output tokens: a hold is extended when the answer has come so near to its end, and the answer is ended where it was
+# refused and so few are left. They cover what the model writes until it notices.
+AHEAD_TOKENS = 48
+LAST_TOKENS = 12
 
 
 class Stream:
@@ -39,10 +44,12 @@ class Stream:
         self._kept: sse.Event | None = None
         # The last usage that no text came after.
         self._counted: dict[str, Any] | None = None
-        self._streamed_bytes = 0
+        # Under way: an extension of the hold. After a refusal only as much is asked for as is needed next.
+        self._extending: asyncio.Task[bool] | None = None
+        self._refused = False
         self._done = False
         self._client_gone = False
-        hold.streamed_tokens = 0
+        hold.streamed_tokens = hold.output_bytes = 0
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._answer.close
@@ -52,6 +59,8 @@ class Stream:
     async def __aexit__(self, *error: object) -> None:
         self._hold.closer = None
         self._watch.cancel()
+        if self._extending is not None:
+            self._extending.cancel()
 
     async def begin(self) -> bool:
         """Wait for the first bytes. False where the call ended before: the client went, or an operator cut it.
@@ -111,6 +120,23 @@ class Stream:
     async def _pass_on(self, events: Iterable[sse.Event]) -> None:
         if data := b"".join([await self._passed_on(event) for event in events]):
             await self._exchange.write(data)
+        if self._hold.held_tokens is not None and not self._done:
+            await self._stay_ahead(self._hold.held_tokens)
+
+    async def _stay_ahead(self, held_tokens: int) -> None:
+        """Extend the hold before the answer outgrows it; end the answer where no more can be held for."""
+        streamed = self._hold.streamed_tokens or 0
+        if streamed + AHEAD_TOKENS <= held_tokens:
+            return
+        if self._extending is None:
+            more = AHEAD_TOKENS if self._refused else held_tokens // 2
+            self._extending = asyncio.create_task(self._hold.extend(streamed + AHEAD_TOKENS + more))
+        if streamed + AHEAD_TOKENS // 2 <= held_tokens and not self._extending.done():
+            return
+        extended, self._extending = await self._extending, None
+        if not extended and self._refused and streamed + LAST_TOKENS >= held_tokens:
+            self._hold.cut(BUDGET_EXHAUSTED)
+        self._refused = not extended
 
     async def _passed_on(self, event: sse.Event) -> bytes:
         """What the client gets when this event comes."""
@@ -120,9 +146,7 @@ class Stream:
         if event.data is None:
             return event.raw
         self._last = event.data
-        self._streamed_bytes += event.text_bytes
-        # A token has at least one byte, and a hold counts each token of `max_tokens` once for all answers.
-        self._hold.streamed_tokens = -(-self._streamed_bytes // self._n)
+        self._count(event.text_bytes)
         before = self._kept.raw if self._kept else b""
         if event.usage is None:
             self._kept = None
@@ -131,6 +155,13 @@ class Stream:
             return before + event.raw
         self._kept, self._counted = event, event.data
         return before
+
+    def _count(self, text_bytes: int) -> None:
+        hold = self._hold
+        hold.output_bytes = (hold.output_bytes or 0) + text_bytes
+        # A token has at least one byte, this model's usually more; a hold counts each token of `max_tokens` once for
+        # all answers.
+        hold.streamed_tokens = -(-hold.output_bytes * 100 // (hold.bytes_a_token_e2 * self._n))
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
