@@ -192,6 +192,14 @@ class EventQuerySet(models.QuerySet["StripeEvent"]):
     def waiting(self) -> EventQuerySet:
         return self.filter(processed_at__isnull=True, quarantine_reason="")
 
+    def dead(self) -> EventQuerySet:
+        """Those that failed too often, or that Stripe refuses: an operator's to replay."""
+        return self.exclude(quarantine_reason="").filter(dead_at__isnull=False)
+
+    def quarantined(self) -> EventQuerySet:
+        """Those of another account or mode: kept, and not ours to act on."""
+        return self.exclude(quarantine_reason="").filter(dead_at__isnull=True)
+
 
 class StripeEvent(models.Model):
     """The inbox: one row for each event Stripe sent, kept as it came. Written by `billing.inbox`."""
@@ -209,7 +217,9 @@ class StripeEvent(models.Model):
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True, blank=True)
     error = models.TextField(blank=True)
+    # Why it is put aside: it is not ours, or (with `dead_at`) every try failed.
     quarantine_reason = models.CharField(max_length=300, blank=True)
+    dead_at = models.DateTimeField(null=True, blank=True)
 
     objects = EventQuerySet.as_manager()
 
@@ -221,6 +231,9 @@ class StripeEvent(models.Model):
                 condition=Q(processed_at__isnull=True) | Q(quarantine_reason=""),
                 name="event_processed_or_quarantined",
             ),
+            models.CheckConstraint(
+                condition=Q(dead_at__isnull=True) | ~Q(quarantine_reason=""), name="event_dead_with_a_reason"
+            ),
         ]
         indexes = [
             models.Index(
@@ -229,6 +242,7 @@ class StripeEvent(models.Model):
                 name="event_waiting",
             ),
             models.Index(fields=["customer_id"], name="event_by_customer"),
+            models.Index(fields=["id"], condition=~Q(quarantine_reason=""), name="event_put_aside"),
         ]
 
     def __str__(self) -> str:
@@ -404,3 +418,45 @@ class MeterErrorReport(models.Model):
 
     def __str__(self) -> str:
         return self.event_id
+
+
+class StripeCheck(models.Model):
+    """A look at Stripe: at its endpoint for us, for events that never came, or at all customers. The row is its lock.
+
+    Written by `billing.healing` and `billing.endpoint`. `cursor` is where a long one goes on, in whichever process.
+    """
+
+    class Kind(models.TextChoices):
+        ENDPOINT = "endpoint", "the webhook endpoint"
+        BACKFILL = "backfill", "events that did not come"
+        RECONCILE = "reconcile", "all customers"
+
+    kind = models.CharField(max_length=9, choices=Kind.choices)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+    busy_until = models.DateTimeField(null=True, blank=True)
+    since = models.DateTimeField(null=True, blank=True, help_text="A backfill's: events created from here on.")
+    cursor = models.CharField(max_length=255, blank=True)
+    figures = models.JSONField(default=dict, help_text="What was counted: seen, missing, differed, failed, …")
+    findings = models.JSONField(default=list, help_text="What was wrong, a line each; the first of many.")
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name = "look at Stripe"
+        verbose_name_plural = "looks at Stripe"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=["endpoint", "backfill", "reconcile"]), name="check_kind_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(finished_at__isnull=True) | Q(finished_at__gte=F("started_at")),
+                name="check_ends_after_start",
+            ),
+            models.UniqueConstraint(
+                fields=["kind"], condition=Q(finished_at__isnull=True), name="check_one_of_a_kind_under_way"
+            ),
+        ]
+        indexes = [models.Index(fields=["kind", "-id"], name="check_by_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.started_at:%Y-%m-%d %H:%M}"
