@@ -33,7 +33,7 @@ help:
 run: .venv/runtime
 	@exec $(BIN)/python manage.py serve --demo --port $(PORT)
 
-test: .venv/dev
+test: .venv/dev .venv/clients.installed .venv/node_clients.installed
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --database=postgres
 
@@ -56,17 +56,19 @@ fmt: .venv/dev
 	$(BIN)/ruff format .
 
 # The header that uv writes names its command line; it is left out, as nothing reads it.
-LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	--python-version 3.11 pyproject.toml
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	--python-version 3.11 $(if $(UPGRADE),--upgrade)
 lock: .venv/dev
-	$(LOCK) $(if $(UPGRADE),--upgrade) --group dev -o requirements/dev.txt
-	$(LOCK) --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
+	$(RESOLVE) pyproject.toml --group dev -o requirements/dev.txt
+	$(RESOLVE) pyproject.toml --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
+	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
 
 clean:
 	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-PIP := $(BIN)/python -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
+PIP_INSTALL := -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
 	--no-input --no-warn-script-location
+PIP := $(BIN)/python $(PIP_INSTALL)
 
 # The two stamps below are newer than their lock as long as what it names is installed.
 .venv/runtime: requirements/runtime.txt | $(BIN)/python
@@ -78,6 +80,17 @@ PIP := $(BIN)/python -m pip install --require-hashes --prefer-binary --quiet --d
 	@echo "Installing the locked development dependencies into .venv"
 	@$(PIP) -r requirements/dev.txt
 	@touch .venv/runtime $@
+
+# Real clients that tests/clients/ starts, each kind in an environment of its own.
+.venv/clients.installed: requirements/clients.txt | $(BIN)/python
+	@echo "Installing the locked Python clients of the tests into .venv/clients"
+	@$(BIN)/python -m venv --clear .venv/clients
+	@.venv/clients/bin/python $(PIP_INSTALL) --no-compile -r requirements/clients.txt
+	@touch $@
+
+# Node is asked for by no more than these tests: without it they are skipped, and say so.
+.venv/node_clients.installed: tests/clients/node/package-lock.json | $(BIN)/python
+	@if tests/clients/node/install; then touch $@; fi
 
 $(BIN)/python:
 	@.ci/create-venv "$(PYTHON)"

@@ -109,6 +109,20 @@ def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
     return value
 
 
+def meters(env: environ.Env, name: str, *, units: tuple[str, ...]) -> dict[str, str]:
+    """`event_name:unit`, comma-separated: what each of Stripe's meters counts."""
+    found: dict[str, str] = {}
+    for part in names(env, name, default=[]):
+        event_name, _, unit = part.partition(":")
+        if not event_name or unit not in units or event_name in found or len(event_name) > 100:
+            raise ImproperlyConfigured(
+                f"{name} must name each meter once, as its event name, a colon and one of {', '.join(units)}, "
+                f"such as llm_cost:{units[0]}; not {part!r}."
+            )
+        found[event_name] = unit
+    return found
+
+
 def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default: Choice) -> Choice:
     """One of the choices, compared without regard to case."""
     raw = _raw(env, name, str(default))

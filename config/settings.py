@@ -182,6 +182,12 @@ STRIPE_WEBHOOK_SECRETS = check.secrets(env, "STRIPE_WEBHOOK_SECRET")
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
+# Stripe's meters that are told of usage, and what each counts; none: usage stays here.
+STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "tokens", "calls"))
+STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
+STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
+# Where a tenant buys more; the billing side lends the model side this function (see governance/upgrades.py).
+UPGRADE_LINK = "billing.topups.link"
 
 METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
 

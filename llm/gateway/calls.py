@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat as uuids
 from django.conf import settings
+from django.utils import timezone
 
 from governance import ledger, money
 from governance.operations import Caller, Release, Reserve
@@ -90,7 +91,9 @@ class _GovernedCall:
     async def _attempt(self, order: Sequence[str]) -> None:
         id, decision = await self._reserve(order)
         if not decision.allowed:
-            raise self.failure or errors.refusal(decision, show_amounts=self.identity.show_amounts)
+            raise self.failure or errors.refusal(
+                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
+            )
         place = upstream.place(decision.model)
         if not self.gateway.breakers.admits(place, time.time()):
             self.gateway.commits.put(Release(id))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 
-from governance import money
+from governance import money, upgrades
 from governance.meters import E6, MeterView
 from governance.policies import Decision, Reason, WindowView
 
@@ -150,8 +151,8 @@ _REFUSALS: dict[Reason, tuple[int, str, str, str]] = {
 _PARAMS = {Reason.MODEL_NOT_PRICED: "model", Reason.TOOL_DISABLED: "tool_choice"}
 
 
-def refusal(decision: Decision, *, show_amounts: bool) -> GatewayError:
-    """The answer to a call that was not let through."""
+def refusal(decision: Decision, *, show_amounts: bool, tenant: str, now: datetime) -> GatewayError:
+    """The answer to a call of `tenant` that was not let through."""
     status, type, code, sentence = _REFUSALS[decision.reason]
     headers: list[tuple[str, str]] = []
     if status == 402:
@@ -175,7 +176,7 @@ def refusal(decision: Decision, *, show_amounts: bool) -> GatewayError:
         f"{sentence}.",
         _PARAMS.get(decision.reason),
         (*headers, *budget_headers(because, show_amounts=show_amounts)),
-        _metadata(because, show_amounts=show_amounts),
+        _metadata(because, show_amounts=show_amounts, tenant=tenant, now=now),
     )
 
 
@@ -228,7 +229,7 @@ def _describe(view: WindowView, *, show_amounts: bool) -> str:
     return f"{view.scope} per {kind}{amounts}{until}"
 
 
-def _metadata(view: WindowView | None, *, show_amounts: bool) -> dict[str, Any]:
+def _metadata(view: WindowView | None, *, show_amounts: bool, tenant: str, now: datetime) -> dict[str, Any]:
     if view is None:
         return {}
     shown: dict[str, Any] = {"budget": view.scope, "window": view.kind, "currency": "usd"}
@@ -238,4 +239,7 @@ def _metadata(view: WindowView | None, *, show_amounts: bool) -> dict[str, Any]:
             "spent": money.format_dollars(view.settled_nanos),
             "reserved": money.format_dollars(view.reserved_nanos),
         }
-    return shown | {"resets_at": rfc3339(view.ends_at) if view.ends_at else None, "upgrade_url": None}
+    return shown | {
+        "resets_at": rfc3339(view.ends_at) if view.ends_at else None,
+        "upgrade_url": upgrades.url(tenant=tenant, window=view.kind, now=now),
+    }

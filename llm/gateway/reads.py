@@ -9,7 +9,7 @@ from django.db.models import Sum
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance import ledger, money
+from governance import ledger, money, upgrades
 from governance.models import SpendRollup
 from governance.operations import Caller
 from governance.policies import Action, Call, Decision
@@ -49,11 +49,15 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
         session=exchange.header("x-session"),
         task=exchange.header("x-task"),
     )
+    now = timezone.now()
     try:
-        decision, usual_nanos = await gateway.read(lambda: _standing(caller, timezone.now()))
+        decision, usual_nanos = await gateway.read(lambda: _standing(caller, now))
     except (DatabaseError, ledger.LedgerUnavailable) as error:
         raise errors.ledger_unavailable() from error
-    await exchange.answer_json(200, _shown(decision, usual_nanos, show_amounts=identity.show_amounts))
+    shown = _shown(decision, usual_nanos, show_amounts=identity.show_amounts)
+    if decision.tightest is not None:
+        shown["upgrade_url"] = upgrades.url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
+    await exchange.answer_json(200, shown)
 
 
 def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
@@ -78,7 +82,6 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
         "allowed": decision.action is not Action.HARD_STOP,
         "currency": "usd",
         "resets_at": errors.rfc3339(view.ends_at) if view.ends_at else None,
-        "upgrade_url": None,
     }
     if show_amounts:
         shown |= {

@@ -55,6 +55,20 @@ class TestSecrets:
         assert (tmp_path / "secret_key").stat().st_mode & 0o077 == 0
 
 
+class TestMeters:
+    UNITS = ("microdollars", "tokens")
+
+    def test_each_meter_has_its_unit(self) -> None:
+        found = environment.meters(env(M="cost:microdollars, used:tokens"), "M", units=self.UNITS)
+        assert found == {"cost": "microdollars", "used": "tokens"}
+        assert environment.meters(env(), "M", units=self.UNITS) == {}
+
+    @pytest.mark.parametrize("raw", ["cost", "cost:euros", ":tokens", "a:tokens,a:tokens"])
+    def test_malformed_names_the_variable_and_the_units(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match=r"M must name each meter once.*microdollars, tokens"):
+            environment.meters(env(M=raw), "M", units=self.UNITS)
+
+
 class TestUrl:
     def test_a_trailing_slash_goes(self) -> None:
         assert environment.url(env(APP_URL="https://x.test/"), "APP_URL", default="") == "https://x.test"
