@@ -1,6 +1,7 @@
 """Event type -> what it asks for. An event is a hint to look again: its effect is that of the state it leads to.
 
 With an API key the state is read from Stripe before the transaction; without one the event's object stands in.
+A type that is not here is kept and asks for nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from billing import accounts, mirror, shapes, sync
+from billing import accounts, mirror, shapes, stripe_client, sync
 from billing.models import BillingAccount, StripeEvent
 
 # Customer id -> what Stripe says of it now; None without an API key.
@@ -18,9 +19,18 @@ Handler = Callable[[StripeEvent, Readings, datetime], None]
 
 def readings(event: StripeEvent, *, now: datetime) -> Readings:
     """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
-    if event.type not in HANDLERS or not event.customer_id:
+    if event.type not in HANDLERS:
         return {}
-    return {event.customer_id: sync.read(event.customer_id, now=now)}
+    customer_id = event.customer_id or _payer(event)
+    return {customer_id: sync.read(customer_id, now=now)} if customer_id else {}
+
+
+def _payer(event: StripeEvent) -> str:
+    """Whose money a refund or dispute is about: they name the charge alone, and only Stripe knows its customer."""
+    charge_id = shapes.identifier(event.object.get("charge"))
+    if event.type not in OF_A_CHARGE or not charge_id or not stripe_client.is_configured():
+        return ""
+    return shapes.customer_id(stripe_client.charge(charge_id))
 
 
 def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
@@ -59,6 +69,11 @@ def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
     _sync(event, readings, now, take)
 
 
+def _look_again(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Nothing of the event itself counts: whoever it concerns is computed anew."""
+    _sync(event, readings, now, lambda account: None)
+
+
 def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
     if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
@@ -69,13 +84,14 @@ def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
 def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]) -> None:
     """Lock the customer, keep what the event brings, and write what follows."""
-    if not event.customer_id:
+    customer_id = event.customer_id or next(iter(readings), "")
+    if not customer_id:
         # A checkout or invoice without a customer concerns nobody's budget.
         return
-    account = accounts.locked(event.customer_id)
+    account = accounts.locked(customer_id)
     take(account)
     accounts.claim(account=account, slug=shapes.claimed_tenant(event.object), now=now)
-    sync.write(event.customer_id, readings.get(event.customer_id), now=now)
+    sync.write(customer_id, readings.get(customer_id), now=now)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -100,6 +116,13 @@ HANDLERS: dict[str, Handler] = {
     "invoice.overdue": _invoice,
     "invoice.voided": _invoice,
     "invoice.marked_uncollectible": _invoice,
+    "charge.refunded": _look_again,
+    "refund.failed": _look_again,
+    "credit_note.created": _look_again,
+    "charge.dispute.created": _look_again,
+    "charge.dispute.closed": _look_again,
+    "charge.dispute.funds_reinstated": _look_again,
+    "entitlements.active_entitlement_summary.updated": _look_again,
     "price.created": _catalog,
     "price.updated": _catalog,
     "plan.created": _catalog,
@@ -107,3 +130,7 @@ HANDLERS: dict[str, Handler] = {
     "product.created": _catalog,
     "product.updated": _catalog,
 }
+# Their objects name a charge and no customer.
+OF_A_CHARGE = frozenset(
+    {"refund.failed", "charge.dispute.created", "charge.dispute.closed", "charge.dispute.funds_reinstated"}
+)

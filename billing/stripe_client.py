@@ -100,6 +100,11 @@ def subscription(subscription_id: str) -> Fetched:
     return ask(lambda client: _plain(client.v1.subscriptions.retrieve(subscription_id)))
 
 
+def charge(charge_id: str) -> Fetched:
+    """A charge, for the customer whose money it was. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.charges.retrieve(charge_id)))
+
+
 def product(product_id: str) -> Fetched:
     """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
     return ask(lambda client: _plain(client.v1.products.retrieve(product_id)))
