@@ -126,9 +126,12 @@ def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:
     return ask(lambda client: _plain(client.v1.checkout.sessions.create(wanted, {"idempotency_key": key})))
 
 
-def ask(call: Callable[[stripe.StripeClient], Answer]) -> Answer:
-    """Whatever `call` asks a client for; 429 is waited out here. Raises StripeUnavailable, StripeRefused."""
-    client = make_client()
+def ask(call: Callable[[stripe.StripeClient], Answer], *, key: str = "") -> Answer:
+    """Whatever `call` asks a client for; 429 is waited out here. Raises StripeUnavailable, StripeRefused.
+
+    The client has `key`, or the configured one.
+    """
+    client = make_client(key)
     for attempt in range(BUSY_TRIES):
         try:
             with _failures():
@@ -183,6 +186,7 @@ def _failures() -> Iterator[None]:
         stripe.RateLimitError,
         stripe.AuthenticationError,
         stripe.PermissionError,
+        stripe.TemporarySessionExpiredError,
     ) as error:
         raise _named(StripeUnavailable, error) from error
     except stripe.StripeError as error:
