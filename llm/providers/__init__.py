@@ -26,6 +26,10 @@ class Answer(Protocol):
     def status(self) -> int: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
+    @property
+    def kept_bytes(self) -> int:
+        """Of a stream: bytes that the model has written and that wait to be passed on in one piece."""
+
     async def read(self) -> bytes: ...
     def chunks(self) -> AsyncIterator[bytes]: ...
     def close(self) -> None: ...
@@ -44,3 +48,6 @@ class Provider(Protocol):
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """Send a body to a path below /v1. Raises ProviderError where no answer began."""
+
+    async def list_models(self) -> list[str]:
+        """The ids of the models that the key may use: proof that it works. Raises ProviderError."""

@@ -5,12 +5,15 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 
+from llm import sse
+from llm.openai_dialect import StreamFailed
 from llm.providers import ProviderError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -103,9 +106,23 @@ class HttpAnswer:
     def kept_bytes(self) -> int:
         return 0
 
+    @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
     async def read(self) -> bytes:
         """The whole body; raises ProviderError where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()])
+
+    async def read_refusal(self) -> bytes:
+        """The body of an error; empty where it breaks off, for it is an error all the same."""
+        try:
+            return await self.read()
+        except ProviderError:
+            return b""
+        except BaseException:
+            self.close()
+            raise
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
@@ -123,6 +140,97 @@ class HttpAnswer:
         if self._connection is not None:
             self._connection.open_answers -= 1
             self._connection = None
+
+
+class Refusal:
+    """An error that was read already, to know what it means. See `llm.providers.Answer`."""
+
+    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes) -> None:
+        self._answer = answer
+        self._body = body
+        self.status = status
+        self.headers = CIMultiDict(answer.headers)
+        self.headers["content-type"] = "application/json"
+        self.kept_bytes = 0
+
+    async def read(self) -> bytes:
+        return self._body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class TranslatedAnswer:
+    """A plain answer that is translated whole. See `llm.providers.Answer`."""
+
+    def __init__(self, answer: HttpAnswer, translate: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self._translate = translate
+        self.status = answer.status
+        self.headers = answer.headers
+        self.kept_bytes = 0
+
+    async def read(self) -> bytes:
+        return self._translate(await self._answer.read())
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield await self.read()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class Shaping(Protocol):
+    """Turns a stream's events into bytes of Mistral's shape, one by one."""
+
+    @property
+    def kept_bytes(self) -> int: ...
+    def feed(self, event: sse.Event) -> bytes: ...
+    def rest(self) -> bytes: ...
+
+
+class ShapedAnswer:
+    """A stream that is translated on its way. See `llm.providers.Answer`."""
+
+    def __init__(self, answer: HttpAnswer, shaping: Shaping) -> None:
+        self._answer = answer
+        self._shaping = shaping
+        self.status = answer.status
+        self.headers = answer.headers
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._shaping.kept_bytes
+
+    async def read(self) -> bytes:
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The stream in Mistral's shape; raises ProviderError where it breaks off or carries an error."""
+        reader = sse.Reader()
+        failure: ProviderError | None = None
+        try:
+            async for chunk in self._answer.chunks():
+                if shaped := b"".join(map(self._shaping.feed, reader.feed(chunk))):
+                    yield shaped
+            if left := reader.rest():
+                yield self._shaping.feed(sse.read_event(left + b"\n\n"))
+        except ProviderError as error:
+            failure = error
+        except StreamFailed as error:
+            message = f"The model's API broke its answer off: {error.kind}."
+            failure = ProviderError("upstream_cut", message, sent=True)
+        # What was written before a stream broke was paid for, and goes on.
+        if rest := self._shaping.rest():
+            yield rest
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        self._answer.close()
 
 
 def _ids(body: bytes) -> list[str]:

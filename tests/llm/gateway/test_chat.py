@@ -221,7 +221,7 @@ def test_an_upstream_that_is_not_there_holds_nothing(product: Product) -> None:
     make.budget("1.00")
     from llm.gateway.application import gateway
 
-    gateway.providers["mistral"]._base = "http://127.0.0.1:1"
+    gateway.providers["mistral"].connection.base = "http://127.0.0.1:1"
     response = product.chat(product.key())
     assert (response.status_code, response.json()["code"]) == (502, "upstream_unreachable")
     assert nothing_is_held()

@@ -1,0 +1,81 @@
+"""Anthropic's Messages API, translated both ways by `llm.anthropic_dialect`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import orjson
+
+from llm import anthropic_dialect, sse
+from llm.dialect import Request
+from llm.openai_dialect import Shaper
+from llm.providers import Answer, ProviderError
+from llm.providers.http import Connection, Refusal, ShapedAnswer, TranslatedAnswer
+
+PAYMENT_REQUIRED, OVERLOADED = 402, 529
+
+
+class Anthropic:
+    """One API base, without /v1, as Anthropic's clients take it. See `llm.providers.Provider`."""
+
+    def __init__(self, *, api_base: str, api_key: str, name: str = "anthropic") -> None:
+        self.name = name
+        headers = {"x-api-key": api_key, "anthropic-version": anthropic_dialect.VERSION}
+        self.connection = Connection(base=api_base.rstrip("/") + "/v1", headers=headers)
+
+    async def open(self) -> None:
+        await self.connection.open()
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        return anthropic_dialect.request_body(
+            request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
+        )
+
+    async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
+        """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
+        answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
+        if answer.status != 200:
+            said = await answer.read_refusal()
+            status = 503 if answer.status == OVERLOADED else answer.status
+            if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
+                status = PAYMENT_REQUIRED
+            return Refusal(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+        created = int(time.time())
+        if answer.is_stream:
+            return ShapedAnswer(answer, _Shaping(created=created))
+        return TranslatedAnswer(answer, lambda body: _translated(body, created=created))
+
+    async def list_models(self) -> list[str]:
+        return await self.connection.list_models("/models?limit=1000")
+
+
+class _Shaping:
+    """Messages' events become OpenAI's chunks, and those become Mistral's."""
+
+    def __init__(self, *, created: int) -> None:
+        self._translator = anthropic_dialect.Translator(created=created)
+        self._shaper = Shaper()
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._shaper.kept_bytes
+
+    def feed(self, event: sse.Event) -> bytes:
+        return b"".join(map(self._shaper.feed, self._translator.feed(event)))
+
+    def rest(self) -> bytes:
+        return self._shaper.rest()
+
+
+def _translated(body: bytes, *, created: int) -> bytes:
+    try:
+        message = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        message = None
+    if not isinstance(message, dict):
+        raise ProviderError("upstream_garbage", "The model's API sent no answer that could be read.", sent=True)
+    return orjson.dumps(anthropic_dialect.answer(message, created=created))

@@ -1,0 +1,48 @@
+"""OpenAI, and every endpoint that speaks its dialect: Groq, OpenRouter, Together, vLLM and many more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from llm import openai_dialect
+from llm.dialect import Request
+from llm.providers import Answer
+from llm.providers.http import Connection, Refusal, ShapedAnswer
+
+PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
+
+
+class OpenAICompatible:
+    """One API base, /v1 included, as OpenAI's clients take it. `native`: OpenAI itself, whose fields are known."""
+
+    def __init__(self, *, name: str, api_base: str, api_key: str, native: bool = False) -> None:
+        self.name = name
+        self._native = native
+        # A server of one's own may need no key.
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self.connection = Connection(base=api_base, headers=headers)
+
+    async def open(self) -> None:
+        await self.connection.open()
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        return openai_dialect.request_body(
+            request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools, native=self._native
+        )
+
+    async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
+        answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)
+        if answer.status == TOO_MANY_REQUESTS:
+            said = await answer.read_refusal()
+            # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.
+            status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
+            return Refusal(answer, status=status, body=said)
+        if answer.is_stream:
+            return ShapedAnswer(answer, openai_dialect.Shaper())
+        return answer
+
+    async def list_models(self) -> list[str]:
+        return await self.connection.list_models("/models")
