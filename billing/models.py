@@ -249,6 +249,12 @@ class StripeEvent(models.Model):
         return f"{self.type} {self.event_id}"
 
     @property
+    def account(self) -> str:
+        """The connected account the event belongs to; empty for our own."""
+        found = self.payload.get("account") or self.payload.get("context")
+        return found if isinstance(found, str) else ""
+
+    @property
     def object(self) -> dict[str, Any]:
         """The Stripe object the event is about; empty for thin events."""
         data = self.payload.get("data")

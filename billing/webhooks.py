@@ -41,6 +41,11 @@ def parse(body: str) -> Envelope:
         payload = orjson.loads(body)
     except ValueError as error:
         raise NotAnEvent(f"The body is not JSON: {error}.") from error
+    return envelope(payload)
+
+
+def envelope(payload: Any) -> Envelope:
+    """The same of an event that was read already. Raises NotAnEvent."""
     if not isinstance(payload, dict):
         raise NotAnEvent("The body must be a JSON object.")
     if payload.get("object") not in EVENT_OBJECTS:
@@ -53,7 +58,8 @@ def parse(body: str) -> Envelope:
         created=_created(payload.get("created")),
         livemode=payload.get("livemode") is True,
         api_version=shapes.text(payload.get("api_version"))[:60],
-        account=shapes.text(payload.get("account")),
+        # Thin events say it as the context that their objects are to be asked for in.
+        account=shapes.text(payload.get("account")) or shapes.text(payload.get("context")),
         customer_id=shapes.customer_id(data)[:255],
         payload=payload,
     )
