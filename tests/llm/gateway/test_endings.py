@@ -43,7 +43,7 @@ def upstream(product: Product) -> Iterator[Upstream]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    gateway.providers["mistral"]._base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    gateway.providers["mistral"].connection.base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     yield lambda data: answer.__setitem__(0, data)
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
