@@ -91,6 +91,11 @@ def read(customer_id: str, *, now: datetime) -> Reading | None:
     with transaction.atomic():
         BillingAccount.objects.filter(pk=account.pk).update(fetches=F("fetches") + 1)
         number = BillingAccount.objects.values_list("fetches", flat=True).get(pk=account.pk)
+    return look(customer_id, number, now=now)
+
+
+def look(customer_id: str, number: int, *, now: datetime) -> Reading:
+    """A reading under a number that its caller has. Raises StripeUnavailable, StripeRefused."""
     picture = stripe_client.customer_picture(customer_id)
     return Reading(number, picture, _products(picture, now))
 
