@@ -1,5 +1,6 @@
 """Tables of the governance app. Money tables are written by `governance.ledger` alone."""
 
+from governance.models.alerts import Alert
 from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck
 from governance.models.idempotency import KeptAnswer
@@ -9,6 +10,7 @@ from governance.models.tenancy import Agent, ApiKey, Tenant
 
 __all__ = [
     "Agent",
+    "Alert",
     "Allowance",
     "ApiKey",
     "AuditEntry",
