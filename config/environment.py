@@ -57,6 +57,22 @@ def secrets(env: environ.Env, name: str) -> list[str]:
     return [part for raw in secret(env, name).split(",") if (part := raw.strip())]
 
 
+def api_key(env: environ.Env, name: str) -> str:
+    """A provider's key, which travels in a header; "" where it is missing or still the placeholder."""
+    value = secret(env, name)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ImproperlyConfigured(f"{name} must be the key alone, without blanks or line breaks.")
+    return value
+
+
+def api_base(env: environ.Env, name: str, *, default: str) -> str:
+    """The URL that an API's paths are added to."""
+    value = url(env, name, default=default)
+    if not urlsplit(value).hostname or "@" in value or "?" in value or "#" in value:
+        raise ImproperlyConfigured(f"{name} must be a URL without user, password, query or fragment.")
+    return value
+
+
 def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
     """SECRET_KEY; in DEBUG a missing one is made once and kept under VAR_DIR."""
     key = secret(env, "SECRET_KEY")

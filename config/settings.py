@@ -23,6 +23,7 @@ VAR_DIR = check.directory(env, "VAR_DIR", default=BASE_DIR / "var")
 
 DEBUG = check.boolean(env, "DEBUG", default=False)
 SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
+SECRET_KEY_FALLBACKS = check.secrets(env, "SECRET_KEY_FALLBACKS")
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
@@ -157,14 +158,25 @@ CELERY_BEAT_SCHEDULE = celery.schedule()
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "beat-schedule")
 
 # The model side.
-MISTRAL_API_KEY = check.secret(env, "MISTRAL_API_KEY")
+MISTRAL_API_KEY = check.api_key(env, "MISTRAL_API_KEY")
 # Where the simulated Mistral listens; used only when there is no key and DEBUG is on.
 SANDBOX_URL = check.url(env, "SANDBOX_URL", default="http://127.0.0.1:8010")
-MISTRAL_API_BASE = check.url(
+MISTRAL_API_BASE = check.api_base(
     env,
     "MISTRAL_API_BASE",
     default=SANDBOX_URL if DEBUG and not MISTRAL_API_KEY else "https://api.mistral.ai",
 )
+# The zones' models have names of their own: mistral-eu/mistral-small-latest.
+MISTRAL_EU_API_KEY = check.api_key(env, "MISTRAL_EU_API_KEY") or MISTRAL_API_KEY
+MISTRAL_EU_API_BASE = check.api_base(env, "MISTRAL_EU_API_BASE", default="https://api.eu.mistral.ai")
+MISTRAL_US_API_KEY = check.api_key(env, "MISTRAL_US_API_KEY") or MISTRAL_API_KEY
+MISTRAL_US_API_BASE = check.api_base(env, "MISTRAL_US_API_BASE", default="https://api.us.mistral.ai")
+OPENAI_API_KEY = check.api_key(env, "OPENAI_API_KEY")
+OPENAI_API_BASE = check.api_base(env, "OPENAI_API_BASE", default="https://api.openai.com/v1")
+ANTHROPIC_API_KEY = check.api_key(env, "ANTHROPIC_API_KEY")
+ANTHROPIC_API_BASE = check.api_base(env, "ANTHROPIC_API_BASE", default="https://api.anthropic.com")
+# Whether providers that operators add may be in this machine's own network.
+PRIVATE_ENDPOINTS = check.boolean(env, "PRIVATE_ENDPOINTS", default=DEBUG)
 
 LEARNED_BOUNDS = check.boolean(env, "LEARNED_BOUNDS", default=True)
 

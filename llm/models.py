@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Never
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
+from llm import addresses
 from llm.pricing import UNKNOWN_IMAGE_TOKENS
 
 KINDS = ("chat", "fim", "embedding", "ocr", "moderation")
@@ -172,3 +174,55 @@ class Price(models.Model):
 
     def delete(self, *args: Any, **kwargs: Any) -> Never:
         raise TypeError("a price is never deleted; add one with a later effective_from")
+
+
+class ProviderEndpoint(models.Model):
+    """A provider that operators add. `llm.endpoints` saves it; the gateway reads it again within seconds."""
+
+    class Kind(models.TextChoices):
+        OPENAI_COMPATIBLE = "openai_compatible", "any that speaks OpenAI's dialect"
+        OPENAI = "openai", "OpenAI"
+        ANTHROPIC = "anthropic", "Anthropic"
+
+    name = models.SlugField(max_length=40, unique=True, help_text="What the catalogue's models name as their provider.")
+    kind = models.CharField(max_length=20, choices=Kind.choices, default=Kind.OPENAI_COMPATIBLE)
+    base_url = models.CharField(
+        "base URL",
+        max_length=300,
+        help_text="As the provider's own client takes it: with /v1 for OpenAI and its likes, without for Anthropic.",
+    )
+    key_env = models.CharField(
+        "variable of the key",
+        max_length=80,
+        blank=True,
+        help_text="The environment variable that holds the key, such as GROQ_API_KEY; or enter a key below.",
+    )
+    sealed_key = models.TextField(blank=True, editable=False)
+    enabled = models.BooleanField(default=True)
+    updated_at = models.DateTimeField(editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(name="") & ~Q(name__in=addresses.RESERVED_NAMES), name="provider_name_free"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["openai_compatible", "openai", "anthropic"]), name="provider_kind_known"
+            ),
+            models.CheckConstraint(condition=Q(key_env="") | Q(sealed_key=""), name="provider_one_key"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        problems = {
+            "name": "" if addresses.NAME.fullmatch(self.name or "") else "Use small letters, digits and hyphens.",
+            "base_url": addresses.problem_with_base(self.base_url or "", private_allowed=settings.PRIVATE_ENDPOINTS),
+            "key_env": addresses.problem_with_variable(self.key_env) if self.key_env else "",
+        }
+        if self.name in addresses.RESERVED_NAMES:
+            problems["name"] = f"{self.name} is configured by the environment."
+        if found := {field: problem for field, problem in problems.items() if problem}:
+            raise ValidationError(found)

@@ -1,0 +1,104 @@
+"""Providers that operators add beside those of the environment. Keys go in, are sealed, and never come out again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from governance import audit
+from governance.audit import Actor
+from llm import sealing
+from llm.models import ProviderEndpoint
+
+log = logging.getLogger(__name__)
+
+
+class KeyNeeded(ValueError):
+    """The key must be entered again, or for the first time. `field` is what asks for it."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint that can be called. Two that are equal need no new connection."""
+
+    name: str
+    kind: str
+    base_url: str
+    api_key: str = field(repr=False)
+
+
+def usable() -> tuple[Endpoint, ...]:
+    """The endpoints that are enabled and have a key, by name. One whose key cannot be read is left out, and said so."""
+    rows = ProviderEndpoint.objects.filter(enabled=True).order_by("name")
+    found = ((row, _key(row)) for row in rows)
+    return tuple(Endpoint(row.name, row.kind, row.base_url, key) for row, key in found if key is not None)
+
+
+def save(*, row: ProviderEndpoint, new_key: str, by: Actor, now: datetime) -> ProviderEndpoint:
+    """Add or change an endpoint; `new_key` replaces its key, empty leaves it. The audit row tells of keys, not them.
+
+    Raises KeyNeeded: a key that nobody can read must not be sent to an address that somebody else has put in.
+    """
+    with transaction.atomic():
+        before = ProviderEndpoint.objects.select_for_update().filter(pk=row.pk).first() if row.pk else None
+        check_key(row=row, before=before, new_key=new_key)
+        row.sealed_key = _sealed(row, before, new_key)
+        row.updated_at = now
+        row.save()
+        audit.record(
+            action=f"provider.{'add' if before is None else 'change'}",
+            target=row.name,
+            by=by,
+            now=now,
+            old=_facts(before) if before else None,
+            new=_facts(row) | ({"key": "replaced"} if new_key and before else {}),
+        )
+    return row
+
+
+def check_key(*, row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str) -> None:
+    """Raises KeyNeeded where `row`, which was `before`, cannot go without a new key."""
+    if new_key or row.key_env:
+        return
+    if before is not None and before.sealed_key and row.base_url != before.base_url:
+        raise KeyNeeded("Enter the key again with a new address.", "base_url")
+    if row.kind != ProviderEndpoint.Kind.OPENAI_COMPATIBLE and not (before is not None and before.sealed_key):
+        raise KeyNeeded(f"{row.get_kind_display()} takes no calls without a key.", "kind")
+
+
+def _key(row: ProviderEndpoint) -> str | None:
+    """The key of an endpoint; empty where it needs none, None where it cannot be had."""
+    if row.key_env:
+        key = os.environ.get(row.key_env, "").strip()
+        if not key:
+            log.error("provider %s: the variable %s holds no key", row.name, row.key_env)
+        return key or None
+    if not row.sealed_key:
+        return ""
+    try:
+        return sealing.unseal(row.sealed_key)
+    except sealing.Unreadable:
+        log.error("provider %s: its key was sealed under another SECRET_KEY; enter it again", row.name)
+        return None
+
+
+def _sealed(row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str) -> str:
+    """The sealed key that a row has from now on: a new one, the old one, or none beside a variable."""
+    if new_key:
+        return sealing.seal(new_key)
+    return before.sealed_key if before is not None and not row.key_env else ""
+
+
+def _facts(row: ProviderEndpoint) -> dict[str, Any]:
+    """What the audit trail shows. A key is there or not; nothing of it is told."""
+    key = f"variable {row.key_env}" if row.key_env else "set" if row.sealed_key else "none"
+    return {"kind": row.kind, "base_url": row.base_url, "enabled": row.enabled, "key": key}
