@@ -1,0 +1,46 @@
+// What the scripts of this folder share; python/cells.py says what they read and print.
+
+import readline from 'node:readline';
+
+export const MODEL = 'mistral-small-latest';
+export const MAX_TOKENS = 200;
+export const QUESTION = 'Match this invoice.';
+// Sent under the same Idempotency-Key.
+export const OTHER_QUESTION = 'Match another invoice.';
+export const IDEMPOTENCY_KEY = 'one-key-for-two-requests';
+export const TOOL = {
+  type: 'function',
+  function: {
+    name: 'match_invoice',
+    description: 'Match an invoice with its order.',
+    parameters: { type: 'object', properties: { number: { type: 'integer' } }, required: ['number'] },
+  },
+};
+
+export const messages = (content) => [{ role: 'user', content }];
+export const streams = (cell) => cell.endsWith('stream');
+export const called = (name, args) =>
+  name ? { name, arguments: typeof args === 'string' ? JSON.parse(args) : args } : null;
+
+// The code that the gateway wrote, for clients that hand the answer's text on.
+export function codeIn(body) {
+  try {
+    return JSON.parse(body).code ?? null;
+  } catch {
+    return null;
+  }
+}
+
+// Answer every line. `describe` tells status and code of an error.
+export async function run(client, describe) {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const [url, key, cell] = line.split(' ');
+    let seen;
+    try {
+      seen = await client(url, key, cell);
+    } catch (error) {
+      seen = { error: error?.constructor?.name ?? typeof error, message: String(error), ...describe(error) };
+    }
+    console.log(JSON.stringify(seen));
+  }
+}

@@ -1,0 +1,41 @@
+// Mistral's own client.
+
+import { Mistral } from '@mistralai/mistralai';
+import * as cells from './cells.mjs';
+
+async function call(url, key, cell) {
+  const client = new Mistral({ apiKey: key, serverURL: url });
+  const request = {
+    model: cells.MODEL,
+    messages: cells.messages(cells.QUESTION),
+    maxTokens: cells.MAX_TOKENS,
+    ...(cell.startsWith('tools') && { tools: [cells.TOOL], toolChoice: 'any' }),
+  };
+  const options = {};
+  if (cell === '422') {
+    options.headers = { 'idempotency-key': cells.IDEMPOTENCY_KEY };
+    await client.chat.complete(request, options);
+    request.messages = cells.messages(cells.OTHER_QUESTION);
+  }
+  if (cells.streams(cell)) return collected(await client.chat.stream(request, options));
+  const { message, finishReason } = (await client.chat.complete(request, options)).choices[0];
+  const made = message.toolCalls?.[0]?.function;
+  return { content: message.content, finish_reason: finishReason, tool: cells.called(made?.name, made?.arguments) };
+}
+
+async function collected(stream) {
+  let content = '', finish_reason = null, name = '', args = '';
+  for await (const { data } of stream) {
+    for (const choice of data.choices) {
+      content += choice.delta.content ?? '';
+      finish_reason = choice.finishReason ?? finish_reason;
+      for (const made of choice.delta.toolCalls ?? []) {
+        name += made.function.name ?? '';
+        args += made.function.arguments ?? '';
+      }
+    }
+  }
+  return { content, finish_reason, tool: cells.called(name, args) };
+}
+
+cells.run(call, (error) => ({ status: error.statusCode, code: cells.codeIn(error.body) }));

@@ -1,0 +1,41 @@
+"""OpenAI's own client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cells
+import openai
+
+
+def call(url: str, key: str, cell: str) -> cells.Seen:
+    client = openai.OpenAI(api_key=key, base_url=f"{url}/v1")
+    request: dict[str, Any] = {
+        "model": cells.MODEL,
+        "messages": cells.MESSAGES,
+        "max_completion_tokens": cells.MAX_TOKENS,
+    }
+    if cell.startswith("tools"):
+        request |= {"tools": [cells.TOOL], "tool_choice": "required"}
+    if cell == "422":
+        headers = {"idempotency-key": cells.IDEMPOTENCY_KEY}
+        client.chat.completions.create(**request, extra_headers=headers)
+        request |= {"messages": cells.OTHER_MESSAGES, "extra_headers": headers}
+    if cells.streams(cell):
+        options = {"include_usage": True}
+        return cells.collected(client.chat.completions.create(**request, stream=True, stream_options=options))
+    choice = client.chat.completions.create(**request).choices[0]
+    function = choice.message.tool_calls[0].function if choice.message.tool_calls else None
+    return {
+        "content": choice.message.content,
+        "finish_reason": choice.finish_reason,
+        "tool": cells.called(function.name, function.arguments) if function else None,
+    }
+
+
+if __name__ == "__main__":
+    cells.run(
+        call,
+        errors=(openai.APIStatusError,),
+        describe=lambda error: {"status": error.status_code, "code": error.code},
+    )
