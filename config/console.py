@@ -62,6 +62,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     (
         "System",
         {
+            "governance.alert": ("Alerts", "notification_important"),
             "governance.auditentry": ("Audit trail", "policy"),
             "governance.ledgercheck": ("Ledger checks", "fact_check"),
             "governance.alertchannel": ("Alert channels", "campaign"),

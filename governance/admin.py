@@ -16,13 +16,14 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from governance import budgets, stops, tenancy
-from governance.console import allowance_pages, entry_admins, key_pages, limit_admins, reasons, stop_pages
+from governance.console import alert_pages, allowance_pages, entry_admins, key_pages, limit_admins, reasons, stop_pages
 from governance.console import display as show
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 from governance.console.budget_pages import BudgetForm, BudgetList
 from governance.console.overview import subject_name
 from governance.models import (
     Agent,
+    Alert,
     Allowance,
     ApiKey,
     AuditEntry,
@@ -39,6 +40,7 @@ from governance.models import (
 )
 from governance.standing import of_window
 
+admin.site.register(Alert, alert_pages.AlertAdmin)
 admin.site.register(Allowance, limit_admins.AllowanceAdmin)
 admin.site.register(EmergencyStop, limit_admins.EmergencyStopAdmin)
 admin.site.register(LedgerCheck, limit_admins.LedgerCheckAdmin)

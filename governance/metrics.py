@@ -14,7 +14,7 @@ from django.db.models import Count, Sum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from governance import money
-from governance.models import BudgetWindow, EmergencyStop, LedgerCheck, Reservation, SpendEntry
+from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, Reservation, SpendEntry
 from governance.spend import summary
 from governance.windows import WindowKind
 
@@ -29,6 +29,7 @@ def collect(now: datetime) -> Iterator[Metric]:
     yield from _reservations(now)
     yield _windows()
     yield from _spend()
+    yield _alerts()
     yield _gauge(
         "emergency_stops", "Emergency stops that are active.", EmergencyStop.objects.filter(lifted_at=None).count()
     )
@@ -66,6 +67,15 @@ def _windows() -> Metric:
     for state in BudgetWindow.State.values:
         for kind in WindowKind:
             family.add_metric([state, kind.value], counts.get((state, kind.value), 0))
+    return family
+
+
+def _alerts() -> Metric:
+    """Kinds are words of our own code, so they are few."""
+    family = GaugeMetricFamily(f"{PREFIX}_alerts_open", "Alerts that nobody has seen to.", labels=["kind"])
+    rows = Alert.objects.filter(cleared_at=None).order_by().values_list("kind").annotate(count=Count("pk"))
+    for kind, count in rows:
+        family.add_metric([kind], count)
     return family
 
 

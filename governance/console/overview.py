@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from governance import health, money, spend, standing
-from governance.console import display, stop_pages
+from governance.console import alert_pages, display, stop_pages
 from governance.console.admins import is_operator
 from governance.models import BudgetEvent, BudgetWindow, Reservation
 from governance.spend import Period, Point
@@ -89,6 +89,7 @@ def figures(*, now: datetime) -> dict[str, Any]:
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
         "check": health.last_check(),
+        "alerts": alert_pages.open_ones(limit=LATEST),
         "stops": stopped,
         "all_stopped": any(stop["everything"] for stop in stopped),
     }

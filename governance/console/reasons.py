@@ -13,11 +13,12 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from governance import allowances, budgets, corrections, rates, stops, tenancy
+from governance import alerts, allowances, budgets, corrections, rates, stops, tenancy
 from governance.results import LedgerError
 
 # What an act may refuse for; its words are shown to the operator.
 REFUSALS = (
+    alerts.AlertCleared,
     allowances.AllowanceError,
     budgets.BudgetError,
     corrections.CorrectionError,

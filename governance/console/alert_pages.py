@@ -1,0 +1,96 @@
+"""Alerts in the console: the list, the acknowledgement, and what the overview shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from governance import alerts
+from governance.console import reasons
+from governance.console.admins import ReadOnlyAdmin, actor
+from governance.models import Alert
+
+COLOURS = {"info": "info", "warning": "warning", "critical": "danger"}
+EXPLANATION = "It leaves the overview. If what is wrong comes back, or goes on and is seen again, a new alert opens."
+
+
+class AlertAdmin(ReadOnlyAdmin):
+    list_display = ("named", "severity_label", "message", "count", "first_at", "last_at", "state")
+    list_filter = ("severity", "kind", ("cleared_at", admin.EmptyFieldListFilter))
+    search_fields = ("kind", "subject", "message")
+    fields = (
+        ("kind", "subject"),
+        "message",
+        ("severity_label", "count"),
+        ("first_at", "last_at"),
+        ("cleared_at", "cleared_by"),
+    )
+    actions = ("acknowledge_selected",)
+    actions_detail = ("acknowledge_one",)
+
+    @display(description="Alert", header=True)
+    def named(self, obj: Alert) -> list[str]:
+        return [obj.subject, obj.kind.replace("_", " ")]
+
+    @display(description="Severity", label=COLOURS, ordering="severity")
+    def severity_label(self, obj: Alert) -> str:
+        return obj.severity
+
+    @display(description="State", label={"open": "danger"}, ordering="cleared_at")
+    def state(self, obj: Alert) -> str:
+        if obj.cleared_at is None:
+            return "open"
+        return f"seen to by {obj.cleared_by}" if obj.cleared_by else "over"
+
+    @admin.action(description="Acknowledge selected", permissions=["operate"])
+    def acknowledge_selected(self, request: HttpRequest, queryset: QuerySet[Alert]) -> HttpResponse:
+        return self._ask(request, list(queryset), back=request.get_full_path(), name="acknowledge_selected")
+
+    @action(
+        description="Acknowledge",
+        url_path="acknowledge",
+        permissions=["operate"],
+        icon="check",
+        variant=ActionVariant.PRIMARY,
+    )
+    def acknowledge_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = get_object_or_404(Alert, pk=object_id)
+        return self._ask(request, [row], back=reverse("admin:index"))
+
+    def _ask(self, request: HttpRequest, rows: list[Alert], *, back: str, name: str = "") -> HttpResponse:
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Acknowledge an alert" if len(rows) == 1 else f"Acknowledge {len(rows)} alerts",
+            verb="Acknowledge",
+            explanation=EXPLANATION,
+            rows=rows,
+            act=lambda row, reason: alerts.acknowledge(alert=row, reason=reason, by=by, now=now),
+            back=back,
+            action=name,
+        )
+
+
+def open_ones(*, limit: int) -> list[dict[str, Any]]:
+    """What the overview says of the gravest open alerts."""
+    return [
+        {
+            "id": alert.pk,
+            "kind": alert.kind.replace("_", " "),
+            "colour": COLOURS[alert.severity],
+            "subject": alert.subject,
+            "message": alert.message,
+            "count": alert.count,
+            "at": alert.last_at,
+        }
+        for alert in alerts.open_ones()[:limit]
+    ]
