@@ -202,6 +202,8 @@ class Decision:
     # Of a rate limit that refused: which one, and when to come back.
     limited_by: MeterView | None = None
     retry_after_s: int = 0
+    # Of a call that waits for those in flight: what it needs at the least.
+    wanted_nanos: int = 0
 
     @property
     def allowed(self) -> bool:
@@ -250,7 +252,7 @@ def _decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView]
 
     chosen = _choose(candidates, views)
     if chosen is Action.IN_FLIGHT:
-        return refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views))
+        return replace(refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views)), wanted_nanos=candidates[-1].cost_nanos)
     if isinstance(chosen, Action):
         # Calls in flight may hold the rest of another window; this one would refuse without them too.
         return refuse(

@@ -19,7 +19,7 @@ KEPT_CALLS = 1_024
 KEPT_KEYS = 4_096
 # How many new calls it takes until a quantile is worked out anew.
 RENEWED_AFTER = 16
-NEED_E2 = 75
+NEED_E2 = 50
 RATIO_E2 = 1
 # Ratios are counted in hundredths of a byte a token.
 BYTE_E2 = 100
@@ -80,7 +80,7 @@ class Lessons:
             _of(self._output, (model, ""), RATIO_E2, FEWEST_OUTPUTS).add(output_bytes * BYTE_E2 // output_tokens)
 
     def usual_answer(self, *, model: str, agent: str) -> int | None:
-        """Tokens that three of four answers stay below; None where too few were seen."""
+        """Tokens that half of the answers stay below; None where too few were seen."""
         for key in ((model, agent), (model, "")):
             if (recent := self._answers.get(key)) and (tokens := recent.quantile) is not None:
                 return tokens

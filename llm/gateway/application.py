@@ -55,7 +55,7 @@ class Gateway:
         self.providers = registry.configured()
         await self.providers.open()
         self.breakers = Breakers()
-        self.troubles = Troubles(self.breakers)
+        self.troubles = Troubles(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),

@@ -118,6 +118,7 @@ class _GovernedCall:
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
                 await hold.settle_at_the_estimate(hold.cut_reason)
                 raise errors.stopped() from None
+        await self.gateway.troubles.answered(provider.name)
 
     async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
         call = Call(

@@ -160,7 +160,7 @@ def refusal(decision: Decision, *, show_amounts: bool, tenant: str, now: datetim
         if code == "budget_exhausted":
             status = settings.OVER_BUDGET_STATUS
     if decision.reason == Reason.BUDGET_IN_FLIGHT:
-        headers.append(("retry-after", "1"))
+        headers.append(("retry-after", str(_until_returned_s(decision))))
     if decision.limited_by is not None:
         headers += _rate_headers(decision.limited_by, decision.retry_after_s)
         sentence = f"{sentence} of {decision.limited_by.scope}; try again in {decision.retry_after_s} s"
@@ -178,6 +178,15 @@ def refusal(decision: Decision, *, show_amounts: bool, tenant: str, now: datetim
         (*headers, *budget_headers(because, show_amounts=show_amounts)),
         _metadata(because, show_amounts=show_amounts, tenant=tenant, now=now),
     )
+
+
+def _until_returned_s(decision: Decision) -> int:
+    """1 to 5 seconds: as if what the window's calls hold came back evenly within five."""
+    view = decision.because
+    if view is None or view.reserved_nanos <= 0:
+        return 1
+    missing_nanos = decision.wanted_nanos - max(0, view.room_nanos)
+    return max(1, min(5, -(-5 * missing_nanos // view.reserved_nanos)))
 
 
 def stopped() -> GatewayError:

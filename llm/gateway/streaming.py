@@ -129,7 +129,7 @@ class Stream:
         if streamed + AHEAD_TOKENS <= held_tokens:
             return
         if self._extending is None:
-            more = AHEAD_TOKENS if self._refused else held_tokens // 2
+            more = AHEAD_TOKENS if self._refused else max(AHEAD_TOKENS, held_tokens // 4)
             self._extending = asyncio.create_task(self._hold.extend(streamed + AHEAD_TOKENS + more))
         if streamed + AHEAD_TOKENS // 2 <= held_tokens and not self._extending.done():
             return

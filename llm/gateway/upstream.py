@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from django.db import DatabaseError
+from django.utils import timezone
+
+from governance import alerts
 from llm import catalog
 from llm.gateway import errors
 from llm.gateway.candidates import Breakers
@@ -20,6 +26,9 @@ _OURS = {
 }
 # A model that says 429 without saying for how long rests for so many seconds, and never longer than the second.
 COOL_DOWN_S, LONGEST_COOL_DOWN_S = 2.0, 300.0
+
+# A trouble that every call meets is told once in so many seconds.
+TELL_AGAIN_S = 10.0
 
 
 class Unanswered(Exception):
@@ -60,10 +69,14 @@ def is_about_the_request(status: int) -> bool:
 
 
 class Troubles:
-    """Turns providers' refusals into rests for a model."""
+    """Turns providers' refusals into rests for a model and alerts for operators."""
 
-    def __init__(self, breakers: Breakers) -> None:
+    def __init__(self, breakers: Breakers, read: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
         self._breakers = breakers
+        self._read = read
+        # Providers that have answered since they were last in trouble, and when the others were last told of.
+        self._fine: set[str] = set()
+        self._told_at: dict[tuple[str, str], float] = {}
 
     async def refused(self, place: str, provider: Provider, answer: Answer) -> Unanswered:
         """What a refusal that is not about the request means."""
@@ -71,7 +84,7 @@ class Troubles:
         if status in _OURS:
             code, message = _OURS[status]
             self._breakers.release_probe(place)
-            log.error("provider %s: %s It answered with status %d.", provider.name, message, status)
+            await self._alert(provider.name, code, f"{message} It answered with status {status}.")
             return Unanswered(errors.upstream(503, code, message), provider.name)
         now = time.time()
         self._breakers.failed(place, now)
@@ -88,6 +101,31 @@ class Troubles:
                 retry_after=retry_after,
             )
         return Unanswered(error, place)
+
+    async def answered(self, provider: str) -> None:
+        """The provider takes our key, so what was said against it is over."""
+        if provider in self._fine:
+            return
+        self._fine.add(provider)
+        kinds = {code for code, _ in _OURS.values()}
+        await self._tell(lambda: [alerts.clear(kind=kind, subject=provider, now=timezone.now()) for kind in kinds])
+
+    async def _alert(self, provider: str, code: str, message: str) -> None:
+        self._fine.discard(provider)
+        now = time.monotonic()
+        if now - self._told_at.get((provider, code), -TELL_AGAIN_S) < TELL_AGAIN_S:
+            return
+        self._told_at[provider, code] = now
+        log.error("provider %s: %s", provider, message)
+        await self._tell(
+            lambda: alerts.report(kind=code, subject=provider, message=message, now=timezone.now(), severity="critical")
+        )
+
+    async def _tell(self, work: Callable[[], Any]) -> None:
+        try:
+            await self._read(work)
+        except DatabaseError:
+            log.exception("an alert could not be kept")
 
 
 def _rest_s(retry_after: str) -> float:

@@ -125,7 +125,7 @@ def test_what_is_held_by_calls_in_flight_is_a_short_wait(product: Product) -> No
     with streaming(product, key, max_tokens=100):
         response = product.chat(key)
     assert (response.status_code, response.json()["code"]) == (429, "budget_in_flight")
-    assert response.headers["retry-after"] == "1"
+    assert 1 <= int(response.headers["retry-after"]) <= 5
     assert eventually(nothing_is_held)
 
 

@@ -1,0 +1,195 @@
+"""`python -m benchmarks.cap`: how close to its cap a budget can be spent by streams that run side by side.
+
+Many clients stream answers of log-normal length until the budget is used up. Of the model's API's own books it is
+then known what was spent beyond the cap, how much of the budget was of use, and how many calls were refused for
+money in flight although the rest of the budget, less what the running answers would truly cost, had room for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+
+from benchmarks import servers
+from benchmarks.__main__ import command, product_environment, save
+
+MODEL = "mistral-small-latest"
+# Nanodollars a token of that model, by the catalogue that the product ships.
+INPUT_NANOS, OUTPUT_NANOS = 150, 600
+BODY = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Which bills are due? " * 8}]}
+# When the budget is used up, a client looks again after so long.
+PAUSE_S = 0.5
+
+
+@dataclass
+class Tally:
+    answered: int = 0
+    cut: int = 0
+    in_flight: int = 0
+    needless: int = 0
+    exhausted: int = 0
+    failed: int = 0
+
+
+class Clients:
+    """`streams` clients that call until the budget is used up."""
+
+    def __init__(self, url: str, upstream: str, key: str, limit_nanos: int, before: Mapping[str, int]) -> None:
+        self._url, self._upstream, self._limit_nanos, self._before = url, upstream, limit_nanos, before
+        self._headers = bearer(key)
+        self.tally = Tally()
+        self._over = False
+
+    async def run(self, streams: int) -> None:
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as self._session:
+            await asyncio.gather(*(self._call_on() for _ in range(streams)))
+            self.truth = await self._truth()
+
+    async def _call_on(self) -> None:
+        while not self._over:
+            async with self._session.post(
+                f"{self._url}/v1/chat/completions", json=BODY, headers=self._headers
+            ) as answer:
+                said = await answer.read()
+            if answer.status == 200:
+                self.tally.answered += 1
+                self.tally.cut += b"budget_exhausted" in said
+            elif answer.status == 402:
+                self.tally.exhausted += 1
+                self._over = not (await self._truth())["running"]
+                await asyncio.sleep(PAUSE_S)
+            elif answer.status == 429:
+                self.tally.in_flight += 1
+                self.tally.needless += await self._had_room()
+                await asyncio.sleep(float(answer.headers["retry-after"]))
+            else:
+                self.tally.failed += 1
+
+    async def _had_room(self) -> bool:
+        """Whether a usual answer would have fitted beside what the running ones will truly cost."""
+        truth = await self._truth()
+        return self._limit_nanos - spent_nanos(truth) - running_nanos(truth) >= usual_nanos(truth)
+
+    async def _truth(self) -> dict[str, int]:
+        truth = await truth_of(self._session, self._upstream)
+        return {name: number - self._before.get(name, 0) for name, number in truth.items()}
+
+
+async def truth_of(session: aiohttp.ClientSession, upstream: str) -> dict[str, int]:
+    async with session.get(f"{upstream}/truth") as answer:
+        found: dict[str, int] = json.loads(await answer.read())
+    return found
+
+
+async def warm_up(url: str, upstream: str, key: str, options: argparse.Namespace) -> dict[str, int]:
+    """Let the product see what this agent's answers are like; what the model's API has on its books after that."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=options.streams)) as session:
+
+        async def call() -> None:
+            async with session.post(f"{url}/v1/chat/completions", json=BODY, headers=bearer(key)) as answer:
+                await answer.read()
+
+        await asyncio.gather(*(call() for _ in range(options.warm_up)))
+        return await truth_of(session, upstream)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def spent_nanos(truth: Mapping[str, int]) -> int:
+    return truth["input_tokens"] * INPUT_NANOS + truth["output_tokens"] * OUTPUT_NANOS
+
+
+def running_nanos(truth: Mapping[str, int]) -> int:
+    return truth["running_input_tokens"] * INPUT_NANOS + truth["running_output_tokens"] * OUTPUT_NANOS
+
+
+def usual_nanos(truth: Mapping[str, int]) -> int:
+    done = max(1, truth["calls"] - truth["running"])
+    return spent_nanos(truth) // done
+
+
+def main() -> None:
+    options = parse()
+    report = measure(options)
+    show(report)
+    print(f"Written to {save(report)}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cap", description=__doc__)
+    parser.add_argument("--streams", type=int, default=128, help="side by side (default: 128)")
+    parser.add_argument("--processes", type=int, default=3, help="web processes (default: 3)")
+    parser.add_argument("--calls", type=int, default=4_000, help="the budget, in usual calls (default: 4000)")
+    parser.add_argument("--warm-up", type=int, default=1_000, help="calls before the budget begins (default: 1000)")
+    parser.add_argument("--sigma", type=float, default=0.8, help="of the lengths' logarithm (default: 0.8)")
+    parser.add_argument("--pace", type=float, default=0.1, help="seconds between events (default: 0.1)")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    port = servers.free_port()
+    upstream = f"http://127.0.0.1:{port}"
+    writers = [
+        sys.executable,
+        "-m",
+        "benchmarks.writers",
+        str(port),
+        "--sigma",
+        str(options.sigma),
+        "--pace",
+        str(options.pace),
+    ]
+    with servers.process(writers, port=port), product_environment("postgres", upstream) as (environment, _):
+        environment |= {"DEFAULT_DAILY_BUDGET": ""}
+        key = command(environment, "-m", "benchmarks.prepare")
+        mean_nanos = 40 * INPUT_NANOS + 275 * OUTPUT_NANOS
+        limit_nanos = options.calls * mean_nanos
+        with servers.product(environment, processes=options.processes) as (url, pid):
+            before = asyncio.run(warm_up(url, upstream, key, options))
+            command(environment, "manage.py", "set_budget", *budget(limit_nanos))
+            clients = Clients(url, upstream, key, limit_nanos, before)
+            began = time.monotonic()
+            asyncio.run(clients.run(options.streams))
+            seconds = time.monotonic() - began
+            memory_mb = servers.memory_mb(pid)
+        drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
+    return {
+        "parameters": vars(options), "limit_nanos": limit_nanos, "truth": clients.truth, "seconds": seconds,
+        "tally": asdict(clients.tally), "memory_mb": memory_mb, "drift": drift,
+    }  # fmt: skip
+
+
+def budget(limit_nanos: int) -> list[str]:
+    dollars = f"{limit_nanos // 10**9}.{limit_nanos % 10**9:09}"
+    return ["--tenant", "bench", "--window", "lifetime", "--limit", dollars, "--soft-cap", "none", "--json"]
+
+
+def show(report: Mapping[str, Any]) -> None:
+    options, truth, tally, limit_nanos = (report[name] for name in ("parameters", "truth", "tally", "limit_nanos"))
+    spent = spent_nanos(truth)
+    calls = sum(tally.values()) - tally["cut"] - tally["needless"]
+    print(
+        f"{options['streams']} streams, {options['processes']} processes, {report['seconds']:.0f} s, "
+        f"{report['memory_mb']} MB, {'the ledger has drifted' if report['drift'] else 'the ledger holds'}\n"
+        f"spent by the model's API's own books  {spent / limit_nanos:8.3%} of the cap\n"
+        f"answers                               {tally['answered']:8} ({tally['cut']} ended early)\n"
+        f"refused, the budget being used up     {tally['exhausted']:8}\n"
+        f"refused for money in flight           {tally['in_flight']:8} ({tally['in_flight'] / calls:.2%} of calls)\n"
+        f"  although there was room             {tally['needless']:8} ({tally['needless'] / calls:.2%} of calls)\n"
+        f"failed                                {tally['failed']:8}"
+    )
+
+
+if __name__ == "__main__":
+    main()
