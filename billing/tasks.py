@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import inbox, sync
+from billing import inbox, meter_checks, outbox, sync
 
 
 @shared_task
@@ -18,3 +18,18 @@ def sweep_inbox() -> int:
     handled = inbox.sweep(now=timezone.now())
     sync.due(now=timezone.now())
     return handled
+
+
+@shared_task
+def report_usage() -> int:
+    """Note what hours came to and tell Stripe's meters; how many events arrived."""
+    outbox.write(now=timezone.now())
+    meter_checks.read_reports(now=timezone.now())
+    meter_checks.reconcile(now=timezone.now())
+    return outbox.drain(clock=timezone.now)
+
+
+@shared_task
+def review_usage() -> int:
+    """Note late corrections, as far back as Stripe takes them; how many hours changed."""
+    return outbox.write(now=timezone.now(), reach=outbox.LATE)

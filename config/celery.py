@@ -16,8 +16,10 @@ PERIODS = {
     "governance.tasks.expire_reservations": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
+    "billing.tasks.report_usage": timedelta(minutes=5),
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
+    "billing.tasks.review_usage": timedelta(hours=6),
 }
 
 

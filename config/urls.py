@@ -18,6 +18,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("metrics", metrics, name="metrics"),
     path("metrics/", metrics),
+    path("billing/", include("billing.pages_urls")),
     # Browsers ask for it on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("governance/icon.svg"))),
 ]
