@@ -11,7 +11,7 @@ import pytest
 from billing import handlers, inbox, stripe_client, sync, tasks, webhooks
 from billing.models import BillingAccount, StripeEvent
 from governance.audit import Actor
-from governance.models import BudgetWindow, Tenant
+from governance.models import Alert, AuditEntry, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.conftest import Deliver, window_of
 from tests.billing.events import START, checkout_completed, invoice_paid, subscription_created
@@ -73,8 +73,11 @@ def test_failures_back_off_and_end_in_the_dead_letter(db: None, monkeypatch: pyt
     assert waits[-1] > timedelta(minutes=45)
     inbox.process(event.event_id, now=at)
     event.refresh_from_db()
-    assert event.quarantine_reason == "gave up after 12 tries"
+    assert (event.quarantine_reason, event.dead_at) == ("gave up after 12 tries", at)
     assert inbox.sweep(now=at + timedelta(days=9)) == 0
+    alert = Alert.objects.get(kind="dead_letter", cleared_at=None)
+    assert (alert.subject, alert.severity) == (event.event_id, "critical")
+    assert "gave up after 12 tries" in alert.message
 
 
 def test_final_refusal_is_put_aside_at_once_and_an_operator_can_try_again(
@@ -86,8 +89,68 @@ def test_final_refusal_is_put_aside_at_once_and_an_operator_can_try_again(
         inbox.process(event.event_id, now=START)
     event.refresh_from_db()
     assert event.quarantine_reason.startswith("Stripe refuses")
+    assert list(StripeEvent.objects.dead()) == [event]
     inbox.again(event=event, by=Actor("ann"), now=START)
+    assert not Alert.objects.filter(cleared_at=None).exists()
     assert inbox.sweep(now=START) == 1
+
+
+def test_a_worker_that_failed_late_does_not_bury_what_another_has_handled(tenant: Tenant) -> None:
+    event = stored(invoice_paid())
+    event.attempts = inbox.MOST_ATTEMPTS - 1
+    inbox.process(event.event_id, now=START)
+    inbox._try_later(event, ValueError("late"), START)
+    event.refresh_from_db()
+    assert (event.quarantine_reason, event.error) == ("", "")
+    assert not Alert.objects.exists()
+
+
+def test_replay_takes_many_and_leaves_what_is_not_ours_where_it_is(tenant: Tenant, settings: Any) -> None:
+    ours = [stored(checkout_completed()), stored(invoice_paid())]
+    foreign = stored({**invoice_paid(), "account": "acct_other"})
+    for event in ours:
+        inbox.process(event.event_id, now=START)
+    replayed = inbox.replay(events=StripeEvent.objects.all(), by=Actor("ann"), now=START)
+    assert replayed == [event.event_id for event in ours]
+    foreign.refresh_from_db()
+    assert foreign.quarantine_reason == "of the connected account acct_other"
+    assert inbox.handle_all(replayed, now=START) == 2
+    assert AuditEntry.objects.filter(action="billing.process_again").count() == 3
+
+
+def test_events_of_a_mode_that_has_become_ours_can_be_replayed(tenant: Tenant, settings: Any) -> None:
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
+    event = stored({**checkout_completed(), "livemode": True})
+    assert event.quarantine_reason
+    assert not event.dead_at
+    assert inbox.replay(events=StripeEvent.objects.all(), by=Actor("ann"), now=START) == []
+    settings.STRIPE_SECRET_KEY = ""
+    assert inbox.replay(events=StripeEvent.objects.all(), by=Actor("ann"), now=START) == [event.event_id]
+
+
+def test_what_one_sweep_has_taken_no_other_takes_until_its_lease_is_over(tenant: Tenant) -> None:
+    event = stored(invoice_paid())
+    due = START + inbox.HEAD_START
+    taken = inbox._take_due(10, due)
+    assert taken == [event.event_id]
+    # That sweep dies here.
+    assert inbox.sweep(now=due + inbox.LEASE - timedelta(seconds=1)) == 0
+    assert inbox.sweep(now=due + inbox.LEASE) == 1
+
+
+def test_a_sweep_takes_the_oldest_first_and_no_more_than_asked_for(tenant: Tenant) -> None:
+    young = stored(invoice_paid(created=START + timedelta(hours=1)))
+    old = [stored(invoice_paid(created=START - timedelta(hours=n))) for n in range(30)]
+    handled: list[str] = []
+
+    def handle(event_id: str, *, now: Any) -> bool:
+        handled.append(event_id)
+        return True
+
+    assert inbox.sweep(now=START + timedelta(hours=1), limit=30, handle=handle) == 30
+    assert handled == [event.event_id for event in reversed(old)]
+    assert inbox.sweep(now=START + timedelta(hours=1), handle=handle) == 1
+    assert handled[-1] == young.event_id
 
 
 def test_unforeseen_errors_are_kept_and_tried_again(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
