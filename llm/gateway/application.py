@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from governance import budgets, stops
 from governance.group_commit import GroupCommit
-from llm import catalog, experience
+from llm import catalog, endpoints, experience
 from llm.gateway import calls, errors, idempotency, reads
 from llm.gateway.candidates import Breakers
 from llm.gateway.holds import Holds
@@ -54,10 +54,12 @@ class Gateway:
         self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, lessons=self.lessons)
         self.providers = registry.configured()
         await self.providers.open()
+        await self.providers.renew(await self.read(endpoints.usable))
         self.breakers = Breakers()
         self.troubles = Troubles(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
+            asyncio.create_task(self.providers.keep_current(lambda: self.read(endpoints.usable))),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -42,8 +42,12 @@ async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
     identity = await gateway.identify(exchange)
     body = await exchange.body(limit=route.max_body_bytes)
     request, estimate = _read(route, body, exchange.header("content-type"), identity)
+    unconfigured = gateway.providers.unconfigured()
+    if gateway.providers.name_for(request.model) in unconfigured:
+        raise errors.provider_not_configured(request.model, gateway.providers.name_for(request.model))
     caller = await _caller(gateway, exchange, identity, request)
-    await _GovernedCall(gateway, exchange, route, identity, caller, request, estimate, arrived).serve()
+    call = _GovernedCall(gateway, exchange, route, identity, caller, request, estimate, arrived, set(unconfigured))
+    await call.serve()
 
 
 @dataclass(slots=True)
@@ -58,8 +62,8 @@ class _GovernedCall:
     request: dialect.Request
     estimate: estimation.Estimate
     arrived: float
-    # Models, as `provider/id`, that did not answer this call or are known not to.
-    avoided: set[str] = field(default_factory=set)
+    # Models, as `provider/id`, and providers that did not answer this call or are known not to.
+    avoided: set[str]
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
 
@@ -98,7 +102,13 @@ class _GovernedCall:
         if not self.gateway.breakers.admits(place, time.time()):
             self.gateway.commits.put(Release(id))
             raise upstream.resting(place)
-        provider = self.gateway.providers.of(decision.model)
+        try:
+            provider = self.gateway.providers.of(decision.model)
+        except KeyError:
+            # An operator took it away while this call waited for its hold.
+            self.gateway.commits.put(Release(id))
+            name = self.gateway.providers.name_for(decision.model)
+            raise Unanswered(errors.provider_not_configured(decision.model, name), name) from None
         async with self.gateway.holds.of(
             id,
             self.caller,
@@ -132,7 +142,7 @@ class _GovernedCall:
         )
         # The first hold's id is the request's: one name for a call, from its answer to its ledger entry.
         id = uuids.uuid7() if self.failure else UUID(self.exchange.request_id)
-        provider = self.gateway.providers.of(order[0]).name
+        provider = self.gateway.providers.name_for(order[0])
         try:
             decision = await self.gateway.commits.submit(
                 Reserve(id, self.caller, call, provider=provider, model_requested=self.request.model)

@@ -100,6 +100,11 @@ def upstream(status: int, code: str, message: str, *, retry_after: str = "") -> 
     return GatewayError(status, "upstream_error", code, message, None, headers)
 
 
+def provider_not_configured(model: str, provider: str) -> GatewayError:
+    message = f"{model} is served by {provider}, for which no key is configured here."
+    return bad_request(message, param="model", code="provider_not_configured")
+
+
 def internal() -> GatewayError:
     return GatewayError(500, "api_error", "internal_error", "The gateway failed; the request id names the log entry.")
 

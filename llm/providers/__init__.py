@@ -40,6 +40,10 @@ class Provider(Protocol):
 
     name: str
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 

@@ -11,24 +11,17 @@ from llm import anthropic_dialect, sse
 from llm.dialect import Request
 from llm.openai_dialect import Shaper
 from llm.providers import Answer, ProviderError
-from llm.providers.http import Connection, Refusal, ShapedAnswer, TranslatedAnswer
+from llm.providers.http import HttpProvider, Refusal, ShapedAnswer, TranslatedAnswer
 
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 
 
-class Anthropic:
+class Anthropic(HttpProvider):
     """One API base, without /v1, as Anthropic's clients take it. See `llm.providers.Provider`."""
 
     def __init__(self, *, api_base: str, api_key: str, name: str = "anthropic") -> None:
-        self.name = name
         headers = {"x-api-key": api_key, "anthropic-version": anthropic_dialect.VERSION}
-        self.connection = Connection(base=api_base.rstrip("/") + "/v1", headers=headers)
-
-    async def open(self) -> None:
-        await self.connection.open()
-
-    async def close(self) -> None:
-        await self.connection.close()
+        super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers)
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         return anthropic_dialect.request_body(

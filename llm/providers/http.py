@@ -86,6 +86,27 @@ class Connection:
         return _ids(body)
 
 
+class HttpProvider:
+    """What every provider has: a name and a connection. See `llm.providers.Provider`."""
+
+    def __init__(self, *, name: str, base: str, headers: Mapping[str, str]) -> None:
+        self.name = name
+        self.connection = Connection(base=base, headers=headers)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.connection.base!r})"
+
+    @property
+    def busy(self) -> bool:
+        return self.connection.open_answers > 0
+
+    async def open(self) -> None:
+        await self.connection.open()
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
 class HttpAnswer:
     """See `llm.providers.Answer`."""
 

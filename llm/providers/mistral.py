@@ -10,23 +10,16 @@ from collections.abc import Collection
 
 from llm import dialect
 from llm.providers import ProviderError
-from llm.providers.http import LIST_TIMEOUT_S, Connection, HttpAnswer
+from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
 
 
-class Mistral:
+class Mistral(HttpProvider):
     """One API base, without /v1. See `llm.providers.Provider`."""
 
     def __init__(self, *, api_base: str, api_key: str, name: str = "mistral") -> None:
-        self.name = name
         self._base = api_base.rstrip("/")
         self._key = api_key
-        self.connection = Connection(base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"})
-
-    async def open(self) -> None:
-        await self.connection.open()
-
-    async def close(self) -> None:
-        await self.connection.close()
+        super().__init__(name=name, base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"})
 
     def body(
         self, request: dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]

@@ -7,26 +7,18 @@ from collections.abc import Collection
 from llm import openai_dialect
 from llm.dialect import Request
 from llm.providers import Answer
-from llm.providers.http import Connection, Refusal, ShapedAnswer
+from llm.providers.http import HttpProvider, Refusal, ShapedAnswer
 
 PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
 
 
-class OpenAICompatible:
+class OpenAICompatible(HttpProvider):
     """One API base, /v1 included, as OpenAI's clients take it. `native`: OpenAI itself, whose fields are known."""
 
     def __init__(self, *, name: str, api_base: str, api_key: str, native: bool = False) -> None:
-        self.name = name
-        self._native = native
         # A server of one's own may need no key.
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self.connection = Connection(base=api_base, headers=headers)
-
-    async def open(self) -> None:
-        await self.connection.open()
-
-    async def close(self) -> None:
-        await self.connection.close()
+        super().__init__(name=name, base=api_base, headers={"authorization": f"Bearer {api_key}"} if api_key else {})
+        self._native = native
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         return openai_dialect.request_body(

@@ -2,48 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from django.conf import settings
 
 from llm import catalog
+from llm.catalog import Catalogue
+from llm.endpoints import Endpoint
+from llm.models import ProviderEndpoint
 from llm.providers import Provider
+from llm.providers.anthropic import Anthropic
 from llm.providers.mistral import Mistral
+from llm.providers.openai_compatible import OpenAICompatible
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "mistral"
+MISTRALS_OWN = "https://api.mistral.ai"
+# What operators change is in force after this many seconds, in every process.
+RENEW_PERIOD_S = 5.0
+
+_MADE_BY: Mapping[str, Callable[[Endpoint], Provider]] = {
+    ProviderEndpoint.Kind.OPENAI_COMPATIBLE: lambda endpoint: OpenAICompatible(
+        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key
+    ),
+    ProviderEndpoint.Kind.OPENAI: lambda endpoint: OpenAICompatible(
+        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key, native=True
+    ),
+    ProviderEndpoint.Kind.ANTHROPIC: lambda endpoint: Anthropic(
+        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key
+    ),
+}
 
 
 class Providers:
-    """Every provider that has a key, open while the gateway runs."""
+    """Every provider that has a key, open while the gateway runs.
 
-    def __init__(self, providers: Mapping[str, Provider]) -> None:
-        self._providers = dict(providers)
+    Those of the environment stay; those that operators keep in the database come, change and go. Of two with one name
+    the database's counts.
+    """
+
+    def __init__(self, fixed: Mapping[str, Provider]) -> None:
+        self._fixed = dict(fixed)
+        self._added: dict[Endpoint, Provider] = {}
+        self._by_name = dict(fixed)
+        # No longer called, but for the calls that are still under way.
+        self._leaving: list[Provider] = []
+        self._unconfigured: tuple[Catalogue | None, frozenset[str]] = (None, frozenset())
 
     def __getitem__(self, name: str) -> Provider:
-        return self._providers[name]
+        return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._providers
+        return name in self._by_name
+
+    def __iter__(self) -> Iterable[str]:
+        return iter(sorted(self._by_name))
+
+    def name_for(self, model: str) -> str:
+        """The name of the provider that serves a model, by any of its names; the default one for an unknown model."""
+        entry = catalog.current().resolve(model)
+        return DEFAULT if entry is None else entry.provider
 
     def of(self, model: str) -> Provider:
-        """The provider that serves a model, by any of its names; the default one for an unknown model."""
-        entry = catalog.current().resolve(model)
-        return self._providers[DEFAULT if entry is None else entry.provider]
+        """The provider that serves a model. Raises KeyError for one of `unconfigured`."""
+        return self._by_name[self.name_for(model)]
+
+    def unconfigured(self) -> frozenset[str]:
+        """Providers that the catalogue names and that have no key here: what they serve cannot be called."""
+        catalogue = catalog.current()
+        if self._unconfigured[0] is not catalogue:
+            named = {entry.provider for entry in catalogue}
+            self._unconfigured = (catalogue, frozenset(named - self._by_name.keys()))
+        return self._unconfigured[1]
 
     def upstream_id(self, model: str) -> str:
-        """The model's name as its provider knows it: an alias stays one."""
-        return model.removeprefix(f"{self.of(model).name}/")
+        """The model's name as its provider knows it. An alias of Mistral's stays one; others' aliases are our own."""
+        entry = catalog.current().resolve(model)
+        if entry is None:
+            return model
+        name = model if entry.provider.partition("-")[0] == DEFAULT else entry.id
+        return name.removeprefix(f"{entry.provider}/")
 
     async def open(self) -> None:
-        for provider in self._providers.values():
+        for provider in self._by_name.values():
             await provider.open()
 
     async def close(self) -> None:
-        for provider in self._providers.values():
+        for provider in [*self._fixed.values(), *self._added.values(), *self._leaving]:
+            await provider.close()
+
+    async def keep_current(self, read: Callable[[], Awaitable[Iterable[Endpoint]]]) -> None:
+        """Follow what operators change, without a restart."""
+        while True:
+            await asyncio.sleep(RENEW_PERIOD_S)
+            try:
+                await self.renew(await read())
+            except Exception:
+                log.exception("the providers could not be read; the known ones stay")
+
+    async def renew(self, endpoints: Iterable[Endpoint]) -> None:
+        """Call these endpoints from now on, besides the environment's. Calls under way end where they began."""
+        await self._let_go()
+        wanted = list(endpoints)
+        if wanted == list(self._added):
+            return
+        added: dict[Endpoint, Provider] = {}
+        for endpoint in wanted:
+            known = self._added.get(endpoint)
+            if known is None:
+                known = _MADE_BY[endpoint.kind](endpoint)
+                await known.open()
+            added[endpoint] = known
+        self._leaving += [provider for endpoint, provider in self._added.items() if endpoint not in added]
+        self._added = added
+        self._by_name = self._fixed | {endpoint.name: provider for endpoint, provider in added.items()}
+        self._unconfigured = (None, frozenset())
+        log.info("providers: %s", ", ".join(sorted(self._by_name)))
+
+    async def _let_go(self) -> None:
+        """Close what left a period ago or more, and has no call under way."""
+        idle = [provider for provider in self._leaving if not provider.busy]
+        self._leaving = [provider for provider in self._leaving if provider.busy]
+        for provider in idle:
             await provider.close()
 
 
 def configured() -> Providers:
-    """The providers that the settings name."""
-    mistral = Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
-    return Providers({mistral.name: mistral})
+    """The providers that the environment names and has a key for."""
+    return Providers({provider.name: provider for provider in _of_the_environment()})
+
+
+def _of_the_environment() -> Iterable[Provider]:
+    # Somewhere else than at Mistral's own, such as the sandbox, no key may be needed.
+    if settings.MISTRAL_API_KEY or settings.MISTRAL_API_BASE != MISTRALS_OWN:
+        yield Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
+    for zone in ("EU", "US"):
+        base, key = getattr(settings, f"MISTRAL_{zone}_API_BASE"), getattr(settings, f"MISTRAL_{zone}_API_KEY")
+        if key:
+            yield Mistral(name=f"mistral-{zone.lower()}", api_base=base, api_key=key)
+    if settings.OPENAI_API_KEY:
+        yield OpenAICompatible(
+            name="openai", api_base=settings.OPENAI_API_BASE, api_key=settings.OPENAI_API_KEY, native=True
+        )
+    if settings.ANTHROPIC_API_KEY:
+        yield Anthropic(api_base=settings.ANTHROPIC_API_BASE, api_key=settings.ANTHROPIC_API_KEY)
