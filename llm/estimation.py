@@ -73,7 +73,9 @@ class Estimate:
         return self.text_tokens + self.images * UNKNOWN_IMAGE_TOKENS
 
     def input_tokens_at(self, entry: Entry) -> int:
-        return self.text_tokens + self.images * entry.image_tokens
+        """The bound at a model. Others than Mistral put a prompt of their own before tools."""
+        hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not _is_mistrals(entry) else 0
+        return self.text_tokens + hidden + self.images * entry.image_tokens
 
     def lacks(self, entry: Entry) -> frozenset[str]:
         """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
@@ -194,8 +196,19 @@ def offer(
     return quote
 
 
+def hides_output(entry: Entry) -> bool:
+    """Whether a model may write tokens that its stream does not show, so that nobody can count along."""
+    return "reasoning" in entry.capabilities and not _is_mistrals(entry)
+
+
+def _is_mistrals(entry: Entry) -> bool:
+    return entry.provider.partition("-")[0] == "mistral"
+
+
 def first_hold(experience: Experience, entry: Entry, agent: str, max_tokens: int | None) -> int | None:
     """Output tokens that a growing hold begins with; None where it had better hold for all of them."""
+    if hides_output(entry):
+        return None
     usual = experience.usual_answer(model=entry.id, agent=agent)
     if usual is None or max_tokens is None:
         return None

@@ -172,12 +172,8 @@ class Shaper:
         # The chunk that ended an answer, kept for the usage that follows it.
         self._kept: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that the model has written and that have not been passed on yet."""
-        calls = (call for answer in self._calls.values() for call in answer.values())
-        return sum(len(str(part).encode()) for call in calls for part in call["function"].values())
+        # Bytes that the model has written and that have not been passed on yet.
+        self.kept_bytes = 0
 
     def feed(self, event: sse.Event) -> bytes:
         """What to pass on for an event. Raises StreamFailed for an error."""
@@ -199,7 +195,8 @@ class Shaper:
             return before + (self._flush() if event.usage is not None else b"")
         if not any(taken):
             return before + event.raw
-        return before + (sse.write_event(data) if any(choice["delta"] for choice in choices) else b"")
+        # A comment shows that the model is at work: clients leave it out, and the hold can grow with what is kept.
+        return before + (sse.write_event(data) if any(choice["delta"] for choice in choices) else sse.COMMENT)
 
     def rest(self) -> bytes:
         """What is still kept back: the last chunk where no usage followed, unfinished calls where the stream broke."""
@@ -243,13 +240,24 @@ class Shaper:
         if not isinstance(position, int):
             # Some leave it out, and then send a call whole.
             position = len(calls) if part.get("id") or not calls else max(calls)
-        call = calls.setdefault(
-            position, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}, "index": position}
-        )
+        call = calls.setdefault(position, {"id": "", "name": "", "arguments": []})
         function = part.get("function") or {}
         call["id"] = part.get("id") or call["id"]
-        call["function"]["name"] = function.get("name") or call["function"]["name"]
-        call["function"]["arguments"] += function.get("arguments") or ""
+        call["name"] = function.get("name") or call["name"]
+        if written := function.get("arguments"):
+            call["arguments"].append(written)
+        self.kept_bytes += sum(len((function.get(name) or "").encode()) for name in ("name", "arguments"))
 
     def _give_calls(self, answer: int) -> list[dict[str, Any]]:
-        return [call for _, call in sorted(self._calls.pop(answer).items())]
+        calls = sorted(self._calls.pop(answer).items())
+        if not self._calls:
+            self.kept_bytes = 0
+        return [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {"name": call["name"], "arguments": "".join(call["arguments"])},
+                "index": position,
+            }
+            for position, call in calls
+        ]

@@ -16,6 +16,8 @@ from governance import money
 from governance.operations import Usage
 
 DONE = b"data: [DONE]\n\n"
+# Says nothing to a client but that the stream lives.
+COMMENT = b":\n\n"
 # An empty line ends an event; lines end in CRLF, LF or CR. (?>...) keeps CRLF from being read as two ends.
 _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END = 4

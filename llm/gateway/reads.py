@@ -27,15 +27,16 @@ USUAL_DAYS = 7
 
 
 async def models(gateway: Gateway, exchange: Exchange) -> None:
-    """The catalogue, in the shape both dialects read; only what has a price is there."""
+    """The catalogue, in the shape both dialects read; only what has a price and a provider with a key is there."""
     await gateway.identify(exchange)
+    missing = gateway.providers.unconfigured()
     name = exchange.path.removeprefix("/v1/models").strip("/")
     if not name:
-        cards = [_card(entry) for entry in catalog.current() if entry.rates]
+        cards = [_card(entry) for entry in catalog.current() if entry.rates and entry.provider not in missing]
         await exchange.answer_json(200, {"object": "list", "data": cards})
         return
     entry = catalog.resolve(name)
-    if entry is None or entry.rates is None:
+    if entry is None or entry.rates is None or entry.provider in missing:
         raise errors.not_found(f"There is no model {name!r} in the catalogue.")
     await exchange.answer_json(200, _card(entry))
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm import sse
+from llm import catalog, estimation, sse
 from llm.gateway import errors
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
@@ -49,7 +49,9 @@ class Stream:
         self._refused = False
         self._done = False
         self._client_gone = False
-        hold.streamed_tokens = hold.output_bytes = 0
+        entry = catalog.resolve(hold.quote.model)
+        if entry is None or not estimation.hides_output(entry):
+            hold.streamed_tokens = hold.output_bytes = 0
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._answer.close
@@ -144,6 +146,7 @@ class Stream:
             self._done = True
             return await self._settle_counted() + event.raw
         if event.data is None:
+            self._count(0)
             return event.raw
         self._last = event.data
         self._count(event.text_bytes)
@@ -157,11 +160,15 @@ class Stream:
         return before
 
     def _count(self, text_bytes: int) -> None:
+        """Keep up with what the model has written, passed on or not; of one that hides some of it nobody can."""
         hold = self._hold
+        if hold.streamed_tokens is None:
+            return
         hold.output_bytes = (hold.output_bytes or 0) + text_bytes
+        written_bytes = hold.output_bytes + self._answer.kept_bytes
         # A token has at least one byte, this model's usually more; a hold counts each token of `max_tokens` once for
         # all answers.
-        hold.streamed_tokens = -(-hold.output_bytes * 100 // (hold.bytes_a_token_e2 * self._n))
+        hold.streamed_tokens = -(-written_bytes * 100 // (hold.bytes_a_token_e2 * self._n))
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
