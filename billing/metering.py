@@ -105,7 +105,8 @@ def may_resend(first_attempt_at: datetime | None, now: datetime) -> bool:
 
 
 def delay(attempts: int) -> timedelta:
-    return min(FIRST_DELAY * 2 ** min(max(attempts - 1, 0), 10), LONGEST_DELAY)
+    doublings = min(max(attempts - 1, 0), 10)
+    return min(FIRST_DELAY * (1 << doublings), LONGEST_DELAY)
 
 
 def verdict(*, total: int, sent: int, held: int) -> Verdict:

@@ -169,11 +169,12 @@ def open_meters(event_name: str, unit: str, *, now: datetime) -> None:
     """A usage meter for every customer with a tenant. Nothing spent before this hour is reported by a new one."""
     since = metering.floor_hour(now)
     bound = BillingAccount.objects.exclude(tenant=None)
-    for account in bound.exclude(usage_meters__event_name=event_name):
-        UsageMeter.objects.bulk_create(
-            [UsageMeter(account=account, event_name=event_name, unit=unit, tenant_id=account.tenant_id, since=since)],
-            ignore_conflicts=True,
-        )
+    new = [
+        UsageMeter(account=account, event_name=event_name, unit=unit, tenant=account.tenant, since=since)
+        for account in bound.exclude(usage_meters__event_name=event_name).select_related("tenant")
+        if account.tenant is not None
+    ]
+    UsageMeter.objects.bulk_create(new, ignore_conflicts=True)
     # Another tenant, or another unit, is another count: it begins now.
     rows = UsageMeter.objects.filter(event_name=event_name).exclude(account__tenant=None)
     for meter in rows.exclude(unit=unit, tenant=F("account__tenant")).select_related("account"):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import stripe
 
 from billing import shapes, stripe_client
 from billing.stripe_client import Fetched, StripeRefused, StripeUnavailable
 
-Encoding = Literal["v1", "v2", "stream"]
 # A stream's session lasts 15 minutes; a new one is begun a little before that.
 SESSION_MARGIN = timedelta(minutes=1)
 # Stripe refuses an identifier it knows, with a code or, in v1, with this sentence alone.
@@ -70,9 +69,9 @@ def total(meter: Meter, *, stripe_customer_id: str, starts_at: datetime, ends_at
 
 
 class Reporter:
-    """Sends events in one encoding; a stream's session is kept between them. Used by one worker at a time."""
+    """Sends events in one encoding: v1, v2 or stream, whose session is kept between them. For one worker at a time."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self._session: tuple[str, datetime] | None = None
 

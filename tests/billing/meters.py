@@ -1,12 +1,14 @@
 """Stripe's meters as they behave: an identifier counts once within 24 hours, and again after that.
 
-`FakeMeters.app` serves it over HTTP for processes; `answering` puts it in the place of Stripe's API in this process.
+`FakeMeters` is an ASGI application, for processes; `answering` puts it in the place of Stripe's API in this one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,9 @@ class FakeMeters:
     meters: dict[str, str] = field(default_factory=lambda: {"llm_cost": "mtr_1"})
     formula: str = "sum"
     down: bool = False
+    # The most events of one customer that were under way at once, where it is served over HTTP.
+    busiest: int = 0
+    under_way: Counter[str] = field(default_factory=Counter)
     counted: list[Counted] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -123,7 +128,7 @@ class FakeMeters:
                "start_time": start, "end_time": end, "meter": meter_id, "livemode": False}  # fmt: skip
         return 200, {"object": "list", "has_more": False, "url": "/v1/x", "data": [row] if found else []}
 
-    async def app(
+    async def __call__(
         self,
         scope: MutableMapping[str, Any],
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
@@ -137,7 +142,13 @@ class FakeMeters:
             more = message.get("more_body", False)
         headers = {key.decode().title(): value.decode() for key, value in scope["headers"]}
         url = scope["path"] + "?" + scope["query_string"].decode()
+        customer = dict(parse_qsl(body.decode())).get("payload[stripe_customer_id]", "")
+        if customer:
+            self.under_way[customer] += 1
+            self.busiest = max(self.busiest, self.under_way[customer])
+            await asyncio.sleep(0.01)
         status, answer = self.answer(scope["method"], url, headers, body.decode())
+        self.under_way[customer] -= 1
         content = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": content})
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
