@@ -64,7 +64,8 @@ lock: .venv/dev
 	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
 
 clean:
-	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+		tests/clients/node/node_modules
 
 PIP_INSTALL := -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
 	--no-input --no-warn-script-location
