@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from billing import metrics as billing_metrics
 from governance import metrics as governance_metrics
+from llm import metrics as llm_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 COLLECTORS: tuple[Callable[[datetime], Iterable[Metric]], ...] = (
     governance_metrics.collect,
     billing_metrics.collect,
+    llm_metrics.collect,
 )
 
 

@@ -202,6 +202,12 @@ STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
 UPGRADE_LINK = "billing.topups.link"
 
 METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
+# Figures that live in the processes are kept in files there, so that any process can tell those of all.
+METRICS_DIR = VAR_DIR / "metrics"
+METRICS_DIR.mkdir(exist_ok=True)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
+# Told of every call of a model that ended (see llm/telemetry.py).
+TELEMETRY_OBSERVERS = ["llm.metrics.observe", *check.names(env, "TELEMETRY_OBSERVERS", default=[])]
 
 LOG_LEVEL = check.choice(env, "LOG_LEVEL", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOGGING = {

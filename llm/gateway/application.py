@@ -29,6 +29,7 @@ from llm.gateway.identities import Identities, Identity
 from llm.gateway.routes import ROUTES, Route
 from llm.gateway.upstream import Troubles
 from llm.providers import registry
+from llm.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Gateway:
         self.providers = registry.configured()
         await self.providers.open()
         await self.providers.renew(await self.read(endpoints.usable))
+        self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS)
         self.breakers = Breakers()
         self.troubles = Troubles(self.breakers, self.read)
         self._chores = [

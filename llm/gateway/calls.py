@@ -31,6 +31,7 @@ from llm.gateway.routes import Route
 from llm.gateway.streaming import Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
+from llm.telemetry import Attempt
 
 if TYPE_CHECKING:
     from llm.gateway.application import Gateway
@@ -109,7 +110,7 @@ class _GovernedCall:
             self.gateway.commits.put(Release(id))
             name = self.gateway.providers.name_for(decision.model)
             raise Unanswered(errors.provider_not_configured(decision.model, name), name) from None
-        async with self.gateway.holds.of(
+        hold = self.gateway.holds.of(
             id,
             self.caller,
             decision,
@@ -117,7 +118,26 @@ class _GovernedCall:
             request_id=self.exchange.request_id,
             read_usage=self.route.read_usage,
             input_bytes=None if self.estimate.images else self.estimate.text_tokens,
-        ) as hold:
+        )
+        error = "internal_error"
+        try:
+            await self._under_hold(hold, provider, place)
+            error = hold.charge.reason if hold.charge else ""
+        except Unanswered as unanswered:
+            error = unanswered.error.code
+            raise
+        except errors.GatewayError as refusal:
+            error = refusal.code
+            raise
+        except asyncio.CancelledError:
+            error = "cancelled"
+            raise
+        finally:
+            self.gateway.telemetry.ended(self._told(hold, error))
+        await self.gateway.troubles.answered(provider.name)
+
+    async def _under_hold(self, hold: Hold, provider: Provider, place: str) -> None:
+        async with hold:
             try:
                 await self._carry_out(hold, provider)
             except asyncio.CancelledError:
@@ -128,7 +148,6 @@ class _GovernedCall:
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
                 await hold.settle_at_the_estimate(hold.cut_reason)
                 raise errors.stopped() from None
-        await self.gateway.troubles.answered(provider.name)
 
     async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
         call = Call(
@@ -281,8 +300,34 @@ class _GovernedCall:
 
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
         """The model works; of an answer, not a refusal, it also counts how long it took to begin."""
+        hold.first_byte_s = latency_s
         latency_ms = None if latency_s is None else latency_s * 1000
         self.gateway.breakers.succeeded(upstream.place(hold.decision.model), latency_ms, time.time())
+
+    def _told(self, hold: Hold, error: str) -> Attempt:
+        charge = hold.charge
+        usage = charge.usage if charge else hold.estimated_usage()
+        return Attempt(
+            kind=self.route.kind,
+            provider=hold.provider,
+            model_requested=self.request.model,
+            model_served=usage.model,
+            tenant=self.caller.tenant,
+            agent=self.caller.agent,
+            request_id=self.exchange.request_id,
+            reservation_id=str(hold.id),
+            streamed=self.request.stream,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            reserved_nanos=hold.held_nanos,
+            cost_nanos=charge.cost_nanos if charge else 0,
+            certainty=charge.certainty if charge else "",
+            error=error,
+            duration_s=time.monotonic() - hold.since,
+            first_byte_s=hold.first_byte_s,
+            traceparent=self.exchange.header("traceparent"),
+        )
 
     def _headers(self, hold: Hold) -> list[tuple[str, str]]:
         """What was done to the call, for whoever sent it."""

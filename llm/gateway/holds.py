@@ -111,6 +111,7 @@ class Hold:
         self.id = id
         self.caller = caller
         self.since = time.monotonic()
+        self.first_byte_s: float | None = None
         # Why an operator cut the call short, if one did.
         self.cut_reason = ""
         # How to end the call; without it its task is cancelled.
@@ -135,6 +136,8 @@ class Hold:
         self._commits = commits
         self._running = running
         self.resolved = False
+        # What is charged for the call, once that is known.
+        self.charge: Settle | None = None
 
     async def __aenter__(self) -> Hold:
         self._running[self.id] = self
@@ -246,7 +249,7 @@ class Hold:
         return Usage(provider=self.provider, model=self.quote.model)
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, reason: str = "", price_rule: str = "") -> Settle:
-        return Settle(
+        self.charge = Settle(
             reservation_id=self.id,
             cost_nanos=cost_nanos,
             usage=usage,
@@ -256,6 +259,7 @@ class Hold:
             request_id=self._request_id,
             metadata=self._measured(),
         )
+        return self.charge
 
     def _measured(self) -> Mapping[str, int]:
         """What a process that starts later learns from."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,6 +58,7 @@ class Command(BaseCommand):
                 self.stdout.write(line)
                 self.stdout.flush()
 
+        forget_figures(Path(settings.METRICS_DIR))
         supervisor = Supervisor(children, say=say)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: supervisor.stop())
@@ -78,6 +80,12 @@ def prepare_demo() -> str:
     told = io.StringIO()
     call_command("seed_demo", stdout=told)
     return told.getvalue().strip()
+
+
+def forget_figures(folder: Path) -> None:
+    """What processes counted that have ended; those that start now count from zero, as Prometheus expects."""
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
 
 
 def require_migrated() -> None:
