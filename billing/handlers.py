@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from billing import accounts, mirror, shapes, stripe_client, sync
+from billing import accounts, meter_checks, mirror, shapes, stripe_client, sync
 from billing.models import BillingAccount, StripeEvent
 
 # Customer id -> what Stripe says of it now; None without an API key.
@@ -74,6 +74,11 @@ def _look_again(event: StripeEvent, readings: Readings, now: datetime) -> None:
     _sync(event, readings, now, lambda account: None)
 
 
+def _meter_error(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A thin event: what it is about is fetched when the outbox is drained."""
+    meter_checks.note_meter_error(event=event, now=now)
+
+
 def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
     if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
@@ -123,6 +128,7 @@ HANDLERS: dict[str, Handler] = {
     "charge.dispute.closed": _look_again,
     "charge.dispute.funds_reinstated": _look_again,
     "entitlements.active_entitlement_summary.updated": _look_again,
+    "v1.billing.meter.error_report_triggered": _meter_error,
     "price.created": _catalog,
     "price.updated": _catalog,
     "plan.created": _catalog,

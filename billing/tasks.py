@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import inbox, meter_checks, outbox, sync
+from billing import healing, inbox, meter_checks, outbox, sync
 
 
 @shared_task
@@ -18,6 +18,12 @@ def sweep_inbox() -> int:
     handled = inbox.sweep(now=timezone.now())
     sync.due(now=timezone.now())
     return handled
+
+
+@shared_task
+def heal() -> int:
+    """Look at the endpoint, for missing events and at all customers, where that is due; how many looks."""
+    return len(healing.run_due(now=timezone.now()))
 
 
 @shared_task

@@ -16,6 +16,8 @@ PERIODS = {
     "governance.tasks.expire_reservations": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
+    # Asks whether something is due: hourly, nightly, or at once after a pause.
+    "billing.tasks.heal": timedelta(minutes=1),
     "billing.tasks.report_usage": timedelta(minutes=5),
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_every_type_that_is_asked_for_has_a_handler() -> None:
-    assert subscribed.SNAPSHOTS - set(handlers.HANDLERS) == set()
+    assert (subscribed.SNAPSHOTS | subscribed.THIN) - set(handlers.HANDLERS) == set()
 
 
 def test_the_event_that_would_hold_up_invoices_is_never_asked_for() -> None:

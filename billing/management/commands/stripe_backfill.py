@@ -1,0 +1,54 @@
+"""`manage.py stripe_backfill`"""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from billing import healing, inbox, stripe_client
+from billing.management import arguments
+
+
+class Command(BaseCommand):
+    help = (
+        "Fetch the events that never came as a webhook, and handle them. Stripe lists events of 30 days; beat does this"
+        " every hour. Exit status 1 where an event could not be handled (it is tried again)."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--since", type=arguments.moment, metavar="WHEN",
+            help=f"{arguments.WHEN}; default: since when nobody has looked",
+        )  # fmt: skip
+        parser.add_argument("--dry-run", action="store_true", help="only name the events that are missing")
+        parser.add_argument(
+            "--json", action="store_true", help="print {since, seen, missing, handled, events, dry_run}"
+        )
+
+    def handle(self, *, since: datetime | None, dry_run: bool, **options: Any) -> None:
+        if not stripe_client.is_configured():
+            raise CommandError("STRIPE_SECRET_KEY is not set.")
+        now = timezone.now()
+        tell = healing.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        since = since or healing.backfill_since(now=now)
+        try:
+            done = healing.backfill(since=since, now=now, dry_run=dry_run, tell=tell)
+        except healing.BadRange as error:
+            raise CommandError(f"--since: {error}") from error
+        except stripe_client.StripeError as error:
+            raise CommandError(f"Stripe's events could not be listed: {error}") from error
+        handled = 0 if dry_run else inbox.handle_all(done.event_ids, now=now, tell=tell)
+        if options["json"]:
+            told = {"since": since.isoformat(), **done.figures, "handled": handled, "events": done.event_ids}
+            self.stdout.write(json.dumps(told | {"dry_run": dry_run}))
+        else:
+            for line in done.lines if dry_run else ():
+                self.stdout.write(f"Missing: {line}")
+            self.stdout.write(
+                f"{done.figures['seen']} events since {since:%Y-%m-%d %H:%M} UTC, {done.figures['missing']} of them"
+                f" were missing, {handled} handled."
+            )
+        if not dry_run and handled < len(done.event_ids):
+            raise SystemExit(1)

@@ -1,0 +1,139 @@
+"""Stripe's account, as `responses` answers for it: what a test puts in is what the product reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import responses
+
+API = "https://api.stripe.com"
+Rows = list[dict[str, Any]]
+
+
+class Account:
+    """`requests` are (method, path, parameters), oldest first. `fails` answers everything with that status."""
+
+    def __init__(self, api: responses.RequestsMock) -> None:
+        self.customers: dict[str, dict[str, Any]] = {}
+        self.subscriptions: Rows = []
+        self.invoices: Rows = []
+        self.products: dict[str, dict[str, Any]] = {}
+        self.events: Rows = []
+        self.webhook_endpoints: Rows = []
+        self.event_destinations: Rows = []
+        self.meters: Rows = []
+        self.fails = 0
+        self.page_size = 100
+        self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        for method in ("GET", "POST"):
+            api.add_callback(method, re.compile(rf"{API}/.*"), self._answer)
+
+    def customer(self, id: str = "cus_acme", tenant: str = "acme") -> None:
+        metadata = {"tenant_id": tenant} if tenant else {}
+        self.customers[id] = {"id": id, "object": "customer", "metadata": metadata}
+
+    def calls(self, method: str = "POST") -> list[str]:
+        return [path for one, path, _ in self.requests if one == method]
+
+    def _answer(self, request: Any) -> tuple[int, dict[str, str], str]:
+        address = urlsplit(request.url)
+        body = request.body or ""
+        text = body.decode() if isinstance(body, bytes) else body
+        is_json = text.startswith("{")
+        parameters = json.loads(text) if is_json else _flat(text or address.query)
+        self.requests.append((request.method, address.path, parameters))
+        if self.fails:
+            return self.fails, {}, json.dumps({"error": {"message": "no", "type": "api_error"}})
+        found = self._found(request.method, address.path.strip("/").split("/"), parameters)
+        if found is None:
+            return 404, {}, json.dumps({"error": {"message": f"No such thing: {address.path}"}})
+        return 200, {}, json.dumps(found)
+
+    def _found(self, method: str, path: list[str], parameters: dict[str, Any]) -> dict[str, Any] | None:
+        match [method, *path]:
+            case ["GET", "v1", "customers", id]:
+                return self.customers.get(id)
+            case ["GET", "v1", "products", id]:
+                return self.products.get(id, {"id": id, "object": "product", "metadata": {}})
+            case ["GET", "v1", ("subscriptions" | "invoices") as kind]:
+                return self._listing(self._of_customer(getattr(self, kind), parameters), parameters)
+            case ["GET", "v1", "events"]:
+                return self._listing(self._newest_first(parameters), parameters)
+            case ["GET", "v1", "webhook_endpoints"]:
+                return self._listing(self.webhook_endpoints, parameters)
+            case ["GET", "v1", "billing", "meters"]:
+                return self._listing(self.meters, parameters)
+            case ["GET", "v2", "core", "event_destinations"]:
+                return {"data": self.event_destinations, "next_page_url": None}
+            case ["GET", "v1", _]:
+                return self._listing([], parameters)
+            case ["POST", "v1", "webhook_endpoints"]:
+                return self._made(self.webhook_endpoints, "we", parameters, secret="whsec_made")
+            case ["POST", "v1", "webhook_endpoints", id]:
+                return self._changed(self.webhook_endpoints, id, parameters)
+            case ["POST", "v1", "billing", "meters"]:
+                return self._made(self.meters, "mtr", parameters)
+            case ["POST", "v2", "core", "event_destinations"]:
+                told = {"webhook_endpoint": parameters["webhook_endpoint"] | {"signing_secret": "whsec_thin"}}
+                return self._made(self.event_destinations, "ed", parameters) | told
+            case ["POST", "v2", "core", "event_destinations", id]:
+                return self._changed(self.event_destinations, id, parameters)
+            case ["POST", "v2", "core", "event_destinations", id, "enable"]:
+                return self._changed(self.event_destinations, id, {"status": "enabled"})
+        return None
+
+    def _of_customer(self, rows: Rows, parameters: dict[str, Any]) -> Rows:
+        asked = parameters.get("customer")
+        status = parameters.get("status", "all")
+        rows = [row for row in rows if asked in (None, row["customer"])]
+        return [row for row in rows if status in ("all", row["status"])]
+
+    def _newest_first(self, parameters: dict[str, Any]) -> Rows:
+        first, last = int(parameters.get("created[gte]", 0)), int(parameters.get("created[lte]", 10**12))
+        rows = [row for row in self.events if first <= row["created"] <= last]
+        return sorted(rows, key=lambda row: (row["created"], row["id"]), reverse=True)
+
+    def _listing(self, rows: Rows, parameters: dict[str, Any]) -> dict[str, Any]:
+        ids = [row["id"] for row in rows]
+        after = parameters.get("starting_after")
+        start = ids.index(after) + 1 if after else 0
+        page = rows[start : start + self.page_size]
+        return {"object": "list", "data": page, "has_more": start + len(page) < len(rows), "url": self.requests[-1][1]}
+
+    def _made(self, rows: Rows, prefix: str, parameters: dict[str, Any], **told: str) -> dict[str, Any]:
+        row = {"id": f"{prefix}_{len(rows) + 1}", "status": "enabled", "livemode": False} | parameters
+        rows.append(row)
+        return row | told
+
+    def _changed(self, rows: Rows, id: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+        row = next((row for row in rows if row["id"] == id), None)
+        if row is not None:
+            disabled = parameters.pop("disabled", None)
+            if disabled is not None:
+                row["status"] = "disabled" if disabled == "true" else "enabled"
+            row.update(parameters)
+        return row
+
+
+@contextmanager
+def answering() -> Iterator[Account]:
+    """Stripe answers until this ends."""
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as api:
+        yield Account(api)
+
+
+def _flat(query: str) -> dict[str, Any]:
+    """Stripe's form encoding: `a[0]=x` is a list, the rest are texts."""
+    found: dict[str, Any] = {}
+    for name, values in parse_qs(query).items():
+        plain, _, rest = name.partition("[")
+        if rest[:-1].isdecimal():
+            found.setdefault(plain, []).append(values[0])
+        else:
+            found[name] = values[0]
+    return found
