@@ -135,6 +135,13 @@ def configured() -> Providers:
     return Providers({provider.name: provider for provider in _of_the_environment()})
 
 
+def everything(endpoints: Iterable[Endpoint]) -> dict[str, Provider]:
+    """The providers of the environment and these endpoints, none of them open."""
+    return {provider.name: provider for provider in _of_the_environment()} | {
+        endpoint.name: _MADE_BY[endpoint.kind](endpoint) for endpoint in endpoints
+    }
+
+
 def _of_the_environment() -> Iterable[Provider]:
     # Somewhere else than at Mistral's own, such as the sandbox, no key may be needed.
     if settings.MISTRAL_API_KEY or settings.MISTRAL_API_BASE != MISTRALS_OWN:
