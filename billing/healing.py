@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import stripe
@@ -111,12 +112,16 @@ def _pages(since: datetime, until: datetime, *, after: str) -> Iterator[list[dic
     more = True
     while more:
         wanted: Any = {"created": created, "limit": stripe_client.PAGE} | ({"starting_after": after} if after else {})
-        page = stripe_client.ask(lambda client, wanted=wanted: client.v1.events.list(wanted))
+        page = stripe_client.ask(partial(_page, wanted))
         found = [one.to_dict(for_json=True) for one in page.data]
         if not found:
             return
         yield found
         after, more = found[-1]["id"], page.has_more
+
+
+def _page(wanted: Any, client: stripe.StripeClient) -> stripe.ListObject[stripe.Event]:
+    return client.v1.events.list(wanted)
 
 
 def _missing(page: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -238,7 +243,8 @@ def _picture(account: BillingAccount) -> dict[str, Any]:
         found[name] = f"{_dollars(window.limit_nanos)}, {window.state}"
     for model in Mirrored.__subclasses__():
         if any(one.name == "account" for one in model._meta.get_fields()):
-            rows = model._default_manager.filter(account=account).values_list("stripe_id", "data")
+            mirrored: Any = model._default_manager
+            rows = mirrored.filter(account=account).values_list("stripe_id", "data")
             found |= {f"{model._meta.verbose_name} {id}": data for id, data in rows}
     return found
 
