@@ -5,6 +5,7 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from llm.providers import ProviderError
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
+# A larger body goes out in pieces, between which other calls have their turn.
+LARGE_BODY_BYTES = 1024 * 1024
 # What an operator waits for when a connection is tried out.
 LIST_TIMEOUT_S = 15.0
 
@@ -57,7 +60,7 @@ class Connection:
         try:
             response = await self._session.post(
                 self.base + path,
-                data=body,
+                data=body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body),
                 headers={**self._headers, "content-type": content_type, "x-request-id": request_id},
                 allow_redirects=False,
             )
