@@ -50,6 +50,7 @@ class FakeMeters:
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     refuse: Callable[[str], Answer | None] = lambda identifier: None
     after_counting: Callable[[], None] = lambda: None
+    after_summing: Callable[[], None] = lambda: None
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -126,6 +127,7 @@ class FakeMeters:
         ]  # fmt: skip
         row = {"id": "mes_1", "object": "billing.meter_event_summary", "aggregated_value": float(sum(found)),
                "start_time": start, "end_time": end, "meter": meter_id, "livemode": False}  # fmt: skip
+        self.after_summing()
         return 200, {"object": "list", "has_more": False, "url": "/v1/x", "data": [row] if found else []}
 
     async def __call__(

@@ -338,6 +338,64 @@ class TestPromise10:
         assert Alert.objects.get(kind="meter_mismatch").subject == "llm_cost cus_acme 2026-03-10T10Z"
         assert meter_checks.reconcile(now=later) == 0
 
+    def test_rows_that_change_while_stripe_is_asked_are_not_judged_by_its_answer(self, stripe: FakeMeters) -> None:
+        """Two equal rows: the first arrived; the second did not, and an operator has it sent at this moment."""
+        first, second = self.two_of_unknown_fate()
+        Reporter("v1").send(outbox._known_meters(now=READY)["llm_cost"], _usage(first), now=READY)
+        stripe.now = later = READY + timedelta(hours=30)
+        outbox.drain(clock=lambda: later)
+
+        def meanwhile() -> None:
+            stripe.after_summing = lambda: None
+            outbox.retry(event=second, by=OLGA, now=later)
+            outbox.drain(clock=lambda: later)
+
+        stripe.after_summing = meanwhile
+        assert meter_checks.reconcile(now=later) == 0
+        assert meter_checks.reconcile(now=later) == 1
+        outbox.drain(clock=lambda: later)
+        assert (stripe.total, len(stripe.counted)) == (2_000_000, 2)
+
+    def test_a_sum_that_may_hold_a_row_still_being_tried_proves_nothing(self, stripe: FakeMeters) -> None:
+        first, second = self.two_of_unknown_fate()
+        meter = outbox._known_meters(now=READY)["llm_cost"]
+        stripe.now = later = READY + timedelta(hours=30)
+        outbox.drain(clock=lambda: later)
+        # The second is tried anew by an operator, arrives, and its answer is lost.
+        outbox.retry(event=second, by=OLGA, now=later)
+        Reporter("v1").send(meter, _usage(second), now=later)
+        MeterEvent.objects.filter(pk=second.pk).update(first_attempt_at=later, next_attempt_at=later + HOUR)
+        assert meter_checks.reconcile(now=later) == 0
+        stripe.now = later = later + 2 * HOUR
+        outbox.drain(clock=lambda: later)
+        assert meter_checks.reconcile(now=later) == 1
+        outbox.drain(clock=lambda: later)
+        assert (stripe.total, len(stripe.counted)) == (2_000_000, 2)
+        first.refresh_from_db()
+        assert first.state == "sent"
+
+    def test_a_sum_is_believed_an_hour_after_the_last_attempt(self, stripe: FakeMeters) -> None:
+        """Stripe adds events up a while after it takes them."""
+        spend("1")
+        row = self.claimed()
+        last = READY + timedelta(hours=19, minutes=50)
+        MeterEvent.objects.filter(pk=row.pk).update(last_attempt_at=last)
+        run(stripe, now=READY + timedelta(hours=20))
+        assert meter_checks.reconcile(now=last + 59 * MINUTE) == 0
+        assert meter_checks.reconcile(now=last + HOUR) == 1
+
+    def two_of_unknown_fate(self) -> tuple[MeterEvent, MeterEvent]:
+        """The same usage twice in one hour, both claimed by workers that died."""
+        spend("1")
+        self.claimed()
+        spend("1")
+        outbox.write(now=READY)
+        first, second = MeterEvent.objects.order_by("sequence")
+        unknown = {"state": State.HELD, "attempts": 1, "first_attempt_at": READY, "last_attempt_at": READY}
+        MeterEvent.objects.update(**unknown)
+        UsageMeter.objects.update(busy_until=None)
+        return first, second
+
     def test_a_meter_that_does_not_add_up_proves_nothing(self, stripe: FakeMeters) -> None:
         spend("1")
         self.claimed()
