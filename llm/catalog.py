@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,18 +26,24 @@ from governance.operations import Usage
 from governance.policies import Quote
 from llm import pricing
 from llm.models import Model, Price
-from llm.pricing import Entry, Rates
+from llm.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
 
 logger = logging.getLogger(__name__)
 
 TTL_S = 30.0
 # How long the old snapshot serves before the database is asked again after it failed.
 RETRY_S = 5.0
+# As long as the ledger keeps it.
+RULE_LENGTH = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """An immutable snapshot. `by_name` holds every id and alias of the models that are served."""
+    """An immutable snapshot. `by_name` holds every name of the models that are served.
+
+    "provider/model" is a provider's model, by its id or an alias; a bare name is the default provider's or, where
+    that one has none and only one other has, that other's.
+    """
 
     by_name: dict[str, Entry]
     # When the next price of the catalogue begins, if one is due.
@@ -46,7 +52,10 @@ class Catalogue:
     def __iter__(self) -> Iterator[Entry]:
         return (entry for name, entry in self.by_name.items() if name == entry.id)
 
-    def resolve(self, name: str) -> Entry | None:
+    def resolve(self, name: str, *, near: str = "") -> Entry | None:
+        """The model that `name` means; a bare one is looked for at the provider `near` first."""
+        if near and (entry := self.by_name.get(f"{near}/{name}")):
+            return entry
         return self.by_name.get(name)
 
     def quote(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
@@ -56,13 +65,21 @@ class Catalogue:
             return None
         return pricing.quote_tokens(entry, model=model, input_tokens=input_tokens, max_tokens=max_tokens)
 
-    def cost_of(self, usage: Usage) -> tuple[int, str] | None:
+    def cost_of(self, usage: Usage, *, batch: bool = False) -> tuple[int, str] | None:
         """Nanodollars to charge and the price rule that says so; None where there is no price for it."""
-        entry = self.by_name.get(usage.model)
-        if entry is None or entry.rates is None or usage.provider not in ("", entry.provider):
+        entry = self._used(usage)
+        rates = None if entry is None else entry.batch_rates if batch else entry.rates
+        if rates is None:
             return None
-        nanos = pricing.cost_nanos(usage, entry.rates)
-        return None if nanos is None else (nanos, entry.rates.rule)
+        nanos = pricing.cost_nanos(usage, rates)
+        return None if nanos is None else (nanos, rates.rule)
+
+    def _used(self, usage: Usage) -> Entry | None:
+        """The model of its own provider, never another's of the same name."""
+        if not usage.provider:
+            return self.by_name.get(usage.model)
+        entry = self.by_name.get(f"{usage.provider}/{usage.model}") or self.by_name.get(usage.model)
+        return entry if entry is not None and entry.provider == usage.provider else None
 
 
 def resolve(name: str) -> Entry | None:
@@ -90,25 +107,34 @@ def forget() -> None:
     _shelf.forget()
 
 
-def rates_at(*, model: Model, at: datetime, zone: str | None = None, batch: bool = False) -> Rates | None:
+def rates_at(
+    *, model: Model, at: datetime, zone: str | None = None, batch: bool = False, tier: str = STANDARD_TIER
+) -> Rates | None:
     """The rates of a model at a past or coming moment, from the database: for repricing, not for the hot path."""
-    return _rates(model, list(model.prices.all()), at=at, zone=zone or zone_of(settings.MISTRAL_API_BASE), batch=batch)
+    place = _Place(zone or zone_of_provider(model.provider), batch, tier)
+    return _rates(model, at=at, place=place)
 
 
 def read(*, now: datetime) -> Catalogue:
-    """The catalogue as the database has it at `now`. Two queries, three with aliases."""
-    zone = zone_of(settings.MISTRAL_API_BASE)
-    served = Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices")
-    by_name: dict[str, Entry] = {}
-    upcoming: list[datetime] = []
-    entries = [_entry(model, now=now, zone=zone) for model in served]
-    for model in served:
-        upcoming += [p.effective_from for p in model.prices.all() if p.effective_from and p.effective_from > now]
-    for entry in entries:
-        by_name |= dict.fromkeys(entry.names, entry)
-    # An id always means its own model, whatever an alias says.
-    by_name |= {entry.id: entry for entry in entries}
-    return Catalogue(by_name, min(upcoming, default=None))
+    """The catalogue as the database has it at `now`. Three queries."""
+    served = list(Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices"))
+    entries = [_entry(model, provider=model.provider, now=now) for model in served]
+    own = {(entry.provider, entry.upstream) for entry in entries}
+    entries += [
+        _entry(model, provider=provider, now=now)
+        for provider in pricing.ZONE_PROVIDERS
+        for model in served
+        if model.provider == DEFAULT_PROVIDER and (provider, model.name) not in own
+    ]
+    starts = (price.effective_from for model in served for price in model.prices.all())
+    return Catalogue(_by_name(entries), min((at for at in starts if at and at > now), default=None))
+
+
+def zone_of_provider(provider: str) -> str:
+    """The API zone whose rates a provider charges: of Mistral's own that of its address, of any other the global."""
+    if provider == DEFAULT_PROVIDER:
+        return zone_of(settings.MISTRAL_API_BASE)
+    return pricing.ZONE_PROVIDERS.get(provider, "global")
 
 
 def zone_of(api_base: str) -> str:
@@ -117,59 +143,120 @@ def zone_of(api_base: str) -> str:
     return next((zone for zone in ("eu", "us") if zone in labels and "mistral" in labels), "global")
 
 
-def _entry(model: Model, *, now: datetime, zone: str) -> Entry:
+def _entry(model: Model, *, provider: str, now: datetime) -> Entry:
+    bare = {model.name, *(alias.name for alias in model.aliases.all())}
+    qualified = {f"{provider}/{name}" for name in bare}
+    id = model.name if provider == DEFAULT_PROVIDER else f"{provider}/{model.name}"
+    zone = zone_of_provider(provider)
     return Entry(
-        id=model.name,
-        names=frozenset({model.name, *(alias.name for alias in model.aliases.all())}),
-        provider=model.provider,
+        id=id,
+        names=frozenset(bare | qualified),
+        upstream=model.name,
+        aliases=tuple(sorted((bare if provider == DEFAULT_PROVIDER else qualified) - {id})),
+        provider=provider,
         owned_by=model.owned_by,
         kinds=frozenset(model.kinds),
         capabilities=frozenset(model.capabilities),
         context_tokens=model.context_tokens,
         image_tokens=model.image_tokens,
         status=model.status,
-        rates=_rates(model, list(model.prices.all()), at=now, zone=zone, batch=False),
+        rates=_rates(model, at=now, place=_Place(zone)),
+        batch_rates=_rates(model, at=now, place=_Place(zone, batch=True)),
     )
 
 
-def _rates(model: Model, prices: list[Price], *, at: datetime, zone: str, batch: bool) -> Rates | None:
-    """The latest row of each unit kind; where the zone or batch has rows of its own they count, unscaled."""
-    begun = [p for p in prices if p.tier == "standard" and (p.effective_from is None or p.effective_from <= at)]
-    own = _latest(p for p in begun if p.zone == zone and p.batch == batch)
-    if own:
-        rule = _rule(model, own.values(), zone=zone, batch=batch)
-        return pricing.rates_from(_picos(own), kinds=model.kinds, rule=rule)
-    plain = _latest(p for p in begun if p.zone == "global" and not p.batch)
-    rule = _rule(model, plain.values(), zone=zone, batch=batch)
-    return pricing.rates_from(_picos(plain), kinds=model.kinds, rule=rule, zone=zone, batch=batch)
+def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Every name's model. An id always means its own model, whatever an alias says."""
+    by_name: dict[str, Entry] = {}
+    for ids_only in (False, True):
+        for entry in entries:
+            for name in (entry.upstream,) if ids_only else _bare_names(entry):
+                by_name[f"{entry.provider}/{name}"] = entry
+    others: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.provider != DEFAULT_PROVIDER and entry.provider not in pricing.ZONE_PROVIDERS:
+            for name in _bare_names(entry):
+                others[name].append(by_name[f"{entry.provider}/{name}"])
+    by_name |= {name: found[0] for name, found in others.items() if len({entry.id for entry in found}) == 1}
+    ours = f"{DEFAULT_PROVIDER}/"
+    return by_name | {name.removeprefix(ours): entry for name, entry in by_name.items() if name.startswith(ours)}
 
 
-def _latest(prices: Iterable[Price]) -> dict[str, Price]:
-    by_unit: dict[str, list[Price]] = defaultdict(list)
-    for price in prices:
-        by_unit[price.unit].append(price)
-    return {unit: max(rows, key=_begun_at) for unit, rows in by_unit.items()}
+def _bare_names(entry: Entry) -> Iterator[str]:
+    prefix = f"{entry.provider}/"
+    return (name.removeprefix(prefix) for name in entry.names if name.startswith(prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and how a call is made, as far as prices go by it."""
+
+    zone: str = "global"
+    batch: bool = False
+    tier: str = STANDARD_TIER
+
+    def share_e2(self, price: Price) -> int | None:
+        """Hundredths of `price` that count here: all of a row made for the place; None where it is for another."""
+        if price.zone not in ("global", self.zone) or (price.batch and not self.batch):
+            return None
+        zone_e2 = 100 if price.zone == self.zone else pricing.ZONE_E2[self.zone]
+        return zone_e2 if price.batch == self.batch else zone_e2 * pricing.BATCH_E2 // 100
+
+    def closeness(self, price: Price) -> tuple[bool, bool, bool, datetime]:
+        """Rows for this very place win; among those, the one that began last."""
+        return (
+            price.tier == self.tier, price.zone == self.zone, price.batch == self.batch, _begun_at(price),
+        )  # fmt: skip
+
+
+def _rates(model: Model, *, at: datetime, place: _Place) -> Rates | None:
+    """The rate of each unit kind by the row closest to the place. A tier that has no row of its own has no price."""
+    prices = list(model.prices.all())
+    wrong = {price.supersedes_id for price in prices}
+    counting = [p for p in prices if p.pk not in wrong and _begun_at(p) <= at and place.share_e2(p) is not None]
+    if not any(price.tier == place.tier for price in counting):
+        return None
+    closest: dict[str, Price] = {}
+    for price in sorted((p for p in counting if p.tier in (place.tier, STANDARD_TIER)), key=place.closeness):
+        closest[price.unit] = price
+    picos = {
+        unit: pricing.scaled_picos(price.picos_per_unit, hundredths=place.share_e2(price) or 0)
+        for unit, price in closest.items()
+    }
+    rule = _rule(model, list(closest.values()), place=place, corrections=_corrections(prices, closest.values()))
+    return pricing.rates_from(picos, kinds=model.kinds, rule=rule)
 
 
 def _begun_at(price: Price) -> datetime:
     return price.effective_from or datetime.min.replace(tzinfo=UTC)
 
 
-def _picos(prices: dict[str, Price]) -> dict[str, int]:
-    return {unit: price.picos_per_unit for unit, price in prices.items()}
+def _corrections(prices: Iterable[Price], of: Iterable[Price]) -> int:
+    """How many wrong rows came before the rows `of`."""
+    by_id = {price.pk: price for price in prices}
+    found = 0
+    for price in of:
+        while price.supersedes_id is not None:
+            found, price = found + 1, by_id[price.supersedes_id]
+    return found
 
 
-def _rule(model: Model, prices: Iterable[Price], *, zone: str, batch: bool) -> str:
-    """ "mistral/mistral-small-2603@2026-03-16"; "@seed" for prices older than our records, then zone and batch."""
-    since = max((_begun_at(price) for price in prices), default=None)
-    if since is None or since.year == 1:
+def _rule(model: Model, prices: Sequence[Price], *, place: _Place, corrections: int) -> str:
+    """ "mistral/mistral-small-2603@2026-03-16"; "@seed" for prices older than our records.
+
+    Behind it what was corrected ("#2": the second edition), then zone, batch and tier ("+eu+batch").
+    """
+    since = max(_begun_at(price) for price in prices)
+    if since.year == 1:
         text = "seed"
     elif since.time() == datetime.min.time():
         text = since.date().isoformat()
     else:
         text = since.isoformat().replace("+00:00", "Z")
-    suffix = "" if zone == "global" else f"+{zone}"
-    return f"{model.provider}/{model.name}@{text}{suffix}{'+batch' if batch else ''}"
+    edition = f"#{corrections + 1}" if corrections else ""
+    marks = ("" if place.zone == "global" else place.zone, "batch" * place.batch)
+    suffix = "".join(f"+{mark}" for mark in (*marks, "" if place.tier == STANDARD_TIER else place.tier) if mark)
+    return f"{model.provider}/{model.name}@{text}{edition}{suffix}"[:RULE_LENGTH]
 
 
 class _Shelf:

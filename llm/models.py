@@ -12,7 +12,7 @@ from django.db.models import Q
 from llm import addresses
 from llm.pricing import UNKNOWN_IMAGE_TOKENS
 
-KINDS = ("chat", "fim", "embedding", "ocr", "moderation")
+KINDS = ("chat", "fim", "embedding", "ocr", "moderation", "transcription")
 CAPABILITIES = (
     "chat",
     "fim",
@@ -24,6 +24,7 @@ CAPABILITIES = (
     "embedding",
     "ocr",
     "moderation",
+    "transcription",
 )
 
 
@@ -41,7 +42,7 @@ def _validate_words(values: Any, known: tuple[str, ...]) -> None:
 
 
 class Model(models.Model):
-    """A model as the provider names it. Only a served one (ga, deprecated) can be called."""
+    """A model, named as its provider does; two may use one name. Only a served one (ga, deprecated) can be called."""
 
     class Status(models.TextChoices):
         GA = "ga", "served"
@@ -51,7 +52,7 @@ class Model(models.Model):
 
     SERVED = (Status.GA, Status.DEPRECATED)
 
-    name = models.CharField("id", max_length=100, unique=True, help_text="The provider's own id, not an alias.")
+    name = models.CharField("id", max_length=100, help_text="The provider's own id, not an alias.")
     provider = models.CharField(max_length=40, default="mistral")
     owned_by = models.CharField(max_length=40, default="mistralai")
     kinds = models.JSONField(default=list, validators=[validate_kinds])
@@ -61,11 +62,18 @@ class Model(models.Model):
         default=UNKNOWN_IMAGE_TOKENS, help_text="The most tokens that one picture may cost."
     )
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.GA)
+    # What the provider says of it, as the nightly look at its list found it.
+    billing_name = models.CharField(max_length=100, blank=True, help_text="What the provider's invoices call it.")
+    deprecated_at = models.DateTimeField(null=True, blank=True, help_text="From when on the provider lets it go.")
+    replacement = models.CharField(max_length=100, blank=True, help_text="What the provider would put in its place.")
+    listed_at = models.DateTimeField(null=True, blank=True, help_text="When the provider's list last named it.")
 
     class Meta:
-        ordering = ["name"]
+        ordering = ["name", "provider"]
         constraints = [
+            models.UniqueConstraint(fields=["provider", "name"], name="model_one_per_provider"),
             models.CheckConstraint(condition=~Q(name=""), name="model_has_a_name"),
+            models.CheckConstraint(condition=~Q(provider=""), name="model_has_a_provider"),
             models.CheckConstraint(
                 condition=Q(status__in=["ga", "preview", "deprecated", "retired"]), name="model_status_known"
             ),
@@ -79,41 +87,59 @@ class Model(models.Model):
         return self.name
 
     def clean(self) -> None:
-        if ModelAlias.objects.filter(name=self.name).exists():
+        if ModelAlias.objects.filter(provider=self.provider, name=self.name).exists():
             raise ValidationError({"name": f"{self.name!r} is an alias of another model."})
 
 
 class ModelAlias(models.Model):
-    """Another name of a model, such as mistral-small-latest. One name means one model."""
+    """Another name of a model, such as mistral-small-latest. At one provider a name means one model."""
 
-    name = models.CharField(max_length=100, unique=True)
+    name = models.CharField(max_length=100)
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="aliases")
+    # The model's own, kept here for the constraint.
+    provider = models.CharField(max_length=40, editable=False)
 
     class Meta:
-        ordering = ["name"]
+        ordering = ["name", "provider"]
         verbose_name_plural = "model aliases"
-        constraints = [models.CheckConstraint(condition=~Q(name=""), name="alias_has_a_name")]
+        constraints = [
+            models.UniqueConstraint(fields=["provider", "name"], name="alias_one_per_provider"),
+            models.CheckConstraint(condition=~Q(name=""), name="alias_has_a_name"),
+        ]
 
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.provider = self.model.provider
+        super().save(*args, **kwargs)
+
     def clean(self) -> None:
-        if Model.objects.filter(name=self.name).exists():
+        if self.model_id is None:
+            return
+        self.provider = self.model.provider
+        if Model.objects.filter(provider=self.provider, name=self.name).exists():
             raise ValidationError({"name": f"{self.name!r} is the id of a model."})
+        if ModelAlias.objects.filter(provider=self.provider, name=self.name).exclude(pk=self.pk).exists():
+            raise ValidationError({"name": f"{self.name!r} is an alias already."})
 
 
 class PriceQuerySet(models.QuerySet["Price"]):
     """Prices are added, never changed and never deleted: entries name the rule that they were charged by."""
 
     def update(self, **kwargs: Any) -> Never:
-        raise TypeError("a price is never changed; add one with a later effective_from")
+        raise TypeError("a price is never changed; add one that supersedes it or begins later")
 
     def delete(self) -> Never:
-        raise TypeError("a price is never deleted; add one with a later effective_from")
+        raise TypeError("a price is never deleted; add one that supersedes it or begins later")
 
 
 class Price(models.Model):
-    """What one unit costs from a moment on, in picodollars (10^-12 USD); the latest row that has begun counts."""
+    """What one unit costs from a moment on, in picodollars (10^-12 USD); the latest row that has begun counts.
+
+    A wrong price is put right by a row of the same moment that `supersedes` it: then the wrong one never counts again,
+    for the past neither, and `llm.repricing` posts what calls were charged too much or too little.
+    """
 
     class Unit(models.TextChoices):
         INPUT = "input", "input token"
@@ -121,6 +147,7 @@ class Price(models.Model):
         OUTPUT = "output", "output token"
         PAGE = "page"
         ANNOTATED_PAGE = "annotated_page", "annotated page"
+        AUDIO_SECOND = "audio_second", "second of audio"
 
     class Zone(models.TextChoices):
         GLOBAL = "global"
@@ -139,27 +166,31 @@ class Price(models.Model):
     effective_from = models.DateTimeField(null=True, blank=True, help_text="Empty: since before our records.")
     source = models.CharField(max_length=200, blank=True)
     verified_at = models.DateTimeField(null=True, blank=True)
+    supersedes = models.OneToOneField(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="superseded_by"
+    )
+    recorded_at = models.DateTimeField(null=True, blank=True, help_text="Empty: shipped with the product.")
 
     objects = PriceQuerySet.as_manager()
 
     class Meta:
-        ordering = ["model__name", "unit", "-effective_from"]
+        ordering = ["model__name", "unit", "-effective_from", "-id"]
         constraints = [
             models.CheckConstraint(condition=Q(picos_per_unit__gte=0), name="price_not_negative"),
             models.CheckConstraint(condition=Q(currency="USD"), name="price_in_usd"),
             models.CheckConstraint(
-                condition=Q(unit__in=["input", "cached_input", "output", "page", "annotated_page"]),
+                condition=Q(unit__in=["input", "cached_input", "output", "page", "annotated_page", "audio_second"]),
                 name="price_unit_known",
             ),
             models.CheckConstraint(condition=Q(zone__in=["global", "eu", "us"]), name="price_zone_known"),
             models.UniqueConstraint(
                 fields=["model", "unit", "currency", "zone", "tier", "batch", "effective_from"],
-                condition=Q(effective_from__isnull=False),
+                condition=Q(effective_from__isnull=False, supersedes__isnull=True),
                 name="price_once_per_moment",
             ),
             models.UniqueConstraint(
                 fields=["model", "unit", "currency", "zone", "tier", "batch"],
-                condition=Q(effective_from__isnull=True),
+                condition=Q(effective_from__isnull=True, supersedes__isnull=True),
                 name="price_once_since_ever",
             ),
         ]
@@ -169,11 +200,11 @@ class Price(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
-            raise TypeError("a price is never changed; add one with a later effective_from")
+            raise TypeError("a price is never changed; add one that supersedes it or begins later")
         super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> Never:
-        raise TypeError("a price is never deleted; add one with a later effective_from")
+        raise TypeError("a price is never deleted; add one that supersedes it or begins later")
 
 
 class ProviderEndpoint(models.Model):

@@ -1,4 +1,7 @@
-"""Changing the catalogue. Each change leaves an audit row; this process sees it at once, others within 30 s."""
+"""Changing the catalogue: prices are added, and wrong ones superseded from their very beginning.
+
+Each change leaves an audit row; this process sees it at once, others within 30 s.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,48 @@ class PriceExists(ValueError):
     """There is a price for this very moment already; prices are superseded, never overwritten."""
 
 
+class CorrectedBefore(ValueError):
+    """The price was superseded already: what counts is its successor, and that one may be corrected."""
+
+
 def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
     """Add a price, which supersedes the earlier ones from its `effective_from` on. Raises PriceExists."""
+    price.recorded_at = now
     try:
         with transaction.atomic():
             price.save()
             audit.record(action="price.add", target=str(price.model), by=by, now=now, reason=reason, new=_facts(price))
             transaction.on_commit(catalog.forget)
     except IntegrityError as error:
-        raise PriceExists("There is a price from that very moment on; choose a later effective_from.") from error
+        raise PriceExists(
+            "There is a price from that very moment on; choose a later effective_from, or correct that one."
+        ) from error
     return price
+
+
+def correct(
+    *, price: Price, picos_per_unit: int, source: str, by: Actor, now: datetime, reason: str, verified: bool = False
+) -> Price:
+    """Put a wrong price right from its very beginning. Raises CorrectedBefore.
+
+    Calls that were charged by the wrong one stay as they are until `repricing.run` posts the differences.
+    """
+    right = Price(
+        model=price.model, unit=price.unit, picos_per_unit=picos_per_unit, currency=price.currency, zone=price.zone,
+        tier=price.tier, batch=price.batch, effective_from=price.effective_from, source=source, supersedes=price,
+        recorded_at=now, verified_at=now if verified else None,
+    )  # fmt: skip
+    try:
+        with transaction.atomic():
+            right.save()
+            audit.record(
+                action="price.correct", target=str(price.model), by=by, now=now, reason=reason,
+                old=_facts(price), new=_facts(right),
+            )  # fmt: skip
+            transaction.on_commit(catalog.forget)
+    except IntegrityError as error:
+        raise CorrectedBefore(f"{price} was superseded already; correct the one in its place.") from error
+    return right
 
 
 def save(*, row: Model | ModelAlias, old: Mapping[str, Any] | None, by: Actor, now: datetime) -> None:

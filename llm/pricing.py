@@ -16,6 +16,10 @@ from governance.policies import Quote
 # Mistral's surcharges and discounts, in hundredths; used where the catalogue has no row of its own.
 ZONE_E2: Mapping[str, int] = {"global": 100, "eu": 110, "us": 110}
 BATCH_E2 = 50
+# Mistral's zones are called as providers of their own: the same models, at their zone's rates.
+DEFAULT_PROVIDER = "mistral"
+ZONE_PROVIDERS: Mapping[str, str] = {"mistral-eu": "eu", "mistral-us": "us"}
+STANDARD_TIER = "standard"
 # Kinds whose answer is made of output tokens: without an output rate they have no price.
 WRITING_KINDS = frozenset({"chat", "fim"})
 # A picture costs at most this where the model is not known to take less: 64 rows of 64 patches and their row marks.
@@ -37,10 +41,18 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model of the catalogue, at the rates of the moment. `names` are its id and its aliases."""
+    """A model of the catalogue at one provider, at the rates of the moment.
+
+    `id` is what clients call it, one model's alone: bare for the default provider ("mistral-small-2603"), else with
+    the provider ("mistral-eu/mistral-small-2603"). `names` are its ids and aliases both ways, for rules to match;
+    `upstream` is the provider's own id.
+    """
 
     id: str
     names: frozenset[str]
+    upstream: str = ""
+    # What else clients may call it.
+    aliases: tuple[str, ...] = ()
     provider: str = "mistral"
     owned_by: str = "mistralai"
     kinds: frozenset[str] = frozenset({"chat"})
@@ -50,10 +62,7 @@ class Entry:
     status: str = "ga"
     # None: the model is known but has no price now, so it is refused, never free.
     rates: Rates | None = None
-
-    @property
-    def aliases(self) -> list[str]:
-        return sorted(self.names - {self.id})
+    batch_rates: Rates | None = None
 
 
 def rates_from(
@@ -84,17 +93,18 @@ def scaled(rates: Rates, *, hundredths: int) -> Rates:
     """The same rates times `hundredths`/100, fractions of a picodollar rounded up."""
     if hundredths == 100:
         return rates
-
-    def scale(picos: int) -> int:
-        return -(-picos * hundredths // 100)
-
     return replace(
         rates,
-        input_picos=scale(rates.input_picos),
-        cached_picos=scale(rates.cached_picos),
-        output_picos=scale(rates.output_picos),
-        units={kind: scale(picos) for kind, picos in rates.units.items()},
+        input_picos=scaled_picos(rates.input_picos, hundredths=hundredths),
+        cached_picos=scaled_picos(rates.cached_picos, hundredths=hundredths),
+        output_picos=scaled_picos(rates.output_picos, hundredths=hundredths),
+        units={kind: scaled_picos(picos, hundredths=hundredths) for kind, picos in rates.units.items()},
     )
+
+
+def scaled_picos(picos: int, *, hundredths: int) -> int:
+    """A rate times `hundredths`/100, a fraction of a picodollar rounded up."""
+    return -(-picos * hundredths // 100)
 
 
 def cost_picos(usage: Usage, rates: Rates) -> int | None:
@@ -105,8 +115,10 @@ def cost_picos(usage: Usage, rates: Rates) -> int | None:
     if usage.unit != "token":
         rate = rates.units.get(usage.unit)
         return None if rate is None else max(0, usage.units) * rate
-    if not rates.by_token:
-        return None
+    return _token_picos(usage, rates) if rates.by_token else None
+
+
+def _token_picos(usage: Usage, rates: Rates) -> int:
     input_tokens = max(0, usage.input_tokens)
     cached_tokens = min(max(0, usage.cached_tokens), input_tokens)
     return (

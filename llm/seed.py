@@ -1,6 +1,7 @@
 """The catalogue that the product ships: `data/mistral_prices.csv`, dollars a million units; a migration loads it.
 
-Loading is idempotent: what is there already is left alone, so that an operator's changes stand.
+Each line names its source. Units are those of the provider's price list: tokens, pages, minutes of audio. Loading is
+idempotent: what is there already is left alone, so that an operator's changes stand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 SEED = Path(__file__).parent / "data" / "mistral_prices.csv"
+PROVIDER = "mistral"
 PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
+# Units of price lists that calls are not counted in, and how many of ours they hold.
+PARTS = {"audio_minute": ("audio_second", 60)}
 # 55 rows of 55 patches and a row mark each: the most that a current model makes of one picture.
 IMAGE_TOKENS = 55 * 55 + 55
 
@@ -60,6 +64,7 @@ def load(apps: Any) -> int:
     added = 0
     for row in rows():
         model, _ = models.objects.get_or_create(
+            provider=PROVIDER,
             name=row.model,
             defaults={
                 "kinds": list(row.kinds),
@@ -70,7 +75,7 @@ def load(apps: Any) -> int:
             },
         )
         for alias in row.aliases:
-            aliases.objects.get_or_create(name=alias, defaults={"model": model})
+            aliases.objects.get_or_create(provider=PROVIDER, name=alias, defaults={"model": model})
         for unit, picos in row.picos.items():
             _, new = prices.objects.get_or_create(
                 model=model,
@@ -80,6 +85,7 @@ def load(apps: Any) -> int:
                 tier="standard",
                 batch=False,
                 effective_from=row.effective_from,
+                supersedes=None,
                 defaults={"picos_per_unit": picos, "source": row.source},
             )
             added += new
@@ -87,19 +93,22 @@ def load(apps: Any) -> int:
 
 
 def _picos(line: dict[str, str]) -> dict[str, int]:
-    units = {"input": "usd_per_million_input"}
-    if line["unit"] == "token":
-        units |= {"cached_input": "usd_per_million_cached_input", "output": "usd_per_million_output"}
-    else:
-        units = {line["unit"]: "usd_per_million_input"}
-    return {unit: _picos_per_unit(line[column]) for unit, column in units.items() if line[column]}
+    if line["unit"] != "token":
+        unit, parts = PARTS.get(line["unit"], (line["unit"], 1))
+        return {unit: picos_per_unit(line["usd_per_million_input"], parts=parts)}
+    columns = {unit: f"usd_per_million_{unit}" for unit in ("input", "cached_input", "output")}
+    return {unit: picos_per_unit(line[column]) for unit, column in columns.items() if line[column]}
 
 
-def _picos_per_unit(dollars_per_million: str) -> int:
+def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
+    """Picodollars a unit; where a unit of the price list holds `parts` of ours, a fraction is rounded up.
+
+    Raises ValueError for what is finer than a picodollar to begin with.
+    """
     picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
     if picos != picos.to_integral_value():
         raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")
-    return int(picos)
+    return -(-int(picos) // parts)
 
 
 def _midnight(date: str) -> datetime | None:

@@ -1,14 +1,8 @@
-from typing import Any
-
 from django.db import migrations
-
-from llm import seed
-
-
-def load(apps: Any, schema_editor: Any) -> None:
-    seed.load(apps)
 
 
 class Migration(migrations.Migration):
+    """The shipped catalogue was loaded here; now by a later migration, once its tables have all their columns."""
+
     dependencies = [("llm", "0001_initial")]
-    operations = [migrations.RunPython(load, migrations.RunPython.noop)]
+    operations = []

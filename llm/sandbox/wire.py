@@ -70,6 +70,7 @@ def _card(
             "moderation": "moderation" in can,
             "classification": False,
             "audio": "audio" in can,
+            "audio_transcription": "transcription" in can,
             "embedding": "embedding" in can,
         },
         "name": name,

@@ -11,9 +11,12 @@ from django.apps import apps
 from django.db import DatabaseError, IntegrityError
 from django.utils import timezone
 
+from governance.audit import Actor
+from governance.models import AuditEntry
 from governance.operations import Usage
-from llm import catalog, seed
+from llm import catalog, prices, seed
 from llm.models import Model, ModelAlias, Price
+from llm.pricing import Entry, Rates
 
 pytestmark = pytest.mark.django_db
 BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,7 +45,15 @@ def test_aliases_and_ids_mean_one_model() -> None:
 
     assert entry is not None
     assert entry is catalog.resolve("mistral-small-2603")
-    assert entry.names == {"mistral-small-2603", "mistral-small-latest"}
+    assert entry.names == {
+        "mistral-small-2603",
+        "mistral-small-latest",
+        "mistral/mistral-small-2603",
+        "mistral/mistral-small-latest",
+    }
+    assert entry is catalog.resolve("mistral/mistral-small-latest")
+    assert (entry.id, entry.upstream) == ("mistral-small-2603", "mistral-small-2603")
+    assert entry.aliases == ("mistral-small-latest",)
     assert entry.context_tokens == 256_000
     assert "vision" in entry.capabilities
     assert catalog.resolve("gpt-4o") is None
@@ -212,3 +223,113 @@ def test_impossible_price_is_refused_by_the_database(wrong: dict[str, Any]) -> N
     model = Model.objects.create(name="new", kinds=["chat"])
     with pytest.raises(IntegrityError):
         Price.objects.create(**{"model": model, "unit": "input", "picos_per_unit": 1, **wrong})
+
+
+def read_entry(name: str) -> Entry:
+    entry = catalog.read(now=LATER).resolve(name)
+    assert entry is not None
+    return entry
+
+
+def picos(rates: Rates | None) -> tuple[int, int]:
+    assert rates is not None
+    return rates.input_picos, rates.output_picos
+
+
+def another(provider: str, name: str, *, input_picos: int, alias: str = "") -> Model:
+    model = Model.objects.create(provider=provider, name=name, kinds=["chat"])
+    for unit in ("input", "output"):
+        Price.objects.create(model=model, unit=unit, picos_per_unit=input_picos)
+    if alias:
+        ModelAlias.objects.create(model=model, name=alias)
+    catalog.forget()
+    return model
+
+
+def test_a_zone_serves_mistrals_models_at_its_own_rates_without_rows_of_its_own() -> None:
+    entry = catalog.resolve("mistral-eu/mistral-small-latest")
+
+    assert entry is not None
+    assert (entry.provider, entry.id, entry.upstream) == (
+        "mistral-eu",
+        "mistral-eu/mistral-small-2603",
+        "mistral-small-2603",
+    )
+    assert entry.rates is not None
+    assert (entry.rates.input_picos, entry.rates.cached_picos, entry.rates.output_picos) == (165_000, 16_500, 660_000)
+    assert {"mistral-small-latest", "mistral-eu/mistral-small-latest"} < entry.names
+    usage = Usage(provider="mistral-us", model="mistral-small-2603", input_tokens=1_000)
+    assert catalog.cost_of(usage) == (165_000, "mistral/mistral-small-2603@2026-03-16+us")
+
+
+def test_rows_of_a_zone_or_of_batch_jobs_count_before_the_surcharges() -> None:
+    add_price("mistral-small-2603", "output", 999_000, LATER, zone="eu")
+    add_price("mistral-small-2603", "output", 200_000, LATER, batch=True)
+
+    eu, plain = read_entry("mistral-eu/mistral-small-2603"), read_entry("mistral-small-2603")
+    assert picos(eu.rates) == (165_000, 999_000)
+    assert picos(plain.rates) == (150_000, 600_000)
+    assert picos(plain.batch_rates) == (75_000, 200_000)
+    # A row for the zone is closer than one for batch jobs everywhere: half of the former.
+    assert picos(eu.batch_rates) == (82_500, 499_500)
+
+
+def test_a_service_tier_has_a_price_only_where_a_row_says_so() -> None:
+    model = Model.objects.get(name="mistral-small-2603")
+    assert catalog.rates_at(model=model, at=LATER, tier="priority") is None
+    add_price("mistral-small-2603", "output", 1_200_000, LATER, tier="priority")
+    rates = catalog.rates_at(model=Model.objects.get(name="mistral-small-2603"), at=LATER, tier="priority")
+    assert rates is not None
+    assert (rates.input_picos, rates.output_picos) == (150_000, 1_200_000)
+    assert rates.rule == "mistral/mistral-small-2603@2026-10-01+priority"
+
+
+def test_two_providers_may_use_one_name_and_a_bare_one_means_the_default() -> None:
+    another("openrouter", "mistral-small-2603", input_picos=7, alias="mistral-small-latest")
+
+    ours, theirs = catalog.resolve("mistral-small-latest"), catalog.resolve("openrouter/mistral-small-latest")
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.provider, theirs.provider, theirs.id) == ("mistral", "openrouter", "openrouter/mistral-small-2603")
+    usage = Usage(provider="openrouter", model="mistral-small-2603", input_tokens=1_000)
+    assert catalog.cost_of(usage) == (7, "openrouter/mistral-small-2603@seed")
+    assert catalog.current().resolve("mistral-small-latest", near="openrouter") is theirs
+    assert catalog.current().resolve("mistral-embed", near="openrouter") is catalog.resolve("mistral-embed")
+
+
+def test_a_bare_name_that_one_other_provider_alone_has_means_that_one() -> None:
+    another("openai", "gpt-9", input_picos=7)
+    entry = catalog.resolve("gpt-9")
+    assert entry is catalog.resolve("openai/gpt-9")
+    assert catalog.cost_of(Usage(provider="openai", model="gpt-9", input_tokens=1_000)) == (7, "openai/gpt-9@seed")
+    another("azure", "gpt-9", input_picos=9)
+    assert catalog.resolve("gpt-9") is None
+    assert catalog.resolve("azure/gpt-9") is not None
+
+
+def test_zones_of_mistral_raise_no_other_provider_s_prices(settings: Any) -> None:
+    settings.MISTRAL_API_BASE = "https://api.eu.mistral.ai"
+    another("openai", "gpt-9", input_picos=100)
+    assert picos(read_entry("openai/gpt-9").rates) == (100, 100)
+    assert picos(read_entry("mistral-small-latest").rates) == (165_000, 660_000)
+
+
+def test_a_wrong_price_is_superseded_from_its_beginning_and_the_rule_says_so() -> None:
+    wrong = Price.objects.get(model__name="mistral-small-2603", unit="output")
+    right = prices.correct(
+        price=wrong, picos_per_unit=500_000, source="invoice", by=Actor("olga"), now=LATER, reason="a slip"
+    )
+    then = catalog.rates_at(model=right.model, at=datetime(2026, 4, 1, tzinfo=UTC))
+    assert then is not None
+    assert (then.output_picos, then.rule) == (500_000, "mistral/mistral-small-2603@2026-03-16#2")
+    with pytest.raises(prices.CorrectedBefore):
+        prices.correct(price=wrong, picos_per_unit=1, source="", by=Actor("max"), now=LATER, reason="again")
+    row = AuditEntry.objects.get()
+    assert (row.action, row.target, row.reason) == ("price.correct", "mistral-small-2603", "a slip")
+    assert row.old is not None
+    assert row.new is not None
+    assert (row.old["picos_per_unit"], row.new["picos_per_unit"]) == (600_000, 500_000)
+    again = prices.correct(price=right, picos_per_unit=550_000, source="", by=Actor("max"), now=LATER, reason="x")
+    rates = catalog.rates_at(model=Model.objects.get(pk=again.model_id), at=LATER)
+    assert rates is not None
+    assert (rates.output_picos, rates.rule) == (550_000, "mistral/mistral-small-2603@2026-03-16#3")

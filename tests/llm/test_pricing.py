@@ -21,7 +21,15 @@ GOLDEN = {
     "ministral-8b-2512": {"input": 150_000, "cached_input": 15_000, "output": 150_000},
     "ministral-3b-2512": {"input": 100_000, "cached_input": 10_000, "output": 100_000},
     "codestral-2508": {"input": 300_000, "cached_input": 30_000, "output": 900_000},
-    "voxtral-small-2507": {"input": 100_000, "cached_input": 10_000, "output": 400_000},
+    # A minute of audio is 60 seconds; a fraction of a picodollar is rounded up.
+    "voxtral-small-2507": {
+        "input": 100_000,
+        "cached_input": 10_000,
+        "output": 400_000,
+        "audio_second": 66_666_667,
+    },
+    "voxtral-mini-2602": {"audio_second": 50_000_000},
+    "voxtral-mini-2507": {"audio_second": 33_333_334},
     "mistral-embed": {"input": 100_000, "output": 0},
     "codestral-embed": {"input": 150_000, "output": 0},
     "mistral-ocr-4-1": {"page": 4_000_000_000, "annotated_page": 5_000_000_000},
