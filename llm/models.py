@@ -115,7 +115,7 @@ class ModelAlias(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        if self.model_id is None:
+        if getattr(self, "model_id", None) is None:
             return
         self.provider = self.model.provider
         if Model.objects.filter(provider=self.provider, name=self.name).exists():
