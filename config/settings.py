@@ -187,6 +187,8 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 # Governance knows no prices; the model side lends it these functions (see governance/quotes.py).
 GOVERNANCE_QUOTER = "llm.catalog.quote"
 GOVERNANCE_PRICER = "llm.catalog.cost_of"
+# Nor does it know Stripe: billing says in a word how that side is (see governance/health.py).
+GOVERNANCE_BILLING_STATE = "billing.health.state"
 
 # Stripe.
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
