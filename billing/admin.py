@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing import accounts, dispatch, inbox, plans, stripe_client, sync
-from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, StripeEvent, Subscription
+from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, StripeCheck, StripeEvent, Subscription
 from governance import money
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 
@@ -118,7 +118,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 class BillingAccountAdmin(ConsoleAdmin):
     form = AccountForm
     list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
-    list_filter = ("state",)
+    list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
     search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
     readonly_fields = ("state", "plan", "limit", "period_start", "period_end", "why", "claimed_tenant", "fetched_at")
@@ -207,6 +207,7 @@ class StripeEventAdmin(LongTableAdmin):
         "type",
         ("processed_at", admin.EmptyFieldListFilter),
         ("quarantine_reason", admin.EmptyFieldListFilter),
+        ("dead_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("event_id", "customer_id", "type")
     exclude = ("payload",)
@@ -214,12 +215,12 @@ class StripeEventAdmin(LongTableAdmin):
     actions = ("process_again",)
 
     @display(description="State", label={"done": "success", "waiting": "info", "failing": "warning",
-                                         "put aside": "danger"})  # fmt: skip
+                                         "put aside": "danger", "not ours": "info"})  # fmt: skip
     def status(self, event: StripeEvent) -> str:
         if event.processed_at:
             return "done"
         if event.quarantine_reason:
-            return "put aside"
+            return "put aside" if event.dead_at else "not ours"
         return "failing" if event.attempts else "waiting"
 
     @display(description="Payload")
@@ -228,10 +229,28 @@ class StripeEventAdmin(LongTableAdmin):
 
     @action(description="Process again", permissions=["operate"])
     def process_again(self, request: HttpRequest, queryset: QuerySet[StripeEvent]) -> None:
-        for event in queryset:
-            inbox.again(event=event, by=actor(request), now=timezone.now())
-            dispatch.soon(event.event_id)
-        self.message_user(request, f"{len(queryset)} events will be processed again.")
+        due = inbox.replay(events=queryset, by=actor(request), now=timezone.now())
+        for event_id in due:
+            dispatch.soon(event_id)
+        self.message_user(request, f"{len(due)} events will be processed again.")
+        if left := queryset.count() - len(due):
+            self.message_user(request, f"{left} events are not ours and stay as they are.", messages.WARNING)
+
+
+@admin.register(StripeCheck)
+class StripeCheckAdmin(ReadOnlyAdmin):
+    list_display = ("kind", "started_at", "finished_at", "counted")
+    list_filter = ("kind",)
+    fields = ("kind", "started_at", "finished_at", "since", "counted", "found")
+    readonly_fields = ("counted", "found")
+
+    @display(description="Counted")
+    def counted(self, look: StripeCheck) -> str:
+        return ", ".join(f"{number:,} {name}" for name, number in look.figures.items()) or "-"
+
+    @display(description="Findings")
+    def found(self, look: StripeCheck) -> SafeString:
+        return format_html('<pre class="overflow-auto text-xs">{}</pre>', "\n".join(look.findings) or "none")
 
 
 def pretty(value: Any) -> SafeString:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.apps import apps
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
@@ -56,6 +57,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "billing.subscription": ("Subscriptions", "autorenew"),
             "billing.invoice": ("Invoices", "request_quote"),
             "billing.stripeevent": ("Stripe inbox", "inbox"),
+            "billing.stripecheck": ("Looks at Stripe", "search_check"),
             "billing.meterevent": ("Usage outbox", "outbox"),
         },
     ),
@@ -73,6 +75,8 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ),
 )
 APP_GROUPS = {"llm": "Models", "billing": "Billing"}
+# Pages that are no model's: group -> (title, icon, URL name), before the group's models.
+PAGES: dict[str, list[tuple[str, str, str]]] = {"Billing": [("Stripe", "monitor_heart", "admin:stripe-health")]}
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -81,13 +85,23 @@ class ConsoleSite(UnfoldAdminSite):
     index_title = "Overview"
 
     def extra_urls(self) -> list[URLPattern]:
-        return [path("overview/", self.admin_view(self.live), name="overview-live")]
+        return [
+            path("overview/", self.admin_view(self.live), name="overview-live"),
+            path("stripe/", self.admin_view(self.stripe), name="stripe-health"),
+        ]
 
     def live(self, request: HttpRequest) -> Any:
         """The part of the overview that changes, asked for every few seconds."""
         from governance.console import overview
 
         return overview.fragment(request, now=timezone.now())
+
+    def stripe(self, request: HttpRequest) -> TemplateResponse:
+        """How Stripe's side is."""
+        from billing import panel
+
+        context = {**self.each_context(request), "title": "Stripe", **panel.context(now=timezone.now())}
+        return TemplateResponse(request, "console/stripe.html", context)
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +125,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             for label in items
             if label in registered and admin.site._registry[registered[label]].has_view_permission(request)
         ]
+        pages = [{"title": name, "icon": icon, "link": reverse(url)} for name, icon, url in PAGES.get(title, ())]
         if shown:
-            groups.append({"title": title, "separator": True, "items": shown})
+            groups.append({"title": title, "separator": True, "items": [*pages, *shown]})
     groups[-1]["items"].append({"title": "API documentation", "icon": "menu_book", "link": reverse("docs")})
     return groups
 

@@ -209,6 +209,6 @@ def _kind(row: BudgetEvent) -> str:
 
 
 def _tone(state: str) -> str:
-    if state in (health.DOWN, health.DRIFTED):
+    if state in health.UNWELL:
         return "danger"
     return "success" if state in ("ok", "configured") else "neutral"
