@@ -6,7 +6,7 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -235,23 +235,38 @@ class ShapedAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream in Mistral's shape; raises ProviderError where it breaks off or carries an error."""
         reader = sse.Reader()
-        failure: ProviderError | None = None
+        failure: Exception | None = None
         try:
             async for chunk in self._answer.chunks():
-                if shaped := b"".join(map(self._shaping.feed, reader.feed(chunk))):
+                shaped, failure = self._shape(reader.feed(chunk))
+                if shaped:
                     yield shaped
-            if left := reader.rest():
-                yield self._shaping.feed(sse.read_event(left + b"\n\n"))
+                if failure is not None:
+                    break
         except ProviderError as error:
             failure = error
-        except StreamFailed as error:
-            message = f"The model's API broke its answer off: {error.kind}."
-            failure = ProviderError("upstream_cut", message, sent=True)
+        if failure is None and (left := reader.rest()):
+            shaped, failure = self._shape([sse.read_event(left + b"\n\n")])
+            if shaped:
+                yield shaped
         # What was written before a stream broke was paid for, and goes on.
         if rest := self._shaping.rest():
             yield rest
+        if isinstance(failure, StreamFailed):
+            message = f"The model's API broke its answer off: {failure.kind}."
+            raise ProviderError("upstream_cut", message, sent=True) from failure
         if failure is not None:
             raise failure
+
+    def _shape(self, events: Iterable[sse.Event]) -> tuple[bytes, StreamFailed | None]:
+        """What events become, up to one that is an error."""
+        shaped = []
+        for event in events:
+            try:
+                shaped.append(self._shaping.feed(event))
+            except StreamFailed as error:
+                return b"".join(shaped), error
+        return b"".join(shaped), None
 
     def close(self) -> None:
         self._answer.close()
