@@ -47,14 +47,12 @@ class ClientProcess:
         return self._complaints.read()
 
     def stop(self) -> None:
+        # It holds nothing that is worth an orderly end.
+        self._process.kill()
+        self._process.wait()
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
         self._reader.join()
         self._complaints.close()
 

@@ -15,92 +15,96 @@ from governance import ledger
 from governance.models import SpendEntry, Tenant
 from tests import factories as make
 from tests.clients.conftest import Arrivals, ClientProcesses
+from tests.clients.processes import ClientProcess
 from tests.product import Product, eventually
 
 pytestmark = pytest.mark.sqlite_only
 
 TOOL = {"name": "match_invoice", "arguments": {"number": 1}}
-CUT_AFTER = 3
 
 
 @dataclass(frozen=True)
 class Client:
-    """`refused` is the class that it raises for each status; `tries` how often it sends what was refused."""
+    """`refused` is the class that it raises for each status; `tries` how often it sends what is worth a retry."""
 
     script: str
     interpreter: str
     refused: Mapping[int, str]
-    tries: Mapping[str, int]
+    tries: int = 1
     tool_calls: str = "tool_calls"
+    # Without a Retry-After it waits 6 s in all, and x-should-retry means nothing to it: cells without are left out.
+    dawdles: bool = False
+    # Whether its script has the cells about size: one client of each HTTP library does.
+    sized: bool = False
 
 
-ONCE: Mapping[str, int] = {}
 MISTRAL_PYTHON = {
-    **dict.fromkeys((401, 402, 429), "mistralai.client.errors.sdkerror.SDKError"),
+    **dict.fromkeys((400, 401, 402, 403, 413, 429, 502), "mistralai.client.errors.sdkerror.SDKError"),
     422: "mistralai.client.errors.httpvalidationerror.HTTPValidationError",
 }
+OPENAI = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+    502: "InternalServerError",
+}
 OPENAI_PYTHON = {
-    401: "openai.AuthenticationError",
-    402: "openai.APIStatusError",
-    422: "openai.UnprocessableEntityError",
-    429: "openai.RateLimitError",
+    status: f"openai.{name}" for status, name in ({402: "APIStatusError", 413: "APIStatusError"} | OPENAI).items()
 }
 CLIENTS = {
-    "mistralai": Client(
-        "python/mistralai_client.py",
-        "suite",
-        MISTRAL_PYTHON,
-        ONCE,
-    ),
-    "openai": Client("python/openai_client.py", "suite", OPENAI_PYTHON, {"429": 3}),
-    "openai 2": Client("python/openai_client.py", "clients", OPENAI_PYTHON, {"429": 3}),
+    "mistralai": Client("python/mistralai_client.py", "suite", MISTRAL_PYTHON, sized=True),
+    "openai": Client("python/openai_client.py", "suite", OPENAI_PYTHON, tries=3, sized=True),
+    "openai 2": Client("python/openai_client.py", "clients", OPENAI_PYTHON, tries=3),
     "langchain-mistralai": Client(
         "python/langchain_client.py",
         "clients",
-        dict.fromkeys((401, 402, 422, 429), "httpx.HTTPStatusError"),
-        ONCE,
+        dict.fromkeys((400, 401, 402, 403, 422, 429, 502), "httpx.HTTPStatusError"),
     ),
     "pydantic-ai": Client(
         "python/pydantic_ai_client.py",
         "clients",
         {
+            400: "pydantic_ai.exceptions.ModelRequestRejectedError",
             401: "pydantic_ai.exceptions.ModelAuthenticationError",
             402: "pydantic_ai.exceptions.ModelQuotaExceededError",
+            403: "pydantic_ai.exceptions.ModelAuthenticationError",
             422: "pydantic_ai.exceptions.ModelRequestRejectedError",
             429: "pydantic_ai.exceptions.ModelRateLimitError",
+            502: "pydantic_ai.exceptions.ModelServerError",
         },
-        ONCE,
         tool_calls="tool_call",
     ),
     "litellm": Client(
         "python/litellm_client.py",
         "clients",
         {
+            400: "litellm.exceptions.BadRequestError",
             401: "litellm.exceptions.AuthenticationError",
             402: "litellm.exceptions.APIError",
+            403: "litellm.exceptions.APIError",
             422: "litellm.exceptions.BadRequestError",
             429: "litellm.exceptions.RateLimitError",
+            502: "litellm.exceptions.BadGatewayError",
         },
-        ONCE,
     ),
     "@mistralai/mistralai": Client(
         "node/mistralai.mjs",
         "node",
-        {**dict.fromkeys((401, 402, 429), "SDKError"), 422: "HTTPValidationError"},
-        ONCE,
+        {**dict.fromkeys((400, 401, 402, 403, 413, 429, 502), "SDKError"), 422: "HTTPValidationError"},
+        sized=True,
     ),
     "openai (node)": Client(
-        "node/openai.mjs",
-        "node",
-        {401: "AuthenticationError", 402: "APIError", 422: "UnprocessableEntityError", 429: "RateLimitError"},
-        {"429": 3},
+        "node/openai.mjs", "node", {402: "APIError", 413: "APIError"} | OPENAI, tries=3, sized=True
     ),
     "@ai-sdk/mistral": Client(
         "node/ai-sdk.mjs",
         "node",
-        {**dict.fromkeys((401, 402, 422), "APICallError"), 429: "RetryError"},
-        {"429": 3, "402-as-429": 3},
+        {**dict.fromkeys((400, 401, 402, 403, 422), "APICallError"), 429: "RetryError"},
+        tries=3,
         tool_calls="tool-calls",
+        dawdles=True,
     ),
 }
 
@@ -126,27 +130,33 @@ class Seen:
         return self.shown["error"], self.shown["status"], self.shown["code"]
 
 
-# Plays one cell, after what `before` does to its tenant.
-Play = Callable[..., Seen]
+@dataclass
+class Matrix:
+    """One client before the running product: plays a cell and says what came of it."""
+
+    client: Client
+    process: ClientProcess
+    product: Product
+    arrivals: Arrivals
+
+    def play(self, cell: str, *, before: Callable[[Tenant], None] | None = None, key: str = "") -> Seen:
+        """`before` is done to the cell's tenant, who has a dollar."""
+        tenant = make.tenant(cell)
+        make.budget("1.00", tenant=tenant)
+        key = key or self.product.key(of=tenant)
+        if before is not None:
+            before(tenant)
+        sent_before = self.product.sandbox.received
+        began = time.monotonic()
+        shown = self.process.see(self.product.url, key, cell)
+        took_s = time.monotonic() - began
+        return Seen(shown, self.arrivals.of(key), self.product.sandbox.received - sent_before, took_s, tenant)
 
 
 @pytest.fixture
-def play(request: pytest.FixtureRequest, product: Product, arrivals: Arrivals, clients: ClientProcesses) -> Play:
+def matrix(request: pytest.FixtureRequest, product: Product, arrivals: Arrivals, clients: ClientProcesses) -> Matrix:
     client: Client = request.getfixturevalue("client")
-    process = clients.of(client.script, interpreter=client.interpreter)
-
-    def played(cell: str, *, before: Callable[[Tenant], None] = lambda _: None, key: str = "") -> Seen:
-        tenant = make.tenant(cell)
-        make.budget("1.00", tenant=tenant)
-        key = key or product.key(of=tenant)
-        before(tenant)
-        sent_before = product.sandbox.received
-        began = time.monotonic()
-        shown = process.see(product.url, key, cell)
-        took_s = time.monotonic() - began
-        return Seen(shown, arrivals.of(key), product.sandbox.received - sent_before, took_s, tenant)
-
-    return played
+    return Matrix(client, clients.of(client.script, interpreter=client.interpreter), product, arrivals)
 
 
 def spent(tenant: Tenant) -> None:
@@ -157,61 +167,47 @@ def held(tenant: Tenant) -> None:
     ledger.reserve(make.reserving("1.00", by=make.caller(tenant)), now=timezone.now())
 
 
+def paused(tenant: Tenant) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(status="paused")
+
+
+def suspended(tenant: Tenant) -> None:
+    Tenant.objects.filter(pk=tenant.pk).update(status="suspended")
+
+
+# One test a client, as starting the product for each of the cells would take longer than they do.
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
-def test_a_client_works_unmodified(
-    client: Client, play: Play, product: Product, settings: Any, subtests: pytest.Subtests
-) -> None:
-    plain = play("plain")
+def test_a_client_works_unmodified(client: Client, matrix: Matrix, settings: Any, subtests: pytest.Subtests) -> None:
+    text = answers(matrix, subtests)
+    a_cut_stream(matrix, subtests, text)
+    refusals_that_are_final(matrix, subtests)
+    refusals_that_pass(matrix, subtests, settings)
+    if client.sized:
+        sizes(matrix, subtests)
+
+
+def answers(matrix: Matrix, subtests: pytest.Subtests) -> str:
+    """What comes as it is; the text of an answer."""
+    plain = matrix.play("plain")
     text = plain.answer[0]
-    with subtests.test("plain"):
-        assert text.startswith(" The budget covers this request")
-        assert plain.answer == (text, "stop", None)
-        assert (plain.arrived, plain.sent_on) == (1, 1)
-
-    with subtests.test("stream"):
-        seen = play("stream")
-        assert seen.answer == (text, "stop", None)
-        assert (seen.arrived, seen.sent_on) == (1, 1)
-
-    for cell in ("tools", "tools-stream"):
+    assert text.startswith(" The budget covers this request")
+    for cell, answer in {
+        "plain": (text, "stop", None),
+        "stream": (text, "stop", None),
+        "tools": ("", matrix.client.tool_calls, TOOL),
+        "tools-stream": ("", matrix.client.tool_calls, TOOL),
+    }.items():
         with subtests.test(cell):
-            seen = play(cell)
-            assert seen.answer == ("", client.tool_calls, TOOL)
+            seen = plain if cell == "plain" else matrix.play(cell)
+            assert seen.answer == answer
             assert (seen.arrived, seen.sent_on) == (1, 1)
+    return text
 
-    for cell in ("402", "402-stream"):
-        with subtests.test(cell):
-            seen = play(cell, before=spent)
-            assert seen.refusal == (client.refused[402], 402, "budget_exhausted")
-            assert (seen.arrived, seen.sent_on) == (1, 0)
 
-    with subtests.test("402-as-429"):
-        settings.OVER_BUDGET_STATUS = 429
-        seen = play("402-as-429", before=spent)
-        assert seen.refusal == (client.refused[429], 429, "budget_exhausted")
-        assert (seen.arrived, seen.sent_on) == (client.tries.get("402-as-429", 1), 0)
-
-    with subtests.test("429"):
-        seen = play("429", before=held)
-        assert seen.refusal == (client.refused[429], 429, "budget_in_flight")
-        tries = client.tries.get("429", 1)
-        assert (seen.arrived, seen.sent_on) == (tries, 0)
-        # It waits as long as it is told between two tries, and not longer.
-        assert tries - 1 <= seen.took_s < 2 * tries
-
-    with subtests.test("401"):
-        seen = play("401", key="sg_nobody")
-        assert seen.refusal == (client.refused[401], 401, "invalid_api_key")
-        assert (seen.arrived, seen.sent_on) == (1, 0)
-
-    with subtests.test("422"):
-        # The first of the two requests under one key is answered.
-        seen = play("422")
-        assert seen.refusal == (client.refused[422], 422, "idempotency_mismatch")
-        assert (seen.arrived, seen.sent_on) == (2, 1)
-
+def a_cut_stream(matrix: Matrix, subtests: pytest.Subtests, text: str) -> None:
     with subtests.test("cut-stream"):
-        seen = play("cut-stream", before=lambda _: product.sandbox.next(f"cut-stream={CUT_AFTER}"))
+        matrix.product.sandbox.next("cut-stream=3")
+        seen = matrix.play("cut-stream")
         content, finish_reason, tool = seen.answer
         assert text.startswith(content)
         assert 0 < len(content) < len(text)
@@ -221,3 +217,64 @@ def test_a_client_works_unmodified(
         entry = SpendEntry.objects.get(tenant=seen.tenant)
         assert (entry.certainty, entry.reason) == ("estimated", "upstream_cut")
         assert entry.cost_nanos > 0
+
+
+def refusals_that_are_final(matrix: Matrix, subtests: pytest.Subtests) -> None:
+    """One request arrives, nothing is sent on."""
+    refused = matrix.client.refused
+    for cell, before, status, code in (
+        ("402", spent, 402, "budget_exhausted"),
+        ("402-stream", spent, 402, "budget_exhausted"),
+        ("402-suspended", suspended, 402, "subscription_inactive"),
+        ("403", paused, 403, "paused"),
+        ("400", None, 400, "model_not_priced"),
+    ):
+        with subtests.test(cell):
+            seen = matrix.play(cell, before=before)
+            assert seen.refusal == (refused[status], status, code)
+            assert (seen.arrived, seen.sent_on) == (1, 0)
+    with subtests.test("401"):
+        seen = matrix.play("401", key="sg_nobody")
+        assert seen.refusal == (refused[401], 401, "invalid_api_key")
+        assert (seen.arrived, seen.sent_on) == (1, 0)
+    with subtests.test("422"):
+        # The first of the two requests under one key is answered.
+        seen = matrix.play("422")
+        assert seen.refusal == (refused[422], 422, "idempotency_mismatch")
+        assert (seen.arrived, seen.sent_on) == (2, 1)
+
+
+def refusals_that_pass(matrix: Matrix, subtests: pytest.Subtests, settings: Any) -> None:
+    """They may be sent again, a few times, and after no more than the pause that was asked for."""
+    client = matrix.client
+    with subtests.test("429"):
+        seen = matrix.play("429", before=held)
+        assert seen.refusal == (client.refused[429], 429, "budget_in_flight")
+        assert (seen.arrived, seen.sent_on) == (client.tries, 0)
+        assert client.tries - 1 <= seen.took_s < 2 * client.tries
+    if client.dawdles:
+        return
+    with subtests.test("502"):
+        matrix.product.sandbox.behave("status=500")
+        seen = matrix.play("502")
+        matrix.product.sandbox.behave()
+        assert seen.refusal == (client.refused[502], 502, "upstream_failed")
+        assert seen.arrived == client.tries
+    with subtests.test("402-as-429"):
+        # It would not pass, so it says that it is not worth a retry.
+        settings.OVER_BUDGET_STATUS = 429
+        seen = matrix.play("402-as-429", before=spent)
+        assert seen.refusal == (client.refused[429], 429, "budget_exhausted")
+        assert (seen.arrived, seen.sent_on) == (1, 0)
+
+
+def sizes(matrix: Matrix, subtests: pytest.Subtests) -> None:
+    with subtests.test("large"):
+        seen = matrix.play("large")
+        assert seen.answer[1] == "stop"
+        assert (seen.arrived, seen.sent_on) == (1, 1)
+        assert len(matrix.product.sandbox.requests[-1].raw) > 30_000_000
+    with subtests.test("413"):
+        seen = matrix.play("413")
+        assert seen.refusal == (matrix.client.refused[413], 413, "body_too_large")
+        assert (seen.arrived, seen.sent_on) == (1, 0)

@@ -14,7 +14,7 @@ const tools = {
 async function call(url, key, cell) {
   const headers = cell === '422' ? { 'idempotency-key': cells.IDEMPOTENCY_KEY } : {};
   const request = {
-    model: createMistral({ apiKey: key, baseURL: `${url}/v1`, headers })(cells.MODEL),
+    model: createMistral({ apiKey: key, baseURL: `${url}/v1`, headers })(cells.model(cell)),
     prompt: cells.QUESTION,
     maxOutputTokens: cells.MAX_TOKENS,
     ...(cell.startsWith('tools') && { tools, toolChoice: 'required' }),

@@ -6,8 +6,8 @@ import * as cells from './cells.mjs';
 async function call(url, key, cell) {
   const client = new Mistral({ apiKey: key, serverURL: url });
   const request = {
-    model: cells.MODEL,
-    messages: cells.messages(cells.QUESTION),
+    model: cells.model(cell),
+    messages: cells.question(cell, (url) => ({ type: 'image_url', imageUrl: { url } })),
     maxTokens: cells.MAX_TOKENS,
     ...(cell.startsWith('tools') && { tools: [cells.TOOL], toolChoice: 'any' }),
   };

@@ -6,8 +6,8 @@ import * as cells from './cells.mjs';
 async function call(url, key, cell) {
   const client = new OpenAI({ apiKey: key, baseURL: `${url}/v1` });
   const request = {
-    model: cells.MODEL,
-    messages: cells.messages(cells.QUESTION),
+    model: cells.model(cell),
+    messages: cells.question(cell, (url) => ({ type: 'image_url', image_url: { url } })),
     max_completion_tokens: cells.MAX_TOKENS,
     ...(cell.startsWith('tools') && { tools: [cells.TOOL], tool_choice: 'required' }),
   };

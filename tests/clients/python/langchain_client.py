@@ -11,7 +11,9 @@ from langchain_mistralai import ChatMistralAI
 
 
 def call(url: str, key: str, cell: str) -> cells.Seen:
-    model: Any = ChatMistralAI(model_name=cells.MODEL, api_key=key, base_url=f"{url}/v1", max_tokens=cells.MAX_TOKENS)
+    model: Any = ChatMistralAI(
+        model_name=cells.model(cell), api_key=key, base_url=f"{url}/v1", max_tokens=cells.MAX_TOKENS
+    )
     question = cells.QUESTION
     if cell == "422":
         model.client.headers["idempotency-key"] = cells.IDEMPOTENCY_KEY

@@ -11,7 +11,7 @@ import openai
 
 def call(url: str, key: str, cell: str) -> cells.Seen:
     request: dict[str, Any] = {
-        "model": f"mistral/{cells.MODEL}",
+        "model": f"mistral/{cells.model(cell)}",
         "api_base": f"{url}/v1",
         "api_key": key,
         "messages": cells.MESSAGES,

@@ -11,7 +11,11 @@ from mistralai.client.errors import MistralError
 
 def call(url: str, key: str, cell: str) -> cells.Seen:
     client = Mistral(api_key=key, server_url=url)
-    request: dict[str, Any] = {"model": cells.MODEL, "messages": cells.MESSAGES, "max_tokens": cells.MAX_TOKENS}
+    request: dict[str, Any] = {
+        "model": cells.model(cell),
+        "messages": cells.messages(cell),
+        "max_tokens": cells.MAX_TOKENS,
+    }
     if cell.startswith("tools"):
         request |= {"tools": [cells.TOOL], "tool_choice": "any"}
     if cell == "422":

@@ -11,8 +11,8 @@ import openai
 def call(url: str, key: str, cell: str) -> cells.Seen:
     client = openai.OpenAI(api_key=key, base_url=f"{url}/v1")
     request: dict[str, Any] = {
-        "model": cells.MODEL,
-        "messages": cells.MESSAGES,
+        "model": cells.model(cell),
+        "messages": cells.messages(cell),
         "max_completion_tokens": cells.MAX_TOKENS,
     }
     if cell.startswith("tools"):

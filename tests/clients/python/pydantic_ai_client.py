@@ -32,7 +32,7 @@ async def answer(url: str, key: str, cell: str) -> cells.Seen:
     # An answer of a given shape is asked for as a tool that has to be called.
     shape: Any = ToolOutput(Invoice, name="match_invoice") if cell.startswith("tools") else str
     agent = Agent(
-        MistralModel(cells.MODEL, provider=provider),
+        MistralModel(cells.model(cell), provider=provider),
         output_type=shape,
         model_settings={"max_tokens": cells.MAX_TOKENS},
     )
