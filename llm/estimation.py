@@ -149,7 +149,7 @@ class Experience(Protocol):
     """`learning.Lessons`, or anything that knows what calls usually come to."""
 
     def usual_answer(self, *, model: str, agent: str) -> int | None: ...
-    def input_ratio_e2(self, *, model: str) -> int: ...
+    def input_ratio_e2(self, *, model: str, bound: bool) -> int: ...
 
 
 def offer(
@@ -182,7 +182,8 @@ def offer(
         input_tokens = estimate.input_tokens_at(entry)
         if experience is not None and likely:
             pictures = input_tokens - estimate.text_tokens
-            input_tokens = pictures + -(-estimate.text_tokens * 100 // experience.input_ratio_e2(model=entry.id))
+            ratio_e2 = experience.input_ratio_e2(model=entry.id, bound=True)
+            input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
         return pricing.quote_tokens(
             entry,
             model=model,
@@ -190,7 +191,7 @@ def offer(
             max_tokens=max_tokens,
             n=estimate.n,
             capable=capable,
-            held_tokens=first_hold(experience, entry, agent, max_tokens) if experience is not None and grows else None,
+            held_tokens=_first_hold(estimate, entry, experience, agent, max_tokens) if experience and grows else None,
         )
 
     return quote
@@ -205,15 +206,25 @@ def _is_mistrals(entry: Entry) -> bool:
     return entry.provider.partition("-")[0] == "mistral"
 
 
-def first_hold(experience: Experience, entry: Entry, agent: str, max_tokens: int | None) -> int | None:
-    """Output tokens that a growing hold begins with; None where it had better hold for all of them."""
-    if hides_output(entry):
-        return None
+def _first_hold(
+    estimate: Estimate, entry: Entry, experience: Experience, agent: str, max_tokens: int | None
+) -> int | None:
+    """Output tokens that a growing hold begins with; None where it had better hold for all of them.
+
+    What the input is held for beyond its likely size serves for the answer as well.
+    """
     usual = experience.usual_answer(model=entry.id, agent=agent)
-    if usual is None or max_tokens is None:
+    if usual is None or max_tokens is None or entry.rates is None or hides_output(entry):
         return None
-    tokens = max(usual, LEAST_FIRST_HOLD)
+    text_tokens = likely_tokens(estimate.text_tokens, experience.input_ratio_e2(model=entry.id, bound=False))
+    spare_picos = (estimate.text_tokens - text_tokens) * entry.rates.input_picos
+    tokens = max(usual - spare_picos // max(1, estimate.n * entry.rates.output_picos), LEAST_FIRST_HOLD)
     return tokens if tokens < max_tokens else None
+
+
+def likely_tokens(size_bytes: int, ratio_e2: int) -> int:
+    """Tokens of a text, at hundredths of a byte a token; rounded up."""
+    return -(-size_bytes * 100 // ratio_e2)
 
 
 def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:

@@ -258,7 +258,7 @@ class _GovernedCall:
 
     async def _stream(self, hold: Hold, answer: Answer, *, sent: float) -> None:
         """Nothing is sent to the client before the first bytes are here: until then another model may answer."""
-        async with Stream(self.exchange, hold, answer, n=self.request.n) as stream:
+        async with Stream(self.exchange, hold, answer) as stream:
             try:
                 began = await stream.begin()
             except ProviderError as error:

@@ -17,7 +17,7 @@ from governance.operations import Caller, Extend, Release, Settle, Usage
 from governance.policies import Decision
 from governance.results import SettleResult
 from governance.scopes import StopTarget, is_stopped
-from llm import catalog
+from llm import catalog, estimation
 from llm.learning import Lessons
 
 log = logging.getLogger(__name__)
@@ -118,21 +118,26 @@ class Hold:
         self.closer: Callable[[], None] | None = None
         self.decision = decision
         self.quote = decision.quote
-        # What is held now, and for how many output tokens of each answer; None: for all that it may write.
+        # What is held now.
         self.held_nanos = decision.quote.cost_nanos
-        self.held_tokens = decision.quote.held_tokens
         self.provider = provider
         self._request_id = request_id
         self._read_usage = read_usage
         # The strict bound of the input, and how many bytes the answer has: what they come to in tokens is learned.
         self._input_bytes = input_bytes
         self.output_bytes: int | None = None
+        self._unseen_bytes = 0
         self._lessons = lessons
-        self.bytes_a_token_e2 = lessons.output_ratio_e2(model=_billed(decision.model))
+        self._billed = _billed(decision.model)
+        self._grows = decision.quote.held_tokens is not None
         # Set once the request may have reached the provider.
         self.sent = False
         # Of a stream: at most so many output tokens of each answer have come. None: nobody knows.
         self.streamed_tokens: int | None = None
+        ratio_e2 = lessons.input_ratio_e2(model=self._billed, bound=False)
+        self._likely_fixed_picos = self._fixed_picos(ratio_e2)
+        self._least_ratio_e2 = lessons.output_ratio_e2(model=self._billed, bound=True)
+        self._common_ratio_e2 = lessons.output_ratio_e2(model=self._billed, bound=False)
         self._commits = commits
         self._running = running
         self.resolved = False
@@ -166,19 +171,50 @@ class Hold:
         elif self._task is not None:
             self._task.cancel()
 
+    @property
+    def held_tokens(self) -> int | None:
+        """Output tokens of each answer that the hold covers beside the likely input; None: all that it may write."""
+        quote = self.quote
+        if not self._grows or quote.max_tokens is None or not quote.picos_per_output_token:
+            return None
+        tokens = (self.held_nanos * 1000 - self._likely_fixed_picos) // quote.picos_per_output_token
+        return tokens if tokens < quote.max_tokens else None
+
+    def wrote(self, more_bytes: int, *, unseen_bytes: int) -> None:
+        """So many bytes of text have come since, and so many in all that the client is not shown.
+
+        A token has one byte or more; how many this model's usually have is learned.
+        """
+        self.output_bytes = (self.output_bytes or 0) + more_bytes
+        self._unseen_bytes = unseen_bytes
+        self.streamed_tokens = self._output_tokens(self._least_ratio_e2)
+
+    def _output_tokens(self, ratio_e2: int) -> int:
+        written_bytes = (self.output_bytes or 0) + self._unseen_bytes
+        return estimation.likely_tokens(-(-written_bytes // self.quote.answers), ratio_e2)
+
     async def extend(self, tokens: int) -> bool:
         """Hold for `tokens` output tokens of each answer. False where the budgets have no room for them."""
         tokens = min(tokens, self.quote.max_tokens or tokens)
-        picos = self.quote.fixed_picos + self.quote.picos_per_output_token * tokens
+        picos = self._likely_fixed_picos + self.quote.picos_per_output_token * tokens
         more_nanos = money.ceil_from_picos(picos) - self.held_nanos
+        if more_nanos <= 0:
+            return True
         try:
-            await self._commits.submit(Extend(self.id, more_nanos=max(0, more_nanos)))
+            await self._commits.submit(Extend(self.id, more_nanos=more_nanos))
         except ledger.LedgerError as error:
             log.info("request %s: the hold is not extended: %s", self._request_id, error)
             return False
-        self.held_nanos += max(0, more_nanos)
-        self.held_tokens = tokens if tokens != self.quote.max_tokens else None
+        self.held_nanos += more_nanos
         return True
+
+    def _fixed_picos(self, ratio_e2: int) -> int:
+        """What the input costs where its tokens have `ratio_e2` hundredths of a byte; pictures are left as they are."""
+        quote = self.quote
+        if self._input_bytes is None or not quote.input_tokens:
+            return quote.fixed_picos
+        likely = min(quote.input_tokens, estimation.likely_tokens(self._input_bytes, ratio_e2))
+        return quote.fixed_picos * likely // quote.input_tokens
 
     async def release(self) -> None:
         """Nothing was spent. Waits for the commit, so that the caller sees the room at once."""
@@ -228,11 +264,12 @@ class Hold:
         return cost_nanos
 
     def _seen_nanos(self) -> int:
-        """The prompt and what was streamed; the whole hold where that is not known."""
+        """The prompt and what was streamed, as such texts usually count; the whole hold where that is not known."""
         quote = self.quote
         if quote.max_tokens is None or self.streamed_tokens is None:
             return self.held_nanos
-        picos = quote.fixed_picos + quote.picos_per_output_token * self.streamed_tokens
+        tokens = self._output_tokens(self._common_ratio_e2)
+        picos = self._likely_fixed_picos + quote.picos_per_output_token * tokens
         return min(money.ceil_from_picos(picos), self.held_nanos)
 
     async def _settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:

@@ -29,14 +29,12 @@ class Stream:
     """A streaming answer on its way to the client. Used as a context: while open, the client is watched.
 
     An event with usage is kept back until the next one: only the last count is the call's, and carries its cost.
-    `n` is how many answers the stream carries at once.
     """
 
-    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer, *, n: int = 1) -> None:
+    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer) -> None:
         self._exchange = exchange
         self._hold = hold
         self._answer = answer
-        self._n = n
         self._chunks = answer.chunks()
         self._reader = sse.Reader()
         self._first = b""
@@ -50,8 +48,8 @@ class Stream:
         self._done = False
         self._client_gone = False
         entry = catalog.resolve(hold.quote.model)
-        if entry is None or not estimation.hides_output(entry):
-            hold.streamed_tokens = hold.output_bytes = 0
+        self._countable = entry is None or not estimation.hides_output(entry)
+        self._count(0)
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._answer.close
@@ -122,8 +120,9 @@ class Stream:
     async def _pass_on(self, events: Iterable[sse.Event]) -> None:
         if data := b"".join([await self._passed_on(event) for event in events]):
             await self._exchange.write(data)
-        if self._hold.held_tokens is not None and not self._done:
-            await self._stay_ahead(self._hold.held_tokens)
+        held_tokens = self._hold.held_tokens
+        if held_tokens is not None and not self._done:
+            await self._stay_ahead(held_tokens)
 
     async def _stay_ahead(self, held_tokens: int) -> None:
         """Extend the hold before the answer outgrows it; end the answer where no more can be held for."""
@@ -161,14 +160,8 @@ class Stream:
 
     def _count(self, text_bytes: int) -> None:
         """Keep up with what the model has written, passed on or not; of one that hides some of it nobody can."""
-        hold = self._hold
-        if hold.streamed_tokens is None:
-            return
-        hold.output_bytes = (hold.output_bytes or 0) + text_bytes
-        written_bytes = hold.output_bytes + self._answer.kept_bytes
-        # A token has at least one byte, this model's usually more; a hold counts each token of `max_tokens` once for
-        # all answers.
-        hold.streamed_tokens = -(-written_bytes * 100 // (hold.bytes_a_token_e2 * self._n))
+        if self._countable:
+            self._hold.wrote(text_bytes, unseen_bytes=self._answer.kept_bytes)
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""

@@ -39,26 +39,27 @@ def test_old_answers_are_forgotten():
 
 def test_a_token_is_one_byte_until_enough_calls_say_otherwise():
     lessons = Lessons()
-    assert lessons.output_ratio_e2(model="m") == lessons.input_ratio_e2(model="m") == 100
-    for _ in range(learning.FEWEST_INPUTS):
+    assert lessons.output_ratio_e2(model="m", bound=True) == lessons.input_ratio_e2(model="m", bound=True) == 100
+    for _ in range(learning.FEWEST_BOUNDS):
         lessons.wrote(model="m", output_tokens=100, output_bytes=420)
         lessons.read(model="m", input_tokens=100, input_bytes=390)
-    assert lessons.output_ratio_e2(model="m") == 420
-    assert lessons.input_ratio_e2(model="m") == 390
+    assert lessons.output_ratio_e2(model="m", bound=True) == 420
+    assert lessons.input_ratio_e2(model="m", bound=True) == 390
 
 
 def test_the_ratio_is_the_lowest_but_for_one_call_in_a_hundred():
     lessons = Lessons()
     for bytes_ in [150, 160, 170, 180] * 5 + [400] * 980:
         lessons.wrote(model="m", output_tokens=100, output_bytes=bytes_)
-    assert lessons.output_ratio_e2(model="m") <= 180
+    assert lessons.output_ratio_e2(model="m", bound=True) <= 180
+    assert lessons.output_ratio_e2(model="m", bound=False) == 400
 
 
 def test_a_ratio_below_one_byte_a_token_is_no_guess_at_all():
     lessons = Lessons()
-    for _ in range(learning.FEWEST_INPUTS):
+    for _ in range(learning.FEWEST_BOUNDS):
         lessons.wrote(model="m", output_tokens=100, output_bytes=20)
-    assert lessons.output_ratio_e2(model="m") == 100
+    assert lessons.output_ratio_e2(model="m", bound=True) == 100
 
 
 def test_what_is_kept_is_bounded():

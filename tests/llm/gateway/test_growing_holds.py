@@ -20,7 +20,7 @@ INPUT, OUTPUT = 500, 1500
 @pytest.fixture
 def usual_answers(product: Product) -> None:
     """The model's answers have had 100 tokens of four bytes so far."""
-    for _ in range(learning.FEWEST_OUTPUTS):
+    for _ in range(learning.FEWEST_RATIOS):
         gateway.lessons.answered(model=MODEL, agent="invoices", output_tokens=100)
         gateway.lessons.wrote(model=MODEL, output_tokens=100, output_bytes=400)
 
@@ -102,7 +102,7 @@ def test_an_input_that_is_too_long_at_its_strict_bound_goes_at_its_likely_one(pr
     content = "All work and no play makes Jack a dull boy. " * 24
     refused = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert refused.status_code == 402
-    for _ in range(learning.FEWEST_INPUTS):
+    for _ in range(learning.FEWEST_BOUNDS):
         gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
     served = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert served.status_code == 200
@@ -112,7 +112,7 @@ def test_an_input_that_is_too_long_at_its_strict_bound_goes_at_its_likely_one(pr
 def test_strict_bounds_alone_are_a_setting(product: Product, settings) -> None:
     settings.LEARNED_BOUNDS = False
     make.budget("0.0005")
-    for _ in range(learning.FEWEST_INPUTS):
+    for _ in range(learning.FEWEST_BOUNDS):
         gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
     content = "All work and no play makes Jack a dull boy. " * 24
     assert product.chat(product.key(), messages=[{"role": "user", "content": content}]).status_code == 402
