@@ -2,7 +2,7 @@
 
 Many clients stream answers of log-normal length until the budget is used up. Of the model's API's own books it is
 then known what was spent beyond the cap, how much of the budget was of use, and how many calls were refused for
-money in flight although the rest of the budget, less what the running answers would truly cost, had room for them.
+money in flight although a hundredth of the budget was free, less what the running answers would truly cost.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Clients:
                 self.tally.failed += 1
 
     async def _had_room(self) -> bool:
-        """Whether a usual answer would have fitted beside what the running ones will truly cost."""
+        """Whether a hundredth of the budget was free, beside what the running answers will truly cost."""
         truth = await self._truth()
-        return self._limit_nanos - spent_nanos(truth) - running_nanos(truth) >= usual_nanos(truth)
+        return (self._limit_nanos - spent_nanos(truth) - running_nanos(truth)) * 100 >= self._limit_nanos
 
     async def _truth(self) -> dict[str, int]:
         truth = await truth_of(self._session, self._upstream)
@@ -112,11 +112,6 @@ def spent_nanos(truth: Mapping[str, int]) -> int:
 
 def running_nanos(truth: Mapping[str, int]) -> int:
     return truth["running_input_tokens"] * INPUT_NANOS + truth["running_output_tokens"] * OUTPUT_NANOS
-
-
-def usual_nanos(truth: Mapping[str, int]) -> int:
-    done = max(1, truth["calls"] - truth["running"])
-    return spent_nanos(truth) // done
 
 
 def main() -> None:
@@ -186,7 +181,7 @@ def show(report: Mapping[str, Any]) -> None:
         f"answers                               {tally['answered']:8} ({tally['cut']} ended early)\n"
         f"refused, the budget being used up     {tally['exhausted']:8}\n"
         f"refused for money in flight           {tally['in_flight']:8} ({tally['in_flight'] / calls:.2%} of calls)\n"
-        f"  although there was room             {tally['needless']:8} ({tally['needless'] / calls:.2%} of calls)\n"
+        f"  although a hundredth was free       {tally['needless']:8} ({tally['needless'] / calls:.2%} of calls)\n"
         f"failed                                {tally['failed']:8}"
     )
 
