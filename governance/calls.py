@@ -160,7 +160,7 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
     batch.post(
         replace(
             corrected, id=op.entry_id, kind=op.kind, corrects_id=op.corrects_id, cost_nanos=op.delta_nanos,
-            reason=op.reason, request_id="",
+            reason=op.reason, request_id="", price_rule=op.price_rule,
         )
     )  # fmt: skip
     return AdjustResult(op.entry_id, op.delta_nanos)

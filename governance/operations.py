@@ -112,13 +112,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Adjust:
-    """Correct an entry by `delta_nanos` with a new row that names it."""
+    """Correct an entry by `delta_nanos` with a new row that names it; `price_rule` is why, where a price is."""
 
     entry_id: UUID
     corrects_id: UUID
     delta_nanos: int
     reason: str
     kind: str = "adjustment"
+    price_rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)

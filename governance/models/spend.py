@@ -146,6 +146,12 @@ class SpendEntry(Attribution):
                 condition=Q(reason__in=["confirmed", "voided"]),
                 name="entry_one_last_word_per_estimate",
             ),
+            # A corrected price is charged once, however often and by however many it is posted.
+            models.UniqueConstraint(
+                fields=["corrects", "price_rule"],
+                condition=Q(reason="repriced"),
+                name="entry_repriced_once_for_a_price",
+            ),
         ]
         indexes = [
             models.Index(fields=["tenant", "-id"], name="entry_by_tenant"),
