@@ -1,6 +1,6 @@
 """How the models do that are called from this machine: circuit breakers that all its processes share.
 
-They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0012). A look is
+They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0011). A look is
 one `pread`; a change holds the slot's `fcntl` lock for microseconds. Each slot carries a checksum, so a torn read, a
 crash in mid-write or a foreign file costs what was known of a model, and nothing else. Where the file does not work
 every model counts as well: a breaker is advice, and never what stops a call.
