@@ -83,8 +83,9 @@ class Providers:
         entry = catalog.current().resolve(model)
         if entry is None:
             return model
-        name = model if entry.provider.partition("-")[0] == DEFAULT else entry.id
-        return name.removeprefix(f"{entry.provider}/")
+        if entry.provider.partition("-")[0] == DEFAULT:
+            return model.removeprefix(f"{entry.provider}/")
+        return entry.upstream
 
     async def open(self) -> None:
         for provider in self._by_name.values():
