@@ -48,6 +48,8 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.streams
+	$(BIN)/python -m benchmarks.cap
 
 install: .venv/dev
 
