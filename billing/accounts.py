@@ -12,6 +12,8 @@ from governance.audit import Actor
 from governance.models import Tenant
 
 STRIPE = Actor("stripe")
+# Reason codes of an account without a tenant; all but the first name the tenant after a colon.
+UNBOUND = ("unbound", "tenant_taken", "unknown_tenant")
 
 
 class BindingError(ValueError):
@@ -76,8 +78,8 @@ def why_unbound(account: BillingAccount) -> str:
 def _bind(account: BillingAccount, tenant: Tenant | None, by: Actor, now: datetime, *, reason: str) -> None:
     old, account.tenant = account.tenant, tenant
     # Another tenant's window knows nothing of what this one's had used.
-    account.window_start, account.used_before_nanos, account.kept_values = None, 0, {}
-    account.save(update_fields=["tenant", "window_start", "used_before_nanos", "kept_values"])
+    account.window_start, account.kept_values = None, {}
+    account.save(update_fields=["tenant", "window_start", "kept_values"])
     audit.record(
         action="billing.bind", target=f"customer {account}", by=by, now=now, reason=reason,
         old={"tenant": old.slug if old else None}, new={"tenant": tenant.slug if tenant else None},

@@ -7,9 +7,10 @@ A type that is not here is kept and asks for nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
-from billing import accounts, meter_checks, mirror, shapes, stripe_client, sync
+from billing import accounts, meter_checks, mirror, purchases, shapes, stripe_client, sync
 from billing.models import BillingAccount, StripeEvent
 
 # Customer id -> what Stripe says of it now; None without an API key.
@@ -22,14 +23,29 @@ def readings(event: StripeEvent, *, now: datetime) -> Readings:
     if event.type not in HANDLERS:
         return {}
     customer_id = event.customer_id or _payer(event)
-    return {customer_id: sync.read(customer_id, now=now)} if customer_id else {}
+    if not customer_id:
+        return {}
+    return {customer_id: _with_checkout(sync.read(customer_id, now=now), event)}
+
+
+def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Reading | None:
+    """The reading with what a checkout sold that made no invoice: no list of a customer's tells of it."""
+    session = shapes.checkout(event.object)
+    if reading is None or event.object.get("object") != "checkout.session" or session.mode != "payment":
+        return reading
+    if session.invoice_id or not session.id:
+        return reading
+    found = stripe_client.checkout_session(session.id)
+    return replace(reading, picture=replace(reading.picture, checkouts=(found,)))
 
 
 def _payer(event: StripeEvent) -> str:
-    """Whose money a refund or dispute is about: they name the charge alone, and only Stripe knows its customer."""
-    charge_id = shapes.identifier(event.object.get("charge"))
-    if event.type not in OF_A_CHARGE or not charge_id or not stripe_client.is_configured():
+    """Whose money a refund or dispute is about: they name the charge alone, whose customer Stripe knows."""
+    if event.type not in OF_A_CHARGE:
         return ""
+    charge_id = shapes.identifier(event.object.get("charge"))
+    if not charge_id or not stripe_client.is_configured():
+        return mirror.payer_of(event.object)
     return shapes.customer_id(stripe_client.charge(charge_id))
 
 
@@ -42,7 +58,29 @@ def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
 
 def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """A finished checkout, or a customer or subscription that names its tenant."""
-    _sync(event, readings, now, lambda account: None)
+
+    def take(account: BillingAccount) -> None:
+        if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
+            purchases.note_checkout(account, event.object, now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A refund, a dispute, or what became of one."""
+    if any(reading is not None and reading.picture.payments is not None for reading in readings.values()):
+        _look_again(event, readings, now)
+        return
+    version = mirror.version_of(event)
+    if not (event.customer_id or readings):
+        # Nobody knows yet whose it is: it is found when the charge or the invoice comes.
+        mirror.take_payment(None, event.object, version=version, now=now)
+        return
+    _sync(event, readings, now, lambda account: _keep_payment(account, event, version, now))
+
+
+def _keep_payment(account: BillingAccount, event: StripeEvent, version: str, now: datetime) -> None:
+    mirror.take_payment(account, event.object, version=version, now=now)
 
 
 def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -121,12 +159,12 @@ HANDLERS: dict[str, Handler] = {
     "invoice.overdue": _invoice,
     "invoice.voided": _invoice,
     "invoice.marked_uncollectible": _invoice,
-    "charge.refunded": _look_again,
-    "refund.failed": _look_again,
-    "credit_note.created": _look_again,
-    "charge.dispute.created": _look_again,
-    "charge.dispute.closed": _look_again,
-    "charge.dispute.funds_reinstated": _look_again,
+    "charge.refunded": _payment,
+    "refund.failed": _payment,
+    "credit_note.created": _payment,
+    "charge.dispute.created": _payment,
+    "charge.dispute.closed": _payment,
+    "charge.dispute.funds_reinstated": _payment,
     "entitlements.active_entitlement_summary.updated": _look_again,
     "v1.billing.meter.error_report_triggered": _meter_error,
     "price.created": _catalog,

@@ -1,4 +1,4 @@
-"""What Stripe said last: subscriptions, invoices, prices and products.
+"""What Stripe said last: subscriptions, invoices, payments and what became of them, prices and products.
 
 With an API key the rows are what was just fetched. Without one the events' own objects stand in, and an older event
 never overwrites a newer one: versions order what events say of one object in the same way whatever order they come in.
@@ -6,14 +6,17 @@ never overwrites a newer one: versions order what events say of one object in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
-from billing import shapes
-from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, StripeEvent, Subscription
+from billing import reversals, shapes
+from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, Payment, StripeEvent, Subscription
+from billing.reversals import Known, Reversed
 
 Row = TypeVar("Row", bound=Mirrored)
 
@@ -26,6 +29,14 @@ STATUS_RANKS = {
 }  # fmt: skip
 # A fetched object is newer than all events of its second.
 FETCHED = "99"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A customer's paid invoices, and what became of their payments."""
+
+    invoices: Sequence[shapes.Invoice]
+    reversed: Mapping[str, Reversed]
 
 
 def version_of(event: StripeEvent) -> str:
@@ -47,6 +58,11 @@ def take_subscription(
 ) -> bool:
     """Keep a subscription unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
     read = shapes.subscription(data)
+    # The prices of its items are told in full here, and only by their ids on invoices.
+    for item in shapes.members(data.get("items")):
+        for price in (item.get("price"), item.get("plan")):
+            if shapes.text(shapes.mapping(price).get("id")):
+                take_catalog(shapes.mapping(price), version=version, now=now)
     return bool(read.id) and _take(
         Subscription, read.id, data, version=version, now=now, force=force, account=account,
         status=read.status[:30],
@@ -62,6 +78,37 @@ def take_invoice(
         Invoice, read.id, data, version=version, now=now, force=force, account=account,
         status=read.status[:30], subscription_id=read.subscription_id, billing_reason=read.billing_reason[:40],
     )  # fmt: skip
+
+
+def take_payment(
+    account: BillingAccount | None, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
+) -> bool:
+    """Keep a charge, refund, dispute or credit note unless what is kept is newer; whether it was kept."""
+    read = shapes.payment(data)
+    if not read.id or read.kind not in shapes.PAYMENTS:
+        return False
+    known = {} if account is None else {"account": account}
+    return _take(
+        Payment, read.id, data, version=version, now=now, force=force, kind=read.kind, charge_id=read.charge_id,
+        intent_id=read.intent_id, invoice_id=read.invoice_id, **known,
+    )  # fmt: skip
+
+
+def payer_of(data: Mapping[str, Any]) -> str:
+    """The customer whose payment an object is about, as far as what is kept tells; empty where it does not."""
+    read = shapes.payment(data)
+    rows = Payment.objects.filter(account__isnull=False).filter(_about(read.charge_id, read.intent_id))
+    if (found := rows.values_list("account__stripe_customer_id", flat=True).first()) is not None:
+        return str(found)
+    if read.invoice_id:
+        owner = Invoice.objects.filter(stripe_id=read.invoice_id)
+        return str(owner.values_list("account__stripe_customer_id", flat=True).first() or "")
+    # Older invoices name their charge and payment intent.
+    for field, id in (("charge", read.charge_id), ("payment_intent", read.intent_id)):
+        owner = Invoice.objects.filter(**{f"data__{field}": id}) if id else Invoice.objects.none()
+        if (found := owner.values_list("account__stripe_customer_id", flat=True).first()) is not None:
+            return str(found)
+    return ""
 
 
 def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False) -> bool:
@@ -83,6 +130,30 @@ def subscriptions(account: BillingAccount) -> list[shapes.Subscription]:
 def invoices(account: BillingAccount) -> list[shapes.Invoice]:
     rows = account.invoices.filter(status="paid").order_by("stripe_id")
     return [shapes.invoice(with_catalog(row.data)) for row in rows]
+
+
+def facts(account: BillingAccount) -> Facts:
+    paid = invoices(account)
+    return Facts(paid, reversals.of_invoices(paid, payments(account, paid)))
+
+
+def payments(account: BillingAccount, paid: Sequence[shapes.Invoice]) -> list[Known]:
+    """What is known of the payments of a customer's invoices, also where it came before anybody knew whose it was."""
+    names = {name for invoice in paid for name in invoice.payments}
+    known = list(account.payments.values_list("charge_id", "intent_id"))
+    names |= {name for pair in known for name in pair if name}
+    ids = {invoice.id for invoice in paid}
+    rows = Payment.objects.filter(
+        Q(account=account) | Q(charge_id__in=names) | Q(intent_id__in=names) | Q(invoice_id__in=ids)
+    )
+    return [Known(shapes.payment(row.data), int(row.version.split(".", 1)[0])) for row in rows.order_by("stripe_id")]
+
+
+def _about(charge_id: str, intent_id: str) -> Q:
+    found = Q(pk__in=[])
+    if charge_id:
+        found |= Q(charge_id=charge_id)
+    return found | Q(intent_id=intent_id) if intent_id else found
 
 
 def with_catalog(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,15 @@ class Plan(models.Model):
         default=True,
         help_text="The limit is for a month, also where a year is billed; otherwise for the billing period.",
     )
+    trial_percent = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Of the limit, while a trial runs. Empty: as everywhere."
+    )
+    provisional_percent = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Of the limit, until a new period is paid. Empty: as everywhere."
+    )
+    grace_days = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Days until an unpaid period suspends the tenant. Empty: as everywhere."
+    )
     is_default = models.BooleanField(
         default=False, help_text="Used, with an alert, where nothing matches a subscription's prices."
     )
@@ -46,6 +55,11 @@ class Plan(models.Model):
             models.CheckConstraint(
                 condition=Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap")),
                 name="plan_soft_cap_below_hard_cap",
+            ),
+            models.CheckConstraint(
+                condition=(Q(trial_percent__isnull=True) | Q(trial_percent__lte=100))
+                & (Q(provisional_percent__isnull=True) | Q(provisional_percent__lte=100)),
+                name="plan_percentages_in_range",
             ),
             models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"),
         ]
@@ -65,6 +79,8 @@ class BillingAccount(models.Model):
         ACTIVE = "active"
         TRIAL = "trial"
         PROVISIONAL = "provisional", "provisional: payment is on its way"
+        FROZEN = "frozen", "frozen: the payment went back or is in dispute"
+        FREE = "free", "free: the free tier's limit"
         LAPSED = "lapsed", "lapsed: the paid period is over"
         SUSPENDED = "suspended"
         PENDING = "pending", "pending: nothing paid yet"
@@ -88,9 +104,8 @@ class BillingAccount(models.Model):
     period_end = models.DateTimeField(null=True, blank=True)
     subscription_id = models.CharField(max_length=255, blank=True)
     reasons = models.JSONField(default=list, blank=True)
-    # Of the window now open: what its prices were worth, and what other periods' windows had used of it before.
+    # What the prices of the window now open were worth when it opened.
     kept_values = models.JSONField(default=dict, blank=True)
-    used_before_nanos = models.BigIntegerField(default=0)
     window_start = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
     fetches = models.PositiveBigIntegerField(default=0)
@@ -112,7 +127,6 @@ class BillingAccount(models.Model):
                 condition=Q(period_start__isnull=True, period_end__isnull=True) | Q(period_end__gt=F("period_start")),
                 name="account_period_ends_after_start",
             ),
-            models.CheckConstraint(condition=Q(used_before_nanos__gte=0), name="account_used_before_not_negative"),
         ]
 
     def __str__(self) -> str:
@@ -170,6 +184,91 @@ class CatalogEntry(Mirrored):
             models.CheckConstraint(condition=~Q(stripe_id=""), name="catalog_id_not_empty"),
             models.CheckConstraint(condition=Q(kind__in=["price", "product"]), name="catalog_kind_known"),
         ]
+
+
+class Payment(Mirrored):
+    """A charge, or what became of one: a refund, a dispute, a credit note. Most name no customer, only a charge."""
+
+    account = models.ForeignKey(
+        BillingAccount, on_delete=models.PROTECT, null=True, blank=True, related_name="payments"
+    )
+    kind = models.CharField(max_length=12)
+    charge_id = models.CharField(max_length=255, blank=True)
+    intent_id = models.CharField(max_length=255, blank=True)
+    invoice_id = models.CharField(max_length=255, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=["charge", "refund", "dispute", "credit_note"]), name="payment_kind_known"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["charge_id"], name="payment_by_charge"),
+            models.Index(fields=["intent_id"], name="payment_by_intent"),
+        ]
+
+
+class BillingPeriod(models.Model):
+    """One window of a tenant that Stripe opened: whose periods it is made of, and what their prices were worth.
+
+    What was used is the ledger's to say, what was paid the invoices'. Written by `billing.spending`.
+    """
+
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="periods")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    parts = models.JSONField(default=list)
+    kept_values = models.JSONField(default=dict)
+    floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
+    given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
+
+    class Meta:
+        ordering = ["-starts_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "starts_at"], name="billing_period_once"),
+            models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="billing_period_ends_after_start"),
+            models.CheckConstraint(
+                condition=Q(floor_nanos__gte=0, given_nanos__gte=0), name="billing_period_not_negative"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} from {self.starts_at:%Y-%m-%d %H:%M}"
+
+
+class TopUp(models.Model):
+    """Budget bought in addition, once for each invoice line (or checkout without an invoice). The amount is kept as
+    it was when it was first seen. Written by `billing.spending`.
+    """
+
+    key = models.CharField(max_length=255, unique=True, help_text="Stripe's id of the invoice line or checkout.")
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="topups")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    amount_nanos = models.BigIntegerField()
+    refunded_nanos = models.BigIntegerField(default=0)
+    invoice_id = models.CharField(max_length=255, blank=True)
+    intent_id = models.CharField(max_length=255, blank=True)
+    noted_at = models.DateTimeField()
+    counts_from = models.DateTimeField(null=True, blank=True, help_text="Start of the first window it counts in.")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(key=""), name="topup_key_not_empty"),
+            models.CheckConstraint(
+                condition=Q(amount_nanos__gt=0, refunded_nanos__gte=0, refunded_nanos__lte=F("amount_nanos")),
+                name="topup_amounts_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(counts_from__isnull=True) | Q(tenant__isnull=False), name="topup_counts_for_a_tenant"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Trial(models.Model):

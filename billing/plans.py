@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from billing import accounts, sync
+from billing import accounts, spending, sync
 from billing.models import BillingAccount, Plan
 from governance import audit, budgets, money
 from governance.audit import Actor
@@ -18,8 +18,10 @@ from governance.windows import WindowKind
 
 FIELDS = (
     "name", "limit_nanos", "soft_cap", "hard_cap", "downgrade_rules", "disabled_tools", "price_ids", "lookup_keys",
-    "product_ids", "per_unit", "monthly", "is_default",
+    "product_ids", "per_unit", "monthly", "trial_percent", "provisional_percent", "grace_days", "is_default",
 )  # fmt: skip
+PERCENTAGES = ("trial_percent", "provisional_percent")
+MOST_GRACE_DAYS = 365
 MATCHERS = ("price_ids", "lookup_keys", "product_ids")
 
 
@@ -63,7 +65,9 @@ def apply_now(*, by: Actor, now: datetime) -> int:
     for customer_id in ids:
         # One customer a transaction: none of them waits for all the others.
         with transaction.atomic():
-            sync.settle(accounts.locked(customer_id), now=now, anew=True)
+            account = accounts.locked(customer_id)
+            sync.settle(account, now=now, anew=True)
+            spending.forgive(account)
     audit.record(action="plan.apply_now", target="current windows", by=by, now=now, new={"customers": len(ids)})
     return len(ids)
 
@@ -80,6 +84,11 @@ def validate(plan: Plan) -> None:
         raise PlanError("name", "must not be empty")
     if not 0 < plan.limit_nanos <= money.MAX_NANOS:
         raise PlanError("limit", "must be more than 0 dollars and at most 9 billion")
+    for field in PERCENTAGES:
+        if not 0 <= (getattr(plan, field) or 0) <= 100:
+            raise PlanError(field, "must be a percentage from 0 to 100, or empty for what the settings say")
+    if not 0 <= (plan.grace_days or 0) <= MOST_GRACE_DAYS:
+        raise PlanError("grace_days", f"must be 0 to {MOST_GRACE_DAYS} days, or empty for what the settings say")
     budget = Budget(
         scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=plan.limit_nanos,
         soft_cap=plan.soft_cap, hard_cap=plan.hard_cap, downgrade_rules=plan.downgrade_rules,

@@ -20,24 +20,31 @@ LATEST_TIMESTAMP = 4_102_444_800
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """`interval` is Stripe's: day, week, month, year, or empty for a one-time price."""
+    """`interval` is Stripe's: day, week, month, year, or empty for a one-time price. Amounts are in the currency's
+    smallest unit."""
 
     id: str
     product_id: str = ""
     lookup_key: str = ""
     interval: str = ""
     interval_count: int = 1
+    unit_amount: int | None = None
+    currency: str = ""
     metadata: Object = field(default_factory=dict)
     product_metadata: Object = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
+    """`amount` is what an invoice billed for it, in the currency's smallest unit; None where the price has to say."""
+
     id: str
     price: Price
     quantity: int
     starts_at: datetime | None
     ends_at: datetime | None
+    amount: int | None = None
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,15 @@ class Subscription:
     trial_ends_at: datetime | None = None
     cancel_at_period_end: bool = False
     collection_paused: bool = False
+    cancels_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration."""
+    """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
+
+    `amount` is net of discounts, in the currency's smallest unit; less than nothing for a credit.
+    """
 
     id: str
     price: Price
@@ -62,10 +73,15 @@ class Line:
     ends_at: datetime | None
     recurring: bool
     proration: bool
+    amount: int = 0
+    credit: bool = False
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
+    """`payments` are the ids of its charges and payment intents, as far as the object names them."""
+
     id: str
     subscription_id: str
     status: str
@@ -73,6 +89,45 @@ class Invoice:
     lines: tuple[Line, ...]
     starts_at: datetime | None = None
     ends_at: datetime | None = None
+    amount_paid: int = 0
+    credited: int = 0
+    currency: str = ""
+    created_at: datetime | None = None
+    payments: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
+
+    `refunded` is a charge's, `reinstated` a dispute's whose money came back.
+    """
+
+    id: str
+    kind: str
+    status: str
+    amount: int
+    charge_id: str = ""
+    intent_id: str = ""
+    invoice_id: str = ""
+    refunded: int = 0
+    currency: str = ""
+    reinstated: bool = False
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A checkout session. Its lines are there only where they were asked for."""
+
+    id: str
+    mode: str
+    paid: bool
+    invoice_id: str
+    intent_id: str
+    created_at: datetime | None
+    metadata: Object
+    lines: tuple[Line, ...]
 
 
 def text(value: Any) -> str:
@@ -93,6 +148,11 @@ def moment(value: Any) -> datetime | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LATEST_TIMESTAMP:
         return None
     return datetime.fromtimestamp(value, UTC)
+
+
+def whole(value: Any) -> int:
+    """A whole number; 0 for anything that is none."""
+    return _maybe(value) or 0
 
 
 def members(value: Any) -> Iterator[Object]:
@@ -132,6 +192,7 @@ def subscription(data: Object) -> Subscription:
         trial_ends_at=moment(data.get("trial_end")),
         cancel_at_period_end=data.get("cancel_at_period_end") is True,
         collection_paused=bool(mapping(data.get("pause_collection"))),
+        cancels_at=moment(data.get("cancel_at")),
     )
 
 
@@ -144,6 +205,53 @@ def invoice(data: Object) -> Invoice:
         lines=tuple(_line(raw) for raw in members(data.get("lines"))),
         starts_at=moment(data.get("period_start")),
         ends_at=moment(data.get("period_end")),
+        amount_paid=whole(data.get("amount_paid")),
+        credited=whole(data.get("post_payment_credit_notes_amount")),
+        currency=text(data.get("currency")),
+        created_at=moment(data.get("created")) or moment(data.get("date")),
+        payments=frozenset(_payments(data)),
+    )
+
+
+def _payments(data: Object) -> Iterator[str]:
+    for place in (data, *(mapping(raw.get("payment")) for raw in members(data.get("payments")))):
+        for name in ("charge", "payment_intent"):
+            if found := identifier(place.get(name)):
+                yield found
+
+
+PAYMENTS = ("charge", "refund", "dispute", "credit_note")
+
+
+def payment(data: Object) -> Payment:
+    """A charge, refund, dispute or credit note."""
+    kind, id = text(data.get("object")), text(data.get("id"))
+    moved = [whole(raw.get("amount")) for raw in members(data.get("balance_transactions"))]
+    return Payment(
+        id=id,
+        kind=kind,
+        status=text(data.get("status")),
+        amount=whole(data.get("amount")),
+        charge_id=id if kind == "charge" else identifier(data.get("charge")),
+        intent_id=identifier(data.get("payment_intent")),
+        invoice_id=identifier(data.get("invoice")),
+        refunded=whole(data.get("amount_refunded")),
+        currency=text(data.get("currency")),
+        reinstated=len(moved) > 1 and sum(moved) >= 0,
+        created_at=moment(data.get("created")),
+    )
+
+
+def checkout(data: Object) -> Checkout:
+    return Checkout(
+        id=text(data.get("id")),
+        mode=text(data.get("mode")),
+        paid=data.get("payment_status") in ("paid", "no_payment_required"),
+        invoice_id=identifier(data.get("invoice")),
+        intent_id=identifier(data.get("payment_intent")),
+        created_at=moment(data.get("created")),
+        metadata=mapping(data.get("metadata")),
+        lines=tuple(_line(raw) for raw in members(data.get("line_items"))),
     )
 
 
@@ -165,6 +273,8 @@ def price(data: Object) -> Price:
         lookup_key=text(data.get("lookup_key")),
         interval=text(recurring.get("interval")),
         interval_count=_count(recurring.get("interval_count")),
+        unit_amount=_maybe(data.get("unit_amount", data.get("amount"))),
+        currency=text(data.get("currency")),
         metadata=mapping(data.get("metadata")),
         product_metadata=mapping(mapping(product).get("metadata")),
     )
@@ -174,7 +284,7 @@ def _item(data: Object, top: tuple[datetime | None, datetime | None]) -> Item:
     return Item(
         id=text(data.get("id")),
         price=_price_of(data),
-        quantity=_count(data.get("quantity")),
+        quantity=_quantity(data.get("quantity")),
         starts_at=moment(data.get("current_period_start")) or top[0],
         ends_at=moment(data.get("current_period_end")) or top[1],
     )
@@ -192,14 +302,20 @@ def _line(data: Object) -> Line:
     proration = data.get("proration") is True or details.get("proration") is True
     belongs = bool(item_details) or data.get("type") == "subscription" or bool(data.get("plan"))
     period = mapping(data.get("period"))
+    amount = whole(data.get("amount"))
+    discounts = data.get("discount_amounts")
+    discount = sum(whole(mapping(raw).get("amount")) for raw in discounts) if isinstance(discounts, list) else 0
     return Line(
         id=text(data.get("id")),
         price=_line_price(data),
-        quantity=_count(data.get("quantity")),
+        quantity=_quantity(data.get("quantity")),
         starts_at=moment(period.get("start")),
         ends_at=moment(period.get("end")),
         recurring=belongs and not proration and data.get("type") != "invoiceitem",
         proration=proration,
+        amount=amount - discount,
+        credit=amount < 0,
+        currency=text(data.get("currency")),
     )
 
 
@@ -218,6 +334,16 @@ def _line_subscription(data: Object) -> str:
         if found := identifier(mapping(parent.get(key)).get("subscription")):
             return found
     return identifier(data.get("subscription"))
+
+
+def _maybe(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _quantity(value: Any) -> int:
+    """No quantity at all is one; none is none."""
+    found = _maybe(value)
+    return 1 if found is None else max(0, found)
 
 
 def _count(value: Any) -> int:

@@ -60,6 +60,10 @@ class CustomerPicture:
     customer: Fetched
     subscriptions: tuple[Fetched, ...]
     invoices: tuple[Fetched, ...]
+    # Charges and what became of them: refunds are in the charge, disputes by themselves. None: not known.
+    payments: tuple[Fetched, ...] | None = ()
+    # Those that sold something without an invoice, as far as an event told of them.
+    checkouts: tuple[Fetched, ...] = ()
 
 
 def is_configured() -> bool:
@@ -84,10 +88,37 @@ def customer_picture(customer_id: str) -> CustomerPicture:
         if customer.get("deleted"):
             return CustomerPicture(customer, (), ())
         subscriptions = client.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
-        invoices = client.v1.invoices.list({"customer": customer_id, "status": "paid", "limit": PAGE})
-        return CustomerPicture(customer, tuple(_all(subscriptions)), tuple(_all(invoices, at_most=MOST_INVOICES)))
+        invoices, payments = _invoices(client, customer_id), _payments(client, customer_id)
+        return CustomerPicture(customer, tuple(_all(subscriptions)), invoices, payments)
 
     return ask(read)
+
+
+def _invoices(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]:
+    """The customer's newest paid invoices, with the payments they were paid by where those can be asked for."""
+    plain: Any = {"customer": customer_id, "status": "paid", "limit": PAGE}
+    try:
+        listed = client.v1.invoices.list(plain | {"expand": ["data.payments"]})
+    except stripe.InvalidRequestError as error:
+        if error.http_status != 400:
+            raise
+        # Older versions, and what stands in for Stripe, have invoices that name their charge themselves.
+        listed = client.v1.invoices.list(plain)
+    return tuple(_all(listed, at_most=MOST_INVOICES))
+
+
+def _payments(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
+    """The customer's newest charges and their disputes; None where what stands in for Stripe does not know them."""
+    try:
+        charges = client.v1.charges.list({"customer": customer_id, "limit": PAGE})
+        found = list(_all(charges, at_most=MOST_INVOICES))
+        for id in [charge["id"] for charge in found if charge.get("disputed")]:
+            found += _all(client.v1.disputes.list({"charge": id, "limit": PAGE}))
+    except stripe.StripeError as error:
+        if error.http_status not in (404, 405):
+            raise
+        return None
+    return tuple(found)
 
 
 def customer(customer_id: str) -> Fetched:
@@ -105,6 +136,11 @@ def charge(charge_id: str) -> Fetched:
     return ask(lambda client: _plain(client.v1.charges.retrieve(charge_id)))
 
 
+def price(price_id: str) -> Fetched:
+    """A price, for its lookup key and metadata. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.prices.retrieve(price_id)))
+
+
 def product(product_id: str) -> Fetched:
     """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
     return ask(lambda client: _plain(client.v1.products.retrieve(product_id)))
@@ -116,8 +152,9 @@ def event(event_id: str) -> Fetched:
 
 
 def checkout_session(session_id: str) -> Fetched:
-    """A checkout session. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.checkout.sessions.retrieve(session_id)))
+    """A checkout session with what it sells. Raises StripeUnavailable, StripeRefused."""
+    expand: Any = {"expand": ["line_items"]}
+    return ask(lambda client: _plain(client.v1.checkout.sessions.retrieve(session_id, expand)))
 
 
 def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:

@@ -8,28 +8,44 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 from django.db.models import F, Q
 
-from billing import accounts, mirror, shapes, stripe_client
+from billing import accounts, mirror, purchases, reversals, shapes, spending, stripe_client, terms
 from billing.accounts import STRIPE
-from billing.entitlement import LIVE, Entitlement, Period, State, entitle
-from billing.models import BillingAccount, CatalogEntry, Plan, Trial
-from billing.valuation import Level, PlanRule
-from governance import audit, budgets, ledger
+from billing.balance import Limit
+from billing.entitlement import LIVE, Entitlement, State, closed, entitle
+from billing.models import BillingAccount, CatalogEntry, Trial
+from billing.spending import SOURCE
+from billing.valuation import Level
+from governance import alerts, audit, money
 from governance.audit import Actor
-from governance.models import Budget, BudgetWindow, ScopeType, Tenant
-from governance.operations import ChangeLimit, OpenPeriod
-from governance.windows import WindowKind
+from governance.models import Tenant
+
+__all__ = ["SOURCE", "Overtaken", "Reading", "customer", "due", "override", "read", "settle", "write"]
 
 log = logging.getLogger(__name__)
 
-SOURCE = "stripe"
+# Reasons that need a person: how grave they are, and what is said.
+ALERTS = {
+    "unmapped_plan": ("warning", "No plan or metadata says what the prices of {customer} are worth ({tenant}): the "
+                      "default plan's limit holds."),
+    "no_default_plan": ("critical", "Prices of {customer} ({tenant}) are unmapped, and there is no default plan."),
+    "invalid_metadata": ("warning", "Stripe's metadata of {customer} ({tenant}) has no usable {detail}; what held "
+                         "before holds on."),
+    "no_exchange_rate": ("warning", "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
+                         "name: its share of revenue counts as nothing."),
+    "disputed": ("critical", "A payment of {customer} ({tenant}) is in dispute: its budget is frozen at what is used."),
+    "refunded": ("warning", "A period of {customer} ({tenant}) was refunded: its budget is frozen at what is used."),
+    "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
+    "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
+    "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
+}  # fmt: skip
 # A reading overtaken by a later one is taken anew, so often.
 READINGS = 5
 CATALOG_AGE = timedelta(days=1)
@@ -114,16 +130,23 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
 
 def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
-    found = _entitlement(account, now=now, kept={} if anew else account.kept_values)
+    paid = mirror.invoices(account)
+    payments = mirror.payments(account, paid)
+    facts = mirror.Facts(paid, reversals.of_invoices(paid, payments))
+    found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
     if not anew and (found.period is None or found.period.starts_at != account.window_start):
         # A new window takes plans and metadata as they are now.
-        found = _entitlement(account, now=now, kept={})
+        found = _entitlement(account, facts, now=now, kept={})
+    wrong = purchases.note(account, paid, facts.reversed, payments, now=now)
+    limit = None
     if account.tenant is not None:
         _remember_trials(account.tenant, found)
-        if found.period is not None and found.limit_nanos is not None:
-            _give(account, account.tenant, found.period, found.limit_nanos, found, now)
+        if found.period is not None and found.state in SPENDABLE:
+            limit = spending.settle(account, account.tenant, found, facts, now=now)
+        elif found.state == State.NONE:
+            purchases.count_without_window(account, account.tenant, now=now)
         _set_standing(account.tenant, found, now)
-    _note(account, found)
+    _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
     return found
 
 
@@ -138,108 +161,35 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
             old={"limit_nanos": old}, new={"limit_nanos": limit_nanos},
         )  # fmt: skip
         settle(account, now=now)
+        spending.forgive(account)
 
 
 def concerned_by(kind: str) -> Collection[str]:
     """Customers with a price whose limit comes from less than a price's (or product's) metadata: news may map it."""
     level = Level.PRODUCT_METADATA if kind == CatalogEntry.Kind.PRODUCT else Level.PRICE_METADATA
     rows = BillingAccount.objects.exclude(kept_values={}).values_list("stripe_customer_id", "kept_values")
-    return sorted(id for id, kept in rows if any(value[0] < level for value in kept.values()))
+    # A price may turn out to sell top-ups: those are on invoices without a subscription.
+    bought = BillingAccount.objects.filter(invoices__subscription_id="", invoices__status="paid")
+    unmapped = {id for id, kept in rows if any(value[0] < level for value in kept.values())}
+    return sorted(unmapped | set(bought.values_list("stripe_customer_id", flat=True)))
 
 
-def _entitlement(account: BillingAccount, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
+def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
+    policy = terms.policy()
     if account.deleted_at is not None:
-        return Entitlement(State.CLOSED, reasons=("customer_deleted",))
+        return closed(policy=policy, now=now, reasons=("customer_deleted",))
     tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
     return entitle(
         subscriptions=mirror.subscriptions(account),
-        invoices=mirror.invoices(account),
-        plans=plan_rules(),
+        invoices=facts.invoices,
+        plans=terms.plan_rules(),
         override_nanos=account.limit_override_nanos,
-        kept={price: (int(level), int(limit)) for price, (level, limit) in kept.items()},
+        kept=spending.kept_of(kept),
         trials_used=dict(tried) if account.tenant_id else {},
         now=now,
+        policy=policy,
+        reversed=facts.reversed,
     )
-
-
-def plan_rules() -> list[PlanRule]:
-    return [
-        PlanRule(
-            name=plan.name, limit_nanos=plan.limit_nanos, price_ids=frozenset(plan.price_ids),
-            lookup_keys=frozenset(plan.lookup_keys), product_ids=frozenset(plan.product_ids),
-            is_default=plan.is_default, per_unit=plan.per_unit, monthly=plan.monthly,
-        )
-        for plan in Plan.objects.all()
-    ]  # fmt: skip
-
-
-def _give(
-    account: BillingAccount, tenant: Tenant, period: Period, granted_nanos: int, found: Entitlement, now: datetime
-) -> None:
-    """The tenant's window and its limit."""
-    budget = _budget(tenant, granted_nanos, found, now)
-    open_now = _open_window(budget)
-    if account.window_start is None or period.starts_at > account.window_start:
-        used = _used_before(open_now, period, found)
-    else:
-        used = account.used_before_nanos
-    limit = max(1, granted_nanos - used)
-    opening = OpenPeriod(
-        budget_id=budget.pk, starts_at=period.starts_at, ends_at=period.ends_at, limit_nanos=limit,
-        source_kind=SOURCE, source_id=account.stripe_customer_id, actor=STRIPE.name,
-        reason=f"{found.state} period of {found.subscription_id}",
-    )  # fmt: skip
-    [result] = ledger.apply_within([opening], now=now)
-    if result.opened or account.window_start is None or period.starts_at >= account.window_start:
-        account.window_start, account.used_before_nanos = period.starts_at, used
-    if result.opened or found.state in SPENDABLE:
-        _set_limit(budget, limit, found, now)
-
-
-def _used_before(open_now: BudgetWindow | None, period: Period, found: Entitlement) -> int:
-    """How much of what earlier periods of other subscriptions still give was used before this window opened."""
-    if open_now is None or open_now.starts_at >= period.starts_at or not found.earlier_nanos:
-        return 0
-    return min(found.earlier_nanos, open_now.committed_nanos)
-
-
-def _set_limit(budget: Budget, limit_nanos: int, found: Entitlement, now: datetime) -> None:
-    """Raise or lower what is open, at once; nothing is written where nothing differs."""
-    reason = f"plan {found.plan or 'of its price'}"
-    if budget.limit_nanos != limit_nanos:
-        budgets.change(budget=budget, changes={"limit_nanos": limit_nanos}, by=STRIPE, now=now, reason=reason)
-        return
-    window = _open_window(budget)
-    if window is not None and window.limit_nanos != limit_nanos:
-        ledger.apply_within([ChangeLimit(budget.pk, limit_nanos, reason, STRIPE.name)], now=now)
-
-
-def _open_window(budget: Budget) -> BudgetWindow | None:
-    return budget.windows.filter(closed_at__isnull=True).first()
-
-
-def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime) -> Budget:
-    """The tenant's billing-cycle budget: an operator's is taken over with its caps, else the plan makes one."""
-    rows = Budget.objects.filter(tenant=tenant, scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value)
-    known = rows.first()
-    if known is None:
-        plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
-        policy = {} if plan is None else {
-            "soft_cap": plan.soft_cap, "hard_cap": plan.hard_cap, "downgrade_rules": plan.downgrade_rules,
-            "disabled_tools": plan.disabled_tools,
-        }  # fmt: skip
-        return budgets.create(
-            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=limit_nanos,
-            tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **policy,
-        )  # fmt: skip
-    if known.source != Budget.Source.STRIPE:
-        rows.update(source=Budget.Source.STRIPE)
-        audit.record(
-            action="budget.take_over", target=str(known), by=STRIPE, now=now,
-            old={"source": known.source}, new={"source": Budget.Source.STRIPE.value},
-        )  # fmt: skip
-        known.source = Budget.Source.STRIPE
-    return known
 
 
 def _set_standing(tenant: Tenant, found: Entitlement, now: datetime) -> None:
@@ -260,12 +210,19 @@ def _set_standing(tenant: Tenant, found: Entitlement, now: datetime) -> None:
         )  # fmt: skip
 
 
-def _note(account: BillingAccount, found: Entitlement) -> None:
+def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now: datetime) -> None:
     reasons = list(found.reasons)
+    if limit is not None and limit.owed_nanos:
+        reasons.append(f"owed:{money.format_dollars(limit.owed_nanos)}")
+    if limit is not None and limit.topups_nanos:
+        reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
     if account.tenant is None:
         reasons.append(accounts.why_unbound(account))
+    _tell(account, reasons, now)
     account.state, account.plan = found.state.value, found.plan[:200]
-    account.limit_nanos, account.subscription_id = found.limit_nanos, found.subscription_id
+    account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
+    if limit is not None and found.state == State.FROZEN:
+        account.limit_nanos = max(1, limit.nanos)
     account.period_start = found.period.starts_at if found.period else None
     account.period_end = found.period.ends_at if found.period else None
     account.reasons = reasons
@@ -273,9 +230,28 @@ def _note(account: BillingAccount, found: Entitlement) -> None:
     account.save(
         update_fields=[
             "state", "plan", "limit_nanos", "subscription_id", "period_start", "period_end", "reasons",
-            "kept_values", "window_start", "used_before_nanos",
+            "kept_values", "window_start",
         ]
     )  # fmt: skip
+
+
+def _tell(account: BillingAccount, reasons: list[str], now: datetime) -> None:
+    """Alerts for reasons that need a person: told when they come, over when they go."""
+    told, due = _alerting(account.reasons), _alerting(reasons)
+    for code in sorted(due - told):
+        kind, _, detail = code.partition(":")
+        severity, message = ALERTS[kind]
+        words = message.format(customer=account, tenant=account.tenant or "no tenant", detail=detail)
+        alerts.report(kind=kind, subject=f"{account} {detail}".strip(), message=words, severity=severity, now=now)
+    for code in sorted(told - due):
+        kind, _, detail = code.partition(":")
+        alerts.clear(kind=kind, subject=f"{account} {detail}".strip(), now=now)
+
+
+def _alerting(reasons: Collection[str]) -> set[str]:
+    """The reasons that need a person. What a customer without a tenant would get matters once it has one."""
+    unbound = {code for code in reasons if code.partition(":")[0] in accounts.UNBOUND}
+    return {code for code in unbound or reasons if code.partition(":")[0] in ALERTS}
 
 
 def _remember_trials(tenant: Tenant, found: Entitlement) -> None:
@@ -295,6 +271,10 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
         mirror.take_subscription(account, data, version=version, now=now, force=True)
     for data in picture.invoices:
         mirror.take_invoice(account, data, version=version, now=now, force=True)
+    for data in picture.payments or ():
+        mirror.take_payment(account, data, version=version, now=now, force=True)
+    for data in picture.checkouts:
+        purchases.note_checkout(account, data, now=now)
     for data in (picture.customer, *picture.subscriptions):
         accounts.claim(account=account, slug=shapes.claimed_tenant(data), now=now)
 
@@ -307,6 +287,24 @@ def _products(picture: stripe_client.CustomerPicture, now: datetime) -> tuple[st
         for item in shapes.subscription(data).items
         if item.price.product_id
     }
+    ids |= {line.price.product_id for line in _bought(picture)} - {""}
     fresh = CatalogEntry.objects.filter(stripe_id__in=ids, updated_at__gt=now - CATALOG_AGE)
     missing = ids - set(fresh.values_list("stripe_id", flat=True))
-    return tuple(stripe_client.product(id) for id in sorted(missing))
+    return (*_prices(picture), *(stripe_client.product(id) for id in sorted(missing)))
+
+
+def _prices(picture: stripe_client.CustomerPicture) -> Iterator[stripe_client.Fetched]:
+    """Prices that invoices name by their id alone, and that nothing has told of yet."""
+    told = {item.price.id for data in picture.subscriptions for item in shapes.subscription(data).items}
+    ids = {line.price.id for line in _bought(picture)} - told - {""}
+    for id in sorted(ids - set(CatalogEntry.objects.filter(stripe_id__in=ids).values_list("stripe_id", flat=True))):
+        try:
+            yield stripe_client.price(id)
+        except stripe_client.StripeRefused as error:
+            # One that was deleted since says nothing of today.
+            log.warning("price %s was not read: %s", id, error)
+
+
+def _bought(picture: stripe_client.CustomerPicture) -> Iterator[shapes.Line]:
+    for data in picture.invoices:
+        yield from shapes.invoice(data).lines

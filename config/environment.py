@@ -139,6 +139,36 @@ def meters(env: environ.Env, name: str, *, units: tuple[str, ...]) -> dict[str, 
     return found
 
 
+def percentage(env: environ.Env, name: str, *, default: int) -> int:
+    """A whole percentage from 0 to 100."""
+    return whole(env, name, default=default, maximum=100)
+
+
+def whole(env: environ.Env, name: str, *, default: int, maximum: int) -> int:
+    """A whole number from 0 to `maximum`."""
+    raw = _raw(env, name, str(default))
+    if not (raw.isascii() and raw.isdecimal() and len(raw) < 10 and int(raw) <= maximum):
+        raise ImproperlyConfigured(f"{name} must be a whole number from 0 to {maximum}, not {raw!r}.")
+    return int(raw)
+
+
+def exchange_rates(env: environ.Env, name: str) -> dict[str, Decimal]:
+    """`currency=dollars`, comma-separated: what one unit of a currency is worth."""
+    found: dict[str, Decimal] = {}
+    for part in names(env, name, default=[]):
+        currency, _, raw = part.partition("=")
+        try:
+            rate = Decimal(raw)
+        except InvalidOperation:
+            rate = Decimal("NaN")
+        if len(currency) != 3 or not currency.isalpha() or not rate.is_finite() or rate <= 0:
+            raise ImproperlyConfigured(
+                f"{name} must give dollars for one unit of each currency, such as eur=1.08,gbp=1.27; not {part!r}."
+            )
+        found[currency.lower()] = rate
+    return found
+
+
 def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default: Choice) -> Choice:
     """One of the choices, compared without regard to case."""
     raw = _raw(env, name, str(default))

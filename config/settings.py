@@ -197,6 +197,19 @@ STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 # Stripe's meters that are told of usage, and what each counts; none: usage stays here.
+# What subscriptions come to; a plan's own terms come before these.
+STRIPE_TRIAL_PERCENT = check.percentage(env, "STRIPE_TRIAL_PERCENT", default=10)
+STRIPE_PROVISIONAL_PERCENT = check.percentage(env, "STRIPE_PROVISIONAL_PERCENT", default=10)
+STRIPE_GRACE_DAYS = check.whole(env, "STRIPE_GRACE_DAYS", default=7, maximum=365)
+STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("whole", "paid"), default="whole")
+STRIPE_DOWNGRADE = check.choice(env, "STRIPE_DOWNGRADE", choices=("now", "period_end"), default="now")
+STRIPE_PAUSED_COLLECTION = check.choice(
+    env, "STRIPE_PAUSED_COLLECTION", choices=("past_due", "suspended", "ignore"), default="past_due"
+)
+STRIPE_FREE_BUDGET: Decimal | None = check.dollars(env, "STRIPE_FREE_BUDGET", default="")
+STRIPE_TOPUPS = check.choice(env, "STRIPE_TOPUPS", choices=("roll_over", "expire"), default="roll_over")
+STRIPE_CREATE_TENANTS = check.boolean(env, "STRIPE_CREATE_TENANTS", default=False)
+STRIPE_EXCHANGE_RATES = check.exchange_rates(env, "STRIPE_EXCHANGE_RATES")
 STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "tokens", "calls"))
 STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
 STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")

@@ -100,7 +100,7 @@ def test_override_replaces_the_plan() -> None:
 
 def test_invalid_metadata_keeps_the_old_limit() -> None:
     price = events.price_of("price_x", metadata={"llm_budget_usd": "-3"})
-    kept = {"price_x": (int(valuation.Level.PRICE_METADATA), 42)}
+    kept = {"price_x": (int(valuation.Level.PRICE_METADATA), 42, 0)}
     found = entitled([sub(price=price)], [paid()], kept=kept)
     assert (found.limit_nanos, found.reasons) == (42, ("invalid_metadata:llm_budget_usd",))
 

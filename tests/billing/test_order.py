@@ -57,7 +57,7 @@ def state() -> dict[str, Any]:
     windows = BudgetWindow.objects.filter(closed_at=None, tenant__in=spending)
     budgets = Budget.objects.filter(tenant__in=spending)
     account = ("stripe_customer_id", "tenant__slug", "state", "plan", "limit_nanos", "period_start", "period_end",
-               "subscription_id", "reasons", "used_before_nanos")  # fmt: skip
+               "subscription_id", "reasons")  # fmt: skip
     window = ("tenant__slug", "starts_at", "ends_at", "limit_nanos", "source_id", "state")
     return {
         "accounts": list(BillingAccount.objects.order_by("stripe_customer_id").values_list(*account)),

@@ -15,7 +15,7 @@ from billing.models import BillingAccount, StripeEvent
 from governance.models import Tenant
 from tests import factories
 from tests.billing.conftest import window_of
-from tests.billing.events import DAY, START, event, invoice, invoice_paid, subscription
+from tests.billing.events import DAY, START, event, invoice, invoice_paid, price_of, subscription
 
 pytestmark = pytest.mark.django_db
 API = "https://api.stripe.com/v1"
@@ -34,6 +34,11 @@ class Stripe:
         api.add_callback("GET", f"{API}/customers/cus_acme", lambda _: self.answer(self.customer))
         api.add_callback("GET", f"{API}/subscriptions", lambda _: self.listing(self.subscriptions))
         api.add_callback("GET", f"{API}/invoices", lambda _: self.listing(self.invoices))
+        self.payments: dict[str, list[dict[str, Any]]] = {"charges": [], "disputes": []}
+        for kind in self.payments:
+            api.add_callback("GET", f"{API}/{kind}", lambda _, kind=kind: self.listing(self.payments[kind]))
+        for name in ("price_standard", "price_premium"):
+            api.add("GET", f"{API}/prices/{name}", json=price_of(name))
         for product in ("prod_standard", "prod_premium"):
             api.add("GET", f"{API}/products/{product}", json={"id": product, "object": "product", "metadata": {}})
 

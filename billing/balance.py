@@ -1,0 +1,171 @@
+"""What a tenant may still spend of what was paid for, over all its windows. Pure.
+
+A part is one subscription's period. Spending draws on what was paid for the parts, the one that ends first before the
+others, then on what they allow beyond that (an upgrade counts at once, and is paid for later), then on top-ups. When
+a part is over, what was drawn beyond what was paid is owed:
+
+* an advance, as far as the limit in force at its end allowed it. It waits while what is paid for now is worth at
+  least that limit, because then the customer stayed with what was drawn on; what a period leaves unused repays it.
+* a debt otherwise. It is taken off the next limits until it is paid.
+
+So an upgrade that is kept costs nothing, and one that is taken back is paid for. See docs/adr/0011. Amounts are
+integer nanodollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A subscription's period within a window: what it allows in all, and what was paid for it.
+
+    `level_nanos` is the plan that is kept up with it, which advances are measured by. `frozen`: its payment went
+    back or is in dispute, so it allows no more than what is used. `forgiven`: what was used of it is not owed.
+    """
+
+    key: str
+    ends_at: datetime
+    whole_nanos: int
+    paid_nanos: int
+    level_nanos: int = 0
+    frozen: bool = False
+    forgiven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """One window: its parts, and what was used in it."""
+
+    starts_at: datetime
+    parts: tuple[Part, ...]
+    used_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it."""
+
+    key: str
+    starts_at: datetime
+    amount_nanos: int
+    refunded_nanos: int = 0
+    expires: bool = False
+
+    def counts_in(self, spell_starts_at: datetime) -> bool:
+        return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
+
+
+@dataclass(slots=True)
+class Balance:
+    """What earlier windows leave behind. `advance_level` is the highest limit that an advance was made at."""
+
+    drawn: dict[str, int] = field(default_factory=dict)
+    debt_nanos: int = 0
+    advance_nanos: int = 0
+    advance_level: int = 0
+
+    def owed_nanos(self, level_nanos: int) -> int:
+        """What is to be taken off a limit where a plan of `level_nanos` is kept up."""
+        waits = self.advance_level <= level_nanos
+        return self.debt_nanos + (0 if waits else self.advance_nanos)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts."""
+
+    plan_nanos: int
+    topups_nanos: int
+    owed_nanos: int
+
+    @property
+    def nanos(self) -> int:
+        return self.plan_nanos + self.topups_nanos
+
+
+def carried(past: Sequence[Spell], topups: Sequence[TopUp], *, alive: Collection[str]) -> Balance:
+    """Draw all past windows in order. `alive` are the keys of the parts that count in the current one."""
+    balance = Balance()
+    for number, spell in enumerate(past):
+        _draw(balance, spell, topups)
+        later = {part.key for part in past[number + 1].parts} if number + 1 < len(past) else alive
+        for part in spell.parts:
+            if part.key not in later:
+                _close(balance, part)
+    return balance
+
+
+def limit(balance: Balance, now: Spell, topups: Sequence[TopUp], *, floor_nanos: int = 0) -> Limit:
+    """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
+    count against the top-up."""
+    whole = sum(part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts if not part.frozen)
+    owed = balance.owed_nanos(sum(part.level_nanos for part in now.parts))
+    frozen = _frozen_nanos(balance, now)
+    held = max(0, min(owed, whole))
+    plan = max(max(0, whole - held) + frozen, floor_nanos)
+    left = max(0, now.used_nanos - plan)
+    added = 0
+    for topup in _counting(topups, now.starts_at):
+        drawn = balance.drawn.get(topup.key, 0)
+        taken = min(left, max(0, topup.amount_nanos - drawn))
+        left -= taken
+        # What is refunded is taken back as far as it is unused.
+        added += max(taken, topup.amount_nanos - topup.refunded_nanos - drawn)
+    return Limit(plan, added, held)
+
+
+def _frozen_nanos(balance: Balance, now: Spell) -> int:
+    """What is used of parts that allow no more: they are drawn on before the others."""
+    left, frozen = now.used_nanos, 0
+    for part in now.parts:
+        if part.frozen:
+            taken = min(left, max(0, part.whole_nanos - balance.drawn.get(part.key, 0)))
+            left, frozen = left - taken, frozen + taken
+    return frozen
+
+
+def _draw(balance: Balance, spell: Spell, topups: Sequence[TopUp]) -> None:
+    left = spell.used_nanos
+    parts = sorted(spell.parts, key=lambda part: (not part.frozen, part.ends_at, part.key))
+    takers = [(part.key, part.whole_nanos if part.frozen else part.paid_nanos) for part in parts]
+    takers += [(part.key, part.whole_nanos) for part in parts]
+    takers += [(topup.key, topup.amount_nanos) for topup in _counting(topups, spell.starts_at)]
+    for key, most in takers:
+        taken = min(left, max(0, most - balance.drawn.get(key, 0)))
+        balance.drawn[key] = balance.drawn.get(key, 0) + taken
+        left -= taken
+    if left and parts:
+        last = parts[-1].key
+        balance.drawn[last] = balance.drawn.get(last, 0) + left
+    elif left:
+        balance.debt_nanos += left
+
+
+def _close(balance: Balance, part: Part) -> None:
+    """A part is over: what was drawn beyond its payment is owed, what is left of it repays what is owed."""
+    drawn = balance.drawn.pop(part.key, 0)
+    if part.forgiven:
+        return
+    unused = part.paid_nanos - drawn
+    if unused >= 0:
+        repaid = min(balance.debt_nanos, unused)
+        balance.debt_nanos -= repaid
+        balance.advance_nanos -= min(balance.advance_nanos, unused - repaid)
+    else:
+        # Nothing paid is no upgrade: a provisional period that was never paid is owed.
+        allowed = part.whole_nanos if part.paid_nanos > 0 and not part.frozen else 0
+        advance = max(0, min(drawn, allowed) - part.paid_nanos)
+        balance.advance_nanos += advance
+        balance.debt_nanos += -unused - advance
+        if advance:
+            balance.advance_level = max(balance.advance_level, allowed)
+    if balance.advance_nanos == 0:
+        balance.advance_level = 0
+
+
+def _counting(topups: Sequence[TopUp], starts_at: datetime) -> list[TopUp]:
+    return sorted((one for one in topups if one.counts_in(starts_at)), key=lambda one: (one.starts_at, one.key))
