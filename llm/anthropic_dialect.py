@@ -37,6 +37,7 @@ _SCHEMA_WORDS = frozenset(
 )
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
 _FINISH |= {"refusal": "content_filter"}
+_OUT_OF_MONEY = ("your credit balance is too low", "you have reached your specified", "you have reached your spend")
 # What writing a token into the cache costs, in hundredths of an input token.
 _WRITE_5M_E2, _WRITE_1H_E2 = 125, 200
 
@@ -136,8 +137,10 @@ def out_of_money(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     if error.get("type") == "billing_error":
         return True
     said = str(error.get("message") or "").lower()
-    about_money = "credit balance" in said or "usage limit" in said or "spend limit" in said
-    return about_money and (status == 400 or (status == 429 and "retry-after" not in headers))
+    if status == 400:
+        # From the start: further on, a sentence may quote the client's own words.
+        return said.startswith(_OUT_OF_MONEY)
+    return status == 429 and "retry-after" not in headers and ("usage limit" in said or "spend limit" in said)
 
 
 class Translator:
