@@ -1,0 +1,100 @@
+"""Which providers there are: the environment's, and those that operators add, change and take away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm.endpoints import Endpoint
+from llm.providers import registry
+from llm.providers.anthropic import Anthropic
+from llm.providers.http import HttpAnswer
+from llm.providers.openai_compatible import OpenAICompatible
+from tests.fakes.openai_api import OpenAI
+from tests.servers import served
+
+GROQ = Endpoint("groq", "openai_compatible", "https://api.groq.com/openai/v1", "sk-secret")
+
+
+@pytest.fixture
+def keys(settings: Any) -> Any:
+    settings.MISTRAL_API_BASE = "https://api.mistral.ai"
+    for name in ("MISTRAL", "MISTRAL_EU", "MISTRAL_US", "OPENAI", "ANTHROPIC"):
+        setattr(settings, f"{name}_API_KEY", "")
+    return settings
+
+
+def names() -> list[str]:
+    return sorted(registry.everything(()))
+
+
+def test_without_keys_there_are_no_providers(keys: Any) -> None:
+    assert names() == []
+
+
+def test_the_sandbox_needs_no_key(keys: Any) -> None:
+    keys.MISTRAL_API_BASE = "http://127.0.0.1:8010"
+    assert names() == ["mistral"]
+
+
+def test_every_provider_with_a_key_is_there_and_shows_none(keys: Any) -> None:
+    for name in ("MISTRAL", "MISTRAL_EU", "MISTRAL_US", "OPENAI", "ANTHROPIC"):
+        setattr(keys, f"{name}_API_KEY", "sk-secret")
+    assert names() == ["anthropic", "mistral", "mistral-eu", "mistral-us", "openai"]
+    providers = registry.everything(())
+    assert "api.eu.mistral.ai" in repr(providers["mistral-eu"])
+    assert "sk-secret" not in str(providers) + str([provider.connection for provider in providers.values()])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"), [("openai", OpenAICompatible), ("openai_compatible", OpenAICompatible), ("anthropic", Anthropic)]
+)
+def test_each_kind_has_its_class(keys: Any, kind: str, made: type) -> None:
+    endpoint = Endpoint("x", kind, "https://example.com/v1", "k")
+    assert type(registry.everything([endpoint])["x"]) is made
+
+
+async def test_what_operators_change_is_followed(keys: Any) -> None:
+    providers = registry.configured()
+    await providers.open()
+    await providers.renew([GROQ])
+    first = providers["groq"]
+    await providers.renew([GROQ])
+    assert providers["groq"] is first
+    await providers.renew([Endpoint("groq", GROQ.kind, GROQ.base_url, "sk-new")])
+    assert providers["groq"] is not first
+    await providers.renew([])
+    assert "groq" not in providers
+    await providers.close()
+
+
+async def test_a_call_under_way_ends_where_it_began(keys: Any) -> None:
+    fake = OpenAI(key="sk-secret")
+    with served(fake) as url:
+        providers = registry.configured()
+        await providers.renew([Endpoint("own", "openai", f"{url}/v1", "sk-secret")])
+        own = providers["own"]
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
+        answer = await own.send("/chat/completions", body, content_type="application/json", request_id="r")
+        for _ in range(3):
+            await providers.renew([])
+        assert own.busy
+        assert b"[DONE]" in await answer.read()
+        answer.close()
+        await providers.renew([])
+        assert not own.busy
+        assert own.connection._session is None  # type: ignore[attr-defined]
+        await providers.close()
+
+
+async def test_an_answer_is_closed_once(keys: Any) -> None:
+    with served(OpenAI(key="k")) as url:
+        provider = OpenAICompatible(name="own", api_base=f"{url}/v1", api_key="k")
+        await provider.open()
+        answer = await provider.send("/embeddings", b'{"model": "m"}', content_type="application/json", request_id="r")
+        assert isinstance(answer, HttpAnswer)
+        answer.close()
+        answer.close()
+        assert not provider.busy
+        await provider.close()
