@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from governance import ledger_sql as sql
 from governance import limits_sql as limits
-from governance.batch import Batch, has_ended, new_window
+from governance.batch import LOOKS, Batch, has_ended, new_window
 from governance.money import share_nanos
 from governance.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.results import LedgerError, PeriodResult, ResetResult
@@ -56,25 +56,30 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
 def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
     """Open a paid period's window, once for each grant, and never an older one over a newer."""
     budget, tenant, _ = _budget(batch, op.budget_id)
-    known = sql.granted(op.budget_id, op.source_kind, op.source_id, op.starts_at)
-    if known is not None:
-        return PeriodResult(known, opened=False)
-    current = batch.open.get((op.budget_id, tenant))
-    if current and (op.ends_at <= batch.now or (current.source_kind and op.starts_at < current.starts_at)):
-        return PeriodResult(current.id, opened=False)
-    if current:
-        batch.events.append(
-            EventRow(current, "budget-reset", old_state=current.state, new_state="active",
-                     reason=op.reason, actor=op.actor)
+    for _ in range(LOOKS):
+        known = sql.granted(op.budget_id, op.source_kind, op.source_id, op.starts_at)
+        if known is not None:
+            return PeriodResult(known, opened=False)
+        current = batch.open.get((op.budget_id, tenant))
+        if current and (op.ends_at <= batch.now or (current.source_kind and op.starts_at < current.starts_at)):
+            return PeriodResult(current.id, opened=False)
+        if current:
+            batch.events.append(
+                EventRow(current, "budget-reset", old_state=current.state, new_state="active",
+                         reason=op.reason, actor=op.actor)
+            )  # fmt: skip
+            current.closed_at = batch.now
+            sql.close_windows([current.id], batch.now)
+        new = NewWindow(
+            Governed(budget, tenant, budget.tenant_id), op.starts_at, op.ends_at, op.limit_nanos,
+            op.source_kind, op.source_id,
         )  # fmt: skip
-        current.closed_at = batch.now
-        sql.close_windows([current.id], batch.now)
-    new = NewWindow(
-        Governed(budget, tenant, budget.tenant_id), op.starts_at, op.ends_at, op.limit_nanos,
-        op.source_kind, op.source_id,
-    )  # fmt: skip
-    _open(batch, [new])
-    return PeriodResult(batch.open[op.budget_id, tenant].id, opened=True)
+        _open(batch, [new])
+        opened = batch.open[op.budget_id, tenant]
+        if (opened.source_kind, opened.source_id, opened.starts_at) == (op.source_kind, op.source_id, op.starts_at):
+            return PeriodResult(opened.id, opened=True)
+        # There was none to lock, and another grant or a call opened one at this moment: now it is there, and locked.
+    raise LedgerError("windows kept changing while one was being opened")
 
 
 def change_limit(batch: Batch, op: ChangeLimit) -> int:
