@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from governance import ledger
 from governance.models import SpendEntry, Tenant
+from llm.gateway.routes import ROUTES
 from tests import factories as make
 from tests.clients.conftest import Arrivals, ClientProcesses
 from tests.clients.processes import ClientProcess
@@ -36,8 +37,12 @@ class Client:
     dawdles: bool = False
     # Whether its script has the cells about size: one client of each HTTP library does.
     sized: bool = False
+    # Further routes that it is tried on.
+    routes: tuple[str, ...] = ()
 
 
+MISTRAL_ROUTES = ("models", "model", "fim", "fim-stream", "embeddings", "moderations", "ocr", "transcription")
+OPENAI_ROUTES = ("models", "model", "embeddings", "transcription")
 MISTRAL_PYTHON = {
     **dict.fromkeys((400, 401, 402, 403, 413, 429, 502), "mistralai.client.errors.sdkerror.SDKError"),
     422: "mistralai.client.errors.httpvalidationerror.HTTPValidationError",
@@ -54,8 +59,8 @@ OPENAI_PYTHON = {
     status: f"openai.{name}" for status, name in ({402: "APIStatusError", 413: "APIStatusError"} | OPENAI).items()
 }
 CLIENTS = {
-    "mistralai": Client("python/mistralai_client.py", "suite", MISTRAL_PYTHON, sized=True),
-    "openai": Client("python/openai_client.py", "suite", OPENAI_PYTHON, tries=3, sized=True),
+    "mistralai": Client("python/mistralai_client.py", "suite", MISTRAL_PYTHON, sized=True, routes=MISTRAL_ROUTES),
+    "openai": Client("python/openai_client.py", "suite", OPENAI_PYTHON, tries=3, sized=True, routes=OPENAI_ROUTES),
     "openai 2": Client("python/openai_client.py", "clients", OPENAI_PYTHON, tries=3),
     "langchain-mistralai": Client(
         "python/langchain_client.py",
@@ -94,9 +99,15 @@ CLIENTS = {
         "node",
         {**dict.fromkeys((400, 401, 402, 403, 413, 429, 502), "SDKError"), 422: "HTTPValidationError"},
         sized=True,
+        routes=MISTRAL_ROUTES,
     ),
     "openai (node)": Client(
-        "node/openai.mjs", "node", {402: "APIError", 413: "APIError"} | OPENAI, tries=3, sized=True
+        "node/openai.mjs",
+        "node",
+        {402: "APIError", 413: "APIError"} | OPENAI,
+        tries=3,
+        sized=True,
+        routes=OPENAI_ROUTES,
     ),
     "@ai-sdk/mistral": Client(
         "node/ai-sdk.mjs",
@@ -184,6 +195,7 @@ def test_a_client_works_unmodified(client: Client, matrix: Matrix, settings: Any
     refusals_that_pass(matrix, subtests, settings)
     if client.sized:
         sizes(matrix, subtests)
+    other_routes(matrix, subtests)
 
 
 def answers(matrix: Matrix, subtests: pytest.Subtests) -> str:
@@ -278,3 +290,34 @@ def sizes(matrix: Matrix, subtests: pytest.Subtests) -> None:
         seen = matrix.play("413")
         assert seen.refusal == (matrix.client.refused[413], 413, "body_too_large")
         assert (seen.arrived, seen.sent_on) == (1, 0)
+
+
+# Path of a further route, and what is true of the answer.
+OTHER_ROUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "models": ("/v1/models", lambda ids: "mistral-small-2603" in ids),
+    "model": ("/v1/models/mistral-small-latest", lambda id: id == "mistral-small-2603"),
+    "fim": ("/v1/fim/completions", lambda text: text.startswith(" The budget covers")),
+    "fim-stream": ("/v1/fim/completions", lambda text: text.startswith(" The budget covers")),
+    "embeddings": ("/v1/embeddings", lambda sizes: sizes == [1024, 1024]),
+    "moderations": ("/v1/moderations", lambda results: results == 2),
+    "ocr": ("/v1/ocr", lambda pages: pages == ["# Page 0"]),
+    "transcription": ("/v1/audio/transcriptions", lambda text: len(text) > 0),
+}
+
+
+def other_routes(matrix: Matrix, subtests: pytest.Subtests) -> None:
+    for cell in matrix.client.routes:
+        path, holds = OTHER_ROUTES[cell]
+        with subtests.test(cell):
+            if not (path in ROUTES or path.startswith("/v1/models")):
+                pytest.skip(f"the gateway has no {path} yet")
+            seen = matrix.play(cell)
+            assert "error" not in seen.shown, seen.shown
+            assert holds(seen.shown["content"])
+            assert seen.arrived == 1
+            if path.startswith("/v1/models"):
+                continue
+            assert [request.path for request in list(matrix.product.sandbox.requests)[-seen.sent_on :]] == [path]
+            entry = SpendEntry.objects.get(tenant=seen.tenant)
+            assert entry.certainty == "confirmed"
+            assert entry.cost_nanos > 0

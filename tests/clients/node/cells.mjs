@@ -8,6 +8,23 @@ export const MAX_TOKENS = 200;
 export const QUESTION = 'Match this invoice.';
 // Sent under the same Idempotency-Key.
 export const OTHER_QUESTION = 'Match another invoice.';
+export const TEXTS = ['An invoice.', 'An order.'];
+export const CODE = 'def total(invoice):';
+export const DOCUMENT = 'https://example.com/invoice.pdf';
+// A second of silence: 16 bits, 8 kHz.
+export const AUDIO = Buffer.alloc(16044);
+AUDIO.write('RIFF', 0);
+AUDIO.writeUInt32LE(16036, 4);
+AUDIO.write('WAVEfmt ', 8);
+AUDIO.writeUInt32LE(16, 16);
+AUDIO.writeUInt16LE(1, 20);
+AUDIO.writeUInt16LE(1, 22);
+AUDIO.writeUInt32LE(8000, 24);
+AUDIO.writeUInt32LE(16000, 28);
+AUDIO.writeUInt16LE(2, 32);
+AUDIO.writeUInt16LE(16, 34);
+AUDIO.write('data', 36);
+AUDIO.writeUInt32LE(16000, 40);
 // Sizes of an image's base64; the second is over the gateway's limit.
 const IMAGE_BYTES = { large: 30_000_000, 413: 34_000_000 };
 export const IDEMPOTENCY_KEY = 'one-key-for-two-requests';

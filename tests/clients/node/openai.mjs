@@ -1,10 +1,23 @@
 // OpenAI's own client.
 
-import OpenAI from 'openai';
+import OpenAI, { toFile } from 'openai';
 import * as cells from './cells.mjs';
+
+// What the other routes give.
+const ROUTES = {
+  models: async (client) => (await client.models.list()).data.map((model) => model.id),
+  model: async (client) => (await client.models.retrieve(cells.model('model'))).id,
+  embeddings: async (client) =>
+    (await client.embeddings.create({ model: 'mistral-embed', input: cells.TEXTS })).data.map((each) => each.embedding.length),
+  transcription: async (client) => {
+    const file = await toFile(cells.AUDIO, 'memo.wav');
+    return (await client.audio.transcriptions.create({ model: 'voxtral-mini-latest', file })).text;
+  },
+};
 
 async function call(url, key, cell) {
   const client = new OpenAI({ apiKey: key, baseURL: `${url}/v1` });
+  if (ROUTES[cell]) return { content: await ROUTES[cell](client) };
   const request = {
     model: cells.model(cell),
     messages: cells.question(cell, (url) => ({ type: 'image_url', image_url: { url } })),

@@ -11,6 +11,7 @@ an answer, or `error` (the class), `status` and `code` of what it raised. By han
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -35,6 +36,13 @@ TOOL = {
         },
     },
 }
+TEXTS = ["An invoice.", "An order."]
+CODE = "def total(invoice):"
+DOCUMENT = "https://example.com/invoice.pdf"
+# A second of silence: 16 bits, 8 kHz.
+AUDIO = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 16036, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 16000) + (
+    bytes(16000)
+)
 # Sizes of an image's base64; the second is over the gateway's limit.
 IMAGE_BYTES = {"large": 30_000_000, "413": 34_000_000}
 IDEMPOTENCY_KEY = "one-key-for-two-requests"

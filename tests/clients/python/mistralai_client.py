@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cells
@@ -11,6 +12,8 @@ from mistralai.client.errors import MistralError
 
 def call(url: str, key: str, cell: str) -> cells.Seen:
     client = Mistral(api_key=key, server_url=url)
+    if cell in ROUTES:
+        return {"content": ROUTES[cell](client)}
     request: dict[str, Any] = {
         "model": cells.model(cell),
         "messages": cells.messages(cell),
@@ -32,6 +35,48 @@ def call(url: str, key: str, cell: str) -> cells.Seen:
         "finish_reason": choice.finish_reason,
         "tool": cells.called(function.name, function.arguments) if function else None,
     }
+
+
+def fim_stream(client: Mistral) -> str:
+    with client.fim.stream(model="codestral-latest", prompt=cells.CODE, max_tokens=cells.MAX_TOKENS) as stream:
+        return "".join(choice.delta.content or "" for event in stream for choice in event.data.choices)
+
+
+def fim(client: Mistral) -> str:
+    answer = client.fim.complete(model="codestral-latest", prompt=cells.CODE, max_tokens=cells.MAX_TOKENS)
+    return answer.choices[0].message.content
+
+
+def ocr(client: Mistral) -> list[str]:
+    document = {"type": "document_url", "document_url": cells.DOCUMENT}
+    return [
+        page.markdown for page in client.ocr.process(model="mistral-ocr-latest", document=document, pages=[0]).pages
+    ]
+
+
+def transcription(client: Mistral) -> str:
+    file = {"file_name": "memo.wav", "content": cells.AUDIO}
+    return client.audio.transcriptions.complete(model="voxtral-mini-latest", file=file).text
+
+
+def embeddings(client: Mistral) -> list[int]:
+    answer = client.embeddings.create(model="mistral-embed", inputs=cells.TEXTS)
+    return [len(each.embedding) for each in answer.data]
+
+
+# What the other routes give.
+ROUTES: dict[str, Callable[[Mistral], Any]] = {
+    "models": lambda client: [model.id for model in client.models.list().data],
+    "model": lambda client: client.models.retrieve(model_id=cells.model("model")).id,
+    "fim": fim,
+    "fim-stream": fim_stream,
+    "embeddings": embeddings,
+    "moderations": lambda client: len(
+        client.classifiers.moderate(model="mistral-moderation-latest", inputs=cells.TEXTS).results
+    ),
+    "ocr": ocr,
+    "transcription": transcription,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cells
@@ -10,6 +11,8 @@ import openai
 
 def call(url: str, key: str, cell: str) -> cells.Seen:
     client = openai.OpenAI(api_key=key, base_url=f"{url}/v1")
+    if cell in ROUTES:
+        return {"content": ROUTES[cell](client)}
     request: dict[str, Any] = {
         "model": cells.model(cell),
         "messages": cells.messages(cell),
@@ -31,6 +34,25 @@ def call(url: str, key: str, cell: str) -> cells.Seen:
         "finish_reason": choice.finish_reason,
         "tool": cells.called(function.name, function.arguments) if function else None,
     }
+
+
+def embeddings(client: openai.OpenAI) -> list[int]:
+    answer = client.embeddings.create(model="mistral-embed", input=cells.TEXTS)
+    return [len(each.embedding) for each in answer.data]
+
+
+def transcription(client: openai.OpenAI) -> str:
+    file = ("memo.wav", cells.AUDIO)
+    return client.audio.transcriptions.create(model="voxtral-mini-latest", file=file).text
+
+
+# What the other routes give.
+ROUTES: dict[str, Callable[[openai.OpenAI], Any]] = {
+    "models": lambda client: [model.id for model in client.models.list().data],
+    "model": lambda client: client.models.retrieve(cells.model("model")).id,
+    "embeddings": embeddings,
+    "transcription": transcription,
+}
 
 
 if __name__ == "__main__":
