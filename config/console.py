@@ -59,6 +59,9 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "billing.stripeevent": ("Stripe inbox", "inbox"),
             "billing.stripecheck": ("Looks at Stripe", "search_check"),
             "billing.meterevent": ("Usage outbox", "outbox"),
+            "billing.usagemeter": ("Usage meters", "speed"),
+            "billing.metererrorreport": ("Meter errors", "running_with_errors"),
+            "billing.outboundrequest": ("Requests to Stripe", "send"),
         },
     ),
     (

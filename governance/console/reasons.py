@@ -52,16 +52,18 @@ def ask(
     action: str = "",
     danger: bool = False,
     asks: type[ReasonForm] = ReasonForm,
+    refusals: tuple[type[Exception], ...] = REFUSALS,
 ) -> HttpResponse:
     """Show the reason page; when it comes back with a reason, `act(row, reason)` on each row and go `back`.
 
     `action` is the list action that led here, which the page posts again together with the selection; `danger`
-    shows that the act hurts. What `asks` asks for beside the reason is given to `act` by its name.
+    shows that the act hurts. What `asks` asks for beside the reason is given to `act` by its name. `refusals` are what
+    the act may raise; their words are shown.
     """
     confirmed = request.method == "POST" and CONFIRM in request.POST
     form = asks(request.POST if confirmed else None)
     if confirmed and form.is_valid():
-        _act_on_each(request, rows, act, form.cleaned_data, verb)
+        _act_on_each(request, rows, act, form.cleaned_data, verb, refusals)
         return redirect(back)
     context = {
         **model_admin.admin_site.each_context(request),
@@ -81,13 +83,18 @@ def ask(
 
 
 def _act_on_each(
-    request: HttpRequest, rows: Sequence[Any], act: Callable[..., object], given: dict[str, Any], verb: str
+    request: HttpRequest,
+    rows: Sequence[Any],
+    act: Callable[..., object],
+    given: dict[str, Any],
+    verb: str,
+    refusals: tuple[type[Exception], ...],
 ) -> None:
     done = 0
     for row in rows:
         try:
             act(row, **given)
-        except REFUSALS as error:
+        except refusals as error:
             messages.error(request, f"{row}: {error}")
         else:
             done += 1
