@@ -263,7 +263,8 @@ def refusals_that_pass(matrix: Matrix, subtests: pytest.Subtests, settings: Any)
         seen = matrix.play("429", before=held)
         assert seen.refusal == (client.refused[429], 429, "budget_in_flight")
         assert (seen.arrived, seen.sent_on) == (client.tries, 0)
-        assert client.tries - 1 <= seen.took_s < 2 * client.tries
+        # A second each, as told; and no more but for a slow machine.
+        assert client.tries - 1 <= seen.took_s < client.tries + 5
     if client.dawdles:
         return
     with subtests.test("502"):
