@@ -47,6 +47,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "llm.model": ("Models", "neurology"),
             "llm.modelalias": ("Aliases", "alternate_email"),
             "llm.price": ("Prices", "sell"),
+            "llm.providerendpoint": ("Providers", "hub"),
         },
     ),
     (

@@ -168,19 +168,20 @@ class ProviderEndpointForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
-        if self.errors:
-            return cleaned
-        if self.cleaned_data["new_key"] and self.cleaned_data.get("key_env"):
+        new_key, key_env = (self.cleaned_data.get(name) or "" for name in ("new_key", "key_env"))
+        if new_key and key_env:
             self.add_error("new_key", "Enter a key or name its variable, not both.")
-        before = ProviderEndpoint.objects.filter(pk=self.instance.pk).first()
-        row = ProviderEndpoint(**{name: self.cleaned_data.get(name, getattr(before, name, "")) for name in self.FIELDS})
-        try:
-            endpoints.check_key(row=row, before=before, new_key=self.cleaned_data["new_key"])
-        except endpoints.KeyNeeded as error:
-            self.add_error("new_key", str(error))
+        elif not self.errors:
+            self._check_key(new_key)
         return cleaned
 
-    FIELDS = ("kind", "base_url", "key_env")
+    def _check_key(self, new_key: str) -> None:
+        before = ProviderEndpoint.objects.filter(pk=self.instance.pk).first()
+        row = ProviderEndpoint(**{name: self.cleaned_data[name] for name in ("kind", "base_url", "key_env")})
+        try:
+            endpoints.check_key(row=row, before=before, new_key=new_key)
+        except endpoints.KeyNeeded as error:
+            self.add_error("new_key", str(error))
 
 
 @admin.register(ProviderEndpoint)

@@ -19,11 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyNeeded(ValueError):
-    """The key must be entered again, or for the first time. `field` is what asks for it."""
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
+    """The key must be entered again, or for the first time; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +66,9 @@ def check_key(*, row: ProviderEndpoint, before: ProviderEndpoint | None, new_key
     if new_key or row.key_env:
         return
     if before is not None and before.sealed_key and row.base_url != before.base_url:
-        raise KeyNeeded("Enter the key again with a new address.", "base_url")
+        raise KeyNeeded("Enter the key again with a new address.")
     if row.kind != ProviderEndpoint.Kind.OPENAI_COMPATIBLE and not (before is not None and before.sealed_key):
-        raise KeyNeeded(f"{row.get_kind_display()} takes no calls without a key.", "kind")
+        raise KeyNeeded(f"{row.get_kind_display()} takes no calls without a key.")
 
 
 def _key(row: ProviderEndpoint) -> str | None:

@@ -15,9 +15,12 @@ import httpx2 as httpx
 import openai
 import pytest
 
+from governance.audit import Actor
 from governance.models import BudgetWindow, SpendEntry
-from llm import catalog
-from llm.models import Model, Price
+from llm import catalog, endpoints
+from llm.models import Model, Price, ProviderEndpoint
+from llm.providers import registry
+from llm.sandbox import Sandbox
 from tests import factories as make
 from tests.factories import nanos
 from tests.fakes import anthropic_api, openai_api
@@ -497,3 +500,42 @@ def test_what_only_mistral_knows_is_translated(product: Product, fakes: dict[str
     assert (sent["seed"], sent["tool_choice"]) == (5, "required")
     assert sent["messages"][0]["content"][0]["image_url"] == {"url": "https://example.com/a.png"}
     assert not {"random_seed", "safe_prompt", "metadata", "max_tokens"} & set(sent)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.05)
+
+
+def test_a_provider_that_an_operator_adds_is_called_without_a_restart(
+    quick: None, product: Product, fakes: dict[str, Fake], settings: Any
+) -> None:
+    serve("own", "gpt-oss")
+    key = product.key()
+    assert product.chat(key, model="gpt-oss").json()["code"] == "provider_not_configured"
+    row = ProviderEndpoint(name="own", kind="openai", base_url=settings.OPENAI_API_BASE)
+    by = Actor(name="ops")
+    endpoints.save(row=row, new_key=fakes["openai"].key, by=by, now=make.NOON)
+    assert eventually(lambda: product.chat(key, model="gpt-oss").status_code == 200)
+    assert entry().provider == "own"
+    row.enabled = False
+    endpoints.save(row=row, new_key="", by=by, now=make.NOON)
+    assert eventually(lambda: product.chat(key, model="gpt-oss").status_code == 400)
+
+
+@pytest.fixture
+def eu_zone(settings: Any, sandbox: Sandbox, sandbox_url: str) -> None:
+    settings.MISTRAL_EU_API_BASE, settings.MISTRAL_EU_API_KEY = sandbox_url, "eu-key"
+
+
+def test_a_zone_of_mistrals_is_called_at_its_own_price(eu_zone: None, product: Product) -> None:
+    response = product.chat(product.key(), model="mistral-eu/mistral-large-latest")
+    assert response.status_code == 200, response.text
+    usage = response.json()["usage"]
+    assert entry().cost_nanos == usage["prompt_tokens"] * 550 + usage["completion_tokens"] * 1650
+    assert (entry().provider, entry().certainty) == ("mistral-eu", "confirmed")
+    sent = product.sandbox.requests[-1]
+    assert sent.body["model"] == "mistral-large-latest"
+    assert (
+        product.chat(product.key(), model="mistral-us/mistral-large-latest").json()["code"] == "provider_not_configured"
+    )
