@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing import accounts, dispatch, inbox, plans, stripe_client, sync
-from billing import usage_admin as usage_admin
+from billing.console import usage as usage
 from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, StripeCheck, StripeEvent, Subscription
 from governance import money
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
