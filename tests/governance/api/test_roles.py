@@ -99,6 +99,7 @@ TABLE: dict[str, Answers] = {
     "post keys/<int:id>/rotate": operators(201),
     "post webhooks/stripe": (400,) * 6,
     "get billing/accounts": STAFF_READ,
+    "get billing/margin": STAFF_READ,
     "get plans": STAFF_READ,
     "post plans": operators(),
     "get plans/<int:id>": STAFF_READ,
