@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.test import Client
 
-from billing import dispatch, inbox, webhooks
+from billing import dispatch, handlers, inbox, sync, webhooks
 from billing.models import BillingAccount, StripeEvent
 from governance.models import BudgetWindow, Tenant
 from tests import factories
@@ -98,3 +98,77 @@ def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant) -> None:
     assert BillingAccount.objects.get().tenant == acme
     assert window_of().limit_nanos == factories.nanos("200")
     assert BudgetWindow.objects.count() == 1
+
+
+@pytest.mark.postgres_only
+def test_of_two_that_store_an_event_at_the_same_moment_one_row_stays(acme: Tenant, monkeypatch: Any) -> None:
+    """Both have looked for it, and neither has found it, when they write."""
+    written, both_looked = StripeEvent.objects.bulk_create, threading.Barrier(2)
+
+    def meet(*args: Any, **kwargs: Any) -> Any:
+        both_looked.wait(10)
+        return written(*args, **kwargs)
+
+    monkeypatch.setattr(StripeEvent.objects, "bulk_create", meet)
+    envelope = webhooks.parse(json.dumps(invoice_paid()))
+    new = at_once([lambda: inbox.store(envelope, now=START), lambda: inbox.store(envelope, now=START + DAY)])
+    assert sorted(new) == [False, True]
+    assert StripeEvent.objects.count() == 1
+
+
+def test_the_database_itself_keeps_one_row_for_an_event(acme: Tenant) -> None:
+    envelope = webhooks.parse(json.dumps(invoice_paid()))
+    inbox.store(envelope, now=START)
+    row = StripeEvent.objects.get()
+    row.pk = None
+    with pytest.raises(IntegrityError):
+        row.save(force_insert=True)
+
+
+@pytest.mark.postgres_only
+def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tenant, monkeypatch: Any) -> None:
+    sent = checkout_completed()
+    inbox.store(webhooks.parse(json.dumps(sent)), now=START)
+    handle, claimed, passed_over = handlers.handle, threading.Event(), threading.Event()
+    handled = []
+
+    def hold(event: StripeEvent, *args: Any, **kwargs: Any) -> None:
+        handled.append(event.event_id)
+        claimed.set()
+        assert passed_over.wait(10)
+        handle(event, *args, **kwargs)
+
+    def second() -> bool:
+        assert claimed.wait(10)
+        try:
+            return inbox.process(sent["id"], now=START)
+        finally:
+            passed_over.set()
+
+    monkeypatch.setattr(handlers, "handle", hold)
+    assert at_once([lambda: inbox.process(sent["id"], now=START), second]) == [True, False]
+    assert handled == [sent["id"]]
+    assert StripeEvent.objects.get().attempts == 1
+
+
+@pytest.mark.postgres_only
+def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypatch: Any) -> None:
+    events = [checkout_completed(), subscription_created()]
+    for event in events:
+        inbox.store(webhooks.parse(json.dumps(event)), now=START)
+    BillingAccount.objects.create(stripe_customer_id="cus_acme")
+    settle, inside, together = sync.settle, threading.Semaphore(1), threading.Event()
+
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        if not inside.acquire(blocking=False):
+            together.set()
+        # Without the customer's lock the other would come in meanwhile.
+        together.wait(0.3)
+        try:
+            return settle(*args, **kwargs)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(sync, "settle", alone)
+    assert at_once([lambda id=event["id"]: inbox.process(id, now=START) for event in events]) == [True, True]
+    assert not together.is_set()
