@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from governance.policies import Quoter
@@ -67,6 +68,8 @@ class PoolModel:
     context_tokens: int | None = None
 
     def narrowed(self, entry: Entry) -> Entry:
+        if self.capabilities is None and self.context_tokens is None:
+            return entry
         capabilities, context = entry.capabilities, entry.context_tokens
         if self.capabilities is not None:
             capabilities &= self.capabilities
@@ -86,13 +89,17 @@ class Strategy:
     threshold: int = THRESHOLD
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Routing:
     """What the file says. `chains` go from the model asked for to those that stand in for it."""
 
     pool: tuple[PoolModel, ...] = ()
     strategies: Mapping[str, Strategy] = field(default_factory=dict)
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, PoolModel]:
+        return {each.name: each for each in self.pool}
 
     @property
     def strategy_names(self) -> tuple[str, ...]:
@@ -176,9 +183,9 @@ class _Able:
 
     def pool(self, strategy: Strategy) -> Iterator[PoolModel]:
         """The strategy's models, in its order or the pool's."""
-        by_name = {each.name: each for each in self.routing.pool if each.enabled and strategy.tags <= each.tags}
-        for name in strategy.models or by_name:
-            if (found := by_name.get(name)) and self._is_able(found):
+        for name in strategy.models or self.routing.by_name:
+            found = self.routing.by_name.get(name)
+            if found and strategy.tags <= found.tags and self._is_able(found):
                 yield found
 
     def elsewhere(self, model: str, asked: Entry) -> Iterator[str]:
@@ -198,8 +205,8 @@ class _Able:
             # The chains speak of bare names: the same steps, at the provider that was asked for.
             chains = [tuple(f"{asked.provider}/{step}" for step in chain) for chain in chains]
             rest = self._rest(chains, asked)
-        pool = {each.name: each for each in self.routing.pool}
-        return [step for step in rest or () if self._is_able(pool.get(step, PoolModel(step)))]
+        by_name = self.routing.by_name
+        return [step for step in rest or () if self._is_able(by_name.get(step) or PoolModel(step))]
 
     def _rest(self, chains: Sequence[Sequence[str]], asked: Entry) -> Sequence[str] | None:
         found = None
