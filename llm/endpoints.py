@@ -10,12 +10,15 @@ from typing import Any
 
 from django.db import transaction
 
-from governance import audit
+from governance import alerts, audit
 from governance.audit import Actor
-from llm import sealing
+from llm import addresses, sealing
 from llm.models import ProviderEndpoint
 
 log = logging.getLogger(__name__)
+
+# The kind of the alert for an endpoint whose key cannot be had.
+UNUSABLE = "provider_key_missing"
 
 
 class KeyNeeded(ValueError):
@@ -33,10 +36,29 @@ class Endpoint:
 
 
 def usable() -> tuple[Endpoint, ...]:
-    """The endpoints that are enabled and have a key, by name. One whose key cannot be read is left out, and said so."""
-    rows = ProviderEndpoint.objects.filter(enabled=True).order_by("name")
-    found = ((row, _key(row)) for row in rows)
-    return tuple(Endpoint(row.name, row.kind, row.base_url, key) for row, key in found if key is not None)
+    """The endpoints that are enabled and whose key can be had, by name."""
+    return _sorted()[0]
+
+
+class Watch:
+    """Reads the endpoints again and again; tells operators when a key cannot be had, and when it can again."""
+
+    def __init__(self) -> None:
+        # Name -> why it is not called. None: not looked yet.
+        self._unusable: dict[str, str] | None = None
+
+    def read(self, *, now: datetime) -> tuple[Endpoint, ...]:
+        """As `usable`."""
+        found, unusable = _sorted()
+        before = self._unusable
+        for name, why in unusable.items():
+            if before is None or before.get(name) != why:
+                log.error("provider %s: %s", name, why)
+                alerts.report(kind=UNUSABLE, subject=name, message=why, now=now, severity="critical")
+        for name in {endpoint.name for endpoint in found} if before is None else before.keys() - unusable.keys():
+            alerts.clear(kind=UNUSABLE, subject=name, now=now)
+        self._unusable = unusable
+        return found
 
 
 def save(*, row: ProviderEndpoint, new_key: str, by: Actor, now: datetime) -> ProviderEndpoint:
@@ -71,20 +93,35 @@ def check_key(*, row: ProviderEndpoint, before: ProviderEndpoint | None, new_key
         raise KeyNeeded(f"{row.get_kind_display()} takes no calls without a key.")
 
 
-def _key(row: ProviderEndpoint) -> str | None:
-    """The key of an endpoint; empty where it needs none, None where it cannot be had."""
+class _NoKey(Exception):
+    """Why an endpoint's key cannot be had."""
+
+
+def _sorted() -> tuple[tuple[Endpoint, ...], dict[str, str]]:
+    """The endpoints that can be called, and why the others cannot."""
+    found: list[Endpoint] = []
+    unusable: dict[str, str] = {}
+    for row in ProviderEndpoint.objects.filter(enabled=True).order_by("name"):
+        try:
+            found.append(Endpoint(row.name, row.kind, row.base_url, _key(row)))
+        except _NoKey as error:
+            unusable[row.name] = str(error)
+    return tuple(found), unusable
+
+
+def _key(row: ProviderEndpoint) -> str:
+    """The key of an endpoint; empty where it has none. Raises _NoKey."""
     if row.key_env:
         key = os.environ.get(row.key_env, "").strip()
-        if not key:
-            log.error("provider %s: the variable %s holds no key", row.name, row.key_env)
-        return key or None
+        if not key or addresses.problem_with_key(key):
+            raise _NoKey(f"The variable {row.key_env} holds no key.")
+        return key
     if not row.sealed_key:
         return ""
     try:
         return sealing.unseal(row.sealed_key)
-    except sealing.Unreadable:
-        log.error("provider %s: its key was sealed under another SECRET_KEY; enter it again", row.name)
-        return None
+    except sealing.Unreadable as error:
+        raise _NoKey("Its key was sealed under another SECRET_KEY; enter it again.") from error
 
 
 def _sealed(row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str) -> str:

@@ -43,6 +43,8 @@ class Gateway:
 
     def __init__(self) -> None:
         self.identities = Identities()
+        # The event loop that it runs in, while it runs.
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self) -> None:
         # Reads that the cache cannot answer go through one thread, and so through one database connection.
@@ -55,17 +57,25 @@ class Gateway:
         self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, lessons=self.lessons)
         self.providers = registry.configured()
         await self.providers.open()
-        await self.providers.renew(await self.read(endpoints.usable))
+        watch = endpoints.Watch()
+
+        async def added() -> tuple[endpoints.Endpoint, ...]:
+            return await self.read(lambda: watch.read(now=timezone.now()))
+
+        await self.providers.renew(await added())
         self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS)
         self.breakers = Breakers()
         self.troubles = Troubles(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
-            asyncio.create_task(self.providers.keep_current(lambda: self.read(endpoints.usable))),
+            asyncio.create_task(self.providers.keep_current(added)),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
         ]
 
+        self.loop = asyncio.get_running_loop()
+
     async def shutdown(self) -> None:
+        self.loop = None
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)

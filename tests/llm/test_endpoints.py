@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 
+from governance import alerts
 from governance.audit import Actor
 from governance.models import AuditEntry
 from llm import endpoints
@@ -63,10 +64,13 @@ def test_a_key_is_not_sent_to_another_address_than_it_was_entered_for() -> None:
     assert endpoints.usable()[0].api_key == "sk-2"
 
 
-def test_a_key_from_a_variable(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def open_alerts() -> list[tuple[str, str, int]]:
+    return list(alerts.open_ones().values_list("subject", "severity", "count"))
+
+
+def test_a_key_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     saved(new_key="", key_env="GROQ_API_KEY")
     assert endpoints.usable() == ()
-    assert "GROQ_API_KEY" in caplog.text
     monkeypatch.setenv("GROQ_API_KEY", KEY)
     assert endpoints.usable()[0].api_key == KEY
 
@@ -84,13 +88,31 @@ def test_a_server_of_ones_own_may_need_no_key_others_do() -> None:
         saved(new_key="", name="second", kind="anthropic")
 
 
-def test_a_key_that_cannot_be_read_leaves_its_provider_out(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_operators_are_told_once_of_a_key_that_cannot_be_read_and_when_it_can_again(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     saved()
+    watch, old = endpoints.Watch(), settings.SECRET_KEY
+    assert len(watch.read(now=NOON)) == 1
     settings.SECRET_KEY = "another-" * 10
-    assert endpoints.usable() == ()
-    assert "enter it again" in caplog.text
+    for _ in range(3):
+        assert watch.read(now=NOON) == ()
+    assert open_alerts() == [("groq", "critical", 1)]
+    assert caplog.text.count("enter it again") == 1
     assert KEY not in caplog.text
+    settings.SECRET_KEY_FALLBACKS = [old]
+    assert watch.read(now=NOON)[0].api_key == KEY
+    assert open_alerts() == []
+
+
+def test_an_alert_from_before_a_restart_ends_with_its_cause(settings: Any) -> None:
+    saved()
+    old, settings.SECRET_KEY = settings.SECRET_KEY, "another-" * 10
+    endpoints.Watch().read(now=NOON)
+    settings.SECRET_KEY = old
+    endpoints.Watch().read(now=NOON)
+    assert open_alerts() == []
 
 
 def test_one_that_is_switched_off_is_not_called() -> None:
