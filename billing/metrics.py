@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from django.db.models import Count, Min, Sum
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from billing import health
-from billing.models import StripeCheck
+from billing.models import MeterEvent, StripeCheck, UsageMeter
 
 PREFIX = "spend_governor_stripe"
+NOT_SENT = ("pending", "sending", "failed", "held")
 
 
 def collect(now: datetime) -> Iterator[Metric]:
@@ -33,6 +35,25 @@ def collect(now: datetime) -> Iterator[Metric]:
         serious = found.endpoint.figures.get("serious", 0)
         yield _gauge("endpoint_findings", "What was wrong with the webhook endpoint when last looked at.", serious)
     yield from _ages(now, backfill=found.backfill, reconcile=found.reconcile)
+    yield from _usage(now)
+
+
+def _usage(now: datetime) -> Iterator[Metric]:
+    """The outbox of Stripe's meters; nothing where it has never been used."""
+    if not MeterEvent.objects.exists():
+        return
+    unsent = MeterEvent.objects.filter(state__in=NOT_SENT)
+    counts = dict(unsent.order_by().values_list("state").annotate(Count("pk")))
+    family = GaugeMetricFamily(f"{PREFIX}_usage_events", "Rows of usage that have not been sent.", labels=["state"])
+    for state in NOT_SENT:
+        family.add_metric([state], counts.get(state, 0))
+    yield family
+    oldest = unsent.filter(state__in=("pending", "sending")).aggregate(oldest=Min("created_at"))["oldest"]
+    yield _gauge(
+        "usage_age_seconds", "Seconds the oldest row to send has waited; 0 where none does.", _age_s(oldest, now)
+    )
+    carried = UsageMeter.objects.aggregate(sum=Sum("carried_units"))["sum"] or 0
+    yield _gauge("usage_carried_units", "Units taken back that later usage is still to set off.", -carried)
 
 
 def _ages(now: datetime, **looks: StripeCheck | None) -> Iterator[Metric]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from billing import meter_checks, outbound
+from billing import meter_checks, metrics, outbound, outbox
 from billing.models import MeterEvent, StripeEvent
 from governance.models import AuditEntry, Tenant
 from tests.billing.meters import FakeMeters
-from tests.billing.test_outbox import READY, _on, acme, run, spend, stripe
+from tests.billing.test_outbox import HOUR, READY, TEN, _on, acme, run, spend, stripe
 
 pytestmark = pytest.mark.django_db
 __all__ = ["_on", "acme", "stripe"]
@@ -78,3 +79,17 @@ def test_viewers_look_and_do_not_act(client: Client, failed: MeterEvent) -> None
     act(client, "try_again", failed)
     act(client, "give_up", failed, _confirmed="yes", reason="x")
     assert MeterEvent.objects.get().state == "failed"
+
+
+def test_metrics_say_what_has_not_been_sent(failed: MeterEvent) -> None:
+    spend("1", at=TEN + HOUR)
+    outbox.write(now=READY + HOUR)
+    found = {
+        (sample.name, sample.labels.get("state", "")): sample.value
+        for family in metrics.collect(READY + HOUR + timedelta(seconds=30))
+        for sample in family.samples
+    }
+    name = "spend_governor_stripe_usage"
+    assert (found[f"{name}_events", "failed"], found[f"{name}_events", "pending"]) == (1, 1)
+    assert found[f"{name}_age_seconds", ""] == 30
+    assert found[f"{name}_carried_units", ""] == 0
