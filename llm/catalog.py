@@ -115,6 +115,11 @@ def rates_at(
     return _rates(model, at=at, place=place)
 
 
+def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:
+    """The row of each unit kind that counts at a moment, everywhere and for plain calls."""
+    return _closest(model, at=at, place=_Place())
+
+
 def read(*, now: datetime) -> Catalogue:
     """The catalogue as the database has it at `now`. Three queries."""
     served = list(Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices"))
@@ -210,38 +215,33 @@ class _Place:
 
 
 def _rates(model: Model, *, at: datetime, place: _Place) -> Rates | None:
-    """The rate of each unit kind by the row closest to the place. A tier that has no row of its own has no price."""
-    prices = list(model.prices.all())
-    wrong = {price.supersedes_id for price in prices}
-    counting = [p for p in prices if p.pk not in wrong and _begun_at(p) <= at and place.share_e2(p) is not None]
-    if not any(price.tier == place.tier for price in counting):
+    closest = _closest(model, at=at, place=place)
+    if not closest:
         return None
-    closest: dict[str, Price] = {}
-    for price in sorted((p for p in counting if p.tier in (place.tier, STANDARD_TIER)), key=place.closeness):
-        closest[price.unit] = price
     picos = {
         unit: pricing.scaled_picos(price.picos_per_unit, hundredths=place.share_e2(price) or 0)
         for unit, price in closest.items()
     }
-    rule = _rule(model, list(closest.values()), place=place, corrections=_corrections(prices, closest.values()))
+    rule = _rule(model, list(closest.values()), place=place)
     return pricing.rates_from(picos, kinds=model.kinds, rule=rule)
+
+
+def _closest(model: Model, *, at: datetime, place: _Place) -> dict[str, Price]:
+    """Of each unit kind the row closest to the place. A tier that has no row of its own has no price."""
+    prices = list(model.prices.all())
+    wrong = {price.supersedes_id for price in prices}
+    counting = [p for p in prices if p.pk not in wrong and _begun_at(p) <= at and place.share_e2(p) is not None]
+    if not any(price.tier == place.tier for price in counting):
+        return {}
+    counting = [price for price in counting if price.tier in (place.tier, STANDARD_TIER)]
+    return {price.unit: price for price in sorted(counting, key=place.closeness)}
 
 
 def _begun_at(price: Price) -> datetime:
     return price.effective_from or datetime.min.replace(tzinfo=UTC)
 
 
-def _corrections(prices: Iterable[Price], of: Iterable[Price]) -> int:
-    """How many wrong rows came before the rows `of`."""
-    by_id = {price.pk: price for price in prices}
-    found = 0
-    for price in of:
-        while price.supersedes_id is not None:
-            found, price = found + 1, by_id[price.supersedes_id]
-    return found
-
-
-def _rule(model: Model, prices: Sequence[Price], *, place: _Place, corrections: int) -> str:
+def _rule(model: Model, prices: Sequence[Price], *, place: _Place) -> str:
     """ "mistral/mistral-small-2603@2026-03-16"; "@seed" for prices older than our records.
 
     Behind it what was corrected ("#2": the second edition), then zone, batch and tier ("+eu+batch").
@@ -253,10 +253,23 @@ def _rule(model: Model, prices: Sequence[Price], *, place: _Place, corrections: 
         text = since.date().isoformat()
     else:
         text = since.isoformat().replace("+00:00", "Z")
+    corrections = _corrections(model, prices)
     edition = f"#{corrections + 1}" if corrections else ""
     marks = ("" if place.zone == "global" else place.zone, "batch" * place.batch)
     suffix = "".join(f"+{mark}" for mark in (*marks, "" if place.tier == STANDARD_TIER else place.tier) if mark)
     return f"{model.provider}/{model.name}@{text}{edition}{suffix}"[:RULE_LENGTH]
+
+
+def _corrections(model: Model, of: Iterable[Price]) -> int:
+    """How many wrong rows came before the rows `of`."""
+    if all(price.supersedes_id is None for price in of):
+        return 0
+    by_id = {price.pk: price for price in model.prices.all()}
+    found = 0
+    for price in of:
+        while price.supersedes_id is not None:
+            found, price = found + 1, by_id[price.supersedes_id]
+    return found
 
 
 class _Shelf:

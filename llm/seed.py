@@ -17,6 +17,8 @@ from typing import Any
 SEED = Path(__file__).parent / "data" / "mistral_prices.csv"
 PROVIDER = "mistral"
 PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
+# What a column of the database holds.
+MOST_PICOS = 2**63
 # Units of price lists that calls are not counted in, and how many of ours they hold.
 PARTS = {"audio_minute": ("audio_second", 60)}
 # 55 rows of 55 patches and a row mark each: the most that a current model makes of one picture.
@@ -28,6 +30,7 @@ class SeedRow:
     """One line of the seed, in the catalogue's terms; `picos` maps a unit kind to picodollars a unit."""
 
     model: str
+    provider: str
     aliases: tuple[str, ...]
     kinds: tuple[str, ...]
     capabilities: tuple[str, ...]
@@ -38,21 +41,43 @@ class SeedRow:
     source: str
 
 
-def rows() -> Iterator[SeedRow]:
-    """The seed's lines."""
-    with SEED.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            yield SeedRow(
-                model=line["model"],
-                aliases=tuple(line["aliases"].split("|")) if line["aliases"] else (),
-                kinds=tuple(line["kind"].split("|")),
-                capabilities=tuple(line["capabilities"].split()),
-                context_tokens=int(line["context_tokens"]) if line["context_tokens"] else None,
-                status=line["status"],
-                picos=_picos(line),
-                effective_from=_midnight(line["effective_from"]),
-                source=line["source"],
-            )
+class Malformed(ValueError):
+    """A line that cannot be read; the message names the file and the line."""
+
+
+def rows(path: Path = SEED) -> Iterator[SeedRow]:
+    """The lines of the seed, or of a file like it; all columns but model, unit and a rate may be missing there.
+
+    Raises Malformed.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, restval="")
+        for line in reader:
+            try:
+                yield _row(line)
+            except (KeyError, ValueError) as error:
+                what = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise Malformed(f"{path.name}, line {reader.line_num}: {what}") from error
+
+
+def _row(line: dict[str, str]) -> SeedRow:
+    def words(column: str, separator: str | None) -> tuple[str, ...]:
+        return tuple(line.get(column, "").split(separator)) if line.get(column) else ()
+
+    if not line["model"]:
+        raise ValueError("the model has no name")
+    return SeedRow(
+        model=line["model"],
+        provider=line.get("provider") or PROVIDER,
+        aliases=words("aliases", "|"),
+        kinds=words("kind", "|") or ("chat",),
+        capabilities=words("capabilities", None),
+        context_tokens=int(line["context_tokens"]) if line.get("context_tokens") else None,
+        status=line.get("status") or "ga",
+        picos=_picos(line),
+        effective_from=_midnight(line.get("effective_from", "")),
+        source=line.get("source", ""),
+    )
 
 
 def load(apps: Any) -> int:
@@ -97,7 +122,7 @@ def _picos(line: dict[str, str]) -> dict[str, int]:
         unit, parts = PARTS.get(line["unit"], (line["unit"], 1))
         return {unit: picos_per_unit(line["usd_per_million_input"], parts=parts)}
     columns = {unit: f"usd_per_million_{unit}" for unit in ("input", "cached_input", "output")}
-    return {unit: picos_per_unit(line[column]) for unit, column in columns.items() if line[column]}
+    return {unit: picos_per_unit(line[column]) for unit, column in columns.items() if line.get(column)}
 
 
 def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
@@ -105,7 +130,12 @@ def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
 
     Raises ValueError for what is finer than a picodollar to begin with.
     """
-    picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+    try:
+        picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+    except ArithmeticError as error:
+        raise ValueError(f"{dollars_per_million!r} is no price") from error
+    if not (picos.is_finite() and 0 <= picos < MOST_PICOS):
+        raise ValueError(f"{dollars_per_million} is no price")
     if picos != picos.to_integral_value():
         raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")
     return -(-int(picos) // parts)
