@@ -33,6 +33,34 @@ class TestBoolean:
             environment.boolean(env(DEBUG="maybe"), "DEBUG", default=False)
 
 
+class TestApiKeys:
+    def test_a_key_is_one_plain_word(self) -> None:
+        assert environment.api_key(env(OPENAI_API_KEY=" sk-1 "), "OPENAI_API_KEY") == "sk-1"
+
+    @pytest.mark.parametrize("values", [{}, {"OPENAI_API_KEY": ""}, {"OPENAI_API_KEY": "change-me"}])
+    def test_missing_is_none(self, values: dict[str, str]) -> None:
+        assert environment.api_key(env(**values), "OPENAI_API_KEY") == ""
+
+    @pytest.mark.parametrize("raw", ["sk-secret sk-other", "sk-secret\nx: y", "sk-secrét"])
+    def test_anything_else_names_the_variable_and_not_its_value(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="OPENAI_API_KEY must be the key alone") as stopped:
+            environment.api_key(env(OPENAI_API_KEY=raw), "OPENAI_API_KEY")
+        assert "secr" not in str(stopped.value)
+
+
+class TestApiBases:
+    def test_a_base_has_no_slash_at_its_end(self) -> None:
+        found = environment.api_base(env(OPENAI_API_BASE="https://x.example/v1/"), "OPENAI_API_BASE", default="")
+        assert found == "https://x.example/v1"
+
+    @pytest.mark.parametrize(
+        "raw", ["https://u:secret@x.example", "https://x.example/v1?a=b", "https:///v1", "x.example"]
+    )
+    def test_anything_else_names_the_variable(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="OPENAI_API_BASE must be a URL"):
+            environment.api_base(env(OPENAI_API_BASE=raw), "OPENAI_API_BASE", default="")
+
+
 class TestSecrets:
     def test_a_placeholder_counts_as_missing(self) -> None:
         assert environment.secret(env(MISTRAL_API_KEY="change-me"), "MISTRAL_API_KEY") == ""
