@@ -178,6 +178,8 @@ ANTHROPIC_API_BASE = check.api_base(env, "ANTHROPIC_API_BASE", default="https://
 # Whether providers that operators add may be in this machine's own network.
 PRIVATE_ENDPOINTS = check.boolean(env, "PRIVATE_ENDPOINTS", default=DEBUG)
 
+# Of POST /api/llm/route, where the caller names neither a strategy nor a model.
+DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 LEARNED_BOUNDS = check.boolean(env, "LEARNED_BOUNDS", default=True)
 
 # Budgets.

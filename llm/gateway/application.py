@@ -71,7 +71,6 @@ class Gateway:
             asyncio.create_task(self.providers.keep_current(added)),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
         ]
-
         self.loop = asyncio.get_running_loop()
 
     async def shutdown(self) -> None:

@@ -1,0 +1,185 @@
+"""/api/llm/route: a prompt and a strategy in, an answer and what it cost out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from django.conf import settings
+from drf_spectacular.utils import extend_schema
+from pydantic import ValidationError as MalformedMessages
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance.api import errors
+from governance.api.fields import Strict, Text
+from governance.api.once import PARAMETER
+from governance.api.views import ControlView
+from governance.models.tenancy import Role
+from llm.gateway import inside
+
+PATH = "/v1/chat/completions"
+# Without a model the strategy alone chooses.
+AUTO = "auto"
+# What a caller may say of a call goes on to the gateway; a repeat under an Idempotency-Key is answered by it.
+PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-user", "x-session", "x-task")
+# What the gateway says of a refusal beside its body.
+PASSED_BACK = ("retry-after", "x-should-retry")
+
+
+class RouteRequest(Strict):
+    prompt = serializers.CharField(required=False, trim_whitespace=False, help_text="One message of a user.")
+    messages = serializers.ListField(
+        child=serializers.DictField(), required=False, allow_empty=False, help_text="As of /v1/chat/completions."
+    )
+    strategy = Text(
+        required=False, default="", help_text="One of the routing file's; its default strategy unless told."
+    )
+    model = Text(required=False, default="", help_text="Where no strategy is given: the model to ask first.")
+    max_tokens = serializers.IntegerField(required=False, min_value=1)
+    allow_downgrade = serializers.BooleanField(required=False, default=True)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("prompt" in attrs) == ("messages" in attrs):
+            raise serializers.ValidationError({"prompt": ["give either prompt or messages."]})
+        if attrs["model"] and attrs["strategy"]:
+            raise serializers.ValidationError({"model": ["is chosen by the strategy; give one of them."]})
+        return attrs
+
+
+class UsageBody(serializers.Serializer[Any]):
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    total_tokens = serializers.IntegerField()
+
+
+class RouteDecisionBody(serializers.Serializer[Any]):
+    """What was done to the call."""
+
+    model_requested = serializers.CharField()
+    downgrade_reason = serializers.CharField(allow_null=True)
+    tools_disabled = serializers.ListField(child=serializers.CharField())
+    max_tokens_clamped = serializers.IntegerField(allow_null=True)
+    reserved = serializers.CharField(allow_null=True)
+    budget_state = serializers.CharField(allow_null=True)
+    budget_scope = serializers.CharField(allow_null=True)
+    budget_remaining = serializers.CharField(allow_null=True)
+    budget_resets_at = serializers.CharField(allow_null=True)
+
+
+class RouteBody(serializers.Serializer[Any]):
+    content = serializers.CharField(allow_null=True)
+    model = serializers.CharField()
+    strategy = serializers.CharField(allow_null=True)
+    cost = serializers.CharField(help_text="Dollars.")
+    usage = UsageBody()
+    latency_ms = serializers.FloatField()
+    decision = RouteDecisionBody()
+    request_id = serializers.CharField()
+
+
+class Route(ControlView):
+    """Governed as any call: the gateway reserves, calls, falls back and settles."""
+
+    roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
+
+    @extend_schema(operation_id="llm_route", parameters=[PARAMETER], request=RouteRequest, responses=RouteBody)
+    def post(self, request: Request) -> Response:
+        """Answer a prompt by the model that the strategy and the budgets choose."""
+        asked = self.valid(RouteRequest, request.data)
+        strategy = asked["strategy"] or ("" if asked["model"] else settings.DEFAULT_STRATEGY)
+        headers = {name: request.headers.get(name, "") for name in PASSED_ON}
+        headers |= {"x-strategy": strategy, "x-allow-downgrade": str(asked["allow_downgrade"]).lower()}
+        began = time.perf_counter()
+        try:
+            answer = inside.post(PATH, _chat_request(asked), headers=headers)
+        except inside.GatewayAway as error:
+            return Response(
+                errors.body("gateway_away", f"{error}.", None, request), status=503, headers={"Retry-After": "1"}
+            )
+        if answer.status != 200:
+            return _refused(answer, request)
+        return Response(_answered(answer, strategy, latency_ms=(time.perf_counter() - began) * 1000))
+
+
+def _chat_request(asked: Mapping[str, Any]) -> bytes:
+    """The request in the words of Mistral's own client, whose types know what a message may be."""
+    # Imported here: it takes a second, and most processes never need it.
+    from mistralai.client.models import ChatCompletionRequest
+
+    fields = {
+        "model": asked["model"] or AUTO,
+        "messages": asked.get("messages") or [{"role": "user", "content": asked["prompt"]}],
+        "max_tokens": asked.get("max_tokens"),
+    }
+    try:
+        made = ChatCompletionRequest.model_validate(
+            {name: value for name, value in fields.items() if value is not None}
+        )
+    except MalformedMessages as error:
+        raise serializers.ValidationError(_complaint(error)) from error
+    return orjson.dumps(made.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
+def _complaint(error: MalformedMessages) -> dict[str, list[str]]:
+    first = error.errors()[0]
+    # The types that a union tried are in the path too; what the caller wrote are words and numbers.
+    place = [str(part) for part in first["loc"] if isinstance(part, int) or str(part).islower()]
+    return {".".join(place) or "messages": [f"{first['msg']}."]}
+
+
+def _answered(answer: inside.Answer, strategy: str, *, latency_ms: float) -> dict[str, Any]:
+    from mistralai.client.models import ChatCompletionResponse
+
+    said = ChatCompletionResponse.model_validate(orjson.loads(answer.body))
+    content = said.choices[0].message.content if said.choices and said.choices[0].message else None
+    headers = answer.headers
+    clamped = headers.get("x-max-tokens-clamped")
+    return {
+        "content": content if isinstance(content, str) or content is None else _text(content),
+        "model": headers.get("x-model-served", said.model),
+        "strategy": strategy or None,
+        "cost": headers["x-request-cost-usd"],
+        "usage": {
+            "input_tokens": said.usage.prompt_tokens or 0,
+            "output_tokens": said.usage.completion_tokens or 0,
+            "total_tokens": said.usage.total_tokens or 0,
+        },
+        "latency_ms": round(latency_ms, 1),
+        "decision": {
+            "model_requested": headers.get("x-model-requested"),
+            "downgrade_reason": headers.get("x-downgrade-reason"),
+            "tools_disabled": headers["x-tools-disabled"].split(",") if "x-tools-disabled" in headers else [],
+            "max_tokens_clamped": int(clamped) if clamped else None,
+            "reserved": headers.get("x-reserved-usd"),
+            "budget_state": headers.get("x-budget-state"),
+            "budget_scope": headers.get("x-budget-scope"),
+            "budget_remaining": headers.get("x-budget-remaining-usd"),
+            "budget_resets_at": headers.get("x-budget-resets-at"),
+        },
+        "request_id": headers.get("x-request-id"),
+    }
+
+
+def _text(parts: list[Any]) -> str:
+    """The texts of an answer that came in parts; what it thought is not among them."""
+    return "".join(part.text for part in parts if getattr(part, "type", "") == "text")
+
+
+def _refused(answer: inside.Answer, request: Request) -> Response:
+    """The gateway's refusal, in the control plane's words."""
+    try:
+        said = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    message = said.get("message") or "The model's API refused the request."
+    code = said.get("code") or "refused_upstream"
+    shown = errors.body(str(code), str(message), said.get("param"), request)
+    if isinstance(inner := said.get("error"), dict) and "metadata" in inner:
+        shown["error"]["metadata"] = inner["metadata"]
+    headers = {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}
+    return Response(shown, status=answer.status, headers=headers)

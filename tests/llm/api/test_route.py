@@ -1,0 +1,111 @@
+"""POST /api/llm/route: governed as any call, in the control plane's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from governance.models import SpendEntry
+from llm.api import route
+from llm.gateway import inside
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_chat import nothing_is_held
+from tests.product import Product
+
+PROMPT = "Which invoices are overdue?"
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("1.00")
+    return product.key()
+
+
+def asked(product: Product, key: str, **fields: Any) -> Any:
+    return product.post("/api/llm/route", key, **({"prompt": PROMPT, "max_tokens": 60} | fields))
+
+
+def test_a_prompt_is_answered_and_charged(product: Product, key: str) -> None:
+    response = asked(product, key, model="mistral-small-latest")
+    assert response.status_code == 200, response.text
+    body, entry = response.json(), SpendEntry.objects.get()
+    assert body["content"]
+    assert (body["model"], body["strategy"]) == ("mistral-small-latest", None)
+    assert nanos(body["cost"]) == entry.cost_nanos > 0
+    assert body["usage"]["output_tokens"] == entry.output_tokens
+    assert body["usage"]["total_tokens"] == entry.input_tokens + entry.output_tokens
+    assert body["latency_ms"] > 0
+    assert body["decision"]["model_requested"] == "mistral-small-latest"
+    assert nanos(body["decision"]["reserved"]) >= entry.cost_nanos
+    assert body["request_id"] == entry.request_id
+    assert nothing_is_held()
+
+
+def test_messages_go_as_they_are(product: Product, key: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
+    response = product.post("/api/llm/route/", key, messages=messages, model="mistral-small-latest")
+    assert response.status_code == 200, response.text
+    assert product.sandbox.requests[-1].body["messages"] == messages
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt"),
+        ({}, "prompt"),
+        ({"messages": [{"role": "user"}, {"role": "nobody", "content": "Hi"}]}, "messages"),
+        ({"prompt": PROMPT, "max_tokens": 0}, "max_tokens"),
+        ({"prompt": PROMPT, "strategy": "quality", "model": "mistral-small-latest"}, "model"),
+        ({"prompt": PROMPT, "temprature": 1}, "temprature"),
+    ],
+)
+def test_a_mistake_is_named(product: Product, key: str, fields: dict[str, Any], param: str) -> None:
+    response = product.post("/api/llm/route", key, **fields)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].startswith(param)
+    assert not product.sandbox.requests
+
+
+def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:
+    make.budget("0.00001")
+    response = asked(product, product.key(), model="mistral-large-latest")
+    assert response.status_code == 402
+    error = response.json()["error"]
+    assert (error["code"], error["metadata"]["budget"]) == ("budget_exhausted", "tenant:acme")
+    assert response.headers["x-should-retry"] == "false"
+    assert not product.sandbox.requests
+
+
+def test_only_a_key_that_may_spend_may_route(product: Product) -> None:
+    assert asked(product, product.key(role="operator")).status_code == 403
+    assert asked(product, "").status_code == 401
+
+
+def test_a_repeat_under_its_key_is_answered_as_before(product: Product, key: str) -> None:
+    fields = {"prompt": PROMPT, "model": "mistral-small-latest"}
+    first, again = (
+        product.post("/api/llm/route", key, headers={"idempotency-key": "once"}, **fields) for _ in range(2)
+    )
+    assert first.json()["content"] == again.json()["content"]
+    assert SpendEntry.objects.count() == len(product.sandbox.requests) == 1
+
+
+def test_without_a_gateway_in_the_process_it_says_so(client: Any, db: None) -> None:
+    make.budget("1.00")
+    text, _ = make.key(role="agent")
+    response = client.post(
+        "/api/llm/route",
+        {"prompt": PROMPT},
+        content_type="application/json",
+        headers={"authorization": f"Bearer {text}"},
+    )
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "gateway_away")
+
+
+def test_an_answer_that_never_ends_is_given_up(product: Product, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    post = inside.post
+    monkeypatch.setattr(route.inside, "post", lambda *args, **kwargs: post(*args, **kwargs, timeout_s=0.2))
+    product.sandbox.next("latency=30")
+    assert asked(product, key, model="mistral-small-latest").json()["error"]["code"] == "gateway_away"
