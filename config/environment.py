@@ -34,6 +34,17 @@ def directory(env: environ.Env, name: str, *, default: Path) -> Path:
     return path
 
 
+def file(env: environ.Env, name: str) -> Path | None:
+    """A file that can be read; None where none is named."""
+    raw = _raw(env, name, "")
+    if not raw:
+        return None
+    path = Path(raw).expanduser().absolute()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ImproperlyConfigured(f"{name} must be a file that can be read, not {str(path)!r}.")
+    return path
+
+
 def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
     """A comma-separated list; empty or missing means the default."""
     return [part for raw in _raw(env, name, "").split(",") if (part := raw.strip())] or default

@@ -33,6 +33,22 @@ class TestBoolean:
             environment.boolean(env(DEBUG="maybe"), "DEBUG", default=False)
 
 
+class TestFile:
+    def test_a_file_that_is_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "routing.yaml"
+        path.write_text("")
+        assert environment.file(env(ROUTER_CONFIG=f" {path} "), "ROUTER_CONFIG") == path
+
+    def test_missing_is_none(self) -> None:
+        assert environment.file(env(), "ROUTER_CONFIG") is None
+        assert environment.file(env(ROUTER_CONFIG="change-me"), "ROUTER_CONFIG") is None
+
+    def test_what_is_no_file_names_the_variable(self, tmp_path: Path) -> None:
+        for path in (tmp_path, tmp_path / "none.yaml"):
+            with pytest.raises(ImproperlyConfigured, match="ROUTER_CONFIG must be a file that can be read"):
+                environment.file(env(ROUTER_CONFIG=str(path)), "ROUTER_CONFIG")
+
+
 class TestApiKeys:
     def test_a_key_is_one_plain_word(self) -> None:
         assert environment.api_key(env(OPENAI_API_KEY=" sk-1 "), "OPENAI_API_KEY") == "sk-1"
