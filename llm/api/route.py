@@ -139,7 +139,7 @@ def _answered(answer: inside.Answer, strategy: str, *, latency_ms: float) -> dic
     headers = answer.headers
     clamped = headers.get("x-max-tokens-clamped")
     return {
-        "content": content if isinstance(content, str) or content is None else _text(content),
+        "content": _text(content) if isinstance(content, list) else content or None,
         "model": headers.get("x-model-served", said.model),
         "strategy": strategy or None,
         "cost": headers["x-request-cost-usd"],
