@@ -66,7 +66,7 @@ def write(*, now: datetime, reach: timedelta = FRESH) -> int:
     return made
 
 
-def drain(*, clock: Callable[[], datetime], limit: int = 500) -> int:
+def drain(*, clock: Callable[[], datetime], limit: int = 2000) -> int:
     """Send what is due, one row at a time; how many arrived. `clock` is read for each: a run takes minutes."""
     if not is_on() or not _due(clock()).exists():
         return 0
@@ -238,31 +238,35 @@ def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: d
         of_tenant = Q(tenant_id=meter.tenant_id)
         hours = _hours(of_tenant, meter.unit, first, ends_at)
         reported = _reported(of_tenant & Q(event_name=meter.event_name), first, ends_at)
-        made = 0
-        for key in sorted(hours.keys() | reported.keys()):
-            units = hours.get(key, 0) - reported.get(key, 0)
-            if units:
-                _add(meter, key[1], units, now)
-                made += 1
+        taken = _sequences(meter, first, ends_at)
+        rows = [
+            _row(meter, key[1], units, taken.get(key[1], 0), now)
+            for key in sorted(hours.keys() | reported.keys())
+            if (units := hours.get(key, 0) - reported.get(key, 0))
+        ]
+        MeterEvent.objects.bulk_create(rows)
         meter.save(update_fields=["carried_units"])
-    return made
+    return len(rows)
 
 
-def _add(meter: UsageMeter, hour: datetime, units: int, now: datetime) -> None:
+def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: datetime) -> MeterEvent:
+    """The next row of a meter, which goes on with what the meter carries."""
     step = metering.step(units, meter.carried_units)
     meter.carried_units = step.carried_units
-    MeterEvent.objects.create(
+    return MeterEvent(
         meter=meter, tenant_id=meter.tenant_id, stripe_customer_id=meter.account.stripe_customer_id,
-        event_name=meter.event_name, hour=hour, sequence=_next_sequence(meter, hour), units=units, value=step.value,
+        event_name=meter.event_name, hour=hour, sequence=sequence, units=units, value=step.value,
         carried_units=step.carried_units, state=State.PENDING if step.value else State.CARRIED, created_at=now,
         stamped_at=metering.stamp(hour, period_end=meter.account.period_end, now=now),
     )  # fmt: skip
 
 
-def _next_sequence(meter: UsageMeter, hour: datetime) -> int:
-    rows = MeterEvent.objects.filter(tenant_id=meter.tenant_id, event_name=meter.event_name, hour=hour)
-    last = rows.aggregate(last=Max("sequence"))["last"]
-    return 0 if last is None else last + 1
+def _sequences(meter: UsageMeter, starts_at: datetime, ends_at: datetime) -> dict[datetime, int]:
+    """Hour -> the number of its next row, for hours that have rows."""
+    rows = MeterEvent.objects.filter(
+        tenant_id=meter.tenant_id, event_name=meter.event_name, hour__gte=starts_at, hour__lt=ends_at
+    )
+    return dict(rows.order_by().values_list("hour").annotate(next=Max("sequence") + 1))
 
 
 def _known_meters(*, now: datetime) -> dict[str, Meter]:
@@ -346,9 +350,10 @@ def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
     """The same usage under an identifier of its own; its units stay those of the row it replaces."""
     meter = row.meter
     too_old = row.stamped_at < now - LATE
+    sequence = _sequences(meter, row.hour, row.hour + metering.HOUR)[row.hour]
     return MeterEvent.objects.create(
         meter=meter, tenant_id=row.tenant_id, stripe_customer_id=row.stripe_customer_id, event_name=row.event_name,
-        hour=row.hour, sequence=_next_sequence(meter, row.hour), units=0, value=row.value, replaces=row,
+        hour=row.hour, sequence=sequence, units=0, value=row.value, replaces=row,
         stamped_at=metering.stamp(row.hour, period_end=None, now=now) if too_old else row.stamped_at,
         created_at=now,
     )  # fmt: skip
