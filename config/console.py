@@ -80,7 +80,9 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
 )
 APP_GROUPS = {"llm": "Models", "billing": "Billing"}
 # Pages that are no model's: group -> (title, icon, URL name), before the group's models.
-PAGES: dict[str, list[tuple[str, str, str]]] = {"Billing": [("Stripe", "monitor_heart", "admin:stripe-health")]}
+PAGES: dict[str, list[tuple[str, str, str]]] = {
+    "Billing": [("Stripe", "monitor_heart", "admin:stripe-health"), ("Margin", "monitoring", "admin:margin")],
+}
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -92,6 +94,7 @@ class ConsoleSite(UnfoldAdminSite):
         return [
             path("overview/", self.admin_view(self.live), name="overview-live"),
             path("stripe/", self.admin_view(self.stripe), name="stripe-health"),
+            path("margin/", self.admin_view(self.margin), name="margin"),
         ]
 
     def live(self, request: HttpRequest) -> Any:
@@ -106,6 +109,14 @@ class ConsoleSite(UnfoldAdminSite):
 
         context = {**self.each_context(request), "title": "Stripe", **panel.context(now=timezone.now())}
         return TemplateResponse(request, "console/stripe.html", context)
+
+    def margin(self, request: HttpRequest) -> TemplateResponse:
+        """What tenants pay, beside what their models cost."""
+        from billing.console import margins
+
+        figures = margins.context(wanted=request.GET.get("period", ""), now=timezone.now())
+        context = {**self.each_context(request), "title": "Margin", **figures}
+        return TemplateResponse(request, "console/margin.html", context)
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:

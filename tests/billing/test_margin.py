@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from billing import margin
+from billing.console import margins
 from billing.models import BillingAccount
 from governance import ledger
 from governance.models import Tenant
@@ -177,3 +179,35 @@ def test_an_annual_payment_counts_month_by_month(tenant: Tenant, deliver: Delive
     [row] = margin.of([tenant], period=PAID_PERIOD)
     assert row.revenue_nanos == factories.nanos("30")
     assert BillingAccount.objects.count() == 1
+
+
+class TestPage:
+    @pytest.fixture
+    def staff(self, client: Client) -> Client:
+        client.force_login(User.objects.create_user("vera", is_staff=True))
+        return client
+
+    @pytest.mark.parametrize("period", ["", "month", "last", "30", "all", "<odd>"])
+    def test_it_renders_for_every_period_also_without_figures(self, staff: Client, db: None, period: str) -> None:
+        response = staff.get("/admin/margin/", {"period": period})
+        assert response.status_code == 200
+        assert "Nobody has paid or spent" in response.content.decode()
+
+    def test_it_shows_who_loses_and_what_is_in_other_money(
+        self, staff: Client, tenant: Tenant, deliver: Deliver
+    ) -> None:
+        pays(deliver, "acme", 5000)
+        spend("acme", "60")
+        pays(deliver, "globex", 4500, currency="eur")
+        page = staff.get("/admin/margin/?period=all").content.decode()
+        for words in ("-$10.00", "45.00 EUR", "not known", "and EUR, not converted", "-20%"):
+            assert words in page
+        assert page.index("acme") < page.index("globex")
+
+    def test_strangers_do_not_see_it(self, client: Client, db: None) -> None:
+        assert client.get("/admin/margin/").status_code == 302
+
+    def test_the_link_to_the_table_works(self, staff: Client, tenant: Tenant) -> None:
+        link = margins.context(wanted="last", now=START)["csv"]
+        response = staff.get(link)
+        assert response["Content-Type"].startswith("text/csv")
