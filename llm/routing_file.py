@@ -77,11 +77,11 @@ class Watcher:
         """Take the file over if it has changed and is good. True where another one is in force now."""
         with self._lock:
             self._stamp = self._stamp_now()
+            before, self._digest = self._digest, b""
             try:
-                text, digest = self._read()
-                if digest == self._digest:
+                text, self._digest = self._read()
+                if self._digest == before:
                     return False
-                self._digest = digest
                 fresh = self._parse(text)
             except RoutingError as error:
                 self._complain(error)
