@@ -88,10 +88,12 @@ def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
     losing = sum((row.margin_nanos or 0) < 0 for row in known)
     others = sorted({currency.upper() for row in rows for currency in row.other})
     note = f"and {', '.join(others)}, not converted" if others else "net of tax and refunds"
+    share = _share(result, sum(row.revenue_nanos for row in known))
+    share += ", of those who pay in dollars alone" if others else ""
     return [
         Card("Revenue", display.dollars(paid), note, "payments"),
         Card("Model cost", display.dollars(cost), "settled", "neurology"),
-        Card("Margin", display.dollars(result), _share(result, paid), "monitoring", "danger" if result < 0 else ""),
+        Card("Margin", display.dollars(result), share, "monitoring", "danger" if result < 0 else ""),
         Card(
             "Losing tenants",
             str(losing),

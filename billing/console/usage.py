@@ -45,7 +45,7 @@ class MeterEventAdmin(LongTableAdmin):
 
     @display(description="Sends", ordering="value")
     def sends(self, row: MeterEvent) -> str:
-        return f"{row.value:,} {row.meter.get_unit_display()}" if row.value else "–"
+        return f"{row.value:,} {row.meter.unit}" if row.value else "–"
 
     @display(description="Still to set off")
     def carries(self, row: MeterEvent) -> str:

@@ -48,7 +48,7 @@ def test_pages_render(operator: Client, failed: MeterEvent) -> None:
         assert response.status_code == 200
     page = operator.get(LIST).content.decode()
     assert "No such customer &lt;b&gt;" in page
-    assert "1,000,000 micro-dollars of cost" in page
+    assert "1,000,000 microdollars" in page
     assert operator.get(f"{LIST}{failed.pk}/change/").status_code == 200
 
 
