@@ -25,7 +25,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from llm.breaker import LONGEST_COOL_DOWN_S, PROBES, Breaker, Phase, Probe
+from llm.breaker import LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, PROBES, Breaker, Phase, Probe
+from llm.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ LONGEST_WAIT_S = 0.05
 # The mean latency of a healthy model is renewed no oftener than this, to keep most calls from writing at all.
 MEASURED_EVERY_S = 0.05
 COMPLAIN_AGAIN_S = 60.0
+_MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
 # Codes of `ProviderError`: no connection, a broken one, silence, and answers that nobody can read.
 _FAILURES = frozenset(
     {"upstream_unreachable", "upstream_timeout", "upstream_disconnected", "upstream_cut", "upstream_garbage"}
@@ -272,6 +274,25 @@ class Breakers:
         if now - self._complained_at >= COMPLAIN_AGAIN_S:
             self._complained_at = now
             log.error("the circuit breakers cannot be kept in %s, so every model is called: %s", self.path, error)
+
+
+def state() -> str:
+    """How Mistral is, in a word for /api/health (`settings.GOVERNANCE_MODELS_STATE`).
+
+    "failing": a model of it rests; "down": each that was called of late does. Else how it is set up: "configured",
+    "sandbox" or "not_configured".
+    """
+    now = time.time()
+    called = [
+        standing.resting
+        for standing in shared().snapshot(now)
+        if abs(now - standing.changed_at) < LATENCY_KNOWN_S and standing.name.partition("/")[0] in _MISTRALS
+    ]
+    if any(called):
+        return "down" if all(called) else "failing"
+    if settings.MISTRAL_API_KEY:
+        return "configured"
+    return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
 
 
 @cache
