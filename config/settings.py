@@ -192,6 +192,7 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 GOVERNANCE_QUOTER = "llm.catalog.quote"
 GOVERNANCE_PRICER = "llm.catalog.cost_of"
 # Nor does it know Stripe: billing says in a word how that side is (see governance/health.py).
+GOVERNANCE_MODELS_STATE = "llm.health.state"
 GOVERNANCE_BILLING_STATE = "billing.health.state"
 
 # Stripe.

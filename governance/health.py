@@ -64,9 +64,8 @@ def _budget() -> str:
 
 
 def _mistral() -> str:
-    if settings.MISTRAL_API_KEY:
-        return "configured"
-    return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
+    """Governance knows no models: `settings.GOVERNANCE_MODELS_STATE` names the function that does."""
+    return cast(Callable[[], str], import_string(settings.GOVERNANCE_MODELS_STATE))()
 
 
 def _stripe() -> str:

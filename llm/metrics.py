@@ -13,11 +13,12 @@ from pathlib import Path
 
 from django.conf import settings
 from prometheus_client import Counter, Histogram
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from llm import catalog
+from llm import catalog, health
+from llm.breaker import Phase
 from llm.telemetry import Attempt
 
 OTHER = "other"
@@ -82,9 +83,29 @@ def observe(attempt: Attempt) -> None:
 
 def collect(now: datetime) -> Iterator[Metric]:
     """The figures of all processes that ran since the folder was emptied."""
+    yield from _breakers(now)
     if Path(settings.METRICS_DIR).is_dir():
         collector: Collector = MultiProcessCollector(None, path=str(settings.METRICS_DIR))  # type: ignore[no-untyped-call]
         yield from collector.collect()
+
+
+def _breakers(now: datetime) -> Iterator[Metric]:
+    """Of this machine. Names are places of the catalogue's models, so they are few."""
+    labels = ["model"]
+    resting = GaugeMetricFamily(
+        "spend_governor_breaker_open", "1 while a model that failed is given a rest or tried again.", labels=labels
+    )
+    cooling = GaugeMetricFamily(
+        "spend_governor_model_cooling", "1 while a model is left alone because it asked for it.", labels=labels
+    )
+    openings = CounterMetricFamily(
+        "spend_governor_breaker_openings", "How often a model failed so often that it was given a rest.", labels=labels
+    )
+    for standing in health.shared().snapshot(now.timestamp()):
+        resting.add_metric([standing.name], standing.phase is not Phase.CLOSED)
+        cooling.add_metric([standing.name], standing.cooling)
+        openings.add_metric([standing.name], standing.breaker.openings)
+    yield from (resting, cooling, openings)
 
 
 def _bounded(model: str) -> str:
