@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 
+from django.conf import settings
 from django.db import transaction
 
 from billing.models import BillingAccount
-from governance import audit
+from governance import audit, tenancy
 from governance.audit import Actor
 from governance.models import Tenant
+
+log = logging.getLogger(__name__)
 
 STRIPE = Actor("stripe")
 # Reason codes of an account without a tenant; all but the first name the tenant after a colon.
@@ -49,10 +53,23 @@ def settle_claim(*, account: BillingAccount, now: datetime) -> None:
     """Bind the claimed tenant where it exists by now and no other customer pays for it. `account` is locked."""
     if account.tenant_id is not None or not account.claimed_tenant:
         return
+    if settings.STRIPE_CREATE_TENANTS:
+        _make_tenant(account.claimed_tenant, now)
     # Locked, so that two customers that claim it at once are bound one after the other.
     tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
     if tenant is not None and not BillingAccount.objects.filter(tenant=tenant).exists():
         _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
+
+
+def _make_tenant(slug: str, now: datetime) -> None:
+    """A tenant of this name, where there is none. What cannot be a slug is left to an operator."""
+    if Tenant.objects.filter(slug=slug).exists():
+        return
+    try:
+        with transaction.atomic():
+            tenancy.create_tenant(slug=slug, by=STRIPE, now=now)
+    except tenancy.TenancyError as error:
+        log.warning("the tenant that Stripe's objects name was not made: %s", error)
 
 
 def bind(*, account: BillingAccount, tenant: Tenant | None, by: Actor, now: datetime) -> None:

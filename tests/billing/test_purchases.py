@@ -1,0 +1,123 @@
+"""Top-ups: bought once, unblocking at once, drawn on last, kept or not when the window ends, taken back as unused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from billing.models import BillingAccount, TopUp
+from governance import ledger
+from governance.models import AuditEntry, Tenant
+from tests import factories
+from tests.billing.conftest import Deliver, window_of
+from tests.billing.events import (
+    DAY,
+    START,
+    checkout_completed,
+    event,
+    invoice_paid,
+    price_of,
+    seconds,
+    subscription_created,
+)
+
+pytestmark = pytest.mark.django_db
+STANDARD, TWENTY = factories.nanos("50"), factories.nanos("20")
+NEXT, AFTER = START + 30 * DAY, START + 60 * DAY
+TOPUP = price_of("price_topup", metadata={"llm_topup_usd": "20"}, recurring=None)
+
+
+def joined() -> list[dict[str, Any]]:
+    return [checkout_completed(), subscription_created(), invoice_paid()]
+
+
+def bought(id: str = "in_topup") -> dict[str, Any]:
+    line = {"id": f"il_{id}", "object": "line_item", "amount": 2000, "currency": "usd", "quantity": 1, "price": TOPUP}
+    paid = invoice_paid(subscription=None, billing_reason="manual", amount_paid=2000, created=START + DAY)
+    paid["data"]["object"] |= {"id": id, "charge": f"ch_{id}", "lines": {"object": "list", "data": [line]}}
+    return paid
+
+
+def refunded(amount: int) -> dict[str, Any]:
+    data = {"id": "ch_in_topup", "object": "charge", "customer": "cus_acme", "amount": 2000, "currency": "usd",
+            "amount_refunded": amount, "created": seconds(START)}  # fmt: skip
+    return event("charge.refunded", data, created=START + 2 * DAY)
+
+
+def renewal() -> dict[str, Any]:
+    return invoice_paid(billing_reason="subscription_cycle", period_start=NEXT, period_end=AFTER)
+
+
+def spend(dollars: str, now: Any = START) -> None:
+    ledger.record(factories.reporting(dollars), now=now)
+
+
+def test_a_paid_top_up_unblocks_within_one_event_and_counts_once(tenant: Tenant, deliver: Deliver) -> None:
+    deliver(joined())
+    spend("50")
+    assert window_of().state == "stopped"
+    deliver(bought(), bought(), event("invoice.payment_succeeded", bought()["data"]["object"]))
+    window = window_of()
+    assert (window.limit_nanos, window.remaining_nanos, window.state) == (STANDARD + TWENTY, TWENTY, "active")
+    assert TopUp.objects.count() == 1
+    assert BillingAccount.objects.get().reasons == ["topups:20"]
+
+
+def test_a_tenant_over_its_limit_gets_the_whole_top_up(tenant: Tenant, deliver: Deliver) -> None:
+    deliver(joined())
+    spend("53")
+    deliver(bought())
+    assert window_of().remaining_nanos == TWENTY
+
+
+@pytest.mark.parametrize(("policy", "left"), [("roll_over", "15"), ("expire", "0")])
+def test_what_is_left_rolls_over_or_expires(
+    tenant: Tenant, deliver: Deliver, settings: Any, policy: str, left: str
+) -> None:
+    settings.STRIPE_TOPUPS = policy
+    deliver(joined(), bought())
+    spend("55")
+    deliver(renewal(), now=NEXT)
+    assert window_of().limit_nanos == STANDARD + factories.nanos(left)
+
+
+@pytest.mark.parametrize(("used", "back", "limit"), [("0", 2000, "50"), ("55", 2000, "55"), ("55", 500, "65")])
+def test_a_refunded_top_up_is_taken_back_as_far_as_it_is_unused(
+    tenant: Tenant, deliver: Deliver, used: str, back: int, limit: str
+) -> None:
+    deliver(joined(), bought())
+    spend(used)
+    deliver(refunded(back), now=START + 2 * DAY)
+    assert window_of().limit_nanos == factories.nanos(limit)
+
+
+def test_a_checkout_without_an_invoice_sells_by_its_own_metadata(tenant: Tenant, deliver: Deliver) -> None:
+    deliver(joined())
+    session = checkout_completed()["data"]["object"] | {
+        "mode": "payment", "id": "cs_1", "metadata": {"llm_topup_usd": "20"}, "payment_intent": "pi_9",
+    }  # fmt: skip
+    deliver(*(event("checkout.session.completed", session) for _ in range(2)))
+    assert window_of().limit_nanos == STANDARD + TWENTY
+    invoiced = {**session, "id": "cs_2", "invoice": "in_topup"}
+    deliver(event("checkout.session.completed", invoiced), bought())
+    assert window_of().limit_nanos == STANDARD + 2 * TWENTY
+
+
+def test_a_top_up_of_a_tenant_without_a_subscription_adds_to_its_own_budget(tenant: Tenant, deliver: Deliver) -> None:
+    budget = factories.budget("5", window="day", tenant=tenant)
+    spend("5")
+    deliver(checkout_completed(), bought(), bought())
+    window = budget.windows.get()
+    assert (window.limit_nanos, window.remaining_nanos) == (factories.nanos("25"), TWENTY)
+    assert AuditEntry.objects.filter(action="budget.top_up").count() == 1
+
+
+def test_a_price_told_of_later_is_looked_at_again(tenant: Tenant, deliver: Deliver) -> None:
+    late = bought()
+    line = late["data"]["object"]["lines"]["data"][0]
+    line["price"] = {"id": "price_topup"}
+    deliver(joined(), late)
+    assert window_of().limit_nanos == STANDARD
+    deliver(event("price.updated", TOPUP))
+    assert window_of().limit_nanos == STANDARD + TWENTY
