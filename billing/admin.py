@@ -74,6 +74,7 @@ class PlanAdmin(ConsoleAdmin):
         (None, {"fields": ("name", "limit", "soft_cap", "hard_cap", "is_default")}),
         ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools")}),
         ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
+        ("Trial and late payment", {"fields": ("trial_percent", "provisional_percent", "grace_days")}),
     )
 
     @display(description="Limit", ordering="limit_nanos")
@@ -130,7 +131,8 @@ class BillingAccountAdmin(ConsoleAdmin):
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
 
     @display(description="State", label={"active": "success", "trial": "info", "provisional": "warning",
-                                         "lapsed": "warning", "suspended": "danger", "closed": "danger"})  # fmt: skip
+                                         "free": "info", "frozen": "danger", "lapsed": "warning",
+                                         "suspended": "danger", "closed": "danger"})  # fmt: skip
     def status(self, account: BillingAccount) -> str:
         return account.state
 

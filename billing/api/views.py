@@ -38,6 +38,9 @@ class PlanBody(Strict):
     product_ids = NameList(required=False)
     per_unit = serializers.BooleanField(required=False)
     monthly = serializers.BooleanField(required=False)
+    trial_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
+    provisional_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
+    grace_days = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=plans.MOST_GRACE_DAYS)
     is_default = serializers.BooleanField(required=False)
 
 
@@ -58,6 +61,7 @@ class AccountQuery(Query):
     tenant = Text(required=False)
     state = serializers.ChoiceField(choices=BillingAccount.State.values, required=False)
     stripe_customer_id = Text(required=False)
+    bound = serializers.BooleanField(required=False, help_text="false: customers whose tenant nobody knows yet.")
 
 
 class Accounts(ListView):
@@ -67,7 +71,10 @@ class Accounts(ListView):
     @describe_list("billing_accounts_list", AccountBody, AccountQuery)
     def get(self, request: Request) -> Any:
         asked = self.valid(AccountQuery, request.query_params.dict())
+        bound = asked.pop("bound", None)
         where = {"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()}
+        if bound is not None:
+            where["tenant__isnull"] = not bound
         rows = BillingAccount.objects.filter(**where).select_related("tenant").order_by("-id")
         return self.listed(rows, presenter(AccountBody), columns=columns_of(AccountBody))
 

@@ -61,7 +61,7 @@ def test_a_paid_top_up_unblocks_within_one_event_and_counts_once(tenant: Tenant,
     window = window_of()
     assert (window.limit_nanos, window.remaining_nanos, window.state) == (STANDARD + TWENTY, TWENTY, "active")
     assert TopUp.objects.count() == 1
-    assert BillingAccount.objects.get().reasons == ["topups:20"]
+    assert BillingAccount.objects.get().reasons == ["topups:20.00"]
 
 
 def test_a_tenant_over_its_limit_gets_the_whole_top_up(tenant: Tenant, deliver: Deliver) -> None:
