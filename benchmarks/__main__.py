@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, servers
+from benchmarks import load, servers, webhooks
 from benchmarks.load import Load
 
 # SQLite wants one web process: with two, writers sleep on each other.
@@ -88,6 +88,7 @@ def measure_product(
             load.run(f"{url}/v1/chat/completions", key=key, connections=16, seconds=WARM_UP_S)
             for connections in options.connections:
                 measure(name, url, key, connections, options, report, direct, [pid, *database_pids])
+            report["runs"] += webhooks.measure(database, url, seconds=options.seconds)
             memory_mb = servers.memory_mb(pid)
         drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
     print(f"{'':<22}memory {memory_mb} MB; the ledger {'has drifted: ' + str(drift) if drift else 'holds'}")
@@ -106,6 +107,7 @@ def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str
             "DJANGO_SETTINGS_MODULE": "config.settings", "ENV_FILE": os.devnull, "DEBUG": "true",
             "SECRET_KEY": "only-for-benchmarks-" * 3, "VAR_DIR": str(Path(folder, "var")), "LOG_LEVEL": "WARNING",
             "MISTRAL_API_BASE": upstream, "MISTRAL_API_KEY": "a-key-of-the-benchmark",
+            "STRIPE_WEBHOOK_SECRET": webhooks.SECRET,
         }  # fmt: skip
         if database == "sqlite":
             yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}, []

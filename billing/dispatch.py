@@ -10,8 +10,6 @@ import os
 import queue
 import threading
 
-from django.conf import settings
-
 from billing import tasks
 
 log = logging.getLogger(__name__)
@@ -21,7 +19,7 @@ MOST_WAITING = 1000
 
 
 class _Sender:
-    """A thread that talks to a broker over the network, in place of the request."""
+    """A thread that talks to the broker in place of the request: over the network, or by writing files."""
 
     def __init__(self) -> None:
         self.waiting: queue.Queue[str] = queue.Queue(MOST_WAITING)
@@ -44,15 +42,11 @@ _starting = threading.Lock()
 
 
 def soon(event_id: str) -> None:
-    """Have an event handled by a worker. Never raises, never waits for the network."""
-    if settings.REDIS_URL:
-        _network_sender().put(event_id)
-    else:
-        # The broker is a folder of this machine: sending is writing a file.
-        _send(event_id)
+    """Have an event handled by a worker. Never raises, never waits for the broker."""
+    _running_sender().put(event_id)
 
 
-def _network_sender() -> _Sender:
+def _running_sender() -> _Sender:
     global _sender
     with _starting:
         # A forked process has the object but not its thread.

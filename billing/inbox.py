@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F, Q, QuerySet
 
 from billing import handlers, stripe_client, sync
@@ -39,29 +39,37 @@ DEAD_LETTER = "dead_letter"
 
 def store(envelope: Envelope, *, now: datetime) -> bool:
     """Keep an event; whether it is new. Committed when this returns, unless the caller holds a transaction open."""
-    return bool(store_all([envelope], now=now, head_start=HEAD_START))
+    known = StripeEvent.objects.filter(event_id=envelope.id)
+    if known.exists():
+        return False
+    try:
+        with transaction.atomic():
+            _row(envelope, now, HEAD_START).save(force_insert=True)
+    except IntegrityError:
+        if known.exists():
+            # Another process stored it since we looked.
+            return False
+        raise
+    return True
 
 
-def store_all(envelopes: Iterable[Envelope], *, now: datetime, head_start: timedelta = timedelta()) -> list[str]:
-    """Keep those events that are new; the ids of these. The sweep takes them after `head_start`."""
-    rows = {
-        one.id: StripeEvent(
-            event_id=one.id, type=one.type, created=one.created, livemode=one.livemode,
-            api_version=one.api_version, customer_id=one.customer_id, payload=one.payload,
-            received_at=now, next_attempt_at=now + head_start,
-            quarantine_reason=_why_not_ours(one.livemode, one.account),
-        )
-        for one in envelopes
-    }  # fmt: skip
+def store_all(envelopes: Iterable[Envelope], *, now: datetime) -> list[str]:
+    """Keep those events that are new, due at once; the ids of these."""
+    rows = {one.id: _row(one, now, timedelta()) for one in envelopes}
     with transaction.atomic():
         known = set(StripeEvent.objects.filter(event_id__in=rows).values_list("event_id", flat=True))
         new = [id for id in rows if id not in known]
-        if not new:
-            return []
         StripeEvent.objects.bulk_create([rows[id] for id in new], ignore_conflicts=True)
-        # Of two that store an event at once, it is new to the one whose row stayed.
-        kept = dict(StripeEvent.objects.filter(event_id__in=new).values_list("event_id", "received_at"))
-    return [id for id in new if kept.get(id) == now]
+    return new
+
+
+def _row(envelope: Envelope, now: datetime, head_start: timedelta) -> StripeEvent:
+    return StripeEvent(
+        event_id=envelope.id, type=envelope.type, created=envelope.created, livemode=envelope.livemode,
+        api_version=envelope.api_version, customer_id=envelope.customer_id, payload=envelope.payload,
+        received_at=now, next_attempt_at=now + head_start,
+        quarantine_reason=_why_not_ours(envelope.livemode, envelope.account),
+    )  # fmt: skip
 
 
 def process(event_id: str, *, now: datetime) -> bool:
