@@ -13,6 +13,7 @@ from django.db.models import Model
 
 from governance import reconcile
 from llm import seed
+from llm.health import Breakers
 from llm.sandbox import Sandbox
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
@@ -121,7 +122,13 @@ def sandbox_url(sandbox: Sandbox, running_sandbox: tuple[Sandbox, str]) -> str:
 
 @pytest.fixture
 def product(
-    transactional_db: None, shipped_catalogue: None, settings: Any, sandbox: Sandbox, sandbox_url: str
+    transactional_db: None,
+    shipped_catalogue: None,
+    settings: Any,
+    sandbox: Sandbox,
+    sandbox_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Product]:
     """Both planes, served by this process; the ledger's invariants hold when it ends."""
     from config.asgi import application
@@ -129,8 +136,12 @@ def product(
     settings.MISTRAL_API_BASE = sandbox_url
     settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
     settings.DEFAULT_DAILY_BUDGET = None
+    # What one test made fail is no news to the next.
+    breakers = Breakers(tmp_path / "breakers")
+    monkeypatch.setattr("llm.health.shared", lambda: breakers)
     with served(application, lifespan="on") as url:
         yield Product(url, sandbox)
+    breakers.close()
     assert reconcile.check() == []
 
 

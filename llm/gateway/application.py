@@ -20,9 +20,8 @@ from django.utils import timezone
 
 from governance import budgets, stops
 from governance.group_commit import GroupCommit
-from llm import catalog, endpoints, experience
+from llm import catalog, endpoints, experience, health, routing_file
 from llm.gateway import calls, errors, idempotency, reads
-from llm.gateway.candidates import Breakers
 from llm.gateway.holds import Holds
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
 from llm.gateway.identities import Identities, Identity
@@ -51,6 +50,7 @@ class Gateway:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-reads")
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
         await self.read(catalog.current)
+        await self.read(routing_file.load)
         self.commits = GroupCommit()
         self.commits.start()
         self.lessons = await self.read(experience.recalled)
@@ -64,7 +64,7 @@ class Gateway:
 
         await self.providers.renew(await added())
         self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS)
-        self.breakers = Breakers()
+        self.breakers = health.shared()
         self.troubles = Troubles(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),

@@ -22,8 +22,8 @@ from governance import ledger, money
 from governance.operations import Caller, Release, Reserve
 from governance.policies import Call, Decision, Quote, Quoter
 from governance.results import SettleResult
-from llm import catalog, dialect, estimation, sse
-from llm.gateway import candidates, errors, upstream
+from llm import catalog, dialect, estimation, routing, routing_file, sse
+from llm.gateway import errors, upstream
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
@@ -70,16 +70,22 @@ class _GovernedCall:
 
     async def serve(self) -> None:
         """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
-        plan = candidates.plan(self.request.model)
-        while order := self._open_ones(plan.candidates):
+        plan = self._plan()
+        while order := self._open_ones(plan):
             try:
                 # A strategy's candidates, and what a failed call falls back to, do as well as the first.
-                await self._attempt(order if plan.ranked or self.failure else order[:1])
+                await self._attempt(order if self.strategy or self.failure else order[:1])
                 return
             except Unanswered as unanswered:
                 self.failure = self.failure or unanswered.error
                 self.avoided.update(unanswered.avoid)
-        raise self.failure or errors.upstream(503, "breaker_open", "No model that could answer is available just now.")
+        raise self.failure or upstream.resting(
+            [upstream.place(name) for name in plan], self.gateway.breakers, time.time()
+        )
+
+    @property
+    def strategy(self) -> str:
+        return self.exchange.header("x-strategy")
 
     @property
     def _may_move(self) -> bool:
@@ -90,8 +96,32 @@ class _GovernedCall:
             )
         return allow != "false"
 
+    def _plan(self) -> tuple[str, ...]:
+        """The models that this call may be tried at, in order."""
+        now = time.time()
+        try:
+            return routing.candidates(
+                routing_file.current(),
+                model=self.request.model,
+                strategy=self.strategy,
+                estimate=self.estimate,
+                catalogue=catalog.current(),
+                observed=lambda place: self.gateway.breakers.latency_ms(place, now),
+                payload=self.request.payload,
+                allow_downgrade=self._may_move,
+            )
+        except routing.UnknownStrategy as error:
+            raise errors.bad_request(f"{error}", param="x-strategy", code="unknown_strategy") from error
+
     def _open_ones(self, candidates: Sequence[str]) -> list[str]:
-        return [name for name in candidates if self.avoided.isdisjoint(upstream.places(name))]
+        """Those that may answer: not avoided, and not resting."""
+        now = time.time()
+        return [
+            name
+            for name in candidates
+            if self.avoided.isdisjoint(upstream.places(name))
+            and not self.gateway.breakers.rests(upstream.place(name), now)
+        ]
 
     async def _attempt(self, order: Sequence[str]) -> None:
         id, decision = await self._reserve(order)
@@ -102,7 +132,7 @@ class _GovernedCall:
         place = upstream.place(decision.model)
         if not self.gateway.breakers.admits(place, time.time()):
             self.gateway.commits.put(Release(id))
-            raise upstream.resting(place)
+            raise Unanswered(upstream.resting([place], self.gateway.breakers, time.time()), place)
         try:
             provider = self.gateway.providers.of(decision.model)
         except KeyError:
@@ -244,7 +274,8 @@ class _GovernedCall:
             data = await answer.read()
         except ProviderError as error:
             # A refusal that breaks off is one all the same: nothing was spent.
-            raise await self._failed(hold, error, spent=False) from error
+            unanswered = await self._failed(hold, error, spent=False)
+            raise (unanswered.error if upstream.is_about_the_request(answer.status) else unanswered) from error
         await hold.release()
         place = upstream.place(hold.decision.model)
         if not upstream.is_about_the_request(answer.status):

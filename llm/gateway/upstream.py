@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from django.db import DatabaseError
@@ -12,8 +13,9 @@ from django.utils import timezone
 
 from governance import alerts
 from llm import catalog
+from llm.breaker import LONGEST_COOL_DOWN_S
 from llm.gateway import errors
-from llm.gateway.candidates import Breakers
+from llm.health import Breakers
 from llm.providers import Answer, Provider, ProviderError
 
 log = logging.getLogger(__name__)
@@ -24,9 +26,9 @@ _OURS = {
     402: ("provider_spend_limit", "The gateway's own account at the model's API is out of money."),
     403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
 }
-# A model that says 429 without saying for how long rests for so many seconds, and never longer than the second.
-COOL_DOWN_S, LONGEST_COOL_DOWN_S = 2.0, 300.0
 
+# A model that says 429 without saying for how long rests for so many seconds.
+COOL_DOWN_S = 2.0
 # A trouble that every call meets is told once in so many seconds.
 TELL_AGAIN_S = 10.0
 
@@ -52,11 +54,15 @@ def places(name: str) -> tuple[str, str]:
     return there, there.partition("/")[0]
 
 
-def resting(place: str) -> Unanswered:
-    """A model whose circuit breaker is open is not called."""
-    return Unanswered(
-        errors.upstream(503, "breaker_open", f"{place} has failed and is given a rest.", retry_after="5"), place
-    )
+def resting(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
+    """Every model that could answer is given a rest: rate limited ones until they want calls again."""
+    standings = [standing for standing in breakers.snapshot(now) if standing.name in places and standing.resting]
+    cooling = [standing.breaker.cool_until - now for standing in standings if standing.cooling]
+    if cooling and len(cooling) == len(standings):
+        wait_s = str(max(1, math.ceil(min(cooling))))
+        return errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=wait_s)
+    message = f"{', '.join(places) or 'The model'} failed and is given a rest."
+    return errors.upstream(503, "breaker_open", message, retry_after="5")
 
 
 def no_answer(error: ProviderError) -> errors.GatewayError:

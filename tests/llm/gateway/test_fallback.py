@@ -1,0 +1,178 @@
+"""A model that does not answer: the next one does, with a hold of its own, until the client has been sent a byte."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from governance.models import Reservation, SpendEntry
+from llm import breaker
+from llm.gateway.application import gateway
+from tests import factories as make
+from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
+from tests.product import Product
+
+# The shipped chain: mistral-large-2512 -> mistral-small-latest -> ministral-8b-latest -> …
+NEXT = "mistral-small-latest"
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("1.00")
+    return product.key()
+
+
+def models_asked(product: Product) -> list[Any]:
+    return [request.model for request in product.sandbox.requests]
+
+
+@pytest.mark.parametrize("behaviour", ["status=500", "status=503", "status=429", "cut-stream=1"])
+def test_the_next_model_answers_a_plain_call(product: Product, key: str, behaviour: str) -> None:
+    product.sandbox.next(behaviour)
+    response = product.chat(key)
+    assert response.status_code == 200, response.text
+    assert models_asked(product) == ["mistral-large-latest", NEXT]
+    headers = response.headers
+    assert (headers["x-model-requested"], headers["x-model-served"]) == ("mistral-large-latest", NEXT)
+    assert headers["x-downgrade-reason"] == "fallback"
+    entry = SpendEntry.objects.order_by("-id").first()
+    assert entry is not None
+    assert (entry.model_requested, entry.model_served) == ("mistral-large-latest", "mistral-small-2603")
+    assert entry.request_id == headers["x-request-id"]
+    # The second hold is at the second model's price.
+    assert Reservation.objects.get(pk=entry.reservation_id).amount_nanos < 100 * 1500
+    assert nothing_is_held()
+
+
+@pytest.mark.parametrize("behaviour", ["status=500", "status=429"])
+def test_the_next_model_answers_a_stream(product: Product, key: str, behaviour: str) -> None:
+    product.sandbox.next(behaviour)
+    with streaming(product, key) as response:
+        chunks = chunks_of(response.read().decode())
+    assert response.headers["x-model-served"] == NEXT
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+    assert [row.status for row in Reservation.objects.order_by("pk")] == ["released", "settled"]
+
+
+def test_a_stream_that_has_begun_is_never_sent_again(product: Product, key: str) -> None:
+    product.sandbox.next("cut-stream=3")
+    with streaming(product, key) as response:
+        chunks = chunks_of(response.read().decode())
+    assert chunks[-1]["governor"] == {"stopped": "upstream_cut"}
+    assert len(product.sandbox.requests) == 1
+
+
+def test_what_is_wrong_with_the_request_is_tried_nowhere_else(product: Product, key: str) -> None:
+    product.sandbox.next("status=400")
+    assert product.chat(key).status_code == 400
+    assert len(product.sandbox.requests) == 1
+
+
+def test_a_key_that_is_refused_is_tried_at_no_other_model_of_that_provider(product: Product, key: str) -> None:
+    product.sandbox.next("status=401", times=4)
+    assert product.chat(key).json()["code"] == "upstream_auth"
+    assert len(product.sandbox.requests) == 1
+
+
+def test_whoever_allows_no_other_model_gets_none(product: Product, key: str) -> None:
+    product.sandbox.next("status=500")
+    response = product.post(
+        "/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, model="mistral-large-latest",
+        messages=[{"role": "user", "content": "Hi"}], max_tokens=10,
+    )  # fmt: skip
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_failed")
+    assert models_asked(product) == ["mistral-large-latest"]
+
+
+def test_where_all_fail_the_first_failure_is_told(product: Product, key: str) -> None:
+    product.sandbox.next("status=503|latency=0.01")
+    product.sandbox.next("status=500", times=9)
+    response = product.chat(key)
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_failed")
+    assert models_asked(product)[0] == "mistral-large-latest"
+    assert len(models_asked(product)) == len(set(models_asked(product))) == 4
+    assert nothing_is_held()
+    assert not SpendEntry.objects.exists()
+
+
+def test_a_dearer_model_stands_in_only_within_the_budget(product: Product) -> None:
+    # Small is asked for; after it the chain goes to cheaper ones only, so medium never stands in.
+    make.budget("1.00")
+    product.sandbox.next("status=500", times=9)
+    product.chat(product.key(), model=NEXT)
+    assert "mistral-medium-latest" not in models_asked(product)
+
+
+def test_a_failed_attempt_that_spent_leaves_room_for_the_next_or_the_call_ends(product: Product) -> None:
+    # Room for one hold at large's price; a cut answer is charged whole, and small's hold must fit into the rest.
+    make.budget("0.0003", soft_cap=None)
+    product.sandbox.next("cut-stream=1")
+    response = product.chat(product.key(), max_tokens=150)
+    assert response.status_code in (200, 502)
+    assert sum(entry.cost_nanos for entry in SpendEntry.objects.all()) <= 300_000
+
+
+def test_a_model_that_keeps_failing_is_given_a_rest(product: Product, key: str) -> None:
+    for _ in range(breaker.FAILURES):
+        product.sandbox.next("status=500")
+        assert product.chat(key).status_code == 200
+    product.sandbox.forget()
+    assert product.chat(key).headers["x-model-served"] == NEXT
+    assert models_asked(product) == [NEXT]
+    [standing] = [each for each in gateway.breakers.snapshot(time.time()) if each.resting]
+    assert standing.name == "mistral/mistral-large-2512"
+
+
+def test_a_call_that_only_a_resting_model_could_answer_says_so(product: Product, key: str) -> None:
+    product.sandbox.next("status=500", times=breaker.FAILURES)
+    fields = {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
+    for _ in range(breaker.FAILURES):
+        product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **fields)
+    response = product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **fields)
+    assert (response.status_code, response.json()["code"]) == (503, "breaker_open")
+    assert response.headers["retry-after"] == "5"
+    assert len(product.sandbox.requests) == breaker.FAILURES
+
+
+def test_a_model_that_limits_its_rate_is_left_alone_for_as_long_as_it_asks(product: Product, key: str) -> None:
+    product.sandbox.next("status=429")
+    fields = {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
+    for _ in range(2):
+        response = product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **fields)
+        assert (response.status_code, response.json()["code"]) == (429, "upstream_rate_limit")
+        assert response.headers["retry-after"] == "1"
+    assert len(product.sandbox.requests) == 1
+
+
+def test_a_strategy_chooses_and_the_money_narrows_it_down(product: Product) -> None:
+    make.budget("0.0001", soft_cap=None)
+    response = product.post(
+        "/v1/chat/completions", product.key(), headers={"x-strategy": "quality"}, model="auto",
+        messages=[{"role": "user", "content": "Hi"}], max_tokens=100,
+    )  # fmt: skip
+    # Medium would cost 0.00075 and large 0.00015: too much.
+    assert response.status_code == 200, response.text
+    assert response.headers["x-model-served"] == NEXT
+    assert response.headers["x-downgrade-reason"] == "strategy"
+
+
+def test_where_nothing_fits_the_call_is_refused(product: Product) -> None:
+    make.budget("0.000001", soft_cap=None)
+    response = product.post(
+        "/v1/chat/completions", product.key(), headers={"x-strategy": "cost-optimized"}, model="auto",
+        messages=[{"role": "user", "content": "Hi"}], max_tokens=100,
+    )  # fmt: skip
+    assert (response.status_code, response.json()["code"]) == (402, "budget_exhausted")
+    assert not product.sandbox.requests
+
+
+def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
+    response = product.post(
+        "/v1/chat/completions", key, headers={"x-strategy": "cheapest"}, model="auto",
+        messages=[{"role": "user", "content": "Hi"}],
+    )  # fmt: skip
+    body = response.json()
+    assert (response.status_code, body["code"], body["param"]) == (400, "unknown_strategy", "x-strategy")
+    assert "cost-optimized" in body["message"]
