@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
-from llm import health
+from llm import health, metrics
 from llm.breaker import FAILURES, OPEN_S, PROBE_S, PROBES, Phase
 from llm.health import Breakers
 from tests.concurrency.processes import FORK, in_processes
@@ -281,6 +282,54 @@ class locked_by_another:
             fcntl.lockf(file, fcntl.LOCK_EX)
             tell()
             self.done.wait(20)
+
+
+class TestWhatIsShown:
+    @pytest.fixture(autouse=True)
+    def of_this_machine(self, breakers, monkeypatch):
+        monkeypatch.setattr(health, "shared", lambda: breakers)
+
+    def test_the_state_of_mistral(self, breakers, settings):
+        now = time.time()
+        settings.MISTRAL_API_KEY = ""
+        assert health.state() in ("sandbox", "not_configured")
+        settings.MISTRAL_API_KEY = "key"
+        breakers.succeeded("mistral/good", 10, now)
+        fail(breakers, "openai/gpt", now)
+        assert health.state() == "configured"
+        fail(breakers, NAME, now)
+        assert health.state() == "failing"
+        fail(breakers, "mistral/good", now)
+        assert health.state() == "down"
+
+    def test_what_failed_long_ago_and_was_not_tried_since_is_no_state(self, breakers, settings):
+        settings.MISTRAL_API_KEY = "key"
+        fail(breakers, NAME, time.time() - 700)
+        assert health.state() == "configured"
+
+    @pytest.mark.django_db
+    def test_the_health_of_the_whole_says_so(self, breakers, client):
+        fail(breakers, NAME, time.time())
+        found = client.get("/api/health").json()
+        assert found["services"]["mistral"] == "down"
+        assert found["status"] == "degraded"
+
+    def test_the_metrics(self, breakers):
+        now = timezone.now()
+        fail(breakers, NAME, now.timestamp())
+        breakers.succeeded("mistral/good", 10, now.timestamp())
+        breakers.cool_down("mistral/good", now.timestamp() + 9, now.timestamp())
+        found = {
+            (sample.name, sample.labels["model"]): sample.value
+            for family in metrics.collect(now)
+            for sample in family.samples
+            if "model" in sample.labels
+        }
+        assert found["spend_governor_breaker_open", NAME] == 1
+        assert found["spend_governor_breaker_openings_total", NAME] == 1
+        assert found["spend_governor_model_cooling", NAME] == 0
+        assert found["spend_governor_breaker_open", "mistral/good"] == 0
+        assert found["spend_governor_model_cooling", "mistral/good"] == 1
 
 
 @pytest.mark.parametrize("outcome", [429, 500, 502, 503, 504, 529, 408, "upstream_timeout", "upstream_unreachable"])
