@@ -333,6 +333,33 @@ def test_a_client_that_leaves_takes_the_call_along_and_pays_for_what_came(
     assert entry().cost_nanos > 0
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_tool_call_pays_for_what_it_has_not_seen(
+    product: Product, fake: Fake, provider: str, model: str
+) -> None:
+    # What the prompt alone comes to.
+    fake.next.append((200, {}, [failing(provider)]))
+    with streaming(product, product.key(), model=model, tools=[TOOL], max_tokens=1_000) as response:
+        response.read()
+    prompt_nanos = entry().cost_nanos
+    pieces = list(whole_stream(fake, provider, tools=[TOOL]))
+    # The city's name goes on and on.
+    at = next(at for at, piece in enumerate(pieces) if b'"ci' in piece)
+    fake.next.append((200, {}, [*pieces[: at + 1], *([pieces[at + 1]] * 400)]))
+    fake.pause_s = 0.02
+    with streaming(product, product.key(), model=model, tools=[TOOL], max_tokens=1_000) as response:
+        came = b""
+        for chunk in response.iter_raw():
+            came += chunk
+            if came.count(b":\n\n") >= 20:
+                break
+    assert b"tool_calls" not in came
+    assert eventually(nothing_is_held)
+    left = SpendEntry.objects.latest("id")
+    assert (left.certainty, left.reason) == ("estimated", "client_closed")
+    text = "".join(anthropic_api.TEXT) if provider == "anthropic" else ""
+    assert left.cost_nanos > prompt_nanos + (len(text) + 10) * OUTPUT
+
+
 def test_a_model_that_hides_its_reasoning_is_charged_whole_where_its_stream_breaks(
     product: Product, fake: Fake, provider: str
 ) -> None:

@@ -70,7 +70,7 @@ async def test_what_operators_change_is_followed(keys: Any) -> None:
 
 
 async def test_a_call_under_way_ends_where_it_began(keys: Any) -> None:
-    fake = OpenAI(key="sk-secret")
+    fake = OpenAI(key="sk-secret", pause_s=0.05)
     with served(fake) as url:
         providers = registry.configured()
         await providers.renew([Endpoint("own", "openai", f"{url}/v1", "sk-secret")])
