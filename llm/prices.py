@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -15,6 +16,7 @@ from governance import audit
 from governance.audit import Actor
 from llm import catalog
 from llm.models import Model, ModelAlias, Price
+from llm.pricing import DEFAULT_PROVIDER
 
 # One dollar per million units is a million picodollars a unit.
 PICOS_PER_DOLLAR_PER_MILLION = 1_000_000
@@ -24,8 +26,29 @@ class PriceExists(ValueError):
     """There is a price for this very moment already; prices are superseded, never overwritten."""
 
 
+class ModelUnknown(ValueError):
+    """No model of the catalogue, or several, has this name."""
+
+
 class CorrectedBefore(ValueError):
     """The price was superseded already: what counts is its successor, and that one may be corrected."""
+
+
+def model_named(name: str) -> Model:
+    """A model, served or not, by its id, bare or with its provider, or by an alias. Raises ModelUnknown."""
+    provider, slash, rest = name.partition("/")
+    looks: list[dict[str, str]] = [{"name": name}, {"aliases__name": name}]
+    if slash:
+        looks = [{"provider": provider, "name": rest}, {"provider": provider, "aliases__name": rest}, *looks]
+    for look in looks:
+        found = list(Model.objects.filter(**look).distinct())
+        # A bare name is the default provider's, as everywhere.
+        found = [row for row in found if row.provider == DEFAULT_PROVIDER] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ModelUnknown(f"several providers have {name}; say provider/{name}")
+    raise ModelUnknown(f"the catalogue has no model {name}")
 
 
 def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
@@ -89,3 +112,8 @@ def _facts(price: Price) -> dict[str, Any]:
         "effective_from": price.effective_from.isoformat() if price.effective_from else None,
         "source": price.source,
     }
+
+
+def per_million(picos: int) -> str:
+    """Dollars a million units, as people write them: "0.15"."""
+    return f"{(Decimal(picos) / PICOS_PER_DOLLAR_PER_MILLION).normalize():f}"

@@ -14,6 +14,11 @@ from rest_framework.views import set_rollback
 from governance import allowances, budgets, corrections, idempotency, rates, reservations, results, stops, tenancy
 from governance.money import AmountError
 
+
+class Conflict(drf.APIException):
+    """A 409 of a domain that this table does not know; its views say so."""
+
+
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.ParseError, 400, "malformed_json"),
@@ -27,6 +32,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.MethodNotAllowed, 405, "method_not_allowed"),
     (drf.NotAcceptable, 406, "not_acceptable"),
     (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
+    (Conflict, 409, "conflict"),
     (drf.Throttled, 429, "rate_limit_exceeded"),
     (tenancy.TenancyConflict, 409, "conflict"),
     (tenancy.TenancyError, 400, "invalid"),

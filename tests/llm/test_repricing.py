@@ -247,7 +247,7 @@ def test_the_command_previews_unless_told_to_apply() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"model": "gpt-9"}, "no such model"),
+        ({"model": "gpt-9"}, "the catalogue has no model gpt-9"),
         ({"model": SMALL, "starts_at": "soon"}, "--from: must be a date"),
         ({"model": SMALL, "starts_at": "2026-13-01"}, "--from: must be a date"),
     ],

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +87,11 @@ class Command(BaseCommand):
         self.stdout.write(f"{'':2}{'model':44} {'unit':14} {'ours':>12} {'theirs':>12} {'ratio':>8}  source")
         for one in found:
             mark = ("? " if dry_run else "+ ") if one in approved else "  "
-            ours = _per_million(one.ours.picos_per_unit) if one.ours else "-"
+            ours = prices.per_million(one.ours.picos_per_unit) if one.ours else "-"
+            theirs = prices.per_million(one.offer.picos)
             ratio = "-" if one.ratio is None else str(one.ratio)
             self.stdout.write(
-                f"{mark}{one.name:44} {one.offer.unit:14} {ours:>12} {_per_million(one.offer.picos):>12} {ratio:>8}"
-                f"  {one.offer.source}"
+                f"{mark}{one.name:44} {one.offer.unit:14} {ours:>12} {theirs:>12} {ratio:>8}  {one.offer.source}"
             )
         self.stdout.write("Dollars a million units (tokens, pages, seconds).")
         if approved:
@@ -122,7 +121,3 @@ def _approved(found: list[Difference], names: list[str], *, everything: bool) ->
         if not any(one.is_meant_by(name) for one in found):
             raise CommandError(f"--approve {name}: {NOTHING_TO_APPROVE}", returncode=FAILED)
     return [one for one in found if any(one.is_meant_by(name) for name in names)]
-
-
-def _per_million(picos: int) -> str:
-    return f"{(Decimal(picos) / prices.PICOS_PER_DOLLAR_PER_MILLION).normalize():f}"

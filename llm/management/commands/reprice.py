@@ -12,8 +12,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from governance import money
 from governance.audit import Actor
 from governance.console.overview import subject_name
-from llm import repricing
-from llm.models import Model
+from llm import prices, repricing
 from llm.repricing import Outcome
 
 
@@ -35,8 +34,12 @@ class Command(BaseCommand):
 
     def handle(self, *, model: str, starts_at: str | None, ends_at: str | None, **options: Any) -> None:
         now = timezone.now()
+        try:
+            row = prices.model_named(model)
+        except prices.ModelUnknown as error:
+            raise CommandError(str(error)) from error
         asked: dict[str, Any] = {
-            "model": model_named(model),
+            "model": row,
             "starts_at": moment(starts_at, "--from") if starts_at else None,
             "ends_at": moment(ends_at, "--to") if ends_at else now + timedelta(seconds=1),
             "progress": repricing.silence if options["json"] or not options["verbosity"] else self._progress,
@@ -83,20 +86,6 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {count:,} {why}")
         if done.dry_run and done.changed:
             self.stdout.write("Nothing was written. Add --apply --reason '...' to post the differences.")
-
-
-def model_named(name: str) -> Model:
-    """A model of the catalogue by its id, bare or with its provider, or by an alias. Raises CommandError."""
-    provider, slash, rest = name.partition("/")
-    for where in ({"provider": provider, "name": rest}, {"name": name}, {"aliases__name": name}):
-        if not slash and "provider" in where:
-            continue
-        found = list(Model.objects.filter(**where).distinct()[:2])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise CommandError(f"{name}: several providers have it; say provider/{name}")
-    raise CommandError(f"{name}: the catalogue has no such model")
 
 
 def moment(text: str, option: str) -> datetime:

@@ -18,6 +18,7 @@ from billing.models import Plan
 from governance import allowances, rates, reservations, stops
 from governance.audit import Actor
 from governance.models import AuditEntry, Reservation, SpendEntry
+from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.governance.api.conftest import Api
@@ -97,6 +98,12 @@ TABLE: dict[str, Answers] = {
     "get keys/<int:id>": STAFF_READ,
     "post keys/<int:id>/revoke": operators(200),
     "post keys/<int:id>/rotate": operators(201),
+    "get models": ALL_READ,
+    "get models/<path:id>": ALL_READ,
+    "get prices": ALL_READ,
+    "post prices": operators(),
+    "get prices/<int:id>": ALL_READ,
+    "post prices/<int:id>/correct": operators(),
     "post webhooks/stripe": (400,) * 6,
     "get billing/accounts": STAFF_READ,
     "get billing/margin": STAFF_READ,
@@ -144,6 +151,8 @@ def objects(db: None) -> dict[str, Any]:
         "tenants": "acme",
         "agents": factories.agent().pk,
         "keys": factories.key(role="tenant")[1].pk,
+        "models": "mistral-small-latest",
+        "prices": Price.objects.earliest("id").pk,
         "plans": Plan.objects.create(name="Test", limit_nanos=1).pk,
     }
 
@@ -250,6 +259,8 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post keys": ({"role": "viewer"}, "key.issue"),
     "post keys/<int:id>/revoke": ({}, "key.revoke"),
     "post keys/<int:id>/rotate": ({}, "key.rotate"),
+    "post prices": ({"model": "mistral-embed", "unit": "input", "usd_per_million": "0.2"}, "price.add"),
+    "post prices/<int:id>/correct": ({"usd_per_million": "9", "reason": "why"}, "price.correct"),
     "post plans": ({"name": "New", "limit": "1"}, "plan.create"),
     "patch plans/<int:id>": ({"limit": "2"}, "plan.change"),
 }

@@ -1,0 +1,103 @@
+"""/api/models: the catalogue, with what each model costs now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import Http404
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from governance.api.fields import Query, Text
+from governance.api.permissions import EVERYONE, OPERATORS
+from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from llm import catalog, prices
+from llm.models import KINDS, Model
+from llm.pricing import DEFAULT_PROVIDER, Rates
+
+READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
+
+
+@extend_schema_serializer(component_name="Model")
+class ModelBody(serializers.Serializer[Model]):
+    """A model; its rates are dollars a million units as they count now, in the zone that is called."""
+
+    id = serializers.SerializerMethodField(help_text="What calls name it by.")
+    provider = serializers.CharField()
+    name = serializers.CharField(help_text="The provider's own id.")
+    aliases = serializers.SerializerMethodField()
+    status = serializers.ChoiceField(choices=Model.Status.values)
+    kinds = serializers.ListField(child=serializers.CharField())
+    capabilities = serializers.ListField(child=serializers.CharField())
+    context_tokens = serializers.IntegerField(allow_null=True)
+    rates = serializers.SerializerMethodField()
+    price_rule = serializers.SerializerMethodField(help_text="As ledger entries name it; null: it has no price.")
+    billing_name = serializers.CharField()
+    deprecated_at = serializers.DateTimeField(allow_null=True)
+    replacement = serializers.CharField()
+    listed_at = serializers.DateTimeField(allow_null=True)
+
+    def get_id(self, row: Model) -> str:
+        return row.name if row.provider == DEFAULT_PROVIDER else f"{row.provider}/{row.name}"
+
+    def get_aliases(self, row: Model) -> list[str]:
+        return [alias.name for alias in row.aliases.all()]
+
+    def get_rates(self, row: Model) -> dict[str, str] | None:
+        rates = self._now(row)
+        return None if rates is None else {unit: prices.per_million(picos) for unit, picos in _by_unit(rates).items()}
+
+    def get_price_rule(self, row: Model) -> str | None:
+        rates = self._now(row)
+        return None if rates is None else rates.rule
+
+    def _now(self, row: Model) -> Rates | None:
+        return catalog.rates_at(model=row, at=timezone.now())
+
+
+class ModelQuery(Query):
+    provider = Text(required=False)
+    status = serializers.ChoiceField(choices=Model.Status.values, required=False)
+    kind = serializers.ChoiceField(choices=KINDS, required=False)
+
+
+class Models(ListView):
+    roles = READ_BY_ALL
+    table_name = "models"
+
+    @describe_list("models_list", ModelBody, ModelQuery)
+    def get(self, request: Request) -> Any:
+        asked = self.valid(ModelQuery, request.query_params.dict())
+        kind = asked.pop("kind", None)
+        rows = _every().filter(**asked)
+        if kind is not None:
+            # Lists in JSON cannot be searched alike on all databases; the quotes keep "ocr" from meaning "ocrs".
+            rows = rows.filter(kinds__icontains=f'"{kind}"')
+        return self.listed(rows, presenter(ModelBody), columns=columns_of(ModelBody))
+
+
+class OneModel(ControlView):
+    roles = READ_BY_ALL
+
+    @extend_schema(operation_id="models_get", responses=ModelBody)
+    def get(self, request: Request, id: str) -> Response:
+        """By its id, bare or with its provider, or by an alias."""
+        try:
+            row = prices.model_named(id.rstrip("/"))
+        except prices.ModelUnknown as error:
+            raise Http404 from error
+        return Response(ModelBody(self.one(_every(), pk=row.pk)).data)
+
+
+def _every() -> QuerySet[Model]:
+    return Model.objects.prefetch_related("aliases", "prices").order_by("-id")
+
+
+def _by_unit(rates: Rates) -> Mapping[str, int]:
+    tokens = {"input": rates.input_picos, "cached_input": rates.cached_picos, "output": rates.output_picos}
+    return {**(tokens if rates.by_token else {}), **rates.units}
