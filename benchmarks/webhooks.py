@@ -14,6 +14,7 @@ import json
 import random
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -91,7 +92,7 @@ def signed_request(event_id: str, host: str) -> bytes:
 
 def run(url: str, *, connections: int, seconds: float, posts_per_s: float) -> Load:
     """So many events a second in all, evenly over the connections."""
-    return cast(Load, uvloop.run(_run(url, connections, seconds, connections / posts_per_s)))
+    return uvloop.run(_run(url, connections, seconds, connections / posts_per_s))
 
 
 async def _run(url: str, connections: int, seconds: float, interval_s: float) -> Load:
@@ -101,7 +102,7 @@ async def _run(url: str, connections: int, seconds: float, interval_s: float) ->
     loop, started = asyncio.get_running_loop(), time.perf_counter()
     for number in range(connections):
         sender = Sender(f"{name}_{number}", parts.netloc, interval_s, latencies, failures)
-        await loop.create_connection(lambda sender=sender: sender, parts.hostname, parts.port)
+        await loop.create_connection(partial(_given, sender), str(parts.hostname), parts.port or 80)
     await asyncio.sleep(seconds)
     took, ordered = time.perf_counter() - started, sorted(latencies)
     return Load(
@@ -111,6 +112,10 @@ async def _run(url: str, connections: int, seconds: float, interval_s: float) ->
         calls=len(ordered),
         failed=len(failures),
     )
+
+
+def _given(sender: Sender) -> Sender:
+    return sender
 
 
 def measure(name: str, url: str, *, seconds: float) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,5 +171,5 @@ def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypa
             inside.release()
 
     monkeypatch.setattr(sync, "settle", alone)
-    assert at_once([lambda id=event["id"]: inbox.process(id, now=START) for event in events]) == [True, True]
+    assert at_once([partial(inbox.process, event["id"], now=START) for event in events]) == [True, True]
     assert not together.is_set()

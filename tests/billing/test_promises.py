@@ -127,7 +127,7 @@ class TestPromise3OrderDoesNotMatter:
 
 def life(stripe: stripe_api.Account) -> list[dict[str, Any]]:
     """A customer joins, upgrades and is renewed, and another leaves: Stripe's truth now, and the events on the way."""
-    renewed = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    renewed: dict[str, Any] = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
     stripe.customer()
     stripe.customer("cus_gone", tenant="gone")
     stripe.subscriptions = [
@@ -233,7 +233,7 @@ class TestPromise8AnOutageOfStripe:
         key = product.key()
         with stripe_api.answering() as stripe:
             now = timezone.now().replace(microsecond=0)
-            period = {"period_start": now - DAY, "period_end": now + 29 * DAY}
+            period: dict[str, Any] = {"period_start": now - DAY, "period_end": now + 29 * DAY}
             stripe.customer()
             stripe.subscriptions, stripe.invoices = [subscription(**period)], [invoice(**period)]
             joined = invoice_paid(**period)
