@@ -24,6 +24,7 @@ TEN = datetime(2026, 3, 10, 10, 0, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 # When the hour from ten to eleven is ready to be reported.
 READY = TEN + HOUR + 10 * MINUTE
+DAYS_LATER = READY + timedelta(days=9)
 OLGA = Actor("olga")
 METER = {"llm_cost": "microdollars"}
 State = MeterEvent.State
