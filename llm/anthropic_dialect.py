@@ -314,6 +314,8 @@ def _text_of(message: Mapping[str, Any], role: str) -> str:
 def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
     """`tools` and `tool_choice`. A conversation with tool calls in it needs tools, although none may be called."""
     tools = request.payload.get("tools") or ()
+    if any(not isinstance(tool.get("function"), dict) for tool in tools):
+        raise DialectError("`tools` may be functions alone for this model.", "tools", "unsupported_field")
     kept = [tool["function"] for name, tool in zip(request.tools, tools, strict=True) if name not in disabled]
     if not kept:
         called = sorted({name for name in _called(request.payload["messages"]) if isinstance(name, str)})

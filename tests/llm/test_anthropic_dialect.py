@@ -244,6 +244,7 @@ def test_thinking(served: str, bound: int, fields: dict[str, Any], thinking: Any
         ({"messages": [*HI, {"role": "tool", "content": "x"}]}, "messages.1.tool_call_id"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"stop": 1}, "stop"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(fields: dict[str, Any], param: str | None) -> None:
