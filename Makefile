@@ -50,6 +50,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.cap
+	$(BIN)/python -m benchmarks.failover
 
 install: .venv/dev
 
