@@ -302,17 +302,12 @@ def shared() -> Breakers:
 
 
 def _opened(path: Path) -> int:
-    """The file, made or made anew where it is none of ours."""
+    """The file, made where there is none. Slots of one that is not ours fail their checksums, so it can stay."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.pread(fd, len(MAGIC), 0) != MAGIC or os.fstat(fd).st_size < FILE_BYTES:
-            fcntl.lockf(fd, fcntl.LOCK_EX, len(MAGIC), 0)
-            # Another process may have been first.
-            if os.pread(fd, len(MAGIC), 0) != MAGIC:
-                os.ftruncate(fd, 0)
             os.ftruncate(fd, FILE_BYTES)
             os.pwrite(fd, MAGIC, 0)
-            fcntl.lockf(fd, fcntl.LOCK_UN, len(MAGIC), 0)
     except OSError:
         os.close(fd)
         raise

@@ -155,6 +155,12 @@ class TestWithoutAStrategy:
         assert candidates("coder", estimate=fim) == ("coder",)
         assert candidates("embedder", estimate=estimation.embeddings({"input": "a"})) == ("embedder",)
 
+    def test_not_even_along_a_chain_of_models_that_could(self):
+        catalogue = shop(*MODELS, entry("coder-2", kinds=("fim",), capabilities="fim"))
+        of = replace(ROUTING, chains={"code": ("coder", "coder-2")})
+        fim = estimation.fim({"prompt": "def a(", "max_tokens": 10})
+        assert candidates("coder", estimate=fim, catalogue=catalogue, of=of) == ("coder",)
+
 
 class TestSeveralProviders:
     EU = tuple(
@@ -260,7 +266,10 @@ class TestStrategies:
 
     def test_a_strategy_does_not_move_what_is_no_chat(self):
         embeddings = estimation.embeddings({"input": "a"})
-        assert candidates("embedder", strategy="cost-optimized", estimate=embeddings) == ("embedder",)
+        catalogue = shop(*MODELS, entry("cheap-embedder", price=1, kinds=("embedding",), capabilities="embedding"))
+        of = replace(ROUTING, pool=(*POOL, PoolModel("embedder"), PoolModel("cheap-embedder")))
+        found = candidates("embedder", "cost-optimized", estimate=embeddings, of=of, catalogue=catalogue)
+        assert found == ("embedder",)
 
     @pytest.mark.parametrize("kind", ["chat", "embedding"])
     def test_an_unknown_strategy_is_refused_with_those_that_there_are(self, kind):

@@ -106,9 +106,11 @@ class TestChanges:
 
     def test_a_file_that_goes_away_is_a_bad_change(self, watcher, path):
         path.unlink()
-        watcher.look()
+        for _ in range(3):
+            watcher.look()
         assert pool(watcher) == ["small"]
         assert "cannot be read" in Alert.objects.get().message
+        assert open_alerts() == [("routing_file", str(path), 1)]
         path.write_text(SMALL)
         watcher.look()
         assert open_alerts() == []
