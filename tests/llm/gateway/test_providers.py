@@ -8,7 +8,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -18,6 +19,7 @@ import pytest
 from governance.audit import Actor
 from governance.models import BudgetWindow, SpendEntry
 from llm import catalog, endpoints
+from llm.gateway.application import gateway
 from llm.models import Model, Price, ProviderEndpoint
 from llm.providers import registry
 from llm.sandbox import Sandbox
@@ -70,9 +72,13 @@ def fakes(openai_fake: openai_api.OpenAI, anthropic_fake: anthropic_api.Anthropi
 
 
 @pytest.fixture
-def product(fakes: dict[str, Fake], product: Product) -> Iterator[Product]:
+def models(transactional_db: None, shipped_catalogue: None) -> None:
     for name, model in MODELS.items():
         serve(name, model)
+
+
+@pytest.fixture
+def product(fakes: dict[str, Fake], models: None, product: Product) -> Iterator[Product]:
     make.budget("1.00")
     yield product
     catalog.forget()
@@ -88,14 +94,14 @@ def model(provider: str) -> str:
     return MODELS[provider]
 
 
-def serve(provider: str, name: str, *capabilities: str) -> Model:
+def serve(provider: str, name: str, *capabilities: str, kinds: Sequence[str] = ("chat",)) -> Model:
     """Put a model into the catalogue, with prices."""
     row = Model.objects.create(
         name=name,
         provider=provider,
         owned_by=provider,
-        kinds=["chat"],
-        capabilities=["chat", "tools", "json", "vision", *capabilities],
+        kinds=list(kinds),
+        capabilities=[*kinds, "tools", "json", "vision", *capabilities],
         context_tokens=200_000,
     )
     for unit, nanos_each in (("input", INPUT), ("cached_input", CACHED), ("output", OUTPUT)):
@@ -566,3 +572,35 @@ def test_a_zone_of_mistrals_is_called_at_its_own_price(eu_zone: None, product: P
     assert (
         product.chat(product.key(), model="mistral-us/mistral-large-latest").json()["code"] == "provider_not_configured"
     )
+
+
+@pytest.fixture
+def chain(models: None, settings: Any, tmp_path: Path, provider: str) -> None:
+    """Where Mistral's large model does not answer, the provider's stands in."""
+    settings.ROUTER_CONFIG = tmp_path / "routing.yaml"
+    elsewhere = f"{provider}/{MODELS[provider]}"
+    settings.ROUTER_CONFIG.write_text(
+        f"pool:\n  - {{id: mistral-large-latest}}\n  - {{id: {elsewhere}}}\n"
+        f"chains:\n  default: [mistral-large-latest, {elsewhere}]\n"
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_another_providers_model_stands_in(chain: None, product: Product, provider: str, stream: bool) -> None:
+    product.sandbox.next("status=500")
+    fields = {"tools": [TOOL], "tool_choice": "any", "random_seed": 3, "temperature": 0.3, "stream": stream}
+    response = product.chat(product.key(), **fields)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-downgrade-reason"] == "fallback"
+    answer = chunks_of(response.text)[-1]["choices"][0]["delta"] if stream else response.json()["choices"][0]["message"]
+    assert answer["tool_calls"][0]["function"]["name"] == "weather"
+    assert (entry().provider, entry().cost_nanos) == (provider, COST[provider])
+    assert entry().model_requested == "mistral-large-latest"
+    assert nothing_is_held()
+
+
+def test_one_without_a_key_does_not(chain: None, product: Product, fakes: dict[str, Fake], provider: str) -> None:
+    gateway.providers._by_name.pop(provider)
+    product.sandbox.next("status=500")
+    assert product.chat(product.key()).json()["code"] == "upstream_failed"
+    assert fakes[provider].seen == []
