@@ -26,6 +26,10 @@ class PriceExists(ValueError):
     """There is a price for this very moment already; prices are superseded, never overwritten."""
 
 
+class Unpriced(ValueError):
+    """The model has no price."""
+
+
 class ModelUnknown(ValueError):
     """No model of the catalogue, or several, has this name."""
 
@@ -112,6 +116,21 @@ def _facts(price: Price) -> dict[str, Any]:
         "effective_from": price.effective_from.isoformat() if price.effective_from else None,
         "source": price.source,
     }
+
+
+def change_status(*, model: Model, status: Model.Status, reason: str, by: Actor, now: datetime) -> Model:
+    """Serve a model, or serve it no longer. Raises Unpriced: what has no price is never served."""
+    if status in Model.SERVED and catalog.rates_at(model=model, at=now) is None:
+        raise Unpriced("It has no price yet; add one first.")
+    old = {"status": model.status}
+    model.status = status
+    with transaction.atomic():
+        model.save(update_fields=["status"])
+        audit.record(
+            action="model.status", target=model.name, by=by, now=now, reason=reason, old=old, new={"status": status}
+        )
+        transaction.on_commit(catalog.forget)
+    return model
 
 
 def per_million(picos: int) -> str:

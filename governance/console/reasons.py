@@ -16,8 +16,14 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from governance import alerts, allowances, budgets, corrections, rates, stops, tenancy
 from governance.results import LedgerError
 
+
+class ActRefused(Exception):
+    """What another app's page refuses for, in its own words."""
+
+
 # What an act may refuse for; its words are shown to the operator.
 REFUSALS = (
+    ActRefused,
     alerts.AlertCleared,
     allowances.AllowanceError,
     budgets.BudgetError,

@@ -1,10 +1,12 @@
 """The catalogue in the console: prices are added in dollars, and never changed."""
 
+import re
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.urls import reverse
 
 from governance.models import AuditEntry
 from llm import catalog
@@ -100,7 +102,11 @@ def test_model_is_confirmed_and_an_alias_added_with_audit_rows(operator: Client)
         "context_tokens": 1_000_000,
         "image_tokens": 3_080,
     }
-    changed = operator.post(f"/admin/llm/model/{model.pk}/change/", form)
+    page = operator.get(f"/admin/llm/model/{model.pk}/change/").content.decode()
+    # What the browser sends along for the table of prices.
+    sent = dict(re.findall(r'name="(prices-[^"]+)" value="([^"]*)"', page))
+    assert "prices-TOTAL_FORMS" in sent
+    changed = operator.post(f"/admin/llm/model/{model.pk}/change/", form | sent)
     operator.post("/admin/llm/modelalias/add/", {"name": "mistral-next", "model": model.pk})
 
     assert changed.status_code == 302
@@ -129,3 +135,43 @@ def test_staff_who_are_no_operators_may_look_only(client: Client) -> None:
 
     assert client.get("/admin/llm/price/").status_code == 200
     assert client.post("/admin/llm/price/add/", price_form()).status_code == 403
+
+
+def test_a_wrong_price_is_corrected_on_a_page_that_asks_why(operator: Client) -> None:
+    wrong = Price.objects.get(model__name="mistral-embed", unit="input")
+    page = reverse("admin:llm_price_correct_one", args=[wrong.pk])
+    assert b"manage.py reprice mistral-embed" in operator.get(page).content
+    form = {"_confirmed": "yes", "reason": "the bill", "usd_per_million": "0.2", "source": "invoice"}
+    assert operator.post(page, form).status_code == 302
+    right = Price.objects.get(supersedes=wrong)
+    assert (right.picos_per_unit, right.source, right.effective_from) == (200_000, "invoice", wrong.effective_from)
+    audited = AuditEntry.objects.get(action="price.correct")
+    assert (audited.actor, audited.reason) == ("olga", "the bill")
+    again = operator.post(page, form, follow=True)
+    assert "was superseded already" in again.content.decode()
+    listed = operator.get("/admin/llm/price/?q=mistral-embed").content.decode()
+    assert "superseded" in listed
+    assert "0.2" in operator.get(f"/admin/llm/model/{wrong.model_id}/change/").content.decode()
+    assert operator.post(page, form | {"usd_per_million": "-1"}).status_code == 200
+
+
+def test_a_preview_is_served_once_it_has_a_price_and_retired_again(operator: Client) -> None:
+    bare = Model.objects.create(name="new", kinds=["chat"], status="preview")
+    priced = Model.objects.get(name="mistral-large-4")
+    confirmed = {"_confirmed": "yes", "reason": "checked"}
+    for model, status in ((bare, "preview"), (priced, "ga")):
+        told = operator.post(reverse("admin:llm_model_serve_one", args=[model.pk]), confirmed, follow=True)
+        model.refresh_from_db()
+        assert model.status == status
+        assert ("It has no price yet" in told.content.decode()) == (status == "preview")
+    operator.post(reverse("admin:llm_model_retire_one", args=[priced.pk]), confirmed)
+    priced.refresh_from_db()
+    assert priced.status == "retired"
+    assert AuditEntry.objects.filter(action="model.status", reason="checked").count() == 2
+
+
+def test_the_list_of_models_shows_every_rate_and_who_has_none(operator: Client) -> None:
+    Model.objects.create(name="bare", provider="openai", kinds=["chat"])
+    page = operator.get("/admin/llm/model/").content.decode()
+    for words in ("in 0.15 · cached 0.015 · out 0.6", "page 4000", "audio second 50", "no price: calls are refused"):
+        assert words in page
