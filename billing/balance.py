@@ -6,6 +6,7 @@ a part is over, what was drawn beyond what was paid is owed:
 
 * an advance, as far as the limit in force at its end allowed it. It waits while what is paid for now is worth at
   least that limit, because then the customer stayed with what was drawn on; what a period leaves unused repays it.
+  No more than one advance waits; a second one makes the smaller of them a debt.
 * a debt otherwise. It is taken off the next limits until it is paid.
 
 So an upgrade that is kept costs nothing, and one that is taken back is paid for. See docs/adr/0011. Amounts are
@@ -159,8 +160,9 @@ def _close(balance: Balance, part: Part) -> None:
         # Nothing paid is no upgrade: a provisional period that was never paid is owed.
         allowed = part.whole_nanos if part.paid_nanos > 0 and not part.frozen else 0
         advance = max(0, min(drawn, allowed) - part.paid_nanos)
-        balance.advance_nanos += advance
-        balance.debt_nanos += -unused - advance
+        # One advance waits at a time, or a plan that is left and taken again at each period's end would collect them.
+        smaller, balance.advance_nanos = sorted((advance, balance.advance_nanos))
+        balance.debt_nanos += -unused - advance + smaller
         if advance:
             balance.advance_level = max(balance.advance_level, allowed)
     if balance.advance_nanos == 0:

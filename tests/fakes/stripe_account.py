@@ -56,6 +56,8 @@ class StripeAccount:
         self.events: list[dict[str, Any]] = []
         self.payments: list[Paid] = []
         self.card_works = True
+        # The most that a plan of this customer has ever come to, in nanodollars a month.
+        self.highest_nanos = 0
         self._ids = itertools.count(1)
 
     # What the API answers ---------------------------------------------------------------------------------
@@ -89,6 +91,7 @@ class StripeAccount:
         ends_at = self.now + (timedelta(days=trial_days) if trial_days else MONTH)
         sub = Sub(f"sub_{next(self._ids)}", price, quantity, self.now, ends_at)
         self.subs.append(sub)
+        self.highest_nanos = max(self.highest_nanos, self.value(price, quantity))
         if trial_days:
             sub.status, sub.trial = "trialing", (self.now, ends_at)
             self._tell("customer.subscription.created", self._object(sub))
@@ -109,6 +112,7 @@ class StripeAccount:
             (sub.price, sub.quantity, self.now, sub.ends_at, True), (price, quantity, self.now, sub.ends_at, False),
         ]  # fmt: skip
         sub.price, sub.quantity = price, quantity
+        self.highest_nanos = max(self.highest_nanos, self.value(price, quantity))
         self._tell("customer.subscription.updated", self._object(sub))
         if sub.status == "trialing" or how == "none":
             return

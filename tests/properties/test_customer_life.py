@@ -1,0 +1,284 @@
+"""A customer's life against a simulated Stripe whose events arrive shuffled, repeated and not at all.
+
+Whatever happens, and however often, what can be spent is never more than two limits ahead of what was paid for (see
+docs/adr): one that an upgrade advances, and the current window's, which Stripe may credit after it was used. The
+outstanding is what was used or can be used beyond what was paid, carried from window to window, repaid by what a
+window leaves unused. After a reconcile the state is that of Stripe, and a second one writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from billing import inbox, stripe_client, sync, webhooks
+from billing.models import BillingAccount, BillingPeriod, TopUp
+from governance import ledger, money
+from governance.models import AuditEntry, BudgetEvent, BudgetWindow, Tenant
+from tests import factories
+from tests.billing.events import standard_plans
+from tests.fakes.stripe_account import MONTH, StripeAccount
+
+pytestmark = pytest.mark.django_db
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+VALUES = {name: factories.nanos(dollars) for name, dollars in
+          (("price_standard", "50"), ("price_premium", "200"), ("price_seats", "10"))}  # fmt: skip
+TOPUP = factories.nanos("20")
+EXAMPLES = int(os.environ.get("CUSTOMER_LIVES", "6"))
+prices = st.sampled_from(sorted(VALUES))
+quantities = st.sampled_from([1, 3, 12])
+spans = st.sampled_from([timedelta(hours=6), timedelta(days=3), timedelta(days=11), MONTH - timedelta(days=1)])
+
+
+class CustomerLife(RuleBasedStateMachine):
+    stripe: StripeAccount
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = transaction.atomic()
+        # Each example is undone as a whole; the ledger's durable transactions may nest in it as in a test's.
+        self.example._from_testcase = True  # type: ignore[attr-defined]
+        self.example.__enter__()
+        standard_plans()
+        self.tenant = factories.tenant("acme")
+        type(self).stripe = self.stripe = StripeAccount(VALUES, START)
+        self.delivered: list[dict[str, Any]] = []
+        # Trials are given once for a product, and keep counting for the window they were given in.
+        self.tried: dict[str, tuple[datetime, datetime, int]] = {}
+        self.spent_on_topups = 0
+
+    def teardown(self) -> None:
+        self.example.__exit__(Exception, None, None)
+
+    @initialize(price=prices)
+    def begin(self, price: str) -> None:
+        self.stripe.sign_up(price, 1)
+        self.reconcile()
+
+    # A life -------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.stripe.sub is None)
+    @rule(price=prices, quantity=quantities, trial=st.sampled_from([0, 0, 0, 14]))
+    def sign_up(self, price: str, quantity: int, trial: int) -> None:
+        self.stripe.sign_up(price, quantity, trial_days=trial)
+
+    @precondition(lambda self: self.stripe.sub is not None)
+    @rule(price=prices, quantity=quantities, how=st.sampled_from(["now", "later", "none"]))
+    def change(self, price: str, quantity: int, how: str) -> None:
+        self.stripe.change(price, quantity, how)
+
+    @precondition(lambda self: self.stripe.sub is not None)
+    @rule(turns=st.integers(1, 4), how=st.sampled_from(["later", "now"]), kept=st.booleans())
+    def loop(self, turns: int, how: str, kept: bool) -> None:
+        """The exploit itself: up shortly before the period's end, spend, over the renewal or not, and down again."""
+        for _ in range(turns):
+            sub = self.stripe.sub
+            if sub is None or sub.status != "active":
+                return
+            self._until(max(timedelta(0), sub.ends_at - self.stripe.now - timedelta(hours=1)))
+            self._turn("price_premium", how)
+            if kept:
+                self._until(timedelta(hours=2))
+            self._turn("price_standard", how)
+            if not kept:
+                self._until(timedelta(hours=2))
+
+    def _turn(self, price: str, how: str) -> None:
+        self.stripe.change(price, 1, how)
+        self.reconcile()
+        self.spend(100)
+
+    def _until(self, span: timedelta) -> None:
+        self.stripe.pass_time(span)
+        self.reconcile()
+        self.spend(100)
+
+    @rule(at_period_end=st.booleans())
+    def cancel(self, at_period_end: bool) -> None:
+        self.stripe.cancel(at_period_end=at_period_end)
+
+    @rule(works=st.booleans())
+    def card(self, works: bool) -> None:
+        if works:
+            self.stripe.recover()
+        else:
+            self.stripe.card_works = False
+
+    @rule(span=spans)
+    def wait(self, span: timedelta) -> None:
+        self.stripe.pass_time(span)
+
+    @rule()
+    def top_up(self) -> None:
+        self.stripe.top_up()
+
+    @rule(what=st.sampled_from(["whole", "part", "fails"]))
+    def refund(self, what: str) -> None:
+        if what == "fails":
+            self.stripe.fail_refund()
+        else:
+            self.stripe.refund(100 if what == "whole" else 30)
+
+    @rule(what=st.sampled_from(["open", "won", "lost"]))
+    def dispute(self, what: str) -> None:
+        if what == "open":
+            self.stripe.dispute()
+        else:
+            self.stripe.close_dispute(won=what == "won")
+
+    @rule(share=st.sampled_from([30, 100]))
+    def spend(self, share: int) -> None:
+        """Use a share of what is left, as a call would: only where it is admitted."""
+        window = self._open()
+        if window is None or not window.remaining_nanos:
+            return
+        cost = money.format_dollars(max(1, window.remaining_nanos * share // 100))
+        hold = factories.reserving(cost)
+        if ledger.reserve(hold, now=self.stripe.now).allowed:
+            ledger.settle(factories.settling(hold.reservation_id, cost), now=self.stripe.now)
+
+    # What is heard of it ------------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        """Some of the events, in any order, some of them again; others are lost for good."""
+        waiting = self.stripe.events[-6:] + self.delivered[-2:]
+        self.stripe.events.clear()
+        chosen = data.draw(st.lists(st.sampled_from(waiting), max_size=4)) if waiting else []
+        for event in chosen:
+            inbox.store(webhooks.parse(json.dumps(event)), now=self.stripe.now)
+            inbox.process(event["id"], now=self.stripe.now)
+        self.delivered += chosen
+
+    @rule()
+    def reconcile(self) -> None:
+        """All customers are read anew: the state is Stripe's, and a second time nothing is written."""
+        sync.customer("cus_acme", now=self.stripe.now)
+        before = self._picture()
+        sync.customer("cus_acme", now=self.stripe.now)
+        assert self._picture() == before
+        self._agrees_with_stripe()
+
+    # What must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def never_far_ahead_of_what_was_paid(self) -> None:
+        windows = list(BudgetWindow.objects.filter(budget__tenant=self.tenant).order_by("starts_at"))
+        self._learn()
+        outstanding = 0
+        for number, window in enumerate(windows):
+            used = window.settled_nanos
+            if number + 1 == len(windows):
+                used += self._spendable(window)
+            outstanding = max(0, outstanding + used - self._paid_for(window) - self._bought_in(window, used))
+        assert outstanding <= 2 * self.stripe.highest_nanos, (outstanding, self.stripe.highest_nanos)
+
+    def _spendable(self, window: BudgetWindow) -> int:
+        return window.remaining_nanos if Tenant.objects.get().status == "active" else 0
+
+    def _learn(self) -> None:
+        """The trials that were given."""
+        account = BillingAccount.objects.first()
+        if account is not None and account.state == "trial" and account.period_start and account.period_end:
+            sub = next(one for one in self.stripe.subs if one.id == account.subscription_id)
+            if self.tried.setdefault(sub.price, (account.period_start, account.period_end, 0))[0] == sub.starts_at:
+                nanos = account.limit_nanos or 0
+                kept = max(nanos, self.tried[sub.price][2])
+                self.tried[sub.price] = (account.period_start, account.period_end, kept)
+
+    def _paid_for(self, window: BudgetWindow) -> int:
+        """What Stripe was paid for the time of a window, of the subscription it began with."""
+        ends_at = window.ends_at or self.stripe.now
+        owner = next((sub.id for sub in reversed(self.stripe.subs) if self._begins(sub.id) <= window.starts_at), "")
+        total = 0
+        for one in self.stripe.payments:
+            if one.subscription_id != owner or one.taken:
+                continue
+            shared = min(ends_at, one.ends_at) - max(window.starts_at, one.starts_at)
+            if shared > timedelta(0):
+                total += (
+                    one.nanos
+                    * (shared // timedelta(seconds=1))
+                    // max(1, (one.ends_at - one.starts_at) // timedelta(seconds=1))
+                )
+        given = sum(nanos for starts_at, _, nanos in self.tried.values() if starts_at == window.starts_at)
+        return max(0, total) + given
+
+    def _begins(self, subscription_id: str) -> datetime:
+        number = [sub.id for sub in self.stripe.subs].index(subscription_id)
+        return self._began[number]
+
+    @property
+    def _began(self) -> list[datetime]:
+        return [min([one.starts_at for one in self.stripe.payments if one.subscription_id == sub.id] +
+                    [sub.starts_at] + ([sub.trial[0]] if sub.trial else [])) for sub in self.stripe.subs]  # fmt: skip
+
+    def _bought_in(self, window: BudgetWindow, used: int) -> int:
+        """Top-ups count once: in the first window that has room for them."""
+        return sum(row.amount_nanos for row in TopUp.objects.filter(counts_from=window.starts_at))
+
+    def _agrees_with_stripe(self) -> None:
+        account, sub = BillingAccount.objects.get(), self.stripe.sub
+        if sub is None:
+            assert account.state == ("closed" if self.stripe.subs else "none")
+            assert Tenant.objects.get().status == ("suspended" if self.stripe.subs else "active")
+            return
+        paid = [one for one in self.stripe.payments if one.subscription_id == sub.id and one.starts_at == sub.starts_at]
+        if sub.status == "incomplete":
+            assert account.state == "pending"
+        elif sub.status == "active" and paid and account.state == "active":
+            assert (account.period_start, account.period_end) == (sub.starts_at, sub.ends_at)
+            assert account.limit_nanos == self.stripe.value(sub.price, sub.quantity)
+        elif sub.status == "active" and paid:
+            assert account.state == "frozen"
+        elif sub.status == "past_due":
+            late = self.stripe.now - sub.starts_at
+            assert account.state == ("suspended" if late >= timedelta(days=7) else "provisional")
+
+    def _open(self) -> BudgetWindow | None:
+        return BudgetWindow.objects.filter(budget__tenant=self.tenant, closed_at=None).first()
+
+    def _picture(self) -> tuple[Any, ...]:
+        columns = ("state", "plan", "limit_nanos", "reasons", "window_start", "period_end")
+        accounts = BillingAccount.objects.values(*columns)
+        windows = BudgetWindow.objects.order_by("id").values()
+        periods = BillingPeriod.objects.order_by("id").values()
+        counts = AuditEntry.objects.count(), BudgetEvent.objects.count()
+        return list(accounts), list(windows), list(periods), list(TopUp.objects.values()), counts
+
+
+def test_a_customers_life_never_spends_more_than_was_paid_for(
+    db: None, settings_of_stripe: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stripe_client, "customer_picture", lambda id: CustomerLife.stripe.picture())
+    monkeypatch.setattr(stripe_client, "product", lambda id: {"id": id, "object": "product", "metadata": {}})
+    monkeypatch.setattr(stripe_client, "price", lambda id: CustomerLife.stripe.price(id))
+    monkeypatch.setattr(stripe_client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})
+    run_state_machine_as_test(
+        CustomerLife,
+        settings=settings(
+            max_examples=EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
+            derandomize="CUSTOMER_LIVES" not in os.environ, phases=[Phase.generate],
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def settings_of_stripe(settings: Any) -> None:
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
