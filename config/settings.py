@@ -183,6 +183,11 @@ ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 LEARNED_BOUNDS = check.boolean(env, "LEARNED_BOUNDS", default=True)
+# What a call is held for whose input cannot be bounded: nothing, as it is refused, or all that there could be.
+UNBOUNDED_INPUTS = check.choice(env, "UNBOUNDED_INPUTS", choices=("refuse", "reserve_full_context"), default="refuse")
+OCR_MAX_PAGES = check.whole(env, "OCR_MAX_PAGES", default=1_000, maximum=1_000_000)
+TRANSCRIPTION_MAX_SECONDS = check.seconds(env, "TRANSCRIPTION_MAX_SECONDS", default=10_800, minimum=1)
+TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", default=2_000, maximum=1_000_000)
 
 # Budgets.
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")

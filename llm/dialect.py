@@ -65,6 +65,8 @@ class Request:
     user: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     changed: bool = False
+    # Of a form: where in `body` the model's name is.
+    model_at: tuple[int, int] | None = None
 
 
 def parse(body: bytes) -> Request:
@@ -99,6 +101,7 @@ def parse_other(body: bytes, *, kind: str) -> Request:
         _check_text(payload, "suffix")
         request.stream = _boolean(payload, "stream")
         request.max_tokens = _positive(payload, "max_tokens")
+        request.n = _positive(payload, "n", most=MAX_N) or 1
     elif kind == "ocr":
         if not isinstance(payload.get("document"), dict):
             raise DialectError("`document` must be an object.", "document", "invalid_type")
@@ -114,6 +117,10 @@ def apply(
 
     `max_tokens` None leaves the request's own. With its last tool a request loses `tool_choice` too.
     """
+    if request.model_at is not None:
+        start, stop = request.model_at
+        named = model == request.model
+        return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
     same_length = max_tokens is None or max_tokens == request.max_tokens
     if not request.changed and not removed and model == request.model and same_length:

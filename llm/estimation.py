@@ -2,7 +2,8 @@
 
 A byte-level tokenizer never makes more tokens of a text than it has UTF-8 bytes, so bytes bound tokens; guesses such
 as a quarter of the characters fall short by up to 16 times. To the bytes come the marks around messages and tools.
-What has no bound (documents, audio, tools that run at the provider) is refused with `UnboundedInput`.
+What has no bound (documents, audio, tools that run at the provider) is refused with `UnboundedInput`, or counts as
+all that the model can read, where that is the policy.
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ class Estimate:
     needs: frozenset[str] = frozenset()
     unit: str = "token"
     units: int = 0
+    # The input has no bound of its own: it counts as all that the model can read.
+    whole_context: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all of the input is text of a known size, from which something can be learned."""
+        return self.unit == "token" and not self.images and not self.whole_context
 
     @property
     def input_tokens(self) -> int:
@@ -74,6 +82,8 @@ class Estimate:
 
     def input_tokens_at(self, entry: Entry) -> int:
         """The bound at a model. Others than Mistral put a prompt of their own before tools."""
+        if self.whole_context:
+            return entry.context_tokens or 0
         hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not _is_mistrals(entry) else 0
         return self.text_tokens + hidden + self.images * entry.image_tokens
 
@@ -82,14 +92,37 @@ class Estimate:
         missing = self.needs - entry.capabilities
         if self.kind not in entry.kinds:
             missing |= {self.kind}
+        if self.whole_context and entry.context_tokens is None:
+            missing |= {"bound"}
         whole_tokens = self.input_tokens_at(entry) + (self.max_tokens or 0)
         if entry.context_tokens is not None and whole_tokens > entry.context_tokens:
             missing |= {"context"}
         return missing
 
 
-def chat(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
-    """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput."""
+def chat(
+    payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS, reserve_unbounded: bool = False
+) -> Estimate:
+    """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput.
+
+    `reserve_unbounded`: what has no bound counts as the model's whole context; but for audio, which has another unit.
+    """
+    try:
+        return _bounded_chat(payload, default_max_tokens)
+    except UnboundedInput:
+        if not reserve_unbounded or _holds_audio(payload):
+            raise
+    return Estimate(
+        kind="chat",
+        text_tokens=0,
+        max_tokens=payload.get("max_tokens") or default_max_tokens,
+        n=payload.get("n") or 1,
+        needs=_needs(payload, images=0, tools=bool(payload.get("tools"))),
+        whole_context=True,
+    )
+
+
+def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estimate:
     tokens = TOKENS_PER_REQUEST
     images = 0
     for position, message in enumerate(payload["messages"]):
@@ -115,10 +148,15 @@ def chat(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TO
 
 
 def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
-    """The bound of a fill-in-the-middle request: `prompt` and `suffix`."""
+    """The bound of a fill-in-the-middle request: `prompt` and `suffix`, read once for all of `n` answers."""
     texts = (payload.get("prompt"), payload.get("suffix"))
     tokens = TOKENS_PER_REQUEST + sum(_text_bytes(text) for text in texts if isinstance(text, str))
-    return Estimate(kind="fim", text_tokens=tokens, max_tokens=payload.get("max_tokens") or default_max_tokens, n=1)
+    return Estimate(
+        kind="fim",
+        text_tokens=tokens,
+        max_tokens=payload.get("max_tokens") or default_max_tokens,
+        n=payload.get("n") or 1,
+    )
 
 
 def embeddings(payload: Mapping[str, Any]) -> Estimate:
@@ -131,10 +169,15 @@ def moderations(payload: Mapping[str, Any]) -> Estimate:
     return Estimate(kind="moderation", text_tokens=_inputs(payload.get("input")))
 
 
-def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES) -> Estimate:
-    """The pages that an OCR request lists, or `max_pages`; annotated pages have a price of their own."""
+def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reserve_unbounded: bool = False) -> Estimate:
+    """The pages that an OCR request lists, or `max_pages`; annotated pages have a price of their own.
+
+    Raises UnboundedInput for a file at the provider, unless `reserve_unbounded`: whose it is, nobody here knows.
+    """
     annotated = payload.get("document_annotation_format") or payload.get("bbox_annotation_format")
     document = payload.get("document")
+    if isinstance(document, Mapping) and document.get("file_id") and not reserve_unbounded:
+        raise UnboundedInput("A file that is at the provider", "document.file_id")
     single = isinstance(document, Mapping) and document.get("type") == "image_url"
     pages = 1 if single else _listed_pages(payload.get("pages"))
     return Estimate(
@@ -171,7 +214,7 @@ def offer(
 
     def quote(model: str) -> Quote | None:
         entry = catalogue.resolve(model)
-        if entry is None:
+        if entry is None or (estimate.whole_context and entry.context_tokens is None):
             return None
         capable = estimate.kind == "chat" and not estimate.lacks(entry)
         if estimate.unit != "token":
@@ -259,6 +302,12 @@ def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
     return _json_bytes(part), 0
 
 
+def _holds_audio(payload: Mapping[str, Any]) -> bool:
+    contents = (message.get("content") for message in payload["messages"])
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return any(part.get("type") == "input_audio" for part in parts)
+
+
 def _refuse_nested(thinking: Any, param: str) -> None:
     """Thinking holds parts of its own, which could hide one that has no bound."""
     for part in thinking if isinstance(thinking, list) else ():
@@ -301,7 +350,7 @@ def _inputs(value: Any) -> int:
     """Texts, or whole conversations, of an embeddings or moderation request."""
     if isinstance(value, str):
         return TOKENS_PER_REQUEST + _text_bytes(value)
-    items = value if isinstance(value, list) else []
+    items = value if isinstance(value, list) else [value]
     return TOKENS_PER_REQUEST + sum(
         (_text_bytes(item) if isinstance(item, str) else _json_bytes(item)) + TOKENS_PER_REQUEST for item in items
     )

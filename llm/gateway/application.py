@@ -33,6 +33,7 @@ from llm.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+BATCH = "/v1/batch"
 # Ours are shorter; a longer one is not worth remembering.
 BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
 
@@ -125,7 +126,9 @@ class Gateway:
             return lambda exchange: reads.budget(self, exchange), "GET"
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return lambda exchange: reads.models(self, exchange), "GET"
-        raise errors.not_found(f"There is no {path} here.")
+        if path == BATCH or path.startswith(BATCH + "/"):
+            raise errors.batch_not_allowed()
+        raise errors.not_found(f"There is no {path} here: only calls that can be bounded and priced are passed on.")
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         await idempotency.once(

@@ -146,8 +146,10 @@ class _GovernedCall:
             decision,
             provider=provider.name,
             request_id=self.exchange.request_id,
-            read_usage=self.route.read_usage,
-            input_bytes=None if self.estimate.images else self.estimate.text_tokens,
+            read_usage=lambda answer, model: self.route.read_usage(answer, model, self.estimate.unit),
+            input_bytes=self.estimate.text_tokens if self.estimate.is_text else None,
+            unit=self.estimate.unit,
+            units=self.estimate.units,
         )
         error = "internal_error"
         try:
@@ -390,8 +392,12 @@ def _read(
     except estimation.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
     entry = catalog.current().resolve(request.model)
-    if entry is not None and route.kind in estimate.lacks(entry):
+    lacking = estimate.lacks(entry) if entry is not None else frozenset()
+    if route.kind in lacking:
         raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
+    if "bound" in lacking:
+        unbounded = "This call's input has no bound, and the catalogue does not know how much the model can read."
+        raise errors.bad_request(unbounded, param="model", code="unbounded_input")
     return request, estimate
 
 

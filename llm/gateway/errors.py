@@ -71,6 +71,12 @@ def not_found(message: str) -> GatewayError:
     return GatewayError(404, "invalid_request_error", "not_found", message)
 
 
+def batch_not_allowed() -> GatewayError:
+    """A job runs for hours after its request, so what it spends cannot be held for and settled as a call is."""
+    message = "Batch jobs are not governed, so they are not passed on; send the calls one by one."
+    return forbidden(message, code="batch_not_allowed")
+
+
 def method_not_allowed(allowed: str) -> GatewayError:
     return GatewayError(
         405,

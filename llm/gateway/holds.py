@@ -50,6 +50,8 @@ class Holds:
         request_id: str,
         read_usage: UsageReader,
         input_bytes: int | None = None,
+        unit: str = "token",
+        units: int = 0,
     ) -> Hold:
         return Hold(
             self._commits,
@@ -62,6 +64,8 @@ class Holds:
             request_id=request_id,
             read_usage=read_usage,
             input_bytes=input_bytes,
+            unit=unit,
+            units=units,
         )
 
     async def keep_alive(self) -> None:
@@ -105,6 +109,8 @@ class Hold:
         request_id: str,
         read_usage: UsageReader,
         input_bytes: int | None,
+        unit: str,
+        units: int,
     ) -> None:
         if decision.quote is None:
             raise ValueError("only a call that was let through has a hold")
@@ -126,6 +132,8 @@ class Hold:
         # The strict bound of the input, and how many bytes the answer has: what they come to in tokens is learned.
         self._input_bytes = input_bytes
         self.output_bytes: int | None = None
+        # What is estimated where the call is not counted in tokens.
+        self._unit, self._units = unit, units
         self._unseen_bytes = 0
         self._lessons = lessons
         self._billed = _billed(decision.model)
@@ -283,7 +291,7 @@ class Hold:
         return result
 
     def estimated_usage(self) -> Usage:
-        return Usage(provider=self.provider, model=self.quote.model)
+        return Usage(provider=self.provider, model=self.quote.model, unit=self._unit, units=self._units)
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, reason: str = "", price_rule: str = "") -> Settle:
         self.charge = Settle(

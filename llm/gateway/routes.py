@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from django.conf import settings
+
 from governance.operations import Usage
-from llm import dialect, estimation
+from llm import dialect, estimation, transcription
 from llm.dialect import Request
 from llm.estimation import Estimate
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+# What counts an answer: (answer, the model that was asked, the unit of the estimate).
+ReadUsage = Callable[[Any, str, str], Usage | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +29,87 @@ class Route:
     kind: str
     parse: Callable[[bytes, str], Request]
     estimate: Callable[[Request, int], Estimate]
-    read_usage: Callable[[Any, str], Usage | None]
+    read_usage: ReadUsage
     max_body_bytes: int = MAX_BODY_BYTES
 
 
-def _usage(answer: Any, model: str) -> Usage | None:
+def _tokens(answer: Any, model: str, _: str) -> Usage | None:
     return dialect.read_usage(answer, model=model)
+
+
+def _pages(answer: Any, model: str, unit: str) -> Usage | None:
+    return dialect.read_pages(answer, model=model, unit=unit)
+
+
+def _seconds(answer: Any, model: str, _: str) -> Usage | None:
+    return transcription.read_seconds(answer, model=model)
+
+
+def _reserves_unbounded() -> bool:
+    return bool(settings.UNBOUNDED_INPUTS == "reserve_full_context")
 
 
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
     parse=lambda body, _: dialect.parse(body),
-    estimate=lambda request, default: estimation.chat(request.payload, default_max_tokens=default),
-    read_usage=_usage,
+    estimate=lambda request, default: estimation.chat(
+        request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
+    ),
+    read_usage=_tokens,
+)
+FIM = Route(
+    path="/fim/completions",
+    kind="fim",
+    parse=lambda body, _: dialect.parse_other(body, kind="fim"),
+    estimate=lambda request, default: estimation.fim(request.payload, default_max_tokens=default),
+    read_usage=_tokens,
+)
+EMBEDDINGS = Route(
+    path="/embeddings",
+    kind="embedding",
+    parse=lambda body, _: dialect.parse_other(body, kind="embedding"),
+    estimate=lambda request, _: estimation.embeddings(request.payload),
+    read_usage=_tokens,
+)
+MODERATIONS = Route(
+    path="/moderations",
+    kind="moderation",
+    parse=lambda body, _: dialect.parse_other(body, kind="moderation"),
+    estimate=lambda request, _: estimation.moderations(request.payload),
+    read_usage=_tokens,
+)
+OCR = Route(
+    path="/ocr",
+    kind="ocr",
+    parse=lambda body, _: dialect.parse_other(body, kind="ocr"),
+    estimate=lambda request, _: estimation.ocr(
+        request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
+    ),
+    read_usage=_pages,
+)
+TRANSCRIPTIONS = Route(
+    path="/audio/transcriptions",
+    kind=transcription.KIND,
+    parse=transcription.parse,
+    estimate=lambda request, _: transcription.estimate(
+        request.payload,
+        max_seconds=settings.TRANSCRIPTION_MAX_SECONDS,
+        min_bitrate=settings.TRANSCRIPTION_MIN_BITRATE,
+        reserve_unbounded=_reserves_unbounded(),
+    ),
+    read_usage=_seconds,
 )
 
-ROUTES = {f"/v1{route.path}": route for route in (CHAT,)}
+ROUTES = {
+    f"/v1{route.path}": route
+    for route in (
+        CHAT,
+        FIM,
+        EMBEDDINGS,
+        MODERATIONS,
+        replace(MODERATIONS, path="/chat/moderations"),
+        OCR,
+        TRANSCRIPTIONS,
+    )
+}

@@ -29,6 +29,8 @@ class Behaviour:
     zero_usage: bool = False
     # Something that is no JSON, with status 200.
     garbage: bool = False
+    # Compressed, although nobody asked for it.
+    gzip: bool = False
 
     def with_directives(self, text: str) -> Behaviour:
         """The same with directives applied. Raises ControlError for what is none."""

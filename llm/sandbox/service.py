@@ -8,7 +8,9 @@ directives are the fields of `Behaviour`. `GET /control/requests` tells what arr
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
+import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -25,8 +27,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEPT_REQUESTS = 10_000
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+_GZIP = (b"content-encoding", b"gzip")
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class Received:
             "method": self.method,
             "path": self.path,
             "model": self.model,
-            "body": self.body,
+            "body": _printable(self.body),
             "raw": self.raw.decode(errors="replace"),
             "headers": self.headers,
             "has_auth": self.has_auth,
@@ -63,6 +67,13 @@ class Received:
             "finished": self.finished,
             "closed_early_at": self.closed_early_at,
         }
+
+
+def _printable(body: Any) -> Any:
+    """A form's files are told of by their size."""
+    if not isinstance(body, dict):
+        return body
+    return {name: f"{len(value)} bytes" if isinstance(value, bytes) else value for name, value in body.items()}
 
 
 class Sandbox:
@@ -162,6 +173,9 @@ class Sandbox:
             raise wire.Refusal(401, {"detail": "Unauthorized"})
         if request.method == "GET":
             return
+        if request.path == TRANSCRIPTIONS:
+            request.body = wire.form(request.headers.get("content-type", ""), request.raw)
+            return
         try:
             request.body = orjson.loads(request.raw)
         except orjson.JSONDecodeError as error:
@@ -222,11 +236,8 @@ class Sandbox:
         answer = answers.answer(body, output_tokens=behaviour.output, chunk_tokens=self.chunk_tokens)
         n = body.get("n") or 1
         prompt = answers.prompt_tokens(body)
-        usage = answers.usage(prompt, answer.tokens * n, cached=behaviour.cached)
-        if behaviour.zero_usage:
-            usage = answers.usage(0, 0)
+        used = _used(behaviour, answers.usage(prompt, answer.tokens * n, cached=behaviour.cached))
         head = {"id": f"{next(self._numbers):032x}", "created": int(time.time()), "model": model}
-        used = {} if behaviour.missing_usage else {"usage": usage}
         if body.get("stream"):
             return wire.chunks({**head, "object": "chat.completion.chunk"}, answer, used, n)
         choices = [{"index": i, "finish_reason": answer.finish_reason, "message": answer.message} for i in range(n)]
@@ -245,9 +256,8 @@ class Sandbox:
             }
             for i, text in enumerate(texts)
         ]
-        usage = {} if behaviour.missing_usage else {"usage": answers.usage(tokens, 0)}
         head = {"id": f"{next(self._numbers):032x}", "object": "list", "model": model}
-        return orjson.dumps({**head, "data": data, **usage})
+        return orjson.dumps({**head, "data": data, **_used(behaviour, answers.usage(tokens, 0))})
 
     def _moderate(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
         model = self._served(body, known=answers.MODERATION_FIELDS, capability="moderation")
@@ -256,7 +266,7 @@ class Sandbox:
         texts = answers.texts(body.get("input"))
         usage = answers.usage(sum(len(text) // 4 + 2 for text in texts), 0)
         head = {"id": f"{next(self._numbers):032x}", "model": model, "results": [result for _ in texts]}
-        return orjson.dumps(head if behaviour.missing_usage else {**head, "usage": usage})
+        return orjson.dumps({**head, **_used(behaviour, usage)})
 
     def _ocr(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
         model = self._served(body, known=answers.OCR_FIELDS, capability="ocr")
@@ -266,8 +276,18 @@ class Sandbox:
         read: list[dict[str, Any]] = [
             {"index": page, "markdown": f"# Page {page}", "images": [], "dimensions": dimensions} for page in pages
         ]
-        used = {} if behaviour.missing_usage else {"pages_processed": len(pages), "doc_size_bytes": 1_000}
-        return orjson.dumps({"model": model, "pages": read, "usage_info": used, "document_annotation": None})
+        used = _used(behaviour, {"pages_processed": len(pages), "doc_size_bytes": 1_000}, name="usage_info")
+        return orjson.dumps({"model": model, "pages": read, **used, "document_annotation": None})
+
+    def _transcribe(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
+        model = self._served(body, known=frozenset(body), capability="audio_transcription")
+        if not any(body.get(name) for name in ("file", "file_url", "file_id")):
+            raise wire.unprocessable(["body", "file"], "missing", "Field required")
+        seconds = answers.audio_seconds(body.get("file") or b"")
+        text = "".join(answers.prose(min(3 * seconds, 500), chunk_tokens=500)).strip()
+        usage = {**answers.usage(4, 3 * seconds), "prompt_audio_seconds": seconds}
+        said: dict[str, Any] = {"model": model, "text": text, "language": None, "segments": []}
+        return orjson.dumps({**said, **_used(behaviour, usage)})
 
     async def _send_plain(
         self, body: bytes, request: Received, behaviour: Behaviour, receive: Receive, send: Send
@@ -276,8 +296,11 @@ class Sandbox:
             return
         if behaviour.garbage:
             body = b"<html>this is no JSON</html>"
+        headers = [_JSON]
+        if behaviour.gzip:
+            body, headers = gzip.compress(body), [_JSON, _GZIP]
         length = str(len(body)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, (b"content-length", length)]})
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", length)]})
         if behaviour.cut_stream:
             await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
             return
@@ -291,7 +314,9 @@ class Sandbox:
         left = asyncio.ensure_future(_until_left(receive))
         try:
             await self._wait(behaviour.latency, left)
-            await send({"type": "http.response.start", "status": 200, "headers": [_EVENTS]})
+            headers = [_EVENTS, _GZIP] if behaviour.gzip else [_EVENTS]
+            packer = zlib.compressobj(wbits=31) if behaviour.gzip else None
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             for number, chunk in enumerate(chunks):
                 if number:
                     await self._wait(behaviour.pace, left)
@@ -301,9 +326,11 @@ class Sandbox:
                 if behaviour.cut_stream and number >= behaviour.cut_stream:
                     return
                 data = b"data: {no JSON\n\n" if behaviour.garbage else chunk
+                if packer is not None:
+                    data = packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 request.chunks_sent += 1
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": packer.flush() if packer else b""})
             request.finished = True
         finally:
             left.cancel()
@@ -364,7 +391,16 @@ _ROUTES: Mapping[str, Route] = {
     "/v1/moderations": Sandbox._moderate,
     "/v1/chat/moderations": Sandbox._moderate,
     "/v1/ocr": Sandbox._ocr,
+    TRANSCRIPTIONS: Sandbox._transcribe,
 }
+
+
+def _used(behaviour: Behaviour, usage: Mapping[str, Any], *, name: str = "usage") -> dict[str, Any]:
+    """The answer's block of usage, as it was asked for."""
+    if behaviour.missing_usage:
+        return {}
+    return {name: {key: 0 if isinstance(value, int) else value for key, value in usage.items()}
+            if behaviour.zero_usage else usage}  # fmt: skip
 
 
 async def _respond(send: Send, status: int, body: Mapping[str, Any], headers: wire.Headers | None = None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
+import python_multipart
+import python_multipart.exceptions
 
 from llm import seed
 from llm.sandbox import answers
@@ -96,6 +99,28 @@ def check_messages(messages: Any) -> None:
             if name not in known:
                 place = ["body", "messages", position, role, name]
                 raise unprocessable(place, "extra_forbidden", "Extra inputs are not permitted", message[name])
+
+
+def form(content_type: str, body: bytes) -> dict[str, Any]:
+    """The fields of a form: texts, of a file its bytes."""
+    fields: dict[str, Any] = {}
+
+    def keep_field(field: Any) -> None:
+        fields[field.field_name.decode()] = (field.value or b"").decode()
+
+    def keep_file(file: Any) -> None:
+        file.file_object.seek(0)
+        fields[file.field_name.decode()] = file.file_object.read()
+        file.close()
+
+    try:
+        python_multipart.parse_form(
+            {"Content-Type": content_type.encode(), "Content-Length": str(len(body)).encode()},
+            io.BytesIO(body), keep_field, keep_file,
+        )  # fmt: skip
+    except (python_multipart.exceptions.FormParserError, ValueError) as error:
+        raise unprocessable(["body"], "form_invalid", str(error)) from error
+    return fields
 
 
 def unprocessable(place: list[Any], kind: str, message: str, value: Any = None) -> Refusal:

@@ -1,0 +1,279 @@
+"""Every route of the data plane: in which unit it is held for, what it is charged, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import wave
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from governance.models import Reservation, SpendEntry
+from llm.gateway.routes import ROUTES
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_chat import chunks_of, entry, nothing_is_held
+from tests.product import Product
+
+PICTURE = {"type": "image_url", "image_url": "https://example.com/invoice.png"}
+PDF = {"type": "document_url", "document_url": "https://example.com/invoice.pdf"}
+
+
+def wav(seconds: float, *, rate: int = 8_000) -> bytes:
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(int(seconds * rate) * 2))
+    return sound.getvalue()
+
+
+def transcribe(
+    product: Product, key: str, audio: bytes | None = None, *, model: str = "voxtral-mini-latest", **fields: str
+) -> httpx.Response:
+    return httpx.post(
+        product.url + "/v1/audio/transcriptions",
+        data={"model": model, **fields},
+        files={} if audio is None else {"file": ("call.wav", audio)},
+        headers={"authorization": f"Bearer {key}"},
+        timeout=30,
+    )
+
+
+def held_nanos() -> int:
+    return Reservation.objects.get().amount_nanos
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("5.00")
+    return product.key()
+
+
+def test_ten_embedding_tokens_are_held_for_and_charged(product: Product, key: str) -> None:
+    response = product.post("/v1/embeddings", key, model="mistral-embed", input=["x" * 32])
+    usage = response.json()["usage"]
+    # 100 nanodollars a token.
+    assert usage["prompt_tokens"] == 10
+    assert (entry().cost_nanos, entry().certainty, entry().input_tokens) == (1_000, "confirmed", 10)
+    assert held_nanos() >= entry().cost_nanos
+    assert nanos(response.headers["x-request-cost-usd"]) == 1_000
+    assert nothing_is_held()
+
+
+def test_code_is_filled_in_and_charged_by_its_tokens(product: Product, key: str) -> None:
+    response = product.post("/v1/fim/completions", key, model="codestral-latest", prompt="def f(", max_tokens=50)
+    usage = response.json()["usage"]
+    # codestral: 300 nanodollars an input token, 900 an output token.
+    assert entry().cost_nanos == usage["prompt_tokens"] * 300 + usage["completion_tokens"] * 900 > 0
+    assert held_nanos() >= entry().cost_nanos
+
+
+def test_code_that_is_filled_in_as_a_stream_carries_its_cost(product: Product, key: str) -> None:
+    response = product.post("/v1/fim/completions", key, model="codestral-latest", prompt="def f(", stream=True)
+    last = chunks_of(response.text)[-1]
+    assert nanos(last["usage"]["cost_usd"]) == entry().cost_nanos > 0
+    assert entry().certainty == "confirmed"
+    # The tenant's own bound was put on a call that had none.
+    assert product.sandbox.requests[-1].body["max_tokens"] == 4_096
+
+
+@pytest.mark.parametrize(
+    ("path", "input"),
+    [
+        ("/v1/moderations", ["An invoice."]),
+        ("/v1/chat/moderations", [[{"role": "user", "content": "An invoice."}]]),
+    ],
+)
+def test_moderation_is_counted_though_it_is_free(product: Product, key: str, path: str, input: Any) -> None:
+    response = product.post(path, key, model="mistral-moderation-latest", input=input)
+    assert response.json()["results"]
+    assert (entry().cost_nanos, entry().certainty) == (0, "confirmed")
+    assert entry().input_tokens > 0
+    assert product.sandbox.requests[-1].path == path
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit", "nanos_a_page"),
+    [({}, "page", 4_000_000), ({"document_annotation_format": {"type": "json_object"}}, "annotated_page", 5_000_000)],
+)
+def test_documents_are_charged_by_the_page(
+    product: Product, key: str, fields: dict[str, Any], unit: str, nanos_a_page: int
+) -> None:
+    response = product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PDF, pages=[0, 1, 2], **fields)
+    assert response.status_code == 200
+    assert (entry().unit, entry().units, entry().certainty) == (unit, 3, "confirmed")
+    assert entry().cost_nanos == held_nanos() == 3 * nanos_a_page
+
+
+def test_a_document_whose_pages_are_not_listed_is_held_for_at_its_longest(product: Product, key: str) -> None:
+    product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PDF)
+    assert held_nanos() == 1_000 * 4_000_000
+    assert (entry().units, entry().cost_nanos) == (2, 8_000_000)
+    assert product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PICTURE).status_code == 200
+    assert Reservation.objects.order_by("-reserved_at")[0].amount_nanos == 4_000_000
+
+
+def test_audio_is_held_for_and_charged_by_the_second(product: Product, key: str) -> None:
+    response = transcribe(product, key, wav(2.5))
+    assert response.json()["text"]
+    # 0.003 dollars a minute.
+    assert (entry().unit, entry().units, entry().certainty) == ("audio_second", 3, "confirmed")
+    assert entry().cost_nanos == held_nanos() == 3 * 50_000
+    assert nanos(response.headers["x-request-cost-usd"]) == 150_000
+
+
+def test_a_form_goes_on_as_the_bytes_it_came_in(product: Product, key: str) -> None:
+    form = b"\r\n".join([
+        b'--x', b'X-More: 1', b'content-disposition: form-data; name="language"', b'', b'en',
+        b'--x', b'Content-Disposition: form-data; name="model"', b'', b'voxtral-mini-latest',
+        b'--x', b'Content-Disposition: form-data; filename="a"; name=file', b'', wav(1), b'--x--', b'',
+    ])  # fmt: skip
+    kind = 'multipart/form-data; charset=utf-8; boundary="x"'
+    headers = {"authorization": f"Bearer {key}", "content-type": kind}
+    url = product.url + "/v1/audio/transcriptions"
+    assert httpx.post(url, content=form, headers=headers).status_code == 200
+    received = product.sandbox.requests[-1]
+    assert received.raw == form
+    assert received.headers["content-type"] == kind
+
+
+def test_a_forms_model_is_named_as_its_provider_knows_it(product: Product, key: str) -> None:
+    audio = wav(1)
+    response = transcribe(product, key, audio, model="mistral/voxtral-mini-2602", language="en")
+    assert response.status_code == 200
+    received = product.sandbox.requests[-1].body
+    assert received == {"model": "voxtral-mini-2602", "language": "en", "file": audio}
+
+
+def test_a_large_recording_passes(product: Product, key: str) -> None:
+    audio = wav(950, rate=16_000)
+    assert len(audio) > 30_000_000
+    assert transcribe(product, key, audio).status_code == 200
+    assert (entry().units, entry().cost_nanos) == (950, 950 * 50_000)
+
+
+@pytest.mark.parametrize("source", ["file_url", "file_id"])
+def test_audio_elsewhere_is_refused_or_held_for_at_its_longest(
+    product: Product, key: str, settings: Any, source: str
+) -> None:
+    def ask() -> httpx.Response:
+        return httpx.post(
+            product.url + "/v1/audio/transcriptions",
+            files={"model": (None, "voxtral-mini-latest"), source: (None, "https://example.com/a.mp3")},
+            headers={"authorization": f"Bearer {key}"},
+            timeout=30,
+        )
+
+    refused = ask()
+    assert (refused.status_code, refused.json()["code"], refused.json()["param"]) == (400, "unbounded_input", source)
+    settings.UNBOUNDED_INPUTS = "reserve_full_context"
+    assert ask().status_code == 200
+    assert held_nanos() == 10_800 * 50_000
+
+
+def test_a_recording_over_the_limit_and_a_stream_are_clear_refusals(product: Product, key: str, settings: Any) -> None:
+    settings.TRANSCRIPTION_MAX_SECONDS = 2
+    too_long = transcribe(product, key, wav(3))
+    streamed = transcribe(product, key, wav(1), stream="true")
+    json_body = product.post("/v1/audio/transcriptions", key, model="voxtral-mini-latest", file_url="https://e.com/a")
+    answers = [(answer.status_code, answer.json()["code"]) for answer in (too_long, streamed, json_body)]
+    assert answers == [(400, "audio_too_long"), (400, "stream_not_supported"), (400, "invalid_content_type")]
+    assert not product.sandbox.requests
+    assert nothing_is_held()
+
+
+@pytest.mark.parametrize("part", [PDF, {"type": "file", "file_id": "f"}])
+def test_documents_in_chats_are_refused_or_held_for_as_all_that_the_model_reads(
+    product: Product, settings: Any, part: dict[str, Any]
+) -> None:
+    make.budget("5.00")
+    key = product.key()
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is due?"}]}]
+    assert product.chat(key, messages=messages).json()["code"] == "unbounded_input"
+    settings.UNBOUNDED_INPUTS = "reserve_full_context"
+    assert product.chat(key, messages=messages).status_code == 200
+    # mistral-large reads 256,000 tokens.
+    assert held_nanos() == 256_000 * 500 + 100 * 1_500
+    audio = [{"type": "input_audio", "input_audio": "AAAA"}, part]
+    refused = product.chat(key, messages=[{"role": "user", "content": audio}])
+    assert refused.json()["code"] == "unbounded_input"
+
+
+def test_tools_that_run_at_the_provider_are_held_for_by_policy_alone(product: Product, key: str, settings: Any) -> None:
+    tools = [{"type": "document_library", "library_ids": ["l"]}]
+    assert product.chat(key, tools=tools).json()["param"] == "tools.0.type"
+    settings.UNBOUNDED_INPUTS = "reserve_full_context"
+    assert product.chat(key, tools=tools).status_code == 200
+    assert held_nanos() == 256_000 * 500 + 100 * 1_500
+
+
+def test_a_file_at_the_provider_is_nobodys_to_read_but_by_policy(product: Product, key: str, settings: Any) -> None:
+    body = {"model": "mistral-ocr-latest", "document": {"type": "file", "file_id": "f"}, "pages": [0]}
+    assert product.post("/v1/ocr", key, **body).json()["param"] == "document.file_id"
+    settings.UNBOUNDED_INPUTS = "reserve_full_context"
+    assert product.post("/v1/ocr", key, **body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/batch/jobs", "/v1/batch/jobs/7", "/v1/batch/jobs/7/cancel", "/v1/batch", "/v1/batch/jobs/"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_batch_jobs_are_refused_by_name(product: Product, key: str, path: str, method: str) -> None:
+    response = httpx.request(method, product.url + path, headers={"authorization": f"Bearer {key}"})
+    assert (response.status_code, response.json()["code"]) == (403, "batch_not_allowed")
+    assert not product.sandbox.requests
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files",
+        "/v1/agents/completions",
+        "/v1/conversations",
+        "/v1/responses",
+        "/v1/audio/speech",
+        "/v1/classifications",
+        "/v1/fine_tuning/jobs",
+        "/v1/libraries",
+        "/v1/ocr/x",
+        "/v1//ocr",
+    ],
+)
+def test_nothing_else_passes_ungoverned(product: Product, key: str, path: str) -> None:
+    response = product.post(path, key, model="mistral-small-latest", input="Hi")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert path.rstrip("/") in response.json()["message"]
+    assert not product.sandbox.requests
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+def test_a_model_of_another_kind_is_a_400_that_says_so(product: Product, key: str, path: str) -> None:
+    wrong = "mistral-embed" if "embeddings" not in path else "mistral-ocr-latest"
+    body = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "a", "input": "a", "document": PDF}
+    response = (
+        transcribe(product, key, wav(1), model=wrong)
+        if "audio" in path
+        else product.post(path, key, model=wrong, **body)
+    )
+    assert (response.status_code, response.json()["code"]) == (400, "model_not_capable")
+    assert not SpendEntry.objects.exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+def test_no_model_is_called_beyond_the_budget(product: Product, path: str) -> None:
+    make.budget("0.000001")
+    key = product.key()
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}]},
+        "/v1/fim/completions": {"model": "codestral-latest", "prompt": "def"},
+        "/v1/embeddings": {"model": "mistral-embed", "input": "x" * 100},
+        "/v1/ocr": {"model": "mistral-ocr-latest", "document": PICTURE},
+    }
+    if path not in bodies and "audio" not in path:
+        pytest.skip("moderation is free")
+    response = transcribe(product, key, wav(1)) if "audio" in path else product.post(path, key, **bodies[path])
+    assert (response.status_code, response.json()["code"]) == (402, "budget_exhausted")
+    assert not product.sandbox.requests
