@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from django.conf import settings
 
@@ -82,6 +83,13 @@ class Standing:
         return self.cooling or self.phase is not Phase.CLOSED
 
 
+class _Process(NamedTuple):
+    """`owner` is how its probes name it; `lock` keeps its threads apart, which `fcntl` does not."""
+
+    owner: int
+    lock: threading.RLock
+
+
 class Breakers:
     """The breakers in one file. Names are places, `provider/id`. Nothing here raises, or waits longer than 50 ms."""
 
@@ -89,8 +97,7 @@ class Breakers:
         self.path = path
         self._fd = -1
         self._places: dict[str, tuple[bytes, int]] = {}
-        self._lock = threading.Lock()
-        self._pid = self._owner = 0
+        self._processes: dict[int, _Process] = {}
         self._complained_at = -COMPLAIN_AGAIN_S
 
     def admits(self, name: str, now: float) -> bool:
@@ -110,7 +117,7 @@ class Breakers:
 
         def admit(breaker: Breaker) -> Breaker:
             nonlocal admitted
-            after = breaker.admitted(self._me(), now)
+            after = breaker.admitted(self._me().owner, now)
             admitted = after is not None
             return after or breaker
 
@@ -130,14 +137,14 @@ class Breakers:
             return
 
         def succeed(breaker: Breaker) -> Breaker:
-            after = breaker.succeeded(self._me(), now)
+            after = breaker.succeeded(self._me().owner, now)
             return after if latency_ms is None else after.measured(latency_ms, now)
 
         self._change(name, succeed, now, patient=not well)
 
     def failed(self, name: str, now: float) -> None:
         """The model did not answer, in a way that `is_failure` names."""
-        self._change(name, lambda breaker: breaker.failed(self._me(), now), now)
+        self._change(name, lambda breaker: breaker.failed(self._me().owner, now), now)
 
     def cool_down(self, name: str, until: float, now: float | None = None) -> None:
         """The model asked for a rest; it gets LONGEST_COOL_DOWN_S at most."""
@@ -148,7 +155,7 @@ class Breakers:
     def release_probe(self, name: str, now: float | None = None) -> None:
         """A call that was admitted ended without a verdict."""
         now = time.time() if now is None else now
-        self._change(name, lambda breaker: breaker.released(self._me(), now), now)
+        self._change(name, lambda breaker: breaker.released(self._me().owner, now), now)
 
     def latency_ms(self, name: str, now: float) -> float | None:
         """The mean latency of late; None where it is not known."""
@@ -158,7 +165,7 @@ class Breakers:
     def snapshot(self, now: float) -> list[Standing]:
         """All models that are known, by name."""
         try:
-            with self._lock:
+            with self._me().lock:
                 self._open_again_if_harmed()
             data = os.pread(self._file(), FILE_BYTES, 0)
         except OSError as error:
@@ -169,7 +176,7 @@ class Breakers:
         return sorted(found, key=lambda standing: standing.name)
 
     def close(self) -> None:
-        with self._lock:
+        with self._me().lock:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = -1
@@ -221,8 +228,8 @@ class Breakers:
     @contextmanager
     def _locked(self, name: str, *, wait_s: float) -> Iterator[int]:
         """The file, with the window of a name locked against threads and processes; -1 where it is not to be had."""
-        self._me()
-        if not self._lock.acquire(timeout=wait_s):
+        lock = self._me().lock
+        if not lock.acquire(timeout=wait_s):
             yield -1
             return
         try:
@@ -238,7 +245,7 @@ class Breakers:
             finally:
                 fcntl.lockf(fd, fcntl.LOCK_UN, WINDOW * SLOT_BYTES, start)
         finally:
-            self._lock.release()
+            lock.release()
 
     def _free(self, fd: int, name: str) -> int:
         """Where a name without a slot goes: an empty or broken one, or the one that has not changed for longest."""
@@ -248,15 +255,17 @@ class Breakers:
             range(0, len(window), SLOT_BYTES), key=lambda at: _changed_at(window[at : at + SLOT_BYTES])
         )  # fmt: skip
 
-    def _me(self) -> int:
-        """This process, as probes name it. A forked one is another, and has a lock of its own."""
-        if self._pid != os.getpid():
-            self._pid, self._owner, self._lock = os.getpid(), secrets.randbits(32), threading.Lock()
-        return self._owner
+    def _me(self) -> _Process:
+        """A forked process is another. Of threads that are the first at once one makes it."""
+        pid = os.getpid()
+        found = self._processes.get(pid)
+        return found or self._processes.setdefault(pid, _Process(secrets.randbits(32), threading.RLock()))
 
     def _file(self) -> int:
         if self._fd < 0:
-            self._fd = _opened(self.path)
+            with self._me().lock:
+                if self._fd < 0:
+                    self._fd = _opened(self.path)
         return self._fd
 
     def _open_again_if_harmed(self) -> None:
