@@ -162,9 +162,9 @@ def read_usage(answer: Any, *, model: str = "") -> Usage | None:
     input_tokens = _count(usage.get("prompt_tokens"))
     if not input_tokens:
         return None
-    output_tokens = _count(usage.get("completion_tokens"))
-    if output_tokens is None:
-        output_tokens = max(0, (_count(usage.get("total_tokens")) or 0) - input_tokens)
+    # Some count the tokens of hidden reasoning (xAI, Gemini) in the total alone, and charge for them.
+    total_tokens = _count(usage.get("total_tokens")) or 0
+    output_tokens = max(_count(usage.get("completion_tokens")) or 0, total_tokens - input_tokens)
     served = answer.get("model")
     return Usage(
         provider=PROVIDER,

@@ -322,3 +322,21 @@ def test_requests_of_other_kinds_are_translated() -> None:
     assert request.user == "ann"
     assert filled.stream
     assert not filled.changed
+
+
+@pytest.mark.parametrize(
+    ("counted", "output"),
+    [
+        ({"completion_tokens": 9, "total_tokens": 41}, 9),
+        ({"completion_tokens": 9}, 9),
+        ({"total_tokens": 41}, 9),
+        # xAI's own example: 94 tokens of reasoning beside 9 of the answer.
+        ({"completion_tokens": 9, "total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 94}}, 103),
+        ({"completion_tokens": 9, "total_tokens": 5}, 9),
+        ({}, 0),
+    ],
+)
+def test_reasoning_that_only_the_total_counts_is_output(counted: dict[str, Any], output: int) -> None:
+    usage = dialect.read_usage({"usage": {"prompt_tokens": 32, **counted}})
+    assert usage is not None
+    assert (usage.output_tokens, usage.units) == (output, 32 + output)
