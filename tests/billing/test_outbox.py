@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -154,6 +155,18 @@ class TestWriting:
         assert outbox.write(now=READY + MINUTE, reach=outbox.LATE) == 0
         assert UsageMeter.objects.get().since == TEN + HOUR
 
+    def test_a_customer_that_is_bound_to_another_tenant_meanwhile_is_not_billed_for_the_first(
+        self, stripe: FakeMeters
+    ) -> None:
+        spend("1")
+        BillingAccount.objects.update(tenant=factories.tenant("globex"))
+        assert outbox._write_changes(UsageMeter.objects.get().pk, TEN, TEN + HOUR, READY) == 0
+
+    def test_a_customer_that_is_deleted_at_stripe_gets_no_rows(self, stripe: FakeMeters) -> None:
+        spend("1")
+        BillingAccount.objects.update(deleted_at=TEN)
+        assert outbox.write(now=READY) == 0
+
     def test_nothing_is_written_without_a_meter_or_a_key(self, stripe: FakeMeters, settings: Any) -> None:
         spend("1")
         settings.STRIPE_METERS = {}
@@ -231,6 +244,15 @@ class TestSending:
         stripe.answers = [(503, {"error": {"message": "down"}})] * 99
         assert run(stripe) == 0
         assert MeterEvent.objects.filter(attempts=1).count() == outbox.MOST_FAILURES
+
+    def test_a_run_ends_by_itself_before_its_worker_ends_it(self, stripe: FakeMeters) -> None:
+        for hours in range(6):
+            spend("1", at=TEN + hours * HOUR)
+        now = READY + 5 * HOUR
+        outbox.write(now=now)
+        ticks = itertools.count()
+        outbox.drain(clock=lambda: now + next(ticks) * timedelta(seconds=20))
+        assert 0 < len(stripe.counted) < 6
 
     def test_a_meter_stripe_does_not_have_keeps_its_usage_here(self, stripe: FakeMeters) -> None:
         stripe.meters = {"other": "mtr_2"}
