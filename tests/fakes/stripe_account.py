@@ -121,6 +121,17 @@ class StripeAccount:
         else:
             sub.pending += lines
 
+    def reset_anchor(self) -> None:
+        """The billing period begins anew now: unused time is credited, a whole period is billed."""
+        sub = self.sub
+        if sub is None or sub.status != "active":
+            return
+        credit = (sub.price, sub.quantity, self.now, sub.ends_at, True)
+        sub.starts_at, sub.ends_at = self.now, self.now + MONTH
+        self._tell("customer.subscription.updated", self._object(sub))
+        whole = (sub.price, sub.quantity, sub.starts_at, sub.ends_at, False)
+        self._bill(sub, "subscription_update", [whole], more=[credit])
+
     def cancel(self, *, at_period_end: bool) -> None:
         sub = self.sub
         if sub is None:

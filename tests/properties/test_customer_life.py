@@ -40,7 +40,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 VALUES = {name: factories.nanos(dollars) for name, dollars in
           (("price_standard", "50"), ("price_premium", "200"), ("price_seats", "10"))}  # fmt: skip
 TOPUP = factories.nanos("20")
-EXAMPLES = int(os.environ.get("CUSTOMER_LIVES", "6"))
+EXAMPLES = int(os.environ.get("CUSTOMER_LIVES", "10"))
 prices = st.sampled_from(sorted(VALUES))
 quantities = st.sampled_from([1, 3, 12])
 spans = st.sampled_from([timedelta(hours=6), timedelta(days=3), timedelta(days=11), MONTH - timedelta(days=1)])
