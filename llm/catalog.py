@@ -52,11 +52,15 @@ class Catalogue:
     def __iter__(self) -> Iterator[Entry]:
         return (entry for name, entry in self.by_name.items() if name == entry.id)
 
-    def resolve(self, name: str, *, near: str = "") -> Entry | None:
-        """The model that `name` means; a bare one is looked for at the provider `near` first."""
-        if near and (entry := self.by_name.get(f"{near}/{name}")):
-            return entry
+    def resolve(self, name: str) -> Entry | None:
         return self.by_name.get(name)
+
+    def nearest(self, name: str, *, home: str) -> str:
+        """The name under which a provider serves a model, where it does; of the default one, the bare name."""
+        if home == DEFAULT_PROVIDER:
+            return name
+        own = f"{home}/{name}"
+        return own if own in self.by_name else name
 
     def quote(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
         """The worst case of a call of known size; None where the model is unknown or has no price by token."""

@@ -46,7 +46,7 @@ def _of_models(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[
     snapshot = catalog.read(now=now)
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for provider, name in used:
-        entry = snapshot.resolve(name, near=provider)
+        entry = snapshot.resolve(snapshot.nearest(name, home=provider))
         if entry is None or entry.rates is None or (provider and entry.provider != provider):
             shown = f"{provider}/{name}" if provider else name
             what = "the catalogue does not serve it" if entry is None else "it has no price"

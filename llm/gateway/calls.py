@@ -184,8 +184,8 @@ class _GovernedCall:
     async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
         call = Call(
             model=order[0],
-            quote=self._quoter(likely=False),
-            likely=self._quoter(likely=True) if settings.LEARNED_BOUNDS else None,
+            quote=self._quoter(order, likely=False),
+            likely=self._quoter(order, likely=True) if settings.LEARNED_BOUNDS else None,
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
@@ -202,22 +202,25 @@ class _GovernedCall:
             raise errors.ledger_unavailable() from error
         return id, decision
 
-    def _quoter(self, *, likely: bool) -> Quoter:
-        """Prices at every model; one that is avoided can do nothing, so no rule leads to it."""
+    def _quoter(self, order: Sequence[str], *, likely: bool) -> Quoter:
+        """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
+
+        A rule's bare name means the model at the provider that is asked, where it has one: calls of a zone stay there.
+        """
+        catalogue, home = catalog.current(), self.gateway.providers.name_for(order[0])
         offered = estimation.offer(
             self.estimate,
-            catalog.current(),
+            catalogue,
             experience=self.gateway.lessons,
             agent=self.caller.agent,
             grows=self.request.stream,
             likely=likely,
         )
-        if not self.avoided:
-            return offered
 
         def quote(model: str) -> Quote | None:
-            found = offered(model)
-            if found is None or self.avoided.isdisjoint(upstream.places(model)):
+            name = model if model in order else catalogue.nearest(model, home=home)
+            found = offered(name)
+            if found is None or self.avoided.isdisjoint(upstream.places(name)):
                 return found
             return replace(found, capable=False)
 

@@ -293,8 +293,9 @@ def test_two_providers_may_use_one_name_and_a_bare_one_means_the_default() -> No
     assert (ours.provider, theirs.provider, theirs.id) == ("mistral", "openrouter", "openrouter/mistral-small-2603")
     usage = Usage(provider="openrouter", model="mistral-small-2603", input_tokens=1_000)
     assert catalog.cost_of(usage) == (7, "openrouter/mistral-small-2603@seed")
-    assert catalog.current().resolve("mistral-small-latest", near="openrouter") is theirs
-    assert catalog.current().resolve("mistral-embed", near="openrouter") is catalog.resolve("mistral-embed")
+    nearest = catalog.current().nearest
+    assert nearest("mistral-small-latest", home="openrouter") == "openrouter/mistral-small-latest"
+    assert nearest("mistral-embed", home="openrouter") == nearest("mistral-embed", home="mistral") == "mistral-embed"
 
 
 def test_a_bare_name_that_one_other_provider_alone_has_means_that_one() -> None:
