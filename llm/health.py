@@ -162,6 +162,11 @@ class Breakers:
         data = self._look(name)
         return None if data is None else _unpacked(data).known_latency_ms(now)
 
+    def standing(self, name: str, now: float) -> Standing | None:
+        """What is known of one model, if anything."""
+        data = self._look(name)
+        return None if data is None else _standing(data, now)
+
     def snapshot(self, now: float) -> list[Standing]:
         """All models that are known, by name."""
         try:

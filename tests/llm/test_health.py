@@ -93,6 +93,8 @@ class TestOneProcess:
         assert [each.phase for each in found.values()] == [Phase.CLOSED, Phase.OPEN, Phase.CLOSED]
         assert [each.resting for each in found.values()] == [False, True, True]
         assert found["mistral/good"].breaker.latency_ms == 20
+        assert breakers.standing(NAME, NOW) == found[NAME]
+        assert breakers.standing("mistral/other", NOW) is None
 
     def test_more_names_than_fit_push_out_the_oldest_and_break_nothing(self, breakers, monkeypatch):
         monkeypatch.setattr(health, "SLOTS", 4)
