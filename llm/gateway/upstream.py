@@ -12,8 +12,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
-from llm import catalog
-from llm.breaker import LONGEST_COOL_DOWN_S
+from llm import catalog, cooling
 from llm.gateway import errors
 from llm.health import Breakers
 from llm.providers import Answer, Provider, ProviderError
@@ -27,8 +26,6 @@ _OURS = {
     403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
 }
 
-# A model that says 429 without saying for how long rests for so many seconds.
-COOL_DOWN_S = 2.0
 # A trouble that every call meets is told once in so many seconds.
 TELL_AGAIN_S = 10.0
 
@@ -57,9 +54,9 @@ def places(name: str) -> tuple[str, str]:
 def resting(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
     """Every model that could answer is given a rest: rate limited ones until they want calls again."""
     standings = [standing for standing in breakers.snapshot(now) if standing.name in places and standing.resting]
-    cooling = [standing.breaker.cool_until - now for standing in standings if standing.cooling]
-    if cooling and len(cooling) == len(standings):
-        wait_s = str(max(1, math.ceil(min(cooling))))
+    ends = [standing.breaker.cool_until - now for standing in standings if standing.cooling]
+    if ends and len(ends) == len(standings):
+        wait_s = str(max(1, math.ceil(min(ends))))
         return errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=wait_s)
     message = f"{', '.join(places) or 'The model'} failed and is given a rest."
     return errors.upstream(503, "breaker_open", message, retry_after="5")
@@ -95,7 +92,7 @@ class Troubles:
         now = time.time()
         self._breakers.failed(place, now)
         if status == 429:
-            self._breakers.cool_down(place, now + _rest_s(retry_after))
+            self._breakers.cool_down(place, now + cooling.rest_s(answer.headers, now=now))
             error = errors.upstream(
                 429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
             )
@@ -132,9 +129,3 @@ class Troubles:
             await self._read(work)
         except DatabaseError:
             log.exception("an alert could not be kept")
-
-
-def _rest_s(retry_after: str) -> float:
-    """Seconds that a rate limited model rests: what it asks for, within bounds."""
-    known = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 10
-    return min(float(retry_after), LONGEST_COOL_DOWN_S) if known else COOL_DOWN_S
