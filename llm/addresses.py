@@ -58,11 +58,19 @@ def problem_with_key(key: str) -> str:
     return ""
 
 
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's, also where it stands for another one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast
+
+
 def _is_private(host: str) -> bool:
-    """Whether a host is loopback or private by its name or number. What a name resolves to is not looked at."""
+    """Whether a host is loopback or private by its name or number; what a name resolves to is seen at each call."""
     host = host.rstrip(".").lower()
     try:
-        return not ipaddress.ip_address(host).is_global
+        return not is_public(host)
     except ValueError:
         # Numbers in other spellings (2130706433, 0x7f.1) mean addresses too; no public API is called by one.
         numeric = re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host) is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from governance import alerts, audit
@@ -17,8 +18,8 @@ from llm.models import ProviderEndpoint
 
 log = logging.getLogger(__name__)
 
-# The kind of the alert for an endpoint whose key cannot be had.
-UNUSABLE = "provider_key_missing"
+# The kind of the alert for an endpoint whose key cannot be had, or whose address must not be called.
+UNUSABLE = "provider_unusable"
 
 
 class KeyNeeded(ValueError):
@@ -36,12 +37,12 @@ class Endpoint:
 
 
 def usable() -> tuple[Endpoint, ...]:
-    """The endpoints that are enabled and whose key can be had, by name."""
+    """The endpoints that are enabled and can be called, by name."""
     return _sorted()[0]
 
 
 class Watch:
-    """Reads the endpoints again and again; tells operators when a key cannot be had, and when it can again."""
+    """Reads the endpoints again and again; tells operators when one cannot be called, and when it can again."""
 
     def __init__(self) -> None:
         # Name -> why it is not called. None: not looked yet.
@@ -93,8 +94,8 @@ def check_key(*, row: ProviderEndpoint, before: ProviderEndpoint | None, new_key
         raise KeyNeeded(f"{row.get_kind_display()} takes no calls without a key.")
 
 
-class _NoKey(Exception):
-    """Why an endpoint's key cannot be had."""
+class _Unusable(Exception):
+    """Why an endpoint is not called."""
 
 
 def _sorted() -> tuple[tuple[Endpoint, ...], dict[str, str]]:
@@ -103,25 +104,27 @@ def _sorted() -> tuple[tuple[Endpoint, ...], dict[str, str]]:
     unusable: dict[str, str] = {}
     for row in ProviderEndpoint.objects.filter(enabled=True).order_by("name"):
         try:
+            if problem := addresses.problem_with_base(row.base_url, private_allowed=settings.PRIVATE_ENDPOINTS):
+                raise _Unusable(f"Its address cannot be called. {problem}")
             found.append(Endpoint(row.name, row.kind, row.base_url, _key(row)))
-        except _NoKey as error:
+        except _Unusable as error:
             unusable[row.name] = str(error)
     return tuple(found), unusable
 
 
 def _key(row: ProviderEndpoint) -> str:
-    """The key of an endpoint; empty where it has none. Raises _NoKey."""
+    """The key of an endpoint; empty where it has none. Raises _Unusable."""
     if row.key_env:
         key = os.environ.get(row.key_env, "").strip()
         if not key or addresses.problem_with_key(key):
-            raise _NoKey(f"The variable {row.key_env} holds no key.")
+            raise _Unusable(f"The variable {row.key_env} holds no key.")
         return key
     if not row.sealed_key:
         return ""
     try:
         return sealing.unseal(row.sealed_key)
     except sealing.Unreadable as error:
-        raise _NoKey("Its key was sealed under another SECRET_KEY; enter it again.") from error
+        raise _Unusable("Its key was sealed under another SECRET_KEY; enter it again.") from error
 
 
 def _sealed(row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str) -> str:

@@ -19,9 +19,9 @@ PAYMENT_REQUIRED, OVERLOADED = 402, 529
 class Anthropic(HttpProvider):
     """One API base, without /v1, as Anthropic's clients take it. See `llm.providers.Provider`."""
 
-    def __init__(self, *, api_base: str, api_key: str, name: str = "anthropic") -> None:
+    def __init__(self, *, api_base: str, api_key: str, name: str = "anthropic", public_only: bool = False) -> None:
         headers = {"x-api-key": api_key, "anthropic-version": anthropic_dialect.VERSION}
-        super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers)
+        super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers, public_only=public_only)
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         return anthropic_dialect.request_body(

@@ -6,14 +6,17 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
+from aiohttp.abc import ResolveResult
+from aiohttp.resolver import ThreadedResolver
 from multidict import CIMultiDict
 
-from llm import sse
+from llm import addresses, sse
 from llm.openai_dialect import StreamFailed
 from llm.providers import ProviderError
 
@@ -25,12 +28,28 @@ LARGE_BODY_BYTES = 1024 * 1024
 LIST_TIMEOUT_S = 15.0
 
 
-class Connection:
-    """Connections to one API base. `headers` hold the key: they are sent, and shown to nobody."""
+class PublicNames(ThreadedResolver):
+    """Resolves names, but for those that lead into a private network: whoever owns a name may change that any time."""
 
-    def __init__(self, *, base: str, headers: Mapping[str, str]) -> None:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        if public := [one for one in found if addresses.is_public(one["host"])]:
+            return public
+        raise OSError(None, f"{host} leads into a private network")
+
+
+class Connection:
+    """Connections to one API base. `headers` hold the key: they are sent, and shown to nobody.
+
+    `public_only`: names that lead into a private network are not called.
+    """
+
+    def __init__(self, *, base: str, headers: Mapping[str, str], public_only: bool = False) -> None:
         self.base = base.rstrip("/")
         self._headers = dict(headers)
+        self._public_only = public_only
         self._session: aiohttp.ClientSession | None = None
         # Answers that are not read to their end yet.
         self.open_answers = 0
@@ -40,7 +59,7 @@ class Connection:
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, limit_per_host=0),
+            connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
             # No proxy, no netrc: the key goes where it was configured to go.
             trust_env=False,
@@ -52,6 +71,10 @@ class Connection:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        resolver = PublicNames() if self._public_only else None
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, limit_per_host=0, resolver=resolver)
 
     async def post(self, path: str, body: bytes, *, content_type: str, request_id: str) -> HttpAnswer:
         """Send a body to a path below the base. Raises ProviderError where no answer began."""
@@ -77,7 +100,10 @@ class Connection:
     async def list_models(self, path: str) -> list[str]:
         """The ids that `{"data": [{"id"}]}` at a path below the base names. Raises ProviderError, never with a key."""
         async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=LIST_TIMEOUT_S), headers=self._headers, trust_env=False
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=LIST_TIMEOUT_S),
+            headers=self._headers,
+            trust_env=False,
         ) as session:
             try:
                 async with session.get(self.base + path, allow_redirects=False) as response:
@@ -92,9 +118,9 @@ class Connection:
 class HttpProvider:
     """What every provider has: a name and a connection. See `llm.providers.Provider`."""
 
-    def __init__(self, *, name: str, base: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, *, name: str, base: str, headers: Mapping[str, str], public_only: bool = False) -> None:
         self.name = name
-        self.connection = Connection(base=base, headers=headers)
+        self.connection = Connection(base=base, headers=headers, public_only=public_only)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.connection.base!r})"

@@ -15,9 +15,12 @@ PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
 class OpenAICompatible(HttpProvider):
     """One API base, /v1 included, as OpenAI's clients take it. `native`: OpenAI itself, whose fields are known."""
 
-    def __init__(self, *, name: str, api_base: str, api_key: str, native: bool = False) -> None:
+    def __init__(
+        self, *, name: str, api_base: str, api_key: str, native: bool = False, public_only: bool = False
+    ) -> None:
         # A server of one's own may need no key.
-        super().__init__(name=name, base=api_base, headers={"authorization": f"Bearer {api_key}"} if api_key else {})
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        super().__init__(name=name, base=api_base, headers=headers, public_only=public_only)
         self._native = native
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 from django.conf import settings
 
@@ -24,17 +25,20 @@ MISTRALS_OWN = "https://api.mistral.ai"
 # What operators change is in force after this many seconds, in every process.
 RENEW_PERIOD_S = 5.0
 
-_MADE_BY: Mapping[str, Callable[[Endpoint], Provider]] = {
-    ProviderEndpoint.Kind.OPENAI_COMPATIBLE: lambda endpoint: OpenAICompatible(
-        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key
-    ),
-    ProviderEndpoint.Kind.OPENAI: lambda endpoint: OpenAICompatible(
-        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key, native=True
-    ),
-    ProviderEndpoint.Kind.ANTHROPIC: lambda endpoint: Anthropic(
-        name=endpoint.name, api_base=endpoint.base_url, api_key=endpoint.api_key
-    ),
+_MADE_BY: Mapping[str, Callable[..., Provider]] = {
+    ProviderEndpoint.Kind.OPENAI_COMPATIBLE: OpenAICompatible,
+    ProviderEndpoint.Kind.OPENAI: partial(OpenAICompatible, native=True),
+    ProviderEndpoint.Kind.ANTHROPIC: Anthropic,
 }
+
+
+def _made(endpoint: Endpoint) -> Provider:
+    return _MADE_BY[endpoint.kind](
+        name=endpoint.name,
+        api_base=endpoint.base_url,
+        api_key=endpoint.api_key,
+        public_only=not settings.PRIVATE_ENDPOINTS,
+    )
 
 
 class Providers:
@@ -114,7 +118,7 @@ class Providers:
         for endpoint in wanted:
             known = self._added.get(endpoint)
             if known is None:
-                known = _MADE_BY[endpoint.kind](endpoint)
+                known = _made(endpoint)
                 await known.open()
             added[endpoint] = known
         self._leaving += [provider for endpoint, provider in self._added.items() if endpoint not in added]
@@ -139,7 +143,7 @@ def configured() -> Providers:
 def everything(endpoints: Iterable[Endpoint]) -> dict[str, Provider]:
     """The providers of the environment and these endpoints, none of them open."""
     return {provider.name: provider for provider in _of_the_environment()} | {
-        endpoint.name: _MADE_BY[endpoint.kind](endpoint) for endpoint in endpoints
+        endpoint.name: _made(endpoint) for endpoint in endpoints
     }
 
 

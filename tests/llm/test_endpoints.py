@@ -115,6 +115,14 @@ def test_an_alert_from_before_a_restart_ends_with_its_cause(settings: Any) -> No
     assert open_alerts() == []
 
 
+def test_an_address_that_is_no_longer_allowed_is_not_called(settings: Any) -> None:
+    saved(base_url="http://10.0.0.1/v1")
+    assert len(endpoints.usable()) == 1
+    settings.PRIVATE_ENDPOINTS = False
+    assert endpoints.Watch().read(now=NOON) == ()
+    assert open_alerts() == [("groq", "critical", 1)]
+
+
 def test_one_that_is_switched_off_is_not_called() -> None:
     saved(enabled=False)
     assert endpoints.usable() == ()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm.endpoints import Endpoint
-from llm.providers import registry
+from llm.providers import ProviderError, registry
 from llm.providers.anthropic import Anthropic
 from llm.providers.http import HttpAnswer
 from llm.providers.openai_compatible import OpenAICompatible
@@ -97,4 +97,25 @@ async def test_an_answer_is_closed_once(keys: Any) -> None:
         answer.close()
         answer.close()
         assert not provider.busy
+        await provider.close()
+
+
+@pytest.mark.parametrize("private_allowed", [True, False])
+async def test_a_name_that_leads_into_a_private_network_is_not_called(keys: Any, private_allowed: bool) -> None:
+    keys.PRIVATE_ENDPOINTS = private_allowed
+    fake = OpenAI(key="sk-secret")
+    with served(fake) as url:
+        # "localhost" stands for a public name whose owner has it resolve to an address inside.
+        base = url.replace("127.0.0.1", "localhost") + "/v1"
+        provider = registry.everything([Endpoint("own", "openai", base, "sk-secret")])["own"]
+        await provider.open()
+        if private_allowed:
+            assert await provider.list_models() == ["gpt-5-mini"]
+        else:
+            with pytest.raises(ProviderError) as refused:
+                await provider.send("/chat/completions", b"{}", content_type="application/json", request_id="r")
+            assert (refused.value.code, refused.value.sent) == ("upstream_unreachable", False)
+            with pytest.raises(ProviderError):
+                await provider.list_models()
+            assert fake.seen == []
         await provider.close()
