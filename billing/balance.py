@@ -9,7 +9,7 @@ a part is over, what was drawn beyond what was paid is owed:
   No more than one advance waits; a second one makes the smaller of them a debt.
 * a debt otherwise. It is taken off the next limits until it is paid.
 
-So an upgrade that is kept costs nothing, and one that is taken back is paid for. See docs/adr/0014. Amounts are
+So an upgrade that is kept costs nothing, and one that is taken back is paid for. See docs/adr/0017. Amounts are
 integer nanodollars.
 """
 

@@ -206,9 +206,11 @@ def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now
         if share_e4 is not None:
             wanted[name] = Decimal(share_e4) / 10_000
     soft, hard = (wanted.get(name, getattr(budget, name)) for name in ("soft_cap", "hard_cap"))
-    if soft is not None and soft >= hard:
+    if soft is not None and soft >= hard and found.hard_e4 is not None:
         # The metadata lowers the hard cap below the soft one that was there: then there is no soft one.
         wanted["soft_cap"] = wanted["warn_at"] = None
+    elif soft is not None and soft >= hard:
+        wanted.pop("soft_cap", None)
     changes = {name: value for name, value in wanted.items() if getattr(budget, name) != value}
     if changes:
         budgets.change(budget=budget, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan or 'metadata'}")
