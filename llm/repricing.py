@@ -8,6 +8,7 @@ and calls from before any price. A run may be ended at any time and started agai
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from governance.repricing import Change, Charge, WindowChange
 from governance.results import LedgerError
 from llm import catalog, pricing
 from llm.models import Model
+from llm.pricing import Rates
 
 BATCH = 500
 # "mistral/mistral-small-2603@2026-03-16#2+eu+batch"; see catalog._rule.
@@ -148,6 +150,9 @@ class _Judge:
         self.outcome = outcome
         self._model = Model.objects.prefetch_related("prices").get(pk=model.pk)
         self._prefix = f"{model.provider}/{model.name}@"
+        # Rates are the same from one beginning of a price to the next.
+        self._beginnings = sorted(price.effective_from for price in self._model.prices.all() if price.effective_from)
+        self._rates: dict[tuple[int, str, bool, str], Rates | None] = {}
 
     def price(self, charge: Charge) -> tuple[int, str] | None:
         """See `repricing.Price`."""
@@ -159,13 +164,19 @@ class _Judge:
         used = charge.usage
         if charge.is_estimate and not (used.input_tokens or used.output_tokens or used.units):
             return None
-        zone, batch, tier = place_of(charge.price_rule)
-        rates = catalog.rates_at(model=self._model, at=charge.entry.occurred_at, zone=zone, batch=batch, tier=tier)
+        rates = self._rates_of(charge)
         nanos = pricing.cost_nanos(used, rates) if rates else None
         if rates is None or nanos is None:
             self.outcome.unpriced += 1
             return None
         return nanos, rates.rule
+
+    def _rates_of(self, charge: Charge) -> Rates | None:
+        at, (zone, batch, tier) = charge.entry.occurred_at, place_of(charge.price_rule)
+        key = bisect_right(self._beginnings, at), zone, batch, tier
+        if key not in self._rates:
+            self._rates[key] = catalog.rates_at(model=self._model, at=at, zone=zone, batch=batch, tier=tier)
+        return self._rates[key]
 
 
 def place_of(rule: str) -> tuple[str, bool, str]:
