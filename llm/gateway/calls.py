@@ -286,6 +286,9 @@ class _GovernedCall:
         if not upstream.is_about_the_request(answer.status):
             raise await self.gateway.troubles.refused(place, provider, answer)
         self._succeeded(hold, None)
+        if self.failure is not None:
+            # A stand-in's word on the request is no answer to a client that asked another model.
+            raise Unanswered(self.failure, place)
         await self.exchange.answer(
             answer.status,
             data,

@@ -599,8 +599,32 @@ def test_another_providers_model_stands_in(chain: None, product: Product, provid
     assert nothing_is_held()
 
 
+def test_a_stand_in_that_cannot_take_the_request_is_not_what_the_client_is_told_of(
+    chain: None, product: Product, fake: Fake
+) -> None:
+    product.sandbox.next("status=503")
+    refused = openai_api.Refused(400, "Unsupported value: 'temperature'")
+    fake.next.append((400, {}, fake.error(refused)))
+    response = product.chat(product.key(), temperature=0.3)
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_failed")
+    assert len(fake.seen) == 1
+    assert not SpendEntry.objects.exists()
+    assert nothing_is_held()
+
+
 def test_one_without_a_key_does_not(chain: None, product: Product, fakes: dict[str, Fake], provider: str) -> None:
     gateway.providers._by_name.pop(provider)
     product.sandbox.next("status=500")
     assert product.chat(product.key()).json()["code"] == "upstream_failed"
     assert fakes[provider].seen == []
+
+
+def test_embeddings_are_made_and_charged(product: Product, fakes: dict[str, Fake]) -> None:
+    serve("openai", "text-embedding-3-small", kinds=["embedding"])
+    key = product.key()
+    body = {"model": "text-embedding-3-small", "input": ["a"], "encoding_format": "float", "dimensions": 2}
+    response = product.post("/v1/embeddings", key, **body)
+    assert response.status_code == 200, response.text
+    assert response.json()["data"][0]["embedding"] == [0.1, 0.2]
+    assert entry().cost_nanos == 5 * INPUT
+    assert fakes["openai"].seen[-1].body == body
