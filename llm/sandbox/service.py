@@ -271,7 +271,9 @@ class Sandbox:
     def _ocr(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
         model = self._served(body, known=answers.OCR_FIELDS, capability="ocr")
         listed = body.get("pages")
-        pages = listed if isinstance(listed, list) and listed else [0, 1]
+        document = body.get("document")
+        single = isinstance(document, dict) and document.get("type") == "image_url"
+        pages = listed if isinstance(listed, list) and listed else [0] if single else [0, 1]
         dimensions = {"dpi": 200, "height": 2200, "width": 1700}
         read: list[dict[str, Any]] = [
             {"index": page, "markdown": f"# Page {page}", "images": [], "dimensions": dimensions} for page in pages

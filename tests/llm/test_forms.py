@@ -50,6 +50,7 @@ def test_a_file_is_told_from_a_text() -> None:
         form(("Content-Disposition: attachment; name=a", b"1")),
         form((named("a") + "\r\nContent-Transfer-Encoding: base64", b"MQ==")),
         form(*((named(f"f{number}"), b"") for number in range(forms.MOST_FIELDS + 1))),
+        form((named("a"), b"\r\n--edgeless" * forms.MOST_FIELDS)),
         form((named("a") + "\r\n" + "\r\n".join(f"X-{number}: 1" for number in range(100)), b"1")),
     ],
 )
