@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import threading
 import time
@@ -58,12 +59,21 @@ class Watcher:
             text, self._digest = self._read()
             self._routing = self._parse(text)
             self._complaint = ""
-            self._look_at = time.monotonic() + LOOK_EVERY_S
+            if self._look_at != math.inf:
+                self._look_at = time.monotonic() + LOOK_EVERY_S
             self._clear()
             return self._routing
 
+    def follow(self) -> None:
+        """Look at the file once a second from now on, so that the first call after a change meets it too."""
+        with self._lock:
+            if self._look_at == math.inf:
+                return
+            self._look_at = math.inf
+        threading.Thread(target=self._follow, name="routing-file", daemon=True).start()
+
     def current(self) -> Routing:
-        """What is in force. Costs a look at the clock, and once a second one at the file; it is read on a thread."""
+        """What is in force. Where nobody follows the file, it is looked at once a second, and read on a thread."""
         routing = self._routing
         if routing is None:
             return self.load()
@@ -94,11 +104,17 @@ class Watcher:
             log.info("routing file %s: %d models, %s", self.path, len(fresh.pool), "changed" if changed else "the same")
             return changed
 
+    def _follow(self) -> None:
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            if self._may_have_changed():
+                self._look_in_thread()
+
     def _look_in_thread(self) -> None:
         try:
             self.look()
-        except DatabaseError:
-            # The catalogue's names could not be read: the next look asks again.
+        except Exception:
+            # Such as the catalogue's names, which the database did not tell: the next look asks again.
             self._digest, self._stamp = b"", None
             log.exception("routing file %s could not be checked; the last good one stays", self.path)
         finally:
@@ -153,8 +169,10 @@ class Watcher:
 
 
 def load() -> Routing:
-    """Read the file as the process starts. Raises RoutingError where it cannot be used."""
-    return _shared().load()
+    """Read the file as the process starts, and follow it. Raises RoutingError where it cannot be used."""
+    routing = _shared().load()
+    _shared().follow()
+    return routing
 
 
 def current() -> Routing:

@@ -152,6 +152,18 @@ class TestFollowing:
         monkeypatch.setattr(os, "stat", None)
         assert [pool(watcher) for _ in range(3)] == [["small"]] * 3
 
+    def test_a_process_that_follows_it_knows_a_change_before_the_next_call(self, watcher, path, monkeypatch):
+        monkeypatch.setattr(routing_file, "LOOK_EVERY_S", 0.01)
+        before = set(threading.enumerate())
+        watcher.follow()
+        watcher.follow()
+        assert len(set(threading.enumerate()) - before) == 1
+        path.write_text(LARGE)
+        assert eventually(lambda: watcher._routing.pool == (PoolModel("large"),))
+        assert pool(watcher) == ["large"]
+        # The follower is nobody's from here on.
+        monkeypatch.setattr(routing_file, "LOOK_EVERY_S", 3600.0)
+
 
 class TestNames:
     def test_every_name_of_the_catalogue_is_known_by_its_models_id(self):
