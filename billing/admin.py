@@ -18,7 +18,18 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing import accounts, dispatch, inbox, plans, stripe_client, sync
 from billing.console import usage as usage
-from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, StripeCheck, StripeEvent, Subscription
+from billing.models import (
+    BillingAccount,
+    BillingPeriod,
+    CatalogEntry,
+    Invoice,
+    Payment,
+    Plan,
+    StripeCheck,
+    StripeEvent,
+    Subscription,
+    TopUp,
+)
 from governance import money
 from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 
@@ -195,6 +206,45 @@ class InvoiceAdmin(MirrorAdmin):
     list_display = ("stripe_id", "account", "subscription_id", "status", "billing_reason", "updated_at")
     list_filter = ("status", "billing_reason")
     list_select_related = ("account",)
+
+
+@admin.register(Payment)
+class PaymentAdmin(MirrorAdmin):
+    list_display = ("stripe_id", "kind", "account", "charge_id", "invoice_id", "updated_at")
+    list_filter = ("kind",)
+    list_select_related = ("account",)
+    search_fields = ("stripe_id", "charge_id", "intent_id", "invoice_id")
+
+
+@admin.register(TopUp)
+class TopUpAdmin(ReadOnlyAdmin):
+    """Budget bought in addition."""
+
+    list_display = ("key", "account", "tenant", "amount", "refunded", "noted_at", "counts_from")
+    list_filter = (("counts_from", admin.EmptyFieldListFilter),)
+    list_select_related = ("account", "tenant")
+    search_fields = ("key", "invoice_id", "tenant__slug", "account__stripe_customer_id")
+
+    @display(description="Amount", ordering="amount_nanos")
+    def amount(self, topup: TopUp) -> str:
+        return dollars(topup.amount_nanos)
+
+    @display(description="Refunded", ordering="refunded_nanos")
+    def refunded(self, topup: TopUp) -> str:
+        return dollars(topup.refunded_nanos)
+
+
+@admin.register(BillingPeriod)
+class BillingPeriodAdmin(ReadOnlyAdmin):
+    """The windows that Stripe opened, and whose periods they are made of."""
+
+    list_display = ("tenant", "account", "starts_at", "ends_at", "given")
+    list_select_related = ("account", "tenant")
+    search_fields = ("tenant__slug", "account__stripe_customer_id")
+
+    @display(description="Given", ordering="given_nanos")
+    def given(self, period: BillingPeriod) -> str:
+        return dollars(period.given_nanos)
 
 
 @admin.register(CatalogEntry)

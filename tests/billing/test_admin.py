@@ -89,6 +89,13 @@ def test_plans_can_be_applied_to_current_windows(console: Client) -> None:
     assert window_of().limit_nanos == factories.nanos("60")
 
 
+def test_pages_of_what_stripe_says_and_sells_open(console: Client) -> None:
+    for page in ("payment", "topup", "billingperiod", "billingaccount"):
+        assert console.get(f"/admin/billing/{page}/").status_code == 200
+    unbound = console.get("/admin/billing/billingaccount/?tenant__isempty=1")
+    assert (unbound.status_code, b"cus_acme" in unbound.content) == (200, False)
+
+
 def test_command_handles_what_waits(tenant: Tenant, capsys: Any) -> None:
     for event in (checkout_completed(), invoice_paid()):
         inbox.store(webhooks.parse(json.dumps(event)), now=START)

@@ -44,6 +44,22 @@ def test_accounts_can_be_filtered_by_tenant(tenant: Tenant, deliver: Deliver, as
     assert [row["stripe_customer_id"] for row in rows] == ["cus_acme"]
 
 
+def test_customers_whose_tenant_nobody_knows_are_listed(tenant: Tenant, deliver: Deliver, as_role: Any) -> None:
+    deliver(checkout_completed(), checkout_completed(customer="cus_other", tenant="nobody"))
+    for bound, customers in (("false", ["cus_other"]), ("true", ["cus_acme"])):
+        rows = as_role("operator").get(f"/api/billing/accounts?bound={bound}").json()["results"]
+        assert [row["stripe_customer_id"] for row in rows] == customers
+
+
+def test_a_plans_own_terms_are_percentages_and_days(tenant: Tenant, as_role: Any) -> None:
+    operator = as_role("operator")
+    path = f"/api/plans/{Plan.objects.get(name='Standard').pk}"
+    for body in ({"trial_percent": 101}, {"grace_days": -1}, {"provisional_percent": "some"}):
+        assert operator.patch(path, body, content_type="application/json").status_code == 400
+    good = {"trial_percent": 0, "grace_days": 14}
+    assert operator.patch(path, good, content_type="application/json").json()["grace_days"] == 14
+
+
 @pytest.mark.parametrize("path", ["/api/billing/accounts", "/api/plans"])
 def test_agents_and_strangers_see_no_billing(tenant: Tenant, as_role: Any, path: str) -> None:
     assert as_role("agent").get(path).status_code == 403
