@@ -173,8 +173,8 @@ class ModelAdmin(CatalogueAdmin):
 
 @admin.register(ModelAlias)
 class ModelAliasAdmin(CatalogueAdmin):
-    list_display = ("name", "model")
-    list_filter = ("model",)
+    list_display = ("name", "model", "provider")
+    list_filter = ("provider", "model")
     search_fields = ("name", "model__name")
     autocomplete_fields = ("model",)
     list_select_related = ("model",)

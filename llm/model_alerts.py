@@ -23,7 +23,8 @@ KINDS = (UNPRICED, DEPRECATED, UNLISTED, DIFFERS)
 
 def look(*, now: datetime) -> int:
     """Open an alert for each model in use that needs one, clear those that are over; how many are open."""
-    found = {**_of_models(in_use(now=now), now=now), **_of_prices(in_use(now=now), now=now)}
+    used = in_use(now=now)
+    found = {**_of_models(used, now=now), **_of_prices(used, now=now)}
     for (kind, subject), (message, severity) in found.items():
         alerts.report(kind=kind, subject=subject, message=message, severity=severity, now=now)
     for alert in Alert.objects.filter(kind__in=KINDS, cleared_at=None):
@@ -47,11 +48,13 @@ def _of_models(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for provider, name in used:
         entry = snapshot.resolve(snapshot.nearest(name, home=provider))
+        row = _row(provider, name)
         if entry is None or entry.rates is None or (provider and entry.provider != provider):
             shown = f"{provider}/{name}" if provider else name
-            what = "the catalogue does not serve it" if entry is None else "it has no price"
-            found[UNPRICED, shown] = (f"{shown} is in use, and {what}: calls of it are refused.", "critical")
-        row = _row(provider, name)
+            what = "the catalogue does not have it" if row is None else "it is not served, or has no price"
+            message = f"{shown} is in use, and {what}: calls of it through the gateway are refused."
+            # Of a model that is not ours agents may report what it cost; one of ours should be callable.
+            found[UNPRICED, shown] = (message, "warning" if row is None else "critical")
         if row is None:
             continue
         if row.status == Model.Status.DEPRECATED or row.deprecated_at is not None:
