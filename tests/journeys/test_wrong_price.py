@@ -1,4 +1,4 @@
-"""A price is entered a hundred times too high and stops a tenant; put right, its calls are charged again, and it goes on."""
+"""A price is entered a hundred times too high and stops a tenant; put right, its calls are charged again."""
 
 from __future__ import annotations
 
