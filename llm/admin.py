@@ -18,7 +18,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminPasswordWid
 
 from governance.console import reasons
 from governance.console.admins import ConsoleAdmin, actor
-from llm import addresses, catalog, endpoints, prices
+from llm import addresses, catalog, endpoints, health, prices
 from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.providers import trial
 
@@ -68,7 +68,7 @@ class PricesInline(TabularInline):
 
 @admin.register(Model)
 class ModelAdmin(CatalogueAdmin):
-    list_display = ("named", "state", "kind_list", "capability_list", "context_tokens", "rates", "alias_list")
+    list_display = ("named", "state", "health_here", "kind_list", "capability_list", "context_tokens", "rates", "alias_list")
     list_filter = ("status", "provider")
     search_fields = ("name", "provider", "aliases__name")
     ordering = ("name", "provider")
@@ -105,6 +105,18 @@ class ModelAdmin(CatalogueAdmin):
     )
     def state(self, model: Model) -> tuple[str, str]:
         return model.status, model.get_status_display()
+
+    @display(
+        description="calls from here",
+        label={"well": "success", "cooling": "warning", "half-open": "warning", "open": "danger"},
+    )
+    def health_here(self, model: Model) -> tuple[str, str] | None:
+        now = timezone.now().timestamp()
+        standing = health.shared().standing(f"{model.provider}/{model.name}", now)
+        if standing is None:
+            return None
+        latency_ms = standing.breaker.known_latency_ms(now)
+        return standing.word, standing.word if latency_ms is None else f"{standing.word}, {latency_ms:,.0f} ms"
 
     @display(description="kinds")
     def kind_list(self, model: Model) -> str:

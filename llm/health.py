@@ -82,6 +82,11 @@ class Standing:
     def resting(self) -> bool:
         return self.cooling or self.phase is not Phase.CLOSED
 
+    @property
+    def word(self) -> str:
+        """well, cooling, open or half-open."""
+        return "cooling" if self.cooling else "well" if self.phase is Phase.CLOSED else self.phase.value
+
 
 class _Process(NamedTuple):
     """`owner` is how its probes name it; `lock` keeps its threads apart, which `fcntl` does not."""
