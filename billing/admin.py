@@ -185,7 +185,7 @@ class BillingAccountAdmin(ConsoleAdmin):
 class MirrorAdmin(ReadOnlyAdmin):
     """One of Stripe's objects, as Stripe said it last."""
 
-    search_fields = ("stripe_id",)
+    search_fields: tuple[str, ...] = ("stripe_id",)
     exclude = ("data", "version")
     readonly_fields = ("said",)
 

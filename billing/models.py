@@ -224,6 +224,7 @@ class BillingPeriod(models.Model):
     kept_values = models.JSONField(default=dict)
     floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
     given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
+    peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
 
     class Meta:
         ordering = ["-starts_at"]
@@ -231,7 +232,8 @@ class BillingPeriod(models.Model):
             models.UniqueConstraint(fields=["tenant", "starts_at"], name="billing_period_once"),
             models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="billing_period_ends_after_start"),
             models.CheckConstraint(
-                condition=Q(floor_nanos__gte=0, given_nanos__gte=0), name="billing_period_not_negative"
+                condition=Q(floor_nanos__gte=0, given_nanos__gte=0, peak_nanos__gte=0),
+                name="billing_period_not_negative",
             ),
         ]
 

@@ -56,6 +56,9 @@ def settle(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: m
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
     limit = _limit(row, carried, found, tenant, used=_used(budget))
+    if limit.nanos > row.peak_nanos:
+        row.peak_nanos = limit.nanos
+        row.save(update_fields=["peak_nanos"])
     _set_policy(budget, account, found, now)
     _set_limit(budget, max(1, limit.nanos), found, now)
     return limit
@@ -116,7 +119,8 @@ def _past(
     }
     plans = terms.plan_rules() if rows else []
     return [
-        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans), nanos)
+        # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
+        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans), min(nanos, row.peak_nanos))
         for row, nanos in zip(rows, used, strict=True)
     ]
 
@@ -128,7 +132,7 @@ def _paid_parts(row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRul
     for part in map(_part, row.parts):
         paid = [one for one in facts.invoices if one.subscription_id == part.subscription_id]
         grant = periods.grant_at(part.period.starts_at, paid)
-        if grant is not None:
+        if grant is not None and not part.given_nanos:
             gone = facts.reversed[grant.invoice_id].kind if grant.invoice_id in facts.reversed else Reversal.NONE
             bought = paid_for(part, grant=grant, paid=paid, reversed=facts.reversed, pricing=pricing)
             part = replace(part, paid_nanos=bought, reversal=gone)

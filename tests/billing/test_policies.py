@@ -186,3 +186,12 @@ def test_no_limit_waits_for_a_period_that_is_not_over(tenant: Tenant, deliver: D
         invoice_paid(price="price_x", period_end=START + length),
     )  # fmt: skip
     assert (window_of().ends_at, window_of().limit_nanos) == (START + length, factories.nanos("300"))
+
+
+def test_spend_reported_beyond_the_limit_is_not_owed(tenant: Tenant, deliver: Deliver) -> None:
+    """No limit let it happen, so none was given too much."""
+    deliver(joined())
+    ledger.record(factories.reporting("75"), now=START)
+    renewal = {"billing_reason": "subscription_cycle", "period_start": NEXT, "period_end": AFTER}
+    deliver(invoice_paid(**renewal), now=NEXT)
+    assert (window_of().limit_nanos, BillingAccount.objects.get().reasons) == (STANDARD, [])
