@@ -68,7 +68,9 @@ class PricesInline(TabularInline):
 
 @admin.register(Model)
 class ModelAdmin(CatalogueAdmin):
-    list_display = ("named", "state", "health_here", "kind_list", "capability_list", "context_tokens", "rates", "alias_list")
+    list_display = (
+        "named", "state", "health_here", "kind_list", "capability_list", "context_tokens", "rates", "alias_list",
+    )  # fmt: skip
     list_filter = ("status", "provider")
     search_fields = ("name", "provider", "aliases__name")
     ordering = ("name", "provider")

@@ -298,17 +298,17 @@ class Breakers:
 def state() -> str:
     """How Mistral is, in a word for /api/health (`settings.GOVERNANCE_MODELS_STATE`).
 
-    "failing": a model of it rests; "down": each that was called of late does. Else how it is set up: "configured",
+    "failing": a model of it rests; "down": each that was called of late does, and none has answered since. Else how it is set up: "configured",
     "sandbox" or "not_configured".
     """
     now = time.time()
     called = [
-        standing.resting
+        standing
         for standing in shared().snapshot(now)
         if abs(now - standing.changed_at) < LATENCY_KNOWN_S and standing.name.partition("/")[0] in _MISTRALS
     ]
-    if any(called):
-        return "down" if all(called) else "failing"
+    if any(standing.resting for standing in called):
+        return "failing" if any(not standing.resting or standing.breaker.passed for standing in called) else "down"
     if settings.MISTRAL_API_KEY:
         return "configured"
     return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
