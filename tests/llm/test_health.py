@@ -301,8 +301,11 @@ class TestWhatIsShown:
         assert health.state() == "configured"
         fail(breakers, NAME, now)
         assert health.state() == "failing"
-        fail(breakers, "mistral/good", now)
+        fail(breakers, "mistral/good", now - OPEN_S)
         assert health.state() == "down"
+        assert breakers.admits("mistral/good", now)
+        breakers.succeeded("mistral/good", 10, now)
+        assert health.state() == "failing"
 
     def test_what_failed_long_ago_and_was_not_tried_since_is_no_state(self, breakers, settings):
         settings.MISTRAL_API_KEY = "key"
@@ -315,6 +318,15 @@ class TestWhatIsShown:
         found = client.get("/api/health").json()
         assert found["services"]["mistral"] == "down"
         assert found["status"] == "degraded"
+
+    @pytest.mark.django_db
+    def test_the_console_shows_it_beside_the_model(self, breakers, admin_client):
+        now = time.time()
+        fail(breakers, NAME, now)
+        breakers.succeeded("mistral/mistral-large-2512", 350, now)
+        page = admin_client.get("/admin/llm/model/").content.decode()
+        assert "well, 350 ms" in page
+        assert ">open<" in page.replace(" ", "").replace("\n", "")
 
     def test_the_metrics(self, breakers):
         now = timezone.now()
