@@ -44,8 +44,9 @@ async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
     body = await exchange.body(limit=route.max_body_bytes)
     request, estimate = _read(route, body, exchange.header("content-type"), identity)
     unconfigured = gateway.providers.unconfigured()
-    if gateway.providers.name_for(request.model) in unconfigured:
-        raise errors.provider_not_configured(request.model, gateway.providers.name_for(request.model))
+    entry = catalog.resolve(request.model)
+    if entry is not None and entry.provider in unconfigured:
+        raise errors.provider_not_configured(request.model, entry.provider)
     caller = await _caller(gateway, exchange, identity, request)
     call = _GovernedCall(gateway, exchange, route, identity, caller, request, estimate, arrived, set(unconfigured))
     await call.serve()

@@ -619,6 +619,18 @@ def test_one_without_a_key_does_not(chain: None, product: Product, fakes: dict[s
     assert fakes[provider].seen == []
 
 
+@pytest.fixture
+def no_mistral(product: Product) -> None:
+    del gateway.providers._by_name["mistral"]
+
+
+def test_a_model_that_nobody_knows_is_called_unknown_whatever_keys_there_are(
+    no_mistral: None, product: Product
+) -> None:
+    assert product.chat(product.key(), model="no-such-model").json()["code"] == "model_not_priced"
+    assert product.chat(product.key(), model="mistral-large-latest").json()["code"] == "provider_not_configured"
+
+
 def test_embeddings_are_made_and_charged(product: Product, fakes: dict[str, Fake]) -> None:
     serve("openai", "text-embedding-3-small", kinds=["embedding"])
     key = product.key()
