@@ -14,12 +14,17 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminPasswordWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from governance.console import reasons
 from governance.console.admins import ConsoleAdmin, actor
 from llm import addresses, catalog, endpoints, health, prices
-from llm.models import Model, ModelAlias, Price, ProviderEndpoint
+from llm.models import CAPABILITIES, KINDS, Model, ModelAlias, Price, ProviderEndpoint
 from llm.providers import trial
 
 PLACE = ("zone", "tier", "batch")
@@ -43,6 +48,7 @@ class PricesInline(TabularInline):
     ordering = ("unit", "-effective_from", "-id")
     extra = 0
     can_delete = False
+    hide_title = True
     show_change_link = True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
@@ -66,8 +72,24 @@ class PricesInline(TabularInline):
         return _state(price)
 
 
+class ModelForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Words are ticked, not typed as JSON."""
+
+    kinds = forms.MultipleChoiceField(
+        choices=[(word, word) for word in KINDS], widget=UnfoldAdminCheckboxSelectMultipleWidget, required=False
+    )
+    capabilities = forms.MultipleChoiceField(
+        choices=[(word, word) for word in CAPABILITIES], widget=UnfoldAdminCheckboxSelectMultipleWidget, required=False
+    )
+
+    class Meta:
+        model = Model
+        fields = "__all__"  # noqa: DJ007 - the admin names its fields
+
+
 @admin.register(Model)
 class ModelAdmin(CatalogueAdmin):
+    form = ModelForm
     list_display = (
         "named", "state", "health_here", "kind_list", "capability_list", "context_tokens", "rates", "alias_list",
     )  # fmt: skip
