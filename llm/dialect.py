@@ -31,7 +31,7 @@ _REFUSED = {
 # Mistral takes these or nothing; OpenAI's clients also send null.
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
 # What OpenAI's clients echo in a message and Mistral does not know.
-_DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call")
+_DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
 
@@ -77,6 +77,7 @@ def parse(body: bytes) -> Request:
     request.metadata = _metadata(payload)
     request.changed = _translate_fields(payload)
     request.changed |= _translate_messages(payload)
+    request.changed |= _translate_tools(payload)
     request.stream = _boolean(payload, "stream")
     request.max_tokens = _positive(payload, "max_tokens")
     request.n = _positive(payload, "n", most=MAX_N) or 1
@@ -399,6 +400,17 @@ def _tools(payload: Mapping[str, Any]) -> Sequence[Any]:
     if not isinstance(tools, list):
         raise DialectError("`tools` must be a list.", "tools", "invalid_type")
     return tools
+
+
+def _translate_tools(payload: Mapping[str, Any]) -> bool:
+    """OpenAI's clients leave the parameters of a function out that has none; Mistral needs them."""
+    changed = False
+    for tool in _tools(payload):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and function.get("parameters") is None:
+            function["parameters"] = {"type": "object", "properties": {}}
+            changed = True
+    return changed
 
 
 def _tool_name(tool: Any, position: int) -> str:

@@ -60,6 +60,13 @@ def read(body: bytes, content_type: str) -> list[Field]:
     return reader.fields
 
 
+def canonical(body: bytes, content_type: str) -> bytes:
+    """A form without its boundary, which clients make anew each time they send it; anything else as it is."""
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    return body.replace(b"--" + boundary, b"--") if kind == b"multipart/form-data" and boundary else body
+
+
 class _Reader:
     """What the parser calls. It is given the body in one piece, so that its offsets are the body's."""
 

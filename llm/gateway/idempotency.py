@@ -17,6 +17,7 @@ from django.utils import timezone
 from governance import idempotency
 from governance.idempotency import Answer, Claim, Headers
 from governance.models import ApiKey
+from llm import forms
 from llm.gateway import errors
 from llm.gateway.http import Exchange, Message, Send
 from llm.gateway.identities import Identity
@@ -37,9 +38,8 @@ async def once(gateway: Gateway, exchange: Exchange, handle: Handler, *, limit: 
         await handle(exchange)
         return
     identity = await gateway.identify(exchange)
-    digest = idempotency.digest(
-        method=exchange.method, path=exchange.path, agent=identity.agent, body=await exchange.body(limit=limit)
-    )
+    body = forms.canonical(await exchange.body(limit=limit), exchange.header("content-type"))
+    digest = idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=body)
     found = await _begin(gateway, identity, key, digest)
     if isinstance(found, Answer):
         await exchange.answer(found.status, found.body, [*found.headers, idempotency.REPLAYED])

@@ -3,10 +3,12 @@
 from contextlib import suppress
 from typing import Any
 
+import openai.types.chat.completion_create_params
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mistralai.client import models as mistral_models
 
 from llm import dialect
 from llm.dialect import DialectError
@@ -84,6 +86,57 @@ def test_messages_lose_what_openai_clients_echo() -> None:
         {"role": "assistant", "content": "x"},
         answer,
     ]
+
+
+def test_a_function_without_parameters_gets_the_empty_ones_that_mistral_needs() -> None:
+    bare = {"type": "function", "function": {"name": "now"}}
+    full = tool("a")
+
+    upstream = sent(body(tools=[bare, full]))
+
+    assert upstream["tools"][0]["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
+    assert upstream["tools"][1] == full
+
+
+def test_every_field_that_openais_client_knows_is_known_translated_dropped_or_refused() -> None:
+    fields = openai.types.chat.completion_create_params.CompletionCreateParamsBase.__annotations__
+    translated = {"max_completion_tokens", "modalities", "seed"}
+
+    assert fields.keys() <= answers.CHAT_FIELDS | dialect._DROPPED | set(dialect._REFUSED) | translated
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        (mistral_models.ChatCompletionRequest, answers.CHAT_FIELDS),
+        (mistral_models.FIMCompletionRequest, answers.FIM_FIELDS),
+        (mistral_models.EmbeddingRequest, answers.EMBEDDING_FIELDS),
+        (mistral_models.ClassificationRequest, answers.MODERATION_FIELDS),
+        (mistral_models.OCRRequest, answers.OCR_FIELDS - {"id"}),
+    ],
+)
+def test_the_sandbox_knows_the_fields_that_mistrals_client_knows(model: Any, known: frozenset[str]) -> None:
+    assert {field.alias or name for name, field in model.model_fields.items()} == known
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 2, "temperature": 0.1, "stop": ["a"], "presence_penalty": 0.5, "top_k": 5},
+        {"tools": [tool("a")], "tool_choice": "auto", "parallel_tool_calls": False},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": True}}},
+        {"reasoning_effort": "high", "prompt_mode": "reasoning"},
+        {"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k", "service_tier": "standard_only"},
+        {"guardrails": [{"block_on_error": True}], "safe_prompt": True, "metadata": {"a": 1}},
+        {"a_field_of_tomorrow": {"x": [1]}},
+    ],
+)
+def test_what_mistral_takes_is_relayed_byte_for_byte(fields: dict[str, Any]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+    content = [{"type": "text", "text": "é"}, image, {"type": "image_url", "image_url": "https://example.com/a.png"}]
+    raw = body(messages=[{"role": "user", "content": content}], **fields)
+
+    assert dialect.apply(dialect.parse(raw), model="m") is raw
 
 
 def test_everything_that_is_sent_is_known_to_mistral() -> None:

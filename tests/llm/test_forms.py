@@ -78,3 +78,13 @@ def test_no_body_breaks_the_reader(body: bytes, edge: str) -> None:
         except DialectError:
             continue
         assert all(0 <= field.start <= field.stop <= len(data) for field in fields)
+
+
+def test_a_form_sent_again_under_another_boundary_is_the_same_form() -> None:
+    body = form((named("a"), b"1"), (named("b"), b"2"))
+    again = body.replace(b"--edge", b"--brim")
+
+    same = forms.canonical(again, "multipart/form-data; boundary=brim")
+    assert forms.canonical(body, KIND) == same
+    assert forms.canonical(form((named("a"), b"2")), KIND) != forms.canonical(form((named("a"), b"1")), KIND)
+    assert forms.canonical(b"--edge", "application/json") == b"--edge"

@@ -277,3 +277,20 @@ def test_no_model_is_called_beyond_the_budget(product: Product, path: str) -> No
     response = transcribe(product, key, wav(1)) if "audio" in path else product.post(path, key, **bodies[path])
     assert (response.status_code, response.json()["code"]) == (402, "budget_exhausted")
     assert not product.sandbox.requests
+
+
+def test_a_form_sent_again_under_its_idempotency_key_is_charged_once(product: Product, key: str) -> None:
+    """Clients make a new boundary each time."""
+    answers = [
+        httpx.post(
+            product.url + "/v1/audio/transcriptions",
+            data={"model": "voxtral-mini-latest"},
+            files={"file": ("call.wav", wav(1))},
+            headers={"authorization": f"Bearer {key}", "idempotency-key": "one"},
+        )
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert answers[1].headers["x-idempotent-replay"] == "true"
+    assert SpendEntry.objects.count() == 1
