@@ -132,8 +132,14 @@ def _missing(page: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _store(events: Sequence[dict[str, Any]], now: datetime) -> None:
-    """Due at once: the sweep takes them, oldest first."""
-    inbox.store_all([webhooks.envelope(one) for one in events], now=now)
+    """Due at once: the sweep takes them, oldest first. One that cannot be kept does not hold up the others."""
+    envelopes = []
+    for one in events:
+        try:
+            envelopes.append(webhooks.envelope(one))
+        except webhooks.NotAnEvent as error:
+            log.error("Stripe's event %s cannot be kept: %s", one.get("id"), error)
+    inbox.store_all(envelopes, now=now)
 
 
 # Reconcile
@@ -197,6 +203,12 @@ def _look_at(customer_id: str, done: Outcome, *, now: datetime, dry_run: bool) -
     except stripe_client.StripeError as error:
         done.count(customers=1, failed=1)
         done.lines.append(f"{customer_id}: not read: {error}")
+        return
+    except Exception as error:
+        # Whatever is wrong with this one, the others must not wait for it.
+        log.exception("customer %s could not be computed", customer_id)
+        done.count(customers=1, failed=1)
+        done.lines.append(f"{customer_id}: {type(error).__name__}: {error}")
         return
     done.count(customers=1, differed=bool(differences), failed=0)
     done.lines += [f"{customer_id}: {line}" for line in differences]

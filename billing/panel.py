@@ -80,12 +80,13 @@ def _cards(found: Picture, now: datetime) -> list[Card]:
             "danger" if "lagging" in found.problems else "", f"{events}?processed_at__isempty=1",
         ),
         Card(
-            "Failed", f"{found.dead:,}", f"{found.failing:,} more are tried again", "mark_email_unread",
+            "Failed", f"{found.dead:,}", f"{found.failing:,} tried again, {found.quarantined:,} not ours",
+            "mark_email_unread",
             "danger" if found.dead else "warning" if found.failing else "", f"{events}?dead_at__isempty=0",
         ),
-        Card("Lag", _lag(found.handling), f"{_lag(found.delivery)} on the way; of the latest events", "timer"),
+        Card("Lag", _lag(found.handling), f"after {_lag(found.delivery)} on the way, usually", "timer"),
         Card(
-            "Unbound customers", f"{found.unbound:,}", f"{found.quarantined:,} events of other accounts",
+            "Unbound", f"{found.unbound:,}", "customers that pay for no tenant",
             "person_search", "warning" if found.unbound else "", f"{customers}?tenant__isempty=1",
         ),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import time_machine
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from billing import checks, healing, inbox, tasks, webhooks
+from billing import checks, healing, inbox, sync, tasks, webhooks
 from billing.models import BillingAccount, CatalogEntry, Invoice, StripeCheck, StripeEvent, Subscription
 from governance.models import Alert, AuditEntry, Budget, BudgetEvent, BudgetWindow, Tenant
 from tests import factories
@@ -57,6 +57,10 @@ def run(command: str, *arguments: str, capsys: Any) -> dict[str, Any]:
     with time_machine.travel(NOW, tick=False):
         call_command(command, "--json", *arguments)
     return dict(json.loads(capsys.readouterr().out))
+
+
+def _deep(levels: int) -> Any:
+    return {"a": _deep(levels - 1)} if levels else 1
 
 
 def written() -> list[Any]:
@@ -243,6 +247,26 @@ class TestByThemselves:
         assert healing.run_due(now=NOW + timedelta(minutes=9)) == []
         again = healing.run_due(now=NOW + timedelta(minutes=10))
         assert [one.kind for one in again] == ["endpoint", "backfill", "reconcile"]
+        assert window_of().limit_nanos == STANDARD
+
+    def test_what_cannot_be_kept_or_computed_holds_up_nothing_else(
+        self, stripe: stripe_api.Account, monkeypatch: Any
+    ) -> None:
+        stripe.events.append(event("invoice.paid", {**invoice(), "deep": _deep(100)}, id="evt_deep"))
+        stripe.customer("cus_broken", tenant="")
+        stripe.subscriptions.insert(0, subscription(customer="cus_broken", subscription="sub_broken"))
+        settle = sync.settle
+
+        def broken(account: BillingAccount, **kwargs: Any) -> Any:
+            if account.stripe_customer_id == "cus_broken":
+                raise KeyError("surprise")
+            return settle(account, **kwargs)
+
+        monkeypatch.setattr(sync, "settle", broken)
+        done = {one.kind: one for one in healing.run_due(now=NOW)}
+        assert all(one.finished_at for one in done.values())
+        assert StripeEvent.objects.count() == 3
+        assert done["reconcile"].figures == {"customers": 2, "differed": 1, "failed": 1}
         assert window_of().limit_nanos == STANDARD
 
     def test_without_a_key_nothing_is_due(self, db: None) -> None:
