@@ -11,11 +11,15 @@ from dataclasses import replace
 from datetime import datetime
 
 from billing import accounts, meter_checks, mirror, purchases, shapes, stripe_client, sync
-from billing.models import BillingAccount, StripeEvent
+from billing.models import BillingAccount, Invoice, StripeEvent
+from governance import alerts
 
 # Customer id -> what Stripe says of it now; None without an API key.
 Readings = Mapping[str, sync.Reading | None]
 Handler = Callable[[StripeEvent, Readings, datetime], None]
+
+NOT_FINALIZED = "invoice_not_finalized"
+SETTLED = ("paid", "void", "uncollectible")
 
 
 def readings(event: StripeEvent, *, now: datetime) -> Readings:
@@ -107,6 +111,23 @@ def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
     _sync(event, readings, now, take)
 
 
+def _settled_invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Paid, voided or given up: nothing is left to be done about it."""
+    _invoice(event, readings, now)
+    alerts.clear(kind=NOT_FINALIZED, subject=shapes.text(event.object.get("id")), now=now)
+
+
+def _finalization_failed(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Stripe asks for no payment until somebody mends the invoice, and nothing here can."""
+    _invoice(event, readings, now)
+    invoice_id = shapes.text(event.object.get("id"))
+    if not invoice_id or Invoice.objects.filter(stripe_id=invoice_id, status__in=SETTLED).exists():
+        return
+    error = shapes.mapping(event.object.get("last_finalization_error"))
+    message = f"Stripe cannot finalize an invoice of {event.customer_id}: {shapes.text(error.get('message'))}"
+    alerts.report(kind=NOT_FINALIZED, subject=invoice_id, message=message.rstrip(": "), now=now)
+
+
 def _look_again(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """Nothing of the event itself counts: whoever it concerns is computed anew."""
     _sync(event, readings, now, lambda account: None)
@@ -151,14 +172,14 @@ HANDLERS: dict[str, Handler] = {
     "customer.subscription.trial_will_end": _subscription,
     "customer.subscription.pending_update_applied": _subscription,
     "customer.subscription.pending_update_expired": _subscription,
-    "invoice.paid": _invoice,
-    "invoice.payment_succeeded": _invoice,
+    "invoice.paid": _settled_invoice,
+    "invoice.payment_succeeded": _settled_invoice,
     "invoice.payment_failed": _invoice,
     "invoice.payment_action_required": _invoice,
-    "invoice.finalization_failed": _invoice,
+    "invoice.finalization_failed": _finalization_failed,
     "invoice.overdue": _invoice,
-    "invoice.voided": _invoice,
-    "invoice.marked_uncollectible": _invoice,
+    "invoice.voided": _settled_invoice,
+    "invoice.marked_uncollectible": _settled_invoice,
     "charge.refunded": _payment,
     "refund.failed": _payment,
     "credit_note.created": _payment,

@@ -10,8 +10,9 @@ import responses
 
 from billing import handlers, inbox, subscribed, webhooks
 from billing.models import BillingAccount, StripeEvent
-from governance.models import Tenant
-from tests.billing.events import START, event
+from governance.models import Alert, Tenant
+from tests.billing.conftest import Deliver
+from tests.billing.events import DAY, START, event, invoice, invoice_paid
 
 pytestmark = pytest.mark.django_db
 
@@ -50,3 +51,18 @@ def test_without_a_key_a_refund_that_names_nobody_is_kept_and_concerns_nobody(db
     inbox.store(webhooks.parse(json.dumps(sent)), now=START)
     assert inbox.process(sent["id"], now=START)
     assert not BillingAccount.objects.exists()
+
+
+def test_an_invoice_that_stripe_cannot_finalize_is_told_until_it_is_settled(tenant: Tenant, deliver: Deliver) -> None:
+    draft = invoice(status="draft", last_finalization_error={"message": "the tax location is not known"})
+    deliver(event("invoice.finalization_failed", draft))
+    alert = Alert.objects.get(kind="invoice_not_finalized", cleared_at=None)
+    assert alert.subject == draft["id"]
+    assert "the tax location is not known" in alert.message
+    deliver(invoice_paid())
+    assert not Alert.objects.filter(kind="invoice_not_finalized", cleared_at=None).exists()
+
+
+def test_word_of_it_that_comes_after_the_payment_tells_nobody(tenant: Tenant, deliver: Deliver) -> None:
+    deliver(invoice_paid(created=START + DAY), event("invoice.finalization_failed", invoice(status="draft")))
+    assert not Alert.objects.filter(kind="invoice_not_finalized").exists()
