@@ -155,3 +155,37 @@ def test_second_reading_of_the_same_state_writes_no_money_or_audit_row(stripe: S
     before = list(BudgetWindow.objects.values()), AuditEntry.objects.count(), BudgetEvent.objects.count()
     sync.customer("cus_acme", now=START + DAY)
     assert (list(BudgetWindow.objects.values()), AuditEntry.objects.count(), BudgetEvent.objects.count()) == before
+
+
+def disputed(stripe: Stripe) -> None:
+    stripe.invoices = [invoice() | {"payments": {"data": [{"payment": {"payment_intent": "pi_1"}}]}}]
+    charge = {"id": "ch_1", "object": "charge", "customer": "cus_acme", "amount": 5000, "payment_intent": "pi_1"}
+    stripe.payments["charges"] = [charge | {"disputed": True}]
+    stripe.payments["disputes"] = [
+        {"id": "dp_1", "object": "dispute", "charge": "ch_1", "amount": 5000, "status": "needs_response"}
+    ]
+
+
+def test_disputes_are_read_with_the_customer(stripe: Stripe) -> None:
+    disputed(stripe)
+    handle(event("customer.updated", {"id": "cus_acme", "object": "customer", "metadata": {}}))
+    assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("frozen", 1)
+    stripe.payments["disputes"][0]["status"] = "won"
+    sync.customer("cus_acme", now=START)
+    assert (BillingAccount.objects.get().state, window_of().limit_nanos) == ("active", STANDARD)
+
+
+def test_what_stands_in_for_stripe_need_not_know_charges_nor_expand(stripe: Stripe) -> None:
+    """Then the events' own objects stand in for what was refunded."""
+    refused = 400, {}, json.dumps({"error": {"message": "This property cannot be expanded", "type": "invalid_request"}})
+    plain = stripe.invoices
+    stripe.api.replace("GET", f"{API}/charges", status=404, json={"error": {"message": "Unrecognized URL"}})
+    stripe.api.remove("GET", f"{API}/invoices")
+    stripe.api.add_callback(
+        "GET", f"{API}/invoices", lambda asked: refused if "expand" in asked.url else stripe.listing(plain)
+    )
+    handle(invoice_paid())
+    assert window_of().limit_nanos == STANDARD
+    note = {"id": "cn_1", "object": "credit_note", "customer": "cus_acme", "amount": 5000, "invoice": plain[0]["id"]}
+    handle(event("credit_note.created", note))
+    assert BillingAccount.objects.get().state == "frozen"
