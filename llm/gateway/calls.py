@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from governance import ledger, money
 from governance.operations import Caller, Release, Reserve
-from governance.policies import Call, Decision, Quote, Quoter
+from governance.policies import Action, Call, Decision, Quote, Quoter
 from governance.results import SettleResult
 from llm import catalog, dialect, estimation, routing, routing_file, sse
 from llm.gateway import errors, upstream
@@ -68,6 +68,8 @@ class _GovernedCall:
     avoided: set[str]
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
+    # Whether the breakers were told how the present attempt went.
+    judged: bool = False
 
     async def serve(self) -> None:
         """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
@@ -75,7 +77,7 @@ class _GovernedCall:
         while order := self._open_ones(plan):
             try:
                 # A strategy's candidates, and what a failed call falls back to, do as well as the first.
-                await self._attempt(order if self.strategy or self.failure else order[:1])
+                await self._attempt(order if self._is_moved_to(order[0]) else order[:1])
                 return
             except Unanswered as unanswered:
                 self.failure = self.failure or unanswered.error
@@ -83,6 +85,10 @@ class _GovernedCall:
         raise self.failure or upstream.resting(
             [upstream.place(name) for name in plan], self.gateway.breakers, time.time()
         )
+
+    def _is_moved_to(self, model: str) -> bool:
+        """Whether a strategy, a failure or a rest chose the model, and not the client."""
+        return bool(self.strategy or self.failure) or model != self.request.model
 
     @property
     def strategy(self) -> str:
@@ -153,6 +159,7 @@ class _GovernedCall:
             units=self.estimate.units,
         )
         error = "internal_error"
+        self.judged = False
         try:
             await self._under_hold(hold, provider, place)
             error = hold.charge.reason if hold.charge else ""
@@ -166,6 +173,9 @@ class _GovernedCall:
             error = "cancelled"
             raise
         finally:
+            if not self.judged:
+                # Of a call that was cancelled, or never sent, nobody knows how the model is.
+                self.gateway.breakers.release_probe(place)
             self.gateway.telemetry.ended(self._told(hold, error))
         await self.gateway.troubles.answered(provider.name)
 
@@ -174,7 +184,6 @@ class _GovernedCall:
             try:
                 await self._carry_out(hold, provider)
             except asyncio.CancelledError:
-                self.gateway.breakers.release_probe(place)
                 if not hold.cut_reason:
                     raise
                 # An operator's stop cancelled the wait for the answer, not the server this task.
@@ -264,6 +273,7 @@ class _GovernedCall:
     async def _failed(self, hold: Hold, error: ProviderError, *, spent: bool) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
         place = upstream.place(hold.decision.model)
+        self.judged = True
         self.gateway.breakers.failed(place, time.time())
         if not spent:
             await hold.release()
@@ -285,6 +295,7 @@ class _GovernedCall:
         await hold.release()
         place = upstream.place(hold.decision.model)
         if not upstream.is_about_the_request(answer.status):
+            self.judged = True
             raise await self.gateway.troubles.refused(place, provider, answer)
         self._succeeded(hold, None)
         if self.failure is not None:
@@ -339,9 +350,10 @@ class _GovernedCall:
         )
 
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
-        """The model works; of an answer, not a refusal, it also counts how long it took to begin."""
+        """The model works; of a stream it also counts how long its first bytes took."""
+        self.judged = True
         hold.first_byte_s = latency_s
-        latency_ms = None if latency_s is None else latency_s * 1000
+        latency_ms = latency_s * 1000 if latency_s is not None and self.request.stream else None
         self.gateway.breakers.succeeded(upstream.place(hold.decision.model), latency_ms, time.time())
 
     def _told(self, hold: Hold, error: str) -> Attempt:
@@ -378,7 +390,7 @@ class _GovernedCall:
             ("x-model-served", decision.model),
             ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
         ]
-        if reason := _reason(decision, requested, fell_back=self.failure is not None):
+        if reason := _reason(decision, requested, chosen=bool(self.strategy) and self.failure is None):
             headers.append(("x-downgrade-reason", reason))
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
@@ -439,14 +451,12 @@ def _content_type(answer: Answer) -> str:
     return answer.headers.get("content-type", "application/json")
 
 
-def _reason(decision: Decision, requested: str, *, fell_back: bool) -> str:
-    """Why another model serves than the one asked for; empty where it does not."""
+def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
+    """Why another model serves than the one requested; empty where it does not. `chosen`: by a strategy."""
     if decision.model == requested:
         return ""
-    if fell_back:
-        return "fallback"
-    if decision.because is None:
-        return "strategy"
+    if decision.action is not Action.DEGRADE or decision.because is None:
+        return "strategy" if chosen else "fallback"
     return f"{decision.reason.value} of {decision.because.scope} per {decision.because.kind}"
 
 

@@ -53,7 +53,8 @@ def places(name: str) -> tuple[str, str]:
 
 def resting(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
     """Every model that could answer is given a rest: rate limited ones until they want calls again."""
-    standings = [standing for standing in breakers.snapshot(now) if standing.name in places and standing.resting]
+    known = [standing for place in places if (standing := breakers.standing(place, now))]
+    standings = [standing for standing in known if standing.resting]
     ends = [standing.breaker.cool_until - now for standing in standings if standing.cooling]
     if ends and len(ends) == len(standings):
         wait_s = str(max(1, math.ceil(min(ends))))

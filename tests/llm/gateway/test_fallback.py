@@ -176,3 +176,27 @@ def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
     body = response.json()
     assert (response.status_code, body["code"], body["param"]) == (400, "unknown_strategy", "x-strategy")
     assert "cost-optimized" in body["message"]
+
+
+def test_a_call_without_a_verdict_gives_its_probe_back(product: Product, key: str) -> None:
+    place, past = "mistral/mistral-large-2512", time.time() - breaker.OPEN_S - 1
+    for _ in range(breaker.FAILURES):
+        gateway.breakers.failed(place, past)
+    for _ in range(breaker.PROBES + 1):
+        # Our key says nothing of the model.
+        product.sandbox.next("status=401")
+        product.chat(key)
+    product.sandbox.forget()
+    assert product.chat(key).headers["x-model-served"] == "mistral-large-latest"
+
+
+def test_what_stands_in_for_a_resting_model_is_chosen_by_the_money_too(product: Product) -> None:
+    # Small is too dear for what is left, the 3B model is not.
+    make.budget("0.00003", soft_cap=None)
+    for name in ("mistral-large-2512",):
+        for _ in range(breaker.FAILURES):
+            gateway.breakers.failed(f"mistral/{name}", time.time())
+    response = product.chat(product.key(), max_tokens=150)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-model-served"].startswith("ministral-")
+    assert response.headers["x-downgrade-reason"] == "fallback"
