@@ -19,6 +19,8 @@ from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, Paym
 from billing.reversals import Known, Reversed
 
 Row = TypeVar("Row", bound=Mirrored)
+# Price or product id -> what is kept of it; empty where nothing is.
+Catalog = dict[str, dict[str, Any]]
 
 # Events of one second tell their order by what they are about: nothing is updated before it is created.
 TYPE_RANKS = {"created": 1, "deleted": 9}
@@ -123,13 +125,15 @@ def kind_of(data: Mapping[str, Any]) -> str:
 
 
 def subscriptions(account: BillingAccount) -> list[shapes.Subscription]:
-    rows = account.subscriptions.order_by("stripe_id")
-    return [shapes.subscription(with_catalog(row.data)) for row in rows]
+    known: Catalog = {}
+    return [shapes.subscription(with_catalog(row.data, known)) for row in account.subscriptions.order_by("stripe_id")]
 
 
 def invoices(account: BillingAccount) -> list[shapes.Invoice]:
     rows = account.invoices.filter(status="paid").order_by("stripe_id")
-    return [shapes.invoice(with_catalog(row.data)) for row in rows]
+    # The same few prices are on all of them: each is looked up once.
+    known: Catalog = {}
+    return [shapes.invoice(with_catalog(row.data, known)) for row in rows]
 
 
 def facts(account: BillingAccount) -> Facts:
@@ -156,26 +160,30 @@ def _about(charge_id: str, intent_id: str) -> Q:
     return found | Q(intent_id=intent_id) if intent_id else found
 
 
-def with_catalog(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A subscription or invoice whose prices carry their own and their product's metadata, as last seen."""
+def with_catalog(data: Mapping[str, Any], known: Catalog | None = None) -> dict[str, Any]:
+    """A subscription or invoice whose prices carry their own and their product's metadata, as last seen.
+
+    `known` keeps what was looked up for the next object.
+    """
+    known = {} if known is None else known
     found = dict(data)
     for name in ("items", "lines"):
         if name in found:
-            found[name] = [_with_price(dict(member)) for member in shapes.members(found[name])]
+            found[name] = [_with_price(dict(member), known) for member in shapes.members(found[name])]
     return found
 
 
-def _with_price(member: dict[str, Any]) -> dict[str, Any]:
+def _with_price(member: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
     details = shapes.mapping(shapes.mapping(member.get("pricing")).get("price_details"))
     embedded = details.get("price") or member.get("price") or member.get("plan")
     price: dict[str, Any] = {"id": embedded} if isinstance(embedded, str) else dict(shapes.mapping(embedded))
     if not price:
         return member
-    known = _known(shapes.text(price.get("id")))
+    known = _known(shapes.text(price.get("id")), catalog)
     price = price | known
     product = price.get("product") or details.get("product")
     product_id = shapes.identifier(product)
-    price["product"] = {**shapes.mapping(product), "id": product_id, **_known(product_id)}
+    price["product"] = {**shapes.mapping(product), "id": product_id, **_known(product_id, catalog)}
     member.pop("pricing", None)
     # Older shapes mark a subscription's lines by having a plan at all.
     slot = "plan" if "plan" in member and "price" not in member else "price"
@@ -183,9 +191,11 @@ def _with_price(member: dict[str, Any]) -> dict[str, Any]:
     return member
 
 
-def _known(id: str) -> dict[str, Any]:
-    row = CatalogEntry.objects.filter(stripe_id=id).first() if id else None
-    return dict(row.data) if row else {}
+def _known(id: str, catalog: Catalog) -> dict[str, Any]:
+    if id not in catalog:
+        row = CatalogEntry.objects.filter(stripe_id=id).first() if id else None
+        catalog[id] = dict(row.data) if row else {}
+    return catalog[id]
 
 
 def _take(
