@@ -109,9 +109,11 @@ def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[
     try:
         new = reporter.send(meter, usage, now=clock())
     except stripe_client.StripeRefused as error:
-        _mark(row, state=State.FAILED, error=str(error))
+        state = State.FAILED if row.first_attempt_at == row.last_attempt_at else State.HELD
+        # Of an earlier attempt nobody heard: it may have arrived before Stripe had a reason to refuse.
+        _mark(row, state=state, error=str(error))
         _alert(row, f"Stripe refuses usage: {error}", clock())
-        return State.FAILED
+        return state
     except Exception as error:
         if not isinstance(error, stripe_client.StripeError):
             log.exception("meter event %s failed", row.pk)

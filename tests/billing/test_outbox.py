@@ -346,6 +346,18 @@ class TestPromise10:
         assert (row.state, stripe.total) == ("sent", 1_000_000)
         assert len(stripe.counted) == 1
 
+    def test_a_refusal_after_an_attempt_nobody_heard_of_says_nothing_about_that_one(self, stripe: FakeMeters) -> None:
+        """The first attempt arrived and its worker died; then the customer was deleted at Stripe."""
+        spend("1")
+        row = self.claimed()
+        Reporter("v1").send(outbox._known_meters(now=READY)["llm_cost"], _usage(row), now=READY)
+        stripe.refuse = lambda _: (400, {"error": {"message": "No such customer"}})
+        later = READY + HOUR
+        run(stripe, now=later)
+        assert rows()[0][2] == "held"
+        assert meter_checks.reconcile(now=later + HOUR) == 1
+        assert (rows()[0][2], stripe.total) == ("sent", 1_000_000)
+
     def test_a_sum_that_fits_neither_is_left_to_an_operator(self, stripe: FakeMeters) -> None:
         spend("1")
         row = self.claimed()
