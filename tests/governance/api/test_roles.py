@@ -98,6 +98,7 @@ TABLE: dict[str, Answers] = {
     "get keys/<int:id>": STAFF_READ,
     "post keys/<int:id>/revoke": operators(200),
     "post keys/<int:id>/rotate": operators(201),
+    "post llm/route": (403, 403, 400, 400, 400, 401),
     "get models": ALL_READ,
     "get models/<path:id>": ALL_READ,
     "get prices": ALL_READ,
@@ -264,8 +265,8 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post plans": ({"name": "New", "limit": "1"}, "plan.create"),
     "patch plans/<int:id>": ({"limit": "2"}, "plan.change"),
 }
-# Changes nothing; and Stripe's own, which is no act of a person or key and is kept in the inbox.
-NO_ACT = {"post decisions", "post webhooks/stripe"}
+# Changes nothing; a call of a model, which the ledger records; and Stripe's own, which the inbox keeps.
+NO_ACT = {"post decisions", "post llm/route", "post webhooks/stripe"}
 
 
 def test_every_line_that_writes_is_walked_as_an_act() -> None:
