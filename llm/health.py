@@ -55,17 +55,6 @@ LONGEST_WAIT_S = 0.05
 MEASURED_EVERY_S = 0.05
 COMPLAIN_AGAIN_S = 60.0
 _MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
-# Codes of `ProviderError`: no connection, a broken one, silence, and answers that nobody can read.
-_FAILURES = frozenset(
-    {"upstream_unreachable", "upstream_timeout", "upstream_disconnected", "upstream_cut", "upstream_garbage"}
-)
-
-
-def is_failure(outcome: int | str) -> bool:
-    """Whether an HTTP status, or the code of a `ProviderError`, speaks against the model; others are about us."""
-    if isinstance(outcome, str):
-        return outcome in _FAILURES
-    return outcome in (408, 429) or outcome >= 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +137,7 @@ class Breakers:
         self._change(name, succeed, now, patient=not well)
 
     def failed(self, name: str, now: float) -> None:
-        """The model did not answer, in a way that `is_failure` names."""
+        """The model did not answer: 429, 5xx, silence, no connection or a broken one."""
         self._change(name, lambda breaker: breaker.failed(self._me().owner, now), now)
 
     def cool_down(self, name: str, until: float, now: float | None = None) -> None:

@@ -16,7 +16,6 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from governance.policies import Quoter
 from llm import estimation
 from llm.estimation import Estimate, Resolver
 from llm.pricing import Entry
@@ -152,15 +151,6 @@ def candidates(
     if allow_downgrade and estimate.kind == "chat":
         others += able.chain(model, asked)
     return _kept([model, *others], catalogue, allow_downgrade=True)
-
-
-def affordable(candidates: Iterable[str], *, room_nanos: int, quote: Quoter) -> tuple[str, ...]:
-    """Those whose worst case fits into what is left. None of them: the call must be refused.
-
-    A look ahead: the ledger decides when it reserves, with all budgets and calls in flight.
-    """
-    quotes = ((name, quote(name)) for name in candidates)
-    return tuple(name for name, quoted in quotes if quoted is not None and quoted.cost_nanos <= room_nanos)
 
 
 def place(entry: Entry) -> str:

@@ -283,19 +283,6 @@ class TestStrategies:
         assert "x-strategy" in str(caught.value)
 
 
-class TestMoney:
-    def test_what_does_not_fit_is_left_out(self):
-        offered = estimation.offer(estimation.chat(chat()), CATALOGUE)
-        costs = {name: quote.cost_nanos for name in DEFAULT if (quote := offered(name))}
-        room_nanos = costs["large"]
-        assert routing.affordable(DEFAULT, room_nanos=room_nanos, quote=offered) == ("large", "small", "tiny")
-        assert routing.affordable(DEFAULT, room_nanos=room_nanos - 1, quote=offered) == ("small", "tiny")
-
-    def test_none_is_let_through_where_none_fits(self):
-        offered = estimation.offer(estimation.chat(chat()), CATALOGUE)
-        assert routing.affordable((*DEFAULT, "unknown"), room_nanos=0, quote=offered) == ()
-
-
 class TestComplexity:
     def score(self, text: str = "Hi", **fields: Any) -> int:
         payload = chat(text, **fields)
