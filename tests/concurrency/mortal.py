@@ -51,16 +51,16 @@ def after_the_reserve() -> None:
 
 
 def while_waiting_for_upstream() -> None:
-    post = Mistral.post
+    send = Mistral.send
 
     async def dying(self: Mistral, *args: Any, **kwargs: Any) -> Any:
-        waiting = asyncio.ensure_future(post(self, *args, **kwargs))
+        waiting = asyncio.ensure_future(send(self, *args, **kwargs))
         # The request is on its way, and its answer is not.
         await asyncio.sleep(0.3)
         assert not waiting.done()
         die()
 
-    Mistral.post = dying  # type: ignore[method-assign]
+    Mistral.send = dying  # type: ignore[method-assign]
 
 
 def in_mid_stream() -> None:
