@@ -1,0 +1,152 @@
+"""Stripe's customers, and what their subscriptions, top-ups and trials come to."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+
+from governance.models import Tenant
+
+
+class BillingAccount(models.Model):
+    """A Stripe customer, the tenant it pays for, and what its subscriptions come to.
+
+    The row is the customer's lock. `fetches` counts the readings of Stripe begun for it: one that is not the last
+    is out of date. Written by `billing.sync` and `billing.accounts`.
+    """
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        TRIAL = "trial"
+        PROVISIONAL = "provisional", "provisional: payment is on its way"
+        FROZEN = "frozen", "frozen: the payment went back or is in dispute"
+        FREE = "free", "free: the free tier's limit"
+        LAPSED = "lapsed", "lapsed: the paid period is over"
+        SUSPENDED = "suspended"
+        PENDING = "pending", "pending: nothing paid yet"
+        CLOSED = "closed"
+        NONE = "none", "no subscription"
+
+    stripe_customer_id = models.CharField(max_length=255, unique=True)
+    tenant = models.OneToOneField(
+        Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="billing_account"
+    )
+    claimed_tenant = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The tenant that Stripe's objects name; bound where it exists and is free.",
+    )
+    limit_override_nanos = models.BigIntegerField(null=True, blank=True)
+    state = models.CharField(max_length=12, choices=State.choices, default=State.NONE)
+    plan = models.CharField(max_length=200, blank=True)
+    limit_nanos = models.BigIntegerField(null=True, blank=True)
+    period_start = models.DateTimeField(null=True, blank=True)
+    period_end = models.DateTimeField(null=True, blank=True)
+    subscription_id = models.CharField(max_length=255, blank=True)
+    reasons = models.JSONField(default=list, blank=True)
+    # What the prices of the window now open were worth when it opened.
+    kept_values = models.JSONField(default=dict, blank=True)
+    window_start = models.DateTimeField(null=True, blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+    fetches = models.PositiveBigIntegerField(default=0)
+    fetched_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["stripe_customer_id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(stripe_customer_id=""), name="account_customer_not_empty"),
+            models.CheckConstraint(
+                condition=Q(limit_override_nanos__isnull=True) | Q(limit_override_nanos__gt=0),
+                name="account_override_positive",
+            ),
+            models.CheckConstraint(
+                condition=Q(limit_nanos__isnull=True) | Q(limit_nanos__gt=0), name="account_limit_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(period_start__isnull=True, period_end__isnull=True) | Q(period_end__gt=F("period_start")),
+                name="account_period_ends_after_start",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.stripe_customer_id
+
+
+class BillingPeriod(models.Model):
+    """One window of a tenant that Stripe opened: whose periods it is made of, and what their prices were worth.
+
+    What was used is the ledger's to say, what was paid the invoices'. Written by `billing.spending`.
+    """
+
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="periods")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField()
+    parts = models.JSONField(default=list)
+    kept_values = models.JSONField(default=dict)
+    floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
+    given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
+    peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
+
+    class Meta:
+        ordering = ["-starts_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "starts_at"], name="billing_period_once"),
+            models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="billing_period_ends_after_start"),
+            models.CheckConstraint(
+                condition=Q(floor_nanos__gte=0, given_nanos__gte=0, peak_nanos__gte=0),
+                name="billing_period_not_negative",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} from {self.starts_at:%Y-%m-%d %H:%M}"
+
+
+class TopUp(models.Model):
+    """Budget bought in addition, once for each invoice line (or checkout without an invoice). The amount is kept as
+    it was when it was first seen. Written by `billing.spending`.
+    """
+
+    key = models.CharField(max_length=255, unique=True, help_text="Stripe's id of the invoice line or checkout.")
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="topups")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    amount_nanos = models.BigIntegerField()
+    refunded_nanos = models.BigIntegerField(default=0)
+    invoice_id = models.CharField(max_length=255, blank=True)
+    intent_id = models.CharField(max_length=255, blank=True)
+    noted_at = models.DateTimeField()
+    counts_from = models.DateTimeField(null=True, blank=True, help_text="Start of the first window it counts in.")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=~Q(key=""), name="topup_key_not_empty"),
+            models.CheckConstraint(
+                condition=Q(amount_nanos__gt=0, refunded_nanos__gte=0, refunded_nanos__lte=F("amount_nanos")),
+                name="topup_amounts_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(counts_from__isnull=True) | Q(tenant__isnull=False), name="topup_counts_for_a_tenant"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Trial(models.Model):
+    """A tenant's one trial of a product, and the subscription that had it."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
+    product_id = models.CharField(max_length=255)
+    subscription_id = models.CharField(max_length=255)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "product_id"], name="trial_once_per_product"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.product_id}"

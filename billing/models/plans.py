@@ -1,0 +1,64 @@
+"""What a subscription is worth as a budget."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from django.db import models
+from django.db.models import F, Q
+
+
+class Plan(models.Model):
+    """What a subscription is worth as a budget. Matched by ids and lookup keys, never by a name."""
+
+    name = models.CharField(max_length=100, unique=True)
+    limit_nanos = models.BigIntegerField(help_text="Budget for each period, in nanodollars.")
+    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("0.8"))
+    hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
+    downgrade_rules = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='[{"from": ["mistral-large-latest"], "to": "mistral-small-latest"}]',
+    )
+    disabled_tools = models.JSONField(default=list, blank=True)
+    price_ids = models.JSONField(default=list, blank=True, help_text='Stripe price ids: ["price_…"]')
+    lookup_keys = models.JSONField(default=list, blank=True, help_text="Lookup keys of Stripe prices.")
+    product_ids = models.JSONField(default=list, blank=True, help_text='Stripe product ids: ["prod_…"]')
+    per_unit = models.BooleanField(default=False, help_text="The limit counts once for each unit of quantity.")
+    monthly = models.BooleanField(
+        default=True,
+        help_text="The limit is for a month, also where a year is billed; otherwise for the billing period.",
+    )
+    trial_percent = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Of the limit, while a trial runs. Empty: as everywhere."
+    )
+    provisional_percent = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Of the limit, until a new period is paid. Empty: as everywhere."
+    )
+    grace_days = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="Days until an unpaid period suspends the tenant. Empty: as everywhere."
+    )
+    is_default = models.BooleanField(
+        default=False, help_text="Used, with an alert, where nothing matches a subscription's prices."
+    )
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["limit_nanos", "name"]
+        constraints = [
+            models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="plan_limit_positive"),
+            models.CheckConstraint(condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="plan_hard_cap_in_range"),
+            models.CheckConstraint(
+                condition=Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap")),
+                name="plan_soft_cap_below_hard_cap",
+            ),
+            models.CheckConstraint(
+                condition=(Q(trial_percent__isnull=True) | Q(trial_percent__lte=100))
+                & (Q(provisional_percent__isnull=True) | Q(provisional_percent__lte=100)),
+                name="plan_percentages_in_range",
+            ),
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="plan_one_default"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
