@@ -114,9 +114,8 @@ def _past(
         .order_by("starts_at")
     )
     used = _used_since(budget, [*(row.starts_at for row in rows), before])
-    known = {account.pk: facts} | {
-        row.account_id: mirror.facts(row.account) for row in rows if row.account_id != account.pk
-    }
+    others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
+    known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
     plans = terms.plan_rules() if rows else []
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import requests
 import responses
 
 DAY = timedelta(hours=24)
@@ -41,6 +42,8 @@ class FakeMeters:
     meters: dict[str, str] = field(default_factory=lambda: {"llm_cost": "mtr_1"})
     formula: str = "sum"
     down: bool = False
+    # Events are counted, and no answer to them arrives.
+    deaf: bool = False
     # The most events of one customer that were under way at once, where it is served over HTTP.
     busiest: int = 0
     under_way: Counter[str] = field(default_factory=Counter)
@@ -76,7 +79,10 @@ class FakeMeters:
             expires = (self.now + timedelta(minutes=15)).isoformat()
             return 200, {"object": "v2.billing.meter_event_session", "id": "bmes_1", "authentication_token": "token_1",
                          "created": self.now.isoformat(), "expires_at": expires, "livemode": False}  # fmt: skip
-        return self._events(path, headers, body)
+        answer = self._events(path, headers, body)
+        if self.deaf:
+            raise requests.ConnectionError("cut")
+        return answer
 
     def _definitions(self) -> list[dict[str, Any]]:
         return [
