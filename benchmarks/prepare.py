@@ -15,8 +15,9 @@ def main() -> None:
     from django.core.management import call_command
     from django.utils import timezone
 
-    from governance import budgets, money, tenancy
+    from governance.actions import budgets, tenancy
     from governance.audit import Actor
+    from governance.rules import money
 
     call_command("migrate", verbosity=0)
     now, by = timezone.now(), Actor("benchmark")

@@ -3,19 +3,21 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import healing, inbox, meter_checks, outbox, sync
+from billing.accounts import sync
+from billing.inbox import catch_up, store
+from billing.usage import outbox, proof
 
 
 @shared_task
 def process_event(event_id: str) -> bool:
     """Handle one event of the inbox."""
-    return inbox.process(event_id, now=timezone.now())
+    return store.process(event_id, now=timezone.now())
 
 
 @shared_task
 def sweep_inbox() -> int:
     """Handle the events that are due, then the accounts whose period has ended; how many events."""
-    handled = inbox.sweep(now=timezone.now())
+    handled = store.sweep(now=timezone.now())
     sync.due(now=timezone.now())
     return handled
 
@@ -23,15 +25,15 @@ def sweep_inbox() -> int:
 @shared_task
 def heal() -> int:
     """Look at the endpoint, for missing events and at all customers, where that is due; how many looks."""
-    return len(healing.run_due(now=timezone.now()))
+    return len(catch_up.run_due(now=timezone.now()))
 
 
 @shared_task
 def report_usage() -> int:
     """Note what hours came to and tell Stripe's meters; how many events arrived."""
     outbox.write(now=timezone.now())
-    meter_checks.read_reports(now=timezone.now())
-    meter_checks.reconcile(now=timezone.now())
+    proof.read_reports(now=timezone.now())
+    proof.reconcile(now=timezone.now())
     return outbox.drain(clock=timezone.now)
 
 

@@ -1,8 +1,8 @@
 """Paths below /api/."""
 
 from billing.api import margin
-from billing.api import views as api
-from billing.views import stripe_webhook
+from billing.api import plans as api
+from billing.api.webhook import stripe_webhook
 from governance.api.routes import both
 
 urlpatterns = [

@@ -1,11 +1,17 @@
 from django.apps import AppConfig
 from django.contrib.admin.apps import AdminConfig
+from django.utils.module_loading import autodiscover_modules
 
 
 class ConsoleConfig(AdminConfig):
     """The operators' console takes the place of Django's default admin site."""
 
-    default_site = "config.console.ConsoleSite"
+    default_site = "config.console.site.ConsoleSite"
+
+    def ready(self) -> None:
+        super().ready()
+        # Each app's `console/admins.py` registers its models.
+        autodiscover_modules("console.admins")
 
 
 class CompositionConfig(AppConfig):

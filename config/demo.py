@@ -14,11 +14,14 @@ from zoneinfo import ZoneInfo
 import uuid_utils.compat as uuids
 from django.db import transaction
 
-from governance import budgets, ledger, money, quotes, tenancy
+from governance import ledger, quotes
+from governance.actions import budgets, tenancy
 from governance.audit import Actor
+from governance.ledger.operations import OpenPeriod, Operation, Record
 from governance.models import Agent, Budget, SpendEntry, Tenant
-from governance.operations import Caller, OpenPeriod, Operation, Record, Usage
-from governance.windows import WindowKind, span_at
+from governance.rules import money
+from governance.rules.calls import Caller, Usage
+from governance.rules.windows import WindowKind, span_at
 
 DAYS = 30
 # One batch of history covers this much time, and is written as of its end.

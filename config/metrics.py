@@ -16,9 +16,9 @@ from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from billing import metrics as billing_metrics
-from governance import metrics as governance_metrics
-from llm import metrics as llm_metrics
+from billing.queries import metrics as billing_metrics
+from governance.queries import metrics as governance_metrics
+from llm.state import metrics as llm_metrics
 
 logger = logging.getLogger(__name__)
 

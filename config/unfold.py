@@ -16,12 +16,12 @@ UNFOLD: dict[str, Any] = {
     "BORDER_RADIUS": "8px",
     "STYLES": [lambda request: static("console/console.css")],
     "SCRIPTS": [lambda request: static("console/overview.js")],
-    "DASHBOARD_CALLBACK": "config.console.dashboard",
+    "DASHBOARD_CALLBACK": "config.console.site.dashboard",
     "SIDEBAR": {
         "show_search": True,
         "command_search": False,
         "show_all_applications": False,
-        "navigation": "config.console.navigation",
+        "navigation": "config.console.site.navigation",
     },
     # Teal for what is settled and for every act; amber and red are left to states.
     "COLORS": {

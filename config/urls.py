@@ -5,8 +5,10 @@ from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
+from config import health_api
 from config.metrics import metrics
 from governance.api.errors import unknown_path
+from governance.api.routes import both
 
 to_console = RedirectView.as_view(pattern_name="admin:index")
 
@@ -16,10 +18,22 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("metrics", metrics, name="metrics"),
     path("metrics/", metrics),
-    path("billing/", include("billing.pages_urls")),
+    path("billing/", include("billing.api.topup_urls")),
     # Browsers ask for it on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("governance/icon.svg"))),
 ]
+urlpatterns.append(
+    path(
+        "api/",
+        include(
+            [
+                *both("health", health_api.Health.as_view(), name="health"),
+                *both("health/live", health_api.Live.as_view(), name="health-live"),
+                *both("health/ready", health_api.Ready.as_view(), name="health-ready"),
+            ]
+        ),
+    )
+)
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     urlpatterns.append(path("api/", include(module)))
 urlpatterns.append(re_path(r"^api(?:/|$)", unknown_path))

@@ -12,8 +12,8 @@ from typing import cast
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from governance.operations import Usage
-from governance.policies import Quote, Quoter
+from governance.rules.calls import Usage
+from governance.rules.decision import Quote, Quoter
 
 
 def by_tokens(*, input_tokens: int, max_tokens: int) -> Quoter:

@@ -5,7 +5,8 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from governance import idempotency, ledger, reconcile
+from governance import idempotency, ledger
+from governance.upkeep import reconcile
 
 log = logging.getLogger(__name__)
 

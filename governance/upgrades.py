@@ -13,7 +13,7 @@ from typing import cast
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from governance.windows import WindowKind
+from governance.rules.windows import WindowKind
 
 
 def url(*, tenant: str, window: str, now: datetime) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
-from llm import routing_yaml
-from llm.routing_yaml import RoutingError
+from llm.rules import routing_yaml
+from llm.rules.routing_yaml import RoutingError
 
 
 def routing_file(**kwargs: Any) -> list[CheckMessage]:

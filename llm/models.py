@@ -9,23 +9,9 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from llm import addresses
-from llm.pricing import UNKNOWN_IMAGE_TOKENS
-
-KINDS = ("chat", "fim", "embedding", "ocr", "moderation", "transcription")
-CAPABILITIES = (
-    "chat",
-    "fim",
-    "tools",
-    "json",
-    "vision",
-    "reasoning",
-    "audio",
-    "embedding",
-    "ocr",
-    "moderation",
-    "transcription",
-)
+from llm.rules import addresses
+from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
 
 def validate_kinds(values: Any) -> None:
@@ -138,7 +124,7 @@ class Price(models.Model):
     """What one unit costs from a moment on, in picodollars (10^-12 USD); the latest row that has begun counts.
 
     A wrong price is put right by a row of the same moment that `supersedes` it: then the wrong one never counts again,
-    for the past neither, and `llm.repricing` posts what calls were charged too much or too little.
+    for the past neither, and `llm.catalogue.repricing` posts what calls were charged too much or too little.
     """
 
     class Unit(models.TextChoices):
@@ -208,7 +194,7 @@ class Price(models.Model):
 
 
 class ProviderEndpoint(models.Model):
-    """A provider that operators add. `llm.endpoints` saves it; the gateway reads it again within seconds."""
+    """A provider that operators add. `llm.providers.endpoints` saves it; the gateway reads it again within seconds."""
 
     class Kind(models.TextChoices):
         OPENAI_COMPATIBLE = "openai_compatible", "any that speaks OpenAI's dialect"

@@ -5,7 +5,7 @@ import logging
 from celery import shared_task
 from django.utils import timezone
 
-from llm import sync
+from llm.catalogue import sync
 
 log = logging.getLogger(__name__)
 

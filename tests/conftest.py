@@ -11,10 +11,10 @@ from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Model
 
-from governance import reconcile
-from llm import seed
-from llm.health import Breakers
+from governance.upkeep import reconcile
+from llm.catalogue import seed
 from llm.sandbox import Sandbox
+from llm.state.breakers import Breakers
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
 from tests.servers import served
@@ -138,7 +138,7 @@ def product(
     settings.DEFAULT_DAILY_BUDGET = None
     # What one test made fail is no news to the next.
     breakers = Breakers(tmp_path / "breakers")
-    monkeypatch.setattr("llm.health.shared", lambda: breakers)
+    monkeypatch.setattr("llm.state.breakers.shared", lambda: breakers)
     with served(application, lifespan="on") as url:
         yield Product(url, sandbox)
     breakers.close()

@@ -9,11 +9,12 @@ from uuid import UUID
 
 import uuid_utils.compat as uuids
 
-from governance import money
+from governance.ledger.operations import Record, Release, Reserve, Settle
 from governance.models import Agent, ApiKey, Budget, Tenant
 from governance.models.tenancy import new_key
-from governance.operations import Caller, Record, Release, Reserve, Settle, Usage
-from governance.policies import Call, Quote, Quoter
+from governance.rules import money
+from governance.rules.calls import Caller, Usage
+from governance.rules.decision import Call, Quote, Quoter
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 

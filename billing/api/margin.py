@@ -8,15 +8,15 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from billing import margin
-from billing.margin import Margin
 from billing.models import BillingAccount
-from governance import money
+from billing.queries import margin
+from billing.queries.margin import Margin
 from governance.api.fields import Dollars, PeriodQuery, Strict, Text
 from governance.api.permissions import READERS
 from governance.api.views import ListView, columns_of, describe_list
 from governance.models import Tenant
-from governance.spend import Period
+from governance.queries.spend import Period
+from governance.rules import money
 
 
 class OtherRevenue(serializers.DictField):

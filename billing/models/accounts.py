@@ -12,7 +12,7 @@ class BillingAccount(models.Model):
     """A Stripe customer, the tenant it pays for, and what its subscriptions come to.
 
     The row is the customer's lock. `fetches` counts the readings of Stripe begun for it: one that is not the last
-    is out of date. Written by `billing.sync` and `billing.accounts`.
+    is out of date. Written by `billing.accounts.sync` and `billing.accounts.binding`.
     """
 
     class State(models.TextChoices):
@@ -76,7 +76,7 @@ class BillingAccount(models.Model):
 class BillingPeriod(models.Model):
     """One window of a tenant that Stripe opened: whose periods it is made of, and what their prices were worth.
 
-    What was used is the ledger's to say, what was paid the invoices'. Written by `billing.spending`.
+    What was used is the ledger's to say, what was paid the invoices'. Written by `billing.accounts.budget_windows`.
     """
 
     account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="periods")
@@ -106,7 +106,7 @@ class BillingPeriod(models.Model):
 
 class TopUp(models.Model):
     """Budget bought in addition, once for each invoice line (or checkout without an invoice). The amount is kept as
-    it was when it was first seen. Written by `billing.spending`.
+    it was when it was first seen. Written by `billing.accounts.budget_windows`.
     """
 
     key = models.CharField(max_length=255, unique=True, help_text="Stripe's id of the invoice line or checkout.")

@@ -23,7 +23,7 @@ class EventQuerySet(models.QuerySet["StripeEvent"]):
 
 
 class StripeEvent(models.Model):
-    """The inbox: one row for each event Stripe sent, kept as it came. Written by `billing.inbox`."""
+    """The inbox: one row for each event Stripe sent, kept as it came. Written by `billing.inbox.store`."""
 
     event_id = models.CharField(max_length=255, unique=True)
     type = models.CharField(max_length=120)
@@ -86,7 +86,7 @@ class StripeEvent(models.Model):
 class OutboundRequest(models.Model):
     """A POST to Stripe. Its key is committed before it is sent, so that a repeat of it cannot do it twice.
 
-    Written by `billing.outbound`.
+    Written by `billing.stripe_api.posts`.
     """
 
     class State(models.TextChoices):
@@ -125,7 +125,7 @@ class OutboundRequest(models.Model):
 class StripeCheck(models.Model):
     """A look at Stripe: at its endpoint for us, for events that never came, or at all customers. The row is its lock.
 
-    Written by `billing.healing` and `billing.endpoint`. `cursor` is where a long one goes on, in whichever process.
+    Written by `billing.inbox`. `cursor` is where a long one goes on, in whichever process.
     """
 
     class Kind(models.TextChoices):

@@ -19,7 +19,8 @@ class MeterUnit(models.TextChoices):
 
 
 class UsageMeter(models.Model):
-    """One customer's usage on one of Stripe's meters. The row is the lock of its outbox. Written by `billing.outbox`.
+    """One customer's usage on one of Stripe's meters. The row is the lock of its outbox. Written by
+    `billing.usage.outbox`.
 
     `busy_until` and `claims` belong to the one call to Stripe that may be under way for it: Stripe allows one a
     customer and meter, and a claim that was overtaken has no say.

@@ -10,8 +10,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import allowances
-from governance.allowances import AllowanceError
+from governance.actions import allowances
+from governance.actions.allowances import AllowanceError
 from governance.api.budgets import BudgetBody, BudgetView
 from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS

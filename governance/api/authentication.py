@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from governance.audit import Actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, digest_of
-from governance.spend import Reader
+from governance.queries.spend import Reader
 
 # Who holds this permission may change things; a staff user without it only reads.
 OPERATOR_PERMISSION = "governance.change_budget"

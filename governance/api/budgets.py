@@ -11,13 +11,14 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import budgets, standing, tenancy
+from governance.actions import budgets, tenancy
 from governance.api.fields import Act, Dollars, Names, Query, Ratio, Strict, Text
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
 from governance.models.budgets import WINDOW_CHOICES
-from governance.standing import Standing
+from governance.queries import budget_status
+from governance.queries.budget_status import Standing
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 # The API's names of the fields that the ledger calls otherwise.
@@ -146,10 +147,10 @@ class BudgetView(ControlView):
     """What views of one budget share."""
 
     def budget(self, id: int) -> Budget:
-        return self.one(standing.readable_budgets(self.by.reader), pk=id)
+        return self.one(budget_status.readable_budgets(self.by.reader), pk=id)
 
     def pictures(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
-        now_at = standing.current(rows, now=self.now, reader=self.by.reader)
+        now_at = budget_status.current(rows, now=self.now, reader=self.by.reader)
         return [picture(row, now_at[row.pk]) for row in rows]
 
 
@@ -162,7 +163,7 @@ class Budgets(BudgetView, ListView):
         asked = self.valid(BudgetQuery, request.query_params.dict())
         slug = asked.pop("tenant", None)
         where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
-        rows = standing.readable_budgets(self.by.reader).filter(where)
+        rows = budget_status.readable_budgets(self.by.reader).filter(where)
         return self.listed(rows, self.pictures, columns=columns_of(BudgetBody))
 
     @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: BudgetBody})
@@ -227,7 +228,7 @@ class BudgetWindows(BudgetView, ListView):
     def get(self, request: Request, id: int) -> Any:
         budget = self.budget(id)
         self.valid(Query, request.query_params.dict())
-        rows = standing.readable_windows(self.by.reader).filter(budget=budget)
+        rows = budget_status.readable_windows(self.by.reader).filter(budget=budget)
         return self.listed(rows, presenter(WindowBody), columns=columns_of(WindowBody))
 
 
@@ -241,7 +242,7 @@ class BudgetEvents(BudgetView, ListView):
         self.valid(Query, request.query_params.dict())
         rows = BudgetEvent.objects.filter(budget=budget).select_related("window").order_by("-id")
         if self.by.tenant is not None:
-            rows = rows.filter(window__in=standing.readable_windows(self.by.reader).order_by().values("pk"))
+            rows = rows.filter(window__in=budget_status.readable_windows(self.by.reader).order_by().values("pk"))
         return self.listed(rows, presenter(EventBody), columns=columns_of(EventBody))
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from governance import tenancy
+from governance.actions import tenancy
 from governance.api.authentication import Principal
 from governance.models import Tenant
-from governance.operations import Caller
+from governance.rules.calls import Caller
 
 
 def caller_of(by: Principal, asked: Mapping[str, Any]) -> Caller:

@@ -10,12 +10,13 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import corrections, spend
+from governance.actions import corrections
 from governance.api.fields import Act, Dollars
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView
+from governance.ledger.results import AdjustResult
 from governance.models import SpendEntry
-from governance.results import AdjustResult
+from governance.queries import spend
 
 
 class ConfirmBody(Act):

@@ -9,15 +9,16 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, money, quotes
+from governance import ledger, quotes
 from governance.api.callers import caller_of
 from governance.api.fields import Dollars, Names, Ratio, Text
 from governance.api.permissions import EVERYONE
 from governance.api.spend import MOST_TOKENS, Identity
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.operations import Caller
-from governance.policies import Action, Call, Decision, Reason, WindowView
+from governance.rules import money
+from governance.rules.calls import Caller
+from governance.rules.decision import Action, Call, Decision, Reason, WindowView
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
 MESSAGES = {

@@ -11,8 +11,10 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from governance import allowances, budgets, corrections, idempotency, rates, reservations, results, stops, tenancy
-from governance.money import AmountError
+from governance import idempotency
+from governance.actions import allowances, budgets, corrections, rate_limits, reservations, stops, tenancy
+from governance.ledger import results
+from governance.rules.money import AmountError
 
 
 class Conflict(drf.APIException):
@@ -40,8 +42,8 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (budgets.BudgetError, 400, "invalid"),
     (allowances.AllowanceOver, 409, "conflict"),
     (allowances.AllowanceError, 400, "invalid"),
-    (rates.RateConflict, 409, "conflict"),
-    (rates.RateError, 400, "invalid"),
+    (rate_limits.RateConflict, 409, "conflict"),
+    (rate_limits.RateError, 400, "invalid"),
     (stops.StopConflict, 409, "conflict"),
     (stops.StopError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),

@@ -14,7 +14,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 from rest_framework.fields import empty
 
-from governance import money
+from governance.rules import money
 
 # Read by pagination and content negotiation, so never unknown in a query.
 COMMON_PARAMETERS = {"cursor", "page_size", "format"}

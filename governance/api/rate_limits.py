@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import rates, tenancy
+from governance.actions import rate_limits, tenancy
 from governance.api.fields import Dollars, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import RateLimit, ScopeType
@@ -26,10 +26,10 @@ class RateLimitBody(Strict):
     scope = serializers.CharField(read_only=True)
     dollars_per_minute = Dollars(source="nanos_per_minute", minimum=1, required=False, allow_null=True)
     requests_per_minute = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=rates.MOST_A_MINUTE
+        required=False, allow_null=True, min_value=1, max_value=rate_limits.MOST_A_MINUTE
     )
     tokens_per_minute = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=rates.MOST_A_MINUTE
+        required=False, allow_null=True, min_value=1, max_value=rate_limits.MOST_A_MINUTE
     )
     enabled = serializers.BooleanField(required=False)
     created_at = serializers.DateTimeField(read_only=True)
@@ -55,7 +55,7 @@ class RateLimits(ListView):
     @extend_schema(operation_id="rate_limits_create", request=RateLimitBody, responses={201: RateLimitBody})
     def post(self, request: Request) -> Response:
         """A second one for the same scope is a 409."""
-        made = rates.create(**_internal(self.valid(RateLimitBody, request.data)), by=self.by.actor, now=self.now)
+        made = rate_limits.create(**_internal(self.valid(RateLimitBody, request.data)), by=self.by.actor, now=self.now)
         return Response(RateLimitBody(made).data, status=201)
 
 
@@ -72,12 +72,12 @@ class OneRateLimit(ControlView):
         if limit.scope_type == ScopeType.TENANT and changes.get("scope_key") == "":
             # Stored as the tenant's slug; leaving it out says the same.
             del changes["scope_key"]
-        changed = rates.change(limit=limit, changes=changes, by=self.by.actor, now=self.now)
+        changed = rate_limits.change(limit=limit, changes=changes, by=self.by.actor, now=self.now)
         return Response(RateLimitBody(changed).data)
 
     @extend_schema(operation_id="rate_limits_delete", responses={204: None})
     def delete(self, request: Request, id: int) -> Response:
-        rates.delete(limit=self.one(_every(), pk=id), by=self.by.actor, now=self.now)
+        rate_limits.delete(limit=self.one(_every(), pk=id), by=self.by.actor, now=self.now)
         return Response(status=204)
 
 

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from governance.api import errors
 from governance.api.decisions import MESSAGES, decided
-from governance.policies import Decision, Reason
+from governance.rules.decision import Decision, Reason
 
 BUDGET_EXHAUSTED = "budget_exhausted"
 # Reason -> status and code. A 402 is retried by no client, a 429 by most.

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import reservations
+from governance.actions import reservations
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided
 from governance.api.fields import Dollars, Moment, Strict, Text
@@ -19,10 +19,11 @@ from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.refusals import refused
 from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead
 from governance.api.views import ControlView
+from governance.ledger.operations import Extend, Release, Reserve, Settle
+from governance.ledger.results import AlreadyResolved
 from governance.models import Reservation, Tenant
-from governance.operations import Extend, Release, Reserve, Settle, Usage
-from governance.policies import Decision
-from governance.results import AlreadyResolved
+from governance.rules.calls import Usage
+from governance.rules.decision import Decision
 
 
 class Lifetime(serializers.IntegerField):

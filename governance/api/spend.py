@@ -12,17 +12,20 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import corrections, ledger, quotes, reports, spend
+from governance import ledger, quotes
+from governance.actions import corrections, spend_reports
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
 from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.views import ListView, columns_of, describe_list, presenter
+from governance.ledger.operations import Record
+from governance.ledger.results import RecordResult
 from governance.models import SpendEntry
-from governance.operations import Record, Usage
-from governance.results import RecordResult
-from governance.spend import GROUPS, MEASURES, Period
+from governance.queries import spend
+from governance.queries.spend import GROUPS, MEASURES, Period
+from governance.rules.calls import Usage
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -199,7 +202,7 @@ class Spend(OnceView, ListView):
 
     def _recorded(self, report: Record) -> RecordResult:
         if self.by.tenant is None:
-            return reports.record(report=report, by=self.by.actor, now=self.now)
+            return spend_reports.record(report=report, by=self.by.actor, now=self.now)
         return ledger.record(report, now=self.now)
 
     def _operation(self, asked: dict[str, Any]) -> Record:

@@ -10,10 +10,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import spend
 from governance.api.fields import Dollars, Query, Text
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView
+from governance.queries import spend
 
 LONGEST_MINUTES = 24 * 60
 COLUMNS = {"tenant": "tenant__slug", "agent": "agent", "model": "model_served"}

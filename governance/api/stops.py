@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import stops, tenancy
+from governance.actions import stops, tenancy
 from governance.api.fields import OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import tenancy
+from governance.actions import tenancy
 from governance.api.fields import Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter

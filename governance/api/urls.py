@@ -9,7 +9,6 @@ from governance.api import (
     budgets,
     corrections,
     decisions,
-    health,
     rate_limits,
     reservations,
     spend,
@@ -22,9 +21,6 @@ from governance.api.routes import both
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
 urlpatterns = [
-    *both("health", health.Health.as_view(), name="health"),
-    *both("health/live", health.Live.as_view(), name="health-live"),
-    *both("health/ready", health.Ready.as_view(), name="health-ready"),
     *both("schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
     *both("docs", SpectacularSwaggerView.as_view(url_name="schema", **OPEN), name="docs"),
     *both("redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),

@@ -1,68 +1,16 @@
-"""The kinds of pages that the console's models have. Staff may look at everything; operators may act."""
+"""The console's models of this app: which page each has. The console's site imports this."""
 
-from __future__ import annotations
+from django.contrib import admin
 
-from typing import Any
+from governance.console import alert_pages, entry_admins, ledger_admins, limit_admins
+from governance.models import Alert, Allowance, EmergencyStop, LedgerCheck, RateLimit, SpendEntry
 
-from django.http import HttpRequest
-from unfold.admin import ModelAdmin
-from unfold.paginator import InfinitePaginator
+# Registered there by decorators: tenants, agents, keys, budgets and their history.
+__all__ = ["ledger_admins"]
 
-from governance.api.authentication import role_of
-from governance.audit import Actor
-from governance.models.tenancy import Role
-
-
-def is_operator(request: HttpRequest) -> bool:
-    user = request.user
-    return user.is_active and user.is_staff and role_of(user) == Role.OPERATOR
-
-
-def actor(request: HttpRequest) -> Actor:
-    """Who the audit trail names."""
-    return Actor(name=request.user.get_username(), user=request.user)  # type: ignore[arg-type]
-
-
-class ConsoleAdmin(ModelAdmin):
-    """Seen by all staff, changed by operators, deleted by nobody."""
-
-    list_per_page = 50
-    show_full_result_count = False
-    list_filter_submit = False
-    warn_unsaved_form = True
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return is_operator(request)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_operator(request)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """For actions: shown and allowed to operators, also where the form itself is read-only."""
-        return is_operator(request)
-
-
-class ReadOnlyAdmin(ConsoleAdmin):
-    """A table of the ledger or of its history: to be read, never edited, by operators either."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-class LongTableAdmin(ReadOnlyAdmin):
-    """A table of millions of rows: pages without a count of them all."""
-
-    paginator = InfinitePaginator
-    show_full_result_count = False
+admin.site.register(Alert, alert_pages.AlertAdmin)
+admin.site.register(Allowance, limit_admins.AllowanceAdmin)
+admin.site.register(EmergencyStop, limit_admins.EmergencyStopAdmin)
+admin.site.register(LedgerCheck, limit_admins.LedgerCheckAdmin)
+admin.site.register(RateLimit, limit_admins.RateLimitAdmin)
+admin.site.register(SpendEntry, entry_admins.SpendEntryAdmin)

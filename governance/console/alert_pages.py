@@ -15,7 +15,7 @@ from unfold.enums import ActionVariant
 
 from governance import alerts
 from governance.console import reasons
-from governance.console.admins import ReadOnlyAdmin, actor
+from governance.console.base import ReadOnlyAdmin, actor
 from governance.models import Alert
 
 COLOURS = {"info": "info", "warning": "warning", "critical": "danger"}

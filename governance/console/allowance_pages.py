@@ -21,12 +21,14 @@ from unfold.widgets import (
     UnfoldAdminTextareaWidget,
 )
 
-from governance import allowances, money, standing
+from governance.actions import allowances
 from governance.audit import Actor
 from governance.console import display
-from governance.console.admins import actor
+from governance.console.base import actor
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.models.budgets import EACH
+from governance.queries import budget_status
+from governance.rules import money
 
 # Of a budget for each one: more open windows than this are not offered by name.
 MOST_SUBJECTS = 200
@@ -61,7 +63,7 @@ class AllowanceForm(forms.Form):
         if budget.scope_key != EACH:
             del self.fields["subject"]
             return
-        windows = standing.live(BudgetWindow.objects.filter(budget=budget), now=now).order_by("subject")
+        windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now).order_by("subject")
         subjects = windows.values_list("subject", flat=True)[:MOST_SUBJECTS]
         choices = [("", "–"), *((subject, subject) for subject in subjects)]
         cast(forms.ChoiceField, self.fields["subject"]).choices = choices

@@ -1,4 +1,4 @@
-"""Budgets in the console: the list with its bars, and the form, which writes through governance.budgets alone."""
+"""Budgets in the console: the list with its bars, and the form, which writes through actions.budgets alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from django.utils import timezone
 from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from governance import budgets, money, standing
+from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Budget
+from governance.queries import budget_status
+from governance.rules import money
 
 ARROW = re.compile(r"\s*(?:->|→)\s*")
 
@@ -28,7 +30,7 @@ class BudgetList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        found = standing.current(rows, now=timezone.now())
+        found = budget_status.current(rows, now=timezone.now())
         for budget in rows:
             budget.standing = found[budget.pk]
         self.result_list = rows
@@ -67,7 +69,7 @@ class RulesField(forms.CharField):
 
 
 class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Dollars and plain lists in; what `governance.budgets` says is wrong is shown at its field."""
+    """Dollars and plain lists in; what `governance.actions.budgets` says is wrong is shown at its field."""
 
     limit = forms.DecimalField(
         label="Limit in dollars",

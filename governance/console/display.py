@@ -8,8 +8,9 @@ from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from governance import money
-from governance.standing import Standing
+from governance.models import BudgetWindow
+from governance.queries.budget_status import Standing
+from governance.rules import money
 
 NANOS_PER_CENT = money.NANOS_PER_DOLLAR // 100
 # Unfold's label colours.
@@ -70,3 +71,15 @@ def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Dec
 
 def _percent(part: int, whole: int) -> float:
     return min(100.0, max(0.0, part * 100 / whole))
+
+
+def subject_name(window: BudgetWindow) -> str:
+    """Whose window it is: "acme", "acme agent:invoices"; of a budget for each, the one it is about."""
+    budget = window.budget
+    if budget.scope_key != "*" or not window.subject:
+        return budget.scope
+    if budget.scope_type == "tenant":
+        return f"{window.subject} (default)"
+    owner, _, name = window.subject.rpartition("/")
+    owner = owner or (budget.tenant.slug if budget.tenant else "")
+    return f"{owner} {budget.scope_type}:{name}".strip()

@@ -17,12 +17,13 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from governance import corrections, money
+from governance.actions import corrections
 from governance.audit import Actor
 from governance.console import display as show
 from governance.console import reasons
-from governance.console.admins import LongTableAdmin, actor
+from governance.console.base import LongTableAdmin, actor
 from governance.models import SpendEntry
+from governance.rules import money
 
 
 class OpenEstimates(admin.SimpleListFilter):

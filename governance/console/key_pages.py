@@ -13,8 +13,8 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
 
-from governance import tenancy
-from governance.console.admins import actor
+from governance.actions import tenancy
+from governance.console.base import actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role
 

@@ -12,10 +12,10 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from governance import allowances, rates, stops
+from governance.actions import allowances, rate_limits, stops
 from governance.console import display as show
 from governance.console import reasons, stop_pages
-from governance.console.admins import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
+from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
 from governance.console.rate_pages import RateLimitForm
 from governance.models import Allowance, EmergencyStop, LedgerCheck, RateLimit
 
@@ -91,7 +91,7 @@ class RateLimitAdmin(ConsoleAdmin):
             verb="Delete",
             explanation="From the next call on nothing of this scope is slowed down by it. Budgets go on holding.",
             rows=[limit],
-            act=lambda row, reason: rates.delete(limit=row, reason=reason, by=by, now=now),
+            act=lambda row, reason: rate_limits.delete(limit=row, reason=reason, by=by, now=now),
             back=reverse("admin:governance_ratelimit_changelist"),
             danger=True,
         )

@@ -1,4 +1,4 @@
-"""Rate limits in the console: the form in dollars, which writes through governance.rates alone."""
+"""Rate limits in the console: the form in dollars, which writes through governance.actions.rate_limits alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from django.db import transaction
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from governance import money, rates
+from governance.actions import rate_limits
 from governance.audit import Actor
 from governance.models import RateLimit
+from governance.rules import money
 
 
 class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
-    """What `governance.rates` says is wrong is shown at its field."""
+    """What `governance.actions.rate_limits` says is wrong is shown at its field."""
 
     dollars_per_minute = forms.DecimalField(
         required=False,
@@ -47,9 +48,9 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
             with transaction.atomic():
                 self.write(by=Actor("form"), now=timezone.now())
                 transaction.set_rollback(True)
-        except rates.RateError as error:
+        except rate_limits.RateError as error:
             self.add_error(error.field if error.field in self.fields else None, error.message)
-        except rates.RateConflict as error:
+        except rate_limits.RateConflict as error:
             self.add_error(None, f"There is a rate limit for {error.limit} already: change that one.")
 
     def save(self, commit: bool = True) -> RateLimit:
@@ -64,7 +65,7 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         try:
             values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
         except money.AmountError as error:
-            raise rates.RateError("dollars_per_minute", str(error)) from error
+            raise rate_limits.RateError("dollars_per_minute", str(error)) from error
         if self.instance.pk:
-            return rates.change(limit=self.instance, changes=values, by=by, now=now)
-        return rates.create(**values, by=by, now=now)
+            return rate_limits.change(limit=self.instance, changes=values, by=by, now=now)
+        return rate_limits.create(**values, by=by, now=now)

@@ -13,8 +13,9 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from governance import alerts, allowances, budgets, corrections, rates, stops, tenancy
-from governance.results import LedgerError
+from governance import alerts
+from governance.actions import allowances, budgets, corrections, rate_limits, stops, tenancy
+from governance.ledger.results import LedgerError
 
 
 class ActRefused(Exception):
@@ -28,7 +29,7 @@ REFUSALS = (
     allowances.AllowanceError,
     budgets.BudgetError,
     corrections.CorrectionError,
-    rates.RateError,
+    rate_limits.RateError,
     stops.StopConflict,
     stops.StopError,
     tenancy.TenancyError,

@@ -13,8 +13,8 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
-from governance import stops
-from governance.console.admins import actor
+from governance.actions import stops
+from governance.console.base import actor
 from governance.models import Agent, EmergencyStop, Tenant
 
 # What a stop does, and what the milder thing would be.

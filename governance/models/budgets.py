@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from governance.models.tenancy import Tenant
-from governance.windows import WindowKind
+from governance.rules.windows import WindowKind
 
 
 class ScopeType(models.TextChoices):
@@ -43,7 +43,7 @@ def default_alert_thresholds() -> list[str]:
 class Budget(models.Model):
     """A limit for one scope and window kind, and what happens near it.
 
-    Written by `governance.budgets`. Ratios (`soft_cap`, `hard_cap`, `warn_at`, `alert_thresholds`) are shares of
+    Written by `actions.budgets`. Ratios (`soft_cap`, `hard_cap`, `warn_at`, `alert_thresholds`) are shares of
     the limit; thresholds are kept as decimal strings because JSON's numbers are floats.
     """
 
@@ -221,7 +221,7 @@ class BudgetWindow(models.Model):
 class Allowance(models.Model):
     """More than the limit, for a time: a dated raise, or (without an end) a top-up of the window it was made in.
 
-    Written by `governance.allowances`; it ends by itself.
+    Written by `governance.actions.allowances`; it ends by itself.
     """
 
     budget = models.ForeignKey(Budget, on_delete=models.PROTECT, related_name="allowances")

@@ -10,7 +10,7 @@ from governance.models.tenancy import Agent, Tenant
 
 
 class RateLimit(models.Model):
-    """Ceilings a minute for one scope: dollars (a velocity guard), requests, tokens. Written by `governance.rates`.
+    """Ceilings a minute for one scope: dollars (a velocity guard), requests, tokens. Written by `actions.rate_limits`.
 
     Scopes are matched as a budget's are. A minute's worth may come at once; after that only as fast as it flows off.
     """
@@ -101,7 +101,7 @@ class RateMeter(models.Model):
 class EmergencyStop(models.Model):
     """Refuses every call of an agent, a tenant or everybody, and cuts the running ones, until it is lifted.
 
-    Written by `governance.stops`; a lifted one is history.
+    Written by `governance.actions.stops`; a lifted one is history.
     """
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="stops")

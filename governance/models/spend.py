@@ -189,7 +189,7 @@ class HourlySums(models.Model):
         return f"{self.tenant} {self.hour:%Y-%m-%d %H}h"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("hourly sums are written by governance.ledger and governance.retention alone")
+        raise TypeError("hourly sums are written by governance.ledger and governance.upkeep.retention alone")
 
 
 class SpendRollup(HourlySums):

@@ -16,9 +16,10 @@ from rest_framework.response import Response
 from governance.api.fields import Query, Text
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
-from llm import catalog, prices
-from llm.models import KINDS, Model
-from llm.pricing import DEFAULT_PROVIDER, Rates
+from llm.catalogue import prices, snapshot
+from llm.models import Model
+from llm.rules.capabilities import KINDS
+from llm.rules.pricing import DEFAULT_PROVIDER, Rates
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 
@@ -57,7 +58,7 @@ class ModelBody(serializers.Serializer[Model]):
         return None if rates is None else rates.rule
 
     def _now(self, row: Model) -> Rates | None:
-        return catalog.rates_at(model=row, at=timezone.now())
+        return snapshot.rates_at(model=row, at=timezone.now())
 
 
 class ModelQuery(Query):

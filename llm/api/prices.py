@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from governance.api import errors
 from governance.api.fields import Moment, OptionalAct, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
-from llm import prices, seed
 from llm.api.models import READ_BY_ALL
+from llm.catalogue import prices, seed
 from llm.models import Price
 
 

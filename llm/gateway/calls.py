@@ -18,11 +18,13 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 from django.utils import timezone
 
-from governance import ledger, money
-from governance.operations import Caller, Release, Reserve
-from governance.policies import Action, Call, Decision, Quote, Quoter
-from governance.results import SettleResult
-from llm import catalog, dialect, estimation, routing, routing_file, sse
+from governance import ledger
+from governance.ledger.operations import Release, Reserve
+from governance.ledger.results import SettleResult
+from governance.rules import money
+from governance.rules.calls import Caller
+from governance.rules.decision import Action, Call, Decision, Quote, Quoter
+from llm.catalogue import snapshot
 from llm.gateway import errors, upstream
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
@@ -31,10 +33,12 @@ from llm.gateway.routes import Route
 from llm.gateway.streaming import Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.telemetry import Attempt
+from llm.rules import bounds, mistral_dialect, routing, sse
+from llm.state import routing as routing_state
+from llm.state.telemetry import Attempt
 
 if TYPE_CHECKING:
-    from llm.gateway.application import Gateway
+    from llm.gateway.process import Gateway
 
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
@@ -44,7 +48,7 @@ async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
     body = await exchange.body(limit=route.max_body_bytes)
     request, estimate = _read(route, body, exchange.header("content-type"), identity)
     unconfigured = gateway.providers.unconfigured()
-    entry = catalog.resolve(request.model)
+    entry = snapshot.resolve(request.model)
     if entry is not None and entry.provider in unconfigured:
         raise errors.provider_not_configured(request.model, entry.provider)
     caller = await _caller(gateway, exchange, identity, request)
@@ -61,8 +65,8 @@ class _GovernedCall:
     route: Route
     identity: Identity
     caller: Caller
-    request: dialect.Request
-    estimate: estimation.Estimate
+    request: mistral_dialect.Request
+    estimate: bounds.Estimate
     arrived: float
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
@@ -108,11 +112,11 @@ class _GovernedCall:
         now = time.time()
         try:
             return routing.candidates(
-                routing_file.current(),
+                routing_state.current(),
                 model=self.request.model,
                 strategy=self.strategy,
                 estimate=self.estimate,
-                catalogue=catalog.current(),
+                catalogue=snapshot.current(),
                 observed=lambda place: self.gateway.breakers.latency_ms(place, now),
                 payload=self.request.payload,
                 allow_downgrade=self._may_move,
@@ -217,8 +221,8 @@ class _GovernedCall:
 
         A rule's bare name means the model at the provider that is asked, where it has one: calls of a zone stay there.
         """
-        catalogue, home = catalog.current(), self.gateway.providers.name_for(order[0])
-        offered = estimation.offer(
+        catalogue, home = snapshot.current(), self.gateway.providers.name_for(order[0])
+        offered = bounds.offer(
             self.estimate,
             catalogue,
             experience=self.gateway.lessons,
@@ -246,7 +250,7 @@ class _GovernedCall:
                 max_tokens=hold.quote.max_tokens,
                 disabled_tools=hold.decision.disabled_tools,
             )
-        except dialect.DialectError as error:
+        except mistral_dialect.DialectError as error:
             await hold.release()
             raise Unanswered(_mistake(error), upstream.place(hold.decision.model)) from error
         sent = time.perf_counter()
@@ -401,16 +405,16 @@ class _GovernedCall:
 
 def _read(
     route: Route, body: bytes, content_type: str, identity: Identity
-) -> tuple[dialect.Request, estimation.Estimate]:
+) -> tuple[mistral_dialect.Request, bounds.Estimate]:
     """The request, and how much it may use at most."""
     try:
         request = route.parse(body, content_type)
         estimate = route.estimate(request, identity.default_max_tokens)
-    except dialect.DialectError as error:
+    except mistral_dialect.DialectError as error:
         raise _mistake(error) from error
-    except estimation.UnboundedInput as error:
+    except bounds.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
-    entry = catalog.current().resolve(request.model)
+    entry = snapshot.current().resolve(request.model)
     lacking = estimate.lacks(entry) if entry is not None else frozenset()
     if route.kind in lacking:
         raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
@@ -420,11 +424,11 @@ def _read(
     return request, estimate
 
 
-def _mistake(error: dialect.DialectError) -> errors.GatewayError:
+def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     return errors.bad_request(error.message, param=error.param, code=error.code)
 
 
-async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: dialect.Request) -> Caller:
+async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: mistral_dialect.Request) -> Caller:
     """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
 
     def said(name: str) -> str:

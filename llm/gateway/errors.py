@@ -13,9 +13,10 @@ from typing import Any
 
 from django.conf import settings
 
-from governance import money, upgrades
-from governance.meters import E6, MeterView
-from governance.policies import Decision, Reason, WindowView
+from governance import upgrades
+from governance.rules import money
+from governance.rules.buckets import E6, MeterView
+from governance.rules.decision import Decision, Reason, WindowView
 
 LONGEST_WAIT_S = 60
 NEVER_RETRY = ("x-should-retry", "false")

@@ -11,14 +11,17 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
-from governance import ledger, money
-from governance.group_commit import GroupCommit
-from governance.operations import Caller, Extend, Release, Settle, Usage
-from governance.policies import Decision
-from governance.results import SettleResult
-from governance.scopes import StopTarget, is_stopped
-from llm import catalog, estimation
-from llm.learning import Lessons
+from governance import ledger
+from governance.ledger.operations import Extend, Release, Settle
+from governance.ledger.results import SettleResult
+from governance.ledger.writer import GroupCommit
+from governance.rules import money
+from governance.rules.calls import Caller, Usage
+from governance.rules.decision import Decision
+from governance.rules.scopes import StopTarget, is_stopped
+from llm.catalogue import snapshot
+from llm.rules import bounds
+from llm.rules.token_ratios import Lessons
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +202,7 @@ class Hold:
 
     def _output_tokens(self, ratio_e2: int) -> int:
         written_bytes = (self.output_bytes or 0) + self._unseen_bytes
-        return estimation.likely_tokens(-(-written_bytes // self.quote.answers), ratio_e2)
+        return bounds.likely_tokens(-(-written_bytes // self.quote.answers), ratio_e2)
 
     async def extend(self, tokens: int) -> bool:
         """Hold for `tokens` output tokens of each answer. False where the budgets have no room for them."""
@@ -221,7 +224,7 @@ class Hold:
         quote = self.quote
         if self._input_bytes is None or not quote.input_tokens:
             return quote.fixed_picos
-        likely = min(quote.input_tokens, estimation.likely_tokens(self._input_bytes, ratio_e2))
+        likely = min(quote.input_tokens, bounds.likely_tokens(self._input_bytes, ratio_e2))
         return quote.fixed_picos * likely // quote.input_tokens
 
     async def release(self) -> None:
@@ -238,11 +241,11 @@ class Hold:
         if usage is None:
             return await self._settle_whole("usage_missing")
         usage = replace(usage, provider=self.provider)
-        priced = catalog.cost_of(usage)
+        priced = snapshot.cost_of(usage)
         if priced is None:
             # It names a model that the catalogue does not know: the one asked for has a price.
             usage = replace(usage, model=self.quote.model)
-            priced = catalog.cost_of(usage)
+            priced = snapshot.cost_of(usage)
         if priced is None:
             return await self._settle_whole("price_missing")
         cost_nanos, rule = priced
@@ -325,7 +328,7 @@ class Hold:
 
 def _billed(model: str) -> str:
     """The id under which calls of a model are learned from, whatever alias they came by."""
-    entry = catalog.current().resolve(model)
+    entry = snapshot.current().resolve(model)
     return model if entry is None else entry.id
 
 

@@ -17,13 +17,13 @@ from django.utils import timezone
 from governance import idempotency
 from governance.idempotency import Answer, Claim, Headers
 from governance.models import ApiKey
-from llm import forms
 from llm.gateway import errors
 from llm.gateway.http import Exchange, Message, Send
 from llm.gateway.identities import Identity
+from llm.rules import forms
 
 if TYPE_CHECKING:
-    from llm.gateway.application import Gateway
+    from llm.gateway.process import Gateway
 
 log = logging.getLogger(__name__)
 

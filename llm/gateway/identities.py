@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from governance.models import Agent, ApiKey
 from governance.models.tenancy import digest_of
-from governance.operations import Caller
+from governance.rules.calls import Caller
 from llm.gateway import errors
 
 TTL_S = 30.0

@@ -9,18 +9,19 @@ from django.db.models import Sum
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance import ledger, money, upgrades
+from governance import ledger, upgrades
 from governance.models import SpendRollup
-from governance.operations import Caller
-from governance.policies import Action, Call, Decision
 from governance.quotes import fixed
-from llm import catalog
+from governance.rules import money
+from governance.rules.calls import Caller
+from governance.rules.decision import Action, Call, Decision
+from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.http import Exchange
-from llm.pricing import Entry
+from llm.rules.pricing import Entry
 
 if TYPE_CHECKING:
-    from llm.gateway.application import Gateway
+    from llm.gateway.process import Gateway
 
 # "The usual cost" of a call is its mean over so many days.
 USUAL_DAYS = 7
@@ -32,10 +33,10 @@ async def models(gateway: Gateway, exchange: Exchange) -> None:
     missing = gateway.providers.unconfigured()
     name = exchange.path.removeprefix("/v1/models").strip("/")
     if not name:
-        cards = [_card(entry) for entry in catalog.current() if entry.rates and entry.provider not in missing]
+        cards = [_card(entry) for entry in snapshot.current() if entry.rates and entry.provider not in missing]
         await exchange.answer_json(200, {"object": "list", "data": cards})
         return
-    entry = catalog.resolve(name)
+    entry = snapshot.resolve(name)
     if entry is None or entry.rates is None or entry.provider in missing:
         raise errors.not_found(f"There is no model {name!r} in the catalogue.")
     await exchange.answer_json(200, _card(entry))

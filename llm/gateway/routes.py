@@ -8,10 +8,10 @@ from typing import Any
 
 from django.conf import settings
 
-from governance.operations import Usage
-from llm import dialect, estimation, transcription
-from llm.dialect import Request
-from llm.estimation import Estimate
+from governance.rules.calls import Usage
+from llm.rules import bounds, mistral_dialect, transcription
+from llm.rules.bounds import Estimate
+from llm.rules.mistral_dialect import Request
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
@@ -34,11 +34,11 @@ class Route:
 
 
 def _tokens(answer: Any, model: str, _: str) -> Usage | None:
-    return dialect.read_usage(answer, model=model)
+    return mistral_dialect.read_usage(answer, model=model)
 
 
 def _pages(answer: Any, model: str, unit: str) -> Usage | None:
-    return dialect.read_pages(answer, model=model, unit=unit)
+    return mistral_dialect.read_pages(answer, model=model, unit=unit)
 
 
 def _seconds(answer: Any, model: str, _: str) -> Usage | None:
@@ -52,8 +52,8 @@ def _reserves_unbounded() -> bool:
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
-    parse=lambda body, _: dialect.parse(body),
-    estimate=lambda request, default: estimation.chat(
+    parse=lambda body, _: mistral_dialect.parse(body),
+    estimate=lambda request, default: bounds.chat(
         request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
     ),
     read_usage=_tokens,
@@ -61,29 +61,29 @@ CHAT = Route(
 FIM = Route(
     path="/fim/completions",
     kind="fim",
-    parse=lambda body, _: dialect.parse_other(body, kind="fim"),
-    estimate=lambda request, default: estimation.fim(request.payload, default_max_tokens=default),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="fim"),
+    estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
     read_usage=_tokens,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
     kind="embedding",
-    parse=lambda body, _: dialect.parse_other(body, kind="embedding"),
-    estimate=lambda request, _: estimation.embeddings(request.payload),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding"),
+    estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
 )
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
-    parse=lambda body, _: dialect.parse_other(body, kind="moderation"),
-    estimate=lambda request, _: estimation.moderations(request.payload),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation"),
+    estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
 )
 OCR = Route(
     path="/ocr",
     kind="ocr",
-    parse=lambda body, _: dialect.parse_other(body, kind="ocr"),
-    estimate=lambda request, _: estimation.ocr(
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="ocr"),
+    estimate=lambda request, _: bounds.ocr(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),
     read_usage=_pages,

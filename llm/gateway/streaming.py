@@ -7,11 +7,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm import catalog, estimation, sse
+from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.providers import Answer, ProviderError
+from llm.rules import bounds, sse
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Stream:
         self._refused = False
         self._done = False
         self._client_gone = False
-        entry = catalog.resolve(hold.quote.model)
-        self._countable = entry is None or not estimation.hides_output(entry)
+        entry = snapshot.resolve(hold.quote.model)
+        self._countable = entry is None or not bounds.hides_output(entry)
         self._count(0)
 
     async def __aenter__(self) -> Stream:

@@ -12,10 +12,11 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
-from llm import catalog, cooling
+from llm.catalogue import snapshot
 from llm.gateway import errors
-from llm.health import Breakers
 from llm.providers import Answer, Provider, ProviderError
+from llm.rules import cool_down
+from llm.state.breakers import Breakers
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Unanswered(Exception):
 
 def place(name: str) -> str:
     """`provider/id`: where a model, by any of its names, is served. Breakers and attempts go by it."""
-    entry = catalog.current().resolve(name)
+    entry = snapshot.current().resolve(name)
     return name if entry is None else f"{entry.provider}/{entry.id.removeprefix(entry.provider + '/')}"
 
 
@@ -93,7 +94,7 @@ class Troubles:
         now = time.time()
         self._breakers.failed(place, now)
         if status == 429:
-            self._breakers.cool_down(place, now + cooling.rest_s(answer.headers, now=now))
+            self._breakers.cool_down(place, now + cool_down.rest_s(answer.headers, now=now))
             error = errors.upstream(
                 429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
             )

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.db import migrations
 
-from llm import seed
+from llm.catalogue import seed
 
 
 def load(apps: Any, schema_editor: Any) -> None:

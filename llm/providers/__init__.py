@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol
 
-from llm.dialect import Request
+from llm.rules.mistral_dialect import Request
 
 
 class ProviderError(Exception):
@@ -48,7 +48,7 @@ class Provider(Protocol):
     async def close(self) -> None: ...
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
-        """The request in the provider's own dialect. Raises `dialect.DialectError` for what it cannot be asked."""
+        """The request in the provider's own dialect. Raises `DialectError` for what it cannot be asked."""
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """Send a body to a path below /v1. Raises ProviderError where no answer began."""

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, translated both ways by `llm.anthropic_dialect`."""
+"""Anthropic's Messages API, translated both ways by `llm.rules.anthropic_dialect`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 import orjson
 
-from llm import anthropic_dialect, sse
-from llm.dialect import Request
-from llm.openai_dialect import Shaper
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, Refusal, ShapedAnswer, TranslatedAnswer
+from llm.rules import anthropic_dialect, sse
+from llm.rules.mistral_dialect import Request
+from llm.rules.openai_dialect import Shaper
 
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 

@@ -16,9 +16,9 @@ from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from multidict import CIMultiDict
 
-from llm import addresses, sse
-from llm.openai_dialect import StreamFailed
 from llm.providers import ProviderError
+from llm.rules import addresses, sse
+from llm.rules.openai_dialect import StreamFailed
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from llm import dialect
 from llm.providers import ProviderError
 from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
+from llm.rules import mistral_dialect
 
 
 class Mistral(HttpProvider):
@@ -22,9 +22,9 @@ class Mistral(HttpProvider):
         super().__init__(name=name, base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"})
 
     def body(
-        self, request: dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
+        self, request: mistral_dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
     ) -> bytes:
-        return dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
+        return mistral_dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> HttpAnswer:
         return await self.connection.post(path, body, content_type=content_type, request_id=request_id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from llm import openai_dialect
-from llm.dialect import Request
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, Refusal, ShapedAnswer
+from llm.rules import openai_dialect
+from llm.rules.mistral_dialect import Request
 
 PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
 

@@ -9,12 +9,12 @@ from functools import partial
 
 from django.conf import settings
 
-from llm import catalog
-from llm.catalog import Catalogue
-from llm.endpoints import Endpoint
+from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
 from llm.models import ProviderEndpoint
 from llm.providers import Provider
 from llm.providers.anthropic import Anthropic
+from llm.providers.endpoints import Endpoint
 from llm.providers.mistral import Mistral
 from llm.providers.openai_compatible import OpenAICompatible
 
@@ -67,7 +67,7 @@ class Providers:
 
     def name_for(self, model: str) -> str:
         """The name of the provider that serves a model, by any of its names; the default one for an unknown model."""
-        entry = catalog.current().resolve(model)
+        entry = snapshot.current().resolve(model)
         return DEFAULT if entry is None else entry.provider
 
     def of(self, model: str) -> Provider:
@@ -76,7 +76,7 @@ class Providers:
 
     def unconfigured(self) -> frozenset[str]:
         """Providers that the catalogue names and that have no key here: what they serve cannot be called."""
-        catalogue = catalog.current()
+        catalogue = snapshot.current()
         if self._unconfigured[0] is not catalogue:
             named = {entry.provider for entry in catalogue}
             self._unconfigured = (catalogue, frozenset(named - self._by_name.keys()))
@@ -84,7 +84,7 @@ class Providers:
 
     def upstream_id(self, model: str) -> str:
         """The model's name as its provider knows it. An alias of Mistral's stays one; others' aliases are our own."""
-        entry = catalog.current().resolve(model)
+        entry = snapshot.current().resolve(model)
         if entry is None:
             return model
         if entry.provider.partition("-")[0] == DEFAULT:

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm import endpoints
-from llm.providers import Provider, ProviderError, registry
+from llm.providers import Provider, ProviderError, endpoints, registry
 
 
 @dataclass(frozen=True, slots=True)

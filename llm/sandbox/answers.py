@@ -1,7 +1,7 @@
 """What the simulated Mistral says: deterministic texts, tool calls, JSON and vectors, and the usage they have. Pure.
 
 A token is four bytes of the prompt; answers are made of whole tokens, so their count is exact. Both stay below the
-bound of `llm.estimation`, as the real tokenizer's counts do.
+bound of `llm.rules.bounds`, as the real tokenizer's counts do.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import orjson
 import python_multipart
 import python_multipart.exceptions
 
-from llm import seed
+from llm.catalogue import seed
 from llm.sandbox import answers
 
 Headers = list[tuple[bytes, bytes]]

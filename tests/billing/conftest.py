@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import dispatch, inbox, stripe_client, webhooks
+from billing import dispatch
+from billing.inbox import envelope, store
+from billing.stripe_api import client as stripe_client
 from governance.models import Budget, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.events import START, standard_plans
@@ -49,8 +51,8 @@ def deliver(db: None) -> Deliver:
     def run(*events: dict[str, Any] | Iterable[dict[str, Any]], now: datetime = START) -> None:
         for item in events:
             for event in [item] if isinstance(item, dict) else item:
-                inbox.store(webhooks.parse(json.dumps(event)), now=now)
-                inbox.process(event["id"], now=now)
+                store.store(envelope.parse(json.dumps(event)), now=now)
+                store.process(event["id"], now=now)
 
     return run
 

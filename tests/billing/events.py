@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from billing.models import Plan
-from governance.money import nanos_from_dollars
+from governance.rules.money import nanos_from_dollars
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "stripe_events"
 API_VERSION = "2026-10-28.endive"

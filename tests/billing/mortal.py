@@ -10,7 +10,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from billing import handlers, inbox, tasks
+from billing import tasks
+from billing.inbox import handlers, store
 from tests.concurrency.processes import FORK, let_go_of_connections
 
 POINTS = (
@@ -74,8 +75,8 @@ def after_the_effect() -> None:
 
 def after_the_mark() -> None:
     # The transaction is still open.
-    _after(inbox, "_effect")
+    _after(store, "_effect")
 
 
 def after_the_commit_before_the_acknowledgement() -> None:
-    _after(inbox, "_handle_once")
+    _after(store, "_handle_once")

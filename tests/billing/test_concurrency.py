@@ -13,7 +13,10 @@ import pytest
 from django.db import IntegrityError, connection
 from django.test import Client
 
-from billing import dispatch, handlers, inbox, sync, webhooks
+from billing import dispatch
+from billing.accounts import sync
+from billing.inbox import envelope as webhooks
+from billing.inbox import handlers, store
 from billing.models import BillingAccount, StripeEvent
 from governance.models import BudgetWindow, Tenant
 from tests import factories
@@ -62,10 +65,10 @@ def acme(transactional_db: None) -> Tenant:
 def test_concurrent_posts_of_one_event_are_one_row_and_one_effect(
     acme: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "soon", lambda event_id: inbox.process(event_id, now=START))
+    monkeypatch.setattr(dispatch, "soon", lambda event_id: store.process(event_id, now=START))
     for first in (checkout_completed(), subscription_created()):
-        inbox.store(webhooks.parse(json.dumps(first)), now=START)
-        inbox.process(first["id"], now=START)
+        store.store(webhooks.parse(json.dumps(first)), now=START)
+        store.process(first["id"], now=START)
     body = json.dumps(invoice_paid()).encode()
 
     def post() -> int:
@@ -88,13 +91,13 @@ def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant) -> None:
         invoice_paid(billing_reason="subscription_update", amount_paid=40),
     ]
     for event in events:
-        inbox.store(webhooks.parse(json.dumps(event)), now=START)
+        store.store(webhooks.parse(json.dumps(event)), now=START)
 
     def work(event_id: str) -> Callable[[], bool]:
-        return lambda: inbox.process(event_id, now=START + DAY)
+        return lambda: store.process(event_id, now=START + DAY)
 
     at_once([work(event["id"]) for event in events for _ in range(2)])
-    inbox.sweep(now=START + 2 * DAY)
+    store.sweep(now=START + 2 * DAY)
     assert not StripeEvent.objects.waiting().exists()
     assert BillingAccount.objects.get().tenant == acme
     assert window_of().limit_nanos == factories.nanos("200")
@@ -112,14 +115,14 @@ def test_of_two_that_store_an_event_at_the_same_moment_one_row_stays(acme: Tenan
 
     monkeypatch.setattr(StripeEvent, "save", meet)
     envelope = webhooks.parse(json.dumps(invoice_paid()))
-    new = at_once([lambda: inbox.store(envelope, now=START), lambda: inbox.store(envelope, now=START + DAY)])
+    new = at_once([lambda: store.store(envelope, now=START), lambda: store.store(envelope, now=START + DAY)])
     assert sorted(new) == [False, True]
     assert StripeEvent.objects.count() == 1
 
 
 def test_the_database_itself_keeps_one_row_for_an_event(acme: Tenant) -> None:
     envelope = webhooks.parse(json.dumps(invoice_paid()))
-    inbox.store(envelope, now=START)
+    store.store(envelope, now=START)
     row = StripeEvent.objects.get()
     row.pk = None
     with pytest.raises(IntegrityError):
@@ -129,7 +132,7 @@ def test_the_database_itself_keeps_one_row_for_an_event(acme: Tenant) -> None:
 @pytest.mark.postgres_only
 def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tenant, monkeypatch: Any) -> None:
     sent = checkout_completed()
-    inbox.store(webhooks.parse(json.dumps(sent)), now=START)
+    store.store(webhooks.parse(json.dumps(sent)), now=START)
     handle, claimed, passed_over = handlers.handle, threading.Event(), threading.Event()
     handled = []
 
@@ -142,12 +145,12 @@ def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tena
     def second() -> bool:
         assert claimed.wait(10)
         try:
-            return inbox.process(sent["id"], now=START)
+            return store.process(sent["id"], now=START)
         finally:
             passed_over.set()
 
     monkeypatch.setattr(handlers, "handle", hold)
-    assert at_once([lambda: inbox.process(sent["id"], now=START), second]) == [True, False]
+    assert at_once([lambda: store.process(sent["id"], now=START), second]) == [True, False]
     assert handled == [sent["id"]]
     assert StripeEvent.objects.get().attempts == 1
 
@@ -156,7 +159,7 @@ def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tena
 def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypatch: Any) -> None:
     events = [checkout_completed(), subscription_created()]
     for event in events:
-        inbox.store(webhooks.parse(json.dumps(event)), now=START)
+        store.store(webhooks.parse(json.dumps(event)), now=START)
     BillingAccount.objects.create(stripe_customer_id="cus_acme")
     settle, inside, together = sync.settle, threading.Semaphore(1), threading.Event()
 
@@ -171,5 +174,5 @@ def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypa
             inside.release()
 
     monkeypatch.setattr(sync, "settle", alone)
-    assert at_once([partial(inbox.process, event["id"], now=START) for event in events]) == [True, True]
+    assert at_once([partial(store.process, event["id"], now=START) for event in events]) == [True, True]
     assert not together.is_set()

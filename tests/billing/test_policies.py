@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from billing import plans, sync
+from billing.accounts import plans, sync
 from billing.models import BillingAccount, Plan
 from governance import ledger
 from governance.audit import Actor

@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import healing, inbox, stripe_client, webhooks
+from billing.inbox import catch_up, envelope, store
 from billing.models import StripeEvent
+from billing.stripe_api import client
 from governance.models import AuditEntry, BudgetEvent, BudgetWindow, Tenant
 from tests import factories
-from tests.billing import signing, stripe_api
+from tests.billing import signing
 from tests.billing.conftest import Deliver, window_of
 from tests.billing.events import (
     DAY,
@@ -43,6 +44,7 @@ from tests.billing.events import (
 )
 from tests.billing.test_order import Undo, state
 from tests.concurrency.test_gateway_processes import web_process
+from tests.fakes import stripe_api
 from tests.product import Product, eventually
 
 STANDARD, PREMIUM = factories.nanos("50"), factories.nanos("200")
@@ -100,7 +102,7 @@ class TestPromise1A200MeansDurable:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
         assert StripeEvent.objects.waiting().count() == 2
-        assert inbox.sweep(now=timezone.now() + inbox.HEAD_START) == 2
+        assert store.sweep(now=timezone.now() + store.HEAD_START) == 2
         assert window_of().limit_nanos == STANDARD
 
 
@@ -194,12 +196,12 @@ class TestPromise4ItHeals:
     @staticmethod
     def heal(by: str, now: Any) -> None:
         if by == "backfill":
-            healing.backfill(since=now - 29 * DAY, now=now)
-            inbox.sweep(now=now)
+            catch_up.backfill(since=now - 29 * DAY, now=now)
+            store.sweep(now=now)
         else:
-            healing.reconcile(now=now)
+            catch_up.reconcile(now=now)
         before = AuditEntry.objects.count(), BudgetEvent.objects.count(), list(BudgetWindow.objects.values())
-        again = healing.reconcile(now=now)
+        again = catch_up.reconcile(now=now)
         assert (again.figures["differed"], again.lines) == (0, [])
         assert (AuditEntry.objects.count(), BudgetEvent.objects.count(), list(BudgetWindow.objects.values())) == before
 
@@ -238,19 +240,19 @@ class TestPromise8AnOutageOfStripe:
             stripe.subscriptions, stripe.invoices = [subscription(**period)], [invoice(**period)]
             joined = invoice_paid(**period)
             assert signed_post(product.url, joined).status_code == 200
-            assert inbox.process(joined["id"], now=now)
+            assert store.process(joined["id"], now=now)
 
             stripe.fails = status
             stripe.subscriptions = [subscription(price="price_premium", **period)]
             upgraded = subscription_updated(price="price_premium", **period)
             assert signed_post(product.url, upgraded).status_code == 200
-            assert not inbox.process(upgraded["id"], now=now)
+            assert not store.process(upgraded["id"], now=now)
             # The last good state is enforced meanwhile.
             assert product.chat(key).status_code == 200
             assert window_of().limit_nanos == STANDARD
 
             stripe.fails = 0
-            assert inbox.sweep(now=now + inbox.LEASE) == 1
+            assert store.sweep(now=now + store.LEASE) == 1
             assert window_of().limit_nanos == PREMIUM
 
     def test_a_stripe_that_never_answers_keeps_no_call_waiting(
@@ -262,14 +264,14 @@ class TestPromise8AnOutageOfStripe:
         def hang(customer_id: str) -> Any:
             asked.set()
             answered.wait(30)
-            raise stripe_client.StripeUnavailable("timeout")
+            raise client.StripeUnavailable("timeout")
 
         settings.STRIPE_SECRET_KEY = "sk_test_1"
-        monkeypatch.setattr(stripe_client, "customer_picture", hang)
+        monkeypatch.setattr(client, "customer_picture", hang)
         key = product.key()
         factories.budget("5.00")
         sent, now = invoice_paid(), timezone.now()
-        inbox.store(webhooks.parse(json.dumps(sent)), now=now)
+        store.store(envelope.parse(json.dumps(sent)), now=now)
         worker = threading.Thread(target=_handled, args=(sent["id"], now))
         worker.start()
         try:
@@ -284,7 +286,7 @@ class TestPromise8AnOutageOfStripe:
 
 def _handled(event_id: str, now: Any) -> None:
     try:
-        inbox.process(event_id, now=now)
+        store.process(event_id, now=now)
     finally:
         connection.close()
 

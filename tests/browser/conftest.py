@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
 
-from governance.supervisor import answers, free_port
+from config.supervisor import answers, free_port
 from tests.environment import ROOT
 
 # Chromium is a guest: no calls home, nothing of its own in the way.

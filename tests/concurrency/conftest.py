@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from governance import reconcile
+from governance.upkeep import reconcile
 
 
 @pytest.fixture(autouse=True)

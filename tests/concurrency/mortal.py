@@ -14,8 +14,8 @@ from typing import Any
 
 from config.asgi import application
 from governance import ledger
-from governance.batch import Batch
-from governance.operations import Reserve, Settle
+from governance.ledger.batch import Batch
+from governance.ledger.operations import Reserve, Settle
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.providers.mistral import Mistral

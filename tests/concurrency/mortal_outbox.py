@@ -39,15 +39,16 @@ def dying(name: str, owner: Any, *, before: bool = False) -> None:
 
 
 def prepare(point: str) -> None:
-    from billing import outbox, stripe_meters
     from billing.models import UsageMeter
+    from billing.stripe_api import meters
+    from billing.usage import outbox
 
     if point == "before_the_claim_commits":
         dying("_take", outbox)
     elif point == "after_the_claim":
-        dying("send", stripe_meters.Reporter, before=True)
+        dying("send", meters.Reporter, before=True)
     elif point == "after_the_send_before_the_mark":
-        dying("send", stripe_meters.Reporter)
+        dying("send", meters.Reporter)
     elif point == "before_the_mark_commits":
         mark = outbox._mark
 
@@ -65,7 +66,7 @@ def main() -> None:
     import django
 
     django.setup()
-    from billing import outbox
+    from billing.usage import outbox
 
     point, now = sys.argv[1], datetime.fromisoformat(sys.argv[2])
     outbox.write(now=now)

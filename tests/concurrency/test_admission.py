@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from governance import ledger
-from governance.group_commit import GroupCommit
+from governance.ledger.operations import ChangeLimit, Reset
+from governance.ledger.writer import GroupCommit
 from governance.models import BudgetWindow, Reservation, SpendEntry
-from governance.operations import ChangeLimit, Reset
-from governance.policies import Action
+from governance.rules.decision import Action
 from tests import factories as make
 from tests.concurrency.processes import in_processes, in_threads
 from tests.factories import NOON, nanos

@@ -16,8 +16,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from governance import reconcile
 from governance.models import BudgetWindow
+from governance.upkeep import reconcile
 from tests import factories as make
 from tests.product import eventually
 from tests.servers import served
@@ -85,7 +85,7 @@ def test_every_call_that_had_not_begun_is_answered_by_the_other_api(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from config.asgi import application
-    from llm.health import Breakers
+    from llm.state.breakers import Breakers
 
     file = tmp_path / "routing.yaml"
     file.write_text(ROUTING)
@@ -94,7 +94,7 @@ def test_every_call_that_had_not_begun_is_answered_by_the_other_api(
     settings.MISTRAL_API_KEY = settings.MISTRAL_EU_API_KEY = "key"
     settings.ROUTER_CONFIG, settings.DEFAULT_DAILY_BUDGET = str(file), None
     breakers = Breakers(tmp_path / "breakers")
-    monkeypatch.setattr("llm.health.shared", lambda: breakers)
+    monkeypatch.setattr("llm.state.breakers.shared", lambda: breakers)
     make.budget("100.00")
     key, _ = make.key(role="agent")
     with served(application, lifespan="on") as product:

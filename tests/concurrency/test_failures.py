@@ -12,7 +12,7 @@ import pytest
 from django.db import OperationalError, connection, connections
 
 from governance import ledger
-from governance.group_commit import GroupCommit
+from governance.ledger.writer import GroupCommit
 from governance.models import BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.concurrency.processes import FORK, let_go_of_connections
@@ -59,7 +59,7 @@ def test_a_process_killed_inside_the_transaction_leaves_no_trace(monkeypatch):
     ledger.reserve(op, now=NOON)
 
     def work(die):
-        from governance.batch import Batch
+        from governance.ledger.batch import Batch
 
         write = Batch.write
         Batch.write = lambda batch: (write(batch), die())
@@ -74,7 +74,7 @@ def test_a_process_killed_inside_the_transaction_leaves_no_trace(monkeypatch):
 
 def fail_once(monkeypatch, error):
     """The next transaction fails after its writes; how often transactions were tried."""
-    from governance.batch import Batch
+    from governance.ledger.batch import Batch
 
     write, tries = Batch.write, []
 

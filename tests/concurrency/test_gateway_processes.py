@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 import httpx2 as httpx
 import pytest
 
-from governance import reconcile
 from governance.models import BudgetWindow, SpendEntry
+from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from tests import factories as make
 from tests.product import eventually

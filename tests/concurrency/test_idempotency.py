@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import httpx2 as httpx
 import pytest
 
-from governance import reconcile
 from governance.models import KeptAnswer, SpendEntry
+from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from tests import factories as make
 from tests.concurrency.test_gateway_processes import BODY, web_process

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from billing import meter_checks, outbox
 from billing.models import BillingAccount, MeterEvent, UsageMeter
+from billing.usage import outbox, proof
 from governance import ledger
 from tests import factories
-from tests.billing.meters import FakeMeters
 from tests.concurrency.mortal_outbox import POINTS
 from tests.concurrency.processes import in_threads
 from tests.environment import ROOT
+from tests.fakes.stripe_meters import FakeMeters
 from tests.servers import served
 
 TEN = datetime(2026, 3, 10, 10, 0, tzinfo=UTC)
@@ -73,7 +73,7 @@ def test_an_hour_is_billed_once_wherever_its_worker_is_killed(
     for _ in range(2):
         outbox.write(now=later)
         outbox.drain(clock=lambda: later)
-        meter_checks.reconcile(now=later)
+        proof.reconcile(now=later)
     assert MeterEvent.objects.get().state == "sent"
     assert fake.total == 1_000_000
 

@@ -1,6 +1,7 @@
 """Ceilings a minute, emergency stops and allowances, from many processes at once."""
 
-from governance import allowances, ledger, stops
+from governance import ledger
+from governance.actions import allowances, stops
 from governance.audit import Actor
 from governance.models import AuditEntry, Budget, EmergencyStop, RateLimit, RateMeter, Tenant
 from tests import factories as make

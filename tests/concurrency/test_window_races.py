@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 from django.db import connection, connections, transaction
 
-from governance import budgets, ledger
+from governance import ledger
+from governance.actions import budgets
 from governance.audit import Actor
+from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.models import BudgetWindow
-from governance.operations import ChangeLimit, OpenPeriod, Reset
 from tests import factories as make
 from tests.factories import NOON, nanos
 

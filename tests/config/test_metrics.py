@@ -15,11 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from billing.models import StripeEvent
 from config import metrics
-from governance import ledger, reconcile, stops
-from governance import metrics as governance_metrics
+from governance import ledger
+from governance.actions import stops
 from governance.audit import Actor
+from governance.ledger.operations import Release
 from governance.models import LedgerCheck
-from governance.operations import Release
+from governance.queries import metrics as governance_metrics
+from governance.upkeep import reconcile
 from tests import factories as make
 
 TOKEN = "a-scrape-token"

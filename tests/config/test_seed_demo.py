@@ -10,9 +10,9 @@ from django.contrib.auth import authenticate
 from django.core.management import call_command
 
 from config import demo
-from governance import reconcile
 from governance.models import Agent, ApiKey, Budget, BudgetWindow, SpendEntry
 from governance.models.tenancy import digest_of
+from governance.upkeep import reconcile
 
 pytestmark = pytest.mark.django_db
 

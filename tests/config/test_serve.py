@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from governance.supervisor import answers, free_port
+from config.supervisor import answers, free_port
 from tests.environment import ROOT
 
 

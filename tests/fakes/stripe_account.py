@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing.stripe_client import CustomerPicture
+from billing.stripe_api.client import CustomerPicture
 from tests.billing import events
 
 MONTH = timedelta(days=30)

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import pytest
 from django.utils import timezone
 
-from billing import inbox
+from billing.inbox import store
 from tests.billing import events, signing
 from tests.product import Product
 
@@ -29,7 +29,7 @@ class Stripe:
         body = json.dumps(event).encode()
         headers = signing.signed_headers(body, signing.SECRET, int(time.time()))
         response = httpx.post(self.product.url + signing.PATH, content=body, headers=headers, timeout=30)
-        inbox.process(event["id"], now=now or timezone.now())
+        store.process(event["id"], now=now or timezone.now())
         return response
 
 
@@ -59,7 +59,7 @@ def period() -> Period:
 @pytest.fixture
 def requests_to(product: Product, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
     """How many requests for a path have arrived at the gateway."""
-    from llm.gateway.application import Gateway
+    from llm.gateway.process import Gateway
 
     paths: Counter[str] = Counter()
     route = Gateway._route

@@ -17,7 +17,7 @@ import httpx2 as httpx
 import pytest
 from django.utils import timezone
 
-from billing import healing, inbox
+from billing.inbox import catch_up, store
 from billing.models import BillingAccount, StripeEvent
 from governance.models import BudgetWindow, Tenant
 from tests import factories as make
@@ -90,7 +90,7 @@ def comes_to(state: str, limit: str, *, periods: int) -> bool:
 
     def there() -> bool:
         came = StripeEvent.objects.waiting().order_by("created", "id").values_list("event_id", flat=True)
-        inbox.handle_all(list(came), now=timezone.now())
+        store.handle_all(list(came), now=timezone.now())
         account = BillingAccount.objects.filter(tenant__slug="acme").first()
         window = BudgetWindow.objects.filter(tenant__slug="acme", closed_at=None).first()
         if account is None or window is None or BudgetWindow.objects.count() != periods:
@@ -131,11 +131,11 @@ def test_sign_up_fail_to_renew_and_recover(product: Product, stripe: LocalStripe
     assert eventually(lambda: missing() == 0, within_s=10)
     assert comes_to("active", "50", periods=2)
     assert not StripeEvent.objects.exclude(error="").exists()
-    again = healing.reconcile(now=timezone.now())
+    again = catch_up.reconcile(now=timezone.now())
     assert (again.figures["differed"], again.figures["failed"]) == (0, 0), again.lines
     assert Tenant.objects.get(slug="acme").status == "active"
 
 
 def missing() -> int:
     now = timezone.now()
-    return healing.backfill(since=now - timedelta(days=1), now=now, dry_run=True).figures["missing"]
+    return catch_up.backfill(since=now - timedelta(days=1), now=now, dry_run=True).figures["missing"]

@@ -11,7 +11,7 @@ import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 
-from governance import budgets
+from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Budget, BudgetEvent, BudgetWindow, SpendEntry
 from tests import factories as make

@@ -13,19 +13,9 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from governance.operations import (
-    Adjust,
-    Caller,
-    Extend,
-    OpenPeriod,
-    Operation,
-    Record,
-    Release,
-    Reserve,
-    Reset,
-    Settle,
-)
-from governance.windows import WindowKind, span_at
+from governance.ledger.operations import Adjust, Extend, OpenPeriod, Operation, Record, Release, Reserve, Reset, Settle
+from governance.rules.calls import Caller
+from governance.rules.windows import WindowKind, span_at
 
 TTL = timedelta(seconds=900)
 MICROSECOND = timedelta(microseconds=1)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llm.health import Breakers
+from llm.state.breakers import Breakers
 
 NAMES = ("mistral/a", "mistral/b")
 OWNERS = 3

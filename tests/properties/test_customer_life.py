@@ -26,10 +26,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing import inbox, stripe_client, sync, webhooks
+from billing.accounts import sync
+from billing.inbox import envelope, store
 from billing.models import BillingAccount, BillingPeriod, TopUp
-from governance import ledger, money
+from billing.stripe_api import client
+from governance import ledger
 from governance.models import AuditEntry, BudgetEvent, BudgetWindow, Tenant
+from governance.rules import money
 from tests import factories
 from tests.billing.events import standard_plans
 from tests.fakes.stripe_account import MONTH, StripeAccount
@@ -162,8 +165,8 @@ class CustomerLife(RuleBasedStateMachine):
         self.stripe.events.clear()
         chosen = data.draw(st.lists(st.sampled_from(waiting), max_size=4)) if waiting else []
         for event in chosen:
-            inbox.store(webhooks.parse(json.dumps(event)), now=self.stripe.now)
-            inbox.process(event["id"], now=self.stripe.now)
+            store.store(envelope.parse(json.dumps(event)), now=self.stripe.now)
+            store.process(event["id"], now=self.stripe.now)
         self.delivered += chosen
 
     @rule()
@@ -266,10 +269,10 @@ class CustomerLife(RuleBasedStateMachine):
 def test_a_customers_life_never_spends_more_than_was_paid_for(
     db: None, settings_of_stripe: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stripe_client, "customer_picture", lambda id: CustomerLife.stripe.picture())
-    monkeypatch.setattr(stripe_client, "product", lambda id: {"id": id, "object": "product", "metadata": {}})
-    monkeypatch.setattr(stripe_client, "price", lambda id: CustomerLife.stripe.price(id))
-    monkeypatch.setattr(stripe_client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})
+    monkeypatch.setattr(client, "customer_picture", lambda id: CustomerLife.stripe.picture())
+    monkeypatch.setattr(client, "product", lambda id: {"id": id, "object": "product", "metadata": {}})
+    monkeypatch.setattr(client, "price", lambda id: CustomerLife.stripe.price(id))
+    monkeypatch.setattr(client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})
     run_state_machine_as_test(
         CustomerLife,
         settings=settings(

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from governance import ledger
+from governance.ledger.operations import Reserve
 from governance.models import (
     Agent,
     Allowance,
@@ -27,8 +28,8 @@ from governance.models import (
     RateMeter,
     Tenant,
 )
-from governance.operations import Caller, Reserve
-from governance.policies import Call, Decision, Quote
+from governance.rules.calls import Caller
+from governance.rules.decision import Call, Decision, Quote
 from tests import factories as make
 from tests.factories import NOON
 

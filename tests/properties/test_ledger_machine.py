@@ -23,31 +23,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from governance import allowances, budgets, ledger, reconcile
+from governance import ledger
+from governance.actions import allowances, budgets
 from governance.audit import Actor
+from governance.ledger.operations import Adjust, Extend, OpenPeriod, Operation, Record, Release, Reserve, Reset, Settle
+from governance.ledger.results import AdjustResult, PeriodResult, RecordResult, ResetResult, SettleResult
 from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
-from governance.operations import (
-    Adjust,
-    Caller,
-    Extend,
-    OpenPeriod,
-    Operation,
-    Record,
-    Release,
-    Reserve,
-    Reset,
-    Settle,
-    Usage,
-)
-from governance.policies import Call, Decision, Quote
-from governance.results import (
-    AdjustResult,
-    PeriodResult,
-    RecordResult,
-    ResetResult,
-    SettleResult,
-)
-from governance.windows import WindowKind
+from governance.rules.calls import Caller, Usage
+from governance.rules.decision import Call, Decision, Quote
+from governance.rules.windows import WindowKind
+from governance.upkeep import reconcile
 from tests import factories as make
 from tests.properties import ledger_model as model
 
@@ -64,7 +49,7 @@ limits = st.sampled_from([100, 400, 900, 2000])
 places = st.integers(0, 40)
 commits = st.sampled_from([True, True, False])
 SUBJECTS = {"user": "acme/ann", "agent": "a", "tenant": "acme", "cycle": "acme", "platform": ""}
-# Longer than any example: that raises end by themselves is shown in tests/governance/test_allowances.py.
+# Longer than any example: that raises end by themselves is shown in tests/governance/actions/test_allowances.py.
 LONG = timedelta(days=10_000)
 rules_with_windows = st.sampled_from(["user", "agent", "tenant", "cycle", "platform"])
 

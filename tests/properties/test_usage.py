@@ -12,12 +12,13 @@ from django.test import override_settings
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 
-from billing import meter_checks, metering, outbox
 from billing.models import BillingAccount, MeterEvent, UsageMeter
+from billing.rules import usage
+from billing.usage import outbox, proof
 from governance.audit import Actor
 from governance.models import SpendRollup, Tenant
 from tests import factories
-from tests.billing.meters import FakeMeters, answering
+from tests.fakes.stripe_meters import FakeMeters, answering
 from tests.properties.test_dry_run import undone
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +53,7 @@ class World:
         self.run(end)
 
     def spend(self, units: int) -> None:
-        hour = metering.floor_hour(self.now)
+        hour = usage.floor_hour(self.now)
         row = SpendRollup.objects.filter(tenant=self.tenant, hour=hour).first()
         if row is None:
             SpendRollup.objects.bulk_create([SpendRollup(tenant=self.tenant, hour=hour, cost_nanos=units * NANOS)])
@@ -77,7 +78,7 @@ class World:
         self.stripe.after_counting = die if how == "crash_after" else lambda: None
         with suppress(KeyboardInterrupt):
             outbox.write(now=self.now, reach=REACH)
-            meter_checks.reconcile(now=self.now)
+            proof.reconcile(now=self.now)
             outbox.drain(clock=lambda: self.now)
 
     def settle(self) -> None:

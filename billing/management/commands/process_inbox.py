@@ -7,7 +7,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db.models import Q
 from django.utils import timezone
 
-from billing import inbox, sync
+from billing.accounts import sync
+from billing.inbox import store
 from billing.models import StripeEvent
 
 
@@ -27,7 +28,7 @@ class Command(BaseCommand):
             tried = StripeEvent.objects.waiting().filter(attempts__gt=0)
             if options["all"]:
                 StripeEvent.objects.waiting().update(next_attempt_at=now)
-            handled = inbox.sweep(now=now, limit=limit)
+            handled = store.sweep(now=now, limit=limit)
             synced = sync.due(now=now)
             failing = tried.filter(Q(next_attempt_at__gt=now)).count()
         waiting = StripeEvent.objects.waiting().count()

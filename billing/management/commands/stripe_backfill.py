@@ -7,8 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import healing, inbox, stripe_client
+from billing.inbox import catch_up, store
 from billing.management import arguments
+from billing.stripe_api import client
 
 
 class Command(BaseCommand):
@@ -28,18 +29,18 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, since: datetime | None, dry_run: bool, **options: Any) -> None:
-        if not stripe_client.is_configured():
+        if not client.is_configured():
             raise CommandError("STRIPE_SECRET_KEY is not set.")
         now = timezone.now()
-        tell = healing.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
-        since = since or healing.backfill_since(now=now)
+        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        since = since or catch_up.backfill_since(now=now)
         try:
-            done = healing.backfill(since=since, now=now, dry_run=dry_run, tell=tell)
-        except healing.BadRange as error:
+            done = catch_up.backfill(since=since, now=now, dry_run=dry_run, tell=tell)
+        except catch_up.BadRange as error:
             raise CommandError(f"--since: {error}") from error
-        except stripe_client.StripeError as error:
+        except client.StripeError as error:
             raise CommandError(f"Stripe's events could not be listed: {error}") from error
-        handled = 0 if dry_run else inbox.handle_all(done.event_ids, now=now, tell=tell)
+        handled = 0 if dry_run else store.handle_all(done.event_ids, now=now, tell=tell)
         if options["json"]:
             told = {"since": since.isoformat(), **done.figures, "handled": handled, "events": done.event_ids}
             self.stdout.write(json.dumps(told | {"dry_run": dry_run}))

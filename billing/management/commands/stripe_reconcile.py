@@ -6,7 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import healing, stripe_client
+from billing.inbox import catch_up
+from billing.stripe_api import client
 
 
 class Command(BaseCommand):
@@ -23,10 +24,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, dry_run: bool, **options: Any) -> None:
-        tell = healing.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
         try:
-            done = healing.reconcile(now=timezone.now(), dry_run=dry_run, tell=tell)
-        except stripe_client.StripeError as error:
+            done = catch_up.reconcile(now=timezone.now(), dry_run=dry_run, tell=tell)
+        except client.StripeError as error:
             raise CommandError(f"Stripe's subscriptions could not be listed: {error}") from error
         figures = done.figures
         if options["json"]:

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing import healing, inbox
+from billing.inbox import catch_up, store
 from billing.management import arguments
 from billing.models import StripeEvent
 from governance.audit import Actor
@@ -36,13 +36,13 @@ class Command(BaseCommand):
     def handle(self, *, event: list[str], dry_run: bool, **options: Any) -> None:
         found = self._found(event, **options)
         now = timezone.now()
-        tell = healing.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
         ids = list(found.order_by("created", "id").values_list("event_id", flat=True))
         handled, due = 0, list[str]()
         if not dry_run:
             by = Actor(f"command line ({getpass.getuser()})")
-            due = inbox.replay(events=found, by=by, now=now)
-            handled = inbox.handle_all(due, now=now, tell=tell)
+            due = store.replay(events=found, by=by, now=now)
+            handled = store.handle_all(due, now=now, tell=tell)
         if options["json"]:
             self.stdout.write(
                 json.dumps({"events": ids, "handled": handled, "left": len(ids) - handled, "dry_run": dry_run})

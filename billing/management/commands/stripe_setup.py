@@ -7,8 +7,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from billing import endpoint, stripe_client
-from billing.endpoint import Setup
+from billing.inbox import endpoint
+from billing.inbox.endpoint import Setup
+from billing.stripe_api import client
 
 
 class Command(BaseCommand):
@@ -31,14 +32,14 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print {url, actions, secrets, findings, dry_run}")
 
     def handle(self, *, url: str | None, meters: bool, retire: bool, dry_run: bool, **options: Any) -> None:
-        if not stripe_client.is_configured():
+        if not client.is_configured():
             raise CommandError("STRIPE_SECRET_KEY is not set.")
         try:
             url = endpoint.checked_url(url) if url else endpoint.our_url()
             done = endpoint.set_up(url=url, dry_run=dry_run, meters=meters, retire=retire)
         except endpoint.NotReachable as error:
             raise CommandError(f"--url: {error}") from error
-        except stripe_client.StripeError as error:
+        except client.StripeError as error:
             raise CommandError(f"Stripe did not do it: {error}") from error
         if options["json"]:
             told = {"url": url, "actions": done.actions, "secrets": done.secrets, "dry_run": dry_run}

@@ -12,7 +12,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
 from config import demo
-from governance import ledger, tenancy
+from governance import ledger
+from governance.actions import tenancy
 from governance.models import Agent, ApiKey
 from governance.models.tenancy import Role, digest_of
 

@@ -8,11 +8,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import ledger, money, quotes, tenancy
+from governance import ledger, quotes
+from governance.actions import tenancy
 from governance.api.decisions import MESSAGES
 from governance.models import ApiKey
-from governance.operations import Caller
-from governance.policies import Action, Call, Decision, Reason, State, WindowView
+from governance.rules import money
+from governance.rules.calls import Caller
+from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView
 
 FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
 # Why a caller may not call at all, whatever the budgets say.

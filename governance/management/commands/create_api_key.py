@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
-from governance import tenancy
+from governance.actions import tenancy
 from governance.audit import Actor
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role

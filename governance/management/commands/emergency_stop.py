@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import stops, tenancy
+from governance.actions import stops, tenancy
 from governance.audit import Actor
 from governance.models import Agent, EmergencyStop, Tenant
 

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import money, retention
 from governance.audit import Actor
-from governance.reconcile import silence
+from governance.rules import money
+from governance.upkeep import retention
+from governance.upkeep.reconcile import silence
 
 
 class Command(BaseCommand):

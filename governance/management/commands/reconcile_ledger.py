@@ -10,9 +10,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
-from governance import reconcile
 from governance.audit import Actor
-from governance.reconcile import Drift
+from governance.upkeep import reconcile
+from governance.upkeep.reconcile import Drift
 
 
 class Command(BaseCommand):

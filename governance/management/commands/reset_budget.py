@@ -7,9 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import budgets, money
+from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Budget, BudgetWindow, ScopeType
+from governance.rules import money
 
 
 class Command(BaseCommand):

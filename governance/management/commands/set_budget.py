@@ -12,10 +12,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
-from governance import budgets, money, tenancy
+from governance.actions import budgets, tenancy
 from governance.audit import Actor
 from governance.models import Budget, ScopeType, Tenant
-from governance.windows import WindowKind
+from governance.rules import money
+from governance.rules.windows import WindowKind
 
 NONE = "none"
 # How people know a budget's fields: the option's name, and the column's.

@@ -8,8 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.dateparse import parse_date, parse_datetime
 
-from governance import money, spend, tenancy
+from governance.actions import tenancy
 from governance.api import tables
+from governance.queries import spend
+from governance.rules import money
 
 MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
 NUMBERS = frozenset(MEASURES)

@@ -6,11 +6,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from llm import catalog, routing_file, routing_yaml
-from llm.catalog import Catalogue
-from llm.pricing import Entry
-from llm.routing import PoolModel, Routing
-from llm.routing_yaml import RoutingError
+from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
+from llm.rules import routing_yaml
+from llm.rules.pricing import Entry
+from llm.rules.routing import PoolModel, Routing
+from llm.rules.routing_yaml import RoutingError
+from llm.state import routing
 
 # Picodollars a token are millionths of a dollar a million tokens.
 PICOS_PER_DOLLAR_A_MILLION = 1_000_000
@@ -32,10 +34,10 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print {file, pool, strategies, chains}, or {error}")
 
     def handle(self, *, file: Path | None, **options: Any) -> None:
-        path = file or routing_file.path()
+        path = file or routing.path()
         try:
             text = path.read_text(encoding="utf-8")
-            found = routing_yaml.parse(text, path=str(path), known=routing_file.known_names())
+            found = routing_yaml.parse(text, path=str(path), known=routing.known_names())
         except RoutingError as error:
             if options["json"]:
                 self.stdout.write(json.dumps({"error": _error(error)}))
@@ -43,7 +45,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{path} cannot be read: {error}") from error
-        facts = _facts(found, catalog.current())
+        facts = _facts(found, snapshot.current())
         if options["json"]:
             self.stdout.write(json.dumps({"file": str(path), **facts}))
         else:

@@ -9,10 +9,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from governance.audit import Actor
-from llm import comparison, prices, seed
-from llm.comparison import Difference
+from llm.catalogue import comparison, prices, seed
+from llm.catalogue.comparison import Difference
 from llm.management.commands.reprice import moment
-from llm.pricing import DEFAULT_PROVIDER
+from llm.rules.pricing import DEFAULT_PROVIDER
 
 DIFFERS, FAILED = 1, 2
 NOTHING_TO_APPROVE = "nothing differs there"

@@ -9,11 +9,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from governance import money
 from governance.audit import Actor
-from governance.console.overview import subject_name
-from llm import prices, repricing
-from llm.repricing import Outcome
+from governance.console.display import subject_name
+from governance.rules import money
+from llm.catalogue import prices, repricing
+from llm.catalogue.repricing import Outcome
 
 
 class Command(BaseCommand):

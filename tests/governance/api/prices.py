@@ -1,8 +1,8 @@
 """Prices lent to governance in these tests: a dollar a million tokens in, two out; `mystery` has none."""
 
-from governance import money
-from governance.operations import Usage
-from governance.policies import Quote
+from governance.rules import money
+from governance.rules.calls import Usage
+from governance.rules.decision import Quote
 
 IN_PICOS, OUT_PICOS = 1_000_000, 2_000_000
 

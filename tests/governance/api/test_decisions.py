@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from governance import ledger, tenancy
+from governance import ledger
+from governance.actions import tenancy
 from governance.audit import Actor
 from governance.models import BudgetWindow, Reservation
 from tests import factories

@@ -10,10 +10,12 @@ import pytest
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from governance import idempotency, ledger, rates, reconcile, stops, tenancy
+from governance import idempotency, ledger
+from governance.actions import rate_limits, stops, tenancy
 from governance.audit import Actor
 from governance.models import BudgetWindow, KeptAnswer, Reservation, SpendEntry
-from governance.policies import Reason
+from governance.rules.decision import Reason
+from governance.upkeep import reconcile
 from tests import factories
 from tests.factories import nanos
 from tests.governance.api.conftest import Api
@@ -151,7 +153,7 @@ def test_who_is_paused_stopped_suspended_or_too_fast_is_told_so(agent: Api) -> N
     type(acme).objects.update(status="suspended")
     assert refusal(agent.post("/api/reservations", ASK))[:2] == (402, "subscription_inactive")
     type(acme).objects.update(status="active")
-    rates.create(scope_type="tenant", tenant=acme, requests_per_minute=1, by=BY, now=now)
+    rate_limits.create(scope_type="tenant", tenant=acme, requests_per_minute=1, by=BY, now=now)
     reserve(agent)
     too_fast = agent.post("/api/reservations", ASK)
     assert refusal(too_fast)[:2] == (429, "rate_limit_exceeded")
@@ -183,7 +185,7 @@ def test_a_hold_is_extended_in_money_and_time(agent: Api) -> None:
 def test_a_hold_that_grows_too_fast_is_told_when_to_come_back(agent: Api) -> None:
     held = reserve(agent)
     acme, now = factories.tenant(), timezone.now()
-    rates.create(scope_type="tenant", tenant=acme, nanos_per_minute=nanos("0.15"), by=BY, now=now)
+    rate_limits.create(scope_type="tenant", tenant=acme, nanos_per_minute=nanos("0.15"), by=BY, now=now)
     second = reserve(agent)
     refused = act(agent, second, "extend", more="0.10")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")

@@ -15,7 +15,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from billing.models import Plan
-from governance import allowances, rates, reservations, stops
+from governance.actions import allowances, rate_limits, reservations, stops
 from governance.audit import Actor
 from governance.models import AuditEntry, Reservation, SpendEntry
 from llm.models import Price
@@ -148,7 +148,7 @@ def objects(db: None) -> dict[str, Any]:
         "reservations": held(now),
         "spend": estimated(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
-        "rate-limits": rates.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
+        "rate-limits": rate_limits.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
         "agents": factories.agent().pk,
         "keys": factories.key(role="tenant")[1].pk,

@@ -10,7 +10,8 @@ from django.test import AsyncClient
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from governance import ledger, ledger_sql
+from governance import ledger
+from governance.ledger import sql
 from governance.models import AuditEntry, SpendEntry
 from tests import factories
 from tests.governance.api.conftest import Api
@@ -245,8 +246,8 @@ def test_of_two_who_report_a_call_at_once_the_second_is_a_repeat(
     factories.tenant()
     body = {"tenant": "acme", "request_id": "r1", "cost": "0.25"}
     operator.post("/api/spend", body)
-    looks = iter([lambda keys: {}, ledger_sql.reported])
-    monkeypatch.setattr(ledger_sql, "reported", lambda keys: next(looks)(keys))
+    looks = iter([lambda keys: {}, sql.reported])
+    monkeypatch.setattr(sql, "reported", lambda keys: next(looks)(keys))
     answer = operator.post("/api/spend", body)
     assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
     assert AuditEntry.objects.filter(action="spend.report").count() == 1

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from governance.models import AuditEntry
-from llm import catalog
+from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias, Price
 from tests.governance.api.conftest import Api, persona
 
@@ -19,9 +19,9 @@ NEW = {"model": "mistral-small-latest", "unit": "output", "usd_per_million": "0.
 
 @pytest.fixture(autouse=True)
 def fresh_snapshot() -> Iterator[None]:
-    catalog.forget()
+    snapshot.forget()
     yield
-    catalog.forget()
+    snapshot.forget()
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import aiohttp
 import httpx2 as httpx
 import pytest
 
-from governance import reconcile
 from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.upkeep import reconcile
 from llm.gateway.application import gateway
 from llm.gateway.routes import ROUTES
 from llm.providers.http import HttpAnswer

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from governance.models import Reservation, SpendEntry
-from llm import breaker
 from llm.gateway.application import gateway
+from llm.rules import breakers
 from tests import factories as make
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
 from tests.product import Product
@@ -115,7 +115,7 @@ def test_a_failed_attempt_that_spent_leaves_room_for_the_next_or_the_call_ends(p
 
 
 def test_a_model_that_keeps_failing_is_given_a_rest(product: Product, key: str) -> None:
-    for _ in range(breaker.FAILURES):
+    for _ in range(breakers.FAILURES):
         product.sandbox.next("status=500")
         assert product.chat(key).status_code == 200
     product.sandbox.forget()
@@ -126,14 +126,14 @@ def test_a_model_that_keeps_failing_is_given_a_rest(product: Product, key: str) 
 
 
 def test_a_call_that_only_a_resting_model_could_answer_says_so(product: Product, key: str) -> None:
-    product.sandbox.next("status=500", times=breaker.FAILURES)
+    product.sandbox.next("status=500", times=breakers.FAILURES)
     fields = {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
-    for _ in range(breaker.FAILURES):
+    for _ in range(breakers.FAILURES):
         product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **fields)
     response = product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **fields)
     assert (response.status_code, response.json()["code"]) == (503, "breaker_open")
     assert response.headers["retry-after"] == "5"
-    assert len(product.sandbox.requests) == breaker.FAILURES
+    assert len(product.sandbox.requests) == breakers.FAILURES
 
 
 def test_a_model_that_limits_its_rate_is_left_alone_for_as_long_as_it_asks(product: Product, key: str) -> None:
@@ -179,10 +179,10 @@ def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
 
 
 def test_a_call_without_a_verdict_gives_its_probe_back(product: Product, key: str) -> None:
-    place, past = "mistral/mistral-large-2512", time.time() - breaker.OPEN_S - 1
-    for _ in range(breaker.FAILURES):
+    place, past = "mistral/mistral-large-2512", time.time() - breakers.OPEN_S - 1
+    for _ in range(breakers.FAILURES):
         gateway.breakers.failed(place, past)
-    for _ in range(breaker.PROBES + 1):
+    for _ in range(breakers.PROBES + 1):
         # Our key says nothing of the model.
         product.sandbox.next("status=401")
         product.chat(key)
@@ -194,7 +194,7 @@ def test_what_stands_in_for_a_resting_model_is_chosen_by_the_money_too(product: 
     # Small is too dear for what is left, the 3B model is not.
     make.budget("0.00003", soft_cap=None)
     for name in ("mistral-large-2512",):
-        for _ in range(breaker.FAILURES):
+        for _ in range(breakers.FAILURES):
             gateway.breakers.failed(f"mistral/{name}", time.time())
     response = product.chat(product.key(), max_tokens=150)
     assert response.status_code == 200, response.text

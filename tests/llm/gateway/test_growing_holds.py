@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from governance.models import BudgetWindow, Reservation, SpendEntry
-from llm import experience, learning
 from llm.gateway.application import gateway
+from llm.rules import token_ratios
+from llm.state import recall
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
@@ -20,7 +21,7 @@ INPUT, OUTPUT = 500, 1500
 @pytest.fixture
 def usual_answers(product: Product) -> None:
     """The model's answers have had 100 tokens of four bytes so far."""
-    for _ in range(learning.FEWEST_RATIOS):
+    for _ in range(token_ratios.FEWEST_RATIOS):
         gateway.lessons.answered(model=MODEL, agent="invoices", output_tokens=100)
         gateway.lessons.wrote(model=MODEL, output_tokens=100, output_bytes=400)
 
@@ -89,9 +90,9 @@ def test_a_hold_grows_within_the_limits_of_every_budget(product: Product, usual_
 def test_a_process_that_starts_learns_from_what_was_settled(product: Product) -> None:
     make.budget("10.00")
     key = product.key()
-    for _ in range(learning.FEWEST_ANSWERS):
+    for _ in range(token_ratios.FEWEST_ANSWERS):
         held_at_first(product, key, max_tokens=50)
-    recalled = experience.recalled()
+    recalled = recall.recalled()
     known = gateway.lessons.usual_answer(model=MODEL, agent="invoices")
     assert known is not None
     assert recalled.usual_answer(model=MODEL, agent="invoices") == known
@@ -102,7 +103,7 @@ def test_an_input_that_is_too_long_at_its_strict_bound_goes_at_its_likely_one(pr
     content = "All work and no play makes Jack a dull boy. " * 24
     refused = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert refused.status_code == 402
-    for _ in range(learning.FEWEST_BOUNDS):
+    for _ in range(token_ratios.FEWEST_BOUNDS):
         gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
     served = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert served.status_code == 200
@@ -112,7 +113,7 @@ def test_an_input_that_is_too_long_at_its_strict_bound_goes_at_its_likely_one(pr
 def test_strict_bounds_alone_are_a_setting(product: Product, settings) -> None:
     settings.LEARNED_BOUNDS = False
     make.budget("0.0005")
-    for _ in range(learning.FEWEST_BOUNDS):
+    for _ in range(token_ratios.FEWEST_BOUNDS):
         gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
     content = "All work and no play makes Jack a dull boy. " * 24
     assert product.chat(product.key(), messages=[{"role": "user", "content": content}]).status_code == 402

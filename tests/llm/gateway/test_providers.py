@@ -18,10 +18,10 @@ import pytest
 
 from governance.audit import Actor
 from governance.models import BudgetWindow, SpendEntry
-from llm import catalog, endpoints
+from llm.catalogue import snapshot
 from llm.gateway.application import gateway
 from llm.models import Model, Price, ProviderEndpoint
-from llm.providers import registry
+from llm.providers import endpoints, registry
 from llm.sandbox import Sandbox
 from tests import factories as make
 from tests.factories import nanos
@@ -81,7 +81,7 @@ def models(transactional_db: None, shipped_catalogue: None) -> None:
 def product(fakes: dict[str, Fake], models: None, product: Product) -> Iterator[Product]:
     make.budget("1.00")
     yield product
-    catalog.forget()
+    snapshot.forget()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def serve(provider: str, name: str, *capabilities: str, kinds: Sequence[str] = (
     )
     for unit, nanos_each in (("input", INPUT), ("cached_input", CACHED), ("output", OUTPUT)):
         Price(model=row, unit=unit, picos_per_unit=nanos_each * 1000).save()
-    catalog.forget()
+    snapshot.forget()
     return row
 
 

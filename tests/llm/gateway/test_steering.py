@@ -8,7 +8,7 @@ import time
 import pytest
 from django.utils import timezone
 
-from governance import stops
+from governance.actions import stops
 from governance.audit import Actor
 from governance.models import BudgetWindow, RateLimit, Reservation, SpendEntry
 from tests import factories as make

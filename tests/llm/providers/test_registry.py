@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llm.endpoints import Endpoint
 from llm.providers import ProviderError, registry
 from llm.providers.anthropic import Anthropic
+from llm.providers.endpoints import Endpoint
 from llm.providers.http import HttpAnswer
 from llm.providers.openai_compatible import OpenAICompatible
 from tests.fakes.openai_api import OpenAI

@@ -1,0 +1,268 @@
+"""A tenant's windows as its customer's subscriptions pay for them: opened, limited, and kept to what was paid.
+
+`settle` runs under the customer's lock, with the tenant's windows locked before the budget. Everything that bears on
+a limit is computed anew each time: what was paid from the mirror, what was used from the ledger.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, cast
+
+from billing.accounts import mirror, policy, purchases
+from billing.accounts.binding import STRIPE
+from billing.models import BillingAccount, BillingPeriod, Plan
+from billing.rules import balance, periods
+from billing.rules.balance import Limit, Spell
+from billing.rules.entitlement import Entitlement, Part, State, paid_for
+from billing.rules.periods import Period
+from billing.rules.refunds import Reversal
+from billing.rules.valuation import Kept, PlanRule, Pricing
+from governance import audit, ledger
+from governance.actions import budgets
+from governance.ledger.operations import ChangeLimit, OpenPeriod
+from governance.models import Budget, BudgetWindow, ScopeType, Tenant
+from governance.rules.windows import WindowKind
+
+SOURCE = "stripe"
+
+
+GONE = (Reversal.REFUNDED, Reversal.DISPUTED)
+
+
+def settle(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
+    """Open the window of an entitlement's period where it is new, and give it its limit. `account` is locked."""
+    period = cast(Period, found.period)
+    budget = _budget(tenant, found.limit_nanos or 0, found, now)
+    ledger.lock_windows(budget.pk)
+    is_new = account.window_start is None or period.starts_at > account.window_start
+    starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
+    row = _row(account, tenant, starts_at, found)
+    past = _past(account, budget, tenant, before=starts_at, facts=facts)
+    carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
+    limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
+    opening = OpenPeriod(
+        budget_id=budget.pk, starts_at=period.starts_at, ends_at=period.ends_at, limit_nanos=max(1, limit.nanos),
+        source_kind=SOURCE, source_id=account.stripe_customer_id, actor=STRIPE.name,
+        reason=f"{found.state} period of {found.subscription_id or found.plan}",
+    )  # fmt: skip
+    ledger.apply_within([opening], now=now)
+    account.window_start = starts_at
+    if purchases.count_in(account, tenant, starts_at):
+        # What was used beyond the limit before the purchase is the plan's affair, not the top-up's.
+        used = _used(budget)
+        row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
+        row.save(update_fields=["floor_nanos"])
+    limit = _limit(row, carried, found, tenant, used=_used(budget))
+    if limit.nanos > row.peak_nanos:
+        row.peak_nanos = limit.nanos
+        row.save(update_fields=["peak_nanos"])
+    _set_policy(budget, account, found, now)
+    _set_limit(budget, max(1, limit.nanos), found, now)
+    return limit
+
+
+def forgive(account: BillingAccount) -> None:
+    """After an operator's act that lowered a limit below what is used: that is never owed. `account` is locked."""
+    budget = _known_budget(account.tenant) if account.tenant else None
+    window = _open_window(budget) if budget else None
+    begun = account.window_start
+    if window is not None and begun is not None and window.committed_nanos > window.limit_nanos:
+        rows = BillingPeriod.objects.filter(tenant=account.tenant, starts_at=begun)
+        rows.update(given_nanos=window.committed_nanos)
+
+
+def _limit(row: BillingPeriod, carried: balance.Balance, found: Entitlement, tenant: Tenant, *, used: int) -> Limit:
+    parts = tuple(_drawable(part) for part in found.parts)
+    spell = Spell(row.starts_at, parts, used)
+    owes_nothing = "override" in found.reasons or found.state == State.TRIAL
+    if owes_nothing:
+        # An operator's own limit holds as it is; a trial's is given.
+        carried = balance.Balance(drawn=carried.drawn)
+    return balance.limit(carried, spell, purchases.of_tenant(tenant), floor_nanos=row.floor_nanos)
+
+
+def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement) -> BillingPeriod:
+    """The record of the current window, brought up to date; written only where it differs."""
+    ends_at = cast(Period, found.period).ends_at
+    values: dict[str, Any] = {
+        "account_id": account.pk,
+        "ends_at": max(ends_at, starts_at + timedelta(microseconds=1)),
+        "parts": [_stored(part) for part in found.parts],
+        "kept_values": {price: list(value) for price, value in sorted(found.kept.items())},
+    }
+    row = BillingPeriod.objects.filter(tenant=tenant, starts_at=starts_at).first()
+    if row is None:
+        return BillingPeriod.objects.create(tenant=tenant, starts_at=starts_at, **values)
+    changed = [name for name, value in values.items() if getattr(row, name) != value]
+    for name in changed:
+        setattr(row, name, values[name])
+    if changed:
+        row.save(update_fields=[name.removesuffix("_id") for name in changed])
+    return row
+
+
+def _past(
+    account: BillingAccount, budget: Budget, tenant: Tenant, *, before: datetime, facts: mirror.Facts
+) -> list[Spell]:
+    """The tenant's earlier windows with what was paid for them, as is known now."""
+    rows = list(
+        BillingPeriod.objects.filter(tenant=tenant, starts_at__lt=before)
+        .select_related("account")
+        .order_by("starts_at")
+    )
+    used = _used_since(budget, [*(row.starts_at for row in rows), before])
+    others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
+    known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
+    plans = policy.plan_rules() if rows else []
+    return [
+        # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
+        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans), min(nanos, row.peak_nanos))
+        for row, nanos in zip(rows, used, strict=True)
+    ]
+
+
+def _paid_parts(row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule]) -> tuple[balance.Part, ...]:
+    """An earlier window's parts with what was paid for each, as is known now."""
+    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.policy().rates)
+    parts = []
+    for part in map(_part, row.parts):
+        paid = [one for one in facts.invoices if one.subscription_id == part.subscription_id]
+        grant = periods.grant_at(part.period.starts_at, paid)
+        if grant is not None and not part.given_nanos:
+            gone = facts.reversed[grant.invoice_id].kind if grant.invoice_id in facts.reversed else Reversal.NONE
+            bought = paid_for(part, grant=grant, paid=paid, reversed=facts.reversed, pricing=pricing)
+            part = replace(part, paid_nanos=bought, reversal=gone)
+        parts.append(_drawable(part))
+    if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
+        parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
+    return tuple(parts)
+
+
+def _used_since(budget: Budget, starts: Sequence[datetime]) -> list[int]:
+    """What was used in the windows between these moments. One that an operator reset counts for nothing: a reset
+    gives its budget anew."""
+    rows = budget.windows.filter(source_kind=SOURCE).order_by("starts_at")
+    windows = [(row.starts_at, row.committed_nanos) for row in rows]
+    return [
+        next((used for at, used in reversed(windows) if begins <= at < ends), 0)
+        for begins, ends in itertools.pairwise(starts)
+    ]
+
+
+def _used(budget: Budget) -> int:
+    """What is used of the open window, holds included."""
+    window = _open_window(budget)
+    return window.committed_nanos if window is not None and window.source_kind == SOURCE else 0
+
+
+def _key(part: Part) -> str:
+    return f"{part.subscription_id} {part.period.starts_at.isoformat()}"
+
+
+def _drawable(part: Part) -> balance.Part:
+    return balance.Part(
+        key=_key(part),
+        ends_at=part.period.ends_at,
+        whole_nanos=part.limit_nanos,
+        paid_nanos=max(part.paid_nanos, part.given_nanos),
+        level_nanos=part.level_nanos,
+        frozen=part.reversal in GONE,
+        # An operator who pays a period back gives away what was used of it; a dispute takes it.
+        forgiven=part.reversal == Reversal.REFUNDED,
+    )
+
+
+def _stored(part: Part) -> list[Any]:
+    """A part as JSON; what was paid for it is worked out each time."""
+    spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
+    return [
+        part.subscription_id, *(at.isoformat() for at in spans), part.limit_nanos, part.given_nanos, part.level_nanos,
+    ]  # fmt: skip
+
+
+def _part(raw: Sequence[Any]) -> Part:
+    spans = [datetime.fromisoformat(at) for at in raw[1:5]]
+    return Part(
+        raw[0], Period(*spans[:2]), Period(*spans[2:]), raw[5], given_nanos=raw[6], level_nanos=raw[7],
+    )  # fmt: skip
+
+
+def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
+    """Kept values as they are stored."""
+    found = {}
+    for price, value in stored.items():
+        level, limit, share = (*value, 0)[:3]
+        found[price] = (level, limit, share)
+    return found
+
+
+def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:
+    """Caps and rules: those of the metadata; those of the plan where the customer has changed plans."""
+    wanted: dict[str, Any] = {}
+    if account.plan and found.plan != account.plan and found.state != State.FREE:
+        plan = Plan.objects.filter(name=found.plan).first()
+        wanted = {} if plan is None else _policy_of(plan)
+    for name, share_e4 in (("soft_cap", found.soft_e4), ("hard_cap", found.hard_e4)):
+        if share_e4 is not None:
+            wanted[name] = Decimal(share_e4) / 10_000
+    soft, hard = (wanted.get(name, getattr(budget, name)) for name in ("soft_cap", "hard_cap"))
+    if soft is not None and soft >= hard and found.hard_e4 is not None:
+        # The metadata lowers the hard cap below the soft one that was there: then there is no soft one.
+        wanted["soft_cap"] = wanted["warn_at"] = None
+    elif soft is not None and soft >= hard:
+        wanted.pop("soft_cap", None)
+    changes = {name: value for name, value in wanted.items() if getattr(budget, name) != value}
+    if changes:
+        budgets.change(budget=budget, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan or 'metadata'}")
+
+
+def _set_limit(budget: Budget, limit_nanos: int, found: Entitlement, now: datetime) -> None:
+    """Raise or lower what is open, at once; nothing is written where nothing differs."""
+    reason = f"plan {found.plan or 'of its price'}"
+    if budget.limit_nanos != limit_nanos:
+        budgets.change(budget=budget, changes={"limit_nanos": limit_nanos}, by=STRIPE, now=now, reason=reason)
+        return
+    window = _open_window(budget)
+    if window is not None and window.limit_nanos - window.extra_nanos != limit_nanos:
+        ledger.apply_within([ChangeLimit(budget.pk, limit_nanos, reason, STRIPE.name)], now=now)
+
+
+def _open_window(budget: Budget) -> BudgetWindow | None:
+    return budget.windows.filter(closed_at__isnull=True).first()
+
+
+def _known_budget(tenant: Tenant) -> Budget | None:
+    return Budget.objects.filter(
+        tenant=tenant, scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value
+    ).first()
+
+
+def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime) -> Budget:
+    """The tenant's billing-cycle budget: an operator's is taken over with its caps, else the plan makes one."""
+    known = _known_budget(tenant)
+    if known is None:
+        plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
+        return budgets.create(
+            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=max(1, limit_nanos),
+            tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **(_policy_of(plan) if plan else {}),
+        )  # fmt: skip
+    if known.source != Budget.Source.STRIPE:
+        Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
+        audit.record(
+            action="budget.take_over", target=str(known), by=STRIPE, now=now,
+            old={"source": known.source}, new={"source": Budget.Source.STRIPE.value},
+        )  # fmt: skip
+        known.source = Budget.Source.STRIPE
+    return known
+
+
+def _policy_of(plan: Plan) -> dict[str, Any]:
+    return {
+        "soft_cap": plan.soft_cap, "hard_cap": plan.hard_cap, "downgrade_rules": plan.downgrade_rules,
+        "disabled_tools": plan.disabled_tools,
+    }  # fmt: skip

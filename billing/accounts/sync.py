@@ -1,0 +1,314 @@
+"""Bring a tenant's budget to what its customer's subscriptions come to.
+
+A reading of Stripe is taken outside any transaction and numbered before it begins. It is written only under the
+customer's lock and only while no later reading has begun, so a slow worker never overwrites newer state, and no
+database lock is held while Stripe answers: model calls never wait for Stripe.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, Q
+
+from billing.accounts import binding, budget_windows, mirror, purchases
+from billing.accounts import policy as terms
+from billing.accounts.binding import STRIPE
+from billing.accounts.budget_windows import SOURCE
+from billing.models import BillingAccount, CatalogEntry, Trial
+from billing.rules import refunds
+from billing.rules.balance import Limit
+from billing.rules.entitlement import LIVE, Entitlement, State, closed, entitle
+from billing.rules.valuation import Level
+from billing.stripe_api import client, objects
+from governance import alerts, audit
+from governance.audit import Actor
+from governance.models import Tenant
+from governance.rules import money
+
+__all__ = ["SOURCE", "Overtaken", "Reading", "customer", "due", "override", "read", "settle", "write"]
+
+log = logging.getLogger(__name__)
+
+# Reasons that need a person: how grave they are, and what is said.
+ALERTS = {
+    "unmapped_plan": ("warning", "No plan or metadata says what the prices of {customer} are worth ({tenant}): the "
+                      "default plan's limit holds."),
+    "no_default_plan": ("critical", "Prices of {customer} ({tenant}) are unmapped, and there is no default plan."),
+    "invalid_metadata": ("warning", "Stripe's metadata of {customer} ({tenant}) has no usable {detail}; what held "
+                         "before holds on."),
+    "no_exchange_rate": ("warning", "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
+                         "name: its share of revenue counts as nothing."),
+    "disputed": ("critical", "A payment of {customer} ({tenant}) is in dispute: its budget is frozen at what is used."),
+    "refunded": ("warning", "A period of {customer} ({tenant}) was refunded: its budget is frozen at what is used."),
+    "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
+    "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
+    "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
+}  # fmt: skip
+# A reading overtaken by a later one is taken anew, so often.
+READINGS = 5
+CATALOG_AGE = timedelta(days=1)
+# Billing decides over the tenant's standing in these states; in the others it leaves it alone.
+STOPPING = (State.SUSPENDED, State.CLOSED)
+# What is left of a window whose period is over can be spent until the next one opens.
+SPENDABLE = (*LIVE, State.LAPSED)
+
+
+class Overtaken(Exception):
+    """Another worker began a later reading of this customer; this one must not be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What Stripe said of a customer, and the number the reading was given before it began."""
+
+    number: int
+    picture: client.CustomerPicture
+    products: tuple[client.Fetched, ...] = field(default=())
+
+
+def customer(customer_id: str, *, now: datetime) -> BillingAccount:
+    """Read one customer anew (from Stripe with a key, else from the mirror) and write what follows."""
+    for _ in range(READINGS):
+        reading = read(customer_id, now=now)
+        try:
+            with transaction.atomic():
+                return write(customer_id, reading, now=now)
+        except Overtaken:
+            continue
+    raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+
+
+def due(*, now: datetime, limit: int = 200) -> int:
+    """Sync accounts whose period is over, or whose tenant's status does not fit; how many.
+
+    Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
+    """
+    over = Q(period_end__lte=now, state__in=LIVE)
+    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE)
+    claims = Q(tenant__isnull=True, claimed_tenant__in=Tenant.objects.filter(billing_account=None).values("slug"))
+    found = BillingAccount.objects.filter(over | unfit | claims)
+    ids = list(found.order_by("period_end").values_list("stripe_customer_id", flat=True)[:limit])
+    for customer_id in ids:
+        try:
+            customer(customer_id, now=now)
+        except client.StripeError as error:
+            # The others must not wait for this one; it is due again at the next run.
+            log.warning("customer %s was not synced: %s", customer_id, error)
+    return len(ids)
+
+
+def read(customer_id: str, *, now: datetime) -> Reading | None:
+    """Ask Stripe about a customer; None without an API key. Raises StripeUnavailable, StripeRefused."""
+    if not client.is_configured():
+        return None
+    account = binding.of_customer(customer_id)
+    with transaction.atomic():
+        BillingAccount.objects.filter(pk=account.pk).update(fetches=F("fetches") + 1)
+        number = BillingAccount.objects.values_list("fetches", flat=True).get(pk=account.pk)
+    return look(customer_id, number, now=now)
+
+
+def look(customer_id: str, number: int, *, now: datetime) -> Reading:
+    """A reading under a number that its caller has. Raises StripeUnavailable, StripeRefused."""
+    picture = client.customer_picture(customer_id)
+    return Reading(number, picture, _products(picture, now))
+
+
+def write(customer_id: str, reading: Reading | None, *, now: datetime) -> BillingAccount:
+    """Write what a reading (or the mirror alone) comes to, in the caller's transaction. Raises Overtaken."""
+    account = binding.locked(customer_id)
+    if reading is not None:
+        if account.fetches != reading.number:
+            raise Overtaken
+        _keep(account, reading, now)
+    binding.settle_claim(account=account, now=now)
+    settle(account, now=now)
+    return account
+
+
+def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
+    """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
+    paid = mirror.invoices(account)
+    payments = mirror.payments(account, paid)
+    facts = mirror.Facts(paid, refunds.of_invoices(paid, payments))
+    found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
+    if not anew and (found.period is None or found.period.starts_at != account.window_start):
+        # A new window takes plans and metadata as they are now.
+        found = _entitlement(account, facts, now=now, kept={})
+    wrong = purchases.note(account, paid, facts.reversed, payments, now=now)
+    limit = None
+    if account.tenant is not None:
+        _remember_trials(account.tenant, found)
+        if found.period is not None and found.state in SPENDABLE:
+            limit = budget_windows.settle(account, account.tenant, found, facts, now=now)
+        elif found.state == State.NONE:
+            purchases.count_without_window(account, account.tenant, now=now)
+        _set_standing(account.tenant, found, now)
+    _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
+    return found
+
+
+def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now: datetime) -> None:
+    """An operator's own limit for the tenant, in place of the plan's; None returns to the plan."""
+    with transaction.atomic():
+        account = binding.locked(account.stripe_customer_id)
+        old, account.limit_override_nanos = account.limit_override_nanos, limit_nanos
+        account.save(update_fields=["limit_override_nanos"])
+        audit.record(
+            action="billing.override", target=f"customer {account}", by=by, now=now,
+            old={"limit_nanos": old}, new={"limit_nanos": limit_nanos},
+        )  # fmt: skip
+        settle(account, now=now)
+        budget_windows.forgive(account)
+
+
+def concerned_by(kind: str) -> Collection[str]:
+    """Customers with a price whose limit comes from less than a price's (or product's) metadata: news may map it."""
+    level = Level.PRODUCT_METADATA if kind == CatalogEntry.Kind.PRODUCT else Level.PRICE_METADATA
+    rows = BillingAccount.objects.exclude(kept_values={}).values_list("stripe_customer_id", "kept_values")
+    # A price may turn out to sell top-ups: those are on invoices without a subscription.
+    bought = BillingAccount.objects.filter(invoices__subscription_id="", invoices__status="paid")
+    unmapped = {id for id, kept in rows if any(value[0] < level for value in kept.values())}
+    return sorted(unmapped | set(bought.values_list("stripe_customer_id", flat=True)))
+
+
+def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
+    policy = terms.policy()
+    if account.deleted_at is not None:
+        return closed(policy=policy, now=now, reasons=("customer_deleted",))
+    tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
+    return entitle(
+        subscriptions=mirror.subscriptions(account),
+        invoices=facts.invoices,
+        plans=terms.plan_rules(),
+        override_nanos=account.limit_override_nanos,
+        kept=budget_windows.kept_of(kept),
+        trials_used=dict(tried) if account.tenant_id else {},
+        now=now,
+        policy=policy,
+        reversed=facts.reversed,
+    )
+
+
+def _set_standing(tenant: Tenant, found: Entitlement, now: datetime) -> None:
+    """Suspend or take back; a tenant that an operator paused stays paused."""
+    status = Tenant.Status
+    if found.state in STOPPING:
+        old, new = status.ACTIVE, status.SUSPENDED
+    elif found.state in LIVE:
+        old, new = status.SUSPENDED, status.ACTIVE
+    else:
+        return
+    if Tenant.objects.filter(pk=tenant.pk, status=old).update(status=new):
+        tenant.status = new
+        audit.record(
+            action="tenant.suspend" if new == status.SUSPENDED else "tenant.unsuspend", target=f"tenant {tenant}",
+            by=STRIPE, now=now, reason=", ".join(found.reasons) or str(found.state),
+            old={"status": old.value}, new={"status": new.value},
+        )  # fmt: skip
+
+
+def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now: datetime) -> None:
+    reasons = list(found.reasons)
+    if limit is not None and limit.owed_nanos:
+        reasons.append(f"owed:{money.format_dollars(limit.owed_nanos)}")
+    if limit is not None and limit.topups_nanos:
+        reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
+    if account.tenant is None:
+        reasons.append(binding.why_unbound(account))
+    _tell(account, reasons, now)
+    account.state, account.plan = found.state.value, found.plan[:200]
+    account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
+    if limit is not None and found.state == State.FROZEN:
+        account.limit_nanos = max(1, limit.nanos)
+    account.period_start = found.period.starts_at if found.period else None
+    account.period_end = found.period.ends_at if found.period else None
+    account.reasons = reasons
+    account.kept_values = {price: list(value) for price, value in sorted(found.kept.items())}
+    account.save(
+        update_fields=[
+            "state", "plan", "limit_nanos", "subscription_id", "period_start", "period_end", "reasons",
+            "kept_values", "window_start",
+        ]
+    )  # fmt: skip
+
+
+def _tell(account: BillingAccount, reasons: list[str], now: datetime) -> None:
+    """Alerts for reasons that need a person: told when they come, over when they go."""
+    told, due = _alerting(account.reasons), _alerting(reasons)
+    for code in sorted(due - told):
+        kind, _, detail = code.partition(":")
+        severity, message = ALERTS[kind]
+        words = message.format(customer=account, tenant=account.tenant or "no tenant", detail=detail)
+        alerts.report(kind=kind, subject=f"{account} {detail}".strip(), message=words, severity=severity, now=now)
+    for code in sorted(told - due):
+        kind, _, detail = code.partition(":")
+        alerts.clear(kind=kind, subject=f"{account} {detail}".strip(), now=now)
+
+
+def _alerting(reasons: Collection[str]) -> set[str]:
+    """The reasons that need a person. What a customer without a tenant would get matters once it has one."""
+    unbound = {code for code in reasons if code.partition(":")[0] in binding.UNBOUND}
+    return {code for code in unbound or reasons if code.partition(":")[0] in ALERTS}
+
+
+def _remember_trials(tenant: Tenant, found: Entitlement) -> None:
+    for product_id, subscription_id in found.trials.items():
+        Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
+
+
+def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
+    picture = reading.picture
+    version = mirror.version_of_reading(reading.number, now)
+    account.fetched_at = now
+    account.deleted_at = (account.deleted_at or now) if picture.customer.get("deleted") else None
+    account.save(update_fields=["fetched_at", "deleted_at"])
+    for data in reading.products:
+        mirror.take_catalog(data, version=version, now=now, force=True)
+    for data in picture.subscriptions:
+        mirror.take_subscription(account, data, version=version, now=now, force=True)
+    for data in picture.invoices:
+        mirror.take_invoice(account, data, version=version, now=now, force=True)
+    for data in picture.payments or ():
+        mirror.take_payment(account, data, version=version, now=now, force=True)
+    for data in picture.checkouts:
+        purchases.note_checkout(account, data, now=now)
+    for data in (picture.customer, *picture.subscriptions):
+        binding.claim(account=account, slug=objects.claimed_tenant(data), now=now)
+
+
+def _products(picture: client.CustomerPicture, now: datetime) -> tuple[client.Fetched, ...]:
+    """Products of the customer's prices that are not known yet, or not lately."""
+    ids = {
+        item.price.product_id
+        for data in picture.subscriptions
+        for item in objects.subscription(data).items
+        if item.price.product_id
+    }
+    ids |= {line.price.product_id for line in _bought(picture)} - {""}
+    fresh = CatalogEntry.objects.filter(stripe_id__in=ids, updated_at__gt=now - CATALOG_AGE)
+    missing = ids - set(fresh.values_list("stripe_id", flat=True))
+    return (*_prices(picture), *(client.product(id) for id in sorted(missing)))
+
+
+def _prices(picture: client.CustomerPicture) -> Iterator[client.Fetched]:
+    """Prices that invoices name by their id alone, and that nothing has told of yet."""
+    told = {item.price.id for data in picture.subscriptions for item in objects.subscription(data).items}
+    ids = {line.price.id for line in _bought(picture)} - told - {""}
+    for id in sorted(ids - set(CatalogEntry.objects.filter(stripe_id__in=ids).values_list("stripe_id", flat=True))):
+        try:
+            yield client.price(id)
+        except client.StripeRefused as error:
+            # One that was deleted since says nothing of today.
+            log.warning("price %s was not read: %s", id, error)
+
+
+def _bought(picture: client.CustomerPicture) -> Iterator[objects.Line]:
+    for data in picture.invoices:
+        yield from objects.invoice(data).lines

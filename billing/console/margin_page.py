@@ -1,0 +1,132 @@
+"""The console's page of margins: who pays what, beside what their models cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.urls import reverse
+
+from billing.queries import margin
+from billing.queries.margin import Margin
+from governance.console import display
+from governance.queries.spend import Period
+from governance.rules import money
+
+SHOWN = 100
+PERIODS = {"month": "This month", "last": "Last month", "30": "30 days", "all": "All time"}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    title: str
+    value: str
+    note: str
+    icon: str
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A tenant. `paid` and `cost_percent` are bars: shares of the largest amount on the page."""
+
+    tenant: str
+    plan: str
+    state: str
+    revenue: str
+    other: str
+    cost: str
+    margin: str
+    ratio: str
+    tone: str
+    paid_percent: float
+    cost_percent: float
+
+
+def context(*, wanted: str, now: datetime) -> dict[str, Any]:
+    """The whole page's context; an unknown period is this month."""
+    chosen = wanted if wanted in PERIODS else "month"
+    period = _period(chosen, now)
+    rows = list(margin.every(period=period))
+    known = [row for row in rows if row.margin_nanos is not None]
+    worst = sorted(known, key=lambda row: (row.margin_nanos or 0, row.tenant))
+    largest = max((max(row.revenue_nanos, row.cost_nanos) for row in rows), default=0)
+    lines = [_line(row, largest) for row in [*worst, *(row for row in rows if row.margin_nanos is None)]]
+    return {
+        "periods": [(name, title, name == chosen) for name, title in PERIODS.items()],
+        "cards": _cards(rows, known),
+        "worst": [_line(row, _largest(worst)) for row in worst[: margin.WORST]],
+        "lines": lines[:SHOWN],
+        "more": max(0, len(lines) - SHOWN),
+        "csv": f"{reverse('billing-margin')}?{urlencode({'format': 'csv', **_query(period)})}",
+        "now": now,
+    }
+
+
+def _period(name: str, now: datetime) -> Period:
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    month = today.replace(day=1)
+    return {
+        "month": Period(month, now),
+        "last": Period((month - timedelta(days=1)).replace(day=1), month),
+        "30": Period(today - timedelta(days=30), now),
+        "all": Period(None, now),
+    }[name]
+
+
+def _query(period: Period) -> dict[str, str]:
+    ends = {"from": period.starts_at, "to": period.ends_at}
+    return {name: at.isoformat() for name, at in ends.items() if at is not None}
+
+
+def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
+    paid, cost = sum(row.revenue_nanos for row in rows), sum(row.cost_nanos for row in rows)
+    result = sum(row.margin_nanos or 0 for row in known)
+    losing = sum((row.margin_nanos or 0) < 0 for row in known)
+    others = sorted({currency.upper() for row in rows for currency in row.other})
+    note = f"and {', '.join(others)}, not converted" if others else "net of tax and refunds"
+    share = _share(result, sum(row.revenue_nanos for row in known))
+    share += ", of those who pay in dollars alone" if others else ""
+    return [
+        Card("Revenue", display.dollars(paid), note, "payments"),
+        Card("Model cost", display.dollars(cost), "settled", "neurology"),
+        Card("Margin", display.dollars(result), share, "monitoring", "danger" if result < 0 else ""),
+        Card(
+            "Losing tenants",
+            str(losing),
+            f"of {len(known)} with a known margin",
+            "trending_down",
+            "danger" if losing else "",
+        ),
+    ]
+
+
+def _share(part_nanos: int, whole_nanos: int) -> str:
+    return f"{part_nanos * 100 // whole_nanos}% of the revenue" if whole_nanos > 0 else "no revenue in dollars"
+
+
+def _largest(rows: Sequence[Margin]) -> int:
+    return max((max(row.revenue_nanos, row.cost_nanos) for row in rows[: margin.WORST]), default=0)
+
+
+def _line(row: Margin, largest: int) -> Line:
+    return Line(
+        tenant=row.tenant,
+        plan=row.plan or "no plan",
+        state=row.state,
+        revenue=display.dollars(row.revenue_nanos),
+        other=", ".join(f"{money.format_dollars(nanos)} {currency.upper()}" for currency, nanos in row.other.items()),
+        cost=display.dollars(row.cost_nanos),
+        margin="not known" if row.margin_nanos is None else display.dollars(row.margin_nanos),
+        ratio="" if row.margin_e4 is None else f"{row.margin_e4 // 100}%",
+        tone="bad" if (row.margin_nanos or 0) < 0 else "ok",
+        paid_percent=_percent(row.revenue_nanos, largest),
+        cost_percent=_percent(row.cost_nanos, largest),
+    )
+
+
+def _percent(part: int, whole: int) -> float:
+    return min(100.0, max(0.0, part * 100 / whole)) if whole > 0 else 0.0

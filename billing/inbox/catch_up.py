@@ -1,0 +1,371 @@
+"""What webhooks lost, brought back: events that never came, and customers as Stripe has them now.
+
+Both only bring what is true at Stripe, so each may be done at any time, twice, or by two processes at once. Long ones
+go on in slices from where they are; a process that dies costs one slice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from billing.accounts import binding, sync
+from billing.inbox import endpoint, envelope, handlers, runs, store
+from billing.models import BillingAccount, Mirrored, StripeCheck, StripeEvent
+from billing.stripe_api import client as stripe_client
+from billing.stripe_api import objects
+from governance import alerts
+from governance.models import BudgetWindow
+from governance.rules import money
+
+log = logging.getLogger(__name__)
+Tell = Callable[[str], Any]
+
+# Stripe lists events of so long.
+LISTED = timedelta(days=30)
+# A webhook may be on its way for so long; what is younger is not missing yet.
+ON_ITS_WAY = timedelta(minutes=5)
+# Events of one moment may be listed late: runs overlap.
+OVERLAP = timedelta(minutes=15)
+EVERY = timedelta(hours=1)
+AGAIN_AFTER_FAILURE = timedelta(minutes=10)
+# All customers are read anew each night from this hour (UTC) on.
+NIGHT_HOUR = 3
+# What one task does of a long look before it leaves the rest to the next.
+SLICE_S = 40.0
+MISSED_ALERT = "stripe_events_missed"
+CUSTOMERS_A_STEP = 20
+
+
+class BadRange(ValueError):
+    """Stripe has no events of that time; the message says of which it has."""
+
+
+class _Undo(Exception):
+    """Rolls a dry run back."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a command tells: figures, and lines on what was found."""
+
+    figures: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    event_ids: list[str] = field(default_factory=list)
+
+    def count(self, **more: int) -> None:
+        for name, number in more.items():
+            self.figures[name] = self.figures.get(name, 0) + number
+
+
+def silence(line: str) -> None:
+    """A `tell` that tells nobody."""
+
+
+# Backfill
+
+
+def backfill(*, since: datetime, now: datetime, dry_run: bool = False, tell: Tell = silence) -> Outcome:
+    """Keep the events from `since` on that never came; a dry run only names them. Raises BadRange, StripeError."""
+    if not now - LISTED <= since < now:
+        raise BadRange(f"Stripe lists events of the last {LISTED.days} days alone.")
+    done = Outcome(figures={"seen": 0, "missing": 0})
+    for page in _pages(since, now, after=""):
+        missing = _missing(page)
+        done.count(seen=len(page), missing=len(missing))
+        done.event_ids += [str(one["id"]) for one in missing]
+        done.lines += [f"{one['id']} {one['type']}" for one in missing]
+        if not dry_run:
+            _store(missing, now)
+        tell(f"{done.figures['seen']} events seen, {done.figures['missing']} of them missing")
+    return done
+
+
+def backfill_since(*, now: datetime) -> datetime:
+    """Up to when it is known that no event is missing; from there on nobody has looked yet."""
+    last = runs.last(StripeCheck.Kind.BACKFILL)
+    earliest = now - LISTED + EVERY
+    return max(earliest, last.started_at - ON_ITS_WAY - OVERLAP) if last else earliest
+
+
+def _backfill_slice(check: StripeCheck, *, now: datetime, enough: Callable[[], bool]) -> bool:
+    """Go on with a backfill; whether it is through."""
+    since, until = check.since or check.started_at, check.started_at - ON_ITS_WAY
+    for page in _pages(since, until, after=check.cursor):
+        missing = _missing(page)
+        _store(missing, now)
+        runs.count(check, seen=len(page), missing=len(missing))
+        check.findings += [f"{one['id']} {one['type']}" for one in missing]
+        runs.keep(check, cursor=str(page[-1]["id"]))
+        if enough():
+            return False
+    return True
+
+
+def _pages(since: datetime, until: datetime, *, after: str) -> Iterator[list[dict[str, Any]]]:
+    """Stripe's events of a time, newest first, a request each. Raises StripeUnavailable, StripeRefused."""
+    created = {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
+    more = True
+    while more:
+        wanted: Any = {"created": created, "limit": stripe_client.PAGE} | ({"starting_after": after} if after else {})
+        page = stripe_client.ask(partial(_page, wanted))
+        found = [one.to_dict(for_json=True) for one in page.data]
+        if not found:
+            return
+        yield found
+        after, more = found[-1]["id"], page.has_more
+
+
+def _page(wanted: Any, client: stripe_client.Client) -> stripe_client.Events:
+    return client.v1.events.list(wanted)
+
+
+def _missing(page: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a page that something here is done about, and that are not in the inbox."""
+    wanted = {str(one["id"]): one for one in page if one.get("type") in handlers.HANDLERS}
+    known = set(StripeEvent.objects.filter(event_id__in=wanted).values_list("event_id", flat=True))
+    return [one for id, one in wanted.items() if id not in known]
+
+
+def _store(events: Sequence[dict[str, Any]], now: datetime) -> None:
+    """Due at once: the sweep takes them, oldest first. One that cannot be kept does not hold up the others."""
+    envelopes = []
+    for one in events:
+        try:
+            envelopes.append(envelope.envelope(one))
+        except envelope.NotAnEvent as error:
+            log.error("Stripe's event %s cannot be kept: %s", one.get("id"), error)
+    store.store_all(envelopes, now=now)
+
+
+# Reconcile
+
+
+def reconcile(*, now: datetime, dry_run: bool = False, tell: Tell = silence) -> Outcome:
+    """Read every customer anew and write what follows; what differed, a line each. A second run finds nothing.
+
+    Without an API key what was said last is computed anew. Raises StripeError where customers cannot be listed.
+    """
+    done = Outcome(figures={"customers": 0, "differed": 0, "failed": 0})
+    ids = _customers(now=now)
+    for place, customer_id in enumerate(ids, start=1):
+        _look_at(customer_id, done, now=now, dry_run=dry_run)
+        if place % 50 == 0:
+            tell(f"{place} of {len(ids)} customers")
+    if not dry_run:
+        runs.note(StripeCheck.Kind.RECONCILE, now=now, figures=done.figures, findings=done.lines)
+    return done
+
+
+def _reconcile_slice(check: StripeCheck, *, now: datetime, enough: Callable[[], bool]) -> bool:
+    """Go on with all customers, in the order of their rows; whether it is through."""
+    if not check.cursor:
+        for customer_id in _at_stripe():
+            binding.of_customer(customer_id)
+        runs.keep(check, cursor="0")
+    # One customer at least, or slices that are short would never end.
+    while True:
+        rows = BillingAccount.objects.filter(pk__gt=int(check.cursor)).order_by("pk")
+        found = list(rows.values_list("pk", "stripe_customer_id")[:CUSTOMERS_A_STEP])
+        if not found:
+            return True
+        for pk, customer_id in found:
+            done = Outcome()
+            _look_at(customer_id, done, now=now, dry_run=False)
+            runs.count(check, **done.figures)
+            check.findings += done.lines
+            runs.keep(check, cursor=str(pk))
+            if enough():
+                return False
+
+
+def _customers(*, now: datetime) -> list[str]:
+    """All customers known here, and all that Stripe has a subscription of."""
+    known = set(BillingAccount.objects.values_list("stripe_customer_id", flat=True))
+    return sorted(known | (_at_stripe() if stripe_client.is_configured() else set()))
+
+
+def _at_stripe() -> set[str]:
+    def read(client: stripe_client.Client) -> set[str]:
+        listed = client.v1.subscriptions.list({"status": "all", "limit": stripe_client.PAGE})
+        return {objects.customer_id(one.to_dict(for_json=True)) for one in listed.auto_paging_iter()} - {""}
+
+    return stripe_client.ask(read)
+
+
+def _look_at(customer_id: str, done: Outcome, *, now: datetime, dry_run: bool) -> None:
+    try:
+        differences = _recompute(customer_id, now=now, dry_run=dry_run)
+    except stripe_client.StripeError as error:
+        done.count(customers=1, failed=1)
+        done.lines.append(f"{customer_id}: not read: {error}")
+        return
+    except Exception as error:
+        # Whatever is wrong with this one, the others must not wait for it.
+        log.exception("customer %s could not be computed", customer_id)
+        done.count(customers=1, failed=1)
+        done.lines.append(f"{customer_id}: {type(error).__name__}: {error}")
+        return
+    done.count(customers=1, differed=bool(differences), failed=0)
+    done.lines += [f"{customer_id}: {line}" for line in differences]
+
+
+def _recompute(customer_id: str, *, now: datetime, dry_run: bool) -> list[str]:
+    """Read and write one customer; what is other than before. A dry run takes it all back."""
+    for _ in range(sync.READINGS):
+        reading = _glance(customer_id, now) if dry_run else sync.read(customer_id, now=now)
+        found: list[str] = []
+        try:
+            with transaction.atomic():
+                before = _picture(binding.locked(customer_id))
+                found = _differences(before, _picture(sync.write(customer_id, reading, now=now)))
+                if dry_run:
+                    raise _Undo
+        except sync.Overtaken:
+            continue
+        except _Undo:
+            pass
+        return found
+    raise stripe_client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+
+
+def _glance(customer_id: str, now: datetime) -> sync.Reading | None:
+    """A reading that leaves no trace: it takes no number of its own, and makes no row."""
+    if not stripe_client.is_configured():
+        return None
+    known = BillingAccount.objects.filter(stripe_customer_id=customer_id).values_list("fetches", flat=True).first()
+    return sync.look(customer_id, known or 0, now=now)
+
+
+def _picture(account: BillingAccount) -> dict[str, Any]:
+    """What a customer comes to, and what it follows from: name -> value."""
+    tenant = account.tenant
+    found: dict[str, Any] = {
+        "tenant": tenant.slug if tenant else None, "status": tenant.status if tenant else None,
+        "state": str(account.state), "plan": account.plan, "limit": _dollars(account.limit_nanos),
+        "period": _span(account.period_start, account.period_end), "reasons": ", ".join(account.reasons),
+        "deleted": account.deleted_at is not None,
+    }  # fmt: skip
+    for window in BudgetWindow.objects.filter(tenant=tenant, closed_at=None, source_id=account.stripe_customer_id):
+        name = f"window {_span(window.starts_at, window.ends_at)}"
+        found[name] = f"{_dollars(window.limit_nanos)}, {window.state}"
+    for model in Mirrored.__subclasses__():
+        if any(one.name == "account" for one in model._meta.get_fields()):
+            mirrored: Any = model._default_manager
+            rows = mirrored.filter(account=account).values_list("stripe_id", "data")
+            found |= {f"{model._meta.verbose_name} {id}": data for id, data in rows}
+    return found
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [f"{name}: {_told(before.get(name))} -> {_told(after.get(name))}" for name in names]
+
+
+def _told(value: Any) -> str:
+    """An object of Stripe's is told by its status; two versions of it may have the same."""
+    if isinstance(value, dict):
+        return str(value.get("status") or "kept")
+    return "none" if value in (None, "") else str(value)
+
+
+def _span(starts_at: datetime | None, ends_at: datetime | None) -> str:
+    if starts_at is None:
+        return ""
+    return f"{starts_at:%Y-%m-%d %H:%M} to {ends_at:%Y-%m-%d %H:%M}" if ends_at else f"from {starts_at:%Y-%m-%d %H:%M}"
+
+
+def _dollars(nanos: int | None) -> str:
+    return "" if nanos is None else f"${money.format_dollars(nanos)}"
+
+
+# By themselves
+
+
+def run_due(*, now: datetime, slice_s: float = SLICE_S) -> list[StripeCheck]:
+    """Do what is due, or go on with it: beat asks every minute, and a machine that was off asks when it is back.
+
+    The endpoint is looked at and missing events are fetched every hour; all customers are read anew once a night.
+    """
+    if not stripe_client.is_configured():
+        return []
+    looks: list[Callable[[], StripeCheck | None]] = [
+        lambda: _check_endpoint(now),
+        lambda: _go_on(_due_backfill(now), _backfill_slice, now=now, slice_s=slice_s),
+        lambda: _go_on(_due_reconcile(now), _reconcile_slice, now=now, slice_s=slice_s),
+    ]
+    return [done for look in looks if (done := look()) is not None]
+
+
+def _check_endpoint(now: datetime) -> StripeCheck | None:
+    last = runs.last(StripeCheck.Kind.ENDPOINT)
+    wait = AGAIN_AFTER_FAILURE if last and last.figures.get("failed") else EVERY
+    if last is not None and now < last.started_at + wait:
+        return None
+    try:
+        return endpoint.check(now=now)
+    except endpoint.NotReachable as error:
+        return runs.note(StripeCheck.Kind.ENDPOINT, now=now, figures={"local": 1}, findings=[str(error)])
+    except stripe_client.StripeError as error:
+        return runs.note(StripeCheck.Kind.ENDPOINT, now=now, figures={"failed": 1}, findings=[f"not read: {error}"])
+
+
+def _due_backfill(now: datetime) -> StripeCheck | None:
+    kind = StripeCheck.Kind.BACKFILL
+    last = runs.last(kind)
+    if runs.under_way(kind) is None and last is not None and now < last.started_at + EVERY:
+        return None
+    return runs.begin(kind, now=now, since=backfill_since(now=now))
+
+
+def _due_reconcile(now: datetime) -> StripeCheck | None:
+    kind = StripeCheck.Kind.RECONCILE
+    tonight = now.replace(hour=NIGHT_HOUR, minute=0, second=0, microsecond=0)
+    night = tonight if tonight <= now else tonight - timedelta(days=1)
+    last = runs.last(kind)
+    if runs.under_way(kind) is None and last is not None and last.started_at >= night:
+        return None
+    return runs.begin(kind, now=now)
+
+
+def _go_on(
+    check: StripeCheck | None, slice: Callable[..., bool], *, now: datetime, slice_s: float
+) -> StripeCheck | None:
+    """One slice of a long look. Where Stripe does not answer, the next is some minutes away."""
+    if check is None or not runs.take(check, now=now):
+        return None
+    ends = time.monotonic() + slice_s
+    try:
+        through = slice(check, now=now, enough=lambda: time.monotonic() > ends)
+    except stripe_client.StripeError as error:
+        log.warning("looking at Stripe (%s) goes on later: %s", check.kind, error)
+        runs.count(check, interrupted=1)
+        runs.keep(check, cursor=check.cursor)
+        runs.pause(check, until=now + AGAIN_AFTER_FAILURE)
+        return check
+    if not through:
+        runs.pause(check, until=None)
+        return check
+    runs.finish(check, now=now)
+    if check.kind == StripeCheck.Kind.BACKFILL:
+        _tell_of_missed(check, now)
+    return check
+
+
+def _tell_of_missed(check: StripeCheck, now: datetime) -> None:
+    if not StripeCheck.objects.filter(kind=check.kind, finished_at__isnull=False).exclude(pk=check.pk).exists():
+        # The first look fetches what there was before there was an endpoint.
+        return
+    missed = check.figures.get("missing", 0)
+    if missed:
+        message = f"{missed} of Stripe's events never came as a webhook and were fetched; look at the endpoint."
+        alerts.report(kind=MISSED_ALERT, subject="webhooks", message=message, now=now)
+    else:
+        alerts.clear(kind=MISSED_ALERT, subject="webhooks", now=now)

@@ -1,0 +1,250 @@
+"""Our webhook endpoint at Stripe: what it should be, what is wrong with it, and how it is made so.
+
+An endpoint's API version is fixed when it is made, and its secret is told only then. So one of another version is
+replaced: the new one is made beside it, both are accepted until the new secret is in STRIPE_WEBHOOK_SECRET, and the
+old one is disabled on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+
+from billing.inbox import event_types, runs
+from billing.models import StripeCheck
+from billing.stripe_api import client as stripe_client
+from governance import alerts
+
+PATH = "/api/webhooks/stripe"
+NAME = "Spend Governor"
+# The version that the client is pinned to: the shapes of what webhooks bring and of what is fetched are the same.
+API_VERSION = stripe_client.API_VERSION
+ALERT = "stripe_endpoint"
+HARMFUL = "invoice.created"
+# Not worth an alert: what comes needlessly is kept and asks for nothing.
+HARMLESS = frozenset({"extra_events"})
+
+Found = Mapping[str, Any]
+
+
+class NotReachable(ValueError):
+    """Stripe cannot send to this address; the message says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`code`: missing, disabled, other_version, missing_events, extra_events, delays_invoices, several."""
+
+    code: str
+    message: str
+    endpoint_id: str = ""
+
+
+@dataclass(slots=True)
+class Setup:
+    """What was done (or would be, in a dry run), and the secrets that Stripe told; it tells each once."""
+
+    actions: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_wrong(self) -> bool:
+        return any(finding.code not in HARMLESS for finding in self.findings)
+
+
+def our_url() -> str:
+    """Where Stripe is to send. Raises NotReachable."""
+    return checked_url(f"{settings.APP_URL}{PATH}")
+
+
+def checked_url(url: str) -> str:
+    """The address without a trailing slash. Raises NotReachable."""
+    if not url.startswith("https://"):
+        raise NotReachable(f"Stripe sends to https addresses only, not to {url}; set APP_URL or give --url.")
+    return url.rstrip("/")
+
+
+def lint(endpoints: Sequence[Found], *, url: str) -> list[Finding]:
+    """What is wrong with those of Stripe's endpoints that send to `url`. Pure."""
+    ours = _at(endpoints, url)
+    if not ours:
+        return [Finding("missing", f"Stripe has no webhook endpoint for {url}; run stripe_setup.")]
+    enabled = [one for one in ours if one.get("status") == "enabled"]
+    # A disabled one beside one that works has been retired.
+    found = [finding for one in enabled or ours for finding in _lint_one(one)]
+    if len(enabled) > 1:
+        names = ", ".join(str(one["id"]) for one in enabled)
+        found.append(Finding("several", f"Each event comes {len(enabled)} times: {names} all send to {url}."))
+    return found
+
+
+def _lint_one(one: Found) -> list[Finding]:
+    id, events = str(one.get("id")), frozenset(one.get("enabled_events") or ())
+    found: list[Finding] = []
+    if one.get("status") != "enabled":
+        return [Finding("disabled", f"{id} is disabled: Stripe sends nothing to it.", id)]
+    if one.get("api_version") != API_VERSION:
+        has = one.get("api_version") or "the account's version"
+        found.append(Finding("other_version", f"{id} sends {has} in place of {API_VERSION}; it must be replaced.", id))
+    if "*" not in events and (missing := sorted(event_types.SNAPSHOTS - events)):
+        found.append(Finding("missing_events", f"{id} does not send {', '.join(missing)}.", id))
+    if HARMFUL in events or "*" in events:
+        message = f"{id} sends {HARMFUL}: an answer that fails would hold invoices up for days."
+        found.append(Finding("delays_invoices", message, id))
+    if extra := sorted(events - event_types.SNAPSHOTS - {HARMFUL}):
+        found.append(Finding("extra_events", f"{id} sends what nothing here asks for: {', '.join(extra)}.", id))
+    return found
+
+
+def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: bool = False) -> Setup:
+    """Make or mend our endpoint. A second run does nothing. Raises StripeUnavailable, StripeRefused, NotReachable.
+
+    `meters`: also Stripe's meters of STRIPE_METERS, and the destination of their error reports, which come as thin
+    events that an endpoint does not get. `retire`: disable our endpoints of other versions.
+    """
+    done = Setup()
+    _endpoint(checked_url(url), done, dry_run=dry_run, retire=retire)
+    if meters:
+        _destination(checked_url(url), done, dry_run=dry_run)
+        for event_name, unit in dict(settings.STRIPE_METERS).items():
+            _meter(event_name, str(unit), done, dry_run=dry_run)
+    done.findings = lint(endpoints(), url=url)
+    return done
+
+
+def check(*, now: datetime) -> StripeCheck:
+    """Look at our endpoint and keep what is wrong with it; operators are told. Raises StripeError, NotReachable."""
+    url = our_url()
+    found = lint(endpoints(), url=url)
+    serious = [finding for finding in found if finding.code not in HARMLESS]
+    if serious:
+        message = " ".join(finding.message for finding in serious)[:1000]
+        alerts.report(kind=ALERT, subject=url, message=message, severity="critical", now=now)
+    else:
+        alerts.clear(kind=ALERT, subject=url, now=now)
+    return runs.note(
+        StripeCheck.Kind.ENDPOINT, now=now, figures={"serious": len(serious)}, findings=[one.message for one in found]
+    )
+
+
+def endpoints() -> list[Found]:
+    """All webhook endpoints of the account. Raises StripeUnavailable, StripeRefused."""
+
+    def read(client: stripe_client.Client) -> list[Found]:
+        listed = client.v1.webhook_endpoints.list({"limit": stripe_client.PAGE})
+        return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
+
+    return stripe_client.ask(read)
+
+
+def _at(endpoints: Sequence[Found], url: str) -> list[Found]:
+    return [one for one in endpoints if str(one.get("url") or "").rstrip("/") == url]
+
+
+def _endpoint(url: str, done: Setup, *, dry_run: bool, retire: bool) -> None:
+    ours = _at(endpoints(), url)
+    right = [one for one in ours if one.get("api_version") == API_VERSION]
+    # An enabled one first: nothing that works is left for one that does not.
+    right.sort(key=lambda one: one.get("status") != "enabled")
+    if right:
+        _mend(right[0], done, dry_run=dry_run)
+    else:
+        _create(url, done, dry_run=dry_run)
+    for other in ours:
+        if other not in right[:1] and other.get("status") == "enabled":
+            _retire(other, done, dry_run=dry_run, wanted=retire and bool(right))
+
+
+def _mend(one: Found, done: Setup, *, dry_run: bool) -> None:
+    changes: Any = {}
+    if frozenset(one.get("enabled_events") or ()) != event_types.SNAPSHOTS:
+        changes["enabled_events"] = sorted(event_types.SNAPSHOTS)
+    if one.get("status") != "enabled":
+        changes["disabled"] = False
+    if not changes:
+        return
+    done.actions.append(f"set {' and '.join(sorted(changes))} of {one['id']}")
+    if not dry_run:
+        stripe_client.ask(lambda client: client.v1.webhook_endpoints.update(str(one["id"]), changes))
+
+
+def _create(url: str, done: Setup, *, dry_run: bool) -> None:
+    done.actions.append(f"create an endpoint for {url} at {API_VERSION}")
+    if dry_run:
+        return
+    wanted: Any = {
+        "url": url, "api_version": API_VERSION, "enabled_events": sorted(event_types.SNAPSHOTS), "description": NAME,
+    }  # fmt: skip
+    made = stripe_client.ask(lambda client: client.v1.webhook_endpoints.create(wanted))
+    done.secrets[made.id] = str(made.secret or "")
+
+
+def _retire(one: Found, done: Setup, *, dry_run: bool, wanted: bool) -> None:
+    if not wanted:
+        done.actions.append(
+            f"leave {one['id']} enabled, until the new secret is in STRIPE_WEBHOOK_SECRET; then run this with --retire"
+        )
+        return
+    done.actions.append(f"disable {one['id']}")
+    if not dry_run:
+        stripe_client.ask(lambda client: client.v1.webhook_endpoints.update(str(one["id"]), {"disabled": True}))
+
+
+def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
+    """Where reports of meters' errors go: the same address, by Stripe's newer API."""
+
+    def read(client: stripe_client.Client) -> list[Found]:
+        listed = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
+        return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
+
+    for one in stripe_client.ask(read):
+        address = (one.get("webhook_endpoint") or {}).get("url") or ""
+        if one.get("event_payload") == "thin" and address.rstrip("/") == url:
+            _mend_destination(one, done, dry_run=dry_run)
+            return
+    done.actions.append(f"create an event destination for {', '.join(sorted(event_types.THIN))}")
+    if dry_run:
+        return
+    wanted: Any = {
+        "name": NAME, "type": "webhook_endpoint", "event_payload": "thin", "enabled_events": sorted(event_types.THIN),
+        "webhook_endpoint": {"url": url}, "include": ["webhook_endpoint.signing_secret"],
+    }  # fmt: skip
+    made = stripe_client.ask(lambda client: client.v2.core.event_destinations.create(wanted)).to_dict(for_json=True)
+    done.secrets[made["id"]] = str((made.get("webhook_endpoint") or {}).get("signing_secret") or "")
+
+
+def _mend_destination(one: Found, done: Setup, *, dry_run: bool) -> None:
+    id = str(one["id"])
+    if frozenset(one.get("enabled_events") or ()) != event_types.THIN:
+        done.actions.append(f"set enabled_events of {id}")
+        if not dry_run:
+            events = sorted(event_types.THIN)
+            stripe_client.ask(lambda client: client.v2.core.event_destinations.update(id, {"enabled_events": events}))
+    if one.get("status") != "enabled":
+        done.actions.append(f"enable {id}")
+        if not dry_run:
+            stripe_client.ask(lambda client: client.v2.core.event_destinations.enable(id))
+
+
+def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
+    def read(client: stripe_client.Client) -> list[Found]:
+        listed = client.v1.billing.meters.list({"status": "active", "limit": stripe_client.PAGE})
+        return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
+
+    if any(one.get("event_name") == event_name for one in stripe_client.ask(read)):
+        return
+    done.actions.append(f"create the meter {event_name} of {unit}")
+    if dry_run:
+        return
+    wanted: Any = {
+        "display_name": f"Model usage ({unit})", "event_name": event_name,
+        "default_aggregation": {"formula": "sum"},
+        "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+        "value_settings": {"event_payload_key": "value"},
+    }  # fmt: skip
+    stripe_client.ask(lambda client: client.v1.billing.meters.create(wanted))

@@ -1,0 +1,203 @@
+"""Event type -> what it asks for. An event is a hint to look again: its effect is that of the state it leads to.
+
+With an API key the state is read from Stripe before the transaction; without one the event's object stands in.
+A type that is not here is kept and asks for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from billing.accounts import binding, mirror, purchases, sync
+from billing.models import BillingAccount, Invoice, StripeEvent
+from billing.stripe_api import client, objects
+from billing.usage import proof
+from governance import alerts
+
+# Customer id -> what Stripe says of it now; None without an API key.
+Readings = Mapping[str, sync.Reading | None]
+Handler = Callable[[StripeEvent, Readings, datetime], None]
+
+NOT_FINALIZED = "invoice_not_finalized"
+SETTLED = ("paid", "void", "uncollectible")
+
+
+def readings(event: StripeEvent, *, now: datetime) -> Readings:
+    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
+    if event.type not in HANDLERS:
+        return {}
+    customer_id = event.customer_id or _payer(event)
+    if not customer_id:
+        return {}
+    return {customer_id: _with_checkout(sync.read(customer_id, now=now), event)}
+
+
+def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Reading | None:
+    """The reading with what a checkout sold that made no invoice: no list of a customer's tells of it."""
+    session = objects.checkout(event.object)
+    if reading is None or event.object.get("object") != "checkout.session" or session.mode != "payment":
+        return reading
+    if session.invoice_id or not session.id:
+        return reading
+    found = client.checkout_session(session.id)
+    return replace(reading, picture=replace(reading.picture, checkouts=(found,)))
+
+
+def _payer(event: StripeEvent) -> str:
+    """Whose money a refund or dispute is about: they name the charge alone, whose customer Stripe knows."""
+    if event.type not in OF_A_CHARGE:
+        return ""
+    charge_id = objects.identifier(event.object.get("charge"))
+    if not charge_id or not client.is_configured():
+        return mirror.payer_of(event.object)
+    return objects.customer_id(client.charge(charge_id))
+
+
+def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
+    """Carry out an event in the caller's transaction; a type that asks for nothing is fine. Raises sync.Overtaken."""
+    handler = HANDLERS.get(event.type)
+    if handler is not None:
+        handler(event, readings, now)
+
+
+def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A finished checkout, or a customer or subscription that names its tenant."""
+
+    def take(account: BillingAccount) -> None:
+        if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
+            purchases.note_checkout(account, event.object, now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A refund, a dispute, or what became of one."""
+    if any(reading is not None and reading.picture.payments is not None for reading in readings.values()):
+        _look_again(event, readings, now)
+        return
+    version = mirror.version_of(event)
+    if not (event.customer_id or readings):
+        # Nobody knows yet whose it is: it is found when the charge or the invoice comes.
+        mirror.take_payment(None, event.object, version=version, now=now)
+        return
+    _sync(event, readings, now, lambda account: _keep_payment(account, event, version, now))
+
+
+def _keep_payment(account: BillingAccount, event: StripeEvent, version: str, now: datetime) -> None:
+    mirror.take_payment(account, event.object, version=version, now=now)
+
+
+def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def close(account: BillingAccount) -> None:
+        account.deleted_at = account.deleted_at or now
+        account.save(update_fields=["deleted_at"])
+
+    _sync(event, readings, now, close)
+
+
+def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def take(account: BillingAccount) -> None:
+        if readings.get(event.customer_id) is None:
+            mirror.take_subscription(account, event.object, version=mirror.version_of(event), now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    def take(account: BillingAccount) -> None:
+        if readings.get(event.customer_id) is None:
+            mirror.take_invoice(account, event.object, version=mirror.version_of(event), now=now)
+
+    _sync(event, readings, now, take)
+
+
+def _settled_invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Paid, voided or given up: nothing is left to be done about it."""
+    _invoice(event, readings, now)
+    alerts.clear(kind=NOT_FINALIZED, subject=objects.text(event.object.get("id")), now=now)
+
+
+def _finalization_failed(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Stripe asks for no payment until somebody mends the invoice, and nothing here can."""
+    _invoice(event, readings, now)
+    invoice_id = objects.text(event.object.get("id"))
+    if not invoice_id or Invoice.objects.filter(stripe_id=invoice_id, status__in=SETTLED).exists():
+        return
+    error = objects.mapping(event.object.get("last_finalization_error"))
+    message = f"Stripe cannot finalize an invoice of {event.customer_id}: {objects.text(error.get('message'))}"
+    alerts.report(kind=NOT_FINALIZED, subject=invoice_id, message=message.rstrip(": "), now=now)
+
+
+def _look_again(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Nothing of the event itself counts: whoever it concerns is computed anew."""
+    _sync(event, readings, now, lambda account: None)
+
+
+def _meter_error(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """A thin event: what it is about is fetched when the outbox is drained."""
+    proof.note_meter_error(event=event, now=now)
+
+
+def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
+    if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
+        return
+    for customer_id in sync.concerned_by(mirror.kind_of(event.object)):
+        sync.write(customer_id, None, now=now)
+
+
+def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]) -> None:
+    """Lock the customer, keep what the event brings, and write what follows."""
+    customer_id = event.customer_id or next(iter(readings), "")
+    if not customer_id:
+        # A checkout or invoice without a customer concerns nobody's budget.
+        return
+    account = binding.locked(customer_id)
+    take(account)
+    binding.claim(account=account, slug=objects.claimed_tenant(event.object), now=now)
+    sync.write(customer_id, readings.get(customer_id), now=now)
+
+
+HANDLERS: dict[str, Handler] = {
+    "checkout.session.completed": _bind,
+    "checkout.session.async_payment_succeeded": _bind,
+    "customer.created": _bind,
+    "customer.updated": _bind,
+    "customer.deleted": _customer_deleted,
+    "customer.subscription.created": _subscription,
+    "customer.subscription.updated": _subscription,
+    "customer.subscription.deleted": _subscription,
+    "customer.subscription.paused": _subscription,
+    "customer.subscription.resumed": _subscription,
+    "customer.subscription.trial_will_end": _subscription,
+    "customer.subscription.pending_update_applied": _subscription,
+    "customer.subscription.pending_update_expired": _subscription,
+    "invoice.paid": _settled_invoice,
+    "invoice.payment_succeeded": _settled_invoice,
+    "invoice.payment_failed": _invoice,
+    "invoice.payment_action_required": _invoice,
+    "invoice.finalization_failed": _finalization_failed,
+    "invoice.overdue": _invoice,
+    "invoice.voided": _settled_invoice,
+    "invoice.marked_uncollectible": _settled_invoice,
+    "charge.refunded": _payment,
+    "refund.failed": _payment,
+    "credit_note.created": _payment,
+    "charge.dispute.created": _payment,
+    "charge.dispute.closed": _payment,
+    "charge.dispute.funds_reinstated": _payment,
+    "entitlements.active_entitlement_summary.updated": _look_again,
+    "v1.billing.meter.error_report_triggered": _meter_error,
+    "price.created": _catalog,
+    "price.updated": _catalog,
+    "plan.created": _catalog,
+    "plan.updated": _catalog,
+    "product.created": _catalog,
+    "product.updated": _catalog,
+}
+# Their objects name a charge and no customer.
+OF_A_CHARGE = frozenset(
+    {"refund.failed", "charge.dispute.created", "charge.dispute.closed", "charge.dispute.funds_reinstated"}
+)

@@ -1,0 +1,225 @@
+"""The inbox of Stripe's events: stored once, handled once, tried again until it works, and kept.
+
+A 200 to Stripe means that the row is committed. Whatever happens after that, a sweep finds the row.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.models import F, Q, QuerySet
+
+from billing.accounts import sync
+from billing.inbox import handlers
+from billing.inbox.envelope import Envelope
+from billing.models import StripeEvent
+from billing.stripe_api import client
+from governance import alerts, audit
+from governance.audit import Actor
+from governance.ledger import LedgerError
+
+log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 12
+# 5 s, 15 s, 45 s, … and then every two hours: twelve tries last through an outage of nine hours.
+FIRST_DELAY = timedelta(seconds=5)
+GROWTH = 3
+LONGEST_DELAY = timedelta(hours=2)
+# A fresh event belongs to the worker it was handed to; after this long the sweep takes it.
+HEAD_START = timedelta(seconds=10)
+# What a sweep has taken belongs to it for so long; after that the sweep is dead and another takes it.
+LEASE = timedelta(minutes=5)
+# So few at once: a sweep holds what it will soon get to, and leaves the rest to others.
+TAKEN_AT_ONCE = 20
+DEAD_LETTER = "dead_letter"
+
+
+def store(envelope: Envelope, *, now: datetime) -> bool:
+    """Keep an event; whether it is new. Committed when this returns, unless the caller holds a transaction open."""
+    known = StripeEvent.objects.filter(event_id=envelope.id)
+    if known.exists():
+        return False
+    try:
+        with transaction.atomic():
+            _row(envelope, now, HEAD_START).save(force_insert=True)
+    except IntegrityError:
+        if known.exists():
+            # Another process stored it since we looked.
+            return False
+        raise
+    return True
+
+
+def store_all(envelopes: Iterable[Envelope], *, now: datetime) -> list[str]:
+    """Keep those events that are new, due at once; the ids of these."""
+    rows = {one.id: _row(one, now, timedelta()) for one in envelopes}
+    with transaction.atomic():
+        known = set(StripeEvent.objects.filter(event_id__in=rows).values_list("event_id", flat=True))
+        new = [id for id in rows if id not in known]
+        StripeEvent.objects.bulk_create([rows[id] for id in new], ignore_conflicts=True)
+    return new
+
+
+def _row(envelope: Envelope, now: datetime, head_start: timedelta) -> StripeEvent:
+    return StripeEvent(
+        event_id=envelope.id, type=envelope.type, created=envelope.created, livemode=envelope.livemode,
+        api_version=envelope.api_version, customer_id=envelope.customer_id, payload=envelope.payload,
+        received_at=now, next_attempt_at=now + head_start,
+        quarantine_reason=_why_not_ours(envelope.livemode, envelope.account),
+    )  # fmt: skip
+
+
+def process(event_id: str, *, now: datetime) -> bool:
+    """Handle an event: its effect and its `processed_at` in one transaction. Whether it is done, now or before.
+
+    A failure is noted and tried again later, and after twelve tries put aside for an operator; it is not raised.
+    """
+    event = StripeEvent.objects.filter(event_id=event_id).first()
+    if event is None or event.quarantine_reason:
+        return False
+    if event.processed_at is not None:
+        return True
+    try:
+        return _handle_once(event, now)
+    except client.StripeRefused as error:
+        _put_aside(event, f"Stripe refuses: {error}", error, now)
+    except (client.StripeError, LedgerError, DatabaseError) as error:
+        _try_later(event, error, now)
+    except Exception as error:
+        log.exception("Stripe event %s failed", event_id)
+        _try_later(event, error, now)
+    return False
+
+
+def sweep(*, now: datetime, limit: int = 500, handle: Callable[..., bool] = process) -> int:
+    """Handle events that are due: those whose worker died, whose message was lost, or that failed before."""
+    done = seen = 0
+    while seen < limit and (ids := _take_due(min(TAKEN_AT_ONCE, limit - seen), now)):
+        seen += len(ids)
+        done += sum(handle(event_id, now=now) for event_id in ids)
+    return done
+
+
+def handle_all(event_ids: Sequence[str], *, now: datetime, tell: Callable[[str], Any] = lambda line: None) -> int:
+    """Handle these events now, in this order; how many are done. The others are tried again later."""
+    done = 0
+    for place, event_id in enumerate(event_ids, start=1):
+        done += process(event_id, now=now)
+        if place % 50 == 0:
+            tell(f"{place} of {len(event_ids)} events handled")
+    return done
+
+
+def _take_due(count: int, now: datetime) -> list[str]:
+    """The oldest events that are due, and from now on nobody else's. A dead sweep's come back after its lease."""
+    with transaction.atomic():
+        due = _claimable().filter(Q(next_attempt_at__isnull=True) | Q(next_attempt_at__lte=now))
+        taken = list(due.order_by("created", "id").values_list("pk", "event_id")[:count])
+        StripeEvent.objects.filter(pk__in=[pk for pk, _ in taken]).update(next_attempt_at=now + LEASE)
+    return [event_id for _, event_id in taken]
+
+
+def again(*, event: StripeEvent, by: Actor, now: datetime) -> None:
+    """An operator's retry, also of an event that is done (handling twice does nothing more) or was put aside."""
+    replay(events=StripeEvent.objects.filter(pk=event.pk), by=by, now=now)
+
+
+def replay(*, events: QuerySet[StripeEvent], by: Actor, now: datetime) -> list[str]:
+    """Make events due again, with all their tries: the ids of those that are. One audit row for each.
+
+    An event of another account or mode stays put aside for as long as it is not ours.
+    """
+    replayed = []
+    for event in events.order_by("created", "id").iterator(chunk_size=200):
+        reason = _why_not_ours(event.livemode, event.account)
+        with transaction.atomic():
+            StripeEvent.objects.filter(pk=event.pk).update(
+                processed_at=None, quarantine_reason=reason, dead_at=None, attempts=0, error="", next_attempt_at=now
+            )
+            alerts.clear(kind=DEAD_LETTER, subject=event.event_id, now=now)
+            audit.record(
+                action="billing.process_again", target=f"event {event.event_id}", by=by, now=now, reason=reason
+            )
+        if not reason:
+            replayed.append(event.event_id)
+    return replayed
+
+
+def _handle_once(event: StripeEvent, now: datetime) -> bool:
+    for _ in range(sync.READINGS):
+        readings = handlers.readings(event, now=now)
+        try:
+            with transaction.atomic():
+                return _effect(event, readings, now)
+        except sync.Overtaken:
+            continue
+    raise client.StripeUnavailable("the customer is being read by too many workers at once")
+
+
+def _effect(event: StripeEvent, readings: handlers.Readings, now: datetime) -> bool:
+    """Claim the event and do what it asks for; False where another worker has it."""
+    claimed = _claimable().filter(pk=event.pk).first()
+    if claimed is None:
+        return StripeEvent.objects.filter(pk=event.pk, processed_at__isnull=False).exists()
+    handlers.handle(claimed, readings, now=now)
+    StripeEvent.objects.filter(pk=event.pk).update(
+        processed_at=now, attempts=F("attempts") + 1, next_attempt_at=None, error=""
+    )
+    return True
+
+
+def _claimable() -> QuerySet[StripeEvent]:
+    """Waiting events, locked as they are read; those that another worker has are passed over.
+
+    SQLite knows no row locks: there a transaction has the database to itself from its first statement on.
+    """
+    skip = connection.features.has_select_for_update_skip_locked
+    return StripeEvent.objects.waiting().select_for_update(skip_locked=skip)
+
+
+def _try_later(event: StripeEvent, error: Exception, now: datetime) -> None:
+    attempts = event.attempts + 1
+    if attempts >= MOST_ATTEMPTS:
+        _put_aside(event, f"gave up after {attempts} tries", error, now)
+        return
+    delay = min(FIRST_DELAY * GROWTH ** (attempts - 1), LONGEST_DELAY)
+    # Spread, so that what failed together does not come back together.
+    delay *= random.uniform(0.8, 1.2)  # noqa: S311
+    StripeEvent.objects.waiting().filter(pk=event.pk, attempts=event.attempts).update(
+        attempts=attempts, error=_told(error), next_attempt_at=now + delay
+    )
+
+
+def _put_aside(event: StripeEvent, reason: str, error: Exception, now: datetime) -> None:
+    with transaction.atomic():
+        put = StripeEvent.objects.waiting().filter(pk=event.pk, attempts=event.attempts)
+        if not put.update(
+            attempts=F("attempts") + 1, error=_told(error), quarantine_reason=reason[:300], dead_at=now,
+            next_attempt_at=None,
+        ):  # fmt: skip
+            # Another worker has handled it, or an operator replays it.
+            return
+        alerts.report(
+            kind=DEAD_LETTER, subject=event.event_id, severity="critical", now=now,
+            message=f"Stripe's {event.type} was put aside: {reason} ({_told(error)})"[:500],
+        )  # fmt: skip
+    log.error("Stripe event %s was put aside: %s (%s)", event.event_id, reason, error)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def _why_not_ours(livemode: bool, account: str) -> str:
+    """Why an event is kept but not acted on; empty for one of ours."""
+    if account:
+        return f"of the connected account {account}"[:300]
+    live = client.is_live()
+    if live is None or live == livemode:
+        return ""
+    return "of live mode, but the key is a test key" if livemode else "of test mode, but the key is a live key"

@@ -1,0 +1,367 @@
+"""What a customer's subscriptions entitle its tenant to spend, and in which period. Pure.
+
+The answer is a function of the facts alone (subscriptions, invoices, what became of their payments, plans, now), so
+that the order, the repetition and the age of the events that brought them cannot matter. Amounts are integer
+nanodollars, times aware UTC.
+
+Two rules keep money from being minted. A window is opened by the period of a paid `subscription_create` or
+`subscription_cycle` invoice and by nothing else, whatever its amount. And time paid for in another way (a switch to
+an annual price bills `subscription_update`) is divided into windows that start where the last one ended. What may
+be spent of a window is then `billing.rules.balance`'s to say: it knows what was used before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from billing.rules import periods
+from billing.rules.periods import LONGEST_MONTH, Grant, Period
+from billing.rules.refunds import Reversal, Reversed
+from billing.rules.valuation import Kept, PlanRule, Pricing, Valued
+from billing.stripe_api.objects import Invoice, Item, Subscription
+
+
+class State(StrEnum):
+    ACTIVE = "active"
+    TRIAL = "trial"
+    PROVISIONAL = "provisional"
+    FROZEN = "frozen"
+    FREE = "free"
+    LAPSED = "lapsed"
+    SUSPENDED = "suspended"
+    PENDING = "pending"
+    CLOSED = "closed"
+    NONE = "none"
+
+
+# A customer's state is the first of these that one of its subscriptions is in.
+STATE_ORDER = tuple(State)
+NOTHING = Valued(0)
+LIVE = (State.ACTIVE, State.TRIAL, State.PROVISIONAL, State.FROZEN, State.FREE)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Shares are of the plan's limit, in percent; a plan's own terms come before them.
+
+    `upgrade`: "whole" counts the new limit at once, "paid" as far as it is paid for. `downgrade`: "now", or at
+    "period_end". `pause`: paused collection counts as "past_due", as "suspended", or not ("ignore").
+    `free_nanos`: what a closed customer may spend each calendar month; 0: nothing. `rates`: dollars for one unit of
+    a currency.
+    """
+
+    trial_percent: int = 10
+    provisional_percent: int = 10
+    grace: timedelta = timedelta(days=7)
+    upgrade: str = "whole"
+    downgrade: str = "now"
+    pause: str = "past_due"
+    free_nanos: int = 0
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One subscription's share of a window. `whole` is the budget period that `period` is a part of.
+
+    `given_nanos` need no payment: a trial, an operator's own limit. `level_nanos` is what the plan comes to.
+    """
+
+    subscription_id: str
+    period: Period
+    whole: Period
+    limit_nanos: int
+    paid_nanos: int = 0
+    given_nanos: int = 0
+    level_nanos: int = 0
+    reversal: Reversal = Reversal.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one subscription gives."""
+
+    subscription_id: str
+    state: State
+    part: Part | None = None
+    value: Valued = NOTHING
+    reasons: tuple[str, ...] = ()
+    trial_product: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """`limit_nanos` is that of the plans, before anything used or owed. `trials` maps a product to the subscription
+    that tries it. Caps are ten thousandths, None where no metadata names them.
+    """
+
+    state: State
+    limit_nanos: int | None = None
+    period: Period | None = None
+    parts: tuple[Part, ...] = ()
+    subscription_id: str = ""
+    plan: str = ""
+    reasons: tuple[str, ...] = ()
+    kept: Kept = field(default_factory=dict)
+    trials: Mapping[str, str] = field(default_factory=dict)
+    soft_e4: int | None = None
+    hard_e4: int | None = None
+
+
+def entitle(
+    *,
+    subscriptions: Sequence[Subscription],
+    invoices: Sequence[Invoice],
+    plans: Sequence[PlanRule],
+    now: datetime,
+    override_nanos: int | None = None,
+    kept: Kept | None = None,
+    trials_used: Mapping[str, str] | None = None,
+    policy: Policy | None = None,
+    reversed: Mapping[str, Reversed] | None = None,
+) -> Entitlement:
+    """The tenant's limit and current period.
+
+    `kept` holds the limits that prices had when the current window opened; `trials_used` maps products to the
+    subscription that has had their one trial; `reversed` maps invoices to what became of their payment.
+    """
+    policy = policy or Policy()
+    pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
+    known = {sub.id: sub for sub in subscriptions}
+    paid = [invoice for invoice in invoices if invoice.status == "paid" and invoice.subscription_id]
+    ids = sorted(known.keys() | {invoice.subscription_id for invoice in paid})
+    rules = _Rules(pricing, now, policy, trials_used or {}, reversed or {})
+    standings = [
+        rules.standing(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id]) for id in ids
+    ]
+    return _combine(standings, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
+
+
+def closed(*, policy: Policy, now: datetime, reasons: tuple[str, ...] = (), kept: Kept | None = None) -> Entitlement:
+    """A customer without a subscription any more: nothing, or the free tier's limit each calendar month."""
+    if not policy.free_nanos:
+        return Entitlement(State.CLOSED, reasons=reasons, kept=kept or {})
+    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    period, nanos = periods.month(first, now), policy.free_nanos
+    part = Part("free", period, period, nanos, given_nanos=nanos, level_nanos=nanos)
+    return Entitlement(
+        State.FREE, nanos, period, (part,), plan="free", reasons=(*reasons, "free_tier"), kept=kept or {}
+    )
+
+
+def _combine(
+    standings: Sequence[Standing], *, pricing: Pricing, override_nanos: int | None, policy: Policy, now: datetime
+) -> Entitlement:
+    """Live subscriptions add up; the newest period is the tenant's."""
+    if not standings:
+        return Entitlement(State.NONE)
+    state = min((standing.state for standing in standings), key=STATE_ORDER.index)
+    counted = [one for one in standings if one.state == state or (one.state in LIVE and state in LIVE)]
+    reasons = tuple(sorted({reason for one in standings if one.state != State.CLOSED for reason in one.reasons}))
+    if state == State.CLOSED:
+        return closed(policy=policy, now=now, reasons=reasons, kept=pricing.values)
+    giving = sorted(
+        ((one.part.period, one.subscription_id, one, one.part) for one in counted if one.part is not None),
+        key=lambda found: found[:2],
+    )
+    if not giving:
+        return Entitlement(state, reasons=reasons, kept=pricing.values)
+    if state == State.LAPSED:
+        # Nothing is current: the last paid period is shown, and others before it are history.
+        giving = giving[-1:]
+    period, subscription_id, _, _ = giving[-1]
+    parts = tuple(part for _, _, _, part in giving)
+    caps = [one.value for _, _, one, _ in giving]
+    found = Entitlement(
+        state=state,
+        limit_nanos=sum(part.limit_nanos for part in parts),
+        period=period,
+        parts=parts,
+        subscription_id=subscription_id,
+        plan=" + ".join(sorted({one.value.plan for _, _, one, _ in giving if one.value.plan})),
+        reasons=reasons,
+        kept=pricing.values,
+        trials={one.trial_product: one.subscription_id for _, _, one, _ in giving if one.trial_product},
+        soft_e4=min((one.soft_e4 for one in caps if one.soft_e4 is not None), default=None),
+        hard_e4=min((one.hard_e4 for one in caps if one.hard_e4 is not None), default=None),
+    )
+    return found if override_nanos is None else _overridden(found, override_nanos)
+
+
+def _overridden(found: Entitlement, nanos: int) -> Entitlement:
+    """An operator's own limit in place of the plans', shared between the parts as the plans' was. It is given: an
+    operator answers for it."""
+    total, left, parts = found.limit_nanos or 0, nanos, []
+    for number, part in enumerate(found.parts):
+        is_last = number + 1 == len(found.parts)
+        share = left if is_last or not total else nanos * part.limit_nanos // total
+        left -= share
+        parts.append(replace(part, limit_nanos=share, given_nanos=max(share, part.given_nanos), level_nanos=share))
+    return replace(found, limit_nanos=nanos, parts=tuple(parts), reasons=(*found.reasons, "override"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules for one subscription, with what they all need."""
+
+    pricing: Pricing
+    now: datetime
+    policy: Policy
+    trials_used: Mapping[str, str]
+    reversed: Mapping[str, Reversed]
+
+    def standing(self, sub: Subscription | None, id: str, paid: Sequence[Invoice]) -> Standing:
+        """`sub` is None where an invoice came before its subscription: a paid one speaks for itself."""
+        grant = periods.newest_grant(sub, paid)
+        status = sub.status if sub else "active"
+        paused = sub is not None and sub.collection_paused
+        if status in ("canceled", "incomplete_expired"):
+            return Standing(id, State.CLOSED)
+        if status in ("unpaid", "paused"):
+            return Standing(id, State.SUSPENDED, reasons=(status,))
+        if paused and self.policy.pause == "suspended":
+            return Standing(id, State.SUSPENDED, reasons=("collection_paused",))
+        if status == "trialing" and sub is not None:
+            return self._trial(sub, grant)
+        if grant is None:
+            return Standing(id, State.PENDING, reasons=("awaiting_first_payment",))
+        # A subscription still `incomplete` whose first invoice is paid is an old picture of an active one.
+        late = status == "past_due" or (paused and self.policy.pause == "past_due")
+        found = self._paid(sub, id, grant, paid, late=late)
+        more = [*self._told(grant, paid), *(["collection_paused"] if paused else [])]
+        if sub is not None and (sub.cancel_at_period_end or sub.cancels_at):
+            more.append("cancels_at_period_end" if sub.cancel_at_period_end else "cancels")
+        return replace(found, reasons=(*found.reasons, *more))
+
+    def _told(self, grant: Grant, paid: Sequence[Invoice]) -> list[str]:
+        """What became of the payments of the period, in words."""
+        names = {Reversal.PARTIAL: "partial_refund", Reversal.REFUNDED: "refunded", Reversal.DISPUTED: "disputed"}
+        current = [one.id for one in paid if one.id == grant.invoice_id or periods.is_within(one, grant.period)]
+        return sorted({names[self.reversed[id].kind] for id in current if id in self.reversed})
+
+    def _trial(self, sub: Subscription, grant: Grant | None) -> Standing:
+        """One trial window to the trial's end, once for each tenant and product."""
+        starts = [item.starts_at for item in sub.items if item.starts_at]
+        starts_at = grant.period.starts_at if grant else min(starts, default=None)
+        if starts_at is None or sub.trial_ends_at is None or sub.trial_ends_at <= starts_at:
+            return Standing(sub.id, State.PENDING, reasons=("trial_without_period",))
+        value = self.pricing.of_items(sub.items)
+        product = next((item.price.product_id or item.price.id for item in sub.items), "")
+        if self.trials_used.get(product, sub.id) != sub.id:
+            return Standing(sub.id, State.PENDING, reasons=("trial_used",))
+        period, nanos = Period(starts_at, sub.trial_ends_at), self._trial_nanos(value)
+        part = Part(sub.id, period, period, nanos, given_nanos=nanos, level_nanos=nanos)
+        return Standing(sub.id, State.TRIAL, part, value, value.reasons, product)
+
+    def _trial_nanos(self, value: Valued) -> int:
+        if value.trial_nanos is not None:
+            return value.trial_nanos
+        return value.limit_nanos * _first(value.terms.trial_percent, self.policy.trial_percent) // 100
+
+    def _paid(
+        self, sub: Subscription | None, id: str, grant: Grant, paid: Sequence[Invoice], *, late: bool
+    ) -> Standing:
+        value, given = self._value(sub, grant, late=late), 0
+        if periods.is_trial(sub, grant):
+            # The trial is over early and nothing is paid yet: what is left of it is no more than a trial.
+            given = self._trial_nanos(value)
+            value = replace(value, limit_nanos=given)
+        period, whole = self._current(grant, periods.paid_through(grant, paid), value)
+        if not self._is_over(period):
+            return self._granted(State.ACTIVE, id, period, whole, grant, paid, value, given)
+        rolled = periods.rolled_period(sub, after=period.ends_at)
+        if rolled is None:
+            lapsed = replace(value, reasons=(*value.reasons, "period_ended"))
+            return self._granted(State.LAPSED, id, period, whole, grant, paid, lapsed, given)
+        grace = timedelta(days=value.terms.grace_days) if value.terms.grace_days is not None else self.policy.grace
+        if late and self.now >= rolled.starts_at + grace:
+            return Standing(id, State.SUSPENDED, reasons=("past_due",))
+        if value.monthly and rolled.length > LONGEST_MONTH:
+            rolled = periods.month(rolled.starts_at, max(self.now, rolled.starts_at))
+        percent = _first(value.terms.provisional_percent, self.policy.provisional_percent)
+        part = Part(id, rolled, rolled, value.limit_nanos * percent // 100, level_nanos=value.limit_nanos)
+        return Standing(id, State.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
+
+    def _granted(
+        self, state: State, id: str, period: Period, whole: Period, grant: Grant, paid: Sequence[Invoice],
+        value: Valued, given: int,
+    ) -> Standing:  # fmt: skip
+        """A period that is paid for, or was until its payment went back."""
+        nanos = _share(value.limit_nanos, period, whole)
+        gone = self.reversed.get(grant.invoice_id, Reversed(Reversal.NONE)).kind
+        part = Part(id, period, whole, nanos, given_nanos=given, reversal=gone)
+        bought = paid_for(part, grant=grant, paid=paid, reversed=self.reversed, pricing=self.pricing)
+        if self.policy.upgrade == "paid":
+            nanos = min(nanos, max(bought, given))
+        part = replace(part, limit_nanos=nanos, paid_nanos=bought, level_nanos=min(nanos, max(bought, given)))
+        if gone in (Reversal.REFUNDED, Reversal.DISPUTED) and state == State.ACTIVE:
+            state = State.FROZEN
+        return Standing(id, state, part, value, value.reasons)
+
+    def _is_over(self, period: Period) -> bool:
+        return period.ends_at <= self.now
+
+    def _value(self, sub: Subscription | None, grant: Grant, *, late: bool) -> Valued:
+        """The items' worth; while a payment fails, no more than what the last paid invoice bought."""
+        bought = [periods.item_of(line) for line in grant.lines]
+        if sub is None or not sub.items:
+            return self.pricing.of_items(bought)
+        value = self.pricing.of_items([_billed(item, bought) for item in sub.items])
+        if late and bought:
+            return min(value, self.pricing.of_items(bought), key=lambda one: one.limit_nanos)
+        if self.policy.downgrade == "period_end" and bought:
+            return max(value, self.pricing.of_items(bought), key=lambda one: one.limit_nanos)
+        return value
+
+    def _current(self, grant: Grant, paid_through: datetime, value: Valued) -> tuple[Period, Period]:
+        """The budget period that holds now, and the whole one it is a part of.
+
+        A month's budget within a longer billing period starts anew each month, bounded by what is paid through.
+        """
+        first = grant.period
+        if paid_through <= first.ends_at and (not value.monthly or first.length <= LONGEST_MONTH):
+            return first, first
+        is_month = first.length <= LONGEST_MONTH
+        if is_month and self.now < first.ends_at:
+            return first, first
+        anchor = first.ends_at if is_month else first.starts_at
+        if not value.monthly:
+            found = first if self.now < first.ends_at else Period(first.ends_at, paid_through)
+            return found, found
+        at = min(max(self.now, anchor), paid_through - timedelta(microseconds=1))
+        whole = periods.month(anchor, at)
+        return Period(whole.starts_at, min(whole.ends_at, paid_through)), whole
+
+
+def paid_for(
+    part: Part, *, grant: Grant, paid: Sequence[Invoice], reversed: Mapping[str, Reversed], pricing: Pricing
+) -> int:
+    """How much of a part's budget was paid for and not paid back. A partial refund is an operator's gift."""
+    gone = (Reversal.REFUNDED, Reversal.DISPUTED)
+    stands = [one for one in paid if one.id not in reversed or reversed[one.id].kind not in gone]
+    if not grant.lines or not all(line.price.id for line in grant.lines):
+        # The invoice does not say what it bills: it pays for what the subscription has.
+        return part.limit_nanos if any(one.id == grant.invoice_id for one in stands) else 0
+    return periods.paid_nanos(period=part.period, whole=part.whole, grant=grant, paid=stands, pricing=pricing)
+
+
+def _first(own: int | None, usual: int) -> int:
+    return usual if own is None else own
+
+
+def _billed(item: Item, bought: Sequence[Item]) -> Item:
+    """A subscription's item with the amount that the period's invoice billed for it, where it did."""
+    same = (one for one in bought if one.price.id == item.price.id and one.quantity == item.quantity)
+    line = next(same, None)
+    return item if line is None else replace(item, amount=line.amount, currency=line.currency)
+
+
+def _share(nanos: int, period: Period, whole: Period) -> int:
+    """The limit; of a last month that is cut short by what is paid through, its part."""
+    if period == whole:
+        return nanos
+    return max(1, nanos * int(period.length.total_seconds()) // int(whole.length.total_seconds())) if nanos else 0

@@ -1,0 +1,144 @@
+"""Which paid invoices were paid back, wholly or in part, and which are in dispute. Pure.
+
+Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to. Where
+nothing names the other, as without an API key, a charge belongs to the invoice of its customer that was paid with
+the same amount at about the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+from billing.stripe_api.objects import Invoice, Payment
+
+# An inquiry takes no money yet.
+HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
+FAILED = ("failed", "canceled")
+ABOUT_THEN = timedelta(days=3)
+
+
+class Reversal(IntEnum):
+    """The higher says more about an invoice."""
+
+    NONE = 0
+    PARTIAL = 1
+    REFUNDED = 2
+    DISPUTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reversed:
+    """`refunded` of the invoice's payment went back, in its currency's smallest unit."""
+
+    kind: Reversal
+    refunded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A payment's object, and the second it was said in: what it tells of others may be out of date."""
+
+    payment: Payment
+    said_at_s: int
+
+
+def of_invoices(invoices: Sequence[Invoice], known: Sequence[Known]) -> Mapping[str, Reversed]:
+    """Invoice id -> what became of its payment, for those that anything became of."""
+    found = {}
+    links = _links(invoices, [one.payment for one in known])
+    for invoice in invoices:
+        mine = [one for one in known if links.get(one.payment.id) == invoice.id]
+        reversed = _of(invoice.amount_paid, invoice.credited, mine)
+        if reversed.kind:
+            found[invoice.id] = reversed
+    return found
+
+
+def of_intent(intent_id: str, known: Sequence[Known]) -> Reversed:
+    """What became of a payment that has no invoice."""
+    charges = {one.payment.charge_id for one in known if intent_id and one.payment.intent_id == intent_id} - {""}
+    mine = [
+        one
+        for one in known
+        if (intent_id and one.payment.intent_id == intent_id) or one.payment.charge_id in charges
+    ]  # fmt: skip
+    return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
+
+
+def _of(paid: int, credited: int, mine: Sequence[Known]) -> Reversed:
+    if any(one.payment.kind == "dispute" and _holds(one.payment) for one in mine):
+        return Reversed(Reversal.DISPUTED)
+    # A credit note's refund is in both sums.
+    refunded = max(_refunded(mine), credited, _noted(mine))
+    if refunded <= 0:
+        return Reversed(Reversal.NONE)
+    return Reversed(Reversal.REFUNDED if refunded >= paid else Reversal.PARTIAL, refunded)
+
+
+def _holds(dispute: Payment) -> bool:
+    return dispute.status not in HARMLESS and not dispute.reinstated
+
+
+def _noted(mine: Sequence[Known]) -> int:
+    notes = (one.payment for one in mine if one.payment.kind == "credit_note")
+    return sum(note.amount for note in notes if note.status != "void")
+
+
+def _refunded(mine: Sequence[Known]) -> int:
+    """What charges say was refunded, less refunds that failed since they said so."""
+    total = 0
+    for one in mine:
+        if one.payment.kind != "charge":
+            continue
+        failed = [
+            other.payment.amount
+            for other in mine
+            if other.payment.kind == "refund" and other.payment.status in FAILED
+            and other.payment.charge_id in ("", one.payment.id) and other.said_at_s >= one.said_at_s
+        ]  # fmt: skip
+        total += max(0, one.payment.refunded - sum(failed))
+    return total
+
+
+def _links(invoices: Sequence[Invoice], payments: Sequence[Payment]) -> dict[str, str]:
+    """Payment object id -> invoice id."""
+    owner: dict[str, str] = {}
+    for invoice in invoices:
+        owner.update(dict.fromkeys((invoice.id, *invoice.payments), invoice.id))
+    # A charge ties the names that it has together, for those who know only one of them.
+    for payment in payments:
+        found = _first(owner, (payment.invoice_id, payment.charge_id, payment.intent_id))
+        if found:
+            owner.update({name: found for name in (payment.charge_id, payment.intent_id) if name})
+    taken = set(owner.values()) & {invoice.id for invoice in invoices if invoice.payments}
+    for payment in sorted(payments, key=lambda one: one.id):
+        names = (payment.invoice_id, payment.charge_id, payment.intent_id)
+        if payment.kind not in ("charge", "dispute") or _first(owner, names):
+            continue
+        if (guess := _alike(payment, invoices, taken)) is not None:
+            owner.update({name: guess for name in names if name})
+            taken.add(guess)
+    return {
+        payment.id: found
+        for payment in payments
+        if (found := _first(owner, (payment.invoice_id, payment.charge_id, payment.intent_id)))
+    }
+
+
+def _first(owner: Mapping[str, str], names: Iterable[str]) -> str:
+    return next((owner[name] for name in names if name and name in owner), "")
+
+
+def _alike(payment: Payment, invoices: Sequence[Invoice], taken: set[str]) -> str | None:
+    """The invoice paid with this amount, the nearest in time; a dispute comes later than its payment."""
+    near = [
+        (abs(payment.created_at - invoice.created_at), invoice.id)
+        for invoice in invoices
+        if payment.created_at is not None and invoice.created_at is not None and invoice.id not in taken
+        and invoice.amount_paid == payment.amount > 0 and invoice.currency in ("", payment.currency)
+    ]  # fmt: skip
+    near = [one for one in near if payment.kind == "dispute" or one[0] <= ABOUT_THEN]
+    return min(near)[1] if near else None

@@ -1,0 +1,278 @@
+"""What a price is worth as a budget: plan rows first, then Stripe's metadata, then the safe default plan. Pure.
+
+Never by a name that contains a word. Amounts are integer nanodollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from enum import IntEnum
+
+from billing.stripe_api.objects import Item, Object, Price
+from governance.rules import money
+
+# A budget of more than a million dollars a period is a slip of the keyboard, not a plan.
+MOST_DOLLARS = Decimal(1_000_000)
+# A budget of ten times what a customer pays, likewise.
+MOST_PERCENT = Decimal(1000)
+BUDGET_KEY = "llm_budget_usd"
+PERCENT_KEY = "llm_budget_percent"
+TRIAL_KEY = "llm_trial_budget_usd"
+TOPUP_KEY = "llm_topup_usd"
+PER_UNIT_KEY = "llm_budget_per_unit"
+PERIOD_KEY = "llm_budget_period"
+SOFT_KEY = "llm_soft_cap"
+HARD_KEY = "llm_hard_cap"
+# Currencies whose smallest unit is not a hundredth, as Stripe lists them: how many decimals they have.
+DECIMALS = dict.fromkeys(
+    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"), 0
+) | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
+MONTHS = {"month": 1, "year": 12}
+
+
+class Level(IntEnum):
+    """Where a limit came from; the higher wins."""
+
+    DEFAULT = 0
+    PRODUCT_METADATA = 1
+    PRICE_METADATA = 2
+    PLAN = 3
+
+
+# Price id -> (level, limit of one unit, or 0 and the share of what it bills in ten thousandths): what the prices were
+# worth when the current window opened.
+Kept = Mapping[str, tuple[int, int, int]]
+UNMAPPED = (-1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a plan says of trials, of periods not paid yet, and of days of grace; None: as everywhere."""
+
+    trial_percent: int | None = None
+    provisional_percent: int | None = None
+    grace_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRule:
+    name: str
+    limit_nanos: int
+    price_ids: frozenset[str] = frozenset()
+    lookup_keys: frozenset[str] = frozenset()
+    product_ids: frozenset[str] = frozenset()
+    is_default: bool = False
+    per_unit: bool = False
+    monthly: bool = True
+    terms: Terms = Terms()
+
+    def matches(self, price: Price) -> bool:
+        return (
+            price.id in self.price_ids
+            or (price.lookup_key != "" and price.lookup_key in self.lookup_keys)
+            or (price.product_id != "" and price.product_id in self.product_ids)
+        )
+
+    def precision(self, price: Price) -> int:
+        """A price id says more than a lookup key, and that more than a product id."""
+        if price.id in self.price_ids:
+            return 3
+        return 2 if price.lookup_key and price.lookup_key in self.lookup_keys else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """`monthly`: the limit is for a month, also where a longer period is billed."""
+
+    limit_nanos: int
+    plan: str = ""
+    reasons: tuple[str, ...] = ()
+    trial_nanos: int | None = None
+    monthly: bool = True
+    soft_e4: int | None = None
+    hard_e4: int | None = None
+    terms: Terms = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class _Worth:
+    """`share_e4`: the limit is this share of what is billed, in ten thousandths."""
+
+    level: Level
+    limit_nanos: int
+    plan: str = ""
+    per_unit: bool = False
+    monthly: bool = True
+    share_e4: int = 0
+    terms: Terms = Terms()
+
+
+@dataclass(slots=True)
+class Pricing:
+    """Values prices, and remembers in `values` what they came to. `rates`: dollars for one of a currency's units."""
+
+    plans: Sequence[PlanRule]
+    kept: Kept
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+    values: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def of_items(self, items: Sequence[Item]) -> Valued:
+        """A subscription's items together. Where none is mapped, the default plan counts once, not once an item."""
+        reasons: set[str] = set()
+        # A price that only sells top-ups is no budget, and lacks none.
+        valued = [item for item in items if not _is_topup(item.price)]
+        mapped = [(item, worth) for item in valued if (worth := self._worth(item.price, reasons)) is not None]
+        if not mapped:
+            return self._default(reasons) if valued or not items else Valued(0)
+        trials = [_amount(item.price, TRIAL_KEY, reasons) for item, _ in mapped]
+        limits = [self._limit(item, worth, reasons) for item, worth in mapped]
+        soft_e4, hard_e4 = _caps([item.price for item, _ in mapped], reasons)
+        return Valued(
+            limit_nanos=sum(limits),
+            plan=" + ".join(sorted({worth.plan for _, worth in mapped if worth.plan})),
+            reasons=tuple(sorted(reasons)),
+            trial_nanos=sum(trial for trial in trials if trial) or None,
+            monthly=all(worth.monthly for _, worth in mapped),
+            soft_e4=soft_e4,
+            hard_e4=hard_e4,
+            terms=max(mapped, key=lambda pair: (pair[1].limit_nanos, pair[1].plan))[1].terms,
+        )
+
+    def _limit(self, item: Item, worth: _Worth, reasons: set[str]) -> int:
+        if worth.share_e4:
+            return self._revenue_nanos(item, worth.monthly, reasons) * worth.share_e4 // 10_000
+        return worth.limit_nanos * (item.quantity if worth.per_unit else 1)
+
+    def _revenue_nanos(self, item: Item, monthly: bool, reasons: set[str]) -> int:
+        """What an item bills for a budget's period. A currency without a rate is worth nothing, with a reason."""
+        price, amount = item.price, item.amount
+        if amount is None:
+            amount = (price.unit_amount or 0) * item.quantity
+        currency = (item.currency or price.currency or "usd").lower()
+        rate = Decimal(1) if currency == "usd" else self.rates.get(currency)
+        if rate is None:
+            reasons.add(f"no_exchange_rate:{currency}")
+            return 0
+        nanos = int(Decimal(max(0, amount)).scaleb(-DECIMALS.get(currency, 2)) * rate * 1_000_000_000)
+        months = MONTHS.get(price.interval, 1) * price.interval_count if price.interval in MONTHS else 1
+        return nanos // months if monthly else nanos
+
+    def _default(self, reasons: set[str]) -> Valued:
+        plan = next((plan for plan in self.plans if plan.is_default), None)
+        reasons = reasons | {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
+        if plan is None:
+            return Valued(0, reasons=tuple(sorted(reasons)))
+        return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly, terms=plan.terms)
+
+    def _worth(self, price: Price, reasons: set[str]) -> _Worth | None:
+        """What a price is worth now. What it was worth when the window opened stays, unless something that says
+        more about it has come: changed metadata and edited plans are for new windows."""
+        found = self._look_up(price, reasons)
+        level, limit, share = self.kept.get(price.id, UNMAPPED)
+        if found is None:
+            if level < 0:
+                self.values[price.id] = UNMAPPED
+                return None
+            found = _Worth(
+                Level(level), limit, per_unit=_flag(price, PER_UNIT_KEY), monthly=_monthly(price), share_e4=share
+            )
+        elif level >= found.level:
+            found = replace(found, level=Level(level), limit_nanos=limit, share_e4=share)
+        self.values[price.id] = int(found.level), found.limit_nanos, found.share_e4
+        return found
+
+    def _look_up(self, price: Price, reasons: set[str]) -> _Worth | None:
+        per_unit = _flag(price, PER_UNIT_KEY)
+        plans = [plan for plan in self.plans if plan.matches(price)]
+        if plans:
+            plan = max(plans, key=lambda one: (one.precision(price), one.name))
+            per_unit = plan.per_unit or per_unit
+            return _Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, terms=plan.terms)
+        for level, metadata in (
+            (Level.PRICE_METADATA, price.metadata),
+            (Level.PRODUCT_METADATA, price.product_metadata),
+        ):
+            limit = read_amount(metadata, BUDGET_KEY, reasons)
+            if limit is not None:
+                return _Worth(level, limit, per_unit=per_unit, monthly=_monthly(price))
+            share_e4 = read_percent(metadata, PERCENT_KEY, reasons)
+            if share_e4 is not None:
+                return _Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
+        return None
+
+
+def read_amount(metadata: Object, key: str, reasons: set[str]) -> int | None:
+    """A budget in nanodollars; None where there is none. What cannot be one is refused, with a reason."""
+    dollars = _number(metadata, key, MOST_DOLLARS, reasons)
+    try:
+        return None if dollars is None else money.nanos_from_dollars(dollars)
+    except money.AmountError:
+        reasons.add(f"invalid_metadata:{key}")
+        return None
+
+
+def read_percent(metadata: Object, key: str, reasons: set[str]) -> int | None:
+    """A percentage in ten thousandths, rounded down; None where there is none or it cannot be one."""
+    percent = _number(metadata, key, MOST_PERCENT, reasons)
+    if percent is None:
+        return None
+    share_e4 = int(percent * 100)
+    if share_e4 == 0:
+        reasons.add(f"invalid_metadata:{key}")
+    return share_e4 or None
+
+
+def topup_nanos(price: Price, reasons: set[str]) -> int | None:
+    """What one of this price adds to a budget; None where it is no top-up."""
+    return _amount(price, TOPUP_KEY, reasons)
+
+
+def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Decimal | None:
+    raw = metadata.get(key)
+    if raw is None or raw == "":
+        return None
+    try:
+        number = Decimal(str(raw).strip())
+        if number.is_finite() and 0 < number <= most:
+            return number
+    except InvalidOperation:
+        pass
+    reasons.add(f"invalid_metadata:{key}")
+    return None
+
+
+def _is_topup(price: Price) -> bool:
+    return bool(_said(price, TOPUP_KEY)) and not (_said(price, BUDGET_KEY) or _said(price, PERCENT_KEY))
+
+
+def _caps(prices: Sequence[Price], reasons: set[str]) -> tuple[int | None, int | None]:
+    """The strictest soft and hard cap that the prices name, in ten thousandths; those that no budget can have are
+    refused, with a reason."""
+    found = []
+    for key in (SOFT_KEY, HARD_KEY):
+        ratios = [_number({key: _said(price, key)}, key, Decimal(1), reasons) for price in prices]
+        found.append(min((int(ratio * 10_000) for ratio in ratios if ratio is not None), default=None) or None)
+    soft_e4, hard_e4 = found
+    if soft_e4 is not None and soft_e4 >= (hard_e4 or 10_000):
+        reasons.add(f"invalid_metadata:{SOFT_KEY}")
+        soft_e4 = None
+    return soft_e4, hard_e4
+
+
+def _amount(price: Price, key: str, reasons: set[str]) -> int | None:
+    found = read_amount(price.metadata, key, reasons)
+    return read_amount(price.product_metadata, key, reasons) if found is None else found
+
+
+def _said(price: Price, key: str) -> str:
+    return str(price.metadata.get(key) or price.product_metadata.get(key) or "").strip().lower()
+
+
+def _flag(price: Price, key: str) -> bool:
+    return _said(price, key) in ("1", "true", "yes", "on")
+
+
+def _monthly(price: Price) -> bool:
+    return _said(price, PERIOD_KEY) != "billing"

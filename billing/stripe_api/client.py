@@ -1,0 +1,252 @@
+"""Stripe's API as this product uses it: bounded in time, retried where that helps, its failures told apart.
+
+Called by Celery tasks, commands and the page of a top-up only, never within a database transaction. A POST carries
+an Idempotency-Key that its caller has committed before (see `billing.stripe_api.posts` and `billing.usage.outbox`).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import stripe
+from django.conf import settings
+
+CONNECT_TIMEOUT_S = 3.05
+READ_TIMEOUT_S = 10
+NETWORK_RETRIES = 2
+# Stripe's SDK does not retry 429: so often we do, and wait so long at most.
+BUSY_TRIES = 4
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 8.0
+PAGE = 100
+# Invoices older than this many say nothing about the current period of a customer.
+MOST_INVOICES = 200
+
+Fetched = Mapping[str, Any]
+Client = stripe.StripeClient
+Events = stripe.ListObject[stripe.Event]
+# The version that the installed SDK speaks.
+API_VERSION = stripe.api_version
+Answer = TypeVar("Answer")
+sleep = time.sleep
+
+
+class StripeError(Exception):
+    """Stripe did not do what was asked. `status` is its answer's; None where none came. `code` is Stripe's word."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class StripeUnavailable(StripeError):
+    """Worth trying again later: a timeout, 429, 5xx, or a key that does not work and that an operator will mend.
+
+    `retry_after_s` is how long Stripe asks to wait; 0 where it does not say.
+    """
+
+    retry_after_s: float = 0.0
+
+
+class StripeRefused(StripeError):
+    """Final: the same request will be refused again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerPicture:
+    """All that a customer's entitlement follows from, as Stripe has it now."""
+
+    customer: Fetched
+    subscriptions: tuple[Fetched, ...]
+    invoices: tuple[Fetched, ...]
+    # Charges and what became of them: refunds are in the charge, disputes by themselves. None: not known.
+    payments: tuple[Fetched, ...] | None = ()
+    # Those that sold something without an invoice, as far as an event told of them.
+    checkouts: tuple[Fetched, ...] = ()
+
+
+def is_configured() -> bool:
+    return bool(settings.STRIPE_SECRET_KEY)
+
+
+def is_live() -> bool | None:
+    """Whether the key is a live one; None without a key."""
+    if not is_configured():
+        return None
+    return settings.STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
+
+
+def customer_picture(customer_id: str) -> CustomerPicture:
+    """The customer with its subscriptions and newest invoices. Raises StripeUnavailable, StripeRefused.
+
+    A customer deleted at Stripe has `deleted` set and nothing else.
+    """
+
+    def read(client: stripe.StripeClient) -> CustomerPicture:
+        customer = client.v1.customers.retrieve(customer_id).to_dict(for_json=True)
+        if customer.get("deleted"):
+            return CustomerPicture(customer, (), ())
+        subscriptions = client.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
+        invoices, payments = _invoices(client, customer_id), _payments(client, customer_id)
+        return CustomerPicture(customer, tuple(_all(subscriptions)), invoices, payments)
+
+    return ask(read)
+
+
+def _invoices(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]:
+    """The customer's newest paid invoices, with the payments they were paid by where those can be asked for."""
+    plain: Any = {"customer": customer_id, "status": "paid", "limit": PAGE}
+    try:
+        listed = client.v1.invoices.list(plain | {"expand": ["data.payments"]})
+    except stripe.InvalidRequestError as error:
+        if error.http_status != 400:
+            raise
+        # Older versions, and what stands in for Stripe, have invoices that name their charge themselves.
+        listed = client.v1.invoices.list(plain)
+    return tuple(_all(listed, at_most=MOST_INVOICES))
+
+
+def _payments(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
+    """The customer's newest charges and their disputes; None where what stands in for Stripe does not know them."""
+    try:
+        charges = client.v1.charges.list({"customer": customer_id, "limit": PAGE})
+        found = list(_all(charges, at_most=MOST_INVOICES))
+        for id in [charge["id"] for charge in found if charge.get("disputed")]:
+            found += _all(client.v1.disputes.list({"charge": id, "limit": PAGE}))
+    except stripe.StripeError as error:
+        if error.http_status not in (404, 405):
+            raise
+        return None
+    return tuple(found)
+
+
+def customer(customer_id: str) -> Fetched:
+    """A customer; a deleted one has `deleted` set. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.customers.retrieve(customer_id)))
+
+
+def subscription(subscription_id: str) -> Fetched:
+    """A subscription, ended ones too. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.subscriptions.retrieve(subscription_id)))
+
+
+def charge(charge_id: str) -> Fetched:
+    """A charge, for the customer whose money it was. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.charges.retrieve(charge_id)))
+
+
+def price(price_id: str) -> Fetched:
+    """A price, for its lookup key and metadata. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.prices.retrieve(price_id)))
+
+
+def product(product_id: str) -> Fetched:
+    """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v1.products.retrieve(product_id)))
+
+
+def event(event_id: str) -> Fetched:
+    """A thin event with its data, which the webhook leaves out. Raises StripeUnavailable, StripeRefused."""
+    return ask(lambda client: _plain(client.v2.core.events.retrieve(event_id)))
+
+
+def checkout_session(session_id: str) -> Fetched:
+    """A checkout session with what it sells. Raises StripeUnavailable, StripeRefused."""
+    expand: Any = {"expand": ["line_items"]}
+    return ask(lambda client: _plain(client.v1.checkout.sessions.retrieve(session_id, expand)))
+
+
+def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:
+    """A new checkout session; `key` is its Idempotency-Key. Raises StripeUnavailable, StripeRefused."""
+    wanted: Any = dict(params)
+    return ask(lambda client: _plain(client.v1.checkout.sessions.create(wanted, {"idempotency_key": key})))
+
+
+def ask(call: Callable[[stripe.StripeClient], Answer], *, key: str = "") -> Answer:
+    """Whatever `call` asks a client for; 429 is waited out here. Raises StripeUnavailable, StripeRefused.
+
+    The client has `key`, or the configured one.
+    """
+    client = make_client(key)
+    for attempt in range(BUSY_TRIES):
+        try:
+            with _failures():
+                return call(client)
+        except StripeUnavailable as error:
+            if error.status != 429 or attempt == BUSY_TRIES - 1:
+                raise
+            sleep(pause_s(attempt, error.retry_after_s))
+    raise AssertionError("unreachable")
+
+
+def pause_s(attempt: int, retry_after_s: float) -> float:
+    """How long to wait after 429: what Stripe asks for or twice as long each time, spread, within bounds."""
+    wanted = max(FIRST_PAUSE_S * 2**attempt, retry_after_s)
+    # Workers that were refused together must not come back together.
+    spread = random.uniform(0.8, 1.2)  # noqa: S311
+    return float(min(wanted, LONGEST_PAUSE_S) * spread)
+
+
+def make_client(key: str = "") -> stripe.StripeClient:
+    """A client with our bounds, for `key` or the configured one."""
+    addresses: Any = {"api": settings.STRIPE_API_BASE}
+    if settings.STRIPE_API_BASE != stripe.DEFAULT_API_BASE:
+        # What stands in for Stripe stands in for the host of its meters' streams too.
+        addresses["meter_events"] = settings.STRIPE_API_BASE
+    # Not kept between calls: its session must not be shared between threads or forked processes.
+    return stripe.StripeClient(
+        key or settings.STRIPE_SECRET_KEY,
+        max_network_retries=NETWORK_RETRIES,
+        base_addresses=addresses,
+        http_client=stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)),
+    )
+
+
+def _plain(found: stripe.StripeObject) -> Fetched:
+    return found.to_dict(for_json=True)
+
+
+def _all(listed: stripe.ListObject[Any], *, at_most: int | None = None) -> Iterator[Fetched]:
+    for count, item in enumerate(listed.auto_paging_iter()):
+        if at_most is not None and count >= at_most:
+            return
+        yield item.to_dict(for_json=True)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (
+        stripe.APIConnectionError,
+        stripe.RateLimitError,
+        stripe.AuthenticationError,
+        stripe.PermissionError,
+        stripe.TemporarySessionExpiredError,
+    ) as error:
+        raise _named(StripeUnavailable, error) from error
+    except stripe.StripeError as error:
+        status = error.http_status or 500
+        kind = StripeUnavailable if status >= 500 or status in (408, 409, 429) else StripeRefused
+        raise _named(kind, error) from error
+
+
+def _named(kind: type[StripeError], error: stripe.StripeError) -> StripeError:
+    found = kind(_told(error), status=error.http_status, code=error.code or "")
+    if isinstance(found, StripeUnavailable):
+        found.retry_after_s = _retry_after_s(error)
+    return found
+
+
+def _retry_after_s(error: stripe.StripeError) -> float:
+    raw = str((error.headers or {}).get("Retry-After") or "")
+    return float(raw) if raw.isascii() and raw.isdecimal() and len(raw) < 10 else 0.0
+
+
+def _told(error: stripe.StripeError) -> str:
+    return f"{type(error).__name__} {error.http_status or ''}: {error.user_message or error}"[:500]

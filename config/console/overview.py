@@ -1,0 +1,204 @@
+"""The console's first page: what was spent, what is near its cap, what happened. Read from rollups and windows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.db.models import Count, Sum
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.utils.safestring import SafeString
+
+from config import health
+from governance.console import alert_pages, display, stop_pages
+from governance.console.base import is_operator
+from governance.models import BudgetEvent, BudgetWindow, Reservation
+from governance.queries import budget_status, spend
+from governance.queries.budget_status import Standing
+from governance.queries.spend import Period, Point
+from governance.rules import money
+
+TREND_DAYS = 30
+CLOSEST, LATEST, TOP = 6, 8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One figure, with a line that puts it in proportion."""
+
+    title: str
+    value: str
+    note: str
+    icon: str
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Closest:
+    """A budget window near its cap."""
+
+    budget_id: int
+    name: str
+    window: str
+    standing: Standing
+    bar: SafeString
+    remaining: str
+    resets_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One line of a ranking; `percent` is of the first line, for the bar."""
+
+    name: str
+    cost: str
+    calls: int
+    percent: float
+
+
+def page(request: HttpRequest, *, now: datetime) -> dict[str, Any]:
+    """The whole page's context."""
+    return {"subtitle": None, "trend_days": TREND_DAYS, "operator": is_operator(request), **figures(now=now)}
+
+
+def fragment(request: HttpRequest, *, now: datetime) -> TemplateResponse:
+    """The live part alone."""
+    context = {"operator": is_operator(request), **figures(now=now)}
+    return TemplateResponse(request, "console/live.html", context)
+
+
+def figures(*, now: datetime) -> dict[str, Any]:
+    trend = spend.by_day(days=TREND_DAYS, now=now)
+    since = Period(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
+    services = health.services()
+    stopped = stop_pages.active()
+    return {
+        "now": now,
+        "cards": _cards(trend, now),
+        "trend": _chart(trend),
+        "any_spend": any(point.calls for point in trend),
+        "closest": [_closest(window, found) for window, found in budget_status.fullest(now=now, limit=CLOSEST)],
+        "rankings": [
+            ("Tenants", "apartment", _top("tenant", since)),
+            ("Agents", "smart_toy", _top("agent", since)),
+            ("Models", "neurology", _top("model", since)),
+        ],
+        "events": _events(now),
+        "services": [(name, state, _tone(state)) for name, state in services.items()],
+        "health": health.overall(services),
+        "check": health.last_check(),
+        "alerts": alert_pages.open_ones(limit=LATEST),
+        "stops": stopped,
+        "all_stopped": any(stop["everything"] for stop in stopped),
+    }
+
+
+def _cards(trend: list[Point], now: datetime) -> list[Card]:
+    today, yesterday = trend[-1], trend[-2]
+    month_nanos, month_calls = spend.total(
+        period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    )
+    pressed, stopped = budget_status.near_the_cap(now=now)
+    held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
+        running=Count("pk"), nanos=Sum("amount_nanos")
+    )
+    return [
+        Card(
+            "Spent today",
+            display.dollars(today.cost_nanos),
+            f"{display.dollars(yesterday.cost_nanos)} yesterday",
+            "today",
+        ),
+        Card("This month", display.dollars(month_nanos), f"{month_calls:,} calls", "calendar_month"),
+        Card("Calls today", f"{today.calls:,}", f"{yesterday.calls:,} yesterday", "bolt"),
+        Card(
+            "Near their cap",
+            str(pressed),
+            f"{stopped} stopped" if stopped else "none stopped",
+            "speed",
+            "danger" if stopped else "warning" if pressed else "",
+        ),
+        Card(
+            "Running calls",
+            f"{held['running']:,}",
+            f"{display.dollars(held['nanos'] or 0)} held for them",
+            "hourglass_top",
+        ),
+    ]
+
+
+def _chart(trend: list[Point]) -> str:
+    """Chart.js's labels and values. Dollars as text: they are drawn, not counted with."""
+    return json.dumps(
+        {
+            "labels": [f"{point.day:%b} {point.day.day}" for point in trend],
+            "cost": [str(money.dollars_from_nanos(point.cost_nanos)) for point in trend],
+            "calls": [point.calls for point in trend],
+        }
+    )
+
+
+def _closest(window: BudgetWindow, found: Standing) -> Closest:
+    budget = window.budget
+    return Closest(
+        budget_id=budget.pk,
+        name=display.subject_name(window),
+        window=budget.get_window_display(),
+        standing=found,
+        bar=display.bar(found, soft_cap=budget.soft_cap, hard_cap=budget.hard_cap),
+        remaining=display.dollars(found.remaining_nanos),
+        resets_at=found.ends_at,
+    )
+
+
+def _top(group: str, since: Period) -> list[Share]:
+    rows = spend.summary(group_by=[group], period=since, limit=TOP)
+    dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
+    return [
+        Share(
+            name=row[group] or "not named",
+            cost=display.dollars(row["cost_nanos"]),
+            calls=row["calls"],
+            percent=max(0.0, row["cost_nanos"] * 100 / dearest),
+        )
+        for row in rows
+    ]
+
+
+def _events(now: datetime) -> list[dict[str, Any]]:
+    rows = BudgetEvent.objects.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
+    return [
+        {
+            "kind": _kind(row),
+            "colour": display.KIND_COLOURS[row.kind],
+            "name": display.subject_name(row.window),
+            "budget_id": row.budget_id,
+            "window": row.budget.get_window_display(),
+            "detail": _detail(row),
+            "at": row.occurred_at,
+            "recent": now - row.occurred_at < timedelta(minutes=1),
+        }
+        for row in rows
+    ]
+
+
+def _detail(row: BudgetEvent) -> str:
+    change = f"{row.old_state} → {row.new_state}" if row.kind == BudgetEvent.Kind.STATE_CHANGE else ""
+    figures = f"{display.dollars(row.settled_nanos)} of {display.dollars(row.limit_nanos)}"
+    return " · ".join(part for part in (change, figures, row.reason) if part)
+
+
+def _kind(row: BudgetEvent) -> str:
+    if row.kind == BudgetEvent.Kind.THRESHOLD_BREACH:
+        return f"{Decimal(row.threshold) * 100:.0f}% reached"
+    return str(row.kind).replace("-", " ")
+
+
+def _tone(state: str) -> str:
+    if state in health.UNWELL:
+        return "danger"
+    return "success" if state in ("ok", "configured") else "neutral"

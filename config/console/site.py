@@ -1,0 +1,165 @@
+"""The operators' console: the admin site, its sidebar and its first page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from unfold.sites import UnfoldAdminSite
+
+# (group, its items: model label -> title and icon). A model that no app registers is left out.
+GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
+    (
+        "Budgets",
+        {
+            "governance.budget": ("Budgets", "savings"),
+            "governance.budgetwindow": ("Windows", "date_range"),
+            "governance.budgetevent": ("Events", "notifications_active"),
+            "governance.allowance": ("Raises & top-ups", "add_card"),
+            "governance.ratelimit": ("Rate limits", "speed"),
+            "governance.emergencystop": ("Emergency stops", "emergency_home"),
+        },
+    ),
+    (
+        "Spend",
+        {
+            "governance.spendentry": ("Ledger", "receipt_long"),
+            "governance.reservation": ("Reservations", "hourglass_top"),
+            "governance.spendrollup": ("Hourly sums", "bar_chart"),
+            "governance.anomaly": ("Anomalies", "troubleshoot"),
+        },
+    ),
+    (
+        "Tenants & keys",
+        {
+            "governance.tenant": ("Tenants", "apartment"),
+            "governance.agent": ("Agents", "smart_toy"),
+            "governance.apikey": ("API keys", "key"),
+        },
+    ),
+    (
+        "Models",
+        {
+            "llm.model": ("Models", "neurology"),
+            "llm.modelalias": ("Aliases", "alternate_email"),
+            "llm.price": ("Prices", "sell"),
+            "llm.providerendpoint": ("Providers", "hub"),
+        },
+    ),
+    (
+        "Billing",
+        {
+            "billing.plan": ("Plans", "workspace_premium"),
+            "billing.billingaccount": ("Accounts", "account_balance"),
+            "billing.subscription": ("Subscriptions", "autorenew"),
+            "billing.invoice": ("Invoices", "request_quote"),
+            "billing.payment": ("Refunds and disputes", "currency_exchange"),
+            "billing.topup": ("Top-ups", "add_card"),
+            "billing.billingperiod": ("Periods", "date_range"),
+            "billing.stripeevent": ("Stripe inbox", "inbox"),
+            "billing.stripecheck": ("Looks at Stripe", "search_check"),
+            "billing.meterevent": ("Usage outbox", "outbox"),
+            "billing.usagemeter": ("Usage meters", "speed"),
+            "billing.metererrorreport": ("Meter errors", "running_with_errors"),
+            "billing.outboundrequest": ("Requests to Stripe", "send"),
+        },
+    ),
+    (
+        "System",
+        {
+            "governance.alert": ("Alerts", "notification_important"),
+            "governance.auditentry": ("Audit trail", "policy"),
+            "governance.ledgercheck": ("Ledger checks", "fact_check"),
+            "governance.alertchannel": ("Alert channels", "campaign"),
+            "governance.alertdelivery": ("Alert deliveries", "outgoing_mail"),
+            "auth.user": ("Users", "person"),
+            "auth.group": ("Groups", "group"),
+        },
+    ),
+)
+APP_GROUPS = {"llm": "Models", "billing": "Billing"}
+# Pages that are no model's: group -> (title, icon, URL name), before the group's models.
+PAGES: dict[str, list[tuple[str, str, str]]] = {
+    "Billing": [("Stripe", "monitor_heart", "admin:stripe-health"), ("Margin", "monitoring", "admin:margin")],
+}
+
+
+class ConsoleSite(UnfoldAdminSite):
+    """The operators' console."""
+
+    index_title = "Overview"
+
+    def extra_urls(self) -> list[URLPattern]:
+        return [
+            path("overview/", self.admin_view(self.live), name="overview-live"),
+            path("stripe/", self.admin_view(self.stripe), name="stripe-health"),
+            path("margin/", self.admin_view(self.margin), name="margin"),
+        ]
+
+    def live(self, request: HttpRequest) -> Any:
+        """The part of the overview that changes, asked for every few seconds."""
+        from config.console import overview
+
+        return overview.fragment(request, now=timezone.now())
+
+    def stripe(self, request: HttpRequest) -> TemplateResponse:
+        """How Stripe's side is."""
+        from billing.console import stripe_page
+
+        context = {**self.each_context(request), "title": "Stripe", **stripe_page.context(now=timezone.now())}
+        return TemplateResponse(request, "console/stripe.html", context)
+
+    def margin(self, request: HttpRequest) -> TemplateResponse:
+        """What tenants pay, beside what their models cost."""
+        from billing.console import margin_page
+
+        figures = margin_page.context(wanted=request.GET.get("period", ""), now=timezone.now())
+        context = {**self.each_context(request), "title": "Margin", **figures}
+        return TemplateResponse(request, "console/margin.html", context)
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Unfold's DASHBOARD_CALLBACK."""
+    from config.console import overview
+
+    return context | overview.page(request, now=timezone.now())
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The sidebar: what is registered and what this user may see, in groups."""
+    from django.contrib import admin
+
+    registered = {model._meta.label_lower: model for model in admin.site._registry}
+    groups: list[dict[str, Any]] = [
+        {"title": "", "items": [{"title": "Overview", "icon": "dashboard", "link": reverse("admin:index")}]}
+    ]
+    for title, items in _with_the_rest(set(registered)):
+        shown = [
+            _item(*items[label], label)
+            for label in items
+            if label in registered and admin.site._registry[registered[label]].has_view_permission(request)
+        ]
+        pages = [{"title": name, "icon": icon, "link": reverse(url)} for name, icon, url in PAGES.get(title, ())]
+        if shown:
+            groups.append({"title": title, "separator": True, "items": [*pages, *shown]})
+    groups[-1]["items"].append({"title": "API documentation", "icon": "menu_book", "link": reverse("docs")})
+    return groups
+
+
+def _with_the_rest(labels: set[str]) -> list[tuple[str, dict[str, tuple[str, str]]]]:
+    """The groups, with models that no group names under their app's, else under System."""
+    groups = {title: dict(items) for title, items in GROUPS}
+    named = {label for items in groups.values() for label in items}
+    for label in sorted(labels - named):
+        model = apps.get_model(label)
+        group = APP_GROUPS.get(model._meta.app_label, "System")
+        groups[group][label] = (str(model._meta.verbose_name_plural).capitalize(), "table_rows")
+    return list(groups.items())
+
+
+def _item(title: str, icon: str, label: str) -> dict[str, Any]:
+    return {"title": title, "icon": icon, "link": reverse(f"admin:{label.replace('.', '_')}_changelist")}

@@ -1,0 +1,126 @@
+"""More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
+
+A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q, Sum
+
+from governance import audit, ledger
+from governance.audit import Actor
+from governance.ledger.operations import ReviewAllowances
+from governance.models import Allowance, Budget, BudgetWindow
+from governance.queries import budget_status
+from governance.rules import money
+
+PLANNED, RUNNING, ENDED = "planned", "running", "ended"
+
+
+class AllowanceError(ValueError):
+    """An allowance that cannot be as asked: which field, and what would be right."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field, self.message = field, message
+
+
+class AllowanceOver(AllowanceError):
+    """It ended before."""
+
+
+def raise_limit(
+    *, budget: Budget, amount_nanos: int, starts_at: datetime, ends_at: datetime, reason: str, by: Actor, now: datetime
+) -> Allowance:
+    """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises AllowanceError."""
+    if ends_at <= starts_at:
+        raise AllowanceError("ends_at", "must be after starts_at")
+    if ends_at <= now:
+        raise AllowanceError("ends_at", "must be in the future")
+    allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
+    return _grant(allowance, "budget.raise", by, now)
+
+
+def top_up(
+    *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
+) -> Allowance:
+    """Add an amount to the budget's open window. Raises AllowanceError; `subject` names one window of several."""
+    windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
+    if subject is not None:
+        windows = windows.filter(subject=subject)
+    found = list(windows[:2])
+    if not found:
+        raise AllowanceError("budget", "has no open window to top up: it opens with the first call")
+    if len(found) > 1:
+        raise AllowanceError("subject", "name whose window to top up: this budget has one for each")
+    allowance = Allowance(budget=budget, window=found[0], amount_nanos=amount_nanos, starts_at=now, reason=reason)
+    return _grant(allowance, "budget.top_up", by, now)
+
+
+def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
+    """End a running allowance now, or take back one that has not begun. Raises AllowanceOver where it is over."""
+    with transaction.atomic():
+        rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
+        found = rows.filter(pk=allowance.pk).first()
+        if found is None or state(found, now=now) == ENDED:
+            raise AllowanceOver("ends_at", "it has ended already")
+        allowance = found
+        if allowance.window is None and allowance.starts_at < now:
+            allowance.ends_at = now
+            allowance.save(update_fields=["ends_at"])
+        else:
+            # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
+            Allowance.objects.filter(pk=allowance.pk).delete()
+        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+        audit.record(
+            action="budget.allowance_end", target=str(allowance.budget), by=by, now=now, reason=reason.strip(),
+            old=_picture(allowance),
+        )  # fmt: skip
+
+
+def state(allowance: Allowance, *, now: datetime) -> str:
+    """PLANNED, RUNNING or ENDED; a top-up runs as long as its window is open."""
+    if allowance.window is not None:
+        return RUNNING if allowance.window.closed_at is None else ENDED
+    if allowance.ends_at is not None and allowance.ends_at <= now:
+        return ENDED
+    return PLANNED if now < allowance.starts_at else RUNNING
+
+
+def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
+    if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
+        raise AllowanceError("amount", "must be more than 0 dollars and at most 9 billion")
+    if allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos > money.MAX_NANOS:
+        raise AllowanceError("amount", "makes the limit more than 9 billion dollars")
+    allowance.reason = allowance.reason.strip()
+    if not allowance.reason:
+        raise AllowanceError("reason", "say why")
+    allowance.actor, allowance.created_at = by.name[:150], now
+    with transaction.atomic():
+        allowance.save(force_insert=True)
+        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+        audit.record(
+            action=action, target=str(allowance.budget), by=by, now=now, reason=allowance.reason,
+            new=_picture(allowance),
+        )  # fmt: skip
+    return allowance
+
+
+def _granted(budget: Budget, now: datetime) -> int:
+    """What the budget's allowances come to that are not over, as if all ran at once."""
+    lasting = Q(ends_at__gt=now) | Q(window__closed_at=None, window__isnull=False)
+    return budget.allowances.filter(lasting).aggregate(sum=Sum("amount_nanos"))["sum"] or 0
+
+
+def _picture(allowance: Allowance) -> dict[str, Any]:
+    return {
+        "amount_nanos": allowance.amount_nanos,
+        "window": allowance.window_id,
+        "starts_at": allowance.starts_at.isoformat(),
+        "ends_at": allowance.ends_at.isoformat() if allowance.ends_at else None,
+    }

@@ -1,0 +1,311 @@
+"""One batch of the ledger: what it read and locked, and what it changed.
+
+Used by the ledger alone (`ledger`, and its rules in `calls` and `periods`), inside its transaction. Windows and
+reservations are changed in memory and written back once, by `write`; windows are opened and closed by statement,
+because their ids are needed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from governance.ledger import sql
+from governance.ledger import sql_buckets as limits
+from governance.ledger import sql_dialect as words
+from governance.ledger.operations import (
+    Adjust,
+    ChangeLimit,
+    Expire,
+    Extend,
+    OpenPeriod,
+    Operation,
+    Record,
+    Release,
+    Reserve,
+    Reset,
+    ReviewAllowances,
+    Settle,
+)
+from governance.ledger.results import AlreadyResolved, Balance, LedgerError, ReservationUnknown
+from governance.ledger.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
+from governance.ledger.sql_dialect import together
+from governance.rules.buckets import Amount, MeterView
+from governance.rules.calls import Caller
+from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
+from governance.rules.scopes import Governed, RateRule, governing, is_stopped, matching
+from governance.rules.windows import WindowKind, span_at
+
+HARD_STOP = "hard-stop"
+# How often a batch looks again for windows that another one opened or closed at the same moment.
+LOOKS = 8
+
+
+class Batch:
+    """The working state of one transaction."""
+
+    standing: Standing
+
+    def __init__(self, operations: Sequence[Operation], now: datetime) -> None:
+        self.operations = operations
+        self.now = now
+        self.windows: dict[int, WindowRow] = {}
+        self.open: dict[tuple[int, str], WindowRow] = {}
+        self.reservations: dict[UUID, ReservationRow] = {}
+        self.new_reservations: dict[UUID, ReservationRow] = {}
+        self.corrected: dict[UUID, EntryRow] = {}
+        self.reported: dict[tuple[int, str], tuple[UUID, int]] = {}
+        # Rate meters by (limit, subject) and by id; empty where nothing is limited.
+        self.meters: dict[int, MeterRow] = {}
+        self.entries: list[EntryRow] = []
+        self.events: list[EventRow] = []
+        self._governed: dict[Caller, list[Governed]] = {}
+        self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
+
+    # Reading and locking ------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Read and lock everything the operations need: reservations first, then windows, in key order."""
+        callers = {op.caller for op in self.operations if isinstance(op, Reserve | Record)}
+        if callers:
+            self.know(callers)
+        self.reservations = sql.reservations(
+            {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
+        )
+        corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
+        self.corrected = {row.id: row for row in sql.entries(corrected)}
+        self.reported = sql.reported(
+            {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
+        )
+        self._lock_windows(
+            needed=[governed for caller in callers for governed in self.governed(caller)],
+            ids={id for row in self.reservations.values() for id in row.windows}
+            | {id for row in self.corrected.values() for id in row.windows},
+            budget_ids={
+                op.budget_id
+                for op in self.operations
+                if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
+            },
+        )
+        self.work_out([row for row in self.windows.values() if self._is_stale(row)])
+        self._lock_meters({op.caller for op in self.operations if isinstance(op, Reserve)})
+
+    def know(self, callers: Iterable[Caller]) -> None:
+        """Learn which budgets and rate limits govern the callers and whether they may call at all."""
+        callers = set(callers)
+        self.standing, budgets, rates = words.answers(
+            sql.standing(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
+        )
+        for caller in callers:
+            zone = self.standing.time_zones.get(caller.tenant_id, "UTC")
+            self._governed[caller] = governing(caller, budgets, time_zone=zone)
+            self._limited[caller] = matching(caller, rates) if rates else []
+
+    def glance(self, caller: Caller) -> None:
+        """Know one caller and its windows and meters as they are, with nothing locked or written: the dry run."""
+        self.know([caller])
+        rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.governed(caller)], lock=False)
+        self.open = {(row.budget.id, row.subject): row for row in rows if not has_ended(row, self.now)}
+        for item in self.governed(caller):
+            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
+        self.work_out([row for row in self.open.values() if self._is_stale(row)])
+        rules, keys = self._limits_of([caller])
+        self.meters = {row.id: row for row in limits.meters(rules, keys=keys, ids=(), now=self.now, lock=False)}
+
+    def governed(self, caller: Caller) -> list[Governed]:
+        return self._governed[caller]
+
+    def with_standing(self, call: Call, caller: Caller) -> Call:
+        """The call, marked with the reason why its caller may not call, if there is one."""
+        status = self.standing.statuses.get(caller.tenant_id)
+        if is_stopped(self.standing.stops, tenant_id=caller.tenant_id, agent=caller.agent):
+            return replace(call, blocked=Reason.EMERGENCY_STOP)
+        if caller.key_id in self.standing.unusable_keys:
+            return replace(call, blocked=Reason.KEY_INVALID)
+        if status == "suspended":
+            return replace(call, blocked=Reason.TENANT_SUSPENDED)
+        if status != "active":
+            return replace(call, blocked=Reason.TENANT_PAUSED)
+        if (caller.tenant_id, caller.agent) in self.standing.paused_agents:
+            return replace(call, blocked=Reason.AGENT_PAUSED)
+        return call
+
+    def _lock_windows(self, *, needed: Sequence[Governed], ids: set[int], budget_ids: set[int]) -> None:
+        """Lock windows, opening those that calls need; again where another batch changed them at that moment."""
+        wanted = {(item.budget.id, item.subject): item for item in needed}
+        for _ in range(LOOKS):
+            rows = sql.windows(keys=wanted.keys(), ids=ids, budget_ids=budget_ids)
+            self.windows = {row.id: row for row in rows}
+            self.open = {(row.budget.id, row.subject): row for row in rows if row.closed_at is None}
+            ended = [
+                self.open.pop(key).id for key in wanted if key in self.open and has_ended(self.open[key], self.now)
+            ]
+            missing = [item for key, item in wanted.items() if key not in self.open]
+            # Closed while we waited for its lock: whoever did that may have opened its successor.
+            overtaken = any(row.closed_at is not None and row.id not in ids for row in rows)
+            if not missing and not overtaken:
+                return
+            sql.close_windows(ended, self.now)
+            if missing:
+                sql.open_windows([new_window(item, self.now) for item in missing], self.now)
+        raise LedgerError("windows kept changing while they were being locked")
+
+    def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
+        pairs = [pair for caller in callers for pair in self._limited[caller]]
+        return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
+
+    def _lock_meters(self, callers: Iterable[Caller]) -> None:
+        """Lock rate meters, after the windows; make those that are missing."""
+        rules, keys = self._limits_of(callers)
+        ids = {id for row in self.reservations.values() for id in row.meters}
+        rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        missing = keys - {(row.rule.id, row.subject) for row in rows}
+        if missing:
+            limits.open_meters(missing, self.now)
+            rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        self.meters = {row.id: row for row in rows}
+
+    def meters_of(self, caller: Caller) -> list[MeterRow]:
+        """The meters that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
+        known = {(row.rule.id, row.subject): row for row in self.meters.values()}
+        return [
+            known.get((rule.id, subject)) or MeterRow(0, rule, subject, Amount())
+            for rule, subject in self._limited[caller]
+        ]
+
+    def _is_stale(self, row: WindowRow) -> bool:
+        return row.closed_at is None and row.extra_until is not None and row.extra_until <= self.now
+
+    def work_out(self, rows: Sequence[WindowRow]) -> None:
+        """Bring the limits of open windows up to date with the allowances that run now."""
+        if not rows:
+            return
+        granted = limits.allowances({row.budget.id for row in rows}, self.now)
+        for row in rows:
+            mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
+            running = [a for a in mine if a.starts_at <= self.now]
+            changes = [a.starts_at for a in mine if a.starts_at > self.now] + [a.ends_at for a in running if a.ends_at]
+            extra_nanos = sum(a.amount_nanos for a in running)
+            row.extra_until = min(changes, default=None)
+            row.dirty = True
+            if extra_nanos != row.extra_nanos:
+                row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
+                row.limit_nanos += extra_nanos - row.extra_nanos
+                row.extra_nanos = extra_nanos
+                self.refresh(row, reason="an allowance began or ended")
+
+    # Writing ------------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        with together():
+            sql.insert_reservations(list(self.new_reservations.values()))
+            sql.update_reservations(row for row in self.reservations.values() if row.dirty)
+            sql.insert_entries(self.entries, self.now)
+            sql.add_to_rollups(self.entries)
+            sql.update_windows(row for row in self.windows.values() if row.dirty)
+            sql.insert_events(self.events, self.now)
+            limits.update_meters((row for row in self.meters.values() if row.dirty), self.now)
+
+    # Parts --------------------------------------------------------------------------------------------------
+
+    def reservation(self, id: UUID) -> ReservationRow:
+        row = self.reservations.get(id) or self.new_reservations.get(id)
+        if row is None:
+            raise ReservationUnknown(id)
+        return row
+
+    def pending(self, id: UUID) -> ReservationRow:
+        row = self.reservation(id)
+        if row.status != "pending":
+            raise AlreadyResolved(id, row.status)
+        return row
+
+    def post(self, entry: EntryRow) -> None:
+        self.entries.append(entry)
+        for id in entry.windows:
+            self.windows[id].settled_nanos += entry.cost_nanos
+            self.refresh(self.windows[id])
+
+    def refresh(self, window: WindowRow, *, reason: str = "", actor: str = "") -> None:
+        """Settled money or the limit changed: bring state and thresholds up to date, each change one event."""
+        window.dirty = True
+        policy = window.budget.policy
+        for e4 in crossed(window.settled_nanos, window.limit_nanos, policy):
+            threshold = f"{e4 / 10_000:g}"
+            if threshold not in window.crossed:
+                window.crossed.append(threshold)
+                self.events.append(EventRow(window, "threshold-breach", threshold=threshold, reason=reason))
+        state = state_of(window.settled_nanos, window.limit_nanos, policy)
+        if state != window.state:
+            self.events.append(
+                EventRow(
+                    window,
+                    "state-change",
+                    old_state=window.state,
+                    new_state=state,
+                    reason=reason,
+                    actor=actor,
+                )
+            )
+            window.state = state
+            if state == State.STOPPED:
+                self.note_stop(window, reason)
+
+    def note_stop(self, window: WindowRow, reason: str) -> None:
+        """The first hard stop of a window is an event; later ones are not."""
+        if HARD_STOP not in window.crossed:
+            window.crossed.append(HARD_STOP)
+            window.dirty = True
+            self.events.append(EventRow(window, HARD_STOP, new_state=window.state, reason=reason))
+
+    def balances(self, ids: Iterable[int]) -> tuple[Balance, ...]:
+        rows = (self.windows[id] for id in ids)
+        return tuple(Balance(row.id, row.limit_nanos, row.settled_nanos, row.reserved_nanos, row.state) for row in rows)
+
+
+def has_ended(window: WindowRow, now: datetime) -> bool:
+    """Whether time has closed a window. A billing cycle ends only when Stripe or an operator opens the next."""
+    return window.ends_at is not None and window.ends_at <= now and window.budget.window != WindowKind.BILLING_CYCLE
+
+
+def new_window(governed: Governed, now: datetime) -> NewWindow:
+    """The window that holds `now`."""
+    span = span_at(governed.budget.window, now, ZoneInfo(governed.time_zone))
+    return NewWindow(governed, span.starts_at, span.ends_at)
+
+
+def view_of(window: WindowRow) -> WindowView:
+    book = window.budget
+    return WindowView(
+        budget_id=book.id, window_id=window.id, scope=_scope(book, window.subject), scope_type=book.scope_type,
+        scope_key=window.subject, kind=book.window.value, starts_at=window.starts_at, ends_at=window.ends_at,
+        limit_nanos=window.limit_nanos, settled_nanos=window.settled_nanos, reserved_nanos=window.reserved_nanos,
+        policy=book.policy,
+    )  # fmt: skip
+
+
+def meter_view(row: MeterRow, now: datetime) -> MeterView:
+    return MeterView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
+
+
+def views_of(governed: Sequence[Governed], open_now: Mapping[tuple[int, str], WindowRow]) -> list[WindowView]:
+    """The windows of a call as a decision sees them."""
+    return [view_of(open_now[item.budget.id, item.subject]) for item in governed]
+
+
+def unopened(governed: Governed, now: datetime) -> WindowRow:
+    """A window as it would open at the first call; its allowances are still to be worked out."""
+    new = new_window(governed, now)
+    return WindowRow(
+        0, governed.budget, governed.subject, governed.tenant_id, new.starts_at, new.ends_at,
+        governed.budget.limit_nanos, 0, 0, "active", [], None, "", "", extra_until=now,
+    )  # fmt: skip
+
+
+def _scope(book: Any, subject: str) -> str:
+    """The scope as people name it: "platform", "tenant:acme", "agent:invoices"."""
+    return f"{book.scope_type}:{subject}" if subject else str(book.scope_type)

@@ -1,0 +1,254 @@
+"""The only writer of windows, reservations, entries and rollups.
+
+`apply` takes a list of operations, locks what they touch (reservations, then windows, each in primary-key order),
+runs each operation in Python against the locked rows, and writes all changes with a handful of statements in one
+durable transaction. A batch of one is an ordinary call; the gateway's batches hold whatever queued up meanwhile.
+
+Amounts are integer nanodollars. Every time is `now`, given by the caller. An operation that fails leaves no trace
+and does not touch its neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+
+from governance.ledger import call_rules, sql, window_rules
+from governance.ledger.batch import Batch, meter_view, views_of
+from governance.ledger.operations import (
+    Adjust,
+    ChangeLimit,
+    Expire,
+    Extend,
+    OpenPeriod,
+    Operation,
+    Record,
+    Release,
+    Reserve,
+    Reset,
+    ReviewAllowances,
+    Settle,
+)
+from governance.ledger.results import (
+    AdjustResult,
+    AlreadyResolved,
+    LedgerError,
+    LedgerUnavailable,
+    PeriodResult,
+    RecordResult,
+    ReservationUnknown,
+    ResetResult,
+    SettleResult,
+)
+from governance.ledger.sql_dialect import by_index, together
+from governance.rules.calls import Caller
+from governance.rules.decision import Call, Decision, decide
+
+_RULES: dict[type, Callable[[Batch, Any], Any]] = {
+    Reserve: call_rules.reserve,
+    Extend: call_rules.extend,
+    Settle: call_rules.settle,
+    Release: call_rules.release,
+    Expire: call_rules.expire,
+    Record: call_rules.record,
+    Adjust: call_rules.adjust,
+    Reset: window_rules.reset,
+    OpenPeriod: window_rules.open_period,
+    ChangeLimit: window_rules.change_limit,
+    ReviewAllowances: window_rules.review_allowances,
+}
+
+# PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
+RETRYABLE_SQLSTATES = ("40P01", "40001")
+ATTEMPTS = 6
+
+T = TypeVar("T")
+
+
+def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
+    """Carry out operations in one durable transaction; their results, in order.
+
+    The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
+    database cannot be reached: then nothing happened, or (after a lost commit) it is not known whether it did, and
+    repeating the same operations is safe: reservations and entries carry their own ids.
+    """
+    if not operations:
+        return []
+    try:
+        return _durably(lambda: _run(operations, now))
+    except LedgerUnavailable:
+        raise
+    except Exception as error:
+        if len(operations) == 1:
+            return [_explained(operations[0], error)]
+        # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
+        return _one_by_one(operations, now)
+
+
+def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
+    """The same inside the caller's open transaction, together with its own rows; raises the first failure."""
+    if not transaction.get_connection().in_atomic_block:
+        raise RuntimeError("apply_within needs an open transaction")
+    results = _run(operations, now)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def reserve(operation: Reserve, *, now: datetime) -> Decision:
+    """Decide and hold. A refusal is a Decision that is not `allowed`, not an exception."""
+    return cast(Decision, _one(operation, now))
+
+
+def extend(operation: Extend, *, now: datetime) -> None:
+    """Keep a reservation alive or raise its hold; ExtendRefused where the money is not there."""
+    _one(operation, now)
+
+
+def settle(operation: Settle, *, now: datetime) -> SettleResult:
+    """Charge the true cost once. Raises ReservationUnknown, AlreadyResolved."""
+    return cast(SettleResult, _one(operation, now))
+
+
+def release(operation: Release, *, now: datetime) -> None:
+    """Return the whole hold. Raises ReservationUnknown, AlreadyResolved."""
+    _one(operation, now)
+
+
+def record(operation: Record, *, now: datetime) -> RecordResult:
+    """Charge a call made elsewhere; a repeated request id changes nothing and says so."""
+    return cast(RecordResult, _one(operation, now))
+
+
+def adjust(operation: Adjust, *, now: datetime) -> AdjustResult:
+    """Correct an entry with a new one."""
+    return cast(AdjustResult, _one(operation, now))
+
+
+def reset(operation: Reset, *, now: datetime) -> ResetResult:
+    """Close a budget's open windows and open new ones now."""
+    return cast(ResetResult, _one(operation, now))
+
+
+def open_period(operation: OpenPeriod, *, now: datetime) -> PeriodResult:
+    """Open a paid period's window, once."""
+    return cast(PeriodResult, _one(operation, now))
+
+
+def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
+    """Give the open windows of a budget a new limit; how many there were."""
+    return cast(int, _one(operation, now))
+
+
+def lock_windows(budget_id: int) -> None:
+    """Lock a budget's open windows in the caller's transaction. Taken before the budget's own row, never after it.
+
+    A call that opens a window holds the ended one when it needs the budget's row.
+    """
+    sql.windows(budget_ids=[budget_id])
+
+
+def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
+    """The dry run: what `reserve` would decide now. Nothing is locked or written."""
+    batch = Batch((), now)
+    batch.glance(caller)
+    return decide(
+        batch.with_standing(call, caller),
+        views_of(batch.governed(caller), batch.open),
+        [meter_view(meter, now) for meter in batch.meters_of(caller)],
+    )
+
+
+def expire_due(*, now: datetime, limit: int = 500) -> int:
+    """Resolve reservations whose time ran out, `limit` at a time; how many were."""
+    total = 0
+    while due := sql.due_reservations(now, limit):
+        done = apply([Expire(id) for id in due], now=now)
+        expired = sum(result is True for result in done)
+        total += expired
+        if len(due) < limit or not expired:
+            break
+    return total
+
+
+def roll_windows(*, now: datetime, limit: int = 500) -> int:
+    """Close calendar windows whose time is over and open those of single-subject budgets; how many changed.
+
+    Calls do this by themselves when they need a window; this is for the dashboards.
+    """
+    return _durably(lambda: window_rules.roll(Batch((), now), limit=limit))
+
+
+def _one(operation: Operation, now: datetime) -> Any:
+    [result] = apply([operation], now=now)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
+    try:
+        return [result for operation in operations for result in apply([operation], now=now)]
+    except LedgerUnavailable as error:
+        # The first of them may have landed.
+        raise LedgerUnavailable(str(error), unsure=True) from error
+
+
+def _explained(operation: Operation, error: Exception) -> Any:
+    """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
+    if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
+        held = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
+        if held is not None:
+            return AlreadyResolved(held.id, held.status)
+    if isinstance(error, IntegrityError) and isinstance(operation, Record):
+        # Reported by somebody else between our look and our insert.
+        key = operation.caller.tenant_id, operation.request_id
+        reported = sql.reported([key]).get(key)
+        if reported is not None:
+            return RecordResult(*reported, duplicate=True)
+    if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
+        # Purged between our look and our commit.
+        return ReservationUnknown(operation.corrects_id)
+    return error
+
+
+def _run(operations: Sequence[Operation], now: datetime) -> list[Any]:
+    batch = Batch(operations, now)
+    batch.prepare()
+    results = [_carry_out(batch, operation) for operation in operations]
+    batch.write()
+    return results
+
+
+def _carry_out(batch: Batch, operation: Operation) -> Any:
+    """Run one operation against the locked rows; a LedgerError is its result, and it has changed nothing."""
+    try:
+        return _RULES[type(operation)](batch, operation)
+    except LedgerError as error:
+        return error
+
+
+def _durably(work: Callable[[], T]) -> T:
+    """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away."""
+    for attempt in range(1, ATTEMPTS + 1):
+        committing = False
+        try:
+            with transaction.atomic(durable=True):
+                with together():
+                    by_index()
+                    result = work()
+                committing = True
+            return result
+        except (OperationalError, InterfaceError) as error:
+            state = getattr(error.__cause__, "sqlstate", None)
+            if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
+                transaction.get_connection().close_if_unusable_or_obsolete()
+                raise LedgerUnavailable(str(error), unsure=committing) from error
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing
+    raise AssertionError("unreachable")

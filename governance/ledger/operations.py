@@ -1,0 +1,145 @@
+"""What can be asked of the ledger: plain, immutable operations. `governance.ledger.apply` carries them out.
+
+Amounts are integer nanodollars, times aware UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from governance.rules.calls import Caller, Usage
+from governance.rules.decision import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `decision.Decision`.
+
+    `model_requested` is what the client asked for, where the call is tried at another model.
+    """
+
+    reservation_id: UUID
+    caller: Caller
+    call: Call
+    provider: str = ""
+    ttl_s: int | None = None
+    model_requested: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Keep a running call's reservation alive, and hold `more_nanos` for it where they fit."""
+
+    reservation_id: UUID
+    more_nanos: int = 0
+    ttl_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Charge what a call truly cost and return the rest of its hold."""
+
+    reservation_id: UUID
+    cost_nanos: int
+    usage: Usage
+    certainty: str = "confirmed"
+    reason: str = ""
+    price_rule: str = ""
+    request_id: str = ""
+    occurred_at: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Return a whole hold: nothing was spent."""
+
+    reservation_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Resolve a reservation whose time ran out: charged in full as an estimate."""
+
+    reservation_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Charge a call that was made without a reservation. A repeated request id is a no-op."""
+
+    entry_id: UUID
+    caller: Caller
+    request_id: str
+    cost_nanos: int
+    usage: Usage
+    model_requested: str = ""
+    certainty: str = "confirmed"
+    price_rule: str = ""
+    occurred_at: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """Correct an entry by `delta_nanos` with a new row that names it; `price_rule` is why, where a price is."""
+
+    entry_id: UUID
+    corrects_id: UUID
+    delta_nanos: int
+    reason: str
+    kind: str = "adjustment"
+    price_rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Close a budget's open windows (one subject's, or all of them) and open new ones now."""
+
+    budget_id: int
+    reason: str
+    actor: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPeriod:
+    """Open a billing period's window, once for each grant (`source_kind`, `source_id`, `starts_at`).
+
+    The window opens only where it is newer than the open one; a grant for an older period changes nothing.
+    """
+
+    budget_id: int
+    starts_at: datetime
+    ends_at: datetime
+    limit_nanos: int
+    source_kind: str
+    source_id: str
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLimit:
+    """Give a budget's open windows a new limit, at once; states and thresholds follow."""
+
+    budget_id: int
+    limit_nanos: int
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewAllowances:
+    """Bring a budget's open windows up to date with its allowances, which have just changed."""
+
+    budget_id: int
+
+
+Operation = (
+    Reserve | Extend | Settle | Release | Expire | Record | Adjust | Reset | OpenPeriod | ChangeLimit | ReviewAllowances
+)

@@ -1,0 +1,135 @@
+"""The ledger's rows as it works on them: read and locked, changed in memory, written back once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from governance.rules.buckets import Amount
+from governance.rules.calls import Caller
+from governance.rules.scopes import Governed, RateRule, Rulebook, StopTarget
+
+
+@dataclass(slots=True)
+class WindowRow:
+    id: int
+    budget: Rulebook
+    subject: str
+    tenant_id: int | None
+    starts_at: datetime
+    ends_at: datetime | None
+    limit_nanos: int
+    settled_nanos: int
+    reserved_nanos: int
+    state: str
+    crossed: list[str]
+    closed_at: datetime | None
+    source_kind: str
+    source_id: str
+    limit_lowered: bool = False
+    extra_nanos: int = 0
+    extra_until: datetime | None = None
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewWindow:
+    """A window to open; without a limit of its own it takes its budget's."""
+
+    governed: Governed
+    starts_at: datetime
+    ends_at: datetime | None
+    limit_nanos: int | None = None
+    source_kind: str = ""
+    source_id: str = ""
+
+
+@dataclass(slots=True)
+class ReservationRow:
+    id: UUID
+    caller: Caller
+    provider: str
+    model_requested: str
+    model_served: str
+    windows: list[int]
+    amount_nanos: int
+    status: str
+    reserved_at: datetime
+    expires_at: datetime
+    resolved_at: datetime | None = None
+    meters: list[int] = field(default_factory=list)
+    tokens: int = 0
+    dirty: bool = False
+
+
+@dataclass(slots=True)
+class EntryRow:
+    """A ledger line to insert, or one read back to be corrected."""
+
+    id: UUID
+    kind: str
+    caller: Caller
+    provider: str
+    model_requested: str
+    model_served: str
+    windows: list[int]
+    cost_nanos: int
+    occurred_at: datetime
+    reservation_id: UUID | None = None
+    corrects_id: UUID | None = None
+    request_id: str = ""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    unit: str = "token"
+    units: int = 0
+    price_rule: str = ""
+    overage_nanos: int = 0
+    certainty: str = "confirmed"
+    reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    window: WindowRow
+    kind: str
+    threshold: str = ""
+    old_state: str = ""
+    new_state: str = ""
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a batch must know of its callers before it decides."""
+
+    statuses: Mapping[int, str]
+    time_zones: Mapping[int, str]
+    paused_agents: frozenset[tuple[int, str]]
+    unusable_keys: frozenset[int]
+    stops: frozenset[StopTarget]
+
+
+@dataclass(slots=True)
+class MeterRow:
+    """A locked meter; its level is as of the batch's now."""
+
+    id: int
+    rule: RateRule
+    subject: str
+    level: Amount
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllowanceRow:
+    budget_id: int
+    window_id: int | None
+    amount_nanos: int
+    starts_at: datetime
+    ends_at: datetime | None

@@ -1,0 +1,139 @@
+"""What happens to a budget's windows: closed, opened, given another limit. Rules of the ledger, run on locked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from governance.ledger import sql
+from governance.ledger import sql_buckets as limits
+from governance.ledger.batch import LOOKS, Batch, has_ended, new_window
+from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
+from governance.ledger.results import LedgerError, PeriodResult, ResetResult
+from governance.ledger.rows import EventRow, NewWindow
+from governance.rules.money import share_nanos
+from governance.rules.scopes import Governed, Rulebook
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+def reset(batch: Batch, op: Reset) -> ResetResult:
+    """Close a budget's open windows and open new ones now; the closed ones keep their figures."""
+    old = [
+        row
+        for (budget_id, subject), row in batch.open.items()
+        if budget_id == op.budget_id and op.subject in (None, subject)
+    ]
+    for row in old:
+        batch.events.append(
+            EventRow(
+                row,
+                "budget-reset",
+                old_state=row.state,
+                new_state="active",
+                reason=op.reason,
+                actor=op.actor,
+            )
+        )
+        row.closed_at = batch.now
+    sql.close_windows([row.id for row in old], batch.now)
+    opened = [
+        NewWindow(
+            Governed(row.budget, row.subject, row.tenant_id), starts_at,
+            row.ends_at if row.ends_at and row.ends_at > starts_at else None,
+            row.limit_nanos - row.extra_nanos, row.source_kind, row.source_id,
+        )
+        for row in old
+        # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
+        for starts_at in [max(batch.now, row.starts_at + MICROSECOND) if row.source_kind else batch.now]
+        # One whose time was over anyway opens at the next call, as always.
+        if not has_ended(row, batch.now)
+    ]  # fmt: skip
+    _open(batch, opened)
+    return ResetResult(closed=len(old), opened=len(opened))
+
+
+def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
+    """Open a paid period's window, once for each grant, and never an older one over a newer."""
+    budget, tenant, _ = _budget(batch, op.budget_id)
+    for _ in range(LOOKS):
+        known = sql.granted(op.budget_id, op.source_kind, op.source_id, op.starts_at)
+        if known is not None:
+            return PeriodResult(known, opened=False)
+        current = batch.open.get((op.budget_id, tenant))
+        if current and (op.ends_at <= batch.now or (current.source_kind and op.starts_at < current.starts_at)):
+            return PeriodResult(current.id, opened=False)
+        if current:
+            batch.events.append(
+                EventRow(current, "budget-reset", old_state=current.state, new_state="active",
+                         reason=op.reason, actor=op.actor)
+            )  # fmt: skip
+            current.closed_at = batch.now
+            sql.close_windows([current.id], batch.now)
+        new = NewWindow(
+            Governed(budget, tenant, budget.tenant_id), op.starts_at, op.ends_at, op.limit_nanos,
+            op.source_kind, op.source_id,
+        )  # fmt: skip
+        _open(batch, [new])
+        opened = batch.open[op.budget_id, tenant]
+        if (opened.source_kind, opened.source_id, opened.starts_at) == (op.source_kind, op.source_id, op.starts_at):
+            return PeriodResult(opened.id, opened=True)
+        # There was none to lock, and another grant or a call opened one at this moment: now it is there, and locked.
+    raise LedgerError("windows kept changing while one was being opened")
+
+
+def change_limit(batch: Batch, op: ChangeLimit) -> int:
+    """Give open windows another limit; their states follow."""
+    changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    for row in changed:
+        # Lowering the cap below what is committed lowers the limit as well.
+        limit_nanos = op.limit_nanos + row.extra_nanos
+        over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
+        row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
+        row.limit_nanos = limit_nanos
+        batch.refresh(row, reason=op.reason, actor=op.actor)
+    return len(changed)
+
+
+def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
+    """Bring the budget's open windows up to date with its allowances; how many windows there are."""
+    rows = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    batch.work_out(rows)
+    return len(rows)
+
+
+def roll(batch: Batch, *, limit: int) -> int:
+    """Close ended calendar windows; open those of budgets with one subject."""
+    rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
+    sql.close_windows([row.id for row in rows], batch.now)
+    budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])
+    new = [
+        new_window(Governed(book, tenant if book.scope_type == "tenant" else book.scope_key, book.tenant_id, zone),
+                   batch.now)
+        for book, tenant, zone in budgets.values()
+    ]  # fmt: skip
+    if new:
+        sql.open_windows(new, batch.now)
+    stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
+    batch.work_out(stale)
+    sql.update_windows(stale)
+    sql.insert_events(batch.events, batch.now)
+    return len(rows) + len(new) + len(stale)
+
+
+def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
+    """Open windows and hold their locks, in place of the ones just closed."""
+    if not new:
+        return
+    sql.open_windows(new, batch.now)
+    rows = sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new])
+    for row in rows:
+        batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
+    batch.work_out([row for row in rows if row.extra_until is not None])
+
+
+def _budget(batch: Batch, id: int) -> tuple[Rulebook, str, str]:
+    try:
+        return sql.budgets_by_id([id])[id]
+    except KeyError:
+        raise LedgerError(f"there is no budget {id}") from None

@@ -1,0 +1,140 @@
+"""Where budgets stand now: reads of their open windows, with nothing locked or opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from django.db.models import F, FloatField, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Cast
+
+from governance.models import Budget, BudgetWindow, ScopeType
+from governance.models.budgets import EACH
+from governance.queries.spend import EVERYTHING, Reader
+from governance.rules.windows import WindowKind, span_at
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The figures of a budget's current window. Amounts in nanodollars.
+
+    Of a budget for "each one separately" it is the fullest subject's window; `subject` names it.
+    """
+
+    subject: str
+    starts_at: datetime
+    ends_at: datetime | None
+    limit_nanos: int
+    settled_nanos: int
+    reserved_nanos: int
+    state: str
+    window_id: int | None = None
+    # The part of the limit that comes from allowances.
+    extra_nanos: int = 0
+
+    @property
+    def remaining_nanos(self) -> int:
+        return max(0, self.limit_nanos - self.settled_nanos - self.reserved_nanos)
+
+    @property
+    def utilization(self) -> Decimal:
+        """Settled share of the limit, four decimals."""
+        return (Decimal(self.settled_nanos) / self.limit_nanos).quantize(Decimal("0.0001"))
+
+    @property
+    def committed_share(self) -> float:
+        """Settled and held share of the limit, to sort and draw by."""
+        return (self.settled_nanos + self.reserved_nanos) / self.limit_nanos
+
+
+def readable_budgets(reader: Reader) -> QuerySet[Budget]:
+    """The budgets a reader may see: an agent those that name it, a tenant those that govern it."""
+    rows = Budget.objects.select_related("tenant").order_by("-id")
+    if reader.tenant is None:
+        return rows
+    if reader.agent:
+        own = Q(scope_type=ScopeType.AGENT, scope_key__in=[reader.agent, EACH])
+        if reader.key_prefix:
+            own |= Q(scope_type=ScopeType.KEY, scope_key__in=[reader.key_prefix, EACH])
+        return rows.filter(own, Q(tenant=reader.tenant) | Q(tenant__isnull=True))
+    return rows.filter(Q(tenant=reader.tenant) | Q(tenant__isnull=True, scope_key=EACH))
+
+
+def readable_windows(reader: Reader) -> QuerySet[BudgetWindow]:
+    """The windows whose figures a reader may see: never another tenant's, nor another agent's."""
+    rows = BudgetWindow.objects.order_by("-id")
+    if reader.tenant is None:
+        return rows
+    rows = rows.filter(tenant=reader.tenant)
+    if not reader.agent:
+        return rows
+    names = [name for name in (reader.agent, reader.key_prefix) if name]
+    subjects = names + [f"{reader.tenant.slug}/{name}" for name in names]
+    return rows.filter(subject__in=subjects, budget__in=readable_budgets(reader).order_by())
+
+
+def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, Standing]:
+    """Each budget's current window by budget id, in one query; one that no call has opened yet stands at zero."""
+    budgets = list(budgets)
+    fullest = (
+        live(readable_windows(reader), now=now)
+        .filter(budget=OuterRef("pk"))
+        .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
+        .order_by("-share", "-id")
+        .values("pk")[:1]
+    )
+    ids = Budget.objects.filter(pk__in=[budget.pk for budget in budgets]).values(found=Subquery(fullest))
+    found = {window.budget_id: window for window in BudgetWindow.objects.filter(pk__in=ids)}
+    return {
+        budget.pk: of_window(found[budget.pk]) if budget.pk in found else unopened(budget, now=now)
+        for budget in budgets
+    }
+
+
+def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, Standing]]:
+    """The open windows nearest their cap, with their budgets and tenants."""
+    rows = (
+        live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
+        .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
+        .select_related("budget__tenant", "tenant")
+        .order_by("-share", "-id")[:limit]
+    )
+    return [(row, of_window(row)) for row in rows]
+
+
+def near_the_cap(*, now: datetime) -> tuple[int, int]:
+    """How many open windows are at or past their soft cap, and how many of these are stopped."""
+    rows = live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
+    stopped = rows.filter(state=BudgetWindow.State.STOPPED).count()
+    pressed = rows.exclude(state=BudgetWindow.State.ACTIVE).count()
+    return pressed, stopped
+
+
+def of_window(window: BudgetWindow) -> Standing:
+    return Standing(
+        subject=window.subject,
+        starts_at=window.starts_at,
+        ends_at=window.ends_at,
+        limit_nanos=window.limit_nanos,
+        settled_nanos=window.settled_nanos,
+        reserved_nanos=window.reserved_nanos,
+        state=window.state,
+        window_id=window.pk,
+        extra_nanos=window.extra_nanos,
+    )
+
+
+def unopened(budget: Budget, *, now: datetime) -> Standing:
+    """The window the next call would open."""
+    zone = budget.tenant.zone if budget.tenant else ZoneInfo("UTC")
+    span = span_at(WindowKind(budget.window), now, zone)
+    return Standing("", span.starts_at, span.ends_at, budget.limit_nanos, 0, 0, BudgetWindow.State.ACTIVE)
+
+
+def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:
+    """Open windows that time has not ended; a billing cycle ends only by an act."""
+    lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window=WindowKind.BILLING_CYCLE.value)
+    return rows.filter(lasting, closed_at__isnull=True)

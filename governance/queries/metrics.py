@@ -1,0 +1,106 @@
+"""What the ledger says about itself, for Prometheus. Read from the database at each scrape: right for all processes.
+
+Labels are bounded: states and window kinds are few, and of providers and models only those dearest so far are
+named; the others are added up under "other". Amounts are dollars as floats, because Prometheus has no other numbers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+
+from django.db.models import Count, Sum
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, Reservation, SpendEntry
+from governance.queries.spend import summary
+from governance.rules import money
+from governance.rules.windows import WindowKind
+
+NAMED_MODELS = 100
+OTHER = "other"
+PREFIX = "spend_governor"
+
+
+def collect(now: datetime) -> Iterator[Metric]:
+    """Every figure as of `now`."""
+    yield from _ledger(now)
+    yield from _reservations(now)
+    yield _windows()
+    yield from _spend()
+    yield _alerts()
+    yield _gauge(
+        "emergency_stops", "Emergency stops that are active.", EmergencyStop.objects.filter(lifted_at=None).count()
+    )
+
+
+def _ledger(now: datetime) -> Iterator[Metric]:
+    """Nothing before the first check: a drift of zero would be a claim that nobody has checked."""
+    last = LedgerCheck.objects.order_by("-id").first()
+    if last is None:
+        return
+    yield _gauge("ledger_drift", "Figures of the ledger that the last check found drifted.", last.drifts)
+    age_s = (now - last.checked_at).total_seconds()
+    yield _gauge("ledger_check_age_seconds", "Seconds since the ledger was last checked.", age_s)
+    yield _gauge("ledger_check_duration_seconds", "Seconds the last check took.", last.took_ms / 1000)
+
+
+def _reservations(now: datetime) -> Iterator[Metric]:
+    pending = Reservation.objects.filter(status=Reservation.Status.PENDING)
+    held = pending.aggregate(count=Count("pk"), nanos=Sum("amount_nanos"))
+    yield _gauge("reservations_pending", "Calls in flight: reservations that are not resolved yet.", held["count"])
+    yield _gauge("reserved_dollars", "Dollars that calls in flight hold.", _dollars(held["nanos"] or 0))
+    overdue = pending.filter(expires_at__lte=now).count()
+    yield _gauge("reservations_overdue", "Reservations past their time that expiry has not resolved yet.", overdue)
+    # Not a counter: retention takes old ones out.
+    expired = Reservation.objects.filter(status=Reservation.Status.EXPIRED).count()
+    yield _gauge("reservations_expired", "Kept reservations that expired: calls that died.", expired)
+    overages = SpendEntry.objects.filter(overage_nanos__gt=0).count()
+    yield _gauge("overages", "Kept entries that cost more than they had reserved.", overages)
+
+
+def _windows() -> Metric:
+    family = GaugeMetricFamily(f"{PREFIX}_windows", "Open budget windows.", labels=["state", "window"])
+    rows = BudgetWindow.objects.filter(closed_at=None).order_by().values_list("state", "budget__window")
+    counts = {(state, kind): count for state, kind, count in rows.annotate(count=Count("pk"))}
+    for state in BudgetWindow.State.values:
+        for kind in WindowKind:
+            family.add_metric([state, kind.value], counts.get((state, kind.value), 0))
+    return family
+
+
+def _alerts() -> Metric:
+    """Kinds are words of our own code, so they are few."""
+    family = GaugeMetricFamily(f"{PREFIX}_alerts_open", "Alerts that nobody has seen to.", labels=["kind"])
+    rows = Alert.objects.filter(cleared_at=None).order_by().values_list("kind").annotate(count=Count("pk"))
+    for kind, count in rows:
+        family.add_metric([kind], count)
+    return family
+
+
+def _spend() -> Iterator[Metric]:
+    """From the rollups, which outlive the entries. Spend is a gauge: a correction may lower it."""
+    labels = ["provider", "model"]
+    dollars = GaugeMetricFamily(f"{PREFIX}_spend_dollars", "Dollars spent so far.", labels=labels)
+    calls = CounterMetricFamily(f"{PREFIX}_calls", "Calls charged.", labels=labels)
+    tokens = CounterMetricFamily(f"{PREFIX}_tokens", "Tokens charged.", labels=[*labels, "kind"])
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for place, row in enumerate(summary(group_by=["provider", "model"])):
+        key = (row["provider"], row["model"]) if place < NAMED_MODELS else (OTHER, OTHER)
+        added = (row["cost_nanos"], row["calls"], row["input_tokens"], row["output_tokens"])
+        sums[key] = [a + b for a, b in zip(sums[key], added, strict=True)]
+    for key, (nanos, count, input_tokens, output_tokens) in sums.items():
+        dollars.add_metric(key, _dollars(nanos))
+        calls.add_metric(key, count)
+        tokens.add_metric([*key, "input"], input_tokens)
+        tokens.add_metric([*key, "output"], output_tokens)
+    yield from (dollars, calls, tokens)
+
+
+def _gauge(name: str, explained: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", explained, value=value)
+
+
+def _dollars(nanos: int) -> float:
+    return float(money.dollars_from_nanos(nanos))

@@ -1,0 +1,32 @@
+"""Who a call is for, and what it used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a call is for. The tenant, and the agent of a bound key, come from the API key alone."""
+
+    tenant_id: int
+    tenant: str
+    agent: str = ""
+    key_id: int | None = None
+    key_prefix: str = ""
+    user: str = ""
+    session: str = ""
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call used, as the provider counted it. `input_tokens` include the cached ones."""
+
+    provider: str = ""
+    model: str = ""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    unit: str = "token"
+    units: int = 0

@@ -1,0 +1,376 @@
+"""The decision: may this call go, at which model, with which tools? The same for the real thing and the dry run.
+
+Amounts are integer nanodollars; ratios are integer ten-thousandths (0.8 is 8000), so that nothing is compared
+through a float. No Django, no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import cast
+
+from governance.rules import money
+from governance.rules.buckets import MeterView, amount_of
+
+
+class Action(StrEnum):
+    ALLOW = "allow"
+    WARN = "warn"
+    DEGRADE = "degrade"
+    DISABLE_TOOLS = "disable-tools"
+    HARD_STOP = "hard-stop"
+    IN_FLIGHT = "in-flight"
+
+
+class Reason(StrEnum):
+    """Why a call was refused or changed; the data plane's error codes are made from these."""
+
+    NONE = ""
+    TENANT_PAUSED = "tenant_paused"
+    TENANT_SUSPENDED = "tenant_suspended"
+    AGENT_PAUSED = "agent_paused"
+    KEY_INVALID = "key_invalid"
+    MODEL_NOT_PRICED = "model_not_priced"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    DOWNGRADE_REFUSED = "downgrade_refused"
+    TOOL_DISABLED = "tool_disabled"
+    BUDGET_IN_FLIGHT = "budget_in_flight"
+    RATE_LIMITED = "rate_limit_exceeded"
+    EMERGENCY_STOP = "emergency_stop"
+    SOFT_CAP = "soft_cap"
+
+
+class State(StrEnum):
+    """State of a window, from settled money alone."""
+
+    ACTIVE = "active"
+    WARNED = "warned"
+    DEGRADED = "degraded"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The worst-case price of one call at one model.
+
+    `cost_nanos` is rounded up. For the clamp, where token counts are known: `fixed_picos` is what the call costs
+    before its first output token, `picos_per_output_token` what each of `max_tokens` adds (all answers of `n`).
+    `held_tokens` of them are in `cost_nanos`, where the hold is extended as the answer grows; None: all of them.
+    """
+
+    model: str
+    cost_nanos: int
+    names: frozenset[str] = frozenset()
+    capable: bool = True
+    fixed_picos: int = 0
+    picos_per_output_token: int = 0
+    max_tokens: int | None = None
+    input_tokens: int = 0
+    answers: int = 1
+    held_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that are held for, as limits a minute count them."""
+        output_tokens = self.max_tokens if self.held_tokens is None else self.held_tokens
+        return self.input_tokens + self.answers * (output_tokens or 0)
+
+    def clamped(self, room_nanos: int) -> Quote | None:
+        """The same call with the most output tokens that `room_nanos` covers, or None where that is unknown."""
+        if self.max_tokens is None or self.picos_per_output_token <= 0:
+            return None
+        tokens = min(self.max_tokens, (room_nanos * 1000 - self.fixed_picos) // self.picos_per_output_token)
+        if tokens <= 0:
+            return None
+        cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
+        return replace(self, max_tokens=tokens, held_tokens=None, cost_nanos=cost_nanos)
+
+
+# Prices a call at a model; None where the model has no price.
+Quoter = Callable[[str], Quote | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """From any of `sources` ("*" is any model) to `to`."""
+
+    sources: frozenset[str]
+    to: str
+
+    def matches(self, names: Iterable[str]) -> bool:
+        return "*" in self.sources or not self.sources.isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a budget does near its limit."""
+
+    hard_e4: int = 10_000
+    soft_e4: int | None = 8_000
+    warn_e4: int | None = None
+    thresholds_e4: tuple[int, ...] = (5_000, 7_500, 9_000, 10_000)
+    rules: tuple[Rule, ...] = ()
+    disabled_tools: frozenset[str] = frozenset()
+    clamp: bool = True
+    clamp_min_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WindowView:
+    """One window as a decision sees it."""
+
+    budget_id: int
+    window_id: int
+    scope: str
+    scope_type: str
+    scope_key: str
+    kind: str
+    starts_at: datetime
+    ends_at: datetime | None
+    limit_nanos: int
+    settled_nanos: int
+    reserved_nanos: int
+    policy: Policy
+
+    @property
+    def committed_nanos(self) -> int:
+        return self.settled_nanos + self.reserved_nanos
+
+    @property
+    def room_nanos(self) -> int:
+        """What a new reservation may still hold under the hard cap; negative after an overage."""
+        return money.share_nanos(self.limit_nanos, self.policy.hard_e4) - self.committed_nanos
+
+    @property
+    def state(self) -> State:
+        return state_of(self.settled_nanos, self.limit_nanos, self.policy)
+
+    @property
+    def spent_out(self) -> bool:
+        """Settled money alone has reached the hard cap."""
+        return self.settled_nanos * 10_000 >= self.limit_nanos * self.policy.hard_e4
+
+    def pressed_by(self, cost_nanos: int) -> bool:
+        """The projection reaches the soft cap."""
+        soft_e4 = self.policy.soft_e4
+        projected = self.committed_nanos + cost_nanos
+        return soft_e4 is not None and projected * 10_000 >= self.limit_nanos * soft_e4
+
+    def admits(self, cost_nanos: int) -> bool:
+        return not self.spent_out and cost_nanos <= self.room_nanos
+
+    def would_admit_alone(self, cost_nanos: int) -> bool:
+        """It would fit were it not for the reservations in flight."""
+        return not self.spent_out and cost_nanos <= self.room_nanos + self.reserved_nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked: the model, its price at any model, and what may be changed about it.
+
+    `alternatives` are models that would do as well, in order of preference: the first that the money allows is taken.
+    Where it allows none at the strict bounds of `quote`, `likely` ones are tried: what calls of this kind need.
+    """
+
+    model: str
+    quote: Quoter
+    tools: tuple[str, ...] = ()
+    forced_tool: str = ""
+    allow_downgrade: bool = True
+    # Why the caller may not call at all (paused, suspended, revoked), or nothing.
+    blocked: Reason = Reason.NONE
+    alternatives: tuple[str, ...] = ()
+    likely: Quoter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer. `quote` is what to reserve; None where the call is refused."""
+
+    action: Action
+    reason: Reason = Reason.NONE
+    model: str = ""
+    quote: Quote | None = None
+    disabled_tools: tuple[str, ...] = ()
+    clamped: bool = False
+    # The window that decided: of a refusal the one that refused, of a downgrade the one that caused it.
+    because: WindowView | None = None
+    views: tuple[WindowView, ...] = ()
+    # Of a rate limit that refused: which one, and when to come back.
+    limited_by: MeterView | None = None
+    retry_after_s: int = 0
+    # Of a call that waits for those in flight: what it needs at the least.
+    wanted_nanos: int = 0
+
+    @property
+    def allowed(self) -> bool:
+        return self.quote is not None
+
+    @property
+    def tightest(self) -> WindowView | None:
+        return tightest(self.views)
+
+
+# What another model might be let through in spite of.
+_FOR_WANT_OF_MONEY = frozenset({Reason.BUDGET_EXHAUSTED, Reason.DOWNGRADE_REFUSED, Reason.BUDGET_IN_FLIGHT})
+
+
+def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] = ()) -> Decision:
+    """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins.
+
+    Where the money does not reach for the model asked for, its alternatives are tried in order; if none may go, the
+    first refusal is the answer.
+    """
+    refusal: Decision | None = None
+    for quote in (call.quote, call.likely) if call.likely else (call.quote,):
+        for model in (call.model, *call.alternatives):
+            decision = _decide(replace(call, model=model, quote=quote), views, meters)
+            if decision.allowed:
+                return decision
+            refusal = refusal or decision
+            if refusal.reason not in _FOR_WANT_OF_MONEY:
+                return refusal
+    return cast(Decision, refusal)
+
+
+def _decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView]) -> Decision:
+    def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
+        return Decision(action, reason, model=call.model, because=because, views=tuple(views))
+
+    if call.blocked:
+        return refuse(Action.HARD_STOP, call.blocked)
+    asked = call.quote(call.model)
+    if asked is None:
+        return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)
+    pressed = tightest(view for view in views if view.pressed_by(asked.cost_nanos))
+    candidates = _candidates(call, asked, views)
+    if len(candidates) > 1 and not call.allow_downgrade:
+        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
+
+    chosen = _choose(candidates, views)
+    if chosen is Action.IN_FLIGHT:
+        return replace(refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views)), wanted_nanos=candidates[-1].cost_nanos)
+    if isinstance(chosen, Action):
+        # Calls in flight may hold the rest of another window; this one would refuse without them too.
+        return refuse(
+            chosen, Reason.BUDGET_EXHAUSTED, min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
+        )
+    removed = _removed_tools(call, asked, views)
+    if call.forced_tool and call.forced_tool in removed:
+        return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
+    if slowest := _slowest(chosen, meters):
+        refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
+        return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
+    return Decision(
+        _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
+        reason=Reason.SOFT_CAP if pressed else Reason.NONE,
+        model=chosen.model,
+        quote=chosen,
+        disabled_tools=removed,
+        clamped=chosen not in candidates,
+        because=pressed,
+        views=tuple(views),
+    )
+
+
+def tightest(views: Iterable[WindowView]) -> WindowView | None:
+    """The window with the least room: the one to show, and the one that refuses first."""
+    return min(views, key=lambda view: view.room_nanos, default=None)
+
+
+def state_of(settled_nanos: int, limit_nanos: int, policy: Policy) -> State:
+    share = settled_nanos * 10_000
+    if share >= limit_nanos * policy.hard_e4:
+        return State.STOPPED
+    if policy.soft_e4 is not None and share >= limit_nanos * policy.soft_e4:
+        return State.DEGRADED if policy.rules or policy.disabled_tools else State.WARNED
+    if policy.warn_e4 is not None and share >= limit_nanos * policy.warn_e4:
+        return State.WARNED
+    return State.ACTIVE
+
+
+def crossed(settled_nanos: int, limit_nanos: int, policy: Policy) -> tuple[int, ...]:
+    """The alert thresholds (ten-thousandths) that settled money has reached."""
+    return tuple(e4 for e4 in policy.thresholds_e4 if settled_nanos * 10_000 >= limit_nanos * e4)
+
+
+def _candidates(call: Call, asked: Quote, views: Sequence[WindowView]) -> list[Quote]:
+    """The model asked for and, while a window is pressed, each model along its downgrade rules that can do the job.
+
+    Each step is judged at the price of the model reached; a model that cannot do the job, or has no price, is
+    stepped over; cycles are cut.
+    """
+    found = [asked]
+    current, seen = asked, {call.model, *asked.names}
+    while True:
+        target = next(
+            (
+                rule.to
+                for view in views
+                if view.pressed_by(current.cost_nanos)
+                for rule in view.policy.rules
+                if rule.matches({current.model, *current.names}) and rule.to not in seen
+            ),
+            None,
+        )
+        if target is None:
+            return found
+        seen.add(target)
+        quote = call.quote(target)
+        if quote is None:
+            # Unpriced: its own rules may still lead on, at the price of where we are.
+            current = replace(current, model=target, names=frozenset())
+            continue
+        seen.update(quote.names)
+        current = quote
+        if quote.capable:
+            found.append(quote)
+
+
+def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote | Action:
+    """What to reserve, or why nothing can be: the money is used up, or held by calls in flight."""
+    # The chain's end is what the policy asks for; an earlier model is taken only where it alone fits.
+    for quote in reversed(candidates):
+        if all(view.admits(quote.cost_nanos) for view in views):
+            return quote
+    if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
+        return Action.IN_FLIGHT
+    if clamped := _clamp(candidates, views, room_nanos=min(view.room_nanos for view in views)):
+        return clamped
+    later_nanos = min(view.room_nanos + view.reserved_nanos for view in views)
+    return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
+
+
+def _slowest(quote: Quote, meters: Sequence[MeterView]) -> tuple[int, MeterView] | None:
+    """(seconds to wait, limit) of the rate limit that makes the call wait longest; None where none does."""
+    more = amount_of(cost_nanos=quote.cost_nanos, tokens=quote.tokens)
+    waits = [(wait_s, meter) for meter in meters if (wait_s := meter.wait_s(more))]
+    return max(waits, key=lambda found: found[0], default=None)
+
+
+def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
+    if degraded:
+        return Action.DEGRADE
+    if removed:
+        return Action.DISABLE_TOOLS
+    return Action.WARN if pressed else Action.ALLOW
+
+
+def _clamp(candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: int) -> Quote | None:
+    """The cheapest candidate with as many output tokens as the money covers, where every policy allows that."""
+    if any(view.spent_out or not view.policy.clamp for view in views):
+        return None
+    quote = candidates[-1].clamped(room_nanos)
+    least = max(view.policy.clamp_min_tokens for view in views)
+    return quote if quote and quote.max_tokens is not None and quote.max_tokens >= least else None
+
+
+def _removed_tools(call: Call, asked: Quote, views: Sequence[WindowView]) -> tuple[str, ...]:
+    taken: set[str] = set()
+    for view in views:
+        if view.policy.disabled_tools and view.pressed_by(asked.cost_nanos):
+            taken |= view.policy.disabled_tools
+    return tuple(tool for tool in call.tools if tool in taken)

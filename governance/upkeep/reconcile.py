@@ -1,0 +1,175 @@
+"""Proof that the ledger has not drifted: the invariants it promises, checked against its own rows, and their repair.
+
+1. a window's settled = the sum of its entries; 2. its reserved = the sum of its pending reservations; 3. neither is
+below zero; 4. settled + reserved <= hard cap x limit, as long as the limit was not lowered and nothing cost more
+than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one charge; 6. rollups
+= the sums of entries, each hour's, in every figure.
+
+Entries that retention deleted count as what it noted of them, in the window (1, 4) and in the hour (6); it deletes a
+reservation together with its charge (5). So drift is found in old hours as in new ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from governance import audit
+from governance.audit import Actor
+from governance.ledger import sql
+from governance.ledger.batch import Batch
+from governance.models import LedgerCheck
+from governance.rules import money
+from governance.upkeep import sql as upkeep
+from governance.upkeep.sql import Figure, Sums
+
+INVARIANTS = 6
+# What a check's row keeps of its findings; the count is of all.
+KEPT_DETAILS = 100
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One figure that is not what its rows say. Names ending in `_nanos` are nanodollars, others counts."""
+
+    invariant: int
+    subject: str
+    figure: str
+    expected: int
+    actual: int
+
+    def __str__(self) -> str:
+        name = self.figure.removesuffix("_nanos").replace("_", " ")
+        actual, expected, off = (self._shown(n) for n in (self.actual, self.expected, self.actual - self.expected))
+        limit = "at most " if self.invariant == 4 else ""
+        return (
+            f"invariant {self.invariant}: {self.subject}: {name} is {actual}, expected {limit}{expected}, off by {off}"
+        )
+
+    def _shown(self, number: int) -> str:
+        return f"${money.format_dollars(number)}" if self.figure.endswith("_nanos") else str(number)
+
+
+def silence(line: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def check(*, tell: Tell = silence) -> list[Drift]:
+    """Every drift there is, from one consistent snapshot; empty is the proof. Nothing is locked or written."""
+    proofs: list[tuple[int, Callable[[], list[Drift]]]] = [
+        (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled())),
+        (2, lambda: _of_figures(2, "reserved_nanos", upkeep.reserved())),
+        (3, lambda: _of_figures(3, "least_nanos", upkeep.negative())),
+        (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap())),
+        (5, lambda: _of_figures(5, "charges", upkeep.charges())),
+        (6, lambda: of_rollups(upkeep.rollups())),
+    ]
+    found: list[Drift] = []
+    with snapshot():
+        for invariant, prove in proofs:
+            drifts = prove()
+            tell(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
+            found += drifts
+    return found
+
+
+def run(*, now: datetime, repaired: int = 0, tell: Tell = silence) -> list[Drift]:
+    """Check, and keep a row of it for the metrics; the drift found."""
+    began = time.monotonic()
+    drifts = check(tell=tell)
+    LedgerCheck.objects.create(
+        checked_at=now,
+        took_ms=int((time.monotonic() - began) * 1000),
+        drifts=len(drifts),
+        repaired=repaired,
+        details=[str(drift) for drift in drifts[:KEPT_DETAILS]],
+    )
+    return drifts
+
+
+def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
+    """Set windows' settled and reserved, and rollups, to what their rows say; each figure that was set.
+
+    One transaction: the windows are locked first and counted again, so that no call's money is lost. States and
+    events of the windows follow. Entries and reservations are never touched, so drift in them (3, 4, 5) remains.
+    """
+    with transaction.atomic(durable=True):
+        upkeep.one_repair_at_a_time()
+        windows = _repair_windows(by, now)
+        tell(f"{len(windows)} figures of windows set")
+        drifted = upkeep.rollups()
+        if drifted:
+            upkeep.mend_rollups(drifted)
+        sums = of_rollups(drifted)
+        tell(f"{len(sums)} figures of rollups set")
+        for drift in (*windows, *sums):
+            audit.record(
+                action="ledger.repair", target=drift.subject, by=by, now=now, reason=str(drift),
+                old={drift.figure: drift.actual}, new={drift.figure: drift.expected},
+            )  # fmt: skip
+    return [*windows, *sums]
+
+
+def of_rollups(drifted: Sequence[Sums]) -> list[Drift]:
+    """One drift for each figure of a rollup that differs."""
+    return [
+        Drift(6, _rollup_name(item), figure, item.expected[figure], item.actual[figure])
+        for item in drifted
+        for figure, missing in item.missing.items()
+        if missing
+    ]
+
+
+def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
+    ids = {figure.key for figure in (*upkeep.settled(), *upkeep.reserved())}
+    batch = Batch((), now)
+    batch.windows = {row.id: row for row in sql.windows(ids=ids)}
+    # Counted again, now that no call can change these windows.
+    settled = [item for item in upkeep.settled() if item.key in batch.windows and item.expected >= 0]
+    reserved = [item for item in upkeep.reserved() if item.key in batch.windows]
+    for item in settled:
+        batch.windows[item.key].settled_nanos = item.expected
+    for item in reserved:
+        batch.windows[item.key].reserved_nanos = item.expected
+    for id in {item.key for item in (*settled, *reserved)}:
+        batch.refresh(batch.windows[id], reason="the ledger was repaired", actor=by.name)
+    batch.write()
+    return _of_figures(1, "settled_nanos", settled) + _of_figures(2, "reserved_nanos", reserved)
+
+
+def _of_figures(invariant: int, figure: str, found: Sequence[Figure]) -> list[Drift]:
+    return [Drift(invariant, item.subject, figure, item.expected, item.actual) for item in found]
+
+
+def _rollup_name(item: Sums) -> str:
+    _, hour, agent, provider, model = item.kind
+    named = " ".join(filter(None, [item.tenant, agent, provider, model]))
+    return f"rollup of {named} at {hour:%Y-%m-%d %H}h"
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """One consistent view of all rows, which holds nobody up. Inside an open transaction, that transaction's."""
+    if connection.in_atomic_block:
+        yield
+        return
+    if connection.vendor == "postgresql":
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield
+        return
+    # Django begins SQLite's transactions with the write lock, which every call would wait for.
+    connection.ensure_connection()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN DEFERRED")
+        try:
+            yield
+        finally:
+            cursor.execute("ROLLBACK")

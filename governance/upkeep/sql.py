@@ -1,0 +1,385 @@
+"""The statements of `reconcile` and `retention`: proofs over the ledger's rows, and their upkeep.
+
+Like `governance.ledger.sql`, in the caller's open transaction. What they prove they prove from committed rows alone,
+so a call that is being written at that moment never looks like drift.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from governance.ledger import sql_dialect as words
+from governance.ledger.sql_dialect import (
+    IDS,
+    UUIDS,
+    Shape,
+    among,
+    for_update,
+    is_postgres,
+    moment,
+    pack_ids,
+    stamp,
+    uuid,
+)
+
+SUMS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
+_KIND = ("tenant_id", "hour", "agent", "provider", "model")
+_NAME = (
+    "'window ' || w.id || ' of budget ' || w.budget_id"
+    " || CASE w.subject WHEN '' THEN '' ELSE ' (' || w.subject || ')' END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure beside what its rows say it should be."""
+
+    key: Any
+    subject: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """A rollup beside the sums of its entries, purged ones included; `rollup_id` is None where there is no row."""
+
+    kind: tuple[Any, ...]
+    tenant: str
+    rollup_id: int | None
+    expected: Mapping[str, int]
+    actual: Mapping[str, int]
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """What has to be added to each figure."""
+        return {name: self.expected[name] - self.actual[name] for name in SUMS}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An entry of a family: one that corrects nothing, its corrections, theirs."""
+
+    root: UUID
+    id: UUID
+    reservation_id: UUID | None
+    windows: list[int]
+    cost_nanos: int
+    unheld_nanos: int
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+# Proofs -------------------------------------------------------------------------------------------------------
+
+
+def settled() -> list[Figure]:
+    """Windows whose settled money is not the sum of their entries, purged ones included."""
+    return _figures(
+        f"""WITH sums AS ({_per_window("x.cost_nanos", "governance_spendentry")})
+        SELECT w.id, {_NAME}, COALESCE(s.total, 0) + w.purged_nanos, w.settled_nanos
+        FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
+        WHERE w.settled_nanos <> COALESCE(s.total, 0) + w.purged_nanos ORDER BY w.id"""
+    )
+
+
+def reserved() -> list[Figure]:
+    """Windows whose reserved money is not the sum of their pending reservations."""
+    return _figures(
+        f"""WITH sums AS ({_per_window("x.amount_nanos", "governance_reservation", "x.status = 'pending'")})
+        SELECT w.id, {_NAME}, COALESCE(s.total, 0), w.reserved_nanos
+        FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
+        WHERE w.reserved_nanos <> COALESCE(s.total, 0) ORDER BY w.id"""
+    )
+
+
+def negative() -> list[Figure]:
+    return _figures(
+        f"""SELECT w.id, {_NAME}, 0,
+        CASE WHEN w.settled_nanos < w.reserved_nanos THEN w.settled_nanos ELSE w.reserved_nanos END
+        FROM governance_budgetwindow w WHERE w.settled_nanos < 0 OR w.reserved_nanos < 0 ORDER BY w.id"""
+    )
+
+
+def over_cap() -> list[Figure]:
+    """Windows that admitted more than their cap; `expected` is the cap.
+
+    What no hold had to make room for (an overage, a report, a correction upwards) is not counted. Allowances are
+    part of a window's limit; a part that no allowance grants is not. A window whose limit or cap was lowered says so;
+    a closed one's cap may have been lowered since, so that its whole limit stands in.
+    """
+    unheld = _per_window(_UNHELD, "governance_spendentry")
+    # Rounded down like `money.share_nanos`, in parts: the whole product could be too big for a column.
+    cap = "c.base / 10000 * c.e4 + (c.base - c.base / 10000 * 10000) * c.e4 / 10000"
+    return _figures(
+        f"""WITH unheld AS ({unheld}), caps AS (
+            SELECT w.id, w.limit_nanos - CASE WHEN w.closed_at IS NULL AND w.extra_nanos > a.granted
+                                              THEN w.extra_nanos - a.granted ELSE 0 END AS base,
+                   CASE WHEN w.closed_at IS NULL THEN CAST(ROUND(b.hard_cap * 10000) AS bigint)
+                        ELSE 10000 END AS e4
+            FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
+            JOIN (
+                SELECT k.id, COALESCE(SUM(g.amount_nanos), 0) AS granted FROM governance_budgetwindow k
+                LEFT JOIN governance_allowance g ON g.budget_id = k.budget_id
+                     AND (g.window_id = k.id OR (g.window_id IS NULL AND g.ends_at > k.opened_at))
+                GROUP BY k.id
+            ) a ON a.id = w.id
+        )
+        SELECT w.id, {_NAME}, {cap},
+               w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
+        FROM governance_budgetwindow w JOIN caps c ON c.id = w.id LEFT JOIN unheld u ON u.id = w.id
+        WHERE NOT w.limit_lowered
+          AND w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
+              > {cap}
+        ORDER BY w.id"""
+    )
+
+
+def charges() -> list[Figure]:
+    """Reservations that were not charged as often as their status says. Retention deletes both together."""
+    owed = "CASE WHEN r.status IN ('settled', 'expired') THEN 1 ELSE 0 END"
+    return _figures(
+        f"""SELECT r.id, 'reservation ' || r.id || ' (' || r.status || ')', {owed}, COUNT(x.id)
+        FROM governance_reservation r
+        LEFT JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'
+        GROUP BY r.id, r.status HAVING COUNT(x.id) <> {owed} ORDER BY r.id"""
+    )
+
+
+def rollups(*, since: datetime | None = None, until: datetime | None = None) -> list[Sums]:
+    """Rollups that are not the sums of their entries, purged ones included; of the hours in `[since, until)`."""
+    nothing = ", ".join("0" for _ in SUMS)
+    entries, entries_params = _between("x.occurred_at", since, until)
+    hours, hours_params = _between("x.hour", since, until)
+    own = ", ".join(f"x.{name}" for name in SUMS)
+    both = ", ".join(f"SUM(k.e_{name}), SUM(k.r_{name})" for name in SUMS)
+    differs = " OR ".join(f"SUM(k.e_{name}) <> SUM(k.r_{name})" for name in SUMS)
+    names = ", ".join([*_KIND, "rollup_id", *(f"e_{name}" for name in SUMS), *(f"r_{name}" for name in SUMS)])
+    rows = words.select(
+        f"""WITH k ({names}) AS (
+            SELECT x.tenant_id, {_hour("x.occurred_at")}, x.agent, x.provider, x.model_served, CAST(NULL AS bigint),
+                   {_ENTRY_SUMS}, {nothing} FROM governance_spendentry x WHERE {entries}
+            UNION ALL SELECT x.tenant_id, x.hour, x.agent, x.provider, x.model, NULL, {own}, {nothing}
+                      FROM governance_purgedspend x WHERE {hours}
+            UNION ALL SELECT x.tenant_id, x.hour, x.agent, x.provider, x.model, x.id, {nothing}, {own}
+                      FROM governance_spendrollup x WHERE {hours}
+        )
+        SELECT k.tenant_id, k.hour, k.agent, k.provider, k.model, t.slug, MAX(k.rollup_id), {both}
+        FROM k JOIN governance_tenant t ON t.id = k.tenant_id
+        GROUP BY k.tenant_id, k.hour, k.agent, k.provider, k.model, t.slug
+        HAVING {differs} ORDER BY k.hour, t.slug, k.agent, k.provider, k.model""",
+        [*entries_params, *hours_params, *hours_params],
+    )
+    return [
+        Sums(
+            kind=(row[0], moment(row[1]), *row[2:5]),
+            tenant=row[5],
+            rollup_id=row[6],
+            expected={name: int(value) for name, value in zip(SUMS, row[7::2], strict=True)},
+            actual={name: int(value) for name, value in zip(SUMS, row[8::2], strict=True)},
+        )
+        for row in rows
+    ]
+
+
+# Repair -------------------------------------------------------------------------------------------------------
+
+_ROLLUP_CHANGES = Shape(id="bigint", **dict.fromkeys(SUMS, "bigint"))
+_NEW_ROLLUPS = Shape(
+    tenant_id="bigint", hour="timestamptz", agent="text", provider="text", model="text",
+    **dict.fromkeys(SUMS, "bigint"),
+)  # fmt: skip
+
+
+def one_repair_at_a_time() -> None:
+    """Two repairs at once would add the same missing sum twice. Held until the transaction ends."""
+    if is_postgres():
+        words.run("LOCK TABLE governance_ledgercheck IN SHARE ROW EXCLUSIVE MODE", [])
+
+
+def mend_rollups(drifted: Sequence[Sums]) -> None:
+    """Add what is missing, rather than set the sum: what calls add at the same moment is kept."""
+    table = "governance_spendrollup"
+    adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in SUMS)
+    known = [(item.rollup_id, *item.missing.values()) for item in drifted if item.rollup_id is not None]
+    words.run(
+        f"UPDATE {table} SET {adding} FROM {_ROLLUP_CHANGES} WHERE {table}.id = v.id", [_ROLLUP_CHANGES.pack(known)]
+    )
+    words.insert(
+        table,
+        _NEW_ROLLUPS,
+        [(*item.kind, *item.missing.values()) for item in drifted if item.rollup_id is None],
+        tail=_adding(table),
+    )
+    # A row that stands for no entry is not left behind as a zero.
+    empty = " AND ".join(f"{name} = 0" for name in SUMS)
+    words.run(
+        f"DELETE FROM {table} WHERE id IN {among(IDS)} AND {empty}",
+        [pack_ids([item.rollup_id for item in drifted if item.rollup_id is not None])],
+    )
+
+
+# Retention ----------------------------------------------------------------------------------------------------
+
+_PURGED = Shape(id="bigint", purged_nanos="bigint", purged_unheld_nanos="bigint")
+
+
+def roots(
+    *, until: datetime, recorded_before: datetime, after: tuple[datetime, UUID], limit: int
+) -> list[tuple[datetime, UUID]]:
+    """Entries that correct nothing, of calls before `until`, in order of (occurred_at, id) from `after` on."""
+    rows = words.select(
+        "SELECT x.occurred_at, x.id FROM governance_spendentry x WHERE x.corrects_id IS NULL"
+        " AND x.occurred_at < %s AND x.recorded_at < %s AND x.occurred_at >= %s AND (x.occurred_at, x.id) > (%s, %s)"
+        " ORDER BY x.occurred_at, x.id LIMIT %s",
+        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), _id(after[1]), limit],
+    )
+    return [(moment(row[0]), uuid(row[1])) for row in rows]
+
+
+def families(of: Collection[UUID]) -> list[Member]:
+    """The entries themselves and whatever corrects them, however deep."""
+    rows = words.select(
+        f"""WITH RECURSIVE family (root, id) AS (
+            SELECT v.id, v.id FROM {UUIDS}
+            UNION ALL SELECT f.root, x.id FROM family f JOIN governance_spendentry x ON x.corrects_id = f.id
+        )
+        SELECT f.root, x.id, x.reservation_id, x.windows, x.cost_nanos, {_UNHELD}, x.occurred_at, x.recorded_at
+        FROM family f JOIN governance_spendentry x ON x.id = f.id""",
+        [pack_ids(of)],
+    )
+    return [
+        Member(
+            root=uuid(row[0]),
+            id=uuid(row[1]),
+            reservation_id=None if row[2] is None else uuid(row[2]),
+            windows=_json(row[3]),
+            cost_nanos=row[4],
+            unheld_nanos=row[5],
+            occurred_at=moment(row[6]),
+            recorded_at=moment(row[7]),
+        )
+        for row in rows
+    ]
+
+
+def keep_sums_of(ids: Collection[UUID]) -> None:
+    """Add entries that are about to go to their hours' purged sums."""
+    table = "governance_purgedspend"
+    sums = ", ".join(f"SUM(k.{name})" for name in SUMS)
+    names = ", ".join((*_KIND, *SUMS))
+    words.run(
+        f"""WITH k ({names}) AS (
+            SELECT x.tenant_id, {_hour("x.occurred_at")}, x.agent, x.provider, x.model_served, {_ENTRY_SUMS}
+            FROM governance_spendentry x WHERE x.id IN {among(UUIDS)}
+        )
+        INSERT INTO {table} ({names}) SELECT k.tenant_id, k.hour, k.agent, k.provider, k.model, {sums} FROM k
+        WHERE true GROUP BY k.tenant_id, k.hour, k.agent, k.provider, k.model{_adding(table)}""",
+        [pack_ids(ids)],
+    )
+
+
+def add_purged(windows: Mapping[int, tuple[int, int]]) -> None:
+    """Note in windows what is deleted of what they settled: (nanodollars, of these what nothing had held)."""
+    table = "governance_budgetwindow"
+    adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in _PURGED.names[1:])
+    words.run(
+        f"WITH locked AS (SELECT w.id FROM {table} w WHERE w.id IN {among(IDS)} ORDER BY w.id{for_update('w')})"
+        f" UPDATE {table} SET {adding} FROM {_PURGED} JOIN locked ON locked.id = v.id WHERE {table}.id = v.id",
+        [pack_ids(windows), _PURGED.pack([(id, *amounts) for id, amounts in windows.items()])],
+    )
+
+
+def delete_entries(ids: Collection[UUID]) -> int:
+    rows = words.select(f"DELETE FROM governance_spendentry WHERE id IN {among(UUIDS)} RETURNING id", [pack_ids(ids)])
+    return len(rows)
+
+
+def delete_reservations(ids: Collection[UUID]) -> int:
+    """Delete resolved reservations that no entry names any more; how many there were."""
+    rows = words.select(
+        f"DELETE FROM governance_reservation WHERE id IN {among(UUIDS)} AND status <> 'pending' AND {_UNNAMED}"
+        " RETURNING id",
+        [pack_ids(ids)],
+    )
+    return len(rows)
+
+
+def check_references() -> None:
+    """Let the database check now, rather than at commit, that nothing names a deleted row; raises IntegrityError."""
+    if is_postgres():
+        words.run("SET CONSTRAINTS ALL IMMEDIATE", [])
+
+
+def released(*, before: datetime) -> int:
+    """How many reservations were given back before a moment and are named by no entry."""
+    rows = words.select(
+        f"SELECT COUNT(*) FROM governance_reservation WHERE status = 'released' AND resolved_at < %s AND {_UNNAMED}",
+        [stamp(before)],
+    )
+    return int(rows[0][0])
+
+
+def delete_released(*, before: datetime, limit: int) -> int:
+    rows = words.select(
+        "DELETE FROM governance_reservation WHERE id IN (SELECT id FROM governance_reservation"
+        f" WHERE status = 'released' AND resolved_at < %s AND {_UNNAMED} ORDER BY resolved_at LIMIT %s) RETURNING id",
+        [stamp(before), limit],
+    )
+    return len(rows)
+
+
+# Parts --------------------------------------------------------------------------------------------------------
+
+_ENTRY_SUMS = (
+    "CASE WHEN x.kind = 'charge' THEN 1 ELSE 0 END AS calls, x.input_tokens, x.cached_tokens, x.output_tokens,"
+    " x.cost_nanos"
+)
+# What of an entry no hold had to make room for.
+_UNHELD = (
+    "x.overage_nanos + CASE WHEN (x.reservation_id IS NULL OR x.kind <> 'charge') AND x.cost_nanos > 0"
+    " THEN x.cost_nanos ELSE 0 END"
+)
+_UNNAMED = "NOT EXISTS (SELECT 1 FROM governance_spendentry x WHERE x.reservation_id = governance_reservation.id)"
+
+
+def _figures(statement: str) -> list[Figure]:
+    return [Figure(row[0], str(row[1]), int(row[2]), int(row[3])) for row in words.select(statement, [])]
+
+
+def _per_window(amount: str, table: str, where: str = "true") -> str:
+    """Sums of rows `x` for each window in their lists."""
+    if is_postgres():
+        each, id = "CROSS JOIN LATERAL jsonb_array_elements_text(x.windows) AS j(value)", "j.value::bigint"
+    else:
+        each, id = "JOIN json_each(x.windows) AS j", "j.value"
+    return f"SELECT {id} AS id, SUM({amount}) AS total FROM {table} x {each} WHERE {where} GROUP BY {id}"
+
+
+def _hour(column: str) -> str:
+    """The hour a time falls in, as a rollup keeps it."""
+    return f"date_trunc('hour', {column}, 'UTC')" if is_postgres() else f"substr({column}, 1, 13) || ':00:00'"
+
+
+def _between(column: str, since: datetime | None, until: datetime | None) -> tuple[str, list[Any]]:
+    bounds = [(f"{column} >= %s", since), (f"{column} < %s", until)]
+    given = [(clause, stamp(at)) for clause, at in bounds if at is not None]
+    return " AND ".join(clause for clause, _ in given) or "true", [at for _, at in given]
+
+
+def _adding(table: str) -> str:
+    sets = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+    return f" ON CONFLICT (tenant_id, hour, agent, provider, model) DO UPDATE SET {sets}"
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _id(value: UUID) -> Any:
+    return value if is_postgres() else value.hex

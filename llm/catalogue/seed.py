@@ -1,0 +1,145 @@
+"""The catalogue that the product ships: `data/mistral_prices.csv`, dollars a million units; a migration loads it.
+
+Each line names its source. Units are those of the provider's price list: tokens, pages, minutes of audio. Loading is
+idempotent: what is there already is left alone, so that an operator's changes stand.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+SEED = Path(__file__).parents[1] / "data" / "mistral_prices.csv"
+PROVIDER = "mistral"
+PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
+# What a column of the database holds.
+MOST_PICOS = 2**63
+# Units of price lists that calls are not counted in, and how many of ours they hold.
+PARTS = {"audio_minute": ("audio_second", 60)}
+# 55 rows of 55 patches and a row mark each: the most that a current model makes of one picture.
+IMAGE_TOKENS = 55 * 55 + 55
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRow:
+    """One line of the seed, in the catalogue's terms; `picos` maps a unit kind to picodollars a unit."""
+
+    model: str
+    provider: str
+    aliases: tuple[str, ...]
+    kinds: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    context_tokens: int | None
+    status: str
+    picos: dict[str, int]
+    effective_from: datetime | None
+    source: str
+
+
+class Malformed(ValueError):
+    """A line that cannot be read; the message names the file and the line."""
+
+
+def rows(path: Path = SEED) -> Iterator[SeedRow]:
+    """The lines of the seed, or of a file like it; all columns but model, unit and a rate may be missing there.
+
+    Raises Malformed.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, restval="")
+        for line in reader:
+            try:
+                yield _row(line)
+            except (KeyError, ValueError) as error:
+                what = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
+                raise Malformed(f"{path.name}, line {reader.line_num}: {what}") from error
+
+
+def _row(line: dict[str, str]) -> SeedRow:
+    def words(column: str, separator: str | None) -> tuple[str, ...]:
+        return tuple(line.get(column, "").split(separator)) if line.get(column) else ()
+
+    if not line["model"]:
+        raise ValueError("the model has no name")
+    return SeedRow(
+        model=line["model"],
+        provider=line.get("provider") or PROVIDER,
+        aliases=words("aliases", "|"),
+        kinds=words("kind", "|") or ("chat",),
+        capabilities=words("capabilities", None),
+        context_tokens=int(line["context_tokens"]) if line.get("context_tokens") else None,
+        status=line.get("status") or "ga",
+        picos=_picos(line),
+        effective_from=_midnight(line.get("effective_from", "")),
+        source=line.get("source", ""),
+    )
+
+
+def load(apps: Any) -> int:
+    """Add the seed's models, aliases and prices that are missing; returns how many prices were added.
+
+    `apps` is a migration's registry, or `django.apps.apps`.
+    """
+    models, aliases, prices = (apps.get_model("llm", name) for name in ("Model", "ModelAlias", "Price"))
+    added = 0
+    for row in rows():
+        model, _ = models.objects.get_or_create(
+            provider=PROVIDER,
+            name=row.model,
+            defaults={
+                "kinds": list(row.kinds),
+                "capabilities": list(row.capabilities),
+                "context_tokens": row.context_tokens,
+                "status": row.status,
+                **({"image_tokens": IMAGE_TOKENS} if "vision" in row.capabilities else {}),
+            },
+        )
+        for alias in row.aliases:
+            aliases.objects.get_or_create(provider=PROVIDER, name=alias, defaults={"model": model})
+        for unit, picos in row.picos.items():
+            _, new = prices.objects.get_or_create(
+                model=model,
+                unit=unit,
+                currency="USD",
+                zone="global",
+                tier="standard",
+                batch=False,
+                effective_from=row.effective_from,
+                supersedes=None,
+                defaults={"picos_per_unit": picos, "source": row.source},
+            )
+            added += new
+    return added
+
+
+def _picos(line: dict[str, str]) -> dict[str, int]:
+    if line["unit"] != "token":
+        unit, parts = PARTS.get(line["unit"], (line["unit"], 1))
+        return {unit: picos_per_unit(line["usd_per_million_input"], parts=parts)}
+    columns = {unit: f"usd_per_million_{unit}" for unit in ("input", "cached_input", "output")}
+    return {unit: picos_per_unit(line[column]) for unit, column in columns.items() if line.get(column)}
+
+
+def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
+    """Picodollars a unit; where a unit of the price list holds `parts` of ours, a fraction is rounded up.
+
+    Raises ValueError for what is finer than a picodollar to begin with.
+    """
+    try:
+        picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+    except ArithmeticError as error:
+        raise ValueError(f"{dollars_per_million!r} is no price") from error
+    if not (picos.is_finite() and 0 <= picos < MOST_PICOS):
+        raise ValueError(f"{dollars_per_million} is no price")
+    if picos != picos.to_integral_value():
+        raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")
+    return -(-int(picos) // parts)
+
+
+def _midnight(date: str) -> datetime | None:
+    return datetime.fromisoformat(date).replace(tzinfo=UTC) if date else None

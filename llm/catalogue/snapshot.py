@@ -1,0 +1,338 @@
+"""The catalogue in memory: what a name means and what it costs now. The data plane only ever looks it up.
+
+A snapshot is read from the database once and again after TTL_S, or sooner when a price begins. Inside an event loop
+the old snapshot is served while a thread reads the new one; elsewhere the caller reads it. If the database is down
+the old one stays. `forget()` drops it, for changes that must be seen at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from governance.rules.calls import Usage
+from governance.rules.decision import Quote
+from llm.models import Model, Price
+from llm.rules import pricing
+from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
+
+logger = logging.getLogger(__name__)
+
+TTL_S = 30.0
+# How long the old snapshot serves before the database is asked again after it failed.
+RETRY_S = 5.0
+# As long as the ledger keeps it.
+RULE_LENGTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """An immutable snapshot. `by_name` holds every name of the models that are served.
+
+    "provider/model" is a provider's model, by its id or an alias; a bare name is the default provider's or, where
+    that one has none and only one other has, that other's.
+    """
+
+    by_name: dict[str, Entry]
+    # When the next price of the catalogue begins, if one is due.
+    next_change_at: datetime | None = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for name, entry in self.by_name.items() if name == entry.id)
+
+    def resolve(self, name: str) -> Entry | None:
+        return self.by_name.get(name)
+
+    def nearest(self, name: str, *, home: str) -> str:
+        """The name under which a provider serves a model, where it does; of the default one, the bare name."""
+        if home == DEFAULT_PROVIDER:
+            return name
+        own = f"{home}/{name}"
+        return own if own in self.by_name else name
+
+    def quote(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
+        """The worst case of a call of known size; None where the model is unknown or has no price by token."""
+        entry = self.by_name.get(model)
+        if entry is None:
+            return None
+        return pricing.quote_tokens(entry, model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+
+    def cost_of(self, usage: Usage, *, batch: bool = False) -> tuple[int, str] | None:
+        """Nanodollars to charge and the price rule that says so; None where there is no price for it."""
+        entry = self._used(usage)
+        rates = None if entry is None else entry.batch_rates if batch else entry.rates
+        if rates is None:
+            return None
+        nanos = pricing.cost_nanos(usage, rates)
+        return None if nanos is None else (nanos, rates.rule)
+
+    def _used(self, usage: Usage) -> Entry | None:
+        """The model of its own provider, never another's of the same name."""
+        if not usage.provider:
+            return self.by_name.get(usage.model)
+        entry = self.by_name.get(f"{usage.provider}/{usage.model}") or self.by_name.get(usage.model)
+        return entry if entry is not None and entry.provider == usage.provider else None
+
+
+def resolve(name: str) -> Entry | None:
+    """The model that `name`, an id or an alias, means now; None where none is served under it."""
+    return current().resolve(name)
+
+
+def quote(*, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
+    """`Catalogue.quote` of the moment (`settings.GOVERNANCE_QUOTER`)."""
+    return current().quote(model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+
+
+def cost_of(usage: Usage) -> tuple[int, str] | None:
+    """`Catalogue.cost_of` of the moment (`settings.GOVERNANCE_PRICER`)."""
+    return current().cost_of(usage)
+
+
+def current() -> Catalogue:
+    """The snapshot of the moment. Reads the database at most every TTL_S, and never inside an event loop."""
+    return _shelf.current()
+
+
+def forget() -> None:
+    """Have the next reader see the database as it is then."""
+    _shelf.forget()
+
+
+def rates_at(
+    *, model: Model, at: datetime, zone: str | None = None, batch: bool = False, tier: str = STANDARD_TIER
+) -> Rates | None:
+    """The rates of a model at a past or coming moment, from the database: for repricing, not for the hot path."""
+    place = _Place(zone or zone_of_provider(model.provider), batch, tier)
+    return _rates(model, at=at, place=place)
+
+
+def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:
+    """The row of each unit kind that counts at a moment, everywhere and for plain calls."""
+    return _closest(model, at=at, place=_Place())
+
+
+def read(*, now: datetime) -> Catalogue:
+    """The catalogue as the database has it at `now`. Three queries."""
+    served = list(Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices"))
+    entries = [_entry(model, provider=model.provider, now=now) for model in served]
+    own = {(entry.provider, entry.upstream) for entry in entries}
+    entries += [
+        _entry(model, provider=provider, now=now)
+        for provider in pricing.ZONE_PROVIDERS
+        for model in served
+        if model.provider == DEFAULT_PROVIDER and (provider, model.name) not in own
+    ]
+    starts = (price.effective_from for model in served for price in model.prices.all())
+    return Catalogue(_by_name(entries), min((at for at in starts if at and at > now), default=None))
+
+
+def zone_of_provider(provider: str) -> str:
+    """The API zone whose rates a provider charges: of Mistral's own that of its address, of any other the global."""
+    if provider == DEFAULT_PROVIDER:
+        return zone_of(settings.MISTRAL_API_BASE)
+    return pricing.ZONE_PROVIDERS.get(provider, "global")
+
+
+def zone_of(api_base: str) -> str:
+    """Mistral's API zone by host name: api.eu.mistral.ai is "eu"; anything else is "global"."""
+    labels = (urlsplit(api_base).hostname or "").split(".")
+    return next((zone for zone in ("eu", "us") if zone in labels and "mistral" in labels), "global")
+
+
+def _entry(model: Model, *, provider: str, now: datetime) -> Entry:
+    bare = {model.name, *(alias.name for alias in model.aliases.all())}
+    qualified = {f"{provider}/{name}" for name in bare}
+    id = model.name if provider == DEFAULT_PROVIDER else f"{provider}/{model.name}"
+    zone = zone_of_provider(provider)
+    return Entry(
+        id=id,
+        names=frozenset(bare | qualified),
+        upstream=model.name,
+        aliases=tuple(sorted((bare if provider == DEFAULT_PROVIDER else qualified) - {id})),
+        provider=provider,
+        owned_by=model.owned_by,
+        kinds=frozenset(model.kinds),
+        capabilities=frozenset(model.capabilities),
+        context_tokens=model.context_tokens,
+        image_tokens=model.image_tokens,
+        status=model.status,
+        rates=_rates(model, at=now, place=_Place(zone)),
+        batch_rates=_rates(model, at=now, place=_Place(zone, batch=True)),
+    )
+
+
+def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Every name's model. An id always means its own model, whatever an alias says."""
+    by_name: dict[str, Entry] = {}
+    for ids_only in (False, True):
+        for entry in entries:
+            for name in (entry.upstream,) if ids_only else _bare_names(entry):
+                by_name[f"{entry.provider}/{name}"] = entry
+    others: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.provider != DEFAULT_PROVIDER and entry.provider not in pricing.ZONE_PROVIDERS:
+            for name in _bare_names(entry):
+                others[name].append(by_name[f"{entry.provider}/{name}"])
+    by_name |= {name: found[0] for name, found in others.items() if len({entry.id for entry in found}) == 1}
+    ours = f"{DEFAULT_PROVIDER}/"
+    return by_name | {name.removeprefix(ours): entry for name, entry in by_name.items() if name.startswith(ours)}
+
+
+def _bare_names(entry: Entry) -> Iterator[str]:
+    prefix = f"{entry.provider}/"
+    return (name.removeprefix(prefix) for name in entry.names if name.startswith(prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and how a call is made, as far as prices go by it."""
+
+    zone: str = "global"
+    batch: bool = False
+    tier: str = STANDARD_TIER
+
+    def share_e2(self, price: Price) -> int | None:
+        """Hundredths of `price` that count here: all of a row made for the place; None where it is for another."""
+        if price.zone not in ("global", self.zone) or (price.batch and not self.batch):
+            return None
+        zone_e2 = 100 if price.zone == self.zone else pricing.ZONE_E2[self.zone]
+        return zone_e2 if price.batch == self.batch else zone_e2 * pricing.BATCH_E2 // 100
+
+    def closeness(self, price: Price) -> tuple[bool, bool, bool, datetime]:
+        """Rows for this very place win; among those, the one that began last."""
+        return (
+            price.tier == self.tier, price.zone == self.zone, price.batch == self.batch, _begun_at(price),
+        )  # fmt: skip
+
+
+def _rates(model: Model, *, at: datetime, place: _Place) -> Rates | None:
+    closest = _closest(model, at=at, place=place)
+    if not closest:
+        return None
+    picos = {
+        unit: pricing.scaled_picos(price.picos_per_unit, hundredths=place.share_e2(price) or 0)
+        for unit, price in closest.items()
+    }
+    rule = _rule(model, list(closest.values()), place=place)
+    return pricing.rates_from(picos, kinds=model.kinds, rule=rule)
+
+
+def _closest(model: Model, *, at: datetime, place: _Place) -> dict[str, Price]:
+    """Of each unit kind the row closest to the place. A tier that has no row of its own has no price."""
+    prices = list(model.prices.all())
+    wrong = {price.supersedes_id for price in prices}
+    counting = [p for p in prices if p.pk not in wrong and _begun_at(p) <= at and place.share_e2(p) is not None]
+    if not any(price.tier == place.tier for price in counting):
+        return {}
+    counting = [price for price in counting if price.tier in (place.tier, STANDARD_TIER)]
+    return {price.unit: price for price in sorted(counting, key=place.closeness)}
+
+
+def _begun_at(price: Price) -> datetime:
+    return price.effective_from or datetime.min.replace(tzinfo=UTC)
+
+
+def _rule(model: Model, prices: Sequence[Price], *, place: _Place) -> str:
+    """ "mistral/mistral-small-2603@2026-03-16"; "@seed" for prices older than our records.
+
+    Behind it what was corrected ("#2": the second edition), then zone, batch and tier ("+eu+batch").
+    """
+    since = max(_begun_at(price) for price in prices)
+    if since.year == 1:
+        text = "seed"
+    elif since.time() == datetime.min.time():
+        text = since.date().isoformat()
+    else:
+        text = since.isoformat().replace("+00:00", "Z")
+    corrections = _corrections(model, prices)
+    edition = f"#{corrections + 1}" if corrections else ""
+    marks = ("" if place.zone == "global" else place.zone, "batch" * place.batch)
+    suffix = "".join(f"+{mark}" for mark in (*marks, "" if place.tier == STANDARD_TIER else place.tier) if mark)
+    return f"{model.provider}/{model.name}@{text}{edition}{suffix}"[:RULE_LENGTH]
+
+
+def _corrections(model: Model, of: Iterable[Price]) -> int:
+    """How many wrong rows came before the rows `of`."""
+    if all(price.supersedes_id is None for price in of):
+        return 0
+    by_id = {price.pk: price for price in model.prices.all()}
+    found = 0
+    for price in of:
+        while price.supersedes_id is not None:
+            found, price = found + 1, by_id[price.supersedes_id]
+    return found
+
+
+class _Shelf:
+    """Holds the snapshot, and lets one reader at a time renew it."""
+
+    def __init__(self) -> None:
+        self._catalogue: Catalogue | None = None
+        self._stale_at = 0.0
+        self._lock = threading.Lock()
+
+    def current(self) -> Catalogue:
+        catalogue = self._catalogue
+        if catalogue is not None and time.monotonic() < self._stale_at:
+            return catalogue
+        if not _in_event_loop():
+            return self._renew(catalogue)
+        if catalogue is None:
+            # The first reader of a process that did not warm up: once, for the time of two queries.
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(self._renew_in_thread, None).result()
+        self._stale_at = time.monotonic() + RETRY_S
+        threading.Thread(target=self._renew_in_thread, args=(catalogue,), name="catalogue", daemon=True).start()
+        return catalogue
+
+    def forget(self) -> None:
+        with self._lock:
+            self._catalogue = None
+
+    def _renew_in_thread(self, old: Catalogue | None) -> Catalogue:
+        try:
+            return self._renew(old)
+        finally:
+            connection.close()
+
+    def _renew(self, old: Catalogue | None) -> Catalogue:
+        with self._lock:
+            if self._catalogue is not None and self._catalogue is not old:
+                return self._catalogue
+            now = timezone.now()
+            try:
+                fresh = read(now=now)
+            except DatabaseError:
+                if old is None:
+                    raise
+                logger.exception("The catalogue could not be read; the old one stays")
+                self._stale_at = time.monotonic() + RETRY_S
+                return old
+            due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
+            self._stale_at = time.monotonic() + min(TTL_S, due_s)
+            self._catalogue = fresh
+            return fresh
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_shelf = _Shelf()

@@ -1,0 +1,455 @@
+"""Chat requests for Anthropic's Messages API, its answers and streams as chat completions. Pure.
+
+Rules from its API reference and from how its own layer for OpenAI's clients translates: system messages are joined at
+the start, a temperature above 1 counts as 1, sampling hints it does not know are left out. What would change the
+answer beyond that (several answers, log probabilities) is refused. Prompt caching is not asked for: writing a cache
+costs more than the input price that the hold was made with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from llm.rules import sse
+from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules.openai_dialect import StreamFailed
+
+VERSION = "2023-06-01"
+DEFAULT_MAX_TOKENS = 4_096
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]+);base64,(?P<data>.+)", re.DOTALL)
+# claude-opus-4-7, claude-sonnet-4-5-20250929, claude-3-5-haiku-20241022: the version, where the name holds one.
+_VERSION_IN_NAME = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+# Models decide on their thinking themselves from 4.6 on, and refuse sampling settings from 4.7 on.
+_ADAPTIVE, _WITHOUT_SAMPLING = (4, 6), (4, 7)
+# Tokens that older models may think, by effort; more than the smallest and less than `max_tokens`.
+_THINKING_TOKENS = {"minimal": 1_024, "low": 1_024, "medium": 4_096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+_LEAST_THINKING_TOKENS = 1_024
+_JSON_ONLY = "Answer with a single JSON object and nothing else: no explanation and no code fence."
+# What a schema may hold; the API refuses others, so they are told to the model in the description.
+_SCHEMA_WORDS = frozenset(
+    """$ref $defs type anyOf allOf enum const title description properties required additionalProperties items default
+    format""".split()  # noqa: SIM905
+)
+_FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
+_FINISH |= {"refusal": "content_filter"}
+_OUT_OF_MONEY = ("your credit balance is too low", "you have reached your specified", "you have reached your spend")
+# What writing a token into the cache costs, in hundredths of an input token.
+_WRITE_5M_E2, _WRITE_1H_E2 = 125, 200
+
+
+def request_body(request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+    """The request as the Messages API takes it. Raises DialectError for what it cannot be asked."""
+    if request.kind != "chat":
+        raise DialectError(f"{model} cannot be asked for this: its provider answers chats alone.", "model")
+    asked = request.payload
+    _refuse_the_impossible(asked, n=request.n)
+    bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
+    body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(asked["messages"])}
+    system = [_text_of(m, "system") for m in asked["messages"] if m["role"] in ("system", "developer")]
+    output = _output_format(asked.get("response_format"), system)
+    if system := [text for text in system if text]:
+        body["system"] = "\n".join(system)
+    body |= _tools(request, disabled_tools)
+    effort = "high" if asked.get("prompt_mode") == "reasoning" else asked.get("reasoning_effort")
+    thinking, effort = _thinking(body, effort)
+    if thinking:
+        body["thinking"] = thinking
+    if effort:
+        output["effort"] = effort
+    if output:
+        body["output_config"] = output
+    body |= _sampling(asked, model=model, thinks=bool(thinking))
+    if stop := _stop_sequences(asked.get("stop")):
+        body["stop_sequences"] = stop
+    if request.stream:
+        body["stream"] = True
+    return orjson.dumps(body)
+
+
+def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
+    """A whole answer as a chat completion. `created` is the moment in seconds, which the API does not say."""
+    blocks = [block for block in message.get("content") or () if isinstance(block, dict)]
+    written: dict[str, Any] = {"role": "assistant", "content": _joined(blocks, "text")}
+    if reasoning := _joined(blocks, "thinking"):
+        written["reasoning_content"] = reasoning
+    if calls := [
+        _tool_call(block, index) for index, block in enumerate(b for b in blocks if b.get("type") == "tool_use")
+    ]:
+        written["tool_calls"] = calls
+    return {
+        "id": message.get("id"),
+        "object": "chat.completion",
+        "created": created,
+        "model": message.get("model"),
+        "choices": [{"index": 0, "message": written, "finish_reason": _finish_reason(message.get("stop_reason"))}],
+        "usage": usage(message.get("usage") or {}),
+    }
+
+
+def usage(counted: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens as chat completions count them: cached ones are part of the prompt.
+
+    A token written into the cache costs 1.25 input tokens, 2 where it is kept for an hour: it counts as that many.
+    """
+    plain, read, output = (
+        _count(counted.get(name)) for name in ("input_tokens", "cache_read_input_tokens", "output_tokens")
+    )
+    written = _count(counted.get("cache_creation_input_tokens"))
+    by_age = counted.get("cache_creation")
+    for_an_hour = min(written, _count(by_age.get("ephemeral_1h_input_tokens"))) if isinstance(by_age, dict) else 0
+    weighted = -(-((written - for_an_hour) * _WRITE_5M_E2 + for_an_hour * _WRITE_1H_E2) // 100)
+    prompt = plain + read + weighted
+    details = counted.get("output_tokens_details")
+    counts: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": read},
+    }
+    if isinstance(details, dict):
+        counts["completion_tokens_details"] = {"reasoning_tokens": _count(details.get("thinking_tokens"))}
+    return counts
+
+
+def refusal(body: bytes) -> dict[str, Any]:
+    """An error's body in the shape that Mistral's and OpenAI's clients read."""
+    error = _error_of(body)
+    flat = {
+        "message": str(error.get("message") or "The model's API refused the request."),
+        "type": str(error.get("type") or "invalid_request_error"),
+        "param": None,
+        "code": None,
+    }
+    return {"object": "error", **flat, "error": flat}
+
+
+def out_of_money(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether a refusal says that our account has no money left or has reached a limit that we set.
+
+    It comes as 402, as 400 with a sentence, or as 429 without a time to try again.
+    """
+    error = _error_of(body)
+    if error.get("type") == "billing_error":
+        return True
+    said = str(error.get("message") or "").lower()
+    if status == 400:
+        # From the start: further on, a sentence may quote the client's own words.
+        return said.startswith(_OUT_OF_MONEY)
+    return status == 429 and "retry-after" not in headers and ("usage limit" in said or "spend limit" in said)
+
+
+class Translator:
+    """Turns a stream of the Messages API's events into chunks of a chat completion, as OpenAI sends them."""
+
+    def __init__(self, *, created: int) -> None:
+        self._head: dict[str, Any] = {"object": "chat.completion.chunk", "created": created}
+        self._usage: dict[str, Any] = {}
+        # Position of a block in the answer -> position among the tool calls.
+        self._calls: dict[Any, int] = {}
+
+    def feed(self, event: sse.Event) -> list[sse.Event]:
+        """The chunks that an event becomes; none for one that says nothing to a client. Raises StreamFailed."""
+        data = event.data or {}
+        match data.get("type"):
+            case "message_start":
+                message = data.get("message") or {}
+                self._head |= {"id": message.get("id"), "model": message.get("model")}
+                self._usage |= message.get("usage") or {}
+                return self._delta({"role": "assistant", "content": ""})
+            case "content_block_start":
+                return self._block_started(data)
+            case "content_block_delta":
+                return self._block_grew(data)
+            case "message_delta":
+                self._usage |= {name: count for name, count in (data.get("usage") or {}).items() if count is not None}
+                reason = (data.get("delta") or {}).get("stop_reason")
+                return self._ended(reason) if reason else []
+            case "message_stop":
+                return [sse.Event(sse.DONE, done=True)]
+            case "error":
+                raise StreamFailed(str((data.get("error") or {}).get("type") or "error")[:100])
+        return []
+
+    def _block_started(self, data: Mapping[str, Any]) -> list[sse.Event]:
+        block = data.get("content_block") or {}
+        if block.get("type") == "text":
+            return self._delta({"content": block["text"]}) if block.get("text") else []
+        if block.get("type") != "tool_use":
+            return []
+        index = self._calls[data.get("index")] = len(self._calls)
+        call = {**_tool_call(block, index), "function": {"name": block.get("name"), "arguments": ""}}
+        return self._delta({"tool_calls": [call]})
+
+    def _block_grew(self, data: Mapping[str, Any]) -> list[sse.Event]:
+        delta = data.get("delta") or {}
+        match delta.get("type"):
+            case "text_delta":
+                return self._delta({"content": delta.get("text") or ""})
+            case "thinking_delta":
+                return self._delta({"reasoning_content": delta.get("thinking") or ""})
+            case "input_json_delta" if data.get("index") in self._calls:
+                part = {"arguments": delta.get("partial_json") or ""}
+                return self._delta({"tool_calls": [{"index": self._calls[data["index"]], "function": part}]})
+        return []
+
+    def _delta(self, delta: Mapping[str, Any]) -> list[sse.Event]:
+        return [self._chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})]
+
+    def _ended(self, reason: Any) -> list[sse.Event]:
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
+        return [self._chunk({"choices": [choice], "usage": usage(self._usage)})]
+
+    def _chunk(self, rest: Mapping[str, Any]) -> sse.Event:
+        data = {**self._head, **rest}
+        return sse.Event(sse.write_event(data), data)
+
+
+def _refuse_the_impossible(asked: Mapping[str, Any], *, n: int) -> None:
+    if n > 1:
+        raise DialectError("`n` must be 1 for this model.", "n", "unsupported_field")
+    if asked.get("logprobs"):
+        raise DialectError("`logprobs` are not supported by this model.", "logprobs", "unsupported_field")
+
+
+def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turns of user and assistant: tools' results are the user's, and neighbours of one role become one turn."""
+    turns: list[dict[str, Any]] = []
+    for position, message in enumerate(messages):
+        role = message["role"]
+        if role in ("system", "developer"):
+            continue
+        speaker = "assistant" if role == "assistant" else "user"
+        blocks = _blocks(message, f"messages.{position}")
+        if not blocks:
+            continue
+        if turns and turns[-1]["role"] == speaker:
+            turns[-1]["content"] += blocks
+        else:
+            turns.append({"role": speaker, "content": blocks})
+    if not turns:
+        raise DialectError("`messages` must hold one of a user at least for this model.", "messages")
+    last = turns[-1]["content"][-1]
+    if turns[-1]["role"] == "assistant" and last["type"] == "text":
+        # The answer goes on from here, and the API refuses a blank at its end.
+        last["text"] = last["text"].rstrip()
+    return turns
+
+
+def _blocks(message: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
+    if message["role"] == "tool":
+        return [_tool_result(message, param)]
+    blocks = _content(message.get("content"), param)
+    if message["role"] == "assistant":
+        blocks += [
+            _tool_use(call, f"{param}.tool_calls.{at}") for at, call in enumerate(message.get("tool_calls") or ())
+        ]
+    return blocks
+
+
+def _content(content: Any, param: str) -> list[dict[str, Any]]:
+    """Text and pictures; empty texts, which the API refuses, and thinking of earlier answers are left out."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content.strip() else []
+    blocks = []
+    for at, part in enumerate(content or ()):
+        kind = part.get("type", "text")
+        if kind == "image_url":
+            blocks.append({"type": "image", "source": _image(part["image_url"], f"{param}.content.{at}")})
+        elif kind == "text":
+            blocks += _content(part["text"], param)
+        elif kind not in ("thinking", "reference", "refusal"):
+            raise DialectError(f"Content of type {kind!r} is not supported by this model.", f"{param}.content.{at}")
+    return blocks
+
+
+def _image(image: Any, param: str) -> dict[str, str]:
+    url = image["url"] if isinstance(image, dict) else image
+    if url.startswith(("http://", "https://")):
+        return {"type": "url", "url": url}
+    found = _DATA_URL.fullmatch(url)
+    if found is None or found["type"] not in _IMAGES:
+        raise DialectError(
+            f"`{param}.image_url` must be a web address or base64 data of one of {', '.join(_IMAGES)}.", param
+        )
+    return {"type": "base64", "media_type": found["type"], "data": found["data"]}
+
+
+def _tool_result(message: Mapping[str, Any], param: str) -> dict[str, Any]:
+    id = message.get("tool_call_id")
+    if not isinstance(id, str) or not id:
+        raise DialectError(f"`{param}.tool_call_id` is missing.", f"{param}.tool_call_id", "missing_field")
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": id}
+    if blocks := _content(message.get("content"), param):
+        result["content"] = blocks
+    return result
+
+
+def _tool_use(call: Mapping[str, Any], param: str) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments) if arguments.strip() else {}
+        except orjson.JSONDecodeError:
+            arguments = None
+    if not isinstance(arguments, dict):
+        raise DialectError(f"`{param}.function.arguments` must be a JSON object.", f"{param}.function.arguments")
+    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
+
+
+def _text_of(message: Mapping[str, Any], role: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if any(part.get("type", "text") != "text" for part in content or ()):
+        raise DialectError(f"A {role} message may hold text alone for this model.", "messages")
+    return "".join(part["text"] for part in content or ())
+
+
+def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
+    """`tools` and `tool_choice`. A conversation with tool calls in it needs tools, although none may be called."""
+    tools = request.payload.get("tools") or ()
+    if any(not isinstance(tool.get("function"), dict) for tool in tools):
+        raise DialectError("`tools` may be functions alone for this model.", "tools", "unsupported_field")
+    kept = [tool["function"] for name, tool in zip(request.tools, tools, strict=True) if name not in disabled]
+    if not kept:
+        called = sorted({name for name in _called(request.payload["messages"]) if isinstance(name, str)})
+        idle = [{"name": name, "input_schema": {"type": "object"}} for name in called]
+        return {"tools": idle, "tool_choice": {"type": "none"}} if idle else {}
+    found: dict[str, Any] = {"tools": [_tool(function) for function in kept]}
+    choice = _tool_choice(request.payload.get("tool_choice"))
+    if request.payload.get("parallel_tool_calls") is False and choice.get("type") != "none":
+        choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
+    if choice:
+        found["tool_choice"] = choice
+    return found
+
+
+def _called(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [call["function"].get("name") for message in messages for call in message.get("tool_calls") or ()]
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    schema = function.get("parameters") or {}
+    tool = {"name": function["name"], "input_schema": {"type": "object", **schema}}
+    if description := function.get("description"):
+        tool["description"] = description
+    return tool
+
+
+def _tool_choice(choice: Any) -> dict[str, Any]:
+    if isinstance(choice, dict):
+        return {"type": "tool", "name": choice["function"]["name"]}
+    return {"type": choice} if choice in ("auto", "none", "any") else {}
+
+
+def _output_format(response_format: Any, system: list[str]) -> dict[str, Any]:
+    """`output_config` for an answer by a schema. JSON without one has no mode of its own: the model is told."""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "json_object":
+        system.append(_JSON_ONLY)
+    if kind != "json_schema":
+        return {}
+    named = response_format.get("json_schema")
+    schema = (named.get("schema") or named.get("schema_definition")) if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
+        raise DialectError("`response_format.json_schema.schema` must be an object.", "response_format")
+    return {"format": {"type": "json_schema", "schema": _schema(schema)}}
+
+
+def _schema(schema: Any) -> Any:
+    """A schema as the API takes it: objects are closed, and words it does not know become part of the description."""
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: value for name, value in schema.items() if name in _SCHEMA_WORDS}
+    if "oneOf" in schema:
+        kept.setdefault("anyOf", schema["oneOf"])
+    for name in ("properties", "$defs"):
+        if isinstance(kept.get(name), dict):
+            kept[name] = {key: _schema(value) for key, value in kept[name].items()}
+    for name in ("anyOf", "allOf"):
+        if isinstance(kept.get(name), list):
+            kept[name] = [_schema(value) for value in kept[name]]
+    if "items" in kept:
+        kept["items"] = _schema(kept["items"])
+    if kept.get("type") == "object" or "properties" in kept:
+        kept["additionalProperties"] = False
+    unknown = {k: v for k, v in schema.items() if k not in _SCHEMA_WORDS and k not in ("oneOf", "$schema", "strict")}
+    if unknown:
+        kept["description"] = " ".join(filter(None, (kept.get("description"), orjson.dumps(unknown).decode())))
+    return kept
+
+
+def _thinking(body: Mapping[str, Any], effort: Any) -> tuple[dict[str, Any], str]:
+    """`thinking` and the effort to go with it; nothing where the model is left to its default."""
+    if effort not in _THINKING_TOKENS:
+        return {}, ""
+    # A tool that must be called leaves no room for thinking.
+    forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
+    if (_version_of(body["model"]) or _ADAPTIVE) >= _ADAPTIVE:
+        return {} if forced else {"type": "adaptive"}, "low" if effort == "minimal" else effort
+    budget = min(_THINKING_TOKENS[effort], body["max_tokens"] - 1)
+    # Older models think again about a tool's result only where their earlier thinking is sent along, and we have none.
+    replies = any(block["type"] == "tool_use" for turn in body["messages"] for block in turn["content"])
+    if forced or replies or budget < _LEAST_THINKING_TOKENS:
+        return {}, ""
+    return {"type": "enabled", "budget_tokens": budget}, ""
+
+
+def _sampling(asked: Mapping[str, Any], *, model: str, thinks: bool) -> dict[str, Any]:
+    """Temperature, or else `top_p`: newer models refuse both together, the newest either; none goes with thinking."""
+    if thinks or (_version_of(model) or _WITHOUT_SAMPLING) >= _WITHOUT_SAMPLING:
+        return {}
+    temperature, top_p = asked.get("temperature"), asked.get("top_p")
+    if temperature is not None:
+        return {"temperature": min(temperature, 1) if isinstance(temperature, int | float) else temperature}
+    return {} if top_p is None else {"top_p": top_p}
+
+
+def _version_of(model: str) -> tuple[int, int] | None:
+    found = _VERSION_IN_NAME.match(model)
+    return (int(found[1]), int(found[2] or 0)) if found else None
+
+
+def _stop_sequences(stop: Any) -> list[str]:
+    """Those that are not blank, which the API refuses."""
+    given = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise DialectError("`stop` must be a text or a list of texts.", "stop", "invalid_type")
+    return [text for text in given if text.strip()]
+
+
+def _tool_call(block: Mapping[str, Any], index: int) -> dict[str, Any]:
+    arguments = orjson.dumps(block.get("input") or {}).decode()
+    return {
+        "id": block.get("id"),
+        "type": "function",
+        "function": {"name": block.get("name"), "arguments": arguments},
+        "index": index,
+    }
+
+
+def _joined(blocks: Iterable[Mapping[str, Any]], kind: str) -> str:
+    return "".join(block.get(kind) or "" for block in blocks if block.get("type") == kind)
+
+
+def _finish_reason(reason: Any) -> str:
+    return _FINISH.get(reason, "stop") if isinstance(reason, str) else "stop"
+
+
+def _error_of(body: bytes) -> Mapping[str, Any]:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

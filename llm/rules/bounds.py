@@ -1,0 +1,376 @@
+"""A strict upper bound of a call's tokens and cost, before it is made. Pure.
+
+A byte-level tokenizer never makes more tokens of a text than it has UTF-8 bytes, so bytes bound tokens; guesses such
+as a quarter of the characters fall short by up to 16 times. To the bytes come the marks around messages and tools.
+What has no bound (documents, audio, tools that run at the provider) is refused with `UnboundedInput`, or counts as
+all that the model can read, where that is the policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from governance.rules.decision import Quote, Quoter
+from llm.rules import pricing
+from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
+
+DEFAULT_MAX_TOKENS = 4_096
+TOKENS_PER_REQUEST = 8
+TOKENS_PER_MESSAGE = 4
+# Field names and marks that a chat template puts around one tool, or one tool call.
+TOKENS_PER_TOOL = 96
+# The provider's own prompt for reasoning, safety and JSON modes.
+HIDDEN_PROMPT_TOKENS = 1_024
+DEFAULT_OCR_PAGES = 1_000
+# Output tokens: a smaller first hold would only have to be extended at once.
+LEAST_FIRST_HOLD = 64
+
+# Fields of a request that no model reads. Any other one counts by its bytes, known or not.
+_UNREAD = frozenset(
+    """model messages max_tokens stream temperature top_p top_k min_tokens stop random_seed metadata tools tool_choice
+    n presence_penalty frequency_penalty repetition_penalty logprobs top_logprobs prompt_logprobs top_prompt_logprobs
+    parallel_tool_calls prompt_cache_key service_tier safe_prompt prompt_mode reasoning_effort""".split()  # noqa: SIM905
+)
+_TEXT_FIELDS = ("text", "thinking", "refusal", "reference_ids")
+_BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
+
+
+class UnboundedInput(ValueError):
+    """The request holds something that has no upper bound of tokens. `param` names where."""
+
+    def __init__(self, what: str, param: str) -> None:
+        super().__init__(f"{what} cannot be bounded before the call, so it is not accepted")
+        self.param = param
+
+
+class Resolver(Protocol):
+    """`snapshot.Catalogue`, or anything that knows models by name."""
+
+    def resolve(self, name: str) -> Entry | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a call may use at most. `text_tokens` is all input but pictures; `max_tokens` one answer of `n`."""
+
+    kind: str
+    text_tokens: int
+    images: int = 0
+    # None: the call writes nothing (embeddings, OCR).
+    max_tokens: int | None = None
+    n: int = 1
+    needs: frozenset[str] = frozenset()
+    unit: str = "token"
+    units: int = 0
+    # The input has no bound of its own: it counts as all that the model can read.
+    whole_context: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all of the input is text of a known size, from which something can be learned."""
+        return self.unit == "token" and not self.images and not self.whole_context
+
+    @property
+    def input_tokens(self) -> int:
+        """The bound for a model of which nothing is known."""
+        return self.text_tokens + self.images * UNKNOWN_IMAGE_TOKENS
+
+    def input_tokens_at(self, entry: Entry) -> int:
+        """The bound at a model. Others than Mistral put a prompt of their own before tools."""
+        if self.whole_context:
+            return entry.context_tokens or 0
+        hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not _is_mistrals(entry) else 0
+        return self.text_tokens + hidden + self.images * entry.image_tokens
+
+    def lacks(self, entry: Entry) -> frozenset[str]:
+        """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
+        missing = self.needs - entry.capabilities
+        if self.kind not in entry.kinds:
+            missing |= {self.kind}
+        if self.whole_context and entry.context_tokens is None:
+            missing |= {"bound"}
+        whole_tokens = self.input_tokens_at(entry) + (self.max_tokens or 0)
+        if entry.context_tokens is not None and whole_tokens > entry.context_tokens:
+            missing |= {"context"}
+        return missing
+
+
+def chat(
+    payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS, reserve_unbounded: bool = False
+) -> Estimate:
+    """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput.
+
+    `reserve_unbounded`: what has no bound counts as the model's whole context; but for audio, which has another unit.
+    """
+    try:
+        return _bounded_chat(payload, default_max_tokens)
+    except UnboundedInput:
+        if not reserve_unbounded or _holds_audio(payload):
+            raise
+    return Estimate(
+        kind="chat",
+        text_tokens=0,
+        max_tokens=payload.get("max_tokens") or default_max_tokens,
+        n=payload.get("n") or 1,
+        needs=_needs(payload, images=0, tools=bool(payload.get("tools"))),
+        whole_context=True,
+    )
+
+
+def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estimate:
+    tokens = TOKENS_PER_REQUEST
+    images = 0
+    for position, message in enumerate(payload["messages"]):
+        message_tokens, message_images = _message(message, f"messages.{position}")
+        tokens += message_tokens + TOKENS_PER_MESSAGE
+        images += message_images
+    tools = payload.get("tools") or ()
+    if tools:
+        tokens += _tools(tools)
+    if not _UNREAD.issuperset(payload):
+        tokens += sum(_json_bytes({key: value}) for key, value in payload.items() if key not in _UNREAD)
+    needs = _needs(payload, images=images, tools=bool(tools))
+    if "json" in needs or "reasoning" in needs or payload.get("safe_prompt"):
+        tokens += HIDDEN_PROMPT_TOKENS
+    return Estimate(
+        kind="chat",
+        text_tokens=tokens,
+        images=images,
+        max_tokens=payload.get("max_tokens") or default_max_tokens,
+        n=payload.get("n") or 1,
+        needs=needs,
+    )
+
+
+def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
+    """The bound of a fill-in-the-middle request: `prompt` and `suffix`, read once for all of `n` answers."""
+    texts = (payload.get("prompt"), payload.get("suffix"))
+    tokens = TOKENS_PER_REQUEST + sum(_text_bytes(text) for text in texts if isinstance(text, str))
+    return Estimate(
+        kind="fim",
+        text_tokens=tokens,
+        max_tokens=payload.get("max_tokens") or default_max_tokens,
+        n=payload.get("n") or 1,
+    )
+
+
+def embeddings(payload: Mapping[str, Any]) -> Estimate:
+    """The bound of an embeddings request: its input only, for it writes nothing."""
+    return Estimate(kind="embedding", text_tokens=_inputs(payload.get("input")))
+
+
+def moderations(payload: Mapping[str, Any]) -> Estimate:
+    """The bound of a moderation request, of texts or of conversations."""
+    return Estimate(kind="moderation", text_tokens=_inputs(payload.get("input")))
+
+
+def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reserve_unbounded: bool = False) -> Estimate:
+    """The pages that an OCR request lists, or `max_pages`; annotated pages have a price of their own.
+
+    Raises UnboundedInput for a file at the provider, unless `reserve_unbounded`: whose it is, nobody here knows.
+    """
+    annotated = payload.get("document_annotation_format") or payload.get("bbox_annotation_format")
+    document = payload.get("document")
+    if isinstance(document, Mapping) and document.get("file_id") and not reserve_unbounded:
+        raise UnboundedInput("A file that is at the provider", "document.file_id")
+    single = isinstance(document, Mapping) and document.get("type") == "image_url"
+    pages = 1 if single else _listed_pages(payload.get("pages"))
+    return Estimate(
+        kind="ocr",
+        text_tokens=0,
+        unit="annotated_page" if annotated else "page",
+        units=max_pages if pages is None else pages,
+    )
+
+
+class Experience(Protocol):
+    """`token_ratios.Lessons`, or anything that knows what calls usually come to."""
+
+    def usual_answer(self, *, model: str, agent: str) -> int | None: ...
+    def input_ratio_e2(self, *, model: str, bound: bool) -> int: ...
+
+
+def offer(
+    estimate: Estimate,
+    catalogue: Resolver,
+    *,
+    experience: Experience | None = None,
+    agent: str = "",
+    grows: bool = False,
+    likely: bool = False,
+) -> Quoter:
+    """Prices the estimated call at any model of one catalogue: what `decision.decide` chooses among.
+
+    Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
+    at most the model's context: what the gateway must send upstream for the bound to hold. `grows`: the hold can be
+    extended while the answer comes, so it begins with what `experience` says that `agent` usually needs of a model.
+    `likely`: the input counts as many tokens as texts of its size had at most, but for one in a hundred.
+    """
+
+    def quote(model: str) -> Quote | None:
+        entry = catalogue.resolve(model)
+        if entry is None or (estimate.whole_context and entry.context_tokens is None):
+            return None
+        capable = estimate.kind == "chat" and not estimate.lacks(entry)
+        if estimate.unit != "token":
+            return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
+        max_tokens = estimate.max_tokens
+        if max_tokens is not None and entry.context_tokens is not None:
+            max_tokens = min(max_tokens, entry.context_tokens)
+        input_tokens = estimate.input_tokens_at(entry)
+        if experience is not None and likely:
+            pictures = input_tokens - estimate.text_tokens
+            ratio_e2 = experience.input_ratio_e2(model=entry.id, bound=True)
+            input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
+        return pricing.quote_tokens(
+            entry,
+            model=model,
+            input_tokens=input_tokens,
+            max_tokens=max_tokens,
+            n=estimate.n,
+            capable=capable,
+            held_tokens=_first_hold(estimate, entry, experience, agent, max_tokens) if experience and grows else None,
+        )
+
+    return quote
+
+
+def hides_output(entry: Entry) -> bool:
+    """Whether a model may write tokens that its stream does not show, so that nobody can count along."""
+    return "reasoning" in entry.capabilities and not _is_mistrals(entry)
+
+
+def _is_mistrals(entry: Entry) -> bool:
+    return entry.provider.partition("-")[0] == "mistral"
+
+
+def _first_hold(
+    estimate: Estimate, entry: Entry, experience: Experience, agent: str, max_tokens: int | None
+) -> int | None:
+    """Output tokens that a growing hold begins with; None where it had better hold for all of them.
+
+    What the input is held for beyond its likely size serves for the answer as well.
+    """
+    usual = experience.usual_answer(model=entry.id, agent=agent)
+    if usual is None or max_tokens is None or entry.rates is None or hides_output(entry):
+        return None
+    text_tokens = likely_tokens(estimate.text_tokens, experience.input_ratio_e2(model=entry.id, bound=False))
+    spare_picos = (estimate.text_tokens - text_tokens) * entry.rates.input_picos
+    tokens = max(usual - spare_picos // max(1, estimate.n * entry.rates.output_picos), LEAST_FIRST_HOLD)
+    return tokens if tokens < max_tokens else None
+
+
+def likely_tokens(size_bytes: int, ratio_e2: int) -> int:
+    """Tokens of a text, at hundredths of a byte a token; rounded up."""
+    return -(-size_bytes * 100 // ratio_e2)
+
+
+def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
+    """(tokens, images) of one message: its content, and every other field by its bytes."""
+    tokens = images = 0
+    for key, value in message.items():
+        if key == "role" or value is None:
+            continue
+        if key == "tool_calls":
+            tokens += sum(_tool_call(call) for call in value)
+        elif key != "content":
+            tokens += _json_bytes({key: value})
+        elif isinstance(value, str):
+            # Templates quote a tool's answer as JSON, which makes two bytes of a quote or a line's end.
+            tokens += _json_bytes(value) if message.get("role") == "tool" else _text_bytes(value)
+        else:
+            for position, part in enumerate(value):
+                part_tokens, part_images = _part(part, f"{param}.content.{position}")
+                tokens += part_tokens
+                images += part_images
+    return tokens, images
+
+
+def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
+    kind = part.get("type", "text")
+    if kind == "image_url":
+        return 0, 1
+    if kind not in _BOUNDED_PARTS:
+        raise UnboundedInput(f"Content of type {kind!r}", param)
+    if kind == "thinking":
+        _refuse_nested(part.get("thinking"), param)
+    return _json_bytes(part), 0
+
+
+def _holds_audio(payload: Mapping[str, Any]) -> bool:
+    contents = (message.get("content") for message in payload["messages"])
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return any(part.get("type") == "input_audio" for part in parts)
+
+
+def _refuse_nested(thinking: Any, param: str) -> None:
+    """Thinking holds parts of its own, which could hide one that has no bound."""
+    for part in thinking if isinstance(thinking, list) else ():
+        if isinstance(part, Mapping) and part.get("type", "text") not in (
+            "text",
+            "reference",
+            "tool_reference",
+        ):
+            raise UnboundedInput(f"Thinking of type {part.get('type')!r}", f"{param}.thinking")
+
+
+def _tools(tools: Sequence[Mapping[str, Any]]) -> int:
+    for position, tool in enumerate(tools):
+        kind = tool.get("type", "function")
+        if kind != "function":
+            raise UnboundedInput(f"A tool of type {kind!r}, which runs at the provider,", f"tools.{position}.type")
+    return _json_bytes(tools) + len(tools) * TOKENS_PER_TOOL
+
+
+def _tool_call(call: Mapping[str, Any]) -> int:
+    """Arguments come as JSON inside a string: templates unpack it, and space it out."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    spaces = arguments.count(",") + arguments.count(":") if isinstance(arguments, str) else 0
+    return _json_bytes(call) + spaces + TOKENS_PER_TOOL
+
+
+def _needs(payload: Mapping[str, Any], *, images: int, tools: bool) -> frozenset[str]:
+    response_format = payload.get("response_format")
+    wants_json = isinstance(response_format, Mapping) and response_format.get("type", "text") != "text"
+    reasons = payload.get("prompt_mode") == "reasoning" or payload.get("reasoning_effort") not in (
+        None,
+        "none",
+    )
+    flags = {"vision": images > 0, "tools": tools, "json": wants_json, "reasoning": reasons}
+    return frozenset(name for name, needed in flags.items() if needed)
+
+
+def _inputs(value: Any) -> int:
+    """Texts, or whole conversations, of an embeddings or moderation request."""
+    if isinstance(value, str):
+        return TOKENS_PER_REQUEST + _text_bytes(value)
+    items = value if isinstance(value, list) else [value]
+    return TOKENS_PER_REQUEST + sum(
+        (_text_bytes(item) if isinstance(item, str) else _json_bytes(item)) + TOKENS_PER_REQUEST for item in items
+    )
+
+
+def _listed_pages(pages: Any) -> int | None:
+    """How many pages `[0, 2]` or "0-3,7" lists; None where that is not said."""
+    if isinstance(pages, list):
+        return len(pages) or None
+    if not isinstance(pages, str) or not re.fullmatch(r"\s*\d{1,6}(-\d{1,6})?(\s*,\s*\d{1,6}(-\d{1,6})?)*\s*", pages):
+        return None
+    spans = (span.partition("-") for span in pages.split(","))
+    return sum(max(1, int(last or first) - int(first) + 1) for first, _, last in spans)
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _json_bytes(value: Any) -> int:
+    """Bytes of `value` as a template writes it: JSON with a space after each comma and colon, at least."""
+    data = orjson.dumps(value)
+    return len(data) + data.count(b",") + data.count(b":")

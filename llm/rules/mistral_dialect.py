@@ -1,0 +1,476 @@
+"""Chat requests in OpenAI's shape become Mistral's; usage is read from answers. Pure.
+
+Mistral answers an unknown field with a 422, so what only OpenAI knows is translated or dropped. A request that needs
+no change is relayed byte for byte. `llm.rules.sse` reads the streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from governance.rules.calls import Usage
+
+PROVIDER = "mistral"
+MAX_N = 128
+# Known to OpenAI alone and without effect on what is answered: dropped.
+_DROPPED = frozenset(
+    """stream_options user logit_bias store verbosity safety_identifier prompt_cache_options prompt_cache_retention
+    moderation""".split()  # noqa: SIM905
+)
+# Known to OpenAI alone, and the answer would not be what was asked for without them: refused.
+_REFUSED = {
+    "functions": "use `tools` instead",
+    "function_call": "use `tool_choice` instead",
+    "audio": "answers are text",
+    "web_search_options": "tools that run at the provider have no upper bound of cost",
+}
+# Mistral takes these or nothing; OpenAI's clients also send null.
+_NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
+# What OpenAI's clients echo in a message and Mistral does not know.
+_DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_FORMATS = frozenset({"text", "json_object", "json_schema"})
+
+
+class DialectError(ValueError):
+    """The request cannot be understood. `param` names the field, `code` the kind of mistake; the status is 400."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+@dataclass(slots=True)
+class Request:
+    """A parsed request of any kind. `payload` is in Mistral's shape; `changed` says that it differs from `body`."""
+
+    body: bytes
+    payload: dict[str, Any]
+    model: str
+    kind: str = "chat"
+    content_type: str = "application/json"
+    stream: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    # Names of the tools; one that runs at the provider goes by its type.
+    tools: tuple[str, ...] = ()
+    # The tool that must be called, or nothing.
+    forced_tool: str = ""
+    user: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    changed: bool = False
+    # Of a form: where in `body` the model's name is.
+    model_at: tuple[int, int] | None = None
+
+
+def parse(body: bytes) -> Request:
+    """Read and translate a chat request. Raises DialectError."""
+    payload = load_object(body)
+    request = Request(body=body, payload=payload, model=_model(payload))
+    request.user = _attribution(payload)
+    request.metadata = _metadata(payload)
+    request.changed = _translate_fields(payload)
+    request.changed |= _translate_messages(payload)
+    request.changed |= _translate_tools(payload)
+    request.stream = _boolean(payload, "stream")
+    request.max_tokens = _positive(payload, "max_tokens")
+    request.n = _positive(payload, "n", most=MAX_N) or 1
+    request.tools = tuple(_tool_name(tool, position) for position, tool in enumerate(_tools(payload)))
+    request.forced_tool = _forced_tool(payload, request.tools)
+    _check_format(payload)
+    return request
+
+
+def parse_other(body: bytes, *, kind: str) -> Request:
+    """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
+    payload = load_object(body)
+    request = Request(body=body, payload=payload, model=_model(payload), kind=kind)
+    request.user = _attribution(payload)
+    request.metadata = _metadata(payload)
+    request.changed = _translate_fields(payload)
+    if "dimensions" in payload:
+        payload["output_dimension"] = payload.pop("dimensions")
+        request.changed = True
+    if kind == "fim":
+        _check_text(payload, "prompt", needed=True)
+        _check_text(payload, "suffix")
+        request.stream = _boolean(payload, "stream")
+        request.max_tokens = _positive(payload, "max_tokens")
+        request.n = _positive(payload, "n", most=MAX_N) or 1
+    elif kind == "ocr":
+        if not isinstance(payload.get("document"), dict):
+            raise DialectError("`document` must be an object.", "document", "invalid_type")
+    else:
+        _check_input(payload.get("input"), texts_only=kind == "embedding")
+    return request
+
+
+def apply(
+    request: Request, *, model: str, max_tokens: int | None = None, disabled_tools: Collection[str] = ()
+) -> bytes:
+    """The body to send upstream: the original bytes where nothing differs.
+
+    `max_tokens` None leaves the request's own. With its last tool a request loses `tool_choice` too.
+    """
+    if request.model_at is not None:
+        start, stop = request.model_at
+        named = model == request.model
+        return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
+    removed = set(disabled_tools) & set(request.tools)
+    same_length = max_tokens is None or max_tokens == request.max_tokens
+    if not request.changed and not removed and model == request.model and same_length:
+        return request.body
+    payload = {**request.payload, "model": model}
+    if max_tokens is not None:
+        payload["max_tokens"] = max_tokens
+    if removed:
+        kept = [tool for name, tool in zip(request.tools, payload["tools"], strict=True) if name not in removed]
+        if kept:
+            payload["tools"] = kept
+        else:
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                payload.pop(name, None)
+    return orjson.dumps(payload)
+
+
+def load_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a request's body must be. Raises DialectError."""
+    if not body.strip():
+        raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(payload, dict):
+        raise DialectError("The body must be a JSON object.", code="invalid_type")
+    return payload
+
+
+def read_usage(answer: Any, *, model: str = "") -> Usage | None:
+    """The usage block of an answer or chunk; `model` is what was asked, for an answer that does not say its own.
+
+    None where there is none or it counts nothing: such a call is charged at its estimate, never at zero.
+    """
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    input_tokens = _count(usage.get("prompt_tokens"))
+    if not input_tokens:
+        return None
+    # Some count the tokens of hidden reasoning (xAI, Gemini) in the total alone, and charge for them.
+    total_tokens = _count(usage.get("total_tokens")) or 0
+    output_tokens = max(_count(usage.get("completion_tokens")) or 0, total_tokens - input_tokens)
+    served = answer.get("model")
+    return Usage(
+        provider=PROVIDER,
+        model=served if isinstance(served, str) and served else model,
+        input_tokens=input_tokens,
+        cached_tokens=min(_cached_tokens(usage), input_tokens),
+        output_tokens=output_tokens,
+        units=input_tokens + output_tokens,
+    )
+
+
+def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
+    """The pages that an OCR answer was made of; None where it does not say."""
+    info = answer.get("usage_info") if isinstance(answer, dict) else None
+    pages = _count(info.get("pages_processed")) if isinstance(info, dict) else None
+    if not pages:
+        return None
+    served = answer.get("model")
+    model = served if isinstance(served, str) and served else model
+    return Usage(provider=PROVIDER, model=model, unit=unit, units=pages)
+
+
+def _cached_tokens(usage: Mapping[str, Any]) -> int:
+    """Three spellings are in use; the largest one found counts."""
+    details = [usage.get(name) for name in ("prompt_tokens_details", "prompt_token_details")]
+    found = [
+        usage.get("num_cached_tokens"),
+        *(d.get("cached_tokens") for d in details if isinstance(d, dict)),
+    ]
+    return max((_count(value) or 0 for value in found), default=0)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for what is no whole number from zero on."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _model(payload: Mapping[str, Any]) -> str:
+    model = payload.get("model")
+    if model is None:
+        raise DialectError("`model` is missing.", "model", "missing_field")
+    if not isinstance(model, str):
+        raise DialectError("`model` must be a string.", "model", "invalid_type")
+    if not model.strip():
+        raise DialectError("`model` must not be empty.", "model")
+    return model
+
+
+def _attribution(payload: Mapping[str, Any]) -> str:
+    user = payload.get("user")
+    if user is not None and not isinstance(user, str):
+        raise DialectError("`user` must be a string.", "user", "invalid_type")
+    return user or ""
+
+
+def _metadata(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = payload.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise DialectError("`metadata` must be an object.", "metadata", "invalid_type")
+    return metadata or {}
+
+
+def _boolean(payload: Mapping[str, Any], name: str) -> bool:
+    value = payload.get(name, False)
+    if not isinstance(value, bool):
+        raise DialectError(f"`{name}` must be true or false.", name, "invalid_type")
+    return value
+
+
+def _positive(payload: Mapping[str, Any], name: str, *, most: int | None = None) -> int | None:
+    value = payload.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DialectError(f"`{name}` must be a whole number.", name, "invalid_type")
+    if value < 1 or (most is not None and value > most):
+        limit = "at least 1" if most is None else f"from 1 to {most}"
+        raise DialectError(f"`{name}` must be {limit}.", name)
+    return value
+
+
+def _translate_fields(payload: dict[str, Any]) -> bool:
+    """Rename or drop OpenAI's own fields, in place; returns whether anything changed."""
+    before = len(payload)
+    for name, instead in _REFUSED.items():
+        if payload.get(name) is not None:
+            raise DialectError(f"`{name}` is not supported: {instead}.", name, "unsupported_field")
+        payload.pop(name, None)
+    for name in _DROPPED & payload.keys():
+        del payload[name]
+    for name in _NOT_NULL:
+        if name in payload and payload[name] is None:
+            del payload[name]
+    # A faster tier costs more than the standard price, so nobody is put on it by default.
+    if payload.get("service_tier") != "standard_only":
+        payload.pop("service_tier", None)
+    _drop_modalities(payload)
+    changed = len(payload) != before
+    changed |= _translate_length(payload)
+    if "seed" in payload:
+        payload.setdefault("random_seed", payload.pop("seed"))
+        payload.pop("seed", None)
+        changed = True
+    changed |= _translate_prediction(payload)
+    if payload.get("tool_choice") == "required":
+        payload["tool_choice"] = "any"
+        changed = True
+    return changed
+
+
+def _drop_modalities(payload: dict[str, Any]) -> None:
+    modalities = payload.pop("modalities", None)
+    if modalities not in (None, [], ["text"]):
+        raise DialectError("`modalities` other than text are not supported.", "modalities", "unsupported_field")
+
+
+def _translate_length(payload: dict[str, Any]) -> bool:
+    """`max_completion_tokens` is OpenAI's new name of `max_tokens`; of the two the smaller one counts."""
+    if "max_completion_tokens" not in payload:
+        return False
+    newer = _positive(payload, "max_completion_tokens")
+    older = _positive(payload, "max_tokens")
+    del payload["max_completion_tokens"]
+    given = [value for value in (newer, older) if value is not None]
+    if given:
+        payload["max_tokens"] = min(given)
+    return True
+
+
+def _translate_prediction(payload: dict[str, Any]) -> bool:
+    """OpenAI also takes a predicted text in parts; Mistral takes one string."""
+    prediction = payload.get("prediction")
+    if prediction is None:
+        return False
+    if not isinstance(prediction, dict):
+        raise DialectError("`prediction` must be an object.", "prediction", "invalid_type")
+    parts = prediction.get("content")
+    if not isinstance(parts, list):
+        return False
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    if len(texts) != len(parts):
+        raise DialectError("`prediction.content` must be text.", "prediction.content", "invalid_type")
+    payload["prediction"] = {**prediction, "content": "".join(texts)}
+    return True
+
+
+def _translate_messages(payload: dict[str, Any]) -> bool:
+    messages = payload.get("messages")
+    if messages is None:
+        raise DialectError("`messages` is missing.", "messages", "missing_field")
+    if not isinstance(messages, list):
+        raise DialectError("`messages` must be a list.", "messages", "invalid_type")
+    if not messages:
+        raise DialectError("`messages` must not be empty.", "messages")
+    changed = False
+    for position, message in enumerate(messages):
+        changed |= _translate_message(message, f"messages.{position}")
+    return changed
+
+
+def _translate_message(message: Any, param: str) -> bool:
+    """Check one message and translate it in place; returns whether it changed."""
+    if not isinstance(message, dict):
+        raise DialectError(f"`{param}` must be an object.", param, "invalid_type")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise DialectError(f"`{param}.role` must be one of {', '.join(sorted(_ROLES))}.", f"{param}.role")
+    _check_content(message, role, param)
+    _check_tool_calls(message, param)
+    before = len(message)
+    for name in _DROPPED_IN_MESSAGES:
+        if name in message:
+            if isinstance(message[name], dict):
+                raise DialectError(f"`{param}.{name}` is not supported.", f"{param}.{name}", "unsupported_field")
+            del message[name]
+    if role != "tool":
+        message.pop("name", None)
+    changed = len(message) != before
+    if role == "developer":
+        message["role"] = "system"
+        changed = True
+    return changed
+
+
+def _check_content(message: Mapping[str, Any], role: str, param: str) -> None:
+    content = message.get("content")
+    if isinstance(content, str):
+        return
+    if content is None:
+        if role == "assistant" or "content" in message:
+            return
+        raise DialectError(f"`{param}.content` is missing.", f"{param}.content", "missing_field")
+    if not isinstance(content, list):
+        raise DialectError(
+            f"`{param}.content` must be a string or a list of parts.", f"{param}.content", "invalid_type"
+        )
+    for position, part in enumerate(content):
+        _check_part(part, f"{param}.content.{position}")
+
+
+def _check_part(part: Any, param: str) -> None:
+    if not isinstance(part, dict):
+        raise DialectError(f"`{param}` must be an object.", param, "invalid_type")
+    kind = part.get("type", "text")
+    if not isinstance(kind, str):
+        raise DialectError(f"`{param}.type` must be a string.", f"{param}.type", "invalid_type")
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise DialectError(f"`{param}.text` must be a string.", f"{param}.text", "invalid_type")
+    if kind == "image_url":
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
+        if not isinstance(url, str):
+            raise DialectError(f"`{param}.image_url` must hold a URL.", f"{param}.image_url", "invalid_type")
+
+
+def _check_tool_calls(message: Mapping[str, Any], param: str) -> None:
+    calls = message.get("tool_calls")
+    if calls is None:
+        return
+    if not isinstance(calls, list):
+        raise DialectError(f"`{param}.tool_calls` must be a list.", f"{param}.tool_calls", "invalid_type")
+    for position, call in enumerate(calls):
+        if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+            name = f"{param}.tool_calls.{position}"
+            raise DialectError(f"`{name}` must be an object with a `function`.", name, "invalid_type")
+
+
+def _tools(payload: Mapping[str, Any]) -> Sequence[Any]:
+    tools = payload.get("tools")
+    if tools is None:
+        return ()
+    if not isinstance(tools, list):
+        raise DialectError("`tools` must be a list.", "tools", "invalid_type")
+    return tools
+
+
+def _translate_tools(payload: Mapping[str, Any]) -> bool:
+    """OpenAI's clients leave the parameters of a function out that has none; Mistral needs them."""
+    changed = False
+    for tool in _tools(payload):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and function.get("parameters") is None:
+            function["parameters"] = {"type": "object", "properties": {}}
+            changed = True
+    return changed
+
+
+def _tool_name(tool: Any, position: int) -> str:
+    param = f"tools.{position}"
+    if not isinstance(tool, dict):
+        raise DialectError(f"`{param}` must be an object.", param, "invalid_type")
+    kind = tool.get("type", "function")
+    if not isinstance(kind, str):
+        raise DialectError(f"`{param}.type` must be a string.", f"{param}.type", "invalid_type")
+    if kind != "function":
+        return kind
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise DialectError(f"`{param}.function.name` is missing.", f"{param}.function.name", "missing_field")
+    return name
+
+
+def _forced_tool(payload: Mapping[str, Any], tools: Sequence[str]) -> str:
+    """The tool that `tool_choice` leaves no way around, or nothing."""
+    choice = payload.get("tool_choice")
+    if choice is None or choice in ("auto", "none"):
+        return ""
+    if choice == "any":
+        if not tools:
+            raise DialectError("`tool_choice` asks for a tool, but there is none in `tools`.", "tool_choice")
+        return tools[0] if len(set(tools)) == 1 else ""
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise DialectError(
+            '`tool_choice` must be "auto", "none", "any", "required" or name one function.', "tool_choice"
+        )
+    if name not in tools:
+        raise DialectError(f"`tool_choice` names {name!r}, which is not in `tools`.", "tool_choice")
+    return name
+
+
+def _check_text(payload: Mapping[str, Any], name: str, *, needed: bool = False) -> None:
+    value = payload.get(name)
+    if value is None and needed:
+        raise DialectError(f"`{name}` is missing.", name, "missing_field")
+    if value is not None and not isinstance(value, str):
+        raise DialectError(f"`{name}` must be a string.", name, "invalid_type")
+
+
+def _check_input(value: Any, *, texts_only: bool) -> None:
+    """A text or a list of texts; moderation also takes conversations."""
+    if value is None:
+        raise DialectError("`input` is missing.", "input", "missing_field")
+    kinds = str if texts_only else str | dict | list
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, kinds) for item in items):
+        raise DialectError("`input` must be a text or a list of texts.", "input", "invalid_type")
+
+
+def _check_format(payload: Mapping[str, Any]) -> None:
+    response_format = payload.get("response_format")
+    if response_format is None:
+        return
+    kind = response_format.get("type", "text") if isinstance(response_format, dict) else None
+    if not isinstance(kind, str) or kind not in _FORMATS:
+        raise DialectError(f"`response_format.type` must be one of {', '.join(sorted(_FORMATS))}.", "response_format")

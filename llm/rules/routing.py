@@ -1,0 +1,321 @@
+"""Which models a call may be tried at, in which order. Pure: the file is read by `llm.state.routing`.
+
+Without a strategy a call goes to the model it names, and if that fails on along its chain. With one the strategy puts
+the models of the pool in order, and the first that the money allows is called. All but the model that the call names
+are priced and lack nothing that it needs.
+
+A name with its provider in it (`mistral-eu/mistral-small-latest`) means that provider: such a call stays there, unless
+a chain of the file itself leads away. A bare name may also be served elsewhere, where the pool says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from llm.rules import bounds
+from llm.rules.bounds import Estimate, Resolver
+from llm.rules.pricing import Entry
+
+WORKHORSE, JUDGE = "workhorse", "judge"
+# A model of which nothing is known is taken to begin its answer after this long.
+UNKNOWN_LATENCY_MS = 1_000
+MIDDLE_TIER = 5
+# From this complexity on a call is worth a judge.
+THRESHOLD = 40
+
+
+class UnknownStrategy(ValueError):
+    """No strategy has this name. `known` are those that there are."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"There is no strategy {name!r}; x-strategy may be one of {', '.join(known)}.")
+        self.name, self.known = name, known
+
+
+class Kind(StrEnum):
+    """How a strategy puts models in order."""
+
+    # The cheapest for this very call first, then ever dearer ones.
+    COST = "cost-optimized"
+    # As the strategy lists them; without a list the highest tier first.
+    QUALITY = "quality"
+    # The quickest of late first.
+    LATENCY = "latency-optimized"
+    # The lowest tier that has what the call needs first.
+    CAPABILITY = "capability-based"
+    # Simple calls go to the workhorses, complex ones to the judges; each falls back to the other.
+    JUDGMENT = "judgment-based"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolModel:
+    """A model that calls may be routed to. `name` is any of its names in the catalogue.
+
+    `capabilities` and `context_tokens` narrow what the catalogue says. `tier` is from 1 (least able) to 9.
+    """
+
+    name: str
+    enabled: bool = True
+    tier: int = MIDDLE_TIER
+    tags: frozenset[str] = frozenset()
+    latency_hint_ms: int = UNKNOWN_LATENCY_MS
+    capabilities: frozenset[str] | None = None
+    context_tokens: int | None = None
+
+    def narrowed(self, entry: Entry) -> Entry:
+        if self.capabilities is None and self.context_tokens is None:
+            return entry
+        capabilities, context = entry.capabilities, entry.context_tokens
+        if self.capabilities is not None:
+            capabilities &= self.capabilities
+        if self.context_tokens is not None:
+            context = min(self.context_tokens, context or self.context_tokens)
+        return replace(entry, capabilities=capabilities, context_tokens=context)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """`models`, if any, are the only ones it takes, in this order; `tags`: only models with all of them."""
+
+    name: str
+    kind: Kind
+    models: tuple[str, ...] = ()
+    tags: frozenset[str] = frozenset()
+    threshold: int = THRESHOLD
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the file says. `chains` go from the model asked for to those that stand in for it."""
+
+    pool: tuple[PoolModel, ...] = ()
+    strategies: Mapping[str, Strategy] = field(default_factory=dict)
+    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, PoolModel]:
+        return {each.name: each for each in self.pool}
+
+    @property
+    def strategy_names(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.strategies, *Kind}))
+
+    def strategy(self, name: str) -> Strategy:
+        """Each kind is a strategy by its own name too, unless the file makes another of it. Raises UnknownStrategy."""
+        if found := self.strategies.get(name):
+            return found
+        if name in set(Kind):
+            return Strategy(name, Kind(name))
+        raise UnknownStrategy(name, self.strategy_names)
+
+
+# The mean latency of a place of late in milliseconds; None where it is not known.
+Observed = Callable[[str], float | None]
+
+
+def unobserved(place: str) -> None:
+    return None
+
+
+def candidates(
+    routing: Routing,
+    *,
+    model: str,
+    strategy: str,
+    estimate: Estimate,
+    catalogue: Resolver,
+    observed: Observed = unobserved,
+    payload: Mapping[str, Any] | None = None,
+    allow_downgrade: bool = True,
+) -> tuple[str, ...]:
+    """Names to try a call at, in order; never none.
+
+    Without a strategy (""), or for what is no chat, `model` comes first whatever it is: the decision refuses what has
+    no price. With one `model` may be any word, such as "auto"; it is what remains where nothing in the pool will do.
+    Without `allow_downgrade` only the first model is left, at each provider that has it. `payload` is the request in
+    Mistral's shape, which judgment looks at. Raises UnknownStrategy.
+    """
+    chosen = routing.strategy(strategy) if strategy else None
+    able = _Able(routing, estimate, catalogue)
+    if chosen is not None and estimate.kind == "chat":
+        ranked = _ranked(chosen, list(able.pool(chosen)), estimate, catalogue, observed, payload or {})
+        return _kept(ranked, catalogue, allow_downgrade=allow_downgrade) or (model,)
+    asked = catalogue.resolve(model)
+    if asked is None:
+        return (model,)
+    others = [*able.elsewhere(model, asked)]
+    if allow_downgrade and estimate.kind == "chat":
+        others += able.chain(model, asked)
+    return _kept([model, *others], catalogue, allow_downgrade=True)
+
+
+def place(entry: Entry) -> str:
+    """`provider/model`: where an entry is served. Breakers and latencies go by it."""
+    return f"{entry.provider}/{bare(entry)}"
+
+
+def bare(entry: Entry) -> str:
+    """The model's own id, which is the same at each provider that serves it."""
+    return entry.id.removeprefix(f"{entry.provider}/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Able:
+    """The models that can do what one call needs."""
+
+    routing: Routing
+    estimate: Estimate
+    catalogue: Resolver
+
+    def pool(self, strategy: Strategy) -> Iterator[PoolModel]:
+        """The strategy's models, in its order or the pool's."""
+        for name in strategy.models or self.routing.by_name:
+            found = self.routing.by_name.get(name)
+            if found and strategy.tags <= found.tags and self._is_able(found):
+                yield found
+
+    def elsewhere(self, model: str, asked: Entry) -> Iterator[str]:
+        """The same model at other providers; none where the name says which one is meant."""
+        if _names_provider(model, asked):
+            return
+        for each in self.routing.pool:
+            entry = self.catalogue.resolve(each.name)
+            if entry and entry.id != asked.id and bare(entry) == bare(asked) and self._is_able(each):
+                yield each.name
+
+    def chain(self, model: str, asked: Entry) -> list[str]:
+        """What stands in for a model: the rest of the chain that begins with it, or else of the first that has it."""
+        chains = list(self.routing.chains.values())
+        rest = self._rest(chains, asked)
+        if rest is None and _names_provider(model, asked):
+            # The chains speak of bare names: the same steps, at the provider that was asked for.
+            chains = [tuple(f"{asked.provider}/{step}" for step in chain) for chain in chains]
+            rest = self._rest(chains, asked)
+        by_name = self.routing.by_name
+        return [step for step in rest or () if self._is_able(by_name.get(step) or PoolModel(step))]
+
+    def _rest(self, chains: Sequence[Sequence[str]], asked: Entry) -> Sequence[str] | None:
+        found = None
+        for chain in chains:
+            for position, step in enumerate(chain):
+                entry = self.catalogue.resolve(step)
+                if entry is None or entry.id != asked.id:
+                    continue
+                if position == 0:
+                    return chain[1:]
+                found = found if found is not None else chain[position + 1 :]
+        return found
+
+    def _is_able(self, model: PoolModel) -> bool:
+        entry = self.catalogue.resolve(model.name)
+        if entry is None or not model.enabled or entry.rates is None:
+            return False
+        unit = self.estimate.unit
+        priced = entry.rates.by_token if unit == "token" else unit in entry.rates.units
+        return priced and not self.estimate.lacks(model.narrowed(entry))
+
+
+def _ranked(
+    strategy: Strategy,
+    models: Sequence[PoolModel],
+    estimate: Estimate,
+    catalogue: Resolver,
+    observed: Observed,
+    payload: Mapping[str, Any],
+) -> list[str]:
+    """The models in the strategy's order; of equals the one that is listed first comes first."""
+    offered = bounds.offer(estimate, catalogue)
+
+    def cost(model: PoolModel) -> int:
+        quote = offered(model.name)
+        return quote.cost_nanos if quote else 0
+
+    def latency(model: PoolModel) -> float:
+        entry = catalogue.resolve(model.name)
+        known = observed(place(entry)) if entry else None
+        return model.latency_hint_ms if known is None else known
+
+    match strategy.kind:
+        case Kind.COST:
+            found = sorted(models, key=cost)
+        case Kind.LATENCY:
+            found = sorted(models, key=latency)
+        case Kind.CAPABILITY:
+            found = sorted(models, key=lambda model: (model.tier, cost(model)))
+        case Kind.QUALITY:
+            found = list(models) if strategy.models else sorted(models, key=lambda model: -model.tier)
+        case Kind.JUDGMENT:
+            workhorses = sorted((model for model in models if WORKHORSE in model.tags), key=cost)
+            judges = sorted((model for model in models if JUDGE in model.tags), key=lambda model: -model.tier)
+            is_complex = complexity(payload, estimate) >= strategy.threshold
+            found = judges + workhorses if is_complex else workhorses + judges
+    return [model.name for model in found]
+
+
+def _kept(names: Iterable[str], catalogue: Resolver, *, allow_downgrade: bool) -> tuple[str, ...]:
+    """Each model once, whatever it is called; without `allow_downgrade` the first one alone, wherever it is served."""
+    kept: dict[str, str] = {}
+    first = ""
+    for name in names:
+        entry = catalogue.resolve(name)
+        where, what = (place(entry), bare(entry)) if entry else (name, name)
+        first = first or what
+        if allow_downgrade or what == first:
+            kept.setdefault(where, name)
+    return tuple(kept.values())
+
+
+def _names_provider(model: str, entry: Entry) -> bool:
+    return model.startswith(f"{entry.provider}/")
+
+
+# Complexity: what each sign is worth, of 100.
+_LOOKED_AT_CHARS = 4_000
+_REASONS, _SCHEMA, _JSON, _CODE, _PICTURES = 40, 15, 5, 15, 10
+_WORDS = (
+    "analy", "compare", "contrast", "prove", "derive", "explain why", "step by step", "trade-off", "tradeoff",
+    "architect", "design a", "debug", "refactor", "optimi", "evaluate", "critique", "plan ", "strateg", "reason",
+)  # fmt: skip
+_A_WORD, _MOST_WORDS = 10, 30
+_CODE_SIGNS = ("```", "def ", "class ", "function ", "SELECT ", "#include", "Traceback")
+
+
+def complexity(payload: Mapping[str, Any], estimate: Estimate) -> int:
+    """How demanding a chat looks, from 0 to 100: a guess that costs microseconds and asks no model.
+
+    It adds up: up to 25 for length (5 for each doubling from 500 bytes on), up to 10 for turns, up to 20 for tools, 40
+    for reasoning asked for, 15 for a JSON schema (5 for plain JSON), 15 for code, 10 for pictures, up to 30 for words
+    that ask for thought ("compare", "step by step"). Words and code are looked for in the first 4,000 letters of the
+    last message that a user wrote.
+    """
+    messages = payload.get("messages") or ()
+    text = _last_words(messages)[:_LOOKED_AT_CHARS]
+    lower = text.lower()
+    score = min(25, 5 * max(0, (estimate.text_tokens // 500).bit_length()))
+    score += min(10, max(0, len(messages) - 2))
+    if tools := payload.get("tools"):
+        score += min(20, 8 + 2 * len(tools))
+    score += _REASONS * ("reasoning" in estimate.needs)
+    if "json" in estimate.needs:
+        score += _SCHEMA if (payload.get("response_format") or {}).get("type") == "json_schema" else _JSON
+    score += _PICTURES * (estimate.images > 0)
+    score += _CODE * any(sign in text for sign in _CODE_SIGNS)
+    score += min(_MOST_WORDS, _A_WORD * sum(word in lower for word in _WORDS))
+    return min(100, score)
+
+
+def _last_words(messages: Sequence[Any]) -> str:
+    """The text of the last message that a user wrote."""
+    for message in reversed(messages):
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, str):
+                return content
+            parts = content if isinstance(content, list) else ()
+            texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+            return " ".join(text for text in texts if isinstance(text, str))
+    return ""

@@ -1,0 +1,139 @@
+"""Transcriptions: a form with audio in it, bounded by its seconds before the call and counted by them after. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from governance.rules.calls import Usage
+from llm.rules import forms
+from llm.rules.bounds import Estimate, UnboundedInput
+from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
+
+KIND = "transcription"
+UNIT = "audio_second"
+# The longest that Mistral takes.
+MAX_SECONDS = 10_800
+# Below any codec's rate for speech (AMR from 4,750 on, Opus from 6,000, MP3 from 8,000). Silence alone packs tighter.
+MIN_BITRATE = 2_000
+
+_ONCE = ("model", "file", "file_url", "file_id", "stream", "language", "temperature", "speaker_references")
+# PCM, floats, A-law and mu-law; "extensible" says further on which of them.
+_WAV_FORMATS = frozenset({1, 3, 6, 7})
+_WAV_EXTENSIBLE = 0xFFFE
+
+
+def parse(body: bytes, content_type: str) -> Request:
+    """Read a form; all of it but the model's name is relayed as it came. Raises DialectError."""
+    fields = forms.read(body, content_type)
+    found = {field.name: field for field in fields}
+    for name in _ONCE:
+        if sum(field.name == name for field in fields) > 1:
+            raise DialectError(f"`{name}` is there twice.", name)
+    payload: dict[str, Any] = {name: body[field.start : field.stop] for name, field in found.items() if name in _ONCE}
+    model = payload.get("model", b"").decode(errors="replace").strip()
+    if not model:
+        raise DialectError("`model` is missing.", "model", "missing_field")
+    sources = [name for name in ("file", "file_url", "file_id") if payload.get(name)]
+    if len(sources) != 1:
+        raise DialectError("One of `file`, `file_url` and `file_id` is needed.", "file", "missing_field")
+    if payload.get("stream", b"").strip().lower() not in (b"", b"false"):
+        raise DialectError(
+            "Transcriptions are not streamed here: leave `stream` out.", "stream", "stream_not_supported"
+        )
+    at = found["model"]
+    return Request(
+        body=body, payload=payload, model=model, kind=KIND, content_type=content_type, model_at=(at.start, at.stop)
+    )
+
+
+def estimate(
+    payload: Mapping[str, Any],
+    *,
+    max_seconds: int = MAX_SECONDS,
+    min_bitrate: int = MIN_BITRATE,
+    reserve_unbounded: bool = False,
+) -> Estimate:
+    """The seconds that a form's audio has at most. Raises UnboundedInput and DialectError.
+
+    `reserve_unbounded`: audio that is elsewhere counts as `max_seconds` instead of being refused.
+    """
+    for name in ("file_url", "file_id"):
+        if payload.get(name) and not reserve_unbounded:
+            raise UnboundedInput("Audio that is not in the request", name)
+    seconds = max_seconds
+    if payload.get("file"):
+        seconds = seconds_at_most(payload["file"], max_seconds=max_seconds, min_bitrate=min_bitrate)
+        # Samples of the speakers' voices are audio, too.
+        samples = payload.get("speaker_references") or b""
+        seconds = min(max_seconds, seconds + _by_size(len(samples), max_seconds, min_bitrate) * bool(samples))
+    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds)
+
+
+def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:
+    """Of WAV the true length, rounded up; of anything else what it has at `min_bitrate` bits a second.
+
+    At most `max_seconds`, which a WAV must not exceed (DialectError): a hold for less would be too small. Without a
+    `min_bitrate` (0) whatever is not WAV counts as the longest.
+    """
+    exact = _wav_seconds(file)
+    if exact is None:
+        return _by_size(len(file), max_seconds, min_bitrate)
+    if exact > max_seconds:
+        raise DialectError(
+            f"The audio has {exact} seconds; at most {max_seconds} are allowed.", "file", "audio_too_long"
+        )
+    return max(1, exact)
+
+
+def read_seconds(answer: Any, *, model: str = "") -> Usage | None:
+    """The seconds that an answer says it was made of; None where it does not say."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    seconds = usage.get("prompt_audio_seconds") if isinstance(usage, dict) else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 2**40:
+        return None
+    served = answer.get("model")
+    return Usage(
+        provider=PROVIDER,
+        model=served if isinstance(served, str) and served else model,
+        unit=UNIT,
+        units=int(-(-seconds // 1)),
+    )
+
+
+def _by_size(size_bytes: int, max_seconds: int, min_bitrate: int) -> int:
+    return min(max_seconds, -(-size_bytes * 8 // min_bitrate)) if min_bitrate else max_seconds
+
+
+def _wav_seconds(file: bytes) -> int | None:
+    """How long an uncompressed WAV is: all bytes from its data on, at its own rate. None for anything else."""
+    if file[:4] != b"RIFF" or file[8:12] != b"WAVE":
+        return None
+    at, bits_per_second = 12, 0
+    while at + 8 <= len(file):
+        name, size, start = file[at : at + 4], _number(file[at + 4 : at + 8]), at + 8
+        if name == b"fmt ":
+            if bits_per_second:
+                return None
+            bits_per_second = _wav_bits_per_second(file[start : start + size])
+        if name == b"data":
+            # What the header says of the data's size may be wrong; the bytes that are there cannot be.
+            return -(-(len(file) - start) * 8 // bits_per_second) if bits_per_second else None
+        at = start + size + size % 2
+    return None
+
+
+def _wav_bits_per_second(described: bytes) -> int:
+    """Zero for what is compressed or makes no sense."""
+    kind, channels, rate = (_number(described[at:stop]) for at, stop in ((0, 2), (2, 4), (4, 8)))
+    frame_bytes, sample_bits = (_number(described[at:stop]) for at, stop in ((12, 14), (14, 16)))
+    if kind == _WAV_EXTENSIBLE:
+        kind = _number(described[24:26])
+    if kind not in _WAV_FORMATS or len(described) < 16:
+        return 0
+    # Readers go by the one or the other; the smaller frame makes the longer sound.
+    return rate * min(channels * sample_bits, frame_bytes * 8)
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")

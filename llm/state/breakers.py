@@ -1,0 +1,403 @@
+"""How the models do that are called from this machine: circuit breakers that all its processes share.
+
+They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0011). A look is
+one `pread`; a change holds the slot's `fcntl` lock for microseconds. Each slot carries a checksum, so a torn read, a
+crash in mid-write or a foreign file costs what was known of a model, and nothing else. Where the file does not work
+every model counts as well: a breaker is advice, and never what stops a call.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from django.conf import settings
+
+from llm.rules.breakers import LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, PROBES, Breaker, Phase, Probe
+from llm.rules.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
+
+log = logging.getLogger(__name__)
+
+# A new layout gets a new name: processes of two versions then do not fight over one file.
+FILE = "breakers-1"
+MAGIC = b"spend-governor breakers 1\n".ljust(64, b"\0")
+SLOTS, SLOT_BYTES = 1024, 256
+# A name's slot is one of so many that follow each other. The last window needs room behind the last slot.
+WINDOW = 16
+FILE_BYTES = len(MAGIC) + (SLOTS + WINDOW) * SLOT_BYTES
+# checksum; digest, name's length, passed, failures, openings, opened_at, cool_until, latency_ms, measured_at,
+# changed_at, probes (owner, until), name.
+_HEAD = struct.Struct("<I16sHxBII5d")
+_PROBE = struct.Struct("<Id")
+_NAME_AT = _HEAD.size + PROBES * _PROBE.size
+_LONGEST_NAME = SLOT_BYTES - _NAME_AT
+# Where opened_at and cool_until are: all that a call at a healthy model reads.
+_RESTS = struct.Struct("<2d")
+_RESTS_AT = _HEAD.size - 5 * 8
+# A slot that is being written as it is read is read again.
+READS = 3
+# A verdict that cannot be written in this time is given up: whoever holds the lock is not running.
+LONGEST_WAIT_S = 0.05
+# The mean latency of a healthy model is renewed no oftener than this, to keep most calls from writing at all.
+MEASURED_EVERY_S = 0.05
+COMPLAIN_AGAIN_S = 60.0
+_MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of one model at a moment."""
+
+    name: str
+    phase: Phase
+    cooling: bool
+    breaker: Breaker
+    changed_at: float
+
+    @property
+    def resting(self) -> bool:
+        return self.cooling or self.phase is not Phase.CLOSED
+
+    @property
+    def word(self) -> str:
+        """well, cooling, open or half-open."""
+        return "cooling" if self.cooling else "well" if self.phase is Phase.CLOSED else self.phase.value
+
+
+class _Process(NamedTuple):
+    """`owner` is how its probes name it; `lock` keeps its threads apart, which `fcntl` does not."""
+
+    owner: int
+    lock: threading.RLock
+
+
+class Breakers:
+    """The breakers in one file. Names are places, `provider/id`. Nothing here raises, or waits longer than 50 ms."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+        self._places: dict[str, tuple[bytes, int]] = {}
+        self._processes: dict[int, _Process] = {}
+        self._complained_at = -COMPLAIN_AGAIN_S
+
+    def admits(self, name: str, now: float) -> bool:
+        """Whether a call may go. One to a half-open model is a probe, and needs a verdict or `release_probe`."""
+        data = self._look(name)
+        if data is None:
+            return True
+        opened_at, cool_until = _RESTS.unpack_from(data, _RESTS_AT)
+        if not opened_at and not cool_until:
+            return True
+        breaker = _unpacked(data)
+        if breaker.rests(now):
+            return False
+        if breaker.phase(now) is Phase.CLOSED:
+            return True
+        admitted = False
+
+        def admit(breaker: Breaker) -> Breaker:
+            nonlocal admitted
+            after = breaker.admitted(self._me().owner, now)
+            admitted = after is not None
+            return after or breaker
+
+        return self._change(name, admit, now) and admitted
+
+    def rests(self, name: str, now: float) -> bool:
+        """Whether `admits` would say no. A look: no probe is taken."""
+        data = self._look(name)
+        return data is not None and any(_RESTS.unpack_from(data, _RESTS_AT)) and _unpacked(data).rests(now)
+
+    def succeeded(self, name: str, latency_ms: float | None, now: float) -> None:
+        """The model answered; `latency_ms` after it was asked, where that says how quick it is."""
+        data = self._look(name)
+        known = _unpacked(data) if data is not None else Breaker()
+        well = known.opened_at is None and not known.failures
+        if well and (latency_ms is None or 0 <= now - known.measured_at < MEASURED_EVERY_S):
+            return
+
+        def succeed(breaker: Breaker) -> Breaker:
+            after = breaker.succeeded(self._me().owner, now)
+            return after if latency_ms is None else after.measured(latency_ms, now)
+
+        self._change(name, succeed, now, patient=not well)
+
+    def failed(self, name: str, now: float) -> None:
+        """The model did not answer: 429, 5xx, silence, no connection or a broken one."""
+        self._change(name, lambda breaker: breaker.failed(self._me().owner, now), now)
+
+    def cool_down(self, name: str, until: float, now: float | None = None) -> None:
+        """The model asked for a rest; it gets LONGEST_COOL_DOWN_S at most."""
+        now = time.time() if now is None else now
+        until = min(until, now + LONGEST_COOL_DOWN_S)
+        self._change(name, lambda breaker: breaker.cooling(until), now)
+
+    def release_probe(self, name: str, now: float | None = None) -> None:
+        """A call that was admitted ended without a verdict."""
+        now = time.time() if now is None else now
+        self._change(name, lambda breaker: breaker.released(self._me().owner, now), now)
+
+    def latency_ms(self, name: str, now: float) -> float | None:
+        """The mean latency of late; None where it is not known."""
+        data = self._look(name)
+        return None if data is None else _unpacked(data).known_latency_ms(now)
+
+    def standing(self, name: str, now: float) -> Standing | None:
+        """What is known of one model, if anything."""
+        data = self._look(name)
+        return None if data is None else _standing(data, now)
+
+    def snapshot(self, now: float) -> list[Standing]:
+        """All models that are known, by name."""
+        try:
+            with self._me().lock:
+                self._open_again_if_harmed()
+            data = os.pread(self._file(), FILE_BYTES, 0)
+        except OSError as error:
+            self._complain(error)
+            return []
+        slots = (data[at : at + SLOT_BYTES] for at in range(len(MAGIC), len(data), SLOT_BYTES))
+        found = (_standing(slot, now) for slot in slots if _is_whole(slot))
+        return sorted(found, key=lambda standing: standing.name)
+
+    def close(self) -> None:
+        with self._me().lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = -1
+            self._places.clear()
+
+    def _look(self, name: str) -> bytes | None:
+        """The slot of a name without a lock; None where nothing is known of it."""
+        try:
+            return self._read(self._file(), name)
+        except OSError as error:
+            self._complain(error)
+            return None
+
+    def _read(self, fd: int, name: str) -> bytes | None:
+        known = self._places.get(name)
+        if known is not None:
+            data = os.pread(fd, SLOT_BYTES, known[1])
+            if _is_whole(data) and data[4:20] == known[0]:
+                return data
+        digest, start = _key(name)
+        for _ in range(READS):
+            window = os.pread(fd, WINDOW * SLOT_BYTES, start)
+            mine = [at for at in range(0, len(window), SLOT_BYTES) if window[at + 4 : at + 20] == digest]
+            for at in mine:
+                if _is_whole(data := window[at : at + SLOT_BYTES]):
+                    self._places[name] = (digest, start + at)
+                    return data
+            if not mine:
+                break
+        return None
+
+    def _change(self, name: str, change: Callable[[Breaker], Breaker], now: float, *, patient: bool = True) -> bool:
+        """Put what `change` makes of a breaker in its place. False where that could not be done."""
+        try:
+            with self._locked(name, wait_s=LONGEST_WAIT_S if patient else 0) as fd:
+                if fd < 0:
+                    return False
+                data = self._read(fd, name)
+                before = _unpacked(data) if data is not None else Breaker()
+                after = change(before)
+                if after != before:
+                    at = self._places[name][1] if data is not None else self._free(fd, name)
+                    os.pwrite(fd, _packed(name, after, now), at)
+            return True
+        except OSError as error:
+            self._complain(error)
+            return False
+
+    @contextmanager
+    def _locked(self, name: str, *, wait_s: float) -> Iterator[int]:
+        """The file, with the window of a name locked against threads and processes; -1 where it is not to be had."""
+        lock = self._me().lock
+        if not lock.acquire(timeout=wait_s):
+            yield -1
+            return
+        try:
+            self._open_again_if_harmed()
+            fd = self._file()
+            # Windows overlap, so a lock covers all slots that the name, or a neighbour's, may take.
+            _, start = _key(name)
+            if not _lock(fd, start, WINDOW * SLOT_BYTES, wait_s=wait_s):
+                yield -1
+                return
+            try:
+                yield fd
+            finally:
+                fcntl.lockf(fd, fcntl.LOCK_UN, WINDOW * SLOT_BYTES, start)
+        finally:
+            lock.release()
+
+    def _free(self, fd: int, name: str) -> int:
+        """Where a name without a slot goes: an empty or broken one, or the one that has not changed for longest."""
+        _, start = _key(name)
+        window = os.pread(fd, WINDOW * SLOT_BYTES, start).ljust(WINDOW * SLOT_BYTES, b"\0")
+        return start + min(
+            range(0, len(window), SLOT_BYTES), key=lambda at: _changed_at(window[at : at + SLOT_BYTES])
+        )  # fmt: skip
+
+    def _me(self) -> _Process:
+        """A forked process is another. Of threads that are the first at once one makes it."""
+        pid = os.getpid()
+        found = self._processes.get(pid)
+        return found or self._processes.setdefault(pid, _Process(secrets.randbits(32), threading.RLock()))
+
+    def _file(self) -> int:
+        if self._fd < 0:
+            with self._me().lock:
+                if self._fd < 0:
+                    self._fd = _opened(self.path)
+        return self._fd
+
+    def _open_again_if_harmed(self) -> None:
+        """Somebody who deletes the file would else leave two groups of processes, each with its own."""
+        if self._fd < 0:
+            return
+        found = os.fstat(self._fd)
+        if found.st_nlink == 0 or found.st_size < FILE_BYTES:
+            os.close(self._fd)
+            self._fd = -1
+            self._places.clear()
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_AGAIN_S:
+            self._complained_at = now
+            log.error("the circuit breakers cannot be kept in %s, so every model is called: %s", self.path, error)
+
+
+def state() -> str:
+    """How Mistral is, in a word for /api/health (`settings.GOVERNANCE_MODELS_STATE`).
+
+    "failing": a model of it rests; "down": each that was called of late does, and none has answered since. Else how it
+    is set up: "configured", "sandbox" or "not_configured".
+    """
+    now = time.time()
+    called = [
+        standing
+        for standing in shared().snapshot(now)
+        if abs(now - standing.changed_at) < LATENCY_KNOWN_S and standing.name.partition("/")[0] in _MISTRALS
+    ]
+    if any(standing.resting for standing in called):
+        return "failing" if any(not standing.resting or standing.breaker.passed for standing in called) else "down"
+    if settings.MISTRAL_API_KEY:
+        return "configured"
+    return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
+
+
+@cache
+def shared() -> Breakers:
+    """The breakers of this machine."""
+    return Breakers(Path(settings.VAR_DIR) / FILE)
+
+
+def _opened(path: Path) -> int:
+    """The file, made where there is none. Slots of one that is not ours fail their checksums, so it can stay."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.pread(fd, len(MAGIC), 0) != MAGIC or os.fstat(fd).st_size < FILE_BYTES:
+            os.ftruncate(fd, FILE_BYTES)
+            os.pwrite(fd, MAGIC, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int, start: int, length: int, *, wait_s: float) -> bool:
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            # Lets the one that holds it run, where it waits for this processor.
+            time.sleep(0)
+        else:
+            return True
+
+
+@cache
+def _key(name: str) -> tuple[bytes, int]:
+    """The digest of a name, and where its window begins."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    return digest, len(MAGIC) + int.from_bytes(digest[:4], "little") % SLOTS * SLOT_BYTES
+
+
+def _is_whole(data: bytes) -> bool:
+    """Zeros are not: their checksum is another one."""
+    return len(data) == SLOT_BYTES and data[:4] == _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(memoryview(data)[4:]).to_bytes(4, "little")
+
+
+def _packed(name: str, breaker: Breaker, now: float) -> bytes:
+    shown = name.encode()[:_LONGEST_NAME]
+    probes = (*breaker.probes, *[Probe(0, 0.0)] * PROBES)[:PROBES]
+    body = b"".join(
+        (
+            _HEAD.pack(
+                0,
+                _key(name)[0],
+                len(shown),
+                breaker.passed,
+                min(breaker.failures, 2**32 - 1),
+                min(breaker.openings, 2**32 - 1),
+                breaker.opened_at or 0.0,
+                breaker.cool_until,
+                -1.0 if breaker.latency_ms is None else breaker.latency_ms,
+                breaker.measured_at,
+                now,
+            ),
+            *(_PROBE.pack(probe.owner, probe.until) for probe in probes),
+            shown,
+        )
+    ).ljust(SLOT_BYTES, b"\0")
+    return _checksum(body) + body[4:]
+
+
+def _unpacked(data: bytes) -> Breaker:
+    _, _, _, passed, failures, openings, opened_at, cool_until, latency_ms, measured_at, _ = _HEAD.unpack_from(data)
+    probes = (Probe(*_PROBE.unpack_from(data, _HEAD.size + place * _PROBE.size)) for place in range(PROBES))
+    return Breaker(
+        failures=failures,
+        openings=openings,
+        opened_at=opened_at or None,
+        passed=passed,
+        probes=tuple(probe for probe in probes if probe.until),
+        cool_until=cool_until,
+        latency_ms=None if latency_ms < 0 else latency_ms,
+        measured_at=measured_at,
+    )
+
+
+def _changed_at(data: bytes) -> float:
+    """0 for a slot that is free to take."""
+    return float(_HEAD.unpack_from(data)[10]) if _is_whole(data) else 0.0
+
+
+def _standing(data: bytes, now: float) -> Standing:
+    breaker = _unpacked(data)
+    name = data[_NAME_AT : _NAME_AT + _HEAD.unpack_from(data)[2]].decode(errors="replace")
+    return Standing(name, breaker.phase(now), breaker.cools(now), breaker, _changed_at(data))

@@ -1,0 +1,103 @@
+"""What a governed call tells whoever watches: one record an attempt, in OpenTelemetry's terms for generative AI.
+
+Names are those of its semantic conventions (gen_ai.*, 2026); money is ours (spend_governor.*). Prompts and answers are
+never in a record. Observers are called after the answer has been sent; what goes wrong in one changes no call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from django.utils.module_loading import import_string
+
+from governance.rules import money
+
+log = logging.getLogger(__name__)
+
+# The conventions' names where they differ from ours.
+_PROVIDERS = {"mistral": "mistral_ai", "mistral-eu": "mistral_ai", "mistral-us": "mistral_ai"}
+_OPERATIONS = {
+    "chat": "chat",
+    "fim": "text_completion",
+    "embedding": "embeddings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of a model that ended, well or not. Durations in seconds, None where it did not come so far."""
+
+    kind: str
+    provider: str
+    model_requested: str
+    model_served: str
+    tenant: str
+    agent: str
+    request_id: str
+    reservation_id: str
+    streamed: bool
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reserved_nanos: int
+    cost_nanos: int
+    # "confirmed" by the provider's count, "estimated", or empty where nothing was charged.
+    certainty: str
+    # Why it did not end well: `upstream_timeout`, `client_closed`, …; empty where it did.
+    error: str
+    duration_s: float
+    first_byte_s: float | None
+    # The W3C trace context that the client sent, or empty.
+    traceparent: str
+
+    @property
+    def operation(self) -> str:
+        return _OPERATIONS.get(self.kind, self.kind)
+
+    @property
+    def provider_name(self) -> str:
+        return _PROVIDERS.get(self.provider, self.provider)
+
+    def attributes(self) -> dict[str, str | int]:
+        """A span's attributes; what is not known is left out."""
+        found: dict[str, str | int] = {
+            "gen_ai.operation.name": self.operation,
+            "gen_ai.provider.name": self.provider_name,
+            "gen_ai.request.model": self.model_requested,
+            "gen_ai.response.model": self.model_served,
+            "gen_ai.agent.id": self.agent,
+            "gen_ai.usage.input_tokens": self.input_tokens,
+            "gen_ai.usage.cache_read.input_tokens": self.cached_tokens,
+            "gen_ai.usage.output_tokens": self.output_tokens,
+            "error.type": self.error,
+            "spend_governor.tenant": self.tenant,
+            "spend_governor.request.id": self.request_id,
+            "spend_governor.cost.usd": money.format_dollars(self.cost_nanos),
+            "spend_governor.reserved.usd": money.format_dollars(self.reserved_nanos),
+            "spend_governor.cost.certainty": self.certainty,
+        }
+        return {name: value for name, value in found.items() if value != ""}
+
+
+Observer = Callable[[Attempt], None]
+
+
+class Telemetry:
+    """The observers of one process: callables named by `settings.TELEMETRY_OBSERVERS`."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    @classmethod
+    def load(cls, names: Iterable[str]) -> Telemetry:
+        """Raises ImportError for a name that leads nowhere."""
+        return cls(import_string(name) for name in names)
+
+    def ended(self, attempt: Attempt) -> None:
+        for observer in self._observers:
+            try:
+                observer(attempt)
+            except Exception:
+                log.exception("an observer of calls failed; the call is not changed by that")

@@ -1,0 +1,107 @@
+"""Billing in the console: every page renders, and operators' acts go through the domain."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import Client
+
+from billing import dispatch
+from billing.inbox import envelope, store
+from billing.models import BillingAccount, Plan, StripeEvent
+from governance.models import AuditEntry, Tenant
+from tests import factories
+from tests.billing.conftest import Deliver, window_of
+from tests.billing.events import START, checkout_completed, invoice_paid, subscription_created
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def console(client: Client, tenant: Tenant, deliver: Deliver) -> Client:
+    deliver(checkout_completed(), subscription_created(), invoice_paid())
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+@pytest.mark.parametrize("model", ["plan", "billingaccount", "subscription", "invoice", "catalogentry", "stripeevent"])
+def test_lists_and_forms_render(console: Client, model: str) -> None:
+    assert console.get(f"/admin/billing/{model}/").status_code == 200
+    if model != "catalogentry":
+        from django.apps import apps
+
+        row = apps.get_model("billing", model)._default_manager.first()
+        assert row is not None
+        assert console.get(f"/admin/billing/{model}/{row.pk}/change/").status_code == 200
+
+
+def plan_form(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "Huge", "limit": "12.5", "soft_cap": "0.8", "hard_cap": "1", "downgrade_rules": "[]",
+        "disabled_tools": "[]", "price_ids": "[]", "lookup_keys": '["huge"]', "product_ids": "[]", "monthly": "on",
+        **changes,
+    }  # fmt: skip
+
+
+def test_plans_are_edited_in_dollars(console: Client) -> None:
+    response = console.post("/admin/billing/plan/add/", plan_form())
+    assert response.status_code == 302, response.content
+    plan = Plan.objects.get(name="Huge")
+    assert (plan.limit_nanos, plan.lookup_keys) == (12_500_000_000, ["huge"])
+    assert AuditEntry.objects.get(action="plan.create").actor == "ann"
+
+
+@pytest.mark.parametrize("change", [{"limit": "0"}, {"soft_cap": "1"}, {"lookup_keys": '["premium"]'}, {"limit": ""}])
+def test_plans_that_cannot_be_are_shown_again_with_the_reason(console: Client, change: dict[str, Any]) -> None:
+    response = console.post("/admin/billing/plan/add/", plan_form(**change))
+    assert response.status_code == 200
+    assert b"errorlist" in response.content or b"error" in response.content
+    assert not Plan.objects.filter(name="Huge").exists()
+
+
+def test_operator_overrides_a_limit_and_binds_a_customer(console: Client) -> None:
+    account = BillingAccount.objects.get()
+    path = f"/admin/billing/billingaccount/{account.pk}/change/"
+    console.post(path, {"tenant": account.tenant_id, "limit_override": "75"})
+    assert window_of().limit_nanos == factories.nanos("75")
+    other = factories.tenant("other")
+    console.post(path, {"tenant": other.pk, "limit_override": "75"})
+    assert window_of("other").limit_nanos == factories.nanos("75")
+    assert AuditEntry.objects.filter(action="billing.bind", actor="ann").count() == 1
+
+
+def test_events_are_processed_again(console: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(dispatch, "soon", sent.append)
+    row = StripeEvent.objects.latest("id")
+    console.post("/admin/billing/stripeevent/", {"action": "process_again", "_selected_action": [row.pk]})
+    row.refresh_from_db()
+    assert (row.processed_at, sent) == (None, [row.event_id])
+
+
+def test_plans_can_be_applied_to_current_windows(console: Client) -> None:
+    plan = Plan.objects.get(name="Standard")
+    Plan.objects.filter(pk=plan.pk).update(limit_nanos=factories.nanos("60"))
+    console.post("/admin/billing/plan/", {"action": "apply_now", "_selected_action": [plan.pk]})
+    assert window_of().limit_nanos == factories.nanos("60")
+
+
+def test_pages_of_what_stripe_says_and_sells_open(console: Client) -> None:
+    for page in ("payment", "topup", "billingperiod", "billingaccount"):
+        assert console.get(f"/admin/billing/{page}/").status_code == 200
+    unbound = console.get("/admin/billing/billingaccount/?tenant__isempty=1")
+    assert (unbound.status_code, b"cus_acme" in unbound.content) == (200, False)
+
+
+def test_command_handles_what_waits(tenant: Tenant, capsys: Any) -> None:
+    for event in (checkout_completed(), invoice_paid()):
+        store.store(envelope.parse(json.dumps(event)), now=START)
+    call_command("process_inbox", "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out)["waiting"] == 2
+    call_command("process_inbox", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["handled"], figures["waiting"], figures["put_aside"]) == (2, 0, 0)

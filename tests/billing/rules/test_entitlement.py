@@ -1,0 +1,204 @@
+"""The pure rules: which periods are paid for, and what they are worth."""
+
+from __future__ import annotations
+
+import ast
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.rules import entitlement, valuation
+from billing.rules.entitlement import Entitlement, State, entitle
+from billing.rules.valuation import PlanRule, Pricing
+from billing.stripe_api import objects
+from governance.rules.money import nanos_from_dollars
+from tests.billing import events
+
+START, DAY = events.START, events.DAY
+NEXT = START + 30 * DAY
+STANDARD = PlanRule("Standard", nanos_from_dollars("50"), lookup_keys=frozenset({"standard"}), is_default=True)
+PREMIUM = PlanRule("Premium", nanos_from_dollars("200"), lookup_keys=frozenset({"premium"}))
+
+
+def sub(**fields: Any) -> objects.Subscription:
+    return objects.subscription(events.subscription(**fields))
+
+
+def paid(**fields: Any) -> objects.Invoice:
+    return objects.invoice(events.invoice(**fields))
+
+
+def entitled(
+    subs: list[objects.Subscription], invoices: list[objects.Invoice], *, now: datetime = START, **more: Any
+) -> Entitlement:
+    return entitle(subscriptions=subs, invoices=invoices, plans=[STANDARD, PREMIUM], now=now, **more)
+
+
+def test_no_subscription_is_no_entitlement() -> None:
+    assert entitled([], []) == Entitlement(State.NONE)
+
+
+@pytest.mark.parametrize("status", ["incomplete", "active"])
+def test_unpaid_first_invoice_gives_nothing(status: str) -> None:
+    found = entitled([sub(status=status)], [paid(status="open")])
+    assert (found.state, found.limit_nanos, found.period) == (State.PENDING, None, None)
+
+
+@pytest.mark.parametrize("status", ["unpaid", "paused"])
+def test_unpaid_and_paused_are_suspended_now(status: str) -> None:
+    assert entitled([sub(status=status)], [paid()]).state == State.SUSPENDED
+
+
+def test_failed_upgrade_payment_gives_no_more_than_what_was_paid() -> None:
+    found = entitled([sub(price="price_premium", status="past_due")], [paid()])
+    assert (found.state, found.limit_nanos) == (State.ACTIVE, STANDARD.limit_nanos)
+
+
+def test_paused_collection_counts_as_past_due() -> None:
+    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, pause_collection={"behavior": "void"})
+    assert entitled([rolled], [paid()], now=NEXT).state == State.PROVISIONAL
+    assert entitled([rolled], [paid()], now=NEXT + 8 * DAY).state == State.SUSPENDED
+
+
+def test_cancelled_at_period_end_opens_nothing_past_it() -> None:
+    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
+    found = entitled([rolled], [paid()], now=NEXT + DAY)
+    assert (found.state, found.period and found.period.ends_at) == (State.LAPSED, NEXT)
+
+
+def test_quantity_multiplies_only_where_the_price_says_so() -> None:
+    for flag, times in (("true", 3), ("", 1)):
+        price = events.price_of("price_x", metadata={"llm_budget_usd": "5", "llm_budget_per_unit": flag})
+        found = entitled([sub(price=price, quantity=3)], [paid(price="price_x")])
+        assert found.limit_nanos == nanos_from_dollars("5") * times
+
+
+def test_metadata_of_price_beats_products_and_plan_row_beats_both() -> None:
+    product = {"id": "prod_x", "metadata": {"llm_budget_usd": "1"}}
+    price = events.price_of("price_x", metadata={"llm_budget_usd": "2"}) | {"product": product}
+    assert entitled([sub(price=price)], [paid()]).limit_nanos == nanos_from_dollars("2")
+    only_product = {**price, "metadata": {}}
+    assert entitled([sub(price=only_product)], [paid()]).limit_nanos == nanos_from_dollars("1")
+    keyed = {**price, "lookup_key": "premium"}
+    assert entitled([sub(price=keyed)], [paid()]).limit_nanos == PREMIUM.limit_nanos
+
+
+def test_names_never_match() -> None:
+    price = events.price_of("price_x", nickname="Premium") | {"product": {"id": "prod_x", "name": "Premium"}}
+    found = entitled([sub(price=price)], [paid()])
+    assert (found.plan, found.reasons) == ("Standard", ("unmapped_plan",))
+
+
+def test_override_replaces_the_plan() -> None:
+    found = entitled([sub()], [paid()], override_nanos=7)
+    assert (found.limit_nanos, found.reasons) == (7, ("override",))
+
+
+def test_invalid_metadata_keeps_the_old_limit() -> None:
+    price = events.price_of("price_x", metadata={"llm_budget_usd": "-3"})
+    kept = {"price_x": (int(valuation.Level.PRICE_METADATA), 42, 0)}
+    found = entitled([sub(price=price)], [paid()], kept=kept)
+    assert (found.limit_nanos, found.reasons) == (42, ("invalid_metadata:llm_budget_usd",))
+
+
+def test_old_shapes_without_a_reason_tell_a_renewal_from_a_change() -> None:
+    proration = {
+        "id": "il_credit", "amount": -3000, "proration": True, "subscription": "sub_acme", "type": "invoiceitem",
+        "period": {"start": int((START + 10 * DAY).timestamp()), "end": int(NEXT.timestamp())},
+    }  # fmt: skip
+
+    def with_proration(start: datetime) -> objects.Invoice:
+        raw = events.invoice(billing_reason=None, period_start=start, period_end=start + 30 * DAY)
+        raw["lines"]["data"].append(proration)
+        return objects.invoice(raw)
+
+    changed = entitled([sub()], [paid(billing_reason=None), with_proration(START + 10 * DAY)], now=START + 11 * DAY)
+    renewed = entitled([sub()], [paid(billing_reason=None), with_proration(NEXT)], now=NEXT)
+    assert changed.period is not None
+    assert renewed.period is not None
+    assert (changed.period.starts_at, renewed.period.starts_at) == (START, NEXT)
+
+
+def test_time_paid_by_an_update_continues_where_the_window_ended_and_grants_only_its_share() -> None:
+    """Switching to a new month on day 10 pays for days 10 to 40: the window of days 0 to 30 is followed by ten days."""
+    switch = START + 10 * DAY
+    update = paid(billing_reason="subscription_update", period_start=switch, period_end=switch + 30 * DAY)
+    moved = sub(period_start=switch, period_end=switch + 30 * DAY)
+    before = entitled([moved], [paid(), update], now=switch)
+    after = entitled([moved], [paid(), update], now=NEXT)
+    assert before.period is not None
+    assert after.period is not None
+    assert (before.period.starts_at, before.period.ends_at) == (START, NEXT)
+    assert (after.period.starts_at, after.period.ends_at) == (NEXT, switch + 30 * DAY)
+    assert after.limit_nanos == STANDARD.limit_nanos * 10 // 30 or after.limit_nanos == STANDARD.limit_nanos * 10 // 31
+
+
+def test_trial_ended_early_by_payment_opens_its_period() -> None:
+    trial_end, early = START + 14 * DAY, START + 3 * DAY
+    first = paid(period_end=trial_end, amount_paid=0)
+    now_active = sub(
+        period_start=early, period_end=early + 30 * DAY, trial_start=events.seconds(START),
+        trial_end=events.seconds(early),
+    )  # fmt: skip
+    unpaid = entitled([now_active], [first], now=early)
+    assert unpaid.limit_nanos == STANDARD.limit_nanos // 10
+    payment = paid(billing_reason="subscription_update", period_start=early, period_end=early + 30 * DAY)
+    both = entitled([now_active], [first, payment], now=early)
+    assert both.period is not None
+    assert (both.limit_nanos, both.period.starts_at) == (STANDARD.limit_nanos, early)
+
+
+@given(st.one_of(st.decimals(), st.text(max_size=30), st.floats(), st.integers(), st.booleans(), st.none()))
+def test_metadata_amounts_are_positive_bounded_and_exact_or_refused(value: Any) -> None:
+    reasons: set[str] = set()
+    found = valuation.read_amount({"llm_budget_usd": value}, "llm_budget_usd", reasons)
+    if found is None:
+        assert reasons or value in (None, "")
+    else:
+        assert 0 < found <= nanos_from_dollars(valuation.MOST_DOLLARS)
+        assert Decimal(found).scaleb(-9) == Decimal(str(value).strip())
+
+
+@given(days=st.lists(st.integers(0, 300), min_size=1, max_size=12), look=st.integers(0, 400))
+def test_windows_over_time_never_grant_more_than_was_paid_for(days: list[int], look: int) -> None:
+    """Months opened by invoices: at any moment the limit is one month's at most, in a period that was paid for."""
+    invoices = [paid(period_start=START + d * DAY, period_end=START + (d + 30) * DAY, id=f"in_{d}") for d in days]
+    found = entitled([sub()], invoices, now=START + look * DAY)
+    assert found.limit_nanos is not None
+    assert found.limit_nanos <= STANDARD.limit_nanos
+    assert found.period is not None
+    assert found.period.starts_at in {START + d * DAY for d in days}
+
+
+def test_annual_windows_tile_the_year_without_gap_or_overlap() -> None:
+    year = sub(price=events.price_of("price_standard", interval="year"), period_end=START + 365 * DAY)
+    at, starts = START, []
+    while at < START + 365 * DAY:
+        found = entitled([year], [paid(period_end=START + 365 * DAY)], now=at)
+        assert found.period is not None
+        assert found.period.starts_at == at
+        starts.append(at)
+        at = found.period.ends_at
+    assert (len(starts), at) == (12, START + 365 * DAY)
+
+
+def test_plans_without_a_default_give_unmapped_prices_nothing() -> None:
+    value = Pricing(plans=[PREMIUM], kept={}).of_items(sub(price="price_x").items)
+    assert (value.limit_nanos, value.reasons) == (0, ("no_default_plan", "unmapped_plan"))
+
+
+@pytest.mark.parametrize("module", [entitlement, objects, valuation])
+def test_rules_import_no_framework(module: Any) -> None:
+    tree = ast.parse(Path(module.__file__).read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not any(name and name.split(".")[0] in {"django", "stripe", "celery"} for name in names)
+
+
+def test_moments_outside_of_time_are_none() -> None:
+    assert [objects.moment(value) for value in (True, -1, 0, 10**18, "1", None, 1.5)] == [None] * 7
+    assert objects.moment(1) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=1)

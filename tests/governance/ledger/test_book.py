@@ -1,0 +1,348 @@
+"""The ledger's operations, one by one, on the real database."""
+
+from datetime import timedelta
+
+import pytest
+import uuid_utils.compat as uuids
+
+from governance import ledger
+from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
+from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.rules.decision import Action, Reason
+from tests import factories as make
+from tests.factories import NOON, nanos
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
+
+
+def window() -> BudgetWindow:
+    return BudgetWindow.objects.get(closed_at__isnull=True)
+
+
+def test_reserve_holds_the_worst_case_and_opens_the_window_lazily():
+    make.budget("1.00")
+    decision = ledger.reserve(make.reserving("0.10"), now=NOON)
+    assert (decision.action, decision.allowed) == (Action.ALLOW, True)
+    opened = window()
+    assert (opened.settled_nanos, opened.reserved_nanos) == (0, nanos("0.10"))
+    assert opened.starts_at.hour == 0
+    assert opened.ends_at - opened.starts_at == timedelta(days=1)
+
+
+def test_settle_charges_the_true_cost_and_returns_the_rest():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    result = ledger.settle(make.settling(op.reservation_id, "0.03"), now=NOON)
+    assert (window().settled_nanos, window().reserved_nanos) == (nanos("0.03"), 0)
+    entry = SpendEntry.objects.get()
+    assert (entry.id, entry.cost_nanos, entry.certainty, entry.overage_nanos) == (
+        result.entry_id, nanos("0.03"), "confirmed", 0,
+    )  # fmt: skip
+    assert entry.windows == [window().id]
+    assert SpendRollup.objects.get().cost_nanos == nanos("0.03")
+    assert Reservation.objects.get().status == "settled"
+
+
+def test_settle_above_reservation_posts_in_full_and_flags_overage():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    result = ledger.settle(make.settling(op.reservation_id, "0.15"), now=NOON)
+    assert result.overage_nanos == nanos("0.05")
+    assert window().settled_nanos == nanos("0.15")
+
+
+def test_a_reservation_resolves_once():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    ledger.settle(make.settling(op.reservation_id), now=NOON)
+    with pytest.raises(ledger.AlreadyResolved):
+        ledger.settle(make.settling(op.reservation_id), now=NOON)
+    with pytest.raises(ledger.AlreadyResolved):
+        ledger.release(Release(op.reservation_id), now=NOON)
+    assert window().settled_nanos == nanos("0.10")
+
+
+def test_release_returns_the_hold_and_leaves_no_entry():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    ledger.release(Release(op.reservation_id), now=NOON)
+    assert (window().reserved_nanos, window().settled_nanos) == (0, 0)
+    assert not SpendEntry.objects.exists()
+
+
+def test_unknown_reservation_is_said_so():
+    with pytest.raises(ledger.ReservationUnknown):
+        ledger.settle(make.settling(uuids.uuid7()), now=NOON)
+
+
+def test_exactly_as_many_calls_as_fit_are_admitted():
+    make.budget("1.00", soft_cap=None)
+    results = ledger.apply([make.reserving("0.30") for _ in range(5)], now=NOON)
+    assert [r.action for r in results] == [Action.ALLOW] * 3 + [Action.IN_FLIGHT] * 2
+    assert window().reserved_nanos == nanos("0.90")
+
+
+def test_hard_stop_is_one_event_a_window():
+    make.budget("0.05")
+    for _ in range(2):
+        decision = ledger.reserve(make.reserving("0.10"), now=NOON)
+        assert (decision.action, decision.reason) == (Action.HARD_STOP, Reason.BUDGET_EXHAUSTED)
+    assert BudgetEvent.objects.filter(kind="hard-stop").count() == 1
+    assert not Reservation.objects.exists()
+
+
+def test_expiry_charges_the_hold_as_an_estimate_and_a_late_settle_posts_the_difference_once():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    assert ledger.expire_due(now=NOON) == 0
+    later = NOON + timedelta(hours=1)
+    assert ledger.expire_due(now=later) == 1
+    assert ledger.expire_due(now=later) == 0
+    entry = SpendEntry.objects.get()
+    assert (entry.cost_nanos, entry.certainty, entry.reason) == (nanos("0.10"), "estimated", "expired")
+    result = ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
+    assert result.late
+    assert window().settled_nanos == nanos("0.04")
+    with pytest.raises(ledger.AlreadyResolved):
+        ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
+
+
+def test_a_late_settle_after_an_operator_voided_the_expiry_charges_the_true_cost():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    later = NOON + timedelta(hours=1)
+    ledger.expire_due(now=later)
+    charge = SpendEntry.objects.get()
+    ledger.adjust(Adjust(uuids.uuid7(), charge.id, -nanos("0.10"), "the call never ran"), now=later)
+    result = ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
+    assert (result.late, window().settled_nanos) == (True, nanos("0.04"))
+
+
+def test_a_reservation_id_used_before_is_said_so():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    with pytest.raises(ledger.AlreadyResolved) as raised:
+        ledger.reserve(op, now=NOON)
+    assert raised.value.status == "pending"
+    assert window().reserved_nanos == nanos("0.10")
+
+
+def test_extend_keeps_a_running_call_alive_and_may_hold_more():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    later = NOON + timedelta(minutes=14)
+    ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.20")), now=later)
+    assert window().reserved_nanos == nanos("0.30")
+    assert ledger.expire_due(now=NOON + timedelta(minutes=16)) == 0
+    with pytest.raises(ledger.ExtendRefused):
+        ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.80")), now=later)
+    assert window().reserved_nanos == nanos("0.30")
+
+
+def test_a_call_extended_between_the_look_and_the_expiry_lives_on():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    due = NOON + timedelta(minutes=20)
+    ledger.extend(Extend(op.reservation_id), now=due)
+    assert ledger.apply([Expire(op.reservation_id)], now=due) == [False]
+    assert Reservation.objects.get().status == "pending"
+
+
+@pytest.mark.parametrize("resolved", ["settled", "released"])
+def test_a_call_resolved_between_the_look_and_the_expiry_is_not_charged_again(resolved):
+    budget = make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    due = NOON + timedelta(minutes=20)
+    if resolved == "settled":
+        ledger.settle(make.settling(op.reservation_id, "0.04"), now=due)
+    else:
+        ledger.release(make.releasing(op.reservation_id), now=due)
+    spent = budget.windows.get().settled_nanos
+    assert ledger.apply([Expire(op.reservation_id)], now=due) == [False]
+    assert Reservation.objects.get().status == resolved
+    window = budget.windows.get()
+    assert (window.settled_nanos, window.reserved_nanos) == (spent, 0)
+
+
+def test_reset_opens_a_new_window_and_a_running_call_settles_into_the_old_one():
+    budget = make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    result = ledger.reset(Reset(budget.id, "a test", "ada"), now=NOON + timedelta(minutes=1))
+    assert (result.closed, result.opened) == (1, 1)
+    ledger.settle(make.settling(op.reservation_id, "0.07"), now=NOON + timedelta(minutes=2))
+    old, new = BudgetWindow.objects.order_by("id")
+    assert (old.settled_nanos, old.reserved_nanos, new.settled_nanos) == (nanos("0.07"), 0, 0)
+    assert new.ends_at == old.ends_at
+    assert BudgetEvent.objects.get(kind="budget-reset").actor == "ada"
+
+
+def test_the_next_day_begins_by_itself():
+    make.budget("0.10", soft_cap=None)
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    ledger.settle(make.settling(op.reservation_id), now=NOON)
+    assert not ledger.reserve(make.reserving("0.10"), now=NOON).allowed
+    assert ledger.reserve(make.reserving("0.10"), now=NOON + timedelta(days=1)).allowed
+    assert BudgetWindow.objects.count() == 2
+    assert window().settled_nanos == 0
+
+
+def test_every_budget_must_admit_the_call():
+    make.budget("1.00")
+    make.budget("0.15", scope_type="agent", scope_key="invoices", soft_cap=None)
+    by = make.caller(agent="invoices")
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
+    refused = ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    assert refused.action == Action.IN_FLIGHT
+    assert refused.because.scope == "agent:invoices"
+    assert ledger.reserve(make.reserving("0.10", by=make.caller(agent="churn")), now=NOON).allowed
+
+
+def test_each_budget_counts_every_subject_separately():
+    make.budget("0.10", scope_type="user", scope_key="*", soft_cap=None)
+    for user in ("ann", "bob"):
+        assert ledger.reserve(make.reserving("0.10", by=make.caller(user=user)), now=NOON).allowed
+        assert not ledger.reserve(make.reserving("0.10", by=make.caller(user=user)), now=NOON).allowed
+    assert set(BudgetWindow.objects.values_list("subject", flat=True)) == {"ann", "bob"}
+
+
+def test_thresholds_and_states_are_events_once():
+    make.budget("1.00", downgrade_rules=[{"from": ["large"], "to": "small"}])
+    for cost in ("0.60", "0.25", "0.05", "0.10"):
+        ledger.record(make.reporting(cost), now=NOON)
+    assert window().state == "stopped"
+    breaches = BudgetEvent.objects.filter(kind="threshold-breach").values_list("threshold", flat=True)
+    assert sorted(breaches) == ["0.5", "0.75", "0.9", "1"]
+    changes = BudgetEvent.objects.filter(kind="state-change").order_by("id").values_list("new_state", flat=True)
+    assert list(changes) == ["degraded", "stopped"]
+    assert BudgetEvent.objects.filter(kind="hard-stop").count() == 1
+
+
+def test_raising_the_limit_lets_the_tenant_go_on_at_once():
+    budget = make.budget("0.10")
+    ledger.record(make.reporting("0.10"), now=NOON)
+    assert window().state == "stopped"
+    assert ledger.change_limit(ChangeLimit(budget.id, nanos("1"), "upgrade", "ada"), now=NOON) == 1
+    assert (window().state, window().limit_nanos) == ("active", nanos("1"))
+    assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
+
+
+def test_a_reported_call_counts_once_per_request_id():
+    make.budget("1.00")
+    first = ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
+    again = ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
+    assert (first.duplicate, again.duplicate, again.entry_id) == (False, True, first.entry_id)
+    both = ledger.apply([make.reporting("0.10", request_id="r2") for _ in range(2)], now=NOON)
+    assert [result.duplicate for result in both] == [False, True]
+    assert window().settled_nanos == nanos("0.20")
+
+
+def test_an_adjustment_is_a_new_row_that_names_the_one_it_corrects():
+    make.budget("1.00")
+    wrong = ledger.record(make.reporting("0.10"), now=NOON)
+    ledger.adjust(Adjust(uuids.uuid7(), wrong.entry_id, -nanos("0.04"), "wrong price"), now=NOON)
+    assert window().settled_nanos == nanos("0.06")
+    assert SpendEntry.objects.get(kind="adjustment").corrects_id == wrong.entry_id
+
+
+def test_entries_cannot_be_edited():
+    ledger.record(make.reporting("0.10"), now=NOON)
+    from django.db import DatabaseError, transaction
+
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+        SpendEntry.objects.update(cost_nanos=1)
+
+
+def test_a_paid_period_opens_its_window_once_and_zeroes_nothing():
+    budget = make.budget("50.00", window="billing_cycle")
+    ledger.record(make.reporting("50.00"), now=NOON)
+    grant = OpenPeriod(
+        budget.id,
+        NOON,
+        NOON + timedelta(days=31),
+        nanos("200"),
+        "stripe",
+        "si_1",
+        "invoice in_1 was paid",
+        "stripe",
+    )
+    assert ledger.open_period(grant, now=NOON).opened
+    assert not ledger.open_period(grant, now=NOON).opened
+    ledger.record(make.reporting("1.00"), now=NOON)
+    assert not ledger.open_period(grant, now=NOON).opened
+    assert (window().limit_nanos, window().settled_nanos) == (nanos("200"), nanos("1"))
+    assert BudgetWindow.objects.get(closed_at__isnull=False).settled_nanos == nanos("50")
+    older = OpenPeriod(budget.id, NOON - timedelta(days=31), NOON, nanos("50"), "stripe", "si_1", "paid late", "stripe")
+    assert not ledger.open_period(older, now=NOON).opened
+    assert window().settled_nanos == nanos("1")
+
+
+def test_a_reset_at_the_instant_a_paid_period_began_opens_its_window():
+    budget = make.budget("1.00", window="billing_cycle")
+    ends_at = NOON + timedelta(days=31)
+    grant = OpenPeriod(budget.id, NOON, ends_at, nanos("200"), "stripe", "si_1", "paid", "stripe")
+    ledger.open_period(grant, now=NOON)
+    for _ in range(2):
+        ledger.reset(Reset(budget.id, "a test", "ada"), now=NOON)
+    assert (window().limit_nanos, window().ends_at) == (nanos("200"), ends_at)
+    assert BudgetWindow.objects.count() == 3
+
+
+def test_a_billing_cycle_goes_on_until_the_next_is_paid():
+    budget = make.budget("1.00", window="billing_cycle", soft_cap=None)
+    grant = OpenPeriod(budget.id, NOON, NOON + timedelta(days=31), nanos("1"), "stripe", "si_1", "paid", "stripe")
+    ledger.open_period(grant, now=NOON)
+    ledger.record(make.reporting("0.95"), now=NOON)
+    late = NOON + timedelta(days=40)
+    assert ledger.roll_windows(now=late) == 0
+    assert not ledger.reserve(make.reserving("0.10"), now=late).allowed
+    assert ledger.reserve(make.reserving("0.05"), now=late).allowed
+
+
+def test_pausing_takes_hold_on_the_next_call():
+    tenant = make.tenant()
+    make.budget("1.00")
+    tenant.status = "paused"
+    tenant.save()
+    decision = ledger.reserve(make.reserving("0.10"), now=NOON)
+    assert (decision.action, decision.reason) == (Action.HARD_STOP, Reason.TENANT_PAUSED)
+
+
+def test_the_dry_run_decides_as_the_real_thing_and_writes_nothing():
+    make.budget("1.00")
+    real = make.reserving("0.85")
+    dry = ledger.look(real.caller, real.call, now=NOON)
+    assert not BudgetWindow.objects.exists()
+    decision = ledger.reserve(real, now=NOON)
+    assert (dry.action, dry.model, dry.reason) == (decision.action, decision.model, decision.reason)
+    assert dry.action == Action.WARN
+
+
+def test_one_bad_operation_does_not_poison_its_neighbours():
+    make.budget("1.00")
+    good = make.reserving("0.10")
+    taken = make.reserving("0.10")
+    ledger.reserve(taken, now=NOON)
+    first, second = ledger.apply([taken, good], now=NOON)
+    assert isinstance(first, Exception)
+    assert second.allowed
+    assert window().reserved_nanos == nanos("0.20")
+
+
+def test_windows_roll_without_a_call():
+    make.budget("1.00")
+    assert ledger.roll_windows(now=NOON) == 1
+    assert ledger.roll_windows(now=NOON) == 0
+    assert ledger.roll_windows(now=NOON + timedelta(days=1)) == 2
+    assert BudgetWindow.objects.count() == 2

@@ -1,0 +1,90 @@
+"""Ceilings a minute, decided in the ledger's locked step: a refused call uses up nothing."""
+
+from datetime import timedelta
+
+import pytest
+
+from governance import ledger
+from governance.models import RateLimit, RateMeter, Reservation
+from governance.rules.decision import Action, Reason
+from tests import factories as make
+from tests.factories import NOON, nanos
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
+SECOND = timedelta(seconds=1)
+
+
+def limited(*, scope_type="tenant", scope_key="acme", **ceilings) -> RateLimit:
+    return RateLimit.objects.create(tenant=make.tenant(), scope_type=scope_type, scope_key=scope_key, **ceilings)
+
+
+def reserve(cost="0.10", *, at=NOON, **fields):
+    op = make.reserving(cost, **fields)
+    dry = ledger.look(op.caller, op.call, now=at)
+    decision = ledger.reserve(op, now=at)
+    assert (dry.action, dry.reason, dry.retry_after_s) == (decision.action, decision.reason, decision.retry_after_s)
+    return op, decision
+
+
+def test_dollars_a_minute_stop_a_runaway_and_flow_off_evenly():
+    limited(nanos_per_minute=nanos("0.60"))
+    for _ in range(6):
+        assert reserve()[1].allowed
+    _, refused = reserve()
+    assert (refused.action, refused.reason, refused.retry_after_s) == (Action.IN_FLIGHT, Reason.RATE_LIMITED, 10)
+    assert not reserve(at=NOON + 9 * SECOND)[1].allowed
+    assert reserve(at=NOON + 10 * SECOND)[1].allowed
+
+
+def test_a_refused_call_uses_up_nothing():
+    limited(requests_per_minute=1)
+    assert reserve()[1].allowed
+    for _ in range(5):
+        assert not reserve()[1].allowed
+    assert Reservation.objects.count() == 1
+    assert reserve(at=NOON + 60 * SECOND)[1].allowed
+
+
+def test_what_a_call_did_not_use_flows_back_when_it_settles():
+    limited(nanos_per_minute=nanos("0.60"))
+    op, _ = reserve("0.60")
+    assert not reserve("0.30")[1].allowed
+    ledger.settle(make.settling(op.reservation_id, "0.10"), now=NOON)
+    assert RateMeter.objects.get().level_nanos == nanos("0.10")
+    assert reserve("0.30")[1].allowed
+
+
+def test_a_released_call_counts_for_nothing():
+    limited(requests_per_minute=1, nanos_per_minute=nanos("1"))
+    op, _ = reserve()
+    ledger.release(make.releasing(op.reservation_id), now=NOON)
+    meter = RateMeter.objects.get()
+    assert (meter.level_nanos, meter.level_requests_e6) == (0, 0)
+
+
+def test_one_call_above_the_ceiling_goes_when_nothing_else_did():
+    limited(nanos_per_minute=nanos("0.05"))
+    assert reserve("0.10")[1].allowed
+    assert not reserve("0.01")[1].allowed
+
+
+def test_each_agent_has_a_meter_of_its_own():
+    limited(scope_type="agent", scope_key="*", requests_per_minute=1)
+    for agent in ("invoices", "churn"):
+        assert reserve(by=make.caller(agent=agent))[1].allowed
+        assert not reserve(by=make.caller(agent=agent))[1].allowed
+
+
+def test_a_limit_that_is_off_or_deleted_limits_nothing():
+    limit = limited(requests_per_minute=1)
+    op, _ = reserve()
+    RateLimit.objects.update(enabled=False)
+    assert reserve()[1].allowed
+    limit.delete()
+    ledger.settle(make.settling(op.reservation_id), now=NOON)
+
+
+def test_exactly_as_many_of_a_batch_go_as_the_minute_holds():
+    limited(requests_per_minute=3)
+    decisions = ledger.apply([make.reserving() for _ in range(10)], now=NOON)
+    assert sum(decision.allowed for decision in decisions) == 3

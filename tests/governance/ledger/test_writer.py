@@ -1,0 +1,213 @@
+"""The writer thread: batches, its failures, and its end."""
+
+import asyncio
+import threading
+
+import pytest
+import uuid_utils.compat as uuids
+from asgiref.sync import sync_to_async
+from django.db import OperationalError, connections
+
+from governance import ledger
+from governance.ledger import book
+from governance.ledger.batch import Batch
+from governance.ledger.operations import Extend, Release
+from governance.ledger.writer import BATCH, GroupCommit
+from governance.models import BudgetWindow, Reservation, SpendEntry
+from tests import factories as make
+from tests.factories import NOON, nanos
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_holds")]
+
+
+class Fault:
+    """Makes the ledger's database fail while it is on."""
+
+    def __init__(self):
+        self.on = False
+        self.batches = []
+
+    def install(self, monkeypatch):
+        prepare = Batch.prepare
+
+        def failing(batch):
+            self.batches.append(len(batch.operations))
+            if self.on:
+                raise OperationalError("the database is away")
+            prepare(batch)
+
+        monkeypatch.setattr(Batch, "prepare", failing)
+
+
+@pytest.fixture
+def fault(monkeypatch):
+    made = Fault()
+    made.install(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def commit():
+    made = GroupCommit(clock=lambda: NOON)
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def by(db):
+    make.budget("1.00", soft_cap=None)
+    return make.caller()
+
+
+@pytest.fixture(autouse=True)
+async def _connections_closed():
+    """The thread of Django's asynchronous queries keeps a connection of its own."""
+    yield
+    await sync_to_async(connections.close_all)()
+
+
+async def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+async def test_an_answer_comes_after_the_commit(commit, by):
+    op = make.reserving("0.10", by=by)
+    assert (await commit.submit(op)).allowed
+    result = await commit.submit(make.settling(op.reservation_id, "0.04"))
+    assert result.charged_nanos == nanos("0.04")
+    window = await BudgetWindow.objects.aget()
+    assert (window.settled_nanos, window.reserved_nanos) == (nanos("0.04"), 0)
+
+
+async def test_what_queues_up_is_one_batch(commit, by, fault):
+    await asyncio.gather(*(commit.submit(make.reserving("0.001", by=by)) for _ in range(100)))
+    assert sum(fault.batches) == 100
+    assert len(fault.batches) < 20
+    assert max(fault.batches) <= BATCH
+
+
+async def test_a_failure_reaches_the_one_who_asked_and_nobody_else(commit, by):
+    good = make.reserving("0.10", by=by)
+    unknown, decision = await asyncio.gather(
+        commit.submit(make.settling(uuids.uuid7())), commit.submit(good), return_exceptions=True
+    )
+    assert isinstance(unknown, ledger.ReservationUnknown)
+    assert decision.allowed
+
+
+async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by, fault):
+    fault.on = True
+    with pytest.raises(ledger.LedgerUnavailable):
+        await asyncio.wait_for(commit.submit(make.reserving("0.10", by=by)), 5)
+    # Nothing was sent to commit, so nothing is remembered: a long outage must not fill the memory.
+    assert commit.unsettled == 0
+    fault.on = False
+    assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+    assert await Reservation.objects.acount() == 1
+
+
+async def test_a_settlement_is_kept_until_it_lands(commit, by, fault):
+    op = make.reserving("0.10", by=by)
+    await commit.submit(op)
+    fault.on = True
+    settling = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
+    await until(lambda: fault.batches.count(1) > 3)
+    assert not settling.done()
+    await until(lambda: commit.unsettled == 1)
+    fault.on = False
+    assert (await asyncio.wait_for(settling, 10)).charged_nanos == nanos("0.04")
+    await until(lambda: commit.unsettled == 0)
+
+
+async def test_a_reservation_whose_commit_was_lost_is_given_back(commit, by, monkeypatch):
+    """The transaction landed, but the connection broke before the answer."""
+    durably, lost = book._durably, []
+
+    def durably_but_unheard(work):
+        result = durably(work)
+        if not lost:
+            lost.append(result)
+            raise ledger.LedgerUnavailable("the connection broke", unsure=True)
+        return result
+
+    monkeypatch.setattr(book, "_durably", durably_but_unheard)
+    with pytest.raises(ledger.LedgerUnavailable):
+        await commit.submit(make.reserving("0.10", by=by))
+    await until(lambda: not commit.unsettled)
+    for _ in range(200):
+        reservation = await Reservation.objects.aget()
+        if reservation.status == "released":
+            break
+        await asyncio.sleep(0.01)
+    assert reservation.status == "released"
+    assert (await BudgetWindow.objects.aget()).reserved_nanos == 0
+
+
+async def test_closing_waits_for_what_is_queued(by):
+    commit = GroupCommit(clock=lambda: NOON)
+    commit.start()
+    op = make.reserving("0.10", by=by)
+    await commit.submit(op)
+    commit.put(make.settling(op.reservation_id, "0.04"))
+    await asyncio.to_thread(commit.close)
+    assert (await SpendEntry.objects.aget()).cost_nanos == nanos("0.04")
+    assert not any(thread.name == "group-commit" for thread in threading.enumerate())
+
+
+async def test_closing_gives_up_after_its_time_and_the_hold_stays_to_expire(by, fault, caplog):
+    commit = GroupCommit(clock=lambda: NOON)
+    commit.start()
+    op = make.reserving("0.10", by=by)
+    await commit.submit(op)
+    fault.on = True
+    commit.put(make.settling(op.reservation_id, "0.04"))
+    await until(lambda: commit.unsettled)
+    await asyncio.to_thread(commit.close, timeout_s=0.2)
+    assert "had not landed at shutdown" in caplog.text
+    assert (await Reservation.objects.aget()).status == "pending"
+    fault.on = False
+    await until(lambda: not any(thread.name == "group-commit" for thread in threading.enumerate()))
+
+
+async def test_only_surprises_are_logged_for_operations_nobody_waits_for(commit, by, caplog):
+    commit.put(Release(uuids.uuid7()))
+    commit.put(Extend(uuids.uuid7()))
+    await commit.submit(make.reserving("0.10", by=by))
+    assert "failed" not in caplog.text
+    commit.put(make.settling(uuids.uuid7()))
+    await commit.submit(make.reserving("0.10", by=by))
+    assert "Settle failed" in caplog.text
+
+
+async def test_a_hold_whose_caller_left_before_it_was_made_is_given_back(commit, by):
+    left = make.reserving("0.10", by=by)
+    task = asyncio.create_task(commit.submit(left))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+    assert (await Reservation.objects.aget(pk=left.reservation_id)).status == "released"
+    assert (await BudgetWindow.objects.aget()).reserved_nanos == nanos("0.10")
+
+
+async def test_what_comes_while_it_closes_lands_too(by, fault):
+    commit = GroupCommit(clock=lambda: NOON)
+    commit.start()
+    op = make.reserving("0.10", by=by)
+    await commit.submit(op)
+    commit._closing.set()
+    commit._queue.put(None)
+    commit.put(make.settling(op.reservation_id, "0.04"))
+    await asyncio.to_thread(commit.close)
+    assert await SpendEntry.objects.acount() == 1
+
+
+async def test_more_than_a_batch_at_once_is_answered_whole(commit, by):
+    decisions = await asyncio.gather(*(commit.submit(make.reserving("0.001", by=by)) for _ in range(2 * BATCH)))
+    assert all(decision.allowed for decision in decisions)

@@ -1,0 +1,336 @@
+"""Names, prices over time, and the snapshot that the data plane looks things up in."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import DatabaseError, IntegrityError
+from django.utils import timezone
+
+from governance.audit import Actor
+from governance.models import AuditEntry
+from governance.rules.calls import Usage
+from llm.catalogue import prices, seed, snapshot
+from llm.models import Model, ModelAlias, Price
+from llm.rules.pricing import Entry, Rates
+
+pytestmark = pytest.mark.django_db
+BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = datetime(2026, 10, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def fresh_snapshot() -> Iterator[None]:
+    snapshot.forget()
+    yield
+    snapshot.forget()
+
+
+def add_price(name: str, unit: str, picos: int, since: datetime, **fields: Any) -> Price:
+    model = Model.objects.get(name=name)
+    return Price.objects.create(model=model, unit=unit, picos_per_unit=picos, effective_from=since, **fields)
+
+
+def test_migration_loads_the_seed_and_loading_it_again_adds_nothing() -> None:
+    assert Price.objects.count() == sum(len(row.picos) for row in seed.rows())
+    assert seed.load(apps) == 0
+
+
+def test_aliases_and_ids_mean_one_model() -> None:
+    entry = snapshot.resolve("mistral-small-latest")
+
+    assert entry is not None
+    assert entry is snapshot.resolve("mistral-small-2603")
+    assert entry.names == {
+        "mistral-small-2603",
+        "mistral-small-latest",
+        "mistral/mistral-small-2603",
+        "mistral/mistral-small-latest",
+    }
+    assert entry is snapshot.resolve("mistral/mistral-small-latest")
+    assert (entry.id, entry.upstream) == ("mistral-small-2603", "mistral-small-2603")
+    assert entry.aliases == ("mistral-small-latest",)
+    assert entry.context_tokens == 256_000
+    assert "vision" in entry.capabilities
+    assert snapshot.resolve("gpt-4o") is None
+
+
+def test_an_id_means_its_own_model_whatever_an_alias_says() -> None:
+    other = Model.objects.get(name="mistral-large-2512")
+    ModelAlias.objects.create(name="mistral-embed", model=other)
+
+    entry = snapshot.resolve("mistral-embed")
+    assert entry is not None
+    assert entry.id == "mistral-embed"
+
+
+def test_preview_and_retired_models_are_not_served() -> None:
+    assert snapshot.resolve("mistral-large-4") is None
+    Model.objects.filter(name="mistral-embed").update(status=Model.Status.RETIRED)
+    snapshot.forget()
+    assert snapshot.resolve("mistral-embed") is None
+
+
+def test_cost_names_the_rule_it_was_charged_by() -> None:
+    usage = Usage(model="mistral-small-latest", input_tokens=1_000, cached_tokens=800, output_tokens=100)
+
+    assert snapshot.cost_of(usage) == (30_000 + 12_000 + 60_000, "mistral/mistral-small-2603@2026-03-16")
+    assert snapshot.cost_of(Usage(model="mistral-large-latest", output_tokens=2)) == (
+        3_000,
+        "mistral/mistral-large-2512@seed",
+    )
+    assert snapshot.cost_of(Usage(model="mistral-ocr-latest", unit="page", units=2)) == (
+        8_000_000,
+        "mistral/mistral-ocr-4-1@seed",
+    )
+
+
+def test_what_has_no_price_has_no_cost_and_no_quote() -> None:
+    assert snapshot.cost_of(Usage(model="gpt-4o", input_tokens=5)) is None
+    assert snapshot.cost_of(Usage(provider="openai", model="mistral-embed", input_tokens=5)) is None
+    assert snapshot.quote(model="gpt-4o", input_tokens=5, max_tokens=5) is None
+    assert snapshot.quote(model="mistral-ocr-latest", input_tokens=5, max_tokens=5) is None
+
+
+def test_quote_is_the_worst_case_under_the_name_asked_for() -> None:
+    quote = snapshot.quote(model="mistral-small-latest", input_tokens=1_000, max_tokens=100)
+
+    assert quote is not None
+    assert quote.model == "mistral-small-latest"
+    assert quote.cost_nanos == 150_000 + 60_000
+    assert (quote.fixed_picos, quote.picos_per_output_token, quote.max_tokens) == (150_000_000, 600_000, 100)
+    assert "mistral-small-2603" in quote.names
+
+
+def test_price_counts_from_its_first_moment_until_superseded() -> None:
+    start = datetime(2026, 3, 16, tzinfo=UTC)
+    add_price("mistral-small-2603", "output", 900_000, LATER)
+
+    def output_at(now: datetime) -> int | None:
+        entry = snapshot.read(now=now).resolve("mistral-small-2603")
+        assert entry is not None
+        return entry.rates.output_picos if entry.rates else None
+
+    assert output_at(BEFORE) is None
+    assert output_at(start) == 600_000
+    assert output_at(LATER) == 900_000
+    rates = snapshot.read(now=LATER).by_name["mistral-small-2603"].rates
+    assert rates is not None
+    assert rates.rule == "mistral/mistral-small-2603@2026-10-01"
+    assert rates.input_picos == 150_000
+
+
+def test_rates_at_a_past_moment_come_from_the_database() -> None:
+    model = Model.objects.get(name="mistral-small-2603")
+    add_price("mistral-small-2603", "output", 900_000, LATER)
+
+    then = snapshot.rates_at(model=model, at=datetime(2026, 4, 1, tzinfo=UTC))
+    halved = snapshot.rates_at(model=model, at=LATER, batch=True, zone="eu")
+    assert then is not None
+    assert halved is not None
+    assert then.output_picos == 600_000
+    assert halved.output_picos == 900_000 * 110 * 50 // 10_000
+    assert halved.rule == "mistral/mistral-small-2603@2026-10-01+eu+batch"
+
+
+def test_zone_follows_the_host_of_the_api() -> None:
+    assert snapshot.zone_of("https://api.mistral.ai") == "global"
+    assert snapshot.zone_of("https://api.eu.mistral.ai/v1") == "eu"
+    assert snapshot.zone_of("http://eu.example.com") == "global"
+
+
+def test_snapshot_is_kept_until_forgotten_or_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = snapshot.current()
+    add_price("mistral-embed", "input", 999, datetime(2026, 2, 2, tzinfo=UTC))
+
+    assert snapshot.current() is first
+    monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
+    renewed = snapshot.resolve("mistral-embed")
+    assert renewed is not None
+    assert renewed.rates is not None
+    assert renewed.rates.input_picos == 999
+
+
+def test_snapshot_does_not_outlast_the_beginning_of_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = timezone.now()
+    add_price("mistral-embed", "input", 999, now + timedelta(seconds=5))
+    monkeypatch.setattr("llm.catalogue.snapshot.time.monotonic", lambda: 1_000.0)
+    snapshot.current()
+
+    assert 1_000.0 < snapshot._shelf._stale_at <= 1_005.0
+
+
+def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*, now: datetime) -> snapshot.Catalogue:
+        raise DatabaseError("gone")
+
+    old = snapshot.current()
+    monkeypatch.setattr(snapshot, "read", broken)
+    monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
+
+    assert snapshot.current() is old
+    snapshot.forget()
+    with pytest.raises(DatabaseError):
+        snapshot.current()
+
+
+def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = snapshot.current()
+    started, threads = threading.Event(), []
+
+    def slow(*, now: datetime) -> snapshot.Catalogue:
+        threads.append(threading.current_thread())
+        started.set()
+        return snapshot.Catalogue({})
+
+    monkeypatch.setattr(snapshot, "read", slow)
+    monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
+
+    async def look() -> snapshot.Catalogue:
+        return snapshot.current()
+
+    assert asyncio.run(look()) is old
+    assert started.wait(2)
+    threads[0].join(2)
+    assert threads[0] is not threading.main_thread()
+    assert snapshot.current().by_name == {}
+
+
+def test_price_is_never_changed_nor_deleted() -> None:
+    price = Price.objects.first()
+    assert price is not None
+    price.picos_per_unit += 1
+
+    for act in (price.save, price.delete, Price.objects.all().delete, lambda: Price.objects.update(source="x")):
+        with pytest.raises(TypeError, match="never"):
+            act()
+
+
+@pytest.mark.parametrize("since", [None, datetime(2026, 3, 16, tzinfo=UTC)])
+def test_two_prices_from_one_moment_are_refused(since: datetime | None) -> None:
+    model = Model.objects.create(name="new", kinds=["chat"])
+    Price.objects.create(model=model, unit="input", picos_per_unit=1, effective_from=since)
+    with pytest.raises(IntegrityError):
+        Price.objects.create(model=model, unit="input", picos_per_unit=2, effective_from=since)
+
+
+@pytest.mark.parametrize("wrong", [{"picos_per_unit": -1}, {"currency": "EUR"}, {"unit": "hour"}, {"zone": "moon"}])
+def test_impossible_price_is_refused_by_the_database(wrong: dict[str, Any]) -> None:
+    model = Model.objects.create(name="new", kinds=["chat"])
+    with pytest.raises(IntegrityError):
+        Price.objects.create(**{"model": model, "unit": "input", "picos_per_unit": 1, **wrong})
+
+
+def read_entry(name: str) -> Entry:
+    entry = snapshot.read(now=LATER).resolve(name)
+    assert entry is not None
+    return entry
+
+
+def picos(rates: Rates | None) -> tuple[int, int]:
+    assert rates is not None
+    return rates.input_picos, rates.output_picos
+
+
+def another(provider: str, name: str, *, input_picos: int, alias: str = "") -> Model:
+    model = Model.objects.create(provider=provider, name=name, kinds=["chat"])
+    for unit in ("input", "output"):
+        Price.objects.create(model=model, unit=unit, picos_per_unit=input_picos)
+    if alias:
+        ModelAlias.objects.create(model=model, name=alias)
+    snapshot.forget()
+    return model
+
+
+def test_a_zone_serves_mistrals_models_at_its_own_rates_without_rows_of_its_own() -> None:
+    entry = snapshot.resolve("mistral-eu/mistral-small-latest")
+
+    assert entry is not None
+    assert (entry.provider, entry.id, entry.upstream) == (
+        "mistral-eu",
+        "mistral-eu/mistral-small-2603",
+        "mistral-small-2603",
+    )
+    assert entry.rates is not None
+    assert (entry.rates.input_picos, entry.rates.cached_picos, entry.rates.output_picos) == (165_000, 16_500, 660_000)
+    assert {"mistral-small-latest", "mistral-eu/mistral-small-latest"} < entry.names
+    usage = Usage(provider="mistral-us", model="mistral-small-2603", input_tokens=1_000)
+    assert snapshot.cost_of(usage) == (165_000, "mistral/mistral-small-2603@2026-03-16+us")
+
+
+def test_rows_of_a_zone_or_of_batch_jobs_count_before_the_surcharges() -> None:
+    add_price("mistral-small-2603", "output", 999_000, LATER, zone="eu")
+    add_price("mistral-small-2603", "output", 200_000, LATER, batch=True)
+
+    eu, plain = read_entry("mistral-eu/mistral-small-2603"), read_entry("mistral-small-2603")
+    assert picos(eu.rates) == (165_000, 999_000)
+    assert picos(plain.rates) == (150_000, 600_000)
+    assert picos(plain.batch_rates) == (75_000, 200_000)
+    # A row for the zone is closer than one for batch jobs everywhere: half of the former.
+    assert picos(eu.batch_rates) == (82_500, 499_500)
+
+
+def test_a_service_tier_has_a_price_only_where_a_row_says_so() -> None:
+    model = Model.objects.get(name="mistral-small-2603")
+    assert snapshot.rates_at(model=model, at=LATER, tier="priority") is None
+    add_price("mistral-small-2603", "output", 1_200_000, LATER, tier="priority")
+    rates = snapshot.rates_at(model=Model.objects.get(name="mistral-small-2603"), at=LATER, tier="priority")
+    assert rates is not None
+    assert (rates.input_picos, rates.output_picos) == (150_000, 1_200_000)
+    assert rates.rule == "mistral/mistral-small-2603@2026-10-01+priority"
+
+
+def test_two_providers_may_use_one_name_and_a_bare_one_means_the_default() -> None:
+    another("openrouter", "mistral-small-2603", input_picos=7, alias="mistral-small-latest")
+
+    ours, theirs = snapshot.resolve("mistral-small-latest"), snapshot.resolve("openrouter/mistral-small-latest")
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.provider, theirs.provider, theirs.id) == ("mistral", "openrouter", "openrouter/mistral-small-2603")
+    usage = Usage(provider="openrouter", model="mistral-small-2603", input_tokens=1_000)
+    assert snapshot.cost_of(usage) == (7, "openrouter/mistral-small-2603@seed")
+    nearest = snapshot.current().nearest
+    assert nearest("mistral-small-latest", home="openrouter") == "openrouter/mistral-small-latest"
+    assert nearest("mistral-embed", home="openrouter") == nearest("mistral-embed", home="mistral") == "mistral-embed"
+
+
+def test_a_bare_name_that_one_other_provider_alone_has_means_that_one() -> None:
+    another("openai", "gpt-9", input_picos=7)
+    entry = snapshot.resolve("gpt-9")
+    assert entry is snapshot.resolve("openai/gpt-9")
+    assert snapshot.cost_of(Usage(provider="openai", model="gpt-9", input_tokens=1_000)) == (7, "openai/gpt-9@seed")
+    another("azure", "gpt-9", input_picos=9)
+    assert snapshot.resolve("gpt-9") is None
+    assert snapshot.resolve("azure/gpt-9") is not None
+
+
+def test_zones_of_mistral_raise_no_other_provider_s_prices(settings: Any) -> None:
+    settings.MISTRAL_API_BASE = "https://api.eu.mistral.ai"
+    another("openai", "gpt-9", input_picos=100)
+    assert picos(read_entry("openai/gpt-9").rates) == (100, 100)
+    assert picos(read_entry("mistral-small-latest").rates) == (165_000, 660_000)
+
+
+def test_a_wrong_price_is_superseded_from_its_beginning_and_the_rule_says_so() -> None:
+    wrong = Price.objects.get(model__name="mistral-small-2603", unit="output")
+    right = prices.correct(
+        price=wrong, picos_per_unit=500_000, source="invoice", by=Actor("olga"), now=LATER, reason="a slip"
+    )
+    then = snapshot.rates_at(model=right.model, at=datetime(2026, 4, 1, tzinfo=UTC))
+    assert then is not None
+    assert (then.output_picos, then.rule) == (500_000, "mistral/mistral-small-2603@2026-03-16#2")
+    with pytest.raises(prices.CorrectedBefore):
+        prices.correct(price=wrong, picos_per_unit=1, source="", by=Actor("max"), now=LATER, reason="again")
+    row = AuditEntry.objects.get()
+    assert (row.action, row.target, row.reason) == ("price.correct", "mistral-small-2603", "a slip")
+    assert row.old is not None
+    assert row.new is not None
+    assert (row.old["picos_per_unit"], row.new["picos_per_unit"]) == (600_000, 500_000)
+    again = prices.correct(price=right, picos_per_unit=550_000, source="", by=Actor("max"), now=LATER, reason="x")
+    rates = snapshot.rates_at(model=Model.objects.get(pk=again.model_id), at=LATER)
+    assert rates is not None
+    assert (rates.output_picos, rates.rule) == (550_000, "mistral/mistral-small-2603@2026-03-16#3")

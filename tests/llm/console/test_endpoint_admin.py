@@ -1,0 +1,150 @@
+"""Providers in the console: operators add them, their keys go in and never come out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from governance.models import AuditEntry
+from llm.models import ProviderEndpoint
+from llm.providers import endpoints
+from tests.fakes.openai_api import OpenAI
+from tests.servers import served
+
+LIST = "/admin/llm/providerendpoint/"
+KEY = "sk-very-secret"
+
+pytestmark = pytest.mark.django_db
+
+
+def signed_in(**rights: Any) -> Client:
+    client = Client()
+    client.force_login(User.objects.create_user("someone", **rights))
+    return client
+
+
+@pytest.fixture
+def operator() -> Client:
+    return signed_in(is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def own(settings: Any) -> Iterator[str]:
+    """A server that speaks OpenAI's dialect, and nothing else to call."""
+    settings.MISTRAL_API_BASE = "https://api.mistral.ai"
+    with served(OpenAI(key=KEY)) as url:
+        yield f"{url}/v1"
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "groq",
+        "kind": "openai_compatible",
+        "base_url": "https://api.groq.com/openai/v1/",
+        "enabled": "on",
+        "key_env": "",
+        "new_key": KEY,
+        **fields,
+    }
+
+
+def page(client: Client, path: str) -> str:
+    response = client.get(path)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_a_provider_is_added_and_its_key_is_never_shown(operator: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert operator.post(LIST + "add/", form()).status_code == 302
+    row = ProviderEndpoint.objects.get()
+    assert row.base_url == "https://api.groq.com/openai/v1"
+    assert endpoints.usable()[0].api_key == KEY
+    entry = AuditEntry.objects.get(action="provider.add")
+    pages = [page(operator, path) for path in (LIST, f"{LIST}{row.pk}/change/", f"{LIST}{row.pk}/history/")]
+    pages.append(page(operator, f"/admin/governance/auditentry/{entry.pk}/change/"))
+    for text in [*pages, caplog.text, str(entry.new)]:
+        assert KEY not in text
+        assert row.sealed_key not in text
+
+
+def test_saving_without_a_key_keeps_the_one_that_is_there(operator: Client) -> None:
+    operator.post(LIST + "add/", form())
+    row = ProviderEndpoint.objects.get()
+    saved = operator.post(f"{LIST}{row.pk}/change/", form(new_key="", enabled=""))
+    assert saved.status_code == 302
+    row.refresh_from_db()
+    assert (row.enabled, bool(row.sealed_key)) == (False, True)
+
+
+def test_a_new_address_needs_the_key_again(operator: Client) -> None:
+    operator.post(LIST + "add/", form())
+    row = ProviderEndpoint.objects.get()
+    answer = operator.post(f"{LIST}{row.pk}/change/", form(new_key="", base_url="https://evil.example/v1"))
+    assert answer.status_code == 200
+    assert "Enter the key again" in answer.content.decode()
+    row.refresh_from_db()
+    assert row.base_url == "https://api.groq.com/openai/v1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": "mistral-eu"}, "configured by the environment"),
+        ({"name": "Groq Cloud"}, "small letters"),
+        ({"base_url": "http://10.0.0.1/v1"}, "private network"),
+        ({"base_url": "https://u:p@example.com"}, "no user, password"),
+        ({"new_key": "a b"}, "key alone"),
+        ({"new_key": "", "key_env": "SECRET_KEY"}, "_API_KEY"),
+        ({"key_env": "GROQ_API_KEY"}, "not both"),
+        ({"new_key": "", "kind": "openai"}, "no calls without a key"),
+    ],
+)
+def test_mistakes_are_named(operator: Client, settings: Any, fields: dict[str, str], sentence: str) -> None:
+    settings.PRIVATE_ENDPOINTS = False
+    answer = operator.post(LIST + "add/", form(**fields))
+    assert answer.status_code == 200
+    assert sentence in answer.content.decode()
+    assert not ProviderEndpoint.objects.exists()
+
+
+def test_who_is_no_operator_looks_on(own: str) -> None:
+    signed_in(is_staff=True, is_superuser=True).post(LIST + "add/", form(base_url=own))
+    row = ProviderEndpoint.objects.get()
+    User.objects.all().delete()
+    viewer = signed_in(is_staff=True)
+    assert "groq" in page(viewer, LIST)
+    assert "new_key" not in page(viewer, f"{LIST}{row.pk}/change/")
+    assert viewer.post(f"{LIST}{row.pk}/change/", form(enabled="")).status_code == 403
+    assert viewer.get(f"{LIST}{row.pk}/try/").status_code == 403
+    assert viewer.get(f"{LIST}try/").status_code == 403
+    assert viewer.post(LIST + "add/", form(name="other")).status_code == 403
+    stranger = Client()
+    assert stranger.get(LIST).status_code == 302
+
+
+def test_a_connection_is_tried_out(operator: Client, own: str) -> None:
+    operator.post(LIST + "add/", form(base_url=own))
+    row = ProviderEndpoint.objects.get()
+    answer = operator.get(f"{LIST}{row.pk}/try/", follow=True)
+    assert "groq: It works: 1 models." in answer.content.decode()
+    answer = operator.get(f"{LIST}try/", follow=True)
+    assert "groq: It works" in answer.content.decode()
+
+
+def test_a_key_that_is_refused_is_told_without_it(operator: Client, own: str) -> None:
+    operator.post(LIST + "add/", form(base_url=own, new_key="sk-wrong-secret"))
+    answer = operator.get(f"{LIST}try/", follow=True).content.decode()
+    assert "groq: It answered with status 401." in answer
+    assert "sk-wrong-secret" not in answer
+
+
+def test_one_that_is_switched_off_is_not_tried(operator: Client, own: str) -> None:
+    operator.post(LIST + "add/", form(base_url=own, enabled=""))
+    row = ProviderEndpoint.objects.get()
+    assert "switched off" in operator.get(f"{LIST}{row.pk}/try/", follow=True).content.decode()

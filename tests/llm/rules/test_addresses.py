@@ -1,0 +1,92 @@
+"""Where providers may be, and which variables may hold their keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm.rules import addresses
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.groq.com/openai/v1",
+        "http://models.example.org:8000/v1",
+        "https://8.8.8.8/v1",
+        "https://[2001:4860:4860::8888]/v1",
+    ],
+)
+def test_public_addresses_are_fine(url: str) -> None:
+    assert addresses.problem_with_base(url, private_allowed=False) == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:11434/v1",
+        "http://LOCALHOST./v1",
+        "http://vllm.internal/v1",
+        "http://127.0.0.1:8000",
+        "http://10.0.0.7/v1",
+        "http://192.168.1.1",
+        "http://169.254.169.254/latest",
+        "http://[::1]/v1",
+        "http://[fd00::1]/v1",
+        "http://[::ffff:127.0.0.1]/v1",
+        "http://0.0.0.0",
+        "http://2130706433/v1",
+        "http://127.1/v1",
+        "http://0x7f.0.0.1/v1",
+    ],
+)
+def test_private_addresses_need_leave(url: str) -> None:
+    assert "PRIVATE_ENDPOINTS" in addresses.problem_with_base(url, private_allowed=False)
+    assert addresses.problem_with_base(url, private_allowed=True) == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.groq.com/v1",
+        "ftp://example.com",
+        "file:///etc/passwd",
+        "https://",
+        "https://user:secret@example.com/v1",
+        "https://example.com@evil.example/v1",
+        "https://example.com/v1?key=1",
+        "https://example.com/v1#a",
+        "https://example.com:port/v1",
+        "https://example.com /v1",
+        "https://exämple.com/v1",
+        "https://[::1/v1",
+    ],
+)
+def test_other_than_plain_web_addresses_are_refused_everywhere(url: str) -> None:
+    assert addresses.problem_with_base(url, private_allowed=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [
+        ("GROQ_API_KEY", True),
+        ("SECRET_KEY", False),
+        ("STRIPE_SECRET_KEY", False),
+        ("DATABASE_URL", False),
+        ("MISTRAL_API_KEY", False),
+        ("OPENAI_API_KEY", False),
+        ("groq_api_key", False),
+        ("PATH", False),
+    ],
+)
+def test_a_variable_of_a_key(name: str, fine: bool) -> None:
+    assert (addresses.problem_with_variable(name) == "") is fine
+
+
+@pytest.mark.parametrize(
+    ("key", "fine"), [("sk-1", True), ("", True), ("a b", False), ("a\nx: y", False), ("ä", False)]
+)
+def test_a_key_is_one_plain_word(key: str, fine: bool) -> None:
+    problem = addresses.problem_with_key(key)
+    assert (problem == "") is fine
+    assert not key or key not in problem

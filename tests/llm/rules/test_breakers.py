@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from llm.rules.breakers import FAILURES, LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, OPEN_S, PROBE_S, PROBES, Breaker, Phase
+
+NOW = 1_800_000_000.0
+ME, OTHER = 1, 2
+
+
+def opened(at: float = NOW) -> Breaker:
+    breaker = Breaker()
+    for _ in range(FAILURES):
+        breaker = breaker.failed(ME, at)
+    return breaker
+
+
+def probing(*owners: int) -> tuple[Breaker, float]:
+    """A half-open breaker with a probe of each owner, and its moment."""
+    now = NOW + OPEN_S
+    breaker = opened()
+    for owner in owners:
+        admitted = breaker.admitted(owner, now)
+        assert admitted is not None
+        breaker = admitted
+    return breaker, now
+
+
+class TestClosed:
+    def test_it_opens_at_the_fifth_failure_in_a_row_and_not_before(self) -> None:
+        breaker = Breaker()
+        for _ in range(FAILURES - 1):
+            breaker = breaker.failed(ME, NOW)
+        assert breaker.phase(NOW) is Phase.CLOSED
+        assert breaker.admitted(ME, NOW) is not None
+        assert breaker.failed(OTHER, NOW).phase(NOW) is Phase.OPEN
+
+    def test_a_success_in_between_starts_the_count_again(self) -> None:
+        breaker = Breaker()
+        for _ in range(FAILURES - 1):
+            breaker = breaker.failed(ME, NOW)
+        breaker = breaker.succeeded(ME, NOW)
+        for _ in range(FAILURES - 1):
+            breaker = breaker.failed(ME, NOW)
+        assert breaker.phase(NOW) is Phase.CLOSED
+
+
+class TestOpen:
+    def test_nothing_goes_for_a_minute(self) -> None:
+        assert opened().rests(NOW)
+        assert opened().admitted(ME, NOW + OPEN_S - 0.001) is None
+        assert opened().admitted(ME, NOW + OPEN_S) is not None
+
+    def test_calls_that_were_under_way_neither_prolong_nor_end_it(self) -> None:
+        late = opened().failed(ME, NOW + 30).succeeded(ME, NOW + 31)
+        assert late.phase(NOW + OPEN_S - 1) is Phase.OPEN
+        assert late.phase(NOW + OPEN_S) is Phase.HALF_OPEN
+
+    def test_a_clock_set_back_does_not_keep_it_open(self) -> None:
+        assert not opened(NOW + 3600).rests(NOW)
+        assert opened(NOW + OPEN_S / 2).rests(NOW)
+
+
+class TestHalfOpen:
+    def test_three_probes_may_run_at_once(self) -> None:
+        breaker, now = probing(ME, OTHER, ME)
+        assert breaker.rests(now)
+        assert breaker.admitted(ME, now) is None
+
+    def test_it_closes_when_all_three_have_succeeded(self) -> None:
+        breaker, now = probing(ME, OTHER, ME)
+        breaker = breaker.succeeded(ME, now).succeeded(ME, now)
+        assert breaker.phase(now) is Phase.HALF_OPEN
+        assert breaker.admitted(ME, now) is None
+        closed = breaker.succeeded(OTHER, now)
+        assert closed.phase(now) is Phase.CLOSED
+        assert closed.failures == 0
+        assert closed.probes == ()
+
+    def test_one_failure_opens_it_for_another_minute(self) -> None:
+        breaker, now = probing(ME, OTHER)
+        breaker = breaker.succeeded(ME, now).failed(OTHER, now + 1)
+        assert breaker.phase(now + 1) is Phase.OPEN
+        assert breaker.phase(now + OPEN_S) is Phase.OPEN
+        assert breaker.openings == 2
+        # What had passed before counts no more.
+        again = breaker.admitted(ME, now + 1 + OPEN_S)
+        assert again is not None
+        assert again.passed == 0
+
+    def test_verdicts_of_processes_that_have_no_probe_say_nothing(self) -> None:
+        breaker, now = probing(ME)
+        assert breaker.succeeded(OTHER, now) == breaker
+        assert breaker.failed(OTHER, now) == breaker
+
+    def test_a_probe_without_a_verdict_makes_room(self) -> None:
+        breaker, now = probing(ME, ME, ME)
+        released = breaker.released(ME, now)
+        assert released.admitted(OTHER, now) is not None
+        assert released.passed == 0
+
+    def test_releasing_what_one_does_not_have_changes_nothing(self) -> None:
+        breaker, now = probing(ME, ME, ME)
+        assert breaker.released(OTHER, now).admitted(OTHER, now) is None
+        assert Breaker().released(ME, now) == Breaker()
+
+    def test_a_probe_whose_process_died_makes_room_in_time(self) -> None:
+        breaker, now = probing(*[OTHER] * PROBES)
+        assert breaker.admitted(ME, now + PROBE_S - 0.001) is None
+        assert breaker.admitted(ME, now + PROBE_S) is not None
+
+    def test_a_probe_of_a_time_that_never_came_makes_room_too(self) -> None:
+        breaker, now = probing(*[OTHER] * PROBES)
+        assert breaker.admitted(ME, now - 2 * OPEN_S) is not None
+
+
+class TestCoolingDown:
+    def test_nothing_goes_until_then(self) -> None:
+        cooling = Breaker().cooling(NOW + 20)
+        assert cooling.admitted(ME, NOW + 19.9) is None
+        assert cooling.admitted(ME, NOW + 20) is not None
+
+    def test_a_shorter_rest_does_not_shorten_a_longer_one(self) -> None:
+        assert Breaker().cooling(NOW + 20).cooling(NOW + 5).rests(NOW + 19)
+
+    def test_longer_than_the_longest_is_none(self) -> None:
+        assert not Breaker().cooling(NOW + LONGEST_COOL_DOWN_S + 1).rests(NOW)
+        assert Breaker().cooling(NOW + 86_400).cooling(NOW + 5).rests(NOW)
+
+    def test_a_success_of_a_call_under_way_does_not_end_it(self) -> None:
+        assert Breaker().cooling(NOW + 20).succeeded(ME, NOW).rests(NOW + 1)
+
+
+class TestLatency:
+    def test_each_answer_moves_the_mean_by_a_fifth(self) -> None:
+        breaker = Breaker().measured(100, NOW).measured(200, NOW)
+        assert breaker.known_latency_ms(NOW) == 120
+
+    def test_what_was_measured_long_ago_is_not_known(self) -> None:
+        breaker = Breaker().measured(100, NOW)
+        assert breaker.known_latency_ms(NOW + LATENCY_KNOWN_S) is None
+        assert breaker.measured(50, NOW + LATENCY_KNOWN_S).known_latency_ms(NOW + LATENCY_KNOWN_S) == 50

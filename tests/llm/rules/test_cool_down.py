@@ -1,0 +1,61 @@
+"""How long a model that answers 429 wants to be left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.rules import cool_down
+from llm.rules.breakers import LONGEST_COOL_DOWN_S
+
+# 2027-01-15T08:00:00Z
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, cool_down.UNSAID_S),
+        ({"Retry-After": "7"}, 7),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"retry-after": "0"}, cool_down.SHORTEST_S),
+        ({"retry-after": "-5"}, cool_down.UNSAID_S),
+        ({"retry-after": "soon"}, cool_down.UNSAID_S),
+        ({"retry-after": "86400"}, LONGEST_COOL_DOWN_S),
+        ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, 30),
+        ({"retry-after": "Fri, 15 Jan 2027 07:00:00 GMT"}, cool_down.SHORTEST_S),
+        ({"retry-after-ms": "1250", "retry-after": "2"}, 1.25),
+        # OpenAI: the limit that is used up, not the other one.
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "12s",
+                "x-ratelimit-remaining-tokens": "14000",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            12,
+        ),
+        ({"x-ratelimit-reset-requests": "120ms", "x-ratelimit-reset-tokens": "1m1.5s"}, 61.5),
+        # Anthropic.
+        ({"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": "2027-01-15T08:00:20Z"}, 20),
+        # Mistral's of late years, and others that give seconds or a moment.
+        ({"ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "38"}, 38),
+        ({"x-ratelimit-reset": "1800000045"}, 45),
+        ({"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}, cool_down.UNSAID_S),
+        ({"x-ratelimit-reset": "tomorrow"}, cool_down.UNSAID_S),
+        ({"x-ratelimit-reset": ""}, cool_down.UNSAID_S),
+    ],
+)
+def test_what_the_headers_say(headers, seconds):
+    assert cool_down.rest_s(headers, now=NOW) == pytest.approx(seconds)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset", "x-ratelimit-reset-requests"]),
+        st.text(max_size=40) | st.integers().map(str) | st.datetimes().map(str) | st.from_regex(r"\d+[dhms]{1,2}"),
+    )
+)
+def test_whatever_they_say_it_is_bounded(headers):
+    assert cool_down.SHORTEST_S <= cool_down.rest_s(headers, now=NOW) <= LONGEST_COOL_DOWN_S

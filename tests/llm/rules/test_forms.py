@@ -1,0 +1,90 @@
+"""Forms: where their fields are, and which bodies two readers could take differently."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.rules import forms
+from llm.rules.mistral_dialect import DialectError
+
+KIND = "multipart/form-data; boundary=edge"
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--edge--\r\n") -> bytes:
+    return b"".join(b"--edge\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for head, data in parts) + end
+
+
+def named(name: str, more: str = "") -> str:
+    return f'Content-Disposition: form-data; name="{name}"{more}'
+
+
+@given(values=st.lists(st.binary(max_size=60).filter(lambda value: b"\r\n--edge" not in value), max_size=5))
+def test_every_field_is_found_where_it_is_whatever_its_bytes(values: list[bytes]) -> None:
+    body = form(*((named(f"f{number}"), value) for number, value in enumerate(values)), (named("last"), b"x"))
+
+    fields = forms.read(body, KIND)
+
+    assert [field.name for field in fields] == [*(f"f{number}" for number in range(len(values))), "last"]
+    assert [body[field.start : field.stop] for field in fields] == [*values, b"x"]
+
+
+def test_a_file_is_told_from_a_text() -> None:
+    fields = forms.read(form((named("a", '; filename="a.wav"'), b"1"), (named("b"), b"2")), KIND)
+
+    assert [(field.name, field.is_file) for field in fields] == [("a", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"hello\r\n" + form((named("a"), b"1")),
+        b"\r\n" + form((named("a"), b"1")),
+        form((named("a"), b"1"), end=b""),
+        form((named("a"), b"1"), end=b"--edge"),
+        form((named("a") + "\r\n" + named("b"), b"1")),
+        form(("X-Nothing: 1", b"1")),
+        form(("Content-Disposition: attachment; name=a", b"1")),
+        form((named("a") + "\r\nContent-Transfer-Encoding: base64", b"MQ==")),
+        form(*((named(f"f{number}"), b"") for number in range(forms.MOST_FIELDS + 1))),
+        form((named("a"), b"\r\n--edgeless" * forms.MOST_FIELDS)),
+        form((named("a") + "\r\n" + "\r\n".join(f"X-{number}: 1" for number in range(100)), b"1")),
+    ],
+)
+def test_a_form_that_two_readers_could_take_differently_is_refused(body: bytes) -> None:
+    with pytest.raises(DialectError) as caught:
+        forms.read(body, KIND)
+    assert caught.value.code == "invalid_form"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=edge"],
+)
+def test_what_is_no_form_is_refused(kind: str) -> None:
+    with pytest.raises(DialectError) as caught:
+        forms.read(form((named("a"), b"1")), kind)
+    assert caught.value.code == "invalid_content_type"
+
+
+@given(body=st.binary(max_size=200), edge=st.sampled_from(["edge", "a", '"e d"', "x" * 300]))
+def test_no_body_breaks_the_reader(body: bytes, edge: str) -> None:
+    for data in (body, b"--edge\r\n" + body, form((named("a"), body))):
+        try:
+            fields = forms.read(data, f"multipart/form-data; boundary={edge}")
+        except DialectError:
+            continue
+        assert all(0 <= field.start <= field.stop <= len(data) for field in fields)
+
+
+def test_a_form_sent_again_under_another_boundary_is_the_same_form() -> None:
+    body = form((named("a"), b"1"), (named("b"), b"2"))
+    again = body.replace(b"--edge", b"--brim")
+
+    same = forms.canonical(again, "multipart/form-data; boundary=brim")
+    assert forms.canonical(body, KIND) == same
+    assert forms.canonical(form((named("a"), b"2")), KIND) != forms.canonical(form((named("a"), b"1")), KIND)
+    assert forms.canonical(b"--edge", "application/json") == b"--edge"

@@ -1,0 +1,401 @@
+"""OpenAI's chat requests in Mistral's shape, clear refusals, and usage in three spellings."""
+
+from contextlib import suppress
+from typing import Any
+
+import openai.types.chat.completion_create_params
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mistralai.client import models as mistral_models
+
+from llm.rules import mistral_dialect
+from llm.rules.mistral_dialect import DialectError
+from llm.sandbox import answers
+
+USER = {"role": "user", "content": "hi"}
+
+
+def body(**fields: Any) -> bytes:
+    return orjson.dumps({"model": "m", "messages": [USER], **fields})
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+
+
+def sent(raw: bytes, **changes: Any) -> dict[str, Any]:
+    upstream: dict[str, Any] = orjson.loads(
+        mistral_dialect.apply(mistral_dialect.parse(raw), **{"model": "m", **changes})
+    )
+    return upstream
+
+
+def test_request_that_needs_no_change_is_relayed_byte_for_byte() -> None:
+    raw = b'{ "messages": [ {"content":"hi", "role":"user"} ],\n "model":"m", "max_tokens": 5, "metadata":{"a":1} }'
+    request = mistral_dialect.parse(raw)
+
+    assert not request.changed
+    assert mistral_dialect.apply(request, model="m", max_tokens=5) is raw
+    assert mistral_dialect.apply(request, model="m") is raw
+    assert mistral_dialect.apply(request, model="m", disabled_tools=["unused"]) is raw
+
+
+def test_another_model_or_length_is_written_into_the_request() -> None:
+    assert sent(body(), model="small")["model"] == "small"
+    assert sent(body(), max_tokens=7)["max_tokens"] == 7
+    assert sent(body(max_tokens=9), max_tokens=7)["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("given_fields", "wanted"),
+    [
+        ({"max_completion_tokens": 9}, {"max_tokens": 9}),
+        ({"max_completion_tokens": 9, "max_tokens": 4}, {"max_tokens": 4}),
+        ({"max_completion_tokens": None}, {}),
+        ({"seed": 3}, {"random_seed": 3}),
+        ({"seed": 3, "random_seed": 4}, {"random_seed": 4}),
+        ({"stream_options": {"include_usage": True}, "store": True, "logit_bias": {}, "user": "u"}, {}),
+        ({"verbosity": "low", "safety_identifier": "x", "modalities": ["text"], "audio": None}, {}),
+        ({"service_tier": "priority"}, {}),
+        ({"service_tier": "standard_only"}, {"service_tier": "standard_only"}),
+        ({"stream": None, "tool_choice": None, "response_format": None}, {}),
+        ({"parallel_tool_calls": False, "logprobs": True}, {"parallel_tool_calls": False, "logprobs": True}),
+        (
+            {"prediction": {"type": "content", "content": [{"type": "text", "text": "a"}, {"text": "b"}]}},
+            {"prediction": {"type": "content", "content": "ab"}},
+        ),
+    ],
+)
+def test_openai_fields_are_translated_or_dropped(given_fields: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert sent(body(**given_fields)) == {"model": "m", "messages": [USER], **wanted}
+
+
+def test_required_tool_choice_becomes_any() -> None:
+    upstream = sent(body(tools=[tool("a")], tool_choice="required"))
+
+    assert upstream["tool_choice"] == "any"
+
+
+def test_messages_lose_what_openai_clients_echo() -> None:
+    echoed: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
+    system = {"role": "developer", "content": "be kind", "name": "boss"}
+    answer = {"role": "tool", "content": "4", "tool_call_id": "1", "name": "add"}
+
+    assert sent(body(messages=[system, echoed, answer]))["messages"] == [
+        {"role": "system", "content": "be kind"},
+        {"role": "assistant", "content": "x"},
+        answer,
+    ]
+
+
+def test_a_function_without_parameters_gets_the_empty_ones_that_mistral_needs() -> None:
+    bare = {"type": "function", "function": {"name": "now"}}
+    full = tool("a")
+
+    upstream = sent(body(tools=[bare, full]))
+
+    assert upstream["tools"][0]["function"] == {"name": "now", "parameters": {"type": "object", "properties": {}}}
+    assert upstream["tools"][1] == full
+
+
+def test_every_field_that_openais_client_knows_is_known_translated_dropped_or_refused() -> None:
+    fields = openai.types.chat.completion_create_params.CompletionCreateParamsBase.__annotations__
+    translated = {"max_completion_tokens", "modalities", "seed"}
+
+    assert fields.keys() <= answers.CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect._REFUSED) | translated
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        (mistral_models.ChatCompletionRequest, answers.CHAT_FIELDS),
+        (mistral_models.FIMCompletionRequest, answers.FIM_FIELDS),
+        (mistral_models.EmbeddingRequest, answers.EMBEDDING_FIELDS),
+        (mistral_models.ClassificationRequest, answers.MODERATION_FIELDS),
+        (mistral_models.OCRRequest, answers.OCR_FIELDS - {"id"}),
+    ],
+)
+def test_the_sandbox_knows_the_fields_that_mistrals_client_knows(model: Any, known: frozenset[str]) -> None:
+    assert {field.alias or name for name, field in model.model_fields.items()} == known
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 2, "temperature": 0.1, "stop": ["a"], "presence_penalty": 0.5, "top_k": 5},
+        {"tools": [tool("a")], "tool_choice": "auto", "parallel_tool_calls": False},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": True}}},
+        {"reasoning_effort": "high", "prompt_mode": "reasoning"},
+        {"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k", "service_tier": "standard_only"},
+        {"guardrails": [{"block_on_error": True}], "safe_prompt": True, "metadata": {"a": 1}},
+        {"a_field_of_tomorrow": {"x": [1]}},
+    ],
+)
+def test_what_mistral_takes_is_relayed_byte_for_byte(fields: dict[str, Any]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+    content = [{"type": "text", "text": "é"}, image, {"type": "image_url", "image_url": "https://example.com/a.png"}]
+    raw = body(messages=[{"role": "user", "content": content}], **fields)
+
+    assert mistral_dialect.apply(mistral_dialect.parse(raw), model="m") is raw
+
+
+def test_everything_that_is_sent_is_known_to_mistral() -> None:
+    raw = body(
+        user="u",
+        seed=1,
+        store=False,
+        stream_options={},
+        max_completion_tokens=5,
+        logit_bias={},
+        functions=None,
+        tools=[tool("a")],
+        tool_choice="required",
+        modalities=["text"],
+        prompt_cache_retention="24h",
+    )
+
+    assert sent(raw).keys() <= answers.CHAT_FIELDS
+
+
+def test_attribution_is_kept_from_user_and_metadata() -> None:
+    request = mistral_dialect.parse(body(user="ann", metadata={"task": "t"}))
+
+    assert (request.user, request.metadata) == ("ann", {"task": "t"})
+
+
+def test_plain_facts_of_a_request_are_read() -> None:
+    request = mistral_dialect.parse(body(stream=True, max_tokens=5, n=2, tools=[tool("a"), {"type": "web_search"}]))
+
+    assert (request.model, request.stream, request.max_tokens, request.n) == ("m", True, 5, 2)
+    assert request.tools == ("a", "web_search")
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "forced"),
+    [
+        ("auto", ["a"], ""),
+        ("none", ["a"], ""),
+        ("any", ["a", "b"], ""),
+        ("required", ["a"], "a"),
+        ({"type": "function", "function": {"name": "b"}}, ["a", "b"], "b"),
+    ],
+)
+def test_forced_tool_is_the_one_without_a_way_around(choice: Any, tools: list[str], forced: str) -> None:
+    request = mistral_dialect.parse(body(tools=[tool(name) for name in tools], tool_choice=choice))
+
+    assert request.forced_tool == forced
+
+
+def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
+    raw = body(tools=[tool("a"), tool("b")], tool_choice="any", parallel_tool_calls=True)
+    some, none = sent(raw, disabled_tools=["a", "c"]), sent(raw, disabled_tools=["a", "b"])
+
+    assert [item["function"]["name"] for item in some["tools"]] == ["b"]
+    assert some["tool_choice"] == "any"
+    assert none.keys() == {"model", "messages"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "param", "code"),
+    [
+        (b"", None, "invalid_json"),
+        (b"{", None, "invalid_json"),
+        (b'{"model": NaN}', None, "invalid_json"),
+        (b'{"model": "\\ud800"}', None, "invalid_json"),
+        (b"[" * 5_000, None, "invalid_json"),
+        (b"[]", None, "invalid_type"),
+        (b'{"messages": []}', "model", "missing_field"),
+        (b'{"model": 3}', "model", "invalid_type"),
+        (b'{"model": " "}', "model", "invalid_value"),
+        (b'{"model": "m"}', "messages", "missing_field"),
+        (body(messages="hi"), "messages", "invalid_type"),
+        (body(messages=[]), "messages", "invalid_value"),
+        (body(messages=["hi"]), "messages.0", "invalid_type"),
+        (body(messages=[{"content": "x"}]), "messages.0.role", "invalid_value"),
+        (body(messages=[{"role": ["user"], "content": "x"}]), "messages.0.role", "invalid_value"),
+        (body(messages=[USER, {"role": "function", "content": "x"}]), "messages.1.role", "invalid_value"),
+        (body(messages=[{"role": "user"}]), "messages.0.content", "missing_field"),
+        (body(messages=[{"role": "user", "content": 5}]), "messages.0.content", "invalid_type"),
+        (body(messages=[{"role": "user", "content": ["x"]}]), "messages.0.content.0", "invalid_type"),
+        (body(messages=[{"role": "user", "content": [{"type": "text"}]}]), "messages.0.content.0.text", "invalid_type"),
+        (body(messages=[{"role": "user", "content": [{"type": 1}]}]), "messages.0.content.0.type", "invalid_type"),
+        (
+            body(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+            "messages.0.content.0.image_url",
+            "invalid_type",
+        ),
+        (
+            body(messages=[{"role": "assistant", "tool_calls": [1]}]),
+            "messages.0.tool_calls.0",
+            "invalid_type",
+        ),
+        (
+            body(messages=[{"role": "assistant", "function_call": {"name": "f"}}]),
+            "messages.0.function_call",
+            "unsupported_field",
+        ),
+        (body(max_tokens=True), "max_tokens", "invalid_type"),
+        (body(max_tokens=1.5), "max_tokens", "invalid_type"),
+        (body(max_tokens="5"), "max_tokens", "invalid_type"),
+        (body(max_tokens=0), "max_tokens", "invalid_value"),
+        (body(max_tokens=-1), "max_tokens", "invalid_value"),
+        (body(max_completion_tokens=0), "max_completion_tokens", "invalid_value"),
+        (body(n=0), "n", "invalid_value"),
+        (body(n=129), "n", "invalid_value"),
+        (body(n="2"), "n", "invalid_type"),
+        (body(stream="yes"), "stream", "invalid_type"),
+        (body(stream=1), "stream", "invalid_type"),
+        (body(tools={}), "tools", "invalid_type"),
+        (body(tools=["a"]), "tools.0", "invalid_type"),
+        (body(tools=[tool("a"), {"type": "function"}]), "tools.1.function.name", "missing_field"),
+        (body(tools=[tool("")]), "tools.0.function.name", "missing_field"),
+        (body(tool_choice="any"), "tool_choice", "invalid_value"),
+        (body(tools=[tool("a")], tool_choice="a"), "tool_choice", "invalid_value"),
+        (body(tools=[tool("a")], tool_choice=[1]), "tool_choice", "invalid_value"),
+        (
+            body(tools=[tool("a")], tool_choice={"type": "function", "function": {"name": "b"}}),
+            "tool_choice",
+            "invalid_value",
+        ),
+        (body(user=5), "user", "invalid_type"),
+        (body(metadata=[1]), "metadata", "invalid_type"),
+        (body(response_format="json"), "response_format", "invalid_value"),
+        (body(response_format={"type": "xml"}), "response_format", "invalid_value"),
+        (body(prediction="x"), "prediction", "invalid_type"),
+        (body(prediction={"content": [1]}), "prediction.content", "invalid_type"),
+        (body(functions=[]), "functions", "unsupported_field"),
+        (body(modalities=["audio"]), "modalities", "unsupported_field"),
+        (body(audio={"voice": "x"}), "audio", "unsupported_field"),
+        (body(web_search_options={}), "web_search_options", "unsupported_field"),
+    ],
+)
+def test_bad_request_is_refused_naming_the_field(raw: bytes, param: str | None, code: str) -> None:
+    with pytest.raises(DialectError) as caught:
+        mistral_dialect.parse(raw)
+
+    assert (caught.value.param, caught.value.code) == (param, code)
+    assert param is None or param.split(".")[0] in caught.value.message
+
+
+@given(
+    raw=st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+        lambda v: (
+            st.lists(v, max_size=3)
+            | st.dictionaries(st.sampled_from(["model", "messages", "role", "content", "type", "n"]), v, max_size=4)
+        ),
+    ).map(lambda v: orjson.dumps(v))
+)
+def test_no_body_breaks_the_parser(raw: bytes) -> None:
+    with suppress(DialectError):
+        assert mistral_dialect.parse(raw).model
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached"),
+    [
+        ({"num_cached_tokens": 800}, 800),
+        ({"prompt_tokens_details": {"cached_tokens": 800}}, 800),
+        ({"prompt_token_details": {"cached_tokens": 800}}, 800),
+        ({"num_cached_tokens": 800, "prompt_tokens_details": {"cached_tokens": 800}}, 800),
+        ({"num_cached_tokens": None, "prompt_tokens_details": None}, 0),
+        ({"num_cached_tokens": 5_000}, 1_000),
+        ({"num_cached_tokens": -1}, 0),
+        ({}, 0),
+    ],
+)
+def test_cached_tokens_are_read_in_each_spelling_and_clamped(usage: dict[str, Any], cached: int) -> None:
+    answer = {"model": "m-2603", "usage": {"prompt_tokens": 1_000, "completion_tokens": 20, **usage}}
+    read = mistral_dialect.read_usage(answer)
+
+    assert read is not None
+    assert (read.model, read.input_tokens, read.cached_tokens, read.output_tokens) == ("m-2603", 1_000, cached, 20)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        {"usage": None},
+        {"usage": {}},
+        {"usage": {"prompt_tokens": 0, "completion_tokens": 0}},
+        {"usage": {"prompt_tokens": "7", "completion_tokens": 1}},
+        {"usage": {"prompt_tokens": True}},
+        {"usage": {"prompt_tokens": -3, "completion_tokens": 5}},
+    ],
+)
+def test_missing_or_zero_usage_is_no_usage(answer: Any) -> None:
+    assert mistral_dialect.read_usage(answer) is None
+
+
+def test_output_is_derived_from_the_total_where_only_that_is_said() -> None:
+    read = mistral_dialect.read_usage({"usage": {"prompt_tokens": 10, "total_tokens": 14}}, model="asked")
+
+    assert read is not None
+    assert (read.output_tokens, read.model) == (4, "asked")
+
+
+def test_pages_are_read_from_an_ocr_answer() -> None:
+    read = mistral_dialect.read_pages({"model": "ocr", "usage_info": {"pages_processed": 3}})
+
+    assert read is not None
+    assert (read.unit, read.units, read.model) == ("page", 3, "ocr")
+    assert mistral_dialect.read_pages({"usage_info": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "param"),
+    [
+        ("fim", {}, "prompt"),
+        ("fim", {"prompt": 5}, "prompt"),
+        ("fim", {"prompt": "a", "suffix": 5}, "suffix"),
+        ("fim", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ("embedding", {}, "input"),
+        ("embedding", {"input": []}, "input"),
+        ("embedding", {"input": [1, 2]}, "input"),
+        ("moderation", {"input": 5}, "input"),
+        ("ocr", {"document": "a.pdf"}, "document"),
+    ],
+)
+def test_bad_request_of_another_kind_is_refused_naming_the_field(kind: str, fields: Any, param: str) -> None:
+    with pytest.raises(DialectError) as caught:
+        mistral_dialect.parse_other(orjson.dumps({"model": "m", **fields}), kind=kind)
+    assert caught.value.param == param
+
+
+def test_requests_of_other_kinds_are_translated() -> None:
+    raw = orjson.dumps({"model": "m", "input": ["a"], "dimensions": 8, "user": "ann"})
+    request = mistral_dialect.parse_other(raw, kind="embedding")
+    filled = mistral_dialect.parse_other(b'{"model":"m","prompt":"a","suffix":null,"stream":true}', kind="fim")
+
+    assert orjson.loads(mistral_dialect.apply(request, model="m")) == {
+        "model": "m",
+        "input": ["a"],
+        "output_dimension": 8,
+    }
+    assert request.user == "ann"
+    assert filled.stream
+    assert not filled.changed
+
+
+@pytest.mark.parametrize(
+    ("counted", "output"),
+    [
+        ({"completion_tokens": 9, "total_tokens": 41}, 9),
+        ({"completion_tokens": 9}, 9),
+        ({"total_tokens": 41}, 9),
+        # xAI's own example: 94 tokens of reasoning beside 9 of the answer.
+        ({"completion_tokens": 9, "total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 94}}, 103),
+        ({"completion_tokens": 9, "total_tokens": 5}, 9),
+        ({}, 0),
+    ],
+)
+def test_reasoning_that_only_the_total_counts_is_output(counted: dict[str, Any], output: int) -> None:
+    usage = mistral_dialect.read_usage({"usage": {"prompt_tokens": 32, **counted}})
+    assert usage is not None
+    assert (usage.output_tokens, usage.units) == (output, 32 + output)

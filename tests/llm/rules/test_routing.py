@@ -1,0 +1,346 @@
+"""Which models a call may be tried at, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.rules import bounds, routing
+from llm.rules.pricing import Entry, Rates
+from llm.rules.routing import Kind, PoolModel, Routing, Strategy, UnknownStrategy
+
+DEFAULT = ("medium", "large", "small", "tiny")
+CODE = ("medium", "coder", "small")
+
+
+def entry(
+    id: str,
+    *,
+    price: int | None = 100,
+    provider: str = "mistral",
+    kinds: tuple[str, ...] = ("chat",),
+    capabilities: str = "chat tools json vision",
+    context: int | None = 128_000,
+    alias: str = "",
+) -> Entry:
+    """`price` picodollars an input token, three times as much an output token; None: without a price."""
+    return Entry(
+        id=id,
+        names=frozenset({id, alias} - {""}),
+        provider=provider,
+        kinds=frozenset(kinds),
+        capabilities=frozenset(capabilities.split()),
+        context_tokens=context,
+        rates=None if price is None else Rates(input_picos=price, cached_picos=price, output_picos=3 * price),
+    )
+
+
+@dataclass
+class Shop:
+    """A catalogue."""
+
+    by_name: dict[str, Entry]
+
+    def resolve(self, name: str) -> Entry | None:
+        return self.by_name.get(name)
+
+
+def shop(*entries: Entry) -> Shop:
+    return Shop({name: each for each in entries for name in each.names})
+
+
+MODELS = (
+    entry("medium", price=1500, capabilities="chat tools json vision reasoning", alias="medium-latest"),
+    entry("large", price=500),
+    entry("small", price=150, capabilities="chat tools json vision reasoning"),
+    entry("tiny", price=100, capabilities="chat", context=8_000),
+    entry("coder", price=300, kinds=("chat", "fim"), capabilities="chat fim tools json"),
+    entry("embedder", kinds=("embedding",), capabilities="embedding"),
+)
+CATALOGUE = shop(*MODELS)
+POOL = (
+    PoolModel("tiny", tier=1, tags=frozenset({"workhorse"}), latency_hint_ms=100),
+    PoolModel("small", tier=3, tags=frozenset({"workhorse"}), latency_hint_ms=200),
+    PoolModel("coder", tier=4, tags=frozenset({"code"}), latency_hint_ms=300),
+    PoolModel("large", tier=7, tags=frozenset({"judge"}), latency_hint_ms=600),
+    PoolModel("medium", tier=8, tags=frozenset({"judge"}), latency_hint_ms=500),
+)
+ROUTING = Routing(pool=POOL, chains={"default": DEFAULT, "code": CODE})
+
+
+def chat(text: str = "Hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 100, **fields}
+
+
+def candidates(
+    model: str = "medium",
+    strategy: str = "",
+    *,
+    payload: Mapping[str, Any] | None = None,
+    of: Routing = ROUTING,
+    catalogue: Shop = CATALOGUE,
+    estimate: bounds.Estimate | None = None,
+    **options: Any,
+) -> tuple[str, ...]:
+    payload = payload or chat()
+    return routing.candidates(
+        of,
+        model=model,
+        strategy=strategy,
+        estimate=estimate or bounds.chat(payload),
+        catalogue=catalogue,
+        payload=payload,
+        **options,
+    )
+
+
+def with_strategy(strategy: Strategy) -> Routing:
+    return replace(ROUTING, strategies={strategy.name: strategy})
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}]}]
+
+
+class TestWithoutAStrategy:
+    def test_the_model_asked_for_comes_first_and_then_its_chain(self):
+        assert candidates("medium") == DEFAULT
+        assert candidates("small") == ("small", "tiny")
+        assert candidates("tiny") == ("tiny",)
+
+    def test_a_chain_that_begins_with_the_model_counts_before_one_that_only_has_it(self):
+        of = replace(ROUTING, chains={"default": DEFAULT, "up": ("tiny", "small")})
+        assert candidates("tiny", of=of) == ("tiny", "small")
+
+    def test_a_model_of_one_chain_goes_on_along_that_one(self):
+        assert candidates("coder") == ("coder", "small")
+
+    def test_a_model_of_no_chain_stands_alone(self):
+        assert candidates("embedder") == ("embedder",)
+
+    def test_an_alias_is_the_model_it_stands_for(self):
+        assert candidates("medium-latest") == ("medium-latest", "large", "small", "tiny")
+
+    def test_what_cannot_do_the_job_is_left_out(self):
+        assert candidates("medium", payload=chat(tools=TOOLS)) == ("medium", "large", "small")
+        assert candidates("medium", payload=chat("x" * 9_000)) == ("medium", "large", "small")
+        assert candidates("medium", payload=chat(reasoning_effort="high")) == ("medium", "small")
+
+    def test_what_has_no_price_is_left_out(self):
+        catalogue = shop(*MODELS[:2], entry("small", price=None), MODELS[3])
+        assert candidates("medium", catalogue=catalogue) == ("medium", "large", "tiny")
+
+    def test_what_the_catalogue_does_not_have_is_left_out(self):
+        assert candidates("medium", catalogue=shop(MODELS[0], MODELS[3])) == ("medium", "tiny")
+
+    def test_what_the_pool_has_switched_off_stands_in_for_nothing_and_may_be_asked_for(self):
+        of = replace(ROUTING, pool=(*POOL[1:], replace(POOL[0], enabled=False)))
+        assert candidates("small", of=of) == ("small",)
+        assert candidates("tiny", of=of) == ("tiny",)
+
+    def test_an_unknown_or_unpriced_model_is_passed_on_for_the_decision_to_refuse(self):
+        assert candidates("gpt-9") == ("gpt-9",)
+        assert candidates("small", catalogue=shop(entry("small", price=None)))[0] == "small"
+
+    def test_a_caller_who_wants_no_other_model_gets_none(self):
+        assert candidates("medium", allow_downgrade=False) == ("medium",)
+
+    def test_only_chats_are_moved_to_another_model(self):
+        fim = bounds.fim({"prompt": "def a(", "max_tokens": 10})
+        assert candidates("coder", estimate=fim) == ("coder",)
+        assert candidates("embedder", estimate=bounds.embeddings({"input": "a"})) == ("embedder",)
+
+    def test_not_even_along_a_chain_of_models_that_could(self):
+        catalogue = shop(*MODELS, entry("coder-2", kinds=("fim",), capabilities="fim"))
+        of = replace(ROUTING, chains={"code": ("coder", "coder-2")})
+        fim = bounds.fim({"prompt": "def a(", "max_tokens": 10})
+        assert candidates("coder", estimate=fim, catalogue=catalogue, of=of) == ("coder",)
+
+
+class TestSeveralProviders:
+    EU = tuple(
+        replace(each, id=f"mistral-eu/{each.id}", provider="mistral-eu", names=frozenset({f"mistral-eu/{each.id}"}))
+        for each in MODELS[:3]
+    )
+    CATALOGUE = shop(*MODELS, *EU)
+    POOL = (*POOL, PoolModel("mistral-eu/medium"), PoolModel("mistral-eu/large"))
+
+    def ask(self, model: str, **options: Any) -> tuple[str, ...]:
+        of = options.pop("of", replace(ROUTING, pool=self.POOL))
+        return candidates(model, catalogue=self.CATALOGUE, of=of, **options)
+
+    def test_a_bare_name_may_be_served_elsewhere_where_the_pool_says_so(self):
+        assert self.ask("medium") == ("medium", "mistral-eu/medium", "large", "small", "tiny")
+        assert self.ask("small") == ("small", "tiny")
+
+    def test_that_is_the_same_model_so_a_caller_who_wants_no_other_gets_it(self):
+        assert self.ask("medium", allow_downgrade=False) == ("medium", "mistral-eu/medium")
+
+    def test_what_has_no_chain_may_be_served_elsewhere_too(self):
+        fim = bounds.fim({"prompt": "a", "max_tokens": 10})
+        catalogue = shop(*MODELS, entry("openrouter/coder", provider="openrouter", kinds=("fim",), capabilities="fim"))
+        of = replace(ROUTING, pool=(*POOL, PoolModel("openrouter/coder")))
+        assert candidates("coder", estimate=fim, catalogue=catalogue, of=of) == ("coder", "openrouter/coder")
+
+    def test_a_call_that_names_a_provider_stays_there(self):
+        assert self.ask("mistral-eu/medium") == ("mistral-eu/medium", "mistral-eu/large", "mistral-eu/small")
+
+    def test_unless_a_chain_of_the_file_leads_away(self):
+        of = replace(ROUTING, pool=self.POOL, chains={"home": ("mistral-eu/medium", "mistral-eu/large", "medium")})
+        assert self.ask("mistral-eu/medium", of=of) == ("mistral-eu/medium", "mistral-eu/large", "medium")
+
+
+class TestStrategies:
+    def test_cost_goes_from_the_cheapest_to_the_dearest(self):
+        assert candidates(strategy="cost-optimized") == ("tiny", "small", "coder", "large", "medium")
+
+    def test_cost_is_that_of_this_very_call(self):
+        """A model that reads cheaply and writes dearly is cheap for long inputs alone."""
+        reader = replace(MODELS[2], rates=Rates(input_picos=1, cached_picos=1, output_picos=100_000))
+        catalogue = shop(MODELS[1], reader)
+        long = chat("x" * 50_000, max_tokens=10)
+        assert candidates(strategy="cost-optimized", catalogue=catalogue, payload=long) == ("small", "large")
+        short = chat("x", max_tokens=1_000)
+        assert candidates(strategy="cost-optimized", catalogue=catalogue, payload=short) == ("large", "small")
+
+    def test_cost_takes_none_that_cannot_do_the_job(self):
+        payload = {"messages": PICTURE, "max_tokens": 10}
+        assert candidates(strategy="cost-optimized", payload=payload) == ("small", "large", "medium")
+
+    def test_quality_is_pinned(self):
+        of = with_strategy(Strategy("best", Kind.QUALITY, models=("large", "medium", "tiny")))
+        assert candidates(strategy="best", of=of) == ("large", "medium", "tiny")
+        assert candidates(strategy="best", of=of, payload=chat(tools=TOOLS)) == ("large", "medium")
+
+    def test_quality_without_a_list_takes_the_highest_tier(self):
+        assert candidates(strategy="quality") == ("medium", "large", "coder", "small", "tiny")
+
+    def test_latency_goes_by_what_was_observed_and_by_the_hint_until_then(self):
+        assert candidates(strategy="latency-optimized") == ("tiny", "small", "coder", "medium", "large")
+        observed = {"mistral/tiny": 900.0, "mistral/medium": 50.0}.get
+        found = candidates(strategy="latency-optimized", observed=observed)
+        assert found == ("medium", "small", "coder", "large", "tiny")
+
+    def test_capability_takes_the_lowest_tier_that_has_what_is_needed(self):
+        assert candidates(strategy="capability-based")[0] == "tiny"
+        assert candidates(strategy="capability-based", payload=chat(tools=TOOLS))[0] == "small"
+        of = replace(
+            ROUTING, pool=tuple(replace(each, capabilities=frozenset({"chat"})) for each in POOL[:2]) + POOL[2:]
+        )
+        assert candidates(strategy="capability-based", payload=chat(tools=TOOLS), of=of)[0] == "coder"
+
+    def test_judgment_sends_simple_calls_to_workhorses_and_complex_ones_to_judges(self):
+        assert candidates(strategy="judgment-based") == ("tiny", "small", "medium", "large")
+        hard = chat("Compare both designs step by step and prove which one is optimal.", tools=TOOLS)
+        assert candidates(strategy="judgment-based", payload=hard) == ("medium", "large", "small")
+
+    def test_the_threshold_is_the_strategys(self):
+        of = with_strategy(Strategy("careful", Kind.JUDGMENT, threshold=0))
+        assert candidates(strategy="careful", of=of)[0] == "medium"
+
+    def test_tags_narrow_the_pool(self):
+        of = with_strategy(Strategy("cheap-judge", Kind.COST, tags=frozenset({"judge"})))
+        assert candidates(strategy="cheap-judge", of=of) == ("large", "medium")
+
+    def test_the_file_may_make_another_strategy_of_a_kinds_name(self):
+        of = with_strategy(Strategy("cost-optimized", Kind.COST, models=("medium", "large")))
+        assert candidates(strategy="cost-optimized", of=of) == ("large", "medium")
+
+    def test_the_model_that_is_asked_for_may_be_any_word(self):
+        assert candidates("auto", strategy="cost-optimized")[0] == "tiny"
+
+    def test_where_nothing_will_do_the_model_that_was_asked_for_remains(self):
+        assert candidates("medium", strategy="cost-optimized", of=Routing()) == ("medium",)
+
+    def test_a_caller_who_wants_no_downgrade_gets_the_strategys_first_choice_wherever_it_is_served(self):
+        assert candidates(strategy="quality", allow_downgrade=False) == ("medium",)
+        eu = replace(MODELS[0], id="mistral-eu/medium", provider="mistral-eu", names=frozenset({"mistral-eu/medium"}))
+        of = replace(ROUTING, pool=(*POOL, PoolModel("mistral-eu/medium", tier=8)))
+        found = candidates(strategy="quality", allow_downgrade=False, of=of, catalogue=shop(*MODELS, eu))
+        assert found == ("medium", "mistral-eu/medium")
+
+    def test_a_strategy_does_not_move_what_is_no_chat(self):
+        embeddings = bounds.embeddings({"input": "a"})
+        catalogue = shop(*MODELS, entry("cheap-embedder", price=1, kinds=("embedding",), capabilities="embedding"))
+        of = replace(ROUTING, pool=(*POOL, PoolModel("embedder"), PoolModel("cheap-embedder")))
+        found = candidates("embedder", "cost-optimized", estimate=embeddings, of=of, catalogue=catalogue)
+        assert found == ("embedder",)
+
+    @pytest.mark.parametrize("kind", ["chat", "embedding"])
+    def test_an_unknown_strategy_is_refused_with_those_that_there_are(self, kind):
+        estimate = bounds.Estimate(kind=kind, text_tokens=1)
+        of = with_strategy(Strategy("house", Kind.COST))
+        with pytest.raises(UnknownStrategy) as caught:
+            candidates(strategy="cheapest", estimate=estimate, of=of)
+        assert caught.value.known == (
+            "capability-based", "cost-optimized", "house", "judgment-based", "latency-optimized", "quality",
+        )  # fmt: skip
+        assert "x-strategy" in str(caught.value)
+
+
+class TestComplexity:
+    def score(self, text: str = "Hi", **fields: Any) -> int:
+        payload = chat(text, **fields)
+        return routing.complexity(payload, bounds.chat(payload))
+
+    def test_small_talk_is_simple(self):
+        assert self.score() == 0
+        assert self.score("What is the capital of France?") == 0
+
+    def test_each_sign_adds(self):
+        assert self.score("x" * 2_000) > self.score("x" * 500) > 0
+        assert self.score(tools=TOOLS) == 10
+        assert self.score("```python\nprint(1)\n```") == 15
+        assert self.score("Compare A and B.") == 10
+        assert self.score(response_format={"type": "json_object"}) > 0
+        assert self.score(reasoning_effort="high") >= routing.THRESHOLD
+
+    def test_a_thoughtful_task_is_worth_a_judge(self):
+        assert self.score("Analyse this trace step by step and debug it:\n```\nTraceback\n```") >= routing.THRESHOLD
+
+    def test_only_the_users_last_message_is_read_for_words(self):
+        payload = chat()
+        payload["messages"] = [{"role": "system", "content": "Compare, analyse and prove."}, *payload["messages"]]
+        assert routing.complexity(payload, bounds.chat(payload)) == 0
+
+    @given(
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=20),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "role"]), inner)
+            ),
+            max_leaves=8,
+        )
+    )
+    def test_content_of_any_shape_has_a_score(self, content):
+        payload = {"messages": [{"role": "user", "content": content}]}
+        assert 0 <= routing.complexity(payload, bounds.Estimate(kind="chat", text_tokens=10**6)) <= 100
+
+
+@given(
+    st.sampled_from(["", *Kind]),
+    st.sampled_from([each.id for each in MODELS] + ["auto"]),
+    st.booleans(),
+    st.sets(st.sampled_from(["tools", "vision", "reasoning", "json"])),
+    st.integers(0, 200_000),
+)
+def test_all_but_the_model_asked_for_can_do_the_job_and_have_a_price(strategy, model, allow, needs, tokens):
+    catalogue = shop(*MODELS, entry("free", price=None))
+    of = replace(ROUTING, pool=(*POOL, PoolModel("free")), chains={"default": (*DEFAULT, "free")})
+    estimate = bounds.Estimate(kind="chat", text_tokens=tokens, max_tokens=10, needs=frozenset(needs))
+    found = candidates(model, strategy, of=of, catalogue=catalogue, estimate=estimate, allow_downgrade=allow)
+    assert found
+    assert len(set(found)) == len(found)
+    for name in found:
+        if name != model:
+            able = catalogue.resolve(name)
+            assert able
+            assert able.rates
+            assert not estimate.lacks(able)
+    if not strategy:
+        assert found[0] == model

@@ -1,0 +1,197 @@
+"""Audio: its seconds are bounded before the call, and never below what they are."""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.rules import mistral_dialect, transcription
+from llm.rules.bounds import UnboundedInput
+from llm.rules.mistral_dialect import DialectError
+from tests.llm.rules.test_forms import KIND, form, named
+
+LIMITS = {"max_seconds": 10_800, "min_bitrate": 2_000}
+
+
+def wav(frames: int, *, rate: int = 8_000, channels: int = 1, width: int = 2) -> bytes:
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(bytes(frames * channels * width))
+    return sound.getvalue()
+
+
+def described(kind: int = 1, *, rate: int = 8_000, channels: int = 1, bits: int = 16, more: bytes = b"") -> bytes:
+    frame = channels * bits // 8
+    return struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, bits) + more
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    parts = b"".join(name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for name, data in chunks)
+    return b"RIFF" + struct.pack("<I", len(parts) + 4) + b"WAVE" + parts
+
+
+def parsed(*parts: tuple[str, bytes]) -> mistral_dialect.Request:
+    return transcription.parse(form((named("model"), b"voxtral"), *parts), KIND)
+
+
+def file_part(data: bytes) -> tuple[str, bytes]:
+    return named("file", '; filename="a.wav"'), data
+
+
+@given(
+    frames=st.integers(1, 30_000),
+    rate=st.sampled_from([1, 8_000, 11_025, 16_000, 44_100, 192_000]),
+    channels=st.integers(1, 8),
+    width=st.sampled_from([1, 2, 3, 4]),
+)
+def test_a_wav_is_bounded_by_its_true_length_rounded_up(frames: int, rate: int, channels: int, width: int) -> None:
+    file = wav(frames, rate=rate, channels=channels, width=width)
+    # A chunk is padded to an even size.
+    longest = -(-(frames + 1) // rate)
+
+    seconds = transcription.seconds_at_most(file, max_seconds=10**9, min_bitrate=2_000)
+
+    assert -(-frames // rate) <= seconds <= longest
+
+
+@given(data=st.binary(min_size=1, max_size=4_000), bitrate=st.integers(2_000, 320_000))
+def test_other_audio_is_bounded_at_any_bit_rate_from_the_least_on(data: bytes, bitrate: int) -> None:
+    file = b"\xff\xfb" + data
+    seconds = len(file) * 8 / bitrate
+
+    assert transcription.seconds_at_most(file, **LIMITS) >= seconds
+
+
+@given(said=st.integers(0, 2**32 - 1), frames=st.integers(1, 20_000))
+def test_the_size_that_a_header_claims_counts_for_nothing(said: int, frames: int) -> None:
+    file = bytearray(wav(frames))
+    file[40:44] = struct.pack("<I", said)
+
+    assert transcription.seconds_at_most(bytes(file), **LIMITS) == -(-frames // 8_000)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "seconds"),
+    [
+        ([(b"fmt ", described()), (b"LIST", b"x" * 50_001), (b"data", bytes(16_000))], 1),
+        ([(b"fmt ", described()), (b"data", bytes(8_000)), (b"data", bytes(24_000))], 3),
+        ([(b"fmt ", described(0xFFFE, more=bytes(8) + struct.pack("<H", 3) + bytes(14))), (b"data", bytes(16_000))], 1),
+        # A frame that is said to be smaller than its samples makes the sound longer.
+        ([(b"fmt ", described()[:12] + struct.pack("<HH", 1, 16)), (b"data", bytes(16_000))], 2),
+    ],
+)
+def test_of_a_wav_everything_from_its_data_on_counts(chunks: list[tuple[bytes, bytes]], seconds: int) -> None:
+    assert transcription.seconds_at_most(riff(*chunks), **LIMITS) == seconds
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        riff((b"fmt ", described(85)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(rate=0)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(channels=0)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described()[:10]), (b"data", bytes(4_000))),
+        riff((b"data", bytes(4_000)), (b"fmt ", described())),
+        riff((b"fmt ", described(rate=192_000)), (b"fmt ", described()), (b"data", bytes(4_000))),
+        riff((b"LIST", bytes(4_000))),
+        b"RIFF" + bytes(4) + b"WAVE" + b"x" * 4_000,
+        b"ID3" + bytes(4_000),
+    ],
+)
+def test_what_is_compressed_or_odd_counts_at_the_least_bit_rate(file: bytes) -> None:
+    assert transcription.seconds_at_most(file, **LIMITS) == -(-len(file) * 8 // 2_000)
+    assert transcription.seconds_at_most(file, max_seconds=10, min_bitrate=2_000) == 10
+    assert transcription.seconds_at_most(file, max_seconds=900, min_bitrate=0) == 900
+
+
+@given(file=st.binary(max_size=100))
+def test_no_file_breaks_the_bound(file: bytes) -> None:
+    for data in (file, b"RIFF0000WAVE" + file, b"RIFF0000WAVEfmt \x10\0\0\0" + file):
+        try:
+            seconds = transcription.seconds_at_most(data, **LIMITS)
+        except DialectError:
+            continue
+        assert 0 <= seconds <= 10_800
+
+
+def test_voices_that_come_along_count_as_audio() -> None:
+    voices = (named("speaker_references"), b"x" * 1_000)
+
+    assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 1
+    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload).units == 5
+
+
+@pytest.mark.parametrize("name", ["file_url", "file_id"])
+def test_audio_that_is_elsewhere_has_no_bound(name: str) -> None:
+    payload = parsed((named(name), b"https://example.com/a.mp3")).payload
+
+    with pytest.raises(UnboundedInput) as caught:
+        transcription.estimate(payload)
+    assert caught.value.param == name
+    estimate = transcription.estimate(payload, max_seconds=600, reserve_unbounded=True)
+    assert (estimate.kind, estimate.unit, estimate.units) == ("transcription", "audio_second", 600)
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ([], "file"),
+        ([file_part(b"")], "file"),
+        ([file_part(b"a"), file_part(b"b")], "file"),
+        ([file_part(b"a"), (named("file_url"), b"https://e.com")], "file"),
+        ([file_part(b"a"), (named("model"), b"other")], "model"),
+        ([file_part(b"a"), (named("stream"), b"True")], "stream"),
+    ],
+)
+def test_a_form_that_is_not_clear_is_refused_naming_the_field(parts: list[tuple[str, bytes]], param: str) -> None:
+    with pytest.raises(DialectError) as caught:
+        parsed(*parts)
+    assert caught.value.param == param
+
+
+def test_a_form_without_a_model_is_refused() -> None:
+    with pytest.raises(DialectError) as caught:
+        transcription.parse(form(file_part(b"a")), KIND)
+    assert (caught.value.param, caught.value.code) == ("model", "missing_field")
+
+
+def test_only_the_models_name_is_written_into_a_form() -> None:
+    request = parsed(file_part(b"voxtral\r\n--edg"), (named("stream"), b"false"))
+
+    assert mistral_dialect.apply(request, model="voxtral") is request.body
+    renamed = mistral_dialect.apply(request, model="voxtral-mini-2602")
+    assert renamed == request.body.replace(b"voxtral", b"voxtral-mini-2602", 1)
+    assert transcription.parse(renamed, KIND).payload["file"] == b"voxtral\r\n--edg"
+
+
+@pytest.mark.parametrize(
+    ("usage", "seconds"),
+    [
+        ({"prompt_audio_seconds": 7}, 7),
+        ({"prompt_audio_seconds": 7.2}, 8),
+        ({"prompt_audio_seconds": 0}, None),
+        ({"prompt_audio_seconds": -1}, None),
+        ({"prompt_audio_seconds": True}, None),
+        ({"prompt_audio_seconds": "7"}, None),
+        ({"prompt_audio_seconds": 1e300}, None),
+        ({"prompt_tokens": 7}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_seconds_are_read_from_an_answer_or_nothing_is(usage: Any, seconds: int | None) -> None:
+    read = transcription.read_seconds({"model": "served", "usage": usage}, model="asked")
+
+    assert (None if read is None else read.units) == seconds
+    if read is not None:
+        assert (read.model, read.unit) == ("served", "audio_second")
+    assert transcription.read_seconds([], model="asked") is None
