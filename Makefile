@@ -33,7 +33,7 @@ help:
 run: .venv/runtime
 	@exec $(BIN)/python manage.py serve --demo --port $(PORT)
 
-test: .venv/dev .venv/clients.installed .venv/node_clients.installed
+test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clients.installed
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --database=postgres
 
@@ -84,6 +84,14 @@ PIP := $(BIN)/python $(PIP_INSTALL)
 	@echo "Installing the locked development dependencies into .venv"
 	@$(PIP) -r requirements/dev.txt
 	@touch .venv/runtime $@
+
+# What is shipped and nothing else, not even pip: tests/config/test_shipped.py starts the product from it. The stamp is
+# a copy of the lock, so that the tests can tell whether it is still the one in force.
+.venv/shipped.installed: requirements/runtime.txt | $(BIN)/python
+	@echo "Installing the product's locked dependencies alone into .venv/shipped"
+	@$(BIN)/python -m venv --clear --without-pip .venv/shipped
+	@PIP_PYTHON=.venv/shipped/bin/python $(PIP) --no-compile -r requirements/runtime.txt
+	@cp requirements/runtime.txt $@
 
 # Real clients that tests/clients/ starts, each kind in an environment of its own.
 .venv/clients.installed: requirements/clients.txt | $(BIN)/python

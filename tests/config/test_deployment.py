@@ -10,20 +10,21 @@ import pytest
 
 from tests.environment import ROOT
 
+# All that production sets; DEBUG is off by itself.
+PRODUCTION = {
+    "ENV_FILE": os.devnull,
+    "SECRET_KEY": "7h1s-15-l0ng-and-r4nd0m-enough-f0r-a-t3st-0f-pr0duct10n-s3tt1ngs",
+    "ALLOWED_HOSTS": "governor.example.test",
+    "APP_URL": "https://governor.example.test",
+    "MISTRAL_API_KEY": "a-key-for-tests",
+}
+
 
 def manage(tmp_path: Path, *arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
-    production = {
-        "PATH": os.environ["PATH"],
-        "ENV_FILE": os.devnull,
-        "VAR_DIR": str(tmp_path),
-        "SECRET_KEY": "7h1s-15-l0ng-and-r4nd0m-enough-f0r-a-t3st-0f-pr0duct10n-s3tt1ngs",
-        "ALLOWED_HOSTS": "governor.example.test",
-        "APP_URL": "https://governor.example.test",
-        "MISTRAL_API_KEY": "a-key-for-tests",
-    }
+    environment = PRODUCTION | {"PATH": os.environ["PATH"], "VAR_DIR": str(tmp_path)} | values
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
-        env=production | values,
+        env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
