@@ -50,8 +50,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
     parser.add_argument("--database", nargs="+", choices=PROCESSES, default=list(PROCESSES), help="default: both")
     parser.add_argument("--processes", type=int, help="web processes (default: SQLite 1, PostgreSQL 2)")
-    parser.add_argument("--upstream", choices=["sandbox", "fixed"], default="sandbox",
-                        help="the simulated Mistral, or one fixed answer at less cost (default: sandbox)")  # fmt: skip
+    parser.add_argument(
+        "--upstream",
+        choices=["sandbox", "fixed"],
+        default="sandbox",
+        help="the simulated Mistral, or one fixed answer at less cost (default: sandbox)",
+    )
     parser.add_argument("--quick", action="store_true", help="two seconds each, to see that it runs")
     options = parser.parse_args()
     if options.quick:
@@ -60,9 +64,15 @@ def parse() -> argparse.Namespace:
 
 
 def measure(
-    name: str, url: str, key: str, connections: int, options: argparse.Namespace, report: dict[str, Any],
-    direct: dict[int, Load], pids: Sequence[int] = (),
-) -> Load:  # fmt: skip
+    name: str,
+    url: str,
+    key: str,
+    connections: int,
+    options: argparse.Namespace,
+    report: dict[str, Any],
+    direct: dict[int, Load],
+    pids: Sequence[int] = (),
+) -> Load:
     """One line of the table. "CPU ms" is the processor time of `pids` for each call, which load from elsewhere
     on the machine changes least."""
     before = servers.cpu_s(pids)
@@ -78,9 +88,13 @@ def measure(
 
 
 def measure_product(
-    database: str, processes: int, upstream: str, direct: dict[int, Load], options: argparse.Namespace,
+    database: str,
+    processes: int,
+    upstream: str,
+    direct: dict[int, Load],
+    options: argparse.Namespace,
     report: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     name = f"{database}, {processes} process{'es' if processes > 1 else ''}"
     with product_environment(database, upstream) as (environment, database_pids):
         key = command(environment, "-m", "benchmarks.prepare")
@@ -104,11 +118,16 @@ def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str
         # Readable by others: PostgreSQL runs as its own user under root.
         Path(folder).chmod(0o755)
         environment = os.environ | {
-            "DJANGO_SETTINGS_MODULE": "config.settings", "ENV_FILE": os.devnull, "DEBUG": "true",
-            "SECRET_KEY": "only-for-benchmarks-" * 3, "VAR_DIR": str(Path(folder, "var")), "LOG_LEVEL": "WARNING",
-            "MISTRAL_API_BASE": upstream, "MISTRAL_API_KEY": "a-key-of-the-benchmark",
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "ENV_FILE": os.devnull,
+            "DEBUG": "true",
+            "SECRET_KEY": "only-for-benchmarks-" * 3,
+            "VAR_DIR": str(Path(folder, "var")),
+            "LOG_LEVEL": "WARNING",
+            "MISTRAL_API_BASE": upstream,
+            "MISTRAL_API_KEY": "a-key-of-the-benchmark",
             "STRIPE_WEBHOOK_SECRET": webhooks.SECRET,
-        }  # fmt: skip
+        }
         if database == "sqlite":
             yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}, []
             return
@@ -129,10 +148,14 @@ def machine() -> dict[str, Any]:
         platform.processor(),
     )
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "load_before": os.getloadavg()[0], "system": platform.platform(),
-        "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
         "generator": load.generator(),
-    }  # fmt: skip
+    }
 
 
 def describe(report: dict[str, Any]) -> str:

@@ -160,9 +160,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             memory_mb = servers.memory_mb(pid)
         drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
     return {
-        "parameters": vars(options), "limit_nanos": limit_nanos, "truth": clients.truth, "seconds": seconds,
-        "tally": asdict(clients.tally), "memory_mb": memory_mb, "drift": drift,
-    }  # fmt: skip
+        "parameters": vars(options),
+        "limit_nanos": limit_nanos,
+        "truth": clients.truth,
+        "seconds": seconds,
+        "tally": asdict(clients.tally),
+        "memory_mb": memory_mb,
+        "drift": drift,
+    }
 
 
 def budget(limit_nanos: int) -> list[str]:

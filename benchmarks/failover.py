@@ -111,9 +111,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             asyncio.run(callers.run(options.rate, options.seconds, lambda: os.kill(first, signal.SIGKILL)))
         drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
     return {
-        "parameters": vars(options), "endings": dict(callers.endings), "drift": drift,
-        "first_p50_ms": quantile(callers.firsts_ms, 0.5), "first_p99_ms": quantile(callers.firsts_ms, 0.99),
-    }  # fmt: skip
+        "parameters": vars(options),
+        "endings": dict(callers.endings),
+        "drift": drift,
+        "first_p50_ms": quantile(callers.firsts_ms, 0.5),
+        "first_p99_ms": quantile(callers.firsts_ms, 0.99),
+    }
 
 
 def second(folder: Path, port: int) -> Mapping[str, str]:

@@ -79,8 +79,11 @@ def _python(url: str, key: str, connections: int, seconds: float) -> Load:
     asked = json.dumps({"url": url, "key": key, "connections": connections, "seconds": seconds})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", asked],
-        capture_output=True, text=True, check=True, timeout=seconds + 60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + 60,
+    )
     return Load(**json.loads(done.stdout))
 
 

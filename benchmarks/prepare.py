@@ -26,9 +26,14 @@ def main() -> None:
     text, _ = tenancy.issue_key(role="agent", tenant=tenant, agent=agent, by=by, now=now)
     for scope_type, key, owner in (("tenant", "", tenant), ("agent", "*", tenant), ("platform", "", None)):
         budgets.create(
-            scope_type=scope_type, scope_key=key, tenant=owner, window="day", by=by, now=now,
+            scope_type=scope_type,
+            scope_key=key,
+            tenant=owner,
+            window="day",
+            by=by,
+            now=now,
             limit_nanos=money.nanos_from_dollars(LIMIT_DOLLARS),
-        )  # fmt: skip
+        )
     print(text)
 
 

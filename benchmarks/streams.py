@@ -43,9 +43,11 @@ class Readers:
     def __init__(self, url: str, key: str, events: int) -> None:
         self._url, self._headers = f"{url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
         self._body = {
-            "model": MODEL, "stream": True, "max_tokens": events * TOKENS_AN_EVENT,
+            "model": MODEL,
+            "stream": True,
+            "max_tokens": events * TOKENS_AN_EVENT,
             "messages": [{"role": "user", "content": "Which bills are due?"}],
-        }  # fmt: skip
+        }
         self.firsts: list[float] = []
         self.gaps: list[float] = []
         self.events = self.failed = 0
@@ -56,9 +58,14 @@ class Readers:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as self._session:
             await asyncio.gather(*(self._read(number * spread_s / streams) for number in range(streams)))
         return Seen(
-            streams, self.events, self.failed, quantile(self.firsts, 0.5), quantile(self.firsts, 0.99),
-            quantile(self.gaps, 0.5), quantile(self.gaps, 0.99),
-        )  # fmt: skip
+            streams,
+            self.events,
+            self.failed,
+            quantile(self.firsts, 0.5),
+            quantile(self.firsts, 0.99),
+            quantile(self.gaps, 0.5),
+            quantile(self.gaps, 0.99),
+        )
 
     async def _read(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
@@ -117,9 +124,14 @@ def measure_product(database: str, upstream: str, options: argparse.Namespace, r
 
 
 def measure(
-    name: str, url: str, key: str, streams: int, options: argparse.Namespace, report: dict[str, Any],
+    name: str,
+    url: str,
+    key: str,
+    streams: int,
+    options: argparse.Namespace,
+    report: dict[str, Any],
     pids: Sequence[int] = (),
-) -> None:  # fmt: skip
+) -> None:
     before = servers.cpu_s(pids)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seen = runner.run(Readers(url, key, options.events).run(streams, spread_s=options.events * options.pace / 2))

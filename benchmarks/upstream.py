@@ -14,15 +14,19 @@ from typing import cast
 import uvloop
 
 COMPLETION = {
-    "id": "cmpl-benchmark", "object": "chat.completion", "created": 1_700_000_000, "model": "mistral-small-latest",
+    "id": "cmpl-benchmark",
+    "object": "chat.completion",
+    "created": 1_700_000_000,
+    "model": "mistral-small-latest",
     "choices": [
         {
-            "index": 0, "finish_reason": "stop",
+            "index": 0,
+            "finish_reason": "stop",
             "message": {"role": "assistant", "content": "The invoice is paid. " * 5, "tool_calls": None},
         }
     ],
     "usage": {"prompt_tokens": 40, "completion_tokens": 30, "total_tokens": 70},
-}  # fmt: skip
+}
 BODY = json.dumps(COMPLETION).encode()
 ANSWER = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)) + BODY
 

@@ -77,10 +77,14 @@ def signed_request(event_id: str, host: str) -> bytes:
     """An event of a customer of its own, signed now."""
     at = int(time.time())
     body: dict[str, Any] = {
-        "id": event_id, "object": "event", "type": "invoice.paid", "created": at, "livemode": False,
+        "id": event_id,
+        "object": "event",
+        "type": "invoice.paid",
+        "created": at,
+        "livemode": False,
         "api_version": "2026-10-28.endive",
         "data": {"object": {"id": f"in_{event_id}", "object": "invoice", "customer": f"cus_{event_id}", "text": ""}},
-    }  # fmt: skip
+    }
     body["data"]["object"]["text"] = "a" * (BODY_BYTES - len(json.dumps(body)))
     raw = json.dumps(body).encode()
     mac = hmac.new(SECRET.encode(), f"{at}.".encode() + raw, hashlib.sha256).hexdigest()

@@ -99,6 +99,11 @@ def _bind(account: BillingAccount, tenant: Tenant | None, by: Actor, now: dateti
     account.window_start, account.kept_values = None, {}
     account.save(update_fields=["tenant", "window_start", "kept_values"])
     audit.record(
-        action="billing.bind", target=f"customer {account}", by=by, now=now, reason=reason,
-        old={"tenant": old.slug if old else None}, new={"tenant": tenant.slug if tenant else None},
-    )  # fmt: skip
+        action="billing.bind",
+        target=f"customer {account}",
+        by=by,
+        now=now,
+        reason=reason,
+        old={"tenant": old.slug if old else None},
+        new={"tenant": tenant.slug if tenant else None},
+    )

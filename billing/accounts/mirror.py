@@ -27,9 +27,20 @@ Catalog = dict[str, dict[str, Any]]
 TYPE_RANKS = {"created": 1, "deleted": 9}
 USUAL_RANK = 5
 STATUS_RANKS = {
-    "draft": 1, "incomplete": 1, "trialing": 2, "open": 2, "active": 3, "past_due": 4, "unpaid": 5,
-    "uncollectible": 5, "paused": 5, "void": 6, "paid": 7, "canceled": 8, "incomplete_expired": 8,
-}  # fmt: skip
+    "draft": 1,
+    "incomplete": 1,
+    "trialing": 2,
+    "open": 2,
+    "active": 3,
+    "past_due": 4,
+    "unpaid": 5,
+    "uncollectible": 5,
+    "paused": 5,
+    "void": 6,
+    "paid": 7,
+    "canceled": 8,
+    "incomplete_expired": 8,
+}
 # A fetched object is newer than all events of its second.
 FETCHED = "99"
 
@@ -67,9 +78,15 @@ def take_subscription(
             if objects.text(objects.mapping(price).get("id")):
                 take_catalog(objects.mapping(price), version=version, now=now)
     return bool(read.id) and _take(
-        Subscription, read.id, data, version=version, now=now, force=force, account=account,
+        Subscription,
+        read.id,
+        data,
+        version=version,
+        now=now,
+        force=force,
+        account=account,
         status=read.status[:30],
-    )  # fmt: skip
+    )
 
 
 def take_invoice(
@@ -78,9 +95,17 @@ def take_invoice(
     """Keep an invoice unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
     read = objects.invoice(data)
     return bool(read.id) and _take(
-        Invoice, read.id, data, version=version, now=now, force=force, account=account,
-        status=read.status[:30], subscription_id=read.subscription_id, billing_reason=read.billing_reason[:40],
-    )  # fmt: skip
+        Invoice,
+        read.id,
+        data,
+        version=version,
+        now=now,
+        force=force,
+        account=account,
+        status=read.status[:30],
+        subscription_id=read.subscription_id,
+        billing_reason=read.billing_reason[:40],
+    )
 
 
 def take_payment(
@@ -92,9 +117,18 @@ def take_payment(
         return False
     known = {} if account is None else {"account": account}
     return _take(
-        Payment, read.id, data, version=version, now=now, force=force, kind=read.kind, charge_id=read.charge_id,
-        intent_id=read.intent_id, invoice_id=read.invoice_id, **known,
-    )  # fmt: skip
+        Payment,
+        read.id,
+        data,
+        version=version,
+        now=now,
+        force=force,
+        kind=read.kind,
+        charge_id=read.charge_id,
+        intent_id=read.intent_id,
+        invoice_id=read.invoice_id,
+        **known,
+    )
 
 
 def payer_of(data: Mapping[str, Any]) -> str:

@@ -19,9 +19,22 @@ from governance.rules import money
 from governance.rules.windows import WindowKind
 
 FIELDS = (
-    "name", "limit_nanos", "soft_cap", "hard_cap", "downgrade_rules", "disabled_tools", "price_ids", "lookup_keys",
-    "product_ids", "per_unit", "monthly", "trial_percent", "provisional_percent", "grace_days", "is_default",
-)  # fmt: skip
+    "name",
+    "limit_nanos",
+    "soft_cap",
+    "hard_cap",
+    "downgrade_rules",
+    "disabled_tools",
+    "price_ids",
+    "lookup_keys",
+    "product_ids",
+    "per_unit",
+    "monthly",
+    "trial_percent",
+    "provisional_percent",
+    "grace_days",
+    "is_default",
+)
 PERCENTAGES = ("trial_percent", "provisional_percent")
 MOST_GRACE_DAYS = 365
 MATCHERS = ("price_ids", "lookup_keys", "product_ids")
@@ -92,10 +105,14 @@ def validate(plan: Plan) -> None:
     if not 0 <= (plan.grace_days or 0) <= MOST_GRACE_DAYS:
         raise PlanError("grace_days", f"must be 0 to {MOST_GRACE_DAYS} days, or empty for what the settings say")
     budget = Budget(
-        scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=plan.limit_nanos,
-        soft_cap=plan.soft_cap, hard_cap=plan.hard_cap, downgrade_rules=plan.downgrade_rules,
+        scope_type=ScopeType.TENANT,
+        window=WindowKind.BILLING_CYCLE.value,
+        limit_nanos=plan.limit_nanos,
+        soft_cap=plan.soft_cap,
+        hard_cap=plan.hard_cap,
+        downgrade_rules=plan.downgrade_rules,
         disabled_tools=plan.disabled_tools,
-    )  # fmt: skip
+    )
     try:
         budgets.validate(budget)
     except budgets.BudgetError as error:

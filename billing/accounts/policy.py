@@ -29,10 +29,15 @@ def policy() -> Policy:
 def plan_rules() -> list[PlanRule]:
     return [
         PlanRule(
-            name=plan.name, limit_nanos=plan.limit_nanos, price_ids=frozenset(plan.price_ids),
-            lookup_keys=frozenset(plan.lookup_keys), product_ids=frozenset(plan.product_ids),
-            is_default=plan.is_default, per_unit=plan.per_unit, monthly=plan.monthly,
+            name=plan.name,
+            limit_nanos=plan.limit_nanos,
+            price_ids=frozenset(plan.price_ids),
+            lookup_keys=frozenset(plan.lookup_keys),
+            product_ids=frozenset(plan.product_ids),
+            is_default=plan.is_default,
+            per_unit=plan.per_unit,
+            monthly=plan.monthly,
             terms=Terms(plan.trial_percent, plan.provisional_percent, plan.grace_days),
         )
         for plan in Plan.objects.all()
-    ]  # fmt: skip
+    ]

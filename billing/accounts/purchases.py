@@ -96,9 +96,13 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
         row.save(update_fields=["tenant"])
         for window in found:
             allowances.top_up(
-                budget=window.budget, subject=window.subject, amount_nanos=row.amount_nanos,
-                reason=f"top-up {row.key}"[:300], by=STRIPE, now=now,
-            )  # fmt: skip
+                budget=window.budget,
+                subject=window.subject,
+                amount_nanos=row.amount_nanos,
+                reason=f"top-up {row.key}"[:300],
+                by=STRIPE,
+                now=now,
+            )
 
 
 def _sold(invoice: Invoice, reasons: set[str]) -> Iterator[tuple[str, int]]:

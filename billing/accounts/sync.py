@@ -37,19 +37,26 @@ log = logging.getLogger(__name__)
 
 # Reasons that need a person: how grave they are, and what is said.
 ALERTS = {
-    "unmapped_plan": ("warning", "No plan or metadata says what the prices of {customer} are worth ({tenant}): the "
-                      "default plan's limit holds."),
+    "unmapped_plan": (
+        "warning",
+        "No plan or metadata says what the prices of {customer} are worth ({tenant}): the default plan's limit holds.",
+    ),
     "no_default_plan": ("critical", "Prices of {customer} ({tenant}) are unmapped, and there is no default plan."),
-    "invalid_metadata": ("warning", "Stripe's metadata of {customer} ({tenant}) has no usable {detail}; what held "
-                         "before holds on."),
-    "no_exchange_rate": ("warning", "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
-                         "name: its share of revenue counts as nothing."),
+    "invalid_metadata": (
+        "warning",
+        "Stripe's metadata of {customer} ({tenant}) has no usable {detail}; what held before holds on.",
+    ),
+    "no_exchange_rate": (
+        "warning",
+        "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
+        "name: its share of revenue counts as nothing.",
+    ),
     "disputed": ("critical", "A payment of {customer} ({tenant}) is in dispute: its budget is frozen at what is used."),
     "refunded": ("warning", "A period of {customer} ({tenant}) was refunded: its budget is frozen at what is used."),
     "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
     "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
     "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
-}  # fmt: skip
+}
 # A reading overtaken by a later one is taken anew, so often.
 READINGS = 5
 CATALOG_AGE = timedelta(days=1)
@@ -161,9 +168,13 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
         old, account.limit_override_nanos = account.limit_override_nanos, limit_nanos
         account.save(update_fields=["limit_override_nanos"])
         audit.record(
-            action="billing.override", target=f"customer {account}", by=by, now=now,
-            old={"limit_nanos": old}, new={"limit_nanos": limit_nanos},
-        )  # fmt: skip
+            action="billing.override",
+            target=f"customer {account}",
+            by=by,
+            now=now,
+            old={"limit_nanos": old},
+            new={"limit_nanos": limit_nanos},
+        )
         settle(account, now=now)
         budget_windows.forgive(account)
 
@@ -208,10 +219,14 @@ def _set_standing(tenant: Tenant, found: Entitlement, now: datetime) -> None:
     if Tenant.objects.filter(pk=tenant.pk, status=old).update(status=new):
         tenant.status = new
         audit.record(
-            action="tenant.suspend" if new == status.SUSPENDED else "tenant.unsuspend", target=f"tenant {tenant}",
-            by=STRIPE, now=now, reason=", ".join(found.reasons) or str(found.state),
-            old={"status": old.value}, new={"status": new.value},
-        )  # fmt: skip
+            action="tenant.suspend" if new == status.SUSPENDED else "tenant.unsuspend",
+            target=f"tenant {tenant}",
+            by=STRIPE,
+            now=now,
+            reason=", ".join(found.reasons) or str(found.state),
+            old={"status": old.value},
+            new={"status": new.value},
+        )
 
 
 def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now: datetime) -> None:
@@ -233,10 +248,17 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     account.kept_values = {price: list(value) for price, value in sorted(found.kept.items())}
     account.save(
         update_fields=[
-            "state", "plan", "limit_nanos", "subscription_id", "period_start", "period_end", "reasons",
-            "kept_values", "window_start",
+            "state",
+            "plan",
+            "limit_nanos",
+            "subscription_id",
+            "period_start",
+            "period_end",
+            "reasons",
+            "kept_values",
+            "window_start",
         ]
-    )  # fmt: skip
+    )
 
 
 def _tell(account: BillingAccount, reasons: list[str], now: datetime) -> None:

@@ -80,9 +80,12 @@ def checkout_url(*, tenant: Tenant, now: datetime) -> str:
             return str(session["url"])
     params = _params(tenant)
     made = posts.once(
-        kind=KIND, subject=tenant.slug, params=params, now=now,
+        kind=KIND,
+        subject=tenant.slug,
+        params=params,
+        now=now,
         send=lambda key: client.create_checkout_session(params, key=key),
-    )  # fmt: skip
+    )
     return str(made["url"])
 
 

@@ -77,6 +77,9 @@ def _body(request: HttpRequest) -> bytes:
 
 def _error(request: HttpRequest, status: int, code: str, message: str) -> JsonResponse:
     error = {
-        "code": code, "message": message, "param": None, "request_id": getattr(request, "request_id", None),
-    }  # fmt: skip
+        "code": code,
+        "message": message,
+        "param": None,
+        "request_id": getattr(request, "request_id", None),
+    }
     return JsonResponse({"error": error}, status=status)

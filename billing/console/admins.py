@@ -144,9 +144,19 @@ class BillingAccountAdmin(ConsoleAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
 
-    @display(description="State", label={"active": "success", "trial": "info", "provisional": "warning",
-                                         "free": "info", "frozen": "danger", "lapsed": "warning",
-                                         "suspended": "danger", "closed": "danger"})  # fmt: skip
+    @display(
+        description="State",
+        label={
+            "active": "success",
+            "trial": "info",
+            "provisional": "warning",
+            "free": "info",
+            "frozen": "danger",
+            "lapsed": "warning",
+            "suspended": "danger",
+            "closed": "danger",
+        },
+    )
     def status(self, account: BillingAccount) -> str:
         return account.state
 
@@ -270,8 +280,10 @@ class StripeEventAdmin(LongTableAdmin):
     readonly_fields = ("said",)
     actions = ("process_again",)
 
-    @display(description="State", label={"done": "success", "waiting": "info", "failing": "warning",
-                                         "put aside": "danger", "not ours": "info"})  # fmt: skip
+    @display(
+        description="State",
+        label={"done": "success", "waiting": "info", "failing": "warning", "put aside": "danger", "not ours": "info"},
+    )
     def status(self, event: StripeEvent) -> str:
         if event.processed_at:
             return "done"

@@ -72,24 +72,38 @@ def _cards(found: Picture, now: datetime) -> list[Card]:
     )
     return [
         Card(
-            "Last event", f"{_span((now - last.received_at).total_seconds())} ago" if last else "never",
-            last.type if last else "no webhook has come yet", "inbox", link=events,
+            "Last event",
+            f"{_span((now - last.received_at).total_seconds())} ago" if last else "never",
+            last.type if last else "no webhook has come yet",
+            "inbox",
+            link=events,
         ),
         Card(
-            "Waiting", f"{found.waiting:,}", oldest or "everything is handled", "hourglass_top",
-            "danger" if "lagging" in found.problems else "", f"{events}?processed_at__isempty=1",
+            "Waiting",
+            f"{found.waiting:,}",
+            oldest or "everything is handled",
+            "hourglass_top",
+            "danger" if "lagging" in found.problems else "",
+            f"{events}?processed_at__isempty=1",
         ),
         Card(
-            "Failed", f"{found.dead:,}", f"{found.failing:,} tried again, {found.quarantined:,} not ours",
+            "Failed",
+            f"{found.dead:,}",
+            f"{found.failing:,} tried again, {found.quarantined:,} not ours",
             "mark_email_unread",
-            "danger" if found.dead else "warning" if found.failing else "", f"{events}?dead_at__isempty=0",
+            "danger" if found.dead else "warning" if found.failing else "",
+            f"{events}?dead_at__isempty=0",
         ),
         Card("Lag", _lag(found.handling), f"after {_lag(found.delivery)} on the way, usually", "timer"),
         Card(
-            "Unbound", f"{found.unbound:,}", "customers that pay for no tenant",
-            "person_search", "warning" if found.unbound else "", f"{customers}?tenant__isempty=1",
+            "Unbound",
+            f"{found.unbound:,}",
+            "customers that pay for no tenant",
+            "person_search",
+            "warning" if found.unbound else "",
+            f"{customers}?tenant__isempty=1",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _endpoint(look: StripeCheck | None) -> Look:

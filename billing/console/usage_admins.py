@@ -31,8 +31,17 @@ COLOURS = {
 @admin.register(MeterEvent)
 class MeterEventAdmin(LongTableAdmin):
     list_display = (
-        "hour", "tenant", "event_name", "changed_by", "sends", "carries", "status", "attempts", "sent_at", "why",
-    )  # fmt: skip
+        "hour",
+        "tenant",
+        "event_name",
+        "changed_by",
+        "sends",
+        "carries",
+        "status",
+        "attempts",
+        "sent_at",
+        "why",
+    )
     list_filter = ("state", "event_name", "hour")
     list_select_related = ("tenant", "meter")
     search_fields = ("id", "stripe_customer_id", "tenant__slug")

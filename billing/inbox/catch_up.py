@@ -248,11 +248,15 @@ def _picture(account: BillingAccount) -> dict[str, Any]:
     """What a customer comes to, and what it follows from: name -> value."""
     tenant = account.tenant
     found: dict[str, Any] = {
-        "tenant": tenant.slug if tenant else None, "status": tenant.status if tenant else None,
-        "state": str(account.state), "plan": account.plan, "limit": _dollars(account.limit_nanos),
-        "period": _span(account.period_start, account.period_end), "reasons": ", ".join(account.reasons),
+        "tenant": tenant.slug if tenant else None,
+        "status": tenant.status if tenant else None,
+        "state": str(account.state),
+        "plan": account.plan,
+        "limit": _dollars(account.limit_nanos),
+        "period": _span(account.period_start, account.period_end),
+        "reasons": ", ".join(account.reasons),
         "deleted": account.deleted_at is not None,
-    }  # fmt: skip
+    }
     for window in BudgetWindow.objects.filter(tenant=tenant, closed_at=None, source_id=account.stripe_customer_id):
         name = f"window {_span(window.starts_at, window.ends_at)}"
         found[name] = f"{_dollars(window.limit_nanos)}, {window.state}"

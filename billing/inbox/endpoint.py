@@ -178,8 +178,11 @@ def _create(url: str, done: Setup, *, dry_run: bool) -> None:
     if dry_run:
         return
     wanted: Any = {
-        "url": url, "api_version": API_VERSION, "enabled_events": sorted(event_types.SNAPSHOTS), "description": NAME,
-    }  # fmt: skip
+        "url": url,
+        "api_version": API_VERSION,
+        "enabled_events": sorted(event_types.SNAPSHOTS),
+        "description": NAME,
+    }
     made = stripe_client.ask(lambda client: client.v1.webhook_endpoints.create(wanted))
     done.secrets[made.id] = str(made.secret or "")
 
@@ -211,9 +214,13 @@ def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
     if dry_run:
         return
     wanted: Any = {
-        "name": NAME, "type": "webhook_endpoint", "event_payload": "thin", "enabled_events": sorted(event_types.THIN),
-        "webhook_endpoint": {"url": url}, "include": ["webhook_endpoint.signing_secret"],
-    }  # fmt: skip
+        "name": NAME,
+        "type": "webhook_endpoint",
+        "event_payload": "thin",
+        "enabled_events": sorted(event_types.THIN),
+        "webhook_endpoint": {"url": url},
+        "include": ["webhook_endpoint.signing_secret"],
+    }
     made = stripe_client.ask(lambda client: client.v2.core.event_destinations.create(wanted)).to_dict(for_json=True)
     done.secrets[made["id"]] = str((made.get("webhook_endpoint") or {}).get("signing_secret") or "")
 
@@ -242,9 +249,10 @@ def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
     if dry_run:
         return
     wanted: Any = {
-        "display_name": f"Model usage ({unit})", "event_name": event_name,
+        "display_name": f"Model usage ({unit})",
+        "event_name": event_name,
         "default_aggregation": {"formula": "sum"},
         "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
         "value_settings": {"event_payload_key": "value"},
-    }  # fmt: skip
+    }
     stripe_client.ask(lambda client: client.v1.billing.meters.create(wanted))

@@ -82,9 +82,12 @@ def count(check: StripeCheck, **figures: int) -> None:
 def picture(check: StripeCheck) -> dict[str, Any]:
     """What a command prints of it as JSON."""
     return {
-        "kind": check.kind, "started_at": check.started_at.isoformat(),
-        "since": check.since.isoformat() if check.since else None, **check.figures, "findings": check.findings,
-    }  # fmt: skip
+        "kind": check.kind,
+        "started_at": check.started_at.isoformat(),
+        "since": check.since.isoformat() if check.since else None,
+        **check.figures,
+        "findings": check.findings,
+    }
 
 
 def _prune(kind: str) -> None:

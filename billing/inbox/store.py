@@ -67,11 +67,17 @@ def store_all(envelopes: Iterable[Envelope], *, now: datetime) -> list[str]:
 
 def _row(envelope: Envelope, now: datetime, head_start: timedelta) -> StripeEvent:
     return StripeEvent(
-        event_id=envelope.id, type=envelope.type, created=envelope.created, livemode=envelope.livemode,
-        api_version=envelope.api_version, customer_id=envelope.customer_id, payload=envelope.payload,
-        received_at=now, next_attempt_at=now + head_start,
+        event_id=envelope.id,
+        type=envelope.type,
+        created=envelope.created,
+        livemode=envelope.livemode,
+        api_version=envelope.api_version,
+        customer_id=envelope.customer_id,
+        payload=envelope.payload,
+        received_at=now,
+        next_attempt_at=now + head_start,
         quarantine_reason=_why_not_ours(envelope.livemode, envelope.account),
-    )  # fmt: skip
+    )
 
 
 def process(event_id: str, *, now: datetime) -> bool:
@@ -199,15 +205,21 @@ def _put_aside(event: StripeEvent, reason: str, error: Exception, now: datetime)
     with transaction.atomic():
         put = StripeEvent.objects.waiting().filter(pk=event.pk, attempts=event.attempts)
         if not put.update(
-            attempts=F("attempts") + 1, error=_told(error), quarantine_reason=reason[:300], dead_at=now,
+            attempts=F("attempts") + 1,
+            error=_told(error),
+            quarantine_reason=reason[:300],
+            dead_at=now,
             next_attempt_at=None,
-        ):  # fmt: skip
+        ):
             # Another worker has handled it, or an operator replays it.
             return
         alerts.report(
-            kind=DEAD_LETTER, subject=event.event_id, severity="critical", now=now,
+            kind=DEAD_LETTER,
+            subject=event.event_id,
+            severity="critical",
+            now=now,
             message=f"Stripe's {event.type} was put aside: {reason} ({_told(error)})"[:500],
-        )  # fmt: skip
+        )
     log.error("Stripe event %s was put aside: %s (%s)", event.event_id, reason, error)
 
 

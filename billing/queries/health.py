@@ -68,14 +68,20 @@ def picture(*, now: datetime) -> Picture:
     waits = StripeEvent.objects.waiting().aggregate(count=Count("pk"), oldest=Min("received_at"))
     looks = {kind: runs.last(kind) for kind in StripeCheck.Kind.values}
     return Picture(
-        setting=setting(), live=client.is_live(),
+        setting=setting(),
+        live=client.is_live(),
         last_event=StripeEvent.objects.defer("payload").order_by("-id").first(),
-        delivery=delivery, handling=handling,
-        waiting=waits["count"], oldest_waiting_at=waits["oldest"],
+        delivery=delivery,
+        handling=handling,
+        waiting=waits["count"],
+        oldest_waiting_at=waits["oldest"],
         failing=StripeEvent.objects.waiting().filter(attempts__gt=0).count(),
-        dead=StripeEvent.objects.dead().count(), quarantined=StripeEvent.objects.quarantined().count(),
-        unbound=unbound().count(), **looks, problems=tuple(problems(now=now)),
-    )  # fmt: skip
+        dead=StripeEvent.objects.dead().count(),
+        quarantined=StripeEvent.objects.quarantined().count(),
+        unbound=unbound().count(),
+        **looks,
+        problems=tuple(problems(now=now)),
+    )
 
 
 def state() -> str:

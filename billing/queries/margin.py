@@ -64,9 +64,7 @@ def of(some: Sequence[Tenant], *, period: Period = ALWAYS) -> list[Margin]:
     accounts = {account.tenant_id: account for account in BillingAccount.objects.filter(tenant__in=some)}
     bills = _bills(list(accounts.values()))
     costs = _costs(Q(tenant__in=some), period)
-    return [
-        _margin(tenant, accounts.get(tenant.pk), bills, costs.get(tenant.pk, 0), period) for tenant in some
-    ]  # fmt: skip
+    return [_margin(tenant, accounts.get(tenant.pk), bills, costs.get(tenant.pk, 0), period) for tenant in some]
 
 
 def every(*, period: Period = ALWAYS, **where: str) -> Iterator[Margin]:

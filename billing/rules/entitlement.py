@@ -287,9 +287,16 @@ class _Rules:
         return Standing(id, State.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
 
     def _granted(
-        self, state: State, id: str, period: Period, whole: Period, grant: Grant, paid: Sequence[Invoice],
-        value: Valued, given: int,
-    ) -> Standing:  # fmt: skip
+        self,
+        state: State,
+        id: str,
+        period: Period,
+        whole: Period,
+        grant: Grant,
+        paid: Sequence[Invoice],
+        value: Valued,
+        given: int,
+    ) -> Standing:
         """A period that is paid for, or was until its payment went back."""
         nanos = _share(value.limit_nanos, period, whole)
         gone = self.reversed.get(grant.invoice_id, Reversed(Reversal.NONE)).kind

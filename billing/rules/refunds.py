@@ -61,10 +61,8 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Reversed:
     """What became of a payment that has no invoice."""
     charges = {one.payment.charge_id for one in known if intent_id and one.payment.intent_id == intent_id} - {""}
     mine = [
-        one
-        for one in known
-        if (intent_id and one.payment.intent_id == intent_id) or one.payment.charge_id in charges
-    ]  # fmt: skip
+        one for one in known if (intent_id and one.payment.intent_id == intent_id) or one.payment.charge_id in charges
+    ]
     return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
 
 
@@ -96,9 +94,11 @@ def _refunded(mine: Sequence[Known]) -> int:
         failed = [
             other.payment.amount
             for other in mine
-            if other.payment.kind == "refund" and other.payment.status in FAILED
-            and other.payment.charge_id in ("", one.payment.id) and other.said_at_s >= one.said_at_s
-        ]  # fmt: skip
+            if other.payment.kind == "refund"
+            and other.payment.status in FAILED
+            and other.payment.charge_id in ("", one.payment.id)
+            and other.said_at_s >= one.said_at_s
+        ]
         total += max(0, one.payment.refunded - sum(failed))
     return total
 
@@ -137,8 +137,11 @@ def _alike(payment: Payment, invoices: Sequence[Invoice], taken: set[str]) -> st
     near = [
         (abs(payment.created_at - invoice.created_at), invoice.id)
         for invoice in invoices
-        if payment.created_at is not None and invoice.created_at is not None and invoice.id not in taken
-        and invoice.amount_paid == payment.amount > 0 and invoice.currency in ("", payment.currency)
-    ]  # fmt: skip
+        if payment.created_at is not None
+        and invoice.created_at is not None
+        and invoice.id not in taken
+        and invoice.amount_paid == payment.amount > 0
+        and invoice.currency in ("", payment.currency)
+    ]
     near = [one for one in near if payment.kind == "dispute" or one[0] <= ABOUT_THEN]
     return min(near)[1] if near else None

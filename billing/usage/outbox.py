@@ -105,9 +105,12 @@ def claim(meters: Mapping[str, Meter], *, now: datetime) -> MeterEvent | None:
 def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[], datetime]) -> str:
     """Tell Stripe of a claimed row and mark what came of it; the state it has then."""
     usage = Usage(
-        identifier=str(row.pk), stripe_customer_id=row.stripe_customer_id, value=row.value, at=row.stamped_at,
+        identifier=str(row.pk),
+        stripe_customer_id=row.stripe_customer_id,
+        value=row.value,
+        at=row.stamped_at,
         attempt=row.attempts,
-    )  # fmt: skip
+    )
     try:
         new = reporter.send(meter, usage, now=clock())
     except client.StripeRefused as error:
@@ -144,9 +147,13 @@ def retry(*, event: MeterEvent, by: Actor, now: datetime) -> MeterEvent:
         else:
             raise OutboxError(f"Only a failed or held row is tried again; this one is {row.state}.")
         audit.record(
-            action="meter_event.retry", target=f"meter event {row.pk}", by=by, now=now,
-            old={"state": event.state}, new={"id": str(made.pk), "value": made.value},
-        )  # fmt: skip
+            action="meter_event.retry",
+            target=f"meter event {row.pk}",
+            by=by,
+            now=now,
+            old={"state": event.state},
+            new={"id": str(made.pk), "value": made.value},
+        )
     return made
 
 
@@ -159,9 +166,14 @@ def void(*, event: MeterEvent, reason: str, by: Actor, now: datetime) -> None:
         old, row.state, row.next_attempt_at = row.state, State.VOID, None
         row.save(update_fields=["state", "next_attempt_at"])
         audit.record(
-            action="meter_event.void", target=f"meter event {row.pk}", by=by, now=now, reason=reason,
-            old={"state": old, "value": row.value}, new={"state": State.VOID.value},
-        )  # fmt: skip
+            action="meter_event.void",
+            target=f"meter event {row.pk}",
+            by=by,
+            now=now,
+            reason=reason,
+            old={"state": old, "value": row.value},
+            new={"state": State.VOID.value},
+        )
 
 
 def resend(row: MeterEvent, *, now: datetime) -> None:
@@ -258,11 +270,19 @@ def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: date
     step = metering.step(units, meter.carried_units)
     meter.carried_units = step.carried_units
     return MeterEvent(
-        meter=meter, tenant_id=meter.tenant_id, stripe_customer_id=meter.account.stripe_customer_id,
-        event_name=meter.event_name, hour=hour, sequence=sequence, units=units, value=step.value,
-        carried_units=step.carried_units, state=State.PENDING if step.value else State.CARRIED, created_at=now,
+        meter=meter,
+        tenant_id=meter.tenant_id,
+        stripe_customer_id=meter.account.stripe_customer_id,
+        event_name=meter.event_name,
+        hour=hour,
+        sequence=sequence,
+        units=units,
+        value=step.value,
+        carried_units=step.carried_units,
+        state=State.PENDING if step.value else State.CARRIED,
+        created_at=now,
         stamped_at=metering.stamp(hour, period_end=meter.account.period_end, now=now),
-    )  # fmt: skip
+    )
 
 
 def _sequences(meter: UsageMeter, starts_at: datetime, ends_at: datetime) -> dict[datetime, int]:
@@ -356,8 +376,15 @@ def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
     too_old = row.stamped_at < now - LATE
     sequence = _sequences(meter, row.hour, row.hour + metering.HOUR)[row.hour]
     return MeterEvent.objects.create(
-        meter=meter, tenant_id=row.tenant_id, stripe_customer_id=row.stripe_customer_id, event_name=row.event_name,
-        hour=row.hour, sequence=sequence, units=0, value=row.value, replaces=row,
+        meter=meter,
+        tenant_id=row.tenant_id,
+        stripe_customer_id=row.stripe_customer_id,
+        event_name=row.event_name,
+        hour=row.hour,
+        sequence=sequence,
+        units=0,
+        value=row.value,
+        replaces=row,
         stamped_at=metering.stamp(row.hour, period_end=None, now=now) if too_old else row.stamped_at,
         created_at=now,
-    )  # fmt: skip
+    )

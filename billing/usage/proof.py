@@ -58,9 +58,12 @@ def note_meter_error(*, event: StripeEvent, now: datetime) -> None:
     if not new:
         return
     alerts.report(
-        kind="meter_error", subject=meter_id or "unknown meter", now=now, severity="critical",
+        kind="meter_error",
+        subject=meter_id or "unknown meter",
+        now=now,
+        severity="critical",
         message=f"Stripe could not count usage it was sent (event {event.event_id}).",
-    )  # fmt: skip
+    )
     details = usage.error_report(event.payload.get("data"))
     if details is not None:
         _apply(report, details, now)

@@ -78,9 +78,13 @@ def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> 
             Allowance.objects.filter(pk=allowance.pk).delete()
         ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
         audit.record(
-            action="budget.allowance_end", target=str(allowance.budget), by=by, now=now, reason=reason.strip(),
+            action="budget.allowance_end",
+            target=str(allowance.budget),
+            by=by,
+            now=now,
+            reason=reason.strip(),
             old=_picture(allowance),
-        )  # fmt: skip
+        )
 
 
 def state(allowance: Allowance, *, now: datetime) -> str:
@@ -105,9 +109,13 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
         allowance.save(force_insert=True)
         ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
         audit.record(
-            action=action, target=str(allowance.budget), by=by, now=now, reason=allowance.reason,
+            action=action,
+            target=str(allowance.budget),
+            by=by,
+            now=now,
+            reason=allowance.reason,
             new=_picture(allowance),
-        )  # fmt: skip
+        )
     return allowance
 
 

@@ -24,9 +24,17 @@ from governance.rules.windows import WindowKind
 
 EACH = "*"
 FIELDS = (
-    "limit_nanos", "soft_cap", "hard_cap", "warn_at", "alert_thresholds", "downgrade_rules", "disabled_tools",
-    "clamp", "clamp_min_tokens", "enabled",
-)  # fmt: skip
+    "limit_nanos",
+    "soft_cap",
+    "hard_cap",
+    "warn_at",
+    "alert_thresholds",
+    "downgrade_rules",
+    "disabled_tools",
+    "clamp",
+    "clamp_min_tokens",
+    "enabled",
+)
 IDENTITY = ("tenant", "scope_type", "scope_key", "window")
 
 
@@ -144,9 +152,13 @@ def reset(*, budget: Budget, reason: str, by: Actor, now: datetime, subject: str
     with transaction.atomic():
         [result] = ledger.apply_within([Reset(budget.id, reason.strip(), by.name, subject)], now=now)
         audit.record(
-            action="budget.reset", target=str(budget), by=by, now=now, reason=reason.strip(),
+            action="budget.reset",
+            target=str(budget),
+            by=by,
+            now=now,
+            reason=reason.strip(),
             old={"windows_closed": result.closed},
-        )  # fmt: skip
+        )
     return cast(ResetResult, result)
 
 
@@ -164,9 +176,14 @@ def sync_default(*, now: datetime) -> Budget | None:
         return change(budget=known, changes={"limit_nanos": limit_nanos, "enabled": True}, by=by, now=now)
     try:
         return create(
-            scope_type=ScopeType.TENANT, scope_key=EACH, window=WindowKind.DAY, limit_nanos=limit_nanos,
-            source=Budget.Source.DEFAULT, by=by, now=now,
-        )  # fmt: skip
+            scope_type=ScopeType.TENANT,
+            scope_key=EACH,
+            window=WindowKind.DAY,
+            limit_nanos=limit_nanos,
+            source=Budget.Source.DEFAULT,
+            by=by,
+            now=now,
+        )
     except BudgetConflict as error:
         return error.budget
 

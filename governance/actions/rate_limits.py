@@ -100,9 +100,7 @@ def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: date
         if new == old:
             return limit
         limit.save(update_fields=list(FIELDS))
-        audit.record(
-            action="rate_limit.change", target=_target(limit), by=by, now=now, reason=reason, old=old, new=new
-        )  # fmt: skip
+        audit.record(action="rate_limit.change", target=_target(limit), by=by, now=now, reason=reason, old=old, new=new)
     return limit
 
 

@@ -64,9 +64,7 @@ def lift(*, stop: EmergencyStop, by: Actor, now: datetime, reason: str = "") -> 
     stop.refresh_from_db(fields=["lifted_at", "lifted_by"])
     if not lifted:
         raise StopConflict(f"the stop of {whom(stop)} is lifted already", stop)
-    audit.record(
-        action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=picture(stop)
-    )  # fmt: skip
+    audit.record(action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=picture(stop))
     return stop
 
 

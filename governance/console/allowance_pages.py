@@ -78,8 +78,12 @@ class AllowanceForm(forms.Form):
         """Raises AllowanceError."""
         fields = self.cleaned_data
         given: dict[str, Any] = {
-            "budget": self.budget, "amount_nanos": fields["amount"], "reason": fields["reason"], "by": by, "now": now,
-        }  # fmt: skip
+            "budget": self.budget,
+            "amount_nanos": fields["amount"],
+            "reason": fields["reason"],
+            "by": by,
+            "now": now,
+        }
         if fields["until"]:
             return allowances.raise_limit(**given, starts_at=now, ends_at=fields["until"])
         return allowances.top_up(**given, subject=fields.get("subject") or None)

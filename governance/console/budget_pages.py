@@ -97,9 +97,20 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Budget
         fields = [
-            "tenant", "scope_type", "scope_key", "window", "soft_cap", "hard_cap", "warn_at", "alert_thresholds",
-            "downgrade_rules", "disabled_tools", "clamp", "clamp_min_tokens", "enabled",
-        ]  # fmt: skip
+            "tenant",
+            "scope_type",
+            "scope_key",
+            "window",
+            "soft_cap",
+            "hard_cap",
+            "warn_at",
+            "alert_thresholds",
+            "downgrade_rules",
+            "disabled_tools",
+            "clamp",
+            "clamp_min_tokens",
+            "enabled",
+        ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -111,9 +111,14 @@ def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
         tell(f"{len(sums)} figures of rollups set")
         for drift in (*windows, *sums):
             audit.record(
-                action="ledger.repair", target=drift.subject, by=by, now=now, reason=str(drift),
-                old={drift.figure: drift.actual}, new={drift.figure: drift.expected},
-            )  # fmt: skip
+                action="ledger.repair",
+                target=drift.subject,
+                by=by,
+                now=now,
+                reason=str(drift),
+                old={drift.figure: drift.actual},
+                new={drift.figure: drift.expected},
+            )
     return [*windows, *sums]
 
 

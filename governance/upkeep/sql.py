@@ -191,9 +191,13 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
 
 _ROLLUP_CHANGES = Shape(id="bigint", **dict.fromkeys(SUMS, "bigint"))
 _NEW_ROLLUPS = Shape(
-    tenant_id="bigint", hour="timestamptz", agent="text", provider="text", model="text",
+    tenant_id="bigint",
+    hour="timestamptz",
+    agent="text",
+    provider="text",
+    model="text",
     **dict.fromkeys(SUMS, "bigint"),
-)  # fmt: skip
+)
 
 
 def one_repair_at_a_time() -> None:

@@ -128,9 +128,13 @@ class PriceCorrect(ControlView):
         asked = self.valid(CorrectBody, request.data)
         try:
             right = prices.correct(
-                price=wrong, picos_per_unit=asked["usd_per_million"], source=asked["source"],
-                by=self.by.actor, now=self.now, reason=asked["reason"],
-            )  # fmt: skip
+                price=wrong,
+                picos_per_unit=asked["usd_per_million"],
+                source=asked["source"],
+                by=self.by.actor,
+                now=self.now,
+                reason=asked["reason"],
+            )
         except prices.CorrectedBefore as error:
             raise errors.Conflict(str(error)) from error
         return Response(PriceBody(right).data, status=201)

@@ -158,9 +158,13 @@ def take_over(
         key = offer.provider, offer.model
         model = one.row or made.get(key) or made.setdefault(key, _new_model(offer, by=by, now=now))
         price = Price(
-            model=model, unit=offer.unit, picos_per_unit=offer.picos, source=offer.source,
-            effective_from=effective_from, verified_at=now,
-        )  # fmt: skip
+            model=model,
+            unit=offer.unit,
+            picos_per_unit=offer.picos,
+            source=offer.source,
+            effective_from=effective_from,
+            verified_at=now,
+        )
         added.append(prices.add(price=price, by=by, now=now, reason=reason))
     return added
 
@@ -177,9 +181,13 @@ def _offers(provider: str, name: str, theirs: Any, at: datetime, source: str) ->
 def _new_model(offer: Offer, *, by: Actor, now: datetime) -> Model:
     kind = KIND_OF_UNIT.get(offer.unit, "chat")
     row = Model(
-        provider=offer.provider, name=offer.model, owned_by=offer.provider, kinds=[kind], capabilities=[kind],
+        provider=offer.provider,
+        name=offer.model,
+        owned_by=offer.provider,
+        kinds=[kind],
+        capabilities=[kind],
         context_tokens=offer.context_tokens,
-    )  # fmt: skip
+    )
     row.save()
     audit.record(action="model.add", target=row.name, by=by, now=now, new={"source": offer.source})
     return row

@@ -78,17 +78,31 @@ def correct(
     Calls that were charged by the wrong one stay as they are until `repricing.run` posts the differences.
     """
     right = Price(
-        model=price.model, unit=price.unit, picos_per_unit=picos_per_unit, currency=price.currency, zone=price.zone,
-        tier=price.tier, batch=price.batch, effective_from=price.effective_from, source=source, supersedes=price,
-        recorded_at=now, verified_at=now if verified else None,
-    )  # fmt: skip
+        model=price.model,
+        unit=price.unit,
+        picos_per_unit=picos_per_unit,
+        currency=price.currency,
+        zone=price.zone,
+        tier=price.tier,
+        batch=price.batch,
+        effective_from=price.effective_from,
+        source=source,
+        supersedes=price,
+        recorded_at=now,
+        verified_at=now if verified else None,
+    )
     try:
         with transaction.atomic():
             right.save()
             audit.record(
-                action="price.correct", target=str(price.model), by=by, now=now, reason=reason,
-                old=_facts(price), new=_facts(right),
-            )  # fmt: skip
+                action="price.correct",
+                target=str(price.model),
+                by=by,
+                now=now,
+                reason=reason,
+                old=_facts(price),
+                new=_facts(right),
+            )
             transaction.on_commit(snapshot.forget)
     except IntegrityError as error:
         raise CorrectedBefore(f"{price} was superseded already; correct the one in its place.") from error

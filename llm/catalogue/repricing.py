@@ -127,14 +127,18 @@ def run(
         raise RepricingError("reason", "say why.")
     expected = preview(model=model, starts_at=starts_at, ends_at=ends_at)
     audit.record(
-        action="price.reprice", target=str(model), by=by, now=now, reason=reason,
+        action="price.reprice",
+        target=str(model),
+        by=by,
+        now=now,
+        reason=reason,
         old={"calls": expected.changed, "cost_nanos": _sum(expected, "before_nanos")},
         new={
             "from": starts_at.isoformat() if starts_at else None,
             "to": ends_at.isoformat(),
             "cost_nanos": _sum(expected, "after_nanos"),
         },
-    )  # fmt: skip
+    )
     judge = _Judge(model, Outcome(str(model), dry_run=False))
     for entries in _batches(model, starts_at, ends_at):
         judge.outcome.count(_post(entries, judge, now))

@@ -214,8 +214,11 @@ class _Place:
     def closeness(self, price: Price) -> tuple[bool, bool, bool, datetime]:
         """Rows for this very place win; among those, the one that began last."""
         return (
-            price.tier == self.tier, price.zone == self.zone, price.batch == self.batch, _begun_at(price),
-        )  # fmt: skip
+            price.tier == self.tier,
+            price.zone == self.zone,
+            price.batch == self.batch,
+            _begun_at(price),
+        )
 
 
 def _rates(model: Model, *, at: datetime, place: _Place) -> Rates | None:

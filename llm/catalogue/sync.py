@@ -149,10 +149,17 @@ def take_over(listed: list[Card], *, now: datetime) -> Outcome:
 
 def _added(card: Card, outcome: Outcome, now: datetime) -> Model:
     row = Model(
-        provider=DEFAULT_PROVIDER, name=card.canonical, owned_by=card.owned_by, kinds=list(card.kinds),
-        capabilities=list(card.capabilities), context_tokens=card.context_tokens, status=Model.Status.PREVIEW,
-        deprecated_at=card.deprecated_at, replacement=card.replacement, billing_name=card.billing_name,
-    )  # fmt: skip
+        provider=DEFAULT_PROVIDER,
+        name=card.canonical,
+        owned_by=card.owned_by,
+        kinds=list(card.kinds),
+        capabilities=list(card.capabilities),
+        context_tokens=card.context_tokens,
+        status=Model.Status.PREVIEW,
+        deprecated_at=card.deprecated_at,
+        replacement=card.replacement,
+        billing_name=card.billing_name,
+    )
     prices.save(row=row, old=None, by=SYNC, now=now)
     outcome.changes.append(f"{row.name}: new; a preview until it has a price and is confirmed")
     return row
@@ -160,8 +167,10 @@ def _added(card: Card, outcome: Outcome, now: datetime) -> Model:
 
 def _update(row: Model, card: Card, outcome: Outcome, now: datetime) -> None:
     said: dict[str, Any] = {
-        "deprecated_at": card.deprecated_at, "replacement": card.replacement, "billing_name": card.billing_name,
-    }  # fmt: skip
+        "deprecated_at": card.deprecated_at,
+        "replacement": card.replacement,
+        "billing_name": card.billing_name,
+    }
     if card.context_tokens is not None:
         said["context_tokens"] = card.context_tokens
     if card.deprecated_at is not None and card.deprecated_at <= now and row.status == Model.Status.GA:

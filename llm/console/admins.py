@@ -94,8 +94,15 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]
 class ModelAdmin(CatalogueAdmin):
     form = ModelForm
     list_display = (
-        "named", "state", "health_here", "kind_list", "capability_list", "context_tokens", "rates", "alias_list",
-    )  # fmt: skip
+        "named",
+        "state",
+        "health_here",
+        "kind_list",
+        "capability_list",
+        "context_tokens",
+        "rates",
+        "alias_list",
+    )
     list_filter = ("status", "provider")
     search_fields = ("name", "provider", "aliases__name")
     ordering = ("name", "provider")

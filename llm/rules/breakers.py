@@ -96,9 +96,7 @@ class Breaker:
             return replace(self, failures=self.failures + 1)
         if phase is Phase.OPEN or (phase is Phase.HALF_OPEN and self.released(owner, now) is self):
             return self
-        return replace(
-            self, failures=self.failures + 1, openings=self.openings + 1, opened_at=now, passed=0, probes=()
-        )  # fmt: skip
+        return replace(self, failures=self.failures + 1, openings=self.openings + 1, opened_at=now, passed=0, probes=())
 
     def released(self, owner: int, now: float) -> Breaker:
         """Without one probe of `owner`, its oldest; the same where it has none."""

@@ -135,9 +135,15 @@ def cost_nanos(usage: Usage, rates: Rates) -> int | None:
 
 
 def quote_tokens(
-    entry: Entry, *, model: str, input_tokens: int, max_tokens: int | None, n: int = 1, capable: bool = True,
+    entry: Entry,
+    *,
+    model: str,
+    input_tokens: int,
+    max_tokens: int | None,
+    n: int = 1,
+    capable: bool = True,
     held_tokens: int | None = None,
-) -> Quote | None:  # fmt: skip
+) -> Quote | None:
     """The worst case of a call at `entry`, asked for as `model`: no input cached, every output token written.
 
     `max_tokens` None: the call writes nothing (embeddings), and there is nothing to clamp. `held_tokens`: so many of

@@ -277,9 +277,26 @@ def _names_provider(model: str, entry: Entry) -> bool:
 _LOOKED_AT_CHARS = 4_000
 _REASONS, _SCHEMA, _JSON, _CODE, _PICTURES = 40, 15, 5, 15, 10
 _WORDS = (
-    "analy", "compare", "contrast", "prove", "derive", "explain why", "step by step", "trade-off", "tradeoff",
-    "architect", "design a", "debug", "refactor", "optimi", "evaluate", "critique", "plan ", "strateg", "reason",
-)  # fmt: skip
+    "analy",
+    "compare",
+    "contrast",
+    "prove",
+    "derive",
+    "explain why",
+    "step by step",
+    "trade-off",
+    "tradeoff",
+    "architect",
+    "design a",
+    "debug",
+    "refactor",
+    "optimi",
+    "evaluate",
+    "critique",
+    "plan ",
+    "strateg",
+    "reason",
+)
 _A_WORD, _MOST_WORDS = 10, 30
 _CODE_SIGNS = ("```", "def ", "class ", "function ", "SELECT ", "#include", "Traceback")
 

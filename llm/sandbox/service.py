@@ -401,8 +401,11 @@ def _used(behaviour: Behaviour, usage: Mapping[str, Any], *, name: str = "usage"
     """The answer's block of usage, as it was asked for."""
     if behaviour.missing_usage:
         return {}
-    return {name: {key: 0 if isinstance(value, int) else value for key, value in usage.items()}
-            if behaviour.zero_usage else usage}  # fmt: skip
+    return {
+        name: {key: 0 if isinstance(value, int) else value for key, value in usage.items()}
+        if behaviour.zero_usage
+        else usage
+    }
 
 
 async def _respond(send: Send, status: int, body: Mapping[str, Any], headers: wire.Headers | None = None) -> None:

@@ -116,8 +116,10 @@ def form(content_type: str, body: bytes) -> dict[str, Any]:
     try:
         python_multipart.parse_form(
             {"Content-Type": content_type.encode(), "Content-Length": str(len(body)).encode()},
-            io.BytesIO(body), keep_field, keep_file,
-        )  # fmt: skip
+            io.BytesIO(body),
+            keep_field,
+            keep_file,
+        )
     except (python_multipart.exceptions.FormParserError, ValueError) as error:
         raise unprocessable(["body"], "form_invalid", str(error)) from error
     return fields

@@ -250,9 +250,7 @@ class Breakers:
         """Where a name without a slot goes: an empty or broken one, or the one that has not changed for longest."""
         _, start = _key(name)
         window = os.pread(fd, WINDOW * SLOT_BYTES, start).ljust(WINDOW * SLOT_BYTES, b"\0")
-        return start + min(
-            range(0, len(window), SLOT_BYTES), key=lambda at: _changed_at(window[at : at + SLOT_BYTES])
-        )  # fmt: skip
+        return start + min(range(0, len(window), SLOT_BYTES), key=lambda at: _changed_at(window[at : at + SLOT_BYTES]))
 
     def _me(self) -> _Process:
         """A forked process is another. Of threads that are the first at once one makes it."""

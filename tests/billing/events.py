@@ -30,10 +30,12 @@ def standard_plans() -> None:
         Plan.objects.get_or_create(
             name=name,
             defaults={
-                "limit_nanos": nanos_from_dollars(dollars), "is_default": default,
-                "downgrade_rules": SMALLER, "lookup_keys": [name.lower()],
+                "limit_nanos": nanos_from_dollars(dollars),
+                "is_default": default,
+                "downgrade_rules": SMALLER,
+                "lookup_keys": [name.lower()],
             },
-        )  # fmt: skip
+        )
 
 
 def event(type: str, data: dict[str, Any], *, created: datetime = START, id: str = "") -> dict[str, Any]:
@@ -135,9 +137,11 @@ def invoice(
     line_parent = {
         "type": "subscription_item_details",
         "subscription_item_details": {
-            "subscription": subscription, "subscription_item": f"si_{subscription}", "proration": proration,
+            "subscription": subscription,
+            "subscription_item": f"si_{subscription}",
+            "proration": proration,
         },
-    }  # fmt: skip
+    }
     product = price_of(price)["product"]
     return {
         "id": id,
@@ -203,7 +207,13 @@ def checkout_completed(
     *, tenant: str = "acme", customer: str = "cus_acme", created: datetime = START, id: str = ""
 ) -> dict[str, Any]:
     data = {
-        "id": f"cs_{customer}", "object": "checkout.session", "client_reference_id": tenant, "customer": customer,
-        "metadata": {}, "mode": "subscription", "status": "complete", "payment_status": "paid",
-    }  # fmt: skip
+        "id": f"cs_{customer}",
+        "object": "checkout.session",
+        "client_reference_id": tenant,
+        "customer": customer,
+        "metadata": {},
+        "mode": "subscription",
+        "status": "complete",
+        "payment_status": "paid",
+    }
     return event("checkout.session.completed", data, created=created, id=id)

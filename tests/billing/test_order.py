@@ -56,8 +56,17 @@ def state() -> dict[str, Any]:
     spending = Tenant.objects.exclude(status="suspended")
     windows = BudgetWindow.objects.filter(closed_at=None, tenant__in=spending)
     budgets = Budget.objects.filter(tenant__in=spending)
-    account = ("stripe_customer_id", "tenant__slug", "state", "plan", "limit_nanos", "period_start", "period_end",
-               "subscription_id", "reasons")  # fmt: skip
+    account = (
+        "stripe_customer_id",
+        "tenant__slug",
+        "state",
+        "plan",
+        "limit_nanos",
+        "period_start",
+        "period_end",
+        "subscription_id",
+        "reasons",
+    )
     window = ("tenant__slug", "starts_at", "ends_at", "limit_nanos", "source_id", "state")
     return {
         "accounts": list(BillingAccount.objects.order_by("stripe_customer_id").values_list(*account)),
@@ -120,13 +129,17 @@ def year_of_a_customer() -> Stream:
         invoice_paid(subscription=None, billing_reason="manual", amount_paid=777, id="evt_h"),
         subscription_updated(price="price_premium", created=NEXT, id="evt_i", **renewed),
         invoice_paid(
-            billing_reason="subscription_cycle", amount_paid=0, price="price_premium", created=NEXT, id="evt_j",
+            billing_reason="subscription_cycle",
+            amount_paid=0,
+            price="price_premium",
+            created=NEXT,
+            id="evt_j",
             **renewed,
         ),
         subscription_created(subscription="sub_extra", price="price_extra", created=START + 2 * DAY, id="evt_k"),
         invoice_paid(subscription="sub_extra", price="price_extra", id="evt_l"),
         event("product.created", product, id="evt_m"),
-    ]  # fmt: skip
+    ]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -57,9 +57,10 @@ def test_a_limit_can_be_a_share_of_what_the_invoice_bills(
     price = priced(metadata, interval=interval, unit_amount=cents)
     length = 365 * DAY if interval == "year" else 30 * DAY
     deliver(
-        checkout_completed(), subscription_created(price=price, period_end=START + length),
+        checkout_completed(),
+        subscription_created(price=price, period_end=START + length),
         invoice_paid(price="price_x", amount_paid=cents, period_end=START + length),
-    )  # fmt: skip
+    )
     assert window_of().limit_nanos == factories.nanos(limit)
 
 
@@ -182,9 +183,10 @@ def test_no_limit_waits_for_a_period_that_is_not_over(tenant: Tenant, deliver: D
     price["recurring"]["interval_count"] = 6
     length = timedelta(days=181)
     deliver(
-        checkout_completed(), subscription_created(price=price, period_end=START + length),
+        checkout_completed(),
+        subscription_created(price=price, period_end=START + length),
         invoice_paid(price="price_x", period_end=START + length),
-    )  # fmt: skip
+    )
     assert (window_of().ends_at, window_of().limit_nanos) == (START + length, factories.nanos("300"))
 
 

@@ -52,26 +52,40 @@ NEXT = START + 30 * DAY
 
 # Promise -> the tests of it that stand beside what they test.
 ELSEWHERE = {
-    1: ("test_killed_workers.py::test_an_event_whose_worker_is_killed_has_its_effect_once",
+    1: (
+        "test_killed_workers.py::test_an_event_whose_worker_is_killed_has_its_effect_once",
         "test_inbox.py::test_event_whose_worker_died_is_found_by_the_sweep",
         "test_inbox.py::test_effect_and_mark_are_one_transaction",
-        "test_views.py::test_a_broker_is_never_waited_for"),
-    2: ("test_concurrency.py::test_concurrent_posts_of_one_event_are_one_row_and_one_effect",
+        "test_views.py::test_a_broker_is_never_waited_for",
+    ),
+    2: (
+        "test_concurrency.py::test_concurrent_posts_of_one_event_are_one_row_and_one_effect",
         "test_inbox.py::test_one_fact_under_two_event_ids_has_one_effect",
-        "test_healing.py::test_the_whole_log_three_times_changes_nothing"),
-    3: ("test_order.py::test_recorded_streams_shuffled_and_repeated_end_in_the_same_state",
-        "test_order.py::test_made_up_stream_in_any_order_with_repetitions_ends_in_the_same_state"),
-    4: ("test_healing.py::test_the_second_run_writes_nothing",
-        "test_healing.py::test_after_an_outage_what_was_missed_comes_and_operators_are_told"),
-    6: ("test_views.py::test_noise_is_refused_without_a_row",
+        "test_healing.py::test_the_whole_log_three_times_changes_nothing",
+    ),
+    3: (
+        "test_order.py::test_recorded_streams_shuffled_and_repeated_end_in_the_same_state",
+        "test_order.py::test_made_up_stream_in_any_order_with_repetitions_ends_in_the_same_state",
+    ),
+    4: (
+        "test_healing.py::test_the_second_run_writes_nothing",
+        "test_healing.py::test_after_an_outage_what_was_missed_comes_and_operators_are_told",
+    ),
+    6: (
+        "test_views.py::test_noise_is_refused_without_a_row",
         "test_views.py::test_unreadable_signature_headers_are_refused",
-        "test_views.py::test_signed_noise_is_handled_or_refused_but_never_an_error"),
-    7: ("test_views.py::test_both_secrets_work_while_rotating",
-        "test_endpoint.py::test_an_endpoint_of_another_version_is_replaced_and_then_disabled_on_request"),
-    8: ("test_stripe_client.py::test_outage_keeps_the_last_state_and_the_event",
-        "test_inbox.py::test_failures_back_off_and_end_in_the_dead_letter"),
+        "test_views.py::test_signed_noise_is_handled_or_refused_but_never_an_error",
+    ),
+    7: (
+        "test_views.py::test_both_secrets_work_while_rotating",
+        "test_endpoint.py::test_an_endpoint_of_another_version_is_replaced_and_then_disabled_on_request",
+    ),
+    8: (
+        "test_stripe_client.py::test_outage_keeps_the_last_state_and_the_event",
+        "test_inbox.py::test_failures_back_off_and_end_in_the_dead_letter",
+    ),
     9: ("test_views.py::test_the_view_opens_no_socket",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [name for names in ELSEWHERE.values() for name in names])
@@ -94,8 +108,9 @@ class TestPromise1A200MeansDurable:
         standard_plans()
         factories.tenant("acme")
         environment = process_environment | {
-            "REDIS_URL": "redis://127.0.0.1:1/0", "STRIPE_WEBHOOK_SECRET": signing.SECRET,
-        }  # fmt: skip
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "STRIPE_WEBHOOK_SECRET": signing.SECRET,
+        }
         with web_process(environment) as (url, process):
             for sent in (checkout_completed(), invoice_paid()):
                 assert signed_post(url, sent).status_code == 200
@@ -137,9 +152,10 @@ def life(stripe: stripe_api.Account) -> list[dict[str, Any]]:
         subscription(customer="cus_gone", subscription="sub_gone", status="canceled"),
     ]
     stripe.invoices = [
-        invoice(), invoice(billing_reason="subscription_cycle", price="price_premium", **renewed),
+        invoice(),
+        invoice(billing_reason="subscription_cycle", price="price_premium", **renewed),
         invoice(customer="cus_gone", subscription="sub_gone"),
-    ]  # fmt: skip
+    ]
     cycle = {"billing_reason": "subscription_cycle", "price": "price_premium", **renewed}
     stripe.events = [
         checkout_completed(id="evt_1"),

@@ -29,8 +29,11 @@ pool:
 """
 STREAMS, CALLS_EACH = 30, 8
 BODY = {
-    "model": "mistral-small-latest", "stream": True, "max_tokens": 60, "messages": [{"role": "user", "content": "Hi"}],
-}  # fmt: skip
+    "model": "mistral-small-latest",
+    "stream": True,
+    "max_tokens": 60,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
 
 
 def listens(port: int) -> bool:
@@ -81,9 +84,14 @@ async def under_load(url: str, key: str, pid: int) -> Counter[str]:
 
 
 def test_every_call_that_had_not_begun_is_answered_by_the_other_api(
-    transactional_db: None, shipped_catalogue: None, settings: Any, sandbox_url: str, first_api: tuple[str, int],
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    transactional_db: None,
+    shipped_catalogue: None,
+    settings: Any,
+    sandbox_url: str,
+    first_api: tuple[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from config.asgi import application
     from llm.state.breakers import Breakers
 

@@ -63,8 +63,10 @@ def test_an_hour_is_billed_once_wherever_its_worker_is_killed(
 ) -> None:
     customer_that_spends("acme", TEN)
     environment = process_environment | {
-        "STRIPE_API_BASE": url, "STRIPE_SECRET_KEY": "sk_test_1", "STRIPE_METERS": "llm_cost:microdollars",
-    }  # fmt: skip
+        "STRIPE_API_BASE": url,
+        "STRIPE_SECRET_KEY": "sk_test_1",
+        "STRIPE_METERS": "llm_cost:microdollars",
+    }
     assert worker(environment, point) == -signal.SIGKILL
 
     reached = point not in ("before_the_claim_commits", "after_the_claim")

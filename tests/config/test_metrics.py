@@ -176,9 +176,13 @@ def test_stripe_s_events_that_wait_are_counted_with_their_age(scrape: Any) -> No
     now = timezone.now()
     for number, handled_at in enumerate([None, None, now]):
         StripeEvent.objects.create(
-            event_id=f"evt_{number}", type="invoice.paid", created=1, payload={}, processed_at=handled_at,
+            event_id=f"evt_{number}",
+            type="invoice.paid",
+            created=1,
+            payload={},
+            processed_at=handled_at,
             received_at=now - timedelta(minutes=number),
-        )  # fmt: skip
+        )
     found = scrape()
     assert found[labelled("stripe_inbox_waiting")] == 2
     assert 60 <= found[labelled("stripe_inbox_age_seconds")] < 90

@@ -109,8 +109,9 @@ class StripeAccount:
         if sub is None or sub.status not in ("active", "trialing") or (price, quantity) == (sub.price, sub.quantity):
             return
         lines = [
-            (sub.price, sub.quantity, self.now, sub.ends_at, True), (price, quantity, self.now, sub.ends_at, False),
-        ]  # fmt: skip
+            (sub.price, sub.quantity, self.now, sub.ends_at, True),
+            (price, quantity, self.now, sub.ends_at, False),
+        ]
         sub.price, sub.quantity = price, quantity
         self.highest_nanos = max(self.highest_nanos, self.value(price, quantity))
         self._tell("customer.subscription.updated", self._object(sub))
@@ -195,8 +196,14 @@ class StripeAccount:
         if charge is None:
             return
         amount, charge["amount_refunded"], charge["refunded"] = charge["amount_refunded"], 0, False
-        refund = {"id": f"re_{next(self._ids)}", "object": "refund", "charge": charge["id"], "amount": amount,
-                  "payment_intent": charge["payment_intent"], "status": "failed"}  # fmt: skip
+        refund = {
+            "id": f"re_{next(self._ids)}",
+            "object": "refund",
+            "charge": charge["id"],
+            "amount": amount,
+            "payment_intent": charge["payment_intent"],
+            "status": "failed",
+        }
         self._tell("refund.failed", refund)
 
     def dispute(self) -> None:
@@ -204,9 +211,16 @@ class StripeAccount:
         if charge is None or charge["amount_refunded"]:
             return
         charge["disputed"] = True
-        made = {"id": f"dp_{next(self._ids)}", "object": "dispute", "charge": charge["id"], "amount": charge["amount"],
-                "payment_intent": charge["payment_intent"], "status": "needs_response", "created": self._seconds(),
-                "balance_transactions": []}  # fmt: skip
+        made = {
+            "id": f"dp_{next(self._ids)}",
+            "object": "dispute",
+            "charge": charge["id"],
+            "amount": charge["amount"],
+            "payment_intent": charge["payment_intent"],
+            "status": "needs_response",
+            "created": self._seconds(),
+            "balance_transactions": [],
+        }
         self.disputes[made["id"]] = made
         self._take(charge["id"], taken=True)
         self._tell("charge.dispute.created", made)
@@ -249,11 +263,18 @@ class StripeAccount:
                 line["amount"] = 0
         details = {"type": "subscription_details", "subscription_details": {"subscription": sub.id}} if sub else None
         invoice = {
-            "id": id, "object": "invoice", "customer": self.customer, "status": "open", "billing_reason": reason,
-            "created": self._seconds(), "currency": "usd", "amount_paid": 0, "metadata": {"sub": sub.id if sub else ""},
+            "id": id,
+            "object": "invoice",
+            "customer": self.customer,
+            "status": "open",
+            "billing_reason": reason,
+            "created": self._seconds(),
+            "currency": "usd",
+            "amount_paid": 0,
+            "metadata": {"sub": sub.id if sub else ""},
             "parent": details,
             "lines": {"object": "list", "data": told},
-        }  # fmt: skip
+        }
         self.invoices[id] = invoice
         if self.card_works or free:
             self._settle(invoice, free=free)
@@ -269,10 +290,18 @@ class StripeAccount:
                 self._count(invoice, line)
         if invoice["amount_paid"]:
             charge = {
-                "id": f"ch_{invoice['id']}", "object": "charge", "customer": self.customer, "status": "succeeded",
-                "amount": invoice["amount_paid"], "amount_refunded": 0, "refunded": False, "disputed": False,
-                "currency": "usd", "payment_intent": f"pi_{invoice['id']}", "created": self._seconds(),
-            }  # fmt: skip
+                "id": f"ch_{invoice['id']}",
+                "object": "charge",
+                "customer": self.customer,
+                "status": "succeeded",
+                "amount": invoice["amount_paid"],
+                "amount_refunded": 0,
+                "refunded": False,
+                "disputed": False,
+                "currency": "usd",
+                "payment_intent": f"pi_{invoice['id']}",
+                "created": self._seconds(),
+            }
             self.charges[charge["id"]] = charge
             payment = {"type": "payment_intent", "payment_intent": charge["payment_intent"]}
             invoice["payments"] = {"object": "list", "data": [{"object": "invoice_payment", "payment": payment}]}
@@ -299,21 +328,32 @@ class StripeAccount:
             cents = cents * ((ends_at - starts_at) // timedelta(seconds=1)) // (MONTH // timedelta(seconds=1))
         details = {"subscription": sub.id, "proration": proration} if sub else {}
         return {
-            "id": f"il_{next(self._ids)}", "object": "line_item", "amount": -cents if credit else cents,
-            "currency": "usd", "quantity": quantity, "metadata": _Hidden(truth=line),
+            "id": f"il_{next(self._ids)}",
+            "object": "line_item",
+            "amount": -cents if credit else cents,
+            "currency": "usd",
+            "quantity": quantity,
+            "metadata": _Hidden(truth=line),
             "period": {"start": int(starts_at.timestamp()), "end": int(ends_at.timestamp())},
             "parent": {"type": "subscription_item_details", "subscription_item_details": details} if sub else None,
             "pricing": {"type": "price_details", "price_details": {"price": price, "product": f"prod_{price[6:]}"}},
-        }  # fmt: skip
+        }
 
     def _object(self, sub: Sub) -> dict[str, Any]:
         trial = sub.trial or (None, None)
         return events.subscription(
-            customer=self.customer, subscription=sub.id, price=self.price(sub.price), quantity=sub.quantity,
-            period_start=sub.starts_at, period_end=sub.ends_at, status=sub.status,
-            metadata={"tenant_id": self.tenant}, cancel_at_period_end=sub.ends_with_period,
-            trial_start=trial[0] and events.seconds(trial[0]), trial_end=trial[1] and events.seconds(trial[1]),
-        )  # fmt: skip
+            customer=self.customer,
+            subscription=sub.id,
+            price=self.price(sub.price),
+            quantity=sub.quantity,
+            period_start=sub.starts_at,
+            period_end=sub.ends_at,
+            status=sub.status,
+            metadata={"tenant_id": self.tenant},
+            cancel_at_period_end=sub.ends_with_period,
+            trial_start=trial[0] and events.seconds(trial[0]),
+            trial_end=trial[1] and events.seconds(trial[1]),
+        )
 
     def _seconds(self) -> int:
         return events.seconds(self.now)

@@ -77,8 +77,14 @@ class FakeMeters:
             return (200, found) if found else (404, {"error": {"message": "No such event", "code": "not_found"}})
         if path == "/v2/billing/meter_event_session":
             expires = (self.now + timedelta(minutes=15)).isoformat()
-            return 200, {"object": "v2.billing.meter_event_session", "id": "bmes_1", "authentication_token": "token_1",
-                         "created": self.now.isoformat(), "expires_at": expires, "livemode": False}  # fmt: skip
+            return 200, {
+                "object": "v2.billing.meter_event_session",
+                "id": "bmes_1",
+                "authentication_token": "token_1",
+                "created": self.now.isoformat(),
+                "expires_at": expires,
+                "livemode": False,
+            }
         answer = self._events(path, headers, body)
         if self.deaf:
             raise requests.ConnectionError("cut")
@@ -86,12 +92,17 @@ class FakeMeters:
 
     def _definitions(self) -> list[dict[str, Any]]:
         return [
-            {"id": id, "object": "billing.meter", "event_name": name, "status": "active",
-             "default_aggregation": {"formula": self.formula},
-             "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
-             "value_settings": {"event_payload_key": "value"}}
+            {
+                "id": id,
+                "object": "billing.meter",
+                "event_name": name,
+                "status": "active",
+                "default_aggregation": {"formula": self.formula},
+                "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+                "value_settings": {"event_payload_key": "value"},
+            }
             for name, id in self.meters.items()
-        ]  # fmt: skip
+        ]
 
     def _events(self, path: str, headers: Any, body: str) -> Answer:
         self.keys.append(headers["Idempotency-Key"])
@@ -128,11 +139,17 @@ class FakeMeters:
         start, end = int(query["start_time"]), int(query["end_time"])
         assert start % 60 == end % 60 == 0
         found = [
-            one.value for one in self.counted
-            if one.customer == query["customer"] and start <= one.at.timestamp() < end
-        ]  # fmt: skip
-        row = {"id": "mes_1", "object": "billing.meter_event_summary", "aggregated_value": float(sum(found)),
-               "start_time": start, "end_time": end, "meter": meter_id, "livemode": False}  # fmt: skip
+            one.value for one in self.counted if one.customer == query["customer"] and start <= one.at.timestamp() < end
+        ]
+        row = {
+            "id": "mes_1",
+            "object": "billing.meter_event_summary",
+            "aggregated_value": float(sum(found)),
+            "start_time": start,
+            "end_time": end,
+            "meter": meter_id,
+            "livemode": False,
+        }
         self.after_summing()
         return 200, {"object": "list", "has_more": False, "url": "/v1/x", "data": [row] if found else []}
 

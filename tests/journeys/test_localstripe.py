@@ -48,9 +48,15 @@ class LocalStripe:
         self.post(f"/v1/customers/{customer}", default_source=source["id"])
 
     def subscribe(self, customer: str) -> str:
-        product = self.post("/v1/products", name="Standard", type="service", metadata={
-            "llm_budget_usd": "50", "llm_budget_period": "billing",
-        })  # fmt: skip
+        product = self.post(
+            "/v1/products",
+            name="Standard",
+            type="service",
+            metadata={
+                "llm_budget_usd": "50",
+                "llm_budget_period": "billing",
+            },
+        )
         plan = self.post("/v1/plans", product=product["id"], amount=5000, currency="usd", interval="day")
         begun = int(time.time()) - DAY_S + REST_S
         made = self.post(

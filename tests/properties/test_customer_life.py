@@ -40,8 +40,10 @@ from tests.fakes.stripe_account import MONTH, StripeAccount
 pytestmark = pytest.mark.django_db
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-VALUES = {name: factories.nanos(dollars) for name, dollars in
-          (("price_standard", "50"), ("price_premium", "200"), ("price_seats", "10"))}  # fmt: skip
+VALUES = {
+    name: factories.nanos(dollars)
+    for name, dollars in (("price_standard", "50"), ("price_premium", "200"), ("price_seats", "10"))
+}
 TOPUP = factories.nanos("20")
 EXAMPLES = int(os.environ.get("CUSTOMER_LIVES", "10"))
 prices = st.sampled_from(sorted(VALUES))
@@ -229,8 +231,14 @@ class CustomerLife(RuleBasedStateMachine):
 
     @property
     def _began(self) -> list[datetime]:
-        return [min([one.starts_at for one in self.stripe.payments if one.subscription_id == sub.id] +
-                    [sub.starts_at] + ([sub.trial[0]] if sub.trial else [])) for sub in self.stripe.subs]  # fmt: skip
+        return [
+            min(
+                [one.starts_at for one in self.stripe.payments if one.subscription_id == sub.id]
+                + [sub.starts_at]
+                + ([sub.trial[0]] if sub.trial else [])
+            )
+            for sub in self.stripe.subs
+        ]
 
     def _bought_in(self, window: BudgetWindow, used: int) -> int:
         """Top-ups count once: in the first window that has room for them."""
@@ -276,10 +284,14 @@ def test_a_customers_life_never_spends_more_than_was_paid_for(
     run_state_machine_as_test(
         CustomerLife,
         settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
-            derandomize="CUSTOMER_LIVES" not in os.environ, phases=[Phase.generate],
+            max_examples=EXAMPLES,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize="CUSTOMER_LIVES" not in os.environ,
+            phases=[Phase.generate],
         ),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

@@ -100,9 +100,19 @@ limits = st.fixed_dictionaries(
 )
 nobody = [None] * 12
 troubles = st.sampled_from(
-    [*nobody, "tenant paused", "tenant suspended", "agent paused", "key revoked", "key expired", "stop agent",
-     "stop tenant", "stop all", "stop lifted"]
-)  # fmt: skip
+    [
+        *nobody,
+        "tenant paused",
+        "tenant suspended",
+        "agent paused",
+        "key revoked",
+        "key expired",
+        "stop agent",
+        "stop tenant",
+        "stop all",
+        "stop lifted",
+    ]
+)
 quotes = st.fixed_dictionaries(
     {
         "fixed": st.integers(0, 200_000),
@@ -151,20 +161,30 @@ def make_budgets(owner: Tenant, drawn: list[dict[str, Any]]) -> None:
     for spec in drawn:
         own, scope_type, scope_key, kind = spec["scope"]
         budget = Budget.objects.create(
-            tenant=owner if own else None, scope_type=scope_type, scope_key=scope_key, window=kind,
-            limit_nanos=spec["limit"], **spec["policy"],
-        )  # fmt: skip
+            tenant=owner if own else None,
+            scope_type=scope_type,
+            scope_key=scope_key,
+            window=kind,
+            limit_nanos=spec["limit"],
+            **spec["policy"],
+        )
         window = make_window(owner, budget, spec) if spec["window"] else None
         Allowance.objects.bulk_create(
             [
                 Allowance(
-                    budget=budget, window=None if end else window, amount_nanos=amount, reason="more", actor="ada",
-                    created_at=NOON, starts_at=NOON + start * SECOND, ends_at=NOON + end * SECOND if end else None,
+                    budget=budget,
+                    window=None if end else window,
+                    amount_nanos=amount,
+                    reason="more",
+                    actor="ada",
+                    created_at=NOON,
+                    starts_at=NOON + start * SECOND,
+                    ends_at=NOON + end * SECOND if end else None,
                 )
                 for amount, start, end in spec["allowances"]
                 if end or window
             ]
-        )  # fmt: skip
+        )
 
 
 def make_window(owner: Tenant, budget: Budget, spec: dict[str, Any]) -> BudgetWindow:
@@ -174,14 +194,19 @@ def make_window(owner: Tenant, budget: Budget, spec: dict[str, Any]) -> BudgetWi
     [window] = BudgetWindow.objects.bulk_create(
         [
             BudgetWindow(
-                budget=budget, tenant=owner if budget.scope_type != "platform" else None, starts_at=starts_at,
+                budget=budget,
+                tenant=owner if budget.scope_type != "platform" else None,
+                starts_at=starts_at,
                 subject=SUBJECTS[budget.tenant_id is not None, budget.scope_type, budget.scope_key],
-                ends_at=None if lasting else starts_at + timedelta(minutes=30), limit_nanos=spec["limit"],
-                settled_nanos=spec["limit"] * settled // 100, reserved_nanos=spec["limit"] * reserved // 100,
-                opened_at=starts_at, extra_until=NOON - SECOND,
+                ends_at=None if lasting else starts_at + timedelta(minutes=30),
+                limit_nanos=spec["limit"],
+                settled_nanos=spec["limit"] * settled // 100,
+                reserved_nanos=spec["limit"] * reserved // 100,
+                opened_at=starts_at,
+                extra_until=NOON - SECOND,
             )
         ]
-    )  # fmt: skip
+    )
     return window
 
 
@@ -189,17 +214,24 @@ def make_limits(owner: Tenant, drawn: list[dict[str, Any]]) -> None:
     for spec in drawn:
         own, scope_type, scope_key, _ = spec["scope"]
         limit = RateLimit.objects.create(
-            tenant=owner if own else None, scope_type=scope_type, scope_key=scope_key, enabled=spec["enabled"],
-            nanos_per_minute=spec["nanos"], requests_per_minute=spec["requests"], tokens_per_minute=spec["tokens"],
-        )  # fmt: skip
+            tenant=owner if own else None,
+            scope_type=scope_type,
+            scope_key=scope_key,
+            enabled=spec["enabled"],
+            nanos_per_minute=spec["nanos"],
+            requests_per_minute=spec["requests"],
+            tokens_per_minute=spec["tokens"],
+        )
         if spec["meter"]:
             share, ago = spec["meter"]
             RateMeter.objects.create(
-                rate_limit=limit, subject=SUBJECTS[own, scope_type, scope_key], measured_at=NOON - ago * SECOND,
+                rate_limit=limit,
+                subject=SUBJECTS[own, scope_type, scope_key],
+                measured_at=NOON - ago * SECOND,
                 level_nanos=(spec["nanos"] or 0) * share // 100,
                 level_requests_e6=spec["requests"] * share * 10_000,
                 level_tokens_e6=(spec["tokens"] or 0) * share * 10_000,
-            )  # fmt: skip
+            )
 
 
 def make_trouble(owner: Tenant, agent: Agent, key: ApiKey, trouble: str | None) -> None:
@@ -213,9 +245,13 @@ def make_trouble(owner: Tenant, agent: Agent, key: ApiKey, trouble: str | None) 
     elif kind == "stop":
         lifted = {"lifted_at": NOON, "lifted_by": "ada"} if what == "lifted" else {}
         EmergencyStop.objects.create(
-            tenant=owner if what != "all" else None, agent=agent if what == "agent" else None, reason="it runs wild",
-            actor="ada", started_at=NOON, **lifted,
-        )  # fmt: skip
+            tenant=owner if what != "all" else None,
+            agent=agent if what == "agent" else None,
+            reason="it runs wild",
+            actor="ada",
+            started_at=NOON,
+            **lifted,
+        )
 
 
 KEY_ENDS = {"revoked": "revoked_at", "expired": "expires_at"}
@@ -228,9 +264,14 @@ def asked(drawn: dict[str, Any]) -> Call:
         spec = drawn["quotes"][model]
         cost_nanos = -(-(spec["fixed"] + spec["each"] * spec["most"]) // 1000)
         return Quote(
-            model, cost_nanos, capable=spec["capable"], fixed_picos=spec["fixed"], max_tokens=spec["most"],
-            picos_per_output_token=spec["each"], input_tokens=spec["input"],
-        )  # fmt: skip
+            model,
+            cost_nanos,
+            capable=spec["capable"],
+            fixed_picos=spec["fixed"],
+            max_tokens=spec["most"],
+            picos_per_output_token=spec["each"],
+            input_tokens=spec["input"],
+        )
 
     return Call("large", quote, drawn["tools"], drawn["forced"] if drawn["tools"] else "", drawn["downgrade"])
 
@@ -301,7 +342,12 @@ def test_a_dry_run_decides_as_the_real_thing_does() -> None:
     # The cases are no idle ones: they reach every kind of decision.
     if connection.vendor == "sqlite":
         assert {answer.split(" ")[0] for answer in seen} == {
-            "allow", "warn", "degrade", "disable-tools", "hard-stop", "in-flight"
-        }  # fmt: skip
+            "allow",
+            "warn",
+            "degrade",
+            "disable-tools",
+            "hard-stop",
+            "in-flight",
+        }
         assert any("clamped" in answer for answer in seen)
         assert len(seen) >= 12, seen

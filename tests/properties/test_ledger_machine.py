@@ -84,33 +84,52 @@ class LedgerMachine(RuleBasedStateMachine):
             rules={
                 # The most particular scope first, as in a decision.
                 "user": model.Rule(
-                    "user", WindowKind.LIFETIME, 700, "UTC",
-                    lambda caller: f"{caller.tenant}/{caller.user}" if caller.user else None, soft_e4=None,
+                    "user",
+                    WindowKind.LIFETIME,
+                    700,
+                    "UTC",
+                    lambda caller: f"{caller.tenant}/{caller.user}" if caller.user else None,
+                    soft_e4=None,
                 ),
                 "agent": model.Rule(
-                    "agent", WindowKind.HOUR, 400, AUCKLAND,
-                    lambda caller: caller.agent if caller.tenant == "acme" else None, hard_e4=9_000,
+                    "agent",
+                    WindowKind.HOUR,
+                    400,
+                    AUCKLAND,
+                    lambda caller: caller.agent if caller.tenant == "acme" else None,
+                    hard_e4=9_000,
                 ),
                 "tenant": model.Rule(
-                    "tenant", WindowKind.DAY, 1000, AUCKLAND,
-                    lambda caller: "acme" if caller.tenant == "acme" else None, rolls=True,
+                    "tenant",
+                    WindowKind.DAY,
+                    1000,
+                    AUCKLAND,
+                    lambda caller: "acme" if caller.tenant == "acme" else None,
+                    rolls=True,
                 ),
                 "cycle": model.Rule(
-                    "cycle", WindowKind.BILLING_CYCLE, 900, AUCKLAND,
+                    "cycle",
+                    WindowKind.BILLING_CYCLE,
+                    900,
+                    AUCKLAND,
                     lambda caller: "acme" if caller.tenant == "acme" else None,
                 ),
-                "platform": model.Rule(
-                    "platform", WindowKind.MONTH, 1500, "UTC", lambda caller: "", rolls=True
-                ),
+                "platform": model.Rule("platform", WindowKind.MONTH, 1500, "UTC", lambda caller: "", rolls=True),
             },
             rule_of={budget.id: name for name, budget in self.budgets.items()},
-        )  # fmt: skip
+        )
 
     def budget(self, limit: int, owner: Any, scope_type: str, key: str, window: str, **policy: Any) -> Budget:
         return budgets.create(
-            scope_type=scope_type, scope_key=key, window=window, limit_nanos=limit, tenant=owner, by=ADA,
-            now=START, **policy,
-        )  # fmt: skip
+            scope_type=scope_type,
+            scope_key=key,
+            window=window,
+            limit_nanos=limit,
+            tenant=owner,
+            by=ADA,
+            now=START,
+            **policy,
+        )
 
     def teardown(self) -> None:
         transaction.set_rollback(True)
@@ -188,11 +207,17 @@ class LedgerMachine(RuleBasedStateMachine):
         starts_at = self.now + start
         self.ask(
             OpenPeriod(
-                self.budgets["cycle"].id, starts_at, starts_at + timedelta(days=31), limit, "stripe", SOURCE,
-                "an invoice was paid", "stripe",
+                self.budgets["cycle"].id,
+                starts_at,
+                starts_at + timedelta(days=31),
+                limit,
+                "stripe",
+                SOURCE,
+                "an invoice was paid",
+                "stripe",
             ),
             commit,
-        )  # fmt: skip
+        )
 
     @precondition(lambda self: not self.queue)
     @rule(name=rules_with_windows, limit=limits)
@@ -208,10 +233,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def raise_limit(self, name: str, amount: int) -> None:
         self.allowances.append(
             allowances.raise_limit(
-                budget=self.budgets[name], amount_nanos=amount, starts_at=self.now, ends_at=self.now + LONG,
-                reason="launch", by=ADA, now=self.now,
+                budget=self.budgets[name],
+                amount_nanos=amount,
+                starts_at=self.now,
+                ends_at=self.now + LONG,
+                reason="launch",
+                by=ADA,
+                now=self.now,
             )
-        )  # fmt: skip
+        )
         self.model.raise_limit(name, amount)
 
     @precondition(lambda self: not self.queue)
@@ -220,9 +250,13 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.model.top_up(name, SUBJECTS[name], amount, self.now)
         try:
             allowance = allowances.top_up(
-                budget=self.budgets[name], amount_nanos=amount, subject=SUBJECTS[name], reason="launch", by=ADA,
+                budget=self.budgets[name],
+                amount_nanos=amount,
+                subject=SUBJECTS[name],
+                reason="launch",
+                by=ADA,
                 now=self.now,
-            )  # fmt: skip
+            )
         except allowances.AllowanceError:
             assert not expected
         else:
@@ -265,11 +299,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         by=st.sampled_from(
             [
-                timedelta(microseconds=1), timedelta(seconds=1), timedelta(minutes=9), timedelta(minutes=16),
-                timedelta(hours=1), timedelta(hours=14), timedelta(days=1), timedelta(days=32),
+                timedelta(microseconds=1),
+                timedelta(seconds=1),
+                timedelta(minutes=9),
+                timedelta(minutes=16),
+                timedelta(hours=1),
+                timedelta(hours=14),
+                timedelta(days=1),
+                timedelta(days=32),
             ]
         )
-    )  # fmt: skip
+    )
     def pass_time(self, by: timedelta) -> None:
         self.now += by
 
@@ -281,20 +321,38 @@ class LedgerMachine(RuleBasedStateMachine):
         names = {budget.id: name for name, budget in self.budgets.items()}
         actual = [
             (
-                names[window.budget_id], window.subject, window.starts_at, window.ends_at, window.limit_nanos,
-                window.extra_nanos, window.settled_nanos, window.reserved_nanos, window.closed_at is not None,
-                window.source_id, set(window.thresholds_crossed) - {"hard-stop"},
+                names[window.budget_id],
+                window.subject,
+                window.starts_at,
+                window.ends_at,
+                window.limit_nanos,
+                window.extra_nanos,
+                window.settled_nanos,
+                window.reserved_nanos,
+                window.closed_at is not None,
+                window.source_id,
+                set(window.thresholds_crossed) - {"hard-stop"},
                 "hard-stop" in window.thresholds_crossed,
             )
             for window in BudgetWindow.objects.order_by("id")
-        ]  # fmt: skip
+        ]
         expected = [
             (
-                window.rule, window.subject, window.starts, window.ends, window.limit, window.extra,
-                window.settled, window.reserved, window.closed, window.source, window.crossed, window.stopped_once,
+                window.rule,
+                window.subject,
+                window.starts,
+                window.ends,
+                window.limit,
+                window.extra,
+                window.settled,
+                window.reserved,
+                window.closed,
+                window.source,
+                window.crossed,
+                window.stopped_once,
             )
             for window in self.model.windows
-        ]  # fmt: skip
+        ]
         # Windows of one batch open in the order of their budgets, which the model need not know.
         assert sorted(actual, key=repr) == sorted(expected, key=repr)
         holds = Reservation.objects.values_list("id", "amount_nanos", "status", "expires_at")

@@ -20,9 +20,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--since", type=arguments.moment, metavar="WHEN",
+            "--since",
+            type=arguments.moment,
+            metavar="WHEN",
             help=f"{arguments.WHEN}; default: since when nobody has looked",
-        )  # fmt: skip
+        )
         parser.add_argument("--dry-run", action="store_true", help="only name the events that are missing")
         parser.add_argument(
             "--json", action="store_true", help="print {since, seen, missing, handled, events, dry_run}"

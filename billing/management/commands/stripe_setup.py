@@ -25,9 +25,11 @@ class Command(BaseCommand):
             "--meters", action="store_true", help="also make the meters of STRIPE_METERS, and hear of their errors"
         )
         parser.add_argument(
-            "--retire", action="store_true", help="disable our endpoints of other versions; do so once the new"
+            "--retire",
+            action="store_true",
+            help="disable our endpoints of other versions; do so once the new"
             " endpoint's secret is in STRIPE_WEBHOOK_SECRET",
-        )  # fmt: skip
+        )
         parser.add_argument("--dry-run", action="store_true", help="only say what is wrong and what would be done")
         parser.add_argument("--json", action="store_true", help="print {url, actions, secrets, findings, dry_run}")
 

@@ -81,8 +81,11 @@ def put(*, now: datetime, reason: str, **options: Any) -> tuple[str, Budget, dic
     by = Actor(f"command line ({getpass.getuser()})")
     tenant = tenancy.tenant_named(options["tenant"]) if options["tenant"] else None
     scope: dict[str, Any] = {
-        "tenant": tenant, "scope_type": options["scope"], "scope_key": options["key"], "window": options["window"]
-    }  # fmt: skip
+        "tenant": tenant,
+        "scope_type": options["scope"],
+        "scope_key": options["key"],
+        "window": options["window"],
+    }
     changes = changes_of(options)
     known = budgets.find(**scope)
     if known is None:

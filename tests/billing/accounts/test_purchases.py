@@ -40,8 +40,15 @@ def bought(id: str = "in_topup") -> dict[str, Any]:
 
 
 def refunded(amount: int) -> dict[str, Any]:
-    data = {"id": "ch_in_topup", "object": "charge", "customer": "cus_acme", "amount": 2000, "currency": "usd",
-            "amount_refunded": amount, "created": seconds(START)}  # fmt: skip
+    data = {
+        "id": "ch_in_topup",
+        "object": "charge",
+        "customer": "cus_acme",
+        "amount": 2000,
+        "currency": "usd",
+        "amount_refunded": amount,
+        "created": seconds(START),
+    }
     return event("charge.refunded", data, created=START + 2 * DAY)
 
 
@@ -95,8 +102,11 @@ def test_a_refunded_top_up_is_taken_back_as_far_as_it_is_unused(
 def test_a_checkout_without_an_invoice_sells_by_its_own_metadata(tenant: Tenant, deliver: Deliver) -> None:
     deliver(joined())
     session = checkout_completed()["data"]["object"] | {
-        "mode": "payment", "id": "cs_1", "metadata": {"llm_topup_usd": "20"}, "payment_intent": "pi_9",
-    }  # fmt: skip
+        "mode": "payment",
+        "id": "cs_1",
+        "metadata": {"llm_topup_usd": "20"},
+        "payment_intent": "pi_9",
+    }
     deliver(*(event("checkout.session.completed", session) for _ in range(2)))
     assert window_of().limit_nanos == STANDARD + TWENTY
     invoiced = {**session, "id": "cs_2", "invoice": "in_topup"}

@@ -61,8 +61,9 @@ def test_renewal_opens_the_next_window_once_and_keeps_the_old_ones_history(tenan
     window = window_of()
     assert (window.starts_at, window.settled_nanos) == (NEXT, 0)
     assert list(BudgetWindow.objects.order_by("starts_at").values_list("settled_nanos", flat=True)) == [
-        factories.nanos("12"), 0,
-    ]  # fmt: skip
+        factories.nanos("12"),
+        0,
+    ]
 
 
 def test_payment_of_zero_counts_when_the_invoice_is_paid(tenant: Tenant, deliver: Deliver) -> None:
@@ -110,10 +111,16 @@ def test_upgrade_and_downgrade_loops_mint_nothing(tenant: Tenant, deliver: Deliv
         price = "price_premium" if turn % 2 else "price_standard"
         deliver(
             subscription_updated(price=price, created=at),
-            invoice_paid(billing_reason="subscription_update", amount_paid=40, period_start=at, created=at,
-                         price=price, proration=True),
+            invoice_paid(
+                billing_reason="subscription_update",
+                amount_paid=40,
+                period_start=at,
+                created=at,
+                price=price,
+                proration=True,
+            ),
             now=at,
-        )  # fmt: skip
+        )
     deliver(subscription_updated(price="price_standard", created=START + 12 * DAY), now=START + 12 * DAY)
     window = window_of()
     assert window.remaining_nanos == factories.nanos("10")
@@ -191,9 +198,11 @@ def test_second_subscriptions_window_grants_nothing_of_the_first_again(tenant: T
 
 def test_trial_gives_a_tenth_once_for_a_product(tenant: Tenant, deliver: Deliver) -> None:
     trial: dict[str, Any] = {
-        "status": "trialing", "period_end": START + 14 * DAY, "trial_start": int(START.timestamp()),
+        "status": "trialing",
+        "period_end": START + 14 * DAY,
+        "trial_start": int(START.timestamp()),
         "trial_end": int((START + 14 * DAY).timestamp()),
-    }  # fmt: skip
+    }
     first: dict[str, Any] = {"period_end": START + 14 * DAY, "amount_paid": 0}
     deliver(checkout_completed(), invoice_paid(**first), subscription_created(**trial))
     window = window_of()
@@ -286,8 +295,11 @@ def test_operators_budget_for_billing_cycles_is_taken_over(tenant: Tenant, deliv
     window = window_of()
     assert window.budget_id == mine.pk
     assert (mine.source, mine.limit_nanos, str(mine.soft_cap), window.settled_nanos) == (
-        "stripe", STANDARD, "0.5000", 0,
-    )  # fmt: skip
+        "stripe",
+        STANDARD,
+        "0.5000",
+        0,
+    )
 
 
 def test_operators_reset_is_kept_and_follows_the_limit(tenant: Tenant, deliver: Deliver) -> None:
@@ -314,8 +326,9 @@ def test_first_binding_wins(tenant: Tenant, deliver: Deliver) -> None:
     deliver(joined(), checkout_completed(tenant="other"))
     deliver(checkout_completed(customer="cus_thief"))
     assert dict(BillingAccount.objects.values_list("stripe_customer_id", "tenant__slug")) == {
-        "cus_acme": "acme", "cus_thief": None,
-    }  # fmt: skip
+        "cus_acme": "acme",
+        "cus_thief": None,
+    }
     assert BillingAccount.objects.get(stripe_customer_id="cus_thief").reasons == ["tenant_taken:acme"]
 
 

@@ -31,9 +31,15 @@ def test_accounts_show_what_subscriptions_come_to(tenant: Tenant, deliver: Deliv
     deliver(checkout_completed(customer="cus_other", tenant="nobody"))
     rows = as_role("viewer").get("/api/billing/accounts").json()["results"]
     assert rows[1] == {
-        "tenant": "acme", "stripe_customer_id": "cus_acme", "plan": "Standard", "state": "active", "limit": "50.00",
-        "period_start": "2026-03-01T00:00:00Z", "period_end": "2026-03-31T00:00:00Z", "reasons": [],
-    }  # fmt: skip
+        "tenant": "acme",
+        "stripe_customer_id": "cus_acme",
+        "plan": "Standard",
+        "state": "active",
+        "limit": "50.00",
+        "period_start": "2026-03-01T00:00:00Z",
+        "period_end": "2026-03-31T00:00:00Z",
+        "reasons": [],
+    }
     assert (rows[0]["tenant"], rows[0]["limit"]) == (None, None)
     assert rows[0]["reasons"] == ["unknown_tenant:nobody"]
 

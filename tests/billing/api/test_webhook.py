@@ -130,7 +130,15 @@ def test_unreadable_signature_headers_are_refused(client: Client, header: str) -
 @pytest.mark.parametrize(
     "body",
     [
-        b"\xff\xfe\x00", b"", b"null", b"[]", b'"evt"', b"7", b"{", b'{"object": "charge"}', b"[" * 5000,
+        b"\xff\xfe\x00",
+        b"",
+        b"null",
+        b"[]",
+        b'"evt"',
+        b"7",
+        b"{",
+        b'{"object": "charge"}',
+        b"[" * 5000,
         b'{"object": "event", "id": 7, "type": "x", "created": 1}',
         b'{"object": "event", "id": "", "type": "x", "created": 1}',
         b'{"object": "event", "id": "evt_1", "type": ["x"], "created": 1}',
@@ -142,7 +150,7 @@ def test_unreadable_signature_headers_are_refused(client: Client, header: str) -
         b'{"object": "event", "id": "evt_1", "type": "x", "created": 1, "data": ' + b'{"a":' * 90 + b"1" + b"}" * 91,
         b'{"object": "event", "id": "' + b"e" * 300 + b'", "type": "x", "created": 1}',
     ],
-)  # fmt: skip
+)
 def test_signed_bodies_that_are_no_event_are_refused(post: Post, body: bytes) -> None:
     refusal(post(body), 400, "invalid_body")
 
@@ -164,10 +172,13 @@ def test_nul_characters_are_stored_as_a_replacement(post: Post) -> None:
 
 def test_unknown_types_and_thin_events_are_stored(post: Post) -> None:
     thin = {
-        "id": "evt_thin", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered",
-        "created": "2026-03-01T10:00:00.000Z", "livemode": False,
+        "id": "evt_thin",
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+        "created": "2026-03-01T10:00:00.000Z",
+        "livemode": False,
         "related_object": {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"},
-    }  # fmt: skip
+    }
     assert post(thin).status_code == 200
     assert post(event("some.new.type", {"id": "x_1", "object": "x"})).status_code == 200
     for row in StripeEvent.objects.all():
@@ -180,8 +191,9 @@ def test_events_of_connected_accounts_and_of_the_other_mode_are_kept_apart(post:
     assert post({**invoice_paid(), "account": "acct_other"}).status_code == 200
     rows = StripeEvent.objects.order_by("id")
     assert [row.quarantine_reason for row in rows] == [
-        "of live mode, but the key is a test key", "of the connected account acct_other",
-    ]  # fmt: skip
+        "of live mode, but the key is a test key",
+        "of the connected account acct_other",
+    ]
     assert not any(store.process(row.event_id, now=row.received_at) for row in rows)
     assert not BillingAccount.objects.exists()
 
@@ -273,9 +285,27 @@ JSON = st.recursive(
     max_leaves=20,
 )
 NAMES = st.sampled_from(
-    ["id", "object", "customer", "items", "lines", "status", "parent", "metadata", "period", "plan", "price",
-     "subscription", "billing_reason", "data", "created", "trial_end", "pricing", "quantity"]
-)  # fmt: skip
+    [
+        "id",
+        "object",
+        "customer",
+        "items",
+        "lines",
+        "status",
+        "parent",
+        "metadata",
+        "period",
+        "plan",
+        "price",
+        "subscription",
+        "billing_reason",
+        "data",
+        "created",
+        "trial_end",
+        "pricing",
+        "quantity",
+    ]
+)
 SHAPED = st.recursive(JSON, lambda inner: st.dictionaries(NAMES, inner, max_size=8), max_leaves=20)
 
 

@@ -41,10 +41,18 @@ def test_lists_and_forms_render(console: Client, model: str) -> None:
 
 def plan_form(**changes: Any) -> dict[str, Any]:
     return {
-        "name": "Huge", "limit": "12.5", "soft_cap": "0.8", "hard_cap": "1", "downgrade_rules": "[]",
-        "disabled_tools": "[]", "price_ids": "[]", "lookup_keys": '["huge"]', "product_ids": "[]", "monthly": "on",
+        "name": "Huge",
+        "limit": "12.5",
+        "soft_cap": "0.8",
+        "hard_cap": "1",
+        "downgrade_rules": "[]",
+        "disabled_tools": "[]",
+        "price_ids": "[]",
+        "lookup_keys": '["huge"]',
+        "product_ids": "[]",
+        "monthly": "on",
         **changes,
-    }  # fmt: skip
+    }
 
 
 def test_plans_are_edited_in_dollars(console: Client) -> None:

@@ -75,9 +75,16 @@ class TestConsole:
         runs.note("reconcile", now=START, figures={"customers": 3, "differed": 1, "failed": 0}, findings=[])
         page = console()
         for told in (
-            "Events were put aside", "12 tries", "names the tenant nobody", "we_1 is disabled", "2 of 9 had not come",
-            "evt_lost", "3 read, 1 differed", "manage.py stripe_setup", "test mode",
-        ):  # fmt: skip
+            "Events were put aside",
+            "12 tries",
+            "names the tenant nobody",
+            "we_1 is disabled",
+            "2 of 9 had not come",
+            "evt_lost",
+            "3 read, 1 differed",
+            "manage.py stripe_setup",
+            "test mode",
+        ):
             assert told in page, told
 
     def test_it_is_in_the_sidebar_and_closed_to_strangers(self, console: Callable[[], str]) -> None:
@@ -94,9 +101,13 @@ class TestConsole:
 class TestMetrics:
     def test_what_is_not_known_is_left_out(self, db: None) -> None:
         assert set(figures()) == {
-            "inbox_waiting", "inbox_age_seconds", "inbox_failing", "inbox_dead_letters", "inbox_quarantined",
+            "inbox_waiting",
+            "inbox_age_seconds",
+            "inbox_failing",
+            "inbox_dead_letters",
+            "inbox_quarantined",
             "unbound_customers",
-        }  # fmt: skip
+        }
 
     def test_counts_ages_and_lags(self, tenant: Tenant, deliver: Deliver) -> None:
         deliver(checkout_completed(created=START - 10 * timedelta(seconds=1)))
@@ -139,10 +150,12 @@ class TestHealth:
     @pytest.mark.parametrize(
         ("kind", "age", "state"),
         [
-            ("reconcile", timedelta(hours=35), "configured"), ("reconcile", timedelta(hours=37), "stale"),
-            ("backfill", timedelta(hours=2), "configured"), ("backfill", timedelta(hours=4), "stale"),
+            ("reconcile", timedelta(hours=35), "configured"),
+            ("reconcile", timedelta(hours=37), "stale"),
+            ("backfill", timedelta(hours=2), "configured"),
+            ("backfill", timedelta(hours=4), "stale"),
         ],
-    )  # fmt: skip
+    )
     def test_looks_that_stay_away_make_it_stale(
         self, db: None, settings: Any, kind: str, age: timedelta, state: str
     ) -> None:

@@ -321,8 +321,11 @@ class TestReplay:
         assert run("stripe_replay", "--dead", "--dry-run", capsys=capsys)["events"] == [paid["id"]]
         assert StripeEvent.objects.dead().count() == 1
         assert run("stripe_replay", "--dead", capsys=capsys) == {
-            "events": [paid["id"]], "handled": 1, "left": 0, "dry_run": False,
-        }  # fmt: skip
+            "events": [paid["id"]],
+            "handled": 1,
+            "left": 0,
+            "dry_run": False,
+        }
         assert not StripeEvent.objects.dead().exists()
 
     def test_what_fails_again_is_told_by_the_exit_status(self, tenant: Tenant, deliver: Any, capsys: Any) -> None:

@@ -25,9 +25,13 @@ def stripe(settings: Any) -> Iterator[stripe_api.Account]:
 
 def ours(**changes: Any) -> dict[str, Any]:
     return {
-        "id": "we_1", "url": URL, "status": "enabled", "api_version": endpoint.API_VERSION,
-        "enabled_events": sorted(event_types.SNAPSHOTS), **changes,
-    }  # fmt: skip
+        "id": "we_1",
+        "url": URL,
+        "status": "enabled",
+        "api_version": endpoint.API_VERSION,
+        "enabled_events": sorted(event_types.SNAPSHOTS),
+        **changes,
+    }
 
 
 def codes(*endpoints: dict[str, Any]) -> list[str]:

@@ -74,8 +74,16 @@ def test_a_period_has_its_part_of_both(tenant: Tenant, deliver: Deliver) -> None
 
 def test_refunds_and_tax_are_taken_off(tenant: Tenant, deliver: Deliver) -> None:
     pays(deliver, "acme", 6000, total_excluding_tax=5000, charge="ch_1")
-    charge = {"id": "ch_1", "object": "charge", "customer": "cus_acme", "amount": 6000, "amount_refunded": 3000,
-              "currency": "usd", "created": seconds(START), "refunded": False}  # fmt: skip
+    charge = {
+        "id": "ch_1",
+        "object": "charge",
+        "customer": "cus_acme",
+        "amount": 6000,
+        "amount_refunded": 3000,
+        "currency": "usd",
+        "created": seconds(START),
+        "refunded": False,
+    }
     deliver(event("charge.refunded", charge, created=START + DAY))
     [row] = margin.of([tenant], period=PAID_PERIOD)
     assert row.revenue_nanos == factories.nanos("25")
@@ -143,9 +151,17 @@ class TestApi:
     def test_rows_are_pages_newest_first(self, operator: Any) -> None:
         body = operator("?page_size=1").json()
         assert body["results"] == [
-            {"tenant": "globex", "plan": "Standard", "state": body["results"][0]["state"], "revenue": "0.00",
-             "other_revenue": {"eur": "45.00"}, "cost": "0.00", "margin": None, "margin_ratio": None}
-        ]  # fmt: skip
+            {
+                "tenant": "globex",
+                "plan": "Standard",
+                "state": body["results"][0]["state"],
+                "revenue": "0.00",
+                "other_revenue": {"eur": "45.00"},
+                "cost": "0.00",
+                "margin": None,
+                "margin_ratio": None,
+            }
+        ]
         following = body["next"].split("?")[1]
         [row] = operator(f"?{following}").json()["results"]
         assert (row["tenant"], row["revenue"], row["cost"], row["margin"]) == ("acme", "50.00", "60.00", "-10.00")

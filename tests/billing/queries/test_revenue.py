@@ -69,9 +69,12 @@ def test_a_period_counts_as_its_time_passes() -> None:
 def test_a_line_without_a_period_counts_when_it_was_paid() -> None:
     paid_at = seconds(MIDDLE)
     bill = of(
-        amount_paid=3000, period_end=START, subscription=None, billing_reason="manual",
+        amount_paid=3000,
+        period_end=START,
+        subscription=None,
+        billing_reason="manual",
         status_transitions={"paid_at": paid_at},
-    )  # fmt: skip
+    )
     assert revenue.within(bill, START, MIDDLE) == 0
     assert revenue.within(bill, MIDDLE, MIDDLE + timedelta(seconds=1)) == 3000 * CENT
 
@@ -79,8 +82,10 @@ def test_a_line_without_a_period_counts_when_it_was_paid() -> None:
 def test_currencies_stay_apart_and_know_their_decimals() -> None:
     bills = [of(amount_paid=5000), of(amount_paid=4000, currency="eur"), of(amount_paid=700, currency="JPY")]
     assert revenue.total(bills, None, None) == {
-        "eur": 40 * 10**9, "jpy": 700 * 10**9, "usd": 50 * 10**9,
-    }  # fmt: skip
+        "eur": 40 * 10**9,
+        "jpy": 700 * 10**9,
+        "usd": 50 * 10**9,
+    }
 
 
 def test_an_unreadable_invoice_brings_nothing() -> None:

@@ -108,9 +108,13 @@ def test_invalid_metadata_keeps_the_old_limit() -> None:
 
 def test_old_shapes_without_a_reason_tell_a_renewal_from_a_change() -> None:
     proration = {
-        "id": "il_credit", "amount": -3000, "proration": True, "subscription": "sub_acme", "type": "invoiceitem",
+        "id": "il_credit",
+        "amount": -3000,
+        "proration": True,
+        "subscription": "sub_acme",
+        "type": "invoiceitem",
         "period": {"start": int((START + 10 * DAY).timestamp()), "end": int(NEXT.timestamp())},
-    }  # fmt: skip
+    }
 
     def with_proration(start: datetime) -> objects.Invoice:
         raw = events.invoice(billing_reason=None, period_start=start, period_end=start + 30 * DAY)
@@ -142,9 +146,11 @@ def test_trial_ended_early_by_payment_opens_its_period() -> None:
     trial_end, early = START + 14 * DAY, START + 3 * DAY
     first = paid(period_end=trial_end, amount_paid=0)
     now_active = sub(
-        period_start=early, period_end=early + 30 * DAY, trial_start=events.seconds(START),
+        period_start=early,
+        period_end=early + 30 * DAY,
+        trial_start=events.seconds(START),
         trial_end=events.seconds(early),
-    )  # fmt: skip
+    )
     unpaid = entitled([now_active], [first], now=early)
     assert unpaid.limit_nanos == STANDARD.limit_nanos // 10
     payment = paid(billing_reason="subscription_update", period_start=early, period_end=early + 30 * DAY)

@@ -25,9 +25,16 @@ def joined() -> list[dict[str, Any]]:
 
 def charge(refunded: int, *, at: Any = START + DAY, **fields: Any) -> dict[str, Any]:
     data = {
-        "id": "ch_1", "object": "charge", "customer": "cus_acme", "amount": 5000, "amount_refunded": refunded,
-        "payment_intent": "pi_1", "currency": "usd", "created": seconds(START), "status": "succeeded",
-    }  # fmt: skip
+        "id": "ch_1",
+        "object": "charge",
+        "customer": "cus_acme",
+        "amount": 5000,
+        "amount_refunded": refunded,
+        "payment_intent": "pi_1",
+        "currency": "usd",
+        "created": seconds(START),
+        "status": "succeeded",
+    }
     return event("charge.refunded", data | fields, created=at)
 
 
@@ -109,7 +116,13 @@ def test_a_lost_dispute_is_owed_by_the_next_period_and_a_refund_is_not(tenant: T
 def test_what_goes_back_otherwise_counts_too(tenant: Tenant, deliver: Deliver, how: str) -> None:
     """A credit note names the invoice; a charge that no object ties to one is told by its amount and time."""
     deliver(checkout_completed(), subscription_created(), invoice_paid())
-    note = {"id": "cn_1", "object": "credit_note", "customer": "cus_acme", "amount": 5000, "status": "issued",
-            "invoice": invoice_paid()["data"]["object"]["id"]}  # fmt: skip
+    note = {
+        "id": "cn_1",
+        "object": "credit_note",
+        "customer": "cus_acme",
+        "amount": 5000,
+        "status": "issued",
+        "invoice": invoice_paid()["data"]["object"]["id"],
+    }
     deliver(event("credit_note.created", note) if how == "credit note" else charge(5000))
     assert BillingAccount.objects.get().state == "frozen"

@@ -100,5 +100,7 @@ def test_odd_reports_do_not_break() -> None:
 
 def test_delays_grow_to_an_hour() -> None:
     assert [usage.delay(n) for n in (1, 2, 50)] == [
-        timedelta(seconds=30), timedelta(minutes=1), timedelta(hours=1),
-    ]  # fmt: skip
+        timedelta(seconds=30),
+        timedelta(minutes=1),
+        timedelta(hours=1),
+    ]

@@ -127,9 +127,12 @@ class TestFailures:
 class TestMeters:
     def test_a_meters_own_names_for_customer_and_value_are_used(self, api: responses.RequestsMock) -> None:
         meter = {
-            "id": "mtr_1", "event_name": "llm_cost", "default_aggregation": {"formula": "count"},
-            "customer_mapping": {"event_payload_key": "who"}, "value_settings": {"event_payload_key": "how_much"},
-        }  # fmt: skip
+            "id": "mtr_1",
+            "event_name": "llm_cost",
+            "default_aggregation": {"formula": "count"},
+            "customer_mapping": {"event_payload_key": "who"},
+            "value_settings": {"event_payload_key": "how_much"},
+        }
         listing = {"object": "list", "data": [meter, {"id": "mtr_2"}], "has_more": False, "url": "/v1/x"}
         api.add("GET", f"{API}/v1/billing/meters", json=listing)
         found = meters.active()["llm_cost"]
@@ -151,8 +154,9 @@ class TestMeters:
         paths = [call.request.url.rsplit("/", 1)[1] for call in api.calls]
         assert paths == ["meter_event_session", "meter_event_stream"] * 2
         assert json.loads(api.calls[-1].request.body)["events"][0]["payload"] == {
-            "stripe_customer_id": "cus_1", "value": "5",
-        }  # fmt: skip
+            "stripe_customer_id": "cus_1",
+            "value": "5",
+        }
 
     def test_what_stands_in_for_stripe_stands_in_for_its_streams(self, settings: Any) -> None:
         settings.STRIPE_API_BASE = "http://127.0.0.1:9"

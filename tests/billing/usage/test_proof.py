@@ -23,9 +23,13 @@ def thin(id: str = "evt_thin", data: dict[str, Any] | None = None) -> dict[str, 
     """As Stripe posts it: without its data, unless given."""
     related = {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"}
     body = {
-        "id": id, "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered",
-        "created": "2026-03-10T11:20:00.000Z", "livemode": False, "related_object": related,
-    }  # fmt: skip
+        "id": id,
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+        "created": "2026-03-10T11:20:00.000Z",
+        "livemode": False,
+        "related_object": related,
+    }
     return body | ({"data": data} if data else {})
 
 

@@ -51,8 +51,11 @@ def test_confirming_posts_the_difference_also_where_there_is_none(
     done = corrections.confirm(entry=estimate, cost_nanos=nanos(cost) if cost else None, **WHY)
     row = SpendEntry.objects.get(pk=done.entry_id)
     assert (row.kind, row.reason, row.certainty, row.corrects_id) == (
-        "adjustment", "confirmed", "confirmed", estimate.pk,
-    )  # fmt: skip
+        "adjustment",
+        "confirmed",
+        "confirmed",
+        estimate.pk,
+    )
     assert (row.cost_nanos, done.delta_nanos) == (nanos(delta), nanos(delta))
     assert settled() == nanos("0.10") + nanos(delta)
     assert open_ones() == []

@@ -22,13 +22,19 @@ def create(**fields: Any) -> RateLimit:
 def test_a_rate_limit_is_made_with_an_audit_row() -> None:
     made = create(scope_type="agent", scope_key="invoices", tenant=factories.tenant(), nanos_per_minute=5)
     assert (made.scope, made.nanos_per_minute, made.requests_per_minute, made.tokens_per_minute) == (
-        "acme agent:invoices", 5, 60, None,
-    )  # fmt: skip
+        "acme agent:invoices",
+        5,
+        60,
+        None,
+    )
     row = AuditEntry.objects.get()
     assert (row.action, row.target, row.actor) == ("rate_limit.create", "rate limit acme agent:invoices", "olga")
     assert row.new == {
-        "nanos_per_minute": 5, "requests_per_minute": 60, "tokens_per_minute": None, "enabled": True,
-    }  # fmt: skip
+        "nanos_per_minute": 5,
+        "requests_per_minute": 60,
+        "tokens_per_minute": None,
+        "enabled": True,
+    }
 
 
 @pytest.mark.parametrize(

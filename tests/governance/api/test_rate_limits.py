@@ -19,8 +19,12 @@ def test_a_rate_limit_is_made_read_changed_and_deleted_in_dollars(operator: Api,
     assert made.status_code == 201
     path = f"/api/rate-limits/{made.json()['id']}"
     expected = {
-        **BODY, "scope": "acme agent:invoices", "requests_per_minute": 60, "tokens_per_minute": None, "enabled": True,
-    }  # fmt: skip
+        **BODY,
+        "scope": "acme agent:invoices",
+        "requests_per_minute": 60,
+        "tokens_per_minute": None,
+        "enabled": True,
+    }
     found = viewer.get(path).json()
     assert {name: found[name] for name in expected} == expected
     assert RateLimit.objects.get().nanos_per_minute == factories.nanos("0.50")
@@ -28,8 +32,10 @@ def test_a_rate_limit_is_made_read_changed_and_deleted_in_dollars(operator: Api,
     changed = operator.patch(path, {"dollars_per_minute": 2, "requests_per_minute": None, "enabled": False})
     assert changed.status_code == 200
     assert [changed.json()[name] for name in ("dollars_per_minute", "requests_per_minute", "enabled")] == [
-        "2.00", None, False,
-    ]  # fmt: skip
+        "2.00",
+        None,
+        False,
+    ]
     assert operator.delete(path).status_code == 204
     assert operator.get(path).status_code == 404
 

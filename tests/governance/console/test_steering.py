@@ -53,9 +53,14 @@ def stop(**fields: Any) -> EmergencyStop:
 def raised(budget: Budget) -> Allowance:
     now = timezone.now()
     return allowances.raise_limit(
-        budget=budget, amount_nanos=factories.nanos("3"), starts_at=now, ends_at=now + timedelta(days=1),
-        reason="the fair", by=Actor("max"), now=now,
-    )  # fmt: skip
+        budget=budget,
+        amount_nanos=factories.nanos("3"),
+        starts_at=now,
+        ends_at=now + timedelta(days=1),
+        reason="the fair",
+        by=Actor("max"),
+        now=now,
+    )
 
 
 def test_the_overview_leads_an_operator_to_the_stop_and_a_viewer_not(operator: Client, viewer: Client) -> None:

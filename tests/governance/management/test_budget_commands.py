@@ -42,23 +42,49 @@ def set_budget(*args: str) -> dict[str, Any]:
 
 def test_set_budget_makes_one_with_its_policy() -> None:
     told = set_budget(
-        "--limit", "12.50", "--soft-cap", "0.6", "--hard-cap", "0.9", "--warn-at", "0.5", "--alert-at", "0.5,0.9",
-        "--downgrade", "large, medium->small", "--downgrade", "*->tiny", "--disable-tool", "search",
-        "--no-clamp", "--clamp-min-tokens", "64",
-    )  # fmt: skip
+        "--limit",
+        "12.50",
+        "--soft-cap",
+        "0.6",
+        "--hard-cap",
+        "0.9",
+        "--warn-at",
+        "0.5",
+        "--alert-at",
+        "0.5,0.9",
+        "--downgrade",
+        "large, medium->small",
+        "--downgrade",
+        "*->tiny",
+        "--disable-tool",
+        "search",
+        "--no-clamp",
+        "--clamp-min-tokens",
+        "64",
+    )
     budget = Budget.objects.get()
     assert told == {
         "action": "created",
         "old": {},
         "dry_run": False,
         "budget": {
-            "id": budget.pk, "tenant": "acme", "scope_type": "tenant", "scope_key": "acme", "window": "day",
-            "limit": "12.50", "soft_cap": "0.6", "hard_cap": "0.9", "warn_at": "0.5",
+            "id": budget.pk,
+            "tenant": "acme",
+            "scope_type": "tenant",
+            "scope_key": "acme",
+            "window": "day",
+            "limit": "12.50",
+            "soft_cap": "0.6",
+            "hard_cap": "0.9",
+            "warn_at": "0.5",
             "alert_thresholds": ["0.5", "0.9"],
             "downgrade_rules": [{"from": ["large", "medium"], "to": "small"}, {"from": ["*"], "to": "tiny"}],
-            "disabled_tools": ["search"], "clamp": False, "clamp_min_tokens": 64, "enabled": True,
+            "disabled_tools": ["search"],
+            "clamp": False,
+            "clamp_min_tokens": 64,
+            "enabled": True,
         },
-    }  # fmt: skip
+    }
     assert AuditEntry.objects.get().actor.startswith("command line")
 
 
@@ -106,8 +132,10 @@ def test_set_budget_knows_every_scope() -> None:
     run("set_budget", "--scope", "tenant", "--key", "*", "--window", "day", "--limit", "5")
     run("set_budget", "--tenant", "acme", "--scope", "agent", "--key", "invoices", "--window", "hour", "--limit", "1")
     assert {str(budget) for budget in Budget.objects.all()} == {
-        "platform per month", "each tenant per day", "acme agent:invoices per hour"
-    }  # fmt: skip
+        "platform per month",
+        "each tenant per day",
+        "acme agent:invoices per hour",
+    }
 
 
 @pytest.mark.parametrize(
@@ -208,9 +236,14 @@ def test_check_budget_looks_at_the_scopes_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["--tenant", "nobody"], ["--tenant", "acme", "--cost", "x"], ["--tenant", "acme", "--cost", "-1"],
-             ["--tenant", "acme", "--key", "sg_nothing"]]
-)  # fmt: skip
+    "args",
+    [
+        ["--tenant", "nobody"],
+        ["--tenant", "acme", "--cost", "x"],
+        ["--tenant", "acme", "--cost", "-1"],
+        ["--tenant", "acme", "--key", "sg_nothing"],
+    ],
+)
 def test_check_budget_says_3_when_it_cannot_be_told(args: list[str]) -> None:
     make.tenant()
     with pytest.raises(CommandError) as refused:

@@ -54,9 +54,14 @@ def test_it_prints_json() -> None:
     factories.tenant()
     told = json.loads(run("--tenant", "acme", "--json"))
     assert told == {
-        "id": EmergencyStop.objects.get().pk, "stops": "tenant acme", "tenant": "acme", "agent": None, "active": True,
-        "reason": "a loop", "dry_run": False,
-    }  # fmt: skip
+        "id": EmergencyStop.objects.get().pk,
+        "stops": "tenant acme",
+        "tenant": "acme",
+        "agent": None,
+        "active": True,
+        "reason": "a loop",
+        "dry_run": False,
+    }
     assert json.loads(run("--tenant", "acme", "--lift", "--json"))["active"] is False
 
 

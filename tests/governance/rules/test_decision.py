@@ -32,10 +32,19 @@ def view(
     settled: int = 0, reserved: int = 0, *, limit: int = LIMIT, id: int = 1, policy: Policy | None = None, **changes
 ) -> WindowView:
     return WindowView(
-        budget_id=id, window_id=id, scope=f"agent:{id}", scope_type="agent", scope_key=str(id), kind="day",
-        starts_at=datetime(2026, 3, 10, tzinfo=UTC), ends_at=None, limit_nanos=limit, settled_nanos=settled,
-        reserved_nanos=reserved, policy=replace(policy or Policy(), **changes),
-    )  # fmt: skip
+        budget_id=id,
+        window_id=id,
+        scope=f"agent:{id}",
+        scope_type="agent",
+        scope_key=str(id),
+        kind="day",
+        starts_at=datetime(2026, 3, 10, tzinfo=UTC),
+        ends_at=None,
+        limit_nanos=limit,
+        settled_nanos=settled,
+        reserved_nanos=reserved,
+        policy=replace(policy or Policy(), **changes),
+    )
 
 
 def quoter(incapable: frozenset[str] = frozenset(), **costs: int) -> Quoter:
@@ -220,8 +229,10 @@ def test_row_4_the_longest_downgrade_that_fits_is_taken():
 def test_row_4_a_caller_may_refuse_to_be_downgraded():
     asked = call(100, costs={"small": 10}, allow_downgrade=False)
     assert outcome(decide(asked, [view(settled=800, rules=(DOWNGRADE,))])) == (
-        Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, "",
-    )  # fmt: skip
+        Action.HARD_STOP,
+        Reason.DOWNGRADE_REFUSED,
+        "",
+    )
     assert decide(asked, [view(settled=100, rules=(DOWNGRADE,))]).action == Action.ALLOW
     # Nothing to refuse where no rule matches.
     assert decide(asked, [view(settled=800)]).action == Action.WARN
@@ -387,10 +398,15 @@ def test_the_clamp_rounds_the_cost_up_and_the_tokens_down():
 @pytest.mark.parametrize(
     ("settled", "state"),
     [
-        (599, State.ACTIVE), (600, State.WARNED), (799, State.WARNED), (800, State.DEGRADED),
-        (999, State.DEGRADED), (1000, State.STOPPED), (1500, State.STOPPED),
+        (599, State.ACTIVE),
+        (600, State.WARNED),
+        (799, State.WARNED),
+        (800, State.DEGRADED),
+        (999, State.DEGRADED),
+        (1000, State.STOPPED),
+        (1500, State.STOPPED),
     ],
-)  # fmt: skip
+)
 def test_the_state_follows_settled_money(settled, state):
     assert state_of(settled, LIMIT, Policy(warn_e4=6_000, rules=(DOWNGRADE,))) == state
 
@@ -435,9 +451,13 @@ quotes = st.builds(
         picos_per_output_token=each if known else 0,
         max_tokens=most if known else None,
     ),
-    st.sampled_from(MODELS), st.integers(0, 500_000), st.integers(0, 5_000), st.integers(0, 500), st.booleans(),
+    st.sampled_from(MODELS),
+    st.integers(0, 500_000),
+    st.integers(0, 5_000),
+    st.integers(0, 500),
     st.booleans(),
-)  # fmt: skip
+    st.booleans(),
+)
 calls = st.builds(
     lambda priced, **fields: Call("large", {quote.model: quote for quote in priced}.get, **fields),
     st.lists(quotes, max_size=3),

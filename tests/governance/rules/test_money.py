@@ -44,10 +44,25 @@ def test_amounts_of_dollars_are_read_exactly(dollars, nanos):
 @pytest.mark.parametrize(
     "dollars",
     [
-        "", "twelve", "1,50", "$5", None, [], "NaN", "sNaN", "Infinity", "-inf",
-        "0.0000000001", "1.0000000005", "1e-10", "9000000000.000000001", "9000000001", "-9000000001", "1e30",
+        "",
+        "twelve",
+        "1,50",
+        "$5",
+        None,
+        [],
+        "NaN",
+        "sNaN",
+        "Infinity",
+        "-inf",
+        "0.0000000001",
+        "1.0000000005",
+        "1e-10",
+        "9000000000.000000001",
+        "9000000001",
+        "-9000000001",
+        "1e30",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_amount_of_dollars_is_refused(dollars):
     with pytest.raises(AmountError):
         money.nanos_from_dollars(dollars)

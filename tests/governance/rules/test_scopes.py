@@ -24,12 +24,23 @@ def found(*budgets: Rulebook, caller: Caller = CALLER) -> list[tuple[int, str]]:
 
 def test_every_scope_of_the_caller_governs_the_most_particular_first():
     budgets = [
-        book(1, "platform", tenant=None), book(2, "tenant", "acme"), book(3, "agent", "invoices"),
-        book(4, "key", "sg_abc"), book(5, "user", "ann"), book(6, "session", "s1"), book(7, "task", "t1"),
-    ]  # fmt: skip
+        book(1, "platform", tenant=None),
+        book(2, "tenant", "acme"),
+        book(3, "agent", "invoices"),
+        book(4, "key", "sg_abc"),
+        book(5, "user", "ann"),
+        book(6, "session", "s1"),
+        book(7, "task", "t1"),
+    ]
     assert found(*budgets) == [
-        (7, "t1"), (6, "s1"), (5, "ann"), (4, "sg_abc"), (3, "invoices"), (2, "acme"), (1, ""),
-    ]  # fmt: skip
+        (7, "t1"),
+        (6, "s1"),
+        (5, "ann"),
+        (4, "sg_abc"),
+        (3, "invoices"),
+        (2, "acme"),
+        (1, ""),
+    ]
 
 
 def test_another_subject_is_not_governed():

@@ -18,10 +18,17 @@ LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
 ZONES = [
     ZoneInfo(name)
     for name in (
-        "UTC", "Pacific/Auckland", "America/Los_Angeles", "Asia/Kathmandu", "Asia/Kolkata", "America/Santiago",
-        "Asia/Beirut", "Australia/Lord_Howe", "Pacific/Apia",
+        "UTC",
+        "Pacific/Auckland",
+        "America/Los_Angeles",
+        "Asia/Kathmandu",
+        "Asia/Kolkata",
+        "America/Santiago",
+        "Asia/Beirut",
+        "Australia/Lord_Howe",
+        "Pacific/Apia",
     )
-]  # fmt: skip
+]
 # Where the clocks change by half an hour, the hour after it overlaps the one before: nothing is lost by that, as
 # the ledger opens a window only when the last one has ended.
 TILING = [(kind, tz) for kind in CALENDAR for tz in ZONES if (kind, tz) != (WindowKind.HOUR, LORD_HOWE)]

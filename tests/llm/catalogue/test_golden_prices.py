@@ -91,8 +91,11 @@ def test_the_snapshot_charges_the_same_at_each_place_it_is_called() -> None:
             continue
         asked = {"input_tokens": 1_000, "output_tokens": 100}
         for provider, whole_batch, expected in (
-            ("mistral", False, plain), ("mistral-eu", False, eu), ("mistral-us", False, eu), ("mistral", True, batch),
-        ):  # fmt: skip
+            ("mistral", False, plain),
+            ("mistral-eu", False, eu),
+            ("mistral-us", False, eu),
+            ("mistral", True, batch),
+        ):
             priced = snapshot.cost_of(Usage(provider, name, **asked), batch=whole_batch)
             assert priced is not None
             assert priced[0] == (expected + 500) // 1_000, (name, provider, whole_batch)

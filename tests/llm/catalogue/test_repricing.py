@@ -263,9 +263,14 @@ def test_the_command_says_what_is_wrong(wrong: dict[str, Any], says: str) -> Non
 
 def _reported(rule: str) -> Any:
     operation = Record(
-        uuids.uuid7(), factories.caller(), str(uuids.uuid7()), nanos("0.60"),
-        Usage("mistral", SMALL, 0, 0, 1_000_000), price_rule=rule, occurred_at=AT,
-    )  # fmt: skip
+        uuids.uuid7(),
+        factories.caller(),
+        str(uuids.uuid7()),
+        nanos("0.60"),
+        Usage("mistral", SMALL, 0, 0, 1_000_000),
+        price_rule=rule,
+        occurred_at=AT,
+    )
     return ledger.record(operation, now=AT).entry_id
 
 

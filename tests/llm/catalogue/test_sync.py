@@ -98,9 +98,12 @@ def test_an_alias_follows_the_list_and_an_id_stays_its_own() -> None:
 
 def test_deprecation_context_and_names_on_invoices_are_kept_with_their_old_values() -> None:
     card = {
-        "id": SMALL, "deprecation": NOW - timedelta(days=1), "deprecation_replacement_model": "mistral-small-2611",
-        "billing_model_name": "mistral-small", "max_context_length": 262_144,
-    }  # fmt: skip
+        "id": SMALL,
+        "deprecation": NOW - timedelta(days=1),
+        "deprecation_replacement_model": "mistral-small-2611",
+        "billing_model_name": "mistral-small",
+        "max_context_length": 262_144,
+    }
     take_over(card)
     row = Model.objects.get(name=SMALL)
     assert (row.status, row.replacement, row.billing_name) == ("deprecated", "mistral-small-2611", "mistral-small")

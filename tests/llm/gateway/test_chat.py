@@ -237,12 +237,17 @@ def test_an_upstream_that_is_not_there_holds_nothing(product: Product) -> None:
         (b'{"model": "mistral-large-latest", "messages": [{"role": "user", "content": "\\ud800"}]}', None),
         (b'{"model": "gpt-9", "messages": [{"role": "user", "content": "hi"}]}', "model"),
         (b'{"model": "mistral-embed", "messages": [{"role": "user", "content": "hi"}]}', "model"),
-        (b'{"model": "mistral-large-latest", "max_tokens": -1, "messages": [{"role": "user", "content": "hi"}]}',
-         "max_tokens"),
-        (b'{"model": "mistral-large-latest", "messages": [{"role": "user", "content": "hi"}],'
-         b' "tools": [{"type": "web_search"}]}', "tools.0.type"),
+        (
+            b'{"model": "mistral-large-latest", "max_tokens": -1, "messages": [{"role": "user", "content": "hi"}]}',
+            "max_tokens",
+        ),
+        (
+            b'{"model": "mistral-large-latest", "messages": [{"role": "user", "content": "hi"}],'
+            b' "tools": [{"type": "web_search"}]}',
+            "tools.0.type",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bad_body_is_a_400_that_names_the_field_and_leaves_nothing(
     product: Product, body: bytes, param: str | None
 ) -> None:

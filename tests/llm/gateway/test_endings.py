@@ -57,9 +57,12 @@ def head(status: int = 200, **headers: Any) -> bytes:
 
 def chunk(text: str = "", *, prompt: int = 0, completion: int = 0, finish: str | None = None) -> bytes:
     data: dict[str, Any] = {
-        "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "mistral-large-2512",
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "mistral-large-2512",
         "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}],
-    }  # fmt: skip
+    }
     if prompt:
         data["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
     return b"data: " + json.dumps(data).encode() + b"\n\n"
@@ -176,8 +179,10 @@ def test_after_the_database_was_away_unknown_keys_are_looked_up_again(product: P
     make.budget("1.00")
     assert product.chat(product.key()).status_code == 200
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-                       " AND datname = current_database()")  # fmt: skip
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND datname = current_database()"
+        )
     statuses = [product.chat(product.key(agent=f"agent-{number}")).status_code for number in range(4)]
     assert statuses[-1] == 200, statuses
 

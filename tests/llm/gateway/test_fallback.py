@@ -79,9 +79,13 @@ def test_a_key_that_is_refused_is_tried_at_no_other_model_of_that_provider(produ
 def test_whoever_allows_no_other_model_gets_none(product: Product, key: str) -> None:
     product.sandbox.next("status=500")
     response = product.post(
-        "/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, model="mistral-large-latest",
-        messages=[{"role": "user", "content": "Hi"}], max_tokens=10,
-    )  # fmt: skip
+        "/v1/chat/completions",
+        key,
+        headers={"x-allow-downgrade": "false"},
+        model="mistral-large-latest",
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=10,
+    )
     assert (response.status_code, response.json()["code"]) == (502, "upstream_failed")
     assert models_asked(product) == ["mistral-large-latest"]
 
@@ -149,9 +153,13 @@ def test_a_model_that_limits_its_rate_is_left_alone_for_as_long_as_it_asks(produ
 def test_a_strategy_chooses_and_the_money_narrows_it_down(product: Product) -> None:
     make.budget("0.0001", soft_cap=None)
     response = product.post(
-        "/v1/chat/completions", product.key(), headers={"x-strategy": "quality"}, model="auto",
-        messages=[{"role": "user", "content": "Hi"}], max_tokens=100,
-    )  # fmt: skip
+        "/v1/chat/completions",
+        product.key(),
+        headers={"x-strategy": "quality"},
+        model="auto",
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=100,
+    )
     # Medium would cost 0.00075 and large 0.00015: too much.
     assert response.status_code == 200, response.text
     assert response.headers["x-model-served"] == NEXT
@@ -161,18 +169,25 @@ def test_a_strategy_chooses_and_the_money_narrows_it_down(product: Product) -> N
 def test_where_nothing_fits_the_call_is_refused(product: Product) -> None:
     make.budget("0.000001", soft_cap=None)
     response = product.post(
-        "/v1/chat/completions", product.key(), headers={"x-strategy": "cost-optimized"}, model="auto",
-        messages=[{"role": "user", "content": "Hi"}], max_tokens=100,
-    )  # fmt: skip
+        "/v1/chat/completions",
+        product.key(),
+        headers={"x-strategy": "cost-optimized"},
+        model="auto",
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=100,
+    )
     assert (response.status_code, response.json()["code"]) == (402, "budget_exhausted")
     assert not product.sandbox.requests
 
 
 def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
     response = product.post(
-        "/v1/chat/completions", key, headers={"x-strategy": "cheapest"}, model="auto",
+        "/v1/chat/completions",
+        key,
+        headers={"x-strategy": "cheapest"},
+        model="auto",
         messages=[{"role": "user", "content": "Hi"}],
-    )  # fmt: skip
+    )
     body = response.json()
     assert (response.status_code, body["code"], body["param"]) == (400, "unknown_strategy", "x-strategy")
     assert "cost-optimized" in body["message"]

@@ -126,11 +126,25 @@ def test_audio_is_held_for_and_charged_by_the_second(product: Product, key: str)
 
 
 def test_a_form_goes_on_as_the_bytes_it_came_in(product: Product, key: str) -> None:
-    form = b"\r\n".join([
-        b'--x', b'X-More: 1', b'content-disposition: form-data; name="language"', b'', b'en',
-        b'--x', b'Content-Disposition: form-data; name="model"', b'', b'voxtral-mini-latest',
-        b'--x', b'Content-Disposition: form-data; filename="a"; name=file', b'', wav(1), b'--x--', b'',
-    ])  # fmt: skip
+    form = b"\r\n".join(
+        [
+            b"--x",
+            b"X-More: 1",
+            b'content-disposition: form-data; name="language"',
+            b"",
+            b"en",
+            b"--x",
+            b'Content-Disposition: form-data; name="model"',
+            b"",
+            b"voxtral-mini-latest",
+            b"--x",
+            b'Content-Disposition: form-data; filename="a"; name=file',
+            b"",
+            wav(1),
+            b"--x--",
+            b"",
+        ]
+    )
     kind = 'multipart/form-data; charset=utf-8; boundary="x"'
     headers = {"authorization": f"Bearer {key}", "content-type": kind}
     url = product.url + "/v1/audio/transcriptions"

@@ -278,8 +278,13 @@ class TestStrategies:
         with pytest.raises(UnknownStrategy) as caught:
             candidates(strategy="cheapest", estimate=estimate, of=of)
         assert caught.value.known == (
-            "capability-based", "cost-optimized", "house", "judgment-based", "latency-optimized", "quality",
-        )  # fmt: skip
+            "capability-based",
+            "cost-optimized",
+            "house",
+            "judgment-based",
+            "latency-optimized",
+            "quality",
+        )
         assert "x-strategy" in str(caught.value)
 
 

@@ -144,7 +144,7 @@ POOL = "pool: [{id: small}, {id: medium}, {id: large}]\n"
             "The chain 'a' begins with 'medium' too; a model has one chain.",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_with_its_place(text, line, column, reason):
     with pytest.raises(RoutingError) as caught:
         parse(text)

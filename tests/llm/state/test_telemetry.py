@@ -14,11 +14,26 @@ from tests.llm.gateway.test_chat import streaming
 from tests.product import Product, eventually
 
 ATTEMPT = Attempt(
-    kind="chat", provider="mistral", model_requested="mistral-large-latest", model_served="mistral-large-2512",
-    tenant="acme", agent="invoices", request_id="r", reservation_id="r", streamed=False, input_tokens=100,
-    cached_tokens=80, output_tokens=20, reserved_nanos=90_000, cost_nanos=44_000, certainty="confirmed", error="",
-    duration_s=0.5, first_byte_s=0.4, traceparent="",
-)  # fmt: skip
+    kind="chat",
+    provider="mistral",
+    model_requested="mistral-large-latest",
+    model_served="mistral-large-2512",
+    tenant="acme",
+    agent="invoices",
+    request_id="r",
+    reservation_id="r",
+    streamed=False,
+    input_tokens=100,
+    cached_tokens=80,
+    output_tokens=20,
+    reserved_nanos=90_000,
+    cost_nanos=44_000,
+    certainty="confirmed",
+    error="",
+    duration_s=0.5,
+    first_byte_s=0.4,
+    traceparent="",
+)
 
 
 def test_attributes_are_named_by_the_conventions() -> None:
@@ -80,8 +95,11 @@ def test_every_ending_of_a_call_is_told_once(product: Product, seen: list[Attemp
         response.read()
     assert eventually(lambda: len(seen) == 4)
     assert [(a.streamed, a.error, a.certainty) for a in seen] == [
-        (False, "", "confirmed"), (True, "", "confirmed"), (False, "", ""), (True, "upstream_cut", "estimated"),
-    ]  # fmt: skip
+        (False, "", "confirmed"),
+        (True, "", "confirmed"),
+        (False, "", ""),
+        (True, "upstream_cut", "estimated"),
+    ]
     assert all(a.first_byte_s is not None and a.first_byte_s <= a.duration_s for a in seen[:2])
     assert seen[0].cost_nanos > 0
 
