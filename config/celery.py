@@ -34,6 +34,11 @@ def schedule() -> dict[str, dict[str, Any]]:
     }
 
 
+def broker_url(redis_url: str) -> str:
+    """Celery's name for where its tasks travel; redis-py's `unix://` is `redis+socket://` to it."""
+    return redis_url.replace("unix://", "redis+socket://", 1) or "filesystem://localhost"
+
+
 def folders(var_dir: Path) -> dict[str, Any]:
     """Options of the broker that needs no service: messages are files, for the processes of one machine."""
     queue, control = var_dir / "broker" / "queue", var_dir / "broker" / "control"

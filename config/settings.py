@@ -137,7 +137,7 @@ SPECTACULAR_SETTINGS = {
 
 # Celery: the broker's folders under VAR_DIR on one machine, Redis in production.
 REDIS_URL = check.url(env, "REDIS_URL", default="", schemes=("redis", "rediss", "unix"))
-CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"
+CELERY_BROKER_URL = celery.broker_url(REDIS_URL)
 # Longer than any task may run: Redis would hand a running one out again.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600} if REDIS_URL else celery.folders(VAR_DIR)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
