@@ -252,6 +252,7 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
             tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **(_policy_of(plan) if plan else {}),
         )  # fmt: skip
     if known.source != Budget.Source.STRIPE:
+        ledger.lock_windows(known.pk)
         Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
         audit.record(
             action="budget.take_over", target=str(known), by=STRIPE, now=now,

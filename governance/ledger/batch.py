@@ -31,7 +31,7 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, Balance, LedgerError, ReservationUnknown
+from governance.ledger.results import AlreadyResolved, Balance, ReservationUnknown
 from governance.ledger.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules.buckets import Amount, MeterView
@@ -41,18 +41,37 @@ from governance.rules.scopes import Governed, RateRule, governing, is_stopped, m
 from governance.rules.windows import WindowKind, span_at
 
 HARD_STOP = "hard-stop"
-# How often a batch looks again for windows that another one opened or closed at the same moment.
-LOOKS = 8
+# How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
+LOOKS = 3
+# And how often then, when nothing but the end of a period can still take a window from it.
+CALM_LOOKS = 8
+
+
+class Overtaken(Exception):
+    """Others opened or closed windows at every look. The transaction must be given up, and may run again calmly."""
 
 
 class Batch:
-    """The working state of one transaction."""
+    """The working state of one transaction.
+
+    Turns. Which windows of a budget are open changes in two ways. An act (Reset, OpenPeriod) closes what runs, as often
+    as somebody asks; a call or the roll closes what time has ended, and opens the next. So acts on a budget take turns:
+    each has the budget's turn alone. A batch of calls takes none and costs nothing more; only where it lost every
+    look it is run again *calmly*: beside other such batches, but never beside an act. Then a look is lost at most
+    once for each end of a period that passes meanwhile, and the batch comes through.
+
+    Why this cannot deadlock. The one order is: turns, reservations, windows in key order, the budget's own row,
+    meters; each kind in key order. A turn is so never waited for by whoever holds a row that another batch waits
+    for: a batch that has lost holds windows, and therefore gives its transaction up before it queues. Whoever has a
+    turn waits for rows as everybody does; and whoever holds these rows does not wait for turns.
+    """
 
     standing: Standing
 
-    def __init__(self, operations: Sequence[Operation], now: datetime) -> None:
+    def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
         self.operations = operations
         self.now = now
+        self.calmly = calmly
         self.windows: dict[int, WindowRow] = {}
         self.open: dict[tuple[int, str], WindowRow] = {}
         self.reservations: dict[UUID, ReservationRow] = {}
@@ -69,10 +88,17 @@ class Batch:
     # Reading and locking ------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Read and lock everything the operations need: reservations first, then windows, in key order."""
+        """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
         callers = {op.caller for op in self.operations if isinstance(op, Reserve | Record)}
         if callers:
             self.know(callers)
+        needed = [governed for caller in callers for governed in self.governed(caller)]
+        acted_on = {
+            op.budget_id
+            for op in self.operations
+            if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
+        }
+        sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
         self.reservations = sql.reservations(
             {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
         )
@@ -82,14 +108,10 @@ class Batch:
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
         self._lock_windows(
-            needed=[governed for caller in callers for governed in self.governed(caller)],
+            needed=needed,
             ids={id for row in self.reservations.values() for id in row.windows}
             | {id for row in self.corrected.values() for id in row.windows},
-            budget_ids={
-                op.budget_id
-                for op in self.operations
-                if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
-            },
+            budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
         self._lock_meters({op.caller for op in self.operations if isinstance(op, Reserve)})
@@ -135,9 +157,12 @@ class Batch:
         return call
 
     def _lock_windows(self, *, needed: Sequence[Governed], ids: set[int], budget_ids: set[int]) -> None:
-        """Lock windows, opening those that calls need; again where another batch changed them at that moment."""
+        """Lock windows, opening those that calls need; again where another batch changed them at that moment.
+
+        Raises Overtaken.
+        """
         wanted = {(item.budget.id, item.subject): item for item in needed}
-        for _ in range(LOOKS):
+        for _ in range(CALM_LOOKS if self.calmly else LOOKS):
             rows = sql.windows(keys=wanted.keys(), ids=ids, budget_ids=budget_ids)
             self.windows = {row.id: row for row in rows}
             self.open = {(row.budget.id, row.subject): row for row in rows if row.closed_at is None}
@@ -152,7 +177,7 @@ class Batch:
             sql.close_windows(ended, self.now)
             if missing:
                 sql.open_windows([new_window(item, self.now) for item in missing], self.now)
-        raise LedgerError("windows kept changing while they were being locked")
+        raise Overtaken("windows kept changing while they were being locked")
 
     def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
         pairs = [pair for caller in callers for pair in self._limited[caller]]

@@ -1,6 +1,7 @@
 """The only writer of windows, reservations, entries and rollups.
 
-`apply` takes a list of operations, locks what they touch (reservations, then windows, each in primary-key order),
+`apply` takes a list of operations, locks what they touch (reservations, then windows, each in primary-key order; for
+acts on budgets, and after lost races, the budgets' turns before: see `Batch`),
 runs each operation in Python against the locked rows, and writes all changes with a handful of statements in one
 durable transaction. A batch of one is an ordinary call; the gateway's batches hold whatever queued up meanwhile.
 
@@ -19,7 +20,7 @@ from typing import Any, TypeVar, cast
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, sql, window_rules
-from governance.ledger.batch import Batch, meter_view, views_of
+from governance.ledger.batch import CALM_LOOKS, Batch, Overtaken, meter_view, views_of
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -74,13 +75,14 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
-    database cannot be reached: then nothing happened, or (after a lost commit) it is not known whether it did, and
-    repeating the same operations is safe: reservations and entries carry their own ids.
+    database cannot be reached, or others never let it have its windows: then nothing happened, or (after a lost
+    commit) it is not known whether it did, and repeating the same operations is safe: reservations and entries carry
+    their own ids.
     """
     if not operations:
         return []
     try:
-        return _durably(lambda: _run(operations, now))
+        return _durably(lambda calmly: _run(operations, now, calmly=calmly))
     except LedgerUnavailable:
         raise
     except Exception as error:
@@ -91,10 +93,17 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
-    """The same inside the caller's open transaction, together with its own rows; raises the first failure."""
+    """The same inside the caller's open transaction, together with its own rows; raises the first failure.
+
+    What is not ours alone cannot be given up and run again, so this is calm from the start: it queues for the turns
+    of the budgets of its calls and acts. A caller that holds windows already has taken them by `lock_windows`.
+    """
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("apply_within needs an open transaction")
-    results = _run(operations, now)
+    try:
+        results = _run(operations, now, calmly=True)
+    except Overtaken as error:
+        raise LedgerUnavailable(str(error)) from error
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -147,11 +156,16 @@ def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
 
 
 def lock_windows(budget_id: int) -> None:
-    """Lock a budget's open windows in the caller's transaction. Taken before the budget's own row, never after it.
+    """Lock a budget's turn and its open windows in the caller's transaction, before the budget's own row, never after.
 
-    A call that opens a window holds the ended one when it needs the budget's row.
+    A call that opens a window holds the ended one when it needs the budget's row; an act that does has the turn.
     """
-    sql.windows(budget_ids=[budget_id])
+    sql.take_turns(alone=[budget_id])
+    for _ in range(CALM_LOOKS):
+        if all(row.closed_at is None for row in sql.windows(budget_ids=[budget_id])):
+            return
+        # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
+    raise LedgerUnavailable("windows kept changing while they were being locked")
 
 
 def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
@@ -182,7 +196,7 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
 
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
-    return _durably(lambda: window_rules.roll(Batch((), now), limit=limit))
+    return _durably(lambda _: window_rules.roll(Batch((), now), limit=limit))
 
 
 def _one(operation: Operation, now: datetime) -> Any:
@@ -218,8 +232,8 @@ def _explained(operation: Operation, error: Exception) -> Any:
     return error
 
 
-def _run(operations: Sequence[Operation], now: datetime) -> list[Any]:
-    batch = Batch(operations, now)
+def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> list[Any]:
+    batch = Batch(operations, now, calmly=calmly)
     batch.prepare()
     results = [_carry_out(batch, operation) for operation in operations]
     batch.write()
@@ -234,17 +248,25 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
         return error
 
 
-def _durably(work: Callable[[], T]) -> T:
-    """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away."""
+def _durably(work: Callable[[bool], T]) -> T:
+    """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away.
+
+    Also again where it was Overtaken, and from then on calmly: it is told so. It need not wait, for it queues.
+    """
+    calmly = False
     for attempt in range(1, ATTEMPTS + 1):
         committing = False
         try:
             with transaction.atomic(durable=True):
                 with together():
                     by_index()
-                    result = work()
+                    result = work(calmly)
                 committing = True
             return result
+        except Overtaken as error:
+            if attempt == ATTEMPTS:
+                raise LedgerUnavailable(str(error)) from error
+            calmly = True
         except (OperationalError, InterfaceError) as error:
             state = getattr(error.__cause__, "sqlstate", None)
             if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:

@@ -11,7 +11,10 @@ class LedgerError(Exception):
 
 
 class LedgerUnavailable(LedgerError):
-    """The database cannot be reached. Nothing was done, unless it is `unsure`: the commit's answer was lost."""
+    """The database cannot be reached, or others kept changing the windows that were needed: worth another try.
+
+    Nothing was done, unless it is `unsure`: the commit's answer was lost.
+    """
 
     def __init__(self, message: str, *, unsure: bool = False) -> None:
         super().__init__(message)

@@ -152,6 +152,11 @@ def windows(
     return [_window(row) for row in rows]
 
 
+def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
+    """Wait for the turns of budgets, before anything else is locked: see `Batch`."""
+    words.take_turns("governance_budget", alone=alone, beside=beside)
+
+
 def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     """Reservations, locked in primary-key order. Taken before windows, always."""
     if not ids:

@@ -48,6 +48,7 @@ class Shape:
 
 IDS = Shape(id="bigint")
 UUIDS = Shape(id="uuid")
+_TURNS = Shape(id="bigint", alone="boolean")
 
 
 def among(shape: Shape) -> str:
@@ -138,6 +139,21 @@ def for_update(alias: str) -> str:
 
 def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
+
+
+def take_turns(table: str, *, alone: Collection[int], beside: Collection[int]) -> None:
+    """Queue for rows of a table until the transaction ends: alone, or beside others who are not alone.
+
+    First come, first served, in key order; it locks no row, and holds up only those who queue as well.
+    """
+    if is_postgres() and (alone or beside):
+        # In pg_locks: the class is the table's oid, the object the row's id.
+        lock = f"('{table}'::regclass::oid::int, v.id::int)"
+        run(
+            f"SELECT CASE WHEN v.alone THEN pg_advisory_xact_lock{lock} ELSE pg_advisory_xact_lock_shared{lock} END"
+            f" FROM (SELECT v.id, v.alone FROM {_TURNS} ORDER BY v.id) v",
+            [_TURNS.pack((id, id in alone) for id in {*alone, *beside})],
+        )
 
 
 def stamp(at: datetime) -> datetime | str:

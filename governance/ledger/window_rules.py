@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from governance.ledger import sql
 from governance.ledger import sql_buckets as limits
-from governance.ledger.batch import LOOKS, Batch, has_ended, new_window
+from governance.ledger.batch import LOOKS, Batch, Overtaken, has_ended, new_window
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.ledger.results import LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow
@@ -54,7 +54,10 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
 
 
 def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
-    """Open a paid period's window, once for each grant, and never an older one over a newer."""
+    """Open a paid period's window, once for each grant, and never an older one over a newer.
+
+    It has the budget's turn, so that only a call can still open a window first; the second look has that one locked.
+    """
     budget, tenant, _ = _budget(batch, op.budget_id)
     for _ in range(LOOKS):
         known = sql.granted(op.budget_id, op.source_kind, op.source_id, op.starts_at)
@@ -78,8 +81,8 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
         opened = batch.open[op.budget_id, tenant]
         if (opened.source_kind, opened.source_id, opened.starts_at) == (op.source_kind, op.source_id, op.starts_at):
             return PeriodResult(opened.id, opened=True)
-        # There was none to lock, and another grant or a call opened one at this moment: now it is there, and locked.
-    raise LedgerError("windows kept changing while one was being opened")
+        # There was none to lock, and a call opened one at this moment: now it is there, and locked.
+    raise Overtaken("windows kept changing while one was being opened")
 
 
 def change_limit(batch: Batch, op: ChangeLimit) -> int:

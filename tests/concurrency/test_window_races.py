@@ -2,33 +2,44 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
 from django.db import connection, connections, transaction
 
+from billing.accounts import budget_windows
 from governance import ledger
-from governance.actions import budgets
+from governance.actions import budgets, spend_reports
 from governance.audit import Actor
+from governance.ledger import batch, sql, sql_dialect
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
-from governance.models import BudgetWindow
+from governance.models import Budget, BudgetWindow
 from tests import factories as make
+from tests.concurrency.processes import in_processes
 from tests.factories import NOON, nanos
 
 pytestmark = pytest.mark.postgres_only
 
 LATER = NOON + timedelta(minutes=1)
+ADA = Actor("ada")
+HAMMERED_S = 3
 
 
-def wait_until_someone_waits():
-    deadline = time.monotonic() + 10
+def waiting():
+    """How many wait for a lock."""
     with connection.cursor() as cursor:
-        while time.monotonic() < deadline:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            if cursor.fetchone()[0]:
-                return
-            time.sleep(0.01)
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone()[0]
+
+
+def wait_until_someone_waits(*, beside=0, or_else=lambda: False):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if waiting() > beside or or_else():
+            return
+        time.sleep(0.01)
     raise AssertionError("nobody waits for a lock")
 
 
@@ -59,13 +70,49 @@ def meanwhile(first, second):
     assert not failures, failures
 
 
-@contextmanager
-def opening(ended, *, at):
-    """A call's transaction that has locked a window whose time is over, and opens the next one when this ends."""
-    with transaction.atomic():
-        BudgetWindow.objects.select_for_update().get(pk=ended.pk)
-        yield
-        ledger.apply_within([make.reserving("0.10")], now=at)
+class Overtaking:
+    """Before each statement of the ledger's by this name, of this thread: a rival acts.
+
+    One that `holds` commits when somebody waits, for it or another. Where the rival waits, we go on.
+    """
+
+    def __init__(self, monkeypatch):
+        self._monkeypatch = monkeypatch
+        self._us = threading.current_thread()
+        self._over = threading.Event()
+        self.rivals = []
+
+    def at(self, name, rival, *, holds=True):
+        statement = getattr(sql, name)
+
+        def overtaken(*args, **kwargs):
+            if threading.current_thread() is self._us:
+                acted, before = threading.Event(), waiting()
+                self.rivals.append(started(lambda: self._act(rival, acted, holds)))
+                wait_until_someone_waits(beside=before, or_else=acted.is_set)
+            return statement(*args, **kwargs)
+
+        self._monkeypatch.setattr(sql, name, overtaken)
+
+    def end(self):
+        self._over.set()
+        for failures, thread in self.rivals:
+            thread.join(20)
+            assert not failures, failures
+
+    def _act(self, rival, acted, holds):
+        with transaction.atomic() if holds else nullcontext():
+            rival()
+            acted.set()
+            if holds:
+                wait_until_someone_waits(or_else=self._over.is_set)
+
+
+@pytest.fixture
+def overtaking(monkeypatch):
+    found = Overtaking(monkeypatch)
+    yield found
+    found.end()
 
 
 def test_a_limit_changed_during_a_reset_reaches_the_new_window():
@@ -103,16 +150,174 @@ def test_a_threshold_crossed_while_the_budget_is_changed_is_no_deadlock():
     assert BudgetWindow.objects.get().limit_nanos == nanos("2.00")
 
 
-def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock():
+def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock(monkeypatch):
     budget = make.budget("1.00")
     ledger.reserve(make.reserving("0.10"), now=NOON)
     tomorrow = NOON + timedelta(days=1)
-    changes = {"limit_nanos": nanos("2.00")}
-    with opening(BudgetWindow.objects.get(), at=tomorrow):
-        failures, thread = started(
-            lambda: budgets.change(budget=budget, changes=changes, by=Actor("ops"), now=tomorrow)
-        )
+    changes, close, changing = {"limit_nanos": nanos("2.00")}, sql.close_windows, []
+
+    def close_while_it_is_changed(*args):
+        """The call holds the ended window, and opens the next one after this."""
+        changing.append(started(lambda: budgets.change(budget=budget, changes=changes, by=ADA, now=tomorrow)))
         wait_until_someone_waits()
+        close(*args)
+
+    monkeypatch.setattr(sql, "close_windows", close_while_it_is_changed)
+    ledger.reserve(make.reserving("0.10"), now=tomorrow)
+    [(failures, thread)] = changing
     thread.join(20)
     assert not failures, failures
     assert BudgetWindow.objects.get(closed_at=None).limit_nanos == nanos("2.00")
+
+
+def test_a_window_that_ends_while_it_is_waited_for_is_locked_with_its_successor(monkeypatch):
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    close, locking, held, let_go = sql.close_windows, [], threading.Event(), threading.Event()
+
+    def lock_and_hold():
+        with transaction.atomic():
+            ledger.lock_windows(budget.pk)
+            held.set()
+            let_go.wait(10)
+
+    def close_while_it_is_waited_for(*args):
+        locking.append(started(lock_and_hold))
+        wait_until_someone_waits()
+        close(*args)
+
+    monkeypatch.setattr(sql, "close_windows", close_while_it_is_waited_for)
+    ledger.reserve(make.reserving("0.10"), now=NOON + timedelta(days=1))
+    assert held.wait(10)
+    with transaction.atomic():
+        free = list(BudgetWindow.objects.select_for_update(skip_locked=True).filter(closed_at=None))
+    let_go.set()
+    [(failures, thread)] = locking
+    thread.join(20)
+    assert (failures, free) == ([], [])
+
+
+def test_a_budget_that_stripe_takes_over_while_it_is_reset_is_no_deadlock(monkeypatch):
+    tenant = make.tenant()
+    budget = make.budget("1.00", window="billing_cycle", tenant=tenant)
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    insert, taking = sql.open_windows, []
+
+    def take_over():
+        with transaction.atomic():
+            budget_windows._budget(tenant, nanos("5.00"), None, LATER)
+            ledger.lock_windows(budget.pk)
+
+    def open_while_it_is_taken_over(*args):
+        """The reset has the turn and the window, and needs the budget's row."""
+        taking.append(started(take_over))
+        wait_until_someone_waits()
+        insert(*args)
+
+    monkeypatch.setattr(sql, "open_windows", open_while_it_is_taken_over)
+    with transaction.atomic():
+        ledger.apply_within([Reset(budget.pk, "again", "ops")], now=LATER)
+    [(failures, thread)] = taking
+    thread.join(20)
+    assert not failures, failures
+    budget.refresh_from_db()
+    assert budget.source == Budget.Source.STRIPE
+
+
+def call_and_report(_):
+    results = ledger.apply([make.reserving("0.10"), make.reporting("0.10")], now=LATER)
+    assert not [result for result in results if isinstance(result, Exception)]
+
+
+# What is done to a budget of one dollar a day.
+LOSERS = {
+    "a call": lambda budget: ledger.reserve(make.reserving("0.10"), now=LATER),
+    "a batch": call_and_report,
+    "a report in a transaction of its own": lambda budget: ledger.record(make.reporting("0.10"), now=LATER),
+    "a report in an operator's": lambda budget: spend_reports.record(report=make.reporting("0.10"), by=ADA, now=LATER),
+    "a limit": lambda budget: ledger.change_limit(ChangeLimit(budget.pk, nanos("2"), "more", "ada"), now=LATER),
+    "a reset": lambda budget: ledger.reset(Reset(budget.pk, "again", "ada"), now=LATER),
+    "a change": lambda budget: budgets.change(budget=budget, changes={"limit_nanos": 9}, by=ADA, now=LATER),
+}
+
+
+@pytest.mark.parametrize("loser", LOSERS)
+def test_who_loses_every_look_to_a_reset_comes_through(loser, overtaking):
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    overtaking.at("windows", lambda: ledger.apply_within([Reset(budget.pk, "again", "ops")], now=LATER))
+    LOSERS[loser](budget)
+    assert overtaking.rivals
+
+
+def test_a_call_loses_a_few_looks_and_then_none(overtaking):
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    overtaking.at("windows", lambda: ledger.apply_within([Reset(budget.pk, "again", "ops")], now=LATER))
+    assert ledger.reserve(make.reserving("0.10"), now=LATER).allowed
+    overtaking.end()
+    assert len(overtaking.rivals) == batch.LOOKS + 1
+
+
+def test_calls_that_lose_no_race_queue_for_nothing(monkeypatch):
+    budget = make.budget("1.00")
+    run, said = sql_dialect.run, []
+    monkeypatch.setattr(sql_dialect, "run", lambda statement, params: (said.append(statement), run(statement, params)))
+    for now in (NOON, LATER):
+        op = make.reserving("0.10")
+        ledger.apply([op, make.reporting("0.10")], now=now)
+        ledger.settle(make.settling(op.reservation_id, "0.10"), now=now)
+    assert said
+    assert not any("advisory" in statement for statement in said)
+    ledger.reset(Reset(budget.pk, "again", "ada"), now=LATER)
+    assert sum("advisory" in statement for statement in said) == 1
+
+
+def test_a_paid_period_that_meets_calls_and_resets_where_none_was_open_comes_through(overtaking):
+    budget = make.budget("1.00", window="billing_cycle")
+    paid = OpenPeriod(
+        budget.pk, NOON, NOON + timedelta(days=30), nanos("5.00"), "stripe", "cus_1", reason="renewed", actor="stripe"
+    )
+    overtaking.at("open_windows", lambda: ledger.reserve(make.reserving("0.10"), now=LATER), holds=False)
+    overtaking.at("windows", lambda: ledger.apply_within([Reset(budget.pk, "again", "ops")], now=LATER))
+    assert ledger.open_period(paid, now=LATER).opened
+
+
+def test_a_call_whose_budget_is_deleted_before_its_first_window_opens_goes_on_without(monkeypatch):
+    budget = make.budget("1.00")
+    insert, deleted = sql.open_windows, []
+
+    def open_where_it_is_gone(*args):
+        if not deleted:
+            failures, thread = started(lambda: deleted.append(budgets.delete(budget=budget, by=ADA, now=NOON)))
+            thread.join(20)
+            assert not failures, failures
+        insert(*args)
+
+    monkeypatch.setattr(sql, "open_windows", open_where_it_is_gone)
+    assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
+    assert deleted == [True]
+
+
+def test_resets_in_a_tight_loop_beside_calls_let_everybody_through():
+    budget = make.budget("1000", soft_cap=None)
+    ledger.roll_windows(now=NOON)
+
+    def work(index):
+        until, done = time.monotonic() + HAMMERED_S, Counter()
+        while time.monotonic() < until:
+            if index < 3:
+                ledger.reset(Reset(budget.pk, "again", "ada"), now=NOON)
+                done["resets"] += 1
+                continue
+            op = make.reserving("0.01")
+            assert ledger.reserve(op, now=NOON).allowed
+            ledger.settle(make.settling(op.reservation_id, "0.01"), now=NOON)
+            done["calls"] += 1
+        return done
+
+    done = sum(in_processes(5, work), Counter())
+    windows = BudgetWindow.objects.values_list("settled_nanos", "closed_at")
+    assert len(windows) == 1 + done["resets"]
+    assert sum(settled for settled, _ in windows) == done["calls"] * nanos("0.01")
+    assert sum(closed_at is None for _, closed_at in windows) == 1

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from governance.ledger import batch
 from governance import idempotency, ledger
 from governance.actions import rate_limits, stops, tenancy
 from governance.audit import Actor
@@ -125,6 +126,18 @@ def test_a_refusal_has_the_data_planes_status_and_the_decision_in_it(agent: Api)
     decision = used_up.json()["error"]["decision"]
     assert (decision["allowed"], decision["scope"], decision["remaining"]) == (False, "tenant:acme", "0.05")
     assert "tenant:acme has spent $0.10 of $0.15" in used_up.json()["error"]["message"]
+
+
+def test_windows_that_never_hold_still_are_worth_another_try(
+    agent: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.budget("1")
+    monkeypatch.setattr(batch, "LOOKS", 0)
+    monkeypatch.setattr(batch, "CALM_LOOKS", 0)
+    reports = {"tenant": "acme", "model": "large", "cost": "0.10", "request_id": "r1"}
+    for answer in (agent.post("/api/reservations", ASK), operator.post("/api/spend", reports)):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable"), answer.content
+        assert answer["Retry-After"] == "1"
 
 
 def test_the_status_of_an_exhausted_budget_is_the_one_that_is_set(agent: Api, settings: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from governance.ledger import batch
 from governance.models import Alert
 from llm.gateway.application import gateway
 from tests import factories as make
@@ -46,3 +47,13 @@ def test_an_alert_that_cannot_be_kept_does_not_change_the_answer(product: Produc
     product.sandbox.next("status=401")
     assert product.chat(product.key()).json()["code"] == "upstream_auth"
     assert "mistral" not in gateway.troubles._fine
+
+
+def test_windows_that_never_hold_still_are_worth_another_try(product: Product, monkeypatch) -> None:
+    make.budget("1.00")
+    monkeypatch.setattr(batch, "LOOKS", 0)
+    monkeypatch.setattr(batch, "CALM_LOOKS", 0)
+    answer = product.chat(product.key())
+    assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert not product.sandbox.requests
