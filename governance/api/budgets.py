@@ -228,7 +228,7 @@ class BudgetWindows(BudgetView, ListView):
     def get(self, request: Request, id: int) -> Any:
         budget = self.budget(id)
         self.valid(Query, request.query_params.dict())
-        rows = budget_status.readable_windows(self.by.reader).filter(budget=budget)
+        rows = budget_status.readable_windows(self.by.reader).filter(budget=budget).select_related("budget")
         return self.listed(rows, presenter(WindowBody), columns=columns_of(WindowBody))
 
 

@@ -106,13 +106,10 @@ class ViewBody(serializers.Serializer[WindowView]):
     limit = Dollars(source="limit_nanos")
     spent = Dollars(source="settled_nanos")
     reserved = Dollars(source="reserved_nanos")
-    remaining = serializers.SerializerMethodField()
+    remaining = Dollars(source="remaining_nanos")
     utilization = serializers.SerializerMethodField()
     starts_at = serializers.DateTimeField()
     resets_at = serializers.DateTimeField(source="ends_at", allow_null=True)
-
-    def get_remaining(self, view: WindowView) -> str:
-        return money.format_dollars(_remaining(view))
 
     def get_utilization(self, view: WindowView) -> float:
         return round(view.settled_nanos / view.limit_nanos, 4)
@@ -186,7 +183,7 @@ def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
         "max_tokens": quote.max_tokens if quote else None,
         "clamped": decision.clamped,
         "limit": tightest.limit_nanos if tightest else None,
-        "remaining": _remaining(tightest) if tightest else None,
+        "remaining": tightest.remaining_nanos if tightest else None,
         "utilization": round(tightest.settled_nanos / tightest.limit_nanos, 4) if tightest else None,
         "scope": tightest.scope if tightest else None,
         "resets_at": tightest.ends_at if tightest else None,
@@ -203,7 +200,3 @@ def _warning(decision: Decision) -> str | None:
         return sentence
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
     return f"{sentence} {window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
-
-
-def _remaining(view: WindowView) -> int:
-    return max(0, view.limit_nanos - view.committed_nanos)

@@ -142,7 +142,16 @@ class WindowView:
     @property
     def room_nanos(self) -> int:
         """What a new reservation may still hold under the hard cap; negative after an overage."""
-        return money.share_nanos(self.limit_nanos, self.policy.hard_e4) - self.committed_nanos
+        return money.room_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.policy.hard_e4, committed_nanos=self.committed_nanos
+        )
+
+    @property
+    def remaining_nanos(self) -> int:
+        """What can still be spent, as it is shown to people."""
+        return money.remaining_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.policy.hard_e4, committed_nanos=self.committed_nanos
+        )
 
     @property
     def state(self) -> State:

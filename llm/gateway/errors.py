@@ -197,7 +197,7 @@ def _until_returned_s(decision: Decision) -> int:
     view = decision.because
     if view is None or view.reserved_nanos <= 0:
         return 1
-    missing_nanos = decision.wanted_nanos - max(0, view.room_nanos)
+    missing_nanos = decision.wanted_nanos - view.remaining_nanos
     return max(1, min(5, -(-5 * missing_nanos // view.reserved_nanos)))
 
 
@@ -220,17 +220,14 @@ def _rate_headers(limit: MeterView, retry_after_s: int) -> list[tuple[str, str]]
     return headers
 
 
-def budget_headers(
-    view: WindowView | None, *, show_amounts: bool, remaining_nanos: int | None = None, state: str = ""
-) -> list[tuple[str, str]]:
+def budget_headers(view: WindowView | None, *, show_amounts: bool) -> list[tuple[str, str]]:
     """`x-budget-*` of the tightest window; amounts only where the tenant shows them."""
     if view is None:
         return []
-    headers = [("x-budget-state", state or view.state.value), ("x-budget-scope", view.scope)]
+    headers = [("x-budget-state", view.state.value), ("x-budget-scope", view.scope)]
     if show_amounts:
-        remaining = view.room_nanos if remaining_nanos is None else remaining_nanos
         headers.append(("x-budget-limit-usd", money.format_dollars(view.limit_nanos)))
-        headers.append(("x-budget-remaining-usd", money.format_dollars(max(0, remaining))))
+        headers.append(("x-budget-remaining-usd", money.format_dollars(view.remaining_nanos)))
     if view.ends_at is not None:
         headers.append(("x-budget-resets-at", rfc3339(view.ends_at)))
     return headers
@@ -259,6 +256,7 @@ def _metadata(view: WindowView | None, *, show_amounts: bool, tenant: str, now: 
             "limit": money.format_dollars(view.limit_nanos),
             "spent": money.format_dollars(view.settled_nanos),
             "reserved": money.format_dollars(view.reserved_nanos),
+            "remaining": money.format_dollars(view.remaining_nanos),
         }
     return shown | {
         "resets_at": rfc3339(view.ends_at) if view.ends_at else None,

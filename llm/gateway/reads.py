@@ -75,7 +75,6 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
     view = decision.tightest
     if view is None:
         return {"object": "budget", "state": "active", "scope": None, "allowed": decision.allowed}
-    remaining = max(0, view.room_nanos)
     shown: dict[str, Any] = {
         "object": "budget",
         "state": view.state.value,
@@ -90,8 +89,8 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
             "limit": money.format_dollars(view.limit_nanos),
             "spent": money.format_dollars(view.settled_nanos),
             "reserved": money.format_dollars(view.reserved_nanos),
-            "remaining": money.format_dollars(remaining),
-            "calls_left": remaining // usual_nanos if usual_nanos else None,
+            "remaining": money.format_dollars(view.remaining_nanos),
+            "calls_left": view.remaining_nanos // usual_nanos if usual_nanos else None,
         }
     return shown
 

@@ -122,8 +122,7 @@ def _answer(decision: Decision, *, asked: bool, status: int) -> dict[str, Any]:
 
 
 def _row(view: WindowView) -> dict[str, Any]:
-    remaining = max(0, view.limit_nanos - view.committed_nanos)
-    amounts = (view.settled_nanos, view.reserved_nanos, view.limit_nanos, remaining)
+    amounts = (view.settled_nanos, view.reserved_nanos, view.limit_nanos, view.remaining_nanos)
     spent, reserved, limit, rest = (money.format_dollars(nanos) for nanos in amounts)
     resets_at = view.ends_at.isoformat(timespec="seconds") if view.ends_at else None
     return dict(
