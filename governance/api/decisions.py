@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import ledger, quotes
+from governance.api import errors
 from governance.api.callers import caller_of
 from governance.api.fields import Dollars, Names, Ratio, Text
 from governance.api.permissions import EVERYONE
 from governance.api.spend import MOST_TOKENS, Identity
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Reason, WindowView
+from governance.rules.decision import Action, Call, Decision, WindowView
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
-MESSAGES = {
-    Reason.TENANT_PAUSED: "The tenant is paused by an operator.",
-    Reason.TENANT_SUSPENDED: "The tenant's subscription is suspended.",
-    Reason.AGENT_PAUSED: "The agent is paused by an operator.",
-    Reason.KEY_INVALID: "The key is expired or revoked.",
-    Reason.MODEL_NOT_PRICED: "The model has no price, so the call would be refused.",
-    Reason.BUDGET_EXHAUSTED: "The budget is used up.",
-    Reason.DOWNGRADE_REFUSED: "The budget asks for a cheaper model, and the call does not allow one.",
-    Reason.TOOL_DISABLED: "The budget takes away the tool that the call insists on.",
-    Reason.RATE_LIMITED: "A rate limit lets no more through at this moment.",
-    Reason.EMERGENCY_STOP: "An operator has stopped these calls.",
-    Reason.BUDGET_IN_FLIGHT: "The rest of the budget is held by calls that are still running.",
-    Reason.SOFT_CAP: "The budget is near its limit.",
-}
 
 
 @extend_schema_field(
@@ -151,6 +139,18 @@ def decided(decision: Decision, asked_model: str) -> dict[str, Any]:
     return dict(DecisionBody(_answer(decision, asked_model)).data)
 
 
+def refused(decision: Decision, request: Request, *, model: str) -> Response:
+    """The answer to a call that may not go; the whole decision is in it."""
+    refusal = _refusal(decision)
+    answer = errors.body(refusal.code, refusal.message, refusal.param, request)
+    answer["error"]["decision"] = decided(decision, model)
+    return Response(answer, status=refusal.status, headers=dict(refusal.headers))
+
+
+def _refusal(decision: Decision) -> refusals.Refusal:
+    return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS)
+
+
 def call_of(asked: dict[str, Any], caller: Caller) -> Call:
     """The call that a request describes, priced by its estimate or by its token counts."""
     if "estimated_cost" in asked:
@@ -193,10 +193,11 @@ def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
 
 def _warning(decision: Decision) -> str | None:
     """A sentence for people, where anything but a plain yes is answered."""
-    if decision.reason == Reason.NONE:
-        return None
-    sentence, window = MESSAGES[decision.reason], decision.because
+    if decision.reason not in refusals.NO_REFUSALS:
+        return _refusal(decision).message
+    window = decision.because
     if window is None:
-        return sentence
+        return None
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
-    return f"{sentence} {window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
+    said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
+    return f"{refusals.sentence(decision)}. {said}"

@@ -12,7 +12,7 @@ from django.utils import timezone
 from governance import ledger, upgrades
 from governance.models import SpendRollup
 from governance.quotes import fixed
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision
 from llm.catalogue import snapshot
@@ -82,7 +82,7 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
         "window": view.kind,
         "allowed": decision.action is not Action.HARD_STOP,
         "currency": "usd",
-        "resets_at": errors.rfc3339(view.ends_at) if view.ends_at else None,
+        "resets_at": refusals.rfc3339(view.ends_at) if view.ends_at else None,
     }
     if show_amounts:
         shown |= {

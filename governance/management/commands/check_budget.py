@@ -10,9 +10,8 @@ from django.utils import timezone
 
 from governance import ledger, quotes
 from governance.actions import tenancy
-from governance.api.decisions import MESSAGES
 from governance.models import ApiKey
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView
 
@@ -79,8 +78,8 @@ class Command(BaseCommand):
             self.stdout.write("No budget governs this caller.")
         if asked:
             self.stdout.write(f"Decision: {decision.action}{f' to {decision.model}' * (decision.action == 'degrade')}")
-        if decision.reason in (MESSAGES if asked else BLOCKED):
-            self.stdout.write(MESSAGES[decision.reason])
+        if (asked and decision.reason) or decision.reason in BLOCKED:
+            self.stdout.write(f"{refusals.sentence(decision)}.")
 
 
 def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
