@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, quotes
+from governance import ledger, ports
 from governance.api import errors
 from governance.api.callers import caller_of
 from governance.api.fields import Dollars, Names, Ratio, Text
@@ -20,7 +20,7 @@ from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, WindowView
+from governance.rules.decision import Action, Call, Decision, WindowView, fixed
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
 
@@ -154,12 +154,12 @@ def _refusal(decision: Decision) -> refusals.Refusal:
 def call_of(asked: dict[str, Any], caller: Caller) -> Call:
     """The call that a request describes, priced by its estimate or by its token counts."""
     if "estimated_cost" in asked:
-        quote = quotes.fixed(asked["estimated_cost"])
+        quote = fixed(asked["estimated_cost"])
     else:
         most = asked.get("max_tokens") or Tenant.objects.values_list("default_max_tokens", flat=True).get(
             pk=caller.tenant_id
         )
-        quote = quotes.by_tokens(input_tokens=asked["input_tokens"], max_tokens=most)
+        quote = ports.by_tokens(input_tokens=asked["input_tokens"], max_tokens=most)
     return Call(
         model=asked["model"],
         quote=quote,

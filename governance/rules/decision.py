@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import cast
 
 from governance.rules import money
@@ -91,6 +92,11 @@ class Quote:
 
 # Prices a call at a model; None where the model has no price.
 Quoter = Callable[[str], Quote | None]
+
+
+def fixed(cost_nanos: int) -> Quoter:
+    """An explicit estimate, which stands for whichever model serves."""
+    return partial(Quote, cost_nanos=cost_nanos)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from django.conf import settings
 
-from governance import upgrades
+from governance import ports
 from governance.rules import money, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Decision, Reason, WindowView
@@ -200,5 +200,5 @@ def _metadata(view: WindowView | None, *, show_amounts: bool, tenant: str, now: 
         }
     return shown | {
         "resets_at": refusals.rfc3339(view.ends_at) if view.ends_at else None,
-        "upgrade_url": upgrades.url(tenant=tenant, window=view.kind, now=now),
+        "upgrade_url": ports.upgrade_url(tenant=tenant, window=view.kind, now=now),
     }

@@ -9,12 +9,11 @@ from django.db.models import Sum
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance import ledger, upgrades
+from governance import ledger, ports
 from governance.models import SpendRollup
-from governance.quotes import fixed
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision
+from governance.rules.decision import Action, Call, Decision, fixed
 from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.http import Exchange
@@ -58,7 +57,7 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
         raise errors.ledger_unavailable() from error
     shown = _shown(decision, usual_nanos, show_amounts=identity.show_amounts)
     if decision.tightest is not None:
-        shown["upgrade_url"] = upgrades.url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
+        shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
     await exchange.answer_json(200, shown)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import ledger, quotes
+from governance import ledger
 from governance.actions import tenancy
 from governance.models import ApiKey
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView
+from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView, fixed
 
 FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
 # Why a caller may not call at all, whatever the budgets say.
@@ -57,7 +57,7 @@ class Command(BaseCommand):
             raise CommandError(f"--{error.field}: {error.message}", returncode=FAILED) from error
         if nanos < 0:
             raise CommandError("--cost: must be 0 or more", returncode=FAILED)
-        call = Call(model=options["model"], quote=quotes.fixed(nanos), tools=tuple(options["tool"]))
+        call = Call(model=options["model"], quote=fixed(nanos), tools=tuple(options["tool"]))
         decision = ledger.look(caller, call, now=timezone.now())
         status = _of_decision(decision) if cost is not None else _of_states(decision)
         if options["json"]:
