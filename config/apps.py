@@ -15,7 +15,14 @@ class ConsoleConfig(AdminConfig):
 
 
 class CompositionConfig(AppConfig):
-    """What needs all the apps at once: the demo, and the console's pages of users."""
+    """What needs all the apps at once: the demo, the console's pages of users, and what one app lends another."""
 
     name = "config"
     verbose_name = "Composition"
+
+    def ready(self) -> None:
+        from billing.accounts import topups
+        from governance import ports
+        from llm.catalogue import snapshot
+
+        ports.wire(ports.Ports(quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link))

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import uuid_utils.compat as uuids
 from django.db import transaction
 
-from governance import ledger, quotes
+from governance import ledger, ports
 from governance.actions import budgets, tenancy
 from governance.audit import Actor
 from governance.ledger.operations import OpenPeriod, Operation, Record
@@ -188,7 +188,7 @@ def _call(tenant: Tenant, agent: str, habit: Habit, until: datetime, dice: rando
         cached_tokens=tokens_in * dice.choice((0, 0, 3, 6)) // 10,
         output_tokens=int(habit.output_tokens * dice.lognormvariate(0, 0.5)),
     )
-    cost_nanos, rule = quotes.true_cost(usage) or (0, "")
+    cost_nanos, rule = ports.true_cost(usage) or (0, "")
     caller = Caller(
         tenant.pk,
         tenant.slug,

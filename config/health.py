@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.utils.module_loading import import_string
 
+from billing.queries import health as billing_health
 from governance.models import BudgetWindow, LedgerCheck
+from llm.state import breakers
 
 BROKER_TIMEOUT_S = 0.3
 # What makes the whole unhealthy; the others tell how it is set up.
@@ -63,16 +63,6 @@ def _budget() -> str:
     return DRIFTED if last is not None and last.drifts > last.repaired else OK
 
 
-def _mistral() -> str:
-    """Governance knows no models: `settings.GOVERNANCE_MODELS_STATE` names the function that does."""
-    return cast(Callable[[], str], import_string(settings.GOVERNANCE_MODELS_STATE))()
-
-
-def _stripe() -> str:
-    """Governance knows no Stripe: `settings.GOVERNANCE_BILLING_STATE` names the function that does."""
-    return cast(Callable[[], str], import_string(settings.GOVERNANCE_BILLING_STATE))()
-
-
 def _broker() -> str:
     if not settings.REDIS_URL:
         return "filesystem"
@@ -93,8 +83,8 @@ def _broker() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "budget": _budget,
-    "mistral": _mistral,
-    "stripe": _stripe,
+    "mistral": breakers.state,
+    "stripe": billing_health.state,
     "database": _database,
     "broker": _broker,
 }

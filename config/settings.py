@@ -193,12 +193,6 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
-# Governance knows no prices; the model side lends it these functions (see governance/quotes.py).
-GOVERNANCE_QUOTER = "llm.catalogue.snapshot.quote"
-GOVERNANCE_PRICER = "llm.catalogue.snapshot.cost_of"
-# Nor does it know Stripe: billing says in a word how that side is (see config/health.py).
-GOVERNANCE_MODELS_STATE = "llm.state.breakers.state"
-GOVERNANCE_BILLING_STATE = "billing.queries.health.state"
 
 # Stripe.
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
@@ -223,16 +217,14 @@ STRIPE_EXCHANGE_RATES = check.exchange_rates(env, "STRIPE_EXCHANGE_RATES")
 STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "tokens", "calls"))
 STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
 STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
-# Where a tenant buys more; the billing side lends the model side this function (see governance/upgrades.py).
-UPGRADE_LINK = "billing.accounts.topups.link"
 
 METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
 # Figures that live in the processes are kept in files there, so that any process can tell those of all.
 METRICS_DIR = VAR_DIR / "metrics"
 METRICS_DIR.mkdir(exist_ok=True)
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
-# Told of every call of a model that ended (see llm/state/telemetry.py).
-TELEMETRY_OBSERVERS = ["llm.state.metrics.observe", *check.names(env, "TELEMETRY_OBSERVERS", default=[])]
+# Operators' own functions that each call of a model that ended is reported to, beside ours (llm/state/telemetry.py).
+TELEMETRY_OBSERVERS = check.names(env, "TELEMETRY_OBSERVERS", default=[])
 
 LOG_LEVEL = check.choice(env, "LOG_LEVEL", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
 LOGGING = {

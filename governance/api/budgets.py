@@ -118,7 +118,7 @@ class ResetBody(serializers.Serializer[Any]):
     budget = BudgetBody()
 
 
-def picture(budget: Budget, now_at: Standing) -> dict[str, Any]:
+def to_api(budget: Budget, now_at: Standing) -> dict[str, Any]:
     """A budget as the API answers it."""
     policy = {
         name: getattr(budget, RENAMED.get(name, name))
@@ -149,9 +149,12 @@ class BudgetView(ControlView):
     def budget(self, id: int) -> Budget:
         return self.one(budget_status.readable_budgets(self.by.reader), pk=id)
 
-    def pictures(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
+    def all_to_api(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
         now_at = budget_status.current(rows, now=self.now, reader=self.by.reader)
-        return [picture(row, now_at[row.pk]) for row in rows]
+        return [to_api(row, now_at[row.pk]) for row in rows]
+
+    def one_to_api(self, budget: Budget) -> dict[str, Any]:
+        return self.all_to_api([budget])[0]
 
 
 class Budgets(BudgetView, ListView):
@@ -164,13 +167,13 @@ class Budgets(BudgetView, ListView):
         slug = asked.pop("tenant", None)
         where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
         rows = budget_status.readable_budgets(self.by.reader).filter(where)
-        return self.listed(rows, self.pictures, columns=columns_of(BudgetBody))
+        return self.listed(rows, self.all_to_api, columns=columns_of(BudgetBody))
 
     @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: BudgetBody})
     def post(self, request: Request) -> Response:
         fields = _internal(self.valid(BudgetBody, request.data))
         budget = budgets.create(**fields, by=self.by.actor, now=self.now)
-        return Response(self.pictures([budget])[0], status=201)
+        return Response(self.one_to_api(budget), status=201)
 
 
 class OneBudget(BudgetView):
@@ -178,7 +181,7 @@ class OneBudget(BudgetView):
 
     @extend_schema(operation_id="budgets_get", responses=BudgetBody)
     def get(self, request: Request, id: int) -> Response:
-        return Response(self.pictures([self.budget(id)])[0])
+        return Response(self.one_to_api(self.budget(id)))
 
     @extend_schema(operation_id="budgets_change", request=BudgetBody(partial=True), responses=BudgetBody)
     def patch(self, request: Request, id: int) -> Response:
@@ -198,7 +201,7 @@ class OneBudget(BudgetView):
         budget = self.budget(id)
         if budgets.delete(budget=budget, by=self.by.actor, now=self.now):
             return Response(status=204)
-        return Response(self.pictures([self.budget(id)])[0])
+        return Response(self.one_to_api(self.budget(id)))
 
     def _changed(self, budget: Budget, asked: dict[str, Any]) -> Response:
         changes = _internal(asked)
@@ -206,7 +209,7 @@ class OneBudget(BudgetView):
             # Stored as the tenant's slug; leaving it out says the same.
             del changes["scope_key"]
         budgets.change(budget=budget, changes=changes, by=self.by.actor, now=self.now)
-        return Response(self.pictures([self.budget(budget.pk)])[0])
+        return Response(self.one_to_api(self.budget(budget.pk)))
 
 
 class BudgetReset(BudgetView):
@@ -217,7 +220,7 @@ class BudgetReset(BudgetView):
         budget = self.budget(id)
         reason = self.valid(Act, request.data)["reason"]
         done = budgets.reset(budget=budget, reason=reason, by=self.by.actor, now=self.now)
-        return Response({"closed": done.closed, "opened": done.opened, "budget": self.pictures([budget])[0]})
+        return Response({"closed": done.closed, "opened": done.opened, "budget": self.one_to_api(budget)})
 
 
 class BudgetWindows(BudgetView, ListView):
@@ -228,7 +231,7 @@ class BudgetWindows(BudgetView, ListView):
     def get(self, request: Request, id: int) -> Any:
         budget = self.budget(id)
         self.valid(Query, request.query_params.dict())
-        rows = budget_status.readable_windows(self.by.reader).filter(budget=budget)
+        rows = budget_status.readable_windows(self.by.reader).filter(budget=budget).select_related("budget")
         return self.listed(rows, presenter(WindowBody), columns=columns_of(WindowBody))
 
 

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, quotes
+from governance import ledger, ports
+from governance.api import errors
 from governance.api.callers import caller_of
 from governance.api.fields import Dollars, Names, Ratio, Text
 from governance.api.permissions import EVERYONE
 from governance.api.spend import MOST_TOKENS, Identity
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Reason, WindowView
+from governance.rules.decision import Action, Call, Decision, WindowView, fixed
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
-MESSAGES = {
-    Reason.TENANT_PAUSED: "The tenant is paused by an operator.",
-    Reason.TENANT_SUSPENDED: "The tenant's subscription is suspended.",
-    Reason.AGENT_PAUSED: "The agent is paused by an operator.",
-    Reason.KEY_INVALID: "The key is expired or revoked.",
-    Reason.MODEL_NOT_PRICED: "The model has no price, so the call would be refused.",
-    Reason.BUDGET_EXHAUSTED: "The budget is used up.",
-    Reason.DOWNGRADE_REFUSED: "The budget asks for a cheaper model, and the call does not allow one.",
-    Reason.TOOL_DISABLED: "The budget takes away the tool that the call insists on.",
-    Reason.RATE_LIMITED: "A rate limit lets no more through at this moment.",
-    Reason.EMERGENCY_STOP: "An operator has stopped these calls.",
-    Reason.BUDGET_IN_FLIGHT: "The rest of the budget is held by calls that are still running.",
-    Reason.SOFT_CAP: "The budget is near its limit.",
-}
 
 
 @extend_schema_field(
@@ -106,13 +94,10 @@ class ViewBody(serializers.Serializer[WindowView]):
     limit = Dollars(source="limit_nanos")
     spent = Dollars(source="settled_nanos")
     reserved = Dollars(source="reserved_nanos")
-    remaining = serializers.SerializerMethodField()
+    remaining = Dollars(source="remaining_nanos")
     utilization = serializers.SerializerMethodField()
     starts_at = serializers.DateTimeField()
     resets_at = serializers.DateTimeField(source="ends_at", allow_null=True)
-
-    def get_remaining(self, view: WindowView) -> str:
-        return money.format_dollars(_remaining(view))
 
     def get_utilization(self, view: WindowView) -> float:
         return round(view.settled_nanos / view.limit_nanos, 4)
@@ -154,15 +139,27 @@ def decided(decision: Decision, asked_model: str) -> dict[str, Any]:
     return dict(DecisionBody(_answer(decision, asked_model)).data)
 
 
+def refused(decision: Decision, request: Request, *, model: str) -> Response:
+    """The answer to a call that may not go; the whole decision is in it."""
+    refusal = _refusal(decision)
+    answer = errors.body(refusal.code, refusal.message, refusal.param, request)
+    answer["error"]["decision"] = decided(decision, model)
+    return Response(answer, status=refusal.status, headers=dict(refusal.headers))
+
+
+def _refusal(decision: Decision) -> refusals.Refusal:
+    return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS)
+
+
 def call_of(asked: dict[str, Any], caller: Caller) -> Call:
     """The call that a request describes, priced by its estimate or by its token counts."""
     if "estimated_cost" in asked:
-        quote = quotes.fixed(asked["estimated_cost"])
+        quote = fixed(asked["estimated_cost"])
     else:
         most = asked.get("max_tokens") or Tenant.objects.values_list("default_max_tokens", flat=True).get(
             pk=caller.tenant_id
         )
-        quote = quotes.by_tokens(input_tokens=asked["input_tokens"], max_tokens=most)
+        quote = ports.by_tokens(input_tokens=asked["input_tokens"], max_tokens=most)
     return Call(
         model=asked["model"],
         quote=quote,
@@ -186,7 +183,7 @@ def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
         "max_tokens": quote.max_tokens if quote else None,
         "clamped": decision.clamped,
         "limit": tightest.limit_nanos if tightest else None,
-        "remaining": _remaining(tightest) if tightest else None,
+        "remaining": tightest.remaining_nanos if tightest else None,
         "utilization": round(tightest.settled_nanos / tightest.limit_nanos, 4) if tightest else None,
         "scope": tightest.scope if tightest else None,
         "resets_at": tightest.ends_at if tightest else None,
@@ -196,14 +193,11 @@ def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
 
 def _warning(decision: Decision) -> str | None:
     """A sentence for people, where anything but a plain yes is answered."""
-    if decision.reason == Reason.NONE:
-        return None
-    sentence, window = MESSAGES[decision.reason], decision.because
+    if decision.reason not in refusals.NO_REFUSALS:
+        return _refusal(decision).message
+    window = decision.because
     if window is None:
-        return sentence
+        return None
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
-    return f"{sentence} {window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
-
-
-def _remaining(view: WindowView) -> int:
-    return max(0, view.limit_nanos - view.committed_nanos)
+    said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
+    return f"{refusals.sentence(decision)}. {said}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
@@ -14,6 +15,8 @@ from rest_framework.views import set_rollback
 from governance import idempotency
 from governance.actions import allowances, budgets, corrections, rate_limits, reservations, stops, tenancy
 from governance.ledger import results
+from governance.rules import refusals
+from governance.rules.decision import Reason
 from governance.rules.money import AmountError
 
 
@@ -55,13 +58,16 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (RequestDataTooBig, 413, "body_too_large"),
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),
-    (results.ExtendTooFast, 429, "rate_limit_exceeded"),
-    (results.ExtendRefused, 402, "budget_exhausted"),
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
+)
+# A hold that may not grow is refused as a call is; looked through before STATUSES, in order.
+EXTENSIONS = (
+    (results.ExtendTooFast, refusals.ROWS[Reason.RATE_LIMITED]),
+    (results.ExtendRefused, refusals.ROWS[Reason.BUDGET_EXHAUSTED]),
 )
 # Said in place of the exception's own words, which are for the log or would tell too much.
 MESSAGES = {
@@ -81,15 +87,19 @@ class Refused(drf.ValidationError):
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST_FRAMEWORK's EXCEPTION_HANDLER."""
-    found = next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None)
-    if found is None:
+    headers: dict[str, str] = {}
+    if row := next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None):
+        status, code = row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code
+        headers = dict(row.headers)
+    elif found := next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None):
+        status, code = found
+    else:
         return None
-    status, code = found
     code = getattr(error, "own_code", code)
     param, message = _explain(error, code)
     request = context.get("request")
     set_rollback()
-    return Response(body(code, message, param, request), status=status, headers=_headers(error, status))
+    return Response(body(code, message, param, request), status=status, headers=headers | _headers(error, status))
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:

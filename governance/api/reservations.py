@@ -12,11 +12,10 @@ from rest_framework.response import Response
 
 from governance.actions import reservations
 from governance.api.callers import caller_of
-from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided
+from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
 from governance.api.fields import Dollars, Moment, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
-from governance.api.refusals import refused
 from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle

@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, quotes
+from governance import ledger, ports
 from governance.actions import corrections, spend_reports
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
@@ -248,7 +248,7 @@ def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
     """(nanodollars, price rule) of a report."""
     if "cost" in asked:
         return asked["cost"], "reported"
-    priced = quotes.true_cost(usage)
+    priced = ports.true_cost(usage)
     if priced is None:
         raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
     return priced

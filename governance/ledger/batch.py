@@ -31,7 +31,7 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, Balance, ReservationUnknown
+from governance.ledger.results import AlreadyResolved, ReservationUnknown
 from governance.ledger.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules.buckets import Amount, MeterView
@@ -287,9 +287,8 @@ class Batch:
             window.dirty = True
             self.events.append(EventRow(window, HARD_STOP, new_state=window.state, reason=reason))
 
-    def balances(self, ids: Iterable[int]) -> tuple[Balance, ...]:
-        rows = (self.windows[id] for id in ids)
-        return tuple(Balance(row.id, row.limit_nanos, row.settled_nanos, row.reserved_nanos, row.state) for row in rows)
+    def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
+        return tuple(view_of(self.windows[id]) for id in ids)
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:

@@ -102,7 +102,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
         amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
     )
     _resolve(batch, row, "settled")
-    return SettleResult(entry.id, op.cost_nanos, entry.overage_nanos, balances=batch.balances(row.windows))
+    return SettleResult(entry.id, op.cost_nanos, entry.overage_nanos, windows=batch.views(row.windows))
 
 
 def release(batch: Batch, op: Release) -> None:
@@ -229,7 +229,7 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         **_figures(op.usage),
     )  # fmt: skip
     batch.post(entry)
-    return SettleResult(entry.id, op.cost_nanos, late=True, balances=batch.balances(row.windows))
+    return SettleResult(entry.id, op.cost_nanos, late=True, windows=batch.views(row.windows))
 
 
 def _figures(usage: Usage) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from governance.rules.decision import WindowView
+
 
 class LedgerError(Exception):
     """Something the ledger refuses to do."""
@@ -50,25 +52,17 @@ class ExtendTooFast(ExtendRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
-    """A window's figures after an operation."""
-
-    window_id: int
-    limit_nanos: int
-    settled_nanos: int
-    reserved_nanos: int
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
 class SettleResult:
-    """`late`: the reservation had expired, and the difference was posted as an adjustment."""
+    """`windows`: those it was charged in, as they are afterwards.
+
+    `late`: the reservation had expired, and the difference was posted as an adjustment.
+    """
 
     entry_id: UUID
     charged_nanos: int
     overage_nanos: int = 0
     late: bool = False
-    balances: tuple[Balance, ...] = ()
+    windows: tuple[WindowView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from governance.models.tenancy import Tenant
+from governance.rules import money
 from governance.rules.windows import WindowKind
 
 
@@ -129,6 +130,11 @@ class Budget(models.Model):
         return f"{self.scope} per {self.get_window_display()}"
 
     @property
+    def hard_e4(self) -> int:
+        """The hard cap in ten-thousandths of the limit."""
+        return money.ten_thousandths(Decimal(self.hard_cap))
+
+    @property
     def scope(self) -> str:
         """How people name the scope: "acme", "acme agent:invoices", "each tenant", "platform"."""
         return named_scope(self.tenant, self.scope_type, self.scope_key)
@@ -206,8 +212,10 @@ class BudgetWindow(models.Model):
 
     @property
     def remaining_nanos(self) -> int:
-        """What is left of the limit; never below zero, even after an overage or a lowered limit."""
-        return max(0, self.limit_nanos - self.committed_nanos)
+        """What can still be spent under the budget's hard cap. Reads the budget: select it with the windows."""
+        return money.remaining_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.budget.hard_e4, committed_nanos=self.committed_nanos
+        )
 
     @property
     def utilization(self) -> Decimal:

@@ -14,6 +14,7 @@ from django.db.models.functions import Cast
 from governance.models import Budget, BudgetWindow, ScopeType
 from governance.models.budgets import EACH
 from governance.queries.spend import EVERYTHING, Reader
+from governance.rules import money
 from governance.rules.windows import WindowKind, span_at
 
 
@@ -28,6 +29,7 @@ class Standing:
     starts_at: datetime
     ends_at: datetime | None
     limit_nanos: int
+    hard_e4: int
     settled_nanos: int
     reserved_nanos: int
     state: str
@@ -37,7 +39,11 @@ class Standing:
 
     @property
     def remaining_nanos(self) -> int:
-        return max(0, self.limit_nanos - self.settled_nanos - self.reserved_nanos)
+        """What can still be spent under the hard cap."""
+        committed_nanos = self.settled_nanos + self.reserved_nanos
+        return money.remaining_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.hard_e4, committed_nanos=committed_nanos
+        )
 
     @property
     def utilization(self) -> Decimal:
@@ -87,7 +93,7 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
         .values("pk")[:1]
     )
     ids = Budget.objects.filter(pk__in=[budget.pk for budget in budgets]).values(found=Subquery(fullest))
-    found = {window.budget_id: window for window in BudgetWindow.objects.filter(pk__in=ids)}
+    found = {window.budget_id: window for window in BudgetWindow.objects.filter(pk__in=ids).select_related("budget")}
     return {
         budget.pk: of_window(found[budget.pk]) if budget.pk in found else unopened(budget, now=now)
         for budget in budgets
@@ -119,6 +125,7 @@ def of_window(window: BudgetWindow) -> Standing:
         starts_at=window.starts_at,
         ends_at=window.ends_at,
         limit_nanos=window.limit_nanos,
+        hard_e4=window.budget.hard_e4,
         settled_nanos=window.settled_nanos,
         reserved_nanos=window.reserved_nanos,
         state=window.state,
@@ -131,7 +138,16 @@ def unopened(budget: Budget, *, now: datetime) -> Standing:
     """The window the next call would open."""
     zone = budget.tenant.zone if budget.tenant else ZoneInfo("UTC")
     span = span_at(WindowKind(budget.window), now, zone)
-    return Standing("", span.starts_at, span.ends_at, budget.limit_nanos, 0, 0, BudgetWindow.State.ACTIVE)
+    return Standing(
+        subject="",
+        starts_at=span.starts_at,
+        ends_at=span.ends_at,
+        limit_nanos=budget.limit_nanos,
+        hard_e4=budget.hard_e4,
+        settled_nanos=0,
+        reserved_nanos=0,
+        state=BudgetWindow.State.ACTIVE,
+    )
 
 
 def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import cast
 
 from governance.rules import money
@@ -93,6 +94,11 @@ class Quote:
 Quoter = Callable[[str], Quote | None]
 
 
+def fixed(cost_nanos: int) -> Quoter:
+    """An explicit estimate, which stands for whichever model serves."""
+    return partial(Quote, cost_nanos=cost_nanos)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """From any of `sources` ("*" is any model) to `to`."""
@@ -142,7 +148,16 @@ class WindowView:
     @property
     def room_nanos(self) -> int:
         """What a new reservation may still hold under the hard cap; negative after an overage."""
-        return money.share_nanos(self.limit_nanos, self.policy.hard_e4) - self.committed_nanos
+        return money.room_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.policy.hard_e4, committed_nanos=self.committed_nanos
+        )
+
+    @property
+    def remaining_nanos(self) -> int:
+        """What can still be spent, as it is shown to people."""
+        return money.remaining_nanos(
+            limit_nanos=self.limit_nanos, hard_e4=self.policy.hard_e4, committed_nanos=self.committed_nanos
+        )
 
     @property
     def state(self) -> State:

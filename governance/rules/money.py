@@ -60,6 +60,20 @@ def share_nanos(limit_nanos: int, ratio_e4: int) -> int:
     return limit_nanos * ratio_e4 // 10_000
 
 
+def room_nanos(*, limit_nanos: int, hard_e4: int, committed_nanos: int) -> int:
+    """What a new reservation may still hold of a limit under its hard cap; negative after an overage."""
+    return share_nanos(limit_nanos, hard_e4) - committed_nanos
+
+
+def remaining_nanos(*, limit_nanos: int, hard_e4: int, committed_nanos: int) -> int:
+    """What can still be spent of a limit: `remaining` wherever it is shown. Never below zero.
+
+    `committed_nanos` is settled and reserved money. The hard cap counts, not the limit: of $10 with a hard cap of 0.5
+    there are $5 to spend.
+    """
+    return max(0, room_nanos(limit_nanos=limit_nanos, hard_e4=hard_e4, committed_nanos=committed_nanos))
+
+
 def ten_thousandths(ratio: Decimal) -> int:
     """A ratio as an integer of ten-thousandths (0.8 is 8000), exactly; raises AmountError where it is finer."""
     if not ratio.is_finite():

@@ -92,12 +92,12 @@ def resolve(name: str) -> Entry | None:
 
 
 def quote(*, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
-    """`Catalogue.quote` of the moment (`settings.GOVERNANCE_QUOTER`)."""
+    """`Catalogue.quote` of the moment; one of `governance.ports`."""
     return current().quote(model=model, input_tokens=input_tokens, max_tokens=max_tokens)
 
 
 def cost_of(usage: Usage) -> tuple[int, str] | None:
-    """`Catalogue.cost_of` of the moment (`settings.GOVERNANCE_PRICER`)."""
+    """`Catalogue.cost_of` of the moment; one of `governance.ports`."""
     return current().cost_of(usage)
 
 

@@ -466,16 +466,12 @@ def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
 
 def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
     """The tightest budget, after this call: as settled, or (not yet settled) as held."""
-    view = hold.decision.tightest
-    if view is None:
+    decided = hold.decision.tightest
+    if decided is None:
         return []
-    remaining_nanos, state = view.room_nanos - hold.quote.cost_nanos, ""
-    for balance in result.balances if result else ():
-        if balance.window_id == view.window_id:
-            cap_nanos = money.share_nanos(balance.limit_nanos, view.policy.hard_e4)
-            remaining_nanos = cap_nanos - balance.settled_nanos - balance.reserved_nanos
-            state = balance.state
-    return errors.budget_headers(view, show_amounts=identity.show_amounts, remaining_nanos=remaining_nanos, state=state)
+    held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
+    settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
+    return errors.budget_headers(next(settled, held), show_amounts=identity.show_amounts)
 
 
 def _timing(arrived: float, sent: float, answered: float) -> str:

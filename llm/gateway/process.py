@@ -21,7 +21,7 @@ from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
 from llm.gateway.upstream import Troubles
 from llm.providers import endpoints, registry
-from llm.state import breakers, recall, routing
+from llm.state import breakers, metrics, recall, routing
 from llm.state.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Gateway:
             return await self.read(lambda: watch.read(now=timezone.now()))
 
         await self.providers.renew(await added())
-        self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS)
+        self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS, always=[metrics.observe])
         self.breakers = breakers.shared()
         self.troubles = Troubles(self.breakers, self.read)
         self._chores = [

@@ -9,12 +9,11 @@ from django.db.models import Sum
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance import ledger, upgrades
+from governance import ledger, ports
 from governance.models import SpendRollup
-from governance.quotes import fixed
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision
+from governance.rules.decision import Action, Call, Decision, fixed
 from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.http import Exchange
@@ -58,7 +57,7 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
         raise errors.ledger_unavailable() from error
     shown = _shown(decision, usual_nanos, show_amounts=identity.show_amounts)
     if decision.tightest is not None:
-        shown["upgrade_url"] = upgrades.url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
+        shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
     await exchange.answer_json(200, shown)
 
 
@@ -75,7 +74,6 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
     view = decision.tightest
     if view is None:
         return {"object": "budget", "state": "active", "scope": None, "allowed": decision.allowed}
-    remaining = max(0, view.room_nanos)
     shown: dict[str, Any] = {
         "object": "budget",
         "state": view.state.value,
@@ -83,15 +81,15 @@ def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[
         "window": view.kind,
         "allowed": decision.action is not Action.HARD_STOP,
         "currency": "usd",
-        "resets_at": errors.rfc3339(view.ends_at) if view.ends_at else None,
+        "resets_at": refusals.rfc3339(view.ends_at) if view.ends_at else None,
     }
     if show_amounts:
         shown |= {
             "limit": money.format_dollars(view.limit_nanos),
             "spent": money.format_dollars(view.settled_nanos),
             "reserved": money.format_dollars(view.reserved_nanos),
-            "remaining": money.format_dollars(remaining),
-            "calls_left": remaining // usual_nanos if usual_nanos else None,
+            "remaining": money.format_dollars(view.remaining_nanos),
+            "calls_left": view.remaining_nanos // usual_nanos if usual_nanos else None,
         }
     return shown
 

@@ -283,7 +283,7 @@ class Breakers:
 
 
 def state() -> str:
-    """How Mistral is, in a word for /api/health (`settings.GOVERNANCE_MODELS_STATE`).
+    """How Mistral is, in a word for /api/health.
 
     "failing": a model of it rests; "down": each that was called of late does, and none has answered since. Else how it
     is set up: "configured", "sandbox" or "not_configured".

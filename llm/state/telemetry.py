@@ -85,15 +85,15 @@ Observer = Callable[[Attempt], None]
 
 
 class Telemetry:
-    """The observers of one process: callables named by `settings.TELEMETRY_OBSERVERS`."""
+    """The observers of one process: ours, and the operators' own (`settings.TELEMETRY_OBSERVERS`)."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
 
     @classmethod
-    def load(cls, names: Iterable[str]) -> Telemetry:
-        """Raises ImportError for a name that leads nowhere."""
-        return cls(import_string(name) for name in names)
+    def load(cls, names: Iterable[str], *, always: Iterable[Observer] = ()) -> Telemetry:
+        """Those of `always`, and the callables of these dotted names. Raises ImportError where one leads nowhere."""
+        return cls([*always, *(import_string(name) for name in names)])
 
     def ended(self, attempt: Attempt) -> None:
         for observer in self._observers:

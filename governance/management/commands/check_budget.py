@@ -8,13 +8,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from governance import ledger, quotes
+from governance import ledger
 from governance.actions import tenancy
-from governance.api.decisions import MESSAGES
 from governance.models import ApiKey
-from governance.rules import money
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView
+from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView, fixed
 
 FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
 # Why a caller may not call at all, whatever the budgets say.
@@ -58,7 +57,7 @@ class Command(BaseCommand):
             raise CommandError(f"--{error.field}: {error.message}", returncode=FAILED) from error
         if nanos < 0:
             raise CommandError("--cost: must be 0 or more", returncode=FAILED)
-        call = Call(model=options["model"], quote=quotes.fixed(nanos), tools=tuple(options["tool"]))
+        call = Call(model=options["model"], quote=fixed(nanos), tools=tuple(options["tool"]))
         decision = ledger.look(caller, call, now=timezone.now())
         status = _of_decision(decision) if cost is not None else _of_states(decision)
         if options["json"]:
@@ -79,8 +78,8 @@ class Command(BaseCommand):
             self.stdout.write("No budget governs this caller.")
         if asked:
             self.stdout.write(f"Decision: {decision.action}{f' to {decision.model}' * (decision.action == 'degrade')}")
-        if decision.reason in (MESSAGES if asked else BLOCKED):
-            self.stdout.write(MESSAGES[decision.reason])
+        if (asked and decision.reason) or decision.reason in BLOCKED:
+            self.stdout.write(f"{refusals.sentence(decision)}.")
 
 
 def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
@@ -122,8 +121,7 @@ def _answer(decision: Decision, *, asked: bool, status: int) -> dict[str, Any]:
 
 
 def _row(view: WindowView) -> dict[str, Any]:
-    remaining = max(0, view.limit_nanos - view.committed_nanos)
-    amounts = (view.settled_nanos, view.reserved_nanos, view.limit_nanos, remaining)
+    amounts = (view.settled_nanos, view.reserved_nanos, view.limit_nanos, view.remaining_nanos)
     spent, reserved, limit, rest = (money.format_dollars(nanos) for nanos in amounts)
     resets_at = view.ends_at.isoformat(timespec="seconds") if view.ends_at else None
     return dict(

@@ -15,7 +15,7 @@ from django.test import Client
 
 from billing.accounts import topups
 from billing.models import BillingAccount, OutboundRequest
-from governance import upgrades
+from governance import ports
 from governance.models import Alert, Tenant
 from tests import factories
 from tests.billing.events import START
@@ -92,9 +92,9 @@ class TestLink:
         assert topups.link(tenant="acme", now=START) is None
 
     def test_only_a_budget_that_stripe_fills_is_helped_by_buying(self) -> None:
-        assert upgrades.url(tenant="acme", window="billing_cycle", now=START)
-        assert upgrades.url(tenant="acme", window="day", now=START) is None
-        assert upgrades.url(tenant="", window="billing_cycle", now=START) is None
+        assert ports.upgrade_url(tenant="acme", window="billing_cycle", now=START)
+        assert ports.upgrade_url(tenant="acme", window="day", now=START) is None
+        assert ports.upgrade_url(tenant="", window="billing_cycle", now=START) is None
 
 
 @pytest.mark.django_db

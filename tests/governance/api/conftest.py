@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.test import Client
 
+from governance import ports
 from governance.models import ApiKey
 from tests import factories
+from tests.governance.api import prices
 
 
 class Api:
@@ -89,7 +92,6 @@ def everyone(operator: Api, viewer: Api, agent: Api, tenant: Api, stranger: Api,
 
 
 @pytest.fixture
-def priced(settings: Any) -> None:
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prices that governance borrows: $1 a million tokens in, $2 out; `mystery` has none."""
-    settings.GOVERNANCE_QUOTER = "tests.governance.api.prices.quote"
-    settings.GOVERNANCE_PRICER = "tests.governance.api.prices.cost_of"
+    monkeypatch.setattr(ports, "wired", replace(ports.wired, quote=prices.quote, price=prices.cost_of))

@@ -107,6 +107,18 @@ def test_a_share_is_never_above_the_exact_part(limit_nanos, parts):
     assert share * 10_000 <= limit_nanos * parts < (share + 1) * 10_000
 
 
+@given(st.integers(1, MAX_NANOS), st.integers(1, 10_000), st.integers(0, 2 * MAX_NANOS))
+def test_what_remains_is_what_the_hard_cap_leaves_and_never_below_zero(limit_nanos, hard_e4, committed_nanos):
+    figures = {"limit_nanos": limit_nanos, "hard_e4": hard_e4, "committed_nanos": committed_nanos}
+    left = money.remaining_nanos(**figures)
+    assert left == max(0, money.room_nanos(**figures)) >= 0
+    assert left == 0 or (committed_nanos + left) * 10_000 <= limit_nanos * hard_e4
+
+
+def test_a_hard_cap_of_a_half_leaves_half_the_limit():
+    assert money.remaining_nanos(limit_nanos=10, hard_e4=5_000, committed_nanos=1) == 4
+
+
 @given(st.integers(0, 10_000))
 def test_four_decimals_of_a_ratio_are_kept_exactly(parts):
     assert money.ten_thousandths(Decimal(parts).scaleb(-4)) == parts

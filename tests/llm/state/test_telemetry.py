@@ -70,6 +70,21 @@ def test_an_observer_that_fails_is_logged_and_hides_nothing_from_the_others(capl
     assert "the collector is away" in caplog.text
 
 
+OBSERVED: list[Attempt] = []
+
+
+def observe(attempt: Attempt) -> None:
+    """What an operator's TELEMETRY_OBSERVERS would name."""
+    OBSERVED.append(attempt)
+
+
+def test_an_operator_s_observers_come_beside_ours() -> None:
+    ours: list[Attempt] = []
+    OBSERVED.clear()
+    Telemetry.load([f"{__name__}.observe"], always=[ours.append]).ended(ATTEMPT)
+    assert ours == OBSERVED == [ATTEMPT]
+
+
 def test_a_name_that_leads_nowhere_stops_the_start() -> None:
     with pytest.raises(ImportError):
         Telemetry.load(["llm.state.metrics.nothing"])

@@ -1,0 +1,79 @@
+"""What governance borrows from the apps above it: prices from the model side, and where to buy more from billing.
+
+Governance imports neither. `config.apps`, which knows all apps, wires them when Django is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn, Protocol
+
+from django.core.exceptions import ImproperlyConfigured
+
+from governance.rules.calls import Usage
+from governance.rules.decision import Quote, Quoter
+from governance.rules.windows import WindowKind
+
+
+class QuoteTokens(Protocol):
+    """The worst case of a call of known size at a model; None where the model has no price."""
+
+    def __call__(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None: ...
+
+
+class UpgradeLink(Protocol):
+    """A link to buy more with; None where nothing can be bought.
+
+    It may be asked for every refusal, and so does no more than sign a URL of ours.
+    """
+
+    def __call__(self, *, tenant: str, now: datetime) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    quote: QuoteTokens
+    # What usage cost in nanodollars, and the price rule that says so; None where the model has no price.
+    price: Callable[[Usage], tuple[int, str] | None]
+    upgrade_link: UpgradeLink
+
+
+class NotWired(ImproperlyConfigured):
+    """Governance was asked for what another app lends it, and nobody has called `ports.wire`."""
+
+
+def _not_wired(*args: Any, **kwargs: Any) -> NoReturn:
+    raise NotWired(
+        "Governance borrows prices and the upgrade link from other apps, and none are wired: an AppConfig's ready() "
+        "must call governance.ports.wire(), as config.apps.CompositionConfig does."
+    )
+
+
+UNWIRED = Ports(quote=_not_wired, price=_not_wired, upgrade_link=_not_wired)
+wired = UNWIRED
+
+
+def wire(ports: Ports) -> None:
+    """Lend governance these from here on, in this process."""
+    global wired
+    wired = ports
+
+
+def by_tokens(*, input_tokens: int, max_tokens: int) -> Quoter:
+    """Prices a call of known size at any model."""
+    return lambda model: wired.quote(model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+
+
+def true_cost(usage: Usage) -> tuple[int, str] | None:
+    """What usage cost in nanodollars, and the price rule that says so; None where the model has no price."""
+    return wired.price(usage)
+
+
+def upgrade_url(*, tenant: str, window: str, now: datetime) -> str | None:
+    """What `upgrade_url` shows beside a budget of this kind of window; None where buying would change nothing."""
+    if window != WindowKind.BILLING_CYCLE or not tenant:
+        # An operator's own limit a day stays what it is, whatever is paid.
+        return None
+    return wired.upgrade_link(tenant=tenant, now=now)

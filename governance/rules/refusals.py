@@ -1,0 +1,162 @@
+"""Every refusal in one table: what is answered to a call that may not go, whichever envelope carries it.
+
+The statuses are chosen by what real clients do with them: 402 is retried by none, 429 is sent again by most. The data
+plane and the control plane add their envelopes, and their own names for the call's fields. No Django, no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from governance.rules import money
+from governance.rules.decision import Decision, Reason, WindowView
+
+BUDGET_EXHAUSTED = "budget_exhausted"
+NEVER_RETRY = ("x-should-retry", "false")
+# A call may go in spite of these.
+NO_REFUSALS = frozenset({Reason.NONE, Reason.SOFT_CAP})
+NEAR_THE_LIMIT = "The budget is near its limit"
+# What the fields of a `decision.Call` are called in a request, unless an envelope has its own word for them.
+FIELDS = {name: name for name in ("model", "forced_tool", "allow_downgrade")}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`sentence` is without its full stop, with the call's fields and the rate limit's figures in braces.
+
+    `param` is the field of the call that is at fault. `wait_s` says in how many seconds to come back; None: nobody
+    knows, so there is no Retry-After.
+    """
+
+    reason: Reason
+    status: int
+    code: str
+    sentence: str
+    param: str = ""
+    wait_s: Callable[[Decision], int] | None = None
+
+    def answered(self, *, over_budget_status: int) -> int:
+        """The status; for an exhausted budget the one that is configured, for clients that know no 402."""
+        return over_budget_status if self.code == BUDGET_EXHAUSTED else self.status
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """A 402 is final, also where it goes out as a 429."""
+        return (NEVER_RETRY,) if self.status == 402 else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is answered, but for the envelope."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None
+    headers: tuple[tuple[str, str], ...]
+
+
+def _until_returned_s(decision: Decision) -> int:
+    """1 to 5 seconds: as if what the window's calls hold came back evenly within five."""
+    view = decision.because
+    if view is None or view.reserved_nanos <= 0:
+        return 1
+    missing_nanos = decision.wanted_nanos - view.remaining_nanos
+    return max(1, min(5, -(-5 * missing_nanos // view.reserved_nanos)))
+
+
+def _until_emptied_s(decision: Decision) -> int:
+    return max(1, decision.retry_after_s)
+
+
+TABLE = (
+    Row(Reason.TENANT_PAUSED, 403, "paused", "An operator has paused this tenant"),
+    Row(Reason.AGENT_PAUSED, 403, "paused", "An operator has paused this agent"),
+    Row(Reason.EMERGENCY_STOP, 403, "emergency_stop", "An operator has stopped these calls"),
+    Row(Reason.TENANT_SUSPENDED, 402, "subscription_inactive", "The subscription is not active"),
+    Row(Reason.KEY_INVALID, 401, "invalid_api_key", "This API key is revoked or has expired"),
+    Row(
+        Reason.MODEL_NOT_PRICED,
+        400,
+        "model_not_priced",
+        "The catalogue has no price for this model, so it is not called: {asked!r}",
+        param="model",
+    ),
+    Row(
+        Reason.TOOL_DISABLED,
+        400,
+        "tool_disabled",
+        "{forced_tool} forces a tool that is taken away near the budget's limit",
+        param="forced_tool",
+    ),
+    Row(Reason.BUDGET_EXHAUSTED, 402, BUDGET_EXHAUSTED, "The budget is used up"),
+    Row(
+        Reason.DOWNGRADE_REFUSED,
+        402,
+        BUDGET_EXHAUSTED,
+        "Only a cheaper model is within the budget, and {allow_downgrade} is false",
+    ),
+    Row(
+        Reason.BUDGET_IN_FLIGHT,
+        429,
+        "budget_in_flight",
+        "The rest of the budget is held by calls in flight; try again shortly",
+        wait_s=_until_returned_s,
+    ),
+    Row(
+        Reason.RATE_LIMITED,
+        429,
+        "rate_limit_exceeded",
+        "Too fast for a limit a minute of {limit}; try again in {wait_s} s",
+        wait_s=_until_emptied_s,
+    ),
+)
+ROWS = {row.reason: row for row in TABLE}
+
+
+def refusal(
+    decision: Decision, *, over_budget_status: int, show_amounts: bool = True, fields: Mapping[str, str] = FIELDS
+) -> Refusal:
+    """The answer to a call that was not let through.
+
+    `over_budget_status` is 402 or 429. Without `show_amounts` no figure of a budget is in the message. `fields` are the
+    envelope's names for the call's fields. Raises KeyError for a decision that lets the call through.
+    """
+    row = ROWS[decision.reason]
+    message = sentence(decision, fields=fields)
+    if decision.because is not None:
+        message = f"{message}: {_describe(decision.because, show_amounts=show_amounts)}"
+    headers = row.headers
+    if row.wait_s is not None:
+        headers = (*headers, ("retry-after", str(row.wait_s(decision))))
+    return Refusal(
+        status=row.answered(over_budget_status=over_budget_status),
+        code=row.code,
+        message=f"{message}.",
+        param=fields[row.param] if row.param else None,
+        headers=headers,
+    )
+
+
+def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
+    """Why a call was refused or is warned, for people, without its full stop; empty where nothing is to be said."""
+    if decision.reason in NO_REFUSALS:
+        return NEAR_THE_LIMIT if decision.reason is Reason.SOFT_CAP else ""
+    row = ROWS[decision.reason]
+    limit = decision.limited_by.scope if decision.limited_by else ""
+    wait_s = row.wait_s(decision) if row.wait_s else None
+    return row.sentence.format(asked=decision.model, limit=limit, wait_s=wait_s, **fields)
+
+
+def rfc3339(at: datetime) -> str:
+    """An aware UTC moment as it is written: "2026-03-10T12:00:00Z"."""
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _describe(view: WindowView, *, show_amounts: bool) -> str:
+    spent, limit = money.format_dollars(view.settled_nanos), money.format_dollars(view.limit_nanos)
+    amounts = f", ${spent} of ${limit} spent" if show_amounts else ""
+    until = f", until {rfc3339(view.ends_at)}" if view.ends_at else ""
+    return f"{view.scope} per {view.kind.replace('_', ' ')}{amounts}{until}"

@@ -1,0 +1,44 @@
+"""What governance borrows, and what it says where nobody lends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from billing.accounts import topups
+from governance import ports
+from governance.rules.calls import Usage
+from llm.catalogue import snapshot
+from tests.factories import NOON
+from tests.governance.api import prices
+
+
+def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
+    assert ports.wired == ports.Ports(quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link)
+
+
+def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "wired", ports.UNWIRED)
+    for ask in (
+        lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
+        lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1)),
+        lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
+    ):
+        with pytest.raises(ports.NotWired, match=r"must call governance\.ports\.wire"):
+            ask()
+
+
+def test_what_is_wired_last_counts_also_for_quoters_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoter = ports.by_tokens(input_tokens=10, max_tokens=20)
+    monkeypatch.setattr(ports, "wired", ports.UNWIRED)
+    ports.wire(replace(ports.wired, quote=prices.quote))
+    assert quoter("large") == prices.quote(model="large", input_tokens=10, max_tokens=20)
+    assert quoter("mystery") is None
+
+
+def test_only_a_billing_cycle_of_a_tenant_can_be_bought_more_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "wired", replace(ports.UNWIRED, upgrade_link=lambda *, tenant, now: f"/{tenant}"))
+    assert ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON) == "/acme"
+    assert ports.upgrade_url(tenant="acme", window="day", now=NOON) is None
+    assert ports.upgrade_url(tenant="", window="billing_cycle", now=NOON) is None
