@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -29,6 +29,7 @@ from llm.gateway import errors, upstream
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
+from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
 from llm.gateway.streaming import Stream
 from llm.gateway.upstream import Unanswered
@@ -36,9 +37,6 @@ from llm.providers import Answer, Provider, ProviderError
 from llm.rules import bounds, mistral_dialect, routing, sse
 from llm.state import routing as routing_state
 from llm.state.telemetry import Attempt
-
-if TYPE_CHECKING:
-    from llm.gateway.process import Gateway
 
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:

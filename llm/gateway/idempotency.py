@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from django.db import Error as DatabaseTrouble
 from django.utils import timezone
@@ -20,10 +20,8 @@ from governance.models import ApiKey
 from llm.gateway import errors
 from llm.gateway.http import Exchange, Message, Send
 from llm.gateway.identities import Identity
+from llm.gateway.process import Gateway
 from llm.rules import forms
-
-if TYPE_CHECKING:
-    from llm.gateway.process import Gateway
 
 log = logging.getLogger(__name__)
 
