@@ -34,8 +34,9 @@ from llm.gateway.routes import Route
 from llm.gateway.streaming import Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, mistral_dialect, routing, sse
-from llm.state import routing as routing_state
+from llm.rules import bounds, mistral_dialect, sse
+from llm.rules.routing import UnknownStrategy, candidates
+from llm.state import routing
 from llm.state.telemetry import Attempt
 
 
@@ -84,12 +85,12 @@ class _GovernedCall:
             except Unanswered as unanswered:
                 self.failure = self.failure or unanswered.error
                 self.avoided.update(unanswered.avoid)
-        raise self.failure or upstream.resting(
+        raise self.failure or upstream.blocked(
             [upstream.place(name) for name in plan], self.gateway.breakers, time.time()
         )
 
     def _is_moved_to(self, model: str) -> bool:
-        """Whether a strategy, a failure or a rest chose the model, and not the client."""
+        """Whether a strategy, a failure or a breaker chose the model, and not the client."""
         return bool(self.strategy or self.failure) or model != self.request.model
 
     @property
@@ -109,8 +110,8 @@ class _GovernedCall:
         """The models that this call may be tried at, in order."""
         now = time.time()
         try:
-            return routing.candidates(
-                routing_state.current(),
+            return candidates(
+                routing.current(),
                 model=self.request.model,
                 strategy=self.strategy,
                 estimate=self.estimate,
@@ -119,17 +120,17 @@ class _GovernedCall:
                 payload=self.request.payload,
                 allow_downgrade=self._may_move,
             )
-        except routing.UnknownStrategy as error:
+        except UnknownStrategy as error:
             raise errors.bad_request(f"{error}", param="x-strategy", code="unknown_strategy") from error
 
-    def _open_ones(self, candidates: Sequence[str]) -> list[str]:
-        """Those that may answer: not avoided, and not resting."""
+    def _open_ones(self, plan: Sequence[str]) -> list[str]:
+        """Those that may answer: not avoided, and not blocked by a breaker."""
         now = time.time()
         return [
             name
-            for name in candidates
+            for name in plan
             if self.avoided.isdisjoint(upstream.places(name))
-            and not self.gateway.breakers.rests(upstream.place(name), now)
+            and not self.gateway.breakers.blocks(upstream.place(name), now)
         ]
 
     async def _attempt(self, order: Sequence[str]) -> None:
@@ -141,7 +142,7 @@ class _GovernedCall:
         place = upstream.place(decision.model)
         if not self.gateway.breakers.admits(place, time.time()):
             self.gateway.commits.put(Release(id))
-            raise Unanswered(upstream.resting([place], self.gateway.breakers, time.time()), place)
+            raise Unanswered(upstream.blocked([place], self.gateway.breakers, time.time()), place)
         try:
             provider = self.gateway.providers.of(decision.model)
         except KeyError:
@@ -178,8 +179,8 @@ class _GovernedCall:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
                 self.gateway.breakers.release_probe(place)
-            self.gateway.telemetry.ended(self._told(hold, error))
-        await self.gateway.troubles.answered(provider.name)
+            self.gateway.telemetry.ended(self._attempt_record(hold, error))
+        await self.gateway.provider_failures.answered(provider.name)
 
     async def _under_hold(self, hold: Hold, provider: Provider, place: str) -> None:
         async with hold:
@@ -223,7 +224,7 @@ class _GovernedCall:
         offered = bounds.offer(
             self.estimate,
             catalogue,
-            experience=self.gateway.lessons,
+            token_ratios=self.gateway.token_ratios,
             agent=self.caller.agent,
             grows=self.request.stream,
             likely=likely,
@@ -298,7 +299,7 @@ class _GovernedCall:
         place = upstream.place(hold.decision.model)
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
-            raise await self.gateway.troubles.refused(place, provider, answer)
+            raise await self.gateway.provider_failures.refused(place, provider, answer)
         self._succeeded(hold, None)
         if self.failure is not None:
             # A stand-in's word on the request is no answer to a client that asked another model.
@@ -358,7 +359,7 @@ class _GovernedCall:
         latency_ms = latency_s * 1000 if latency_s is not None and self.request.stream else None
         self.gateway.breakers.succeeded(upstream.place(hold.decision.model), latency_ms, time.time())
 
-    def _told(self, hold: Hold, error: str) -> Attempt:
+    def _attempt_record(self, hold: Hold, error: str) -> Attempt:
         charge = hold.charge
         usage = charge.usage if charge else hold.estimated_usage()
         return Attempt(

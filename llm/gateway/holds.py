@@ -21,7 +21,7 @@ from governance.rules.decision import Decision
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.catalogue import snapshot
 from llm.rules import bounds
-from llm.rules.token_ratios import Lessons
+from llm.rules.token_ratios import TokenRatios
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ SETTLE_PATIENCE_S = 2.0
 class Holds:
     """The holds of this process: keeps those of long calls alive, and cuts those that an operator stops."""
 
-    def __init__(self, commits: GroupCommit, *, ttl_s: int, lessons: Lessons) -> None:
+    def __init__(self, commits: GroupCommit, *, ttl_s: int, token_ratios: TokenRatios) -> None:
         self._commits = commits
-        self._lessons = lessons
+        self._token_ratios = token_ratios
         self._ttl_s = ttl_s
         self._running: dict[UUID, Hold] = {}
 
@@ -59,7 +59,7 @@ class Holds:
         return Hold(
             self._commits,
             self._running,
-            self._lessons,
+            self._token_ratios,
             id,
             caller,
             decision,
@@ -103,7 +103,7 @@ class Hold:
         self,
         commits: GroupCommit,
         running: dict[UUID, Hold],
-        lessons: Lessons,
+        token_ratios: TokenRatios,
         id: UUID,
         caller: Caller,
         decision: Decision,
@@ -138,17 +138,17 @@ class Hold:
         # What is estimated where the call is not counted in tokens.
         self._unit, self._units = unit, units
         self._unseen_bytes = 0
-        self._lessons = lessons
+        self._token_ratios = token_ratios
         self._billed = _billed(decision.model)
         self._grows = decision.quote.held_tokens is not None
         # Set once the request may have reached the provider.
         self.sent = False
         # Of a stream: at most so many output tokens of each answer have come. None: nobody knows.
         self.streamed_tokens: int | None = None
-        ratio_e2 = lessons.input_ratio_e2(model=self._billed, bound=False)
+        ratio_e2 = token_ratios.input_ratio_e2(model=self._billed, bound=False)
         self._likely_fixed_picos = self._fixed_picos(ratio_e2)
-        self._least_ratio_e2 = lessons.output_ratio_e2(model=self._billed, bound=True)
-        self._common_ratio_e2 = lessons.output_ratio_e2(model=self._billed, bound=False)
+        self._least_ratio_e2 = token_ratios.output_ratio_e2(model=self._billed, bound=True)
+        self._common_ratio_e2 = token_ratios.output_ratio_e2(model=self._billed, bound=False)
         self._commits = commits
         self._running = running
         self.resolved = False
@@ -256,13 +256,13 @@ class Hold:
         if not usage.output_tokens:
             return
         model = _billed(usage.model)
-        self._lessons.answered(
+        self._token_ratios.answered(
             model=model, agent=self.caller.agent, output_tokens=-(-usage.output_tokens // self.quote.answers)
         )
         if self._input_bytes is not None:
-            self._lessons.read(model=model, input_tokens=usage.input_tokens, input_bytes=self._input_bytes)
+            self._token_ratios.read(model=model, input_tokens=usage.input_tokens, input_bytes=self._input_bytes)
         if self.output_bytes is not None:
-            self._lessons.wrote(model=model, output_tokens=usage.output_tokens, output_bytes=self.output_bytes)
+            self._token_ratios.wrote(model=model, output_tokens=usage.output_tokens, output_bytes=self.output_bytes)
 
     async def settle_at_the_estimate(self, reason: str) -> int:
         """Charge the whole hold: something may have been spent, and nobody says how much. What was charged."""

@@ -18,6 +18,7 @@ import orjson
 from governance.rules.decision import Quote, Quoter
 from llm.rules import pricing
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
+from llm.rules.token_ratios import TokenRatios
 
 DEFAULT_MAX_TOKENS = 4_096
 TOKENS_PER_REQUEST = 8
@@ -188,18 +189,11 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reser
     )
 
 
-class Experience(Protocol):
-    """`token_ratios.Lessons`, or anything that knows what calls usually come to."""
-
-    def usual_answer(self, *, model: str, agent: str) -> int | None: ...
-    def input_ratio_e2(self, *, model: str, bound: bool) -> int: ...
-
-
 def offer(
     estimate: Estimate,
     catalogue: Resolver,
     *,
-    experience: Experience | None = None,
+    token_ratios: TokenRatios | None = None,
     agent: str = "",
     grows: bool = False,
     likely: bool = False,
@@ -208,7 +202,7 @@ def offer(
 
     Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
     at most the model's context: what the gateway must send upstream for the bound to hold. `grows`: the hold can be
-    extended while the answer comes, so it begins with what `experience` says that `agent` usually needs of a model.
+    extended while the answer comes, so it begins with what `token_ratios` says that `agent` usually needs of a model.
     `likely`: the input counts as many tokens as texts of its size had at most, but for one in a hundred.
     """
 
@@ -223,10 +217,13 @@ def offer(
         if max_tokens is not None and entry.context_tokens is not None:
             max_tokens = min(max_tokens, entry.context_tokens)
         input_tokens = estimate.input_tokens_at(entry)
-        if experience is not None and likely:
+        if token_ratios is not None and likely:
             pictures = input_tokens - estimate.text_tokens
-            ratio_e2 = experience.input_ratio_e2(model=entry.id, bound=True)
+            ratio_e2 = token_ratios.input_ratio_e2(model=entry.id, bound=True)
             input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
+        held_tokens = None
+        if token_ratios is not None and grows:
+            held_tokens = _first_hold(estimate, entry, token_ratios, agent, max_tokens)
         return pricing.quote_tokens(
             entry,
             model=model,
@@ -234,7 +231,7 @@ def offer(
             max_tokens=max_tokens,
             n=estimate.n,
             capable=capable,
-            held_tokens=_first_hold(estimate, entry, experience, agent, max_tokens) if experience and grows else None,
+            held_tokens=held_tokens,
         )
 
     return quote
@@ -250,16 +247,16 @@ def _is_mistrals(entry: Entry) -> bool:
 
 
 def _first_hold(
-    estimate: Estimate, entry: Entry, experience: Experience, agent: str, max_tokens: int | None
+    estimate: Estimate, entry: Entry, token_ratios: TokenRatios, agent: str, max_tokens: int | None
 ) -> int | None:
     """Output tokens that a growing hold begins with; None where it had better hold for all of them.
 
     What the input is held for beyond its likely size serves for the answer as well.
     """
-    usual = experience.usual_answer(model=entry.id, agent=agent)
+    usual = token_ratios.usual_answer(model=entry.id, agent=agent)
     if usual is None or max_tokens is None or entry.rates is None or hides_output(entry):
         return None
-    text_tokens = likely_tokens(estimate.text_tokens, experience.input_ratio_e2(model=entry.id, bound=False))
+    text_tokens = likely_tokens(estimate.text_tokens, token_ratios.input_ratio_e2(model=entry.id, bound=False))
     spare_picos = (estimate.text_tokens - text_tokens) * entry.rates.input_picos
     tokens = max(usual - spare_picos // max(1, estimate.n * entry.rates.output_picos), LEAST_FIRST_HOLD)
     return tokens if tokens < max_tokens else None

@@ -6,14 +6,14 @@ from django.db import DatabaseError
 
 from governance.models import SpendEntry
 from llm.catalogue import snapshot
-from llm.rules.token_ratios import Lessons
+from llm.rules.token_ratios import TokenRatios
 
 RECALLED_CALLS = 4_000
 
 
-def recalled() -> Lessons:
-    """Lessons of the last settled calls, oldest first; none where the ledger cannot be read. One query."""
-    lessons = Lessons()
+def recalled() -> TokenRatios:
+    """What the last settled calls teach, oldest first; nothing where the ledger cannot be read. One query."""
+    ratios = TokenRatios()
     rows = (
         SpendEntry.objects.filter(kind="charge", certainty="confirmed", output_tokens__gt=0)
         .order_by("-pk")
@@ -22,13 +22,13 @@ def recalled() -> Lessons:
     try:
         found = list(rows)
     except DatabaseError:
-        return lessons
+        return ratios
     for served, agent, input_tokens, output_tokens, measured in reversed(found):
         entry = snapshot.current().resolve(served)
         model = served if entry is None else entry.id
-        lessons.answered(model=model, agent=agent, output_tokens=output_tokens)
+        ratios.answered(model=model, agent=agent, output_tokens=output_tokens)
         if input_bytes := measured.get("input_bytes"):
-            lessons.read(model=model, input_tokens=input_tokens, input_bytes=input_bytes)
+            ratios.read(model=model, input_tokens=input_tokens, input_bytes=input_bytes)
         if output_bytes := measured.get("output_bytes"):
-            lessons.wrote(model=model, output_tokens=output_tokens, output_bytes=output_bytes)
-    return lessons
+            ratios.wrote(model=model, output_tokens=output_tokens, output_bytes=output_bytes)
+    return ratios

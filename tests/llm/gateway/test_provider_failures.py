@@ -45,4 +45,4 @@ def test_an_alert_that_cannot_be_kept_does_not_change_the_answer(product: Produc
     make.budget("1.00")
     product.sandbox.next("status=401")
     assert product.chat(product.key()).json()["code"] == "upstream_auth"
-    assert "mistral" not in gateway.troubles._fine
+    assert "mistral" not in gateway.provider_failures._fine
