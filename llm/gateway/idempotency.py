@@ -29,13 +29,12 @@ T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
-async def once(gateway: Gateway, exchange: Exchange, handle: Handler, *, limit: int) -> None:
+async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle: Handler, *, limit: int) -> None:
     """Answer a call; under an Idempotency-Key, as it was answered before. `limit`: the most bytes of a body."""
     key = exchange.header(idempotency.HEADER)
     if not key:
         await handle(exchange)
         return
-    identity = await gateway.identify(exchange)
     body = forms.canonical(await exchange.body(limit=limit), exchange.header("content-type"))
     digest = idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=body)
     found = await _begin(gateway, identity, key, digest)

@@ -46,7 +46,7 @@ class Gateway:
         self.commits = GroupCommit()
         self.commits.start()
         self.token_ratios = await self.read(recall.recalled)
-        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, token_ratios=self.token_ratios)
+        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
         self.providers = registry.configured()
         await self.providers.open()
         watch = endpoints.Watch()

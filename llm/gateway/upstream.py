@@ -12,7 +12,6 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
-from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import cool_down
@@ -38,18 +37,6 @@ class Unanswered(Exception):
         super().__init__(error.message)
         self.error = error
         self.avoid = avoid
-
-
-def place(name: str) -> str:
-    """`provider/id`: where a model, by any of its names, is served. Breakers and attempts go by it."""
-    entry = snapshot.current().resolve(name)
-    return name if entry is None else f"{entry.provider}/{entry.id.removeprefix(entry.provider + '/')}"
-
-
-def places(name: str) -> tuple[str, str]:
-    """The model's place and its provider: what may be avoided of it."""
-    there = place(name)
-    return there, there.partition("/")[0]
 
 
 def blocked(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import DatabaseError
 
 from governance.models import SpendEntry
+from governance.rules.calls import Usage
 from llm.catalogue import snapshot
 from llm.rules.token_ratios import TokenRatios
 
@@ -17,14 +18,15 @@ def recalled() -> TokenRatios:
     rows = (
         SpendEntry.objects.filter(kind="charge", certainty="confirmed", output_tokens__gt=0)
         .order_by("-pk")
-        .values_list("model_served", "agent", "input_tokens", "output_tokens", "metadata")[:RECALLED_CALLS]
+        .values_list("provider", "model_served", "agent", "input_tokens", "output_tokens", "metadata")[:RECALLED_CALLS]
     )
     try:
         found = list(rows)
     except DatabaseError:
         return ratios
-    for served, agent, input_tokens, output_tokens, measured in reversed(found):
-        entry = snapshot.current().resolve(served)
+    catalogue = snapshot.current()
+    for provider, served, agent, input_tokens, output_tokens, measured in reversed(found):
+        entry = catalogue.used(Usage(provider=provider, model=served))
         model = served if entry is None else entry.id
         ratios.answered(model=model, agent=agent, output_tokens=output_tokens)
         if input_bytes := measured.get("input_bytes"):
