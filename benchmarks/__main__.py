@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from benchmarks import load, servers, webhooks
+from benchmarks import load, reports, servers, webhooks
 from benchmarks.load import Load
 
-# SQLite wants one web process: with two, writers sleep on each other.
-PROCESSES = {"sqlite": 1, "postgres": 2}
-PACKAGES = ("django", "uvicorn", "uvloop", "httptools", "aiohttp", "psycopg", "orjson")
 WARM_UP_S = 2.0
 
 
 def main() -> None:
     options = parse()
-    report: dict[str, Any] = {"machine": machine(), "parameters": vars(options), "runs": []}
-    print(describe(report))
+    report: dict[str, Any] = {"machine": reports.machine(), "parameters": vars(options), "runs": []}
+    print(reports.describe(report))
     print(f"{'':<22}{'connections':>11}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}", end="")
     print(f"{'added p50':>11}{'CPU ms':>8}{'failed':>8}")
     with servers.upstream(options.upstream) as upstream:
@@ -38,9 +26,9 @@ def main() -> None:
             for count in options.connections
         }
         for database in options.database:
-            for processes in [options.processes or PROCESSES[database]]:
+            for processes in [options.processes or servers.PROCESSES[database]]:
                 measure_product(database, processes, upstream, direct, options, report)
-    path = save(report)
+    path = reports.save(report)
     print(f"\nWritten to {path}")
 
 
@@ -48,7 +36,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each measurement (default: 8)")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64")
-    parser.add_argument("--database", nargs="+", choices=PROCESSES, default=list(PROCESSES), help="default: both")
+    parser.add_argument(
+        "--database", nargs="+", choices=servers.PROCESSES, default=list(servers.PROCESSES), help="default: both"
+    )
     parser.add_argument("--processes", type=int, help="web processes (default: SQLite 1, PostgreSQL 2)")
     parser.add_argument(
         "--upstream",
@@ -96,85 +86,19 @@ def measure_product(
     report: dict[str, Any],
 ) -> None:
     name = f"{database}, {processes} process{'es' if processes > 1 else ''}"
-    with product_environment(database, upstream) as (environment, database_pids):
-        key = command(environment, "-m", "benchmarks.prepare")
+    with servers.product_environment(database, upstream) as (environment, database_pids):
+        key = servers.command(environment, "-m", "benchmarks.prepare")
         with servers.product(environment, processes=processes) as (url, pid):
             load.run(f"{url}/v1/chat/completions", key=key, connections=16, seconds=WARM_UP_S)
             for connections in options.connections:
                 measure(name, url, key, connections, options, report, direct, [pid, *database_pids])
             report["runs"] += webhooks.measure(database, url, seconds=options.seconds)
             memory_mb = servers.memory_mb(pid)
-        drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
+        drift = json.loads(servers.command(environment, "manage.py", "reconcile_ledger", "--json"))
     print(f"{'':<22}memory {memory_mb} MB; the ledger {'has drifted: ' + str(drift) if drift else 'holds'}")
     report["runs"].append({"what": name, "memory_mb": memory_mb, "drift": drift})
     if drift:
         raise SystemExit(1)
-
-
-@contextmanager
-def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """The environment of a product with a VAR_DIR and a database of its own, and the database's processes."""
-    with tempfile.TemporaryDirectory(prefix="governor-") as folder:
-        # Readable by others: PostgreSQL runs as its own user under root.
-        Path(folder).chmod(0o755)
-        environment = os.environ | {
-            "DJANGO_SETTINGS_MODULE": "config.settings",
-            "ENV_FILE": os.devnull,
-            "DEBUG": "true",
-            "SECRET_KEY": "only-for-benchmarks-" * 3,
-            "VAR_DIR": str(Path(folder, "var")),
-            "LOG_LEVEL": "WARNING",
-            "MISTRAL_API_BASE": upstream,
-            "MISTRAL_API_KEY": "a-key-of-the-benchmark",
-            "STRIPE_WEBHOOK_SECRET": webhooks.SECRET,
-        }
-        if database == "sqlite":
-            yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}, []
-            return
-        with servers.postgres(Path(folder)) as (url, pid):
-            yield environment | {"DATABASE_URL": url}, [pid]
-
-
-def command(environment: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
-    if not done.stdout:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
-    return done.stdout.strip().splitlines()[-1]
-
-
-def machine() -> dict[str, Any]:
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "generator": load.generator(),
-    }
-
-
-def describe(report: dict[str, Any]) -> str:
-    made, options = report["machine"], report["parameters"]
-    return (
-        f"{made['cores']} cores ({made['cpu']}), load {made['load_before']:.1f} before; Python {made['python']}, "
-        f"{', '.join(f'{name} {number}' for name, number in made['packages'].items())}.\n"
-        f"Load by {made['generator']}, {load.BODY_BYTES}-byte chat requests, keep-alive, closed loop, "
-        f"{options['seconds']:g} s each; upstream: {options['upstream']}. "
-        "Load, upstream and database share the cores.\n"
-    )
-
-
-def save(report: dict[str, Any]) -> Path:
-    folder = Path(os.environ.get("VAR_DIR", "var"), "benchmarks")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps(report, indent=2))
-    return path
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks import servers
-from benchmarks.__main__ import command, product_environment, save
+from benchmarks import reports, servers
 
 MODEL = "mistral-small-latest"
 # Nanodollars a token of that model, by the catalogue that the product ships.
@@ -118,7 +117,7 @@ def main() -> None:
     options = parse()
     report = measure(options)
     show(report)
-    print(f"Written to {save(report)}")
+    print(f"Written to {reports.save(report)}")
 
 
 def parse() -> argparse.Namespace:
@@ -145,20 +144,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "--pace",
         str(options.pace),
     ]
-    with servers.process(writers, port=port), product_environment("postgres", upstream) as (environment, _):
+    with servers.process(writers, port=port), servers.product_environment("postgres", upstream) as (environment, _):
         environment |= {"DEFAULT_DAILY_BUDGET": ""}
-        key = command(environment, "-m", "benchmarks.prepare")
+        key = servers.command(environment, "-m", "benchmarks.prepare")
         mean_nanos = 40 * INPUT_NANOS + 275 * OUTPUT_NANOS
         limit_nanos = options.calls * mean_nanos
         with servers.product(environment, processes=options.processes) as (url, pid):
             before = asyncio.run(warm_up(url, upstream, key, options))
-            command(environment, "manage.py", "set_budget", *budget(limit_nanos))
+            servers.command(environment, "manage.py", "set_budget", *budget(limit_nanos))
             clients = Clients(url, upstream, key, limit_nanos, before)
             began = time.monotonic()
             asyncio.run(clients.run(options.streams))
             seconds = time.monotonic() - began
             memory_mb = servers.memory_mb(pid)
-        drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
+        drift = json.loads(servers.command(environment, "manage.py", "reconcile_ledger", "--json"))
     return {
         "parameters": vars(options),
         "limit_nanos": limit_nanos,

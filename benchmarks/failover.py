@@ -21,8 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks import servers
-from benchmarks.__main__ import command, product_environment, save
+from benchmarks import reports, servers
 from benchmarks.streams import quantile
 
 MODEL = "mistral-small-latest"
@@ -79,7 +78,7 @@ def main() -> None:
     for ending, count in sorted(report["endings"].items()):
         print(f"  {ending:<40}{count:>8}")
     print(f"  first bytes after {report['first_p50_ms']:.0f} ms at p50, {report['first_p99_ms']:.0f} ms at p99")
-    print(f"Written to {save(report)}")
+    print(f"Written to {reports.save(report)}")
     if any(not ending.startswith(("answered", "cut")) for ending in report["endings"]) or report["drift"]:
         raise SystemExit(1)
 
@@ -101,15 +100,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="governor-") as folder,
         servers.process(writers[1], port=ports[1]),
         servers.process(writers[0], port=ports[0]) as first,
-        product_environment("postgres", f"http://127.0.0.1:{ports[0]}") as (environment, _),
+        servers.product_environment("postgres", f"http://127.0.0.1:{ports[0]}") as (environment, _),
     ):
         environment |= second(Path(folder), ports[1])
-        key = command(environment, "-m", "benchmarks.prepare")
+        key = servers.command(environment, "-m", "benchmarks.prepare")
         with servers.product(environment, processes=2) as (url, _):
             asyncio.run(Callers(url, key).run(20, 1, lambda: None))
             callers = Callers(url, key)
             asyncio.run(callers.run(options.rate, options.seconds, lambda: os.kill(first, signal.SIGKILL)))
-        drift = json.loads(command(environment, "manage.py", "reconcile_ledger", "--json"))
+        drift = json.loads(servers.command(environment, "manage.py", "reconcile_ledger", "--json"))
     return {
         "parameters": vars(options),
         "endings": dict(callers.endings),

@@ -13,7 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# SQLite wants one web process: with two, writers sleep on each other.
+PROCESSES = {"sqlite": 1, "postgres": 2}
 START_S = 30.0
+# What the product checks Stripe's signatures by.
+WEBHOOK_SECRET = "whsec_of_the_benchmark"
 
 
 @contextmanager
@@ -70,6 +74,37 @@ def postgres(folder: Path) -> Iterator[tuple[str, int]]:
         yield f"postgres://postgres@/postgres?host={server.get_postmaster_info().socket_dir}", server.get_pid()
     finally:
         server.cleanup()
+
+
+@contextmanager
+def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """The environment of a product with a VAR_DIR and a database of its own, and the database's processes."""
+    with tempfile.TemporaryDirectory(prefix="governor-") as folder:
+        # Readable by others: PostgreSQL runs as its own user under root.
+        Path(folder).chmod(0o755)
+        environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "ENV_FILE": os.devnull,
+            "DEBUG": "true",
+            "SECRET_KEY": "only-for-benchmarks-" * 3,
+            "VAR_DIR": str(Path(folder, "var")),
+            "LOG_LEVEL": "WARNING",
+            "MISTRAL_API_BASE": upstream,
+            "MISTRAL_API_KEY": "a-key-of-the-benchmark",
+            "STRIPE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        }
+        if database == "sqlite":
+            yield environment | {"DATABASE_URL": f"sqlite:///{Path(folder, 'ledger.sqlite3')}"}, []
+            return
+        with postgres(Path(folder)) as (url, pid):
+            yield environment | {"DATABASE_URL": url}, [pid]
+
+
+def command(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    if not done.stdout:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout.strip().splitlines()[-1]
 
 
 @contextmanager

@@ -18,11 +18,10 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from benchmarks import servers
-from benchmarks.__main__ import command, describe, machine, product_environment, save
+from benchmarks import reports, servers
 from benchmarks.writers import MODEL
 
-PROCESSES = {"sqlite": 1, "postgres": 2}
+servers.PROCESSES = {"sqlite": 1, "postgres": 2}
 TOKENS_AN_EVENT = 4
 
 
@@ -87,8 +86,8 @@ def quantile(numbers: Sequence[float], share: float) -> float:
 def main() -> None:
     options = parse()
     options.upstream, options.seconds = "writers", options.events * options.pace
-    report: dict[str, Any] = {"machine": machine(), "parameters": vars(options), "runs": []}
-    print(describe(report))
+    report: dict[str, Any] = {"machine": reports.machine(), "parameters": vars(options), "runs": []}
+    print(reports.describe(report))
     print(f"{'':<24}{'streams':>8}{'first p50':>11}{'p99 ms':>8}{'gap p50':>9}{'p99 ms':>8}", end="")
     print(f"{'CPU us/event':>14}{'failed':>8}")
     port = servers.free_port()
@@ -100,7 +99,7 @@ def main() -> None:
             measure("direct", upstream, "none", streams, options, report)
         for database in options.database:
             measure_product(database, upstream, options, report)
-    print(f"\nWritten to {save(report)}")
+    print(f"\nWritten to {reports.save(report)}")
 
 
 def parse() -> argparse.Namespace:
@@ -108,14 +107,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, nargs="+", default=[100, 300, 500], help="side by side")
     parser.add_argument("--events", type=int, default=200, help="of each stream (default: 200)")
     parser.add_argument("--pace", type=float, default=0.05, help="seconds between events (default: 0.05)")
-    parser.add_argument("--database", nargs="+", choices=PROCESSES, default=["postgres"])
+    parser.add_argument("--database", nargs="+", choices=servers.PROCESSES, default=["postgres"])
     return parser.parse_args()
 
 
 def measure_product(database: str, upstream: str, options: argparse.Namespace, report: dict[str, Any]) -> None:
-    processes = PROCESSES[database]
-    with product_environment(database, upstream) as (environment, _):
-        key = command(environment, "-m", "benchmarks.prepare")
+    processes = servers.PROCESSES[database]
+    with servers.product_environment(database, upstream) as (environment, _):
+        key = servers.command(environment, "-m", "benchmarks.prepare")
         with servers.product(environment, processes=processes) as (url, pid):
             asyncio.run(Readers(url, key, 20).run(50, spread_s=1))
             for streams in options.streams:

@@ -24,7 +24,6 @@ from benchmarks import servers
 from benchmarks.load import Load
 
 PATH = "/api/webhooks/stripe"
-SECRET = "whsec_of_the_benchmark"
 # An invoice of one line, as Stripe sends it, is some 4 to 8 kB.
 BODY_BYTES = 6000
 PROMISE_P99_MS = 50.0
@@ -87,7 +86,7 @@ def signed_request(event_id: str, host: str) -> bytes:
     }
     body["data"]["object"]["text"] = "a" * (BODY_BYTES - len(json.dumps(body)))
     raw = json.dumps(body).encode()
-    mac = hmac.new(SECRET.encode(), f"{at}.".encode() + raw, hashlib.sha256).hexdigest()
+    mac = hmac.new(servers.WEBHOOK_SECRET.encode(), f"{at}.".encode() + raw, hashlib.sha256).hexdigest()
     return (
         f"POST {PATH} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
         f"stripe-signature: t={at},v1={mac}\r\ncontent-length: {len(raw)}\r\n\r\n"
@@ -138,17 +137,17 @@ def measure(name: str, url: str, *, seconds: float) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    from benchmarks.__main__ import PROCESSES, command, product_environment
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.webhooks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each measurement (default: 8)")
-    parser.add_argument("--database", nargs="+", choices=PROCESSES, default=list(PROCESSES), help="default: both")
+    parser.add_argument(
+        "--database", nargs="+", choices=servers.PROCESSES, default=list(servers.PROCESSES), help="default: both"
+    )
     options = parser.parse_args()
     print(f"{'':<22}{'connections':>11}{'posts/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'':>19}{'failed':>8}")
     for database in options.database:
-        with product_environment(database, "http://127.0.0.1:1") as (environment, _):
-            command(environment, "-m", "benchmarks.prepare")
-            with servers.product(environment, processes=PROCESSES[database]) as (url, _):
+        with servers.product_environment(database, "http://127.0.0.1:1") as (environment, _):
+            servers.command(environment, "-m", "benchmarks.prepare")
+            with servers.product(environment, processes=servers.PROCESSES[database]) as (url, _):
                 run(url, connections=8, seconds=1.0, posts_per_s=POSTS_PER_S)
                 measure(database, url, seconds=options.seconds)
 

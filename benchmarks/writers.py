@@ -71,8 +71,8 @@ class Writers:
                 length = _length(head)
                 body = await reader.readexactly(length)
                 if head.startswith(b"GET"):
-                    told = self._truth.as_json()
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(told), told))
+                    truth = self._truth.as_json()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(truth), truth))
                 else:
                     await self._answer(json.loads(body), reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):

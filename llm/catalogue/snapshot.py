@@ -71,15 +71,15 @@ class Catalogue:
 
     def cost_of(self, usage: Usage, *, batch: bool = False) -> tuple[int, str] | None:
         """Nanodollars to charge and the price rule that says so; None where there is no price for it."""
-        entry = self._used(usage)
+        entry = self.used(usage)
         rates = None if entry is None else entry.batch_rates if batch else entry.rates
         if rates is None:
             return None
         nanos = pricing.cost_nanos(usage, rates)
         return None if nanos is None else (nanos, rates.rule)
 
-    def _used(self, usage: Usage) -> Entry | None:
-        """The model of its own provider, never another's of the same name."""
+    def used(self, usage: Usage) -> Entry | None:
+        """The model that was used: of its own provider, never another's of the same name."""
         if not usage.provider:
             return self.by_name.get(usage.model)
         entry = self.by_name.get(f"{usage.provider}/{usage.model}") or self.by_name.get(usage.model)

@@ -16,8 +16,7 @@ from django.db import transaction
 
 from governance import alerts
 from governance.audit import Actor
-from llm.catalogue import alerts as model_alerts
-from llm.catalogue import prices
+from llm.catalogue import model_alerts, prices
 from llm.models import Model, ModelAlias
 from llm.rules.pricing import DEFAULT_PROVIDER
 

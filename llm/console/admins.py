@@ -96,7 +96,7 @@ class ModelAdmin(CatalogueAdmin):
     list_display = (
         "named",
         "state",
-        "health_here",
+        "breaker",
         "kind_list",
         "capability_list",
         "context_tokens",
@@ -141,16 +141,16 @@ class ModelAdmin(CatalogueAdmin):
         return model.status, model.get_status_display()
 
     @display(
-        description="calls from here",
-        label={"well": "success", "cooling": "warning", "half-open": "warning", "open": "danger"},
+        description="breaker",
+        label={"closed": "success", "cooling down": "warning", "half-open": "warning", "open": "danger"},
     )
-    def health_here(self, model: Model) -> tuple[str, str] | None:
+    def breaker(self, model: Model) -> tuple[str, str] | None:
         now = timezone.now().timestamp()
-        standing = breakers.shared().standing(f"{model.provider}/{model.name}", now)
-        if standing is None:
+        status = breakers.shared().status(f"{model.provider}/{model.name}", now)
+        if status is None:
             return None
-        latency_ms = standing.breaker.known_latency_ms(now)
-        return standing.word, standing.word if latency_ms is None else f"{standing.word}, {latency_ms:,.0f} ms"
+        latency_ms = status.breaker.known_latency_ms(now)
+        return status.label, status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
 
     @display(description="kinds")
     def kind_list(self, model: Model) -> str:
@@ -414,22 +414,22 @@ class ProviderEndpointAdmin(ConsoleAdmin):
 
     @action(description="Try all connections", url_path="try", permissions=["operate"], icon="network_check")
     def try_all(self, request: HttpRequest) -> HttpResponse:
-        self._tell(request, trial.try_out())
+        self._report(request, trial.try_out())
         return HttpResponseRedirect(reverse("admin:llm_providerendpoint_changelist"))
 
     @action(description="Try the connection", url_path="try", permissions=["operate"], icon="network_check")
     def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         endpoint = get_object_or_404(ProviderEndpoint, pk=object_id)
         tried = trial.try_out(only=endpoint.name)
-        self._tell(request, tried)
+        self._report(request, tried)
         if not tried:
             messages.warning(request, f"{endpoint.name} is switched off, or its key cannot be had.")
         return HttpResponseRedirect(reverse("admin:llm_providerendpoint_change", args=(object_id,)))
 
-    def _tell(self, request: HttpRequest, tried: list[trial.Trial]) -> None:
+    def _report(self, request: HttpRequest, tried: list[trial.Trial]) -> None:
         for one in tried:
-            tell = messages.success if one.works else messages.error
-            tell(request, f"{one.provider}: {one.message}")
+            report = messages.success if one.works else messages.error
+            report(request, f"{one.provider}: {one.message}")
 
 
 def _state(price: Price) -> str:

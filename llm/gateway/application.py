@@ -58,8 +58,13 @@ class GatewayApplication(Gateway):
         raise errors.not_found(f"There is no {path} here: only calls that can be bounded and priced are passed on.")
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
+        identity = await self.identify(exchange)
         await idempotency.once(
-            self, exchange, lambda exchange: calls.serve(self, exchange, route), limit=route.max_body_bytes
+            self,
+            exchange,
+            identity,
+            lambda exchange: calls.serve(self, exchange, identity, route),
+            limit=route.max_body_bytes,
         )
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:

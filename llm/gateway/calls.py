@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -19,41 +19,65 @@ from django.conf import settings
 from django.utils import timezone
 
 from governance import ledger
-from governance.ledger.operations import Release, Reserve
+from governance.ledger.operations import Reserve
 from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors, upstream
+from llm.gateway.call_usage import CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
+from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
 from llm.gateway.streaming import Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, mistral_dialect, routing, sse
-from llm.state import routing as routing_state
+from llm.rules import bounds, mistral_dialect, sse
+from llm.rules.mistral_dialect import Request
+from llm.rules.pricing import Entry
+from llm.rules.routing import Candidate, UnknownStrategy, candidates
+from llm.state import routing
 from llm.state.telemetry import Attempt
 
-if TYPE_CHECKING:
-    from llm.gateway.process import Gateway
 
-
-async def serve(gateway: Gateway, exchange: Exchange, route: Route) -> None:
+async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
     """Answer a call of any route, plain or streaming."""
-    arrived = time.perf_counter()
-    identity = await gateway.identify(exchange)
     body = await exchange.body(limit=route.max_body_bytes)
-    request, estimate = _read(route, body, exchange.header("content-type"), identity)
+    try:
+        request = route.parse(body, exchange.header("content-type"))
+        estimate = route.estimate(request, identity.default_max_tokens)
+    except mistral_dialect.DialectError as error:
+        raise _mistake(error) from error
+    except bounds.UnboundedInput as error:
+        raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
+    catalogue = snapshot.current()
+    asked = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
-    entry = snapshot.resolve(request.model)
-    if entry is not None and entry.provider in unconfigured:
-        raise errors.provider_not_configured(request.model, entry.provider)
+    if asked.entry is not None:
+        _check(asked.entry, request, route, estimate, unconfigured)
     caller = await _caller(gateway, exchange, identity, request)
-    call = _GovernedCall(gateway, exchange, route, identity, caller, request, estimate, arrived, set(unconfigured))
+    call = _GovernedCall(
+        gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
+    )
     await call.serve()
+
+
+def _check(
+    entry: Entry, request: Request, route: Route, estimate: bounds.Estimate, unconfigured: Collection[str]
+) -> None:
+    """Raises the refusal of a call that the model asked for could not be, whatever the budgets say."""
+    lacking = estimate.lacks(entry)
+    if route.kind in lacking:
+        raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
+    if "bound" in lacking:
+        unbounded = "This call's input has no bound, and the catalogue does not know how much the model can read."
+        raise errors.bad_request(unbounded, param="model", code="unbounded_input")
+    if entry.provider in unconfigured:
+        raise errors.provider_not_configured(request.model, entry.provider)
 
 
 @dataclass(slots=True)
@@ -65,15 +89,18 @@ class _GovernedCall:
     route: Route
     identity: Identity
     caller: Caller
-    request: mistral_dialect.Request
+    request: Request
     estimate: bounds.Estimate
-    arrived: float
+    # What the call goes by to its end, and the model that it names there.
+    catalogue: Catalogue
+    asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
     # Whether the breakers were told how the present attempt went.
     judged: bool = False
+    first_byte_s: float | None = None
 
     async def serve(self) -> None:
         """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
@@ -86,13 +113,14 @@ class _GovernedCall:
             except Unanswered as unanswered:
                 self.failure = self.failure or unanswered.error
                 self.avoided.update(unanswered.avoid)
-        raise self.failure or upstream.resting(
-            [upstream.place(name) for name in plan], self.gateway.breakers, time.time()
-        )
+        raise self.failure or self._blocked(plan)
 
-    def _is_moved_to(self, model: str) -> bool:
-        """Whether a strategy, a failure or a rest chose the model, and not the client."""
-        return bool(self.strategy or self.failure) or model != self.request.model
+    def _blocked(self, candidates: Iterable[Candidate]) -> errors.GatewayError:
+        return upstream.blocked([candidate.place for candidate in candidates], self.gateway.breakers, time.time())
+
+    def _is_moved_to(self, candidate: Candidate) -> bool:
+        """Whether a strategy, a failure or a breaker chose the model, and not the client."""
+        return bool(self.strategy or self.failure) or candidate.name != self.request.model
 
     @property
     def strategy(self) -> str:
@@ -107,65 +135,46 @@ class _GovernedCall:
             )
         return allow != "false"
 
-    def _plan(self) -> tuple[str, ...]:
+    def _plan(self) -> tuple[Candidate, ...]:
         """The models that this call may be tried at, in order."""
         now = time.time()
         try:
-            return routing.candidates(
-                routing_state.current(),
-                model=self.request.model,
+            return candidates(
+                routing.options(self.catalogue),
+                asked=self.asked,
                 strategy=self.strategy,
                 estimate=self.estimate,
-                catalogue=snapshot.current(),
                 observed=lambda place: self.gateway.breakers.latency_ms(place, now),
                 payload=self.request.payload,
                 allow_downgrade=self._may_move,
             )
-        except routing.UnknownStrategy as error:
+        except UnknownStrategy as error:
             raise errors.bad_request(f"{error}", param="x-strategy", code="unknown_strategy") from error
 
-    def _open_ones(self, candidates: Sequence[str]) -> list[str]:
-        """Those that may answer: not avoided, and not resting."""
+    def _open_ones(self, plan: Sequence[Candidate]) -> list[Candidate]:
+        """Those that may answer: not avoided, and not blocked by a breaker."""
         now = time.time()
         return [
-            name
-            for name in candidates
-            if self.avoided.isdisjoint(upstream.places(name))
-            and not self.gateway.breakers.rests(upstream.place(name), now)
+            candidate
+            for candidate in plan
+            if self.avoided.isdisjoint(candidate.places) and not self.gateway.breakers.blocks(candidate.place, now)
         ]
 
-    async def _attempt(self, order: Sequence[str]) -> None:
-        id, decision = await self._reserve(order)
-        if not decision.allowed:
-            raise self.failure or errors.refusal(
-                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
-            )
-        place = upstream.place(decision.model)
-        if not self.gateway.breakers.admits(place, time.time()):
-            self.gateway.commits.put(Release(id))
-            raise Unanswered(upstream.resting([place], self.gateway.breakers, time.time()), place)
-        try:
-            provider = self.gateway.providers.of(decision.model)
-        except KeyError:
+    async def _attempt(self, order: Sequence[Candidate]) -> None:
+        hold = await self._reserve(order)
+        served = hold.usage.served
+        if served.provider not in self.gateway.providers:
             # An operator took it away while this call waited for its hold.
-            self.gateway.commits.put(Release(id))
-            name = self.gateway.providers.name_for(decision.model)
-            raise Unanswered(errors.provider_not_configured(decision.model, name), name) from None
-        hold = self.gateway.holds.of(
-            id,
-            self.caller,
-            decision,
-            provider=provider.name,
-            request_id=self.exchange.request_id,
-            read_usage=lambda answer, model: self.route.read_usage(answer, model, self.estimate.unit),
-            input_bytes=self.estimate.text_tokens if self.estimate.is_text else None,
-            unit=self.estimate.unit,
-            units=self.estimate.units,
-        )
+            hold.drop()
+            raise Unanswered(errors.provider_not_configured(served.name, served.provider), served.provider)
+        if not self.gateway.breakers.admits(served.place, time.time()):
+            hold.drop()
+            raise Unanswered(self._blocked([served]), served.place)
+        provider = self.gateway.providers[served.provider]
         error = "internal_error"
-        self.judged = False
+        self.judged, self.first_byte_s = False, None
         try:
-            await self._under_hold(hold, provider, place)
+            await self._under_hold(hold, provider)
             error = hold.charge.reason if hold.charge else ""
         except Unanswered as unanswered:
             error = unanswered.error.code
@@ -179,11 +188,11 @@ class _GovernedCall:
         finally:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
-                self.gateway.breakers.release_probe(place)
-            self.gateway.telemetry.ended(self._told(hold, error))
-        await self.gateway.troubles.answered(provider.name)
+                self.gateway.breakers.release_probe(served.place)
+            self.gateway.telemetry.ended(self._attempt_record(hold, error))
+        await self.gateway.provider_failures.answered(provider.name)
 
-    async def _under_hold(self, hold: Hold, provider: Provider, place: str) -> None:
+    async def _under_hold(self, hold: Hold, provider: Provider) -> None:
         async with hold:
             try:
                 await self._carry_out(hold, provider)
@@ -195,46 +204,63 @@ class _GovernedCall:
                 await hold.settle_at_the_estimate(hold.cut_reason)
                 raise errors.stopped() from None
 
-    async def _reserve(self, order: Sequence[str]) -> tuple[UUID, Decision]:
+    async def _reserve(self, order: Sequence[Candidate]) -> Hold:
+        """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+        known = {candidate.name: candidate for candidate in order}
+        home = order[0].provider
         call = Call(
-            model=order[0],
-            quote=self._quoter(order, likely=False),
-            likely=self._quoter(order, likely=True) if settings.LEARNED_BOUNDS else None,
+            model=order[0].name,
+            quote=self._quoter(known, home, likely=False),
+            likely=self._quoter(known, home, likely=True) if settings.LEARNED_BOUNDS else None,
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
-            alternatives=tuple(order[1:]),
+            alternatives=tuple(candidate.name for candidate in order[1:]),
         )
         # The first hold's id is the request's: one name for a call, from its answer to its ledger entry.
         id = uuids.uuid7() if self.failure else UUID(self.exchange.request_id)
-        provider = self.gateway.providers.name_for(order[0])
+        reserve = Reserve(id, self.caller, call, provider=home, model_requested=self.request.model)
         try:
-            decision = await self.gateway.commits.submit(
-                Reserve(id, self.caller, call, provider=provider, model_requested=self.request.model)
-            )
+            decision = await self.gateway.commits.submit(reserve)
         except ledger.LedgerUnavailable as error:
             raise errors.ledger_unavailable() from error
-        return id, decision
+        if decision.quote is None:
+            raise self.failure or errors.refusal(
+                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
+            )
+        usage = CallUsage(
+            route=self.route,
+            estimate=self.estimate,
+            served=known[decision.model],
+            quote=decision.quote,
+            agent=self.caller.agent,
+            token_ratios=self.gateway.token_ratios,
+        )
+        return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
 
-    def _quoter(self, order: Sequence[str], *, likely: bool) -> Quoter:
+    def _quoter(self, known: dict[str, Candidate], home: str, *, likely: bool) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
 
-        A rule's bare name means the model at the provider that is asked, where it has one: calls of a zone stay there.
+        A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay
+        there. What a rule names is kept in `known`.
         """
-        catalogue, home = snapshot.current(), self.gateway.providers.name_for(order[0])
-        offered = bounds.offer(
-            self.estimate,
-            catalogue,
-            experience=self.gateway.lessons,
-            agent=self.caller.agent,
-            grows=self.request.stream,
-            likely=likely,
-        )
 
         def quote(model: str) -> Quote | None:
-            name = model if model in order else catalogue.nearest(model, home=home)
-            found = offered(name)
-            if found is None or self.avoided.isdisjoint(upstream.places(name)):
+            candidate = known.get(model)
+            if candidate is None:
+                name = self.catalogue.nearest(model, home=home)
+                candidate = known.get(name) or Candidate(name, self.catalogue.resolve(name))
+                known[model] = known[name] = candidate
+            found = bounds.quote(
+                self.estimate,
+                candidate.entry,
+                model=candidate.name,
+                token_ratios=self.gateway.token_ratios,
+                agent=self.caller.agent,
+                grows=self.request.stream,
+                likely=likely,
+            )
+            if found is None or self.avoided.isdisjoint(candidate.places):
                 return found
             return replace(found, capable=False)
 
@@ -246,13 +272,13 @@ class _GovernedCall:
             # What was held for is what may be written: the bound goes upstream with the call.
             body = provider.body(
                 self.request,
-                model=self.gateway.providers.upstream_id(hold.decision.model),
+                model=hold.usage.served.upstream_id,
                 max_tokens=hold.quote.max_tokens,
                 disabled_tools=hold.decision.disabled_tools,
             )
         except mistral_dialect.DialectError as error:
             await hold.release()
-            raise Unanswered(_mistake(error), upstream.place(hold.decision.model)) from error
+            raise Unanswered(_mistake(error), hold.usage.served.place) from error
         sent = time.perf_counter()
         answer = await self._send(hold, provider, body)
         try:
@@ -276,15 +302,13 @@ class _GovernedCall:
 
     async def _failed(self, hold: Hold, error: ProviderError, *, spent: bool) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
-        place = upstream.place(hold.decision.model)
+        place = hold.usage.served.place
         self.judged = True
         self.gateway.breakers.failed(place, time.time())
         if not spent:
             await hold.release()
-        elif hold.streamed_tokens is None:
-            # It may have been worked on, and nobody says how far: the whole estimate counts.
-            await hold.settle_at_the_estimate(error.code)
         else:
+            # It may have been worked on, and but for a stream nobody says how far.
             await hold.settle_seen(error.code)
         return Unanswered(upstream.no_answer(error), place)
 
@@ -297,10 +321,10 @@ class _GovernedCall:
             unanswered = await self._failed(hold, error, spent=False)
             raise (unanswered.error if upstream.is_about_the_request(answer.status) else unanswered) from error
         await hold.release()
-        place = upstream.place(hold.decision.model)
+        place = hold.usage.served.place
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
-            raise await self.gateway.troubles.refused(place, provider, answer)
+            raise await self.gateway.provider_failures.refused(place, provider, answer)
         self._succeeded(hold, None)
         if self.failure is not None:
             # A stand-in's word on the request is no answer to a client that asked another model.
@@ -326,7 +350,7 @@ class _GovernedCall:
                 [
                     *self._headers(hold),
                     *_budget(hold, self.identity, None),
-                    ("server-timing", _timing(self.arrived, sent, first)),
+                    ("server-timing", _timing(self.exchange.arrived, sent, first)),
                 ]
             )
 
@@ -339,7 +363,7 @@ class _GovernedCall:
         answered = time.perf_counter()
         self._succeeded(hold, answered - sent)
         said = _json_object(data)
-        hold.output_bytes = sse.answer_bytes(said)
+        hold.answer_bytes = sse.answer_bytes(said)
         cost_nanos, result = await hold.settle_reported(said)
         await self.exchange.answer(
             200,
@@ -348,7 +372,7 @@ class _GovernedCall:
                 *self._headers(hold),
                 *_budget(hold, self.identity, result),
                 ("x-request-cost-usd", money.format_dollars(cost_nanos)),
-                ("server-timing", _timing(self.arrived, sent, answered)),
+                ("server-timing", _timing(self.exchange.arrived, sent, answered)),
                 ("content-type", _content_type(answer)),
             ],
         )
@@ -356,16 +380,16 @@ class _GovernedCall:
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""
         self.judged = True
-        hold.first_byte_s = latency_s
+        self.first_byte_s = latency_s
         latency_ms = latency_s * 1000 if latency_s is not None and self.request.stream else None
-        self.gateway.breakers.succeeded(upstream.place(hold.decision.model), latency_ms, time.time())
+        self.gateway.breakers.succeeded(hold.usage.served.place, latency_ms, time.time())
 
-    def _told(self, hold: Hold, error: str) -> Attempt:
+    def _attempt_record(self, hold: Hold, error: str) -> Attempt:
         charge = hold.charge
-        usage = charge.usage if charge else hold.estimated_usage()
+        usage = charge.usage if charge else hold.usage.estimated()
         return Attempt(
             kind=self.route.kind,
-            provider=hold.provider,
+            provider=usage.provider,
             model_requested=self.request.model,
             model_served=usage.model,
             tenant=self.caller.tenant,
@@ -381,7 +405,7 @@ class _GovernedCall:
             certainty=charge.certainty if charge else "",
             error=error,
             duration_s=time.monotonic() - hold.since,
-            first_byte_s=hold.first_byte_s,
+            first_byte_s=self.first_byte_s,
             traceparent=self.exchange.header("traceparent"),
         )
 
@@ -403,32 +427,11 @@ class _GovernedCall:
         return headers
 
 
-def _read(
-    route: Route, body: bytes, content_type: str, identity: Identity
-) -> tuple[mistral_dialect.Request, bounds.Estimate]:
-    """The request, and how much it may use at most."""
-    try:
-        request = route.parse(body, content_type)
-        estimate = route.estimate(request, identity.default_max_tokens)
-    except mistral_dialect.DialectError as error:
-        raise _mistake(error) from error
-    except bounds.UnboundedInput as error:
-        raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
-    entry = snapshot.current().resolve(request.model)
-    lacking = estimate.lacks(entry) if entry is not None else frozenset()
-    if route.kind in lacking:
-        raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
-    if "bound" in lacking:
-        unbounded = "This call's input has no bound, and the catalogue does not know how much the model can read."
-        raise errors.bad_request(unbounded, param="model", code="unbounded_input")
-    return request, estimate
-
-
 def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     return errors.bad_request(error.message, param=error.param, code=error.code)
 
 
-async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: mistral_dialect.Request) -> Caller:
+async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: Request) -> Caller:
     """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
 
     def said(name: str) -> str:

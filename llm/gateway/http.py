@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
@@ -33,6 +34,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"].rstrip("/") or "/"
         self.request_id = request_id
+        self.arrived = time.perf_counter()
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from django.db import Error as DatabaseTrouble
 from django.utils import timezone
@@ -20,10 +20,8 @@ from governance.models import ApiKey
 from llm.gateway import errors
 from llm.gateway.http import Exchange, Message, Send
 from llm.gateway.identities import Identity
+from llm.gateway.process import Gateway
 from llm.rules import forms
-
-if TYPE_CHECKING:
-    from llm.gateway.process import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +29,12 @@ T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
-async def once(gateway: Gateway, exchange: Exchange, handle: Handler, *, limit: int) -> None:
+async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle: Handler, *, limit: int) -> None:
     """Answer a call; under an Idempotency-Key, as it was answered before. `limit`: the most bytes of a body."""
     key = exchange.header(idempotency.HEADER)
     if not key:
         await handle(exchange)
         return
-    identity = await gateway.identify(exchange)
     body = forms.canonical(await exchange.body(limit=limit), exchange.header("content-type"))
     digest = idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=body)
     found = await _begin(gateway, identity, key, digest)

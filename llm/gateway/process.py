@@ -19,7 +19,7 @@ from llm.gateway import errors
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
-from llm.gateway.upstream import Troubles
+from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
 from llm.state import breakers, metrics, recall, routing
 from llm.state.telemetry import Telemetry
@@ -45,8 +45,8 @@ class Gateway:
         await self.read(routing.load)
         self.commits = GroupCommit()
         self.commits.start()
-        self.lessons = await self.read(recall.recalled)
-        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, lessons=self.lessons)
+        self.token_ratios = await self.read(recall.recalled)
+        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
         self.providers = registry.configured()
         await self.providers.open()
         watch = endpoints.Watch()
@@ -57,7 +57,7 @@ class Gateway:
         await self.providers.renew(await added())
         self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS, always=[metrics.observe])
         self.breakers = breakers.shared()
-        self.troubles = Troubles(self.breakers, self.read)
+        self.provider_failures = ProviderFailures(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.providers.keep_current(added)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db.models import Sum
 from django.db.utils import DatabaseError
@@ -17,10 +17,8 @@ from governance.rules.decision import Action, Call, Decision, fixed
 from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.http import Exchange
+from llm.gateway.process import Gateway
 from llm.rules.pricing import Entry
-
-if TYPE_CHECKING:
-    from llm.gateway.process import Gateway
 
 # "The usual cost" of a call is its mean over so many days.
 USUAL_DAYS = 7

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.providers import Answer, ProviderError
-from llm.rules import bounds, sse
+from llm.rules import sse
+from llm.rules.stream_count import StreamCount
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,8 @@ class Stream:
         self._refused = False
         self._done = False
         self._client_gone = False
-        entry = snapshot.resolve(hold.quote.model)
-        self._countable = entry is None or not bounds.hides_output(entry)
-        self._count(0)
+        # None: nobody can keep up with what the model writes.
+        self._count = hold.count = hold.usage.stream_count()
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._answer.close
@@ -121,18 +120,17 @@ class Stream:
     async def _pass_on(self, events: Iterable[sse.Event]) -> None:
         if data := b"".join([await self._passed_on(event) for event in events]):
             await self._exchange.write(data)
-        held_tokens = self._hold.held_tokens
-        if held_tokens is not None and not self._done:
-            await self._stay_ahead(held_tokens)
+        if self._count is not None and not self._done:
+            await self._stay_ahead(self._count)
 
-    async def _stay_ahead(self, held_tokens: int) -> None:
+    async def _stay_ahead(self, count: StreamCount) -> None:
         """Extend the hold before the answer outgrows it; end the answer where no more can be held for."""
-        streamed = self._hold.streamed_tokens or 0
-        if streamed + AHEAD_TOKENS <= held_tokens:
+        held_tokens, streamed = count.covered_tokens(self._hold.held_nanos), count.tokens
+        if held_tokens is None or streamed + AHEAD_TOKENS <= held_tokens:
             return
         if self._extending is None:
             more = AHEAD_TOKENS if self._refused else max(AHEAD_TOKENS, held_tokens // 4)
-            self._extending = asyncio.create_task(self._hold.extend(streamed + AHEAD_TOKENS + more))
+            self._extending = asyncio.create_task(self._hold.extend(count.nanos_for(streamed + AHEAD_TOKENS + more)))
         if streamed + AHEAD_TOKENS // 2 <= held_tokens and not self._extending.done():
             return
         extended, self._extending = await self._extending, None
@@ -146,10 +144,10 @@ class Stream:
             self._done = True
             return await self._settle_counted() + event.raw
         if event.data is None:
-            self._count(0)
+            self._wrote(0)
             return event.raw
         self._last = event.data
-        self._count(event.text_bytes)
+        self._wrote(event.text_bytes)
         before = self._kept.raw if self._kept else b""
         if event.usage is None:
             self._kept = None
@@ -159,10 +157,10 @@ class Stream:
         self._kept, self._counted = event, event.data
         return before
 
-    def _count(self, text_bytes: int) -> None:
-        """Keep up with what the model has written, passed on or not; of one that hides some of it nobody can."""
-        if self._countable:
-            self._hold.wrote(text_bytes, unseen_bytes=self._answer.kept_bytes)
+    def _wrote(self, text_bytes: int) -> None:
+        """Keep up with what the model has written, passed on or not."""
+        if self._count is not None:
+            self._count.wrote(text_bytes, unseen_bytes=self._answer.kept_bytes)
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
@@ -199,7 +197,7 @@ class Stream:
         return sse.final_chunk(
             like=self._last,
             model=self._hold.quote.model,
-            usage=self._hold.estimated_usage(),
+            usage=self._hold.usage.estimated(),
             cost_nanos=cost_nanos,
             reason=reason,
             request_id=self._exchange.request_id,

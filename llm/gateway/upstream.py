@@ -12,7 +12,6 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
-from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import cool_down
@@ -27,8 +26,8 @@ _OURS = {
     403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
 }
 
-# A trouble that every call meets is told once in so many seconds.
-TELL_AGAIN_S = 10.0
+# A failure that every call meets is reported once in so many seconds.
+REPORT_AGAIN_S = 10.0
 
 
 class Unanswered(Exception):
@@ -40,27 +39,15 @@ class Unanswered(Exception):
         self.avoid = avoid
 
 
-def place(name: str) -> str:
-    """`provider/id`: where a model, by any of its names, is served. Breakers and attempts go by it."""
-    entry = snapshot.current().resolve(name)
-    return name if entry is None else f"{entry.provider}/{entry.id.removeprefix(entry.provider + '/')}"
-
-
-def places(name: str) -> tuple[str, str]:
-    """The model's place and its provider: what may be avoided of it."""
-    there = place(name)
-    return there, there.partition("/")[0]
-
-
-def resting(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
-    """Every model that could answer is given a rest: rate limited ones until they want calls again."""
-    known = [standing for place in places if (standing := breakers.standing(place, now))]
-    standings = [standing for standing in known if standing.resting]
-    ends = [standing.breaker.cool_until - now for standing in standings if standing.cooling]
-    if ends and len(ends) == len(standings):
+def blocked(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
+    """No model that could answer may be called: rate limited ones until they have cooled down."""
+    known = [status for place in places if (status := breakers.status(place, now))]
+    impaired = [status for status in known if status.is_impaired]
+    ends = [status.breaker.cool_until - now for status in impaired if status.cooling_down]
+    if ends and len(ends) == len(impaired):
         wait_s = str(max(1, math.ceil(min(ends))))
         return errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=wait_s)
-    message = f"{', '.join(places) or 'The model'} failed and is given a rest."
+    message = f"{', '.join(places) or 'The model'} failed too often and is left alone for a while."
     return errors.upstream(503, "breaker_open", message, retry_after="5")
 
 
@@ -73,15 +60,15 @@ def is_about_the_request(status: int) -> bool:
     return 400 <= status < 500 and status not in _OURS and status not in (408, 429)
 
 
-class Troubles:
-    """Turns providers' refusals into rests for a model and alerts for operators."""
+class ProviderFailures:
+    """Turns providers' refusals into verdicts for a model's breaker and alerts for operators."""
 
     def __init__(self, breakers: Breakers, read: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
         self._breakers = breakers
         self._read = read
-        # Providers that have answered since they were last in trouble, and when the others were last told of.
+        # Providers that have answered since they last failed us, and when the others were last reported.
         self._fine: set[str] = set()
-        self._told_at: dict[tuple[str, str], float] = {}
+        self._reported_at: dict[tuple[str, str], float] = {}
 
     async def refused(self, place: str, provider: Provider, answer: Answer) -> Unanswered:
         """What a refusal that is not about the request means."""
@@ -94,7 +81,7 @@ class Troubles:
         now = time.time()
         self._breakers.failed(place, now)
         if status == 429:
-            self._breakers.cool_down(place, now + cool_down.rest_s(answer.headers, now=now))
+            self._breakers.cool_down(place, now + cool_down.duration_s(answer.headers, now=now))
             error = errors.upstream(
                 429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
             )
@@ -113,20 +100,20 @@ class Troubles:
             return
         self._fine.add(provider)
         kinds = {code for code, _ in _OURS.values()}
-        await self._tell(lambda: [alerts.clear(kind=kind, subject=provider, now=timezone.now()) for kind in kinds])
+        await self._keep(lambda: [alerts.clear(kind=kind, subject=provider, now=timezone.now()) for kind in kinds])
 
     async def _alert(self, provider: str, code: str, message: str) -> None:
         self._fine.discard(provider)
         now = time.monotonic()
-        if now - self._told_at.get((provider, code), -TELL_AGAIN_S) < TELL_AGAIN_S:
+        if now - self._reported_at.get((provider, code), -REPORT_AGAIN_S) < REPORT_AGAIN_S:
             return
-        self._told_at[provider, code] = now
+        self._reported_at[provider, code] = now
         log.error("provider %s: %s", provider, message)
-        await self._tell(
+        await self._keep(
             lambda: alerts.report(kind=code, subject=provider, message=message, now=timezone.now(), severity="critical")
         )
 
-    async def _tell(self, work: Callable[[], Any]) -> None:
+    async def _keep(self, work: Callable[[], Any]) -> None:
         try:
             await self._read(work)
         except DatabaseError:

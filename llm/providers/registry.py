@@ -20,7 +20,6 @@ from llm.providers.openai_compatible import OpenAICompatible
 
 log = logging.getLogger(__name__)
 
-DEFAULT = "mistral"
 MISTRALS_OWN = "https://api.mistral.ai"
 # What operators change is in force after this many seconds, in every process.
 RENEW_PERIOD_S = 5.0
@@ -65,15 +64,6 @@ class Providers:
     def __iter__(self) -> Iterable[str]:
         return iter(sorted(self._by_name))
 
-    def name_for(self, model: str) -> str:
-        """The name of the provider that serves a model, by any of its names; the default one for an unknown model."""
-        entry = snapshot.current().resolve(model)
-        return DEFAULT if entry is None else entry.provider
-
-    def of(self, model: str) -> Provider:
-        """The provider that serves a model. Raises KeyError for one of `unconfigured`."""
-        return self._by_name[self.name_for(model)]
-
     def unconfigured(self) -> frozenset[str]:
         """Providers that the catalogue names and that have no key here: what they serve cannot be called."""
         catalogue = snapshot.current()
@@ -81,15 +71,6 @@ class Providers:
             named = {entry.provider for entry in catalogue}
             self._unconfigured = (catalogue, frozenset(named - self._by_name.keys()))
         return self._unconfigured[1]
-
-    def upstream_id(self, model: str) -> str:
-        """The model's name as its provider knows it. An alias of Mistral's stays one; others' aliases are our own."""
-        entry = snapshot.current().resolve(model)
-        if entry is None:
-            return model
-        if entry.provider.partition("-")[0] == DEFAULT:
-            return model.removeprefix(f"{entry.provider}/")
-        return entry.upstream
 
     async def open(self) -> None:
         for provider in self._by_name.values():

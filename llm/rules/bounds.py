@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from governance.rules.decision import Quote, Quoter
+from governance.rules.decision import Quote
 from llm.rules import pricing
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
+from llm.rules.token_ratios import TokenRatios
 
 DEFAULT_MAX_TOKENS = 4_096
 TOKENS_PER_REQUEST = 8
@@ -48,12 +49,6 @@ class UnboundedInput(ValueError):
         self.param = param
 
 
-class Resolver(Protocol):
-    """`snapshot.Catalogue`, or anything that knows models by name."""
-
-    def resolve(self, name: str) -> Entry | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a call may use at most. `text_tokens` is all input but pictures; `max_tokens` one answer of `n`."""
@@ -71,9 +66,10 @@ class Estimate:
     whole_context: bool = False
 
     @property
-    def is_text(self) -> bool:
-        """Whether all of the input is text of a known size, from which something can be learned."""
-        return self.unit == "token" and not self.images and not self.whole_context
+    def input_bytes(self) -> int | None:
+        """What its count of tokens teaches something about; None unless all of the input is text of a known size."""
+        is_text = self.unit == "token" and not self.images and not self.whole_context
+        return self.text_tokens if is_text else None
 
     @property
     def input_tokens(self) -> int:
@@ -84,7 +80,7 @@ class Estimate:
         """The bound at a model. Others than Mistral put a prompt of their own before tools."""
         if self.whole_context:
             return entry.context_tokens or 0
-        hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not _is_mistrals(entry) else 0
+        hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not entry.is_mistrals else 0
         return self.text_tokens + hidden + self.images * entry.image_tokens
 
     def lacks(self, entry: Entry) -> frozenset[str]:
@@ -188,78 +184,66 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reser
     )
 
 
-class Experience(Protocol):
-    """`token_ratios.Lessons`, or anything that knows what calls usually come to."""
-
-    def usual_answer(self, *, model: str, agent: str) -> int | None: ...
-    def input_ratio_e2(self, *, model: str, bound: bool) -> int: ...
-
-
-def offer(
+def quote(
     estimate: Estimate,
-    catalogue: Resolver,
+    entry: Entry | None,
     *,
-    experience: Experience | None = None,
+    model: str,
+    token_ratios: TokenRatios | None = None,
     agent: str = "",
     grows: bool = False,
     likely: bool = False,
-) -> Quoter:
-    """Prices the estimated call at any model of one catalogue: what `decision.decide` chooses among.
+) -> Quote | None:
+    """The price of the estimated call at one model, asked for as `model`; None where it has none.
 
     Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
     at most the model's context: what the gateway must send upstream for the bound to hold. `grows`: the hold can be
-    extended while the answer comes, so it begins with what `experience` says that `agent` usually needs of a model.
+    extended while the answer comes, so it begins with what `token_ratios` says that `agent` usually needs of a model.
     `likely`: the input counts as many tokens as texts of its size had at most, but for one in a hundred.
     """
-
-    def quote(model: str) -> Quote | None:
-        entry = catalogue.resolve(model)
-        if entry is None or (estimate.whole_context and entry.context_tokens is None):
-            return None
-        capable = estimate.kind == "chat" and not estimate.lacks(entry)
-        if estimate.unit != "token":
-            return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
-        max_tokens = estimate.max_tokens
-        if max_tokens is not None and entry.context_tokens is not None:
-            max_tokens = min(max_tokens, entry.context_tokens)
-        input_tokens = estimate.input_tokens_at(entry)
-        if experience is not None and likely:
-            pictures = input_tokens - estimate.text_tokens
-            ratio_e2 = experience.input_ratio_e2(model=entry.id, bound=True)
-            input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
-        return pricing.quote_tokens(
-            entry,
-            model=model,
-            input_tokens=input_tokens,
-            max_tokens=max_tokens,
-            n=estimate.n,
-            capable=capable,
-            held_tokens=_first_hold(estimate, entry, experience, agent, max_tokens) if experience and grows else None,
-        )
-
-    return quote
+    if entry is None or (estimate.whole_context and entry.context_tokens is None):
+        return None
+    capable = estimate.kind == "chat" and not estimate.lacks(entry)
+    if estimate.unit != "token":
+        return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
+    max_tokens = estimate.max_tokens
+    if max_tokens is not None and entry.context_tokens is not None:
+        max_tokens = min(max_tokens, entry.context_tokens)
+    input_tokens = estimate.input_tokens_at(entry)
+    if token_ratios is not None and likely:
+        pictures = input_tokens - estimate.text_tokens
+        ratio_e2 = token_ratios.input_ratio_e2(model=entry.id, bound=True)
+        input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
+    held_tokens = None
+    if token_ratios is not None and grows:
+        held_tokens = _first_hold(estimate, entry, token_ratios, agent, max_tokens)
+    return pricing.quote_tokens(
+        entry,
+        model=model,
+        input_tokens=input_tokens,
+        max_tokens=max_tokens,
+        n=estimate.n,
+        capable=capable,
+        held_tokens=held_tokens,
+    )
 
 
 def hides_output(entry: Entry) -> bool:
     """Whether a model may write tokens that its stream does not show, so that nobody can count along."""
-    return "reasoning" in entry.capabilities and not _is_mistrals(entry)
-
-
-def _is_mistrals(entry: Entry) -> bool:
-    return entry.provider.partition("-")[0] == "mistral"
+    return "reasoning" in entry.capabilities and not entry.is_mistrals
 
 
 def _first_hold(
-    estimate: Estimate, entry: Entry, experience: Experience, agent: str, max_tokens: int | None
+    estimate: Estimate, entry: Entry, token_ratios: TokenRatios, agent: str, max_tokens: int | None
 ) -> int | None:
     """Output tokens that a growing hold begins with; None where it had better hold for all of them.
 
     What the input is held for beyond its likely size serves for the answer as well.
     """
-    usual = experience.usual_answer(model=entry.id, agent=agent)
+    usual = token_ratios.usual_answer(model=entry.id, agent=agent)
     if usual is None or max_tokens is None or entry.rates is None or hides_output(entry):
         return None
-    text_tokens = likely_tokens(estimate.text_tokens, experience.input_ratio_e2(model=entry.id, bound=False))
+    text_tokens = likely_tokens(estimate.text_tokens, token_ratios.input_ratio_e2(model=entry.id, bound=False))
     spare_picos = (estimate.text_tokens - text_tokens) * entry.rates.input_picos
     tokens = max(usual - spare_picos // max(1, estimate.n * entry.rates.output_picos), LEAST_FIRST_HOLD)
     return tokens if tokens < max_tokens else None

@@ -1,4 +1,4 @@
-"""When a model that keeps failing is given a rest: one circuit breaker, as a value. Pure; times are seconds.
+"""When a model that keeps failing is called no more: one circuit breaker, as a value. Pure; times are seconds.
 
 Closed, until FAILURES calls in a row have failed. Then open for OPEN_S: nothing is sent. Then half-open: at most PROBES
 calls may try it; once so many have succeeded it is closed, and one failure opens it again. Besides, a model that asks
@@ -60,19 +60,19 @@ class Breaker:
             return Phase.CLOSED
         return Phase.OPEN if abs(now - self.opened_at) < OPEN_S else Phase.HALF_OPEN
 
-    def cools(self, now: float) -> bool:
+    def is_cooling_down(self, now: float) -> bool:
         return 0 < self.cool_until - now <= LONGEST_COOL_DOWN_S
 
-    def rests(self, now: float) -> bool:
+    def blocks(self, now: float) -> bool:
         """Whether no call may go to it."""
-        if self.cools(now):
+        if self.is_cooling_down(now):
             return True
         phase = self.phase(now)
         return phase is Phase.OPEN or (phase is Phase.HALF_OPEN and not self._has_room(now))
 
     def admitted(self, owner: int, now: float) -> Breaker | None:
         """The breaker once a call of `owner` has gone; None where it must not."""
-        if self.rests(now):
+        if self.blocks(now):
             return None
         if self.opened_at is None:
             return self
@@ -109,8 +109,8 @@ class Breaker:
         rest.remove(mine)
         return replace(self, probes=tuple(rest))
 
-    def cooling(self, until: float) -> Breaker:
-        """Rests until then at least. Longer than LONGEST_COOL_DOWN_S ahead is no rest at all."""
+    def cooling_down(self, until: float) -> Breaker:
+        """Cools down until then at least. Longer than LONGEST_COOL_DOWN_S ahead is no cool-down at all."""
         stale = self.cool_until - until > LONGEST_COOL_DOWN_S
         return replace(self, cool_until=until) if stale or until > self.cool_until else self
 

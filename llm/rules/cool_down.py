@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from llm.rules.breakers import LONGEST_COOL_DOWN_S
 
-# Where nothing is said, and the shortest: a rest that is over before the next call is none.
+# Where nothing is said, and the shortest: a cool-down that is over before the next call is none.
 UNSAID_S, SHORTEST_S = 2.0, 0.5
 # OpenAI's and its likes' "6m0s", "1.5s", "20ms".
 _SPAN = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
@@ -19,7 +19,7 @@ _IN_S = (86_400, 3_600, 60, 1, 0.001)
 _MOMENT = 1e9
 
 
-def rest_s(headers: Mapping[str, str], *, now: float) -> float:
+def duration_s(headers: Mapping[str, str], *, now: float) -> float:
     """Seconds to leave it alone, between SHORTEST_S and LONGEST_COOL_DOWN_S.
 
     `retry-after-ms` and `retry-after` (seconds or a date) count first. Else the latest `...ratelimit...reset...` of

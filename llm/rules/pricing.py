@@ -64,6 +64,11 @@ class Entry:
     rates: Rates | None = None
     batch_rates: Rates | None = None
 
+    @property
+    def is_mistrals(self) -> bool:
+        """Whether Mistral itself serves it, in one of its zones."""
+        return self.provider.partition("-")[0] == DEFAULT_PROVIDER
+
 
 def rates_from(
     picos: Mapping[str, int], *, kinds: Iterable[str], rule: str, zone: str = "global", batch: bool = False

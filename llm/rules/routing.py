@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from llm.rules import bounds
-from llm.rules.bounds import Estimate, Resolver
-from llm.rules.pricing import Entry
+from llm.rules.bounds import Estimate
+from llm.rules.pricing import DEFAULT_PROVIDER, Entry
 
 WORKHORSE, JUDGE = "workhorse", "judge"
 # A model of which nothing is known is taken to begin its answer after this long.
@@ -26,6 +26,12 @@ UNKNOWN_LATENCY_MS = 1_000
 MIDDLE_TIER = 5
 # From this complexity on a call is worth a judge.
 THRESHOLD = 40
+
+
+class Resolver(Protocol):
+    """`snapshot.Catalogue`, or anything that knows models by name."""
+
+    def resolve(self, name: str) -> Entry | None: ...
 
 
 class UnknownStrategy(ValueError):
@@ -121,41 +127,35 @@ def unobserved(place: str) -> None:
     return None
 
 
-def candidates(
-    routing: Routing,
-    *,
-    model: str,
-    strategy: str,
-    estimate: Estimate,
-    catalogue: Resolver,
-    observed: Observed = unobserved,
-    payload: Mapping[str, Any] | None = None,
-    allow_downgrade: bool = True,
-) -> tuple[str, ...]:
-    """Names to try a call at, in order; never none.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that a call may be tried at: what it is called here, and what the catalogue has under that name."""
 
-    Without a strategy (""), or for what is no chat, `model` comes first whatever it is: the decision refuses what has
-    no price. With one `model` may be any word, such as "auto"; it is what remains where nothing in the pool will do.
-    Without `allow_downgrade` only the first model is left, at each provider that has it. `payload` is the request in
-    Mistral's shape, which judgment looks at. Raises UnknownStrategy.
-    """
-    chosen = routing.strategy(strategy) if strategy else None
-    able = _Able(routing, estimate, catalogue)
-    if chosen is not None and estimate.kind == "chat":
-        ranked = _ranked(chosen, list(able.pool(chosen)), estimate, catalogue, observed, payload or {})
-        return _kept(ranked, catalogue, allow_downgrade=allow_downgrade) or (model,)
-    asked = catalogue.resolve(model)
-    if asked is None:
-        return (model,)
-    others = [*able.elsewhere(model, asked)]
-    if allow_downgrade and estimate.kind == "chat":
-        others += able.chain(model, asked)
-    return _kept([model, *others], catalogue, allow_downgrade=True)
+    name: str
+    # None: nothing. The decision refuses it then.
+    entry: Entry | None
 
+    @property
+    def provider(self) -> str:
+        """The name of the provider that serves it; the default one for an unknown model."""
+        return self.entry.provider if self.entry else DEFAULT_PROVIDER
 
-def place(entry: Entry) -> str:
-    """`provider/model`: where an entry is served. Breakers and latencies go by it."""
-    return f"{entry.provider}/{bare(entry)}"
+    @property
+    def place(self) -> str:
+        """`provider/model`: where it is served. Breakers, latencies and attempts go by it."""
+        return f"{self.entry.provider}/{bare(self.entry)}" if self.entry else self.name
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What may be avoided of it: the place, and all of its provider."""
+        return (self.place, self.entry.provider) if self.entry else (self.name,)
+
+    @property
+    def upstream_id(self) -> str:
+        """Its name as its provider knows it. An alias of Mistral's stays one; others' aliases are our own."""
+        if self.entry is None:
+            return self.name
+        return self.name.removeprefix(f"{self.provider}/") if self.entry.is_mistrals else self.entry.upstream
 
 
 def bare(entry: Entry) -> str:
@@ -164,113 +164,152 @@ def bare(entry: Entry) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Able:
-    """The models that can do what one call needs."""
+class Option(Candidate):
+    """A candidate that the file names."""
 
-    routing: Routing
-    estimate: Estimate
-    catalogue: Resolver
+    model: PoolModel
+    # What it may be used for; None where it has no price or is switched off.
+    able: Entry | None
 
-    def pool(self, strategy: Strategy) -> Iterator[PoolModel]:
+    def can_do(self, estimate: Estimate) -> bool:
+        """Whether it has a price for the call and lacks nothing that it needs."""
+        able = self.able
+        if able is None or able.rates is None:
+            return False
+        priced = able.rates.by_token if estimate.unit == "token" else estimate.unit in able.rates.units
+        return priced and not estimate.lacks(able)
+
+
+class Options:
+    """What the file says, in the terms of one catalogue: its names are looked up once, not with each call."""
+
+    def __init__(self, routing: Routing, catalogue: Resolver) -> None:
+        self.routing, self.catalogue = routing, catalogue
+        self.pool = {name: self._option(name) for name in routing.by_name}
+        self._chains = [[self._option(step) for step in chain] for chain in routing.chains.values()]
+
+    def _option(self, name: str) -> Option:
+        model = self.routing.by_name.get(name) or PoolModel(name)
+        entry = self.catalogue.resolve(name)
+        is_usable = entry is not None and entry.rates is not None and model.enabled
+        return Option(name, entry, model, model.narrowed(entry) if entry is not None and is_usable else None)
+
+    def of(self, strategy: Strategy) -> Iterator[Option]:
         """The strategy's models, in its order or the pool's."""
-        for name in strategy.models or self.routing.by_name:
-            found = self.routing.by_name.get(name)
-            if found and strategy.tags <= found.tags and self._is_able(found):
+        for name in strategy.models or self.pool:
+            found = self.pool.get(name)
+            if found and strategy.tags <= found.model.tags:
                 yield found
 
-    def elsewhere(self, model: str, asked: Entry) -> Iterator[str]:
+    def elsewhere(self, asked: Candidate) -> Iterator[Option]:
         """The same model at other providers; none where the name says which one is meant."""
-        if _names_provider(model, asked):
+        if asked.entry is None or _names_provider(asked):
             return
-        for each in self.routing.pool:
-            entry = self.catalogue.resolve(each.name)
-            if entry and entry.id != asked.id and bare(entry) == bare(asked) and self._is_able(each):
-                yield each.name
+        for option in self.pool.values():
+            if option.entry and option.entry.id != asked.entry.id and bare(option.entry) == bare(asked.entry):
+                yield option
 
-    def chain(self, model: str, asked: Entry) -> list[str]:
+    def chain(self, asked: Candidate) -> Sequence[Option]:
         """What stands in for a model: the rest of the chain that begins with it, or else of the first that has it."""
-        chains = list(self.routing.chains.values())
-        rest = self._rest(chains, asked)
-        if rest is None and _names_provider(model, asked):
+        rest = _rest(self._chains, asked)
+        if rest is None and _names_provider(asked):
             # The chains speak of bare names: the same steps, at the provider that was asked for.
-            chains = [tuple(f"{asked.provider}/{step}" for step in chain) for chain in chains]
-            rest = self._rest(chains, asked)
-        by_name = self.routing.by_name
-        return [step for step in rest or () if self._is_able(by_name.get(step) or PoolModel(step))]
+            there = [[self._option(f"{asked.provider}/{step.name}") for step in chain] for chain in self._chains]
+            rest = _rest(there, asked)
+        return rest or ()
 
-    def _rest(self, chains: Sequence[Sequence[str]], asked: Entry) -> Sequence[str] | None:
-        found = None
-        for chain in chains:
-            for position, step in enumerate(chain):
-                entry = self.catalogue.resolve(step)
-                if entry is None or entry.id != asked.id:
-                    continue
-                if position == 0:
-                    return chain[1:]
-                found = found if found is not None else chain[position + 1 :]
-        return found
 
-    def _is_able(self, model: PoolModel) -> bool:
-        entry = self.catalogue.resolve(model.name)
-        if entry is None or not model.enabled or entry.rates is None:
-            return False
-        unit = self.estimate.unit
-        priced = entry.rates.by_token if unit == "token" else unit in entry.rates.units
-        return priced and not self.estimate.lacks(model.narrowed(entry))
+def candidates(
+    options: Options,
+    *,
+    asked: Candidate,
+    strategy: str,
+    estimate: Estimate,
+    observed: Observed = unobserved,
+    payload: Mapping[str, Any] | None = None,
+    allow_downgrade: bool = True,
+) -> tuple[Candidate, ...]:
+    """Models to try a call at, in order; never none.
+
+    Without a strategy (""), or for what is no chat, `asked` comes first whatever it is: the decision refuses what has
+    no price. With one `asked` may be any word, such as "auto"; it is what remains where nothing in the pool will do.
+    Without `allow_downgrade` only the first model is left, at each provider that has it. `payload` is the request in
+    Mistral's shape, which judgment looks at. Raises UnknownStrategy.
+    """
+    chosen = options.routing.strategy(strategy) if strategy else None
+    if chosen is not None and estimate.kind == "chat":
+        able = [option for option in options.of(chosen) if option.can_do(estimate)]
+        ranked = _ranked(chosen, able, estimate, observed, payload or {})
+        return _kept(ranked, allow_downgrade=allow_downgrade) or (asked,)
+    if asked.entry is None:
+        return (asked,)
+    others = [*options.elsewhere(asked)]
+    if allow_downgrade and estimate.kind == "chat":
+        others += options.chain(asked)
+    return _kept([asked, *(option for option in others if option.can_do(estimate))], allow_downgrade=True)
+
+
+def _rest(chains: Sequence[Sequence[Option]], asked: Candidate) -> Sequence[Option] | None:
+    found = None
+    for chain in chains:
+        for position, step in enumerate(chain):
+            if step.entry is None or asked.entry is None or step.entry.id != asked.entry.id:
+                continue
+            if position == 0:
+                return chain[1:]
+            found = found if found is not None else chain[position + 1 :]
+    return found
 
 
 def _ranked(
     strategy: Strategy,
-    models: Sequence[PoolModel],
+    options: Sequence[Option],
     estimate: Estimate,
-    catalogue: Resolver,
     observed: Observed,
     payload: Mapping[str, Any],
-) -> list[str]:
+) -> list[Option]:
     """The models in the strategy's order; of equals the one that is listed first comes first."""
-    offered = bounds.offer(estimate, catalogue)
 
-    def cost(model: PoolModel) -> int:
-        quote = offered(model.name)
+    def cost(option: Option) -> int:
+        quote = bounds.quote(estimate, option.entry, model=option.name)
         return quote.cost_nanos if quote else 0
 
-    def latency(model: PoolModel) -> float:
-        entry = catalogue.resolve(model.name)
-        known = observed(place(entry)) if entry else None
-        return model.latency_hint_ms if known is None else known
+    def latency(option: Option) -> float:
+        known = observed(option.place)
+        return option.model.latency_hint_ms if known is None else known
 
     match strategy.kind:
         case Kind.COST:
-            found = sorted(models, key=cost)
+            return sorted(options, key=cost)
         case Kind.LATENCY:
-            found = sorted(models, key=latency)
+            return sorted(options, key=latency)
         case Kind.CAPABILITY:
-            found = sorted(models, key=lambda model: (model.tier, cost(model)))
+            return sorted(options, key=lambda option: (option.model.tier, cost(option)))
         case Kind.QUALITY:
-            found = list(models) if strategy.models else sorted(models, key=lambda model: -model.tier)
+            return list(options) if strategy.models else sorted(options, key=lambda option: -option.model.tier)
         case Kind.JUDGMENT:
-            workhorses = sorted((model for model in models if WORKHORSE in model.tags), key=cost)
-            judges = sorted((model for model in models if JUDGE in model.tags), key=lambda model: -model.tier)
+            workhorses = sorted((option for option in options if WORKHORSE in option.model.tags), key=cost)
+            judges = sorted(
+                (option for option in options if JUDGE in option.model.tags), key=lambda option: -option.model.tier
+            )
             is_complex = complexity(payload, estimate) >= strategy.threshold
-            found = judges + workhorses if is_complex else workhorses + judges
-    return [model.name for model in found]
+            return judges + workhorses if is_complex else workhorses + judges
 
 
-def _kept(names: Iterable[str], catalogue: Resolver, *, allow_downgrade: bool) -> tuple[str, ...]:
+def _kept(found: Iterable[Candidate], *, allow_downgrade: bool) -> tuple[Candidate, ...]:
     """Each model once, whatever it is called; without `allow_downgrade` the first one alone, wherever it is served."""
-    kept: dict[str, str] = {}
+    kept: dict[str, Candidate] = {}
     first = ""
-    for name in names:
-        entry = catalogue.resolve(name)
-        where, what = (place(entry), bare(entry)) if entry else (name, name)
+    for candidate in found:
+        what = bare(candidate.entry) if candidate.entry else candidate.name
         first = first or what
         if allow_downgrade or what == first:
-            kept.setdefault(where, name)
+            kept.setdefault(candidate.place, candidate)
     return tuple(kept.values())
 
 
-def _names_provider(model: str, entry: Entry) -> bool:
-    return model.startswith(f"{entry.provider}/")
+def _names_provider(asked: Candidate) -> bool:
+    return asked.name.startswith(f"{asked.provider}/")
 
 
 # Complexity: what each sign is worth, of 100.

@@ -53,7 +53,7 @@ class Recent:
         return self._ordered[(len(self._ordered) - 1) * share_e2 // 100]
 
 
-class Lessons:
+class TokenRatios:
     """What one process has learned. A model is named as its provider bills it, so aliases learn together."""
 
     def __init__(self) -> None:

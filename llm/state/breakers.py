@@ -45,8 +45,8 @@ _PROBE = struct.Struct("<Id")
 _NAME_AT = _HEAD.size + PROBES * _PROBE.size
 _LONGEST_NAME = SLOT_BYTES - _NAME_AT
 # Where opened_at and cool_until are: all that a call at a healthy model reads.
-_RESTS = struct.Struct("<2d")
-_RESTS_AT = _HEAD.size - 5 * 8
+_BLOCKING = struct.Struct("<2d")
+_BLOCKING_AT = _HEAD.size - 5 * 8
 # A slot that is being written as it is read is read again.
 READS = 3
 # A verdict that cannot be written in this time is given up: whoever holds the lock is not running.
@@ -58,23 +58,24 @@ _MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BreakerStatus:
     """What is known of one model at a moment."""
 
     name: str
     phase: Phase
-    cooling: bool
+    cooling_down: bool
     breaker: Breaker
     changed_at: float
 
     @property
-    def resting(self) -> bool:
-        return self.cooling or self.phase is not Phase.CLOSED
+    def is_impaired(self) -> bool:
+        """Cooling down, or not closed: calls go to it not at all, or a few to try it."""
+        return self.cooling_down or self.phase is not Phase.CLOSED
 
     @property
-    def word(self) -> str:
-        """well, cooling, open or half-open."""
-        return "cooling" if self.cooling else "well" if self.phase is Phase.CLOSED else self.phase.value
+    def label(self) -> str:
+        """closed, open, half-open or cooling down."""
+        return "cooling down" if self.cooling_down else self.phase.value
 
 
 class _Process(NamedTuple):
@@ -99,11 +100,11 @@ class Breakers:
         data = self._look(name)
         if data is None:
             return True
-        opened_at, cool_until = _RESTS.unpack_from(data, _RESTS_AT)
+        opened_at, cool_until = _BLOCKING.unpack_from(data, _BLOCKING_AT)
         if not opened_at and not cool_until:
             return True
         breaker = _unpacked(data)
-        if breaker.rests(now):
+        if breaker.blocks(now):
             return False
         if breaker.phase(now) is Phase.CLOSED:
             return True
@@ -117,10 +118,10 @@ class Breakers:
 
         return self._change(name, admit, now) and admitted
 
-    def rests(self, name: str, now: float) -> bool:
+    def blocks(self, name: str, now: float) -> bool:
         """Whether `admits` would say no. A look: no probe is taken."""
         data = self._look(name)
-        return data is not None and any(_RESTS.unpack_from(data, _RESTS_AT)) and _unpacked(data).rests(now)
+        return data is not None and any(_BLOCKING.unpack_from(data, _BLOCKING_AT)) and _unpacked(data).blocks(now)
 
     def succeeded(self, name: str, latency_ms: float | None, now: float) -> None:
         """The model answered; `latency_ms` after it was asked, where that says how quick it is."""
@@ -141,10 +142,10 @@ class Breakers:
         self._change(name, lambda breaker: breaker.failed(self._me().owner, now), now)
 
     def cool_down(self, name: str, until: float, now: float | None = None) -> None:
-        """The model asked for a rest; it gets LONGEST_COOL_DOWN_S at most."""
+        """The model asked to be left alone; it is for LONGEST_COOL_DOWN_S at most."""
         now = time.time() if now is None else now
         until = min(until, now + LONGEST_COOL_DOWN_S)
-        self._change(name, lambda breaker: breaker.cooling(until), now)
+        self._change(name, lambda breaker: breaker.cooling_down(until), now)
 
     def release_probe(self, name: str, now: float | None = None) -> None:
         """A call that was admitted ended without a verdict."""
@@ -156,12 +157,12 @@ class Breakers:
         data = self._look(name)
         return None if data is None else _unpacked(data).known_latency_ms(now)
 
-    def standing(self, name: str, now: float) -> Standing | None:
+    def status(self, name: str, now: float) -> BreakerStatus | None:
         """What is known of one model, if anything."""
         data = self._look(name)
-        return None if data is None else _standing(data, now)
+        return None if data is None else _status(data, now)
 
-    def snapshot(self, now: float) -> list[Standing]:
+    def snapshot(self, now: float) -> list[BreakerStatus]:
         """All models that are known, by name."""
         try:
             with self._me().lock:
@@ -171,8 +172,8 @@ class Breakers:
             self._complain(error)
             return []
         slots = (data[at : at + SLOT_BYTES] for at in range(len(MAGIC), len(data), SLOT_BYTES))
-        found = (_standing(slot, now) for slot in slots if _is_whole(slot))
-        return sorted(found, key=lambda standing: standing.name)
+        found = (_status(slot, now) for slot in slots if _is_whole(slot))
+        return sorted(found, key=lambda status: status.name)
 
     def close(self) -> None:
         with self._me().lock:
@@ -285,17 +286,17 @@ class Breakers:
 def state() -> str:
     """How Mistral is, in a word for /api/health.
 
-    "failing": a model of it rests; "down": each that was called of late does, and none has answered since. Else how it
-    is set up: "configured", "sandbox" or "not_configured".
+    "failing": a model of it is impaired; "down": each that was called of late is, and none has answered since. Else
+    how it is set up: "configured", "sandbox" or "not_configured".
     """
     now = time.time()
     called = [
-        standing
-        for standing in shared().snapshot(now)
-        if abs(now - standing.changed_at) < LATENCY_KNOWN_S and standing.name.partition("/")[0] in _MISTRALS
+        status
+        for status in shared().snapshot(now)
+        if abs(now - status.changed_at) < LATENCY_KNOWN_S and status.name.partition("/")[0] in _MISTRALS
     ]
-    if any(standing.resting for standing in called):
-        return "failing" if any(not standing.resting or standing.breaker.passed for standing in called) else "down"
+    if any(status.is_impaired for status in called):
+        return "failing" if any(not status.is_impaired or status.breaker.passed for status in called) else "down"
     if settings.MISTRAL_API_KEY:
         return "configured"
     return "sandbox" if settings.MISTRAL_API_BASE == settings.SANDBOX_URL else "not_configured"
@@ -395,7 +396,7 @@ def _changed_at(data: bytes) -> float:
     return float(_HEAD.unpack_from(data)[10]) if _is_whole(data) else 0.0
 
 
-def _standing(data: bytes, now: float) -> Standing:
+def _status(data: bytes, now: float) -> BreakerStatus:
     breaker = _unpacked(data)
     name = data[_NAME_AT : _NAME_AT + _HEAD.unpack_from(data)[2]].decode(errors="replace")
-    return Standing(name, breaker.phase(now), breaker.cools(now), breaker, _changed_at(data))
+    return BreakerStatus(name, breaker.phase(now), breaker.is_cooling_down(now), breaker, _changed_at(data))

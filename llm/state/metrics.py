@@ -93,20 +93,20 @@ def collect(now: datetime) -> Iterator[Metric]:
 def _breakers(now: datetime) -> Iterator[Metric]:
     """Of this machine. Names are places of the catalogue's models, so they are few."""
     labels = ["model"]
-    resting = GaugeMetricFamily(
-        "spend_governor_breaker_open", "1 while a model that failed is given a rest or tried again.", labels=labels
+    not_closed = GaugeMetricFamily(
+        "spend_governor_breaker_open", "1 while a model's breaker is open or half open.", labels=labels
     )
-    cooling = GaugeMetricFamily(
-        "spend_governor_model_cooling", "1 while a model is left alone because it asked for it.", labels=labels
+    cooling_down = GaugeMetricFamily(
+        "spend_governor_model_cooling", "1 while a model cools down because it asked for it.", labels=labels
     )
     openings = CounterMetricFamily(
-        "spend_governor_breaker_openings", "How often a model failed so often that it was given a rest.", labels=labels
+        "spend_governor_breaker_openings", "How often a model failed so often that its breaker opened.", labels=labels
     )
-    for standing in breakers.shared().snapshot(now.timestamp()):
-        resting.add_metric([standing.name], standing.phase is not Phase.CLOSED)
-        cooling.add_metric([standing.name], standing.cooling)
-        openings.add_metric([standing.name], standing.breaker.openings)
-    yield from (resting, cooling, openings)
+    for status in breakers.shared().snapshot(now.timestamp()):
+        not_closed.add_metric([status.name], status.phase is not Phase.CLOSED)
+        cooling_down.add_metric([status.name], status.cooling_down)
+        openings.add_metric([status.name], status.breaker.openings)
+    yield from (not_closed, cooling_down, openings)
 
 
 def _bounded(model: str) -> str:

@@ -5,30 +5,32 @@ from __future__ import annotations
 from django.db import DatabaseError
 
 from governance.models import SpendEntry
+from governance.rules.calls import Usage
 from llm.catalogue import snapshot
-from llm.rules.token_ratios import Lessons
+from llm.rules.token_ratios import TokenRatios
 
 RECALLED_CALLS = 4_000
 
 
-def recalled() -> Lessons:
-    """Lessons of the last settled calls, oldest first; none where the ledger cannot be read. One query."""
-    lessons = Lessons()
+def recalled() -> TokenRatios:
+    """What the last settled calls teach, oldest first; nothing where the ledger cannot be read. One query."""
+    ratios = TokenRatios()
     rows = (
         SpendEntry.objects.filter(kind="charge", certainty="confirmed", output_tokens__gt=0)
         .order_by("-pk")
-        .values_list("model_served", "agent", "input_tokens", "output_tokens", "metadata")[:RECALLED_CALLS]
+        .values_list("provider", "model_served", "agent", "input_tokens", "output_tokens", "metadata")[:RECALLED_CALLS]
     )
     try:
         found = list(rows)
     except DatabaseError:
-        return lessons
-    for served, agent, input_tokens, output_tokens, measured in reversed(found):
-        entry = snapshot.current().resolve(served)
+        return ratios
+    catalogue = snapshot.current()
+    for provider, served, agent, input_tokens, output_tokens, measured in reversed(found):
+        entry = catalogue.used(Usage(provider=provider, model=served))
         model = served if entry is None else entry.id
-        lessons.answered(model=model, agent=agent, output_tokens=output_tokens)
+        ratios.answered(model=model, agent=agent, output_tokens=output_tokens)
         if input_bytes := measured.get("input_bytes"):
-            lessons.read(model=model, input_tokens=input_tokens, input_bytes=input_bytes)
+            ratios.read(model=model, input_tokens=input_tokens, input_bytes=input_bytes)
         if output_bytes := measured.get("output_bytes"):
-            lessons.wrote(model=model, output_tokens=output_tokens, output_bytes=output_bytes)
-    return lessons
+            ratios.wrote(model=model, output_tokens=output_tokens, output_bytes=output_bytes)
+    return ratios

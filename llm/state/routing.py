@@ -23,9 +23,10 @@ from django.utils import timezone
 
 from governance import alerts
 from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
 from llm.models import Model
 from llm.rules import pricing, routing_yaml
-from llm.rules.routing import Routing
+from llm.rules.routing import Options, Routing
 from llm.rules.routing_yaml import RoutingError
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Watcher:
         self.path = path
         self._known = known
         self._routing: Routing | None = None
+        self._options: Options | None = None
         # Of what was read last, good or not.
         self._stamp: tuple[int, ...] | None = None
         self._digest = b""
@@ -83,6 +85,13 @@ class Watcher:
             if self._may_have_changed():
                 threading.Thread(target=self._look_in_thread, name="routing-file", daemon=True).start()
         return routing
+
+    def options(self, catalogue: Catalogue) -> Options:
+        """What is in force, in the terms of a catalogue; worked out anew where either has changed."""
+        routing, found = self.current(), self._options
+        if found is None or found.routing is not routing or found.catalogue is not catalogue:
+            found = self._options = Options(routing, catalogue)
+        return found
 
     def look(self) -> bool:
         """Take the file over if it has changed and is good. True where another one is in force now."""
@@ -179,6 +188,11 @@ def load() -> Routing:
 def current() -> Routing:
     """What the file says, as of a second ago or so."""
     return _shared().current()
+
+
+def options(catalogue: Catalogue) -> Options:
+    """What the file says, in the terms of a catalogue."""
+    return _shared().options(catalogue)
 
 
 def path() -> Path:

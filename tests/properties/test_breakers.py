@@ -127,10 +127,10 @@ class Machine(RuleBasedStateMachine):
             return
         for name, plain in self.plain.items():
             living = [probe for probe in plain.running if self.now < probe[1] + 120]
-            resting = self.now < plain.cool_until or (
+            blocked = self.now < plain.cool_until or (
                 plain.open_until is not None and (self.now < plain.open_until or plain.successes + len(living) >= 3)
             )
-            assert [breakers.rests(name, self.now) for breakers in self.breakers] == [resting] * OWNERS
+            assert [breakers.blocks(name, self.now) for breakers in self.breakers] == [blocked] * OWNERS
 
 
 TestBreakers = Machine.TestCase

@@ -27,8 +27,13 @@ class Command(BaseCommand):
         except sync.SyncFailed as error:
             raise CommandError(str(error)) from error
         if options["json"]:
-            told = {"listed": outcome.listed, "changes": outcome.changes, "alerts": outcome.alerts, "dry_run": dry_run}
-            self.stdout.write(json.dumps(told))
+            report = {
+                "listed": outcome.listed,
+                "changes": outcome.changes,
+                "alerts": outcome.alerts,
+                "dry_run": dry_run,
+            }
+            self.stdout.write(json.dumps(report))
             return
         for change in outcome.changes:
             self.stdout.write(change)

@@ -19,7 +19,7 @@ from governance.ledger.operations import Record
 from governance.models import Alert, AuditEntry, SpendRollup
 from governance.rules.calls import Usage
 from llm import tasks
-from llm.catalogue import alerts, snapshot, sync
+from llm.catalogue import model_alerts, snapshot, sync
 from llm.models import Model, ModelAlias, Price
 from llm.sandbox import Sandbox
 from tests import factories
@@ -157,17 +157,17 @@ def test_models_in_use_without_a_price_are_told_of_and_cleared_when_they_have_on
     used("mistral-small-latest")
     used("gpt-9", provider="openai")
     factories.budget(downgrade_rules=[{"from": ["mistral-small-latest"], "to": "mistral-large-4"}])
-    assert alerts.look(now=NOW) == 2
+    assert model_alerts.look(now=NOW) == 2
     assert open_alerts() == {("price_missing", "openai/gpt-9"), ("price_missing", "mistral-large-4")}
     Model.objects.filter(name="mistral-large-4").update(status="ga")
-    alerts.look(now=NOW)
+    model_alerts.look(now=NOW)
     assert open_alerts() == {("price_missing", "openai/gpt-9")}
 
 
 def test_what_was_used_long_ago_is_not_in_use() -> None:
     used("gpt-9", provider="openai", at=NOW - timedelta(days=30))
     assert SpendRollup.objects.exists()
-    assert alerts.look(now=NOW) == 0
+    assert model_alerts.look(now=NOW) == 0
 
 
 def test_deprecated_and_unlisted_models_in_use_are_told_of() -> None:
@@ -175,7 +175,7 @@ def test_deprecated_and_unlisted_models_in_use_are_told_of() -> None:
         deprecated_at=NOW + timedelta(days=30), replacement="mistral-small-2611", listed_at=NOW - timedelta(days=3)
     )
     used("mistral-small-latest", provider="mistral-eu")
-    alerts.look(now=NOW)
+    model_alerts.look(now=NOW)
     assert open_alerts() == {("model_deprecated", SMALL), ("model_unlisted", SMALL)}
     message = Alert.objects.get(kind="model_deprecated").message
     assert "from 2026-12-24 on; mistral-small-2611 would replace it" in message
@@ -186,7 +186,7 @@ def test_a_price_that_another_source_has_otherwise_is_told_of_for_models_in_use(
         row = Model.objects.get(name=name)
         Price.objects.create(model=row, unit="output", picos_per_unit=1, effective_from=NOW - timedelta(days=1))
     used()
-    alerts.look(now=NOW)
+    model_alerts.look(now=NOW)
     assert open_alerts() == {("price_differs", f"mistral/{SMALL}:output")}
 
 

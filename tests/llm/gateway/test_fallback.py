@@ -118,18 +118,18 @@ def test_a_failed_attempt_that_spent_leaves_room_for_the_next_or_the_call_ends(p
     assert sum(entry.cost_nanos for entry in SpendEntry.objects.all()) <= 300_000
 
 
-def test_a_model_that_keeps_failing_is_given_a_rest(product: Product, key: str) -> None:
+def test_a_model_that_keeps_failing_is_left_alone(product: Product, key: str) -> None:
     for _ in range(breakers.FAILURES):
         product.sandbox.next("status=500")
         assert product.chat(key).status_code == 200
     product.sandbox.forget()
     assert product.chat(key).headers["x-model-served"] == NEXT
     assert models_asked(product) == [NEXT]
-    [standing] = [each for each in gateway.breakers.snapshot(time.time()) if each.resting]
-    assert standing.name == "mistral/mistral-large-2512"
+    [status] = [each for each in gateway.breakers.snapshot(time.time()) if each.is_impaired]
+    assert status.name == "mistral/mistral-large-2512"
 
 
-def test_a_call_that_only_a_resting_model_could_answer_says_so(product: Product, key: str) -> None:
+def test_a_call_that_only_an_open_breaker_s_model_could_answer_says_so(product: Product, key: str) -> None:
     product.sandbox.next("status=500", times=breakers.FAILURES)
     fields = {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
     for _ in range(breakers.FAILURES):

@@ -22,8 +22,8 @@ INPUT, OUTPUT = 500, 1500
 def usual_answers(product: Product) -> None:
     """The model's answers have had 100 tokens of four bytes so far."""
     for _ in range(token_ratios.FEWEST_RATIOS):
-        gateway.lessons.answered(model=MODEL, agent="invoices", output_tokens=100)
-        gateway.lessons.wrote(model=MODEL, output_tokens=100, output_bytes=400)
+        gateway.token_ratios.answered(model=MODEL, agent="invoices", output_tokens=100)
+        gateway.token_ratios.wrote(model=MODEL, output_tokens=100, output_bytes=400)
 
 
 def held_at_first(product: Product, key: str, **fields: object) -> int:
@@ -93,7 +93,7 @@ def test_a_process_that_starts_learns_from_what_was_settled(product: Product) ->
     for _ in range(token_ratios.FEWEST_ANSWERS):
         held_at_first(product, key, max_tokens=50)
     recalled = recall.recalled()
-    known = gateway.lessons.usual_answer(model=MODEL, agent="invoices")
+    known = gateway.token_ratios.usual_answer(model=MODEL, agent="invoices")
     assert known is not None
     assert recalled.usual_answer(model=MODEL, agent="invoices") == known
 
@@ -104,7 +104,7 @@ def test_an_input_that_is_too_long_at_its_strict_bound_goes_at_its_likely_one(pr
     refused = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert refused.status_code == 402
     for _ in range(token_ratios.FEWEST_BOUNDS):
-        gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
+        gateway.token_ratios.read(model=MODEL, input_tokens=100, input_bytes=350)
     served = product.chat(product.key(), messages=[{"role": "user", "content": content}], max_tokens=10)
     assert served.status_code == 200
     assert SpendEntry.objects.get().overage_nanos == 0
@@ -114,6 +114,6 @@ def test_strict_bounds_alone_are_a_setting(product: Product, settings) -> None:
     settings.LEARNED_BOUNDS = False
     make.budget("0.0005")
     for _ in range(token_ratios.FEWEST_BOUNDS):
-        gateway.lessons.read(model=MODEL, input_tokens=100, input_bytes=350)
+        gateway.token_ratios.read(model=MODEL, input_tokens=100, input_bytes=350)
     content = "All work and no play makes Jack a dull boy. " * 24
     assert product.chat(product.key(), messages=[{"role": "user", "content": content}]).status_code == 402

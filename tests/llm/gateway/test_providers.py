@@ -442,6 +442,12 @@ def test_a_model_whose_provider_has_no_key_is_named_and_not_listed(product: Prod
     assert not SpendEntry.objects.exists()
 
 
+def test_an_unknown_model_of_a_provider_without_a_key_is_one_without_a_price(product: Product) -> None:
+    serve("groq", "llama-4")
+    response = product.chat(product.key(), model="groq/llama-9")
+    assert (response.status_code, response.json()["code"]) == (400, "model_not_priced")
+
+
 def request_of(fake: Fake, provider: str, **fields: Any) -> tuple[str, dict[str, str], dict[str, Any]]:
     """What the gateway would send for a short question."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]

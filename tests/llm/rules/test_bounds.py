@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
-from llm.catalogue.snapshot import Catalogue
 from llm.rules import bounds, mistral_dialect
 from llm.rules.bounds import UnboundedInput
 from llm.rules.pricing import Entry, Rates
@@ -21,10 +20,6 @@ TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": 
 
 def entry(name: str, **fields: Any) -> Entry:
     return Entry(**{"id": name, "names": frozenset({name}), "capabilities": ALL, "rates": RATES, **fields})
-
-
-def catalogue(*entries: Entry) -> Catalogue:
-    return Catalogue({name: item for item in entries for name in item.names})
 
 
 def asked(*messages: Any, **fields: Any) -> dict[str, Any]:
@@ -170,14 +165,14 @@ def test_modes_with_a_prompt_of_the_providers_own_cost_more() -> None:
         assert bounds.chat(asked(said("a"), **fields)).input_tokens == plain + 1_024
 
 
-def offered(payload: dict[str, Any], *entries: Entry) -> Quote:
-    quote = bounds.offer(bounds.chat(payload), catalogue(*entries))(entries[0].id)
+def quoted(payload: dict[str, Any], at: Entry) -> Quote:
+    quote = bounds.quote(bounds.chat(payload), at, model=at.id)
     assert quote is not None
     return quote
 
 
-def test_offer_prices_the_worst_case_with_every_answer_of_n() -> None:
-    quote = offered(asked(said("hello"), max_tokens=10, n=3), entry("m"))
+def test_a_quote_prices_the_worst_case_with_every_answer_of_n() -> None:
+    quote = quoted(asked(said("hello"), max_tokens=10, n=3), entry("m"))
 
     assert quote.fixed_picos == 17 * 1_000_000
     assert quote.picos_per_output_token == 3 * 2_000_000
@@ -185,16 +180,16 @@ def test_offer_prices_the_worst_case_with_every_answer_of_n() -> None:
     assert quote.cost_nanos == 17_000 + 3 * 10 * 2_000
 
 
-def test_offer_uses_the_default_length_and_never_more_than_the_context() -> None:
-    assert offered(asked(said("a")), entry("m")).max_tokens == 4_096
-    assert offered(asked(said("a"), max_tokens=10**9), entry("m", context_tokens=32_000)).max_tokens == 32_000
+def test_a_quote_uses_the_default_length_and_never_more_than_the_context() -> None:
+    assert quoted(asked(said("a")), entry("m")).max_tokens == 4_096
+    assert quoted(asked(said("a"), max_tokens=10**9), entry("m", context_tokens=32_000)).max_tokens == 32_000
 
 
-def test_offer_knows_no_price_of_an_unknown_or_unpriced_model() -> None:
-    quoter = bounds.offer(bounds.chat(asked(said("a"))), catalogue(entry("m", rates=None)))
+def test_there_is_no_quote_for_an_unknown_or_unpriced_model() -> None:
+    estimate = bounds.chat(asked(said("a")))
 
-    assert quoter("m") is None
-    assert quoter("other") is None
+    assert bounds.quote(estimate, entry("m", rates=None), model="m") is None
+    assert bounds.quote(estimate, None, model="other") is None
 
 
 @pytest.mark.parametrize(
@@ -208,17 +203,17 @@ def test_offer_knows_no_price_of_an_unknown_or_unpriced_model() -> None:
 def test_model_that_cannot_do_the_job_is_not_capable(fields: dict[str, Any], missing: str) -> None:
     payload = asked(said("a"), **fields)
 
-    assert offered(payload, entry("m")).capable
-    assert not offered(payload, entry("m", capabilities=ALL - {missing})).capable
+    assert quoted(payload, entry("m")).capable
+    assert not quoted(payload, entry("m", capabilities=ALL - {missing})).capable
 
 
 def test_model_without_eyes_or_with_a_short_context_is_not_capable() -> None:
     picture = {"type": "image_url", "image_url": "https://example.com/a.png"}
 
-    assert not offered(asked(said([picture])), entry("m", capabilities=ALL - {"vision"})).capable
-    assert not offered(asked(said("x" * 900), max_tokens=200), entry("m", context_tokens=1_000)).capable
-    assert offered(asked(said("x" * 700), max_tokens=200), entry("m", context_tokens=1_000)).capable
-    assert not offered(asked(said("a")), entry("m", kinds=frozenset({"embedding"}))).capable
+    assert not quoted(asked(said([picture])), entry("m", capabilities=ALL - {"vision"})).capable
+    assert not quoted(asked(said("x" * 900), max_tokens=200), entry("m", context_tokens=1_000)).capable
+    assert quoted(asked(said("x" * 700), max_tokens=200), entry("m", context_tokens=1_000)).capable
+    assert not quoted(asked(said("a")), entry("m", kinds=frozenset({"embedding"}))).capable
 
 
 def test_lacks_names_what_is_missing() -> None:
@@ -231,7 +226,7 @@ def test_lacks_names_what_is_missing() -> None:
 
 def test_other_kinds_are_bounded_and_never_moved_to_another_model() -> None:
     coder = entry("c", kinds=frozenset({"fim"}))
-    filled = bounds.offer(bounds.fim({"prompt": "é", "suffix": "b", "max_tokens": 5}), catalogue(coder))("c")
+    filled = bounds.quote(bounds.fim({"prompt": "é", "suffix": "b", "max_tokens": 5}), coder, model="c")
     embedded = bounds.embeddings({"input": ["é" * 50, "b"]})
 
     assert filled is not None
@@ -239,7 +234,7 @@ def test_other_kinds_are_bounded_and_never_moved_to_another_model() -> None:
     assert filled.fixed_picos == (8 + 2 + 1) * 1_000_000
     assert embedded.input_tokens >= 101
     assert embedded.max_tokens is None
-    quote = bounds.offer(embedded, catalogue(entry("e")))("e")
+    quote = bounds.quote(embedded, entry("e"), model="e")
     assert quote is not None
     assert quote.cost_nanos == embedded.input_tokens * 1_000
     assert quote.clamped(10**9) is None
@@ -262,7 +257,7 @@ def test_ocr_is_bounded_by_its_pages(fields: dict[str, Any], unit: str, pages: i
 
     assert (estimate.unit, estimate.units) == (unit, pages)
     reader = entry("o", rates=Rates(units={"page": 4_000_000_000, "annotated_page": 5_000_000_000}, by_token=False))
-    quote = bounds.offer(estimate, catalogue(reader))("o")
+    quote = bounds.quote(estimate, reader, model="o")
     assert quote is not None
     assert quote.cost_nanos == pages * (4_000_000 if unit == "page" else 5_000_000)
 

@@ -45,7 +45,7 @@ class TestClosed:
 
 class TestOpen:
     def test_nothing_goes_for_a_minute(self) -> None:
-        assert opened().rests(NOW)
+        assert opened().blocks(NOW)
         assert opened().admitted(ME, NOW + OPEN_S - 0.001) is None
         assert opened().admitted(ME, NOW + OPEN_S) is not None
 
@@ -55,14 +55,14 @@ class TestOpen:
         assert late.phase(NOW + OPEN_S) is Phase.HALF_OPEN
 
     def test_a_clock_set_back_does_not_keep_it_open(self) -> None:
-        assert not opened(NOW + 3600).rests(NOW)
-        assert opened(NOW + OPEN_S / 2).rests(NOW)
+        assert not opened(NOW + 3600).blocks(NOW)
+        assert opened(NOW + OPEN_S / 2).blocks(NOW)
 
 
 class TestHalfOpen:
     def test_three_probes_may_run_at_once(self) -> None:
         breaker, now = probing(ME, OTHER, ME)
-        assert breaker.rests(now)
+        assert breaker.blocks(now)
         assert breaker.admitted(ME, now) is None
 
     def test_it_closes_when_all_three_have_succeeded(self) -> None:
@@ -114,19 +114,19 @@ class TestHalfOpen:
 
 class TestCoolingDown:
     def test_nothing_goes_until_then(self) -> None:
-        cooling = Breaker().cooling(NOW + 20)
+        cooling = Breaker().cooling_down(NOW + 20)
         assert cooling.admitted(ME, NOW + 19.9) is None
         assert cooling.admitted(ME, NOW + 20) is not None
 
-    def test_a_shorter_rest_does_not_shorten_a_longer_one(self) -> None:
-        assert Breaker().cooling(NOW + 20).cooling(NOW + 5).rests(NOW + 19)
+    def test_a_shorter_cool_down_does_not_shorten_a_longer_one(self) -> None:
+        assert Breaker().cooling_down(NOW + 20).cooling_down(NOW + 5).blocks(NOW + 19)
 
     def test_longer_than_the_longest_is_none(self) -> None:
-        assert not Breaker().cooling(NOW + LONGEST_COOL_DOWN_S + 1).rests(NOW)
-        assert Breaker().cooling(NOW + 86_400).cooling(NOW + 5).rests(NOW)
+        assert not Breaker().cooling_down(NOW + LONGEST_COOL_DOWN_S + 1).blocks(NOW)
+        assert Breaker().cooling_down(NOW + 86_400).cooling_down(NOW + 5).blocks(NOW)
 
     def test_a_success_of_a_call_under_way_does_not_end_it(self) -> None:
-        assert Breaker().cooling(NOW + 20).succeeded(ME, NOW).rests(NOW + 1)
+        assert Breaker().cooling_down(NOW + 20).succeeded(ME, NOW).blocks(NOW + 1)
 
 
 class TestLatency:

@@ -48,7 +48,7 @@ NOW = 1_800_000_000.0
     ],
 )
 def test_what_the_headers_say(headers, seconds):
-    assert cool_down.rest_s(headers, now=NOW) == pytest.approx(seconds)
+    assert cool_down.duration_s(headers, now=NOW) == pytest.approx(seconds)
 
 
 @given(
@@ -58,4 +58,4 @@ def test_what_the_headers_say(headers, seconds):
     )
 )
 def test_whatever_they_say_it_is_bounded(headers):
-    assert cool_down.SHORTEST_S <= cool_down.rest_s(headers, now=NOW) <= LONGEST_COOL_DOWN_S
+    assert cool_down.SHORTEST_S <= cool_down.duration_s(headers, now=NOW) <= LONGEST_COOL_DOWN_S

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm.rules import bounds, routing
 from llm.rules.pricing import Entry, Rates
-from llm.rules.routing import Kind, PoolModel, Routing, Strategy, UnknownStrategy
+from llm.rules.routing import Candidate, Kind, PoolModel, Routing, Strategy, UnknownStrategy
 
 DEFAULT = ("medium", "large", "small", "tiny")
 CODE = ("medium", "coder", "small")
@@ -88,15 +88,15 @@ def candidates(
     **options: Any,
 ) -> tuple[str, ...]:
     payload = payload or chat()
-    return routing.candidates(
-        of,
-        model=model,
+    found = routing.candidates(
+        routing.Options(of, catalogue),
+        asked=Candidate(model, catalogue.resolve(model)),
         strategy=strategy,
         estimate=estimate or bounds.chat(payload),
-        catalogue=catalogue,
         payload=payload,
         **options,
     )
+    return tuple(each.name for each in found)
 
 
 def with_strategy(strategy: Strategy) -> Routing:

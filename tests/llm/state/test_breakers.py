@@ -16,7 +16,7 @@ from django.utils import timezone
 from llm.rules.breakers import FAILURES, OPEN_S, PROBE_S, PROBES, Phase
 from llm.state import breakers as shared_breakers
 from llm.state import metrics
-from llm.state.breakers import Breakers
+from llm.state.breakers import Breakers, BreakerStatus
 from tests.concurrency.processes import FORK, in_processes
 
 NAME = "mistral/mistral-small-2603"
@@ -41,15 +41,15 @@ def fail(breakers: Breakers, name: str = NAME, now: float = NOW) -> None:
         breakers.failed(name, now)
 
 
-def standing(breakers: Breakers, now: float = NOW) -> dict[str, shared_breakers.Standing]:
-    return {standing.name: standing for standing in breakers.snapshot(now)}
+def statuses(breakers: Breakers, now: float = NOW) -> dict[str, BreakerStatus]:
+    return {status.name: status for status in breakers.snapshot(now)}
 
 
 class TestOneProcess:
-    def test_a_model_that_keeps_failing_gets_a_rest_and_the_others_none(self, breakers):
+    def test_a_model_that_keeps_failing_is_left_alone_and_the_others_are_not(self, breakers):
         fail(breakers)
         assert not breakers.admits(NAME, NOW)
-        assert breakers.rests(NAME, NOW)
+        assert breakers.blocks(NAME, NOW)
         assert breakers.admits("mistral/other", NOW)
 
     def test_three_good_probes_bring_it_back(self, breakers):
@@ -58,11 +58,11 @@ class TestOneProcess:
         for _ in range(PROBES):
             breakers.succeeded(NAME, 12, LATER)
         assert breakers.admits(NAME, LATER)
-        assert standing(breakers, LATER)[NAME].phase is Phase.CLOSED
+        assert statuses(breakers, LATER)[NAME].phase is Phase.CLOSED
 
     def test_a_look_takes_no_probe(self, breakers):
         fail(breakers)
-        assert not any(breakers.rests(NAME, LATER) for _ in range(10))
+        assert not any(breakers.blocks(NAME, LATER) for _ in range(10))
         assert sum(breakers.admits(NAME, LATER) for _ in range(10)) == PROBES
 
     def test_a_cool_down_is_bounded(self, breakers):
@@ -89,13 +89,13 @@ class TestOneProcess:
         fail(breakers)
         breakers.succeeded("mistral/good", 20, NOW)
         breakers.cool_down("openai/gpt", NOW + 30, NOW)
-        found = standing(breakers)
+        found = statuses(breakers)
         assert list(found) == ["mistral/good", NAME, "openai/gpt"]
         assert [each.phase for each in found.values()] == [Phase.CLOSED, Phase.OPEN, Phase.CLOSED]
-        assert [each.resting for each in found.values()] == [False, True, True]
+        assert [each.is_impaired for each in found.values()] == [False, True, True]
         assert found["mistral/good"].breaker.latency_ms == 20
-        assert breakers.standing(NAME, NOW) == found[NAME]
-        assert breakers.standing("mistral/other", NOW) is None
+        assert breakers.status(NAME, NOW) == found[NAME]
+        assert breakers.status("mistral/other", NOW) is None
 
     def test_more_names_than_fit_push_out_the_oldest_and_break_nothing(self, breakers, monkeypatch):
         monkeypatch.setattr(shared_breakers, "SLOTS", 4)
@@ -173,7 +173,7 @@ class TestSeveralProcesses:
                 breakers.failed(f"{NAME}-{index % 2}", NOW)
 
         in_processes(4, work)
-        found = standing(Breakers(path))
+        found = statuses(Breakers(path))
         assert [found[f"{NAME}-{index}"].phase for index in range(2)] == [Phase.OPEN] * 2
         assert [found[f"{NAME}-{index}"].breaker.openings for index in range(2)] == [1] * 2
 
@@ -186,7 +186,7 @@ class TestSeveralProcesses:
                 breakers.failed(NAME, NOW)
 
         in_processes(4, work)
-        assert standing(Breakers(path))[NAME].breaker.failures == 1200
+        assert statuses(Breakers(path))[NAME].breaker.failures == 1200
 
     def test_three_probes_go_however_many_ask_at_once(self, path):
         fail(Breakers(path))
@@ -227,13 +227,13 @@ class TestSeveralProcesses:
             breakers.failed(NAME, LATER)
 
         in_processes(1, verdict_of_a_stranger)
-        assert standing(breakers, LATER)[NAME].phase is Phase.HALF_OPEN
+        assert statuses(breakers, LATER)[NAME].phase is Phase.HALF_OPEN
 
     def test_a_process_that_hangs_with_the_lock_holds_nobody_up(self, breakers, path):
         fail(breakers)
         with locked_by_another(path):
             began = time.monotonic()
-            assert breakers.rests(NAME, NOW)
+            assert breakers.blocks(NAME, NOW)
             assert not breakers.admits(NAME, LATER)
             breakers.failed(NAME, LATER)
             breakers.succeeded("mistral/other", 10, NOW)
@@ -255,7 +255,7 @@ class TestSeveralProcesses:
             thread.start()
         for thread in threads:
             thread.join()
-        assert standing(breakers)[NAME].breaker.failures == 800
+        assert statuses(breakers)[NAME].breaker.failures == 800
 
 
 def take_all_probes_and_die(path: Path) -> None:
@@ -326,7 +326,7 @@ class TestWhatIsShown:
         fail(breakers, NAME, now)
         breakers.succeeded("mistral/mistral-large-2512", 350, now)
         page = admin_client.get("/admin/llm/model/").content.decode()
-        assert "well, 350 ms" in page
+        assert "closed, 350 ms" in page
         assert ">open<" in page.replace(" ", "").replace("\n", "")
 
     def test_the_metrics(self, breakers):

@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 
 from governance import alerts
 from governance.models import Alert, Budget, SpendRollup
-from llm.catalogue import comparison
-from llm.catalogue import snapshot as catalog
+from llm.catalogue import comparison, snapshot
 from llm.models import Model, ModelAlias
 from llm.rules.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
 
@@ -45,10 +44,10 @@ def in_use(*, now: datetime) -> set[tuple[str, str]]:
 
 def _of_models(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[str, str], tuple[str, str]]:
     """(kind, subject) of the alerts, each with its message and severity."""
-    snapshot = catalog.read(now=now)
+    catalogue = snapshot.read(now=now)
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for provider, name in used:
-        entry = snapshot.resolve(snapshot.nearest(name, home=provider))
+        entry = catalogue.resolve(catalogue.nearest(name, home=provider))
         row = _row(provider, name)
         if entry is None or entry.rates is None or (provider and entry.provider != provider):
             shown = f"{provider}/{name}" if provider else name

@@ -46,7 +46,7 @@ def test_an_alert_that_cannot_be_kept_does_not_change_the_answer(product: Produc
     make.budget("1.00")
     product.sandbox.next("status=401")
     assert product.chat(product.key()).json()["code"] == "upstream_auth"
-    assert "mistral" not in gateway.troubles._fine
+    assert "mistral" not in gateway.provider_failures._fine
 
 
 def test_windows_that_never_hold_still_are_worth_another_try(product: Product, monkeypatch) -> None:
