@@ -92,7 +92,7 @@ def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
     share += ", of those who pay in dollars alone" if others else ""
     return [
         Card("Revenue", display.dollars(paid), note, "payments"),
-        Card("Model cost", display.dollars(cost), "settled", "neurology"),
+        Card("Model cost", display.dollars(cost), "spent", "neurology"),
         Card("Margin", display.dollars(result), share, "monitoring", "danger" if result < 0 else ""),
         Card(
             "Losing tenants",

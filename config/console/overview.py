@@ -103,7 +103,7 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
         period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
     )
     pressed, stopped = budget_status.near_the_cap(now=now)
-    held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
+    pending = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=Sum("amount_nanos")
     )
     return [
@@ -124,8 +124,8 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
         ),
         Card(
             "Running calls",
-            f"{held['running']:,}",
-            f"{display.dollars(held['nanos'] or 0)} held for them",
+            f"{pending['running']:,}",
+            f"{display.dollars(pending['nanos'] or 0)} reserved for them",
             "hourglass_top",
         ),
     ]

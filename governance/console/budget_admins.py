@@ -25,7 +25,7 @@ from governance.queries.budget_status import of_window
 
 class BudgetAdmin(ConsoleAdmin):
     form = BudgetForm
-    list_display = ("named", "limit", "spent", "held", "used", "state", "resets_at", "is_enabled")
+    list_display = ("named", "limit", "spent", "reserved", "used", "state", "resets_at", "is_enabled")
     list_filter = ("scope_type", "window", "source", "enabled", "tenant")
     search_fields = ("tenant__slug", "scope_key")
     list_select_related = ("tenant",)
@@ -89,8 +89,8 @@ class BudgetAdmin(ConsoleAdmin):
     def spent(self, obj: Any) -> Any:
         return show.exact(obj.standing.settled_nanos)
 
-    @display(description="Held")
-    def held(self, obj: Any) -> Any:
+    @display(description="Reserved")
+    def reserved(self, obj: Any) -> Any:
         return show.exact(obj.standing.reserved_nanos)
 
     @display(description="Used")
@@ -132,7 +132,7 @@ class BudgetAdmin(ConsoleAdmin):
             title="Reset a budget" if len(rows) == 1 else f"Reset {len(rows)} budgets",
             verb="Reset",
             explanation="The current window is closed and keeps its figures; a new one opens now, with nothing "
-            "spent. Calls that are running settle into the window they were reserved in.",
+            "spent. Calls that are running are charged to the window they were reserved in.",
             rows=rows,
             act=lambda budget, reason: budgets.reset(budget=budget, reason=reason, by=by, now=now),
             back=back,
@@ -141,10 +141,20 @@ class BudgetAdmin(ConsoleAdmin):
 
 
 class BudgetWindowAdmin(ReadOnlyAdmin):
-    list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "held", "used", "state_label", "closed_at")
+    list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "reserved", "used", "state_label", "closed_at")
     list_filter = ("state", "budget__window", "budget__scope_type", "tenant")
     search_fields = ("subject", "tenant__slug")
     list_select_related = ("budget__tenant", "tenant")
+    fields = (
+        ("budget", "tenant", "subject"),
+        ("starts_at", "ends_at"),
+        ("limit", "extra", "extra_until", "limit_lowered"),
+        ("spent", "reserved", "used"),
+        ("state_label", "thresholds_crossed"),
+        ("purged", "purged_unreserved"),
+        ("opened_at", "closed_at"),
+        ("source_kind", "source_id"),
+    )
 
     @display(description="Window", header=True)
     def whose(self, obj: BudgetWindow) -> list[str]:
@@ -158,13 +168,25 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
     def spent(self, obj: BudgetWindow) -> Any:
         return show.exact(obj.settled_nanos)
 
-    @display(description="Held", ordering="reserved_nanos")
-    def held(self, obj: BudgetWindow) -> Any:
+    @display(description="Reserved", ordering="reserved_nanos")
+    def reserved(self, obj: BudgetWindow) -> Any:
         return show.exact(obj.reserved_nanos)
 
     @display(description="Used")
     def used(self, obj: BudgetWindow) -> Any:
         return show.bar(of_window(obj), soft_cap=obj.budget.soft_cap, hard_cap=obj.budget.hard_cap)
+
+    @display(description="Of it given in addition")
+    def extra(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.extra_nanos)
+
+    @display(description="Of it in entries that are deleted")
+    def purged(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.purged_nanos)
+
+    @display(description="Of that never reserved")
+    def purged_unreserved(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.purged_unheld_nanos)
 
     @display(description="State", label=show.STATE_COLOURS, ordering="state")
     def state_label(self, obj: BudgetWindow) -> str:
@@ -176,6 +198,12 @@ class BudgetEventAdmin(LongTableAdmin):
     list_filter = ("kind", "tenant")
     search_fields = ("reason", "actor", "tenant__slug")
     list_select_related = ("budget__tenant", "window__budget__tenant", "tenant")
+    fields = (
+        ("occurred_at", "kind_label", "change"),
+        ("budget", "window", "tenant"),
+        ("spent", "limit"),
+        ("actor", "reason"),
+    )
 
     @display(description="Event", label=show.KIND_COLOURS, ordering="kind")
     def kind_label(self, obj: BudgetEvent) -> str:

@@ -17,12 +17,21 @@ class ReservationAdmin(LongTableAdmin):
     search_fields = ("agent", "user", "session", "task")
     list_select_related = ("tenant",)
     ordering = ("-id",)
+    fields = (
+        "id",
+        ("status_label", "amount"),
+        ("reserved_at", "expires_at", "resolved_at"),
+        ("tenant", "key"),
+        ("agent", "user", "session", "task"),
+        ("provider", "model_requested", "model_served"),
+        ("windows", "meters", "tokens"),
+    )
 
     @display(description="Who")
     def who(self, obj: Reservation) -> str:
         return f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug
 
-    @display(description="Held", ordering="amount_nanos")
+    @display(description="Reserved", ordering="amount_nanos")
     def amount(self, obj: Reservation) -> Any:
         return show.exact(obj.amount_nanos)
 
@@ -40,6 +49,12 @@ class SpendRollupAdmin(LongTableAdmin):
     search_fields = ("agent", "model")
     list_select_related = ("tenant",)
     ordering = ("-hour", "-id")
+    fields = (
+        ("hour", "tenant", "agent"),
+        ("provider", "model"),
+        ("calls", "cost"),
+        ("input_tokens", "cached_tokens", "output_tokens"),
+    )
 
     @display(description="Cost", ordering="cost_nanos")
     def cost(self, obj: SpendRollup) -> Any:

@@ -89,7 +89,7 @@ class RateLimitAdmin(ConsoleAdmin):
             model_admin=self,
             title="Delete a rate limit",
             verb="Delete",
-            explanation="From the next call on nothing of this scope is slowed down by it. Budgets go on holding.",
+            explanation="From the next call on nothing of this scope is slowed down by it. Budgets go on as before.",
             rows=[limit],
             act=lambda row, reason: rate_limits.delete(limit=row, reason=reason, by=by, now=now),
             back=reverse("admin:governance_ratelimit_changelist"),

@@ -13,6 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from governance import ledger
 from governance.models import Agent, ApiKey, AuditEntry, Budget, BudgetEvent, Tenant
@@ -93,6 +94,12 @@ def test_every_page_opens_for_an_operator(operator: Client, history: Budget) -> 
         assert operator.get(page).status_code == 200, page
 
 
+def test_pages_say_reserved_and_spent_and_dollars(operator: Client, history: Budget) -> None:
+    for page in pages():
+        text = strip_tags(operator.get(page).content.decode())
+        assert re.findall(r"(?i)\b(?:held|nanos)\b", text) == [], page
+
+
 def test_a_viewer_sees_everything_and_may_add_or_change_nothing(viewer: Client, history: Budget) -> None:
     for page in pages():
         assert viewer.get(page).status_code == (403 if page.endswith("/add/") else 200), page
@@ -159,7 +166,7 @@ def test_the_overview_shows_what_was_spent_and_what_is_near_its_cap(operator: Cl
     html = operator.get("/admin/").content.decode()
     assert "$0.85" in html
     assert "acme agent:invoices" in html
-    assert "$0.85 spent and $0.05 held of $1.00" in html
+    assert "$0.85 spent and $0.05 reserved of $1.00" in html
     assert "hx-trigger" in html
 
 
