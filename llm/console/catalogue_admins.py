@@ -241,17 +241,16 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
         dollars = self.cleaned_data.get("usd_per_million")
         if dollars is not None:
             self.instance.picos_per_unit = int(dollars * prices.PICOS_PER_DOLLAR_PER_MILLION)
-        if not self.errors and self._taken():
-            self.add_error(
-                "effective_from", "There is a price from that very moment on; choose a later one, or correct that one."
-            )
         return cleaned
 
-    def _taken(self) -> bool:
-        key = {name: self.cleaned_data[name] for name in ("model", "unit", "zone", "tier", "batch")}
-        since = self.cleaned_data["effective_from"]
-        moment = {"effective_from": since} if since else {"effective_from__isnull": True}
-        return Price.objects.filter(**key, **moment).exists()
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors:
+            return
+        try:
+            prices.validate(self.instance)
+        except prices.PriceExists as error:
+            self.add_error("effective_from", str(error))
 
 
 class CorrectForm(reasons.ReasonForm):

@@ -232,6 +232,15 @@ def test_a_wrong_value_is_shown_at_its_field_and_nothing_is_kept(
     assert not AuditEntry.objects.exists()
 
 
+@pytest.mark.parametrize("model", ["budget", "ratelimit"])
+def test_a_form_is_validated_without_writing_what_it_says(operator: Client, model: str) -> None:
+    form = {"tenant": factories.tenant().pk, **FORM, "requests_per_minute": "60"}
+    with CaptureQueriesContext(connection) as captured:
+        assert operator.post(f"/admin/governance/{model}/add/", form).status_code == 302
+    written = [query["sql"] for query in captured if query["sql"].startswith(f'INSERT INTO "governance_{model}"')]
+    assert len(written) == 1
+
+
 def test_a_second_budget_for_the_same_scope_is_refused_with_a_sentence(operator: Client, history: Budget) -> None:
     response = operator.post("/admin/governance/budget/add/", FORM | {"tenant": history.tenant_id})
     assert "There is a budget acme agent:invoices per day already" in response.content.decode()
