@@ -106,7 +106,7 @@ class ProviderEndpointAdmin(ConsoleAdmin):
             messages.warning(request, f"{endpoint.name} is switched off, or its key cannot be had.")
         return HttpResponseRedirect(reverse("admin:llm_providerendpoint_change", args=(object_id,)))
 
-    def _tell(self, request: HttpRequest, tried: list[trial.Trial]) -> None:
+    def _tell(self, request: HttpRequest, tried: list[trial.ProviderTrial]) -> None:
         for one in tried:
             tell = messages.success if one.works else messages.error
             tell(request, f"{one.provider}: {one.message}")
