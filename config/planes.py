@@ -12,13 +12,13 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 
-class Gateway(Protocol):
+class DataPlane(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
     async def startup(self) -> None: ...
     async def shutdown(self) -> None: ...
 
 
-def compose(*, gateway: Gateway, django: Application) -> Application:
+def compose(*, gateway: DataPlane, django: Application) -> Application:
     """One ASGI application. The gateway is called before any of Django's request handling, for its cost."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,7 +32,7 @@ def compose(*, gateway: Gateway, django: Application) -> Application:
     return application
 
 
-async def live(gateway: Gateway, receive: Receive, send: Send) -> None:
+async def live(gateway: DataPlane, receive: Receive, send: Send) -> None:
     """ASGI's lifespan: the server accepts no request before the gateway has started."""
     await receive()
     try:

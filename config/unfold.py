@@ -23,7 +23,7 @@ UNFOLD: dict[str, Any] = {
         "show_all_applications": False,
         "navigation": "config.console.site.navigation",
     },
-    # Teal for what is settled and for every act; amber and red are left to states.
+    # Teal for what is spent and for every act; amber and red are left to states.
     "COLORS": {
         "primary": {
             "50": "oklch(97.9% .013 183)",

@@ -69,7 +69,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     status: int
     headers: Headers
     body: bytes
@@ -88,7 +88,7 @@ def digest(*, method: str, path: str, agent: str, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def begin(*, tenant_id: int, key: str, digest: str, now: datetime) -> Claim | Answer | None:
+def begin(*, tenant_id: int, key: str, digest: str, now: datetime) -> Claim | StoredAnswer | None:
     """The right to run the request, its kept answer, or None while somebody else runs it. Raises KeyReused."""
     started = {"digest": digest, "started_at": now, "alive_until": now + ALIVE_FOR}
     row, created = KeptAnswer.objects.get_or_create(tenant_id=tenant_id, key=key, defaults=started)
@@ -103,7 +103,7 @@ def begin(*, tenant_id: int, key: str, digest: str, now: datetime) -> Claim | An
         raise KeyReused("the Idempotency-Key named another request before; use a new key for a new request.")
     if row.status == KeptAnswer.Status.DONE:
         headers = [(name, value) for name, value in row.response_headers]
-        return Answer(row.response_status or 0, headers, bytes(row.response_body))
+        return StoredAnswer(row.response_status or 0, headers, bytes(row.response_body))
     return None if running else _take_over(row, now)
 
 
@@ -120,7 +120,7 @@ def still_running() -> StillRunning:
     return StillRunning("the first request under this Idempotency-Key is still running; ask again.")
 
 
-def keep(claim: Claim, answer: Answer) -> bool:
+def keep(claim: Claim, answer: StoredAnswer) -> bool:
     """Keep the answer for repeats; False where it is not of the kind to keep, or the run was taken over meanwhile.
 
     A refusal that passes is forgotten, for it did nothing. After a failure of ours nobody knows what was done, so a

@@ -14,19 +14,6 @@ from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
 
-def validate_kinds(values: Any) -> None:
-    _validate_words(values, KINDS)
-
-
-def validate_capabilities(values: Any) -> None:
-    _validate_words(values, CAPABILITIES)
-
-
-def _validate_words(values: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(values, list) or any(value not in known for value in values):
-        raise ValidationError(f"A list of any of: {', '.join(known)}.")
-
-
 class Model(models.Model):
     """A model, named as its provider does; two may use one name. Only a served one (ga, deprecated) can be called."""
 
@@ -41,8 +28,8 @@ class Model(models.Model):
     name = models.CharField("id", max_length=100, help_text="The provider's own id, not an alias.")
     provider = models.CharField(max_length=40, default="mistral")
     owned_by = models.CharField(max_length=40, default="mistralai")
-    kinds = models.JSONField(default=list, validators=[validate_kinds])
-    capabilities = models.JSONField(default=list, blank=True, validators=[validate_capabilities])
+    kinds = models.JSONField(default=list)
+    capabilities = models.JSONField(default=list, blank=True)
     context_tokens = models.PositiveIntegerField(null=True, blank=True)
     image_tokens = models.PositiveIntegerField(
         default=UNKNOWN_IMAGE_TOKENS, help_text="The most tokens that one picture may cost."
@@ -73,8 +60,15 @@ class Model(models.Model):
         return self.name
 
     def clean(self) -> None:
+        problems = {}
+        for field, known in (("kinds", KINDS), ("capabilities", CAPABILITIES)):
+            words = getattr(self, field)
+            if not isinstance(words, list) or any(word not in known for word in words):
+                problems[field] = f"A list of any of: {', '.join(known)}."
         if ModelAlias.objects.filter(provider=self.provider, name=self.name).exists():
-            raise ValidationError({"name": f"{self.name!r} is an alias of another model."})
+            problems["name"] = f"{self.name!r} is an alias of another model."
+        if problems:
+            raise ValidationError(problems)
 
 
 class ModelAlias(models.Model):

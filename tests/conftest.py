@@ -12,15 +12,12 @@ from django.db import connections, transaction
 from django.db.models import Model
 
 from governance.upkeep import reconcile
-from llm.catalogue import seed
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
 from tests.servers import served
 
-# The shipped models, aliases and prices as they were loaded first.
-CATALOGUE: list[list[Model]] = []
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
 
@@ -72,12 +69,24 @@ def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
     return os.environ | {"DATABASE_URL": live_database, "VAR_DIR": str(tmp_path / "var")}
 
 
+@pytest.fixture(scope="session")
+def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[list[Model]]:
+    """The models, aliases and prices as migrations left them, read before a test empties their tables."""
+    with django_db_blocker.unblock():
+        return [list(apps.get_model("llm", name)._default_manager.all()) for name in ("Model", "ModelAlias", "Price")]
+
+
 @pytest.fixture(autouse=True)
 def shipped_catalogue(request: pytest.FixtureRequest) -> None:
     """Emptying the tables after a test takes the migrated models and prices along; here they come back."""
-    if commits(request.node):
-        request.getfixturevalue("transactional_db")
-        restore_catalogue()
+    if not commits(request.node):
+        return
+    kept = request.getfixturevalue("migrated_catalogue")
+    request.getfixturevalue("transactional_db")
+    with transaction.atomic():
+        for rows in kept:
+            if not type(rows[0])._default_manager.exists():
+                type(rows[0])._default_manager.bulk_create(rows)
 
 
 def commits(item: pytest.Item) -> bool:
@@ -87,18 +96,6 @@ def commits(item: pytest.Item) -> bool:
     return bool(marker and marker.kwargs.get("transaction")) or bool(
         committing.intersection(getattr(item, "fixturenames", ()))
     )
-
-
-def restore_catalogue() -> None:
-    models = [apps.get_model("llm", name) for name in ("Model", "ModelAlias", "Price")]
-    if not CATALOGUE:
-        with transaction.atomic():
-            seed.load(apps)
-        CATALOGUE.extend(list(model._default_manager.all()) for model in models)
-    elif not models[0]._default_manager.exists():
-        with transaction.atomic():
-            for model, rows in zip(models, CATALOGUE, strict=True):
-                model._default_manager.bulk_create(rows)
 
 
 @pytest.fixture(scope="session")

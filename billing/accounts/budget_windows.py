@@ -18,7 +18,7 @@ from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, periods
 from billing.rules.balance import Limit, Spell
-from billing.rules.entitlement import Entitlement, Part, State, paid_for
+from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
 from billing.rules.periods import Period
 from billing.rules.refunds import Reversal
 from billing.rules.valuation import Kept, PlanRule, Pricing
@@ -79,7 +79,7 @@ def forgive(account: BillingAccount) -> None:
 def _limit(row: BillingPeriod, carried: balance.Balance, found: Entitlement, tenant: Tenant, *, used: int) -> Limit:
     parts = tuple(_drawable(part) for part in found.parts)
     spell = Spell(row.starts_at, parts, used)
-    owes_nothing = "override" in found.reasons or found.state == State.TRIAL
+    owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
         carried = balance.Balance(drawn=carried.drawn)
@@ -160,11 +160,11 @@ def _used(budget: Budget) -> int:
     return window.committed_nanos if window is not None and window.source_kind == SOURCE else 0
 
 
-def _key(part: Part) -> str:
+def _key(part: WindowShare) -> str:
     return f"{part.subscription_id} {part.period.starts_at.isoformat()}"
 
 
-def _drawable(part: Part) -> balance.Part:
+def _drawable(part: WindowShare) -> balance.Part:
     return balance.Part(
         key=_key(part),
         ends_at=part.period.ends_at,
@@ -177,7 +177,7 @@ def _drawable(part: Part) -> balance.Part:
     )
 
 
-def _stored(part: Part) -> list[Any]:
+def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     return [
@@ -185,9 +185,9 @@ def _stored(part: Part) -> list[Any]:
     ]  # fmt: skip
 
 
-def _part(raw: Sequence[Any]) -> Part:
+def _part(raw: Sequence[Any]) -> WindowShare:
     spans = [datetime.fromisoformat(at) for at in raw[1:5]]
-    return Part(
+    return WindowShare(
         raw[0], Period(*spans[:2]), Period(*spans[2:]), raw[5], given_nanos=raw[6], level_nanos=raw[7],
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
 def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:
     """Caps and rules: those of the metadata; those of the plan where the customer has changed plans."""
     wanted: dict[str, Any] = {}
-    if account.plan and found.plan != account.plan and found.state != State.FREE:
+    if account.plan and found.plan != account.plan and found.state != EntitlementState.FREE:
         plan = Plan.objects.filter(name=found.plan).first()
         wanted = {} if plan is None else _policy_of(plan)
     for name, share_e4 in (("soft_cap", found.soft_e4), ("hard_cap", found.hard_e4)):

@@ -49,7 +49,7 @@ FETCHED = "99"
 class Facts:
     """A customer's paid invoices, and what became of their payments."""
 
-    invoices: Sequence[objects.Invoice]
+    invoices: Sequence[objects.StripeInvoice]
     reversed: Mapping[str, Reversed]
 
 
@@ -159,12 +159,12 @@ def kind_of(data: Mapping[str, Any]) -> str:
     return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
 
 
-def subscriptions(account: BillingAccount) -> list[objects.Subscription]:
+def subscriptions(account: BillingAccount) -> list[objects.StripeSubscription]:
     known: Catalog = {}
     return [objects.subscription(with_catalog(row.data, known)) for row in account.subscriptions.order_by("stripe_id")]
 
 
-def invoices(account: BillingAccount) -> list[objects.Invoice]:
+def invoices(account: BillingAccount) -> list[objects.StripeInvoice]:
     rows = account.invoices.filter(status="paid").order_by("stripe_id")
     # The same few prices are on all of them: each is looked up once.
     known: Catalog = {}
@@ -176,7 +176,7 @@ def facts(account: BillingAccount) -> Facts:
     return Facts(paid, refunds.of_invoices(paid, payments(account, paid)))
 
 
-def payments(account: BillingAccount, paid: Sequence[objects.Invoice]) -> list[Known]:
+def payments(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> list[Known]:
     """What is known of the payments of a customer's invoices, also where it came before anybody knew whose it was."""
     names = {name for invoice in paid for name in invoice.payments}
     known = list(account.payments.values_list("charge_id", "intent_id"))

@@ -7,14 +7,14 @@ from datetime import timedelta
 from django.conf import settings
 
 from billing.models import Plan
-from billing.rules.entitlement import Policy
+from billing.rules.entitlement import BillingPolicy
 from billing.rules.valuation import PlanRule, Terms
 from governance.rules import money
 
 
-def policy() -> Policy:
+def policy() -> BillingPolicy:
     free = settings.STRIPE_FREE_BUDGET
-    return Policy(
+    return BillingPolicy(
         trial_percent=settings.STRIPE_TRIAL_PERCENT,
         provisional_percent=settings.STRIPE_PROVISIONAL_PERCENT,
         grace=timedelta(days=settings.STRIPE_GRACE_DAYS),

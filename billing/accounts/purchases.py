@@ -18,7 +18,7 @@ from billing.rules import balance, refunds
 from billing.rules.refunds import Known, Reversal, Reversed
 from billing.rules.valuation import TOPUP_KEY, read_amount, topup_nanos
 from billing.stripe_api import objects
-from billing.stripe_api.objects import Checkout, Invoice
+from billing.stripe_api.objects import Checkout, StripeInvoice
 from governance.actions import allowances
 from governance.models import BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
@@ -26,7 +26,7 @@ from governance.queries import budget_status
 
 def note(
     account: BillingAccount,
-    invoices: Sequence[Invoice],
+    invoices: Sequence[StripeInvoice],
     reversed: Mapping[str, Reversed],
     payments: Sequence[Known],
     *,
@@ -64,11 +64,11 @@ def note_checkout(account: BillingAccount, data: objects.Object, *, now: datetim
         )
 
 
-def of_tenant(tenant: Tenant) -> list[balance.TopUp]:
+def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
     """The tenant's top-ups that count in its windows."""
     expires = settings.STRIPE_TOPUPS == "expire"
     return [
-        balance.TopUp(row.key, row.counts_from, row.amount_nanos, row.refunded_nanos, expires)
+        balance.Purchase(row.key, row.counts_from, row.amount_nanos, row.refunded_nanos, expires)
         for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
         if row.counts_from is not None
     ]
@@ -105,7 +105,7 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
             )
 
 
-def _sold(invoice: Invoice, reasons: set[str]) -> Iterator[tuple[str, int]]:
+def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]]:
     """The lines of a paid invoice that sell top-ups: the line's id, and nanodollars."""
     if invoice.status != "paid":
         return

@@ -23,7 +23,7 @@ from billing.accounts.budget_windows import SOURCE
 from billing.models import BillingAccount, CatalogEntry, Trial
 from billing.rules import refunds
 from billing.rules.balance import Limit
-from billing.rules.entitlement import LIVE, Entitlement, State, closed, entitle
+from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import Level
 from billing.stripe_api import client, objects
 from governance import alerts, audit
@@ -61,9 +61,9 @@ ALERTS = {
 READINGS = 5
 CATALOG_AGE = timedelta(days=1)
 # Billing decides over the tenant's standing in these states; in the others it leaves it alone.
-STOPPING = (State.SUSPENDED, State.CLOSED)
+STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
-SPENDABLE = (*LIVE, State.LAPSED)
+SPENDABLE = (*LIVE, EntitlementState.LAPSED)
 
 
 class Overtaken(Exception):
@@ -154,7 +154,7 @@ def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Ent
         _remember_trials(account.tenant, found)
         if found.period is not None and found.state in SPENDABLE:
             limit = budget_windows.settle(account, account.tenant, found, facts, now=now)
-        elif found.state == State.NONE:
+        elif found.state == EntitlementState.NONE:
             purchases.count_without_window(account, account.tenant, now=now)
         _set_standing(account.tenant, found, now)
     _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
@@ -240,7 +240,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     _tell(account, reasons, now)
     account.state, account.plan = found.state.value, found.plan[:200]
     account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
-    if limit is not None and found.state == State.FROZEN:
+    if limit is not None and found.state == EntitlementState.FROZEN:
         account.limit_nanos = max(1, limit.nanos)
     account.period_start = found.period.starts_at if found.period else None
     account.period_end = found.period.ends_at if found.period else None

@@ -15,7 +15,7 @@ from governance.api.fields import Dollars, PeriodQuery, Strict, Text
 from governance.api.permissions import READERS
 from governance.api.views import ListView, columns_of, describe_list
 from governance.models import Tenant
-from governance.queries.spend import Period
+from governance.queries.spend import TimeRange
 from governance.rules import money
 
 
@@ -62,7 +62,7 @@ class Margins(ListView):
     def get(self, request: Request) -> Any:
         """Revenue counts as the time passes that it pays for; costs by the hours that begin in the period."""
         asked = self.valid(MarginQuery, request.query_params.dict())
-        period = Period(asked.get("from"), asked.get("to"))
+        period = TimeRange(asked.get("from"), asked.get("to"))
         where = {"slug": asked["tenant"]} if "tenant" in asked else {}
         columns = columns_of(MarginBody)
         if "worst" in asked:

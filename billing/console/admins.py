@@ -1,325 +1,40 @@
-"""Billing in the operators' console: plans and customers to act on, Stripe's objects and events to look at."""
+"""Which page of the console each model of this app has; the console's site loads this list."""
 
-from __future__ import annotations
+from django.contrib import admin
 
-import json
-from typing import Any
-
-from django import forms
-from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
-from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminDecimalFieldWidget
-
-from billing import dispatch
-from billing.accounts import binding, plans, sync
-from billing.console import usage_admins  # noqa: F401 - registers its own
-from billing.inbox import store
+from billing.console import account_admins, stripe_admins, usage_admins
 from billing.models import (
     BillingAccount,
     BillingPeriod,
     CatalogEntry,
     Invoice,
+    MeterErrorReport,
+    MeterEvent,
+    OutboundRequest,
     Payment,
     Plan,
     StripeCheck,
     StripeEvent,
     Subscription,
     TopUp,
+    UsageMeter,
 )
-from billing.stripe_api import client
-from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
-from governance.rules import money
 
-
-def dollars(nanos: int | None) -> str:
-    return "-" if nanos is None else f"${money.format_dollars(nanos)}"
-
-
-class DollarsField(forms.DecimalField):
-    """Dollars in the form, nanodollars in the row."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("widget", UnfoldAdminDecimalFieldWidget)
-        super().__init__(max_digits=16, decimal_places=6, **kwargs)
-
-
-class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
-    limit = DollarsField(help_text="Budget for each period, in dollars.", min_value=0)
-
-    class Meta:
-        model = Plan
-        fields = tuple(name for name in plans.FIELDS if name != "limit_nanos")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.instance.pk:
-            self.fields["limit"].initial = money.dollars_from_nanos(self.instance.limit_nanos)
-
-    def clean(self) -> dict[str, Any]:
-        found = super().clean() or {}
-        if "limit" in found:
-            self.instance.limit_nanos = money.nanos_from_dollars(found["limit"])
-        return found
-
-    def _post_clean(self) -> None:
-        """The domain's rules say which field is wrong; a list left empty is an empty list."""
-        super()._post_clean()  # type: ignore[misc]
-        for name in (*plans.MATCHERS, "downgrade_rules", "disabled_tools"):
-            setattr(self.instance, name, getattr(self.instance, name) or [])
-        if not self.errors:
-            try:
-                plans.validate(self.instance)
-            except plans.PlanError as error:
-                self.add_error(error.field if error.field in self.fields else None, error.message)
-
-
-@admin.register(Plan)
-class PlanAdmin(ConsoleAdmin):
-    form = PlanForm
-    list_display = ("name", "limit", "soft_cap", "hard_cap", "matched_by", "is_default")
-    actions = ("apply_now",)
-    fieldsets = (
-        (None, {"fields": ("name", "limit", "soft_cap", "hard_cap", "is_default")}),
-        ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools")}),
-        ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
-        ("Trial and late payment", {"fields": ("trial_percent", "provisional_percent", "grace_days")}),
-    )
-
-    @display(description="Limit", ordering="limit_nanos")
-    def limit(self, plan: Plan) -> str:
-        return dollars(plan.limit_nanos)
-
-    @display(description="Matched by")
-    def matched_by(self, plan: Plan) -> str:
-        return ", ".join([*plan.price_ids, *plan.lookup_keys, *plan.product_ids]) or "-"
-
-    @action(description="Apply all plans to current windows now", permissions=["operate"])
-    def apply_now(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
-        count = plans.apply_now(by=actor(request), now=timezone.now())
-        self.message_user(request, f"{count} customers have what the plans say now.")
-
-    def save_model(self, request: HttpRequest, obj: Plan, form: PlanForm, change: bool) -> None:
-        plans.save(plan=obj, changes={}, by=actor(request), now=timezone.now())
-
-
-class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
-    limit_override = DollarsField(
-        required=False, min_value=0, help_text="In dollars; in place of the plan's limit. Empty: the plan's."
-    )
-
-    class Meta:
-        model = BillingAccount
-        fields = ("stripe_customer_id", "tenant")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        nanos = self.instance.limit_override_nanos
-        if nanos is not None and "limit_override" in self.fields:
-            self.fields["limit_override"].initial = money.dollars_from_nanos(nanos)
-
-    def clean_limit_override(self) -> int | None:
-        amount = self.cleaned_data["limit_override"]
-        if amount == 0:
-            raise ValidationError("Must be more than 0 dollars.")
-        return None if amount is None else money.nanos_from_dollars(amount)
-
-
-@admin.register(BillingAccount)
-class BillingAccountAdmin(ConsoleAdmin):
-    form = AccountForm
-    list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
-    list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
-    list_select_related = ("tenant",)
-    search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
-    readonly_fields = ("state", "plan", "limit", "period_start", "period_end", "why", "claimed_tenant", "fetched_at")
-    fields = ("stripe_customer_id", "tenant", "limit_override", *readonly_fields)
-    actions = ("sync_now",)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
-
-    @display(
-        description="State",
-        label={
-            "active": "success",
-            "trial": "info",
-            "provisional": "warning",
-            "free": "info",
-            "frozen": "danger",
-            "lapsed": "warning",
-            "suspended": "danger",
-            "closed": "danger",
-        },
-    )
-    def status(self, account: BillingAccount) -> str:
-        return account.state
-
-    @display(description="Limit")
-    def limit(self, account: BillingAccount) -> str:
-        return dollars(account.limit_nanos)
-
-    @display(description="Reasons")
-    def why(self, account: BillingAccount) -> str:
-        return ", ".join(account.reasons) or "-"
-
-    @action(description="Read again from Stripe and apply", permissions=["operate"])
-    def sync_now(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
-        for account in queryset:
-            self._sync(request, account)
-
-    def save_model(self, request: HttpRequest, obj: BillingAccount, form: AccountForm, change: bool) -> None:
-        now, by = timezone.now(), actor(request)
-        account = binding.of_customer(obj.stripe_customer_id)
-        obj.pk = account.pk
-        if "tenant" in form.changed_data:
-            try:
-                binding.bind(account=account, tenant=form.cleaned_data["tenant"], by=by, now=now)
-            except binding.BindingError as error:
-                self.message_user(request, str(error), messages.ERROR)
-                return
-        wanted = form.cleaned_data["limit_override"]
-        if wanted != account.limit_override_nanos:
-            sync.override(account=account, limit_nanos=wanted, by=by, now=now)
-        self._sync(request, account)
-
-    def _sync(self, request: HttpRequest, account: BillingAccount) -> None:
-        try:
-            sync.customer(account.stripe_customer_id, now=timezone.now())
-        except client.StripeError as error:
-            self.message_user(request, f"{account}: {error}", messages.ERROR)
-
-
-class MirrorAdmin(ReadOnlyAdmin):
-    """One of Stripe's objects, as Stripe said it last."""
-
-    search_fields: tuple[str, ...] = ("stripe_id",)
-    exclude = ("data", "version")
-    readonly_fields = ("said",)
-
-    @display(description="As Stripe says")
-    def said(self, row: Any) -> SafeString:
-        return pretty(row.data)
-
-
-@admin.register(Subscription)
-class SubscriptionAdmin(MirrorAdmin):
-    list_display = ("stripe_id", "account", "status", "updated_at")
-    list_filter = ("status",)
-    list_select_related = ("account",)
-
-
-@admin.register(Invoice)
-class InvoiceAdmin(MirrorAdmin):
-    list_display = ("stripe_id", "account", "subscription_id", "status", "billing_reason", "updated_at")
-    list_filter = ("status", "billing_reason")
-    list_select_related = ("account",)
-
-
-@admin.register(Payment)
-class PaymentAdmin(MirrorAdmin):
-    list_display = ("stripe_id", "kind", "account", "charge_id", "invoice_id", "updated_at")
-    list_filter = ("kind",)
-    list_select_related = ("account",)
-    search_fields = ("stripe_id", "charge_id", "intent_id", "invoice_id")
-
-
-@admin.register(TopUp)
-class TopUpAdmin(ReadOnlyAdmin):
-    """Budget bought in addition."""
-
-    list_display = ("key", "account", "tenant", "amount", "refunded", "noted_at", "counts_from")
-    list_filter = (("counts_from", admin.EmptyFieldListFilter),)
-    list_select_related = ("account", "tenant")
-    search_fields = ("key", "invoice_id", "tenant__slug", "account__stripe_customer_id")
-
-    @display(description="Amount", ordering="amount_nanos")
-    def amount(self, topup: TopUp) -> str:
-        return dollars(topup.amount_nanos)
-
-    @display(description="Refunded", ordering="refunded_nanos")
-    def refunded(self, topup: TopUp) -> str:
-        return dollars(topup.refunded_nanos)
-
-
-@admin.register(BillingPeriod)
-class BillingPeriodAdmin(ReadOnlyAdmin):
-    """The windows that Stripe opened, and whose periods they are made of."""
-
-    list_display = ("tenant", "account", "starts_at", "ends_at", "given")
-    list_select_related = ("account", "tenant")
-    search_fields = ("tenant__slug", "account__stripe_customer_id")
-
-    @display(description="Given", ordering="given_nanos")
-    def given(self, period: BillingPeriod) -> str:
-        return dollars(period.given_nanos)
-
-
-@admin.register(CatalogEntry)
-class CatalogEntryAdmin(MirrorAdmin):
-    list_display = ("stripe_id", "kind", "updated_at")
-    list_filter = ("kind",)
-
-
-@admin.register(StripeEvent)
-class StripeEventAdmin(LongTableAdmin):
-    list_display = ("event_id", "type", "customer_id", "status", "attempts", "received_at", "processed_at")
-    list_filter = (
-        "type",
-        ("processed_at", admin.EmptyFieldListFilter),
-        ("quarantine_reason", admin.EmptyFieldListFilter),
-        ("dead_at", admin.EmptyFieldListFilter),
-    )
-    search_fields = ("event_id", "customer_id", "type")
-    exclude = ("payload",)
-    readonly_fields = ("said",)
-    actions = ("process_again",)
-
-    @display(
-        description="State",
-        label={"done": "success", "waiting": "info", "failing": "warning", "put aside": "danger", "not ours": "info"},
-    )
-    def status(self, event: StripeEvent) -> str:
-        if event.processed_at:
-            return "done"
-        if event.quarantine_reason:
-            return "put aside" if event.dead_at else "not ours"
-        return "failing" if event.attempts else "waiting"
-
-    @display(description="Payload")
-    def said(self, event: StripeEvent) -> SafeString:
-        return pretty(event.payload)
-
-    @action(description="Process again", permissions=["operate"])
-    def process_again(self, request: HttpRequest, queryset: QuerySet[StripeEvent]) -> None:
-        due = store.replay(events=queryset, by=actor(request), now=timezone.now())
-        for event_id in due:
-            dispatch.soon(event_id)
-        self.message_user(request, f"{len(due)} events will be processed again.")
-        if left := queryset.count() - len(due):
-            self.message_user(request, f"{left} events are not ours and stay as they are.", messages.WARNING)
-
-
-@admin.register(StripeCheck)
-class StripeCheckAdmin(ReadOnlyAdmin):
-    list_display = ("kind", "started_at", "finished_at", "counted")
-    list_filter = ("kind",)
-    fields = ("kind", "started_at", "finished_at", "since", "counted", "found")
-    readonly_fields = ("counted", "found")
-
-    @display(description="Counted")
-    def counted(self, look: StripeCheck) -> str:
-        return ", ".join(f"{number:,} {name}" for name, number in look.figures.items()) or "-"
-
-    @display(description="Findings")
-    def found(self, look: StripeCheck) -> SafeString:
-        return format_html('<pre class="overflow-auto text-xs">{}</pre>', "\n".join(look.findings) or "none")
-
-
-def pretty(value: Any) -> SafeString:
-    return format_html('<pre class="overflow-auto text-xs">{}</pre>', json.dumps(value, indent=2, sort_keys=True))
+ADMINS = {
+    Plan: account_admins.PlanAdmin,
+    BillingAccount: account_admins.BillingAccountAdmin,
+    TopUp: account_admins.TopUpAdmin,
+    BillingPeriod: account_admins.BillingPeriodAdmin,
+    Subscription: stripe_admins.SubscriptionAdmin,
+    Invoice: stripe_admins.InvoiceAdmin,
+    Payment: stripe_admins.PaymentAdmin,
+    CatalogEntry: stripe_admins.CatalogEntryAdmin,
+    StripeEvent: stripe_admins.StripeEventAdmin,
+    StripeCheck: stripe_admins.StripeCheckAdmin,
+    MeterEvent: usage_admins.MeterEventAdmin,
+    UsageMeter: usage_admins.UsageMeterAdmin,
+    MeterErrorReport: usage_admins.MeterErrorReportAdmin,
+    OutboundRequest: usage_admins.OutboundRequestAdmin,
+}
+for model, admin_class in ADMINS.items():
+    admin.site.register(model, admin_class)

@@ -13,7 +13,7 @@ from django.urls import reverse
 from billing.queries import margin
 from billing.queries.margin import Margin
 from governance.console import display
-from governance.queries.spend import Period
+from governance.queries.spend import TimeRange
 from governance.rules import money
 
 SHOWN = 100
@@ -30,7 +30,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TenantMargin:
     """A tenant. `paid` and `cost_percent` are bars: shares of the largest amount on the page."""
 
     tenant: str
@@ -66,18 +66,18 @@ def context(*, wanted: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _period(name: str, now: datetime) -> Period:
+def _period(name: str, now: datetime) -> TimeRange:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     month = today.replace(day=1)
     return {
-        "month": Period(month, now),
-        "last": Period((month - timedelta(days=1)).replace(day=1), month),
-        "30": Period(today - timedelta(days=30), now),
-        "all": Period(None, now),
+        "month": TimeRange(month, now),
+        "last": TimeRange((month - timedelta(days=1)).replace(day=1), month),
+        "30": TimeRange(today - timedelta(days=30), now),
+        "all": TimeRange(None, now),
     }[name]
 
 
-def _query(period: Period) -> dict[str, str]:
+def _query(period: TimeRange) -> dict[str, str]:
     ends = {"from": period.starts_at, "to": period.ends_at}
     return {name: at.isoformat() for name, at in ends.items() if at is not None}
 
@@ -92,7 +92,7 @@ def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
     share += ", of those who pay in dollars alone" if others else ""
     return [
         Card("Revenue", display.dollars(paid), note, "payments"),
-        Card("Model cost", display.dollars(cost), "settled", "neurology"),
+        Card("Model cost", display.dollars(cost), "spent", "neurology"),
         Card("Margin", display.dollars(result), share, "monitoring", "danger" if result < 0 else ""),
         Card(
             "Losing tenants",
@@ -112,8 +112,8 @@ def _largest(rows: Sequence[Margin]) -> int:
     return max((max(row.revenue_nanos, row.cost_nanos) for row in rows[: margin.WORST]), default=0)
 
 
-def _line(row: Margin, largest: int) -> Line:
-    return Line(
+def _line(row: Margin, largest: int) -> TenantMargin:
+    return TenantMargin(
         tenant=row.tenant,
         plan=row.plan or "no plan",
         state=row.state,

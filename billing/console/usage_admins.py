@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 
-from billing.models import MeterErrorReport, MeterEvent, OutboundRequest, UsageMeter
+from billing.models import MeterEvent, OutboundRequest, UsageMeter
 from billing.usage import outbox
 from governance.console import display as shown
 from governance.console import reasons
@@ -28,7 +28,6 @@ COLOURS = {
 }
 
 
-@admin.register(MeterEvent)
 class MeterEventAdmin(LongTableAdmin):
     list_display = (
         "hour",
@@ -98,7 +97,6 @@ class MeterEventAdmin(LongTableAdmin):
         )
 
 
-@admin.register(UsageMeter)
 class UsageMeterAdmin(ReadOnlyAdmin):
     list_display = ("event_name", "unit", "tenant", "account", "since", "carries", "busy_until")
     list_filter = ("event_name",)
@@ -110,12 +108,10 @@ class UsageMeterAdmin(ReadOnlyAdmin):
         return shown.count(row.carried_units)
 
 
-@admin.register(MeterErrorReport)
 class MeterErrorReportAdmin(ReadOnlyAdmin):
     list_display = ("event_id", "meter_id", "noted_at", "read_at", "errors", "named", "error")
 
 
-@admin.register(OutboundRequest)
 class OutboundRequestAdmin(LongTableAdmin):
     list_display = ("key", "kind", "subject", "status", "created_at", "answered_at", "object_id")
     list_filter = ("kind", "state")

@@ -20,11 +20,11 @@ from billing.rules import refunds
 from billing.rules.refunds import Known, Reversal, Reversed
 from billing.stripe_api import objects
 from governance.models import SpendRollup, Tenant
-from governance.queries.spend import Period
+from governance.queries.spend import TimeRange
 
 CHUNK = 200
 WORST = 5
-ALWAYS = Period()
+ALWAYS = TimeRange()
 UNTOUCHED = Reversed(Reversal.NONE)
 
 
@@ -59,7 +59,7 @@ def tenants(**where: str) -> QuerySet[Tenant]:
     return Tenant.objects.filter(pays | spends, **where).order_by("-id")
 
 
-def of(some: Sequence[Tenant], *, period: Period = ALWAYS) -> list[Margin]:
+def of(some: Sequence[Tenant], *, period: TimeRange = ALWAYS) -> list[Margin]:
     """The margins of some tenants, in their order; a handful of queries however many they are."""
     accounts = {account.tenant_id: account for account in BillingAccount.objects.filter(tenant__in=some)}
     bills = _bills(list(accounts.values()))
@@ -67,13 +67,13 @@ def of(some: Sequence[Tenant], *, period: Period = ALWAYS) -> list[Margin]:
     return [_margin(tenant, accounts.get(tenant.pk), bills, costs.get(tenant.pk, 0), period) for tenant in some]
 
 
-def every(*, period: Period = ALWAYS, **where: str) -> Iterator[Margin]:
+def every(*, period: TimeRange = ALWAYS, **where: str) -> Iterator[Margin]:
     rows = tenants(**where).iterator(chunk_size=CHUNK)
     while chunk := list(islice(rows, CHUNK)):
         yield from of(chunk, period=period)
 
 
-def worst(*, period: Period = ALWAYS, count: int = WORST, **where: str) -> list[Margin]:
+def worst(*, period: TimeRange = ALWAYS, count: int = WORST, **where: str) -> list[Margin]:
     """The tenants that cost most beyond what they pay, the worst first; those without a known margin are left out."""
     rows = every(period=period, **where)
     known = [(one.margin_nanos, one.tenant, one) for one in rows if one.margin_nanos is not None]
@@ -81,7 +81,7 @@ def worst(*, period: Period = ALWAYS, count: int = WORST, **where: str) -> list[
 
 
 def _margin(
-    tenant: Tenant, account: BillingAccount | None, bills: Mapping[int, list[Bill]], cost_nanos: int, period: Period
+    tenant: Tenant, account: BillingAccount | None, bills: Mapping[int, list[Bill]], cost_nanos: int, period: TimeRange
 ) -> Margin:
     paid = bills.get(account.pk, []) if account else []
     sums = revenue.total(paid, period.starts_at, period.ends_at)
@@ -95,7 +95,7 @@ def _margin(
     )
 
 
-def _costs(where: Q, period: Period) -> dict[int, int]:
+def _costs(where: Q, period: TimeRange) -> dict[int, int]:
     """Tenant -> settled nanodollars of the hours that begin in the period."""
     rows = SpendRollup.objects.filter(where, period.on("hour")).values("tenant_id")
     return {row["tenant_id"]: row["sum"] for row in rows.annotate(sum=Sum("cost_nanos")).order_by()}

@@ -47,7 +47,7 @@ class Spell:
 
 
 @dataclass(frozen=True, slots=True)
-class TopUp:
+class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it."""
 
     key: str
@@ -88,7 +88,7 @@ class Limit:
         return self.plan_nanos + self.topups_nanos
 
 
-def carried(past: Sequence[Spell], topups: Sequence[TopUp], *, alive: Collection[str]) -> Balance:
+def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collection[str]) -> Balance:
     """Draw all past windows in order. `alive` are the keys of the parts that count in the current one."""
     balance = Balance()
     for number, spell in enumerate(past):
@@ -100,7 +100,7 @@ def carried(past: Sequence[Spell], topups: Sequence[TopUp], *, alive: Collection
     return balance
 
 
-def limit(balance: Balance, now: Spell, topups: Sequence[TopUp], *, floor_nanos: int = 0) -> Limit:
+def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
     """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
     count against the top-up."""
     whole = sum(part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts if not part.frozen)
@@ -129,7 +129,7 @@ def _frozen_nanos(balance: Balance, now: Spell) -> int:
     return frozen
 
 
-def _draw(balance: Balance, spell: Spell, topups: Sequence[TopUp]) -> None:
+def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     left = spell.used_nanos
     parts = sorted(spell.parts, key=lambda part: (not part.frozen, part.ends_at, part.key))
     takers = [(part.key, part.whole_nanos if part.frozen else part.paid_nanos) for part in parts]
@@ -169,5 +169,5 @@ def _close(balance: Balance, part: Part) -> None:
         balance.advance_level = 0
 
 
-def _counting(topups: Sequence[TopUp], starts_at: datetime) -> list[TopUp]:
+def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]:
     return sorted((one for one in topups if one.counts_in(starts_at)), key=lambda one: (one.starts_at, one.key))

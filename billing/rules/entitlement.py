@@ -22,10 +22,10 @@ from billing.rules import periods
 from billing.rules.periods import LONGEST_MONTH, Grant, Period
 from billing.rules.refunds import Reversal, Reversed
 from billing.rules.valuation import Kept, PlanRule, Pricing, Valued
-from billing.stripe_api.objects import Invoice, Item, Subscription
+from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
 
 
-class State(StrEnum):
+class EntitlementState(StrEnum):
     ACTIVE = "active"
     TRIAL = "trial"
     PROVISIONAL = "provisional"
@@ -39,13 +39,19 @@ class State(StrEnum):
 
 
 # A customer's state is the first of these that one of its subscriptions is in.
-STATE_ORDER = tuple(State)
+STATE_ORDER = tuple(EntitlementState)
 NOTHING = Valued(0)
-LIVE = (State.ACTIVE, State.TRIAL, State.PROVISIONAL, State.FROZEN, State.FREE)
+LIVE = (
+    EntitlementState.ACTIVE,
+    EntitlementState.TRIAL,
+    EntitlementState.PROVISIONAL,
+    EntitlementState.FROZEN,
+    EntitlementState.FREE,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class BillingPolicy:
     """Shares are of the plan's limit, in percent; a plan's own terms come before them.
 
     `upgrade`: "whole" counts the new limit at once, "paid" as far as it is paid for. `downgrade`: "now", or at
@@ -65,7 +71,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WindowShare:
     """One subscription's share of a window. `whole` is the budget period that `period` is a part of.
 
     `given_nanos` need no payment: a trial, an operator's own limit. `level_nanos` is what the plan comes to.
@@ -86,8 +92,8 @@ class Standing:
     """What one subscription gives."""
 
     subscription_id: str
-    state: State
-    part: Part | None = None
+    state: EntitlementState
+    part: WindowShare | None = None
     value: Valued = NOTHING
     reasons: tuple[str, ...] = ()
     trial_product: str = ""
@@ -99,10 +105,10 @@ class Entitlement:
     that tries it. Caps are ten thousandths, None where no metadata names them.
     """
 
-    state: State
+    state: EntitlementState
     limit_nanos: int | None = None
     period: Period | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[WindowShare, ...] = ()
     subscription_id: str = ""
     plan: str = ""
     reasons: tuple[str, ...] = ()
@@ -114,14 +120,14 @@ class Entitlement:
 
 def entitle(
     *,
-    subscriptions: Sequence[Subscription],
-    invoices: Sequence[Invoice],
+    subscriptions: Sequence[StripeSubscription],
+    invoices: Sequence[StripeInvoice],
     plans: Sequence[PlanRule],
     now: datetime,
     override_nanos: int | None = None,
     kept: Kept | None = None,
     trials_used: Mapping[str, str] | None = None,
-    policy: Policy | None = None,
+    policy: BillingPolicy | None = None,
     reversed: Mapping[str, Reversed] | None = None,
 ) -> Entitlement:
     """The tenant's limit and current period.
@@ -129,7 +135,7 @@ def entitle(
     `kept` holds the limits that prices had when the current window opened; `trials_used` maps products to the
     subscription that has had their one trial; `reversed` maps invoices to what became of their payment.
     """
-    policy = policy or Policy()
+    policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
     known = {sub.id: sub for sub in subscriptions}
     paid = [invoice for invoice in invoices if invoice.status == "paid" and invoice.subscription_id]
@@ -141,28 +147,32 @@ def entitle(
     return _combine(standings, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
 
 
-def closed(*, policy: Policy, now: datetime, reasons: tuple[str, ...] = (), kept: Kept | None = None) -> Entitlement:
+def closed(
+    *, policy: BillingPolicy, now: datetime, reasons: tuple[str, ...] = (), kept: Kept | None = None
+) -> Entitlement:
     """A customer without a subscription any more: nothing, or the free tier's limit each calendar month."""
     if not policy.free_nanos:
-        return Entitlement(State.CLOSED, reasons=reasons, kept=kept or {})
+        return Entitlement(EntitlementState.CLOSED, reasons=reasons, kept=kept or {})
     first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     period, nanos = periods.month(first, now), policy.free_nanos
-    part = Part("free", period, period, nanos, given_nanos=nanos, level_nanos=nanos)
+    part = WindowShare("free", period, period, nanos, given_nanos=nanos, level_nanos=nanos)
     return Entitlement(
-        State.FREE, nanos, period, (part,), plan="free", reasons=(*reasons, "free_tier"), kept=kept or {}
+        EntitlementState.FREE, nanos, period, (part,), plan="free", reasons=(*reasons, "free_tier"), kept=kept or {}
     )
 
 
 def _combine(
-    standings: Sequence[Standing], *, pricing: Pricing, override_nanos: int | None, policy: Policy, now: datetime
+    standings: Sequence[Standing], *, pricing: Pricing, override_nanos: int | None, policy: BillingPolicy, now: datetime
 ) -> Entitlement:
     """Live subscriptions add up; the newest period is the tenant's."""
     if not standings:
-        return Entitlement(State.NONE)
+        return Entitlement(EntitlementState.NONE)
     state = min((standing.state for standing in standings), key=STATE_ORDER.index)
     counted = [one for one in standings if one.state == state or (one.state in LIVE and state in LIVE)]
-    reasons = tuple(sorted({reason for one in standings if one.state != State.CLOSED for reason in one.reasons}))
-    if state == State.CLOSED:
+    reasons = tuple(
+        sorted({reason for one in standings if one.state != EntitlementState.CLOSED for reason in one.reasons})
+    )
+    if state == EntitlementState.CLOSED:
         return closed(policy=policy, now=now, reasons=reasons, kept=pricing.values)
     giving = sorted(
         ((one.part.period, one.subscription_id, one, one.part) for one in counted if one.part is not None),
@@ -170,7 +180,7 @@ def _combine(
     )
     if not giving:
         return Entitlement(state, reasons=reasons, kept=pricing.values)
-    if state == State.LAPSED:
+    if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
     period, subscription_id, _, _ = giving[-1]
@@ -210,25 +220,25 @@ class _Rules:
 
     pricing: Pricing
     now: datetime
-    policy: Policy
+    policy: BillingPolicy
     trials_used: Mapping[str, str]
     reversed: Mapping[str, Reversed]
 
-    def standing(self, sub: Subscription | None, id: str, paid: Sequence[Invoice]) -> Standing:
+    def standing(self, sub: StripeSubscription | None, id: str, paid: Sequence[StripeInvoice]) -> Standing:
         """`sub` is None where an invoice came before its subscription: a paid one speaks for itself."""
         grant = periods.newest_grant(sub, paid)
         status = sub.status if sub else "active"
         paused = sub is not None and sub.collection_paused
         if status in ("canceled", "incomplete_expired"):
-            return Standing(id, State.CLOSED)
+            return Standing(id, EntitlementState.CLOSED)
         if status in ("unpaid", "paused"):
-            return Standing(id, State.SUSPENDED, reasons=(status,))
+            return Standing(id, EntitlementState.SUSPENDED, reasons=(status,))
         if paused and self.policy.pause == "suspended":
-            return Standing(id, State.SUSPENDED, reasons=("collection_paused",))
+            return Standing(id, EntitlementState.SUSPENDED, reasons=("collection_paused",))
         if status == "trialing" and sub is not None:
             return self._trial(sub, grant)
         if grant is None:
-            return Standing(id, State.PENDING, reasons=("awaiting_first_payment",))
+            return Standing(id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
         # A subscription still `incomplete` whose first invoice is paid is an old picture of an active one.
         late = status == "past_due" or (paused and self.policy.pause == "past_due")
         found = self._paid(sub, id, grant, paid, late=late)
@@ -237,25 +247,25 @@ class _Rules:
             more.append("cancels_at_period_end" if sub.cancel_at_period_end else "cancels")
         return replace(found, reasons=(*found.reasons, *more))
 
-    def _told(self, grant: Grant, paid: Sequence[Invoice]) -> list[str]:
+    def _told(self, grant: Grant, paid: Sequence[StripeInvoice]) -> list[str]:
         """What became of the payments of the period, in words."""
         names = {Reversal.PARTIAL: "partial_refund", Reversal.REFUNDED: "refunded", Reversal.DISPUTED: "disputed"}
         current = [one.id for one in paid if one.id == grant.invoice_id or periods.is_within(one, grant.period)]
         return sorted({names[self.reversed[id].kind] for id in current if id in self.reversed})
 
-    def _trial(self, sub: Subscription, grant: Grant | None) -> Standing:
+    def _trial(self, sub: StripeSubscription, grant: Grant | None) -> Standing:
         """One trial window to the trial's end, once for each tenant and product."""
         starts = [item.starts_at for item in sub.items if item.starts_at]
         starts_at = grant.period.starts_at if grant else min(starts, default=None)
         if starts_at is None or sub.trial_ends_at is None or sub.trial_ends_at <= starts_at:
-            return Standing(sub.id, State.PENDING, reasons=("trial_without_period",))
+            return Standing(sub.id, EntitlementState.PENDING, reasons=("trial_without_period",))
         value = self.pricing.of_items(sub.items)
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
         if self.trials_used.get(product, sub.id) != sub.id:
-            return Standing(sub.id, State.PENDING, reasons=("trial_used",))
+            return Standing(sub.id, EntitlementState.PENDING, reasons=("trial_used",))
         period, nanos = Period(starts_at, sub.trial_ends_at), self._trial_nanos(value)
-        part = Part(sub.id, period, period, nanos, given_nanos=nanos, level_nanos=nanos)
-        return Standing(sub.id, State.TRIAL, part, value, value.reasons, product)
+        part = WindowShare(sub.id, period, period, nanos, given_nanos=nanos, level_nanos=nanos)
+        return Standing(sub.id, EntitlementState.TRIAL, part, value, value.reasons, product)
 
     def _trial_nanos(self, value: Valued) -> int:
         if value.trial_nanos is not None:
@@ -263,7 +273,7 @@ class _Rules:
         return value.limit_nanos * _first(value.terms.trial_percent, self.policy.trial_percent) // 100
 
     def _paid(
-        self, sub: Subscription | None, id: str, grant: Grant, paid: Sequence[Invoice], *, late: bool
+        self, sub: StripeSubscription | None, id: str, grant: Grant, paid: Sequence[StripeInvoice], *, late: bool
     ) -> Standing:
         value, given = self._value(sub, grant, late=late), 0
         if periods.is_trial(sub, grant):
@@ -272,47 +282,47 @@ class _Rules:
             value = replace(value, limit_nanos=given)
         period, whole = self._current(grant, periods.paid_through(grant, paid), value)
         if not self._is_over(period):
-            return self._granted(State.ACTIVE, id, period, whole, grant, paid, value, given)
+            return self._granted(EntitlementState.ACTIVE, id, period, whole, grant, paid, value, given)
         rolled = periods.rolled_period(sub, after=period.ends_at)
         if rolled is None:
             lapsed = replace(value, reasons=(*value.reasons, "period_ended"))
-            return self._granted(State.LAPSED, id, period, whole, grant, paid, lapsed, given)
+            return self._granted(EntitlementState.LAPSED, id, period, whole, grant, paid, lapsed, given)
         grace = timedelta(days=value.terms.grace_days) if value.terms.grace_days is not None else self.policy.grace
         if late and self.now >= rolled.starts_at + grace:
-            return Standing(id, State.SUSPENDED, reasons=("past_due",))
+            return Standing(id, EntitlementState.SUSPENDED, reasons=("past_due",))
         if value.monthly and rolled.length > LONGEST_MONTH:
             rolled = periods.month(rolled.starts_at, max(self.now, rolled.starts_at))
         percent = _first(value.terms.provisional_percent, self.policy.provisional_percent)
-        part = Part(id, rolled, rolled, value.limit_nanos * percent // 100, level_nanos=value.limit_nanos)
-        return Standing(id, State.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
+        part = WindowShare(id, rolled, rolled, value.limit_nanos * percent // 100, level_nanos=value.limit_nanos)
+        return Standing(id, EntitlementState.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
 
     def _granted(
         self,
-        state: State,
+        state: EntitlementState,
         id: str,
         period: Period,
         whole: Period,
         grant: Grant,
-        paid: Sequence[Invoice],
+        paid: Sequence[StripeInvoice],
         value: Valued,
         given: int,
     ) -> Standing:
         """A period that is paid for, or was until its payment went back."""
         nanos = _share(value.limit_nanos, period, whole)
         gone = self.reversed.get(grant.invoice_id, Reversed(Reversal.NONE)).kind
-        part = Part(id, period, whole, nanos, given_nanos=given, reversal=gone)
+        part = WindowShare(id, period, whole, nanos, given_nanos=given, reversal=gone)
         bought = paid_for(part, grant=grant, paid=paid, reversed=self.reversed, pricing=self.pricing)
         if self.policy.upgrade == "paid":
             nanos = min(nanos, max(bought, given))
         part = replace(part, limit_nanos=nanos, paid_nanos=bought, level_nanos=min(nanos, max(bought, given)))
-        if gone in (Reversal.REFUNDED, Reversal.DISPUTED) and state == State.ACTIVE:
-            state = State.FROZEN
+        if gone in (Reversal.REFUNDED, Reversal.DISPUTED) and state == EntitlementState.ACTIVE:
+            state = EntitlementState.FROZEN
         return Standing(id, state, part, value, value.reasons)
 
     def _is_over(self, period: Period) -> bool:
         return period.ends_at <= self.now
 
-    def _value(self, sub: Subscription | None, grant: Grant, *, late: bool) -> Valued:
+    def _value(self, sub: StripeSubscription | None, grant: Grant, *, late: bool) -> Valued:
         """The items' worth; while a payment fails, no more than what the last paid invoice bought."""
         bought = [periods.item_of(line) for line in grant.lines]
         if sub is None or not sub.items:
@@ -345,7 +355,12 @@ class _Rules:
 
 
 def paid_for(
-    part: Part, *, grant: Grant, paid: Sequence[Invoice], reversed: Mapping[str, Reversed], pricing: Pricing
+    part: WindowShare,
+    *,
+    grant: Grant,
+    paid: Sequence[StripeInvoice],
+    reversed: Mapping[str, Reversed],
+    pricing: Pricing,
 ) -> int:
     """How much of a part's budget was paid for and not paid back. A partial refund is an operator's gift."""
     gone = (Reversal.REFUNDED, Reversal.DISPUTED)

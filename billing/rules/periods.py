@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from billing.rules.valuation import Pricing
-from billing.stripe_api.objects import Invoice, Item, Line, Subscription
+from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules.windows import anchored_month
 
 OPENING_REASONS = ("subscription_create", "subscription_cycle")
@@ -67,7 +67,7 @@ def item_of(line: Line) -> Item:
     return Item(line.id, price, line.quantity, None, None, amount, line.currency)
 
 
-def newest_grant(sub: Subscription | None, paid: Sequence[Invoice]) -> Grant | None:
+def newest_grant(sub: StripeSubscription | None, paid: Sequence[StripeInvoice]) -> Grant | None:
     grants = [grant for invoice in paid if (grant := _grant(sub, invoice)) is not None]
     newest = max(grants, key=lambda grant: grant.period, default=None)
     if newest is not None and is_trial(sub, newest):
@@ -77,17 +77,17 @@ def newest_grant(sub: Subscription | None, paid: Sequence[Invoice]) -> Grant | N
     return newest
 
 
-def grant_at(at: datetime, paid: Sequence[Invoice]) -> Grant | None:
+def grant_at(at: datetime, paid: Sequence[StripeInvoice]) -> Grant | None:
     """The newest paid period that had begun at a moment, of one subscription's invoices."""
     grants = [grant for invoice in paid if (grant := _grant(None, invoice)) or (grant := _whole_period(invoice))]
     return max((one for one in grants if one.period.starts_at <= at), key=lambda one: one.period, default=None)
 
 
-def is_trial(sub: Subscription | None, grant: Grant) -> bool:
+def is_trial(sub: StripeSubscription | None, grant: Grant) -> bool:
     return sub is not None and sub.trial_starts_at == grant.period.starts_at
 
 
-def paid_through(grant: Grant, paid: Sequence[Invoice]) -> datetime:
+def paid_through(grant: Grant, paid: Sequence[StripeInvoice]) -> datetime:
     """Until when time is paid for without a gap from the grant on."""
     through = grant.period.ends_at
     spans = [span for invoice in paid if (span := _span(recurring(invoice)))]
@@ -97,7 +97,7 @@ def paid_through(grant: Grant, paid: Sequence[Invoice]) -> datetime:
     return through
 
 
-def rolled_period(sub: Subscription | None, *, after: datetime) -> Period | None:
+def rolled_period(sub: StripeSubscription | None, *, after: datetime) -> Period | None:
     """The period the subscription has moved on to, where that is later than what is paid for."""
     period = item_period(sub)
     if period is None or period.starts_at < after or (sub is not None and sub.cancel_at_period_end):
@@ -105,16 +105,16 @@ def rolled_period(sub: Subscription | None, *, after: datetime) -> Period | None
     return period
 
 
-def item_period(sub: Subscription | None) -> Period | None:
+def item_period(sub: StripeSubscription | None) -> Period | None:
     periods = [between(item.starts_at, item.ends_at) for item in (sub.items if sub else ())]
     return max((one for one in periods if one), default=None)
 
 
-def recurring(invoice: Invoice) -> tuple[Line, ...]:
+def recurring(invoice: StripeInvoice) -> tuple[Line, ...]:
     return tuple(line for line in invoice.lines if line.recurring)
 
 
-def paid_nanos(*, period: Period, whole: Period, grant: Grant, paid: Sequence[Invoice], pricing: Pricing) -> int:
+def paid_nanos(*, period: Period, whole: Period, grant: Grant, paid: Sequence[StripeInvoice], pricing: Pricing) -> int:
     """How much of the budget of `period` was paid for: never less than nothing.
 
     `whole` is the budget period that `period` is a part of. Lines of one span are valued together, as a
@@ -144,7 +144,7 @@ def _worth(
     return nanos // length if not credit else -nanos // length
 
 
-def _whole_period(invoice: Invoice, *, after: datetime | None = None) -> Grant | None:
+def _whole_period(invoice: StripeInvoice, *, after: datetime | None = None) -> Grant | None:
     lines = recurring(invoice)
     period = _span(lines)
     if period is None or (after is not None and period.starts_at <= after):
@@ -152,7 +152,7 @@ def _whole_period(invoice: Invoice, *, after: datetime | None = None) -> Grant |
     return Grant(period, lines, invoice.id)
 
 
-def _grant(sub: Subscription | None, invoice: Invoice) -> Grant | None:
+def _grant(sub: StripeSubscription | None, invoice: StripeInvoice) -> Grant | None:
     """The period that a paid invoice opens, if it is of the kind that does."""
     lines = recurring(invoice)
     period = _span(lines)
@@ -163,7 +163,7 @@ def _grant(sub: Subscription | None, invoice: Invoice) -> Grant | None:
     return Grant(period, lines, invoice.id) if period else None
 
 
-def _opens(invoice: Invoice, period: Period | None) -> bool:
+def _opens(invoice: StripeInvoice, period: Period | None) -> bool:
     if invoice.billing_reason:
         return invoice.billing_reason in OPENING_REASONS
     # Old shapes leave the reason out. A change in mid-period prorates from the moment its new period starts; what
@@ -178,7 +178,7 @@ def _span(lines: Sequence[Line]) -> Period | None:
     return max((one for one in periods if one), default=None)
 
 
-def is_within(invoice: Invoice, period: Period) -> bool:
+def is_within(invoice: StripeInvoice, period: Period) -> bool:
     """Whether an invoice bills time of a period."""
     spans = (between(line.starts_at, line.ends_at) for line in invoice.lines)
     return any(span is not None and span.overlap(period) for span in spans)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 
-from billing.stripe_api.objects import Invoice, Payment
+from billing.stripe_api.objects import StripeInvoice, StripePayment
 
 # An inquiry takes no money yet.
 HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
@@ -41,11 +41,11 @@ class Reversed:
 class Known:
     """A payment's object, and the second it was said in: what it tells of others may be out of date."""
 
-    payment: Payment
+    payment: StripePayment
     said_at_s: int
 
 
-def of_invoices(invoices: Sequence[Invoice], known: Sequence[Known]) -> Mapping[str, Reversed]:
+def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Reversed]:
     """Invoice id -> what became of its payment, for those that anything became of."""
     found = {}
     links = _links(invoices, [one.payment for one in known])
@@ -76,7 +76,7 @@ def _of(paid: int, credited: int, mine: Sequence[Known]) -> Reversed:
     return Reversed(Reversal.REFUNDED if refunded >= paid else Reversal.PARTIAL, refunded)
 
 
-def _holds(dispute: Payment) -> bool:
+def _holds(dispute: StripePayment) -> bool:
     return dispute.status not in HARMLESS and not dispute.reinstated
 
 
@@ -103,7 +103,7 @@ def _refunded(mine: Sequence[Known]) -> int:
     return total
 
 
-def _links(invoices: Sequence[Invoice], payments: Sequence[Payment]) -> dict[str, str]:
+def _links(invoices: Sequence[StripeInvoice], payments: Sequence[StripePayment]) -> dict[str, str]:
     """Payment object id -> invoice id."""
     owner: dict[str, str] = {}
     for invoice in invoices:
@@ -132,7 +132,7 @@ def _first(owner: Mapping[str, str], names: Iterable[str]) -> str:
     return next((owner[name] for name in names if name and name in owner), "")
 
 
-def _alike(payment: Payment, invoices: Sequence[Invoice], taken: set[str]) -> str | None:
+def _alike(payment: StripePayment, invoices: Sequence[StripeInvoice], taken: set[str]) -> str | None:
     """The invoice paid with this amount, the nearest in time; a dispute comes later than its payment."""
     near = [
         (abs(payment.created_at - invoice.created_at), invoice.id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from enum import IntEnum
 
-from billing.stripe_api.objects import Item, Object, Price
+from billing.stripe_api.objects import Item, Object, StripePrice
 from governance.rules import money
 
 # A budget of more than a million dollars a period is a slip of the keyboard, not a plan.
@@ -68,14 +68,14 @@ class PlanRule:
     monthly: bool = True
     terms: Terms = Terms()
 
-    def matches(self, price: Price) -> bool:
+    def matches(self, price: StripePrice) -> bool:
         return (
             price.id in self.price_ids
             or (price.lookup_key != "" and price.lookup_key in self.lookup_keys)
             or (price.product_id != "" and price.product_id in self.product_ids)
         )
 
-    def precision(self, price: Price) -> int:
+    def precision(self, price: StripePrice) -> int:
         """A price id says more than a lookup key, and that more than a product id."""
         if price.id in self.price_ids:
             return 3
@@ -166,7 +166,7 @@ class Pricing:
             return Valued(0, reasons=tuple(sorted(reasons)))
         return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly, terms=plan.terms)
 
-    def _worth(self, price: Price, reasons: set[str]) -> _Worth | None:
+    def _worth(self, price: StripePrice, reasons: set[str]) -> _Worth | None:
         """What a price is worth now. What it was worth when the window opened stays, unless something that says
         more about it has come: changed metadata and edited plans are for new windows."""
         found = self._look_up(price, reasons)
@@ -183,7 +183,7 @@ class Pricing:
         self.values[price.id] = int(found.level), found.limit_nanos, found.share_e4
         return found
 
-    def _look_up(self, price: Price, reasons: set[str]) -> _Worth | None:
+    def _look_up(self, price: StripePrice, reasons: set[str]) -> _Worth | None:
         per_unit = _flag(price, PER_UNIT_KEY)
         plans = [plan for plan in self.plans if plan.matches(price)]
         if plans:
@@ -224,7 +224,7 @@ def read_percent(metadata: Object, key: str, reasons: set[str]) -> int | None:
     return share_e4 or None
 
 
-def topup_nanos(price: Price, reasons: set[str]) -> int | None:
+def topup_nanos(price: StripePrice, reasons: set[str]) -> int | None:
     """What one of this price adds to a budget; None where it is no top-up."""
     return _amount(price, TOPUP_KEY, reasons)
 
@@ -243,11 +243,11 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
     return None
 
 
-def _is_topup(price: Price) -> bool:
+def _is_topup(price: StripePrice) -> bool:
     return bool(_said(price, TOPUP_KEY)) and not (_said(price, BUDGET_KEY) or _said(price, PERCENT_KEY))
 
 
-def _caps(prices: Sequence[Price], reasons: set[str]) -> tuple[int | None, int | None]:
+def _caps(prices: Sequence[StripePrice], reasons: set[str]) -> tuple[int | None, int | None]:
     """The strictest soft and hard cap that the prices name, in ten thousandths; those that no budget can have are
     refused, with a reason."""
     found = []
@@ -261,18 +261,18 @@ def _caps(prices: Sequence[Price], reasons: set[str]) -> tuple[int | None, int |
     return soft_e4, hard_e4
 
 
-def _amount(price: Price, key: str, reasons: set[str]) -> int | None:
+def _amount(price: StripePrice, key: str, reasons: set[str]) -> int | None:
     found = read_amount(price.metadata, key, reasons)
     return read_amount(price.product_metadata, key, reasons) if found is None else found
 
 
-def _said(price: Price, key: str) -> str:
+def _said(price: StripePrice, key: str) -> str:
     return str(price.metadata.get(key) or price.product_metadata.get(key) or "").strip().lower()
 
 
-def _flag(price: Price, key: str) -> bool:
+def _flag(price: StripePrice, key: str) -> bool:
     return _said(price, key) in ("1", "true", "yes", "on")
 
 
-def _monthly(price: Price) -> bool:
+def _monthly(price: StripePrice) -> bool:
     return _said(price, PERIOD_KEY) != "billing"

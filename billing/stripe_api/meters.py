@@ -32,7 +32,7 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class UsageEvent:
     """One event. `attempt` tells apart the tries of one identifier."""
 
     identifier: str
@@ -76,7 +76,7 @@ class Reporter:
         self.encoding = encoding
         self._session: tuple[str, datetime] | None = None
 
-    def send(self, meter: Meter, usage: Usage, *, now: datetime) -> bool:
+    def send(self, meter: Meter, usage: UsageEvent, *, now: datetime) -> bool:
         """Whether the event is new to Stripe. Raises StripeUnavailable, StripeRefused.
 
         The Idempotency-Key is new with each attempt: Stripe would give a kept 500 again under the same one. That an
@@ -117,7 +117,7 @@ def _new_session() -> tuple[str, datetime]:
     return str(found["authentication_token"]), datetime.fromisoformat(str(found["expires_at"]))
 
 
-def _event(meter: Meter, usage: Usage, timestamp: Any) -> dict[str, Any]:
+def _event(meter: Meter, usage: UsageEvent, timestamp: Any) -> dict[str, Any]:
     return {
         "event_name": meter.event_name,
         "identifier": usage.identifier,

@@ -19,7 +19,7 @@ LATEST_TIMESTAMP = 4_102_444_800
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class StripePrice:
     """`interval` is Stripe's: day, week, month, year, or empty for a one-time price. Amounts are in the currency's
     smallest unit."""
 
@@ -39,7 +39,7 @@ class Item:
     """`amount` is what an invoice billed for it, in the currency's smallest unit; None where the price has to say."""
 
     id: str
-    price: Price
+    price: StripePrice
     quantity: int
     starts_at: datetime | None
     ends_at: datetime | None
@@ -48,7 +48,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class StripeSubscription:
     id: str
     status: str
     items: tuple[Item, ...]
@@ -67,7 +67,7 @@ class Line:
     """
 
     id: str
-    price: Price
+    price: StripePrice
     quantity: int
     starts_at: datetime | None
     ends_at: datetime | None
@@ -79,7 +79,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Invoice:
+class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them."""
 
     id: str
@@ -97,7 +97,7 @@ class Invoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Payment:
+class StripePayment:
     """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
 
     `refunded` is a charge's, `reinstated` a dispute's whose money came back.
@@ -179,12 +179,12 @@ def claimed_tenant(data: Object) -> str:
     return text(data.get("client_reference_id")).strip()
 
 
-def subscription(data: Object) -> Subscription:
+def subscription(data: Object) -> StripeSubscription:
     top = moment(data.get("current_period_start")), moment(data.get("current_period_end"))
     items = tuple(_item(raw, top) for raw in members(data.get("items")))
     if not items and (data.get("plan") or data.get("price")):
         items = (_item(data, top),)
-    return Subscription(
+    return StripeSubscription(
         id=text(data.get("id")),
         status=text(data.get("status")),
         items=items,
@@ -196,8 +196,8 @@ def subscription(data: Object) -> Subscription:
     )
 
 
-def invoice(data: Object) -> Invoice:
-    return Invoice(
+def invoice(data: Object) -> StripeInvoice:
+    return StripeInvoice(
         id=text(data.get("id")),
         subscription_id=invoice_subscription(data),
         status=text(data.get("status")) or ("paid" if data.get("paid") is True else ""),
@@ -223,11 +223,11 @@ def _payments(data: Object) -> Iterator[str]:
 PAYMENTS = ("charge", "refund", "dispute", "credit_note")
 
 
-def payment(data: Object) -> Payment:
+def payment(data: Object) -> StripePayment:
     """A charge, refund, dispute or credit note."""
     kind, id = text(data.get("object")), text(data.get("id"))
     moved = [whole(raw.get("amount")) for raw in members(data.get("balance_transactions"))]
-    return Payment(
+    return StripePayment(
         id=id,
         kind=kind,
         status=text(data.get("status")),
@@ -263,11 +263,11 @@ def invoice_subscription(data: Object) -> str:
     return next((owner for raw in members(data.get("lines")) if (owner := _line_subscription(raw))), "")
 
 
-def price(data: Object) -> Price:
+def price(data: Object) -> StripePrice:
     """A price, or the plan of older versions."""
     recurring = mapping(data.get("recurring")) or data
     product = data.get("product")
-    return Price(
+    return StripePrice(
         id=text(data.get("id")),
         product_id=identifier(product),
         lookup_key=text(data.get("lookup_key")),
@@ -290,9 +290,9 @@ def _item(data: Object, top: tuple[datetime | None, datetime | None]) -> Item:
     )
 
 
-def _price_of(data: Object) -> Price:
+def _price_of(data: Object) -> StripePrice:
     found = data.get("price") or data.get("plan")
-    return Price(id=found) if isinstance(found, str) else price(mapping(found))
+    return StripePrice(id=found) if isinstance(found, str) else price(mapping(found))
 
 
 def _line(data: Object) -> Line:
@@ -319,12 +319,12 @@ def _line(data: Object) -> Line:
     )
 
 
-def _line_price(data: Object) -> Price:
+def _line_price(data: Object) -> StripePrice:
     details = mapping(mapping(data.get("pricing")).get("price_details"))
     if details:
         found = details.get("price")
-        read = price(found) if isinstance(found, dict) else Price(id=text(found))
-        return read if read.product_id else Price(id=read.id, product_id=identifier(details.get("product")))
+        read = price(found) if isinstance(found, dict) else StripePrice(id=text(found))
+        return read if read.product_id else StripePrice(id=read.id, product_id=identifier(details.get("product")))
     return _price_of(data)
 
 

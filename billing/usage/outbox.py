@@ -22,7 +22,7 @@ from billing.rules import usage as metering
 from billing.rules.usage import Sums
 from billing.stripe_api import client
 from billing.stripe_api import meters as stripe_meters
-from billing.stripe_api.meters import Meter, Reporter, Usage
+from billing.stripe_api.meters import Meter, Reporter, UsageEvent
 from governance import alerts, audit
 from governance.audit import Actor
 from governance.models import SpendRollup
@@ -104,7 +104,7 @@ def claim(meters: Mapping[str, Meter], *, now: datetime) -> MeterEvent | None:
 
 def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[], datetime]) -> str:
     """Tell Stripe of a claimed row and mark what came of it; the state it has then."""
-    usage = Usage(
+    usage = UsageEvent(
         identifier=str(row.pk),
         stripe_customer_id=row.stripe_customer_id,
         value=row.value,

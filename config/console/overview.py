@@ -19,7 +19,7 @@ from governance.console.base import is_operator
 from governance.models import BudgetEvent, BudgetWindow, Reservation
 from governance.queries import budget_status, spend
 from governance.queries.budget_status import Standing
-from governance.queries.spend import Period, Point
+from governance.queries.spend import Point, TimeRange
 from governance.rules import money
 
 TREND_DAYS = 30
@@ -51,7 +51,7 @@ class Closest:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankingLine:
     """One line of a ranking; `percent` is of the first line, for the bar."""
 
     name: str
@@ -73,7 +73,7 @@ def fragment(request: HttpRequest, *, now: datetime) -> TemplateResponse:
 
 def figures(*, now: datetime) -> dict[str, Any]:
     trend = spend.by_day(days=TREND_DAYS, now=now)
-    since = Period(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
+    since = TimeRange(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
     services = health.services()
     stopped = stop_pages.active()
     return {
@@ -100,10 +100,10 @@ def figures(*, now: datetime) -> dict[str, Any]:
 def _cards(trend: list[Point], now: datetime) -> list[Card]:
     today, yesterday = trend[-1], trend[-2]
     month_nanos, month_calls = spend.total(
-        period=Period(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+        period=TimeRange(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
     )
     pressed, stopped = budget_status.near_the_cap(now=now)
-    held = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
+    pending = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=Sum("amount_nanos")
     )
     return [
@@ -124,8 +124,8 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
         ),
         Card(
             "Running calls",
-            f"{held['running']:,}",
-            f"{display.dollars(held['nanos'] or 0)} held for them",
+            f"{pending['running']:,}",
+            f"{display.dollars(pending['nanos'] or 0)} reserved for them",
             "hourglass_top",
         ),
     ]
@@ -155,11 +155,11 @@ def _closest(window: BudgetWindow, found: Standing) -> Closest:
     )
 
 
-def _top(group: str, since: Period) -> list[Share]:
+def _top(group: str, since: TimeRange) -> list[RankingLine]:
     rows = spend.summary(group_by=[group], period=since, limit=TOP)
     dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
     return [
-        Share(
+        RankingLine(
             name=row[group] or "not named",
             cost=display.dollars(row["cost_nanos"]),
             calls=row["calls"],

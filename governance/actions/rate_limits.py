@@ -56,10 +56,7 @@ def create(
     now: datetime,
 ) -> RateLimit:
     """Make a rate limit; an empty ceiling is none. Raises RateError, RateConflict."""
-    try:
-        tenant, scope_key = budgets.stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
-    except budgets.BudgetError as error:
-        raise RateError(error.field, error.message) from error
+    tenant, scope_key = _stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
     limit = RateLimit(
         tenant=tenant,
         scope_type=scope_type,
@@ -81,6 +78,12 @@ def create(
             raise RateError("scope_type", f"the database refuses this rate limit: {error}") from error
         audit.record(action="rate_limit.create", target=_target(limit), by=by, now=now, new=picture(limit))
     return limit
+
+
+def find(*, scope_type: str, tenant: Tenant | None = None, scope_key: str = "") -> RateLimit | None:
+    """The rate limit of a scope, where there is one. Raises RateError for a scope that none can have."""
+    tenant, scope_key = _stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
+    return _same(RateLimit(tenant=tenant, scope_type=scope_type, scope_key=scope_key))
 
 
 def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = "") -> RateLimit:
@@ -130,12 +133,23 @@ def validate(limit: RateLimit) -> None:
             raise RateError(SHOWN.get(name, name), f"must be more than 0 and at most {bound}; empty is no ceiling")
 
 
-def _refuse_second(limit: RateLimit) -> None:
-    same = RateLimit.objects.filter(
+def _stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
+    try:
+        return budgets.stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
+    except budgets.BudgetError as error:
+        raise RateError(error.field, error.message) from error
+
+
+def _same(limit: RateLimit) -> RateLimit | None:
+    return RateLimit.objects.filter(
         Q(tenant=limit.tenant) if limit.tenant else Q(tenant__isnull=True),
         scope_type=limit.scope_type,
         scope_key=limit.scope_key,
     ).first()
+
+
+def _refuse_second(limit: RateLimit) -> None:
+    same = _same(limit)
     if same is not None:
         raise RateConflict(same)
 

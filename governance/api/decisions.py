@@ -15,7 +15,7 @@ from governance.api import errors
 from governance.api.callers import caller_of
 from governance.api.fields import Dollars, Names, Ratio, Text
 from governance.api.permissions import EVERYONE
-from governance.api.spend import MOST_TOKENS, Identity
+from governance.api.spend import MOST_TOKENS, CallerFields
 from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.rules import money, refusals
@@ -60,7 +60,7 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
         raise serializers.ValidationError('must be such as {"agent": "invoices"} or ["agent:invoices"].')
 
 
-class DecisionRequest(Identity):
+class DecisionRequest(CallerFields):
     """A call one thinks of making: who, which model, and how much at most."""
 
     scopes = Scopes(required=False)

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 from governance import idempotency
 from governance.api.views import ControlView
-from governance.idempotency import Answer, Claim
+from governance.idempotency import Claim, StoredAnswer
 from governance.models import Tenant
 
 log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
         agent = view.by.agent.slug if view.by.agent else ""
         digest = idempotency.digest(method="POST", path=request.path, agent=agent, body=body)
         found = _begin(tenant, key, digest)
-        if isinstance(found, Answer):
+        if isinstance(found, StoredAnswer):
             return _replayed(found)
         return _run(view, found, lambda: post(view, request, **where))
 
     return post_once
 
 
-def _begin(tenant: Tenant, key: str, digest: str) -> Claim | Answer:
+def _begin(tenant: Tenant, key: str, digest: str) -> Claim | StoredAnswer:
     for pause_s in idempotency.pauses():
         found = idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=timezone.now())
         if found is not None:
@@ -83,7 +83,7 @@ def _run(view: OnceView, claim: Claim, act: Callable[[], Response]) -> Response:
         raise
     headers = [(name, value) for name, value in response.headers.items() if name.lower() != "content-type"]
     try:
-        idempotency.keep(claim, Answer(response.status_code, headers, JSONRenderer().render(response.data)))
+        idempotency.keep(claim, StoredAnswer(response.status_code, headers, JSONRenderer().render(response.data)))
     except DatabaseError:
         # What was done is done, and the answer is due; a repeat takes the run over in a while.
         log.exception("an answer could not be kept")
@@ -98,7 +98,7 @@ def _answered(view: OnceView, act: Callable[[], Response]) -> Response:
         return view.handle_exception(error)
 
 
-def _replayed(answer: Answer) -> HttpResponse:
+def _replayed(answer: StoredAnswer) -> HttpResponse:
     response = HttpResponse(answer.body, status=answer.status, content_type="application/json")
     for name, value in [*answer.headers, idempotency.REPLAYED]:
         response.headers.setdefault(name, value)

@@ -24,7 +24,7 @@ from governance.ledger.operations import Record
 from governance.ledger.results import RecordResult
 from governance.models import SpendEntry
 from governance.queries import spend
-from governance.queries.spend import GROUPS, MEASURES, Period
+from governance.queries.spend import GROUPS, MEASURES, TimeRange
 from governance.rules.calls import Usage
 
 # Clocks differ a little; a call from further ahead is a mistake.
@@ -33,7 +33,7 @@ MOST_TOKENS = 10**12
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
-class Identity(Strict):
+class CallerFields(Strict):
     """Who a call is for. Agents and tenants are known by their key; operators name the tenant."""
 
     tenant = Text(required=False, max_length=50)
@@ -43,7 +43,7 @@ class Identity(Strict):
     task = Text(required=False, max_length=200, default="", allow_blank=True)
 
 
-class ReportBody(Identity):
+class ReportBody(CallerFields):
     """A call already made: what it cost, or the tokens it used."""
 
     request_id = Text(max_length=100, help_text="Yours; a repeat is a no-op.")
@@ -171,7 +171,7 @@ class Spend(OnceView, ListView):
     @describe_list("spend_list", EntryBody, EntryQuery)
     def get(self, request: Request) -> Any:
         asked = self.valid(EntryQuery, request.query_params.dict())
-        period = Period(asked.pop("from", None), asked.pop("to", None))
+        period = TimeRange(asked.pop("from", None), asked.pop("to", None))
         only_open = asked.pop("open", False)
         where = _scope(asked.pop("scope", None))
         where &= Q(**{COLUMNS.get(name, name): value for name, value in asked.items()})
@@ -228,7 +228,7 @@ class SpendSummary(ListView):
     def get(self, request: Request) -> Any:
         """Sums from the hourly rollups: `from` and `to` count the hours that begin between them."""
         asked = self.valid(SummaryQuery, request.query_params.dict())
-        period = Period(asked.pop("from", None), asked.pop("to", None))
+        period = TimeRange(asked.pop("from", None), asked.pop("to", None))
         groups = asked.pop("group_by")
         where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
         rows = spend.summary(group_by=groups, reader=self.by.reader, period=period, where=where)

@@ -1,16 +1,42 @@
-"""The console's models of this app: which page each has. The console's site imports this."""
+"""Which page of the console each model of this app has; the console's site loads this list."""
 
 from django.contrib import admin
 
-from governance.console import alert_pages, entry_admins, ledger_admins, limit_admins
-from governance.models import Alert, Allowance, EmergencyStop, LedgerCheck, RateLimit, SpendEntry
+from governance.console import alert_pages, budget_admins, entry_admins, ledger_admins, limit_admins, tenancy_admins
+from governance.models import (
+    Agent,
+    Alert,
+    Allowance,
+    ApiKey,
+    AuditEntry,
+    Budget,
+    BudgetEvent,
+    BudgetWindow,
+    EmergencyStop,
+    LedgerCheck,
+    RateLimit,
+    Reservation,
+    SpendEntry,
+    SpendRollup,
+    Tenant,
+)
 
-# Registered there by decorators: tenants, agents, keys, budgets and their history.
-__all__ = ["ledger_admins"]
-
-admin.site.register(Alert, alert_pages.AlertAdmin)
-admin.site.register(Allowance, limit_admins.AllowanceAdmin)
-admin.site.register(EmergencyStop, limit_admins.EmergencyStopAdmin)
-admin.site.register(LedgerCheck, limit_admins.LedgerCheckAdmin)
-admin.site.register(RateLimit, limit_admins.RateLimitAdmin)
-admin.site.register(SpendEntry, entry_admins.SpendEntryAdmin)
+ADMINS = {
+    Budget: budget_admins.BudgetAdmin,
+    BudgetWindow: budget_admins.BudgetWindowAdmin,
+    BudgetEvent: budget_admins.BudgetEventAdmin,
+    Allowance: budget_admins.AllowanceAdmin,
+    RateLimit: limit_admins.RateLimitAdmin,
+    EmergencyStop: limit_admins.EmergencyStopAdmin,
+    SpendEntry: entry_admins.SpendEntryAdmin,
+    Reservation: ledger_admins.ReservationAdmin,
+    SpendRollup: ledger_admins.SpendRollupAdmin,
+    LedgerCheck: ledger_admins.LedgerCheckAdmin,
+    AuditEntry: ledger_admins.AuditEntryAdmin,
+    Alert: alert_pages.AlertAdmin,
+    Tenant: tenancy_admins.TenantAdmin,
+    Agent: tenancy_admins.AgentAdmin,
+    ApiKey: tenancy_admins.ApiKeyAdmin,
+}
+for model, admin_class in ADMINS.items():
+    admin.site.register(model, admin_class)

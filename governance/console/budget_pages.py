@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.views import ChangeList
@@ -123,18 +123,25 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.initial[name] = f"{ratio.normalize():f}"
 
     def _post_clean(self) -> None:
-        """Try the act in a transaction that is rolled back: the form accepts exactly what the domain does."""
+        """Say at its field what the domain would refuse. Nothing is written yet."""
         if self.errors:
             return
         try:
-            with transaction.atomic():
-                self.write(by=Actor("form"), now=timezone.now())
-                transaction.set_rollback(True)
+            self._validate(**self._values())
         except budgets.BudgetError as error:
             field = "limit" if error.field == "limit_nanos" else error.field
             self.add_error(field if field in self.fields else None, error.message)
-        except budgets.BudgetConflict as error:
-            self.add_error(None, f"There is a budget {error.budget} already: change that one.")
+
+    def _validate(self, **values: Any) -> None:
+        row = copy(self.instance)
+        if row.pk is None:
+            same = budgets.find(**{name: values.pop(name) for name in budgets.IDENTITY})
+            if same is not None:
+                self.add_error(None, f"There is a budget {same} already: change that one.")
+            row.window = self.cleaned_data["window"]
+        for name, value in values.items():
+            setattr(row, name, value)
+        budgets.validate(row)
 
     def save(self, commit: bool = True) -> Budget:
         """Nothing: the page writes with `write`, which knows who and when."""
@@ -143,15 +150,15 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
     save_m2m = staticmethod(lambda: None)
 
     def write(self, *, by: Actor, now: datetime) -> Budget:
-        values = dict(self.cleaned_data)
-        values["limit_nanos"] = _nanos(values.pop("limit"))
+        values = self._values()
         if self.instance.pk:
             return budgets.change(budget=self.instance, changes=values, by=by, now=now)
         return budgets.create(**values, by=by, now=now)
 
-
-def _nanos(dollars: Decimal) -> int:
-    try:
-        return money.nanos_from_dollars(dollars)
-    except money.AmountError as error:
-        raise budgets.BudgetError("limit", str(error)) from error
+    def _values(self) -> dict[str, Any]:
+        values = dict(self.cleaned_data)
+        try:
+            values["limit_nanos"] = money.nanos_from_dollars(values.pop("limit"))
+        except money.AmountError as error:
+            raise budgets.BudgetError("limit", str(error)) from error
+        return values

@@ -54,16 +54,16 @@ def count(number: int | None) -> str:
 
 
 def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
-    """Settled and held money as two tones of one bar, with a tick at the soft cap."""
-    settled = _percent(standing.settled_nanos, standing.limit_nanos)
-    held = min(_percent(standing.reserved_nanos, standing.limit_nanos), 100 - settled)
+    """Spent and reserved money as two tones of one bar, with a tick at the soft cap."""
+    spent = _percent(standing.settled_nanos, standing.limit_nanos)
+    reserved = min(_percent(standing.reserved_nanos, standing.limit_nanos), 100 - spent)
     context = {
-        "settled": f"{settled:.2f}",
-        "held": f"{held:.2f}",
+        "spent": f"{spent:.2f}",
+        "reserved": f"{reserved:.2f}",
         "soft": f"{soft_cap * 100:.2f}" if soft_cap is not None else None,
         "percent": f"{standing.settled_nanos * 100 / standing.limit_nanos:.0f}",
         "state": standing.state,
-        "words": f"{dollars(standing.settled_nanos)} spent and {dollars(standing.reserved_nanos)} held "
+        "words": f"{dollars(standing.settled_nanos)} spent and {dollars(standing.reserved_nanos)} reserved "
         f"of {dollars(standing.limit_nanos)}",
     }
     return SafeString(render_to_string("console/bar.html", context))

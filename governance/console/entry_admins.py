@@ -63,6 +63,18 @@ class SpendEntryAdmin(LongTableAdmin):
     search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
     list_select_related = ("tenant",)
     ordering = ("-id",)
+    fields = (
+        ("id", "kind", "certain"),
+        ("occurred_at", "recorded_at"),
+        ("cost", "overage", "price_rule"),
+        ("input_tokens", "cached_tokens", "output_tokens"),
+        ("unit", "units"),
+        ("tenant", "key"),
+        ("agent", "user", "session", "task"),
+        ("provider", "model_requested", "model_served"),
+        ("request_id", "reservation", "corrects"),
+        ("reason", "metadata"),
+    )
     actions = ("confirm_selected", "void_selected")
     actions_detail = ("confirm_one", "void_one")
 
@@ -84,6 +96,10 @@ class SpendEntryAdmin(LongTableAdmin):
     @display(description="Cost", ordering="cost_nanos")
     def cost(self, obj: SpendEntry) -> Any:
         return show.exact(obj.cost_nanos)
+
+    @display(description="More than was reserved")
+    def overage(self, obj: SpendEntry) -> Any:
+        return show.exact(obj.overage_nanos)
 
     @display(description="Certainty", label={"confirmed": "success", "estimated": "warning"})
     def certain(self, obj: SpendEntry) -> str:

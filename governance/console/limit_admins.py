@@ -1,4 +1,4 @@
-"""Rate limits, allowances, emergency stops and the ledger's checks in the console."""
+"""Rate limits and emergency stops in the console."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from governance.actions import allowances, rate_limits, stops
+from governance.actions import rate_limits, stops
 from governance.console import display as show
 from governance.console import reasons, stop_pages
-from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
+from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
 from governance.console.rate_pages import RateLimitForm
-from governance.models import Allowance, EmergencyStop, LedgerCheck, RateLimit
+from governance.models import EmergencyStop, RateLimit
 
 
 class RateLimitAdmin(ConsoleAdmin):
@@ -89,52 +89,11 @@ class RateLimitAdmin(ConsoleAdmin):
             model_admin=self,
             title="Delete a rate limit",
             verb="Delete",
-            explanation="From the next call on nothing of this scope is slowed down by it. Budgets go on holding.",
+            explanation="From the next call on nothing of this scope is slowed down by it. Budgets go on as before.",
             rows=[limit],
             act=lambda row, reason: rate_limits.delete(limit=row, reason=reason, by=by, now=now),
             back=reverse("admin:governance_ratelimit_changelist"),
             danger=True,
-        )
-
-
-class AllowanceAdmin(ReadOnlyAdmin):
-    list_display = ("given_for", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor")
-    list_filter = ("budget__tenant",)
-    search_fields = ("reason", "actor", "budget__tenant__slug", "budget__scope_key")
-    list_select_related = ("budget__tenant", "window")
-    fields = ("budget", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor", "created_at")
-    actions_detail = ("end_one",)
-
-    @display(description="Budget", header=True)
-    def given_for(self, obj: Allowance) -> list[str]:
-        subject = f" · {obj.window.subject}" if obj.window and obj.budget.scope_key == "*" else ""
-        return [obj.budget.scope, f"per {obj.budget.get_window_display()}{subject}"]
-
-    @display(description="More", ordering="amount_nanos")
-    def amount(self, obj: Allowance) -> Any:
-        return show.exact(obj.amount_nanos)
-
-    @display(description="Kind")
-    def kind(self, obj: Allowance) -> str:
-        return "raise" if obj.ends_at else "top-up"
-
-    @display(description="State", label=show.ALLOWANCE_COLOURS)
-    def state_label(self, obj: Allowance) -> str:
-        return allowances.state(obj, now=timezone.now())
-
-    @action(description="End now", url_path="end", permissions=["operate"], icon="event_busy")
-    def end_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        row = get_object_or_404(Allowance.objects.select_related("budget__tenant"), pk=object_id)
-        by, now = actor(request), timezone.now()
-        return reasons.ask(
-            request,
-            model_admin=self,
-            title="End an allowance",
-            verb="End",
-            explanation="The budget is back at its limit at once. What was spent stays spent.",
-            rows=[row],
-            act=lambda one, reason: allowances.end(allowance=one, reason=reason, by=by, now=now),
-            back=reverse("admin:governance_budget_change", args=[row.budget_id]),
         )
 
 
@@ -178,18 +137,3 @@ class EmergencyStopAdmin(ReadOnlyAdmin):
             act=lambda one, reason: stops.lift(stop=one, reason=reason, by=by, now=now),
             back=reverse("admin:index"),
         )
-
-
-class LedgerCheckAdmin(LongTableAdmin):
-    list_display = ("checked_at", "result", "drifts", "repaired", "took")
-    ordering = ("-id",)
-
-    @display(description="Result", label={"holds": "success", "repaired": "warning", "drifted": "danger"})
-    def result(self, obj: LedgerCheck) -> str:
-        if not obj.drifts:
-            return "holds"
-        return "repaired" if obj.repaired >= obj.drifts else "drifted"
-
-    @display(description="Took", ordering="took_ms")
-    def took(self, obj: LedgerCheck) -> str:
-        return f"{obj.took_ms:,} ms"

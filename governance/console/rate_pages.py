@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import datetime
 from typing import Any, cast
 
 from django import forms
-from django.db import transaction
-from django.utils import timezone
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from governance.actions import rate_limits
@@ -41,17 +40,23 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
             self.fields["dollars_per_minute"].initial = f"{money.dollars_from_nanos(nanos).normalize():f}"
 
     def _post_clean(self) -> None:
-        """Try the act in a transaction that is rolled back: the form accepts exactly what the domain does."""
+        """Say at its field what the domain would refuse. Nothing is written yet."""
         if self.errors:
             return
         try:
-            with transaction.atomic():
-                self.write(by=Actor("form"), now=timezone.now())
-                transaction.set_rollback(True)
+            self._validate(**self._values())
         except rate_limits.RateError as error:
             self.add_error(error.field if error.field in self.fields else None, error.message)
-        except rate_limits.RateConflict as error:
-            self.add_error(None, f"There is a rate limit for {error.limit} already: change that one.")
+
+    def _validate(self, **values: Any) -> None:
+        row = copy(self.instance)
+        if row.pk is None:
+            same = rate_limits.find(**{name: values.pop(name) for name in rate_limits.IDENTITY})
+            if same is not None:
+                self.add_error(None, f"There is a rate limit for {same} already: change that one.")
+        for name, value in values.items():
+            setattr(row, name, value)
+        rate_limits.validate(row)
 
     def save(self, commit: bool = True) -> RateLimit:
         """Nothing: the page writes with `write`, which knows who and when."""
@@ -60,12 +65,16 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
     save_m2m = staticmethod(lambda: None)
 
     def write(self, *, by: Actor, now: datetime) -> RateLimit:
+        values = self._values()
+        if self.instance.pk:
+            return rate_limits.change(limit=self.instance, changes=values, by=by, now=now)
+        return rate_limits.create(**values, by=by, now=now)
+
+    def _values(self) -> dict[str, Any]:
         values = dict(self.cleaned_data)
         dollars = values.pop("dollars_per_minute")
         try:
             values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
         except money.AmountError as error:
             raise rate_limits.RateError("dollars_per_minute", str(error)) from error
-        if self.instance.pk:
-            return rate_limits.change(limit=self.instance, changes=values, by=by, now=now)
-        return rate_limits.create(**values, by=by, now=now)
+        return values

@@ -20,7 +20,7 @@ from governance.models import Agent, EmergencyStop, Tenant
 # What a stop does, and what the milder thing would be.
 EFFECT = (
     "From the next call on every call it covers is refused with 403, and the calls that are running are cut off within "
-    "a second; what they have used is charged. It holds until somebody lifts it."
+    "a second; what they have used is charged. It stays in force until somebody lifts it."
 )
 PAUSE_OR_STOP = (
     "A pause is for planned quiet and lets running calls end; an emergency stop is for trouble and cuts them off too."
@@ -45,7 +45,7 @@ class StopForm(forms.Form):
     reason = forms.CharField(
         max_length=300,
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3, "autofocus": True}),
-        help_text="Shown to every operator while the stop holds, and kept in the audit trail.",
+        help_text="Shown to every operator while the stop is in force, and kept in the audit trail.",
     )
 
 

@@ -19,7 +19,7 @@ from governance.ledger.rows import EntryRow, EventRow, NewWindow, ReservationRow
 from governance.ledger.sql_dialect import (
     IDS,
     UUIDS,
-    Query,
+    Select,
     Shape,
     among,
     for_share,
@@ -57,11 +57,11 @@ _SUBJECTS = Shape(budget_id="bigint", subject="text")
 _REQUESTS = Shape(tenant_id="bigint", request_id="text")
 
 
-def standing(callers: Collection[Caller], now: datetime) -> Query[Standing]:
+def standing(callers: Collection[Caller], now: datetime) -> Select[Standing]:
     """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
     tenants = pack_ids({caller.tenant_id for caller in callers})
     keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
-    return Query(
+    return Select(
         f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {among(IDS)}"
         f" UNION ALL SELECT 'a', tenant_id, slug, '' FROM governance_agent"
         f" WHERE status = 'paused' AND tenant_id IN {among(IDS)}"
@@ -85,20 +85,20 @@ def _standing(rows: list[Any]) -> Standing:
     )
 
 
-def budgets(callers: Collection[Caller]) -> Query[list[Rulebook]]:
+def budgets(callers: Collection[Caller]) -> Select[list[Rulebook]]:
     """Every enabled budget that could govern one of the callers."""
     where, params = _of_callers(callers)
-    return Query(
+    return Select(
         f"SELECT {_BUDGET} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
         params,
         lambda rows: [_rulebook(row) for row in rows],
     )
 
 
-def rate_rules(callers: Collection[Caller]) -> Query[list[RateRule]]:
+def rate_rules(callers: Collection[Caller]) -> Select[list[RateRule]]:
     """Every enabled rate limit that could govern one of the callers."""
     where, params = _of_callers(callers)
-    return Query(
+    return Select(
         "SELECT b.id, b.tenant_id, b.scope_type, b.scope_key, b.nanos_per_minute, b.requests_per_minute,"
         f" b.tokens_per_minute FROM governance_ratelimit b WHERE b.enabled AND {where} ORDER BY b.id",
         params,

@@ -67,7 +67,7 @@ def select(statement: str, params: Sequence[Any]) -> list[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Query(Generic[T]):
+class Select(Generic[T]):
     """A statement that reads, and what its rows mean."""
 
     statement: str
@@ -75,11 +75,11 @@ class Query(Generic[T]):
     meaning: Callable[[list[Any]], T]
 
 
-def answer(query: Query[T]) -> T:
+def answer(query: Select[T]) -> T:
     return query.meaning(select(query.statement, query.params))
 
 
-def answers(*queries: Query[Any]) -> list[Any]:
+def answers(*queries: Select[Any]) -> list[Any]:
     """What several queries mean; on PostgreSQL asked together, for the time of one."""
     if not is_postgres():
         return [answer(query) for query in queries]

@@ -14,11 +14,6 @@ from django.db.models import Q
 KEY_PREFIX = "sg_"
 
 
-def validate_time_zone(name: str) -> None:
-    if name not in available_timezones():
-        raise ValidationError(f"{name!r} is not an IANA time zone such as Europe/Paris.")
-
-
 class Tenant(models.Model):
     """A customer of the business: the one whose agents spend and whose subscription pays."""
 
@@ -32,7 +27,6 @@ class Tenant(models.Model):
     time_zone = models.CharField(
         max_length=64,
         default="UTC",
-        validators=[validate_time_zone],
         help_text="IANA name; calendar windows (day, week, month) follow it.",
     )
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.ACTIVE)
@@ -56,6 +50,10 @@ class Tenant(models.Model):
 
     def __str__(self) -> str:
         return self.slug
+
+    def clean(self) -> None:
+        if self.time_zone and self.time_zone not in available_timezones():
+            raise ValidationError({"time_zone": f"{self.time_zone!r} is not an IANA time zone such as Europe/Paris."})
 
     @property
     def zone(self) -> ZoneInfo:

@@ -45,7 +45,7 @@ EVERYTHING = Reader()
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class TimeRange:
     """`[starts_at, ends_at)`; None leaves that side open."""
 
     starts_at: datetime | None = None
@@ -69,7 +69,7 @@ class Point:
     calls: int
 
 
-def entries(*, reader: Reader = EVERYTHING, period: Period = Period()) -> QuerySet[SpendEntry]:
+def entries(*, reader: Reader = EVERYTHING, period: TimeRange = TimeRange()) -> QuerySet[SpendEntry]:
     """The ledger's lines by `occurred_at`, newest first."""
     return (
         SpendEntry.objects.filter(reader.scope, period.on("occurred_at"))
@@ -101,7 +101,7 @@ def summary(
     *,
     group_by: Sequence[str],
     reader: Reader = EVERYTHING,
-    period: Period = Period(),
+    period: TimeRange = TimeRange(),
     where: Q | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Poi
     first = today - timedelta(days=days - 1)
     found = {
         row["day"].date(): row
-        for row in summary(group_by=["day"], reader=reader, period=Period(first, today + timedelta(days=1)))
+        for row in summary(group_by=["day"], reader=reader, period=TimeRange(first, today + timedelta(days=1)))
     }
     dates = [(first + timedelta(days=offset)).date() for offset in range(days)]
     empty = {"cost_nanos": 0, "calls": 0}
@@ -139,7 +139,7 @@ def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Poi
     ]
 
 
-def total(*, reader: Reader = EVERYTHING, period: Period) -> tuple[int, int]:
+def total(*, reader: Reader = EVERYTHING, period: TimeRange) -> tuple[int, int]:
     """(nanodollars, calls) of a whole period."""
     rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
     sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Sum("calls"))
@@ -151,7 +151,7 @@ def recent(*, reader: Reader = EVERYTHING, minutes: int, now: datetime, where: Q
 
     Money in flight is not in it, and a correction counts when the call it corrects was made.
     """
-    period = Period(now - timedelta(minutes=minutes), now)
+    period = TimeRange(now - timedelta(minutes=minutes), now)
     rows = SpendEntry.objects.filter(reader.scope, period.on("occurred_at"), where or Q()).order_by()
     sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)))
     return sums["cost_nanos"] or 0, sums["calls"]

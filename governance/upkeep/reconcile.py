@@ -26,7 +26,7 @@ from governance.ledger.batch import Batch
 from governance.models import LedgerCheck
 from governance.rules import money
 from governance.upkeep import sql as upkeep
-from governance.upkeep.sql import Figure, Sums
+from governance.upkeep.sql import Figure, RollupSums
 
 INVARIANTS = 6
 # What a check's row keeps of its findings; the count is of all.
@@ -122,7 +122,7 @@ def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
     return [*windows, *sums]
 
 
-def of_rollups(drifted: Sequence[Sums]) -> list[Drift]:
+def of_rollups(drifted: Sequence[RollupSums]) -> list[Drift]:
     """One drift for each figure of a rollup that differs."""
     return [
         Drift(6, _rollup_name(item), figure, item.expected[figure], item.actual[figure])
@@ -153,7 +153,7 @@ def _of_figures(invariant: int, figure: str, found: Sequence[Figure]) -> list[Dr
     return [Drift(invariant, item.subject, figure, item.expected, item.actual) for item in found]
 
 
-def _rollup_name(item: Sums) -> str:
+def _rollup_name(item: RollupSums) -> str:
     _, hour, agent, provider, model = item.kind
     named = " ".join(filter(None, [item.tenant, agent, provider, model]))
     return f"rollup of {named} at {hour:%Y-%m-%d %H}h"

@@ -46,7 +46,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class RollupSums:
     """A rollup beside the sums of its entries, purged ones included; `rollup_id` is None where there is no row."""
 
     kind: tuple[Any, ...]
@@ -151,7 +151,7 @@ def charges() -> list[Figure]:
     )
 
 
-def rollups(*, since: datetime | None = None, until: datetime | None = None) -> list[Sums]:
+def rollups(*, since: datetime | None = None, until: datetime | None = None) -> list[RollupSums]:
     """Rollups that are not the sums of their entries, purged ones included; of the hours in `[since, until)`."""
     nothing = ", ".join("0" for _ in SUMS)
     entries, entries_params = _between("x.occurred_at", since, until)
@@ -176,7 +176,7 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
         [*entries_params, *hours_params, *hours_params],
     )
     return [
-        Sums(
+        RollupSums(
             kind=(row[0], moment(row[1]), *row[2:5]),
             tenant=row[5],
             rollup_id=row[6],
@@ -206,7 +206,7 @@ def one_repair_at_a_time() -> None:
         words.run("LOCK TABLE governance_ledgercheck IN SHARE ROW EXCLUSIVE MODE", [])
 
 
-def mend_rollups(drifted: Sequence[Sums]) -> None:
+def mend_rollups(drifted: Sequence[RollupSums]) -> None:
     """Add what is missing, rather than set the sum: what calls add at the same moment is kept."""
     table = "governance_spendrollup"
     adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in SUMS)

@@ -50,7 +50,7 @@ class RouteRequest(Strict):
         return attrs
 
 
-class UsageBody(serializers.Serializer[Any]):
+class RouteUsageBody(serializers.Serializer[Any]):
     input_tokens = serializers.IntegerField()
     output_tokens = serializers.IntegerField()
     total_tokens = serializers.IntegerField()
@@ -75,13 +75,13 @@ class RouteBody(serializers.Serializer[Any]):
     model = serializers.CharField()
     strategy = serializers.CharField(allow_null=True)
     cost = serializers.CharField(help_text="Dollars.")
-    usage = UsageBody()
+    usage = RouteUsageBody()
     latency_ms = serializers.FloatField()
     decision = RouteDecisionBody()
     request_id = serializers.CharField()
 
 
-class Route(ControlView):
+class RouteView(ControlView):
     """Governed as any call: the gateway reserves, calls, falls back and settles."""
 
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
@@ -131,7 +131,7 @@ def _complaint(error: MalformedMessages) -> dict[str, list[str]]:
     return {".".join(place) or "messages": [f"{first['msg']}."]}
 
 
-def _answered(answer: inside.Answer, strategy: str, *, latency_ms: float) -> dict[str, Any]:
+def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) -> dict[str, Any]:
     from mistralai.client.models import ChatCompletionResponse
 
     said = ChatCompletionResponse.model_validate(orjson.loads(answer.body))
@@ -169,7 +169,7 @@ def _text(parts: list[Any]) -> str:
     return "".join(part.text for part in parts if getattr(part, "type", "") == "text")
 
 
-def _refused(answer: inside.Answer, request: Request) -> Response:
+def _refused(answer: inside.InsideAnswer, request: Request) -> Response:
     """The gateway's refusal, in the control plane's words."""
     try:
         said = orjson.loads(answer.body)

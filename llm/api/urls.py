@@ -10,5 +10,5 @@ urlpatterns = [
     *both("prices", prices.Prices.as_view(), name="prices"),
     *both("prices/<int:id>", prices.OnePrice.as_view(), name="price"),
     *both("prices/<int:id>/correct", prices.PriceCorrect.as_view(), name="price-correct"),
-    *both("llm/route", route.Route.as_view(), name="llm-route"),
+    *both("llm/route", route.RouteView.as_view(), name="llm-route"),
 ]

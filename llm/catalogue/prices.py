@@ -20,6 +20,7 @@ from llm.rules.pricing import DEFAULT_PROVIDER
 
 # One dollar per million units is a million picodollars a unit.
 PICOS_PER_DOLLAR_PER_MILLION = 1_000_000
+EXISTS = "There is a price from that very moment on; choose a later effective_from, or correct that one."
 
 
 class PriceExists(ValueError):
@@ -57,6 +58,7 @@ def model_named(name: str) -> Model:
 
 def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
     """Add a price, which supersedes the earlier ones from its `effective_from` on. Raises PriceExists."""
+    validate(price)
     price.recorded_at = now
     try:
         with transaction.atomic():
@@ -64,10 +66,18 @@ def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
             audit.record(action="price.add", target=str(price.model), by=by, now=now, reason=reason, new=_facts(price))
             transaction.on_commit(snapshot.forget)
     except IntegrityError as error:
-        raise PriceExists(
-            "There is a price from that very moment on; choose a later effective_from, or correct that one."
-        ) from error
+        # Somebody added the same one between the look and the insert.
+        raise PriceExists(EXISTS) from error
     return price
+
+
+def validate(price: Price) -> None:
+    """Raises PriceExists for a price that there is from its very moment on."""
+    since = price.effective_from
+    moment = {"effective_from__isnull": True} if since is None else {"effective_from": since}
+    key = {name: getattr(price, name) for name in ("model", "unit", "currency", "zone", "tier", "batch")}
+    if Price.objects.filter(**key, **moment, supersedes__isnull=True).exists():
+        raise PriceExists(EXISTS)
 
 
 def correct(

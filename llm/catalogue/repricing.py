@@ -53,7 +53,7 @@ class TenantSum:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RepricingResult:
     """What repricing a model does, or (`dry_run`) would do. `looked_at` are the calls that a price rule charged."""
 
     model: str
@@ -92,9 +92,11 @@ def silence(_looked_at: int) -> None:
     """Nobody wants to know how far it is."""
 
 
-def preview(*, model: Model, starts_at: datetime | None, ends_at: datetime, progress: Progress = silence) -> Outcome:
+def preview(
+    *, model: Model, starts_at: datetime | None, ends_at: datetime, progress: Progress = silence
+) -> RepricingResult:
     """What `run` would do now. Nothing is written or locked."""
-    judge = _Judge(model, Outcome(str(model), dry_run=True))
+    judge = _Judge(model, RepricingResult(str(model), dry_run=True))
     deltas_nanos: dict[int, int] = defaultdict(int)
     for entries in _batches(model, starts_at, ends_at):
         found = repricing.changes(entries, judge.price)
@@ -118,7 +120,7 @@ def run(
     by: Actor,
     now: datetime,
     progress: Progress = silence,
-) -> Outcome:
+) -> RepricingResult:
     """Post what calls of [starts_at, ends_at) were charged wrongly; a stopped budget with room again lets calls in.
 
     Each batch of calls is one transaction. Raises RepricingError.
@@ -139,7 +141,7 @@ def run(
             "cost_nanos": _sum(expected, "after_nanos"),
         },
     )
-    judge = _Judge(model, Outcome(str(model), dry_run=False))
+    judge = _Judge(model, RepricingResult(str(model), dry_run=False))
     for entries in _batches(model, starts_at, ends_at):
         judge.outcome.count(_post(entries, judge, now))
         judge.outcome.looked_at += len(entries)
@@ -152,7 +154,7 @@ def run(
 class _Judge:
     """Says what a charge should have cost, and counts those that it has to leave alone."""
 
-    def __init__(self, model: Model, outcome: Outcome) -> None:
+    def __init__(self, model: Model, outcome: RepricingResult) -> None:
         self.outcome = outcome
         self._model = Model.objects.prefetch_related("prices").get(pk=model.pk)
         self._prefix = f"{model.provider}/{model.name}@"
@@ -243,5 +245,5 @@ def _as_they_are_now(expected: list[WindowChange]) -> list[WindowChange]:
     ]
 
 
-def _sum(outcome: Outcome, name: str) -> int:
+def _sum(outcome: RepricingResult, name: str) -> int:
     return sum(getattr(tenant, name) for tenant in outcome.by_tenant.values())

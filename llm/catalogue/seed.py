@@ -1,7 +1,7 @@
-"""The catalogue that the product ships: `data/mistral_prices.csv`, dollars a million units; a migration loads it.
+"""The catalogue that the product ships, `data/mistral_prices.csv`, and files like it: dollars a million units.
 
-Each line names its source. Units are those of the provider's price list: tokens, pages, minutes of audio. Loading is
-idempotent: what is there already is left alone, so that an operator's changes stand.
+Each line names its source. Units are those of the provider's price list: tokens, pages, minutes of audio. An
+installation gets the rows by migrations, which carry copies of their own: a new line here needs one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 SEED = Path(__file__).parents[1] / "data" / "mistral_prices.csv"
 PROVIDER = "mistral"
@@ -21,8 +20,6 @@ PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
 MOST_PICOS = 2**63
 # Units of price lists that calls are not counted in, and how many of ours they hold.
 PARTS = {"audio_minute": ("audio_second", 60)}
-# 55 rows of 55 patches and a row mark each: the most that a current model makes of one picture.
-IMAGE_TOKENS = 55 * 55 + 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +75,6 @@ def _row(line: dict[str, str]) -> SeedRow:
         effective_from=_midnight(line.get("effective_from", "")),
         source=line.get("source", ""),
     )
-
-
-def load(apps: Any) -> int:
-    """Add the seed's models, aliases and prices that are missing; returns how many prices were added.
-
-    `apps` is a migration's registry, or `django.apps.apps`.
-    """
-    models, aliases, prices = (apps.get_model("llm", name) for name in ("Model", "ModelAlias", "Price"))
-    added = 0
-    for row in rows():
-        model, _ = models.objects.get_or_create(
-            provider=PROVIDER,
-            name=row.model,
-            defaults={
-                "kinds": list(row.kinds),
-                "capabilities": list(row.capabilities),
-                "context_tokens": row.context_tokens,
-                "status": row.status,
-                **({"image_tokens": IMAGE_TOKENS} if "vision" in row.capabilities else {}),
-            },
-        )
-        for alias in row.aliases:
-            aliases.objects.get_or_create(provider=PROVIDER, name=alias, defaults={"model": model})
-        for unit, picos in row.picos.items():
-            _, new = prices.objects.get_or_create(
-                model=model,
-                unit=unit,
-                currency="USD",
-                zone="global",
-                tier="standard",
-                batch=False,
-                effective_from=row.effective_from,
-                supersedes=None,
-                defaults={"picos_per_unit": picos, "source": row.source},
-            )
-            added += new
-    return added
 
 
 def _picos(line: dict[str, str]) -> dict[str, int]:

@@ -41,7 +41,7 @@ class SyncFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ListedModel:
     """A model as the list describes it, under all of its names."""
 
     names: frozenset[str]
@@ -56,7 +56,7 @@ class Card:
 
 
 @dataclass(slots=True)
-class Outcome:
+class SyncResult:
     """What a sync changed, one sentence each."""
 
     listed: int = 0
@@ -69,7 +69,7 @@ def can_ask() -> bool:
     return bool(settings.MISTRAL_API_KEY) or settings.MISTRAL_API_BASE == settings.SANDBOX_URL
 
 
-def run(*, now: datetime, dry_run: bool = False) -> Outcome:
+def run(*, now: datetime, dry_run: bool = False) -> SyncResult:
     """Ask for the list and take it over, then look after the models in use.
 
     Raises SyncFailed, with an alert open. `dry_run`: say what would change, and change nothing.
@@ -77,7 +77,7 @@ def run(*, now: datetime, dry_run: bool = False) -> Outcome:
     try:
         listed = fetch() if can_ask() else None
         with transaction.atomic():
-            outcome = Outcome() if listed is None else take_over(listed, now=now)
+            outcome = SyncResult() if listed is None else take_over(listed, now=now)
             outcome.alerts = model_alerts.look(now=now)
             transaction.set_rollback(dry_run)
     except SyncFailed as error:
@@ -89,7 +89,7 @@ def run(*, now: datetime, dry_run: bool = False) -> Outcome:
     return outcome
 
 
-def fetch() -> list[Card]:
+def fetch() -> list[ListedModel]:
     """The provider's list, through its SDK. Raises SyncFailed."""
     # Half a second to import, which no other part of the product should wait for.
     from mistralai.client import Mistral
@@ -108,7 +108,7 @@ def fetch() -> list[Card]:
     return cards([card.model_dump() for card in listed if card.type == "base"])
 
 
-def cards(listed: Iterable[Mapping[str, Any]]) -> list[Card]:
+def cards(listed: Iterable[Mapping[str, Any]]) -> list[ListedModel]:
     """One card for each model: the list has one for each name."""
     groups: list[tuple[set[str], list[Mapping[str, Any]]]] = []
     for item in listed:
@@ -123,14 +123,14 @@ def cards(listed: Iterable[Mapping[str, Any]]) -> list[Card]:
 
 
 @transaction.atomic
-def take_over(listed: list[Card], *, now: datetime) -> Outcome:
+def take_over(listed: list[ListedModel], *, now: datetime) -> SyncResult:
     """Bring the catalogue up to date with the list, all or nothing. Raises SyncFailed for one that cannot be right."""
     rows = {row.name: row for row in Model.objects.select_for_update().filter(provider=DEFAULT_PROVIDER).order_by("pk")}
     served = {name for name, row in rows.items() if row.status in Model.SERVED and row.listed_at is not None}
     named = frozenset().union(*(card.names for card in listed))
     if not listed or len(served - named) * 2 > len(served):
         raise SyncFailed(f"the list names {len(named)} models and leaves out {len(served - named)} that are served")
-    outcome = Outcome(listed=len(listed))
+    outcome = SyncResult(listed=len(listed))
     for card in listed:
         ours = [rows[name] for name in sorted(card.names) if name in rows]
         row = rows.get(card.canonical) or (ours[0] if ours else None)
@@ -146,7 +146,7 @@ def take_over(listed: list[Card], *, now: datetime) -> Outcome:
     return outcome
 
 
-def _added(card: Card, outcome: Outcome, now: datetime) -> Model:
+def _added(card: ListedModel, outcome: SyncResult, now: datetime) -> Model:
     row = Model(
         provider=DEFAULT_PROVIDER,
         name=card.canonical,
@@ -164,7 +164,7 @@ def _added(card: Card, outcome: Outcome, now: datetime) -> Model:
     return row
 
 
-def _update(row: Model, card: Card, outcome: Outcome, now: datetime) -> None:
+def _update(row: Model, card: ListedModel, outcome: SyncResult, now: datetime) -> None:
     said: dict[str, Any] = {
         "deprecated_at": card.deprecated_at,
         "replacement": card.replacement,
@@ -183,7 +183,7 @@ def _update(row: Model, card: Card, outcome: Outcome, now: datetime) -> None:
     prices.save(row=row, old=old, by=SYNC, now=now)
 
 
-def _name(row: Model, names: Iterable[str], outcome: Outcome, now: datetime) -> None:
+def _name(row: Model, names: Iterable[str], outcome: SyncResult, now: datetime) -> None:
     """Aliases that the list gives the model. Those that it no longer names stay: they may be an operator's own."""
     for name in sorted(names):
         alias = ModelAlias.objects.select_related("model").filter(provider=row.provider, name=name).first()
@@ -197,7 +197,7 @@ def _name(row: Model, names: Iterable[str], outcome: Outcome, now: datetime) -> 
             outcome.changes.append(f"{name}: means {row.name}, meant {before}")
 
 
-def _retire(unlisted: list[Model], outcome: Outcome, now: datetime) -> None:
+def _retire(unlisted: list[Model], outcome: SyncResult, now: datetime) -> None:
     """What is gone from the list after its deprecation is over. What is just gone may be a slip: see model_alerts."""
     for row in unlisted:
         if row.status == Model.Status.DEPRECATED and row.deprecated_at is not None and row.deprecated_at <= now:
@@ -207,7 +207,7 @@ def _retire(unlisted: list[Model], outcome: Outcome, now: datetime) -> None:
             outcome.changes.append(f"{row.name}: retired")
 
 
-def _card(names: frozenset[str], members: list[Mapping[str, Any]]) -> Card:
+def _card(names: frozenset[str], members: list[Mapping[str, Any]]) -> ListedModel:
     said = [item.get("name") for item in members if item.get("name") in names]
     ids = sorted((item["id"] for item in members), key=lambda id: (id.endswith("-latest"), id))
     item = next((item for item in members if item["id"] == (said or ids)[0]), members[0])
@@ -215,7 +215,7 @@ def _card(names: frozenset[str], members: list[Mapping[str, Any]]) -> Card:
     kinds = tuple(kind for flag, kind in KINDS.items() if can.get(flag)) or ("chat",)
     more = tuple(word for flag, word in ABILITIES.items() if can.get(flag))
     context = item.get("max_context_length")
-    return Card(
+    return ListedModel(
         names=names,
         canonical=str((said or ids)[0]),
         kinds=kinds,

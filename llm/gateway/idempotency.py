@@ -15,7 +15,7 @@ from django.db import Error as DatabaseTrouble
 from django.utils import timezone
 
 from governance import idempotency
-from governance.idempotency import Answer, Claim, Headers
+from governance.idempotency import Claim, Headers, StoredAnswer
 from governance.models import ApiKey
 from llm.gateway import errors
 from llm.gateway.http import Exchange, Message, Send
@@ -38,7 +38,7 @@ async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle:
     body = forms.canonical(await exchange.body(limit=limit), exchange.header("content-type"))
     digest = idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=body)
     found = await _begin(gateway, identity, key, digest)
-    if isinstance(found, Answer):
+    if isinstance(found, StoredAnswer):
         await exchange.answer(found.status, found.body, [*found.headers, idempotency.REPLAYED])
         return
     run = _Run(gateway, exchange, found)
@@ -50,7 +50,7 @@ async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle:
         await run.end()
 
 
-async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) -> Claim | Answer:
+async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) -> Claim | StoredAnswer:
     """Waits while the same request runs elsewhere; all database work is off the event loop."""
     try:
         idempotency.checked(key)
@@ -66,7 +66,7 @@ async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) ->
         raise errors.ledger_unavailable() from error
 
 
-def _look(identity: Identity, key: str, digest: str) -> Claim | Answer | None:
+def _look(identity: Identity, key: str, digest: str) -> Claim | StoredAnswer | None:
     now = timezone.now()
     # A stored answer passes the ledger by, which would notice that the key was revoked.
     key_row = ApiKey.objects.filter(pk=identity.key_id).first()
@@ -148,7 +148,7 @@ class _Run:
         self._ended = True
         # Sent with its length when it is replayed, whether it was streamed or not.
         headers = [(name, value) for name, value in self._headers if name != "content-length"]
-        answer = Answer(self._status, headers, b"".join(self._parts))
+        answer = StoredAnswer(self._status, headers, b"".join(self._parts))
         await self._write(lambda: idempotency.keep(self._claim, answer))
 
     async def _write(self, work: Callable[[], T]) -> None:

@@ -20,7 +20,7 @@ class GatewayAway(Exception):
 
 
 @dataclass(slots=True)
-class Answer:
+class InsideAnswer:
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -33,12 +33,12 @@ class Answer:
             self.body += message.get("body", b"")
 
 
-def post(path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float = READ_TIMEOUT_S) -> Answer:
+def post(path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float = READ_TIMEOUT_S) -> InsideAnswer:
     """POST a JSON body to the gateway from another thread, and wait for the whole answer. Raises GatewayAway."""
     loop = gateway.loop
     if loop is None or not loop.is_running():
         raise GatewayAway("the gateway does not run in this process")
-    answer = Answer()
+    answer = InsideAnswer()
     running = asyncio.run_coroutine_threadsafe(gateway(_scope(path, headers), _receiver(body), answer.send), loop)
     try:
         running.result(timeout_s)

@@ -37,7 +37,7 @@ class Stream:
         self._hold = hold
         self._answer = answer
         self._chunks = answer.chunks()
-        self._reader = sse.Reader()
+        self._reader = sse.EventReader()
         self._first = b""
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import orjson
 
 from llm.providers import Answer, ProviderError
-from llm.providers.http import HttpProvider, Refusal, ShapedAnswer, TranslatedAnswer
+from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
 from llm.rules import anthropic_dialect, sse
 from llm.rules.mistral_dialect import Request
 from llm.rules.openai_dialect import Shaper
@@ -36,7 +36,7 @@ class Anthropic(HttpProvider):
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            return Refusal(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+            return RefusedAnswer(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
         created = int(time.time())
         if answer.is_stream:
             return ShapedAnswer(answer, _Shaping(created=created))

@@ -192,7 +192,7 @@ class HttpAnswer:
             self._connection = None
 
 
-class Refusal:
+class RefusedAnswer:
     """An error that was read already, to know what it means. See `llm.providers.Answer`."""
 
     def __init__(self, answer: HttpAnswer, *, status: int, body: bytes) -> None:
@@ -260,7 +260,7 @@ class ShapedAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream in Mistral's shape; raises ProviderError where it breaks off or carries an error."""
-        reader = sse.Reader()
+        reader = sse.EventReader()
         failure: Exception | None = None
         try:
             async for chunk in self._answer.chunks():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from llm.providers import Answer
-from llm.providers.http import HttpProvider, Refusal, ShapedAnswer
+from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
 from llm.rules import openai_dialect
 from llm.rules.mistral_dialect import Request
 
@@ -34,7 +34,7 @@ class OpenAICompatible(HttpProvider):
             said = await answer.read_refusal()
             # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.
             status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
-            return Refusal(answer, status=status, body=said)
+            return RefusedAnswer(answer, status=status, body=said)
         if answer.is_stream:
             return ShapedAnswer(answer, openai_dialect.Shaper())
         return answer

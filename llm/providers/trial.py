@@ -10,7 +10,7 @@ from llm.providers import Provider, ProviderError, endpoints, registry
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ProviderTrial:
     """How it went. `message` is a sentence for operators, without the key; `models` how many the key may use."""
 
     provider: str
@@ -19,20 +19,20 @@ class Trial:
     models: int = 0
 
 
-def try_out(*, only: str = "") -> list[Trial]:
+def try_out(*, only: str = "") -> list[ProviderTrial]:
     """Try every provider that has a key, or one; the environment's and the database's. Takes 15 seconds at most."""
     providers = registry.everything(endpoints.usable())
     chosen = [provider for name, provider in sorted(providers.items()) if only in ("", name)]
     return asyncio.run(_try_all(chosen))
 
 
-async def _try_all(providers: Sequence[Provider]) -> list[Trial]:
+async def _try_all(providers: Sequence[Provider]) -> list[ProviderTrial]:
     return list(await asyncio.gather(*map(_try, providers)))
 
 
-async def _try(provider: Provider) -> Trial:
+async def _try(provider: Provider) -> ProviderTrial:
     try:
         ids = await provider.list_models()
     except ProviderError as error:
-        return Trial(provider.name, False, str(error))
-    return Trial(provider.name, True, f"It works: {len(ids)} models.", len(ids))
+        return ProviderTrial(provider.name, False, str(error))
+    return ProviderTrial(provider.name, True, f"It works: {len(ids)} models.", len(ids))

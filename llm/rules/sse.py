@@ -47,7 +47,7 @@ class Event:
         return next((reason for reason in reasons if isinstance(reason, str)), None)
 
 
-class Reader:
+class EventReader:
     """Splits a stream into events. Joined, the events' `raw` and `rest()` are the stream."""
 
     __slots__ = ("_buffer",)

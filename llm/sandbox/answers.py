@@ -56,7 +56,7 @@ MESSAGE_FIELDS: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SimulatedAnswer:
     """One choice. `pieces` joined are the text; a tool call has none."""
 
     tokens: int
@@ -70,7 +70,7 @@ class Answer:
         return {"role": "assistant", "tool_calls": calls, "content": "".join(self.pieces)}
 
 
-def answer(request: Mapping[str, Any], *, output_tokens: int | None = None, chunk_tokens: int = 4) -> Answer:
+def answer(request: Mapping[str, Any], *, output_tokens: int | None = None, chunk_tokens: int = 4) -> SimulatedAnswer:
     """The answer to a chat or fill-in-the-middle request: a tool call where one is forced, else JSON or prose."""
     limit = request.get("max_tokens")
     called = _forced_tool(request)
@@ -81,7 +81,7 @@ def answer(request: Mapping[str, Any], *, output_tokens: int | None = None, chun
         return _json_answer(response_format, limit)
     wanted = SHORTEST_ANSWER_TOKENS + _seed(request) % ANSWER_TOKENS_SPREAD if output_tokens is None else output_tokens
     tokens = wanted if limit is None else min(wanted, limit)
-    return Answer(tokens, "length" if tokens < wanted else "stop", prose(tokens, chunk_tokens=chunk_tokens))
+    return SimulatedAnswer(tokens, "length" if tokens < wanted else "stop", prose(tokens, chunk_tokens=chunk_tokens))
 
 
 def prose(tokens: int, *, chunk_tokens: int) -> list[str]:
@@ -180,7 +180,7 @@ def _forced_tool(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return functions[0] if choice in ("any", "required") and functions else None
 
 
-def _tool_answer(function: Mapping[str, Any]) -> Answer:
+def _tool_answer(function: Mapping[str, Any]) -> SimulatedAnswer:
     arguments = orjson.dumps(example(function.get("parameters") or {"type": "object"})).decode()
     call = {
         "id": f"{zlib.crc32(arguments.encode()):09x}",
@@ -188,13 +188,13 @@ def _tool_answer(function: Mapping[str, Any]) -> Answer:
         "function": {"name": function["name"], "arguments": arguments},
         "index": 0,
     }
-    return Answer(8 + len(arguments) // 4, "tool_calls", tool_calls=(call,))
+    return SimulatedAnswer(8 + len(arguments) // 4, "tool_calls", tool_calls=(call,))
 
 
-def _json_answer(response_format: Mapping[str, Any], limit: int | None) -> Answer:
+def _json_answer(response_format: Mapping[str, Any], limit: int | None) -> SimulatedAnswer:
     schema = (response_format.get("json_schema") or {}).get("schema")
     value = example(schema) if schema else {"answer": "A short answer made by the sandbox."}
     text = orjson.dumps(value).decode()
     pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
     kept = pieces if limit is None else pieces[:limit]
-    return Answer(len(kept), "length" if len(kept) < len(pieces) else "stop", kept)
+    return SimulatedAnswer(len(kept), "length" if len(kept) < len(pieces) else "stop", kept)

@@ -152,7 +152,7 @@ class Sandbox:
             behaviour = self._behaviour(request)
             self._admit(request, authorization)
             reply = self._reply(request, behaviour)
-        except wire.Refusal as refusal:
+        except wire.SimulatedError as refusal:
             await _respond(send, refusal.status, refusal.body, refusal.headers)
             request.finished = True
             return
@@ -166,11 +166,11 @@ class Sandbox:
         try:
             return self._default.with_directives(f"{directives}|{request.headers.get('x-sandbox', '')}")
         except ControlError as error:
-            raise wire.Refusal(400, wire.error(400, str(error))) from error
+            raise wire.SimulatedError(400, wire.error(400, str(error))) from error
 
     def _admit(self, request: Received, authorization: str) -> None:
         if self.api_key and authorization != f"Bearer {self.api_key}":
-            raise wire.Refusal(401, {"detail": "Unauthorized"})
+            raise wire.SimulatedError(401, {"detail": "Unauthorized"})
         if request.method == "GET":
             return
         if request.path == TRANSCRIPTIONS:
@@ -189,7 +189,7 @@ class Sandbox:
             return self._models(request.path)
         route = _ROUTES.get(request.path)
         if route is None or request.method != "POST":
-            raise wire.Refusal(404, {"detail": "Not Found"})
+            raise wire.SimulatedError(404, {"detail": "Not Found"})
         if behaviour.status and behaviour.status != 200:
             raise wire.failure(behaviour.status)
         return route(self, request.body, behaviour)
@@ -200,7 +200,7 @@ class Sandbox:
         model = self._ids.get(path.removeprefix("/v1/models/"))
         card = next((card for card in self._cards if card["id"] == model), None)
         if card is None:
-            raise wire.Refusal(404, wire.error(404, "No such model or path"))
+            raise wire.SimulatedError(404, wire.error(404, "No such model or path"))
         return orjson.dumps(card)
 
     def _served(self, body: Mapping[str, Any], *, known: frozenset[str], capability: str) -> str:
@@ -215,7 +215,7 @@ class Sandbox:
             raise wire.unprocessable(["body", "model"], "missing" if model is None else "string_type", "Field required")
         served = self._ids.get(model)
         if served is None or not self._kinds[served].get(capability):
-            raise wire.Refusal(400, wire.error(400, f"Invalid model: {model}", "invalid_model", "1500"))
+            raise wire.SimulatedError(400, wire.error(400, f"Invalid model: {model}", "invalid_model", "1500"))
         limit = body.get("max_tokens")
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise wire.unprocessable(["body", "max_tokens"], "int_type", "Input should be a valid integer", limit)

@@ -19,7 +19,7 @@ CREATED = 1_735_689_600
 _TYPES = {401: "unauthorized", 402: "payment_required", 429: "rate_limited", 503: "service_unavailable"}
 
 
-class Refusal(Exception):
+class SimulatedError(Exception):
     """An answer other than 200."""
 
     def __init__(self, status: int, body: Mapping[str, Any], headers: Headers | None = None) -> None:
@@ -29,7 +29,9 @@ class Refusal(Exception):
         self.headers = headers or []
 
 
-def chunks(head: Mapping[str, Any], answer: answers.Answer, used: Mapping[str, Any], n: int) -> Iterable[bytes]:
+def chunks(
+    head: Mapping[str, Any], answer: answers.SimulatedAnswer, used: Mapping[str, Any], n: int
+) -> Iterable[bytes]:
     """The role, the text piece by piece, then finish_reason and usage in one last chunk, then [DONE]."""
 
     def event(index: int, delta: Mapping[str, Any], finish: str | None, more: Mapping[str, Any]) -> bytes:
@@ -125,8 +127,8 @@ def form(content_type: str, body: bytes) -> dict[str, Any]:
     return fields
 
 
-def unprocessable(place: list[Any], kind: str, message: str, value: Any = None) -> Refusal:
-    return Refusal(422, {"detail": [{"type": kind, "loc": place, "msg": message, "input": value}]})
+def unprocessable(place: list[Any], kind: str, message: str, value: Any = None) -> SimulatedError:
+    return SimulatedError(422, {"detail": [{"type": kind, "loc": place, "msg": message, "input": value}]})
 
 
 def error(status: int, message: str, kind: str = "", code: str | None = None) -> dict[str, Any]:
@@ -140,15 +142,15 @@ def error(status: int, message: str, kind: str = "", code: str | None = None) ->
     }
 
 
-def failure(status: int) -> Refusal:
+def failure(status: int) -> SimulatedError:
     """The refusal that was asked for; a 429 says when to come back."""
     if status == 401:
-        return Refusal(401, {"detail": "Unauthorized"})
+        return SimulatedError(401, {"detail": "Unauthorized"})
     if status == 429:
         headers = [
             (b"retry-after", b"1"),
             (b"x-ratelimit-limit-req-minute", b"60"),
             (b"x-ratelimit-remaining-req-minute", b"0"),
         ]
-        return Refusal(429, error(429, "Rate limit exceeded", code="1300"), headers)
-    return Refusal(status, error(status, f"Simulated failure with status {status}"))
+        return SimulatedError(429, error(429, "Rate limit exceeded", code="1300"), headers)
+    return SimulatedError(status, error(status, f"Simulated failure with status {status}"))

@@ -9,12 +9,12 @@ import pytest
 from django.db import connection
 
 from governance import idempotency, tasks
-from governance.idempotency import ALIVE_FOR, KEPT_FOR, Answer, Claim
+from governance.idempotency import ALIVE_FOR, KEPT_FOR, Claim, StoredAnswer
 from governance.models import KeptAnswer
 from tests import factories
 from tests.factories import NOON
 
-OK = Answer(200, [("x-request-id", "r1")], b"\x00{}")
+OK = StoredAnswer(200, [("x-request-id", "r1")], b"\x00{}")
 LATER = NOON + timedelta(seconds=1)
 
 
@@ -23,7 +23,7 @@ def digest(body: bytes = b"{}", **change: str) -> str:
     return idempotency.digest(**said, body=body)
 
 
-def begin(key: str = "k1", *, now: datetime = NOON, body: bytes = b"{}") -> Claim | Answer | None:
+def begin(key: str = "k1", *, now: datetime = NOON, body: bytes = b"{}") -> Claim | StoredAnswer | None:
     return idempotency.begin(tenant_id=factories.tenant().pk, key=key, digest=digest(body), now=now)
 
 
@@ -61,26 +61,26 @@ class TestOneKey:
 
     @pytest.mark.parametrize("status", [401, 402, 403, 429])
     def test_refusals_that_pass_are_not_kept(self, status: int) -> None:
-        assert not idempotency.keep(claimed(), Answer(status, [], b""))
+        assert not idempotency.keep(claimed(), StoredAnswer(status, [], b""))
         assert isinstance(begin(body=b"[]"), Claim)
 
     @pytest.mark.parametrize("status", [200, 201, 400, 404, 409, 422])
     def test_what_would_be_answered_alike_is_kept(self, status: int) -> None:
-        answer = Answer(status, [], b"{}")
+        answer = StoredAnswer(status, [], b"{}")
         assert idempotency.keep(claimed(), answer)
         assert begin() == answer
 
     @pytest.mark.parametrize("status", [500, 503])
     def test_after_a_failure_of_ours_a_repeat_goes_on_under_the_same_name(self, status: int) -> None:
         claim = claimed()
-        assert not idempotency.keep(claim, Answer(status, [], b""))
+        assert not idempotency.keep(claim, StoredAnswer(status, [], b""))
         again = begin(now=LATER)
         assert again == Claim(claim.id, 2, NOON)
         assert isinstance(again, Claim)
         assert again.taken_over
 
     def test_an_answer_that_is_too_long_is_not_kept(self) -> None:
-        assert not idempotency.keep(claimed(), Answer(200, [], bytes(idempotency.MOST_BYTES + 1)))
+        assert not idempotency.keep(claimed(), StoredAnswer(200, [], bytes(idempotency.MOST_BYTES + 1)))
         assert isinstance(begin(), Claim)
 
 
@@ -107,7 +107,7 @@ class TestADeadRun:
         first = claimed()
         second = begin(now=NOON + ALIVE_FOR)
         assert isinstance(second, Claim)
-        assert not idempotency.keep(first, Answer(200, [], b"late"))
+        assert not idempotency.keep(first, StoredAnswer(200, [], b"late"))
         idempotency.forget(first)
         idempotency.let_go(first)
         assert begin(now=NOON + ALIVE_FOR) is None

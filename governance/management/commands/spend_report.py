@@ -36,7 +36,7 @@ class Command(BaseCommand):
 
     def handle(self, *, by: str, since: str | None, until: str | None, **options: Any) -> None:
         groups = _groups(by)
-        period = spend.Period(_moment("from", since), _moment("to", until))
+        period = spend.TimeRange(_moment("from", since), _moment("to", until))
         if period.starts_at and period.ends_at and period.ends_at <= period.starts_at:
             raise CommandError("--to: must be later than --from")
         reader = _reader(options["tenant"], options["agent"])

@@ -13,7 +13,7 @@ from governance.audit import Actor
 from governance.console.display import subject_name
 from governance.rules import money
 from llm.catalogue import prices, repricing
-from llm.catalogue.repricing import Outcome
+from llm.catalogue.repricing import RepricingResult
 
 
 class Command(BaseCommand):
@@ -64,7 +64,7 @@ class Command(BaseCommand):
     def _progress(self, looked_at: int) -> None:
         self.stderr.write(f"{looked_at:,} calls looked at")
 
-    def _say(self, done: Outcome) -> None:
+    def _say(self, done: RepricingResult) -> None:
         would, lets = ("would be ", "would let") if done.dry_run else ("", "lets")
         self.stdout.write(f"{done.model}: {done.changed:,} of {done.looked_at:,} calls {would}adjusted.")
         for slug, tenant in sorted(done.by_tenant.items()):
@@ -100,7 +100,7 @@ def moment(text: str, option: str) -> datetime:
     return found if timezone.is_aware(found) else timezone.make_aware(found, timezone.get_default_timezone())
 
 
-def _facts(done: Outcome) -> dict[str, Any]:
+def _facts(done: RepricingResult) -> dict[str, Any]:
     return {
         "model": done.model,
         "dry_run": done.dry_run,

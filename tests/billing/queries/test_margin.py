@@ -17,7 +17,7 @@ from billing.models import BillingAccount
 from billing.queries import margin
 from governance import ledger
 from governance.models import Tenant
-from governance.queries.spend import Period
+from governance.queries.spend import TimeRange
 from tests import factories
 from tests.billing.conftest import Deliver
 from tests.billing.events import (
@@ -33,7 +33,7 @@ from tests.billing.events import (
 
 pytestmark = pytest.mark.django_db
 END = START + 30 * DAY
-PAID_PERIOD = Period(START, END)
+PAID_PERIOD = TimeRange(START, END)
 
 
 def pays(deliver: Deliver, slug: str, amount: int, **fields: Any) -> Tenant:
@@ -66,7 +66,7 @@ def test_a_period_has_its_part_of_both(tenant: Tenant, deliver: Deliver) -> None
     pays(deliver, "acme", 5000)
     spend("acme", "1", at=START + DAY)
     spend("acme", "2", at=START + 20 * DAY)
-    halves = [Period(START, START + 15 * DAY), Period(START + 15 * DAY, END)]
+    halves = [TimeRange(START, START + 15 * DAY), TimeRange(START + 15 * DAY, END)]
     found = [margin.of([tenant], period=half)[0] for half in halves]
     assert [row.revenue_nanos for row in found] == [factories.nanos("25")] * 2
     assert [row.cost_nanos for row in found] == [factories.nanos("1"), factories.nanos("2")]

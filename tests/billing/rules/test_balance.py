@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from billing.rules import balance
-from billing.rules.balance import Part, Spell, TopUp
+from billing.rules.balance import Part, Purchase, Spell
 from tests.billing.events import DAY, START
 
 
@@ -18,7 +18,7 @@ def spell(number: int, used: int, *parts: Part) -> Spell:
     return Spell(START + number * 30 * DAY, parts, used)
 
 
-def left(past: list[Spell], now: Spell, topups: list[TopUp] | None = None, **fields: Any) -> int:
+def left(past: list[Spell], now: Spell, topups: list[Purchase] | None = None, **fields: Any) -> int:
     carried = balance.carried(past, topups or [], alive=[one.key for one in now.parts])
     return balance.limit(carried, now, topups or [], **fields).nanos
 
@@ -69,7 +69,7 @@ def test_parts_of_several_windows_are_drawn_on_once_the_first_to_end_first() -> 
 
 
 def test_top_ups_are_drawn_on_last_and_debts_leave_them_alone() -> None:
-    topup = TopUp("t", START, 20)
+    topup = Purchase("t", START, 20)
     assert left([spell(0, 55, part(50))], spell(1, 0, part(50, key="b")), [topup]) == 65
     owing = [spell(0, 130, part(50))]
-    assert left(owing, spell(1, 0, part(50, key="b")), [TopUp("t", START + 30 * DAY, 20)]) == 20
+    assert left(owing, spell(1, 0, part(50, key="b")), [Purchase("t", START + 30 * DAY, 20)]) == 20

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.rules import entitlement, valuation
-from billing.rules.entitlement import Entitlement, State, entitle
+from billing.rules.entitlement import Entitlement, EntitlementState, entitle
 from billing.rules.valuation import PlanRule, Pricing
 from billing.stripe_api import objects
 from governance.rules.money import nanos_from_dollars
@@ -25,50 +25,50 @@ STANDARD = PlanRule("Standard", nanos_from_dollars("50"), lookup_keys=frozenset(
 PREMIUM = PlanRule("Premium", nanos_from_dollars("200"), lookup_keys=frozenset({"premium"}))
 
 
-def sub(**fields: Any) -> objects.Subscription:
+def sub(**fields: Any) -> objects.StripeSubscription:
     return objects.subscription(events.subscription(**fields))
 
 
-def paid(**fields: Any) -> objects.Invoice:
+def paid(**fields: Any) -> objects.StripeInvoice:
     return objects.invoice(events.invoice(**fields))
 
 
 def entitled(
-    subs: list[objects.Subscription], invoices: list[objects.Invoice], *, now: datetime = START, **more: Any
+    subs: list[objects.StripeSubscription], invoices: list[objects.StripeInvoice], *, now: datetime = START, **more: Any
 ) -> Entitlement:
     return entitle(subscriptions=subs, invoices=invoices, plans=[STANDARD, PREMIUM], now=now, **more)
 
 
 def test_no_subscription_is_no_entitlement() -> None:
-    assert entitled([], []) == Entitlement(State.NONE)
+    assert entitled([], []) == Entitlement(EntitlementState.NONE)
 
 
 @pytest.mark.parametrize("status", ["incomplete", "active"])
 def test_unpaid_first_invoice_gives_nothing(status: str) -> None:
     found = entitled([sub(status=status)], [paid(status="open")])
-    assert (found.state, found.limit_nanos, found.period) == (State.PENDING, None, None)
+    assert (found.state, found.limit_nanos, found.period) == (EntitlementState.PENDING, None, None)
 
 
 @pytest.mark.parametrize("status", ["unpaid", "paused"])
 def test_unpaid_and_paused_are_suspended_now(status: str) -> None:
-    assert entitled([sub(status=status)], [paid()]).state == State.SUSPENDED
+    assert entitled([sub(status=status)], [paid()]).state == EntitlementState.SUSPENDED
 
 
 def test_failed_upgrade_payment_gives_no_more_than_what_was_paid() -> None:
     found = entitled([sub(price="price_premium", status="past_due")], [paid()])
-    assert (found.state, found.limit_nanos) == (State.ACTIVE, STANDARD.limit_nanos)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, STANDARD.limit_nanos)
 
 
 def test_paused_collection_counts_as_past_due() -> None:
     rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, pause_collection={"behavior": "void"})
-    assert entitled([rolled], [paid()], now=NEXT).state == State.PROVISIONAL
-    assert entitled([rolled], [paid()], now=NEXT + 8 * DAY).state == State.SUSPENDED
+    assert entitled([rolled], [paid()], now=NEXT).state == EntitlementState.PROVISIONAL
+    assert entitled([rolled], [paid()], now=NEXT + 8 * DAY).state == EntitlementState.SUSPENDED
 
 
 def test_cancelled_at_period_end_opens_nothing_past_it() -> None:
     rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
     found = entitled([rolled], [paid()], now=NEXT + DAY)
-    assert (found.state, found.period and found.period.ends_at) == (State.LAPSED, NEXT)
+    assert (found.state, found.period and found.period.ends_at) == (EntitlementState.LAPSED, NEXT)
 
 
 def test_quantity_multiplies_only_where_the_price_says_so() -> None:
@@ -116,7 +116,7 @@ def test_old_shapes_without_a_reason_tell_a_renewal_from_a_change() -> None:
         "period": {"start": int((START + 10 * DAY).timestamp()), "end": int(NEXT.timestamp())},
     }
 
-    def with_proration(start: datetime) -> objects.Invoice:
+    def with_proration(start: datetime) -> objects.StripeInvoice:
         raw = events.invoice(billing_reason=None, period_start=start, period_end=start + 30 * DAY)
         raw["lines"]["data"].append(proration)
         return objects.invoice(raw)

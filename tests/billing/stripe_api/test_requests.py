@@ -147,7 +147,7 @@ class TestMeters:
         api.add("POST", stream, json={})
         reporter = meters.Reporter("stream")
         meter = meters.Meter("mtr_1", "llm_cost", sums=True)
-        usage = meters.Usage("id_1", "cus_1", 5, START)
+        usage = meters.UsageEvent("id_1", "cus_1", 5, START)
         with pytest.raises(client.StripeUnavailable):
             reporter.send(meter, usage, now=START)
         assert reporter.send(meter, usage, now=START) is True

@@ -12,7 +12,7 @@ import requests
 from django.db import IntegrityError, transaction
 
 from billing.models import BillingAccount, MeterEvent, UsageMeter
-from billing.stripe_api.meters import Reporter, Usage
+from billing.stripe_api.meters import Reporter, UsageEvent
 from billing.usage import outbox, proof
 from governance import ledger
 from governance.audit import Actor
@@ -503,5 +503,5 @@ class TestOperators:
         assert not AuditEntry.objects.filter(action__startswith="meter_event").exists()
 
 
-def _usage(row: MeterEvent) -> Usage:
-    return Usage(str(row.pk), row.stripe_customer_id, row.value, row.stamped_at, row.attempts)
+def _usage(row: MeterEvent) -> UsageEvent:
+    return UsageEvent(str(row.pk), row.stripe_customer_id, row.value, row.stamped_at, row.attempts)

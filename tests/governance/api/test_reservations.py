@@ -10,10 +10,10 @@ import pytest
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from governance.ledger import batch
 from governance import idempotency, ledger
 from governance.actions import rate_limits, stops, tenancy
 from governance.audit import Actor
+from governance.ledger import batch
 from governance.models import BudgetWindow, KeptAnswer, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories

@@ -10,7 +10,7 @@ from governance import ledger
 from governance.ledger.operations import Adjust
 from governance.models import Budget, SpendEntry
 from governance.queries import budget_status, spend
-from governance.queries.spend import Period, Reader
+from governance.queries.spend import Reader, TimeRange
 from tests import factories
 from tests.factories import NOON
 
@@ -37,7 +37,7 @@ def test_a_period_is_half_open_on_the_hour() -> None:
     entry("1", at=NOON - timedelta(hours=1))
     entry("2", at=NOON + timedelta(minutes=59))
     entry("4", at=NOON + timedelta(hours=1))
-    nanos, calls = spend.total(period=Period(NOON, NOON + timedelta(hours=1)))
+    nanos, calls = spend.total(period=TimeRange(NOON, NOON + timedelta(hours=1)))
     assert (nanos, calls) == (factories.nanos("2"), 1)
 
 
@@ -60,7 +60,7 @@ def test_a_reader_counts_its_own_alone() -> None:
     acme = factories.tenant()
 
     def total(reader: Reader) -> int:
-        return spend.total(reader=reader, period=Period())[0] // 10**9
+        return spend.total(reader=reader, period=TimeRange())[0] // 10**9
 
     assert [total(r) for r in (Reader(), Reader(acme), Reader(acme, "a"), Reader(globex, "b"))] == [7, 3, 1, 0]
 

@@ -66,7 +66,7 @@ def make_right(picos: int = 300_000) -> Price:
     )
 
 
-def run(**fields: Any) -> repricing.Outcome:
+def run(**fields: Any) -> repricing.RepricingResult:
     asked = {"model": small(), "starts_at": None, "ends_at": LATER, "reason": "wrong price", "by": OLGA, "now": LATER}
     return repricing.run(**{**asked, **fields})
 

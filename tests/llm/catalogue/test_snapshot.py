@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.db import DatabaseError, IntegrityError
 from django.utils import timezone
 
 from governance.audit import Actor
 from governance.models import AuditEntry
 from governance.rules.calls import Usage
-from llm.catalogue import prices, seed, snapshot
+from llm.catalogue import prices, snapshot
 from llm.models import Model, ModelAlias, Price
 from llm.rules.pricing import Entry, Rates
 
@@ -33,11 +32,6 @@ def fresh_snapshot() -> Iterator[None]:
 def add_price(name: str, unit: str, picos: int, since: datetime, **fields: Any) -> Price:
     model = Model.objects.get(name=name)
     return Price.objects.create(model=model, unit=unit, picos_per_unit=picos, effective_from=since, **fields)
-
-
-def test_migration_loads_the_seed_and_loading_it_again_adds_nothing() -> None:
-    assert Price.objects.count() == sum(len(row.picos) for row in seed.rows())
-    assert seed.load(apps) == 0
 
 
 def test_aliases_and_ids_mean_one_model() -> None:

@@ -38,7 +38,7 @@ def fresh_snapshot(settings: Any) -> Iterator[None]:
     snapshot.forget()
 
 
-def listed(*changed: dict[str, Any], without: tuple[str, ...] = ()) -> list[sync.Card]:
+def listed(*changed: dict[str, Any], without: tuple[str, ...] = ()) -> list[sync.ListedModel]:
     """The catalogue as the provider would list it, with some cards otherwise."""
     cards = {
         row.name: {
@@ -127,8 +127,8 @@ def test_only_what_was_deprecated_is_retired_when_the_list_leaves_it_out() -> No
     assert Model.objects.get(name="mistral-embed").status == "ga"
 
 
-@pytest.mark.parametrize("cards", [[], [sync.Card(frozenset({"mistral-embed"}), "mistral-embed")]])
-def test_a_list_that_leaves_out_most_of_what_is_served_is_not_believed(cards: list[sync.Card]) -> None:
+@pytest.mark.parametrize("cards", [[], [sync.ListedModel(frozenset({"mistral-embed"}), "mistral-embed")]])
+def test_a_list_that_leaves_out_most_of_what_is_served_is_not_believed(cards: list[sync.ListedModel]) -> None:
     take_over()
     with pytest.raises(sync.SyncFailed, match="leaves out"):
         sync.take_over(cards, now=NOW)

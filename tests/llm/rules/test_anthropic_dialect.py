@@ -347,7 +347,7 @@ def test_finish_reasons(reason: Any, finish: str) -> None:
 
 
 def chunks_of(*pieces: bytes) -> list[dict[str, Any]]:
-    translator, reader = anthropic_dialect.Translator(created=7), sse.Reader()
+    translator, reader = anthropic_dialect.Translator(created=7), sse.EventReader()
     events = [chunk for event in reader.feed(b"".join(pieces)) for chunk in translator.feed(event)]
     assert events[-1].done
     return [event.data for event in events if event.data is not None]

@@ -142,7 +142,7 @@ def test_an_empty_account_is_told_from_a_rate_limit(error: Any, empty: bool) -> 
 
 def shaped(*pieces: bytes) -> list[dict[str, Any]]:
     """The chunks that a stream becomes."""
-    shaper, reader = Shaper(), sse.Reader()
+    shaper, reader = Shaper(), sse.EventReader()
     data = b"".join(shaper.feed(event) for event in reader.feed(b"".join(pieces))) + shaper.rest()
     lines = [line.removeprefix("data: ") for line in data.decode().splitlines() if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]

@@ -22,7 +22,7 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def read(chunks: list[bytes]) -> tuple[list[sse.Event], bytes]:
-    reader = sse.Reader()
+    reader = sse.EventReader()
     events = [event for chunk in chunks for event in reader.feed(chunk)]
     return events, reader.rest()
 
@@ -48,7 +48,7 @@ def test_events_are_the_same_wherever_the_stream_is_cut(
 
 
 def test_line_end_cut_in_two_stays_with_its_event() -> None:
-    reader = sse.Reader()
+    reader = sse.EventReader()
 
     assert reader.feed(b'data: {"a":1}\r\n\r') == []
     assert [event.raw for event in reader.feed(b"\ndata: [DO")] == [b'data: {"a":1}\r\n\r\n']

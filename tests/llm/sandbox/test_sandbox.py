@@ -259,7 +259,7 @@ def test_cut_stream_ends_without_done(http: httpx.Client, sandbox: Sandbox) -> N
 
 
 def read_stream(http: httpx.Client, events: list[sse.Event]) -> None:
-    reader = sse.Reader()
+    reader = sse.EventReader()
     body = {"model": "mistral-small-latest", "messages": QUESTION, "stream": True}
     with http.stream("POST", "/v1/chat/completions", json=body) as answer:
         for chunk in answer.iter_bytes():

@@ -72,7 +72,7 @@ def test_second_price_from_one_moment_is_refused_in_the_form(operator: Client) -
 
     for page in (again, ever):
         assert page.status_code == 200
-        assert b"choose a later one" in page.content
+        assert b"There is a price from that very moment on" in page.content
     assert Price.objects.filter(source="invoice").count() == 1
 
 

@@ -13,6 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from governance import ledger
 from governance.models import Agent, ApiKey, AuditEntry, Budget, BudgetEvent, Tenant
@@ -93,6 +94,12 @@ def test_every_page_opens_for_an_operator(operator: Client, history: Budget) -> 
         assert operator.get(page).status_code == 200, page
 
 
+def test_pages_say_reserved_and_spent_and_dollars(operator: Client, history: Budget) -> None:
+    for page in pages():
+        text = strip_tags(operator.get(page).content.decode())
+        assert re.findall(r"(?i)\b(?:held|nanos)\b", text) == [], page
+
+
 def test_a_viewer_sees_everything_and_may_add_or_change_nothing(viewer: Client, history: Budget) -> None:
     for page in pages():
         assert viewer.get(page).status_code == (403 if page.endswith("/add/") else 200), page
@@ -159,7 +166,7 @@ def test_the_overview_shows_what_was_spent_and_what_is_near_its_cap(operator: Cl
     html = operator.get("/admin/").content.decode()
     assert "$0.85" in html
     assert "acme agent:invoices" in html
-    assert "$0.85 spent and $0.05 held of $1.00" in html
+    assert "$0.85 spent and $0.05 reserved of $1.00" in html
     assert "hx-trigger" in html
 
 
@@ -223,6 +230,15 @@ def test_a_wrong_value_is_shown_at_its_field_and_nothing_is_kept(
     assert field in response.context["adminform"].form.errors
     assert not Budget.objects.exists()
     assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.parametrize("model", ["budget", "ratelimit"])
+def test_a_form_is_validated_without_writing_what_it_says(operator: Client, model: str) -> None:
+    form = {"tenant": factories.tenant().pk, **FORM, "requests_per_minute": "60"}
+    with CaptureQueriesContext(connection) as captured:
+        assert operator.post(f"/admin/governance/{model}/add/", form).status_code == 302
+    written = [query["sql"] for query in captured if query["sql"].startswith(f'INSERT INTO "governance_{model}"')]
+    assert len(written) == 1
 
 
 def test_a_second_budget_for_the_same_scope_is_refused_with_a_sentence(operator: Client, history: Budget) -> None:

@@ -1,0 +1,205 @@
+"""Plans and customers in the console: what operators set, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
+
+from billing.accounts import binding, plans, sync
+from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
+from billing.stripe_api import client
+from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
+from governance.rules import money
+
+
+def dollars(nanos: int | None) -> str:
+    return "-" if nanos is None else f"${money.format_dollars(nanos)}"
+
+
+class DollarsField(forms.DecimalField):
+    """Dollars in the form, nanodollars in the row."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", UnfoldAdminDecimalFieldWidget)
+        super().__init__(max_digits=16, decimal_places=6, **kwargs)
+
+
+class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
+    limit = DollarsField(help_text="Budget for each period, in dollars.", min_value=0)
+
+    class Meta:
+        model = Plan
+        fields = tuple(name for name in plans.FIELDS if name != "limit_nanos")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.fields["limit"].initial = money.dollars_from_nanos(self.instance.limit_nanos)
+
+    def clean(self) -> dict[str, Any]:
+        found = super().clean() or {}
+        if "limit" in found:
+            self.instance.limit_nanos = money.nanos_from_dollars(found["limit"])
+        return found
+
+    def _post_clean(self) -> None:
+        """The domain's rules say which field is wrong; a list left empty is an empty list."""
+        super()._post_clean()  # type: ignore[misc]
+        for name in (*plans.MATCHERS, "downgrade_rules", "disabled_tools"):
+            setattr(self.instance, name, getattr(self.instance, name) or [])
+        if not self.errors:
+            try:
+                plans.validate(self.instance)
+            except plans.PlanError as error:
+                self.add_error(error.field if error.field in self.fields else None, error.message)
+
+
+class PlanAdmin(ConsoleAdmin):
+    form = PlanForm
+    list_display = ("name", "limit", "soft_cap", "hard_cap", "matched_by", "is_default")
+    actions = ("apply_now",)
+    fieldsets = (
+        (None, {"fields": ("name", "limit", "soft_cap", "hard_cap", "is_default")}),
+        ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools")}),
+        ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
+        ("Trial and late payment", {"fields": ("trial_percent", "provisional_percent", "grace_days")}),
+    )
+
+    @display(description="Limit", ordering="limit_nanos")
+    def limit(self, plan: Plan) -> str:
+        return dollars(plan.limit_nanos)
+
+    @display(description="Matched by")
+    def matched_by(self, plan: Plan) -> str:
+        return ", ".join([*plan.price_ids, *plan.lookup_keys, *plan.product_ids]) or "-"
+
+    @action(description="Apply all plans to current windows now", permissions=["operate"])
+    def apply_now(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
+        count = plans.apply_now(by=actor(request), now=timezone.now())
+        self.message_user(request, f"{count} customers have what the plans say now.")
+
+    def save_model(self, request: HttpRequest, obj: Plan, form: PlanForm, change: bool) -> None:
+        plans.save(plan=obj, changes={}, by=actor(request), now=timezone.now())
+
+
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+    limit_override = DollarsField(
+        required=False, min_value=0, help_text="In dollars; in place of the plan's limit. Empty: the plan's."
+    )
+
+    class Meta:
+        model = BillingAccount
+        fields = ("stripe_customer_id", "tenant")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        nanos = self.instance.limit_override_nanos
+        if nanos is not None and "limit_override" in self.fields:
+            self.fields["limit_override"].initial = money.dollars_from_nanos(nanos)
+
+    def clean_limit_override(self) -> int | None:
+        amount = self.cleaned_data["limit_override"]
+        if amount == 0:
+            raise ValidationError("Must be more than 0 dollars.")
+        return None if amount is None else money.nanos_from_dollars(amount)
+
+
+class BillingAccountAdmin(ConsoleAdmin):
+    form = AccountForm
+    list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
+    list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
+    list_select_related = ("tenant",)
+    search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
+    readonly_fields = ("state", "plan", "limit", "period_start", "period_end", "why", "claimed_tenant", "fetched_at")
+    fields = ("stripe_customer_id", "tenant", "limit_override", *readonly_fields)
+    actions = ("sync_now",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
+
+    @display(
+        description="State",
+        label={
+            "active": "success",
+            "trial": "info",
+            "provisional": "warning",
+            "free": "info",
+            "frozen": "danger",
+            "lapsed": "warning",
+            "suspended": "danger",
+            "closed": "danger",
+        },
+    )
+    def status(self, account: BillingAccount) -> str:
+        return account.state
+
+    @display(description="Limit")
+    def limit(self, account: BillingAccount) -> str:
+        return dollars(account.limit_nanos)
+
+    @display(description="Reasons")
+    def why(self, account: BillingAccount) -> str:
+        return ", ".join(account.reasons) or "-"
+
+    @action(description="Read again from Stripe and apply", permissions=["operate"])
+    def sync_now(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
+        for account in queryset:
+            self._sync(request, account)
+
+    def save_model(self, request: HttpRequest, obj: BillingAccount, form: AccountForm, change: bool) -> None:
+        now, by = timezone.now(), actor(request)
+        account = binding.of_customer(obj.stripe_customer_id)
+        obj.pk = account.pk
+        if "tenant" in form.changed_data:
+            try:
+                binding.bind(account=account, tenant=form.cleaned_data["tenant"], by=by, now=now)
+            except binding.BindingError as error:
+                self.message_user(request, str(error), messages.ERROR)
+                return
+        wanted = form.cleaned_data["limit_override"]
+        if wanted != account.limit_override_nanos:
+            sync.override(account=account, limit_nanos=wanted, by=by, now=now)
+        self._sync(request, account)
+
+    def _sync(self, request: HttpRequest, account: BillingAccount) -> None:
+        try:
+            sync.customer(account.stripe_customer_id, now=timezone.now())
+        except client.StripeError as error:
+            self.message_user(request, f"{account}: {error}", messages.ERROR)
+
+
+class TopUpAdmin(ReadOnlyAdmin):
+    """Budget bought in addition."""
+
+    list_display = ("key", "account", "tenant", "amount", "refunded", "noted_at", "counts_from")
+    list_filter = (("counts_from", admin.EmptyFieldListFilter),)
+    list_select_related = ("account", "tenant")
+    search_fields = ("key", "invoice_id", "tenant__slug", "account__stripe_customer_id")
+
+    @display(description="Amount", ordering="amount_nanos")
+    def amount(self, topup: TopUp) -> str:
+        return dollars(topup.amount_nanos)
+
+    @display(description="Refunded", ordering="refunded_nanos")
+    def refunded(self, topup: TopUp) -> str:
+        return dollars(topup.refunded_nanos)
+
+
+class BillingPeriodAdmin(ReadOnlyAdmin):
+    """The windows that Stripe opened, and whose periods they are made of."""
+
+    list_display = ("tenant", "account", "starts_at", "ends_at", "given")
+    list_select_related = ("account", "tenant")
+    search_fields = ("tenant__slug", "account__stripe_customer_id")
+
+    @display(description="Given", ordering="given_nanos")
+    def given(self, period: BillingPeriod) -> str:
+        return dollars(period.given_nanos)

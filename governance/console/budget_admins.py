@@ -1,0 +1,269 @@
+"""Budgets in the console: the rules, their windows, what happened to them, and what they were given in addition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from unfold.decorators import action, display
+
+from governance.actions import allowances, budgets
+from governance.console import allowance_pages, reasons
+from governance.console import display as show
+from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
+from governance.console.budget_pages import BudgetForm, BudgetList
+from governance.console.display import subject_name
+from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow
+from governance.queries.budget_status import of_window
+
+
+class BudgetAdmin(ConsoleAdmin):
+    form = BudgetForm
+    list_display = ("named", "limit", "spent", "reserved", "used", "state", "resets_at", "is_enabled")
+    list_filter = ("scope_type", "window", "source", "enabled", "tenant")
+    search_fields = ("tenant__slug", "scope_key")
+    list_select_related = ("tenant",)
+    ordering = ("tenant__slug", "scope_type", "scope_key", "window")
+    actions = ("reset_selected",)
+    actions_detail = ("allow_one", "reset_one")
+    fieldsets = (
+        ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
+        (
+            "Limit",
+            {
+                "description": "Soft cap, hard cap and warn at are shares of the limit, such as 0.8.",
+                "fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled"),
+            },
+        ),
+        (
+            "From the soft cap on",
+            {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))},
+        ),
+    )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[BudgetList]:
+        return BudgetList
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Budget | None = None) -> tuple[str, ...]:
+        return ("tenant", "scope_type", "scope_key", "window", "more") if obj else ()
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        if not self.has_change_permission(request, obj):
+            # A viewer sees the values; there is no form to build.
+            kwargs["form"] = forms.ModelForm
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        more = ("Raises and top-ups", {"fields": ("more",)})
+        if self.has_change_permission(request, obj):
+            governs, limit, *rest = super().get_fieldsets(request, obj)
+            return [governs, limit, more, *rest]
+        return [(None, {"fields": [field.name for field in Budget._meta.fields if field.name != "id"]}), more]
+
+    def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
+        made = form.write(by=actor(request), now=timezone.now())
+        obj.__dict__.update(made.__dict__)
+
+    @display(description="Given")
+    def more(self, obj: Budget) -> Any:
+        return allowance_pages.table(obj, now=timezone.now())
+
+    @display(description="Budget", header=True, ordering="tenant__slug")
+    def named(self, obj: Any) -> list[str]:
+        each = f" · fullest: {obj.standing.subject}" if obj.scope_key == "*" and obj.standing.subject else ""
+        return [obj.scope, f"per {obj.get_window_display()}{each}"]
+
+    @display(description="Limit", ordering="limit_nanos")
+    def limit(self, obj: Any) -> Any:
+        return show.exact(obj.standing.limit_nanos)
+
+    @display(description="Spent")
+    def spent(self, obj: Any) -> Any:
+        return show.exact(obj.standing.settled_nanos)
+
+    @display(description="Reserved")
+    def reserved(self, obj: Any) -> Any:
+        return show.exact(obj.standing.reserved_nanos)
+
+    @display(description="Used")
+    def used(self, obj: Any) -> Any:
+        return show.bar(obj.standing, soft_cap=obj.soft_cap, hard_cap=obj.hard_cap)
+
+    @display(description="State", label=show.STATE_COLOURS)
+    def state(self, obj: Any) -> str:
+        return str(obj.standing.state)
+
+    @display(description="Resets at (UTC)", empty_value="by an operator")
+    def resets_at(self, obj: Any) -> Any:
+        return obj.standing.ends_at
+
+    @display(description="On", boolean=True, ordering="enabled")
+    def is_enabled(self, obj: Budget) -> bool:
+        return obj.enabled
+
+    @admin.action(description="Reset selected budgets", permissions=["operate"])
+    def reset_selected(self, request: HttpRequest, queryset: QuerySet[Budget]) -> HttpResponse:
+        rows = list(queryset.select_related("tenant"))
+        return self._reset(request, rows, back=request.get_full_path(), name="reset_selected")
+
+    @action(description="Raise or top up", url_path="allow", permissions=["operate"], icon="add_card")
+    def allow_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
+        return allowance_pages.page(request, model_admin=self, budget=budget)
+
+    @action(description="Reset", url_path="reset", permissions=["operate"], icon="restart_alt")
+    def reset_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
+        return self._reset(request, [budget], back=reverse("admin:governance_budget_change", args=[budget.pk]))
+
+    def _reset(self, request: HttpRequest, rows: list[Budget], *, back: str, name: str = "") -> HttpResponse:
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Reset a budget" if len(rows) == 1 else f"Reset {len(rows)} budgets",
+            verb="Reset",
+            explanation="The current window is closed and keeps its figures; a new one opens now, with nothing "
+            "spent. Calls that are running are charged to the window they were reserved in.",
+            rows=rows,
+            act=lambda budget, reason: budgets.reset(budget=budget, reason=reason, by=by, now=now),
+            back=back,
+            action=name,
+        )
+
+
+class BudgetWindowAdmin(ReadOnlyAdmin):
+    list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "reserved", "used", "state_label", "closed_at")
+    list_filter = ("state", "budget__window", "budget__scope_type", "tenant")
+    search_fields = ("subject", "tenant__slug")
+    list_select_related = ("budget__tenant", "tenant")
+    fields = (
+        ("budget", "tenant", "subject"),
+        ("starts_at", "ends_at"),
+        ("limit", "extra", "extra_until", "limit_lowered"),
+        ("spent", "reserved", "used"),
+        ("state_label", "thresholds_crossed"),
+        ("purged", "purged_unreserved"),
+        ("opened_at", "closed_at"),
+        ("source_kind", "source_id"),
+    )
+
+    @display(description="Window", header=True)
+    def whose(self, obj: BudgetWindow) -> list[str]:
+        return [subject_name(obj), f"per {obj.budget.get_window_display()}"]
+
+    @display(description="Limit", ordering="limit_nanos")
+    def limit(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.limit_nanos)
+
+    @display(description="Spent", ordering="settled_nanos")
+    def spent(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.settled_nanos)
+
+    @display(description="Reserved", ordering="reserved_nanos")
+    def reserved(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.reserved_nanos)
+
+    @display(description="Used")
+    def used(self, obj: BudgetWindow) -> Any:
+        return show.bar(of_window(obj), soft_cap=obj.budget.soft_cap, hard_cap=obj.budget.hard_cap)
+
+    @display(description="Of it given in addition")
+    def extra(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.extra_nanos)
+
+    @display(description="Of it in entries that are deleted")
+    def purged(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.purged_nanos)
+
+    @display(description="Of that never reserved")
+    def purged_unreserved(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.purged_unheld_nanos)
+
+    @display(description="State", label=show.STATE_COLOURS, ordering="state")
+    def state_label(self, obj: BudgetWindow) -> str:
+        return obj.state
+
+
+class BudgetEventAdmin(LongTableAdmin):
+    list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "reason", "actor")
+    list_filter = ("kind", "tenant")
+    search_fields = ("reason", "actor", "tenant__slug")
+    list_select_related = ("budget__tenant", "window__budget__tenant", "tenant")
+    fields = (
+        ("occurred_at", "kind_label", "change"),
+        ("budget", "window", "tenant"),
+        ("spent", "limit"),
+        ("actor", "reason"),
+    )
+
+    @display(description="Event", label=show.KIND_COLOURS, ordering="kind")
+    def kind_label(self, obj: BudgetEvent) -> str:
+        return obj.kind
+
+    @display(description="Budget", header=True)
+    def whose(self, obj: BudgetEvent) -> list[str]:
+        return [subject_name(obj.window), f"per {obj.budget.get_window_display()}"]
+
+    @display(description="Change")
+    def change(self, obj: BudgetEvent) -> str:
+        if obj.threshold:
+            return f"reached {obj.threshold}"
+        return f"{obj.old_state} → {obj.new_state}" if obj.old_state else obj.new_state
+
+    @display(description="Spent", ordering="settled_nanos")
+    def spent(self, obj: BudgetEvent) -> Any:
+        return show.exact(obj.settled_nanos)
+
+    @display(description="Limit", ordering="limit_nanos")
+    def limit(self, obj: BudgetEvent) -> Any:
+        return show.exact(obj.limit_nanos)
+
+
+class AllowanceAdmin(ReadOnlyAdmin):
+    list_display = ("given_for", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor")
+    list_filter = ("budget__tenant",)
+    search_fields = ("reason", "actor", "budget__tenant__slug", "budget__scope_key")
+    list_select_related = ("budget__tenant", "window")
+    fields = ("budget", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor", "created_at")
+    actions_detail = ("end_one",)
+
+    @display(description="Budget", header=True)
+    def given_for(self, obj: Allowance) -> list[str]:
+        subject = f" · {obj.window.subject}" if obj.window and obj.budget.scope_key == "*" else ""
+        return [obj.budget.scope, f"per {obj.budget.get_window_display()}{subject}"]
+
+    @display(description="More", ordering="amount_nanos")
+    def amount(self, obj: Allowance) -> Any:
+        return show.exact(obj.amount_nanos)
+
+    @display(description="Kind")
+    def kind(self, obj: Allowance) -> str:
+        return "raise" if obj.ends_at else "top-up"
+
+    @display(description="State", label=show.ALLOWANCE_COLOURS)
+    def state_label(self, obj: Allowance) -> str:
+        return allowances.state(obj, now=timezone.now())
+
+    @action(description="End now", url_path="end", permissions=["operate"], icon="event_busy")
+    def end_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = get_object_or_404(Allowance.objects.select_related("budget__tenant"), pk=object_id)
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="End an allowance",
+            verb="End",
+            explanation="The budget is back at its limit at once. What was spent stays spent.",
+            rows=[row],
+            act=lambda one, reason: allowances.end(allowance=one, reason=reason, by=by, now=now),
+            back=reverse("admin:governance_budget_change", args=[row.budget_id]),
+        )

@@ -1,0 +1,341 @@
+"""The catalogue in the console: models, their aliases, and prices, which are added and never changed."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from unfold.admin import TabularInline
+from unfold.decorators import action, display
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminDecimalFieldWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from governance.console import reasons
+from governance.console.base import ConsoleAdmin, actor
+from llm.catalogue import prices, snapshot
+from llm.models import Model, Price
+from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.state import breakers
+
+PLACE = ("zone", "tier", "batch")
+
+
+class CatalogueAdmin(ConsoleAdmin):
+    """Saves through the domain function, which leaves the audit row."""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm[Any], change: bool) -> None:
+        old = {name: str(form.initial.get(name)) for name in form.changed_data} if change else None
+        prices.save(row=obj, old=old, by=actor(request), now=timezone.now())
+
+
+class PricesInline(TabularInline):
+    """What a model's units cost from when on, the corrected rows too."""
+
+    model = Price
+    verbose_name_plural = "prices"
+    fields = ("unit", "dollars", "effective_from", "zone", "tier", "batch", "state", "source", "recorded_at")
+    readonly_fields = fields
+    ordering = ("unit", "-effective_from", "-id")
+    extra = 0
+    can_delete = False
+    hide_title = True
+    show_change_link = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
+        return super().get_queryset(request).select_related("model", "superseded_by")  # type: ignore[no-any-return]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_active and request.user.is_staff
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @display(description="$ per million")
+    def dollars(self, price: Price) -> str:
+        return _per_million(price.picos_per_unit)
+
+    @display(description="state")
+    def state(self, price: Price) -> str:
+        return _state(price)
+
+
+class ModelForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Words are ticked, not typed as JSON."""
+
+    kinds = forms.MultipleChoiceField(
+        choices=[(word, word) for word in KINDS], widget=UnfoldAdminCheckboxSelectMultipleWidget, required=False
+    )
+    capabilities = forms.MultipleChoiceField(
+        choices=[(word, word) for word in CAPABILITIES], widget=UnfoldAdminCheckboxSelectMultipleWidget, required=False
+    )
+
+    class Meta:
+        model = Model
+        fields = "__all__"  # noqa: DJ007 - the admin names its fields
+
+
+class ModelAdmin(CatalogueAdmin):
+    form = ModelForm
+    list_display = (
+        "named",
+        "state",
+        "breaker",
+        "kind_list",
+        "capability_list",
+        "context_tokens",
+        "rates",
+        "alias_list",
+    )
+    list_filter = ("status", "provider")
+    search_fields = ("name", "provider", "aliases__name")
+    ordering = ("name", "provider")
+    inlines = (PricesInline,)
+    actions_detail = ("serve_one", "retire_one")
+    fieldsets = (
+        (None, {"fields": (("name", "status"), ("provider", "owned_by"))}),
+        ("What it can do", {"fields": ("kinds", "capabilities", ("context_tokens", "image_tokens"))}),
+        (
+            "What its provider says",
+            {
+                "description": "From the provider's list of models, which is looked at every night.",
+                "fields": (("billing_name", "listed_at"), ("deprecated_at", "replacement")),
+            },
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+        return super().get_queryset(request).prefetch_related("aliases", "prices")  # type: ignore[no-any-return]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
+        said = ("billing_name", "listed_at", "deprecated_at", "replacement")
+        # Entries of the ledger name a model by its id.
+        return ("name", "provider", *said) if obj else said
+
+    @display(description="Model", header=True, ordering="name")
+    def named(self, model: Model) -> list[str]:
+        return [model.name, model.provider]
+
+    @display(
+        description="status",
+        ordering="status",
+        label={"ga": "success", "preview": "info", "deprecated": "warning", "retired": "danger"},
+    )
+    def state(self, model: Model) -> tuple[str, str]:
+        return model.status, model.get_status_display()
+
+    @display(
+        description="breaker",
+        label={"closed": "success", "cooling down": "warning", "half-open": "warning", "open": "danger"},
+    )
+    def breaker(self, model: Model) -> tuple[str, str] | None:
+        now = timezone.now().timestamp()
+        status = breakers.shared().status(f"{model.provider}/{model.name}", now)
+        if status is None:
+            return None
+        latency_ms = status.breaker.known_latency_ms(now)
+        return status.label, status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
+
+    @display(description="kinds")
+    def kind_list(self, model: Model) -> str:
+        return ", ".join(model.kinds)
+
+    @display(description="can")
+    def capability_list(self, model: Model) -> str:
+        return ", ".join(word for word in model.capabilities if word not in model.kinds)
+
+    @display(description="$ per million now")
+    def rates(self, model: Model) -> str:
+        rates = snapshot.rates_at(model=model, at=timezone.now())
+        if rates is None:
+            return "no price: calls are refused"
+        tokens = [("in", rates.input_picos), ("cached", rates.cached_picos), ("out", rates.output_picos)]
+        units = [(unit.replace("_", " "), picos) for unit, picos in rates.units.items()]
+        return " · ".join(f"{name} {_per_million(picos)}" for name, picos in [*tokens * rates.by_token, *units])
+
+    @display(description="also called")
+    def alias_list(self, model: Model) -> str:
+        return ", ".join(alias.name for alias in model.aliases.all())
+
+    @action(description="Confirm and serve", url_path="serve", permissions=["operate"], icon="check_circle")
+    def serve_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            verb="Serve",
+            status=Model.Status.GA,
+            explanation="From now on calls may name it, at the prices that its page shows. Check them first.",
+        )
+
+    @action(description="Retire", url_path="retire", permissions=["operate"], icon="do_not_disturb_on")
+    def retire_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._ask(
+            request,
+            object_id,
+            verb="Retire",
+            status=Model.Status.RETIRED,
+            explanation="From now on calls that name it are refused. What was spent on it stays as it is.",
+        )
+
+    def _ask(
+        self, request: HttpRequest, object_id: str, *, verb: str, status: Model.Status, explanation: str
+    ) -> HttpResponse:
+        row = get_object_or_404(Model, pk=object_id)
+        by, now = actor(request), timezone.now()
+
+        def act(model: Model, reason: str) -> None:
+            try:
+                prices.change_status(model=model, status=status, reason=reason, by=by, now=now)
+            except prices.Unpriced as error:
+                raise reasons.ActRefused(str(error)) from error
+
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title=f"{verb} a model",
+            verb=verb,
+            explanation=explanation,
+            rows=[row],
+            act=act,
+            back=reverse("admin:llm_model_change", args=[row.pk]),
+        )
+
+
+class ModelAliasAdmin(CatalogueAdmin):
+    list_display = ("name", "model", "provider")
+    list_filter = ("provider", "model")
+    search_fields = ("name", "model__name")
+    autocomplete_fields = ("model",)
+    list_select_related = ("model",)
+
+
+class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
+    """People know prices in dollars a million units; the catalogue keeps picodollars a unit."""
+
+    usd_per_million = forms.DecimalField(
+        label="Dollars per million units",
+        min_value=Decimal(0),
+        max_digits=16,
+        decimal_places=6,
+        widget=UnfoldAdminDecimalFieldWidget,
+        help_text="0.15 a million tokens, 4000 a million pages, 50 a million seconds of audio.",
+    )
+
+    class Meta:
+        model = Price
+        fields = ("model", "unit", "zone", "tier", "batch", "effective_from", "source", "verified_at")
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        dollars = self.cleaned_data.get("usd_per_million")
+        if dollars is not None:
+            self.instance.picos_per_unit = int(dollars * prices.PICOS_PER_DOLLAR_PER_MILLION)
+        return cleaned
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors:
+            return
+        try:
+            prices.validate(self.instance)
+        except prices.PriceExists as error:
+            self.add_error("effective_from", str(error))
+
+
+class CorrectForm(reasons.ReasonForm):
+    usd_per_million = forms.DecimalField(
+        label="Dollars per million units, as it should have been",
+        min_value=Decimal(0),
+        max_digits=16,
+        decimal_places=6,
+        widget=UnfoldAdminDecimalFieldWidget,
+    )
+    source = forms.CharField(max_length=200, required=False, widget=UnfoldAdminTextInputWidget)
+    field_order = ("usd_per_million", "source", "reason")
+
+
+class PriceAdmin(ConsoleAdmin):
+    form = PriceForm
+    list_display = ("named", "unit", "dollars", "effective_from", "state", "zone", "tier", "batch", "source")
+    list_filter = ("unit", "zone", "tier", "batch", "model__provider", "model")
+    search_fields = ("model__name", "model__aliases__name", "source")
+    autocomplete_fields = ("model",)
+    list_select_related = ("model", "superseded_by")
+    readonly_fields = ("dollars", "state")
+    ordering = ("model__name", "unit", "-effective_from", "-id")
+    actions_detail = ("correct_one",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A wrong price is superseded by a later one."""
+        return False
+
+    def get_fields(self, request: HttpRequest, obj: Price | None = None) -> tuple[str | tuple[str, ...], ...]:
+        if obj is None:
+            return ("model", ("unit", "usd_per_million"), PLACE, "effective_from", ("source", "verified_at"))
+        begins = ("effective_from", "state")
+        return ("model", ("unit", "dollars"), PLACE, begins, ("source", "verified_at"), ("supersedes", "recorded_at"))
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"effective_from": timezone.now(), **super().get_changeform_initial_data(request)}
+
+    def save_model(self, request: HttpRequest, obj: Price, form: forms.ModelForm[Price], change: bool) -> None:
+        prices.add(price=obj, by=actor(request), now=timezone.now())
+
+    @action(description="Correct", url_path="correct", permissions=["operate"], icon="edit")
+    def correct_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        wrong = get_object_or_404(Price.objects.select_related("model"), pk=object_id)
+        by, now = actor(request), timezone.now()
+
+        def act(price: Price, *, usd_per_million: Decimal, source: str, reason: str) -> None:
+            picos = int(usd_per_million * prices.PICOS_PER_DOLLAR_PER_MILLION)
+            try:
+                prices.correct(price=price, picos_per_unit=picos, source=source, by=by, now=now, reason=reason)
+            except prices.CorrectedBefore as error:
+                raise reasons.ActRefused(str(error)) from error
+
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Correct a price",
+            verb="Correct",
+            explanation="It was wrong all along: the right one takes its place from its very beginning. What calls "
+            f"were charged by it stays until `manage.py reprice {wrong.model}` is run, which shows first what it does.",
+            rows=[wrong],
+            act=act,
+            back=reverse("admin:llm_model_change", args=[wrong.model_id]),
+            asks=CorrectForm,
+        )
+
+    @display(description="Model", header=True, ordering="model__name")
+    def named(self, price: Price) -> list[str]:
+        return [price.model.name, price.model.provider]
+
+    @display(description="State", label={"superseded": "danger", "coming": "info", "begun": "success"})
+    def state(self, price: Price) -> str:
+        return _state(price)
+
+    @display(description="$ per million", ordering="picos_per_unit")
+    def dollars(self, price: Price) -> str:
+        return _per_million(price.picos_per_unit)
+
+
+def _state(price: Price) -> str:
+    """Whether it was put right by another, is still to come, or has begun."""
+    if getattr(price, "superseded_by", None) is not None:
+        return "superseded"
+    return "coming" if price.effective_from and price.effective_from > timezone.now() else "begun"
+
+
+def _per_million(picos: int) -> str:
+    return prices.per_million(picos)

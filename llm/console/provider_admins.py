@@ -1,0 +1,112 @@
+"""Providers that operators add, in the console: where they are, their keys, and whether they answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from governance.console.base import ConsoleAdmin, actor
+from llm.models import ProviderEndpoint
+from llm.providers import endpoints, trial
+from llm.rules import addresses
+
+
+class ProviderEndpointForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A key goes in here; it never comes out again."""
+
+    new_key = forms.CharField(
+        label="Key",
+        required=False,
+        strip=True,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"}),
+        help_text="Kept encrypted and shown to nobody. Leave it empty to keep the key that is there.",
+    )
+
+    class Meta:
+        model = ProviderEndpoint
+        fields = ("name", "kind", "base_url", "key_env", "enabled")
+
+    def clean_base_url(self) -> str:
+        return str(self.cleaned_data["base_url"]).rstrip("/")
+
+    def clean_new_key(self) -> str:
+        key = str(self.cleaned_data["new_key"] or "")
+        if problem := addresses.problem_with_key(key):
+            raise forms.ValidationError(problem)
+        return key
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        new_key, key_env = (self.cleaned_data.get(name) or "" for name in ("new_key", "key_env"))
+        if new_key and key_env:
+            self.add_error("new_key", "Enter a key or name its variable, not both.")
+        elif not self.errors:
+            self._check_key(new_key)
+        return cleaned
+
+    def _check_key(self, new_key: str) -> None:
+        before = ProviderEndpoint.objects.filter(pk=self.instance.pk).first()
+        row = ProviderEndpoint(**{name: self.cleaned_data[name] for name in ("kind", "base_url", "key_env")})
+        try:
+            endpoints.check_key(row=row, before=before, new_key=new_key)
+        except endpoints.KeyNeeded as error:
+            self.add_error("new_key", str(error))
+
+
+class ProviderEndpointAdmin(ConsoleAdmin):
+    """Where models can be called besides the environment's providers. Seen by staff, changed by operators."""
+
+    form = ProviderEndpointForm
+    list_display = ("name", "kind", "base_url", "key", "enabled")
+    search_fields = ("name", "base_url")
+    fieldsets = (
+        (None, {"fields": (("name", "kind"), "base_url", "enabled")}),
+        ("Its key", {"fields": (("key_env", "new_key"),)}),
+    )
+    actions_list = ("try_all",)
+    actions_detail = ("try_one",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> tuple[str, ...]:
+        # The catalogue's models and the ledger's entries go by the name.
+        return ("name",) if obj else ()
+
+    def get_fieldsets(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> Any:
+        if self.has_change_permission(request, obj):
+            return super().get_fieldsets(request, obj)
+        return ((None, {"fields": ("name", "kind", "base_url", "key", "enabled")}),)
+
+    def save_model(
+        self, request: HttpRequest, obj: ProviderEndpoint, form: forms.ModelForm[ProviderEndpoint], change: bool
+    ) -> None:
+        endpoints.save(row=obj, new_key=form.cleaned_data["new_key"], by=actor(request), now=timezone.now())
+
+    @display(description="key")
+    def key(self, endpoint: ProviderEndpoint) -> str:
+        return endpoint.key_env or ("set" if endpoint.sealed_key else "none")
+
+    @action(description="Try all connections", url_path="try", permissions=["operate"], icon="network_check")
+    def try_all(self, request: HttpRequest) -> HttpResponse:
+        self._report(request, trial.try_out())
+        return HttpResponseRedirect(reverse("admin:llm_providerendpoint_changelist"))
+
+    @action(description="Try the connection", url_path="try", permissions=["operate"], icon="network_check")
+    def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        endpoint = get_object_or_404(ProviderEndpoint, pk=object_id)
+        tried = trial.try_out(only=endpoint.name)
+        self._report(request, tried)
+        if not tried:
+            messages.warning(request, f"{endpoint.name} is switched off, or its key cannot be had.")
+        return HttpResponseRedirect(reverse("admin:llm_providerendpoint_change", args=(object_id,)))
+
+    def _report(self, request: HttpRequest, tried: list[trial.ProviderTrial]) -> None:
+        for one in tried:
+            report = messages.success if one.works else messages.error
+            report(request, f"{one.provider}: {one.message}")
