@@ -123,8 +123,9 @@ def _endpoint(look: StripeCheck | None) -> Look:
 def _backfill(look: StripeCheck | None) -> Look:
     if look is None:
         return Look("Missing events", "neutral", "not looked for yet", None, ())
-    missing = look.figures.get("missing", 0)
+    missing, unsent = look.figures.get("missing", 0), look.figures.get("unsent", 0)
     summary = f"{missing:,} of {look.figures.get('seen', 0):,} had not come" if missing else "none is missing"
+    summary += f", {unsent:,} of a type that the endpoint does not send" if unsent else ""
     return Look("Missing events", "warning" if missing else "success", summary, look.started_at, tuple(look.findings))
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from django.conf import settings
 
-from billing.inbox import event_types, runs
+from billing.inbox import runs
+from billing.inbox.handlers import HOLDS_UP_INVOICES, asked_for
 from billing.models import StripeCheck
 from billing.stripe_api import client as stripe_client
 from governance import alerts
@@ -24,7 +25,6 @@ NAME = "Spend Governor"
 # The version that the client is pinned to: the shapes of what webhooks bring and of what is fetched are the same.
 API_VERSION = stripe_client.API_VERSION
 ALERT = "stripe_endpoint"
-HARMFUL = "invoice.created"
 # Not worth an alert: what comes needlessly is kept and asks for nothing.
 HARMLESS = frozenset({"extra_events"})
 
@@ -91,14 +91,27 @@ def _lint_one(one: Found) -> list[Finding]:
     if one.get("api_version") != API_VERSION:
         has = one.get("api_version") or "the account's version"
         found.append(Finding("other_version", f"{id} sends {has} in place of {API_VERSION}; it must be replaced.", id))
-    if "*" not in events and (missing := sorted(event_types.SNAPSHOTS - events)):
-        found.append(Finding("missing_events", f"{id} does not send {', '.join(missing)}.", id))
-    if HARMFUL in events or "*" in events:
-        message = f"{id} sends {HARMFUL}: an answer that fails would hold invoices up for days."
+    if missing := sorted(_unsent(one)):
+        message = f"{id} does not send {', '.join(missing)}; run stripe_setup."
+        found.append(Finding("missing_events", message, id))
+    if HOLDS_UP_INVOICES in events or "*" in events:
+        message = f"{id} sends {HOLDS_UP_INVOICES}: an answer that fails would hold invoices up for days."
         found.append(Finding("delays_invoices", message, id))
-    if extra := sorted(events - event_types.SNAPSHOTS - {HARMFUL}):
+    if extra := sorted(events - asked_for() - {HOLDS_UP_INVOICES}):
         found.append(Finding("extra_events", f"{id} sends what nothing here asks for: {', '.join(extra)}.", id))
     return found
+
+
+def unsent() -> frozenset[str]:
+    """Types that we ask for and that our endpoint leaves out: nobody has lost what was never sent. None where there is
+    no endpoint that works: then everything is missing. Raises StripeError, NotReachable."""
+    enabled = [one for one in _at(endpoints(), our_url()) if one.get("status") == "enabled"]
+    return frozenset.intersection(*map(_unsent, enabled)) if enabled else frozenset()
+
+
+def _unsent(one: Found) -> frozenset[str]:
+    events = frozenset(one.get("enabled_events") or ())
+    return frozenset() if "*" in events else asked_for() - events
 
 
 def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: bool = False) -> Setup:
@@ -162,8 +175,8 @@ def _endpoint(url: str, done: Setup, *, dry_run: bool, retire: bool) -> None:
 
 def _mend(one: Found, done: Setup, *, dry_run: bool) -> None:
     changes: Any = {}
-    if frozenset(one.get("enabled_events") or ()) != event_types.SNAPSHOTS:
-        changes["enabled_events"] = sorted(event_types.SNAPSHOTS)
+    if frozenset(one.get("enabled_events") or ()) != asked_for():
+        changes["enabled_events"] = sorted(asked_for())
     if one.get("status") != "enabled":
         changes["disabled"] = False
     if not changes:
@@ -180,7 +193,7 @@ def _create(url: str, done: Setup, *, dry_run: bool) -> None:
     wanted: Any = {
         "url": url,
         "api_version": API_VERSION,
-        "enabled_events": sorted(event_types.SNAPSHOTS),
+        "enabled_events": sorted(asked_for()),
         "description": NAME,
     }
     made = stripe_client.ask(lambda client: client.v1.webhook_endpoints.create(wanted))
@@ -210,14 +223,14 @@ def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
         if one.get("event_payload") == "thin" and address.rstrip("/") == url:
             _mend_destination(one, done, dry_run=dry_run)
             return
-    done.actions.append(f"create an event destination for {', '.join(sorted(event_types.THIN))}")
+    done.actions.append(f"create an event destination for {', '.join(sorted(asked_for(thin=True)))}")
     if dry_run:
         return
     wanted: Any = {
         "name": NAME,
         "type": "webhook_endpoint",
         "event_payload": "thin",
-        "enabled_events": sorted(event_types.THIN),
+        "enabled_events": sorted(asked_for(thin=True)),
         "webhook_endpoint": {"url": url},
         "include": ["webhook_endpoint.signing_secret"],
     }
@@ -227,10 +240,10 @@ def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
 
 def _mend_destination(one: Found, done: Setup, *, dry_run: bool) -> None:
     id = str(one["id"])
-    if frozenset(one.get("enabled_events") or ()) != event_types.THIN:
+    if frozenset(one.get("enabled_events") or ()) != asked_for(thin=True):
         done.actions.append(f"set enabled_events of {id}")
         if not dry_run:
-            events = sorted(event_types.THIN)
+            events = sorted(asked_for(thin=True))
             stripe_client.ask(lambda client: client.v2.core.event_destinations.update(id, {"enabled_events": events}))
     if one.get("status") != "enabled":
         done.actions.append(f"enable {id}")

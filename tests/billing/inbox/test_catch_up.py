@@ -14,9 +14,10 @@ from django.core.management.base import CommandError
 
 from billing import tasks
 from billing.accounts import sync
-from billing.inbox import catch_up, envelope, store
+from billing.inbox import catch_up, endpoint, envelope, handlers, store
 from billing.inbox import runs as stripe_runs
 from billing.models import BillingAccount, CatalogEntry, Invoice, StripeCheck, StripeEvent, Subscription
+from billing.stripe_api import client
 from governance.models import Alert, AuditEntry, Budget, BudgetEvent, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
@@ -27,6 +28,7 @@ from tests.billing.events import (
     event,
     invoice,
     invoice_paid,
+    price_of,
     subscription,
     subscription_created,
 )
@@ -204,6 +206,34 @@ class TestByThemselves:
         assert window_of().limit_nanos == PREMIUM
         catch_up.run_due(now=back + HOUR)
         assert not Alert.objects.filter(kind="stripe_events_missed", cleared_at=None).exists()
+
+    @pytest.mark.parametrize(("sent", "alerts"), [(False, 0), (True, 1)])
+    def test_what_the_endpoint_does_not_send_is_fetched_and_was_not_missed(
+        self, stripe: stripe_api.Account, sent: bool, alerts: int
+    ) -> None:
+        """A version that asks for more types is installed, and stripe_setup has not been run since."""
+        left_out = set() if sent else {"customer.created", "price.created"}
+        endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe")
+        stripe.webhook_endpoints[0]["enabled_events"] = sorted(handlers.asked_for() - left_out)
+        catch_up.run_due(now=NOW)
+        later = NOW + 2 * HOUR
+        for kind, data in (("customer.created", stripe.customers["cus_acme"]), ("price.created", price_of("price_x"))):
+            stripe.events.append(event(kind, data, created=NOW + HOUR))
+        done = {one.kind: one for one in catch_up.run_due(now=later)}
+        assert store.sweep(now=later) == 5
+        assert done["backfill"].figures["missing"] == 2
+        assert Alert.objects.filter(kind="stripe_events_missed").count() == alerts
+        assert Alert.objects.filter(kind="stripe_endpoint", message__contains="run stripe_setup").exists() != sent
+
+    def test_a_key_that_may_not_read_endpoints_fetches_events(
+        self, stripe: stripe_api.Account, monkeypatch: Any
+    ) -> None:
+        def refused() -> Any:
+            raise client.StripeUnavailable("this key may not read webhook endpoints", status=403)
+
+        monkeypatch.setattr(endpoint, "endpoints", refused)
+        done = {one.kind: one for one in catch_up.run_due(now=NOW)}
+        assert (done["endpoint"].figures, done["backfill"].figures["missing"]) == ({"failed": 1}, 3)
 
     def test_what_may_still_be_on_its_way_is_left_to_come(self, stripe: stripe_api.Account) -> None:
         catch_up.run_due(now=NOW)

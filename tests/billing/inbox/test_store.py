@@ -31,7 +31,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, kind: str = "i
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setitem(handlers.HANDLERS, kind, fail)
+    monkeypatch.setitem(handlers.EVENT_TYPES, kind, handlers.EventType(fail))
 
 
 def test_event_whose_worker_died_is_found_by_the_sweep(tenant: Tenant) -> None:
@@ -46,16 +46,16 @@ def test_event_whose_worker_died_is_found_by_the_sweep(tenant: Tenant) -> None:
 def test_effect_and_mark_are_one_transaction(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     store.process(stored(checkout_completed()).event_id, now=START)
     event = stored(invoice_paid())
-    done = handlers.HANDLERS["invoice.paid"]
+    known = handlers.EVENT_TYPES["invoice.paid"]
 
     def crash_after(*args: Any) -> None:
-        done(*args)
+        known.handler(*args)
         raise RuntimeError("killed between effect and mark")
 
-    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", crash_after)
+    monkeypatch.setitem(handlers.EVENT_TYPES, "invoice.paid", handlers.EventType(crash_after))
     assert not store.process(event.event_id, now=START)
     assert not BudgetWindow.objects.exists()
-    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", done)
+    monkeypatch.setitem(handlers.EVENT_TYPES, "invoice.paid", known)
     assert store.sweep(now=START + timedelta(minutes=1)) == 1
     assert BudgetWindow.objects.count() == 1
 
