@@ -1,6 +1,6 @@
 """A tenant's windows as its customer's subscriptions pay for them: opened, limited, and kept to what was paid.
 
-`settle` runs under the customer's lock, with the tenant's windows locked before the budget. Everything that bears on
+`apply` runs under the customer's lock, with the tenant's windows locked before the budget. Everything that bears on
 a limit is computed anew each time: what was paid from the mirror, what was used from the ledger.
 """
 
@@ -20,7 +20,7 @@ from billing.rules import balance, periods
 from billing.rules.balance import Limit, Spell
 from billing.rules.entitlement import Entitlement, Part, State, paid_for
 from billing.rules.periods import Period
-from billing.rules.refunds import Reversal
+from billing.rules.refunds import RefundKind
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
@@ -31,10 +31,7 @@ from governance.rules.windows import WindowKind
 SOURCE = "stripe"
 
 
-GONE = (Reversal.REFUNDED, Reversal.DISPUTED)
-
-
-def settle(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
+def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
     """Open the window of an entitlement's period where it is new, and give it its limit. `account` is locked."""
     period = cast(Period, found.period)
     budget = _budget(tenant, found.limit_nanos or 0, found, now)
@@ -128,15 +125,15 @@ def _past(
 
 def _paid_parts(row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule]) -> tuple[balance.Part, ...]:
     """An earlier window's parts with what was paid for each, as is known now."""
-    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.policy().rates)
+    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.current().rates)
     parts = []
     for part in map(_part, row.parts):
         paid = [one for one in facts.invoices if one.subscription_id == part.subscription_id]
         grant = periods.grant_at(part.period.starts_at, paid)
         if grant is not None and not part.given_nanos:
-            gone = facts.reversed[grant.invoice_id].kind if grant.invoice_id in facts.reversed else Reversal.NONE
-            bought = paid_for(part, grant=grant, paid=paid, reversed=facts.reversed, pricing=pricing)
-            part = replace(part, paid_nanos=bought, reversal=gone)
+            gone = facts.refunds[grant.invoice_id].kind if grant.invoice_id in facts.refunds else RefundKind.NONE
+            bought = paid_for(part, grant=grant, paid=paid, refunds=facts.refunds, pricing=pricing)
+            part = replace(part, paid_nanos=bought, refund=gone)
         parts.append(_drawable(part))
     if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
         parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
@@ -171,9 +168,9 @@ def _drawable(part: Part) -> balance.Part:
         whole_nanos=part.limit_nanos,
         paid_nanos=max(part.paid_nanos, part.given_nanos),
         level_nanos=part.level_nanos,
-        frozen=part.reversal in GONE,
+        frozen=part.refund.is_whole,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
-        forgiven=part.reversal == Reversal.REFUNDED,
+        forgiven=part.refund == RefundKind.REFUNDED,
     )
 
 

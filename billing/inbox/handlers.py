@@ -54,7 +54,7 @@ def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Rea
     if session.invoice_id or not session.id:
         return reading
     found = client.checkout_session(session.id)
-    return replace(reading, picture=replace(reading.picture, checkouts=(found,)))
+    return replace(reading, snapshot=replace(reading.snapshot, checkouts=(found,)))
 
 
 def _payer(event: StripeEvent) -> str:
@@ -84,7 +84,7 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """A refund, a dispute, or what became of one."""
-    if any(reading is not None and reading.picture.payments is not None for reading in readings.values()):
+    if any(reading is not None and reading.snapshot.payments is not None for reading in readings.values()):
         _resync(event, readings, now)
         return
     version = mirror.version_of(event)

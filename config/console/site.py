@@ -61,7 +61,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "billing.topup": ("Top-ups", "add_card"),
             "billing.billingperiod": ("Periods", "date_range"),
             "billing.stripeevent": ("Stripe inbox", "inbox"),
-            "billing.stripecheck": ("Looks at Stripe", "search_check"),
+            "billing.striperun": ("Stripe runs", "search_check"),
             "billing.meterevent": ("Usage outbox", "outbox"),
             "billing.usagemeter": ("Usage meters", "speed"),
             "billing.metererrorreport": ("Meter errors", "running_with_errors"),

@@ -186,7 +186,7 @@ def comes_to() -> dict[str, Any]:
 
 
 @pytest.mark.django_db
-class TestPromise4ItHeals:
+class TestPromise4WhatIsLostComesBack:
     @pytest.mark.parametrize("by", ["backfill", "reconcile"])
     @hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
@@ -201,7 +201,7 @@ class TestPromise4ItHeals:
                 with transaction.atomic():
                     deliver(arrived, now=now)
                     if arrived is came:
-                        self.heal(by, now)
+                        self.catch_up(by, now)
                     outcomes.append(comes_to())
                     raise Undo
             except Undo:
@@ -210,7 +210,7 @@ class TestPromise4ItHeals:
         assert [window[3] for window in outcomes[0]["windows"]] == [PREMIUM]
 
     @staticmethod
-    def heal(by: str, now: Any) -> None:
+    def catch_up(by: str, now: Any) -> None:
         if by == "backfill":
             catch_up.backfill(since=now - 29 * DAY, now=now)
             store.sweep(now=now)
@@ -283,7 +283,7 @@ class TestPromise8AnOutageOfStripe:
             raise client.StripeUnavailable("timeout")
 
         settings.STRIPE_SECRET_KEY = "sk_test_1"
-        monkeypatch.setattr(client, "customer_picture", hang)
+        monkeypatch.setattr(client, "customer_snapshot", hang)
         key = product.key()
         factories.budget("5.00")
         sent, now = invoice_paid(), timezone.now()
