@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 State = MeterEvent.State
 # Stripe's sums follow its events after a while; nothing is proved by them sooner after the last attempt.
 PROVED_AFTER = timedelta(hours=1)
-LOOK_AGAIN = timedelta(hours=1)
+ASK_AGAIN = timedelta(hours=1)
 # An hour of a customer on a meter: (usage meter's id, the hour its events are stamped in).
 Bucket = tuple[int, datetime]
 
@@ -32,7 +32,7 @@ Bucket = tuple[int, datetime]
 def reconcile(*, now: datetime, limit: int = 100) -> int:
     """Compare held rows with Stripe's sums: what arrived is sent, what did not is sent again; how many were decided.
 
-    Where the sum fits neither, the rows stay held and the operators are told: only they can find out.
+    Where the sum fits neither, the rows stay held and the operators get an alert: only they can find out.
     """
     buckets = _held_buckets(now)[:limit] if outbox.is_on() else []
     if not buckets:
@@ -46,7 +46,7 @@ def reconcile(*, now: datetime, limit: int = 100) -> int:
 
 
 def note_meter_error(*, event: StripeEvent, now: datetime) -> None:
-    """A thin event says that usage could not be counted: tell the operators, and mark the rows it names.
+    """A thin event says that usage could not be counted: alert the operators, and mark the rows it names.
 
     Runs in the caller's transaction. A webhook leaves the details out; `read_reports` fetches them later.
     """
@@ -160,10 +160,10 @@ def _decide(bucket: Bucket, rows: list[MeterEvent], total: int, now: datetime) -
 
 
 def _leave(bucket: Bucket, why: str, now: datetime) -> int:
-    """Keep the rows held, look again later, and tell the operators."""
+    """Keep the rows held, ask again later, and alert the operators."""
     rows = [row for row in _rows(bucket) if row.state == State.HELD]
     if rows:
-        MeterEvent.objects.filter(pk__in=[row.pk for row in rows]).update(next_attempt_at=now + LOOK_AGAIN, error=why)
+        MeterEvent.objects.filter(pk__in=[row.pk for row in rows]).update(next_attempt_at=now + ASK_AGAIN, error=why)
         message = f"{why}; {sum(row.value for row in rows)} more may have arrived or not. Retry or void them."
         alerts.report(kind="meter_mismatch", subject=_name(rows[0]), message=message, now=now)
     return 0

@@ -79,9 +79,9 @@ class TestRateLimit:
 
     def test_and_given_up_in_the_end(self, api: responses.RequestsMock, slept: list[float]) -> None:
         api.add("GET", f"{API}/v1/customers/cus_1", status=429, json=BUSY)
-        with pytest.raises(client.StripeUnavailable) as told:
+        with pytest.raises(client.StripeUnavailable) as raised:
             client.customer("cus_1")
-        assert (told.value.status, len(api.calls), len(slept)) == (429, 4, 3)
+        assert (raised.value.status, len(api.calls), len(slept)) == (429, 4, 3)
 
     def test_what_stripe_asks_for_counts_within_bounds(self, api: responses.RequestsMock, slept: list[float]) -> None:
         for after in ("3", "600", "soon"):
@@ -103,24 +103,24 @@ class TestFailures:
     @pytest.mark.parametrize("status", [401, 403, 409, 500, 502, 503])
     def test_some_pass(self, api: responses.RequestsMock, slept: list[float], status: int) -> None:
         api.add("GET", f"{API}/v1/customers/cus_1", status=status, json={"error": {"message": "no"}})
-        with pytest.raises(client.StripeUnavailable) as told:
+        with pytest.raises(client.StripeUnavailable) as raised:
             client.customer("cus_1")
-        assert (told.value.status, slept) == (status, [])
+        assert (raised.value.status, slept) == (status, [])
 
     @pytest.mark.parametrize("status", [400, 402, 404])
     def test_some_are_final(self, api: responses.RequestsMock, slept: list[float], status: int) -> None:
         error = {"message": "no", "code": "resource_missing"}
         api.add("GET", f"{API}/v1/customers/cus_1", status=status, json={"error": error})
-        with pytest.raises(client.StripeRefused) as told:
+        with pytest.raises(client.StripeRefused) as raised:
             client.customer("cus_1")
-        assert (told.value.status, told.value.code, len(api.calls)) == (status, "resource_missing", 1)
+        assert (raised.value.status, raised.value.code, len(api.calls)) == (status, "resource_missing", 1)
 
     @pytest.mark.parametrize("failure", [requests.ConnectTimeout("slow"), requests.ConnectionError("gone")])
     def test_no_answer_is_no_status(self, api: responses.RequestsMock, slept: list[float], failure: Exception) -> None:
         api.add("GET", f"{API}/v1/customers/cus_1", body=failure)
-        with pytest.raises(client.StripeUnavailable) as told:
+        with pytest.raises(client.StripeUnavailable) as raised:
             client.customer("cus_1")
-        assert told.value.status is None
+        assert raised.value.status is None
         assert len(api.calls) == 1 + client.NETWORK_RETRIES
 
 
