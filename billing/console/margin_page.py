@@ -8,25 +8,19 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from django.http import HttpRequest
 from django.urls import reverse
 
 from billing.queries import margin
 from billing.queries.margin import Margin
 from governance.console import display
+from governance.console.display import Card
+from governance.console.pages import ConsolePage
 from governance.queries.spend import Period
 from governance.rules import money
 
 SHOWN = 100
 PERIODS = {"month": "This month", "last": "Last month", "30": "30 days", "all": "All time"}
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    title: str
-    value: str
-    note: str
-    icon: str
-    tone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +40,9 @@ class Line:
     cost_percent: float
 
 
-def context(*, wanted: str, now: datetime) -> dict[str, Any]:
-    """The whole page's context; an unknown period is this month."""
+def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """An unknown period is this month."""
+    wanted = request.GET.get("period", "")
     chosen = wanted if wanted in PERIODS else "month"
     period = _period(chosen, now)
     rows = list(margin.every(period=period))
@@ -130,3 +125,14 @@ def _line(row: Margin, largest: int) -> Line:
 
 def _percent(part: int, whole: int) -> float:
     return min(100.0, max(0.0, part * 100 / whole)) if whole > 0 else 0.0
+
+
+PAGE = ConsolePage(
+    title="Margin",
+    path="margin/",
+    name="margin",
+    template="console/margin.html",
+    context=context,
+    group="Billing",
+    icon="monitoring",
+)

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.http import HttpRequest
 from django.urls import reverse
 
 from billing.models import StripeEvent, StripeRun
 from billing.queries import health
 from billing.queries.health import Lag, StripeHealth
+from governance.console.display import Card
+from governance.console.pages import ConsolePage
 
 SHOWN = 8
 PROBLEMS = {
@@ -28,16 +31,6 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    title: str
-    value: str
-    note: str
-    icon: str
-    tone: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class LastRun:
     """One kind of run: when it was last begun, and what it found."""
 
@@ -48,8 +41,7 @@ class LastRun:
     findings: tuple[str, ...]
 
 
-def context(*, now: datetime) -> dict[str, Any]:
-    """What the page shows."""
+def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     found = health.describe(now=now)
     return {
         "now": now,
@@ -150,3 +142,14 @@ def _span(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+PAGE = ConsolePage(
+    title="Stripe",
+    path="stripe/",
+    name="stripe-health",
+    template="console/stripe.html",
+    context=context,
+    group="Billing",
+    icon="monitor_heart",
+)
