@@ -43,10 +43,15 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
     limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
-        budget_id=budget.pk, starts_at=period.starts_at, ends_at=period.ends_at, limit_nanos=max(1, limit.nanos),
-        source_kind=SOURCE, source_id=account.stripe_customer_id, actor=STRIPE.name,
+        budget_id=budget.pk,
+        starts_at=period.starts_at,
+        ends_at=period.ends_at,
+        limit_nanos=max(1, limit.nanos),
+        source_kind=SOURCE,
+        source_id=account.stripe_customer_id,
+        actor=STRIPE.name,
         reason=f"{found.state} period of {found.subscription_id or found.plan}",
-    )  # fmt: skip
+    )
     ledger.apply_within([opening], now=now)
     account.window_start = starts_at
     if purchases.count_in(account, tenant, starts_at):
@@ -178,15 +183,24 @@ def _stored(part: Part) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     return [
-        part.subscription_id, *(at.isoformat() for at in spans), part.limit_nanos, part.given_nanos, part.level_nanos,
-    ]  # fmt: skip
+        part.subscription_id,
+        *(at.isoformat() for at in spans),
+        part.limit_nanos,
+        part.given_nanos,
+        part.level_nanos,
+    ]
 
 
 def _part(raw: Sequence[Any]) -> Part:
     spans = [datetime.fromisoformat(at) for at in raw[1:5]]
     return Part(
-        raw[0], Period(*spans[:2]), Period(*spans[2:]), raw[5], given_nanos=raw[6], level_nanos=raw[7],
-    )  # fmt: skip
+        raw[0],
+        Period(*spans[:2]),
+        Period(*spans[2:]),
+        raw[5],
+        given_nanos=raw[6],
+        level_nanos=raw[7],
+    )
 
 
 def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
@@ -245,15 +259,25 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
     if known is None:
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
         return budgets.create(
-            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=max(1, limit_nanos),
-            tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **(_policy_of(plan) if plan else {}),
-        )  # fmt: skip
+            scope_type=ScopeType.TENANT,
+            window=WindowKind.BILLING_CYCLE.value,
+            limit_nanos=max(1, limit_nanos),
+            tenant=tenant,
+            source=Budget.Source.STRIPE,
+            by=STRIPE,
+            now=now,
+            **(_policy_of(plan) if plan else {}),
+        )
     if known.source != Budget.Source.STRIPE:
         Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
         audit.record(
-            action="budget.take_over", target=str(known), by=STRIPE, now=now,
-            old={"source": known.source}, new={"source": Budget.Source.STRIPE.value},
-        )  # fmt: skip
+            action="budget.take_over",
+            target=str(known),
+            by=STRIPE,
+            now=now,
+            old={"source": known.source},
+            new={"source": Budget.Source.STRIPE.value},
+        )
         known.source = Budget.Source.STRIPE
     return known
 

@@ -18,7 +18,6 @@ from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.accounts.budget_windows import SOURCE
 from billing.models import BillingAccount, CatalogEntry, Trial
 from billing.rules import refunds
 from billing.rules.balance import Limit
@@ -29,8 +28,6 @@ from governance import alerts, audit
 from governance.audit import Actor
 from governance.models import Tenant
 from governance.rules import money
-
-__all__ = ["SOURCE", "Overtaken", "Reading", "apply", "customer", "due", "override", "read", "write"]
 
 log = logging.getLogger(__name__)
 

@@ -48,15 +48,19 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     rows = list(margin.every(period=period))
     known = [row for row in rows if row.margin_nanos is not None]
     worst = sorted(known, key=lambda row: (row.margin_nanos or 0, row.tenant))
-    largest = max((max(row.revenue_nanos, row.cost_nanos) for row in rows), default=0)
+    largest, largest_of_worst = (
+        max((max(row.revenue_nanos, row.cost_nanos) for row in some), default=0)
+        for some in (rows, worst[: margin.WORST])
+    )
+    ends = {name: at.isoformat() for name, at in (("from", period.starts_at), ("to", period.ends_at)) if at is not None}
     lines = [_line(row, largest) for row in [*worst, *(row for row in rows if row.margin_nanos is None)]]
     return {
         "periods": [(name, title, name == chosen) for name, title in PERIODS.items()],
         "cards": _cards(rows, known),
-        "worst": [_line(row, _largest(worst)) for row in worst[: margin.WORST]],
+        "worst": [_line(row, largest_of_worst) for row in worst[: margin.WORST]],
         "lines": lines[:SHOWN],
         "more": max(0, len(lines) - SHOWN),
-        "csv": f"{reverse('billing-margin')}?{urlencode({'format': 'csv', **_query(period)})}",
+        "csv": f"{reverse('billing-margin')}?{urlencode({'format': 'csv', **ends})}",
         "now": now,
     }
 
@@ -72,18 +76,14 @@ def _period(name: str, now: datetime) -> Period:
     }[name]
 
 
-def _query(period: Period) -> dict[str, str]:
-    ends = {"from": period.starts_at, "to": period.ends_at}
-    return {name: at.isoformat() for name, at in ends.items() if at is not None}
-
-
 def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
     paid, cost = sum(row.revenue_nanos for row in rows), sum(row.cost_nanos for row in rows)
     result = sum(row.margin_nanos or 0 for row in known)
     losing = sum((row.margin_nanos or 0) < 0 for row in known)
     others = sorted({currency.upper() for row in rows for currency in row.other})
     note = f"and {', '.join(others)}, not converted" if others else "net of tax and refunds"
-    share = _share(result, sum(row.revenue_nanos for row in known))
+    whole = sum(row.revenue_nanos for row in known)
+    share = f"{result * 100 // whole}% of the revenue" if whole > 0 else "no revenue in dollars"
     share += ", of those who pay in dollars alone" if others else ""
     return [
         Card("Revenue", display.dollars(paid), note, "payments"),
@@ -97,14 +97,6 @@ def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
             "danger" if losing else "",
         ),
     ]
-
-
-def _share(part_nanos: int, whole_nanos: int) -> str:
-    return f"{part_nanos * 100 // whole_nanos}% of the revenue" if whole_nanos > 0 else "no revenue in dollars"
-
-
-def _largest(rows: Sequence[Margin]) -> int:
-    return max((max(row.revenue_nanos, row.cost_nanos) for row in rows[: margin.WORST]), default=0)
 
 
 def _line(row: Margin, largest: int) -> Line:

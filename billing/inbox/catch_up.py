@@ -163,7 +163,8 @@ def reconcile(*, now: datetime, dry_run: bool = False, report: Report = ignore) 
     Without an API key what was said last is computed anew. Raises StripeError where customers cannot be listed.
     """
     done = Outcome(figures={"customers": 0, "differed": 0, "failed": 0})
-    ids = _customers(now=now)
+    known = set(BillingAccount.objects.values_list("stripe_customer_id", flat=True))
+    ids = sorted(known | (_at_stripe() if client.is_configured() else set()))
     for place, customer_id in enumerate(ids, start=1):
         _reconcile_one(customer_id, done, now=now, dry_run=dry_run)
         if place % 50 == 0:
@@ -193,12 +194,6 @@ def _reconcile_slice(run: StripeRun, *, now: datetime, enough: Callable[[], bool
             runs.keep(run, cursor=str(pk))
             if enough():
                 return False
-
-
-def _customers(*, now: datetime) -> list[str]:
-    """All customers known here, and all that Stripe has a subscription of."""
-    known = set(BillingAccount.objects.values_list("stripe_customer_id", flat=True))
-    return sorted(known | (_at_stripe() if client.is_configured() else set()))
 
 
 def _at_stripe() -> set[str]:
@@ -234,7 +229,12 @@ def _recompute(customer_id: str, *, now: datetime, dry_run: bool) -> list[str]:
         try:
             with transaction.atomic():
                 before = _describe(binding.locked(customer_id))
-                found = _differences(before, _describe(sync.write(customer_id, reading, now=now)))
+                after = _describe(sync.write(customer_id, reading, now=now))
+                found = [
+                    f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}"
+                    for name in {**before, **after}
+                    if before.get(name) != after.get(name)
+                ]
                 if dry_run:
                     raise _Undo
         except sync.Overtaken:
@@ -275,11 +275,6 @@ def _describe(account: BillingAccount) -> dict[str, Any]:
             rows = mirrored.filter(account=account).values_list("stripe_id", "data")
             found |= {f"{model._meta.verbose_name} {id}": data for id, data in rows}
     return found
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}" for name in names]
 
 
 def _in_words(value: Any) -> str:

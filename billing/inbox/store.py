@@ -130,15 +130,11 @@ def _take_due(count: int, now: datetime) -> list[str]:
     return [event_id for _, event_id in taken]
 
 
-def again(*, event: StripeEvent, by: Actor, now: datetime) -> None:
-    """An operator's retry, also of an event that is done (handling twice does nothing more) or was put aside."""
-    replay(events=StripeEvent.objects.filter(pk=event.pk), by=by, now=now)
-
-
 def replay(*, events: QuerySet[StripeEvent], by: Actor, now: datetime) -> list[str]:
     """Make events due again, with all their tries: the ids of those that are. One audit row for each.
 
-    An event of another account or mode stays put aside for as long as it is not ours.
+    Also those that are done (handling twice does nothing more) or that were put aside. An event
+    of another account or mode stays put aside for as long as it is not ours.
     """
     replayed = []
     for event in events.order_by("created", "id").iterator(chunk_size=200):

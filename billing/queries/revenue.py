@@ -14,13 +14,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from billing.rules.refunds import Refund, RefundKind
+from billing.rules.valuation import DECIMALS
 from billing.stripe_api import objects
 
 USD = "usd"
-# Decimals of a currency's smallest unit, where they are not two: https://docs.stripe.com/currencies
-DECIMALS = dict.fromkeys(
-    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"), 0
-) | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
 NANO_DECIMALS = 9
 MICROSECOND = timedelta(microseconds=1)
 

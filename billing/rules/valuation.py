@@ -122,7 +122,10 @@ class Pricing:
         """A subscription's items together. Where none is mapped, the default plan counts once, not once an item."""
         reasons: set[str] = set()
         # A price that only sells top-ups is no budget, and lacks none.
-        valued = [item for item in items if not _is_topup(item.price)]
+        budgets = (BUDGET_KEY, PERCENT_KEY)
+        valued = [
+            item for item in items if not _said(item.price, TOPUP_KEY) or any(_said(item.price, key) for key in budgets)
+        ]
         mapped = [(item, worth) for item in valued if (worth := self._worth(item.price, reasons)) is not None]
         if not mapped:
             return self._default(reasons) if valued or not items else Valued(0)
@@ -241,10 +244,6 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
         pass
     reasons.add(f"invalid_metadata:{key}")
     return None
-
-
-def _is_topup(price: Price) -> bool:
-    return bool(_said(price, TOPUP_KEY)) and not (_said(price, BUDGET_KEY) or _said(price, PERCENT_KEY))
 
 
 def _caps(prices: Sequence[Price], reasons: set[str]) -> tuple[int | None, int | None]:

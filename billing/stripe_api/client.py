@@ -125,16 +125,6 @@ def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]
     return tuple(found)
 
 
-def customer(customer_id: str) -> Fetched:
-    """A customer; a deleted one has `deleted` set. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.customers.retrieve(customer_id)))
-
-
-def subscription(subscription_id: str) -> Fetched:
-    """A subscription, ended ones too. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.subscriptions.retrieve(subscription_id)))
-
-
 def charge(charge_id: str) -> Fetched:
     """A charge, for the customer whose money it was. Raises StripeUnavailable, StripeRefused."""
     return ask(lambda api: _plain(api.v1.charges.retrieve(charge_id)))
@@ -237,16 +227,9 @@ def _failures() -> Iterator[None]:
 
 
 def _named(kind: type[StripeError], error: stripe.StripeError) -> StripeError:
-    found = kind(_describe(error), status=error.http_status, code=error.code or "")
-    if isinstance(found, StripeUnavailable):
-        found.retry_after_s = _retry_after_s(error)
+    message = f"{type(error).__name__} {error.http_status or ''}: {error.user_message or error}"[:500]
+    found = kind(message, status=error.http_status, code=error.code or "")
+    wait = str((error.headers or {}).get("Retry-After") or "")
+    if isinstance(found, StripeUnavailable) and wait.isascii() and wait.isdecimal() and len(wait) < 10:
+        found.retry_after_s = float(wait)
     return found
-
-
-def _retry_after_s(error: stripe.StripeError) -> float:
-    raw = str((error.headers or {}).get("Retry-After") or "")
-    return float(raw) if raw.isascii() and raw.isdecimal() and len(raw) < 10 else 0.0
-
-
-def _describe(error: stripe.StripeError) -> str:
-    return f"{type(error).__name__} {error.http_status or ''}: {error.user_message or error}"[:500]

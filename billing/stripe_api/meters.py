@@ -99,7 +99,8 @@ class Reporter:
 
     def _stream(self, event: Any, options: Any, now: datetime) -> None:
         if self._session is None or now >= self._session[1] - SESSION_MARGIN:
-            self._session = _new_session()
+            new = client.ask(lambda api: api.v2.billing.meter_event_session.create().to_dict(for_json=True))
+            self._session = str(new["authentication_token"]), datetime.fromisoformat(str(new["expires_at"]))
         token = self._session[0]
         try:
             client.ask(lambda api: api.v2.billing.meter_event_stream.create({"events": [event]}, options), key=token)
@@ -107,11 +108,6 @@ class Reporter:
             # Perhaps it is the session that ended; the next event begins a new one.
             self._session = None
             raise
-
-
-def _new_session() -> tuple[str, datetime]:
-    found = client.ask(lambda api: api.v2.billing.meter_event_session.create().to_dict(for_json=True))
-    return str(found["authentication_token"]), datetime.fromisoformat(str(found["expires_at"]))
 
 
 def _event(meter: Meter, usage: Usage, timestamp: Any) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def write(*, now: datetime, reach: timedelta = FRESH) -> int:
 
 def drain(*, clock: Callable[[], datetime], limit: int = 2000) -> int:
     """Send what is due, one row at a time; how many arrived. `clock` is read for each: a run takes minutes."""
-    if not is_on() or not _due(clock()).exists():
+    ours = MeterEvent.objects.filter(event_name__in=list(settings.STRIPE_METERS))
+    if not is_on() or not _unsent(ours, clock()).exists():
         return 0
     known = _known_meters(now=clock())
     reporter = Reporter(settings.STRIPE_METER_API)
@@ -116,7 +117,8 @@ def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[
         state = State.FAILED if row.first_attempt_at == row.last_attempt_at else State.HELD
         # Of an earlier attempt nobody heard: it may have arrived before Stripe had a reason to refuse.
         _mark(row, state=state, error=str(error))
-        _alert(row, f"Stripe refuses usage: {error}", clock())
+        message = f"Stripe refuses usage: {error} ({row})"
+        alerts.report(kind="meter_event_failed", subject=row.event_name, message=message, now=clock())
         return state
     except Exception as error:
         if not isinstance(error, client.StripeError):
@@ -308,10 +310,6 @@ def _known_meters(*, now: datetime) -> dict[str, Meter]:
     return {name: meter for name, meter in found.items() if name in settings.STRIPE_METERS}
 
 
-def _due(now: datetime) -> QuerySet[MeterEvent]:
-    return _unsent(MeterEvent.objects.filter(event_name__in=list(settings.STRIPE_METERS)), now)
-
-
 def _unsent(rows: QuerySet[MeterEvent], now: datetime) -> QuerySet[MeterEvent]:
     """Rows to send: those that wait, and those whose worker died over them (a free meter has no living one)."""
     waiting = Q(state=State.PENDING) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
@@ -352,10 +350,6 @@ def _mark(row: MeterEvent, **values: Any) -> None:
     with transaction.atomic(durable=True):
         MeterEvent.objects.filter(pk=row.pk, state=State.SENDING, claim=row.claim).update(**values)
         UsageMeter.objects.filter(pk=row.meter_id, claims=row.claim).update(busy_until=None)
-
-
-def _alert(row: MeterEvent, message: str, now: datetime) -> None:
-    alerts.report(kind="meter_event_failed", subject=row.event_name, message=f"{message} ({row})", now=now)
 
 
 def _locked(event: MeterEvent) -> MeterEvent:
