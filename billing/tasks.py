@@ -22,9 +22,9 @@ def sweep_inbox() -> int:
     return handled
 
 
-@shared_task
-def heal() -> int:
-    """Look at the endpoint, for missing events and at all customers, where that is due; how many looks."""
+@shared_task(name="billing.tasks.heal")
+def run_catch_up() -> int:
+    """Check the endpoint, fetch missing events and read all customers, where that is due; how many runs."""
     return len(catch_up.run_due(now=timezone.now()))
 
 

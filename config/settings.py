@@ -201,7 +201,7 @@ STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 # Stripe's meters that are told of usage, and what each counts; none: usage stays here.
-# What subscriptions come to; a plan's own terms come before these.
+# What subscriptions come to; a plan's own policy comes before these.
 STRIPE_TRIAL_PERCENT = check.percentage(env, "STRIPE_TRIAL_PERCENT", default=10)
 STRIPE_PROVISIONAL_PERCENT = check.percentage(env, "STRIPE_PROVISIONAL_PERCENT", default=10)
 STRIPE_GRACE_DAYS = check.whole(env, "STRIPE_GRACE_DAYS", default=7, maximum=365)

@@ -47,10 +47,10 @@ def claim(*, account: BillingAccount, slug: str, now: datetime) -> None:
     if account.claimed_tenant != slug[:200]:
         account.claimed_tenant = slug[:200]
         account.save(update_fields=["claimed_tenant"])
-    settle_claim(account=account, now=now)
+    bind_claimed(account=account, now=now)
 
 
-def settle_claim(*, account: BillingAccount, now: datetime) -> None:
+def bind_claimed(*, account: BillingAccount, now: datetime) -> None:
     """Bind the claimed tenant where it exists by now and no other customer pays for it. `account` is locked."""
     if account.tenant_id is not None or not account.claimed_tenant:
         return

@@ -1,6 +1,6 @@
 """A tenant's windows as its customer's subscriptions pay for them: opened, limited, and kept to what was paid.
 
-`settle` runs under the customer's lock, with the tenant's windows locked before the budget. Everything that bears on
+`apply` runs under the customer's lock, with the tenant's windows locked before the budget. Everything that bears on
 a limit is computed anew each time: what was paid from the mirror, what was used from the ledger.
 """
 
@@ -20,7 +20,7 @@ from billing.rules import balance, periods
 from billing.rules.balance import Limit, Spell
 from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
 from billing.rules.periods import Period
-from billing.rules.refunds import Reversal
+from billing.rules.refunds import RefundKind
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
@@ -31,10 +31,7 @@ from governance.rules.windows import WindowKind
 SOURCE = "stripe"
 
 
-GONE = (Reversal.REFUNDED, Reversal.DISPUTED)
-
-
-def settle(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
+def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
     """Open the window of an entitlement's period where it is new, and give it its limit. `account` is locked."""
     period = cast(Period, found.period)
     budget = _budget(tenant, found.limit_nanos or 0, found, now)
@@ -46,10 +43,15 @@ def settle(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: m
     carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
     limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
-        budget_id=budget.pk, starts_at=period.starts_at, ends_at=period.ends_at, limit_nanos=max(1, limit.nanos),
-        source_kind=SOURCE, source_id=account.stripe_customer_id, actor=STRIPE.name,
+        budget_id=budget.pk,
+        starts_at=period.starts_at,
+        ends_at=period.ends_at,
+        limit_nanos=max(1, limit.nanos),
+        source_kind=SOURCE,
+        source_id=account.stripe_customer_id,
+        actor=STRIPE.name,
         reason=f"{found.state} period of {found.subscription_id or found.plan}",
-    )  # fmt: skip
+    )
     ledger.apply_within([opening], now=now)
     account.window_start = starts_at
     if purchases.count_in(account, tenant, starts_at):
@@ -128,15 +130,15 @@ def _past(
 
 def _paid_parts(row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule]) -> tuple[balance.Part, ...]:
     """An earlier window's parts with what was paid for each, as is known now."""
-    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.policy().rates)
+    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.current().rates)
     parts = []
     for part in map(_part, row.parts):
         paid = [one for one in facts.invoices if one.subscription_id == part.subscription_id]
         grant = periods.grant_at(part.period.starts_at, paid)
         if grant is not None and not part.given_nanos:
-            gone = facts.reversed[grant.invoice_id].kind if grant.invoice_id in facts.reversed else Reversal.NONE
-            bought = paid_for(part, grant=grant, paid=paid, reversed=facts.reversed, pricing=pricing)
-            part = replace(part, paid_nanos=bought, reversal=gone)
+            gone = facts.refunds[grant.invoice_id].kind if grant.invoice_id in facts.refunds else RefundKind.NONE
+            bought = paid_for(part, grant=grant, paid=paid, refunds=facts.refunds, pricing=pricing)
+            part = replace(part, paid_nanos=bought, refund=gone)
         parts.append(_drawable(part))
     if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
         parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
@@ -171,9 +173,9 @@ def _drawable(part: WindowShare) -> balance.Part:
         whole_nanos=part.limit_nanos,
         paid_nanos=max(part.paid_nanos, part.given_nanos),
         level_nanos=part.level_nanos,
-        frozen=part.reversal in GONE,
+        frozen=part.refund.is_whole,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
-        forgiven=part.reversal == Reversal.REFUNDED,
+        forgiven=part.refund == RefundKind.REFUNDED,
     )
 
 
@@ -181,15 +183,24 @@ def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     return [
-        part.subscription_id, *(at.isoformat() for at in spans), part.limit_nanos, part.given_nanos, part.level_nanos,
-    ]  # fmt: skip
+        part.subscription_id,
+        *(at.isoformat() for at in spans),
+        part.limit_nanos,
+        part.given_nanos,
+        part.level_nanos,
+    ]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
     spans = [datetime.fromisoformat(at) for at in raw[1:5]]
     return WindowShare(
-        raw[0], Period(*spans[:2]), Period(*spans[2:]), raw[5], given_nanos=raw[6], level_nanos=raw[7],
-    )  # fmt: skip
+        raw[0],
+        Period(*spans[:2]),
+        Period(*spans[2:]),
+        raw[5],
+        given_nanos=raw[6],
+        level_nanos=raw[7],
+    )
 
 
 def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
@@ -248,16 +259,26 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
     if known is None:
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
         return budgets.create(
-            scope_type=ScopeType.TENANT, window=WindowKind.BILLING_CYCLE.value, limit_nanos=max(1, limit_nanos),
-            tenant=tenant, source=Budget.Source.STRIPE, by=STRIPE, now=now, **(_policy_of(plan) if plan else {}),
-        )  # fmt: skip
+            scope_type=ScopeType.TENANT,
+            window=WindowKind.BILLING_CYCLE.value,
+            limit_nanos=max(1, limit_nanos),
+            tenant=tenant,
+            source=Budget.Source.STRIPE,
+            by=STRIPE,
+            now=now,
+            **(_policy_of(plan) if plan else {}),
+        )
     if known.source != Budget.Source.STRIPE:
         ledger.lock_windows(known.pk)
         Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
         audit.record(
-            action="budget.take_over", target=str(known), by=STRIPE, now=now,
-            old={"source": known.source}, new={"source": Budget.Source.STRIPE.value},
-        )  # fmt: skip
+            action="budget.take_over",
+            target=str(known),
+            by=STRIPE,
+            now=now,
+            old={"source": known.source},
+            new={"source": Budget.Source.STRIPE.value},
+        )
         known.source = Budget.Source.STRIPE
     return known
 

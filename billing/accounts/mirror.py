@@ -16,7 +16,7 @@ from django.db.models import Q
 
 from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, Payment, StripeEvent, Subscription
 from billing.rules import refunds
-from billing.rules.refunds import Known, Reversed
+from billing.rules.refunds import Known, Refund
 from billing.stripe_api import objects
 
 Row = TypeVar("Row", bound=Mirrored)
@@ -50,7 +50,7 @@ class Facts:
     """A customer's paid invoices, and what became of their payments."""
 
     invoices: Sequence[objects.StripeInvoice]
-    reversed: Mapping[str, Reversed]
+    refunds: Mapping[str, Refund]
 
 
 def version_of(event: StripeEvent) -> str:

@@ -8,11 +8,11 @@ from django.conf import settings
 
 from billing.models import Plan
 from billing.rules.entitlement import BillingPolicy
-from billing.rules.valuation import PlanRule, Terms
+from billing.rules.valuation import PlanPolicy, PlanRule
 from governance.rules import money
 
 
-def policy() -> BillingPolicy:
+def current() -> BillingPolicy:
     free = settings.STRIPE_FREE_BUDGET
     return BillingPolicy(
         trial_percent=settings.STRIPE_TRIAL_PERCENT,
@@ -37,7 +37,7 @@ def plan_rules() -> list[PlanRule]:
             is_default=plan.is_default,
             per_unit=plan.per_unit,
             monthly=plan.monthly,
-            terms=Terms(plan.trial_percent, plan.provisional_percent, plan.grace_days),
+            policy=PlanPolicy(plan.trial_percent, plan.provisional_percent, plan.grace_days),
         )
         for plan in Plan.objects.all()
     ]

@@ -14,11 +14,11 @@ from django.db.models import Q
 
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, TopUp
-from billing.rules import balance, refunds
-from billing.rules.refunds import Known, Reversal, Reversed
+from billing.rules import balance
+from billing.rules.refunds import Known, Refund, RefundKind, of_intent
 from billing.rules.valuation import TOPUP_KEY, read_amount, topup_nanos
 from billing.stripe_api import objects
-from billing.stripe_api.objects import Checkout, StripeInvoice
+from billing.stripe_api.objects import StripeInvoice
 from governance.actions import allowances
 from governance.models import BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
@@ -27,7 +27,7 @@ from governance.queries import budget_status
 def note(
     account: BillingAccount,
     invoices: Sequence[StripeInvoice],
-    reversed: Mapping[str, Reversed],
+    refunds: Mapping[str, Refund],
     payments: Sequence[Known],
     *,
     now: datetime,
@@ -44,9 +44,9 @@ def note(
     paid = {invoice.id: invoice.amount_paid for invoice in invoices}
     for row in known.values():
         if row.invoice_id:
-            gone, total = reversed.get(row.invoice_id, Reversed(Reversal.NONE)), paid.get(row.invoice_id, 0)
+            gone, total = refunds.get(row.invoice_id, Refund(RefundKind.NONE)), paid.get(row.invoice_id, 0)
         else:
-            gone, total = refunds.of_intent(row.intent_id, payments), 0
+            gone, total = of_intent(row.intent_id, payments), 0
         _refund(row, gone, total)
     return reasons
 
@@ -56,7 +56,9 @@ def note_checkout(account: BillingAccount, data: objects.Object, *, now: datetim
     session = objects.checkout(data)
     if session.mode != "payment" or not session.paid or session.invoice_id or not session.id:
         return
-    nanos = _sold_by(session, set())
+    reasons: set[str] = set()
+    lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
+    nanos = lines or read_amount(session.metadata, TOPUP_KEY, reasons)
     if nanos:
         TopUp.objects.get_or_create(
             key=session.id,
@@ -115,17 +117,12 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
             yield line.id or f"{invoice.id}/{number}", nanos * line.quantity
 
 
-def _sold_by(session: Checkout, reasons: set[str]) -> int:
-    lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
-    return lines or read_amount(session.metadata, TOPUP_KEY, reasons) or 0
-
-
-def _refund(row: TopUp, gone: Reversed, paid: int) -> None:
+def _refund(row: TopUp, gone: Refund, paid: int) -> None:
     """As much of the amount as of the payment went back."""
     refunded = 0
-    if gone.kind in (Reversal.REFUNDED, Reversal.DISPUTED):
+    if gone.kind.is_whole:
         refunded = row.amount_nanos
-    elif gone.kind == Reversal.PARTIAL and paid:
+    elif gone.kind == RefundKind.PARTIAL and paid:
         refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // paid)
     if refunded != row.refunded_nanos:
         row.refunded_nanos = refunded

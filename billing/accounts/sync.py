@@ -16,10 +16,8 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q
 
-from billing.accounts import binding, budget_windows, mirror, purchases
-from billing.accounts import policy as terms
+from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.accounts.budget_windows import SOURCE
 from billing.models import BillingAccount, CatalogEntry, Trial
 from billing.rules import refunds
 from billing.rules.balance import Limit
@@ -30,8 +28,6 @@ from governance import alerts, audit
 from governance.audit import Actor
 from governance.models import Tenant
 from governance.rules import money
-
-__all__ = ["SOURCE", "Overtaken", "Reading", "customer", "due", "override", "read", "settle", "write"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +56,7 @@ ALERTS = {
 # A reading overtaken by a later one is taken anew, so often.
 READINGS = 5
 CATALOG_AGE = timedelta(days=1)
-# Billing decides over the tenant's standing in these states; in the others it leaves it alone.
+# Billing decides over the tenant's status in these states; in the others it leaves it alone.
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
 SPENDABLE = (*LIVE, EntitlementState.LAPSED)
@@ -75,7 +71,7 @@ class Reading:
     """What Stripe said of a customer, and the number the reading was given before it began."""
 
     number: int
-    picture: client.CustomerPicture
+    snapshot: client.CustomerSnapshot
     products: tuple[client.Fetched, ...] = field(default=())
 
 
@@ -118,13 +114,13 @@ def read(customer_id: str, *, now: datetime) -> Reading | None:
     with transaction.atomic():
         BillingAccount.objects.filter(pk=account.pk).update(fetches=F("fetches") + 1)
         number = BillingAccount.objects.values_list("fetches", flat=True).get(pk=account.pk)
-    return look(customer_id, number, now=now)
+    return read_as(customer_id, number, now=now)
 
 
-def look(customer_id: str, number: int, *, now: datetime) -> Reading:
+def read_as(customer_id: str, number: int, *, now: datetime) -> Reading:
     """A reading under a number that its caller has. Raises StripeUnavailable, StripeRefused."""
-    picture = client.customer_picture(customer_id)
-    return Reading(number, picture, _products(picture, now))
+    snapshot = client.customer_snapshot(customer_id)
+    return Reading(number, snapshot, _products(snapshot, now))
 
 
 def write(customer_id: str, reading: Reading | None, *, now: datetime) -> BillingAccount:
@@ -134,12 +130,12 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
         if account.fetches != reading.number:
             raise Overtaken
         _keep(account, reading, now)
-    binding.settle_claim(account=account, now=now)
-    settle(account, now=now)
+    binding.bind_claimed(account=account, now=now)
+    apply(account, now=now)
     return account
 
 
-def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
+def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
     paid = mirror.invoices(account)
     payments = mirror.payments(account, paid)
@@ -148,15 +144,18 @@ def settle(account: BillingAccount, *, now: datetime, anew: bool = False) -> Ent
     if not anew and (found.period is None or found.period.starts_at != account.window_start):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
-    wrong = purchases.note(account, paid, facts.reversed, payments, now=now)
+    wrong = purchases.note(account, paid, facts.refunds, payments, now=now)
     limit = None
     if account.tenant is not None:
-        _remember_trials(account.tenant, found)
+        for product_id, subscription_id in found.trials.items():
+            Trial.objects.get_or_create(
+                tenant=account.tenant, product_id=product_id, defaults={"subscription_id": subscription_id}
+            )
         if found.period is not None and found.state in SPENDABLE:
-            limit = budget_windows.settle(account, account.tenant, found, facts, now=now)
+            limit = budget_windows.apply(account, account.tenant, found, facts, now=now)
         elif found.state == EntitlementState.NONE:
             purchases.count_without_window(account, account.tenant, now=now)
-        _set_standing(account.tenant, found, now)
+        _set_tenant_status(account.tenant, found, now)
     _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
     return found
 
@@ -175,7 +174,7 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
             old={"limit_nanos": old},
             new={"limit_nanos": limit_nanos},
         )
-        settle(account, now=now)
+        apply(account, now=now)
         budget_windows.forgive(account)
 
 
@@ -190,24 +189,23 @@ def concerned_by(kind: str) -> Collection[str]:
 
 
 def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
-    policy = terms.policy()
     if account.deleted_at is not None:
-        return closed(policy=policy, now=now, reasons=("customer_deleted",))
+        return closed(policy=policy.current(), now=now, reasons=("customer_deleted",))
     tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
     return entitle(
         subscriptions=mirror.subscriptions(account),
         invoices=facts.invoices,
-        plans=terms.plan_rules(),
+        plans=policy.plan_rules(),
         override_nanos=account.limit_override_nanos,
         kept=budget_windows.kept_of(kept),
         trials_used=dict(tried) if account.tenant_id else {},
         now=now,
-        policy=policy,
-        reversed=facts.reversed,
+        policy=policy.current(),
+        refunds=facts.refunds,
     )
 
 
-def _set_standing(tenant: Tenant, found: Entitlement, now: datetime) -> None:
+def _set_tenant_status(tenant: Tenant, found: Entitlement, now: datetime) -> None:
     """Suspend or take back; a tenant that an operator paused stays paused."""
     status = Tenant.Status
     if found.state in STOPPING:
@@ -237,7 +235,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
         reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
     if account.tenant is None:
         reasons.append(binding.why_unbound(account))
-    _tell(account, reasons, now)
+    _alert(account, reasons, now)
     account.state, account.plan = found.state.value, found.plan[:200]
     account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
     if limit is not None and found.state == EntitlementState.FROZEN:
@@ -261,15 +259,15 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     )
 
 
-def _tell(account: BillingAccount, reasons: list[str], now: datetime) -> None:
-    """Alerts for reasons that need a person: told when they come, over when they go."""
-    told, due = _alerting(account.reasons), _alerting(reasons)
-    for code in sorted(due - told):
+def _alert(account: BillingAccount, reasons: list[str], now: datetime) -> None:
+    """Alerts for reasons that need a person: raised when they come, over when they go."""
+    before, after = _alerting(account.reasons), _alerting(reasons)
+    for code in sorted(after - before):
         kind, _, detail = code.partition(":")
         severity, message = ALERTS[kind]
         words = message.format(customer=account, tenant=account.tenant or "no tenant", detail=detail)
         alerts.report(kind=kind, subject=f"{account} {detail}".strip(), message=words, severity=severity, now=now)
-    for code in sorted(told - due):
+    for code in sorted(before - after):
         kind, _, detail = code.partition(":")
         alerts.clear(kind=kind, subject=f"{account} {detail}".strip(), now=now)
 
@@ -280,49 +278,44 @@ def _alerting(reasons: Collection[str]) -> set[str]:
     return {code for code in unbound or reasons if code.partition(":")[0] in ALERTS}
 
 
-def _remember_trials(tenant: Tenant, found: Entitlement) -> None:
-    for product_id, subscription_id in found.trials.items():
-        Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
-
-
 def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
-    picture = reading.picture
+    snapshot = reading.snapshot
     version = mirror.version_of_reading(reading.number, now)
     account.fetched_at = now
-    account.deleted_at = (account.deleted_at or now) if picture.customer.get("deleted") else None
+    account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
     account.save(update_fields=["fetched_at", "deleted_at"])
     for data in reading.products:
         mirror.take_catalog(data, version=version, now=now, force=True)
-    for data in picture.subscriptions:
+    for data in snapshot.subscriptions:
         mirror.take_subscription(account, data, version=version, now=now, force=True)
-    for data in picture.invoices:
+    for data in snapshot.invoices:
         mirror.take_invoice(account, data, version=version, now=now, force=True)
-    for data in picture.payments or ():
+    for data in snapshot.payments or ():
         mirror.take_payment(account, data, version=version, now=now, force=True)
-    for data in picture.checkouts:
+    for data in snapshot.checkouts:
         purchases.note_checkout(account, data, now=now)
-    for data in (picture.customer, *picture.subscriptions):
+    for data in (snapshot.customer, *snapshot.subscriptions):
         binding.claim(account=account, slug=objects.claimed_tenant(data), now=now)
 
 
-def _products(picture: client.CustomerPicture, now: datetime) -> tuple[client.Fetched, ...]:
+def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.Fetched, ...]:
     """Products of the customer's prices that are not known yet, or not lately."""
     ids = {
         item.price.product_id
-        for data in picture.subscriptions
+        for data in snapshot.subscriptions
         for item in objects.subscription(data).items
         if item.price.product_id
     }
-    ids |= {line.price.product_id for line in _bought(picture)} - {""}
+    ids |= {line.price.product_id for line in _bought(snapshot)} - {""}
     fresh = CatalogEntry.objects.filter(stripe_id__in=ids, updated_at__gt=now - CATALOG_AGE)
     missing = ids - set(fresh.values_list("stripe_id", flat=True))
-    return (*_prices(picture), *(client.product(id) for id in sorted(missing)))
+    return (*_prices(snapshot), *(client.product(id) for id in sorted(missing)))
 
 
-def _prices(picture: client.CustomerPicture) -> Iterator[client.Fetched]:
-    """Prices that invoices name by their id alone, and that nothing has told of yet."""
-    told = {item.price.id for data in picture.subscriptions for item in objects.subscription(data).items}
-    ids = {line.price.id for line in _bought(picture)} - told - {""}
+def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:
+    """Prices that invoices name by their id alone, and that are not known yet."""
+    known = {item.price.id for data in snapshot.subscriptions for item in objects.subscription(data).items}
+    ids = {line.price.id for line in _bought(snapshot)} - known - {""}
     for id in sorted(ids - set(CatalogEntry.objects.filter(stripe_id__in=ids).values_list("stripe_id", flat=True))):
         try:
             yield client.price(id)
@@ -331,6 +324,6 @@ def _prices(picture: client.CustomerPicture) -> Iterator[client.Fetched]:
             log.warning("price %s was not read: %s", id, error)
 
 
-def _bought(picture: client.CustomerPicture) -> Iterator[objects.Line]:
-    for data in picture.invoices:
+def _bought(snapshot: client.CustomerSnapshot) -> Iterator[objects.Line]:
+    for data in snapshot.invoices:
         yield from objects.invoice(data).lines

@@ -14,8 +14,7 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from billing import dispatch
-from billing.inbox import envelope as webhooks
-from billing.inbox import store
+from billing.inbox import envelope, store
 from billing.stripe_api import signatures
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ def stripe_webhook(request: HttpRequest) -> JsonResponse:
     try:
         body = _body(request)
     except RequestDataTooBig:
-        message = f"A webhook's body has at most {webhooks.MOST_BYTES} bytes."
+        message = f"A webhook's body has at most {envelope.MOST_BYTES} bytes."
         return _error(request, 413, "body_too_large", message)
     except UnreadablePostError:
         return _error(request, 400, "unreadable_body", "The body ended before its announced length.")
@@ -47,30 +46,30 @@ def _receive(request: HttpRequest, body: bytes) -> JsonResponse:
         text = body.decode()
         header = request.headers.get("Stripe-Signature", "")
         signatures.verify(body=text, header=header, secrets=settings.STRIPE_WEBHOOK_SECRETS, now=now)
-        envelope = webhooks.parse(text)
+        event = envelope.parse(text)
     except UnicodeDecodeError:
         return _error(request, 400, "invalid_body", "The body is not UTF-8.")
     except signatures.NotFromStripe as error:
         return _error(request, 400, "invalid_signature", str(error))
-    except webhooks.NotAnEvent as error:
+    except envelope.NotAnEvent as error:
         return _error(request, 400, "invalid_body", str(error))
     try:
-        new = store.store(envelope, now=now)
+        new = store.store(event, now=now)
     except DatabaseError as error:
-        log.error("event %s could not be stored: %s", envelope.id, error)
+        log.error("event %s could not be stored: %s", event.id, error)
         return _error(request, 503, "unavailable", "The event could not be stored; send it again.")
     if new:
-        transaction.on_commit(partial(dispatch.soon, envelope.id))
-    return JsonResponse({"received": True, "id": envelope.id, "duplicate": not new})
+        transaction.on_commit(partial(dispatch.soon, event.id))
+    return JsonResponse({"received": True, "id": event.id, "duplicate": not new})
 
 
 def _body(request: HttpRequest) -> bytes:
     """The raw body, refused by its announced length before any of it is read, and by its true one."""
     announced = request.META.get("CONTENT_LENGTH") or ""
-    if announced.isdecimal() and int(announced) > webhooks.MOST_BYTES:
+    if announced.isdecimal() and int(announced) > envelope.MOST_BYTES:
         raise RequestDataTooBig
     body = request.body
-    if len(body) > webhooks.MOST_BYTES:
+    if len(body) > envelope.MOST_BYTES:
         raise RequestDataTooBig
     return body
 

@@ -8,25 +8,19 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from django.http import HttpRequest
 from django.urls import reverse
 
 from billing.queries import margin
 from billing.queries.margin import Margin
 from governance.console import display
+from governance.console.display import Card
+from governance.console.pages import ConsolePage
 from governance.queries.spend import TimeRange
 from governance.rules import money
 
 SHOWN = 100
 PERIODS = {"month": "This month", "last": "Last month", "30": "30 days", "all": "All time"}
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    title: str
-    value: str
-    note: str
-    icon: str
-    tone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +40,27 @@ class TenantMargin:
     cost_percent: float
 
 
-def context(*, wanted: str, now: datetime) -> dict[str, Any]:
-    """The whole page's context; an unknown period is this month."""
+def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """An unknown period is this month."""
+    wanted = request.GET.get("period", "")
     chosen = wanted if wanted in PERIODS else "month"
     period = _period(chosen, now)
     rows = list(margin.every(period=period))
     known = [row for row in rows if row.margin_nanos is not None]
     worst = sorted(known, key=lambda row: (row.margin_nanos or 0, row.tenant))
-    largest = max((max(row.revenue_nanos, row.cost_nanos) for row in rows), default=0)
+    largest, largest_of_worst = (
+        max((max(row.revenue_nanos, row.cost_nanos) for row in some), default=0)
+        for some in (rows, worst[: margin.WORST])
+    )
+    ends = {name: at.isoformat() for name, at in (("from", period.starts_at), ("to", period.ends_at)) if at is not None}
     lines = [_line(row, largest) for row in [*worst, *(row for row in rows if row.margin_nanos is None)]]
     return {
         "periods": [(name, title, name == chosen) for name, title in PERIODS.items()],
         "cards": _cards(rows, known),
-        "worst": [_line(row, _largest(worst)) for row in worst[: margin.WORST]],
+        "worst": [_line(row, largest_of_worst) for row in worst[: margin.WORST]],
         "lines": lines[:SHOWN],
         "more": max(0, len(lines) - SHOWN),
-        "csv": f"{reverse('billing-margin')}?{urlencode({'format': 'csv', **_query(period)})}",
+        "csv": f"{reverse('billing-margin')}?{urlencode({'format': 'csv', **ends})}",
         "now": now,
     }
 
@@ -77,18 +76,14 @@ def _period(name: str, now: datetime) -> TimeRange:
     }[name]
 
 
-def _query(period: TimeRange) -> dict[str, str]:
-    ends = {"from": period.starts_at, "to": period.ends_at}
-    return {name: at.isoformat() for name, at in ends.items() if at is not None}
-
-
 def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
     paid, cost = sum(row.revenue_nanos for row in rows), sum(row.cost_nanos for row in rows)
     result = sum(row.margin_nanos or 0 for row in known)
     losing = sum((row.margin_nanos or 0) < 0 for row in known)
     others = sorted({currency.upper() for row in rows for currency in row.other})
     note = f"and {', '.join(others)}, not converted" if others else "net of tax and refunds"
-    share = _share(result, sum(row.revenue_nanos for row in known))
+    whole = sum(row.revenue_nanos for row in known)
+    share = f"{result * 100 // whole}% of the revenue" if whole > 0 else "no revenue in dollars"
     share += ", of those who pay in dollars alone" if others else ""
     return [
         Card("Revenue", display.dollars(paid), note, "payments"),
@@ -102,14 +97,6 @@ def _cards(rows: Sequence[Margin], known: Sequence[Margin]) -> list[Card]:
             "danger" if losing else "",
         ),
     ]
-
-
-def _share(part_nanos: int, whole_nanos: int) -> str:
-    return f"{part_nanos * 100 // whole_nanos}% of the revenue" if whole_nanos > 0 else "no revenue in dollars"
-
-
-def _largest(rows: Sequence[Margin]) -> int:
-    return max((max(row.revenue_nanos, row.cost_nanos) for row in rows[: margin.WORST]), default=0)
 
 
 def _line(row: Margin, largest: int) -> TenantMargin:
@@ -130,3 +117,14 @@ def _line(row: Margin, largest: int) -> TenantMargin:
 
 def _percent(part: int, whole: int) -> float:
     return min(100.0, max(0.0, part * 100 / whole)) if whole > 0 else 0.0
+
+
+PAGE = ConsolePage(
+    title="Margin",
+    path="margin/",
+    name="margin",
+    template="console/margin.html",
+    context=context,
+    group="Billing",
+    icon="monitoring",
+)

@@ -15,7 +15,7 @@ from unfold.decorators import action, display
 
 from billing import dispatch
 from billing.inbox import store
-from billing.models import StripeCheck, StripeEvent
+from billing.models import StripeEvent, StripeRun
 from governance.console.base import LongTableAdmin, ReadOnlyAdmin, actor
 
 
@@ -93,19 +93,19 @@ class StripeEventAdmin(LongTableAdmin):
             self.message_user(request, f"{left} events are not ours and stay as they are.", messages.WARNING)
 
 
-class StripeCheckAdmin(ReadOnlyAdmin):
+class StripeRunAdmin(ReadOnlyAdmin):
     list_display = ("kind", "started_at", "finished_at", "counted")
     list_filter = ("kind",)
     fields = ("kind", "started_at", "finished_at", "since", "counted", "found")
     readonly_fields = ("counted", "found")
 
     @display(description="Counted")
-    def counted(self, look: StripeCheck) -> str:
-        return ", ".join(f"{number:,} {name}" for name, number in look.figures.items()) or "-"
+    def counted(self, run: StripeRun) -> str:
+        return ", ".join(f"{number:,} {name}" for name, number in run.figures.items()) or "-"
 
     @display(description="Findings")
-    def found(self, look: StripeCheck) -> SafeString:
-        return format_html('<pre class="overflow-auto text-xs">{}</pre>', "\n".join(look.findings) or "none")
+    def found(self, run: StripeRun) -> SafeString:
+        return format_html('<pre class="overflow-auto text-xs">{}</pre>', "\n".join(run.findings) or "none")
 
 
 def pretty(value: Any) -> SafeString:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.http import HttpRequest
 from django.urls import reverse
 
-from billing.models import StripeCheck, StripeEvent
+from billing.models import StripeEvent, StripeRun
 from billing.queries import health
-from billing.queries.health import Lag, Picture
+from billing.queries.health import Lag, StripeHealth
+from governance.console.display import Card
+from governance.console.pages import ConsolePage
 
 SHOWN = 8
 PROBLEMS = {
@@ -22,24 +25,14 @@ PROBLEMS = {
 }
 SETTINGS = {
     health.CONFIGURED: "",
-    health.NOT_CONFIGURED: "STRIPE_SECRET_KEY is not set: events are taken at their word, and nothing heals by itself.",
+    health.NOT_CONFIGURED: "STRIPE_SECRET_KEY is not set: events are taken at their word, and what is lost stays lost.",
     health.NO_SECRET: "STRIPE_WEBHOOK_SECRET is not set, so webhooks are refused.",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    title: str
-    value: str
-    note: str
-    icon: str
-    tone: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One kind of look at Stripe: when it was last done, and what it found."""
+class LastRun:
+    """One kind of run: when it was last begun, and what it found."""
 
     title: str
     tone: str
@@ -48,22 +41,21 @@ class Look:
     findings: tuple[str, ...]
 
 
-def context(*, now: datetime) -> dict[str, Any]:
-    """What the page shows."""
-    found = health.picture(now=now)
+def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    found = health.describe(now=now)
     return {
         "now": now,
         "mode": {True: "live mode", False: "test mode"}.get(found.live) if found.live is not None else "no key",
         "setting": SETTINGS[found.setting],
         "problems": [PROBLEMS[code] for code in found.problems],
         "cards": _cards(found, now),
-        "looks": [_endpoint(found.endpoint), _backfill(found.backfill), _reconcile(found.reconcile)],
+        "runs": [_endpoint(found.endpoint), _backfill(found.backfill), _reconcile(found.reconcile)],
         "dead": list(StripeEvent.objects.dead().defer("payload").order_by("-id")[:SHOWN]),
         "unbound": list(health.unbound().order_by("-id")[:SHOWN]),
     }
 
 
-def _cards(found: Picture, now: datetime) -> list[Card]:
+def _cards(found: StripeHealth, now: datetime) -> list[Card]:
     events = reverse("admin:billing_stripeevent_changelist")
     customers = reverse("admin:billing_billingaccount_changelist")
     last = found.last_event
@@ -106,35 +98,36 @@ def _cards(found: Picture, now: datetime) -> list[Card]:
     ]
 
 
-def _endpoint(look: StripeCheck | None) -> Look:
-    if look is None:
-        return Look("Webhook endpoint", "neutral", "not looked at yet", None, ())
-    if look.figures.get("failed"):
+def _endpoint(run: StripeRun | None) -> LastRun:
+    if run is None:
+        return LastRun("Webhook endpoint", "neutral", "not checked yet", None, ())
+    if run.figures.get("failed"):
         tone, summary = "warning", "Stripe did not say"
-    elif look.figures.get("local"):
+    elif run.figures.get("local"):
         tone, summary = "neutral", "not reachable from Stripe"
-    elif look.figures.get("serious"):
+    elif run.figures.get("serious"):
         tone, summary = "danger", "wrong"
     else:
         tone, summary = "success", "as it should be"
-    return Look("Webhook endpoint", tone, summary, look.started_at, tuple(look.findings))
+    return LastRun("Webhook endpoint", tone, summary, run.started_at, tuple(run.findings))
 
 
-def _backfill(look: StripeCheck | None) -> Look:
-    if look is None:
-        return Look("Missing events", "neutral", "not looked for yet", None, ())
-    missing = look.figures.get("missing", 0)
-    summary = f"{missing:,} of {look.figures.get('seen', 0):,} had not come" if missing else "none is missing"
-    return Look("Missing events", "warning" if missing else "success", summary, look.started_at, tuple(look.findings))
+def _backfill(run: StripeRun | None) -> LastRun:
+    if run is None:
+        return LastRun("Missing events", "neutral", "not looked for yet", None, ())
+    missing, unsent = run.figures.get("missing", 0), run.figures.get("unsent", 0)
+    summary = f"{missing:,} of {run.figures.get('seen', 0):,} had not come" if missing else "none is missing"
+    summary += f", {unsent:,} of a type that the endpoint does not send" if unsent else ""
+    return LastRun("Missing events", "warning" if missing else "success", summary, run.started_at, tuple(run.findings))
 
 
-def _reconcile(look: StripeCheck | None) -> Look:
-    if look is None:
-        return Look("All customers", "neutral", "not read yet", None, ())
-    failed, differed = look.figures.get("failed", 0), look.figures.get("differed", 0)
-    summary = f"{look.figures.get('customers', 0):,} read, {differed:,} differed"
+def _reconcile(run: StripeRun | None) -> LastRun:
+    if run is None:
+        return LastRun("All customers", "neutral", "not read yet", None, ())
+    failed, differed = run.figures.get("failed", 0), run.figures.get("differed", 0)
+    summary = f"{run.figures.get('customers', 0):,} read, {differed:,} differed"
     summary += f", {failed:,} could not be read" if failed else ""
-    return Look("All customers", "warning" if failed else "success", summary, look.started_at, tuple(look.findings))
+    return LastRun("All customers", "warning" if failed else "success", summary, run.started_at, tuple(run.findings))
 
 
 def _lag(lag: Lag) -> str:
@@ -149,3 +142,14 @@ def _span(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+PAGE = ConsolePage(
+    title="Stripe",
+    path="stripe/",
+    name="stripe-health",
+    template="console/stripe.html",
+    context=context,
+    group="Billing",
+    icon="monitor_heart",
+)

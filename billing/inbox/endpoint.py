@@ -1,6 +1,6 @@
 """Our webhook endpoint at Stripe: what it should be, what is wrong with it, and how it is made so.
 
-An endpoint's API version is fixed when it is made, and its secret is told only then. So one of another version is
+An endpoint's API version is fixed when it is made, and its secret is given only then. So one of another version is
 replaced: the new one is made beside it, both are accepted until the new secret is in STRIPE_WEBHOOK_SECRET, and the
 old one is disabled on request.
 """
@@ -14,17 +14,17 @@ from typing import Any
 
 from django.conf import settings
 
-from billing.inbox import event_types, runs
-from billing.models import StripeCheck
-from billing.stripe_api import client as stripe_client
+from billing.inbox import runs
+from billing.inbox.handlers import HOLDS_UP_INVOICES, asked_for
+from billing.models import StripeRun
+from billing.stripe_api import client
 from governance import alerts
 
 PATH = "/api/webhooks/stripe"
 NAME = "Spend Governor"
-# The version that the client is pinned to: the shapes of what webhooks bring and of what is fetched are the same.
-API_VERSION = stripe_client.API_VERSION
+# The version that the client is pinned to: what webhooks bring and what is fetched looks alike.
+API_VERSION = client.API_VERSION
 ALERT = "stripe_endpoint"
-HARMFUL = "invoice.created"
 # Not worth an alert: what comes needlessly is kept and asks for nothing.
 HARMLESS = frozenset({"extra_events"})
 
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Setup:
-    """What was done (or would be, in a dry run), and the secrets that Stripe told; it tells each once."""
+    """What was done (or would be, in a dry run), and the secrets that Stripe gave; it gives each once."""
 
     actions: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
@@ -91,14 +91,27 @@ def _lint_one(one: Found) -> list[Finding]:
     if one.get("api_version") != API_VERSION:
         has = one.get("api_version") or "the account's version"
         found.append(Finding("other_version", f"{id} sends {has} in place of {API_VERSION}; it must be replaced.", id))
-    if "*" not in events and (missing := sorted(event_types.SNAPSHOTS - events)):
-        found.append(Finding("missing_events", f"{id} does not send {', '.join(missing)}.", id))
-    if HARMFUL in events or "*" in events:
-        message = f"{id} sends {HARMFUL}: an answer that fails would hold invoices up for days."
+    if missing := sorted(_unsent(one)):
+        message = f"{id} does not send {', '.join(missing)}; run stripe_setup."
+        found.append(Finding("missing_events", message, id))
+    if HOLDS_UP_INVOICES in events or "*" in events:
+        message = f"{id} sends {HOLDS_UP_INVOICES}: an answer that fails would hold invoices up for days."
         found.append(Finding("delays_invoices", message, id))
-    if extra := sorted(events - event_types.SNAPSHOTS - {HARMFUL}):
+    if extra := sorted(events - asked_for() - {HOLDS_UP_INVOICES}):
         found.append(Finding("extra_events", f"{id} sends what nothing here asks for: {', '.join(extra)}.", id))
     return found
+
+
+def unsent() -> frozenset[str]:
+    """Types that we ask for and that our endpoint leaves out: nobody has lost what was never sent. None where there is
+    no endpoint that works: then everything is missing. Raises StripeError, NotReachable."""
+    enabled = [one for one in _at(endpoints(), our_url()) if one.get("status") == "enabled"]
+    return frozenset.intersection(*map(_unsent, enabled)) if enabled else frozenset()
+
+
+def _unsent(one: Found) -> frozenset[str]:
+    events = frozenset(one.get("enabled_events") or ())
+    return frozenset() if "*" in events else asked_for() - events
 
 
 def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: bool = False) -> Setup:
@@ -117,8 +130,8 @@ def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: boo
     return done
 
 
-def check(*, now: datetime) -> StripeCheck:
-    """Look at our endpoint and keep what is wrong with it; operators are told. Raises StripeError, NotReachable."""
+def check(*, now: datetime) -> StripeRun:
+    """Check our endpoint and keep what is wrong with it; operators get an alert. Raises StripeError, NotReachable."""
     url = our_url()
     found = lint(endpoints(), url=url)
     serious = [finding for finding in found if finding.code not in HARMLESS]
@@ -128,18 +141,18 @@ def check(*, now: datetime) -> StripeCheck:
     else:
         alerts.clear(kind=ALERT, subject=url, now=now)
     return runs.note(
-        StripeCheck.Kind.ENDPOINT, now=now, figures={"serious": len(serious)}, findings=[one.message for one in found]
+        StripeRun.Kind.ENDPOINT, now=now, figures={"serious": len(serious)}, findings=[one.message for one in found]
     )
 
 
 def endpoints() -> list[Found]:
     """All webhook endpoints of the account. Raises StripeUnavailable, StripeRefused."""
 
-    def read(client: stripe_client.Client) -> list[Found]:
-        listed = client.v1.webhook_endpoints.list({"limit": stripe_client.PAGE})
+    def read(api: client.Client) -> list[Found]:
+        listed = api.v1.webhook_endpoints.list({"limit": client.PAGE})
         return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
 
-    return stripe_client.ask(read)
+    return client.ask(read)
 
 
 def _at(endpoints: Sequence[Found], url: str) -> list[Found]:
@@ -162,15 +175,15 @@ def _endpoint(url: str, done: Setup, *, dry_run: bool, retire: bool) -> None:
 
 def _mend(one: Found, done: Setup, *, dry_run: bool) -> None:
     changes: Any = {}
-    if frozenset(one.get("enabled_events") or ()) != event_types.SNAPSHOTS:
-        changes["enabled_events"] = sorted(event_types.SNAPSHOTS)
+    if frozenset(one.get("enabled_events") or ()) != asked_for():
+        changes["enabled_events"] = sorted(asked_for())
     if one.get("status") != "enabled":
         changes["disabled"] = False
     if not changes:
         return
     done.actions.append(f"set {' and '.join(sorted(changes))} of {one['id']}")
     if not dry_run:
-        stripe_client.ask(lambda client: client.v1.webhook_endpoints.update(str(one["id"]), changes))
+        client.ask(lambda api: api.v1.webhook_endpoints.update(str(one["id"]), changes))
 
 
 def _create(url: str, done: Setup, *, dry_run: bool) -> None:
@@ -180,10 +193,10 @@ def _create(url: str, done: Setup, *, dry_run: bool) -> None:
     wanted: Any = {
         "url": url,
         "api_version": API_VERSION,
-        "enabled_events": sorted(event_types.SNAPSHOTS),
+        "enabled_events": sorted(asked_for()),
         "description": NAME,
     }
-    made = stripe_client.ask(lambda client: client.v1.webhook_endpoints.create(wanted))
+    made = client.ask(lambda api: api.v1.webhook_endpoints.create(wanted))
     done.secrets[made.id] = str(made.secret or "")
 
 
@@ -195,55 +208,55 @@ def _retire(one: Found, done: Setup, *, dry_run: bool, wanted: bool) -> None:
         return
     done.actions.append(f"disable {one['id']}")
     if not dry_run:
-        stripe_client.ask(lambda client: client.v1.webhook_endpoints.update(str(one["id"]), {"disabled": True}))
+        client.ask(lambda api: api.v1.webhook_endpoints.update(str(one["id"]), {"disabled": True}))
 
 
 def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
     """Where reports of meters' errors go: the same address, by Stripe's newer API."""
 
-    def read(client: stripe_client.Client) -> list[Found]:
-        listed = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
+    def read(api: client.Client) -> list[Found]:
+        listed = api.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
         return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
 
-    for one in stripe_client.ask(read):
+    for one in client.ask(read):
         address = (one.get("webhook_endpoint") or {}).get("url") or ""
         if one.get("event_payload") == "thin" and address.rstrip("/") == url:
             _mend_destination(one, done, dry_run=dry_run)
             return
-    done.actions.append(f"create an event destination for {', '.join(sorted(event_types.THIN))}")
+    done.actions.append(f"create an event destination for {', '.join(sorted(asked_for(thin=True)))}")
     if dry_run:
         return
     wanted: Any = {
         "name": NAME,
         "type": "webhook_endpoint",
         "event_payload": "thin",
-        "enabled_events": sorted(event_types.THIN),
+        "enabled_events": sorted(asked_for(thin=True)),
         "webhook_endpoint": {"url": url},
         "include": ["webhook_endpoint.signing_secret"],
     }
-    made = stripe_client.ask(lambda client: client.v2.core.event_destinations.create(wanted)).to_dict(for_json=True)
+    made = client.ask(lambda api: api.v2.core.event_destinations.create(wanted)).to_dict(for_json=True)
     done.secrets[made["id"]] = str((made.get("webhook_endpoint") or {}).get("signing_secret") or "")
 
 
 def _mend_destination(one: Found, done: Setup, *, dry_run: bool) -> None:
     id = str(one["id"])
-    if frozenset(one.get("enabled_events") or ()) != event_types.THIN:
+    if frozenset(one.get("enabled_events") or ()) != asked_for(thin=True):
         done.actions.append(f"set enabled_events of {id}")
         if not dry_run:
-            events = sorted(event_types.THIN)
-            stripe_client.ask(lambda client: client.v2.core.event_destinations.update(id, {"enabled_events": events}))
+            events = sorted(asked_for(thin=True))
+            client.ask(lambda api: api.v2.core.event_destinations.update(id, {"enabled_events": events}))
     if one.get("status") != "enabled":
         done.actions.append(f"enable {id}")
         if not dry_run:
-            stripe_client.ask(lambda client: client.v2.core.event_destinations.enable(id))
+            client.ask(lambda api: api.v2.core.event_destinations.enable(id))
 
 
 def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
-    def read(client: stripe_client.Client) -> list[Found]:
-        listed = client.v1.billing.meters.list({"status": "active", "limit": stripe_client.PAGE})
+    def read(api: client.Client) -> list[Found]:
+        listed = api.v1.billing.meters.list({"status": "active", "limit": client.PAGE})
         return [one.to_dict(for_json=True) for one in listed.auto_paging_iter()]
 
-    if any(one.get("event_name") == event_name for one in stripe_client.ask(read)):
+    if any(one.get("event_name") == event_name for one in client.ask(read)):
         return
     done.actions.append(f"create the meter {event_name} of {unit}")
     if dry_run:
@@ -255,4 +268,4 @@ def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
         "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
         "value_settings": {"event_payload_key": "value"},
     }
-    stripe_client.ask(lambda client: client.v1.billing.meters.create(wanted))
+    client.ask(lambda api: api.v1.billing.meters.create(wanted))

@@ -1,4 +1,5 @@
-"""Event type -> what it asks for. An event is a hint to look again: its effect is that of the state it leads to.
+"""Stripe's event types and what each asks for. An event is a hint to look again: its effect is that of the state it
+leads to.
 
 With an API key the state is read from Stripe before the transaction; without one the event's object stands in.
 A type that is not here is kept and asks for nothing.
@@ -7,7 +8,7 @@ A type that is not here is kept and asks for nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from billing.accounts import binding, mirror, purchases, sync
@@ -21,14 +22,25 @@ Readings = Mapping[str, sync.Reading | None]
 Handler = Callable[[StripeEvent, Readings, datetime], None]
 
 NOT_FINALIZED = "invoice_not_finalized"
-SETTLED = ("paid", "void", "uncollectible")
+FINISHED = ("paid", "void", "uncollectible")
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """`names_a_charge`: its objects name a charge and no customer. `thin`: it comes without its data, which is
+    fetched, from an event destination in place of the endpoint."""
+
+    handler: Handler
+    names_a_charge: bool = False
+    thin: bool = False
 
 
 def readings(event: StripeEvent, *, now: datetime) -> Readings:
     """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
-    if event.type not in HANDLERS:
+    known = EVENT_TYPES.get(event.type)
+    if known is None:
         return {}
-    customer_id = event.customer_id or _payer(event)
+    customer_id = event.customer_id or (_payer(event) if known.names_a_charge else "")
     if not customer_id:
         return {}
     return {customer_id: _with_checkout(sync.read(customer_id, now=now), event)}
@@ -42,13 +54,11 @@ def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Rea
     if session.invoice_id or not session.id:
         return reading
     found = client.checkout_session(session.id)
-    return replace(reading, picture=replace(reading.picture, checkouts=(found,)))
+    return replace(reading, snapshot=replace(reading.snapshot, checkouts=(found,)))
 
 
 def _payer(event: StripeEvent) -> str:
     """Whose money a refund or dispute is about: they name the charge alone, whose customer Stripe knows."""
-    if event.type not in OF_A_CHARGE:
-        return ""
     charge_id = objects.identifier(event.object.get("charge"))
     if not charge_id or not client.is_configured():
         return mirror.payer_of(event.object)
@@ -57,9 +67,9 @@ def _payer(event: StripeEvent) -> str:
 
 def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
     """Carry out an event in the caller's transaction; a type that asks for nothing is fine. Raises sync.Overtaken."""
-    handler = HANDLERS.get(event.type)
-    if handler is not None:
-        handler(event, readings, now)
+    known = EVENT_TYPES.get(event.type)
+    if known is not None:
+        known.handler(event, readings, now)
 
 
 def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -74,19 +84,19 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """A refund, a dispute, or what became of one."""
-    if any(reading is not None and reading.picture.payments is not None for reading in readings.values()):
-        _look_again(event, readings, now)
+    if any(reading is not None and reading.snapshot.payments is not None for reading in readings.values()):
+        _resync(event, readings, now)
         return
     version = mirror.version_of(event)
     if not (event.customer_id or readings):
         # Nobody knows yet whose it is: it is found when the charge or the invoice comes.
         mirror.take_payment(None, event.object, version=version, now=now)
         return
-    _sync(event, readings, now, lambda account: _keep_payment(account, event, version, now))
 
+    def take(account: BillingAccount) -> None:
+        mirror.take_payment(account, event.object, version=version, now=now)
 
-def _keep_payment(account: BillingAccount, event: StripeEvent, version: str, now: datetime) -> None:
-    mirror.take_payment(account, event.object, version=version, now=now)
+    _sync(event, readings, now, take)
 
 
 def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -113,7 +123,7 @@ def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
     _sync(event, readings, now, take)
 
 
-def _settled_invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
+def _finished_invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """Paid, voided or given up: nothing is left to be done about it."""
     _invoice(event, readings, now)
     alerts.clear(kind=NOT_FINALIZED, subject=objects.text(event.object.get("id")), now=now)
@@ -123,14 +133,14 @@ def _finalization_failed(event: StripeEvent, readings: Readings, now: datetime) 
     """Stripe asks for no payment until somebody mends the invoice, and nothing here can."""
     _invoice(event, readings, now)
     invoice_id = objects.text(event.object.get("id"))
-    if not invoice_id or Invoice.objects.filter(stripe_id=invoice_id, status__in=SETTLED).exists():
+    if not invoice_id or Invoice.objects.filter(stripe_id=invoice_id, status__in=FINISHED).exists():
         return
     error = objects.mapping(event.object.get("last_finalization_error"))
     message = f"Stripe cannot finalize an invoice of {event.customer_id}: {objects.text(error.get('message'))}"
     alerts.report(kind=NOT_FINALIZED, subject=invoice_id, message=message.rstrip(": "), now=now)
 
 
-def _look_again(event: StripeEvent, readings: Readings, now: datetime) -> None:
+def _resync(event: StripeEvent, readings: Readings, now: datetime) -> None:
     """Nothing of the event itself counts: whoever it concerns is computed anew."""
     _sync(event, readings, now, lambda account: None)
 
@@ -160,44 +170,51 @@ def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[
     sync.write(customer_id, readings.get(customer_id), now=now)
 
 
-HANDLERS: dict[str, Handler] = {
-    "checkout.session.completed": _bind,
-    "checkout.session.async_payment_succeeded": _bind,
-    "customer.created": _bind,
-    "customer.updated": _bind,
-    "customer.deleted": _customer_deleted,
-    "customer.subscription.created": _subscription,
-    "customer.subscription.updated": _subscription,
-    "customer.subscription.deleted": _subscription,
-    "customer.subscription.paused": _subscription,
-    "customer.subscription.resumed": _subscription,
-    "customer.subscription.trial_will_end": _subscription,
-    "customer.subscription.pending_update_applied": _subscription,
-    "customer.subscription.pending_update_expired": _subscription,
-    "invoice.paid": _settled_invoice,
-    "invoice.payment_succeeded": _settled_invoice,
-    "invoice.payment_failed": _invoice,
-    "invoice.payment_action_required": _invoice,
-    "invoice.finalization_failed": _finalization_failed,
-    "invoice.overdue": _invoice,
-    "invoice.voided": _settled_invoice,
-    "invoice.marked_uncollectible": _settled_invoice,
-    "charge.refunded": _payment,
-    "refund.failed": _payment,
-    "credit_note.created": _payment,
-    "charge.dispute.created": _payment,
-    "charge.dispute.closed": _payment,
-    "charge.dispute.funds_reinstated": _payment,
-    "entitlements.active_entitlement_summary.updated": _look_again,
-    "v1.billing.meter.error_report_triggered": _meter_error,
-    "price.created": _catalog,
-    "price.updated": _catalog,
-    "plan.created": _catalog,
-    "plan.updated": _catalog,
-    "product.created": _catalog,
-    "product.updated": _catalog,
+# All that is known of a type of event is its row here: adding a row subscribes to it, fetches what was missed of it,
+# and handles it.
+EVENT_TYPES: dict[str, EventType] = {
+    "checkout.session.completed": EventType(_bind),
+    # Methods that take days, such as a debit of a bank account, are paid or fail long after the checkout is complete.
+    "checkout.session.async_payment_succeeded": EventType(_bind),
+    "checkout.session.async_payment_failed": EventType(_bind),
+    "customer.created": EventType(_bind),
+    "customer.updated": EventType(_bind),
+    "customer.deleted": EventType(_customer_deleted),
+    "customer.subscription.created": EventType(_subscription),
+    "customer.subscription.updated": EventType(_subscription),
+    "customer.subscription.deleted": EventType(_subscription),
+    "customer.subscription.paused": EventType(_subscription),
+    "customer.subscription.resumed": EventType(_subscription),
+    "customer.subscription.trial_will_end": EventType(_subscription),
+    "customer.subscription.pending_update_applied": EventType(_subscription),
+    "customer.subscription.pending_update_expired": EventType(_subscription),
+    "invoice.paid": EventType(_finished_invoice),
+    "invoice.payment_succeeded": EventType(_finished_invoice),
+    "invoice.payment_failed": EventType(_invoice),
+    "invoice.payment_action_required": EventType(_invoice),
+    "invoice.finalization_failed": EventType(_finalization_failed),
+    "invoice.overdue": EventType(_invoice),
+    "invoice.voided": EventType(_finished_invoice),
+    "invoice.marked_uncollectible": EventType(_finished_invoice),
+    "charge.refunded": EventType(_payment),
+    "refund.failed": EventType(_payment, names_a_charge=True),
+    "credit_note.created": EventType(_payment),
+    "charge.dispute.created": EventType(_payment, names_a_charge=True),
+    "charge.dispute.closed": EventType(_payment, names_a_charge=True),
+    "charge.dispute.funds_reinstated": EventType(_payment, names_a_charge=True),
+    "entitlements.active_entitlement_summary.updated": EventType(_resync),
+    "v1.billing.meter.error_report_triggered": EventType(_meter_error, thin=True),
+    "price.created": EventType(_catalog),
+    "price.updated": EventType(_catalog),
+    "plan.created": EventType(_catalog),
+    "plan.updated": EventType(_catalog),
+    "product.created": EventType(_catalog),
+    "product.updated": EventType(_catalog),
 }
-# Their objects name a charge and no customer.
-OF_A_CHARGE = frozenset(
-    {"refund.failed", "charge.dispute.created", "charge.dispute.closed", "charge.dispute.funds_reinstated"}
-)
+# An answer other than 2xx to it delays the finalising of invoices by up to 72 hours, so it is never asked for.
+HOLDS_UP_INVOICES = "invoice.created"
+
+
+def asked_for(*, thin: bool = False) -> frozenset[str]:
+    """The types that our endpoint at Stripe is to send; `thin`: those of the event destination beside it."""
+    return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin) - {HOLDS_UP_INVOICES}

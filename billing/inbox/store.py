@@ -111,13 +111,13 @@ def sweep(*, now: datetime, limit: int = 500, handle: Callable[..., bool] = proc
     return done
 
 
-def handle_all(event_ids: Sequence[str], *, now: datetime, tell: Callable[[str], Any] = lambda line: None) -> int:
+def handle_all(event_ids: Sequence[str], *, now: datetime, report: Callable[[str], Any] = lambda line: None) -> int:
     """Handle these events now, in this order; how many are done. The others are tried again later."""
     done = 0
     for place, event_id in enumerate(event_ids, start=1):
         done += process(event_id, now=now)
         if place % 50 == 0:
-            tell(f"{place} of {len(event_ids)} events handled")
+            report(f"{place} of {len(event_ids)} events handled")
     return done
 
 
@@ -130,15 +130,11 @@ def _take_due(count: int, now: datetime) -> list[str]:
     return [event_id for _, event_id in taken]
 
 
-def again(*, event: StripeEvent, by: Actor, now: datetime) -> None:
-    """An operator's retry, also of an event that is done (handling twice does nothing more) or was put aside."""
-    replay(events=StripeEvent.objects.filter(pk=event.pk), by=by, now=now)
-
-
 def replay(*, events: QuerySet[StripeEvent], by: Actor, now: datetime) -> list[str]:
     """Make events due again, with all their tries: the ids of those that are. One audit row for each.
 
-    An event of another account or mode stays put aside for as long as it is not ours.
+    Also those that are done (handling twice does nothing more) or that were put aside. An event
+    of another account or mode stays put aside for as long as it is not ours.
     """
     replayed = []
     for event in events.order_by("created", "id").iterator(chunk_size=200):
@@ -197,7 +193,7 @@ def _try_later(event: StripeEvent, error: Exception, now: datetime) -> None:
     # Spread, so that what failed together does not come back together.
     delay *= random.uniform(0.8, 1.2)  # noqa: S311
     StripeEvent.objects.waiting().filter(pk=event.pk, attempts=event.attempts).update(
-        attempts=attempts, error=_told(error), next_attempt_at=now + delay
+        attempts=attempts, error=_describe(error), next_attempt_at=now + delay
     )
 
 
@@ -206,7 +202,7 @@ def _put_aside(event: StripeEvent, reason: str, error: Exception, now: datetime)
         put = StripeEvent.objects.waiting().filter(pk=event.pk, attempts=event.attempts)
         if not put.update(
             attempts=F("attempts") + 1,
-            error=_told(error),
+            error=_describe(error),
             quarantine_reason=reason[:300],
             dead_at=now,
             next_attempt_at=None,
@@ -218,12 +214,12 @@ def _put_aside(event: StripeEvent, reason: str, error: Exception, now: datetime)
             subject=event.event_id,
             severity="critical",
             now=now,
-            message=f"Stripe's {event.type} was put aside: {reason} ({_told(error)})"[:500],
+            message=f"Stripe's {event.type} was put aside: {reason} ({_describe(error)})"[:500],
         )
     log.error("Stripe event %s was put aside: %s (%s)", event.event_id, reason, error)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:2000]
 
 

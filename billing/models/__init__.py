@@ -1,7 +1,7 @@
 """Plans, Stripe's customers, mirrors of what Stripe said last, the inbox of its events, and usage."""
 
 from billing.models.accounts import BillingAccount, BillingPeriod, TopUp, Trial
-from billing.models.exchange import EventQuerySet, OutboundRequest, StripeCheck, StripeEvent
+from billing.models.exchange import EventQuerySet, OutboundRequest, StripeEvent, StripeRun
 from billing.models.mirror import CatalogEntry, Invoice, Mirrored, Payment, Subscription
 from billing.models.plans import Plan
 from billing.models.usage import MeterErrorReport, MeterEvent, MeterUnit, UsageMeter
@@ -19,8 +19,8 @@ __all__ = [
     "OutboundRequest",
     "Payment",
     "Plan",
-    "StripeCheck",
     "StripeEvent",
+    "StripeRun",
     "Subscription",
     "TopUp",
     "Trial",

@@ -1,4 +1,4 @@
-"""What is exchanged with Stripe: the inbox of its events, our requests, and our looks at it."""
+"""What is exchanged with Stripe: the inbox of its events, our requests, and our runs over what is there."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ class OutboundRequest(models.Model):
         return f"{self.kind} {self.subject}"
 
 
-class StripeCheck(models.Model):
-    """A look at Stripe: at its endpoint for us, for events that never came, or at all customers. The row is its lock.
+class StripeRun(models.Model):
+    """A run over Stripe's endpoint for us, the events that never came, or all customers. The row is its lock.
 
     Written by `billing.inbox`. `cursor` is where a long one goes on, in whichever process.
     """
@@ -144,8 +144,8 @@ class StripeCheck(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        verbose_name = "look at Stripe"
-        verbose_name_plural = "looks at Stripe"
+        verbose_name = "Stripe run"
+        verbose_name_plural = "Stripe runs"
         constraints = [
             models.CheckConstraint(
                 condition=Q(kind__in=["endpoint", "backfill", "reconcile"]), name="check_kind_known"

@@ -1,4 +1,4 @@
-"""How Stripe's side is: what came last, what waits, what failed, and what the last looks at Stripe found.
+"""How Stripe's side is: what came last, what waits, what failed, and what the last runs over it found.
 
 Read from our own tables: nobody is asked, so that it can be asked often.
 """
@@ -15,7 +15,7 @@ from django.db.models import Count, Min, QuerySet
 from django.utils import timezone
 
 from billing.inbox import runs
-from billing.models import BillingAccount, StripeCheck, StripeEvent
+from billing.models import BillingAccount, StripeEvent, StripeRun
 from billing.stripe_api import client
 
 # Events are handled within a second or two; what waits longer is stuck.
@@ -42,7 +42,7 @@ class Lag:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StripeHealth:
     """`delivery` is from Stripe's second to ours, `handling` from there to the effect."""
 
     setting: str
@@ -56,18 +56,17 @@ class Picture:
     dead: int
     quarantined: int
     unbound: int
-    endpoint: StripeCheck | None
-    backfill: StripeCheck | None
-    reconcile: StripeCheck | None
+    endpoint: StripeRun | None
+    backfill: StripeRun | None
+    reconcile: StripeRun | None
     problems: tuple[str, ...]
 
 
-def picture(*, now: datetime) -> Picture:
-    """Everything that the console's panel and the metrics show."""
+def describe(*, now: datetime) -> StripeHealth:
+    """Everything that the console's page and the metrics show."""
     delivery, handling = _lags()
     waits = StripeEvent.objects.waiting().aggregate(count=Count("pk"), oldest=Min("received_at"))
-    looks = {kind: runs.last(kind) for kind in StripeCheck.Kind.values}
-    return Picture(
+    return StripeHealth(
         setting=setting(),
         live=client.is_live(),
         last_event=StripeEvent.objects.defer("payload").order_by("-id").first(),
@@ -79,7 +78,7 @@ def picture(*, now: datetime) -> Picture:
         dead=StripeEvent.objects.dead().count(),
         quarantined=StripeEvent.objects.quarantined().count(),
         unbound=unbound().count(),
-        **looks,
+        **{kind: runs.last(kind) for kind in StripeRun.Kind.values},
         problems=tuple(problems(now=now)),
     )
 
@@ -112,10 +111,10 @@ def problems(*, now: datetime) -> list[str]:
         found.append("lagging")
     if not client.is_configured():
         return found
-    endpoint = runs.last(StripeCheck.Kind.ENDPOINT)
+    endpoint = runs.last(StripeRun.Kind.ENDPOINT)
     if endpoint is not None and endpoint.figures.get("serious"):
         found.append("endpoint")
-    for kind, longest in ((StripeCheck.Kind.BACKFILL, BACKFILL_STALE), (StripeCheck.Kind.RECONCILE, RECONCILE_STALE)):
+    for kind, longest in ((StripeRun.Kind.BACKFILL, BACKFILL_STALE), (StripeRun.Kind.RECONCILE, RECONCILE_STALE)):
         last = runs.last(kind)
         if last is not None and now - last.started_at > longest:
             found.append(f"{kind}_stale")

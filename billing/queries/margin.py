@@ -17,7 +17,7 @@ from billing.models import BillingAccount, Invoice, Payment
 from billing.queries import revenue
 from billing.queries.revenue import USD, Bill
 from billing.rules import refunds
-from billing.rules.refunds import Known, Reversal, Reversed
+from billing.rules.refunds import Known, Refund, RefundKind
 from billing.stripe_api import objects
 from governance.models import SpendRollup, Tenant
 from governance.queries.spend import TimeRange
@@ -25,7 +25,7 @@ from governance.queries.spend import TimeRange
 CHUNK = 200
 WORST = 5
 ALWAYS = TimeRange()
-UNTOUCHED = Reversed(Reversal.NONE)
+UNTOUCHED = Refund(RefundKind.NONE)
 
 
 @dataclass(frozen=True, slots=True)

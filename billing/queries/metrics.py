@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db.models import Count, Min, Sum
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from billing.models import MeterEvent, StripeCheck, UsageMeter
+from billing.models import MeterEvent, UsageMeter
 from billing.queries import health
 
 PREFIX = "spend_governor_stripe"
@@ -16,8 +16,8 @@ NOT_SENT = ("pending", "sending", "failed", "held")
 
 
 def collect(now: datetime) -> Iterator[Metric]:
-    """The figures of the console's panel. What is not known yet is left out: zero would be a claim."""
-    found = health.picture(now=now)
+    """The figures of the console's page. What is not known yet is left out: zero would be a claim."""
+    found = health.describe(now=now)
     yield _gauge("inbox_waiting", "Stripe's events that are not handled yet.", found.waiting)
     age_s = _age_s(found.oldest_waiting_at, now)
     yield _gauge("inbox_age_seconds", "Seconds the oldest of them has waited; 0 where none does.", age_s)
@@ -34,7 +34,10 @@ def collect(now: datetime) -> Iterator[Metric]:
     if found.endpoint is not None:
         serious = found.endpoint.figures.get("serious", 0)
         yield _gauge("endpoint_findings", "What was wrong with the webhook endpoint when last looked at.", serious)
-    yield from _ages(now, backfill=found.backfill, reconcile=found.reconcile)
+    for name, run in (("backfill", found.backfill), ("reconcile", found.reconcile)):
+        if run is not None:
+            explained = f"Seconds since the last {name} that came to its end was begun."
+            yield _gauge(f"{name}_age_seconds", explained, _age_s(run.started_at, now))
     yield from _usage(now)
 
 
@@ -54,13 +57,6 @@ def _usage(now: datetime) -> Iterator[Metric]:
     )
     carried = UsageMeter.objects.aggregate(sum=Sum("carried_units"))["sum"] or 0
     yield _gauge("usage_carried_units", "Units taken back that later usage is still to set off.", -carried)
-
-
-def _ages(now: datetime, **looks: StripeCheck | None) -> Iterator[Metric]:
-    for name, look in looks.items():
-        if look is not None:
-            explained = f"Seconds since the last {name} that came to its end was begun."
-            yield _gauge(f"{name}_age_seconds", explained, _age_s(look.started_at, now))
 
 
 def _lag(name: str, median_s: float, worst_s: float) -> Metric:

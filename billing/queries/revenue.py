@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing.rules.refunds import Reversal, Reversed
+from billing.rules.refunds import Refund, RefundKind
+from billing.rules.valuation import DECIMALS
 from billing.stripe_api import objects
 
 USD = "usd"
-# Decimals of a currency's smallest unit, where they are not two: https://docs.stripe.com/currencies
-DECIMALS = dict.fromkeys(
-    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"), 0
-) | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
 NANO_DECIMALS = 9
 MICROSECOND = timedelta(microseconds=1)
 
@@ -44,12 +41,12 @@ class Bill:
     shares: tuple[Share, ...]
 
 
-def bill(data: Mapping[str, Any], reversed: Reversed | None = None) -> Bill:
-    """Read a paid invoice of any shape. `reversed` is what became of its payment; a disputed one is not ours now."""
+def bill(data: Mapping[str, Any], refund: Refund | None = None) -> Bill:
+    """Read a paid invoice of any shape. `refund` is what became of its payment; a disputed one is not ours now."""
     read = objects.invoice(data)
     net, gross = _without_tax(data, read.amount_paid)
-    back = reversed.refunded if reversed else read.credited
-    if reversed and reversed.kind is Reversal.DISPUTED:
+    back = refund.refunded if refund else read.credited
+    if refund and refund.kind is RefundKind.DISPUTED:
         back = gross
     currency = read.currency.lower() or USD
     nanos = net * 10 ** (NANO_DECIMALS - DECIMALS.get(currency, 2))

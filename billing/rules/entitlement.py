@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from billing.rules import periods
 from billing.rules.periods import LONGEST_MONTH, Grant, Period
-from billing.rules.refunds import Reversal, Reversed
+from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import Kept, PlanRule, Pricing, Valued
 from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
 
@@ -52,7 +52,7 @@ LIVE = (
 
 @dataclass(frozen=True, slots=True)
 class BillingPolicy:
-    """Shares are of the plan's limit, in percent; a plan's own terms come before them.
+    """Shares are of the plan's limit, in percent; a plan's own policy comes before it.
 
     `upgrade`: "whole" counts the new limit at once, "paid" as far as it is paid for. `downgrade`: "now", or at
     "period_end". `pause`: paused collection counts as "past_due", as "suspended", or not ("ignore").
@@ -84,11 +84,11 @@ class WindowShare:
     paid_nanos: int = 0
     given_nanos: int = 0
     level_nanos: int = 0
-    reversal: Reversal = Reversal.NONE
+    refund: RefundKind = RefundKind.NONE
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubscriptionStatus:
     """What one subscription gives."""
 
     subscription_id: str
@@ -128,23 +128,23 @@ def entitle(
     kept: Kept | None = None,
     trials_used: Mapping[str, str] | None = None,
     policy: BillingPolicy | None = None,
-    reversed: Mapping[str, Reversed] | None = None,
+    refunds: Mapping[str, Refund] | None = None,
 ) -> Entitlement:
     """The tenant's limit and current period.
 
     `kept` holds the limits that prices had when the current window opened; `trials_used` maps products to the
-    subscription that has had their one trial; `reversed` maps invoices to what became of their payment.
+    subscription that has had their one trial; `refunds` maps invoices to what became of their payment.
     """
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
     known = {sub.id: sub for sub in subscriptions}
     paid = [invoice for invoice in invoices if invoice.status == "paid" and invoice.subscription_id]
     ids = sorted(known.keys() | {invoice.subscription_id for invoice in paid})
-    rules = _Rules(pricing, now, policy, trials_used or {}, reversed or {})
-    standings = [
-        rules.standing(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id]) for id in ids
+    rules = _Rules(pricing, now, policy, trials_used or {}, refunds or {})
+    statuses = [
+        rules.status(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id]) for id in ids
     ]
-    return _combine(standings, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
+    return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
 
 
 def closed(
@@ -162,15 +162,20 @@ def closed(
 
 
 def _combine(
-    standings: Sequence[Standing], *, pricing: Pricing, override_nanos: int | None, policy: BillingPolicy, now: datetime
+    statuses: Sequence[SubscriptionStatus],
+    *,
+    pricing: Pricing,
+    override_nanos: int | None,
+    policy: BillingPolicy,
+    now: datetime,
 ) -> Entitlement:
     """Live subscriptions add up; the newest period is the tenant's."""
-    if not standings:
+    if not statuses:
         return Entitlement(EntitlementState.NONE)
-    state = min((standing.state for standing in standings), key=STATE_ORDER.index)
-    counted = [one for one in standings if one.state == state or (one.state in LIVE and state in LIVE)]
+    state = min((status.state for status in statuses), key=STATE_ORDER.index)
+    counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
     reasons = tuple(
-        sorted({reason for one in standings if one.state != EntitlementState.CLOSED for reason in one.reasons})
+        sorted({reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons})
     )
     if state == EntitlementState.CLOSED:
         return closed(policy=policy, now=now, reasons=reasons, kept=pricing.values)
@@ -222,79 +227,78 @@ class _Rules:
     now: datetime
     policy: BillingPolicy
     trials_used: Mapping[str, str]
-    reversed: Mapping[str, Reversed]
+    refunds: Mapping[str, Refund]
 
-    def standing(self, sub: StripeSubscription | None, id: str, paid: Sequence[StripeInvoice]) -> Standing:
+    def status(self, sub: StripeSubscription | None, id: str, paid: Sequence[StripeInvoice]) -> SubscriptionStatus:
         """`sub` is None where an invoice came before its subscription: a paid one speaks for itself."""
         grant = periods.newest_grant(sub, paid)
         status = sub.status if sub else "active"
         paused = sub is not None and sub.collection_paused
         if status in ("canceled", "incomplete_expired"):
-            return Standing(id, EntitlementState.CLOSED)
+            return SubscriptionStatus(id, EntitlementState.CLOSED)
         if status in ("unpaid", "paused"):
-            return Standing(id, EntitlementState.SUSPENDED, reasons=(status,))
+            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=(status,))
         if paused and self.policy.pause == "suspended":
-            return Standing(id, EntitlementState.SUSPENDED, reasons=("collection_paused",))
+            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=("collection_paused",))
         if status == "trialing" and sub is not None:
             return self._trial(sub, grant)
         if grant is None:
-            return Standing(id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
-        # A subscription still `incomplete` whose first invoice is paid is an old picture of an active one.
+            return SubscriptionStatus(id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
+        # A subscription still `incomplete` whose first invoice is paid is an old state of an active one.
         late = status == "past_due" or (paused and self.policy.pause == "past_due")
         found = self._paid(sub, id, grant, paid, late=late)
-        more = [*self._told(grant, paid), *(["collection_paused"] if paused else [])]
+        more = [*self._refund_reasons(grant, paid), *(["collection_paused"] if paused else [])]
         if sub is not None and (sub.cancel_at_period_end or sub.cancels_at):
             more.append("cancels_at_period_end" if sub.cancel_at_period_end else "cancels")
         return replace(found, reasons=(*found.reasons, *more))
 
-    def _told(self, grant: Grant, paid: Sequence[StripeInvoice]) -> list[str]:
-        """What became of the payments of the period, in words."""
-        names = {Reversal.PARTIAL: "partial_refund", Reversal.REFUNDED: "refunded", Reversal.DISPUTED: "disputed"}
+    def _refund_reasons(self, grant: Grant, paid: Sequence[StripeInvoice]) -> list[str]:
+        names = {RefundKind.PARTIAL: "partial_refund", RefundKind.REFUNDED: "refunded", RefundKind.DISPUTED: "disputed"}
         current = [one.id for one in paid if one.id == grant.invoice_id or periods.is_within(one, grant.period)]
-        return sorted({names[self.reversed[id].kind] for id in current if id in self.reversed})
+        return sorted({names[self.refunds[id].kind] for id in current if id in self.refunds})
 
-    def _trial(self, sub: StripeSubscription, grant: Grant | None) -> Standing:
+    def _trial(self, sub: StripeSubscription, grant: Grant | None) -> SubscriptionStatus:
         """One trial window to the trial's end, once for each tenant and product."""
         starts = [item.starts_at for item in sub.items if item.starts_at]
         starts_at = grant.period.starts_at if grant else min(starts, default=None)
         if starts_at is None or sub.trial_ends_at is None or sub.trial_ends_at <= starts_at:
-            return Standing(sub.id, EntitlementState.PENDING, reasons=("trial_without_period",))
+            return SubscriptionStatus(sub.id, EntitlementState.PENDING, reasons=("trial_without_period",))
         value = self.pricing.of_items(sub.items)
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
         if self.trials_used.get(product, sub.id) != sub.id:
-            return Standing(sub.id, EntitlementState.PENDING, reasons=("trial_used",))
+            return SubscriptionStatus(sub.id, EntitlementState.PENDING, reasons=("trial_used",))
         period, nanos = Period(starts_at, sub.trial_ends_at), self._trial_nanos(value)
         part = WindowShare(sub.id, period, period, nanos, given_nanos=nanos, level_nanos=nanos)
-        return Standing(sub.id, EntitlementState.TRIAL, part, value, value.reasons, product)
+        return SubscriptionStatus(sub.id, EntitlementState.TRIAL, part, value, value.reasons, product)
 
     def _trial_nanos(self, value: Valued) -> int:
         if value.trial_nanos is not None:
             return value.trial_nanos
-        return value.limit_nanos * _first(value.terms.trial_percent, self.policy.trial_percent) // 100
+        return value.limit_nanos * _first(value.policy.trial_percent, self.policy.trial_percent) // 100
 
     def _paid(
         self, sub: StripeSubscription | None, id: str, grant: Grant, paid: Sequence[StripeInvoice], *, late: bool
-    ) -> Standing:
+    ) -> SubscriptionStatus:
         value, given = self._value(sub, grant, late=late), 0
         if periods.is_trial(sub, grant):
             # The trial is over early and nothing is paid yet: what is left of it is no more than a trial.
             given = self._trial_nanos(value)
             value = replace(value, limit_nanos=given)
         period, whole = self._current(grant, periods.paid_through(grant, paid), value)
-        if not self._is_over(period):
+        if self.now < period.ends_at:
             return self._granted(EntitlementState.ACTIVE, id, period, whole, grant, paid, value, given)
         rolled = periods.rolled_period(sub, after=period.ends_at)
         if rolled is None:
             lapsed = replace(value, reasons=(*value.reasons, "period_ended"))
             return self._granted(EntitlementState.LAPSED, id, period, whole, grant, paid, lapsed, given)
-        grace = timedelta(days=value.terms.grace_days) if value.terms.grace_days is not None else self.policy.grace
+        grace = timedelta(days=value.policy.grace_days) if value.policy.grace_days is not None else self.policy.grace
         if late and self.now >= rolled.starts_at + grace:
-            return Standing(id, EntitlementState.SUSPENDED, reasons=("past_due",))
+            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=("past_due",))
         if value.monthly and rolled.length > LONGEST_MONTH:
             rolled = periods.month(rolled.starts_at, max(self.now, rolled.starts_at))
-        percent = _first(value.terms.provisional_percent, self.policy.provisional_percent)
+        percent = _first(value.policy.provisional_percent, self.policy.provisional_percent)
         part = WindowShare(id, rolled, rolled, value.limit_nanos * percent // 100, level_nanos=value.limit_nanos)
-        return Standing(id, EntitlementState.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
+        return SubscriptionStatus(id, EntitlementState.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
 
     def _granted(
         self,
@@ -306,21 +310,18 @@ class _Rules:
         paid: Sequence[StripeInvoice],
         value: Valued,
         given: int,
-    ) -> Standing:
+    ) -> SubscriptionStatus:
         """A period that is paid for, or was until its payment went back."""
         nanos = _share(value.limit_nanos, period, whole)
-        gone = self.reversed.get(grant.invoice_id, Reversed(Reversal.NONE)).kind
-        part = WindowShare(id, period, whole, nanos, given_nanos=given, reversal=gone)
-        bought = paid_for(part, grant=grant, paid=paid, reversed=self.reversed, pricing=self.pricing)
+        gone = self.refunds.get(grant.invoice_id, Refund(RefundKind.NONE)).kind
+        part = WindowShare(id, period, whole, nanos, given_nanos=given, refund=gone)
+        bought = paid_for(part, grant=grant, paid=paid, refunds=self.refunds, pricing=self.pricing)
         if self.policy.upgrade == "paid":
             nanos = min(nanos, max(bought, given))
         part = replace(part, limit_nanos=nanos, paid_nanos=bought, level_nanos=min(nanos, max(bought, given)))
-        if gone in (Reversal.REFUNDED, Reversal.DISPUTED) and state == EntitlementState.ACTIVE:
+        if gone.is_whole and state == EntitlementState.ACTIVE:
             state = EntitlementState.FROZEN
-        return Standing(id, state, part, value, value.reasons)
-
-    def _is_over(self, period: Period) -> bool:
-        return period.ends_at <= self.now
+        return SubscriptionStatus(id, state, part, value, value.reasons)
 
     def _value(self, sub: StripeSubscription | None, grant: Grant, *, late: bool) -> Valued:
         """The items' worth; while a payment fails, no more than what the last paid invoice bought."""
@@ -355,16 +356,10 @@ class _Rules:
 
 
 def paid_for(
-    part: WindowShare,
-    *,
-    grant: Grant,
-    paid: Sequence[StripeInvoice],
-    reversed: Mapping[str, Reversed],
-    pricing: Pricing,
+    part: WindowShare, *, grant: Grant, paid: Sequence[StripeInvoice], refunds: Mapping[str, Refund], pricing: Pricing
 ) -> int:
     """How much of a part's budget was paid for and not paid back. A partial refund is an operator's gift."""
-    gone = (Reversal.REFUNDED, Reversal.DISPUTED)
-    stands = [one for one in paid if one.id not in reversed or reversed[one.id].kind not in gone]
+    stands = [one for one in paid if one.id not in refunds or not refunds[one.id].kind.is_whole]
     if not grant.lines or not all(line.price.id for line in grant.lines):
         # The invoice does not say what it bills: it pays for what the subscription has.
         return part.limit_nanos if any(one.id == grant.invoice_id for one in stands) else 0

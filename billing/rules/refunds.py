@@ -20,7 +20,7 @@ FAILED = ("failed", "canceled")
 ABOUT_THEN = timedelta(days=3)
 
 
-class Reversal(IntEnum):
+class RefundKind(IntEnum):
     """The higher says more about an invoice."""
 
     NONE = 0
@@ -28,12 +28,17 @@ class Reversal(IntEnum):
     REFUNDED = 2
     DISPUTED = 3
 
+    @property
+    def is_whole(self) -> bool:
+        """Nothing of the payment is left, or it may be taken any day: no budget stands on it."""
+        return self >= RefundKind.REFUNDED
+
 
 @dataclass(frozen=True, slots=True)
-class Reversed:
+class Refund:
     """`refunded` of the invoice's payment went back, in its currency's smallest unit."""
 
-    kind: Reversal
+    kind: RefundKind
     refunded: int = 0
 
 
@@ -45,19 +50,19 @@ class Known:
     said_at_s: int
 
 
-def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Reversed]:
+def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Refund]:
     """Invoice id -> what became of its payment, for those that anything became of."""
     found = {}
     links = _links(invoices, [one.payment for one in known])
     for invoice in invoices:
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
-        reversed = _of(invoice.amount_paid, invoice.credited, mine)
-        if reversed.kind:
-            found[invoice.id] = reversed
+        refund = _of(invoice.amount_paid, invoice.credited, mine)
+        if refund.kind:
+            found[invoice.id] = refund
     return found
 
 
-def of_intent(intent_id: str, known: Sequence[Known]) -> Reversed:
+def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
     """What became of a payment that has no invoice."""
     charges = {one.payment.charge_id for one in known if intent_id and one.payment.intent_id == intent_id} - {""}
     mine = [
@@ -66,23 +71,17 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Reversed:
     return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
 
 
-def _of(paid: int, credited: int, mine: Sequence[Known]) -> Reversed:
-    if any(one.payment.kind == "dispute" and _holds(one.payment) for one in mine):
-        return Reversed(Reversal.DISPUTED)
+def _of(paid: int, credited: int, mine: Sequence[Known]) -> Refund:
+    disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
+    if any(dispute.status not in HARMLESS and not dispute.reinstated for dispute in disputes):
+        return Refund(RefundKind.DISPUTED)
+    notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
+    noted = sum(note.amount for note in notes if note.status != "void")
     # A credit note's refund is in both sums.
-    refunded = max(_refunded(mine), credited, _noted(mine))
+    refunded = max(_refunded(mine), credited, noted)
     if refunded <= 0:
-        return Reversed(Reversal.NONE)
-    return Reversed(Reversal.REFUNDED if refunded >= paid else Reversal.PARTIAL, refunded)
-
-
-def _holds(dispute: StripePayment) -> bool:
-    return dispute.status not in HARMLESS and not dispute.reinstated
-
-
-def _noted(mine: Sequence[Known]) -> int:
-    notes = (one.payment for one in mine if one.payment.kind == "credit_note")
-    return sum(note.amount for note in notes if note.status != "void")
+        return Refund(RefundKind.NONE)
+    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded)
 
 
 def _refunded(mine: Sequence[Known]) -> int:

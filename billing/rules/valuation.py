@@ -48,7 +48,7 @@ UNMAPPED = (-1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PlanPolicy:
     """What a plan says of trials, of periods not paid yet, and of days of grace; None: as everywhere."""
 
     trial_percent: int | None = None
@@ -66,7 +66,7 @@ class PlanRule:
     is_default: bool = False
     per_unit: bool = False
     monthly: bool = True
-    terms: Terms = Terms()
+    policy: PlanPolicy = PlanPolicy()
 
     def matches(self, price: StripePrice) -> bool:
         return (
@@ -93,7 +93,7 @@ class Valued:
     monthly: bool = True
     soft_e4: int | None = None
     hard_e4: int | None = None
-    terms: Terms = Terms()
+    policy: PlanPolicy = PlanPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class _Worth:
     per_unit: bool = False
     monthly: bool = True
     share_e4: int = 0
-    terms: Terms = Terms()
+    policy: PlanPolicy = PlanPolicy()
 
 
 @dataclass(slots=True)
@@ -122,7 +122,10 @@ class Pricing:
         """A subscription's items together. Where none is mapped, the default plan counts once, not once an item."""
         reasons: set[str] = set()
         # A price that only sells top-ups is no budget, and lacks none.
-        valued = [item for item in items if not _is_topup(item.price)]
+        budgets = (BUDGET_KEY, PERCENT_KEY)
+        valued = [
+            item for item in items if not _said(item.price, TOPUP_KEY) or any(_said(item.price, key) for key in budgets)
+        ]
         mapped = [(item, worth) for item in valued if (worth := self._worth(item.price, reasons)) is not None]
         if not mapped:
             return self._default(reasons) if valued or not items else Valued(0)
@@ -137,7 +140,7 @@ class Pricing:
             monthly=all(worth.monthly for _, worth in mapped),
             soft_e4=soft_e4,
             hard_e4=hard_e4,
-            terms=max(mapped, key=lambda pair: (pair[1].limit_nanos, pair[1].plan))[1].terms,
+            policy=max(mapped, key=lambda pair: (pair[1].limit_nanos, pair[1].plan))[1].policy,
         )
 
     def _limit(self, item: Item, worth: _Worth, reasons: set[str]) -> int:
@@ -164,7 +167,7 @@ class Pricing:
         reasons = reasons | {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
         if plan is None:
             return Valued(0, reasons=tuple(sorted(reasons)))
-        return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly, terms=plan.terms)
+        return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly, policy=plan.policy)
 
     def _worth(self, price: StripePrice, reasons: set[str]) -> _Worth | None:
         """What a price is worth now. What it was worth when the window opened stays, unless something that says
@@ -189,7 +192,7 @@ class Pricing:
         if plans:
             plan = max(plans, key=lambda one: (one.precision(price), one.name))
             per_unit = plan.per_unit or per_unit
-            return _Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, terms=plan.terms)
+            return _Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, policy=plan.policy)
         for level, metadata in (
             (Level.PRICE_METADATA, price.metadata),
             (Level.PRODUCT_METADATA, price.product_metadata),
@@ -241,10 +244,6 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
         pass
     reasons.add(f"invalid_metadata:{key}")
     return None
-
-
-def _is_topup(price: StripePrice) -> bool:
-    return bool(_said(price, TOPUP_KEY)) and not (_said(price, BUDGET_KEY) or _said(price, PERCENT_KEY))
 
 
 def _caps(prices: Sequence[StripePrice], reasons: set[str]) -> tuple[int | None, int | None]:

@@ -58,7 +58,7 @@ class StripeRefused(StripeError):
 
 
 @dataclass(frozen=True, slots=True)
-class CustomerPicture:
+class CustomerSnapshot:
     """All that a customer's entitlement follows from, as Stripe has it now."""
 
     customer: Fetched
@@ -81,43 +81,43 @@ def is_live() -> bool | None:
     return settings.STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 
 
-def customer_picture(customer_id: str) -> CustomerPicture:
+def customer_snapshot(customer_id: str) -> CustomerSnapshot:
     """The customer with its subscriptions and newest invoices. Raises StripeUnavailable, StripeRefused.
 
     A customer deleted at Stripe has `deleted` set and nothing else.
     """
 
-    def read(client: stripe.StripeClient) -> CustomerPicture:
-        customer = client.v1.customers.retrieve(customer_id).to_dict(for_json=True)
+    def read(api: stripe.StripeClient) -> CustomerSnapshot:
+        customer = api.v1.customers.retrieve(customer_id).to_dict(for_json=True)
         if customer.get("deleted"):
-            return CustomerPicture(customer, (), ())
-        subscriptions = client.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
-        invoices, payments = _invoices(client, customer_id), _payments(client, customer_id)
-        return CustomerPicture(customer, tuple(_all(subscriptions)), invoices, payments)
+            return CustomerSnapshot(customer, (), ())
+        subscriptions = api.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
+        invoices, payments = _invoices(api, customer_id), _payments(api, customer_id)
+        return CustomerSnapshot(customer, tuple(_all(subscriptions)), invoices, payments)
 
     return ask(read)
 
 
-def _invoices(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]:
+def _invoices(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]:
     """The customer's newest paid invoices, with the payments they were paid by where those can be asked for."""
     plain: Any = {"customer": customer_id, "status": "paid", "limit": PAGE}
     try:
-        listed = client.v1.invoices.list(plain | {"expand": ["data.payments"]})
+        listed = api.v1.invoices.list(plain | {"expand": ["data.payments"]})
     except stripe.InvalidRequestError as error:
         if error.http_status != 400:
             raise
         # Older versions, and what stands in for Stripe, have invoices that name their charge themselves.
-        listed = client.v1.invoices.list(plain)
+        listed = api.v1.invoices.list(plain)
     return tuple(_all(listed, at_most=MOST_INVOICES))
 
 
-def _payments(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
+def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
     """The customer's newest charges and their disputes; None where what stands in for Stripe does not know them."""
     try:
-        charges = client.v1.charges.list({"customer": customer_id, "limit": PAGE})
+        charges = api.v1.charges.list({"customer": customer_id, "limit": PAGE})
         found = list(_all(charges, at_most=MOST_INVOICES))
         for id in [charge["id"] for charge in found if charge.get("disputed")]:
-            found += _all(client.v1.disputes.list({"charge": id, "limit": PAGE}))
+            found += _all(api.v1.disputes.list({"charge": id, "limit": PAGE}))
     except stripe.StripeError as error:
         if error.http_status not in (404, 405):
             raise
@@ -125,46 +125,36 @@ def _payments(client: stripe.StripeClient, customer_id: str) -> tuple[Fetched, .
     return tuple(found)
 
 
-def customer(customer_id: str) -> Fetched:
-    """A customer; a deleted one has `deleted` set. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.customers.retrieve(customer_id)))
-
-
-def subscription(subscription_id: str) -> Fetched:
-    """A subscription, ended ones too. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.subscriptions.retrieve(subscription_id)))
-
-
 def charge(charge_id: str) -> Fetched:
     """A charge, for the customer whose money it was. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.charges.retrieve(charge_id)))
+    return ask(lambda api: _plain(api.v1.charges.retrieve(charge_id)))
 
 
 def price(price_id: str) -> Fetched:
     """A price, for its lookup key and metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.prices.retrieve(price_id)))
+    return ask(lambda api: _plain(api.v1.prices.retrieve(price_id)))
 
 
 def product(product_id: str) -> Fetched:
     """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v1.products.retrieve(product_id)))
+    return ask(lambda api: _plain(api.v1.products.retrieve(product_id)))
 
 
 def event(event_id: str) -> Fetched:
     """A thin event with its data, which the webhook leaves out. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda client: _plain(client.v2.core.events.retrieve(event_id)))
+    return ask(lambda api: _plain(api.v2.core.events.retrieve(event_id)))
 
 
 def checkout_session(session_id: str) -> Fetched:
     """A checkout session with what it sells. Raises StripeUnavailable, StripeRefused."""
     expand: Any = {"expand": ["line_items"]}
-    return ask(lambda client: _plain(client.v1.checkout.sessions.retrieve(session_id, expand)))
+    return ask(lambda api: _plain(api.v1.checkout.sessions.retrieve(session_id, expand)))
 
 
 def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:
     """A new checkout session; `key` is its Idempotency-Key. Raises StripeUnavailable, StripeRefused."""
     wanted: Any = dict(params)
-    return ask(lambda client: _plain(client.v1.checkout.sessions.create(wanted, {"idempotency_key": key})))
+    return ask(lambda api: _plain(api.v1.checkout.sessions.create(wanted, {"idempotency_key": key})))
 
 
 def ask(call: Callable[[stripe.StripeClient], Answer], *, key: str = "") -> Answer:
@@ -172,11 +162,11 @@ def ask(call: Callable[[stripe.StripeClient], Answer], *, key: str = "") -> Answ
 
     The client has `key`, or the configured one.
     """
-    client = make_client(key)
+    api = make_client(key)
     for attempt in range(BUSY_TRIES):
         try:
             with _failures():
-                return call(client)
+                return call(api)
         except StripeUnavailable as error:
             if error.status != 429 or attempt == BUSY_TRIES - 1:
                 raise
@@ -237,16 +227,9 @@ def _failures() -> Iterator[None]:
 
 
 def _named(kind: type[StripeError], error: stripe.StripeError) -> StripeError:
-    found = kind(_told(error), status=error.http_status, code=error.code or "")
-    if isinstance(found, StripeUnavailable):
-        found.retry_after_s = _retry_after_s(error)
+    message = f"{type(error).__name__} {error.http_status or ''}: {error.user_message or error}"[:500]
+    found = kind(message, status=error.http_status, code=error.code or "")
+    wait = str((error.headers or {}).get("Retry-After") or "")
+    if isinstance(found, StripeUnavailable) and wait.isascii() and wait.isdecimal() and len(wait) < 10:
+        found.retry_after_s = float(wait)
     return found
-
-
-def _retry_after_s(error: stripe.StripeError) -> float:
-    raw = str((error.headers or {}).get("Retry-After") or "")
-    return float(raw) if raw.isascii() and raw.isdecimal() and len(raw) < 10 else 0.0
-
-
-def _told(error: stripe.StripeError) -> str:
-    return f"{type(error).__name__} {error.http_status or ''}: {error.user_message or error}"[:500]

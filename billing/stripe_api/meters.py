@@ -9,8 +9,7 @@ from typing import Any
 
 import stripe
 
-from billing.stripe_api import client as stripe_client
-from billing.stripe_api import objects
+from billing.stripe_api import client, objects
 from billing.stripe_api.client import Fetched, StripeRefused, StripeUnavailable
 
 # A stream's session lasts 15 minutes; a new one is begun a little before that.
@@ -45,11 +44,11 @@ class UsageEvent:
 def active() -> dict[str, Meter]:
     """The active meters by the name of their events. Raises StripeUnavailable, StripeRefused."""
 
-    def read(client: stripe.StripeClient) -> list[Fetched]:
-        listed = client.v1.billing.meters.list({"status": "active", "limit": stripe_client.PAGE})
+    def read(api: stripe.StripeClient) -> list[Fetched]:
+        listed = api.v1.billing.meters.list({"status": "active", "limit": client.PAGE})
         return [item.to_dict(for_json=True) for item in listed.auto_paging_iter()]
 
-    return {meter.event_name: meter for meter in map(_meter, stripe_client.ask(read))}
+    return {meter.event_name: meter for meter in map(_meter, client.ask(read))}
 
 
 def total(meter: Meter, *, stripe_customer_id: str, starts_at: datetime, ends_at: datetime) -> int:
@@ -58,15 +57,15 @@ def total(meter: Meter, *, stripe_customer_id: str, starts_at: datetime, ends_at
         "customer": stripe_customer_id,
         "start_time": int(starts_at.timestamp()),
         "end_time": int(ends_at.timestamp()),
-        "limit": stripe_client.PAGE,
+        "limit": client.PAGE,
     }
 
-    def read(client: stripe.StripeClient) -> list[Fetched]:
-        listed = client.v1.billing.meters.event_summaries.list(meter.id, params)
+    def read(api: stripe.StripeClient) -> list[Fetched]:
+        listed = api.v1.billing.meters.event_summaries.list(meter.id, params)
         return [item.to_dict(for_json=True) for item in listed.auto_paging_iter()]
 
     # Stripe says a float; ours are whole numbers far below where floats have gaps.
-    return sum(int(Decimal(str(row.get("aggregated_value") or 0))) for row in stripe_client.ask(read))
+    return sum(int(Decimal(str(row.get("aggregated_value") or 0))) for row in client.ask(read))
 
 
 class Reporter:
@@ -88,10 +87,10 @@ class Reporter:
                 self._stream(_event(meter, usage, usage.at.isoformat()), options, now)
             elif self.encoding == "v2":
                 event: Any = _event(meter, usage, usage.at.isoformat())
-                stripe_client.ask(lambda client: client.v2.billing.meter_events.create(event, options))
+                client.ask(lambda api: api.v2.billing.meter_events.create(event, options))
             else:
                 event = _event(meter, usage, int(usage.at.timestamp()))
-                stripe_client.ask(lambda client: client.v1.billing.meter_events.create(event, options))
+                client.ask(lambda api: api.v1.billing.meter_events.create(event, options))
         except StripeRefused as error:
             if error.code == DUPLICATE_CODE or DUPLICATE_WORDS in str(error):
                 return False
@@ -100,21 +99,15 @@ class Reporter:
 
     def _stream(self, event: Any, options: Any, now: datetime) -> None:
         if self._session is None or now >= self._session[1] - SESSION_MARGIN:
-            self._session = _new_session()
+            new = client.ask(lambda api: api.v2.billing.meter_event_session.create().to_dict(for_json=True))
+            self._session = str(new["authentication_token"]), datetime.fromisoformat(str(new["expires_at"]))
         token = self._session[0]
         try:
-            stripe_client.ask(
-                lambda client: client.v2.billing.meter_event_stream.create({"events": [event]}, options), key=token
-            )
+            client.ask(lambda api: api.v2.billing.meter_event_stream.create({"events": [event]}, options), key=token)
         except StripeUnavailable:
             # Perhaps it is the session that ended; the next event begins a new one.
             self._session = None
             raise
-
-
-def _new_session() -> tuple[str, datetime]:
-    found = stripe_client.ask(lambda client: client.v2.billing.meter_event_session.create().to_dict(for_json=True))
-    return str(found["authentication_token"]), datetime.fromisoformat(str(found["expires_at"]))
 
 
 def _event(meter: Meter, usage: UsageEvent, timestamp: Any) -> dict[str, Any]:

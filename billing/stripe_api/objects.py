@@ -1,4 +1,4 @@
-"""What Stripe's objects say, in one shape for every API version. Pure: dictionaries in, dataclasses out.
+"""What Stripe's objects say, in the same classes for every API version. Pure: dictionaries in, dataclasses out.
 
 Current versions keep a period on the subscription's items and an invoice's subscription under `parent`; older ones
 on the subscription and the invoice themselves, with `plan` where there is `price` today. What cannot be read is
@@ -272,7 +272,7 @@ def price(data: Object) -> StripePrice:
         product_id=identifier(product),
         lookup_key=text(data.get("lookup_key")),
         interval=text(recurring.get("interval")),
-        interval_count=_count(recurring.get("interval_count")),
+        interval_count=max(0, whole(recurring.get("interval_count"))) or 1,
         unit_amount=_maybe(data.get("unit_amount", data.get("amount"))),
         currency=text(data.get("currency")),
         metadata=mapping(data.get("metadata")),
@@ -344,7 +344,3 @@ def _quantity(value: Any) -> int:
     """No quantity at all is one; none is none."""
     found = _maybe(value)
     return 1 if found is None else max(0, found)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1

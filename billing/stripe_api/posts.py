@@ -26,7 +26,8 @@ def once(
     A request of the same kind, subject and parameters whose answer never came is made again under its own key, so
     that Stripe does once what it was asked twice. Never call this within a transaction.
     """
-    request = _opened(kind, subject, _digest(params), now)
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+    request = _opened(kind, subject, digest, now)
     try:
         answer = send(str(request.key))
     except StripeError as error:
@@ -65,7 +66,3 @@ def _answered(request: OutboundRequest, state: str, now: datetime, *, object_id:
     OutboundRequest.objects.filter(pk=request.pk, state=State.OPEN).update(
         state=state, answered_at=now, object_id=object_id[:255], error=error[:2000]
     )
-
-
-def _digest(params: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()

@@ -18,10 +18,9 @@ from django.db import connection, transaction
 from django.db.models import F, Max, Min, Q, QuerySet, Sum
 
 from billing.models import BillingAccount, MeterEvent, UsageMeter
-from billing.rules import usage as metering
+from billing.rules import usage
 from billing.rules.usage import Sums
-from billing.stripe_api import client
-from billing.stripe_api import meters as stripe_meters
+from billing.stripe_api import client, meters
 from billing.stripe_api.meters import Meter, Reporter, UsageEvent
 from governance import alerts, audit
 from governance.audit import Actor
@@ -34,7 +33,7 @@ State = MeterEvent.State
 SETTLING = timedelta(minutes=5)
 # How far back a run looks for hours that changed: the usual one, and the one that finds late corrections.
 FRESH = timedelta(days=2)
-LATE = metering.OLDEST_STAMP
+LATE = usage.OLDEST_STAMP
 DAY = timedelta(days=1)
 # Longer than a call to Stripe can take with all its tries.
 CLAIM = timedelta(minutes=5)
@@ -70,31 +69,32 @@ def write(*, now: datetime, reach: timedelta = FRESH) -> int:
 
 def drain(*, clock: Callable[[], datetime], limit: int = 2000) -> int:
     """Send what is due, one row at a time; how many arrived. `clock` is read for each: a run takes minutes."""
-    if not is_on() or not _due(clock()).exists():
+    ours = MeterEvent.objects.filter(event_name__in=list(settings.STRIPE_METERS))
+    if not is_on() or not _unsent(ours, clock()).exists():
         return 0
-    meters = _known_meters(now=clock())
+    known = _known_meters(now=clock())
     reporter = Reporter(settings.STRIPE_METER_API)
     arrived = failures = 0
     stop_at = clock() + LONGEST_RUN
     for _ in range(limit):
         now = clock()
-        row = claim(meters, now=now) if failures < MOST_FAILURES and now < stop_at else None
+        row = claim(known, now=now) if failures < MOST_FAILURES and now < stop_at else None
         if row is None:
             break
-        outcome = send(row, meters[row.event_name], reporter, clock=clock)
+        outcome = send(row, known[row.event_name], reporter, clock=clock)
         arrived += outcome == State.SENT
         failures = failures + 1 if outcome == State.PENDING else 0
     return arrived
 
 
-def claim(meters: Mapping[str, Meter], *, now: datetime) -> MeterEvent | None:
+def claim(known: Mapping[str, Meter], *, now: datetime) -> MeterEvent | None:
     """Take the next due row and commit that it is being sent; None where nothing is due, or others have it all.
 
     The customer's meter is taken with it, so that one call at a time is under way for it.
     """
     while True:
         with transaction.atomic(durable=True):
-            meter = _free_meter(meters, now)
+            meter = _free_meter(known, now)
             if meter is None:
                 return None
             row = _unsent(meter.events.all(), now).order_by("hour", "sequence").first()
@@ -104,7 +104,7 @@ def claim(meters: Mapping[str, Meter], *, now: datetime) -> MeterEvent | None:
 
 def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[], datetime]) -> str:
     """Tell Stripe of a claimed row and mark what came of it; the state it has then."""
-    usage = UsageEvent(
+    sent = UsageEvent(
         identifier=str(row.pk),
         stripe_customer_id=row.stripe_customer_id,
         value=row.value,
@@ -112,18 +112,19 @@ def send(row: MeterEvent, meter: Meter, reporter: Reporter, *, clock: Callable[[
         attempt=row.attempts,
     )
     try:
-        new = reporter.send(meter, usage, now=clock())
+        new = reporter.send(meter, sent, now=clock())
     except client.StripeRefused as error:
         state = State.FAILED if row.first_attempt_at == row.last_attempt_at else State.HELD
         # Of an earlier attempt nobody heard: it may have arrived before Stripe had a reason to refuse.
         _mark(row, state=state, error=str(error))
-        _alert(row, f"Stripe refuses usage: {error}", clock())
+        message = f"Stripe refuses usage: {error} ({row})"
+        alerts.report(kind="meter_event_failed", subject=row.event_name, message=message, now=clock())
         return state
     except Exception as error:
         if not isinstance(error, client.StripeError):
             log.exception("meter event %s failed", row.pk)
         # It may have arrived all the same; the next attempt has the same identifier.
-        later = clock() + metering.delay(row.attempts)
+        later = clock() + usage.delay(row.attempts)
         _mark(row, state=State.PENDING, error=f"{type(error).__name__}: {error}"[:2000], next_attempt_at=later)
         return State.PENDING
     _mark(row, state=State.SENT, sent_at=clock(), error="" if new else "an earlier attempt had arrived")
@@ -183,7 +184,7 @@ def resend(row: MeterEvent, *, now: datetime) -> None:
 
 def open_meters(event_name: str, unit: str, *, now: datetime) -> None:
     """A usage meter for every customer with a tenant. Nothing spent before this hour is reported by a new one."""
-    since = metering.floor_hour(now)
+    since = usage.floor_hour(now)
     bound = BillingAccount.objects.exclude(tenant=None)
     new = [
         UsageMeter(account=account, event_name=event_name, unit=unit, tenant=account.tenant, since=since)
@@ -201,8 +202,8 @@ def open_meters(event_name: str, unit: str, *, now: datetime) -> None:
 
 def _days(now: datetime, reach: timedelta) -> Iterator[tuple[datetime, datetime]]:
     """Full hours within reach, a day at a time: a statement's rows stay few, whatever the number of tenants."""
-    ends_at = metering.floor_hour(now - SETTLING)
-    starts_at = metering.floor_hour(now - reach)
+    ends_at = usage.floor_hour(now - SETTLING)
+    starts_at = usage.floor_hour(now - reach)
     while starts_at < ends_at:
         yield starts_at, min(starts_at + DAY, ends_at)
         starts_at += DAY
@@ -210,11 +211,11 @@ def _days(now: datetime, reach: timedelta) -> Iterator[tuple[datetime, datetime]
 
 def _changed(event_name: str, unit: str, starts_at: datetime, ends_at: datetime) -> list[int]:
     """The meters with an hour that their rows do not account for. Looked up without a lock, and again under it."""
-    meters = UsageMeter.objects.filter(
+    bound = UsageMeter.objects.filter(
         event_name=event_name, account__tenant=F("tenant"), account__deleted_at=None, since__lt=ends_at
     )
-    known = {meter.tenant_id: meter for meter in meters}
-    hours = _hours(Q(tenant__in=meters.values("tenant")), unit, starts_at, ends_at)
+    known = {meter.tenant_id: meter for meter in bound}
+    hours = _hours(Q(tenant__in=bound.values("tenant")), unit, starts_at, ends_at)
     reported = _reported(Q(event_name=event_name), starts_at, ends_at)
     found = {
         known[tenant_id].pk
@@ -233,7 +234,7 @@ def _hours(where: Q, unit: str, starts_at: datetime, ends_at: datetime) -> dict[
         cost=Sum("cost_nanos"), tokens=Sum(F("input_tokens") + F("output_tokens")), count=Sum("calls")
     )
     return {
-        (row["tenant_id"], row["hour"]): metering.units_of(Sums(row["cost"], row["tokens"], row["count"]), unit)
+        (row["tenant_id"], row["hour"]): usage.units_of(Sums(row["cost"], row["tokens"], row["count"]), unit)
         for row in summed.order_by()
     }
 
@@ -248,7 +249,7 @@ def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: d
     with transaction.atomic():
         meter = UsageMeter.objects.select_for_update(of=("self",)).select_related("account").get(pk=meter_id)
         if meter.account.tenant_id != meter.tenant_id:
-            # Bound to another tenant since the look; the next run begins that one's count.
+            # Bound to another tenant since; the next run begins that one's count.
             return 0
         first = max(starts_at, meter.since)
         of_tenant = Q(tenant_id=meter.tenant_id)
@@ -267,7 +268,7 @@ def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: d
 
 def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: datetime) -> MeterEvent:
     """The next row of a meter, which goes on with what the meter carries."""
-    step = metering.step(units, meter.carried_units)
+    step = usage.step(units, meter.carried_units)
     meter.carried_units = step.carried_units
     return MeterEvent(
         meter=meter,
@@ -281,7 +282,7 @@ def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: date
         carried_units=step.carried_units,
         state=State.PENDING if step.value else State.CARRIED,
         created_at=now,
-        stamped_at=metering.stamp(hour, period_end=meter.account.period_end, now=now),
+        stamped_at=usage.stamp(hour, period_end=meter.account.period_end, now=now),
     )
 
 
@@ -294,9 +295,9 @@ def _sequences(meter: UsageMeter, starts_at: datetime, ends_at: datetime) -> dic
 
 
 def _known_meters(*, now: datetime) -> dict[str, Meter]:
-    """Stripe's definitions of the configured meters; one that Stripe does not have is told to the operators."""
+    """Stripe's definitions of the configured meters; one that Stripe does not have raises an alert."""
     try:
-        found = stripe_meters.active()
+        found = meters.active()
     except client.StripeError as error:
         log.warning("Stripe's meters cannot be read: %s", error)
         return {}
@@ -309,20 +310,16 @@ def _known_meters(*, now: datetime) -> dict[str, Meter]:
     return {name: meter for name, meter in found.items() if name in settings.STRIPE_METERS}
 
 
-def _due(now: datetime) -> QuerySet[MeterEvent]:
-    return _unsent(MeterEvent.objects.filter(event_name__in=list(settings.STRIPE_METERS)), now)
-
-
 def _unsent(rows: QuerySet[MeterEvent], now: datetime) -> QuerySet[MeterEvent]:
     """Rows to send: those that wait, and those whose worker died over them (a free meter has no living one)."""
     waiting = Q(state=State.PENDING) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
     return rows.filter(waiting | Q(state=State.SENDING))
 
 
-def _free_meter(meters: Mapping[str, Meter], now: datetime) -> UsageMeter | None:
+def _free_meter(known: Mapping[str, Meter], now: datetime) -> UsageMeter | None:
     """A meter with something to send that no worker is sending for, locked; the oldest hour first."""
     free = Q(meter__busy_until=None) | Q(meter__busy_until__lte=now)
-    due = _unsent(MeterEvent.objects.filter(free, event_name__in=list(meters)), now)
+    due = _unsent(MeterEvent.objects.filter(free, event_name__in=list(known)), now)
     oldest = due.values("meter_id").annotate(oldest=Min("hour")).order_by("oldest", "meter_id")
     for meter_id in oldest.values_list("meter_id", flat=True)[:CANDIDATES]:
         rows = UsageMeter.objects.select_for_update(skip_locked=connection.features.has_select_for_update_skip_locked)
@@ -335,7 +332,7 @@ def _free_meter(meters: Mapping[str, Meter], now: datetime) -> UsageMeter | None
 
 def _take(meter: UsageMeter, row: MeterEvent, now: datetime) -> bool:
     """Note the attempt before it is made. False where Stripe would not know the identifier again: then it is held."""
-    if not metering.may_resend(row.first_attempt_at, now):
+    if not usage.may_resend(row.first_attempt_at, now):
         row.state, row.next_attempt_at = State.HELD, None
         row.save(update_fields=["state", "next_attempt_at"])
         return False
@@ -355,10 +352,6 @@ def _mark(row: MeterEvent, **values: Any) -> None:
         UsageMeter.objects.filter(pk=row.meter_id, claims=row.claim).update(busy_until=None)
 
 
-def _alert(row: MeterEvent, message: str, now: datetime) -> None:
-    alerts.report(kind="meter_event_failed", subject=row.event_name, message=f"{message} ({row})", now=now)
-
-
 def _locked(event: MeterEvent) -> MeterEvent:
     """The row, and with it everything of its meter, until the transaction ends."""
     UsageMeter.objects.select_for_update().get(pk=event.meter_id)
@@ -374,7 +367,7 @@ def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
     """The same usage under an identifier of its own; its units stay those of the row it replaces."""
     meter = row.meter
     too_old = row.stamped_at < now - LATE
-    sequence = _sequences(meter, row.hour, row.hour + metering.HOUR)[row.hour]
+    sequence = _sequences(meter, row.hour, row.hour + usage.HOUR)[row.hour]
     return MeterEvent.objects.create(
         meter=meter,
         tenant_id=row.tenant_id,
@@ -385,6 +378,6 @@ def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
         units=0,
         value=row.value,
         replaces=row,
-        stamped_at=metering.stamp(row.hour, period_end=None, now=now) if too_old else row.stamped_at,
+        stamped_at=usage.stamp(row.hour, period_end=None, now=now) if too_old else row.stamped_at,
         created_at=now,
     )

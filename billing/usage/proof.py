@@ -14,8 +14,7 @@ from django.db.models import Q
 from billing.models import MeterErrorReport, MeterEvent, StripeEvent, UsageMeter
 from billing.rules import usage
 from billing.rules.usage import HOUR, ErrorReport, Verdict
-from billing.stripe_api import client, objects
-from billing.stripe_api import meters as stripe_meters
+from billing.stripe_api import client, meters, objects
 from billing.stripe_api.meters import Meter
 from billing.usage import outbox
 from governance import alerts
@@ -24,30 +23,30 @@ log = logging.getLogger(__name__)
 
 State = MeterEvent.State
 # Stripe's sums follow its events after a while; nothing is proved by them sooner after the last attempt.
-SETTLED_AFTER = timedelta(hours=1)
-LOOK_AGAIN = timedelta(hours=1)
+PROVED_AFTER = timedelta(hours=1)
+ASK_AGAIN = timedelta(hours=1)
 # An hour of a customer on a meter: (usage meter's id, the hour its events are stamped in).
 Bucket = tuple[int, datetime]
 
 
 def reconcile(*, now: datetime, limit: int = 100) -> int:
-    """Compare held rows with Stripe's sums: what arrived is sent, what did not is sent again; how many were settled.
+    """Compare held rows with Stripe's sums: what arrived is sent, what did not is sent again; how many were decided.
 
-    Where the sum fits neither, the rows stay held and the operators are told: only they can find out.
+    Where the sum fits neither, the rows stay held and the operators get an alert: only they can find out.
     """
     buckets = _held_buckets(now)[:limit] if outbox.is_on() else []
     if not buckets:
         return 0
     try:
-        meters = stripe_meters.active()
-        return sum(_reconcile(bucket, meters, now) for bucket in buckets)
+        known = meters.active()
+        return sum(_reconcile(bucket, known, now) for bucket in buckets)
     except client.StripeError as error:
         log.warning("held usage could not be compared with Stripe's sums: %s", error)
         return 0
 
 
 def note_meter_error(*, event: StripeEvent, now: datetime) -> None:
-    """A thin event says that usage could not be counted: tell the operators, and mark the rows it names.
+    """A thin event says that usage could not be counted: alert the operators, and mark the rows it names.
 
     Runs in the caller's transaction. A webhook leaves the details out; `read_reports` fetches them later.
     """
@@ -120,19 +119,19 @@ def _is_ours(identifier: str) -> bool:
 
 
 def _held_buckets(now: datetime) -> list[Bucket]:
-    due = Q(last_attempt_at__lte=now - SETTLED_AFTER) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
+    due = Q(last_attempt_at__lte=now - PROVED_AFTER) & (Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
     rows = MeterEvent.objects.filter(due, state=State.HELD, event_name__in=list(settings.STRIPE_METERS))
     found = {(meter_id, usage.floor_hour(at)) for meter_id, at in rows.values_list("meter_id", "stamped_at")}
     return sorted(found, key=lambda bucket: (bucket[1], bucket[0]))
 
 
-def _reconcile(bucket: Bucket, meters: Mapping[str, Meter], now: datetime) -> int:
+def _reconcile(bucket: Bucket, known: Mapping[str, Meter], now: datetime) -> int:
     rows = _rows(bucket)
-    meter = meters.get(rows[0].event_name) if rows else None
+    meter = known.get(rows[0].event_name) if rows else None
     if meter is None or not meter.sums:
         why = "Stripe has no active meter that adds it up" if rows else ""
         return _leave(bucket, why, now)
-    total = stripe_meters.total(
+    total = meters.total(
         meter, stripe_customer_id=rows[0].stripe_customer_id, starts_at=bucket[1], ends_at=bucket[1] + HOUR
     )
     with transaction.atomic():
@@ -141,10 +140,10 @@ def _reconcile(bucket: Bucket, meters: Mapping[str, Meter], now: datetime) -> in
         if _states(now_there) != _states(rows) or any(_is_open(row) for row in now_there):
             # Sent, or about to be, while Stripe was asked: the sum is of another moment.
             return 0
-        return _settle(bucket, now_there, total, now)
+        return _decide(bucket, now_there, total, now)
 
 
-def _settle(bucket: Bucket, rows: list[MeterEvent], total: int, now: datetime) -> int:
+def _decide(bucket: Bucket, rows: list[MeterEvent], total: int, now: datetime) -> int:
     held = [row for row in rows if row.state == State.HELD]
     sent = sum(row.value for row in rows if row.state == State.SENT)
     verdict = usage.verdict(total=total, sent=sent, held=sum(row.value for row in held))
@@ -161,10 +160,10 @@ def _settle(bucket: Bucket, rows: list[MeterEvent], total: int, now: datetime) -
 
 
 def _leave(bucket: Bucket, why: str, now: datetime) -> int:
-    """Keep the rows held, look again later, and tell the operators."""
+    """Keep the rows held, ask again later, and alert the operators."""
     rows = [row for row in _rows(bucket) if row.state == State.HELD]
     if rows:
-        MeterEvent.objects.filter(pk__in=[row.pk for row in rows]).update(next_attempt_at=now + LOOK_AGAIN, error=why)
+        MeterEvent.objects.filter(pk__in=[row.pk for row in rows]).update(next_attempt_at=now + ASK_AGAIN, error=why)
         message = f"{why}; {sum(row.value for row in rows)} more may have arrived or not. Retry or void them."
         alerts.report(kind="meter_mismatch", subject=_name(rows[0]), message=message, now=now)
     return 0

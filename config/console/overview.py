@@ -10,12 +10,13 @@ from typing import Any
 
 from django.db.models import Count, Sum
 from django.http import HttpRequest
-from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from config import health
 from governance.console import alert_pages, display, stop_pages
 from governance.console.base import is_operator
+from governance.console.display import Card
+from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation
 from governance.queries import budget_status, spend
 from governance.queries.budget_status import Standing
@@ -24,17 +25,6 @@ from governance.rules import money
 
 TREND_DAYS = 30
 CLOSEST, LATEST, TOP = 6, 8, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One figure, with a line that puts it in proportion."""
-
-    title: str
-    value: str
-    note: str
-    icon: str
-    tone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +50,19 @@ class RankingLine:
     percent: float
 
 
-def page(request: HttpRequest, *, now: datetime) -> dict[str, Any]:
-    """The whole page's context."""
-    return {"subtitle": None, "trend_days": TREND_DAYS, "operator": is_operator(request), **figures(now=now)}
+def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """The whole page's."""
+    return {"subtitle": None, "trend_days": TREND_DAYS, **figures(request, now)}
 
 
-def fragment(request: HttpRequest, *, now: datetime) -> TemplateResponse:
-    """The live part alone."""
-    context = {"operator": is_operator(request), **figures(now=now)}
-    return TemplateResponse(request, "console/live.html", context)
-
-
-def figures(*, now: datetime) -> dict[str, Any]:
+def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """What changes, and is asked for every few seconds."""
     trend = spend.by_day(days=TREND_DAYS, now=now)
     since = TimeRange(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
     services = health.services()
     stopped = stop_pages.active()
     return {
+        "operator": is_operator(request),
         "now": now,
         "cards": _cards(trend, now),
         "trend": _chart(trend),
@@ -202,3 +188,13 @@ def _tone(state: str) -> str:
     if state in health.UNWELL:
         return "danger"
     return "success" if state in ("ok", "configured") else "neutral"
+
+
+LIVE = ConsolePage(
+    title="Overview",
+    path="overview/",
+    name="overview-live",
+    template="console/live.html",
+    context=figures,
+    is_part=True,
+)

@@ -6,10 +6,11 @@ from typing import Any
 
 from django.apps import apps
 from django.http import HttpRequest
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
+
+from governance.console.pages import ConsolePage
 
 # (group, its items: model label -> title and icon). A model that no app registers is left out.
 GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
@@ -61,7 +62,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "billing.topup": ("Top-ups", "add_card"),
             "billing.billingperiod": ("Periods", "date_range"),
             "billing.stripeevent": ("Stripe inbox", "inbox"),
-            "billing.stripecheck": ("Looks at Stripe", "search_check"),
+            "billing.striperun": ("Stripe runs", "search_check"),
             "billing.meterevent": ("Usage outbox", "outbox"),
             "billing.usagemeter": ("Usage meters", "speed"),
             "billing.metererrorreport": ("Meter errors", "running_with_errors"),
@@ -82,10 +83,6 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ),
 )
 APP_GROUPS = {"llm": "Models", "billing": "Billing"}
-# Pages that are no model's: group -> (title, icon, URL name), before the group's models.
-PAGES: dict[str, list[tuple[str, str, str]]] = {
-    "Billing": [("Stripe", "monitor_heart", "admin:stripe-health"), ("Margin", "monitoring", "admin:margin")],
-}
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -94,39 +91,23 @@ class ConsoleSite(UnfoldAdminSite):
     index_title = "Overview"
 
     def extra_urls(self) -> list[URLPattern]:
-        return [
-            path("overview/", self.admin_view(self.live), name="overview-live"),
-            path("stripe/", self.admin_view(self.stripe), name="stripe-health"),
-            path("margin/", self.admin_view(self.margin), name="margin"),
-        ]
+        return [page.url(self) for page in pages()]
 
-    def live(self, request: HttpRequest) -> Any:
-        """The part of the overview that changes, asked for every few seconds."""
-        from config.console import overview
 
-        return overview.fragment(request, now=timezone.now())
+def pages() -> tuple[ConsolePage, ...]:
+    """All pages that are no model's; in the sidebar they come before the models of their group."""
+    # Not at the top: what registers models needs the site, which is being made while this module is read.
+    from billing.console import margin_page, stripe_page
+    from config.console import overview
 
-    def stripe(self, request: HttpRequest) -> TemplateResponse:
-        """How Stripe's side is."""
-        from billing.console import stripe_page
-
-        context = {**self.each_context(request), "title": "Stripe", **stripe_page.context(now=timezone.now())}
-        return TemplateResponse(request, "console/stripe.html", context)
-
-    def margin(self, request: HttpRequest) -> TemplateResponse:
-        """What tenants pay, beside what their models cost."""
-        from billing.console import margin_page
-
-        figures = margin_page.context(wanted=request.GET.get("period", ""), now=timezone.now())
-        context = {**self.each_context(request), "title": "Margin", **figures}
-        return TemplateResponse(request, "console/margin.html", context)
+    return (overview.LIVE, stripe_page.PAGE, margin_page.PAGE)
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Unfold's DASHBOARD_CALLBACK."""
     from config.console import overview
 
-    return context | overview.page(request, now=timezone.now())
+    return context | overview.context(request, timezone.now())
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -143,9 +124,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             for label in items
             if label in registered and admin.site._registry[registered[label]].has_view_permission(request)
         ]
-        pages = [{"title": name, "icon": icon, "link": reverse(url)} for name, icon, url in PAGES.get(title, ())]
+        first = [
+            {"title": page.title, "icon": page.icon, "link": reverse(f"admin:{page.name}")}
+            for page in pages()
+            if page.group == title and page.permission(request)
+        ]
         if shown:
-            groups.append({"title": title, "separator": True, "items": [*pages, *shown]})
+            groups.append({"title": title, "separator": True, "items": [*first, *shown]})
     groups[-1]["items"].append({"title": "API documentation", "icon": "menu_book", "link": reverse("docs")})
     return groups
 

@@ -13,6 +13,10 @@ from governance.audit import Actor
 from governance.models.tenancy import Role
 
 
+def is_staff(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_staff)
+
+
 def is_operator(request: HttpRequest) -> bool:
     user = request.user
     return user.is_active and user.is_staff and role_of(user) == Role.OPERATOR
@@ -32,10 +36,10 @@ class ConsoleAdmin(ModelAdmin):
     warn_unsaved_form = True
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
+        return is_staff(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(request.user.is_active and request.user.is_staff)
+        return is_staff(request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return is_operator(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 from django.template.loader import render_to_string
@@ -24,6 +25,18 @@ KIND_COLOURS = {
 }
 
 ALLOWANCE_COLOURS = {"planned": "info", "running": "success", "ended": "default"}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One figure, with a line that puts it in proportion. `tone`: warning, danger, or none."""
+
+    title: str
+    value: str
+    note: str
+    icon: str
+    tone: str = ""
+    link: str = ""
 
 
 def dollars(nanos: int | None) -> str:

@@ -13,7 +13,7 @@ from django.test import Client
 
 from billing import dispatch
 from billing.inbox import envelope, store
-from billing.stripe_api import client as stripe_client
+from billing.stripe_api import client
 from governance.models import Budget, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.events import START, standard_plans
@@ -27,7 +27,7 @@ def _settings(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.STRIPE_WEBHOOK_SECRETS = [SECRET]
     settings.STRIPE_SECRET_KEY = ""
     # Nobody waits for Stripe's rate limit in a test.
-    monkeypatch.setattr(stripe_client, "sleep", lambda seconds: None)
+    monkeypatch.setattr(client, "sleep", lambda seconds: None)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def deliver(db: None) -> Deliver:
 
 @pytest.fixture
 def post(client: Client) -> Callable[..., Any]:
-    """Post a body to the webhook, signed now with the current secret unless told otherwise."""
+    """Post a body to the webhook, signed now with the current secret unless said otherwise."""
 
     def run(body: Any, *, secret: str = SECRET, at: int | None = None, **headers: str) -> Any:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -15,8 +15,7 @@ from django.test import Client
 
 from billing import dispatch
 from billing.accounts import sync
-from billing.inbox import envelope as webhooks
-from billing.inbox import handlers, store
+from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
 from governance.models import BudgetWindow, Tenant
 from tests import factories
@@ -67,7 +66,7 @@ def test_concurrent_posts_of_one_event_are_one_row_and_one_effect(
 ) -> None:
     monkeypatch.setattr(dispatch, "soon", lambda event_id: store.process(event_id, now=START))
     for first in (checkout_completed(), subscription_created()):
-        store.store(webhooks.parse(json.dumps(first)), now=START)
+        store.store(envelope.parse(json.dumps(first)), now=START)
         store.process(first["id"], now=START)
     body = json.dumps(invoice_paid()).encode()
 
@@ -91,7 +90,7 @@ def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant) -> None:
         invoice_paid(billing_reason="subscription_update", amount_paid=40),
     ]
     for event in events:
-        store.store(webhooks.parse(json.dumps(event)), now=START)
+        store.store(envelope.parse(json.dumps(event)), now=START)
 
     def work(event_id: str) -> Callable[[], bool]:
         return lambda: store.process(event_id, now=START + DAY)
@@ -114,15 +113,15 @@ def test_of_two_that_store_an_event_at_the_same_moment_one_row_stays(acme: Tenan
         save(*args, **kwargs)
 
     monkeypatch.setattr(StripeEvent, "save", meet)
-    envelope = webhooks.parse(json.dumps(invoice_paid()))
-    new = at_once([lambda: store.store(envelope, now=START), lambda: store.store(envelope, now=START + DAY)])
+    sent = envelope.parse(json.dumps(invoice_paid()))
+    new = at_once([lambda: store.store(sent, now=START), lambda: store.store(sent, now=START + DAY)])
     assert sorted(new) == [False, True]
     assert StripeEvent.objects.count() == 1
 
 
 def test_the_database_itself_keeps_one_row_for_an_event(acme: Tenant) -> None:
-    envelope = webhooks.parse(json.dumps(invoice_paid()))
-    store.store(envelope, now=START)
+    sent = envelope.parse(json.dumps(invoice_paid()))
+    store.store(sent, now=START)
     row = StripeEvent.objects.get()
     row.pk = None
     with pytest.raises(IntegrityError):
@@ -132,7 +131,7 @@ def test_the_database_itself_keeps_one_row_for_an_event(acme: Tenant) -> None:
 @pytest.mark.postgres_only
 def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tenant, monkeypatch: Any) -> None:
     sent = checkout_completed()
-    store.store(webhooks.parse(json.dumps(sent)), now=START)
+    store.store(envelope.parse(json.dumps(sent)), now=START)
     handle, claimed, passed_over = handlers.handle, threading.Event(), threading.Event()
     handled = []
 
@@ -159,9 +158,9 @@ def test_an_event_that_a_worker_has_claimed_is_passed_over_by_another(acme: Tena
 def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypatch: Any) -> None:
     events = [checkout_completed(), subscription_created()]
     for event in events:
-        store.store(webhooks.parse(json.dumps(event)), now=START)
+        store.store(envelope.parse(json.dumps(event)), now=START)
     BillingAccount.objects.create(stripe_customer_id="cus_acme")
-    settle, inside, together = sync.settle, threading.Semaphore(1), threading.Event()
+    apply, inside, together = sync.apply, threading.Semaphore(1), threading.Event()
 
     def alone(*args: Any, **kwargs: Any) -> Any:
         if not inside.acquire(blocking=False):
@@ -169,10 +168,10 @@ def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypa
         # Without the customer's lock the other would come in meanwhile.
         together.wait(0.3)
         try:
-            return settle(*args, **kwargs)
+            return apply(*args, **kwargs)
         finally:
             inside.release()
 
-    monkeypatch.setattr(sync, "settle", alone)
+    monkeypatch.setattr(sync, "apply", alone)
     assert at_once([partial(store.process, event["id"], now=START) for event in events]) == [True, True]
     assert not together.is_set()

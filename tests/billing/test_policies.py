@@ -101,8 +101,8 @@ def test_unmapped_prices_alert_once_until_they_are_mapped(tenant: Tenant, delive
 
 def test_a_plans_own_terms_come_before_the_settings(tenant: Tenant, deliver: Deliver) -> None:
     standard = Plan.objects.get(name="Standard")
-    terms = {"provisional_percent": 40, "grace_days": 2}
-    plans.save(plan=standard, changes=terms, by=ANN, now=START)
+    changes: dict[str, object] = {"provisional_percent": 40, "grace_days": 2}
+    plans.save(plan=standard, changes=changes, by=ANN, now=START)
     deliver(joined())
     rolled = subscription_updated(period_start=NEXT, period_end=AFTER, status="past_due", created=NEXT)
     deliver(rolled, now=NEXT)

@@ -53,45 +53,45 @@ NEXT = START + 30 * DAY
 # Promise -> the tests of it that stand beside what they test.
 ELSEWHERE = {
     1: (
-        "test_killed_workers.py::test_an_event_whose_worker_is_killed_has_its_effect_once",
-        "test_inbox.py::test_event_whose_worker_died_is_found_by_the_sweep",
-        "test_inbox.py::test_effect_and_mark_are_one_transaction",
-        "test_views.py::test_a_broker_is_never_waited_for",
+        "inbox/test_killed_workers.py::test_an_event_whose_worker_is_killed_has_its_effect_once",
+        "inbox/test_store.py::test_event_whose_worker_died_is_found_by_the_sweep",
+        "inbox/test_store.py::test_effect_and_mark_are_one_transaction",
+        "api/test_webhook.py::test_a_broker_is_never_waited_for",
     ),
     2: (
         "test_concurrency.py::test_concurrent_posts_of_one_event_are_one_row_and_one_effect",
-        "test_inbox.py::test_one_fact_under_two_event_ids_has_one_effect",
-        "test_healing.py::test_the_whole_log_three_times_changes_nothing",
+        "inbox/test_store.py::test_one_fact_under_two_event_ids_has_one_effect",
+        "inbox/test_catch_up.py::test_the_whole_log_three_times_changes_nothing",
     ),
     3: (
         "test_order.py::test_recorded_streams_shuffled_and_repeated_end_in_the_same_state",
         "test_order.py::test_made_up_stream_in_any_order_with_repetitions_ends_in_the_same_state",
     ),
     4: (
-        "test_healing.py::test_the_second_run_writes_nothing",
-        "test_healing.py::test_after_an_outage_what_was_missed_comes_and_operators_are_told",
+        "inbox/test_catch_up.py::test_the_second_run_writes_nothing",
+        "inbox/test_catch_up.py::test_after_an_outage_what_was_missed_comes_and_operators_are_told",
     ),
     6: (
-        "test_views.py::test_noise_is_refused_without_a_row",
-        "test_views.py::test_unreadable_signature_headers_are_refused",
-        "test_views.py::test_signed_noise_is_handled_or_refused_but_never_an_error",
+        "api/test_webhook.py::test_noise_is_refused_without_a_row",
+        "api/test_webhook.py::test_unreadable_signature_headers_are_refused",
+        "api/test_webhook.py::test_signed_noise_is_handled_or_refused_but_never_an_error",
     ),
     7: (
-        "test_views.py::test_both_secrets_work_while_rotating",
-        "test_endpoint.py::test_an_endpoint_of_another_version_is_replaced_and_then_disabled_on_request",
+        "api/test_webhook.py::test_both_secrets_work_while_rotating",
+        "inbox/test_endpoint.py::test_an_endpoint_of_another_version_is_replaced_and_then_disabled_on_request",
     ),
     8: (
-        "test_stripe_client.py::test_outage_keeps_the_last_state_and_the_event",
-        "test_inbox.py::test_failures_back_off_and_end_in_the_dead_letter",
+        "stripe_api/test_client.py::test_outage_keeps_the_last_state_and_the_event",
+        "inbox/test_store.py::test_failures_back_off_and_end_in_the_dead_letter",
     ),
-    9: ("test_views.py::test_the_view_opens_no_socket",),
+    9: ("api/test_webhook.py::test_the_view_opens_no_socket",),
 }
 
 
 @pytest.mark.parametrize("name", [name for names in ELSEWHERE.values() for name in names])
 def test_what_stands_elsewhere_is_there(name: str) -> None:
     file, _, test = name.partition("::")
-    text = Path(__file__).with_name(file).read_text()
+    text = (Path(__file__).parent / file).read_text()
     assert re.search(rf"^ *def {test}\(", text, re.MULTILINE), name
 
 
@@ -186,7 +186,7 @@ def comes_to() -> dict[str, Any]:
 
 
 @pytest.mark.django_db
-class TestPromise4ItHeals:
+class TestPromise4WhatIsLostComesBack:
     @pytest.mark.parametrize("by", ["backfill", "reconcile"])
     @hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
@@ -201,7 +201,7 @@ class TestPromise4ItHeals:
                 with transaction.atomic():
                     deliver(arrived, now=now)
                     if arrived is came:
-                        self.heal(by, now)
+                        self.catch_up(by, now)
                     outcomes.append(comes_to())
                     raise Undo
             except Undo:
@@ -210,7 +210,7 @@ class TestPromise4ItHeals:
         assert [window[3] for window in outcomes[0]["windows"]] == [PREMIUM]
 
     @staticmethod
-    def heal(by: str, now: Any) -> None:
+    def catch_up(by: str, now: Any) -> None:
         if by == "backfill":
             catch_up.backfill(since=now - 29 * DAY, now=now)
             store.sweep(now=now)
@@ -283,7 +283,7 @@ class TestPromise8AnOutageOfStripe:
             raise client.StripeUnavailable("timeout")
 
         settings.STRIPE_SECRET_KEY = "sk_test_1"
-        monkeypatch.setattr(client, "customer_picture", hang)
+        monkeypatch.setattr(client, "customer_snapshot", hang)
         key = product.key()
         factories.budget("5.00")
         sent, now = invoice_paid(), timezone.now()

@@ -37,13 +37,13 @@ async def renew(request: web.Request) -> web.Response:
     subscription.start_date = subscription.current_period_end
     subscription._create_invoice()
     invoice = resources.Invoice._api_retrieve(subscription.latest_invoice)
-    _tell("customer.subscription.updated", subscription)
+    _send("customer.subscription.updated", subscription)
     if invoice.status == "open":
-        _tell("invoice.payment_failed", invoice)
+        _send("invoice.payment_failed", invoice)
     return web.json_response({"invoice": invoice.id, "status": invoice.status})
 
 
-def _tell(kind: str, about: object) -> None:
+def _send(kind: str, about: object) -> None:
     webhooks.schedule_webhook(resources.Event(kind, about))
 
 

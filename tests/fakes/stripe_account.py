@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing.stripe_api.client import CustomerPicture
+from billing.stripe_api.client import CustomerSnapshot
 from tests.billing import events
 
 MONTH = timedelta(days=30)
@@ -62,10 +62,10 @@ class StripeAccount:
 
     # What the API answers ---------------------------------------------------------------------------------
 
-    def picture(self) -> CustomerPicture:
+    def snapshot(self) -> CustomerSnapshot:
         customer = {"id": self.customer, "object": "customer", "metadata": {"tenant_id": self.tenant}}
         paid = [one for one in self.invoices.values() if one["status"] == "paid"]
-        return CustomerPicture(
+        return CustomerSnapshot(
             customer,
             tuple(self._object(sub) for sub in self.subs),
             tuple(_plain(one) for one in paid),
@@ -94,14 +94,14 @@ class StripeAccount:
         self.highest_nanos = max(self.highest_nanos, self.value(price, quantity))
         if trial_days:
             sub.status, sub.trial = "trialing", (self.now, ends_at)
-            self._tell("customer.subscription.created", self._object(sub))
+            self._send("customer.subscription.created", self._object(sub))
             self._bill(sub, "subscription_create", [(price, quantity, self.now, ends_at, False)], free=True)
             return
         sub.status = "incomplete"
-        self._tell("customer.subscription.created", self._object(sub))
+        self._send("customer.subscription.created", self._object(sub))
         if self._bill(sub, "subscription_create", [(price, quantity, self.now, ends_at, False)]):
             sub.status = "active"
-            self._tell("customer.subscription.updated", self._object(sub))
+            self._send("customer.subscription.updated", self._object(sub))
 
     def change(self, price: str, quantity: int, how: str) -> None:
         """Another price or quantity in mid-period: prorated and invoiced now, with the next invoice, or for nothing."""
@@ -114,7 +114,7 @@ class StripeAccount:
         ]
         sub.price, sub.quantity = price, quantity
         self.highest_nanos = max(self.highest_nanos, self.value(price, quantity))
-        self._tell("customer.subscription.updated", self._object(sub))
+        self._send("customer.subscription.updated", self._object(sub))
         if sub.status == "trialing" or how == "none":
             return
         if how == "now":
@@ -129,7 +129,7 @@ class StripeAccount:
             return
         credit = (sub.price, sub.quantity, self.now, sub.ends_at, True)
         sub.starts_at, sub.ends_at = self.now, self.now + MONTH
-        self._tell("customer.subscription.updated", self._object(sub))
+        self._send("customer.subscription.updated", self._object(sub))
         whole = (sub.price, sub.quantity, sub.starts_at, sub.ends_at, False)
         self._bill(sub, "subscription_update", [whole], more=[credit])
 
@@ -139,7 +139,7 @@ class StripeAccount:
             return
         sub.ends_with_period = at_period_end
         if at_period_end:
-            self._tell("customer.subscription.updated", self._object(sub))
+            self._send("customer.subscription.updated", self._object(sub))
         else:
             self._end(sub)
 
@@ -151,9 +151,9 @@ class StripeAccount:
             return
         for invoice in self.invoices.values():
             if invoice["status"] == "open" and invoice["metadata"]["sub"] == sub.id:
-                self._settle(invoice)
+                self._collect(invoice)
         sub.status = "active"
-        self._tell("customer.subscription.updated", self._object(sub))
+        self._send("customer.subscription.updated", self._object(sub))
 
     def top_up(self) -> None:
         if self.card_works:
@@ -174,12 +174,12 @@ class StripeAccount:
                 self._end(sub)
                 continue
             sub.starts_at, sub.ends_at, sub.status = sub.ends_at, sub.ends_at + MONTH, "active"
-            self._tell("customer.subscription.updated", self._object(sub))
+            self._send("customer.subscription.updated", self._object(sub))
             pending, sub.pending = sub.pending, []
             whole = (sub.price, sub.quantity, sub.starts_at, sub.ends_at, False)
             if not self._bill(sub, "subscription_cycle", [whole], more=pending):
                 sub.status = "past_due"
-                self._tell("customer.subscription.updated", self._object(sub))
+                self._send("customer.subscription.updated", self._object(sub))
         self.now = until
 
     def refund(self, share: int) -> None:
@@ -189,7 +189,7 @@ class StripeAccount:
             return
         charge["amount_refunded"] = charge["amount"] * share // 100
         charge["refunded"] = share == 100
-        self._tell("charge.refunded", charge)
+        self._send("charge.refunded", charge)
 
     def fail_refund(self) -> None:
         charge = next((one for one in self.charges.values() if one["amount_refunded"]), None)
@@ -204,7 +204,7 @@ class StripeAccount:
             "payment_intent": charge["payment_intent"],
             "status": "failed",
         }
-        self._tell("refund.failed", refund)
+        self._send("refund.failed", refund)
 
     def dispute(self) -> None:
         charge = next((one for one in reversed(self.charges.values()) if not one["disputed"]), None)
@@ -223,7 +223,7 @@ class StripeAccount:
         }
         self.disputes[made["id"]] = made
         self._take(charge["id"], taken=True)
-        self._tell("charge.dispute.created", made)
+        self._send("charge.dispute.created", made)
 
     def close_dispute(self, *, won: bool) -> None:
         found = next((one for one in self.disputes.values() if one["status"] == "needs_response"), None)
@@ -231,7 +231,7 @@ class StripeAccount:
             return
         found["status"] = "won" if won else "lost"
         self._take(found["charge"], taken=not won)
-        self._tell("charge.dispute.closed", found)
+        self._send("charge.dispute.closed", found)
 
     # Parts --------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class StripeAccount:
 
     def _end(self, sub: Sub) -> None:
         sub.status = "canceled"
-        self._tell("customer.subscription.deleted", self._object(sub))
+        self._send("customer.subscription.deleted", self._object(sub))
 
     def _bill(
         self,
@@ -256,10 +256,10 @@ class StripeAccount:
     ) -> bool:
         """Make an invoice of the lines (and of waiting prorations) and try to collect it; whether it is paid."""
         id = f"in_{next(self._ids)}"
-        told = [self._line(id, sub, line, proration) for line in lines]
-        told += [self._line(id, sub, line, True) for line in more or []]
+        listed = [self._line(id, sub, line, proration) for line in lines]
+        listed += [self._line(id, sub, line, True) for line in more or []]
         if free:
-            for line in told:
+            for line in listed:
                 line["amount"] = 0
         details = {"type": "subscription_details", "subscription_details": {"subscription": sub.id}} if sub else None
         invoice = {
@@ -273,16 +273,16 @@ class StripeAccount:
             "amount_paid": 0,
             "metadata": {"sub": sub.id if sub else ""},
             "parent": details,
-            "lines": {"object": "list", "data": told},
+            "lines": {"object": "list", "data": listed},
         }
         self.invoices[id] = invoice
         if self.card_works or free:
-            self._settle(invoice, free=free)
+            self._collect(invoice, free=free)
             return True
-        self._tell("invoice.payment_failed", invoice)
+        self._send("invoice.payment_failed", invoice)
         return False
 
-    def _settle(self, invoice: dict[str, Any], *, free: bool = False) -> None:
+    def _collect(self, invoice: dict[str, Any], *, free: bool = False) -> None:
         lines = invoice["lines"]["data"]
         invoice["status"], invoice["amount_paid"] = "paid", max(0, sum(line["amount"] for line in lines))
         if not free:
@@ -305,7 +305,7 @@ class StripeAccount:
             self.charges[charge["id"]] = charge
             payment = {"type": "payment_intent", "payment_intent": charge["payment_intent"]}
             invoice["payments"] = {"object": "list", "data": [{"object": "invoice_payment", "payment": payment}]}
-        self._tell("invoice.paid", invoice)
+        self._send("invoice.paid", invoice)
 
     def _count(self, invoice: dict[str, Any], line: dict[str, Any]) -> None:
         price, quantity, starts_at, ends_at, credit = line["metadata"]["truth"]
@@ -358,7 +358,7 @@ class StripeAccount:
     def _seconds(self) -> int:
         return events.seconds(self.now)
 
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+    def _send(self, kind: str, data: dict[str, Any]) -> None:
         id = f"evt_{next(self._ids):06d}_{self.customer}"
         self.events.append(events.event(kind, _plain(data), created=self.now, id=id))
 

@@ -79,8 +79,8 @@ class Account:
             case ["POST", "v1", "billing", "meters"]:
                 return self._made(self.meters, "mtr", parameters)
             case ["POST", "v2", "core", "event_destinations"]:
-                told = {"webhook_endpoint": parameters["webhook_endpoint"] | {"signing_secret": "whsec_thin"}}
-                return self._made(self.event_destinations, "ed", parameters) | told
+                once = {"webhook_endpoint": parameters["webhook_endpoint"] | {"signing_secret": "whsec_thin"}}
+                return self._made(self.event_destinations, "ed", parameters) | once
             case ["POST", "v2", "core", "event_destinations", id]:
                 return self._changed(self.event_destinations, id, parameters)
             case ["POST", "v2", "core", "event_destinations", id, "enable"]:
@@ -105,10 +105,10 @@ class Account:
         page = rows[start : start + self.page_size]
         return {"object": "list", "data": page, "has_more": start + len(page) < len(rows), "url": self.requests[-1][1]}
 
-    def _made(self, rows: Rows, prefix: str, parameters: dict[str, Any], **told: str) -> dict[str, Any]:
+    def _made(self, rows: Rows, prefix: str, parameters: dict[str, Any], **once: str) -> dict[str, Any]:
         row = {"id": f"{prefix}_{len(rows) + 1}", "status": "enabled", "livemode": False} | parameters
         rows.append(row)
-        return row | told
+        return row | once
 
     def _changed(self, rows: Rows, id: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
         row = next((row for row in rows if row["id"] == id), None)

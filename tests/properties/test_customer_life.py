@@ -175,9 +175,9 @@ class CustomerLife(RuleBasedStateMachine):
     def reconcile(self) -> None:
         """All customers are read anew: the state is Stripe's, and a second time nothing is written."""
         sync.customer("cus_acme", now=self.stripe.now)
-        before = self._picture()
+        before = self._snapshot()
         sync.customer("cus_acme", now=self.stripe.now)
-        assert self._picture() == before
+        assert self._snapshot() == before
         self._agrees_with_stripe()
 
     # What must hold -----------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class CustomerLife(RuleBasedStateMachine):
     def _open(self) -> BudgetWindow | None:
         return BudgetWindow.objects.filter(budget__tenant=self.tenant, closed_at=None).first()
 
-    def _picture(self) -> tuple[Any, ...]:
+    def _snapshot(self) -> tuple[Any, ...]:
         columns = ("state", "plan", "limit_nanos", "reasons", "window_start", "period_end")
         accounts = BillingAccount.objects.values(*columns)
         windows = BudgetWindow.objects.order_by("id").values()
@@ -277,7 +277,7 @@ class CustomerLife(RuleBasedStateMachine):
 def test_a_customers_life_never_spends_more_than_was_paid_for(
     db: None, settings_of_stripe: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "customer_picture", lambda id: CustomerLife.stripe.picture())
+    monkeypatch.setattr(client, "customer_snapshot", lambda id: CustomerLife.stripe.snapshot())
     monkeypatch.setattr(client, "product", lambda id: {"id": id, "object": "product", "metadata": {}})
     monkeypatch.setattr(client, "price", lambda id: CustomerLife.stripe.price(id))
     monkeypatch.setattr(client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})

@@ -34,18 +34,18 @@ class Command(BaseCommand):
         if not client.is_configured():
             raise CommandError("STRIPE_SECRET_KEY is not set.")
         now = timezone.now()
-        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        report = catch_up.ignore if options["json"] or options["verbosity"] == 0 else self.stderr.write
         since = since or catch_up.backfill_since(now=now)
         try:
-            done = catch_up.backfill(since=since, now=now, dry_run=dry_run, tell=tell)
+            done = catch_up.backfill(since=since, now=now, dry_run=dry_run, report=report)
         except catch_up.BadRange as error:
             raise CommandError(f"--since: {error}") from error
         except client.StripeError as error:
             raise CommandError(f"Stripe's events could not be listed: {error}") from error
-        handled = 0 if dry_run else store.handle_all(done.event_ids, now=now, tell=tell)
+        handled = 0 if dry_run else store.handle_all(done.event_ids, now=now, report=report)
         if options["json"]:
-            told = {"since": since.isoformat(), **done.figures, "handled": handled, "events": done.event_ids}
-            self.stdout.write(json.dumps(told | {"dry_run": dry_run}))
+            printed = {"since": since.isoformat(), **done.figures, "handled": handled, "events": done.event_ids}
+            self.stdout.write(json.dumps(printed | {"dry_run": dry_run}))
         else:
             for line in done.lines if dry_run else ():
                 self.stdout.write(f"Missing: {line}")

@@ -24,9 +24,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, dry_run: bool, **options: Any) -> None:
-        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        report = catch_up.ignore if options["json"] or options["verbosity"] == 0 else self.stderr.write
         try:
-            done = catch_up.reconcile(now=timezone.now(), dry_run=dry_run, tell=tell)
+            done = catch_up.reconcile(now=timezone.now(), dry_run=dry_run, report=report)
         except client.StripeError as error:
             raise CommandError(f"Stripe's subscriptions could not be listed: {error}") from error
         figures = done.figures

@@ -29,20 +29,20 @@ class Command(BaseCommand):
             "--since", type=arguments.moment, metavar="WHEN", help=f"received then or later: {arguments.WHEN}"
         )
         parser.add_argument("--until", type=arguments.moment, metavar="WHEN", help="received before that")
-        parser.add_argument("--dead", action="store_true", help="only dead letters; of all times unless told otherwise")
+        parser.add_argument("--dead", action="store_true", help="only dead letters; of all times unless said otherwise")
         parser.add_argument("--dry-run", action="store_true", help="only name the events")
         parser.add_argument("--json", action="store_true", help="print {events, handled, left, dry_run}")
 
     def handle(self, *, event: list[str], dry_run: bool, **options: Any) -> None:
         found = self._found(event, **options)
         now = timezone.now()
-        tell = catch_up.silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        report = catch_up.ignore if options["json"] or options["verbosity"] == 0 else self.stderr.write
         ids = list(found.order_by("created", "id").values_list("event_id", flat=True))
         handled, due = 0, list[str]()
         if not dry_run:
             by = Actor(f"command line ({getpass.getuser()})")
             due = store.replay(events=found, by=by, now=now)
-            handled = store.handle_all(due, now=now, tell=tell)
+            handled = store.handle_all(due, now=now, report=report)
         if options["json"]:
             self.stdout.write(
                 json.dumps({"events": ids, "handled": handled, "left": len(ids) - handled, "dry_run": dry_run})

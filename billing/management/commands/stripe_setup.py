@@ -44,8 +44,8 @@ class Command(BaseCommand):
         except client.StripeError as error:
             raise CommandError(f"Stripe did not do it: {error}") from error
         if options["json"]:
-            told = {"url": url, "actions": done.actions, "secrets": done.secrets, "dry_run": dry_run}
-            self.stdout.write(json.dumps(told | {"findings": [asdict(one) for one in done.findings]}))
+            printed = {"url": url, "actions": done.actions, "secrets": done.secrets, "dry_run": dry_run}
+            self.stdout.write(json.dumps(printed | {"findings": [asdict(one) for one in done.findings]}))
         else:
             self._say(done, url, meters=meters, dry_run=dry_run)
         if done.is_wrong:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
         for finding in done.findings:
             self.stdout.write(finding.message)
         for id, secret in done.secrets.items():
-            self.stdout.write(f"The secret of {id}, told only now; add it to STRIPE_WEBHOOK_SECRET: {secret}")
+            self.stdout.write(f"The secret of {id}, shown only now; add it to STRIPE_WEBHOOK_SECRET: {secret}")
         if meters and not settings.STRIPE_METERS:
             self.stdout.write("STRIPE_METERS names no meter, so none was made.")
         if not done.actions and not done.findings:

@@ -114,6 +114,24 @@ def test_a_checkout_without_an_invoice_sells_by_its_own_metadata(tenant: Tenant,
     assert window_of().limit_nanos == STANDARD + 2 * TWENTY
 
 
+@pytest.mark.parametrize(("ending", "bought"), [("succeeded", TWENTY), ("failed", 0)])
+def test_a_top_up_by_a_delayed_method_counts_with_the_event_of_its_payment(
+    tenant: Tenant, deliver: Deliver, ending: str, bought: int
+) -> None:
+    deliver(joined())
+    session = checkout_completed()["data"]["object"] | {
+        "mode": "payment",
+        "id": "cs_1",
+        "metadata": {"llm_topup_usd": "20"},
+        "payment_status": "unpaid",
+    }
+    deliver(event("checkout.session.completed", session))
+    assert window_of().limit_nanos == STANDARD
+    paid = session | {"payment_status": "paid" if ending == "succeeded" else "unpaid"}
+    deliver(event(f"checkout.session.async_payment_{ending}", paid, created=START + DAY))
+    assert window_of().limit_nanos == STANDARD + bought
+
+
 def test_a_top_up_of_a_tenant_without_a_subscription_adds_to_its_own_budget(tenant: Tenant, deliver: Deliver) -> None:
     budget = factories.budget("5", window="day", tenant=tenant)
     spend("5")

@@ -1,4 +1,4 @@
-"""What streams of events come to: windows, limits and the tenant's standing."""
+"""What streams of events come to: windows, limits and the tenant's status."""
 
 from __future__ import annotations
 
@@ -342,11 +342,11 @@ def test_tenant_paused_by_an_operator_stays_paused(tenant: Tenant, deliver: Deli
 def test_second_look_writes_nothing(tenant: Tenant, deliver: Deliver) -> None:
     deliver(joined(), subscription_updated(price="price_premium", created=START + DAY))
 
-    def picture() -> tuple[Any, ...]:
+    def snapshot() -> tuple[Any, ...]:
         accounts, windows = BillingAccount.objects.values(), BudgetWindow.objects.values()
         return list(accounts), list(windows), AuditEntry.objects.count(), BudgetEvent.objects.count()
 
-    before = picture()
+    before = snapshot()
     sync.customer("cus_acme", now=START + DAY)
-    assert picture() == before
+    assert snapshot() == before
     assert not StripeEvent.objects.waiting().exists()

@@ -1,4 +1,4 @@
-"""How Stripe's side is told: in the console, to Prometheus and in /api/health."""
+"""How Stripe's side is shown: in the console, to Prometheus and in /api/health."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TestConsole:
         runs.note("backfill", now=START, figures={"seen": 9, "missing": 2}, findings=["evt_lost invoice.paid"])
         runs.note("reconcile", now=START, figures={"customers": 3, "differed": 1, "failed": 0}, findings=[])
         page = console()
-        for told in (
+        for words in (
             "Events were put aside",
             "12 tries",
             "names the tenant nobody",
@@ -85,17 +85,17 @@ class TestConsole:
             "manage.py stripe_setup",
             "test mode",
         ):
-            assert told in page, told
+            assert words in page, words
 
     def test_it_is_in_the_sidebar_and_closed_to_strangers(self, console: Callable[[], str]) -> None:
         assert 'href="/admin/stripe/"' in console()
         assert Client().get("/admin/stripe/").status_code == 302
 
-    def test_looks_and_their_findings_can_be_read(self, console: Callable[[], str], client: Client) -> None:
-        look = runs.note("reconcile", now=START, figures={"customers": 3}, findings=["cus_a: <b>limit</b>"])
-        assert "3 customers" in client.get("/admin/billing/stripecheck/").content.decode()
-        told = client.get(f"/admin/billing/stripecheck/{look.pk}/change/").content.decode()
-        assert "cus_a: &lt;b&gt;limit" in told
+    def test_runs_and_their_findings_can_be_read(self, console: Callable[[], str], client: Client) -> None:
+        run = runs.note("reconcile", now=START, figures={"customers": 3}, findings=["cus_a: <b>limit</b>"])
+        assert "3 customers" in client.get("/admin/billing/striperun/").content.decode()
+        page = client.get(f"/admin/billing/striperun/{run.pk}/change/").content.decode()
+        assert "cus_a: &lt;b&gt;limit" in page
 
 
 class TestMetrics:
@@ -156,7 +156,7 @@ class TestHealth:
             ("backfill", timedelta(hours=4), "stale"),
         ],
     )
-    def test_looks_that_stay_away_make_it_stale(
+    def test_runs_that_stay_away_make_it_stale(
         self, db: None, settings: Any, kind: str, age: timedelta, state: str
     ) -> None:
         settings.STRIPE_SECRET_KEY = "sk_test_1"

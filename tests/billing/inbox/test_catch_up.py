@@ -14,9 +14,9 @@ from django.core.management.base import CommandError
 
 from billing import tasks
 from billing.accounts import sync
-from billing.inbox import catch_up, envelope, store
-from billing.inbox import runs as stripe_runs
-from billing.models import BillingAccount, CatalogEntry, Invoice, StripeCheck, StripeEvent, Subscription
+from billing.inbox import catch_up, endpoint, envelope, handlers, runs, store
+from billing.models import BillingAccount, CatalogEntry, Invoice, StripeEvent, StripeRun, Subscription
+from billing.stripe_api import client
 from governance.models import Alert, AuditEntry, Budget, BudgetEvent, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
@@ -27,6 +27,7 @@ from tests.billing.events import (
     event,
     invoice,
     invoice_paid,
+    price_of,
     subscription,
     subscription_created,
 )
@@ -91,9 +92,9 @@ def written() -> list[Any]:
 
 class TestBackfill:
     def test_events_that_never_came_are_kept_and_handled(self, stripe: stripe_api.Account, capsys: Any) -> None:
-        told = run("stripe_backfill", "--since", "7d", capsys=capsys)
-        assert (told["seen"], told["missing"], told["handled"]) == (4, 3, 3)
-        assert set(told["events"]) == {"evt_checkout", "evt_joined", "evt_paid"}
+        printed = run("stripe_backfill", "--since", "7d", capsys=capsys)
+        assert (printed["seen"], printed["missing"], printed["handled"]) == (4, 3, 3)
+        assert set(printed["events"]) == {"evt_checkout", "evt_joined", "evt_paid"}
         assert window_of().limit_nanos == STANDARD
 
     def test_a_second_run_finds_nothing(self, stripe: stripe_api.Account, capsys: Any) -> None:
@@ -103,8 +104,8 @@ class TestBackfill:
         assert written() == before
 
     def test_a_dry_run_names_them_and_keeps_none(self, stripe: stripe_api.Account, capsys: Any) -> None:
-        told = run("stripe_backfill", "--dry-run", capsys=capsys)
-        assert (told["missing"], told["handled"]) == (3, 0)
+        printed = run("stripe_backfill", "--dry-run", capsys=capsys)
+        assert (printed["missing"], printed["handled"]) == (3, 0)
         assert not StripeEvent.objects.exists()
         with time_machine.travel(NOW, tick=False):
             call_command("stripe_backfill", "--dry-run")
@@ -137,22 +138,22 @@ class TestBackfill:
 
 class TestReconcile:
     def test_customers_nobody_told_of_are_found_and_written(self, stripe: stripe_api.Account, capsys: Any) -> None:
-        told = run("stripe_reconcile", capsys=capsys)
-        assert (told["customers"], told["differed"], told["failed"]) == (1, 1, 0)
-        assert "cus_acme: limit: none -> $50" in " ".join(told["differences"])
+        printed = run("stripe_reconcile", capsys=capsys)
+        assert (printed["customers"], printed["differed"], printed["failed"]) == (1, 1, 0)
+        assert "cus_acme: limit: none -> $50" in " ".join(printed["differences"])
         assert window_of().limit_nanos == STANDARD
 
     def test_the_second_run_writes_nothing(self, stripe: stripe_api.Account, capsys: Any) -> None:
         run("stripe_reconcile", capsys=capsys)
         before = written()
-        told = run("stripe_reconcile", capsys=capsys)
-        assert (told["customers"], told["differed"], told["differences"]) == (1, 0, [])
+        printed = run("stripe_reconcile", capsys=capsys)
+        assert (printed["customers"], printed["differed"], printed["differences"]) == (1, 0, [])
         assert written() == before
 
     def test_a_dry_run_shows_the_same_and_writes_nothing(self, stripe: stripe_api.Account, capsys: Any) -> None:
         before = written()
         shown = run("stripe_reconcile", "--dry-run", capsys=capsys)
-        assert (written(), BillingAccount.objects.count(), StripeCheck.objects.count()) == (before, 0, 0)
+        assert (written(), BillingAccount.objects.count(), StripeRun.objects.count()) == (before, 0, 0)
         done = run("stripe_reconcile", capsys=capsys)
         assert shown["differences"] == done["differences"]
         stripe.subscriptions = [subscription(price="price_premium")]
@@ -166,8 +167,8 @@ class TestReconcile:
         BillingAccount.objects.create(stripe_customer_id="cus_of_another_account")
         with pytest.raises(SystemExit):
             run("stripe_reconcile", capsys=capsys)
-        told = json.loads(capsys.readouterr().out)
-        assert (told["customers"], told["failed"]) == (2, 1)
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["customers"], printed["failed"]) == (2, 1)
         assert window_of().limit_nanos == STANDARD
 
     def test_without_a_key_what_was_said_last_is_computed_anew(self, tenant: Tenant, deliver: Any, capsys: Any) -> None:
@@ -178,8 +179,8 @@ class TestReconcile:
 class TestByThemselves:
     def test_beat_asks_and_everything_is_done_once(self, stripe: stripe_api.Account) -> None:
         done = catch_up.run_due(now=NOW)
-        assert [check.kind for check in done] == ["endpoint", "backfill", "reconcile"]
-        assert all(check.finished_at == NOW for check in done)
+        assert [one.kind for one in done] == ["endpoint", "backfill", "reconcile"]
+        assert all(one.finished_at == NOW for one in done)
         assert catch_up.run_due(now=NOW + timedelta(minutes=1)) == []
 
     def test_events_are_looked_for_again_after_an_hour_and_customers_the_next_night(
@@ -205,6 +206,34 @@ class TestByThemselves:
         catch_up.run_due(now=back + HOUR)
         assert not Alert.objects.filter(kind="stripe_events_missed", cleared_at=None).exists()
 
+    @pytest.mark.parametrize(("sent", "alerts"), [(False, 0), (True, 1)])
+    def test_what_the_endpoint_does_not_send_is_fetched_and_was_not_missed(
+        self, stripe: stripe_api.Account, sent: bool, alerts: int
+    ) -> None:
+        """A version that asks for more types is installed, and stripe_setup has not been run since."""
+        left_out = set() if sent else {"customer.created", "price.created"}
+        endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe")
+        stripe.webhook_endpoints[0]["enabled_events"] = sorted(handlers.asked_for() - left_out)
+        catch_up.run_due(now=NOW)
+        later = NOW + 2 * HOUR
+        for kind, data in (("customer.created", stripe.customers["cus_acme"]), ("price.created", price_of("price_x"))):
+            stripe.events.append(event(kind, data, created=NOW + HOUR))
+        done = {one.kind: one for one in catch_up.run_due(now=later)}
+        assert store.sweep(now=later) == 5
+        assert done["backfill"].figures["missing"] == 2
+        assert Alert.objects.filter(kind="stripe_events_missed").count() == alerts
+        assert Alert.objects.filter(kind="stripe_endpoint", message__contains="run stripe_setup").exists() != sent
+
+    def test_a_key_that_may_not_read_endpoints_fetches_events(
+        self, stripe: stripe_api.Account, monkeypatch: Any
+    ) -> None:
+        def refused() -> Any:
+            raise client.StripeUnavailable("this key may not read webhook endpoints", status=403)
+
+        monkeypatch.setattr(endpoint, "endpoints", refused)
+        done = {one.kind: one for one in catch_up.run_due(now=NOW)}
+        assert (done["endpoint"].figures, done["backfill"].figures["missing"]) == ({"failed": 1}, 3)
+
     def test_what_may_still_be_on_its_way_is_left_to_come(self, stripe: stripe_api.Account) -> None:
         catch_up.run_due(now=NOW)
         later = NOW + HOUR
@@ -214,17 +243,17 @@ class TestByThemselves:
         catch_up.run_due(now=later + HOUR)
         assert StripeEvent.objects.filter(event_id="evt_young").exists()
 
-    def test_long_looks_go_on_in_slices_from_where_they_are(self, stripe: stripe_api.Account) -> None:
+    def test_long_runs_go_on_in_slices_from_where_they_are(self, stripe: stripe_api.Account) -> None:
         stripe.page_size = 1
         for name in ("cus_b", "cus_c"):
             stripe.customer(name, tenant="")
             stripe.subscriptions.append(subscription(customer=name, subscription=f"sub_{name}"))
-        now, runs = NOW, 0
+        now, slices = NOW, 0
         while catch_up.run_due(now=now, slice_s=0.0):
-            now, runs = now + timedelta(minutes=1), runs + 1
-            assert runs < 20
-        assert runs > 3
-        backfill, reconcile = (stripe_runs.last(kind) for kind in ("backfill", "reconcile"))
+            now, slices = now + timedelta(minutes=1), slices + 1
+            assert slices < 20
+        assert slices > 3
+        backfill, reconcile = (runs.last(kind) for kind in ("backfill", "reconcile"))
         assert backfill is not None
         assert reconcile is not None
         assert (backfill.figures["seen"], backfill.figures["missing"]) == (4, 3)
@@ -233,15 +262,13 @@ class TestByThemselves:
         assert set(BillingAccount.objects.values_list("fetches", flat=True)) == {1}
 
     def test_one_process_goes_on_and_another_takes_over_when_it_is_dead(self, stripe: stripe_api.Account) -> None:
-        look = stripe_runs.begin("reconcile", now=NOW)
-        assert stripe_runs.take(look, now=NOW)
-        assert not stripe_runs.take(look, now=NOW + stripe_runs.LEASE - timedelta(seconds=1))
-        assert stripe_runs.take(look, now=NOW + stripe_runs.LEASE)
-        assert stripe_runs.begin("reconcile", now=NOW) == look
+        run = runs.begin("reconcile", now=NOW)
+        assert runs.take(run, now=NOW)
+        assert not runs.take(run, now=NOW + runs.LEASE - timedelta(seconds=1))
+        assert runs.take(run, now=NOW + runs.LEASE)
+        assert runs.begin("reconcile", now=NOW) == run
 
-    def test_while_stripe_is_away_looks_wait_and_go_on_later(
-        self, stripe: stripe_api.Account, monkeypatch: Any
-    ) -> None:
+    def test_while_stripe_is_away_runs_wait_and_go_on_later(self, stripe: stripe_api.Account, monkeypatch: Any) -> None:
         monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_, **__: 0)
         stripe.fails = 500
         done = catch_up.run_due(now=NOW)
@@ -258,14 +285,14 @@ class TestByThemselves:
         stripe.events.append(event("invoice.paid", {**invoice(), "deep": _deep(100)}, id="evt_deep"))
         stripe.customer("cus_broken", tenant="")
         stripe.subscriptions.insert(0, subscription(customer="cus_broken", subscription="sub_broken"))
-        settle = sync.settle
+        apply = sync.apply
 
         def broken(account: BillingAccount, **kwargs: Any) -> Any:
             if account.stripe_customer_id == "cus_broken":
                 raise KeyError("surprise")
-            return settle(account, **kwargs)
+            return apply(account, **kwargs)
 
-        monkeypatch.setattr(sync, "settle", broken)
+        monkeypatch.setattr(sync, "apply", broken)
         done = {one.kind: one for one in catch_up.run_due(now=NOW)}
         assert all(one.finished_at for one in done.values())
         assert StripeEvent.objects.count() == 3
@@ -274,24 +301,25 @@ class TestByThemselves:
 
     def test_without_a_key_nothing_is_due(self, db: None) -> None:
         assert catch_up.run_due(now=NOW) == []
-        assert not StripeCheck.objects.exists()
+        assert not StripeRun.objects.exists()
 
     def test_an_address_that_stripe_cannot_reach_is_no_fault(self, stripe: stripe_api.Account, settings: Any) -> None:
         settings.APP_URL = "http://127.0.0.1:8000"
-        [look] = [one for one in catch_up.run_due(now=NOW) if one.kind == "endpoint"]
-        assert look.figures == {"local": 1}
+        [run] = [one for one in catch_up.run_due(now=NOW) if one.kind == "endpoint"]
+        assert run.figures == {"local": 1}
         assert not Alert.objects.exists()
 
-    def test_old_looks_are_let_go(self, stripe: stripe_api.Account, monkeypatch: Any) -> None:
-        monkeypatch.setattr(stripe_runs, "KEPT_OF_A_KIND", 3)
+    def test_old_runs_are_let_go(self, stripe: stripe_api.Account, monkeypatch: Any) -> None:
+        monkeypatch.setattr(runs, "KEPT_OF_A_KIND", 3)
         for hours in range(5):
-            stripe_runs.note("endpoint", now=NOW + hours * HOUR, figures={})
-        assert StripeCheck.objects.count() == 3
+            runs.note("endpoint", now=NOW + hours * HOUR, figures={})
+        assert StripeRun.objects.count() == 3
 
 
-def test_the_task_makes_one_call(stripe: stripe_api.Account) -> None:
+def test_the_task_makes_one_call_and_keeps_its_registered_name(stripe: stripe_api.Account) -> None:
+    assert tasks.run_catch_up.name == "billing.tasks.heal"
     with time_machine.travel(NOW, tick=False):
-        assert tasks.heal() == 3
+        assert tasks.run_catch_up() == 3
 
 
 class TestReplay:
@@ -346,15 +374,15 @@ class TestSetup:
         call_command("stripe_setup")
         assert capsys.readouterr().out.count("whsec_made") == 1
         call_command("stripe_setup")
-        told = capsys.readouterr().out
-        assert "whsec" not in told
-        assert "as it should be" in told
+        printed = capsys.readouterr().out
+        assert "whsec" not in printed
+        assert "as it should be" in printed
 
     def test_a_dry_run_says_what_is_wrong(self, stripe: stripe_api.Account, capsys: Any) -> None:
         with pytest.raises(SystemExit):
             run("stripe_setup", "--dry-run", capsys=capsys)
-        told = json.loads(capsys.readouterr().out)
-        assert (told["secrets"], [one["code"] for one in told["findings"]]) == ({}, ["missing"])
+        printed = json.loads(capsys.readouterr().out)
+        assert (printed["secrets"], [one["code"] for one in printed["findings"]]) == ({}, ["missing"])
         assert stripe.calls() == []
 
     def test_an_address_that_stripe_cannot_reach_is_refused(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.inbox import endpoint, event_types
+from billing.inbox import endpoint, handlers
 from governance.models import Alert
 from tests.billing.events import START
 from tests.fakes import stripe_api
@@ -29,7 +29,7 @@ def ours(**changes: Any) -> dict[str, Any]:
         "url": URL,
         "status": "enabled",
         "api_version": endpoint.API_VERSION,
-        "enabled_events": sorted(event_types.SNAPSHOTS),
+        "enabled_events": sorted(handlers.asked_for()),
         **changes,
     }
 
@@ -49,9 +49,9 @@ def test_the_right_endpoint_has_nothing_wrong() -> None:
         ({"status": "disabled"}, "disabled"),
         ({"api_version": "2024-06-20"}, "other_version"),
         ({"api_version": None}, "other_version"),
-        ({"enabled_events": sorted(event_types.SNAPSHOTS - {"invoice.paid"})}, "missing_events"),
-        ({"enabled_events": [*sorted(event_types.SNAPSHOTS), "payout.paid"]}, "extra_events"),
-        ({"enabled_events": [*sorted(event_types.SNAPSHOTS), "invoice.created"]}, "delays_invoices"),
+        ({"enabled_events": sorted(handlers.asked_for() - {"invoice.paid"})}, "missing_events"),
+        ({"enabled_events": [*sorted(handlers.asked_for()), "payout.paid"]}, "extra_events"),
+        ({"enabled_events": [*sorted(handlers.asked_for()), "invoice.created"]}, "delays_invoices"),
     ],
 )
 def test_each_thing_that_can_be_wrong_is_found(changes: dict[str, Any], code: str) -> None:
@@ -60,6 +60,12 @@ def test_each_thing_that_can_be_wrong_is_found(changes: dict[str, Any], code: st
 
 def test_an_endpoint_of_everything_is_told_of_what_it_delays() -> None:
     assert codes(ours(enabled_events=["*"])) == ["delays_invoices", "extra_events"]
+
+
+def test_types_that_a_new_version_asks_for_are_named_with_what_to_run() -> None:
+    before = handlers.asked_for() - {"customer.created", "price.created"}
+    [finding] = endpoint.lint([ours(enabled_events=sorted(before))], url=URL)
+    assert finding.message == "we_1 does not send customer.created, price.created; run stripe_setup."
 
 
 def test_none_and_too_many_are_found() -> None:
@@ -71,7 +77,7 @@ def test_a_new_endpoint_has_exactly_our_events_at_the_pinned_version(stripe: str
     done = endpoint.set_up(url=URL)
     [made] = stripe.webhook_endpoints
     assert (made["url"], made["api_version"]) == (URL, "2026-10-28.endive")
-    assert set(made["enabled_events"]) == event_types.SNAPSHOTS
+    assert set(made["enabled_events"]) == handlers.asked_for()
     assert "invoice.created" not in made["enabled_events"]
     assert (done.secrets, done.findings) == ({"we_1": "whsec_made"}, [])
 
@@ -91,7 +97,7 @@ def test_a_dry_run_writes_nothing(stripe: stripe_api.Account, settings: Any) -> 
     assert [finding.code for finding in done.findings] == ["missing"]
 
 
-def test_events_and_standing_are_mended(stripe: stripe_api.Account) -> None:
+def test_events_and_status_are_mended(stripe: stripe_api.Account) -> None:
     stripe.webhook_endpoints = [ours(status="disabled", enabled_events=["invoice.created"])]
     done = endpoint.set_up(url=URL)
     assert (done.findings, done.secrets) == ([], {})
@@ -115,7 +121,10 @@ def test_meters_and_the_destination_of_their_errors_are_made_once(stripe: stripe
     done = endpoint.set_up(url=URL, meters=True)
     assert [one["event_name"] for one in stripe.meters] == ["llm_cost", "llm_tokens"]
     [destination] = stripe.event_destinations
-    assert (destination["event_payload"], destination["enabled_events"]) == ("thin", sorted(event_types.THIN))
+    assert (destination["event_payload"], destination["enabled_events"]) == (
+        "thin",
+        sorted(handlers.asked_for(thin=True)),
+    )
     assert done.secrets == {"we_1": "whsec_made", "ed_1": "whsec_thin"}
     stripe.requests.clear()
     assert endpoint.set_up(url=URL, meters=True).actions == []

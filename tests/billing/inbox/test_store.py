@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing import tasks
-from billing.accounts import sync
+from billing.accounts import budget_windows
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
 from billing.stripe_api import client
@@ -31,7 +31,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, kind: str = "i
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setitem(handlers.HANDLERS, kind, fail)
+    monkeypatch.setitem(handlers.EVENT_TYPES, kind, handlers.EventType(fail))
 
 
 def test_event_whose_worker_died_is_found_by_the_sweep(tenant: Tenant) -> None:
@@ -46,16 +46,16 @@ def test_event_whose_worker_died_is_found_by_the_sweep(tenant: Tenant) -> None:
 def test_effect_and_mark_are_one_transaction(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     store.process(stored(checkout_completed()).event_id, now=START)
     event = stored(invoice_paid())
-    done = handlers.HANDLERS["invoice.paid"]
+    known = handlers.EVENT_TYPES["invoice.paid"]
 
     def crash_after(*args: Any) -> None:
-        done(*args)
+        known.handler(*args)
         raise RuntimeError("killed between effect and mark")
 
-    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", crash_after)
+    monkeypatch.setitem(handlers.EVENT_TYPES, "invoice.paid", handlers.EventType(crash_after))
     assert not store.process(event.event_id, now=START)
     assert not BudgetWindow.objects.exists()
-    monkeypatch.setitem(handlers.HANDLERS, "invoice.paid", done)
+    monkeypatch.setitem(handlers.EVENT_TYPES, "invoice.paid", known)
     assert store.sweep(now=START + timedelta(minutes=1)) == 1
     assert BudgetWindow.objects.count() == 1
 
@@ -93,7 +93,7 @@ def test_final_refusal_is_put_aside_at_once_and_an_operator_can_try_again(
     event.refresh_from_db()
     assert event.quarantine_reason.startswith("Stripe refuses")
     assert list(StripeEvent.objects.dead()) == [event]
-    store.again(event=event, by=Actor("ann"), now=START)
+    store.replay(events=StripeEvent.objects.filter(pk=event.pk), by=Actor("ann"), now=START)
     assert not Alert.objects.filter(cleared_at=None).exists()
     assert store.sweep(now=START) == 1
 
@@ -179,7 +179,7 @@ def test_handling_an_event_again_changes_nothing(tenant: Tenant, deliver: Delive
     deliver(checkout_completed(), paid)
     factories.agent()
     before = list(BudgetWindow.objects.values()), list(BillingAccount.objects.values())
-    store.again(event=StripeEvent.objects.get(event_id=paid["id"]), by=Actor("ann"), now=START)
+    store.replay(events=StripeEvent.objects.filter(event_id=paid["id"]), by=Actor("ann"), now=START)
     assert store.process(paid["id"], now=START)
     assert (list(BudgetWindow.objects.values()), list(BillingAccount.objects.values())) == before
 
@@ -196,7 +196,7 @@ def test_tasks_make_one_call_each(tenant: Tenant) -> None:
     assert tasks.process_event(first.event_id)
     StripeEvent.objects.filter(pk=second.pk).update(next_attempt_at=START)
     assert tasks.sweep_inbox() == 1
-    assert window_of().source_kind == sync.SOURCE
+    assert window_of().source_kind == budget_windows.SOURCE
 
 
 def test_worker_that_comes_second_finds_nothing_to_claim(tenant: Tenant) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, RequestFactory
 from pytest_django import DjangoAssertNumQueries
 
 from billing.console import margin_page
@@ -224,6 +224,6 @@ class TestPage:
         assert client.get("/admin/margin/").status_code == 302
 
     def test_the_link_to_the_table_works(self, staff: Client, tenant: Tenant) -> None:
-        link = margin_page.context(wanted="last", now=START)["csv"]
+        link = margin_page.context(RequestFactory().get("/", {"period": "last"}), START)["csv"]
         response = staff.get(link)
         assert response["Content-Type"].startswith("text/csv")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from billing.queries import revenue
 from billing.queries.revenue import Bill, Share
-from billing.rules.refunds import Reversal, Reversed
+from billing.rules.refunds import Refund, RefundKind
 from tests.billing.events import DAY, START, invoice, recorded, seconds
 
 CENT = 10**7
@@ -21,8 +21,8 @@ END = START + 30 * DAY
 MIDDLE = START + 15 * DAY
 
 
-def of(reversed: Reversed | None = None, **fields: Any) -> Bill:
-    return revenue.bill(invoice(**fields), reversed)
+def of(refund: Refund | None = None, **fields: Any) -> Bill:
+    return revenue.bill(invoice(**fields), refund)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_tax_is_no_revenue_in_any_shape(tax: dict[str, Any]) -> None:
 
 def test_what_went_back_is_taken_off_with_its_part_of_the_tax() -> None:
     fields = {"amount_paid": 6000, "total": 6000, "total_excluding_tax": 5000}
-    assert of(Reversed(Reversal.PARTIAL, 1500), **fields).net_nanos == 3750 * CENT
-    assert of(Reversed(Reversal.REFUNDED, 6000), **fields).net_nanos == 0
-    assert of(Reversed(Reversal.REFUNDED, 9999), **fields).net_nanos == 0
+    assert of(Refund(RefundKind.PARTIAL, 1500), **fields).net_nanos == 3750 * CENT
+    assert of(Refund(RefundKind.REFUNDED, 6000), **fields).net_nanos == 0
+    assert of(Refund(RefundKind.REFUNDED, 9999), **fields).net_nanos == 0
     assert of(post_payment_credit_notes_amount=1500, **fields).net_nanos == 3750 * CENT
 
 
 def test_a_disputed_payment_is_not_ours_for_now() -> None:
-    assert of(Reversed(Reversal.DISPUTED), amount_paid=5000).net_nanos == 0
+    assert of(Refund(RefundKind.DISPUTED), amount_paid=5000).net_nanos == 0
 
 
 def test_what_the_balance_paid_counts_and_what_filled_it_was_taken_off() -> None:

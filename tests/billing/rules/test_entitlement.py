@@ -170,11 +170,11 @@ def test_metadata_amounts_are_positive_bounded_and_exact_or_refused(value: Any) 
         assert Decimal(found).scaleb(-9) == Decimal(str(value).strip())
 
 
-@given(days=st.lists(st.integers(0, 300), min_size=1, max_size=12), look=st.integers(0, 400))
-def test_windows_over_time_never_grant_more_than_was_paid_for(days: list[int], look: int) -> None:
+@given(days=st.lists(st.integers(0, 300), min_size=1, max_size=12), later=st.integers(0, 400))
+def test_windows_over_time_never_grant_more_than_was_paid_for(days: list[int], later: int) -> None:
     """Months opened by invoices: at any moment the limit is one month's at most, in a period that was paid for."""
     invoices = [paid(period_start=START + d * DAY, period_end=START + (d + 30) * DAY, id=f"in_{d}") for d in days]
-    found = entitled([sub()], invoices, now=START + look * DAY)
+    found = entitled([sub()], invoices, now=START + later * DAY)
     assert found.limit_nanos is not None
     assert found.limit_nanos <= STANDARD.limit_nanos
     assert found.period is not None

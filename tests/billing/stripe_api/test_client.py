@@ -133,7 +133,7 @@ def test_timeout_is_worth_another_try(stripe: Stripe, monkeypatch: Any) -> None:
     monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_, **__: 0)
     stripe.api.replace("GET", f"{API}/customers/cus_acme", body=requests.ConnectTimeout("slow"))
     with pytest.raises(client.StripeUnavailable):
-        client.customer_picture("cus_acme")
+        client.customer_snapshot("cus_acme")
 
 
 def test_unknown_customer_is_final(stripe: Stripe) -> None:

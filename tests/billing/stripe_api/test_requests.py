@@ -40,8 +40,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(
     ("read", "path"),
     [
-        (lambda: client.customer("cus_1"), "/v1/customers/cus_1"),
-        (lambda: client.subscription("sub_1"), "/v1/subscriptions/sub_1"),
+        (lambda: client.charge("ch_1"), "/v1/charges/ch_1"),
+        (lambda: client.price("price_1"), "/v1/prices/price_1"),
         (lambda: client.product("prod_1"), "/v1/products/prod_1"),
         (lambda: client.event("evt_1"), "/v2/core/events/evt_1"),
         (lambda: client.checkout_session("cs_1"), "/v1/checkout/sessions/cs_1"),
@@ -59,8 +59,8 @@ def test_reads_are_plain_dictionaries_of_the_pinned_version(
 
 
 def test_every_request_is_bounded_in_time(api: responses.RequestsMock) -> None:
-    api.add("GET", f"{API}/v1/customers/cus_1", json={"id": "cus_1"})
-    client.customer("cus_1")
+    api.add("GET", f"{API}/v1/charges/ch_1", json={"id": "ch_1"})
+    client.charge("ch_1")
     assert api.calls[0].request.req_kwargs["timeout"] == (3.05, 10)
 
 
@@ -73,21 +73,21 @@ def test_a_post_carries_the_key_it_is_given(api: responses.RequestsMock) -> None
 class TestRateLimit:
     def test_it_is_waited_out_longer_each_time(self, api: responses.RequestsMock, slept: list[float]) -> None:
         for status in (429, 429, 429, 200):
-            api.add("GET", f"{API}/v1/customers/cus_1", status=status, json={"id": "cus_1"})
-        assert client.customer("cus_1")["id"] == "cus_1"
+            api.add("GET", f"{API}/v1/charges/ch_1", status=status, json={"id": "ch_1"})
+        assert client.charge("ch_1")["id"] == "ch_1"
         assert [round(seconds / wanted) for seconds, wanted in zip(slept, (0.5, 1, 2), strict=True)] == [1, 1, 1]
 
     def test_and_given_up_in_the_end(self, api: responses.RequestsMock, slept: list[float]) -> None:
-        api.add("GET", f"{API}/v1/customers/cus_1", status=429, json=BUSY)
-        with pytest.raises(client.StripeUnavailable) as told:
-            client.customer("cus_1")
-        assert (told.value.status, len(api.calls), len(slept)) == (429, 4, 3)
+        api.add("GET", f"{API}/v1/charges/ch_1", status=429, json=BUSY)
+        with pytest.raises(client.StripeUnavailable) as raised:
+            client.charge("ch_1")
+        assert (raised.value.status, len(api.calls), len(slept)) == (429, 4, 3)
 
     def test_what_stripe_asks_for_counts_within_bounds(self, api: responses.RequestsMock, slept: list[float]) -> None:
         for after in ("3", "600", "soon"):
-            api.add("GET", f"{API}/v1/customers/cus_1", status=429, headers={"Retry-After": after}, json=BUSY)
-        api.add("GET", f"{API}/v1/customers/cus_1", json={"id": "cus_1"})
-        client.customer("cus_1")
+            api.add("GET", f"{API}/v1/charges/ch_1", status=429, headers={"Retry-After": after}, json=BUSY)
+        api.add("GET", f"{API}/v1/charges/ch_1", json={"id": "ch_1"})
+        client.charge("ch_1")
         assert 2.4 <= slept[0] <= 3.6
         assert 6.4 <= slept[1] <= 9.6
         assert 1.6 <= slept[2] <= 2.4
@@ -102,25 +102,25 @@ class TestRateLimit:
 class TestFailures:
     @pytest.mark.parametrize("status", [401, 403, 409, 500, 502, 503])
     def test_some_pass(self, api: responses.RequestsMock, slept: list[float], status: int) -> None:
-        api.add("GET", f"{API}/v1/customers/cus_1", status=status, json={"error": {"message": "no"}})
-        with pytest.raises(client.StripeUnavailable) as told:
-            client.customer("cus_1")
-        assert (told.value.status, slept) == (status, [])
+        api.add("GET", f"{API}/v1/charges/ch_1", status=status, json={"error": {"message": "no"}})
+        with pytest.raises(client.StripeUnavailable) as raised:
+            client.charge("ch_1")
+        assert (raised.value.status, slept) == (status, [])
 
     @pytest.mark.parametrize("status", [400, 402, 404])
     def test_some_are_final(self, api: responses.RequestsMock, slept: list[float], status: int) -> None:
         error = {"message": "no", "code": "resource_missing"}
-        api.add("GET", f"{API}/v1/customers/cus_1", status=status, json={"error": error})
-        with pytest.raises(client.StripeRefused) as told:
-            client.customer("cus_1")
-        assert (told.value.status, told.value.code, len(api.calls)) == (status, "resource_missing", 1)
+        api.add("GET", f"{API}/v1/charges/ch_1", status=status, json={"error": error})
+        with pytest.raises(client.StripeRefused) as raised:
+            client.charge("ch_1")
+        assert (raised.value.status, raised.value.code, len(api.calls)) == (status, "resource_missing", 1)
 
     @pytest.mark.parametrize("failure", [requests.ConnectTimeout("slow"), requests.ConnectionError("gone")])
     def test_no_answer_is_no_status(self, api: responses.RequestsMock, slept: list[float], failure: Exception) -> None:
-        api.add("GET", f"{API}/v1/customers/cus_1", body=failure)
-        with pytest.raises(client.StripeUnavailable) as told:
-            client.customer("cus_1")
-        assert told.value.status is None
+        api.add("GET", f"{API}/v1/charges/ch_1", body=failure)
+        with pytest.raises(client.StripeUnavailable) as raised:
+            client.charge("ch_1")
+        assert raised.value.status is None
         assert len(api.calls) == 1 + client.NETWORK_RETRIES
 
 
@@ -147,14 +147,14 @@ class TestMeters:
         api.add("POST", stream, json={})
         reporter = meters.Reporter("stream")
         meter = meters.Meter("mtr_1", "llm_cost", sums=True)
-        usage = meters.UsageEvent("id_1", "cus_1", 5, START)
+        usage = meters.UsageEvent("id_1", "ch_1", 5, START)
         with pytest.raises(client.StripeUnavailable):
             reporter.send(meter, usage, now=START)
         assert reporter.send(meter, usage, now=START) is True
         paths = [call.request.url.rsplit("/", 1)[1] for call in api.calls]
         assert paths == ["meter_event_session", "meter_event_stream"] * 2
         assert json.loads(api.calls[-1].request.body)["events"][0]["payload"] == {
-            "stripe_customer_id": "cus_1",
+            "stripe_customer_id": "ch_1",
             "value": "5",
         }
 

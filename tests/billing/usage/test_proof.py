@@ -1,4 +1,4 @@
-"""What Stripe could not count, and is told in thin events."""
+"""What Stripe could not count, and says in thin events."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def sent(stripe: FakeMeters) -> MeterEvent:
     return MeterEvent.objects.get()
 
 
-def told() -> int:
-    """How often operators were told of the meter."""
+def alerted() -> int:
+    """How often operators got an alert of the meter."""
     return Alert.objects.get(kind="meter_error").count
 
 
@@ -103,9 +103,9 @@ def test_the_same_report_twice_is_one_and_does_not_fail_a_row_anew(stripe: FakeM
     event = note(thin(data=details(str(row.pk))))
     row.refresh_from_db()
     outbox.void(event=row, reason="waived", by=OLGA, now=READY)
-    before = told()
+    before = alerted()
     proof.note_meter_error(event=event, now=READY)
-    assert (MeterErrorReport.objects.count(), told()) == (1, before)
+    assert (MeterErrorReport.objects.count(), alerted()) == (1, before)
     note(thin("evt_other", data=details(str(row.pk))))
     row.refresh_from_db()
     assert row.state == "void"

@@ -1,0 +1,46 @@
+"""Pages of the console that are no model's: each is a `ConsolePage` in its own module, listed in the console's site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+
+from governance.console.base import is_staff
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsolePage:
+    """`path` is below the console's own, `name` the URL's. `group` and `icon` are the sidebar's, where it is listed.
+
+    `is_part`: only a part of a page that is on the screen already, so without what the console puts around a page.
+    """
+
+    title: str
+    path: str
+    name: str
+    template: str
+    context: Callable[[HttpRequest, datetime], dict[str, Any]]
+    group: str = ""
+    icon: str = ""
+    permission: Callable[[HttpRequest], bool] = is_staff
+    is_part: bool = False
+
+    def url(self, site: AdminSite) -> URLPattern:
+        return path(self.path, site.admin_view(partial(self.show, site)), name=self.name)
+
+    def show(self, site: AdminSite, request: HttpRequest) -> TemplateResponse:
+        """Raises PermissionDenied."""
+        if not self.permission(request):
+            raise PermissionDenied
+        around = {} if self.is_part else {**site.each_context(request), "title": self.title}
+        return TemplateResponse(request, self.template, {**around, **self.context(request, timezone.now())})

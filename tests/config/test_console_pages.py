@@ -1,0 +1,65 @@
+"""The console's pages that are no model's: who sees them, and where."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from django.test import Client, RequestFactory
+from django.urls import reverse
+
+from billing.console import stripe_page
+from config.console import site
+from governance.console.base import is_operator
+
+pytestmark = pytest.mark.django_db
+OPERATORS_ONLY = dataclasses.replace(stripe_page.PAGE, permission=is_operator)
+
+
+def asked_by(name: str, **fields: Any) -> HttpRequest:
+    request = RequestFactory().get("/admin/")
+    request.user = User.objects.create_user(name, is_staff=True, **fields)
+    return request
+
+
+@pytest.fixture
+def operator() -> HttpRequest:
+    return asked_by("olga", is_superuser=True)
+
+
+@pytest.fixture
+def viewer() -> HttpRequest:
+    return asked_by("vera")
+
+
+def listed(request: HttpRequest) -> list[str]:
+    return [item["title"] for group in site.navigation(request) for item in group["items"]]
+
+
+def test_all_staff_see_a_page_and_its_line_in_the_sidebar(viewer: HttpRequest) -> None:
+    assert stripe_page.PAGE.show(admin.site, viewer).status_code == 200
+    assert {"Stripe", "Margin"} <= set(listed(viewer))
+
+
+def test_a_page_for_operators_is_refused_and_not_listed_to_others(
+    operator: HttpRequest, viewer: HttpRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "pages", lambda: (OPERATORS_ONLY,))
+    with pytest.raises(PermissionDenied):
+        OPERATORS_ONLY.show(admin.site, viewer)
+    assert OPERATORS_ONLY.show(admin.site, operator).status_code == 200
+    assert ("Stripe" in listed(operator), "Stripe" in listed(viewer)) == (True, False)
+
+
+@pytest.mark.parametrize("page", site.pages(), ids=lambda page: page.name)
+def test_each_page_is_there_and_closed_to_strangers(page: Any, operator: HttpRequest, client: Client) -> None:
+    url = reverse(f"admin:{page.name}")
+    assert client.get(url).status_code == 302
+    client.force_login(operator.user)
+    shown = client.get(url).content.decode()
+    assert ("<html" in shown) != page.is_part
