@@ -59,14 +59,14 @@ def period() -> Period:
 @pytest.fixture
 def requests_to(product: Product, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
     """How many requests for a path have arrived at the gateway."""
-    from llm.gateway.process import Gateway
+    from llm.gateway.application import GatewayApplication
 
     paths: Counter[str] = Counter()
-    route = Gateway._route
+    route = GatewayApplication._route
 
-    async def counted(self: Gateway, exchange: Any) -> None:
+    async def counted(self: GatewayApplication, exchange: Any) -> None:
         paths[exchange.path] += 1
         await route(self, exchange)
 
-    monkeypatch.setattr(Gateway, "_route", counted)
+    monkeypatch.setattr(GatewayApplication, "_route", counted)
     return lambda path: paths[path]
