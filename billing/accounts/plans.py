@@ -55,11 +55,11 @@ class PlanConflict(PlanError):
 def save(*, plan: Plan, changes: Mapping[str, Any], by: Actor, now: datetime) -> Plan:
     """Make or change a plan. Raises PlanError. One that becomes the default takes the place of the other."""
     with transaction.atomic():
-        old = picture(Plan.objects.get(pk=plan.pk)) if plan.pk else None
+        old = to_audit(Plan.objects.get(pk=plan.pk)) if plan.pk else None
         for name, value in changes.items():
             setattr(plan, name, value)
         validate(plan)
-        new = picture(plan)
+        new = to_audit(plan)
         if new == old:
             return plan
         if plan.is_default:
@@ -87,7 +87,7 @@ def apply_now(*, by: Actor, now: datetime) -> int:
     return len(ids)
 
 
-def picture(plan: Plan) -> dict[str, Any]:
+def to_audit(plan: Plan) -> dict[str, Any]:
     """What an audit row keeps of a plan."""
     shown = {name: getattr(plan, name) for name in FIELDS}
     return {name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in shown.items()}

@@ -83,7 +83,7 @@ def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> 
             by=by,
             now=now,
             reason=reason.strip(),
-            old=_picture(allowance),
+            old=_to_audit(allowance),
         )
 
 
@@ -114,7 +114,7 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
             by=by,
             now=now,
             reason=allowance.reason,
-            new=_picture(allowance),
+            new=_to_audit(allowance),
         )
     return allowance
 
@@ -125,7 +125,7 @@ def _granted(budget: Budget, now: datetime) -> int:
     return budget.allowances.filter(lasting).aggregate(sum=Sum("amount_nanos"))["sum"] or 0
 
 
-def _picture(allowance: Allowance) -> dict[str, Any]:
+def _to_audit(allowance: Allowance) -> dict[str, Any]:
     return {
         "amount_nanos": allowance.amount_nanos,
         "window": allowance.window_id,

@@ -91,7 +91,7 @@ def create(
             # Somebody made the same one between the look and the insert.
             _refuse_second(budget)
             raise BudgetError("scope_type", f"the database refuses this budget: {error}") from error
-        audit.record(action="budget.create", target=str(budget), by=by, now=now, new=picture(budget))
+        audit.record(action="budget.create", target=str(budget), by=by, now=now, new=to_audit(budget))
     return budget
 
 
@@ -103,13 +103,13 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
     with transaction.atomic():
         ledger.lock_windows(budget.pk)
         budget = Budget.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=budget.pk)
-        old = picture(budget)
+        old = to_audit(budget)
         for name in IDENTITY:
             if name in changes and changes[name] != getattr(budget, name):
                 raise BudgetError(name, f"{name} cannot be changed: make another budget instead")
         _set(budget, {name: value for name, value in changes.items() if name not in IDENTITY})
         validate(budget)
-        new = picture(budget)
+        new = to_audit(budget)
         if new == old:
             return budget
         budget.save()
@@ -132,7 +132,7 @@ def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
     """Delete a budget that has no history; disable one that has. True where it is gone."""
     with transaction.atomic():
         budget = Budget.objects.select_for_update(of=("self",)).get(pk=budget.pk)
-        old = picture(budget)
+        old = to_audit(budget)
         gone = not budget.windows.exists() and not budget.allowances.exists()
         if gone:
             target = str(budget)
@@ -188,7 +188,7 @@ def sync_default(*, now: datetime) -> Budget | None:
         return error.budget
 
 
-def picture(budget: Budget) -> dict[str, Any]:
+def to_audit(budget: Budget) -> dict[str, Any]:
     """What an audit row keeps of a budget."""
     shown: dict[str, Any] = {name: getattr(budget, name) for name in FIELDS}
     return {name: str(value) if isinstance(value, Decimal) else value for name, value in shown.items()}

@@ -21,7 +21,7 @@ from governance.rules import money
 CEILINGS = ("nanos_per_minute", "requests_per_minute", "tokens_per_minute")
 FIELDS = (*CEILINGS, "enabled")
 IDENTITY = ("tenant", "scope_type", "scope_key")
-# Meters count millionths in 64 bits.
+# Buckets count millionths in 64 bits.
 MOST_A_MINUTE = 10**12
 # Errors name fields as people know them.
 SHOWN = {"nanos_per_minute": "dollars_per_minute"}
@@ -79,7 +79,7 @@ def create(
             # Somebody made the same one between the look and the insert.
             _refuse_second(limit)
             raise RateError("scope_type", f"the database refuses this rate limit: {error}") from error
-        audit.record(action="rate_limit.create", target=_target(limit), by=by, now=now, new=picture(limit))
+        audit.record(action="rate_limit.create", target=_target(limit), by=by, now=now, new=to_audit(limit))
     return limit
 
 
@@ -87,7 +87,7 @@ def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: date
     """Change ceilings, or switch the limit off or on. Its scope stays: that is another rate limit. Raises RateError."""
     with transaction.atomic():
         limit = RateLimit.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=limit.pk)
-        old = picture(limit)
+        old = to_audit(limit)
         for name in IDENTITY:
             if name in changes and changes[name] != getattr(limit, name):
                 raise RateError(name, f"{name} cannot be changed: make another rate limit instead")
@@ -96,7 +96,7 @@ def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: date
                 raise RateError(name, f"is no field of a rate limit; there are {', '.join((*IDENTITY, *FIELDS))}")
             setattr(limit, name, value)
         validate(limit)
-        new = picture(limit)
+        new = to_audit(limit)
         if new == old:
             return limit
         limit.save(update_fields=list(FIELDS))
@@ -106,14 +106,14 @@ def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: date
 
 @transaction.atomic
 def delete(*, limit: RateLimit, by: Actor, now: datetime, reason: str = "") -> None:
-    """Take a rate limit away, with what its meters hold: calls are no longer slowed by it."""
+    """Take a rate limit away, with what its buckets hold: calls are no longer slowed by it."""
     limit = RateLimit.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=limit.pk)
-    target, old = _target(limit), picture(limit)
+    target, old = _target(limit), to_audit(limit)
     limit.delete()
     audit.record(action="rate_limit.delete", target=target, by=by, now=now, reason=reason, old=old)
 
 
-def picture(limit: RateLimit) -> dict[str, Any]:
+def to_audit(limit: RateLimit) -> dict[str, Any]:
     """What an audit row keeps of a rate limit."""
     return {name: getattr(limit, name) for name in FIELDS}
 

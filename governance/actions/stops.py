@@ -51,7 +51,7 @@ def stop(
         # Somebody pressed the button between the look and the insert.
         _refuse_second(made)
         raise
-    audit.record(action="stop.start", target=whom(made), by=by, now=now, reason=reason, new=picture(made))
+    audit.record(action="stop.start", target=whom(made), by=by, now=now, reason=reason, new=to_audit(made))
     return made
 
 
@@ -64,7 +64,7 @@ def lift(*, stop: EmergencyStop, by: Actor, now: datetime, reason: str = "") -> 
     stop.refresh_from_db(fields=["lifted_at", "lifted_by"])
     if not lifted:
         raise StopConflict(f"the stop of {whom(stop)} is lifted already", stop)
-    audit.record(action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=picture(stop))
+    audit.record(action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=to_audit(stop))
     return stop
 
 
@@ -86,7 +86,7 @@ def whom(stop: EmergencyStop) -> str:
     return f"tenant {stop.tenant.slug}" if stop.tenant else "everything"
 
 
-def picture(stop: EmergencyStop) -> dict[str, str | None]:
+def to_audit(stop: EmergencyStop) -> dict[str, str | None]:
     """What an audit row keeps of a stop."""
     return {
         "tenant": stop.tenant.slug if stop.tenant else None,

@@ -127,7 +127,7 @@ def issue_key(
     text, key = new_key(role=role, tenant=tenant, agent=agent, name=name)
     key.expires_at = expires_at
     _insert(key)
-    audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_describe(key))
+    audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
     return text, key
 
 
@@ -207,7 +207,7 @@ def _checked(row: Tenant | Agent | ApiKey) -> None:
         raise TenancyError(field, messages[0]) from error
 
 
-def _describe(key: ApiKey) -> dict[str, Any]:
+def _to_audit(key: ApiKey) -> dict[str, Any]:
     return {
         "prefix": key.prefix,
         "role": key.role,

@@ -89,4 +89,4 @@ class AllowanceEnd(BudgetView):
         allowance = self.one(Allowance.objects.all(), pk=id)
         reason = self.valid(OptionalAct, request.data)["reason"]
         allowances.end(allowance=allowance, reason=reason, by=self.by.actor, now=self.now)
-        return Response(self.pictures([self.budget(allowance.budget_id)])[0])
+        return Response(self.presented([self.budget(allowance.budget_id)])[0])

@@ -18,7 +18,7 @@ from governance.api.views import ControlView, ListView, columns_of, describe_lis
 from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
 from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status
-from governance.queries.budget_status import Standing
+from governance.queries.budget_status import BudgetStatus
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 # The API's names of the fields that the ledger calls otherwise.
@@ -118,12 +118,12 @@ class ResetBody(serializers.Serializer[Any]):
     budget = BudgetBody()
 
 
-def picture(budget: Budget, now_at: Standing) -> dict[str, Any]:
+def to_api(budget: Budget, now_at: BudgetStatus) -> dict[str, Any]:
     """A budget as the API answers it."""
     policy = {
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
-        if not hasattr(Standing, name)
+        if not hasattr(BudgetStatus, name)
         and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "tenant")
     }
     return BudgetBody(
@@ -149,9 +149,9 @@ class BudgetView(ControlView):
     def budget(self, id: int) -> Budget:
         return self.one(budget_status.readable_budgets(self.by.reader), pk=id)
 
-    def pictures(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
+    def presented(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
         now_at = budget_status.current(rows, now=self.now, reader=self.by.reader)
-        return [picture(row, now_at[row.pk]) for row in rows]
+        return [to_api(row, now_at[row.pk]) for row in rows]
 
 
 class Budgets(BudgetView, ListView):
@@ -164,13 +164,13 @@ class Budgets(BudgetView, ListView):
         slug = asked.pop("tenant", None)
         where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
         rows = budget_status.readable_budgets(self.by.reader).filter(where)
-        return self.listed(rows, self.pictures, columns=columns_of(BudgetBody))
+        return self.listed(rows, self.presented, columns=columns_of(BudgetBody))
 
     @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: BudgetBody})
     def post(self, request: Request) -> Response:
         fields = _internal(self.valid(BudgetBody, request.data))
         budget = budgets.create(**fields, by=self.by.actor, now=self.now)
-        return Response(self.pictures([budget])[0], status=201)
+        return Response(self.presented([budget])[0], status=201)
 
 
 class OneBudget(BudgetView):
@@ -178,7 +178,7 @@ class OneBudget(BudgetView):
 
     @extend_schema(operation_id="budgets_get", responses=BudgetBody)
     def get(self, request: Request, id: int) -> Response:
-        return Response(self.pictures([self.budget(id)])[0])
+        return Response(self.presented([self.budget(id)])[0])
 
     @extend_schema(operation_id="budgets_change", request=BudgetBody(partial=True), responses=BudgetBody)
     def patch(self, request: Request, id: int) -> Response:
@@ -198,7 +198,7 @@ class OneBudget(BudgetView):
         budget = self.budget(id)
         if budgets.delete(budget=budget, by=self.by.actor, now=self.now):
             return Response(status=204)
-        return Response(self.pictures([self.budget(id)])[0])
+        return Response(self.presented([self.budget(id)])[0])
 
     def _changed(self, budget: Budget, asked: dict[str, Any]) -> Response:
         changes = _internal(asked)
@@ -206,7 +206,7 @@ class OneBudget(BudgetView):
             # Stored as the tenant's slug; leaving it out says the same.
             del changes["scope_key"]
         budgets.change(budget=budget, changes=changes, by=self.by.actor, now=self.now)
-        return Response(self.pictures([self.budget(budget.pk)])[0])
+        return Response(self.presented([self.budget(budget.pk)])[0])
 
 
 class BudgetReset(BudgetView):
@@ -217,7 +217,7 @@ class BudgetReset(BudgetView):
         budget = self.budget(id)
         reason = self.valid(Act, request.data)["reason"]
         done = budgets.reset(budget=budget, reason=reason, by=self.by.actor, now=self.now)
-        return Response({"closed": done.closed, "opened": done.opened, "budget": self.pictures([budget])[0]})
+        return Response({"closed": done.closed, "opened": done.opened, "budget": self.presented([budget])[0]})
 
 
 class BudgetWindows(BudgetView, ListView):

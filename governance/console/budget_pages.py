@@ -32,7 +32,7 @@ class BudgetList(ChangeList):
         rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
         found = budget_status.current(rows, now=timezone.now())
         for budget in rows:
-            budget.standing = found[budget.pk]
+            budget.status = found[budget.pk]
         self.result_list = rows
 
 

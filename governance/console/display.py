@@ -9,7 +9,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from governance.models import BudgetWindow
-from governance.queries.budget_status import Standing
+from governance.queries.budget_status import BudgetStatus
 from governance.rules import money
 
 NANOS_PER_CENT = money.NANOS_PER_DOLLAR // 100
@@ -53,18 +53,18 @@ def count(number: int | None) -> str:
     return "–" if number is None else f"{number:,}"
 
 
-def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
+def bar(status: BudgetStatus, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
     """Settled and held money as two tones of one bar, with a tick at the soft cap."""
-    settled = _percent(standing.settled_nanos, standing.limit_nanos)
-    held = min(_percent(standing.reserved_nanos, standing.limit_nanos), 100 - settled)
+    settled = _percent(status.settled_nanos, status.limit_nanos)
+    held = min(_percent(status.reserved_nanos, status.limit_nanos), 100 - settled)
     context = {
         "settled": f"{settled:.2f}",
         "held": f"{held:.2f}",
         "soft": f"{soft_cap * 100:.2f}" if soft_cap is not None else None,
-        "percent": f"{standing.settled_nanos * 100 / standing.limit_nanos:.0f}",
-        "state": standing.state,
-        "words": f"{dollars(standing.settled_nanos)} spent and {dollars(standing.reserved_nanos)} held "
-        f"of {dollars(standing.limit_nanos)}",
+        "percent": f"{status.settled_nanos * 100 / status.limit_nanos:.0f}",
+        "state": status.state,
+        "words": f"{dollars(status.settled_nanos)} spent and {dollars(status.reserved_nanos)} held "
+        f"of {dollars(status.limit_nanos)}",
     }
     return SafeString(render_to_string("console/bar.html", context))
 

@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance.ledger import sql
-from governance.ledger.batch import Batch, meter_view, view_of, views_of
+from governance.ledger.batch import Batch, bucket_view, view_of, views_of
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -23,7 +23,7 @@ from governance.ledger.results import (
     ReservationUnknown,
     SettleResult,
 )
-from governance.ledger.rows import EntryRow, MeterRow, ReservationRow
+from governance.ledger.rows import BucketRow, EntryRow, ReservationRow
 from governance.rules.buckets import Amount, amount_of
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision, Reason, decide
@@ -35,20 +35,20 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    governed = batch.governed(op.caller)
-    views = views_of(governed, batch.open)
-    meters = batch.meters_of(op.caller)
+    matched = batch.matched(op.caller)
+    views = views_of(matched, batch.open)
+    buckets = batch.buckets_of(op.caller)
     decision = decide(
-        batch.with_standing(op.call, op.caller), views, [meter_view(meter, batch.now) for meter in meters]
+        batch.with_caller_status(op.call, op.caller), views, [bucket_view(bucket, batch.now) for bucket in buckets]
     )
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
-    windows = [batch.open[item.budget.id, item.subject] for item in governed]
+    windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
         window.reserved_nanos += decision.quote.cost_nanos
         window.dirty = True
-    _fill(meters, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
+    _fill(buckets, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
     batch.new_reservations[op.reservation_id] = ReservationRow(
         id=op.reservation_id,
         caller=op.caller,
@@ -60,7 +60,7 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         status="pending",
         reserved_at=batch.now,
         expires_at=_expiry(batch, op.ttl_s),
-        meters=[meter.id for meter in meters],
+        buckets=[bucket.id for bucket in buckets],
         tokens=decision.quote.tokens,
     )
     return decision
@@ -72,11 +72,11 @@ def extend(batch: Batch, op: Extend) -> None:
     windows = [batch.windows[id] for id in row.windows]
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
-    more, meters = Amount(nanos=op.more_nanos), _meters(batch, row)
-    wait_s = max((meter_view(meter, batch.now).wait_s(more) for meter in meters), default=0)
+    more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
+    wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
     if op.more_nanos and wait_s:
         raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
-    _fill(meters, more)
+    _fill(buckets, more)
     for window in windows:
         window.reserved_nanos += op.more_nanos
         window.dirty = True
@@ -98,7 +98,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
     _fill(
-        _meters(batch, row),
+        _buckets(batch, row),
         amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
     )
     _resolve(batch, row, "settled")
@@ -109,7 +109,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    _fill(_meters(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
+    _fill(_buckets(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
     _resolve(batch, row, "released")
 
 
@@ -136,7 +136,7 @@ def record(batch: Batch, op: Record) -> RecordResult:
     # A call of an earlier period belongs to that one, whose window is closed.
     windows = [
         window
-        for item in batch.governed(op.caller)
+        for item in batch.matched(op.caller)
         if (window := batch.open[item.budget.id, item.subject]).starts_at <= occurred_at
     ]
     entry = EntryRow(
@@ -176,15 +176,15 @@ def _expiry(batch: Batch, ttl_s: int | None) -> datetime:
     return batch.now + timedelta(seconds=ttl_s or settings.RESERVATION_TTL_S)
 
 
-def _meters(batch: Batch, row: ReservationRow) -> list[MeterRow]:
-    """The meters that a reservation filled; one whose limit was deleted is gone."""
-    return [batch.meters[id] for id in row.meters if id in batch.meters]
+def _buckets(batch: Batch, row: ReservationRow) -> list[BucketRow]:
+    """The buckets that a reservation filled; one whose limit was deleted is gone."""
+    return [batch.buckets[id] for id in row.buckets if id in batch.buckets]
 
 
-def _fill(meters: Iterable[MeterRow], more: Amount) -> None:
-    for meter in meters:
-        meter.level = meter.level.plus(more)
-        meter.dirty = True
+def _fill(buckets: Iterable[BucketRow], more: Amount) -> None:
+    for bucket in buckets:
+        bucket.level = bucket.level.plus(more)
+        bucket.dirty = True
 
 
 def _resolve(batch: Batch, row: ReservationRow, status: str) -> None:

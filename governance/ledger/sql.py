@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from governance.ledger import sql_dialect as words
-from governance.ledger.rows import EntryRow, EventRow, NewWindow, ReservationRow, Standing, WindowRow
+from governance.ledger.rows import CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import (
     IDS,
     UUIDS,
@@ -32,7 +32,7 @@ from governance.ledger.sql_dialect import (
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.decision import Policy, Rule
-from governance.rules.scopes import EACH, RateRule, Rulebook, keys_of
+from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
 from governance.rules.windows import WindowKind
 
 # Reading ------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ _SUBJECTS = Shape(budget_id="bigint", subject="text")
 _REQUESTS = Shape(tenant_id="bigint", request_id="text")
 
 
-def standing(callers: Collection[Caller], now: datetime) -> Query[Standing]:
+def caller_status(callers: Collection[Caller], now: datetime) -> Query[CallerStatus]:
     """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
     tenants = pack_ids({caller.tenant_id for caller in callers})
     keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
@@ -71,12 +71,12 @@ def standing(callers: Collection[Caller], now: datetime) -> Query[Standing]:
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
         f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {among(IDS)})",
         [tenants, tenants, keys, stamp(now), stamp(now), tenants],
-        _standing,
+        _caller_status,
     )
 
 
-def _standing(rows: list[Any]) -> Standing:
-    return Standing(
+def _caller_status(rows: list[Any]) -> CallerStatus:
+    return CallerStatus(
         statuses={id: status for kind, id, status, _ in rows if kind == "t"},
         time_zones={id: zone for kind, id, _, zone in rows if kind == "t"},
         paused_agents=frozenset((id, slug) for kind, id, slug, _ in rows if kind == "a"),
@@ -85,7 +85,7 @@ def _standing(rows: list[Any]) -> Standing:
     )
 
 
-def budgets(callers: Collection[Caller]) -> Query[list[Rulebook]]:
+def budgets(callers: Collection[Caller]) -> Query[list[BudgetRule]]:
     """Every enabled budget that could govern one of the callers."""
     where, params = _of_callers(callers)
     return Query(
@@ -116,7 +116,7 @@ def _of_callers(callers: Collection[Caller]) -> tuple[str, list[Any]]:
     ), [pack_ids(tenants), _NAMES.pack([(key,) for key in keys])]
 
 
-def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[Rulebook, str, str]]:
+def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[BudgetRule, str, str]]:
     """Budgets with their tenant's slug and time zone."""
     rows = words.select(
         f"SELECT {_BUDGET}, t.slug, t.time_zone FROM governance_budget b"
@@ -169,7 +169,7 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
             status=row[13],
             reserved_at=moment(row[14]),
             expires_at=moment(row[15]),
-            meters=_json(row[16]),
+            buckets=_json(row[16]),
             tokens=row[17],
         )
         for row in rows
@@ -305,7 +305,7 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     """
     rows = [
         (
-            item.governed.budget.id, item.governed.subject, item.governed.tenant_id, item.starts_at, item.ends_at,
+            item.matched.budget.id, item.matched.subject, item.matched.tenant_id, item.starts_at, item.ends_at,
             item.limit_nanos, item.source_kind, item.source_id, now,
         )
         for item in new
@@ -347,7 +347,7 @@ def update_windows(changed: Iterable[WindowRow]) -> None:
 def insert_reservations(new: Sequence[ReservationRow]) -> None:
     rows = [
         (
-            *_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at, row.meters,
+            *_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at, row.buckets,
             row.tokens,
         )
         for row in new
@@ -430,8 +430,8 @@ def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _rulebook(row: Sequence[Any]) -> Rulebook:
-    return Rulebook(
+def _rulebook(row: Sequence[Any]) -> BudgetRule:
+    return BudgetRule(
         id=row[0],
         tenant_id=row[1],
         scope_type=row[2],

@@ -1,4 +1,4 @@
-"""The ledger's statements on rate meters and allowances; see `governance.ledger.sql`."""
+"""The ledger's statements on rate buckets and allowances; see `governance.ledger.sql`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from governance.ledger import sql_dialect as words
-from governance.ledger.rows import AllowanceRow, MeterRow
+from governance.ledger.rows import AllowanceRow, BucketRow
 from governance.ledger.sql_dialect import IDS, Shape, among, for_update, moment, pack_ids
 from governance.rules.buckets import Amount, Ceilings, after
 from governance.rules.scopes import RateRule
@@ -21,8 +21,8 @@ _CHANGES = Shape(
 _SUBJECTS = Shape(rate_limit_id="bigint", subject="text")
 
 
-def open_meters(keys: Collection[tuple[int, str]], now: datetime) -> None:
-    """Make the meters that are missing, empty. Ordered, so that two batches do not wait in a circle."""
+def open_buckets(keys: Collection[tuple[int, str]], now: datetime) -> None:
+    """Make the buckets that are missing, empty. Ordered, so that two batches do not wait in a circle."""
     words.insert(
         "governance_ratemeter",
         _NEW,
@@ -31,12 +31,12 @@ def open_meters(keys: Collection[tuple[int, str]], now: datetime) -> None:
     )
 
 
-def meters(
+def buckets(
     rules: dict[int, RateRule], *, keys: Collection[tuple[int, str]], ids: Collection[int], now: datetime, lock: bool
-) -> list[MeterRow]:
-    """Meters by (limit, subject) and by id, locked in primary-key order, with their levels as of `now`.
+) -> list[BucketRow]:
+    """Buckets by (limit, subject) and by id, locked in primary-key order, with their levels as of `now`.
 
-    `rules` need not hold the limit of a meter taken by id: it is read along.
+    `rules` need not hold the limit of a bucket taken by id: it is read along.
     """
     if not (keys or ids):
         return []
@@ -53,11 +53,11 @@ def meters(
     for row in rows:
         rule = rules.get(row[6]) or RateRule(row[6], row[7], row[8], row[9], Ceilings(row[10], row[11], row[12]))
         level = after(Amount(*row[3:6]), rule.ceilings, now - moment(row[2]))
-        found.append(MeterRow(row[0], rule, row[1], level))
+        found.append(BucketRow(row[0], rule, row[1], level))
     return found
 
 
-def update_meters(changed: Iterable[MeterRow], now: datetime) -> None:
+def update_buckets(changed: Iterable[BucketRow], now: datetime) -> None:
     words.update(
         "governance_ratemeter",
         _CHANGES,

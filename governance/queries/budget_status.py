@@ -18,7 +18,7 @@ from governance.rules.windows import WindowKind, span_at
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetStatus:
     """The figures of a budget's current window. Amounts in nanodollars.
 
     Of a budget for "each one separately" it is the fullest subject's window; `subject` names it.
@@ -76,7 +76,7 @@ def readable_windows(reader: Reader) -> QuerySet[BudgetWindow]:
     return rows.filter(subject__in=subjects, budget__in=readable_budgets(reader).order_by())
 
 
-def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, Standing]:
+def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, BudgetStatus]:
     """Each budget's current window by budget id, in one query; one that no call has opened yet stands at zero."""
     budgets = list(budgets)
     fullest = (
@@ -94,7 +94,7 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
     }
 
 
-def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, Standing]]:
+def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
     """The open windows nearest their cap, with their budgets and tenants."""
     rows = (
         live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
@@ -113,8 +113,8 @@ def near_the_cap(*, now: datetime) -> tuple[int, int]:
     return pressed, stopped
 
 
-def of_window(window: BudgetWindow) -> Standing:
-    return Standing(
+def of_window(window: BudgetWindow) -> BudgetStatus:
+    return BudgetStatus(
         subject=window.subject,
         starts_at=window.starts_at,
         ends_at=window.ends_at,
@@ -127,11 +127,11 @@ def of_window(window: BudgetWindow) -> Standing:
     )
 
 
-def unopened(budget: Budget, *, now: datetime) -> Standing:
+def unopened(budget: Budget, *, now: datetime) -> BudgetStatus:
     """The window the next call would open."""
     zone = budget.tenant.zone if budget.tenant else ZoneInfo("UTC")
     span = span_at(WindowKind(budget.window), now, zone)
-    return Standing("", span.starts_at, span.ends_at, budget.limit_nanos, 0, 0, BudgetWindow.State.ACTIVE)
+    return BudgetStatus("", span.starts_at, span.ends_at, budget.limit_nanos, 0, 0, BudgetWindow.State.ACTIVE)
 
 
 def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:

@@ -23,7 +23,7 @@ from governance.audit import Actor
 from governance.ledger import sql
 from governance.upkeep import reconcile
 from governance.upkeep import sql as upkeep
-from governance.upkeep.reconcile import Drift, Tell, silence
+from governance.upkeep.reconcile import Drift, Report, silence
 from governance.upkeep.sql import Member
 
 HOUR = timedelta(hours=1)
@@ -60,7 +60,7 @@ class Purged:
     kept: int = 0
 
 
-def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, tell: Tell = silence) -> Purged:
+def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, report: Report = silence) -> Purged:
     """Delete entries of hours that ended before a moment, and resolved reservations, `batch` calls at a time.
 
     Raises PurgeError, and Unproven where an hour's rollup is not the sum of its entries: before anything is deleted,
@@ -70,14 +70,14 @@ def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, tell
     for found in _batches(total.before, batch):
         done = _purge_durably(found, total.before, by=by, now=now)
         total = _sum(total, done)
-        tell(f"{total.entries} entries purged, up to {found[-1][0]:%Y-%m-%d %H:%M}")
+        report(f"{total.entries} entries purged, up to {found[-1][0]:%Y-%m-%d %H:%M}")
     while deleted := _purge_released(total.before, batch, by=by, now=now):
         total = replace(total, reservations=total.reservations + deleted)
-        tell(f"{total.reservations} reservations purged")
+        report(f"{total.reservations} reservations purged")
     return total
 
 
-def look(*, before: datetime, now: datetime, batch: int = 5000, tell: Tell = silence) -> Purged:
+def look(*, before: datetime, now: datetime, batch: int = 5000, report: Report = silence) -> Purged:
     """What `purge` would delete: the same search and the same proof, nothing written."""
     total = _prepare(before=before, now=now, batch=batch)
     with reconcile.snapshot():
@@ -86,7 +86,7 @@ def look(*, before: datetime, now: datetime, batch: int = 5000, tell: Tell = sil
             reservations = {member.reservation_id for member in old} - {None}
             cost_nanos = sum(member.cost_nanos for member in old)
             total = _sum(total, Purged(before, len(old), len(reservations), cost_nanos, kept))
-            tell(f"{total.entries} entries found, up to {found[-1][0]:%Y-%m-%d %H:%M}")
+            report(f"{total.entries} entries found, up to {found[-1][0]:%Y-%m-%d %H:%M}")
         return replace(total, reservations=total.reservations + upkeep.released(before=total.before))
 
 

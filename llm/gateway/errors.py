@@ -15,7 +15,7 @@ from django.conf import settings
 
 from governance import upgrades
 from governance.rules import money
-from governance.rules.buckets import E6, MeterView
+from governance.rules.buckets import E6, BucketView
 from governance.rules.decision import Decision, Reason, WindowView
 
 LONGEST_WAIT_S = 60
@@ -207,7 +207,7 @@ def stopped() -> GatewayError:
     return GatewayError(status, type, code, f"{sentence}.", None, (NEVER_RETRY,))
 
 
-def _rate_headers(limit: MeterView, retry_after_s: int) -> list[tuple[str, str]]:
+def _rate_headers(limit: BucketView, retry_after_s: int) -> list[tuple[str, str]]:
     headers = [("retry-after", str(retry_after_s))]
     for name, ceiling, level_e6 in (
         ("requests", limit.ceilings.requests, limit.level.requests_e6),

@@ -59,7 +59,7 @@ class Command(BaseCommand):
         if nanos < 0:
             raise CommandError("--cost: must be 0 or more", returncode=FAILED)
         call = Call(model=options["model"], quote=quotes.fixed(nanos), tools=tuple(options["tool"]))
-        decision = ledger.look(caller, call, now=timezone.now())
+        decision = ledger.dry_run(caller, call, now=timezone.now())
         status = _of_decision(decision) if cost is not None else _of_states(decision)
         if options["json"]:
             self.stdout.write(json.dumps(_answer(decision, asked=cost is not None, status=status)))

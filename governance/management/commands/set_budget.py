@@ -65,8 +65,8 @@ class Command(BaseCommand):
         except (budgets.BudgetConflict, money.AmountError) as error:
             raise CommandError(str(error)) from error
         if options["json"]:
-            told = {"action": action, "budget": shown(budget), "old": old, "dry_run": dry_run}
-            self.stdout.write(json.dumps(told, default=str))
+            answer = {"action": action, "budget": shown(budget), "old": old, "dry_run": dry_run}
+            self.stdout.write(json.dumps(answer, default=str))
             return
         limit = money.format_dollars(budget.limit_nanos)
         self.stdout.write(f"{'Would be ' * dry_run}{action}: {budget} (${limit})")
@@ -119,7 +119,7 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown(budget: Budget) -> dict[str, Any]:
     """A budget as the API shows it; dollars and shares as text."""
-    found = budgets.picture(budget)
+    found = budgets.to_audit(budget)
     shares = {name: _plain(getattr(budget, name)) for name in ("soft_cap", "hard_cap", "warn_at")}
     identity = {
         "id": budget.pk,

@@ -24,7 +24,7 @@ def limit() -> int:
 def fits(cost: str, *, at=NOON) -> bool:
     """Whether a call would be let through, in truth and in the dry run alike."""
     op = make.reserving(cost)
-    dry = ledger.look(op.caller, op.call, now=at)
+    dry = ledger.dry_run(op.caller, op.call, now=at)
     decision = ledger.reserve(op, now=at)
     assert (dry.action, dry.reason) == (decision.action, decision.reason)
     if decision.allowed:

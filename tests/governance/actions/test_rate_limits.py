@@ -6,7 +6,7 @@ import pytest
 
 from governance.actions import rate_limits
 from governance.audit import Actor
-from governance.models import AuditEntry, RateLimit, RateMeter
+from governance.models import AuditEntry, RateBucket, RateLimit
 from tests import factories
 from tests.factories import NOON
 
@@ -116,12 +116,12 @@ def test_a_change_that_cannot_be_is_refused_and_leaves_everything(changes: dict[
     assert made.requests_per_minute == 60
 
 
-def test_a_deleted_one_takes_its_meters_along_and_is_audited() -> None:
+def test_a_deleted_one_takes_its_buckets_along_and_is_audited() -> None:
     made = create()
-    RateMeter.objects.create(rate_limit=made, measured_at=NOON)
+    RateBucket.objects.create(rate_limit=made, measured_at=NOON)
     rate_limits.delete(limit=made, by=OLGA, now=NOON)
     assert not RateLimit.objects.exists()
-    assert not RateMeter.objects.exists()
+    assert not RateBucket.objects.exists()
     row = AuditEntry.objects.latest("id")
     assert (row.action, row.target) == ("rate_limit.delete", "rate limit platform")
     assert row.old is not None

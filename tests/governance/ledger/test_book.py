@@ -322,7 +322,7 @@ def test_pausing_takes_hold_on_the_next_call():
 def test_the_dry_run_decides_as_the_real_thing_and_writes_nothing():
     make.budget("1.00")
     real = make.reserving("0.85")
-    dry = ledger.look(real.caller, real.call, now=NOON)
+    dry = ledger.dry_run(real.caller, real.call, now=NOON)
     assert not BudgetWindow.objects.exists()
     decision = ledger.reserve(real, now=NOON)
     assert (dry.action, dry.model, dry.reason) == (decision.action, decision.model, decision.reason)

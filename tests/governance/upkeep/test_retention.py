@@ -163,7 +163,7 @@ def test_an_hour_that_drifts_while_the_purge_runs_stops_it_there() -> None:
         SpendRollup.objects.filter(hour__gt=make.NOON).update(calls=9)
 
     with pytest.raises(retention.Unproven):
-        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=1, tell=corrupt)
+        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=1, report=corrupt)
     assert SpendEntry.objects.count() == 2
 
 
@@ -191,7 +191,7 @@ def test_a_purge_that_ended_half_way_is_taken_up_again() -> None:
         raise Ended
 
     with pytest.raises(Ended):
-        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=2, tell=end)
+        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=2, report=end)
     assert reconcile.check() == []
     assert SpendEntry.objects.count() == 3
     assert purge(batch=2).entries == 3
