@@ -76,7 +76,7 @@ COMPANIES = (
 )
 # tenant, scope, key, window, dollars a window, policy
 BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
-    ("acme", "tenant", "acme", "billing_cycle", "50", {"downgrade_rules": TO_SMALL}),
+    ("acme", "tenant", "acme", WindowKind.BILLING_CYCLE.value, "50", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
     ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),

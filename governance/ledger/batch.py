@@ -37,7 +37,7 @@ from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
 from governance.rules.scopes import MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
-from governance.rules.windows import WindowKind, span_at
+from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
 # How often a batch looks again for windows that another one opened or closed at the same moment.
@@ -267,8 +267,8 @@ class Batch:
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:
-    """Whether time has closed a window. A billing cycle ends only when Stripe or an operator opens the next."""
-    return window.ends_at is not None and window.ends_at <= now and window.budget.window != WindowKind.BILLING_CYCLE
+    """Whether time has closed a window."""
+    return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
 
 
 def new_window(matched: MatchedBudget, now: datetime) -> NewWindow:

@@ -33,7 +33,7 @@ from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.decision import Policy, Rule
 from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
-from governance.rules.windows import WindowKind
+from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # Reading ------------------------------------------------------------------------------------------------------
 
@@ -52,6 +52,7 @@ _ATTRIBUTION = (
     'e.id, e.tenant_id, t.slug, e.agent, e.key_id, e."user", e.session, e.task, e.provider, e.model_requested,'
     " e.model_served, e.windows"
 )
+_ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
 _NAMES = Shape(name="text")
 _SUBJECTS = Shape(budget_id="bigint", subject="text")
 _REQUESTS = Shape(tenant_id="bigint", request_id="text")
@@ -239,19 +240,19 @@ def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetim
 
 
 def ended_windows(now: datetime, limit: int) -> list[int]:
-    """Open calendar windows whose time is over. A billing cycle ends only when the next one opens."""
+    """Open windows that time has closed."""
     rows = words.select(
         "SELECT w.id FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
-        " WHERE w.closed_at IS NULL AND w.ends_at <= %s AND b.window <> 'billing_cycle' ORDER BY w.id LIMIT %s",
+        f" WHERE w.closed_at IS NULL AND w.ends_at <= %s AND {_ENDS_BY_TIME} ORDER BY w.id LIMIT %s",
         [stamp(now), limit],
     )
     return [row[0] for row in rows]
 
 
 def budgets_without_window() -> list[int]:
-    """Enabled budgets of one subject that have no open window yet."""
+    """Enabled budgets of one subject that have no open window yet; what ends by an act is opened by one."""
     rows = words.select(
-        "SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND b.window <> 'billing_cycle'"
+        f"SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND {_ENDS_BY_TIME}"
         " AND NOT EXISTS (SELECT 1 FROM governance_budgetwindow w WHERE w.budget_id = b.id AND w.closed_at IS NULL)",
         [EACH],
     )

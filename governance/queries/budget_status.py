@@ -14,7 +14,7 @@ from django.db.models.functions import Cast
 from governance.models import Budget, BudgetWindow, ScopeType
 from governance.models.budgets import EACH
 from governance.queries.spend import EVERYTHING, Reader
-from governance.rules.windows import WindowKind, span_at
+from governance.rules.windows import ENDING_BY_ACT, WindowKind, span_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,6 @@ def unopened(budget: Budget, *, now: datetime) -> BudgetStatus:
 
 
 def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:
-    """Open windows that time has not ended; a billing cycle ends only by an act."""
-    lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window=WindowKind.BILLING_CYCLE.value)
+    """Open windows that time has not ended."""
+    lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window__in=ENDING_BY_ACT)
     return rows.filter(lasting, closed_at__isnull=True)
