@@ -21,6 +21,7 @@ from governance.ledger.operations import OpenPeriod, Operation, Record
 from governance.models import Agent, Budget, SpendEntry, Tenant
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
+from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind, span_at
 
 DAYS = 30
@@ -260,6 +261,6 @@ def _budget(
             now=now,
             **policy,
         )
-    except budgets.BudgetConflict:
+    except Conflict:
         # It is there from an earlier run, perhaps changed by hand.
         return

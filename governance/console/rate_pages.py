@@ -14,6 +14,7 @@ from governance.actions import rate_limits
 from governance.audit import Actor
 from governance.models import RateLimit
 from governance.rules import money
+from governance.rules.errors import Conflict, FieldError
 
 
 class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -48,10 +49,10 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
             with transaction.atomic():
                 self.write(by=Actor("form"), now=timezone.now())
                 transaction.set_rollback(True)
-        except rate_limits.RateError as error:
+        except Conflict as error:
+            self.add_error(None, f"There is a rate limit for {error.existing} already: change that one.")
+        except FieldError as error:
             self.add_error(error.field if error.field in self.fields else None, error.message)
-        except rate_limits.RateConflict as error:
-            self.add_error(None, f"There is a rate limit for {error.limit} already: change that one.")
 
     def save(self, commit: bool = True) -> RateLimit:
         """Nothing: the page writes with `write`, which knows who and when."""
@@ -65,7 +66,7 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         try:
             values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
         except money.AmountError as error:
-            raise rate_limits.RateError("dollars_per_minute", str(error)) from error
+            raise FieldError("dollars_per_minute", str(error)) from error
         if self.instance.pk:
             return rate_limits.change(limit=self.instance, changes=values, by=by, now=now)
         return rate_limits.create(**values, by=by, now=now)

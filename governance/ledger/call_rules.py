@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -91,10 +91,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
-    entry = _charge(
-        batch, row, op.cost_nanos, op.usage, certainty=op.certainty, reason=op.reason, occurred_at=op.occurred_at,
-        price_rule=op.price_rule, request_id=op.request_id, metadata=op.metadata,
-    )  # fmt: skip
+    entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
     _fill(
@@ -118,10 +115,12 @@ def expire(batch: Batch, op: Expire) -> bool:
     row = batch.reservation(op.reservation_id)
     if row.status != "pending" or row.expires_at > batch.now:
         return False
+    usage = Usage(provider=row.provider, model=row.model_served)
     _charge(
-        batch, row, row.amount_nanos, Usage(provider=row.provider, model=row.model_served),
-        certainty="estimated", reason="expired", request_id=str(row.id),
-    )  # fmt: skip
+        batch,
+        row,
+        Settle(row.id, row.amount_nanos, usage, certainty="estimated", reason="expired", request_id=str(row.id)),
+    )
     _resolve(batch, row, "expired")
     return True
 
@@ -140,12 +139,21 @@ def record(batch: Batch, op: Record) -> RecordResult:
         if (window := batch.open[item.budget.id, item.subject]).starts_at <= occurred_at
     ]
     entry = EntryRow(
-        id=op.entry_id, kind="charge", caller=op.caller, provider=op.usage.provider,
-        model_requested=op.model_requested or op.usage.model, model_served=op.usage.model,
-        windows=[window.id for window in windows], cost_nanos=op.cost_nanos, occurred_at=occurred_at,
-        request_id=op.request_id, certainty=op.certainty, price_rule=op.price_rule, metadata=op.metadata,
+        id=op.entry_id,
+        kind="charge",
+        caller=op.caller,
+        provider=op.usage.provider,
+        model_requested=op.model_requested or op.usage.model,
+        model_served=op.usage.model,
+        windows=[window.id for window in windows],
+        cost_nanos=op.cost_nanos,
+        occurred_at=occurred_at,
+        request_id=op.request_id,
+        certainty=op.certainty,
+        price_rule=op.price_rule,
+        metadata=op.metadata,
         **_figures(op.usage),
-    )  # fmt: skip
+    )
     batch.post(entry)
     batch.reported[key] = op.entry_id, op.cost_nanos
     return RecordResult(op.entry_id, op.cost_nanos)
@@ -160,10 +168,16 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
         raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
     batch.post(
         replace(
-            corrected, id=op.entry_id, kind=op.kind, corrects_id=op.corrects_id, cost_nanos=op.delta_nanos,
-            reason=op.reason, request_id="", price_rule=op.price_rule,
+            corrected,
+            id=op.entry_id,
+            kind=op.kind,
+            corrects_id=op.corrects_id,
+            cost_nanos=op.delta_nanos,
+            reason=op.reason,
+            request_id="",
+            price_rule=op.price_rule,
         )
-    )  # fmt: skip
+    )
     return AdjustResult(op.entry_id, op.delta_nanos)
 
 
@@ -197,20 +211,28 @@ def _give_back(batch: Batch, row: ReservationRow) -> None:
         batch.windows[id].dirty = True
 
 
-def _charge(
-    batch: Batch, row: ReservationRow, cost_nanos: int, usage: Usage, *, certainty: str, reason: str,
-    occurred_at: datetime | None = None, price_rule: str = "", request_id: str = "",
-    metadata: Mapping[str, Any] | None = None,
-) -> EntryRow:  # fmt: skip
+def _charge(batch: Batch, row: ReservationRow, op: Settle) -> EntryRow:
     """Turn a pending hold into an entry at what was spent."""
     _give_back(batch, row)
     entry = EntryRow(
-        id=uuids.uuid7(), kind="charge", caller=row.caller, provider=usage.provider or row.provider,
-        model_requested=row.model_requested, model_served=usage.model or row.model_served, windows=row.windows,
-        cost_nanos=cost_nanos, occurred_at=occurred_at or row.reserved_at, reservation_id=row.id,
-        request_id=request_id, price_rule=price_rule, overage_nanos=max(0, cost_nanos - row.amount_nanos),
-        certainty=certainty, reason=reason, metadata=metadata or {}, **_figures(usage),
-    )  # fmt: skip
+        id=uuids.uuid7(),
+        kind="charge",
+        caller=row.caller,
+        provider=op.usage.provider or row.provider,
+        model_requested=row.model_requested,
+        model_served=op.usage.model or row.model_served,
+        windows=row.windows,
+        cost_nanos=op.cost_nanos,
+        occurred_at=op.occurred_at or row.reserved_at,
+        reservation_id=row.id,
+        request_id=op.request_id,
+        price_rule=op.price_rule,
+        overage_nanos=max(0, op.cost_nanos - row.amount_nanos),
+        certainty=op.certainty,
+        reason=op.reason,
+        metadata=op.metadata,
+        **_figures(op.usage),
+    )
     batch.post(entry)
     return entry
 
@@ -222,12 +244,19 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
     entry = replace(
-        charge, id=uuids.uuid7(), kind="adjustment", corrects_id=charge.id, reason=LATE_SETTLE,
-        cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted), certainty=op.certainty,
-        price_rule=op.price_rule, request_id=op.request_id,
-        model_served=op.usage.model or charge.model_served, metadata=op.metadata,
+        charge,
+        id=uuids.uuid7(),
+        kind="adjustment",
+        corrects_id=charge.id,
+        reason=LATE_SETTLE,
+        cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted),
+        certainty=op.certainty,
+        price_rule=op.price_rule,
+        request_id=op.request_id,
+        model_served=op.usage.model or charge.model_served,
+        metadata=op.metadata,
         **_figures(op.usage),
-    )  # fmt: skip
+    )
     batch.post(entry)
     return SettleResult(entry.id, op.cost_nanos, late=True, balances=batch.balances(row.windows))
 

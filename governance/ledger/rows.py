@@ -103,6 +103,14 @@ class EventRow:
     reason: str = ""
     actor: str = ""
 
+    @property
+    def short_reason(self) -> str:
+        return self.reason[:300]
+
+    @property
+    def short_actor(self) -> str:
+        return self.actor[:150]
+
 
 @dataclass(frozen=True, slots=True)
 class CallerStatus:

@@ -14,6 +14,7 @@ from typing import cast
 
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
+from governance.rules.policy import Policy
 
 
 class Action(StrEnum):
@@ -91,31 +92,6 @@ class Quote:
 
 # Prices a call at a model; None where the model has no price.
 Quoter = Callable[[str], Quote | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """From any of `sources` ("*" is any model) to `to`."""
-
-    sources: frozenset[str]
-    to: str
-
-    def matches(self, names: Iterable[str]) -> bool:
-        return "*" in self.sources or not self.sources.isdisjoint(names)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a budget does near its limit."""
-
-    hard_e4: int = 10_000
-    soft_e4: int | None = 8_000
-    warn_e4: int | None = None
-    thresholds_e4: tuple[int, ...] = (5_000, 7_500, 9_000, 10_000)
-    rules: tuple[Rule, ...] = ()
-    disabled_tools: frozenset[str] = frozenset()
-    clamp: bool = True
-    clamp_min_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True)

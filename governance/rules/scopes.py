@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
-from governance.rules.decision import Policy
+from governance.rules.policy import Policy
 from governance.rules.windows import WindowKind
 
 EACH = "*"

@@ -4,6 +4,7 @@ from governance import ledger
 from governance.actions import allowances, stops
 from governance.audit import Actor
 from governance.models import AuditEntry, Budget, EmergencyStop, RateBucket, RateLimit, Tenant
+from governance.rules.errors import Conflict, NotOpen
 from tests import factories as make
 from tests.concurrency.processes import in_processes, in_threads
 from tests.factories import NOON, nanos
@@ -42,7 +43,7 @@ def test_of_many_who_press_at_once_one_stops():
     def press(index):
         try:
             stops.stop(tenant=Tenant.objects.get(pk=tenant.pk), reason=f"{index}", by=BY, now=NOON)
-        except stops.StopConflict:
+        except Conflict:
             return False
         return True
 
@@ -56,7 +57,7 @@ def test_of_many_who_lift_at_once_one_does():
     def lift(index):
         try:
             stops.lift(stop=EmergencyStop.objects.get(pk=stop.pk), by=Actor(f"{index}"), now=NOON)
-        except stops.StopConflict:
+        except NotOpen:
             return False
         return True
 

@@ -37,8 +37,11 @@ def test_settle_charges_the_true_cost_and_returns_the_rest():
     assert (window().settled_nanos, window().reserved_nanos) == (nanos("0.03"), 0)
     entry = SpendEntry.objects.get()
     assert (entry.id, entry.cost_nanos, entry.certainty, entry.overage_nanos) == (
-        result.entry_id, nanos("0.03"), "confirmed", 0,
-    )  # fmt: skip
+        result.entry_id,
+        nanos("0.03"),
+        "confirmed",
+        0,
+    )
     assert entry.windows == [window().id]
     assert SpendRollup.objects.get().cost_nanos == nanos("0.03")
     assert Reservation.objects.get().status == "settled"

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.calls import Caller
-from governance.rules.decision import Policy
+from governance.rules.policy import Policy
 from governance.rules.scopes import SCOPES, BudgetRule, governing, keys_of
 from governance.rules.windows import WindowKind
 
