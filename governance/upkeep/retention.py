@@ -21,6 +21,7 @@ from django.db import IntegrityError, OperationalError, transaction
 from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
+from governance.rules.errors import FieldError
 from governance.upkeep import reconcile
 from governance.upkeep import sql as upkeep
 from governance.upkeep.reconcile import Drift, Report, silence
@@ -31,14 +32,6 @@ HOUR = timedelta(hours=1)
 YOUNGEST = timedelta(days=1)
 ATTEMPTS = 6
 BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
-
-
-class PurgeError(ValueError):
-    """A moment or batch that no purge can have; the message says what could be."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field, self.message = field, message
 
 
 class Unproven(Exception):
@@ -63,7 +56,7 @@ class Purged:
 def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, report: Report = silence) -> Purged:
     """Delete entries of hours that ended before a moment, and resolved reservations, `batch` calls at a time.
 
-    Raises PurgeError, and Unproven where an hour's rollup is not the sum of its entries: before anything is deleted,
+    Raises FieldError, and Unproven where an hour's rollup is not the sum of its entries: before anything is deleted,
     or, where it drifted meanwhile, with the batches before it done.
     """
     total = _prepare(before=before, now=now, batch=batch)
@@ -93,9 +86,9 @@ def look(*, before: datetime, now: datetime, batch: int = 5000, report: Report =
 def _prepare(*, before: datetime, now: datetime, batch: int) -> Purged:
     """Check what was asked, and prove every hour of it."""
     if before > now - YOUNGEST:
-        raise PurgeError("before", "must be a day ago or earlier: younger calls may still be corrected or repeated")
+        raise FieldError("before", "must be a day ago or earlier: younger calls may still be corrected or repeated")
     if batch < 1:
-        raise PurgeError("batch", "must be 1 or more")
+        raise FieldError("batch", "must be 1 or more")
     # Whole hours, because it is hours that are proved.
     before = before.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     with reconcile.snapshot():

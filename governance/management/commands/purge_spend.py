@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from governance.audit import Actor
 from governance.rules import money
+from governance.rules.errors import FieldError
 from governance.upkeep import retention
 from governance.upkeep.reconcile import silence
 
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             else:
                 by = Actor(f"command line ({getpass.getuser()})")
                 done = retention.purge(before=before, now=now, by=by, batch=batch, report=report)
-        except retention.PurgeError as error:
+        except FieldError as error:
             raise CommandError(f"--{error.field}: {error.message}") from error
         except retention.Unproven as error:
             self._refuse(error, as_json=options["json"])
