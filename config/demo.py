@@ -21,6 +21,7 @@ from governance.ledger.operations import OpenPeriod, Operation, Record
 from governance.models import Agent, Budget, SpendEntry, Tenant
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
+from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind, span_at
 
 DAYS = 30
@@ -76,7 +77,7 @@ COMPANIES = (
 )
 # tenant, scope, key, window, dollars a window, policy
 BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
-    ("acme", "tenant", "acme", "billing_cycle", "50", {"downgrade_rules": TO_SMALL}),
+    ("acme", "tenant", "acme", WindowKind.BILLING_CYCLE.value, "50", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
     ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),
@@ -260,6 +261,6 @@ def _budget(
             now=now,
             **policy,
         )
-    except budgets.BudgetConflict:
+    except Conflict:
         # It is there from an earlier run, perhaps changed by hand.
         return

@@ -13,6 +13,7 @@ from governance import audit
 from governance.actions import tenancy
 from governance.audit import Actor
 from governance.models import Tenant
+from governance.rules.errors import FieldError
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def _make_tenant(slug: str, now: datetime) -> None:
     try:
         with transaction.atomic():
             tenancy.create_tenant(slug=slug, by=STRIPE, now=now)
-    except tenancy.TenancyError as error:
+    except FieldError as error:
         log.warning("the tenant that Stripe's objects name was not made: %s", error)
 
 

@@ -26,9 +26,12 @@ from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
 from governance.models import Budget, BudgetWindow, ScopeType, Tenant
+from governance.rules import policy as budget_policy
 from governance.rules.windows import WindowKind
 
 SOURCE = "stripe"
+# What a customer's plan says of its budget, whatever an operator has set since.
+CAPS_AND_RULES = ("soft_cap", "hard_cap", "downgrade_rules", "disabled_tools")
 
 
 def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
@@ -182,24 +185,20 @@ def _drawable(part: WindowShare) -> balance.Part:
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
-    return [
-        part.subscription_id,
-        *(at.isoformat() for at in spans),
-        part.limit_nanos,
-        part.given_nanos,
-        part.level_nanos,
-    ]
+    amounts = (part.limit_nanos, part.given_nanos, part.level_nanos)
+    return [part.subscription_id, *(at.isoformat() for at in spans), *amounts]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
-    spans = [datetime.fromisoformat(at) for at in raw[1:5]]
+    subscription_id, *spans, limit_nanos, given_nanos, level_nanos = raw
+    period_start, period_end, whole_start, whole_end = map(datetime.fromisoformat, spans)
     return WindowShare(
-        raw[0],
-        Period(*spans[:2]),
-        Period(*spans[2:]),
-        raw[5],
-        given_nanos=raw[6],
-        level_nanos=raw[7],
+        subscription_id,
+        Period(period_start, period_end),
+        Period(whole_start, whole_end),
+        limit_nanos,
+        given_nanos=given_nanos,
+        level_nanos=level_nanos,
     )
 
 
@@ -213,20 +212,23 @@ def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
 
 
 def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:
-    """Caps and rules: those of the metadata; those of the plan where the customer has changed plans."""
+    """The policy of the plan where the customer has changed plans; and the caps of the metadata."""
     wanted: dict[str, Any] = {}
     if account.plan and found.plan != account.plan and found.state != EntitlementState.FREE:
-        plan = Plan.objects.filter(name=found.plan).first()
-        wanted = {} if plan is None else _policy_of(plan)
+        wanted = _policy_of(found.plan, instead_of=account.plan)
     for name, share_e4 in (("soft_cap", found.soft_e4), ("hard_cap", found.hard_e4)):
         if share_e4 is not None:
             wanted[name] = Decimal(share_e4) / 10_000
     soft, hard = (wanted.get(name, getattr(budget, name)) for name in ("soft_cap", "hard_cap"))
     if soft is not None and soft >= hard and found.hard_e4 is not None:
         # The metadata lowers the hard cap below the soft one that was there: then there is no soft one.
-        wanted["soft_cap"] = wanted["warn_at"] = None
+        wanted["soft_cap"] = None
     elif soft is not None and soft >= hard:
         wanted.pop("soft_cap", None)
+    soft, warn = (wanted.get(name, getattr(budget, name)) for name in ("soft_cap", "warn_at"))
+    if warn is not None and (soft is None or warn >= soft):
+        # A soft cap this low leaves nothing to warn of before it.
+        wanted["warn_at"] = None
     changes = {name: value for name, value in wanted.items() if getattr(budget, name) != value}
     if changes:
         budgets.change(budget=budget, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan or 'metadata'}")
@@ -266,25 +268,25 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
             source=Budget.Source.STRIPE,
             by=STRIPE,
             now=now,
-            **(_policy_of(plan) if plan else {}),
+            **(budget_policy.columns_of(plan) if plan else {}),
         )
     if known.source != Budget.Source.STRIPE:
         ledger.lock_windows(known.pk)
         Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
-        audit.record(
-            action="budget.take_over",
-            target=str(known),
-            by=STRIPE,
-            now=now,
-            old={"source": known.source},
-            new={"source": Budget.Source.STRIPE.value},
-        )
+        old, new = {"source": known.source}, {"source": Budget.Source.STRIPE.value}
+        audit.record(action="budget.take_over", target=str(known), by=STRIPE, now=now, old=old, new=new)
         known.source = Budget.Source.STRIPE
     return known
 
 
-def _policy_of(plan: Plan) -> dict[str, Any]:
-    return {
-        "soft_cap": plan.soft_cap, "hard_cap": plan.hard_cap, "downgrade_rules": plan.downgrade_rules,
-        "disabled_tools": plan.disabled_tools,
-    }  # fmt: skip
+def _policy_of(plan: str, *, instead_of: str) -> dict[str, Any]:
+    """What a plan, which takes the place of another, says of its budget's policy.
+
+    Further than its caps and rules, what both plans leave at its default stays as an operator has set it.
+    """
+    new, old = (Plan.objects.filter(name=name).first() for name in (plan, instead_of))
+    if new is None:
+        return {}
+    values, before = budget_policy.columns_of(new), budget_policy.columns_of(old or new)
+    left_alone = {name for name in values if values[name] == before[name] == budget_policy.default(name)}
+    return {name: value for name, value in values.items() if name in CAPS_AND_RULES or name not in left_alone}

@@ -22,6 +22,7 @@ from billing.stripe_api.objects import StripeInvoice
 from governance.actions import allowances
 from governance.models import BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
+from governance.rules.windows import WindowKind
 
 
 def note(
@@ -86,7 +87,7 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
     """Add top-ups to the open windows of a tenant that has no subscription: those of its own or the default budget."""
     windows = budget_status.live(
         BudgetWindow.objects.filter(tenant=tenant, budget__scope_type=ScopeType.TENANT).exclude(
-            budget__window="billing_cycle"
+            budget__window=WindowKind.BILLING_CYCLE.value
         ),
         now=now,
     ).select_related("budget")

@@ -11,9 +11,9 @@ from rest_framework.response import Response
 
 from billing.accounts import plans
 from billing.models import BillingAccount, Plan
-from governance.api import errors
-from governance.api.fields import Dollars, Query, Ratio, Strict, Text
+from governance.api.fields import Dollars, Query, Strict, Text
 from governance.api.permissions import READERS
+from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 
 READ = {"GET": READERS}
@@ -23,16 +23,12 @@ class NameList(serializers.ListField):
     child = Text(max_length=255)
 
 
-class PlanBody(Strict):
+class PlanBody(PolicyBody):
     """What a subscription is worth as a budget; matched by price ids, lookup keys or product ids."""
 
     id = serializers.IntegerField(read_only=True)
     name = Text(max_length=100)
     limit = Dollars(source="limit_nanos", minimum=1)
-    soft_cap = Ratio(required=False)
-    hard_cap = Ratio(required=False)
-    downgrade_rules = serializers.JSONField(required=False)
-    disabled_tools = NameList(required=False)
     price_ids = NameList(required=False)
     lookup_keys = NameList(required=False)
     product_ids = NameList(required=False)
@@ -104,11 +100,6 @@ class OnePlan(ControlView):
 
 
 def save(view: ControlView, plan: Plan, changes: dict[str, Any], *, status: int) -> Response:
-    """The saved plan as it is answered, or what is wrong with it."""
-    try:
-        plans.save(plan=plan, changes=changes, by=view.by.actor, now=view.now)
-    except plans.PlanConflict as error:
-        return Response(errors.body("conflict", error.message, error.field, view.request), status=409)
-    except plans.PlanError as error:
-        raise serializers.ValidationError({error.field: [error.message]}) from error
+    """The saved plan as it is answered."""
+    plans.save(plan=plan, changes=changes, by=view.by.actor, now=view.now)
     return Response(PlanBody(plan).data, status=status)

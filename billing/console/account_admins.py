@@ -17,7 +17,8 @@ from billing.accounts import binding, plans, sync
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
 from billing.stripe_api import client
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
-from governance.rules import money
+from governance.rules import money, policy
+from governance.rules.errors import FieldError
 
 
 def dollars(nanos: int | None) -> str:
@@ -37,7 +38,7 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Plan
-        fields = tuple(name for name in plans.FIELDS if name != "limit_nanos")
+        fields = tuple(name for name in plans.PLANS.fields if name != "limit_nanos")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,12 +54,13 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
     def _post_clean(self) -> None:
         """The domain's rules say which field is wrong; a list left empty is an empty list."""
         super()._post_clean()  # type: ignore[misc]
-        for name in (*plans.MATCHERS, "downgrade_rules", "disabled_tools"):
+        lists = [name for name, column in policy.COLUMNS.items() if isinstance(column.default, list)]
+        for name in (*plans.MATCHERS, *lists):
             setattr(self.instance, name, getattr(self.instance, name) or [])
         if not self.errors:
             try:
                 plans.validate(self.instance)
-            except plans.PlanError as error:
+            except FieldError as error:
                 self.add_error(error.field if error.field in self.fields else None, error.message)
 
 
@@ -67,8 +69,8 @@ class PlanAdmin(ConsoleAdmin):
     list_display = ("name", "limit", "soft_cap", "hard_cap", "matched_by", "is_default")
     actions = ("apply_now",)
     fieldsets = (
-        (None, {"fields": ("name", "limit", "soft_cap", "hard_cap", "is_default")}),
-        ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools")}),
+        (None, {"fields": ("name", "limit", "is_default")}),
+        ("Near the limit", {"fields": tuple(policy.COLUMNS)}),
         ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
         ("Trial and late payment", {"fields": ("trial_percent", "provisional_percent", "grace_days")}),
     )

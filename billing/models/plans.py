@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Q
+
+from governance.models.policies import PolicyFields
 
 
-class Plan(models.Model):
-    """What a subscription is worth as a budget. Matched by ids and lookup keys, never by a name."""
+class Plan(PolicyFields):
+    """What a subscription is worth as a budget, with its policy. Matched by ids and lookup keys, never by a name."""
 
     name = models.CharField(max_length=100, unique=True)
     limit_nanos = models.BigIntegerField(help_text="Budget for each period, in nanodollars.")
-    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("0.8"))
-    hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
-    downgrade_rules = models.JSONField(
-        default=list,
-        blank=True,
-        help_text='[{"from": ["mistral-large-latest"], "to": "mistral-small-latest"}]',
-    )
-    disabled_tools = models.JSONField(default=list, blank=True)
     price_ids = models.JSONField(default=list, blank=True, help_text='Stripe price ids: ["price_…"]')
     lookup_keys = models.JSONField(default=list, blank=True, help_text="Lookup keys of Stripe prices.")
     product_ids = models.JSONField(default=list, blank=True, help_text='Stripe product ids: ["prod_…"]')
@@ -46,12 +38,8 @@ class Plan(models.Model):
     class Meta:
         ordering = ["limit_nanos", "name"]
         constraints = [
+            *PolicyFields.Meta.constraints,
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="plan_limit_positive"),
-            models.CheckConstraint(condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="plan_hard_cap_in_range"),
-            models.CheckConstraint(
-                condition=Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap")),
-                name="plan_soft_cap_below_hard_cap",
-            ),
             models.CheckConstraint(
                 condition=(Q(trial_percent__isnull=True) | Q(trial_percent__lte=100))
                 & (Q(provisional_percent__isnull=True) | Q(provisional_percent__lte=100)),

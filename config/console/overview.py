@@ -19,7 +19,7 @@ from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation
 from governance.queries import budget_status, spend
-from governance.queries.budget_status import Standing
+from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Point, TimeRange
 from governance.rules import money
 
@@ -34,7 +34,7 @@ class Closest:
     budget_id: int
     name: str
     window: str
-    standing: Standing
+    status: BudgetStatus
     bar: SafeString
     remaining: str
     resets_at: datetime | None
@@ -128,13 +128,13 @@ def _chart(trend: list[Point]) -> str:
     )
 
 
-def _closest(window: BudgetWindow, found: Standing) -> Closest:
+def _closest(window: BudgetWindow, found: BudgetStatus) -> Closest:
     budget = window.budget
     return Closest(
         budget_id=budget.pk,
         name=display.subject_name(window),
         window=budget.get_window_display(),
-        standing=found,
+        status=found,
         bar=display.bar(found, soft_cap=budget.soft_cap, hard_cap=budget.hard_cap),
         remaining=display.dollars(found.remaining_nanos),
         resets_at=found.ends_at,

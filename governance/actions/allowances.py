@@ -18,30 +18,19 @@ from governance.ledger.operations import ReviewAllowances
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.queries import budget_status
 from governance.rules import money
+from governance.rules.errors import FieldError, NotOpen
 
 PLANNED, RUNNING, ENDED = "planned", "running", "ended"
-
-
-class AllowanceError(ValueError):
-    """An allowance that cannot be as asked: which field, and what would be right."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field, self.message = field, message
-
-
-class AllowanceOver(AllowanceError):
-    """It ended before."""
 
 
 def raise_limit(
     *, budget: Budget, amount_nanos: int, starts_at: datetime, ends_at: datetime, reason: str, by: Actor, now: datetime
 ) -> Allowance:
-    """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises AllowanceError."""
+    """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises FieldError."""
     if ends_at <= starts_at:
-        raise AllowanceError("ends_at", "must be after starts_at")
+        raise FieldError("ends_at", "must be after starts_at")
     if ends_at <= now:
-        raise AllowanceError("ends_at", "must be in the future")
+        raise FieldError("ends_at", "must be in the future")
     allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
     return _grant(allowance, "budget.raise", by, now)
 
@@ -49,26 +38,26 @@ def raise_limit(
 def top_up(
     *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
 ) -> Allowance:
-    """Add an amount to the budget's open window. Raises AllowanceError; `subject` names one window of several."""
+    """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
     windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
     if subject is not None:
         windows = windows.filter(subject=subject)
     found = list(windows[:2])
     if not found:
-        raise AllowanceError("budget", "has no open window to top up: it opens with the first call")
+        raise FieldError("budget", "has no open window to top up: it opens with the first call")
     if len(found) > 1:
-        raise AllowanceError("subject", "name whose window to top up: this budget has one for each")
+        raise FieldError("subject", "name whose window to top up: this budget has one for each")
     allowance = Allowance(budget=budget, window=found[0], amount_nanos=amount_nanos, starts_at=now, reason=reason)
     return _grant(allowance, "budget.top_up", by, now)
 
 
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
-    """End a running allowance now, or take back one that has not begun. Raises AllowanceOver where it is over."""
+    """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
     with transaction.atomic():
         rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
         found = rows.filter(pk=allowance.pk).first()
         if found is None or state(found, now=now) == ENDED:
-            raise AllowanceOver("ends_at", "it has ended already")
+            raise NotOpen("ends_at", "it has ended already")
         allowance = found
         if allowance.window is None and allowance.starts_at < now:
             allowance.ends_at = now
@@ -83,7 +72,7 @@ def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> 
             by=by,
             now=now,
             reason=reason.strip(),
-            old=_picture(allowance),
+            old=_to_audit(allowance),
         )
 
 
@@ -98,12 +87,12 @@ def state(allowance: Allowance, *, now: datetime) -> str:
 
 def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
     if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
-        raise AllowanceError("amount", "must be more than 0 dollars and at most 9 billion")
+        raise FieldError("amount", "must be more than 0 dollars and at most 9 billion")
     if allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos > money.MAX_NANOS:
-        raise AllowanceError("amount", "makes the limit more than 9 billion dollars")
+        raise FieldError("amount", "makes the limit more than 9 billion dollars")
     allowance.reason = allowance.reason.strip()
     if not allowance.reason:
-        raise AllowanceError("reason", "say why")
+        raise FieldError("reason", "say why")
     allowance.actor, allowance.created_at = by.name[:150], now
     with transaction.atomic():
         allowance.save(force_insert=True)
@@ -114,7 +103,7 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
             by=by,
             now=now,
             reason=allowance.reason,
-            new=_picture(allowance),
+            new=_to_audit(allowance),
         )
     return allowance
 
@@ -125,7 +114,7 @@ def _granted(budget: Budget, now: datetime) -> int:
     return budget.allowances.filter(lasting).aggregate(sum=Sum("amount_nanos"))["sum"] or 0
 
 
-def _picture(allowance: Allowance) -> dict[str, Any]:
+def _to_audit(allowance: Allowance) -> dict[str, Any]:
     return {
         "amount_nanos": allowance.amount_nanos,
         "window": allowance.window_id,

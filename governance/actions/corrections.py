@@ -16,22 +16,11 @@ from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.operations import Adjust
 from governance.ledger.results import AdjustResult
 from governance.models import Reservation, SpendEntry
+from governance.rules.errors import FieldError, NotOpen
 
 CONFIRMED = "confirmed"
 VOIDED = "voided"
 LAST_WORDS = (CONFIRMED, VOIDED)
-
-
-class CorrectionError(ValueError):
-    """An entry that cannot be corrected so; `field` names what is wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-class NotOpen(CorrectionError):
-    """The entry is no estimate, or somebody had the last word on it before."""
 
 
 def open_estimates(entries: QuerySet[SpendEntry]) -> QuerySet[SpendEntry]:
@@ -53,7 +42,7 @@ def confirm(
     Raises NotOpen, and LedgerError where a window's figures would fall below zero.
     """
     if cost_nanos is not None and cost_nanos < 0:
-        raise CorrectionError("cost", "must not be below 0 dollars.")
+        raise FieldError("cost", "must not be below 0 dollars.")
     return _say(entry, CONFIRMED, cost_nanos, reason=reason, by=by, now=now)
 
 
@@ -66,7 +55,7 @@ def _say(
     entry: SpendEntry, word: str, cost_nanos: int | None, *, reason: str, by: audit.Actor, now: datetime
 ) -> AdjustResult:
     if not reason.strip():
-        raise CorrectionError("reason", "say why.")
+        raise FieldError("reason", "say why.")
     try:
         with transaction.atomic():
             _lock(entry)

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 import uuid_utils.compat as uuids
 from django.db import transaction
@@ -19,9 +18,10 @@ from governance import ledger
 from governance.actions.corrections import LAST_WORDS
 from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.operations import Adjust
-from governance.models import Budget, BudgetWindow, Reservation, SpendEntry
+from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.rules import policy
 from governance.rules.calls import Usage
-from governance.rules.decision import Policy, Rule, state_of
+from governance.rules.decision import state_of
 
 REPRICED = "repriced"
 
@@ -150,20 +150,5 @@ def _locked(entries: Sequence[SpendEntry]) -> list[SpendEntry]:
 
 
 def _after(window: BudgetWindow, settled_nanos: int) -> WindowChange:
-    new_state = state_of(settled_nanos, window.limit_nanos, _policy(window.budget)).value
+    new_state = state_of(settled_nanos, window.limit_nanos, policy.of(policy.columns_of(window.budget))).value
     return WindowChange(window, settled_nanos, window.state, new_state)
-
-
-def _policy(budget: Budget) -> Policy:
-    """As far as states go by it."""
-    return Policy(
-        hard_e4=_e4(budget.hard_cap) or 0,
-        soft_e4=_e4(budget.soft_cap),
-        warn_e4=_e4(budget.warn_at),
-        rules=tuple(Rule(frozenset(rule["from"]), rule["to"]) for rule in budget.downgrade_rules),
-        disabled_tools=frozenset(budget.disabled_tools),
-    )
-
-
-def _e4(ratio: Decimal | None) -> int | None:
-    return None if ratio is None else int(ratio * 10_000)

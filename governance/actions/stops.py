@@ -13,35 +13,20 @@ from django.db.models import QuerySet
 from governance import audit
 from governance.audit import Actor
 from governance.models import Agent, EmergencyStop, Tenant
+from governance.rules.errors import Conflict, FieldError, NotOpen
 from governance.rules.scopes import StopTarget
-
-
-class StopError(ValueError):
-    """A stop that cannot be as asked; `field` names what is wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field, self.message = field, message
-
-
-class StopConflict(Exception):
-    """It is stopped already, or lifted already; `stop` is the one that says so."""
-
-    def __init__(self, message: str, stop: EmergencyStop) -> None:
-        super().__init__(message)
-        self.stop = stop
 
 
 @transaction.atomic
 def stop(
     *, tenant: Tenant | None = None, agent: Agent | None = None, reason: str, by: Actor, now: datetime
 ) -> EmergencyStop:
-    """Stop an agent, a tenant or, with neither, everything. Raises StopError, StopConflict."""
+    """Stop an agent, a tenant or, with neither, everything. Raises FieldError, Conflict."""
     reason = _reason(reason)
     if agent is not None and tenant is None:
         tenant = agent.tenant
     if agent is not None and tenant is not None and agent.tenant_id != tenant.pk:
-        raise StopError("agent", f"{agent} is no agent of {tenant.slug}")
+        raise FieldError("agent", f"{agent} is no agent of {tenant.slug}")
     made = EmergencyStop(tenant=tenant, agent=agent, reason=reason, actor=by.name[:150], started_at=now)
     _refuse_second(made)
     try:
@@ -51,20 +36,20 @@ def stop(
         # Somebody pressed the button between the look and the insert.
         _refuse_second(made)
         raise
-    audit.record(action="stop.start", target=whom(made), by=by, now=now, reason=reason, new=picture(made))
+    audit.record(action="stop.start", target=whom(made), by=by, now=now, reason=reason, new=to_audit(made))
     return made
 
 
 @transaction.atomic
 def lift(*, stop: EmergencyStop, by: Actor, now: datetime, reason: str = "") -> EmergencyStop:
-    """Let calls be decided by the budgets again. Raises StopConflict where it was lifted before."""
+    """Let calls be decided by the budgets again. Raises NotOpen where it was lifted before."""
     # The condition settles a race: only one of two finds a row, so one audit row is written.
     open_one = EmergencyStop.objects.filter(pk=stop.pk, lifted_at=None)
     lifted = open_one.update(lifted_at=now, lifted_by=by.name[:150])
     stop.refresh_from_db(fields=["lifted_at", "lifted_by"])
     if not lifted:
-        raise StopConflict(f"the stop of {whom(stop)} is lifted already", stop)
-    audit.record(action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=picture(stop))
+        raise NotOpen("", f"the stop of {whom(stop)} is lifted already")
+    audit.record(action="stop.lift", target=whom(stop), by=by, now=now, reason=reason.strip(), old=to_audit(stop))
     return stop
 
 
@@ -86,7 +71,7 @@ def whom(stop: EmergencyStop) -> str:
     return f"tenant {stop.tenant.slug}" if stop.tenant else "everything"
 
 
-def picture(stop: EmergencyStop) -> dict[str, str | None]:
+def to_audit(stop: EmergencyStop) -> dict[str, str | None]:
     """What an audit row keeps of a stop."""
     return {
         "tenant": stop.tenant.slug if stop.tenant else None,
@@ -100,13 +85,13 @@ def picture(stop: EmergencyStop) -> dict[str, str | None]:
 def _reason(reason: str) -> str:
     reason = reason.strip()
     if not reason:
-        raise StopError("reason", "say why it has to stop")
+        raise FieldError("reason", "say why it has to stop")
     if len(reason) > 300:
-        raise StopError("reason", "must be 300 characters at most")
+        raise FieldError("reason", "must be 300 characters at most")
     return reason
 
 
 def _refuse_second(asked: EmergencyStop) -> None:
     same = active().filter(tenant=asked.tenant, agent=asked.agent).first()
     if same is not None:
-        raise StopConflict(f"{whom(same)} is stopped already, by {same.actor}: {same.reason}", same)
+        raise Conflict("", f"{whom(same)} is stopped already, by {same.actor}: {same.reason}", existing=same)

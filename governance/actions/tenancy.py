@@ -11,29 +11,13 @@ from django.db import IntegrityError, transaction
 from governance import audit
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
+from governance.rules.errors import Conflict, FieldError, NotOpen, Unknown
 
 TENANT_FIELDS = ("name", "time_zone", "show_amounts", "default_max_tokens")
 # A rotated key goes on working this long, so that nobody has to change it everywhere at one instant.
 ROTATION_GRACE = timedelta(hours=24)
 
 Row = TypeVar("Row", Tenant, Agent)
-
-
-class TenancyError(ValueError):
-    """A tenant, agent or key that cannot be as asked; `field` names what is wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-        self.message = message
-
-
-class Unknown(TenancyError):
-    """There is no tenant or agent of this name."""
-
-
-class TenancyConflict(TenancyError):
-    """What is asked for exists already, or is over already."""
 
 
 def tenant_named(slug: str, *, field: str = "tenant") -> Tenant:
@@ -54,7 +38,7 @@ def agent_named(tenant: Tenant, slug: str) -> Agent:
 def create_tenant(*, slug: str, name: str = "", by: audit.Actor, now: datetime, **fields: Any) -> Tenant:
     """A new tenant; its slug names it everywhere and never changes."""
     if Tenant.objects.filter(slug=slug).exists():
-        raise TenancyConflict("slug", f"There is a tenant {slug!r} already.")
+        raise Conflict("slug", f"There is a tenant {slug!r} already.")
     tenant = Tenant(slug=slug, name=name or slug, **fields)
     _insert(tenant)
     new = {"slug": slug, **{field: getattr(tenant, field) for field in TENANT_FIELDS}}
@@ -80,21 +64,21 @@ def change_tenant(*, tenant: Tenant, changes: dict[str, Any], by: audit.Actor, n
 def pause_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Refuse every call of the tenant from the next one on. One that billing suspended stays suspended."""
     if tenant.status == Tenant.Status.SUSPENDED:
-        raise TenancyConflict("status", f"{tenant.slug} is suspended by billing already.")
+        raise Conflict("status", f"{tenant.slug} is suspended by billing already.")
     return _set_status(tenant, Tenant.Status.PAUSED, "tenant.pause", reason, by, now)
 
 
 def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Undo a pause. Billing's suspension is not an operator's to lift: it goes when the subscription is good."""
     if tenant.status == Tenant.Status.SUSPENDED:
-        raise TenancyConflict("status", f"{tenant.slug} is suspended by billing; its subscription lifts that.")
+        raise Conflict("status", f"{tenant.slug} is suspended by billing; its subscription lifts that.")
     return _set_status(tenant, Tenant.Status.ACTIVE, "tenant.resume", reason, by, now)
 
 
 @transaction.atomic
 def create_agent(*, tenant: Tenant, slug: str, by: audit.Actor, now: datetime) -> Agent:
     if Agent.objects.filter(tenant=tenant, slug=slug).exists():
-        raise TenancyConflict("slug", f"{tenant.slug} has an agent {slug!r} already.")
+        raise Conflict("slug", f"{tenant.slug} has an agent {slug!r} already.")
     agent = Agent(tenant=tenant, slug=slug)
     _insert(agent)
     audit.record(action="agent.create", target=f"agent {agent}", by=by, now=now, new={"slug": slug})
@@ -123,11 +107,11 @@ def issue_key(
     """A new key and its text, which is shown here and never again."""
     _check_binding(role, tenant, agent)
     if expires_at is not None and expires_at <= now:
-        raise TenancyError("expires_at", "expires_at must be in the future.")
+        raise FieldError("expires_at", "expires_at must be in the future.")
     text, key = new_key(role=role, tenant=tenant, agent=agent, name=name)
     key.expires_at = expires_at
     _insert(key)
-    audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_describe(key))
+    audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
     return text, key
 
 
@@ -136,7 +120,7 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
     """Make a key useless from the next call on, for good."""
     # The condition settles a race: only one of two revokers finds a row, so one audit row is written.
     if not ApiKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=now):
-        raise TenancyConflict("revoked_at", f"The key {key.prefix} is revoked already.")
+        raise NotOpen("revoked_at", f"The key {key.prefix} is revoked already.")
     key.revoked_at = now
     audit.record(action="key.revoke", target=f"key {key.prefix}", by=by, now=now, reason=reason)
     return key
@@ -146,7 +130,7 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
     """A new key for the same holder; the old one expires after `grace`, or when it would have anyway."""
     if not key.is_usable(now):
-        raise TenancyConflict("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
+        raise NotOpen("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
     text, fresh = issue_key(role=key.role, tenant=key.tenant, agent=key.agent, name=key.name, by=by, now=now)
     ends_at = min(now + grace, key.expires_at) if key.expires_at else now + grace
     old, new = (
@@ -174,19 +158,19 @@ def _set_status(row: Row, status: str, action: str, reason: str, by: audit.Actor
 
 def _check_binding(role: str, tenant: Tenant | None, agent: Agent | None) -> None:
     if role not in Role.values:
-        raise TenancyError("role", f"role must be one of {', '.join(Role.values)}, not {role!r}.")
+        raise FieldError("role", f"role must be one of {', '.join(Role.values)}, not {role!r}.")
     if role in (Role.OPERATOR, Role.VIEWER):
         if tenant or agent:
-            raise TenancyError("tenant", f"A key for the role {role} belongs to no tenant and no agent.")
+            raise FieldError("tenant", f"A key for the role {role} belongs to no tenant and no agent.")
         return
     if tenant is None:
-        raise TenancyError("tenant", f"A key for the role {role} needs a tenant.")
+        raise FieldError("tenant", f"A key for the role {role} needs a tenant.")
     if role == Role.AGENT and agent is None:
-        raise TenancyError("agent", "A key for the role agent needs an agent.")
+        raise FieldError("agent", "A key for the role agent needs an agent.")
     if role == Role.TENANT and agent is not None:
-        raise TenancyError("agent", "A key for the role tenant is bound to no agent; take the role agent.")
+        raise FieldError("agent", "A key for the role tenant is bound to no agent; take the role agent.")
     if agent is not None and agent.tenant_id != tenant.pk:
-        raise TenancyError("agent", f"The agent {agent} is not one of {tenant.slug}.")
+        raise FieldError("agent", f"The agent {agent} is not one of {tenant.slug}.")
 
 
 def _insert(row: Tenant | Agent | ApiKey) -> None:
@@ -196,7 +180,7 @@ def _insert(row: Tenant | Agent | ApiKey) -> None:
             row.save(force_insert=True)
     except IntegrityError as error:
         # Somebody else made it between the look and the insert.
-        raise TenancyConflict("slug", "It exists already.") from error
+        raise Conflict("slug", "It exists already.") from error
 
 
 def _checked(row: Tenant | Agent | ApiKey) -> None:
@@ -204,10 +188,10 @@ def _checked(row: Tenant | Agent | ApiKey) -> None:
         row.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as error:
         field, messages = next(iter(error.message_dict.items()))
-        raise TenancyError(field, messages[0]) from error
+        raise FieldError(field, messages[0]) from error
 
 
-def _describe(key: ApiKey) -> dict[str, Any]:
+def _to_audit(key: ApiKey) -> dict[str, Any]:
     return {
         "prefix": key.prefix,
         "role": key.role,

@@ -11,12 +11,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import allowances
-from governance.actions.allowances import AllowanceError
 from governance.api.budgets import BudgetBody, BudgetView
 from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.models import Allowance, Budget
+from governance.rules.errors import FieldError
 
 
 class AllowanceBody(Strict):
@@ -70,10 +70,10 @@ class Allowances(BudgetView, ListView):
         subject = (asked["window"] or {}).get("subject")
         if asked.get("ends_at") is None:
             if "starts_at" in asked:
-                raise AllowanceError("starts_at", "a top-up begins now; a raise needs ends_at too")
+                raise FieldError("starts_at", "a top-up begins now; a raise needs ends_at too")
             return allowances.top_up(**given, subject=subject, by=self.by.actor, now=self.now)
         if subject is not None:
-            raise AllowanceError("subject", "a raise is for every window of the budget; leave it out")
+            raise FieldError("subject", "a raise is for every window of the budget; leave it out")
         starts_at = asked.get("starts_at", self.now)
         return allowances.raise_limit(
             **given, starts_at=starts_at, ends_at=asked["ends_at"], by=self.by.actor, now=self.now

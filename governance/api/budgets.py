@@ -12,30 +12,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import budgets, tenancy
-from governance.api.fields import Act, Dollars, Names, Query, Ratio, Strict, Text
+from governance.api.fields import Act, Dollars, Query, Ratio, Text
 from governance.api.permissions import EVERYONE, OPERATORS
+from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
 from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status
-from governance.queries.budget_status import Standing
+from governance.queries.budget_status import BudgetStatus
+from governance.rules import policy
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 # The API's names of the fields that the ledger calls otherwise.
 RENAMED = {"limit": "limit_nanos"}
 
 
-class DowngradeRule(Strict):
-    """From any of these models ("*" is any) to another."""
-
-    to = Text(max_length=120)
-
-    def get_fields(self) -> dict[str, Any]:
-        return {"from": Names(allow_empty=False), **super().get_fields()}
-
-
 @extend_schema_serializer(component_name="Budget")
-class BudgetBody(Strict):
+class BudgetBody(PolicyBody):
     """A budget, and where its current window stands."""
 
     id = serializers.IntegerField(read_only=True)
@@ -45,14 +38,6 @@ class BudgetBody(Strict):
     scope = serializers.CharField(read_only=True)
     window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES])
     limit = Dollars(minimum=1)
-    soft_cap = Ratio(required=False, allow_null=True)
-    hard_cap = Ratio(required=False)
-    warn_at = Ratio(required=False, allow_null=True)
-    alert_thresholds = serializers.ListField(child=Ratio(), required=False, max_length=20)
-    downgrade_rules = DowngradeRule(many=True, required=False)
-    disabled_tools = serializers.ListField(child=Text(max_length=200), required=False, max_length=200)
-    clamp = serializers.BooleanField(required=False)
-    clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
@@ -118,17 +103,17 @@ class ResetBody(serializers.Serializer[Any]):
     budget = BudgetBody()
 
 
-def to_api(budget: Budget, now_at: Standing) -> dict[str, Any]:
+def to_api(budget: Budget, now_at: BudgetStatus) -> dict[str, Any]:
     """A budget as the API answers it."""
-    policy = {
+    own = {
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
-        if not hasattr(Standing, name)
+        if not hasattr(BudgetStatus, name)
         and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "tenant")
     }
     return BudgetBody(
         {
-            **policy,
+            **own,
             "tenant": budget.tenant.slug if budget.tenant else None,
             "subject": now_at.subject,
             "extra": now_at.extra_nanos,
@@ -250,18 +235,13 @@ class BudgetEvents(BudgetView, ListView):
 
 
 def _internal(asked: dict[str, Any]) -> dict[str, Any]:
-    """Validated fields under the domain's names and types."""
+    """Validated fields under the domain's names."""
     fields = {RENAMED.get(name, name): value for name, value in asked.items()}
     if fields.get("tenant"):
         fields["tenant"] = tenancy.tenant_named(fields["tenant"])
-    if "alert_thresholds" in fields:
-        fields["alert_thresholds"] = [str(ratio) for ratio in fields["alert_thresholds"]]
-    if "downgrade_rules" in fields:
-        fields["downgrade_rules"] = [dict(rule) for rule in fields["downgrade_rules"]]
     return fields
 
 
 def _defaults() -> dict[str, Any]:
     """What a budget has where nobody says otherwise."""
-    fresh = Budget()
-    return {name: getattr(fresh, name) for name in budgets.FIELDS if name != "limit_nanos"}
+    return {name: policy.default(name) for name in policy.COLUMNS} | {"enabled": True}

@@ -130,7 +130,7 @@ class Decisions(ControlView):
         """A dry run: nothing is held and nothing is written."""
         asked = self.valid(DecisionRequest, request.data)
         caller = caller_of(self.by, asked)
-        decision = ledger.look(caller, call_of(asked, caller), now=self.now)
+        decision = ledger.dry_run(caller, call_of(asked, caller), now=self.now)
         return Response(decided(decision, asked["model"]))
 
 

@@ -13,16 +13,12 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from governance import idempotency
-from governance.actions import allowances, budgets, corrections, rate_limits, reservations, stops, tenancy
+from governance.actions import reservations
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
+from governance.rules.errors import Conflict, FieldError, NotOpen
 from governance.rules.money import AmountError
-
-
-class Conflict(drf.APIException):
-    """A 409 of a domain that this table does not know; its views say so."""
-
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -37,23 +33,13 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.MethodNotAllowed, 405, "method_not_allowed"),
     (drf.NotAcceptable, 406, "not_acceptable"),
     (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
-    (Conflict, 409, "conflict"),
     (drf.Throttled, 429, "rate_limit_exceeded"),
-    (tenancy.TenancyConflict, 409, "conflict"),
-    (tenancy.TenancyError, 400, "invalid"),
-    (budgets.BudgetConflict, 409, "conflict"),
-    (budgets.BudgetError, 400, "invalid"),
-    (allowances.AllowanceOver, 409, "conflict"),
-    (allowances.AllowanceError, 400, "invalid"),
-    (rate_limits.RateConflict, 409, "conflict"),
-    (rate_limits.RateError, 400, "invalid"),
-    (stops.StopConflict, 409, "conflict"),
-    (stops.StopError, 400, "invalid"),
+    (Conflict, 409, "conflict"),
+    (NotOpen, 409, "conflict"),
+    (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),
     (idempotency.KeyReused, 422, "idempotency_mismatch"),
     (idempotency.StillRunning, 409, "idempotency_in_progress"),
-    (corrections.NotOpen, 409, "conflict"),
-    (corrections.CorrectionError, 400, "invalid"),
     (AmountError, 400, "invalid"),
     (RequestDataTooBig, 413, "body_too_large"),
     (results.ReservationUnknown, 404, "reservation_not_found"),

@@ -14,6 +14,7 @@ from governance.api.fields import OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Agent, EmergencyStop, Tenant
+from governance.rules.errors import FieldError
 
 
 class StopBody(Strict):
@@ -86,7 +87,7 @@ def _every() -> Any:
 def _covered(tenant_slug: str | None, agent_slug: str | None) -> tuple[Tenant | None, Agent | None]:
     if not tenant_slug:
         if agent_slug:
-            raise stops.StopError("tenant", "name the agent's tenant")
+            raise FieldError("tenant", "name the agent's tenant")
         return None, None
     tenant = tenancy.tenant_named(tenant_slug)
     return tenant, tenancy.agent_named(tenant, agent_slug) if agent_slug else None

@@ -29,6 +29,7 @@ from governance.models import Allowance, Budget, BudgetWindow
 from governance.models.budgets import EACH
 from governance.queries import budget_status
 from governance.rules import money
+from governance.rules.errors import FieldError
 
 # Of a budget for each one: more open windows than this are not offered by name.
 MOST_SUBJECTS = 200
@@ -75,7 +76,7 @@ class AllowanceForm(forms.Form):
             raise forms.ValidationError(str(error)) from error
 
     def grant(self, *, by: Actor, now: datetime) -> Allowance:
-        """Raises AllowanceError."""
+        """Raises FieldError."""
         fields = self.cleaned_data
         given: dict[str, Any] = {
             "budget": self.budget,
@@ -117,7 +118,7 @@ def page(request: HttpRequest, *, model_admin: Any, budget: Budget) -> HttpRespo
     if form.is_valid():
         try:
             made = form.grant(by=actor(request), now=now)
-        except allowances.AllowanceError as error:
+        except FieldError as error:
             names = {"ends_at": "until"}
             field = names.get(error.field, error.field)
             form.add_error(field if field in form.fields else None, error.message)

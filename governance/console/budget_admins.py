@@ -78,32 +78,32 @@ class BudgetAdmin(ConsoleAdmin):
 
     @display(description="Budget", header=True, ordering="tenant__slug")
     def named(self, obj: Any) -> list[str]:
-        each = f" · fullest: {obj.standing.subject}" if obj.scope_key == "*" and obj.standing.subject else ""
+        each = f" · fullest: {obj.status.subject}" if obj.scope_key == "*" and obj.status.subject else ""
         return [obj.scope, f"per {obj.get_window_display()}{each}"]
 
     @display(description="Limit", ordering="limit_nanos")
     def limit(self, obj: Any) -> Any:
-        return show.exact(obj.standing.limit_nanos)
+        return show.exact(obj.status.limit_nanos)
 
     @display(description="Spent")
     def spent(self, obj: Any) -> Any:
-        return show.exact(obj.standing.settled_nanos)
+        return show.exact(obj.status.settled_nanos)
 
     @display(description="Reserved")
     def reserved(self, obj: Any) -> Any:
-        return show.exact(obj.standing.reserved_nanos)
+        return show.exact(obj.status.reserved_nanos)
 
     @display(description="Used")
     def used(self, obj: Any) -> Any:
-        return show.bar(obj.standing, soft_cap=obj.soft_cap, hard_cap=obj.hard_cap)
+        return show.bar(obj.status, soft_cap=obj.soft_cap, hard_cap=obj.hard_cap)
 
     @display(description="State", label=show.STATE_COLOURS)
     def state(self, obj: Any) -> str:
-        return str(obj.standing.state)
+        return str(obj.status.state)
 
     @display(description="Resets at (UTC)", empty_value="by an operator")
     def resets_at(self, obj: Any) -> Any:
-        return obj.standing.ends_at
+        return obj.status.ends_at
 
     @display(description="On", boolean=True, ordering="enabled")
     def is_enabled(self, obj: Budget) -> bool:

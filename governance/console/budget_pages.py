@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -19,9 +17,8 @@ from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Budget
 from governance.queries import budget_status
-from governance.rules import money
-
-ARROW = re.compile(r"\s*(?:->|→)\s*")
+from governance.rules import money, policy
+from governance.rules.errors import Conflict, FieldError
 
 
 class BudgetList(ChangeList):
@@ -32,40 +29,25 @@ class BudgetList(ChangeList):
         rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
         found = budget_status.current(rows, now=timezone.now())
         for budget in rows:
-            budget.standing = found[budget.pk]
+            budget.status = found[budget.pk]
         self.result_list = rows
 
 
-class NamesField(forms.CharField):
-    """Names separated by commas."""
+class PolicyField(forms.CharField):
+    """A field of a policy as people type it: names with commas, a rule a line (`governance.rules.policy`)."""
+
+    def __init__(self, column: str, **kwargs: Any) -> None:
+        super().__init__(required=False, **kwargs)
+        self.column = column
 
     def prepare_value(self, value: Any) -> Any:
-        return ", ".join(value) if isinstance(value, list) else value
+        return policy.to_text(self.column, value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
-        text = super().to_python(value) or ""
-        return [name for part in re.split(r"[,\n]", text) if (name := part.strip())]
-
-
-class RulesField(forms.CharField):
-    """One downgrade rule a line: `mistral-medium-latest, mistral-large-latest -> mistral-small-latest`."""
-
-    def prepare_value(self, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        return "\n".join(f"{', '.join(rule['from'])} -> {rule['to']}" for rule in value)
-
-    def to_python(self, value: Any) -> Any:
-        lines = [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
-        return [self._rule(line) for line in lines]
-
-    @staticmethod
-    def _rule(line: str) -> dict[str, Any]:
-        parts = ARROW.split(line)
-        sources = [name.strip() for name in parts[0].split(",") if name.strip()]
-        if len(parts) != 2 or not sources or not parts[1]:
-            raise ValidationError(f"{line!r} is not like: mistral-large-latest -> mistral-small-latest")
-        return {"from": sources, "to": parts[1].strip()}
+        try:
+            return policy.from_text(self.column, super().to_python(value) or "")
+        except FieldError as error:
+            raise ValidationError(error.message) from error
 
 
 class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -77,71 +59,47 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0"}),
         help_text="For one window.",
     )
-    alert_thresholds = NamesField(
-        required=False,
+    alert_thresholds = PolicyField(
+        "alert_thresholds",
         widget=UnfoldAdminTextInputWidget(),
         help_text="Shares of the limit, separated by commas; each is told once a window.",
     )
-    downgrade_rules = RulesField(
-        required=False,
+    downgrade_rules = PolicyField(
+        "downgrade_rules",
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
         help_text="From the soft cap on, one rule a line: mistral-large-latest -> mistral-small-latest. "
         "* stands for any model.",
     )
-    disabled_tools = NamesField(
-        required=False,
+    disabled_tools = PolicyField(
+        "disabled_tools",
         widget=UnfoldAdminTextInputWidget(),
         help_text="Names of tools taken away from the soft cap on, separated by commas.",
     )
 
     class Meta:
         model = Budget
-        fields = [
-            "tenant",
-            "scope_type",
-            "scope_key",
-            "window",
-            "soft_cap",
-            "hard_cap",
-            "warn_at",
-            "alert_thresholds",
-            "downgrade_rules",
-            "disabled_tools",
-            "clamp",
-            "clamp_min_tokens",
-            "enabled",
-        ]
+        fields = ["tenant", "scope_type", "scope_key", "window", *policy.COLUMNS, "enabled"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.instance.pk and "limit" in self.fields:
             amount = money.dollars_from_nanos(self.instance.limit_nanos).normalize()
             self.fields["limit"].initial = f"{amount:f}"
-        for name in ("soft_cap", "hard_cap", "warn_at"):
-            ratio = self.initial.get(name)
-            if isinstance(ratio, Decimal):
-                self.initial[name] = f"{ratio.normalize():f}"
+        for name, value in self.initial.items():
+            if isinstance(value, Decimal):
+                self.initial[name] = policy.to_text(name, value)
 
     def _post_clean(self) -> None:
         """Say at its field what the domain would refuse. Nothing is written yet."""
         if self.errors:
             return
         try:
-            self._validate(**self._values())
-        except budgets.BudgetError as error:
+            budgets.check(budget=self.instance if self.instance.pk else None, **self._values())
+        except Conflict as error:
+            self.add_error(None, f"There is a budget {error.existing} already: change that one.")
+        except FieldError as error:
             field = "limit" if error.field == "limit_nanos" else error.field
             self.add_error(field if field in self.fields else None, error.message)
-
-    def _validate(self, **values: Any) -> None:
-        row = copy(self.instance)
-        if row.pk is None:
-            same = budgets.find(**{name: values.pop(name) for name in budgets.IDENTITY})
-            if same is not None:
-                self.add_error(None, f"There is a budget {same} already: change that one.")
-            row.window = self.cleaned_data["window"]
-        for name, value in values.items():
-            setattr(row, name, value)
-        budgets.validate(row)
 
     def save(self, commit: bool = True) -> Budget:
         """Nothing: the page writes with `write`, which knows who and when."""
@@ -160,5 +118,5 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         try:
             values["limit_nanos"] = money.nanos_from_dollars(values.pop("limit"))
         except money.AmountError as error:
-            raise budgets.BudgetError("limit", str(error)) from error
+            raise FieldError("limit", str(error)) from error
         return values

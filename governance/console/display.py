@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from governance.models import BudgetWindow
-from governance.queries.budget_status import Standing
+from governance.queries.budget_status import BudgetStatus
 from governance.rules import money
 
 NANOS_PER_CENT = money.NANOS_PER_DOLLAR // 100
@@ -66,18 +66,18 @@ def count(number: int | None) -> str:
     return "–" if number is None else f"{number:,}"
 
 
-def bar(standing: Standing, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
+def bar(status: BudgetStatus, *, soft_cap: Decimal | None, hard_cap: Decimal = Decimal(1)) -> SafeString:
     """Spent and reserved money as two tones of one bar, with a tick at the soft cap."""
-    spent = _percent(standing.settled_nanos, standing.limit_nanos)
-    reserved = min(_percent(standing.reserved_nanos, standing.limit_nanos), 100 - spent)
+    spent = _percent(status.settled_nanos, status.limit_nanos)
+    reserved = min(_percent(status.reserved_nanos, status.limit_nanos), 100 - spent)
     context = {
         "spent": f"{spent:.2f}",
         "reserved": f"{reserved:.2f}",
         "soft": f"{soft_cap * 100:.2f}" if soft_cap is not None else None,
-        "percent": f"{standing.settled_nanos * 100 / standing.limit_nanos:.0f}",
-        "state": standing.state,
-        "words": f"{dollars(standing.settled_nanos)} spent and {dollars(standing.reserved_nanos)} reserved "
-        f"of {dollars(standing.limit_nanos)}",
+        "percent": f"{status.settled_nanos * 100 / status.limit_nanos:.0f}",
+        "state": status.state,
+        "words": f"{dollars(status.settled_nanos)} spent and {dollars(status.reserved_nanos)} reserved "
+        f"of {dollars(status.limit_nanos)}",
     }
     return SafeString(render_to_string("console/bar.html", context))
 

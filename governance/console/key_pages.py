@@ -17,6 +17,7 @@ from governance.actions import tenancy
 from governance.console.base import actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role
+from governance.rules.errors import FieldError
 
 
 class KeyForm(forms.Form):
@@ -60,7 +61,7 @@ def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
                 by=actor(request),
                 now=timezone.now(),
             )
-        except tenancy.TenancyError as error:
+        except FieldError as error:
             form.add_error(error.field if error.field in form.fields else None, error.message)
         else:
             return shown_once(request, model_admin=model_admin, text=text, key=key)
@@ -91,7 +92,7 @@ def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey) -> HttpRespon
     if request.method == "POST":
         try:
             text, fresh = tenancy.rotate_key(key=key, by=actor(request), now=timezone.now())
-        except tenancy.TenancyError as error:
+        except FieldError as error:
             messages.error(request, error.message)
             return redirect(back)
         return shown_once(request, model_admin=model_admin, text=text, key=fresh)

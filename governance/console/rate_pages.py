@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from datetime import datetime
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from governance.actions import rate_limits
 from governance.audit import Actor
 from governance.models import RateLimit
 from governance.rules import money
+from governance.rules.errors import Conflict, FieldError
 
 
 class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -44,19 +44,11 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.errors:
             return
         try:
-            self._validate(**self._values())
-        except rate_limits.RateError as error:
+            rate_limits.check(limit=self.instance if self.instance.pk else None, **self._values())
+        except Conflict as error:
+            self.add_error(None, f"There is a rate limit for {error.existing} already: change that one.")
+        except FieldError as error:
             self.add_error(error.field if error.field in self.fields else None, error.message)
-
-    def _validate(self, **values: Any) -> None:
-        row = copy(self.instance)
-        if row.pk is None:
-            same = rate_limits.find(**{name: values.pop(name) for name in rate_limits.IDENTITY})
-            if same is not None:
-                self.add_error(None, f"There is a rate limit for {same} already: change that one.")
-        for name, value in values.items():
-            setattr(row, name, value)
-        rate_limits.validate(row)
 
     def save(self, commit: bool = True) -> RateLimit:
         """Nothing: the page writes with `write`, which knows who and when."""
@@ -76,5 +68,5 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
         try:
             values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
         except money.AmountError as error:
-            raise rate_limits.RateError("dollars_per_minute", str(error)) from error
+            raise FieldError("dollars_per_minute", str(error)) from error
         return values

@@ -14,8 +14,8 @@ from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from governance import alerts
-from governance.actions import allowances, budgets, corrections, rate_limits, stops, tenancy
 from governance.ledger.results import LedgerError
+from governance.rules.errors import FieldError
 
 
 class ActRefused(Exception):
@@ -26,13 +26,7 @@ class ActRefused(Exception):
 REFUSALS = (
     ActRefused,
     alerts.AlertCleared,
-    allowances.AllowanceError,
-    budgets.BudgetError,
-    corrections.CorrectionError,
-    rate_limits.RateError,
-    stops.StopConflict,
-    stops.StopError,
-    tenancy.TenancyError,
+    FieldError,
     LedgerError,
 )
 CONFIRM = "_confirmed"

@@ -16,6 +16,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 from governance.actions import stops
 from governance.console.base import actor
 from governance.models import Agent, EmergencyStop, Tenant
+from governance.rules.errors import FieldError
 
 # What a stop does, and what the milder thing would be.
 EFFECT = (
@@ -56,10 +57,8 @@ def page(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
         fields = form.cleaned_data
         try:
             made = stops.stop(**fields, by=actor(request), now=timezone.now())
-        except stops.StopError as error:
-            form.add_error(error.field, error.message)
-        except stops.StopConflict as error:
-            form.add_error(None, str(error))
+        except FieldError as error:
+            form.add_error(error.field or None, error.message)
         else:
             messages.success(request, f"Stopped: {stops.whom(made)}.")
             return redirect("admin:index")

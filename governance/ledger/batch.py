@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -32,13 +31,13 @@ from governance.ledger.operations import (
     Settle,
 )
 from governance.ledger.results import AlreadyResolved, ReservationUnknown
-from governance.ledger.rows import EntryRow, EventRow, MeterRow, NewWindow, ReservationRow, Standing, WindowRow
+from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
-from governance.rules.buckets import Amount, MeterView
+from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
-from governance.rules.scopes import Governed, RateRule, governing, is_stopped, matching
-from governance.rules.windows import WindowKind, span_at
+from governance.rules.scopes import MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
+from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
 # How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
@@ -61,12 +60,12 @@ class Batch:
     once for each end of a period that passes meanwhile, and the batch comes through.
 
     Why this cannot deadlock. The one order is: turns, reservations, windows in key order, the budget's own row,
-    meters; each kind in key order. A turn is so never waited for by whoever holds a row that another batch waits
+    buckets; each kind in key order. A turn is so never waited for by whoever holds a row that another batch waits
     for: a batch that has lost holds windows, and therefore gives its transaction up before it queues. Whoever has a
     turn waits for rows as everybody does; and whoever holds these rows does not wait for turns.
     """
 
-    standing: Standing
+    caller_status: CallerStatus
 
     def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
         self.operations = operations
@@ -78,11 +77,11 @@ class Batch:
         self.new_reservations: dict[UUID, ReservationRow] = {}
         self.corrected: dict[UUID, EntryRow] = {}
         self.reported: dict[tuple[int, str], tuple[UUID, int]] = {}
-        # Rate meters by (limit, subject) and by id; empty where nothing is limited.
-        self.meters: dict[int, MeterRow] = {}
+        # Rate buckets by (limit, subject) and by id; empty where nothing is limited.
+        self.buckets: dict[int, BucketRow] = {}
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
-        self._governed: dict[Caller, list[Governed]] = {}
+        self._matched: dict[Caller, list[MatchedBudget]] = {}
         self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
 
     # Reading and locking ------------------------------------------------------------------------------------
@@ -91,8 +90,8 @@ class Batch:
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
         callers = {op.caller for op in self.operations if isinstance(op, Reserve | Record)}
         if callers:
-            self.know(callers)
-        needed = [governed for caller in callers for governed in self.governed(caller)]
+            self.load_rules(callers)
+        needed = [budget for caller in callers for budget in self.matched(caller)]
         acted_on = {
             op.budget_id
             for op in self.operations
@@ -114,49 +113,49 @@ class Batch:
             budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
-        self._lock_meters({op.caller for op in self.operations if isinstance(op, Reserve)})
+        self._lock_buckets({op.caller for op in self.operations if isinstance(op, Reserve)})
 
-    def know(self, callers: Iterable[Caller]) -> None:
-        """Learn which budgets and rate limits govern the callers and whether they may call at all."""
+    def load_rules(self, callers: Iterable[Caller]) -> None:
+        """Read which budgets and rate limits govern the callers and whether they may call at all."""
         callers = set(callers)
-        self.standing, budgets, rates = words.answers(
-            sql.standing(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
+        self.caller_status, budgets, rates = words.answers(
+            sql.caller_status(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
         )
         for caller in callers:
-            zone = self.standing.time_zones.get(caller.tenant_id, "UTC")
-            self._governed[caller] = governing(caller, budgets, time_zone=zone)
+            zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
+            self._matched[caller] = governing(caller, budgets, time_zone=zone)
             self._limited[caller] = matching(caller, rates) if rates else []
 
-    def glance(self, caller: Caller) -> None:
-        """Know one caller and its windows and meters as they are, with nothing locked or written: the dry run."""
-        self.know([caller])
-        rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.governed(caller)], lock=False)
+    def read_unlocked(self, caller: Caller) -> None:
+        """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
+        self.load_rules([caller])
+        rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
         self.open = {(row.budget.id, row.subject): row for row in rows if not has_ended(row, self.now)}
-        for item in self.governed(caller):
+        for item in self.matched(caller):
             self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
         rules, keys = self._limits_of([caller])
-        self.meters = {row.id: row for row in limits.meters(rules, keys=keys, ids=(), now=self.now, lock=False)}
+        self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
 
-    def governed(self, caller: Caller) -> list[Governed]:
-        return self._governed[caller]
+    def matched(self, caller: Caller) -> list[MatchedBudget]:
+        return self._matched[caller]
 
-    def with_standing(self, call: Call, caller: Caller) -> Call:
+    def with_caller_status(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
-        status = self.standing.statuses.get(caller.tenant_id)
-        if is_stopped(self.standing.stops, tenant_id=caller.tenant_id, agent=caller.agent):
+        status = self.caller_status.statuses.get(caller.tenant_id)
+        if is_stopped(self.caller_status.stops, tenant_id=caller.tenant_id, agent=caller.agent):
             return replace(call, blocked=Reason.EMERGENCY_STOP)
-        if caller.key_id in self.standing.unusable_keys:
+        if caller.key_id in self.caller_status.unusable_keys:
             return replace(call, blocked=Reason.KEY_INVALID)
         if status == "suspended":
             return replace(call, blocked=Reason.TENANT_SUSPENDED)
         if status != "active":
             return replace(call, blocked=Reason.TENANT_PAUSED)
-        if (caller.tenant_id, caller.agent) in self.standing.paused_agents:
+        if (caller.tenant_id, caller.agent) in self.caller_status.paused_agents:
             return replace(call, blocked=Reason.AGENT_PAUSED)
         return call
 
-    def _lock_windows(self, *, needed: Sequence[Governed], ids: set[int], budget_ids: set[int]) -> None:
+    def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
 
         Raises Overtaken.
@@ -183,22 +182,22 @@ class Batch:
         pairs = [pair for caller in callers for pair in self._limited[caller]]
         return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
 
-    def _lock_meters(self, callers: Iterable[Caller]) -> None:
-        """Lock rate meters, after the windows; make those that are missing."""
+    def _lock_buckets(self, callers: Iterable[Caller]) -> None:
+        """Lock rate buckets, after the windows; make those that are missing."""
         rules, keys = self._limits_of(callers)
-        ids = {id for row in self.reservations.values() for id in row.meters}
-        rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        ids = {id for row in self.reservations.values() for id in row.buckets}
+        rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
         missing = keys - {(row.rule.id, row.subject) for row in rows}
         if missing:
-            limits.open_meters(missing, self.now)
-            rows = limits.meters(rules, keys=keys, ids=ids, now=self.now, lock=True)
-        self.meters = {row.id: row for row in rows}
+            limits.open_buckets(missing, self.now)
+            rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        self.buckets = {row.id: row for row in rows}
 
-    def meters_of(self, caller: Caller) -> list[MeterRow]:
-        """The meters that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
-        known = {(row.rule.id, row.subject): row for row in self.meters.values()}
+    def buckets_of(self, caller: Caller) -> list[BucketRow]:
+        """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
+        known = {(row.rule.id, row.subject): row for row in self.buckets.values()}
         return [
-            known.get((rule.id, subject)) or MeterRow(0, rule, subject, Amount())
+            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount())
             for rule, subject in self._limited[caller]
         ]
 
@@ -233,7 +232,7 @@ class Batch:
             sql.add_to_rollups(self.entries)
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
-            limits.update_meters((row for row in self.meters.values() if row.dirty), self.now)
+            limits.update_buckets((row for row in self.buckets.values() if row.dirty), self.now)
 
     # Parts --------------------------------------------------------------------------------------------------
 
@@ -292,44 +291,58 @@ class Batch:
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:
-    """Whether time has closed a window. A billing cycle ends only when Stripe or an operator opens the next."""
-    return window.ends_at is not None and window.ends_at <= now and window.budget.window != WindowKind.BILLING_CYCLE
+    """Whether time has closed a window."""
+    return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
 
 
-def new_window(governed: Governed, now: datetime) -> NewWindow:
+def new_window(matched: MatchedBudget, now: datetime) -> NewWindow:
     """The window that holds `now`."""
-    span = span_at(governed.budget.window, now, ZoneInfo(governed.time_zone))
-    return NewWindow(governed, span.starts_at, span.ends_at)
+    span = span_at(matched.budget.window, now, ZoneInfo(matched.time_zone))
+    return NewWindow(matched, span.starts_at, span.ends_at)
 
 
 def view_of(window: WindowRow) -> WindowView:
-    book = window.budget
+    budget = window.budget
     return WindowView(
-        budget_id=book.id, window_id=window.id, scope=_scope(book, window.subject), scope_type=book.scope_type,
-        scope_key=window.subject, kind=book.window.value, starts_at=window.starts_at, ends_at=window.ends_at,
-        limit_nanos=window.limit_nanos, settled_nanos=window.settled_nanos, reserved_nanos=window.reserved_nanos,
-        policy=book.policy,
-    )  # fmt: skip
+        budget_id=budget.id,
+        window_id=window.id,
+        scope=_scope(budget, window.subject),
+        scope_type=budget.scope_type,
+        scope_key=window.subject,
+        kind=budget.window.value,
+        starts_at=window.starts_at,
+        ends_at=window.ends_at,
+        limit_nanos=window.limit_nanos,
+        settled_nanos=window.settled_nanos,
+        reserved_nanos=window.reserved_nanos,
+        policy=budget.policy,
+    )
 
 
-def meter_view(row: MeterRow, now: datetime) -> MeterView:
-    return MeterView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
+def bucket_view(row: BucketRow, now: datetime) -> BucketView:
+    return BucketView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
 
 
-def views_of(governed: Sequence[Governed], open_now: Mapping[tuple[int, str], WindowRow]) -> list[WindowView]:
+def views_of(matched: Sequence[MatchedBudget], open_now: Mapping[tuple[int, str], WindowRow]) -> list[WindowView]:
     """The windows of a call as a decision sees them."""
-    return [view_of(open_now[item.budget.id, item.subject]) for item in governed]
+    return [view_of(open_now[item.budget.id, item.subject]) for item in matched]
 
 
-def unopened(governed: Governed, now: datetime) -> WindowRow:
+def unopened(matched: MatchedBudget, now: datetime) -> WindowRow:
     """A window as it would open at the first call; its allowances are still to be worked out."""
-    new = new_window(governed, now)
+    new = new_window(matched, now)
     return WindowRow(
-        0, governed.budget, governed.subject, governed.tenant_id, new.starts_at, new.ends_at,
-        governed.budget.limit_nanos, 0, 0, "active", [], None, "", "", extra_until=now,
-    )  # fmt: skip
+        id=0,
+        budget=matched.budget,
+        subject=matched.subject,
+        tenant_id=matched.tenant_id,
+        starts_at=new.starts_at,
+        ends_at=new.ends_at,
+        limit_nanos=matched.budget.limit_nanos,
+        extra_until=now,
+    )
 
 
-def _scope(book: Any, subject: str) -> str:
+def _scope(rule: Scoped, subject: str) -> str:
     """The scope as people name it: "platform", "tenant:acme", "agent:invoices"."""
-    return f"{book.scope_type}:{subject}" if subject else str(book.scope_type)
+    return f"{rule.scope_type}:{subject}" if subject else rule.scope_type

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, sql, window_rules
-from governance.ledger.batch import CALM_LOOKS, Batch, Overtaken, meter_view, views_of
+from governance.ledger.batch import CALM_LOOKS, Batch, Overtaken, bucket_view, views_of
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -168,14 +168,14 @@ def lock_windows(budget_id: int) -> None:
     raise LedgerUnavailable("windows kept changing while they were being locked")
 
 
-def look(caller: Caller, call: Call, *, now: datetime) -> Decision:
+def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
-    batch.glance(caller)
+    batch.read_unlocked(caller)
     return decide(
-        batch.with_standing(call, caller),
-        views_of(batch.governed(caller), batch.open),
-        [meter_view(meter, now) for meter in batch.meters_of(caller)],
+        batch.with_caller_status(call, caller),
+        views_of(batch.matched(caller), batch.open),
+        [bucket_view(bucket, now) for bucket in batch.buckets_of(caller)],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance.ledger import sql
-from governance.ledger.batch import Batch, meter_view, view_of, views_of
+from governance.ledger.batch import Batch, bucket_view, view_of, views_of
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -23,7 +23,7 @@ from governance.ledger.results import (
     ReservationUnknown,
     SettleResult,
 )
-from governance.ledger.rows import EntryRow, MeterRow, ReservationRow
+from governance.ledger.rows import BucketRow, EntryRow, ReservationRow
 from governance.rules.buckets import Amount, amount_of
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision, Reason, decide
@@ -35,20 +35,20 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    governed = batch.governed(op.caller)
-    views = views_of(governed, batch.open)
-    meters = batch.meters_of(op.caller)
+    matched = batch.matched(op.caller)
+    views = views_of(matched, batch.open)
+    buckets = batch.buckets_of(op.caller)
     decision = decide(
-        batch.with_standing(op.call, op.caller), views, [meter_view(meter, batch.now) for meter in meters]
+        batch.with_caller_status(op.call, op.caller), views, [bucket_view(bucket, batch.now) for bucket in buckets]
     )
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
-    windows = [batch.open[item.budget.id, item.subject] for item in governed]
+    windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
         window.reserved_nanos += decision.quote.cost_nanos
         window.dirty = True
-    _fill(meters, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
+    _fill(buckets, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
     batch.new_reservations[op.reservation_id] = ReservationRow(
         id=op.reservation_id,
         caller=op.caller,
@@ -60,7 +60,7 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         status="pending",
         reserved_at=batch.now,
         expires_at=_expiry(batch, op.ttl_s),
-        meters=[meter.id for meter in meters],
+        buckets=[bucket.id for bucket in buckets],
         tokens=decision.quote.tokens,
     )
     return decision
@@ -72,11 +72,11 @@ def extend(batch: Batch, op: Extend) -> None:
     windows = [batch.windows[id] for id in row.windows]
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
-    more, meters = Amount(nanos=op.more_nanos), _meters(batch, row)
-    wait_s = max((meter_view(meter, batch.now).wait_s(more) for meter in meters), default=0)
+    more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
+    wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
     if op.more_nanos and wait_s:
         raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
-    _fill(meters, more)
+    _fill(buckets, more)
     for window in windows:
         window.reserved_nanos += op.more_nanos
         window.dirty = True
@@ -91,14 +91,11 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
-    entry = _charge(
-        batch, row, op.cost_nanos, op.usage, certainty=op.certainty, reason=op.reason, occurred_at=op.occurred_at,
-        price_rule=op.price_rule, request_id=op.request_id, metadata=op.metadata,
-    )  # fmt: skip
+    entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
     _fill(
-        _meters(batch, row),
+        _buckets(batch, row),
         amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
     )
     _resolve(batch, row, "settled")
@@ -109,7 +106,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    _fill(_meters(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
+    _fill(_buckets(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
     _resolve(batch, row, "released")
 
 
@@ -118,10 +115,12 @@ def expire(batch: Batch, op: Expire) -> bool:
     row = batch.reservation(op.reservation_id)
     if row.status != "pending" or row.expires_at > batch.now:
         return False
+    usage = Usage(provider=row.provider, model=row.model_served)
     _charge(
-        batch, row, row.amount_nanos, Usage(provider=row.provider, model=row.model_served),
-        certainty="estimated", reason="expired", request_id=str(row.id),
-    )  # fmt: skip
+        batch,
+        row,
+        Settle(row.id, row.amount_nanos, usage, certainty="estimated", reason="expired", request_id=str(row.id)),
+    )
     _resolve(batch, row, "expired")
     return True
 
@@ -136,16 +135,25 @@ def record(batch: Batch, op: Record) -> RecordResult:
     # A call of an earlier period belongs to that one, whose window is closed.
     windows = [
         window
-        for item in batch.governed(op.caller)
+        for item in batch.matched(op.caller)
         if (window := batch.open[item.budget.id, item.subject]).starts_at <= occurred_at
     ]
     entry = EntryRow(
-        id=op.entry_id, kind="charge", caller=op.caller, provider=op.usage.provider,
-        model_requested=op.model_requested or op.usage.model, model_served=op.usage.model,
-        windows=[window.id for window in windows], cost_nanos=op.cost_nanos, occurred_at=occurred_at,
-        request_id=op.request_id, certainty=op.certainty, price_rule=op.price_rule, metadata=op.metadata,
+        id=op.entry_id,
+        kind="charge",
+        caller=op.caller,
+        provider=op.usage.provider,
+        model_requested=op.model_requested or op.usage.model,
+        model_served=op.usage.model,
+        windows=[window.id for window in windows],
+        cost_nanos=op.cost_nanos,
+        occurred_at=occurred_at,
+        request_id=op.request_id,
+        certainty=op.certainty,
+        price_rule=op.price_rule,
+        metadata=op.metadata,
         **_figures(op.usage),
-    )  # fmt: skip
+    )
     batch.post(entry)
     batch.reported[key] = op.entry_id, op.cost_nanos
     return RecordResult(op.entry_id, op.cost_nanos)
@@ -160,10 +168,16 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
         raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
     batch.post(
         replace(
-            corrected, id=op.entry_id, kind=op.kind, corrects_id=op.corrects_id, cost_nanos=op.delta_nanos,
-            reason=op.reason, request_id="", price_rule=op.price_rule,
+            corrected,
+            id=op.entry_id,
+            kind=op.kind,
+            corrects_id=op.corrects_id,
+            cost_nanos=op.delta_nanos,
+            reason=op.reason,
+            request_id="",
+            price_rule=op.price_rule,
         )
-    )  # fmt: skip
+    )
     return AdjustResult(op.entry_id, op.delta_nanos)
 
 
@@ -176,15 +190,15 @@ def _expiry(batch: Batch, ttl_s: int | None) -> datetime:
     return batch.now + timedelta(seconds=ttl_s or settings.RESERVATION_TTL_S)
 
 
-def _meters(batch: Batch, row: ReservationRow) -> list[MeterRow]:
-    """The meters that a reservation filled; one whose limit was deleted is gone."""
-    return [batch.meters[id] for id in row.meters if id in batch.meters]
+def _buckets(batch: Batch, row: ReservationRow) -> list[BucketRow]:
+    """The buckets that a reservation filled; one whose limit was deleted is gone."""
+    return [batch.buckets[id] for id in row.buckets if id in batch.buckets]
 
 
-def _fill(meters: Iterable[MeterRow], more: Amount) -> None:
-    for meter in meters:
-        meter.level = meter.level.plus(more)
-        meter.dirty = True
+def _fill(buckets: Iterable[BucketRow], more: Amount) -> None:
+    for bucket in buckets:
+        bucket.level = bucket.level.plus(more)
+        bucket.dirty = True
 
 
 def _resolve(batch: Batch, row: ReservationRow, status: str) -> None:
@@ -197,20 +211,28 @@ def _give_back(batch: Batch, row: ReservationRow) -> None:
         batch.windows[id].dirty = True
 
 
-def _charge(
-    batch: Batch, row: ReservationRow, cost_nanos: int, usage: Usage, *, certainty: str, reason: str,
-    occurred_at: datetime | None = None, price_rule: str = "", request_id: str = "",
-    metadata: Mapping[str, Any] | None = None,
-) -> EntryRow:  # fmt: skip
+def _charge(batch: Batch, row: ReservationRow, op: Settle) -> EntryRow:
     """Turn a pending hold into an entry at what was spent."""
     _give_back(batch, row)
     entry = EntryRow(
-        id=uuids.uuid7(), kind="charge", caller=row.caller, provider=usage.provider or row.provider,
-        model_requested=row.model_requested, model_served=usage.model or row.model_served, windows=row.windows,
-        cost_nanos=cost_nanos, occurred_at=occurred_at or row.reserved_at, reservation_id=row.id,
-        request_id=request_id, price_rule=price_rule, overage_nanos=max(0, cost_nanos - row.amount_nanos),
-        certainty=certainty, reason=reason, metadata=metadata or {}, **_figures(usage),
-    )  # fmt: skip
+        id=uuids.uuid7(),
+        kind="charge",
+        caller=row.caller,
+        provider=op.usage.provider or row.provider,
+        model_requested=row.model_requested,
+        model_served=op.usage.model or row.model_served,
+        windows=row.windows,
+        cost_nanos=op.cost_nanos,
+        occurred_at=op.occurred_at or row.reserved_at,
+        reservation_id=row.id,
+        request_id=op.request_id,
+        price_rule=op.price_rule,
+        overage_nanos=max(0, op.cost_nanos - row.amount_nanos),
+        certainty=op.certainty,
+        reason=op.reason,
+        metadata=op.metadata,
+        **_figures(op.usage),
+    )
     batch.post(entry)
     return entry
 
@@ -222,12 +244,19 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
     entry = replace(
-        charge, id=uuids.uuid7(), kind="adjustment", corrects_id=charge.id, reason=LATE_SETTLE,
-        cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted), certainty=op.certainty,
-        price_rule=op.price_rule, request_id=op.request_id,
-        model_served=op.usage.model or charge.model_served, metadata=op.metadata,
+        charge,
+        id=uuids.uuid7(),
+        kind="adjustment",
+        corrects_id=charge.id,
+        reason=LATE_SETTLE,
+        cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted),
+        certainty=op.certainty,
+        price_rule=op.price_rule,
+        request_id=op.request_id,
+        model_served=op.usage.model or charge.model_served,
+        metadata=op.metadata,
         **_figures(op.usage),
-    )  # fmt: skip
+    )
     batch.post(entry)
     return SettleResult(entry.id, op.cost_nanos, late=True, windows=batch.views(row.windows))
 

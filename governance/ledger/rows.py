@@ -10,25 +10,25 @@ from uuid import UUID
 
 from governance.rules.buckets import Amount
 from governance.rules.calls import Caller
-from governance.rules.scopes import Governed, RateRule, Rulebook, StopTarget
+from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, StopTarget
 
 
 @dataclass(slots=True)
 class WindowRow:
     id: int
-    budget: Rulebook
+    budget: BudgetRule
     subject: str
     tenant_id: int | None
     starts_at: datetime
     ends_at: datetime | None
     limit_nanos: int
-    settled_nanos: int
-    reserved_nanos: int
-    state: str
-    crossed: list[str]
-    closed_at: datetime | None
-    source_kind: str
-    source_id: str
+    settled_nanos: int = 0
+    reserved_nanos: int = 0
+    state: str = "active"
+    crossed: list[str] = field(default_factory=list)
+    closed_at: datetime | None = None
+    source_kind: str = ""
+    source_id: str = ""
     limit_lowered: bool = False
     extra_nanos: int = 0
     extra_until: datetime | None = None
@@ -39,7 +39,7 @@ class WindowRow:
 class NewWindow:
     """A window to open; without a limit of its own it takes its budget's."""
 
-    governed: Governed
+    matched: MatchedBudget
     starts_at: datetime
     ends_at: datetime | None
     limit_nanos: int | None = None
@@ -60,7 +60,7 @@ class ReservationRow:
     reserved_at: datetime
     expires_at: datetime
     resolved_at: datetime | None = None
-    meters: list[int] = field(default_factory=list)
+    buckets: list[int] = field(default_factory=list)
     tokens: int = 0
     dirty: bool = False
 
@@ -103,10 +103,18 @@ class EventRow:
     reason: str = ""
     actor: str = ""
 
+    @property
+    def short_reason(self) -> str:
+        return self.reason[:300]
+
+    @property
+    def short_actor(self) -> str:
+        return self.actor[:150]
+
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What a batch must know of its callers before it decides."""
+class CallerStatus:
+    """Whether a batch's callers may call at all, and what else is to be known of them before it decides."""
 
     statuses: Mapping[int, str]
     time_zones: Mapping[int, str]
@@ -116,8 +124,8 @@ class Standing:
 
 
 @dataclass(slots=True)
-class MeterRow:
-    """A locked meter; its level is as of the batch's now."""
+class BucketRow:
+    """A locked bucket; its level is as of the batch's now."""
 
     id: int
     rule: RateRule

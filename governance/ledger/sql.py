@@ -7,18 +7,19 @@ works in the caller's open transaction.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from governance.ledger import sql_dialect as words
-from governance.ledger.rows import EntryRow, EventRow, NewWindow, ReservationRow, Standing, WindowRow
+from governance.ledger.rows import CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import (
     IDS,
     UUIDS,
+    Columns,
     Select,
     Shape,
     among,
@@ -26,38 +27,55 @@ from governance.ledger.sql_dialect import (
     for_update,
     moment,
     pack_ids,
+    split,
     stamp,
     uuid,
 )
+from governance.rules import policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
-from governance.rules.decision import Policy, Rule
-from governance.rules.scopes import EACH, RateRule, Rulebook, keys_of
-from governance.rules.windows import WindowKind
+from governance.rules.policy import Policy
+from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
+from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # Reading ------------------------------------------------------------------------------------------------------
 
-_BUDGET = (
-    "b.id, b.tenant_id, b.scope_type, b.scope_key, b.window, b.limit_nanos, b.hard_cap, b.soft_cap, b.warn_at,"
-    " b.alert_thresholds, b.downgrade_rules, b.disabled_tools, b.clamp, b.clamp_min_tokens"
+_BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos")
+_POLICY = Columns(
+    "b",
+    " ".join(policy.COLUMNS),
+    # The key of a cache.
+    as_text=[name for name, column in policy.COLUMNS.items() if isinstance(column.default, list)],
 )
-_WINDOW = (
-    "w.id, w.subject, w.tenant_id, w.starts_at, w.ends_at, w.limit_nanos, w.settled_nanos, w.reserved_nanos,"
-    " w.state, w.thresholds_crossed, w.closed_at, w.source_kind, w.source_id, w.limit_lowered,"
-    " w.extra_nanos, w.extra_until"
+RATE_LIMIT = Columns("b", "id tenant_id scope_type scope_key nanos_per_minute requests_per_minute tokens_per_minute")
+_WINDOW = Columns(
+    "w",
+    "id subject tenant_id starts_at ends_at limit_nanos settled_nanos reserved_nanos state thresholds_crossed"
+    " closed_at source_kind source_id limit_lowered extra_nanos extra_until",
 )
+_TENANT = Columns("t", "slug time_zone")
+# Who a row is for, and on what; `_attribution` reads it.
+_WHO = "id tenant_id agent key_id user session task provider model_requested model_served windows"
+_RESERVATION = Columns("e", f"{_WHO} amount_nanos status reserved_at expires_at meters tokens")
+_ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason")
+_REPORTED = Columns("e", "id tenant_id request_id cost_nanos")
 
-# Who a row is for; `_attribution` reads it.
-_ATTRIBUTION = (
-    'e.id, e.tenant_id, t.slug, e.agent, e.key_id, e."user", e.session, e.task, e.provider, e.model_requested,'
-    " e.model_served, e.windows"
-)
-_NAMES = Shape(name="text")
-_SUBJECTS = Shape(budget_id="bigint", subject="text")
-_REQUESTS = Shape(tenant_id="bigint", request_id="text")
+_ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
+_NAMES = Shape("name text")
+_SUBJECTS = Shape("budget_id bigint, subject text")
+_REQUESTS = Shape("tenant_id bigint, request_id text")
 
 
-def standing(callers: Collection[Caller], now: datetime) -> Select[Standing]:
+class _Fact(NamedTuple):
+    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, or a stop."""
+
+    kind: str
+    id: int
+    word: str
+    time_zone: str
+
+
+def caller_status(callers: Collection[Caller], now: datetime) -> Select[CallerStatus]:
     """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
     tenants = pack_ids({caller.tenant_id for caller in callers})
     keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
@@ -71,27 +89,30 @@ def standing(callers: Collection[Caller], now: datetime) -> Select[Standing]:
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
         f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {among(IDS)})",
         [tenants, tenants, keys, stamp(now), stamp(now), tenants],
-        _standing,
+        _caller_status,
     )
 
 
-def _standing(rows: list[Any]) -> Standing:
-    return Standing(
-        statuses={id: status for kind, id, status, _ in rows if kind == "t"},
-        time_zones={id: zone for kind, id, _, zone in rows if kind == "t"},
-        paused_agents=frozenset((id, slug) for kind, id, slug, _ in rows if kind == "a"),
-        unusable_keys=frozenset(id for kind, id, _, _ in rows if kind == "k"),
-        stops=frozenset((id, slug) for kind, id, slug, _ in rows if kind == "s"),
+def _caller_status(rows: list[Any]) -> CallerStatus:
+    facts = defaultdict(list)
+    for fact in map(_Fact._make, rows):
+        facts[fact.kind].append(fact)
+    return CallerStatus(
+        statuses={fact.id: fact.word for fact in facts["t"]},
+        time_zones={fact.id: fact.time_zone for fact in facts["t"]},
+        paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
+        unusable_keys=frozenset(fact.id for fact in facts["k"]),
+        stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
     )
 
 
-def budgets(callers: Collection[Caller]) -> Select[list[Rulebook]]:
+def budgets(callers: Collection[Caller]) -> Select[list[BudgetRule]]:
     """Every enabled budget that could govern one of the callers."""
     where, params = _of_callers(callers)
     return Select(
-        f"SELECT {_BUDGET} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
+        f"SELECT {_BUDGET}, {_POLICY} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
         params,
-        lambda rows: [_rulebook(row) for row in rows],
+        lambda rows: [_budget_rule(*parts) for parts in split(rows, _BUDGET, _POLICY)],
     )
 
 
@@ -99,10 +120,9 @@ def rate_rules(callers: Collection[Caller]) -> Select[list[RateRule]]:
     """Every enabled rate limit that could govern one of the callers."""
     where, params = _of_callers(callers)
     return Select(
-        "SELECT b.id, b.tenant_id, b.scope_type, b.scope_key, b.nanos_per_minute, b.requests_per_minute,"
-        f" b.tokens_per_minute FROM governance_ratelimit b WHERE b.enabled AND {where} ORDER BY b.id",
+        f"SELECT {RATE_LIMIT} FROM governance_ratelimit b WHERE b.enabled AND {where} ORDER BY b.id",
         params,
-        lambda rows: [RateRule(row[0], row[1], row[2], row[3], Ceilings(row[4], row[5], row[6])) for row in rows],
+        lambda rows: [rate_rule(row) for row in map(RATE_LIMIT.make, rows)],
     )
 
 
@@ -116,14 +136,17 @@ def _of_callers(callers: Collection[Caller]) -> tuple[str, list[Any]]:
     ), [pack_ids(tenants), _NAMES.pack([(key,) for key in keys])]
 
 
-def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[Rulebook, str, str]]:
+def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[BudgetRule, str, str]]:
     """Budgets with their tenant's slug and time zone."""
     rows = words.select(
-        f"SELECT {_BUDGET}, t.slug, t.time_zone FROM governance_budget b"
+        f"SELECT {_BUDGET}, {_POLICY}, {_TENANT} FROM governance_budget b"
         f" LEFT JOIN governance_tenant t ON t.id = b.tenant_id WHERE b.id IN {among(IDS)}",
         [pack_ids(ids)],
     )
-    return {row[0]: (_rulebook(row[:14]), row[14] or "", row[15] or "UTC") for row in rows}
+    return {
+        budget.id: (_budget_rule(budget, kept), tenant.slug or "", tenant.time_zone or "UTC")
+        for budget, kept, tenant in split(rows, _BUDGET, _POLICY, _TENANT)
+    }
 
 
 def windows(
@@ -141,7 +164,8 @@ def windows(
         return []
     table = "governance_budgetwindow"
     rows = words.select(
-        f"SELECT {_WINDOW}, {_BUDGET} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id WHERE w.id IN ("
+        f"SELECT {_WINDOW}, {_BUDGET}, {_POLICY} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id"
+        " WHERE w.id IN ("
         f"SELECT k.id FROM {table} k JOIN {_SUBJECTS} ON k.budget_id = v.budget_id AND k.subject = v.subject"
         f" WHERE k.closed_at IS NULL"
         f" UNION SELECT v.id FROM {IDS}"
@@ -149,7 +173,7 @@ def windows(
         f") ORDER BY w.id{for_update('w') if lock else ''}",
         [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids)],
     )
-    return [_window(row) for row in rows]
+    return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
 
 
 def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
@@ -162,22 +186,21 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     if not ids:
         return {}
     rows = words.select(
-        f"SELECT {_ATTRIBUTION}, e.amount_nanos, e.status, e.reserved_at, e.expires_at, e.meters, e.tokens"
-        " FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
+        f"SELECT {_RESERVATION}, {_TENANT} FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
         f" WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
         [pack_ids(ids)],
     )
     return {
-        uuid(row[0]): ReservationRow(
-            **_attribution(row),
-            amount_nanos=row[12],
-            status=row[13],
-            reserved_at=moment(row[14]),
-            expires_at=moment(row[15]),
-            meters=_json(row[16]),
-            tokens=row[17],
+        uuid(row.id): ReservationRow(
+            **_attribution(row, tenant.slug),
+            amount_nanos=row.amount_nanos,
+            status=row.status,
+            reserved_at=moment(row.reserved_at),
+            expires_at=moment(row.expires_at),
+            buckets=_json(row.meters),
+            tokens=row.tokens,
         )
-        for row in rows
+        for row, tenant in split(rows, _RESERVATION, _TENANT)
     }
 
 
@@ -187,7 +210,7 @@ def due_reservations(now: datetime, limit: int) -> list[UUID]:
         " ORDER BY expires_at LIMIT %s",
         [stamp(now), limit],
     )
-    return [uuid(row[0]) for row in rows]
+    return [uuid(id) for (id,) in rows]
 
 
 def entries(ids: Collection[UUID]) -> list[EntryRow]:
@@ -202,21 +225,20 @@ def entries_of_reservation(id: UUID) -> list[EntryRow]:
 
 def _entries(where: str, ids: Collection[UUID]) -> list[EntryRow]:
     rows = words.select(
-        f"SELECT {_ATTRIBUTION}, e.kind, e.cost_nanos, e.occurred_at, e.reservation_id, e.reason"
-        " FROM governance_spendentry e JOIN governance_tenant t ON t.id = e.tenant_id"
+        f"SELECT {_ENTRY}, {_TENANT} FROM governance_spendentry e JOIN governance_tenant t ON t.id = e.tenant_id"
         f" WHERE {where} ORDER BY e.id",
         [pack_ids(ids)],
     )
     return [
         EntryRow(
-            **_attribution(row),
-            kind=row[12],
-            cost_nanos=row[13],
-            occurred_at=moment(row[14]),
-            reservation_id=uuid(row[15]) if row[15] else None,
-            reason=row[16],
+            **_attribution(row, tenant.slug),
+            kind=row.kind,
+            cost_nanos=row.cost_nanos,
+            occurred_at=moment(row.occurred_at),
+            reservation_id=uuid(row.reservation_id) if row.reservation_id else None,
+            reason=row.reason,
         )
-        for row in rows
+        for row, tenant in split(rows, _ENTRY, _TENANT)
     ]
 
 
@@ -225,12 +247,12 @@ def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], tuple[U
     if not keys:
         return {}
     rows = words.select(
-        f"SELECT e.tenant_id, e.request_id, e.id, e.cost_nanos FROM governance_spendentry e JOIN {_REQUESTS}"
+        f"SELECT {_REPORTED} FROM governance_spendentry e JOIN {_REQUESTS}"
         " ON e.tenant_id = v.tenant_id AND e.request_id = v.request_id"
         " WHERE e.kind = 'charge' AND e.reservation_id IS NULL",
         [_REQUESTS.pack(keys)],
     )
-    return {(row[0], row[1]): (uuid(row[2]), row[3]) for row in rows}
+    return {(row.tenant_id, row.request_id): (uuid(row.id), row.cost_nanos) for row in map(_REPORTED.make, rows)}
 
 
 def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetime) -> int | None:
@@ -240,66 +262,67 @@ def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetim
         " WHERE budget_id = %s AND source_kind = %s AND source_id = %s AND starts_at = %s",
         [budget_id, source_kind, source_id, stamp(starts_at)],
     )
-    return rows[0][0] if rows else None
+    return next((id for (id,) in rows), None)
 
 
 def ended_windows(now: datetime, limit: int) -> list[int]:
-    """Open calendar windows whose time is over. A billing cycle ends only when the next one opens."""
+    """Open windows that time has closed."""
     rows = words.select(
         "SELECT w.id FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
-        " WHERE w.closed_at IS NULL AND w.ends_at <= %s AND b.window <> 'billing_cycle' ORDER BY w.id LIMIT %s",
+        f" WHERE w.closed_at IS NULL AND w.ends_at <= %s AND {_ENDS_BY_TIME} ORDER BY w.id LIMIT %s",
         [stamp(now), limit],
     )
-    return [row[0] for row in rows]
+    return [id for (id,) in rows]
 
 
 def budgets_without_window() -> list[int]:
-    """Enabled budgets of one subject that have no open window yet."""
+    """Enabled budgets of one subject that have no open window yet; what ends by an act is opened by one."""
     rows = words.select(
-        "SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND b.window <> 'billing_cycle'"
+        f"SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND {_ENDS_BY_TIME}"
         " AND NOT EXISTS (SELECT 1 FROM governance_budgetwindow w WHERE w.budget_id = b.id AND w.closed_at IS NULL)",
         [EACH],
     )
-    return [row[0] for row in rows]
+    return [id for (id,) in rows]
 
 
 # Writing ------------------------------------------------------------------------------------------------------
 
 _NEW_WINDOWS = Shape(
-    budget_id="bigint", subject="text", tenant_id="bigint", starts_at="timestamptz", ends_at="timestamptz",
-    limit_nanos="bigint", source_kind="text", source_id="text", opened_at="timestamptz",
-)  # fmt: skip
+    "budget_id=matched.budget.id bigint, subject=matched.subject text, tenant_id=matched.tenant_id bigint,"
+    "starts_at timestamptz, ends_at timestamptz, limit_nanos bigint, source_kind text, source_id text,"
+    "opened_at timestamptz"
+)
 _WINDOW_CHANGES = Shape(
-    id="bigint", settled_nanos="bigint", reserved_nanos="bigint", limit_nanos="bigint", state="text",
-    thresholds_crossed="jsonb", limit_lowered="boolean", extra_nanos="bigint", extra_until="timestamptz",
-)  # fmt: skip
-_WHO = {
-    "id": "uuid", "tenant_id": "bigint", "agent": "text", "key_id": "bigint", "user": "text", "session": "text",
-    "task": "text", "provider": "text", "model_requested": "text", "model_served": "text", "windows": "jsonb",
-}  # fmt: skip
+    "id bigint, settled_nanos bigint, reserved_nanos bigint, limit_nanos bigint, state text,"
+    "thresholds_crossed=crossed jsonb, limit_lowered boolean, extra_nanos bigint, extra_until timestamptz"
+)
+_NEW_WHO = (
+    "id uuid, tenant_id=caller.tenant_id bigint, agent=caller.agent text, key_id=caller.key_id bigint,"
+    "user=caller.user text, session=caller.session text, task=caller.task text, provider text, model_requested text,"
+    "model_served text, windows jsonb"
+)
 _NEW_RESERVATIONS = Shape(
-    **_WHO, amount_nanos="bigint", status="text", reserved_at="timestamptz", expires_at="timestamptz",
-    resolved_at="timestamptz", meters="jsonb", tokens="bigint",
-)  # fmt: skip
+    f"{_NEW_WHO}, amount_nanos bigint, status text, reserved_at timestamptz, expires_at timestamptz,"
+    "resolved_at timestamptz, meters=buckets jsonb, tokens bigint"
+)
 _RESERVATION_CHANGES = Shape(
-    id="uuid", status="text", amount_nanos="bigint", expires_at="timestamptz", resolved_at="timestamptz"
+    "id uuid, status text, amount_nanos bigint, expires_at timestamptz, resolved_at timestamptz"
 )
 _NEW_ENTRIES = Shape(
-    **_WHO, kind="text", reservation_id="uuid", corrects_id="uuid", request_id="text", input_tokens="bigint",
-    cached_tokens="bigint", output_tokens="bigint", unit="text", units="bigint", price_rule="text",
-    cost_nanos="bigint", overage_nanos="bigint", certainty="text", reason="text", occurred_at="timestamptz",
-    recorded_at="timestamptz", metadata="jsonb",
-)  # fmt: skip
+    f"{_NEW_WHO}, kind text, reservation_id uuid, corrects_id uuid, request_id text, input_tokens bigint,"
+    "cached_tokens bigint, output_tokens bigint, unit text, units bigint, price_rule text, cost_nanos bigint,"
+    "overage_nanos bigint, certainty text, reason text, occurred_at timestamptz, metadata jsonb,"
+    "recorded_at timestamptz"
+)
 _FIGURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
 _ROLLUPS = Shape(
-    tenant_id="bigint", hour="timestamptz", agent="text", provider="text", model="text",
-    **dict.fromkeys(_FIGURES, "bigint"),
-)  # fmt: skip
+    "tenant_id bigint, hour timestamptz, agent text, provider text, model text", **dict.fromkeys(_FIGURES, "bigint")
+)
 _NEW_EVENTS = Shape(
-    window_id="bigint", budget_id="bigint", tenant_id="bigint", kind="text", threshold="text", old_state="text",
-    new_state="text", reason="text", actor="text", settled_nanos="bigint", limit_nanos="bigint",
-    occurred_at="timestamptz",
-)  # fmt: skip
+    "window_id=window.id bigint, budget_id=window.budget.id bigint, tenant_id=window.tenant_id bigint, kind text,"
+    "threshold text, old_state text, new_state text, reason=short_reason text, actor=short_actor text,"
+    "settled_nanos=window.settled_nanos bigint, limit_nanos=window.limit_nanos bigint, occurred_at timestamptz"
+)
 
 
 def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
@@ -308,13 +331,6 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     The limit is the budget's own as of this statement (its row is share-locked on PostgreSQL), so a limit changed
     at the same moment is never missed.
     """
-    rows = [
-        (
-            item.governed.budget.id, item.governed.subject, item.governed.tenant_id, item.starts_at, item.ends_at,
-            item.limit_nanos, item.source_kind, item.source_id, now,
-        )
-        for item in new
-    ]  # fmt: skip
     # Ordered, so that two batches that open the same windows never wait for each other in a circle.
     words.run(
         "INSERT INTO governance_budgetwindow (budget_id, subject, tenant_id, starts_at, ends_at, limit_nanos,"
@@ -326,7 +342,7 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
         " (SELECT v.opened_at FROM governance_allowance g WHERE g.budget_id = b.id AND g.ends_at > v.opened_at LIMIT 1)"
         f" FROM governance_budget b JOIN {_NEW_WINDOWS} ON b.id = v.budget_id"
         f" WHERE true ORDER BY b.id, v.subject{for_share('b')} ON CONFLICT DO NOTHING",
-        [_NEW_WINDOWS.pack(rows)],
+        [_NEW_WINDOWS.pack(_NEW_WINDOWS.rows(new, opened_at=now))],
     )
 
 
@@ -339,42 +355,19 @@ def close_windows(ids: Collection[int], now: datetime) -> None:
 
 
 def update_windows(changed: Iterable[WindowRow]) -> None:
-    rows = [
-        (
-            row.id, row.settled_nanos, row.reserved_nanos, row.limit_nanos, row.state, row.crossed,
-            row.limit_lowered, row.extra_nanos, row.extra_until,
-        )
-        for row in changed
-    ]  # fmt: skip
-    words.update("governance_budgetwindow", _WINDOW_CHANGES, rows)
+    words.update("governance_budgetwindow", _WINDOW_CHANGES, _WINDOW_CHANGES.rows(changed))
 
 
-def insert_reservations(new: Sequence[ReservationRow]) -> None:
-    rows = [
-        (
-            *_who(row), row.amount_nanos, row.status, row.reserved_at, row.expires_at, row.resolved_at, row.meters,
-            row.tokens,
-        )
-        for row in new
-    ]  # fmt: skip
-    words.insert("governance_reservation", _NEW_RESERVATIONS, rows)
+def insert_reservations(new: Iterable[ReservationRow]) -> None:
+    words.insert("governance_reservation", _NEW_RESERVATIONS, _NEW_RESERVATIONS.rows(new))
 
 
 def update_reservations(changed: Iterable[ReservationRow]) -> None:
-    rows = [(row.id, row.status, row.amount_nanos, row.expires_at, row.resolved_at) for row in changed]
-    words.update("governance_reservation", _RESERVATION_CHANGES, rows)
+    words.update("governance_reservation", _RESERVATION_CHANGES, _RESERVATION_CHANGES.rows(changed))
 
 
-def insert_entries(new: Sequence[EntryRow], now: datetime) -> None:
-    rows = [
-        (
-            *_who(row), row.kind, row.reservation_id, row.corrects_id, row.request_id, row.input_tokens,
-            row.cached_tokens, row.output_tokens, row.unit, row.units, row.price_rule, row.cost_nanos,
-            row.overage_nanos, row.certainty, row.reason, row.occurred_at, now, dict(row.metadata),
-        )
-        for row in new
-    ]  # fmt: skip
-    words.insert("governance_spendentry", _NEW_ENTRIES, rows)
+def insert_entries(new: Iterable[EntryRow], now: datetime) -> None:
+    words.insert("governance_spendentry", _NEW_ENTRIES, _NEW_ENTRIES.rows(new, recorded_at=now))
 
 
 def add_to_rollups(new: Iterable[EntryRow]) -> None:
@@ -401,95 +394,76 @@ def add_to_rollups(new: Iterable[EntryRow]) -> None:
     )
 
 
-def insert_events(new: Sequence[EventRow], now: datetime) -> None:
-    rows = [
-        (
-            row.window.id, row.window.budget.id, row.window.tenant_id, row.kind, row.threshold, row.old_state,
-            row.new_state, row.reason[:300], row.actor[:150], row.window.settled_nanos, row.window.limit_nanos, now,
-        )
-        for row in new
-    ]  # fmt: skip
-    words.insert("governance_budgetevent", _NEW_EVENTS, rows)
+def insert_events(new: Iterable[EventRow], now: datetime) -> None:
+    words.insert("governance_budgetevent", _NEW_EVENTS, _NEW_EVENTS.rows(new, occurred_at=now))
 
 
 # Rows ---------------------------------------------------------------------------------------------------------
 
 
-def _who(row: ReservationRow | EntryRow) -> tuple[Any, ...]:
-    by = row.caller
-    return (
-        row.id, by.tenant_id, by.agent, by.key_id, by.user, by.session, by.task, row.provider, row.model_requested,
-        row.model_served, row.windows,
-    )  # fmt: skip
-
-
-def _attribution(row: Sequence[Any]) -> dict[str, Any]:
-    by = Caller(tenant_id=row[1], tenant=row[2], agent=row[3], key_id=row[4], user=row[5], session=row[6], task=row[7])
+def _attribution(row: Any, tenant: str) -> dict[str, Any]:
     return {
-        "id": uuid(row[0]), "caller": by, "provider": row[8], "model_requested": row[9], "model_served": row[10],
-        "windows": _json(row[11]),
-    }  # fmt: skip
+        "id": uuid(row.id),
+        "caller": Caller(
+            tenant_id=row.tenant_id,
+            tenant=tenant,
+            agent=row.agent,
+            key_id=row.key_id,
+            user=row.user,
+            session=row.session,
+            task=row.task,
+        ),
+        "provider": row.provider,
+        "model_requested": row.model_requested,
+        "model_served": row.model_served,
+        "windows": _json(row.windows),
+    }
 
 
 def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _rulebook(row: Sequence[Any]) -> Rulebook:
-    return Rulebook(
-        id=row[0],
-        tenant_id=row[1],
-        scope_type=row[2],
-        scope_key=row[3],
-        window=WindowKind(row[4]),
-        limit_nanos=row[5],
-        policy=_policy(*row[6:9], *map(_text, row[9:12]), *row[12:14]),
+def _budget_rule(row: Any, kept: Any) -> BudgetRule:
+    return BudgetRule(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        scope_type=row.scope_type,
+        scope_key=row.scope_key,
+        window=WindowKind(row.window),
+        limit_nanos=row.limit_nanos,
+        policy=_policy(kept),
     )
-
-
-def _text(value: Any) -> str:
-    """JSON as text, which can be the key of a cache."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 @lru_cache(maxsize=4096)
-def _policy(
-    hard: Any, soft: Any, warn: Any, thresholds: str, rules: str, tools: str, clamp: bool, clamp_min: int
-) -> Policy:
-    return Policy(
-        hard_e4=_e4(hard),
-        soft_e4=None if soft is None else _e4(soft),
-        warn_e4=None if warn is None else _e4(warn),
-        thresholds_e4=tuple(sorted(_e4(Decimal(str(ratio))) for ratio in json.loads(thresholds))),
-        rules=tuple(Rule(frozenset(rule["from"]), rule["to"]) for rule in json.loads(rules)),
-        disabled_tools=frozenset(json.loads(tools)),
-        clamp=bool(clamp),
-        clamp_min_tokens=clamp_min,
-    )
+def _policy(kept: Any) -> Policy:
+    columns = kept._asdict().items()
+    return policy.of({name: json.loads(value) if isinstance(value, str) else value for name, value in columns})
 
 
-def _e4(ratio: Decimal | float) -> int:
-    # SQLite hands decimals of four places back as floats; the ten-thousandth nearest is the one that was stored.
-    return round(ratio * 10_000)
+def rate_rule(row: Any) -> RateRule:
+    ceilings = Ceilings(row.nanos_per_minute, row.requests_per_minute, row.tokens_per_minute)
+    return RateRule(row.id, row.tenant_id, row.scope_type, row.scope_key, ceilings)
 
 
-def _window(row: Sequence[Any]) -> WindowRow:
+def _window(row: Any, budget: Any, kept: Any) -> WindowRow:
     return WindowRow(
-        id=row[0],
-        budget=_rulebook(row[16:30]),
-        subject=row[1],
-        tenant_id=row[2],
-        starts_at=moment(row[3]),
-        ends_at=moment(row[4]) if row[4] else None,
-        limit_nanos=row[5],
-        settled_nanos=row[6],
-        reserved_nanos=row[7],
-        state=row[8],
-        crossed=_json(row[9]),
-        closed_at=moment(row[10]) if row[10] else None,
-        source_kind=row[11],
-        source_id=row[12],
-        limit_lowered=bool(row[13]),
-        extra_nanos=row[14],
-        extra_until=moment(row[15]) if row[15] else None,
+        id=row.id,
+        budget=_budget_rule(budget, kept),
+        subject=row.subject,
+        tenant_id=row.tenant_id,
+        starts_at=moment(row.starts_at),
+        ends_at=moment(row.ends_at) if row.ends_at else None,
+        limit_nanos=row.limit_nanos,
+        settled_nanos=row.settled_nanos,
+        reserved_nanos=row.reserved_nanos,
+        state=row.state,
+        crossed=_json(row.thresholds_crossed),
+        closed_at=moment(row.closed_at) if row.closed_at else None,
+        source_kind=row.source_kind,
+        source_id=row.source_id,
+        limit_lowered=bool(row.limit_lowered),
+        extra_nanos=row.extra_nanos,
+        extra_until=moment(row.extra_until) if row.extra_until else None,
     )

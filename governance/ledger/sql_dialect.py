@@ -6,10 +6,13 @@ through a pipeline: they are sent together, and waited for together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -17,19 +20,50 @@ import orjson
 from django.db import connection
 
 T = TypeVar("T")
+# Of names that are data.
+_named_tuple: Callable[..., Any] = namedtuple
+
+
+class Columns:
+    """Columns that a SELECT reads of one table, and the tuple with their names that this part of a row becomes.
+
+    `names` is one text. Those that are `as_text` are read as text: JSON that is only compared, or parsed rarely.
+    """
+
+    def __init__(self, alias: str, names: str, *, as_text: Collection[str] = ()) -> None:
+        kind = _named_tuple("Row", names)
+        self.make: Callable[[Iterable[Any]], Any] = kind._make
+        self.count = len(kind._fields)
+        self._text = ", ".join(
+            f'CAST({alias}."{name}" AS text)' if name in as_text else f'{alias}."{name}"' for name in kind._fields
+        )
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def split(rows: Iterable[Sequence[Any]], *parts: Columns) -> list[tuple[Any, ...]]:
+    """Each row as one named tuple for each of the parts that its SELECT names, in their order."""
+    ends = list(accumulate(part.count for part in parts))
+    cuts = [(part.make, slice(end - part.count, end)) for part, end in zip(parts, ends, strict=True)]
+    return [tuple([make(row[cut]) for make, cut in cuts]) for row in rows]
 
 
 class Shape:
-    """Named, typed columns of rows that a statement reads as the table `v`.
+    """Named, typed columns of rows that a statement reads as the table `v`, as one text: "id bigint, subject text".
 
-    Types are PostgreSQL's; SQLite takes values as JSON has them.
+    Types are PostgreSQL's; SQLite takes values as JSON has them. "tenant_id=caller.tenant_id bigint" says, for `rows`,
+    which attribute a column's value is, where that has another name.
     """
 
-    def __init__(self, **types: str) -> None:
-        self.names = tuple(types)
-        columns = ", ".join(f'"{name}" {type}' for name, type in types.items())
-        extracts = ", ".join(f"json_extract(value, '$.{name}') AS \"{name}\"" for name in types)
-        self._postgres = f"json_to_recordset(%s::json) AS v({columns})"
+    def __init__(self, columns: str = "", **types: str) -> None:
+        listed = [*(column.split() for column in columns.split(",") if column), *types.items()]
+        parts = [(*named.partition("="), type) for named, type in listed]
+        self.names = tuple(name for name, *_ in parts)
+        self._attributes = [attribute or name for name, _, attribute, _ in parts]
+        definitions = ", ".join(f'"{name}" {type}' for name, *_, type in parts)
+        extracts = ", ".join(f"json_extract(value, '$.{name}') AS \"{name}\"" for name in self.names)
+        self._postgres = f"json_to_recordset(%s::json) AS v({definitions})"
         self._sqlite = f"(SELECT {extracts} FROM json_each(%s)) AS v"
 
     def __str__(self) -> str:
@@ -39,6 +73,14 @@ class Shape:
     @property
     def columns(self) -> str:
         return ", ".join(f'"{name}"' for name in self.names)
+
+    def rows(self, objects: Iterable[Any], **given: Any) -> list[tuple[Any, ...]]:
+        """A row for each object; what is `given` is the same in all, and the last columns."""
+        own = len(self.names) - len(given)
+        if self.names[own:] != tuple(given):
+            raise ValueError(f"the last columns are {self.names[own:]}, not {tuple(given)}")
+        values = attrgetter(*self._attributes[:own])
+        return [(*values(each), *given.values()) for each in objects]
 
     def pack(self, rows: Iterable[Sequence[Any]]) -> str:
         """The parameter: one object a row. Values are text, integers, None, lists and dicts, UUIDs and times."""
@@ -178,7 +220,7 @@ def _plain(value: Any) -> Any:
         return value.hex
     if isinstance(value, datetime):
         return value.isoformat() if is_postgres() else _text(value)
-    return value
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _text(at: datetime) -> str:

@@ -12,7 +12,7 @@ from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewA
 from governance.ledger.results import LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow
 from governance.rules.money import share_nanos
-from governance.rules.scopes import Governed, Rulebook
+from governance.rules.scopes import BudgetRule, MatchedBudget
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -37,18 +37,23 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
         )
         row.closed_at = batch.now
     sql.close_windows([row.id for row in old], batch.now)
-    opened = [
-        NewWindow(
-            Governed(row.budget, row.subject, row.tenant_id), starts_at,
-            row.ends_at if row.ends_at and row.ends_at > starts_at else None,
-            row.limit_nanos - row.extra_nanos, row.source_kind, row.source_id,
-        )
-        for row in old
-        # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
-        for starts_at in [max(batch.now, row.starts_at + MICROSECOND) if row.source_kind else batch.now]
+    opened = []
+    for row in old:
         # One whose time was over anyway opens at the next call, as always.
-        if not has_ended(row, batch.now)
-    ]  # fmt: skip
+        if has_ended(row, batch.now):
+            continue
+        # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
+        starts_at = max(batch.now, row.starts_at + MICROSECOND) if row.source_kind else batch.now
+        opened.append(
+            NewWindow(
+                MatchedBudget(row.budget, row.subject, row.tenant_id),
+                starts_at,
+                row.ends_at if row.ends_at and row.ends_at > starts_at else None,
+                row.limit_nanos - row.extra_nanos,
+                row.source_kind,
+                row.source_id,
+            )
+        )
     _open(batch, opened)
     return ResetResult(closed=len(old), opened=len(opened))
 
@@ -68,15 +73,25 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
             return PeriodResult(current.id, opened=False)
         if current:
             batch.events.append(
-                EventRow(current, "budget-reset", old_state=current.state, new_state="active",
-                         reason=op.reason, actor=op.actor)
-            )  # fmt: skip
+                EventRow(
+                    current,
+                    "budget-reset",
+                    old_state=current.state,
+                    new_state="active",
+                    reason=op.reason,
+                    actor=op.actor,
+                )
+            )
             current.closed_at = batch.now
             sql.close_windows([current.id], batch.now)
         new = NewWindow(
-            Governed(budget, tenant, budget.tenant_id), op.starts_at, op.ends_at, op.limit_nanos,
-            op.source_kind, op.source_id,
-        )  # fmt: skip
+            MatchedBudget(budget, tenant, budget.tenant_id),
+            op.starts_at,
+            op.ends_at,
+            op.limit_nanos,
+            op.source_kind,
+            op.source_id,
+        )
         _open(batch, [new])
         opened = batch.open[op.budget_id, tenant]
         if (opened.source_kind, opened.source_id, opened.starts_at) == (op.source_kind, op.source_id, op.starts_at):
@@ -110,11 +125,10 @@ def roll(batch: Batch, *, limit: int) -> int:
     rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
     sql.close_windows([row.id for row in rows], batch.now)
     budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])
-    new = [
-        new_window(Governed(book, tenant if book.scope_type == "tenant" else book.scope_key, book.tenant_id, zone),
-                   batch.now)
-        for book, tenant, zone in budgets.values()
-    ]  # fmt: skip
+    new = []
+    for budget, tenant, zone in budgets.values():
+        subject = tenant if budget.scope_type == "tenant" else budget.scope_key
+        new.append(new_window(MatchedBudget(budget, subject, budget.tenant_id, zone), batch.now))
     if new:
         sql.open_windows(new, batch.now)
     stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
@@ -129,13 +143,13 @@ def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
     if not new:
         return
     sql.open_windows(new, batch.now)
-    rows = sql.windows(keys=[(item.governed.budget.id, item.governed.subject) for item in new])
+    rows = sql.windows(keys=[(item.matched.budget.id, item.matched.subject) for item in new])
     for row in rows:
         batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
     batch.work_out([row for row in rows if row.extra_until is not None])
 
 
-def _budget(batch: Batch, id: int) -> tuple[Rulebook, str, str]:
+def _budget(batch: Batch, id: int) -> tuple[BudgetRule, str, str]:
     try:
         return sql.budgets_by_id([id])[id]
     except KeyError:

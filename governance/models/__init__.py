@@ -4,7 +4,7 @@ from governance.models.alerts import Alert
 from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck
 from governance.models.idempotency import KeptAnswer
-from governance.models.limits import EmergencyStop, RateLimit, RateMeter
+from governance.models.limits import EmergencyStop, RateBucket, RateLimit
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant
 
@@ -21,8 +21,8 @@ __all__ = [
     "KeptAnswer",
     "LedgerCheck",
     "PurgedSpend",
+    "RateBucket",
     "RateLimit",
-    "RateMeter",
     "Reservation",
     "ScopeType",
     "SpendEntry",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 from django.db import models
 from django.db.models import F, Q
 
+from governance.models.policies import PolicyFields
 from governance.models.tenancy import Tenant
 from governance.rules import money
 from governance.rules.windows import WindowKind
@@ -38,11 +38,10 @@ def named_scope(tenant: Tenant | None, scope_type: str, scope_key: str) -> str:
     return f"{owner} {kind}".strip()
 
 
-class Budget(models.Model):
+class Budget(PolicyFields):
     """A limit for one scope and window kind, and what happens near it.
 
-    Written by `actions.budgets`. Ratios (`soft_cap`, `hard_cap`, `warn_at`, `alert_thresholds`) are shares of
-    the limit; thresholds are kept as decimal strings because JSON's numbers are floats.
+    Written by `actions.budgets`.
     """
 
     class Source(models.TextChoices):
@@ -66,21 +65,6 @@ class Budget(models.Model):
     )
     window = models.CharField(max_length=16, choices=WINDOW_CHOICES)
     limit_nanos = models.BigIntegerField()
-    soft_cap = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True, default=Decimal("0.8"))
-    hard_cap = models.DecimalField(max_digits=5, decimal_places=4, default=Decimal("1"))
-    warn_at = models.DecimalField(max_digits=5, decimal_places=4, null=True, blank=True)
-    # No function of ours: a migration would have to import it for good.
-    alert_thresholds = models.JSONField(default=partial(list, ("0.5", "0.75", "0.9", "1.0")), blank=True)
-    downgrade_rules = models.JSONField(
-        default=list,
-        blank=True,
-        help_text='[{"from": ["mistral-medium-latest"], "to": "mistral-small-latest"}]',
-    )
-    disabled_tools = models.JSONField(default=list, blank=True, help_text="Tool names taken away from the soft cap on.")
-    clamp = models.BooleanField(
-        default=True, help_text="Lower max_tokens to what the money covers, instead of refusing."
-    )
-    clamp_min_tokens = models.PositiveIntegerField(default=256)
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -89,17 +73,8 @@ class Budget(models.Model):
     class Meta:
         ordering = ["tenant__slug", "scope_type", "scope_key", "window"]
         constraints = [
+            *PolicyFields.Meta.constraints,
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="budget_limit_positive"),
-            models.CheckConstraint(condition=Q(hard_cap__gt=0) & Q(hard_cap__lte=1), name="budget_hard_cap_in_range"),
-            models.CheckConstraint(
-                condition=Q(soft_cap__isnull=True) | (Q(soft_cap__gt=0) & Q(soft_cap__lt=F("hard_cap"))),
-                name="budget_soft_cap_below_hard_cap",
-            ),
-            models.CheckConstraint(
-                condition=Q(warn_at__isnull=True)
-                | (Q(warn_at__gt=0) & Q(soft_cap__isnull=False) & Q(warn_at__lt=F("soft_cap"))),
-                name="budget_warn_at_below_soft_cap",
-            ),
             models.CheckConstraint(
                 name="budget_scope_has_its_key",
                 condition=(

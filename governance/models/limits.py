@@ -72,13 +72,13 @@ class RateLimit(models.Model):
         return named_scope(self.tenant, self.scope_type, self.scope_key)
 
 
-class RateMeter(models.Model):
+class RateBucket(models.Model):
     """How full a rate limit is for one subject: a bucket that flows off evenly. Written by the ledger alone.
 
     Levels are as of `measured_at`; requests and tokens in millionths, so that what flows off between two calls counts.
     """
 
-    rate_limit = models.ForeignKey(RateLimit, on_delete=models.CASCADE, related_name="meters")
+    rate_limit = models.ForeignKey(RateLimit, on_delete=models.CASCADE, related_name="buckets")
     subject = models.CharField(max_length=310, blank=True)
     measured_at = models.DateTimeField()
     level_nanos = models.BigIntegerField(default=0)
@@ -86,6 +86,8 @@ class RateMeter(models.Model):
     level_tokens_e6 = models.BigIntegerField(default=0)
 
     class Meta:
+        # Its name in the database, and that of its constraints, is older than the model's.
+        db_table = "governance_ratemeter"
         constraints = [
             models.UniqueConstraint(fields=["rate_limit", "subject"], name="rate_meter_one_per_subject"),
             models.CheckConstraint(

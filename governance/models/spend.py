@@ -42,8 +42,9 @@ class Reservation(Attribution):
 
     id = models.UUIDField(primary_key=True, default=uuids.uuid7, editable=False)
     amount_nanos = models.BigIntegerField()
-    # What the rate limits counted for it: their meters' ids, and the tokens it may use.
-    meters = models.JSONField(default=list)
+    # What the rate limits counted for it: the ids of their buckets (the column is named as they once were), and the
+    # tokens it may use.
+    buckets = models.JSONField(default=list, db_column="meters")
     tokens = models.BigIntegerField(default=0)
     status = models.CharField(max_length=12, choices=Status.choices, default=Status.PENDING)
     reserved_at = models.DateTimeField()

@@ -15,11 +15,11 @@ from governance.models import Budget, BudgetWindow, ScopeType
 from governance.models.budgets import EACH
 from governance.queries.spend import EVERYTHING, Reader
 from governance.rules import money
-from governance.rules.windows import WindowKind, span_at
+from governance.rules.windows import ENDING_BY_ACT, WindowKind, span_at
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetStatus:
     """The figures of a budget's current window. Amounts in nanodollars.
 
     Of a budget for "each one separately" it is the fullest subject's window; `subject` names it.
@@ -82,7 +82,7 @@ def readable_windows(reader: Reader) -> QuerySet[BudgetWindow]:
     return rows.filter(subject__in=subjects, budget__in=readable_budgets(reader).order_by())
 
 
-def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, Standing]:
+def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, BudgetStatus]:
     """Each budget's current window by budget id, in one query; one that no call has opened yet stands at zero."""
     budgets = list(budgets)
     fullest = (
@@ -100,7 +100,7 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
     }
 
 
-def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, Standing]]:
+def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
     """The open windows nearest their cap, with their budgets and tenants."""
     rows = (
         live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
@@ -119,8 +119,8 @@ def near_the_cap(*, now: datetime) -> tuple[int, int]:
     return pressed, stopped
 
 
-def of_window(window: BudgetWindow) -> Standing:
-    return Standing(
+def of_window(window: BudgetWindow) -> BudgetStatus:
+    return BudgetStatus(
         subject=window.subject,
         starts_at=window.starts_at,
         ends_at=window.ends_at,
@@ -134,11 +134,11 @@ def of_window(window: BudgetWindow) -> Standing:
     )
 
 
-def unopened(budget: Budget, *, now: datetime) -> Standing:
+def unopened(budget: Budget, *, now: datetime) -> BudgetStatus:
     """The window the next call would open."""
     zone = budget.tenant.zone if budget.tenant else ZoneInfo("UTC")
     span = span_at(WindowKind(budget.window), now, zone)
-    return Standing(
+    return BudgetStatus(
         subject="",
         starts_at=span.starts_at,
         ends_at=span.ends_at,
@@ -151,6 +151,6 @@ def unopened(budget: Budget, *, now: datetime) -> Standing:
 
 
 def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:
-    """Open windows that time has not ended; a billing cycle ends only by an act."""
-    lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window=WindowKind.BILLING_CYCLE.value)
+    """Open windows that time has not ended."""
+    lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window__in=ENDING_BY_ACT)
     return rows.filter(lasting, closed_at__isnull=True)

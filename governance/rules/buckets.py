@@ -72,7 +72,7 @@ def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:
 
 
 @dataclass(frozen=True, slots=True)
-class MeterView:
+class BucketView:
     """One rate limit as a decision sees it: its level as of now."""
 
     scope: str

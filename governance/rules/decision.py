@@ -14,7 +14,8 @@ from functools import partial
 from typing import cast
 
 from governance.rules import money
-from governance.rules.buckets import MeterView, amount_of
+from governance.rules.buckets import BucketView, amount_of
+from governance.rules.policy import Policy
 
 
 class Action(StrEnum):
@@ -97,31 +98,6 @@ Quoter = Callable[[str], Quote | None]
 def fixed(cost_nanos: int) -> Quoter:
     """An explicit estimate, which stands for whichever model serves."""
     return partial(Quote, cost_nanos=cost_nanos)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """From any of `sources` ("*" is any model) to `to`."""
-
-    sources: frozenset[str]
-    to: str
-
-    def matches(self, names: Iterable[str]) -> bool:
-        return "*" in self.sources or not self.sources.isdisjoint(names)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a budget does near its limit."""
-
-    hard_e4: int = 10_000
-    soft_e4: int | None = 8_000
-    warn_e4: int | None = None
-    thresholds_e4: tuple[int, ...] = (5_000, 7_500, 9_000, 10_000)
-    rules: tuple[Rule, ...] = ()
-    disabled_tools: frozenset[str] = frozenset()
-    clamp: bool = True
-    clamp_min_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +191,7 @@ class Decision:
     because: WindowView | None = None
     views: tuple[WindowView, ...] = ()
     # Of a rate limit that refused: which one, and when to come back.
-    limited_by: MeterView | None = None
+    limited_by: BucketView | None = None
     retry_after_s: int = 0
     # Of a call that waits for those in flight: what it needs at the least.
     wanted_nanos: int = 0
@@ -233,7 +209,7 @@ class Decision:
 _FOR_WANT_OF_MONEY = frozenset({Reason.BUDGET_EXHAUSTED, Reason.DOWNGRADE_REFUSED, Reason.BUDGET_IN_FLIGHT})
 
 
-def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] = ()) -> Decision:
+def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView] = ()) -> Decision:
     """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins.
 
     Where the money does not reach for the model asked for, its alternatives are tried in order; if none may go, the
@@ -242,7 +218,7 @@ def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] 
     refusal: Decision | None = None
     for quote in (call.quote, call.likely) if call.likely else (call.quote,):
         for model in (call.model, *call.alternatives):
-            decision = _decide(replace(call, model=model, quote=quote), views, meters)
+            decision = _decide(replace(call, model=model, quote=quote), views, buckets)
             if decision.allowed:
                 return decision
             refusal = refusal or decision
@@ -251,7 +227,7 @@ def decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView] 
     return cast(Decision, refusal)
 
 
-def _decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView]) -> Decision:
+def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView]) -> Decision:
     def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
         return Decision(action, reason, model=call.model, because=because, views=tuple(views))
 
@@ -276,7 +252,7 @@ def _decide(call: Call, views: Sequence[WindowView], meters: Sequence[MeterView]
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
-    if slowest := _slowest(chosen, meters):
+    if slowest := _slowest(chosen, buckets):
         refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
         return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
     return Decision(
@@ -359,10 +335,10 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote |
     return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
 
 
-def _slowest(quote: Quote, meters: Sequence[MeterView]) -> tuple[int, MeterView] | None:
+def _slowest(quote: Quote, buckets: Sequence[BucketView]) -> tuple[int, BucketView] | None:
     """(seconds to wait, limit) of the rate limit that makes the call wait longest; None where none does."""
     more = amount_of(cost_nanos=quote.cost_nanos, tokens=quote.tokens)
-    waits = [(wait_s, meter) for meter in meters if (wait_s := meter.wait_s(more))]
+    waits = [(wait_s, bucket) for bucket in buckets if (wait_s := bucket.wait_s(more))]
     return max(waits, key=lambda found: found[0], default=None)
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
-from governance.rules.decision import Policy
+from governance.rules.policy import Policy
 from governance.rules.windows import WindowKind
 
 EACH = "*"
@@ -17,7 +17,7 @@ SCOPES = ("task", "session", "user", "key", "agent", "tenant", "platform")
 
 
 @dataclass(frozen=True, slots=True)
-class Rulebook:
+class BudgetRule:
     """A budget as the ledger reads it."""
 
     id: int
@@ -55,10 +55,10 @@ S = TypeVar("S", bound=Scoped)
 
 
 @dataclass(frozen=True, slots=True)
-class Governed:
+class MatchedBudget:
     """A budget that governs a call, and for which subject."""
 
-    budget: Rulebook
+    budget: BudgetRule
     subject: str
     tenant_id: int | None
     time_zone: str = "UTC"
@@ -86,12 +86,12 @@ def keys_of(caller: Caller) -> dict[str, str]:
     return {scope: key for scope, key in keys.items() if key} | {"platform": ""}
 
 
-def governing(caller: Caller, budgets: Iterable[Rulebook], *, time_zone: str = "UTC") -> list[Governed]:
+def governing(caller: Caller, budgets: Iterable[BudgetRule], *, time_zone: str = "UTC") -> list[MatchedBudget]:
     """Every budget that must admit the caller's calls, the most particular scope first."""
     return [
-        Governed(budget, subject, None, "UTC")
+        MatchedBudget(budget, subject, None, "UTC")
         if budget.scope_type == "platform"
-        else Governed(budget, subject, caller.tenant_id, time_zone)
+        else MatchedBudget(budget, subject, caller.tenant_id, time_zone)
         for budget, subject in matching(caller, budgets)
     ]
 

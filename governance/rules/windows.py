@@ -18,6 +18,15 @@ class WindowKind(StrEnum):
     BILLING_CYCLE = "billing_cycle"
     LIFETIME = "lifetime"
 
+    @property
+    def ends_by_act(self) -> bool:
+        """Its windows stay open past their `ends_at`, until an act (a paid period, a reset) opens the next."""
+        return self is WindowKind.BILLING_CYCLE
+
+
+# For queries: the values of the kinds whose windows end only by an act.
+ENDING_BY_ACT = tuple(kind.value for kind in WindowKind if kind.ends_by_act)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -33,9 +42,10 @@ class Span:
 def span_at(kind: WindowKind, at: datetime, tz: ZoneInfo) -> Span:
     """The window of `kind` that holds `at`.
 
-    `billing_cycle` and `lifetime` have no calendar: they start at `at` and end only by an act (Stripe's
-    renewal, an operator's reset).
+    Kinds that end by an act, and `lifetime`, have no calendar: they start at `at` and time sets them no end.
     """
+    if kind.ends_by_act or kind is WindowKind.LIFETIME:
+        return Span(at.astimezone(UTC), None)
     local = at.astimezone(tz)
     today = local.date()
     match kind:
@@ -52,8 +62,7 @@ def span_at(kind: WindowKind, at: datetime, tz: ZoneInfo) -> Span:
         case WindowKind.MONTH:
             first = today.replace(day=1)
             return Span(_midnight(first, tz), _midnight(add_months(first, 1), tz))
-        case WindowKind.BILLING_CYCLE | WindowKind.LIFETIME:
-            return Span(at.astimezone(UTC), None)
+    raise AssertionError(f"no calendar has a {kind}")
 
 
 def add_months(anchor: date, months: int) -> date:

@@ -32,7 +32,7 @@ INVARIANTS = 6
 # What a check's row keeps of its findings; the count is of all.
 KEPT_DETAILS = 100
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def silence(line: str) -> None:
     """Progress that nobody asked for."""
 
 
-def check(*, tell: Tell = silence) -> list[Drift]:
+def check(*, report: Report = silence) -> list[Drift]:
     """Every drift there is, from one consistent snapshot; empty is the proof. Nothing is locked or written."""
     proofs: list[tuple[int, Callable[[], list[Drift]]]] = [
         (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled())),
@@ -75,15 +75,15 @@ def check(*, tell: Tell = silence) -> list[Drift]:
     with snapshot():
         for invariant, prove in proofs:
             drifts = prove()
-            tell(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
+            report(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
             found += drifts
     return found
 
 
-def run(*, now: datetime, repaired: int = 0, tell: Tell = silence) -> list[Drift]:
+def run(*, now: datetime, repaired: int = 0, report: Report = silence) -> list[Drift]:
     """Check, and keep a row of it for the metrics; the drift found."""
     began = time.monotonic()
-    drifts = check(tell=tell)
+    drifts = check(report=report)
     LedgerCheck.objects.create(
         checked_at=now,
         took_ms=int((time.monotonic() - began) * 1000),
@@ -94,7 +94,7 @@ def run(*, now: datetime, repaired: int = 0, tell: Tell = silence) -> list[Drift
     return drifts
 
 
-def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
+def repair(*, by: Actor, now: datetime, report: Report = silence) -> list[Drift]:
     """Set windows' settled and reserved, and rollups, to what their rows say; each figure that was set.
 
     One transaction: the windows are locked first and counted again, so that no call's money is lost. States and
@@ -103,12 +103,12 @@ def repair(*, by: Actor, now: datetime, tell: Tell = silence) -> list[Drift]:
     with transaction.atomic(durable=True):
         upkeep.one_repair_at_a_time()
         windows = _repair_windows(by, now)
-        tell(f"{len(windows)} figures of windows set")
+        report(f"{len(windows)} figures of windows set")
         drifted = upkeep.rollups()
         if drifted:
             upkeep.mend_rollups(drifted)
         sums = of_rollups(drifted)
-        tell(f"{len(sums)} figures of rollups set")
+        report(f"{len(sums)} figures of rollups set")
         for drift in (*windows, *sums):
             audit.record(
                 action="ledger.repair",

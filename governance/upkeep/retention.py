@@ -21,9 +21,10 @@ from django.db import IntegrityError, OperationalError, transaction
 from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
+from governance.rules.errors import FieldError
 from governance.upkeep import reconcile
 from governance.upkeep import sql as upkeep
-from governance.upkeep.reconcile import Drift, Tell, silence
+from governance.upkeep.reconcile import Drift, Report, silence
 from governance.upkeep.sql import Member
 
 HOUR = timedelta(hours=1)
@@ -31,14 +32,6 @@ HOUR = timedelta(hours=1)
 YOUNGEST = timedelta(days=1)
 ATTEMPTS = 6
 BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
-
-
-class PurgeError(ValueError):
-    """A moment or batch that no purge can have; the message says what could be."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field, self.message = field, message
 
 
 class Unproven(Exception):
@@ -60,24 +53,24 @@ class Purged:
     kept: int = 0
 
 
-def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, tell: Tell = silence) -> Purged:
+def purge(*, before: datetime, now: datetime, by: Actor, batch: int = 5000, report: Report = silence) -> Purged:
     """Delete entries of hours that ended before a moment, and resolved reservations, `batch` calls at a time.
 
-    Raises PurgeError, and Unproven where an hour's rollup is not the sum of its entries: before anything is deleted,
+    Raises FieldError, and Unproven where an hour's rollup is not the sum of its entries: before anything is deleted,
     or, where it drifted meanwhile, with the batches before it done.
     """
     total = _prepare(before=before, now=now, batch=batch)
     for found in _batches(total.before, batch):
         done = _purge_durably(found, total.before, by=by, now=now)
         total = _sum(total, done)
-        tell(f"{total.entries} entries purged, up to {found[-1][0]:%Y-%m-%d %H:%M}")
+        report(f"{total.entries} entries purged, up to {found[-1][0]:%Y-%m-%d %H:%M}")
     while deleted := _purge_released(total.before, batch, by=by, now=now):
         total = replace(total, reservations=total.reservations + deleted)
-        tell(f"{total.reservations} reservations purged")
+        report(f"{total.reservations} reservations purged")
     return total
 
 
-def look(*, before: datetime, now: datetime, batch: int = 5000, tell: Tell = silence) -> Purged:
+def look(*, before: datetime, now: datetime, batch: int = 5000, report: Report = silence) -> Purged:
     """What `purge` would delete: the same search and the same proof, nothing written."""
     total = _prepare(before=before, now=now, batch=batch)
     with reconcile.snapshot():
@@ -86,16 +79,16 @@ def look(*, before: datetime, now: datetime, batch: int = 5000, tell: Tell = sil
             reservations = {member.reservation_id for member in old} - {None}
             cost_nanos = sum(member.cost_nanos for member in old)
             total = _sum(total, Purged(before, len(old), len(reservations), cost_nanos, kept))
-            tell(f"{total.entries} entries found, up to {found[-1][0]:%Y-%m-%d %H:%M}")
+            report(f"{total.entries} entries found, up to {found[-1][0]:%Y-%m-%d %H:%M}")
         return replace(total, reservations=total.reservations + upkeep.released(before=total.before))
 
 
 def _prepare(*, before: datetime, now: datetime, batch: int) -> Purged:
     """Check what was asked, and prove every hour of it."""
     if before > now - YOUNGEST:
-        raise PurgeError("before", "must be a day ago or earlier: younger calls may still be corrected or repeated")
+        raise FieldError("before", "must be a day ago or earlier: younger calls may still be corrected or repeated")
     if batch < 1:
-        raise PurgeError("batch", "must be 1 or more")
+        raise FieldError("batch", "must be 1 or more")
     # Whole hours, because it is hours that are proved.
     before = before.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     with reconcile.snapshot():

@@ -11,9 +11,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api import errors
 from governance.api.fields import Moment, OptionalAct, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from governance.rules.errors import Conflict
 from llm.api.models import READ_BY_ALL
 from llm.catalogue import prices, seed
 from llm.models import Price
@@ -106,7 +106,7 @@ class Prices(ListView):
         try:
             made = prices.add(price=Price(model=model, **asked), by=self.by.actor, now=self.now)
         except prices.PriceExists as error:
-            raise errors.Conflict(str(error)) from error
+            raise Conflict("", str(error)) from error
         return Response(PriceBody(made).data, status=201)
 
 
@@ -136,7 +136,7 @@ class PriceCorrect(ControlView):
                 reason=asked["reason"],
             )
         except prices.CorrectedBefore as error:
-            raise errors.Conflict(str(error)) from error
+            raise Conflict("", str(error)) from error
         return Response(PriceBody(right).data, status=201)
 
 

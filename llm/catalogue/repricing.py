@@ -23,6 +23,7 @@ from governance.audit import Actor
 from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.results import LedgerError
 from governance.models import SpendEntry
+from governance.rules.errors import FieldError
 from llm.catalogue import snapshot
 from llm.models import Model
 from llm.rules import pricing
@@ -33,14 +34,6 @@ BATCH = 500
 RULE = re.compile(r"(?P<model>.+)@(?P<since>[^@#+]+)(#\d+)?(?P<marks>(\+[\w-]+)*)")
 
 Progress = Callable[[int], None]
-
-
-class RepricingError(ValueError):
-    """It cannot be done as asked; `field` names what is wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field, self.message = field, message
 
 
 @dataclass(slots=True)
@@ -123,10 +116,10 @@ def run(
 ) -> RepricingResult:
     """Post what calls of [starts_at, ends_at) were charged wrongly; a stopped budget with room again lets calls in.
 
-    Each batch of calls is one transaction. Raises RepricingError.
+    Each batch of calls is one transaction. Raises FieldError.
     """
     if not reason.strip():
-        raise RepricingError("reason", "say why.")
+        raise FieldError("reason", "say why.")
     expected = preview(model=model, starts_at=starts_at, ends_at=ends_at)
     audit.record(
         action="price.reprice",

@@ -60,7 +60,7 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
 
 
 def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
-    decision = ledger.look(caller, Call(model="", quote=fixed(0)), now=now)
+    decision = ledger.dry_run(caller, Call(model="", quote=fixed(0)), now=now)
     rollups = SpendRollup.objects.filter(tenant_id=caller.tenant_id, hour__gte=now - timedelta(days=USUAL_DAYS))
     if caller.agent:
         rollups = rollups.filter(agent=caller.agent)

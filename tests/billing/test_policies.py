@@ -11,6 +11,7 @@ import pytest
 from billing.accounts import plans, sync
 from billing.models import BillingAccount, Plan
 from governance import ledger
+from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Alert, Tenant
 from tests import factories
@@ -137,6 +138,32 @@ def test_another_plan_brings_its_own_caps_and_rules(tenant: Tenant, deliver: Del
     deliver(joined(), subscription_updated(price="price_premium", created=START + DAY), now=START + DAY)
     budget = budget_of()
     assert (budget.soft_cap, budget.disabled_tools) == (Decimal("0.6"), ["search"])
+
+
+def test_a_plan_sets_the_whole_policy_of_the_budget_it_makes(tenant: Tenant, deliver: Deliver) -> None:
+    said = {"warn_at": Decimal("0.6"), "alert_thresholds": ["0.7"], "clamp": False, "clamp_min_tokens": 64}
+    plans.save(plan=Plan.objects.get(name="Standard"), changes=said, by=ANN, now=START)
+    deliver(joined())
+    assert {name: getattr(budget_of(), name) for name in said} == said
+
+
+def test_another_plan_overrules_an_operator_in_what_it_or_the_last_one_says(tenant: Tenant, deliver: Deliver) -> None:
+    plans.save(plan=Plan.objects.get(name="Standard"), changes={"alert_thresholds": ["0.7"]}, by=ANN, now=START)
+    plans.save(plan=Plan.objects.get(name="Premium"), changes={"warn_at": "0.6"}, by=ANN, now=START)
+    deliver(joined())
+    mine = {"clamp": False, "warn_at": "0.1", "alert_thresholds": ["0.2"], "disabled_tools": ["web_search"]}
+    budgets.change(budget=budget_of(), changes=mine, by=ANN, now=START)
+    deliver(subscription_updated(price="price_premium", created=START + DAY), now=START + DAY)
+    budget = budget_of()
+    assert (budget.clamp, budget.disabled_tools) == (False, [])
+    assert (budget.warn_at, budget.alert_thresholds) == (Decimal("0.6"), ["0.5", "0.75", "0.9", "1"])
+
+
+def test_metadata_that_lowers_the_soft_cap_leaves_no_warning_before_it(tenant: Tenant, deliver: Deliver) -> None:
+    plans.save(plan=Plan.objects.get(name="Standard"), changes={"warn_at": "0.6"}, by=ANN, now=START)
+    low = price_of("price_standard", metadata={"llm_soft_cap": "0.5"})
+    deliver(checkout_completed(), subscription_created(price=low), invoice_paid())
+    assert (budget_of().soft_cap, budget_of().warn_at) == (Decimal("0.5"), None)
 
 
 def test_apply_now_gives_current_windows_the_plan_and_owes_nothing_of_it(tenant: Tenant, deliver: Deliver) -> None:

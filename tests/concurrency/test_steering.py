@@ -3,7 +3,8 @@
 from governance import ledger
 from governance.actions import allowances, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, Budget, EmergencyStop, RateLimit, RateMeter, Tenant
+from governance.models import AuditEntry, Budget, EmergencyStop, RateBucket, RateLimit, Tenant
+from governance.rules.errors import Conflict, NotOpen
 from tests import factories as make
 from tests.concurrency.processes import in_processes, in_threads
 from tests.factories import NOON, nanos
@@ -20,7 +21,7 @@ def reserve_many(each):
 def test_exactly_as_many_calls_as_a_minute_holds_are_admitted():
     RateLimit.objects.create(tenant=make.tenant(), scope_type="tenant", scope_key="acme", requests_per_minute=37)
     assert sum(in_processes(4, lambda index: reserve_many(10))) == 37
-    assert RateMeter.objects.get().level_requests_e6 == 37_000_000
+    assert RateBucket.objects.get().level_requests_e6 == 37_000_000
 
 
 def test_exactly_as_many_dollars_as_a_minute_holds_are_admitted():
@@ -33,7 +34,7 @@ def test_exactly_as_many_dollars_as_a_minute_holds_are_admitted():
         )
 
     assert sum(sum(found) for found in in_processes(4, work)) == 23
-    assert RateMeter.objects.get().level_nanos == nanos("0.23")
+    assert RateBucket.objects.get().level_nanos == nanos("0.23")
 
 
 def test_of_many_who_press_at_once_one_stops():
@@ -42,7 +43,7 @@ def test_of_many_who_press_at_once_one_stops():
     def press(index):
         try:
             stops.stop(tenant=Tenant.objects.get(pk=tenant.pk), reason=f"{index}", by=BY, now=NOON)
-        except stops.StopConflict:
+        except Conflict:
             return False
         return True
 
@@ -56,7 +57,7 @@ def test_of_many_who_lift_at_once_one_does():
     def lift(index):
         try:
             stops.lift(stop=EmergencyStop.objects.get(pk=stop.pk), by=Actor(f"{index}"), now=NOON)
-        except stops.StopConflict:
+        except NotOpen:
             return False
         return True
 

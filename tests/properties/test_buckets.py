@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.rules.buckets import E6, LONGEST_WAIT_S, Amount, Ceilings, MeterView, after, amount_of
+from governance.rules.buckets import E6, LONGEST_WAIT_S, Amount, BucketView, Ceilings, after, amount_of
 from tests.factories import NOON
 
 MINUTE = timedelta(minutes=1)
@@ -28,7 +28,7 @@ def parts(ceilings: Ceilings, amount: Amount) -> list[tuple[int, int]]:
 
 
 def wait_s(ceilings: Ceilings, level: Amount, more: Amount) -> int:
-    return MeterView("acme", ceilings, level, NOON).wait_s(more)
+    return BucketView("acme", ceilings, level, NOON).wait_s(more)
 
 
 @given(ceilings, st.lists(st.tuples(pauses, shares), min_size=1, max_size=40))

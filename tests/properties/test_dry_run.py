@@ -24,8 +24,8 @@ from governance.models import (
     Budget,
     BudgetWindow,
     EmergencyStop,
+    RateBucket,
     RateLimit,
-    RateMeter,
     Tenant,
 )
 from governance.rules.calls import Caller
@@ -94,7 +94,7 @@ limits = st.fixed_dictionaries(
         "requests": st.sampled_from([2, 60]),
         "tokens": st.none() | st.sampled_from([100, 3000]),
         # How full, in hundredths, and how long ago that was; None: no call has come yet.
-        "meter": st.none() | st.tuples(shares, st.integers(0, 60)),
+        "bucket": st.none() | st.tuples(shares, st.integers(0, 60)),
         "enabled": st.sampled_from([True] * 5 + [False]),
     }
 )
@@ -222,9 +222,9 @@ def make_limits(owner: Tenant, drawn: list[dict[str, Any]]) -> None:
             requests_per_minute=spec["requests"],
             tokens_per_minute=spec["tokens"],
         )
-        if spec["meter"]:
-            share, ago = spec["meter"]
-            RateMeter.objects.create(
+        if spec["bucket"]:
+            share, ago = spec["bucket"]
+            RateBucket.objects.create(
                 rate_limit=limit,
                 subject=SUBJECTS[own, scope_type, scope_key],
                 measured_at=NOON - ago * SECOND,
@@ -307,7 +307,7 @@ def dry_equals_real(seen: set[str], *, case: dict[str, Any], now: datetime) -> N
         )
         call = asked(drawn)
         with nothing_is_written_or_locked():
-            dry = ledger.look(caller, call, now=now)
+            dry = ledger.dry_run(caller, call, now=now)
         real = ledger.reserve(Reserve(uuids.uuid7(), caller, call), now=now)
         assert comparable(dry) == comparable(real)
         seen.add(f"{real.action} {real.reason} {'clamped' if real.clamped else ''}".strip())

@@ -31,6 +31,7 @@ from governance.ledger.results import AdjustResult, PeriodResult, RecordResult, 
 from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call, Decision, Quote
+from governance.rules.errors import FieldError, NotOpen
 from governance.rules.windows import WindowKind
 from governance.upkeep import reconcile
 from tests import factories as make
@@ -257,7 +258,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 by=ADA,
                 now=self.now,
             )
-        except allowances.AllowanceError:
+        except FieldError:
             assert not expected
         else:
             assert expected
@@ -270,7 +271,7 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.model.end(which)
         try:
             allowances.end(allowance=self.allowances[which], by=ADA, now=self.now)
-        except allowances.AllowanceOver:
+        except NotOpen:
             assert not expected
         else:
             assert expected

@@ -14,6 +14,7 @@ from governance.models import ApiKey
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView, fixed
+from governance.rules.errors import FieldError
 
 FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
 # Why a caller may not call at all, whatever the budgets say.
@@ -53,12 +54,12 @@ class Command(BaseCommand):
             caller = _caller(**options)
         except money.AmountError as error:
             raise CommandError(f"--cost: {error}", returncode=FAILED) from error
-        except tenancy.TenancyError as error:
+        except FieldError as error:
             raise CommandError(f"--{error.field}: {error.message}", returncode=FAILED) from error
         if nanos < 0:
             raise CommandError("--cost: must be 0 or more", returncode=FAILED)
         call = Call(model=options["model"], quote=fixed(nanos), tools=tuple(options["tool"]))
-        decision = ledger.look(caller, call, now=timezone.now())
+        decision = ledger.dry_run(caller, call, now=timezone.now())
         status = _of_decision(decision) if cost is not None else _of_states(decision)
         if options["json"]:
             self.stdout.write(json.dumps(_answer(decision, asked=cost is not None, status=status)))
@@ -86,7 +87,7 @@ def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
     owner = tenancy.tenant_named(tenant)
     known = ApiKey.objects.filter(tenant=owner, prefix=key).first() if key else None
     if key and known is None:
-        raise tenancy.TenancyError("key", f"{tenant} has no key {key!r}.")
+        raise FieldError("key", f"{tenant} has no key {key!r}.")
     named = {name: options[name] for name in ("agent", "user", "session", "task")}
     return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=key, **named)
 

@@ -13,6 +13,7 @@ from governance.actions import tenancy
 from governance.audit import Actor
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role
+from governance.rules.errors import FieldError, Unknown
 
 
 class Command(BaseCommand):
@@ -33,8 +34,8 @@ class Command(BaseCommand):
             with transaction.atomic():
                 issued = issue(**options)
                 transaction.set_rollback(dry_run)
-        except tenancy.TenancyError as error:
-            unknown = isinstance(error, tenancy.Unknown) and not options["create"]
+        except FieldError as error:
+            unknown = isinstance(error, Unknown) and not options["create"]
             hint = " --create makes it." if unknown else ""
             raise CommandError(f"--{error.field}: {error.message}{hint}") from error
         if dry_run:
@@ -53,7 +54,7 @@ def issue(
     by, now = Actor(f"command line ({getpass.getuser()})"), timezone.now()
     owner = _tenant(tenant, create, by) if tenant else None
     if agent and owner is None:
-        raise tenancy.TenancyError("tenant", "Name the agent's tenant.")
+        raise FieldError("tenant", "Name the agent's tenant.")
     bound = _agent(owner, agent, create, by) if owner and agent else None
     expires_at = None if expires_in_days is None else now + timedelta(days=expires_in_days)
     text, key = tenancy.issue_key(

@@ -10,6 +10,7 @@ from django.utils import timezone
 from governance.actions import stops, tenancy
 from governance.audit import Actor
 from governance.models import Agent, EmergencyStop, Tenant
+from governance.rules.errors import Conflict, FieldError, NotOpen
 
 
 class Command(BaseCommand):
@@ -31,10 +32,10 @@ class Command(BaseCommand):
             covered = self._covered(tenant, agent)
             act = self._lift if lift else self._stop
             row = act(*covered, reason=reason, dry_run=dry_run)
-        except (stops.StopError, tenancy.TenancyError) as error:
-            raise CommandError(f"--{error.field}: {error.message}") from error
-        except stops.StopConflict as error:
+        except (Conflict, NotOpen) as error:
             raise CommandError(str(error)) from error
+        except FieldError as error:
+            raise CommandError(f"--{error.field}: {error.message}") from error
         if options["json"]:
             self.stdout.write(json.dumps(_printed(row) | {"dry_run": dry_run}))
             return
@@ -44,7 +45,7 @@ class Command(BaseCommand):
     def _covered(self, tenant: str, agent: str) -> tuple[Tenant | None, Agent | None]:
         if not tenant:
             if agent:
-                raise stops.StopError("tenant", "name the agent's tenant")
+                raise FieldError("tenant", "name the agent's tenant")
             return None, None
         found = tenancy.tenant_named(tenant)
         return found, tenancy.agent_named(found, agent) if agent else None

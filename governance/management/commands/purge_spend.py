@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from governance.audit import Actor
 from governance.rules import money
+from governance.rules.errors import FieldError
 from governance.upkeep import retention
 from governance.upkeep.reconcile import silence
 
@@ -36,22 +37,22 @@ class Command(BaseCommand):
         if not 1 <= older_than_days <= 36_500:
             raise CommandError("--older-than-days: must be 1 or more: younger calls may still be corrected or repeated")
         before = now - timedelta(days=older_than_days)
-        tell = silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        report = silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
         try:
             if dry_run:
-                done = retention.look(before=before, now=now, batch=batch, tell=tell)
+                done = retention.look(before=before, now=now, batch=batch, report=report)
             else:
                 by = Actor(f"command line ({getpass.getuser()})")
-                done = retention.purge(before=before, now=now, by=by, batch=batch, tell=tell)
-        except retention.PurgeError as error:
+                done = retention.purge(before=before, now=now, by=by, batch=batch, report=report)
+        except FieldError as error:
             raise CommandError(f"--{error.field}: {error.message}") from error
         except retention.Unproven as error:
             self._refuse(error, as_json=options["json"])
         if options["json"]:
             cost = money.format_dollars(done.cost_nanos)
-            told = {"before": done.before.isoformat(), "entries": done.entries, "reservations": done.reservations}
-            told |= {"cost": cost, "kept": done.kept, "drifts": [], "dry_run": dry_run}
-            self.stdout.write(json.dumps(told))
+            answer = {"before": done.before.isoformat(), "entries": done.entries, "reservations": done.reservations}
+            answer |= {"cost": cost, "kept": done.kept, "drifts": [], "dry_run": dry_run}
+            self.stdout.write(json.dumps(answer))
         else:
             self._say(done, dry_run=dry_run)
 

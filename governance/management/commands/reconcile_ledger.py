@@ -33,12 +33,12 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, repair: bool, dry_run: bool, **options: Any) -> None:
-        tell = self.stderr.write if options["verbosity"] > 1 else reconcile.silence
+        report = self.stderr.write if options["verbosity"] > 1 else reconcile.silence
         now, repaired = timezone.now(), list[Drift]()
         if repair and not dry_run:
             by = Actor(f"command line ({getpass.getuser()})")
-            repaired = reconcile.repair(by=by, now=now, tell=tell)
-        drifts = reconcile.run(now=now, repaired=len(repaired), tell=tell)
+            repaired = reconcile.repair(by=by, now=now, report=report)
+        drifts = reconcile.run(now=now, repaired=len(repaired), report=report)
         if options["json"]:
             self.stdout.write(json.dumps([asdict(drift) for drift in drifts]))
         else:

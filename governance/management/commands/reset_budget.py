@@ -11,6 +11,7 @@ from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Budget, BudgetWindow, ScopeType
 from governance.rules import money
+from governance.rules.errors import FieldError
 
 
 class Command(BaseCommand):
@@ -33,7 +34,7 @@ class Command(BaseCommand):
             by, now = Actor(f"command line ({getpass.getuser()})"), timezone.now()
             try:
                 results = [budgets.reset(budget=budget, reason=reason, by=by, now=now) for budget in found]
-            except budgets.BudgetError as error:
+            except FieldError as error:
                 raise CommandError(f"--{error.field}: {error.message}") from error
             closed, opened = sum(r.closed for r in results), sum(r.opened for r in results)
         if options["json"]:

@@ -5,7 +5,6 @@ import json
 from argparse import BooleanOptionalAction
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -14,13 +13,20 @@ from django.utils import timezone
 
 from governance.actions import budgets, tenancy
 from governance.audit import Actor
-from governance.models import Budget, ScopeType, Tenant
-from governance.rules import money
+from governance.models import Budget, ScopeType
+from governance.rules import money, policy
+from governance.rules.errors import Conflict, FieldError
 from governance.rules.windows import WindowKind
 
-NONE = "none"
-# How people know a budget's fields: the option's name, and the column's.
-OPTIONS = {"limit": "limit_nanos", "downgrade": "downgrade_rules", "disable_tool": "disabled_tools"}
+# How people know a budget's fields: the option that a column is given by, where it has another name.
+OPTIONS = {
+    "limit_nanos": "limit",
+    "scope_type": "scope",
+    "scope_key": "key",
+    "alert_thresholds": "alert_at",
+    "downgrade_rules": "downgrade",
+    "disabled_tools": "disable_tool",
+}
 
 
 class Command(BaseCommand):
@@ -60,13 +66,13 @@ class Command(BaseCommand):
             with transaction.atomic():
                 action, budget, old = put(now=timezone.now(), **options)
                 transaction.set_rollback(dry_run)
-        except (budgets.BudgetError, tenancy.TenancyError) as error:
-            raise CommandError(f"--{_option(error.field)}: {error.message}") from error
-        except (budgets.BudgetConflict, money.AmountError) as error:
+        except (Conflict, money.AmountError) as error:
             raise CommandError(str(error)) from error
+        except FieldError as error:
+            raise CommandError(f"--{_option(error.field)}: {error.message}") from error
         if options["json"]:
-            told = {"action": action, "budget": shown(budget), "old": old, "dry_run": dry_run}
-            self.stdout.write(json.dumps(told, default=str))
+            answer = {"action": action, "budget": shown(budget), "old": old, "dry_run": dry_run}
+            self.stdout.write(json.dumps(answer, default=str))
             return
         limit = money.format_dollars(budget.limit_nanos)
         self.stdout.write(f"{'Would be ' * dry_run}{action}: {budget} (${limit})")
@@ -90,7 +96,7 @@ def put(*, now: datetime, reason: str, **options: Any) -> tuple[str, Budget, dic
     known = budgets.find(**scope)
     if known is None:
         if "limit_nanos" not in changes:
-            raise budgets.BudgetError("limit", "a new budget needs one")
+            raise FieldError("limit", "a new budget needs one")
         return "created", budgets.create(**scope, **changes, by=by, now=now), {}
     old = shown(known)
     changed = budgets.change(budget=known, changes=changes, by=by, now=now, reason=reason)
@@ -98,76 +104,41 @@ def put(*, now: datetime, reason: str, **options: Any) -> tuple[str, Budget, dic
 
 
 def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a budget that were given. Raises BudgetError."""
+    """The fields of a budget that were given. Raises FieldError."""
     given: dict[str, Any] = {}
     if options["limit"] is not None:
         given["limit_nanos"] = _nanos(options["limit"])
-    for name in ("soft_cap", "hard_cap", "warn_at"):
-        if options[name] is not None:
-            given[name] = None if options[name] == NONE and name != "hard_cap" else _share(name, options[name])
-    if options["alert_at"] is not None:
-        given["alert_thresholds"] = [] if options["alert_at"] == NONE else _names(options["alert_at"])
-    if options["downgrade"] is not None:
-        given["downgrade_rules"] = [_rule(text) for text in options["downgrade"] if text != NONE]
-    if options["disable_tool"] is not None:
-        given["disabled_tools"] = [tool for tool in options["disable_tool"] if tool != NONE]
-    for name in ("clamp", "clamp_min_tokens", "enabled"):
-        if options[name] is not None:
-            given[name] = options[name]
+    for name in (*policy.COLUMNS, "enabled"):
+        value = options[OPTIONS.get(name, name)]
+        if isinstance(value, list):
+            # An option that may be repeated: one text, a line each.
+            value = "\n".join(text for text in value if text != policy.NONE)
+        if value is not None:
+            given[name] = policy.from_text(name, value) if isinstance(value, str) else value
     return given
 
 
 def shown(budget: Budget) -> dict[str, Any]:
     """A budget as the API shows it; dollars and shares as text."""
-    found = budgets.picture(budget)
-    shares = {name: _plain(getattr(budget, name)) for name in ("soft_cap", "hard_cap", "warn_at")}
+    found = budgets.BUDGETS.to_audit(budget)
     identity = {
         "id": budget.pk,
-        "tenant": _slug(budget.tenant),
+        "tenant": budget.tenant.slug if budget.tenant else None,
         "scope_type": budget.scope_type,
         "scope_key": budget.scope_key,
         "window": budget.window,
         "limit": money.format_dollars(found.pop("limit_nanos")),
     }
-    return identity | found | shares
+    return identity | found
 
 
 def _nanos(text: str) -> int:
     try:
         return money.nanos_from_dollars(text)
     except money.AmountError as error:
-        raise budgets.BudgetError("limit", str(error)) from error
-
-
-def _share(field: str, text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise budgets.BudgetError(field, f"must be a number such as 0.8, not {text!r}") from None
-
-
-def _rule(text: str) -> dict[str, Any]:
-    sources, arrow, target = text.partition("->")
-    names = _names(sources)
-    if not (arrow and names and target.strip()):
-        raise budgets.BudgetError("downgrade_rules", f'must be such as "a,b->c", not {text!r}')
-    return {"from": names, "to": target.strip()}
-
-
-def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
-
-
-def _plain(share: Decimal | None) -> str | None:
-    return None if share is None else f"{Decimal(share).normalize():f}"
-
-
-def _slug(tenant: Tenant | None) -> str | None:
-    return tenant.slug if tenant else None
+        raise FieldError("limit", str(error)) from error
 
 
 def _option(field: str) -> str:
     """The option that a field of a budget is given by."""
-    names = {column: option for option, column in OPTIONS.items()}
-    names |= {"scope_type": "scope", "scope_key": "key", "alert_thresholds": "alert_at"}
-    return names.get(field, field).replace("_", "-")
+    return OPTIONS.get(field, field).replace("_", "-")

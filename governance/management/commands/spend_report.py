@@ -12,6 +12,7 @@ from governance.actions import tenancy
 from governance.api import tables
 from governance.queries import spend
 from governance.rules import money
+from governance.rules.errors import FieldError
 
 MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
 NUMBERS = frozenset(MEASURES)
@@ -92,7 +93,7 @@ def _moment(option: str, text: str | None) -> datetime | None:
 def _reader(tenant: str, agent: str) -> spend.Reader:
     try:
         owner = tenancy.tenant_named(tenant) if tenant else None
-    except tenancy.TenancyError as error:
+    except FieldError as error:
         raise CommandError(f"--{error.field}: {error.message}") from error
     return spend.Reader(tenant=owner, agent=agent)
 

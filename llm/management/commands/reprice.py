@@ -12,6 +12,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from governance.audit import Actor
 from governance.console.display import subject_name
 from governance.rules import money
+from governance.rules.errors import FieldError
 from llm.catalogue import prices, repricing
 from llm.catalogue.repricing import RepricingResult
 
@@ -52,7 +53,7 @@ class Command(BaseCommand):
                 done = repricing.run(**asked, reason=options["reason"], by=by, now=now)
             else:
                 done = repricing.preview(**asked)
-        except repricing.RepricingError as error:
+        except FieldError as error:
             raise CommandError(f"--{error.field}: {error.message}") from error
         if options["json"]:
             self.stdout.write(json.dumps(_facts(done)))

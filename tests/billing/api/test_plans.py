@@ -84,6 +84,24 @@ def test_operators_make_and_change_plans_with_an_audit_row(tenant: Tenant, as_ro
     assert actions == ["plan.change", "plan.create"]
 
 
+def test_a_plan_shows_and_takes_a_budgets_whole_policy(tenant: Tenant, as_role: Any) -> None:
+    operator = as_role("operator")
+    path = f"/api/plans/{Plan.objects.get(name='Standard').pk}"
+    said = {
+        "soft_cap": None,
+        "hard_cap": 0.9,
+        "warn_at": None,
+        "alert_thresholds": [0.25],
+        "downgrade_rules": [{"from": ["a"], "to": "b"}],
+        "disabled_tools": ["web_search"],
+        "clamp": False,
+        "clamp_min_tokens": 16,
+    }
+    answer = operator.patch(path, said, content_type="application/json").json()
+    assert {name: answer[name] for name in said} == said
+    assert list(answer)[:4] == ["id", "name", "limit", "soft_cap"]
+
+
 @pytest.mark.parametrize(
     ("change", "status", "param"),
     [
@@ -92,7 +110,7 @@ def test_operators_make_and_change_plans_with_an_audit_row(tenant: Tenant, as_ro
         ({"soft_cap": "1"}, 400, "soft_cap"),
         ({"lookup_keys": ["premium"]}, 409, "lookup_keys"),
         ({"name": "Premium"}, 409, "name"),
-        ({"downgrade_rules": [{"from": []}]}, 400, "downgrade_rules"),
+        ({"downgrade_rules": [{"from": []}]}, 400, "downgrade_rules.0.from"),
         ({"limits": "5"}, 400, "limits"),
     ],
 )

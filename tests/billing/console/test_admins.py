@@ -45,6 +45,9 @@ def plan_form(**changes: Any) -> dict[str, Any]:
         "limit": "12.5",
         "soft_cap": "0.8",
         "hard_cap": "1",
+        "warn_at": "0.5",
+        "alert_thresholds": "[0.5, 0.9]",
+        "clamp_min_tokens": "64",
         "downgrade_rules": "[]",
         "disabled_tools": "[]",
         "price_ids": "[]",
@@ -60,6 +63,7 @@ def test_plans_are_edited_in_dollars(console: Client) -> None:
     assert response.status_code == 302, response.content
     plan = Plan.objects.get(name="Huge")
     assert (plan.limit_nanos, plan.lookup_keys) == (12_500_000_000, ["huge"])
+    assert (plan.alert_thresholds, plan.clamp, plan.clamp_min_tokens) == (["0.5", "0.9"], False, 64)
     assert AuditEntry.objects.get(action="plan.create").actor == "ann"
 
 

@@ -9,6 +9,7 @@ from governance.actions import allowances
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit
 from governance.models import AuditEntry, BudgetWindow
+from governance.rules.errors import FieldError
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -24,7 +25,7 @@ def limit() -> int:
 def fits(cost: str, *, at=NOON) -> bool:
     """Whether a call would be let through, in truth and in the dry run alike."""
     op = make.reserving(cost)
-    dry = ledger.look(op.caller, op.call, now=at)
+    dry = ledger.dry_run(op.caller, op.call, now=at)
     decision = ledger.reserve(op, now=at)
     assert (dry.action, dry.reason) == (decision.action, decision.reason)
     if decision.allowed:
@@ -92,7 +93,7 @@ def test_ending_one_takes_it_back_at_once():
     assert fits("1.50")
     allowances.end(allowance=given, by=ADA, now=NOON)
     assert not fits("1.50")
-    with pytest.raises(allowances.AllowanceError, match="ended already"):
+    with pytest.raises(FieldError, match="ended already"):
         allowances.end(allowance=given, by=ADA, now=NOON)
     actions = AuditEntry.objects.order_by("id").values_list("action", flat=True)
     assert list(actions) == ["budget.raise", "budget.allowance_end"]
@@ -110,12 +111,12 @@ def test_ending_one_takes_it_back_at_once():
 def test_what_cannot_be_is_refused_by_its_field(changes, field):
     budget = make.budget("1.00")
     asked = {"amount_nanos": 1, "starts_at": NOON, "ends_at": NOON + HOUR, "reason": "r"} | changes
-    with pytest.raises(allowances.AllowanceError) as caught:
+    with pytest.raises(FieldError) as caught:
         allowances.raise_limit(budget=budget, by=ADA, now=NOON, **asked)
     assert caught.value.field == field
     assert not AuditEntry.objects.exists()
 
 
 def test_a_top_up_needs_one_open_window():
-    with pytest.raises(allowances.AllowanceError, match="no open window"):
+    with pytest.raises(FieldError, match="no open window"):
         allowances.top_up(budget=make.budget("1.00"), amount_nanos=1, reason="r", by=ADA, now=NOON)

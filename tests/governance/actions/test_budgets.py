@@ -10,6 +10,7 @@ from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import AuditEntry, Budget, BudgetWindow
 from governance.rules import money
+from governance.rules.errors import Conflict, FieldError
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -75,7 +76,7 @@ def test_a_budget_is_made_with_its_policy_and_an_audit_row():
     ],
 )
 def test_what_no_budget_can_be_is_refused_by_the_name_of_its_field(fields, named):
-    with pytest.raises(budgets.BudgetError) as raised:
+    with pytest.raises(FieldError) as raised:
         create(**fields)
     assert raised.value.field == named
     assert raised.value.message
@@ -90,9 +91,9 @@ def test_a_tenant_may_be_named_by_its_slug():
 
 def test_a_second_budget_of_the_same_scope_and_window_is_a_conflict_that_names_the_first():
     first = create()
-    with pytest.raises(budgets.BudgetConflict) as raised:
+    with pytest.raises(Conflict) as raised:
         create(limit_nanos=nanos("2"))
-    assert raised.value.budget == first
+    assert raised.value.existing == first
     assert create(window="month").pk != first.pk
 
 
@@ -132,7 +133,7 @@ def test_changing_nothing_leaves_no_audit_row():
 def test_scope_and_window_stay():
     budget = create()
     for name, value in {"window": "month", "scope_type": "agent", "scope_key": "x"}.items():
-        with pytest.raises(budgets.BudgetError) as raised:
+        with pytest.raises(FieldError) as raised:
             change(budget, **{name: value})
         assert raised.value.field == name
     assert change(budget, window="day") == budget
@@ -140,7 +141,7 @@ def test_scope_and_window_stay():
 
 def test_a_refused_change_changes_nothing():
     budget = create()
-    with pytest.raises(budgets.BudgetError):
+    with pytest.raises(FieldError):
         change(budget, limit_nanos=nanos("5"), soft_cap="2")
     budget.refresh_from_db()
     assert budget.limit_nanos == nanos("1")
@@ -158,7 +159,7 @@ def test_a_budget_with_history_is_disabled_not_deleted():
 def test_a_reset_needs_a_reason_and_leaves_it_in_the_audit():
     budget = create()
     ledger.record(make.reporting("1.00"), now=NOON)
-    with pytest.raises(budgets.BudgetError) as raised:
+    with pytest.raises(FieldError) as raised:
         budgets.reset(budget=budget, reason="  ", by=ADA, now=NOON)
     assert raised.value.field == "reason"
     budgets.reset(budget=budget, reason="a demo", by=ADA, now=NOON + timedelta(minutes=1))

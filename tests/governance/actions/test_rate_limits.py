@@ -6,7 +6,8 @@ import pytest
 
 from governance.actions import rate_limits
 from governance.audit import Actor
-from governance.models import AuditEntry, RateLimit, RateMeter
+from governance.models import AuditEntry, RateBucket, RateLimit
+from governance.rules.errors import Conflict, FieldError
 from tests import factories
 from tests.factories import NOON
 
@@ -70,7 +71,7 @@ def test_scopes_are_stored_as_a_budget_s_are(fields: dict[str, Any], stored: tup
     ],
 )
 def test_what_no_rate_limit_can_be_is_refused_by_field(fields: dict[str, Any], field: str) -> None:
-    with pytest.raises(rate_limits.RateError) as refused:
+    with pytest.raises(FieldError) as refused:
         create(**fields)
     assert refused.value.field == field
     assert not RateLimit.objects.exists()
@@ -79,9 +80,9 @@ def test_what_no_rate_limit_can_be_is_refused_by_field(fields: dict[str, Any], f
 
 def test_a_second_one_for_the_scope_is_refused_and_named() -> None:
     first = create()
-    with pytest.raises(rate_limits.RateConflict, match="a rate limit for platform already") as refused:
+    with pytest.raises(Conflict, match="a rate limit for platform already") as refused:
         create(requests_per_minute=1)
-    assert refused.value.limit == first
+    assert refused.value.existing == first
 
 
 def test_a_change_is_audited_with_old_and_new_and_no_change_is_not() -> None:
@@ -109,19 +110,19 @@ def test_a_change_is_audited_with_old_and_new_and_no_change_is_not() -> None:
 )
 def test_a_change_that_cannot_be_is_refused_and_leaves_everything(changes: dict[str, Any], field: str) -> None:
     made = create()
-    with pytest.raises(rate_limits.RateError) as refused:
+    with pytest.raises(FieldError) as refused:
         rate_limits.change(limit=made, changes=changes, by=OLGA, now=NOON)
     assert refused.value.field == field
     made.refresh_from_db()
     assert made.requests_per_minute == 60
 
 
-def test_a_deleted_one_takes_its_meters_along_and_is_audited() -> None:
+def test_a_deleted_one_takes_its_buckets_along_and_is_audited() -> None:
     made = create()
-    RateMeter.objects.create(rate_limit=made, measured_at=NOON)
+    RateBucket.objects.create(rate_limit=made, measured_at=NOON)
     rate_limits.delete(limit=made, by=OLGA, now=NOON)
     assert not RateLimit.objects.exists()
-    assert not RateMeter.objects.exists()
+    assert not RateBucket.objects.exists()
     row = AuditEntry.objects.latest("id")
     assert (row.action, row.target) == ("rate_limit.delete", "rate limit platform")
     assert row.old is not None

@@ -37,8 +37,11 @@ def test_settle_charges_the_true_cost_and_returns_the_rest():
     assert (window().settled_nanos, window().reserved_nanos) == (nanos("0.03"), 0)
     entry = SpendEntry.objects.get()
     assert (entry.id, entry.cost_nanos, entry.certainty, entry.overage_nanos) == (
-        result.entry_id, nanos("0.03"), "confirmed", 0,
-    )  # fmt: skip
+        result.entry_id,
+        nanos("0.03"),
+        "confirmed",
+        0,
+    )
     assert entry.windows == [window().id]
     assert SpendRollup.objects.get().cost_nanos == nanos("0.03")
     assert Reservation.objects.get().status == "settled"
@@ -322,7 +325,7 @@ def test_pausing_takes_hold_on_the_next_call():
 def test_the_dry_run_decides_as_the_real_thing_and_writes_nothing():
     make.budget("1.00")
     real = make.reserving("0.85")
-    dry = ledger.look(real.caller, real.call, now=NOON)
+    dry = ledger.dry_run(real.caller, real.call, now=NOON)
     assert not BudgetWindow.objects.exists()
     decision = ledger.reserve(real, now=NOON)
     assert (dry.action, dry.model, dry.reason) == (decision.action, decision.model, decision.reason)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from governance import ledger
-from governance.models import RateLimit, RateMeter, Reservation
+from governance.models import RateBucket, RateLimit, Reservation
 from governance.rules.decision import Action, Reason
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -20,7 +20,7 @@ def limited(*, scope_type="tenant", scope_key="acme", **ceilings) -> RateLimit:
 
 def reserve(cost="0.10", *, at=NOON, **fields):
     op = make.reserving(cost, **fields)
-    dry = ledger.look(op.caller, op.call, now=at)
+    dry = ledger.dry_run(op.caller, op.call, now=at)
     decision = ledger.reserve(op, now=at)
     assert (dry.action, dry.reason, dry.retry_after_s) == (decision.action, decision.reason, decision.retry_after_s)
     return op, decision
@@ -50,7 +50,7 @@ def test_what_a_call_did_not_use_flows_back_when_it_settles():
     op, _ = reserve("0.60")
     assert not reserve("0.30")[1].allowed
     ledger.settle(make.settling(op.reservation_id, "0.10"), now=NOON)
-    assert RateMeter.objects.get().level_nanos == nanos("0.10")
+    assert RateBucket.objects.get().level_nanos == nanos("0.10")
     assert reserve("0.30")[1].allowed
 
 
@@ -58,8 +58,8 @@ def test_a_released_call_counts_for_nothing():
     limited(requests_per_minute=1, nanos_per_minute=nanos("1"))
     op, _ = reserve()
     ledger.release(make.releasing(op.reservation_id), now=NOON)
-    meter = RateMeter.objects.get()
-    assert (meter.level_nanos, meter.level_requests_e6) == (0, 0)
+    bucket = RateBucket.objects.get()
+    assert (bucket.level_nanos, bucket.level_requests_e6) == (0, 0)
 
 
 def test_one_call_above_the_ceiling_goes_when_nothing_else_did():
@@ -68,7 +68,7 @@ def test_one_call_above_the_ceiling_goes_when_nothing_else_did():
     assert not reserve("0.01")[1].allowed
 
 
-def test_each_agent_has_a_meter_of_its_own():
+def test_each_agent_has_a_bucket_of_its_own():
     limited(scope_type="agent", scope_key="*", requests_per_minute=1)
     for agent in ("invoices", "churn"):
         assert reserve(by=make.caller(agent=agent))[1].allowed

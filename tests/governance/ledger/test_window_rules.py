@@ -12,6 +12,8 @@ from governance import ledger
 from governance.ledger import sql
 from governance.ledger.operations import OpenPeriod
 from governance.models import Budget, BudgetWindow
+from governance.queries import budget_status
+from governance.rules.windows import WindowKind
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -21,9 +23,15 @@ DAY = timedelta(days=1)
 
 def granting(budget: Budget, source_id: str, starts_at: datetime, limit: str = "50") -> OpenPeriod:
     return OpenPeriod(
-        budget_id=budget.pk, starts_at=starts_at, ends_at=starts_at + 30 * DAY, limit_nanos=factories.nanos(limit),
-        source_kind="stripe", source_id=source_id, reason="paid", actor="stripe",
-    )  # fmt: skip
+        budget_id=budget.pk,
+        starts_at=starts_at,
+        ends_at=starts_at + 30 * DAY,
+        limit_nanos=factories.nanos(limit),
+        source_kind="stripe",
+        source_id=source_id,
+        reason="paid",
+        actor="stripe",
+    )
 
 
 @pytest.mark.parametrize("rival", ["older grant", "newer grant", "call"])
@@ -50,3 +58,43 @@ def test_a_grant_is_not_lost_to_a_window_opened_at_the_same_moment(rival: str, m
     assert met
     assert (result.opened, window.source_id) == ((False, "newer") if rival == "newer grant" else (True, "ours"))
     assert result.window_id == window.pk
+
+
+class TestPastItsEnd:
+    """Whether a window outlives its `ends_at` is said once, by its kind; whoever asks for open windows agrees."""
+
+    @pytest.fixture(params=WindowKind, ids=str)
+    def window(self, request: pytest.FixtureRequest) -> BudgetWindow:
+        factories.budget("1.00", window=request.param.value)
+        ledger.record(factories.reporting("0.40"), now=START)
+        BudgetWindow.objects.update(ends_at=START + DAY)
+        return BudgetWindow.objects.select_related("budget").get()
+
+    def test_the_dashboards_show_it(self, window: BudgetWindow) -> None:
+        lasts = WindowKind(window.budget.window).ends_by_act
+        found = budget_status.live(BudgetWindow.objects.all(), now=START + DAY)
+        assert found.exists() == lasts
+        assert bool(budget_status.fullest(now=START + DAY, limit=1)) == lasts
+        current = budget_status.current([window.budget], now=START + DAY)[window.budget_id]
+        assert (current.settled_nanos > 0) == lasts
+
+    def test_the_roll_leaves_it_open(self, window: BudgetWindow) -> None:
+        lasts = WindowKind(window.budget.window).ends_by_act
+        assert sql.ended_windows(START + DAY, 10) == ([] if lasts else [window.pk])
+        ledger.roll_windows(now=START + DAY)
+        window.refresh_from_db()
+        assert (window.closed_at is None) == lasts
+
+    def test_calls_are_charged_to_it(self, window: BudgetWindow) -> None:
+        lasts = WindowKind(window.budget.window).ends_by_act
+        dry = factories.reserving("0.70")
+        assert ledger.dry_run(dry.caller, dry.call, now=START + DAY).allowed != lasts
+        ledger.record(factories.reporting("0.10"), now=START + DAY)
+        window.refresh_from_db()
+        assert (window.settled_nanos == factories.nanos("0.50")) == lasts
+
+    def test_the_roll_opens_it_only_where_time_does(self, window: BudgetWindow) -> None:
+        """What ends by an act is opened by one."""
+        BudgetWindow.objects.update(closed_at=START + DAY)
+        lasts = WindowKind(window.budget.window).ends_by_act
+        assert sql.budgets_without_window() == ([] if lasts else [window.budget_id])

@@ -11,11 +11,9 @@ from governance.rules.decision import (
     Action,
     Call,
     Decision,
-    Policy,
     Quote,
     Quoter,
     Reason,
-    Rule,
     State,
     WindowView,
     crossed,
@@ -23,6 +21,7 @@ from governance.rules.decision import (
     state_of,
     tightest,
 )
+from governance.rules.policy import Policy, Rule
 
 LIMIT = 1000
 DOWNGRADE = Rule(frozenset({"large"}), "small")

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.calls import Caller
-from governance.rules.decision import Policy
-from governance.rules.scopes import SCOPES, Rulebook, governing, keys_of
+from governance.rules.policy import Policy
+from governance.rules.scopes import SCOPES, BudgetRule, governing, keys_of
 from governance.rules.windows import WindowKind
 
 ACME, OTHER = 1, 2
@@ -14,23 +14,25 @@ CALLER = Caller(
 )
 
 
-def book(id: int, scope_type: str, scope_key: str = "", *, tenant: int | None = ACME, window: str = "day") -> Rulebook:
-    return Rulebook(id, tenant, scope_type, scope_key, WindowKind(window), 10**9, Policy())
+def rule(
+    id: int, scope_type: str, scope_key: str = "", *, tenant: int | None = ACME, window: str = "day"
+) -> BudgetRule:
+    return BudgetRule(id, tenant, scope_type, scope_key, WindowKind(window), 10**9, Policy())
 
 
-def found(*budgets: Rulebook, caller: Caller = CALLER) -> list[tuple[int, str]]:
+def found(*budgets: BudgetRule, caller: Caller = CALLER) -> list[tuple[int, str]]:
     return [(item.budget.id, item.subject) for item in governing(caller, budgets)]
 
 
 def test_every_scope_of_the_caller_governs_the_most_particular_first():
     budgets = [
-        book(1, "platform", tenant=None),
-        book(2, "tenant", "acme"),
-        book(3, "agent", "invoices"),
-        book(4, "key", "sg_abc"),
-        book(5, "user", "ann"),
-        book(6, "session", "s1"),
-        book(7, "task", "t1"),
+        rule(1, "platform", tenant=None),
+        rule(2, "tenant", "acme"),
+        rule(3, "agent", "invoices"),
+        rule(4, "key", "sg_abc"),
+        rule(5, "user", "ann"),
+        rule(6, "session", "s1"),
+        rule(7, "task", "t1"),
     ]
     assert found(*budgets) == [
         (7, "t1"),
@@ -44,48 +46,48 @@ def test_every_scope_of_the_caller_governs_the_most_particular_first():
 
 
 def test_another_subject_is_not_governed():
-    assert found(book(1, "agent", "churn"), book(2, "user", "bob"), book(3, "key", "sg_xyz")) == []
+    assert found(rule(1, "agent", "churn"), rule(2, "user", "bob"), rule(3, "key", "sg_xyz")) == []
 
 
 def test_another_tenants_budgets_do_not_matter():
-    assert found(book(1, "tenant", "other", tenant=OTHER), book(2, "agent", "invoices", tenant=OTHER)) == []
-    assert found(book(3, "user", "*", tenant=OTHER)) == []
+    assert found(rule(1, "tenant", "other", tenant=OTHER), rule(2, "agent", "invoices", tenant=OTHER)) == []
+    assert found(rule(3, "user", "*", tenant=OTHER)) == []
 
 
 def test_the_exact_key_wins_over_each_one():
-    assert found(book(1, "user", "*"), book(2, "user", "ann")) == [(2, "ann")]
-    assert found(book(1, "user", "*"), book(2, "user", "bob")) == [(1, "ann")]
+    assert found(rule(1, "user", "*"), rule(2, "user", "ann")) == [(2, "ann")]
+    assert found(rule(1, "user", "*"), rule(2, "user", "bob")) == [(1, "ann")]
 
 
 def test_the_tenants_own_each_one_wins_over_the_platforms():
-    assert found(book(1, "agent", "*", tenant=None), book(2, "agent", "*")) == [(2, "invoices")]
-    assert found(book(1, "tenant", "*", tenant=None), book(2, "tenant", "acme")) == [(2, "acme")]
+    assert found(rule(1, "agent", "*", tenant=None), rule(2, "agent", "*")) == [(2, "invoices")]
+    assert found(rule(1, "tenant", "*", tenant=None), rule(2, "tenant", "acme")) == [(2, "acme")]
 
 
 def test_the_platforms_each_one_tells_tenants_apart():
-    budget = book(1, "agent", "*", tenant=None)
+    budget = rule(1, "agent", "*", tenant=None)
     other = Caller(tenant_id=OTHER, tenant="other", agent="invoices")
     assert found(budget) == [(1, "acme/invoices")]
     assert found(budget, caller=other) == [(1, "other/invoices")]
-    assert found(book(2, "tenant", "*", tenant=None), caller=other) == [(2, "other")]
+    assert found(rule(2, "tenant", "*", tenant=None), caller=other) == [(2, "other")]
 
 
 def test_scopes_never_stand_in_for_each_other():
     nameless = Caller(tenant_id=ACME, tenant="acme")
-    budgets = [book(1, "agent", "*"), book(2, "user", "*"), book(3, "session", "*"), book(4, "task", "*")]
+    budgets = [rule(1, "agent", "*"), rule(2, "user", "*"), rule(3, "session", "*"), rule(4, "task", "*")]
     assert found(*budgets, caller=nameless) == []
     assert keys_of(nameless) == {"tenant": "acme", "platform": ""}
 
 
 def test_budgets_of_one_scope_with_several_windows_all_govern():
-    budgets = [book(1, "tenant", "acme"), book(2, "tenant", "acme", window="month")]
+    budgets = [rule(1, "tenant", "acme"), rule(2, "tenant", "acme", window="month")]
     assert found(*budgets) == [(1, "acme"), (2, "acme")]
     # The exact key wins with all its windows; "each one" is left out even where its window is another.
-    assert found(*budgets, book(3, "tenant", "*", tenant=None, window="hour")) == [(1, "acme"), (2, "acme")]
+    assert found(*budgets, rule(3, "tenant", "*", tenant=None, window="hour")) == [(1, "acme"), (2, "acme")]
 
 
 def test_windows_follow_the_tenants_zone_but_the_platforms_follow_utc():
-    budgets = [book(1, "platform", tenant=None), book(2, "tenant", "acme"), book(3, "agent", "*", tenant=None)]
+    budgets = [rule(1, "platform", tenant=None), rule(2, "tenant", "acme"), rule(3, "agent", "*", tenant=None)]
     zones = {
         item.budget.id: (item.time_zone, item.tenant_id)
         for item in governing(CALLER, budgets, time_zone="Pacific/Auckland")
@@ -96,8 +98,8 @@ def test_windows_follow_the_tenants_zone_but_the_platforms_follow_utc():
 names = st.sampled_from(["*", "a", "b"])
 # Without a tenant only "each one" can be, and the platform itself.
 books = st.builds(
-    book, st.integers(1, 99), st.sampled_from(SCOPES[:-2]), names, tenant=st.sampled_from([ACME, OTHER])
-) | st.builds(book, st.integers(1, 99), st.sampled_from(SCOPES[:-1]), st.just("*"), tenant=st.none())
+    rule, st.integers(1, 99), st.sampled_from(SCOPES[:-2]), names, tenant=st.sampled_from([ACME, OTHER])
+) | st.builds(rule, st.integers(1, 99), st.sampled_from(SCOPES[:-1]), st.just("*"), tenant=st.none())
 
 
 @given(st.lists(books, unique_by=lambda item: item.id), st.sampled_from(["", "a", "b"]))

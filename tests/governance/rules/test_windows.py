@@ -1,6 +1,8 @@
 """Windows: half open, in the tenant's time zone, without gap or overlap."""
 
+import ast
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -58,7 +60,10 @@ def test_the_span_holds_its_instant_and_the_next_one_starts_where_it_ends(kind_a
     assert span.starts_at.utcoffset() == span.ends_at.utcoffset() == timedelta(0)
 
 
-@given(st.sampled_from([WindowKind.BILLING_CYCLE, WindowKind.LIFETIME]), INSTANTS, st.sampled_from(ZONES))
+ENDLESS = [WindowKind.LIFETIME, *(kind for kind in WindowKind if kind.ends_by_act)]
+
+
+@given(st.sampled_from(ENDLESS), INSTANTS, st.sampled_from(ZONES))
 def test_a_window_without_a_calendar_starts_now_and_never_ends_by_time(kind, at, tz):
     span = span_at(kind, at, tz)
     assert (span.starts_at, span.ends_at) == (at, None)
@@ -170,3 +175,17 @@ def test_anchored_months_tile_time_from_the_anchor_on(anchor, later):
     assert anchored_month(anchor, span.starts_at) == span
     assert anchored_month(anchor, span.ends_at).starts_at == span.ends_at
     assert timedelta(days=28) <= span.ends_at - span.starts_at <= timedelta(days=31)
+
+
+def test_stripes_cycle_is_named_in_one_place() -> None:
+    """So that what ends by an act, or follows Stripe, is asked of the kind and not of a word."""
+    root = Path(__file__).parents[3]
+    named = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for package in ("governance", "billing", "llm", "config")
+        for path in (root / package).rglob("*.py")
+        if "migrations" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == WindowKind.BILLING_CYCLE.value
+    ]
+    assert [place.partition(":")[0] for place in named] == ["governance/rules/windows.py"], named

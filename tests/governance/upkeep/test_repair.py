@@ -193,7 +193,7 @@ def test_repairing_a_ledger_that_holds_changes_nothing(window: BudgetWindow) -> 
 
 def test_a_run_leaves_a_row_of_what_it_found(window: BudgetWindow) -> None:
     told: list[str] = []
-    reconcile.run(now=make.NOON, tell=told.append)
+    reconcile.run(now=make.NOON, report=told.append)
     sql("UPDATE governance_budgetwindow SET settled_nanos = 5")
     reconcile.run(now=LATER)
     last, first = LedgerCheck.objects.all()
@@ -221,7 +221,7 @@ def test_a_check_holds_nobody_up() -> None:
         assert not thread.is_alive(), "the check blocks calls"
 
     by = make.caller()
-    assert reconcile.check(tell=spend_meanwhile) == []
+    assert reconcile.check(report=spend_meanwhile) == []
     assert SpendEntry.objects.count() == len(told) == 6
 
 

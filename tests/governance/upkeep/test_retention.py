@@ -17,6 +17,7 @@ from governance.audit import Actor
 from governance.ledger.operations import Adjust, Release
 from governance.models import AuditEntry, BudgetWindow, PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.queries import spend
+from governance.rules.errors import FieldError
 from governance.upkeep import reconcile, retention
 from tests import factories as make
 
@@ -163,7 +164,7 @@ def test_an_hour_that_drifts_while_the_purge_runs_stops_it_there() -> None:
         SpendRollup.objects.filter(hour__gt=make.NOON).update(calls=9)
 
     with pytest.raises(retention.Unproven):
-        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=1, tell=corrupt)
+        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=1, report=corrupt)
     assert SpendEntry.objects.count() == 2
 
 
@@ -191,7 +192,7 @@ def test_a_purge_that_ended_half_way_is_taken_up_again() -> None:
         raise Ended
 
     with pytest.raises(Ended):
-        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=2, tell=end)
+        retention.purge(before=make.NOON + DAY, now=NOW, by=ADA, batch=2, report=end)
     assert reconcile.check() == []
     assert SpendEntry.objects.count() == 3
     assert purge(batch=2).entries == 3
@@ -212,7 +213,7 @@ def test_each_batch_leaves_an_audit_row() -> None:
     ("options", "field"), [({"before": NOW - timedelta(hours=23)}, "before"), ({"batch": 0}, "batch")]
 )
 def test_a_purge_that_could_lose_something_is_refused(options: dict[str, Any], field: str) -> None:
-    with pytest.raises(retention.PurgeError) as refused:
+    with pytest.raises(FieldError) as refused:
         retention.purge(**({"before": make.NOON, "now": NOW, "by": ADA} | options))
     assert refused.value.field == field
 

@@ -19,6 +19,7 @@ from governance.ledger.operations import Adjust, Record, Settle
 from governance.models import AuditEntry, BudgetWindow, SpendEntry
 from governance.rules import money
 from governance.rules.calls import Usage
+from governance.rules.errors import FieldError
 from governance.upkeep import reconcile
 from llm.catalogue import prices, repricing, snapshot
 from llm.models import Model, Price
@@ -214,7 +215,7 @@ def test_batches_cover_every_call_once(monkeypatch: Any) -> None:
 
 
 def test_a_reason_is_needed() -> None:
-    with pytest.raises(repricing.RepricingError, match="say why"):
+    with pytest.raises(FieldError, match="say why"):
         run(reason=" ")
 
 

@@ -1,0 +1,30 @@
+"""How the domain says no to what somebody asked for. Pure.
+
+Interfaces map these alone, whatever the act: a wrong field, something that stands in the way, something unknown.
+"""
+
+from __future__ import annotations
+
+
+class FieldError(ValueError):
+    """A value that cannot be as asked: which field, and what would be right. An empty field is the whole."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field, self.message = field, message
+
+
+class Conflict(FieldError):
+    """What is there already stands in the way; `existing` is it, where there is one row to show."""
+
+    def __init__(self, field: str, message: str, *, existing: object = None) -> None:
+        super().__init__(field, message)
+        self.existing = existing
+
+
+class Unknown(FieldError):
+    """There is nothing of this name."""
+
+
+class NotOpen(FieldError):
+    """It is over already: ended, revoked, lifted, or decided by somebody else."""
