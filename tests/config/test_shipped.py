@@ -23,9 +23,9 @@ import pytest
 import yaml
 from django.utils import timezone
 
+from config.supervisor import free_port
 from governance import ledger
 from governance.models import Reservation
-from governance.supervisor import free_port
 from tests import factories as make
 from tests.config.test_deployment import PRODUCTION
 from tests.environment import ROOT
