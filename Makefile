@@ -18,7 +18,7 @@ export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
 
-.PHONY: help run test check bench install fmt lock clean
+.PHONY: help run test check bench wheel install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test     the whole test suite, on SQLite and on PostgreSQL"
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
+	@echo "make wheel    build the package into dist/"
 	@echo "make install  create .venv with the locked dependencies"
 	@echo "make fmt      format the code"
 	@echo "make lock     resolve the dependencies of pyproject.toml into requirements/"
@@ -52,6 +53,10 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.cap
 	$(BIN)/python -m benchmarks.failover
 
+wheel: .venv/dev
+	@rm -rf dist
+	$(BIN)/python -m hatchling build --target wheel
+
 install: .venv/dev
 
 fmt: .venv/dev
@@ -67,7 +72,7 @@ lock: .venv/dev
 	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
 
 clean:
-	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv var dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		tests/clients/node/node_modules
 
 PIP_INSTALL := -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
