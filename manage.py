@@ -1,20 +1,7 @@
 #!/usr/bin/env python
-"""Django's command line for Spend Governor."""
+"""Django's command line for Spend Governor, in a checkout."""
 
-import os
-import sys
-
-
-def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
-
-    try:
-        execute_from_command_line(sys.argv)
-    except ImproperlyConfigured as error:
-        sys.exit(f"Cannot start: {error}")
-
+from config.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -2,24 +2,22 @@
 
 import os
 from decimal import Decimal
-from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from config import celery
+from config import __version__, celery, installation
 from config import environment as check
 from config.unfold import UNFOLD as UNFOLD
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-VERSION = "0.1.0"
+VERSION = __version__
 
 env = environ.Env()
 # A variable that is set already wins over the file.
-environ.Env.read_env(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
+environ.Env.read_env(os.environ.get("ENV_FILE", installation.HOME / ".env"))
 
 # One machine keeps everything it writes here: SQLite, the broker's folders, logs.
-VAR_DIR = check.directory(env, "VAR_DIR", default=BASE_DIR / "var")
+VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
 
 DEBUG = check.boolean(env, "DEBUG", default=False)
 SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
@@ -70,7 +68,7 @@ APPEND_SLASH = False
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [installation.TEMPLATES],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

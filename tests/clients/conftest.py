@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -87,14 +87,25 @@ def command(interpreter: str) -> list[str]:
         if not CLIENTS_PYTHON.exists():
             pytest.skip("the Python clients are not installed: make .venv/clients.installed")
         return [str(CLIENTS_PYTHON)]
+    return [find_node()]
+
+
+def find_node() -> str:
+    """Node's path. Without one that has the clients these tests are skipped, or fail where REQUIRE_NODE is set."""
     if not (node := shutil.which("node")):
-        pytest.skip("there is no node on the PATH")
+        missing("there is no node on the PATH")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.removeprefix("v").partition(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"node {version} is older than {OLDEST_NODE}")
+        missing(f"node {version} is older than {OLDEST_NODE}")
     if not NODE_MODULES.exists():
-        pytest.skip("the Node clients are not installed: make .venv/node_clients.installed")
-    return [node]
+        missing("the Node clients are not installed: make .venv/node_clients.installed")
+    return node
+
+
+def missing(reason: str) -> NoReturn:
+    if os.environ.get("REQUIRE_NODE") == "1":
+        pytest.fail(f"{reason}; and REQUIRE_NODE=1.")
+    pytest.skip(reason)
 
 
 def environment() -> dict[str, str]:

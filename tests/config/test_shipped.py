@@ -23,17 +23,13 @@ import pytest
 import yaml
 from django.utils import timezone
 
+from config.supervisor import free_port
 from governance import ledger
 from governance.models import Reservation
-from governance.supervisor import free_port
 from tests import factories as make
 from tests.config.test_deployment import PRODUCTION
 from tests.environment import ROOT
 
-LOCK = ROOT / "requirements" / "runtime.txt"
-SHIPPED = ROOT / ".venv" / "shipped"
-# A copy of the lock that SHIPPED was installed from.
-STAMP = ROOT / ".venv" / "shipped.installed"
 PACKAGES = ("governance", "llm", "billing", "config")
 # The extra `prices`: asked for where it is used, and missed by nobody.
 OPTIONAL = {"genai_prices"}
@@ -57,17 +53,6 @@ import json, sys
 from importlib.util import find_spec
 print(json.dumps([name for name in json.load(sys.stdin) if find_spec(name) is None]))
 """
-
-
-@pytest.fixture(scope="session")
-def shipped() -> Path:
-    """Where the programs of the shipped environment are."""
-    if STAMP.is_file() and STAMP.read_bytes() == LOCK.read_bytes():
-        return SHIPPED / "bin"
-    reason = "what is shipped is not installed, or from another lock: make .venv/shipped.installed"
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def environment(shipped: Path, var_dir: Path, **values: str) -> dict[str, str]:

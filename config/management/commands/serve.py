@@ -150,7 +150,7 @@ def worker(sandbox: tuple[str, int] | None) -> Child:
 
 
 def simulated_mistral(host: str, port: int) -> Child:
-    command = [sys.executable, sys.argv[0], "simulate_mistral", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "config", "simulate_mistral", "--host", host, "--port", str(port)]
     return Child(name="sandbox", command=command, environment=environment((host, port)))
 
 
