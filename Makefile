@@ -23,12 +23,13 @@ export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
 
-.PHONY: help run test coverage check bench wheel install fmt lock clean
+.PHONY: help run test test-dates coverage check bench wheel install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
 	@echo "make test     the whole test suite, on SQLite and on PostgreSQL, and what of the product it ran"
+	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
 	@echo "make wheel    build the package into dist/"
@@ -50,6 +51,9 @@ coverage:
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERED)
 	$(BIN)/coverage report --include='$(subst $(space),$(comma),$(strip $(WHOLLY_COVERED)))' --fail-under=100
+
+test-dates: .venv/dev
+	$(BIN)/python tests/any_day
 
 check: .venv/dev
 	$(BIN)/ruff check .

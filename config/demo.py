@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import uuid_utils.compat as uuids
 from django.db import transaction
 
 from governance import ledger, ports
@@ -22,7 +21,7 @@ from governance.models import Agent, Budget, SpendEntry, Tenant
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.errors import Conflict
-from governance.rules.windows import WindowKind, span_at
+from governance.rules.windows import WindowKind
 
 DAYS = 30
 # One batch of history covers this much time, and is written as of its end.
@@ -68,36 +67,58 @@ class Company:
     time_zone: str
     # Its size: a factor on every agent's calls.
     size: float
+    # Of one with a billing cycle: how long ago it last paid.
+    renewed_days_ago: int | None = None
 
 
 COMPANIES = (
-    Company("acme", "Acme Logistics", "Europe/Paris", 1.0),
-    Company("globex", "Globex Retail", "America/New_York", 0.7),
+    Company("acme", "Acme Logistics", "Europe/Paris", 1.0, renewed_days_ago=12),
+    Company("globex", "Globex Retail", "America/New_York", 0.7, renewed_days_ago=14),
     Company("initech", "Initech Software", "Asia/Singapore", 0.4),
 )
 # tenant, scope, key, window, dollars a window, policy
 BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
     ("acme", "tenant", "acme", WindowKind.BILLING_CYCLE.value, "50", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
-    ("acme", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
+    ("acme", "agent", "churn", "lifetime", "20", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
     ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),
-    ("globex", "tenant", "globex", "month", "20", {"warn_at": Decimal("0.6"), "downgrade_rules": TO_SMALL}),
     (
         "globex",
-        "agent",
-        "churn",
-        "week",
-        "1.20",
-        {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]},
+        "tenant",
+        "globex",
+        WindowKind.BILLING_CYCLE.value,
+        "15",
+        {"warn_at": Decimal("0.6"), "downgrade_rules": TO_SMALL},
     ),
+    ("globex", "agent", "churn", "week", "4", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
     ("globex", "agent", "support", "day", "0.15", {}),
-    ("initech", "tenant", "initech", "month", "10", {"downgrade_rules": TO_SMALL}),
-    ("initech", "agent", "support", "day", "0.10", {}),
-    ("initech", "agent", "*", "day", "0.50", {"disabled_tools": ["code_interpreter", "web_search"]}),
+    ("initech", "tenant", "initech", "month", "12", {"downgrade_rules": TO_SMALL}),
+    ("initech", "agent", "support", "lifetime", "1.60", {}),
+    ("initech", "agent", "*", "day", "1", {"disabled_tools": ["code_interpreter", "web_search"]}),
 )
-# What shows the states: spent up to this share of the window at the end of the history.
-NEAR_THE_SOFT_CAP = ("globex", "churn", 0.86)
-STOPPED = ("initech", "support", 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A budget that shows a state: the history ends with it spent up to `share`, by calls of `agent`."""
+
+    tenant: str
+    scope: str
+    key: str
+    agent: str
+    share: float
+
+
+# On billing cycles and lifetimes alone: a day, a week or a month may end a minute after the demo begins, and its state
+# with it. Acme's billing cycle shows `active`. The limits leave room above what the days come to on any calendar, and
+# for each other: an agent's calls are its tenant's too.
+SHOWN = (
+    Shown("acme", "agent", "churn", agent="churn", share=0.86),
+    Shown("initech", "agent", "support", agent="support", share=1.0),
+    Shown("globex", "tenant", "globex", agent="invoices", share=0.7),
+)
+# One showcase is filled by so many calls.
+FILLING_CALLS = 24
 
 
 def cast(*, now: datetime) -> dict[str, list[Agent]]:
@@ -122,41 +143,50 @@ def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callab
     """Record the days up to `now`, all or nothing; `tell` hears the number of each day that is written."""
     dice = random.Random(SEED)  # noqa: S311 - a demo, not a secret
     start = (now - timedelta(days=DAYS)).replace(minute=0, second=0, microsecond=0)
+    due = _billing_periods(start, now)
     with transaction.atomic():
         told, until = 0, start
-        for period in _billing_periods(start, now):
-            ledger.apply_within([period], now=period.starts_at)
-            while until + SLOT <= min(now, period.ends_at):
-                until += SLOT
-                calls = [call for company in COMPANIES for call in _slot(company, until, dice)]
-                ledger.apply_within(calls, now=until)
-                if (until - start).days > told:
-                    told = (until - start).days
-                    tell(told)
-        for slug, agent, share in (NEAR_THE_SOFT_CAP, STOPPED):
-            for call in _fill(slug, agent, share, now=now):
+        while until + SLOT <= now:
+            until += SLOT
+            while due and due[0].starts_at <= until:
+                period = due.pop(0)
+                ledger.apply_within([period], now=period.starts_at)
+            calls = [call for company in COMPANIES for call in _slot(company, until, dice)]
+            ledger.apply_within(calls, now=until)
+            if (until - start).days > told:
+                told = (until - start).days
+                tell(told)
+        # One after the other in what is left of the time: the ledger's clock runs forwards.
+        share = (now - until) / len(SHOWN)
+        for number, shown in enumerate(SHOWN):
+            for call in _fill(shown, dice, since=until + share * number, until=until + share * (number + 1)):
                 # Each at its own time, so that the events it causes are spread over the last hours.
                 ledger.apply_within([call], now=call.occurred_at or now)
 
 
 def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
-    """Acme's paid periods: one that ended twelve days ago, and the one that runs."""
-    budget = Budget.objects.get(tenant__slug="acme", window=WindowKind.BILLING_CYCLE)
-    renewed = now - timedelta(days=12)
-    spans = [(start, renewed), (renewed, renewed + timedelta(days=DAYS))]
-    return [
-        OpenPeriod(
-            budget.pk,
-            starts_at=begins,
-            ends_at=ends,
-            limit_nanos=budget.limit_nanos,
-            source_kind="demo",
-            source_id=f"period-{number}",
-            reason="demo data",
-            actor=BY.name,
-        )
-        for number, (begins, ends) in enumerate(spans, start=1)
-    ]
+    """Two paid periods of each company that has a billing cycle, by their beginning: one that ended, one that runs."""
+    periods = []
+    for company in COMPANIES:
+        if company.renewed_days_ago is None:
+            continue
+        budget = Budget.objects.get(tenant__slug=company.slug, window=WindowKind.BILLING_CYCLE)
+        renewed = now - timedelta(days=company.renewed_days_ago)
+        spans = [(start, renewed), (renewed, renewed + timedelta(days=DAYS))]
+        periods += [
+            OpenPeriod(
+                budget.pk,
+                starts_at=begins,
+                ends_at=ends,
+                limit_nanos=budget.limit_nanos,
+                source_kind="demo",
+                source_id=f"period-{number}",
+                reason="demo data",
+                actor=BY.name,
+            )
+            for number, (begins, ends) in enumerate(spans, start=1)
+        ]
+    return sorted(periods, key=lambda period: period.starts_at)
 
 
 def _slot(company: Company, until: datetime, dice: random.Random) -> list[Operation]:
@@ -216,29 +246,34 @@ def _id_at(at: datetime, dice: random.Random) -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | dice.getrandbits(12) << 64 | 0b10 << 62 | dice.getrandbits(62))
 
 
-def _fill(slug: str, agent: str, share: float, *, now: datetime) -> list[Record]:
-    """The calls that bring an agent's own budget to a share of its limit."""
-    budget = Budget.objects.select_related("tenant").get(tenant__slug=slug, scope_type="agent", scope_key=agent)
+def _fill(shown: Shown, dice: random.Random, *, since: datetime, until: datetime) -> list[Record]:
+    """The calls from `since` to `until` that bring a budget to a share of its limit."""
+    budget = Budget.objects.select_related("tenant").get(
+        tenant__slug=shown.tenant,
+        scope_type=shown.scope,
+        scope_key=shown.key,
+        window__in=(WindowKind.BILLING_CYCLE, WindowKind.LIFETIME),
+    )
     window = budget.windows.filter(closed_at=None).first()
     spent = window.settled_nanos if window else 0
-    missing = int(budget.limit_nanos * share) - spent
+    missing = int(budget.limit_nanos * shown.share) - spent
     if missing <= 0 or budget.tenant is None:
         return []
-    begun = span_at(WindowKind(budget.window), now, budget.tenant.zone).starts_at
-    parts = 12
-    costs = [missing // parts] * (parts - 1) + [missing - missing // parts * (parts - 1)]
+    costs = [missing // FILLING_CALLS] * (FILLING_CALLS - 1)
+    costs.append(missing - sum(costs))
+    times = [since + (until - since) * number / FILLING_CALLS for number in range(1, FILLING_CALLS + 1)]
     return [
         Record(
-            entry_id=uuids.uuid7(),
-            caller=Caller(budget.tenant.pk, slug, agent=agent, session="s-report"),
-            request_id=f"demo-fill-{slug}-{agent}-{number}",
+            entry_id=_id_at(at, dice),
+            caller=Caller(budget.tenant.pk, shown.tenant, agent=shown.agent, session="s-report"),
+            request_id=f"demo-fill-{shown.tenant}-{shown.scope}-{shown.key}-{number}",
             cost_nanos=cost,
             usage=Usage("mistral", SERVED[MEDIUM], input_tokens=cost // 3_000, output_tokens=cost // 15_000),
             model_requested=MEDIUM,
             price_rule="demo",
-            occurred_at=max(begun, now - timedelta(minutes=10 * (parts - number))),
+            occurred_at=at,
         )
-        for number, cost in enumerate(costs)
+        for number, (cost, at) in enumerate(zip(costs, times, strict=True))
     ]
 
 

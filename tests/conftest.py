@@ -1,6 +1,7 @@
 """Fixtures for every suite. A suite's own are in the conftest.py of its folder."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from llm.state.breakers import Breakers
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
 from tests.servers import served
+
+# A test on the true clock does not begin in the last seconds of an hour, where its budget's window, or the hour its
+# spend is summed under, would end half-way. What happens there is tested with a clock of the test's own.
+CLEAR_OF_THE_HOUR_S = 5
 
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
@@ -40,6 +45,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in set(dropped)]
+
+
+def rest_of_hour_s(now: float) -> float:
+    """How long to wait at `now`, seconds since 1970, before a test may begin: mostly not at all."""
+    left_s = 3600 - now % 3600
+    return left_s if left_s <= CLEAR_OF_THE_HOUR_S else 0.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    time.sleep(rest_of_hour_s(time.time()))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

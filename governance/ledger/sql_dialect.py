@@ -210,9 +210,9 @@ def uuid(value: UUID | str) -> UUID:
 
 def moment(value: datetime | str) -> datetime:
     """A time column's value as read, in UTC."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    # SQLite's have no zone: they are UTC's, never the machine's.
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _plain(value: Any) -> Any:

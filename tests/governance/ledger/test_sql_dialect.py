@@ -1,11 +1,14 @@
-"""Rows by name, in both directions."""
+"""Rows by name, in both directions, and times as UTC."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+import time_machine
 
 from governance.ledger import sql_dialect
 from governance.ledger.sql_dialect import Columns, Shape, split
@@ -34,3 +37,13 @@ def test_what_goes_in_by_attribute_comes_out_by_name() -> None:
 def test_only_the_last_columns_can_be_given_for_all(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the last columns are"):
         Shape("id bigint, agent text, at text").rows([], **given)
+
+
+FIVE = datetime(2028, 2, 29, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland", "America/Los_Angeles"])
+@pytest.mark.parametrize("kept", [FIVE, FIVE.replace(tzinfo=None), "2028-02-29 05:00:00"])
+def test_a_time_is_read_as_utc_whatever_the_machines_zone(kept: datetime | str, zone: str) -> None:
+    with time_machine.travel(datetime(2028, 3, 1, tzinfo=ZoneInfo(zone)), tick=False):
+        assert sql_dialect.moment(kept) == FIVE
