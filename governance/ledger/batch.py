@@ -46,7 +46,7 @@ LOOKS = 3
 CALM_LOOKS = 8
 
 
-class Overtaken(Exception):
+class LostWindows(Exception):
     """Others opened or closed windows at every look. The transaction must be given up, and may run again calmly."""
 
 
@@ -158,7 +158,7 @@ class Batch:
     def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
 
-        Raises Overtaken.
+        Raises LostWindows.
         """
         wanted = {(item.budget.id, item.subject): item for item in needed}
         for _ in range(CALM_LOOKS if self.calmly else LOOKS):
@@ -176,7 +176,7 @@ class Batch:
             sql.close_windows(ended, self.now)
             if missing:
                 sql.open_windows([new_window(item, self.now) for item in missing], self.now)
-        raise Overtaken("windows kept changing while they were being locked")
+        raise LostWindows("windows kept changing while they were being locked")
 
     def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
         pairs = [pair for caller in callers for pair in self._limited[caller]]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, sql, window_rules
-from governance.ledger.batch import CALM_LOOKS, Batch, Overtaken, bucket_view, views_of
+from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, bucket_view, views_of
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -102,7 +102,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
         raise RuntimeError("apply_within needs an open transaction")
     try:
         results = _run(operations, now, calmly=True)
-    except Overtaken as error:
+    except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
     for result in results:
         if isinstance(result, Exception):
@@ -251,7 +251,7 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
 def _durably(work: Callable[[bool], T]) -> T:
     """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away.
 
-    Also again where it was Overtaken, and from then on calmly: it is told so. It need not wait, for it queues.
+    Also again where it was LostWindows, and from then on calmly: it is told so. It need not wait, for it queues.
     """
     calmly = False
     for attempt in range(1, ATTEMPTS + 1):
@@ -263,7 +263,7 @@ def _durably(work: Callable[[bool], T]) -> T:
                     result = work(calmly)
                 committing = True
             return result
-        except Overtaken as error:
+        except LostWindows as error:
             if attempt == ATTEMPTS:
                 raise LedgerUnavailable(str(error)) from error
             calmly = True

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from governance.ledger import sql
 from governance.ledger import sql_buckets as limits
-from governance.ledger.batch import LOOKS, Batch, Overtaken, has_ended, new_window
+from governance.ledger.batch import LOOKS, Batch, LostWindows, has_ended, new_window
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.ledger.results import LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow
@@ -97,7 +97,7 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
         if (opened.source_kind, opened.source_id, opened.starts_at) == (op.source_kind, op.source_id, op.starts_at):
             return PeriodResult(opened.id, opened=True)
         # There was none to lock, and a call opened one at this moment: now it is there, and locked.
-    raise Overtaken("windows kept changing while one was being opened")
+    raise LostWindows("windows kept changing while one was being opened")
 
 
 def change_limit(batch: Batch, op: ChangeLimit) -> int:

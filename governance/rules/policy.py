@@ -35,7 +35,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """A kind of column: how its value is made and read.
 
     `parse(field, given)` is the value kept, `read(kept)` what a decision takes; `split(text)` is what `parse` takes of
@@ -52,7 +52,7 @@ class Kind:
 class Column:
     name: str
     default: Any
-    kind: Kind
+    kind: ValueKind
 
 
 def _ratio(field: str, value: Any) -> Decimal:
@@ -136,8 +136,8 @@ def _e4(ratio: Decimal | float) -> int:
     return round(ratio * 10_000)
 
 
-def _or_none(kind: Kind) -> Kind:
-    return Kind(
+def _or_none(kind: ValueKind) -> ValueKind:
+    return ValueKind(
         parse=lambda field, value: None if value is None else kind.parse(field, value),
         read=lambda kept: None if kept is None else kind.read(kept),
         split=lambda text: None if text.strip() in ("", NONE) else text,
@@ -145,27 +145,27 @@ def _or_none(kind: Kind) -> Kind:
     )
 
 
-RATIO = Kind(parse=_ratio, read=_e4, join=_plain)
-RATIOS = Kind(
+RATIO = ValueKind(parse=_ratio, read=_e4, join=_plain)
+RATIOS = ValueKind(
     parse=_ratios,
     read=lambda kept: tuple(sorted(_e4(Decimal(str(ratio))) for ratio in kept)),
     split=lambda text: [] if text.strip() == NONE else _split(text),
     join=", ".join,
 )
-RULES = Kind(
+RULES = ValueKind(
     parse=_rules,
     read=lambda kept: tuple(Rule(frozenset(rule["from"]), rule["to"]) for rule in kept),
     split=lambda text: [] if text.strip() == NONE else _split_rules(text),
     join=_join_rules,
 )
-NAMES = Kind(
+NAMES = ValueKind(
     parse=_names, read=frozenset, split=lambda text: [] if text.strip() == NONE else _split(text), join=", ".join
 )
-FLAG = Kind(parse=_flag, read=bool)
-TOKENS = Kind(parse=_tokens, read=int)
+FLAG = ValueKind(parse=_flag, read=bool)
+TOKENS = ValueKind(parse=_tokens, read=int)
 
 
-def _column(name: str, default: Any, kind: Kind) -> Any:
+def _column(name: str, default: Any, kind: ValueKind) -> Any:
     """A field of `Policy` that is kept in the column `name`."""
     return dataclasses.field(default=kind.read(default), metadata={"column": Column(name, default, kind)})
 

@@ -18,7 +18,7 @@ from llm.rules.token_ratios import TokenRatios
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class PricedUsage:
     """Usage of a known model and price. `model` is the model's id in the catalogue."""
 
     usage: Usage
@@ -49,7 +49,7 @@ class CallUsage:
         usage = self.route.read_usage(answer, self.quote.model, self.estimate.unit)
         return None if usage is None else replace(usage, provider=self.served.provider)
 
-    def charge(self, usage: Usage) -> Charge | None:
+    def charge(self, usage: Usage) -> PricedUsage | None:
         """What `usage` costs at the prices of the moment; None where there is no price for it."""
         catalogue = snapshot.current()
         # It may name a model that the catalogue does not know: the one asked for has a price.
@@ -60,10 +60,10 @@ class CallUsage:
                 continue
             cost_nanos = pricing.cost_nanos(named, entry.rates)
             if cost_nanos is not None:
-                return Charge(named, cost_nanos, entry.rates.rule, entry.id)
+                return PricedUsage(named, cost_nanos, entry.rates.rule, entry.id)
         return None
 
-    def learn(self, charge: Charge, output_bytes: int | None) -> None:
+    def learn(self, charge: PricedUsage, output_bytes: int | None) -> None:
         usage, model = charge.usage, charge.model
         if not usage.output_tokens:
             return

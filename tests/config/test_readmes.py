@@ -6,9 +6,6 @@ import pytest
 
 from tests.environment import ROOT
 
-# Named already; there once the branch with the table of refusals and the ports is merged. Then this goes.
-COMING = {"rules/refusals.py", "governance/rules/refusals.py", "governance/ports.py"}
-
 
 @pytest.mark.parametrize("app", ["billing", "config", "governance", "llm"])
 def test_a_readme_names_every_room_and_only_what_exists(app: str) -> None:
@@ -16,6 +13,6 @@ def test_a_readme_names_every_room_and_only_what_exists(app: str) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w[\w/]*(?:/|\.py|\.csv|\.yaml|\.html))`", text))
 
-    assert {name for name in named if not ((folder / name).exists() or (ROOT / name).exists())} - COMING == set()
+    assert {name for name in named if not ((folder / name).exists() or (ROOT / name).exists())} == set()
     rooms = {f"{path.name}/" for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.*"))}
     assert rooms - {"__pycache__/"} <= named
