@@ -7,11 +7,11 @@ import pytest
 from django.core.management import load_command_class
 
 from billing.api.plans import PlanBody
-from billing.console.admins import PlanAdmin, PlanForm
+from billing.console.account_admins import PlanAdmin, PlanForm
 from billing.models import Plan
 from governance.api.budgets import BudgetBody
+from governance.console.budget_admins import BudgetAdmin
 from governance.console.budget_pages import BudgetForm
-from governance.console.ledger_admins import BudgetAdmin
 from governance.management.commands import set_budget
 from governance.models import Budget
 from governance.rules import policy

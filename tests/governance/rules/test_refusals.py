@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from governance.rules import refusals
-from governance.rules.buckets import Amount, Ceilings, MeterView
+from governance.rules.buckets import Amount, BucketView, Ceilings
 from governance.rules.decision import Action, Decision, Policy, Reason, WindowView
 from tests.factories import NOON, nanos
 
@@ -42,7 +42,7 @@ def refused_for(reason: Reason) -> Decision:
         model="large",
         because=window() if of_a_window else None,
         views=(window(),),
-        limited_by=MeterView("tenant:acme", Ceilings(requests=3), Amount(), NOON) if limited else None,
+        limited_by=BucketView("tenant:acme", Ceilings(requests=3), Amount(), NOON) if limited else None,
         retry_after_s=7 if limited else 0,
         wanted_nanos=nanos("1.5"),
     )
