@@ -24,7 +24,7 @@ class ReservationAdmin(LongTableAdmin):
         ("tenant", "key"),
         ("agent", "user", "session", "task"),
         ("provider", "model_requested", "model_served"),
-        ("windows", "meters", "tokens"),
+        ("windows", "buckets", "tokens"),
     )
 
     @display(description="Who")
