@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway.application import gateway
 from llm.gateway.identities import Identities
@@ -23,6 +24,9 @@ LARGE_TO_SMALL = [{"from": [LARGE], "to": "mistral-small-latest"}]
 @pytest.fixture
 def looked_up(product: Product, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """What was asked of identities and of the catalogue since a first call made the process know its files."""
+    # A renewed catalogue resolves the routing file anew.
+    monkeypatch.setattr(snapshot, "TTL_S", 3600.0)
+    snapshot.forget()
     make.budget("1.00")
     product.chat(product.key())
     # An observer that wants to know more of a model looks it up for itself, after the answer.
