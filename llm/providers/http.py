@@ -97,8 +97,8 @@ class Connection:
             ) from error
         return HttpAnswer(response, self)
 
-    async def list_models(self, path: str) -> list[str]:
-        """The ids that `{"data": [{"id"}]}` at a path below the base names. Raises ProviderError, never with a key."""
+    async def list_models(self, path: str, *, under: str = "data", named: str = "id") -> list[str]:
+        """The names in the list at a path below the base, `{under: [{named}]}`. Raises ProviderError, never a key."""
         async with aiohttp.ClientSession(
             connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=LIST_TIMEOUT_S),
@@ -112,7 +112,7 @@ class Connection:
                 raise ProviderError("upstream_unreachable", "It cannot be reached.", sent=False) from error
         if response.status != 200:
             raise ProviderError("upstream_failed", f"It answered with status {response.status}.", sent=False)
-        return _ids(body)
+        return _names(body, under, named)
 
 
 class HttpProvider:
@@ -298,12 +298,12 @@ class ShapedAnswer:
         self._answer.close()
 
 
-def _ids(body: bytes) -> list[str]:
+def _names(body: bytes, under: str, named: str) -> list[str]:
     try:
         listed: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         listed = None
-    rows = listed.get("data") if isinstance(listed, dict) else None
+    rows = listed.get(under) if isinstance(listed, dict) else None
     if not isinstance(rows, list):
         raise ProviderError("upstream_garbage", "Its list of models could not be read.", sent=False)
-    return [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    return [row[named] for row in rows if isinstance(row, dict) and isinstance(row.get(named), str)]

@@ -9,7 +9,7 @@ import pytest
 from llm.providers import ProviderError, registry
 from llm.providers.anthropic import Anthropic
 from llm.providers.endpoints import Endpoint
-from llm.providers.http import HttpAnswer
+from llm.providers.http import Connection, HttpAnswer
 from llm.providers.openai_compatible import OpenAICompatible
 from tests.fakes.openai_api import OpenAI
 from tests.servers import served
@@ -119,3 +119,13 @@ async def test_a_name_that_leads_into_a_private_network_is_not_called(keys: Any,
                 await provider.list_models()
             assert fake.seen == []
         await provider.close()
+
+
+async def test_a_list_of_models_may_have_other_names() -> None:
+    fake = OpenAI()
+    fake.next += [(200, {}, {"models": [{"name": "command-a"}, {"id": "x"}]}), (200, {}, {"data": []})]
+    with served(fake) as url:
+        connection = Connection(base=url + "/v1", headers={"authorization": f"Bearer {fake.key}"})
+        assert await connection.list_models("/models", under="models", named="name") == ["command-a"]
+        with pytest.raises(ProviderError):
+            await connection.list_models("/models", under="models", named="name")
