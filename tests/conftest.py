@@ -11,6 +11,8 @@ import pytest
 from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Model
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
@@ -22,6 +24,12 @@ from tests.servers import served
 # A test on the true clock does not begin in the last seconds of an hour, where its budget's window, or the hour its
 # spend is summed under, would end half-way. What happens there is tested with a clock of the test's own.
 CLEAR_OF_THE_HOUR_S = 5
+
+# How long an example takes says something of the machine and of what else it does; coverage alone doubles it.
+hypothesis_settings.register_profile(
+    "patient", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("patient")
 
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
