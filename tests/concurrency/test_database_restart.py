@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,11 @@ class Server:
         pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._data, user=self._handle.system_user)
 
     def start(self) -> None:
+        """Start and wait: recovery on a busy machine takes longer than the ten seconds that the package allows."""
+        for _ in range(5):
+            with suppress(subprocess.TimeoutExpired):
+                self._handle.ensure_postgres_running()
+                return
         self._handle.ensure_postgres_running()
 
 
