@@ -64,7 +64,4 @@ def _span_s(value: str, now: float) -> float | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return None
-    try:
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-    except OverflowError:
-        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now

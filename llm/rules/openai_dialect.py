@@ -79,7 +79,6 @@ def out_of_money(body: bytes) -> bool:
 def _translate_input(payload: dict[str, Any]) -> None:
     if "output_dimension" in payload:
         payload.setdefault("dimensions", payload.pop("output_dimension"))
-        payload.pop("output_dimension", None)
     if "output_dtype" in payload and payload.pop("output_dtype") not in (None, "float"):
         raise DialectError("`output_dtype` other than float is not supported by this model.", "output_dtype")
     payload.pop("metadata", None)
@@ -240,18 +239,19 @@ class Shaper:
         if not isinstance(position, int):
             # Some leave it out, and then send a call whole.
             position = len(calls) if part.get("id") or not calls else max(calls)
-        call = calls.setdefault(position, {"id": "", "name": "", "arguments": []})
+        call = calls.setdefault(position, {"id": "", "name": "", "arguments": [], "bytes": 0})
         function = part.get("function") or {}
         call["id"] = part.get("id") or call["id"]
         call["name"] = function.get("name") or call["name"]
         if written := function.get("arguments"):
             call["arguments"].append(written)
-        self.kept_bytes += sum(len((function.get(name) or "").encode()) for name in ("name", "arguments"))
+        more_bytes = sum(len((function.get(name) or "").encode()) for name in ("name", "arguments"))
+        call["bytes"] += more_bytes
+        self.kept_bytes += more_bytes
 
     def _give_calls(self, answer: int) -> list[dict[str, Any]]:
         calls = sorted(self._calls.pop(answer).items())
-        if not self._calls:
-            self.kept_bytes = 0
+        self.kept_bytes -= sum(call["bytes"] for _, call in calls)
         return [
             {
                 "id": call["id"],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from llm.rules import bounds
 from llm.rules.bounds import Estimate
@@ -294,6 +294,8 @@ def _ranked(
             )
             is_complex = complexity(payload, estimate) >= strategy.threshold
             return judges + workhorses if is_complex else workhorses + judges
+        case _:
+            assert_never(strategy.kind)
 
 
 def _kept(found: Iterable[Candidate], *, allow_downgrade: bool) -> tuple[Candidate, ...]:

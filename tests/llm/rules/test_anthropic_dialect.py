@@ -245,6 +245,8 @@ def test_thinking(served: str, bound: int, fields: dict[str, Any], thinking: Any
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"stop": 1}, "stop"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content.0"),
+        ({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": "x"}]}, *HI]}, "messages"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(fields: dict[str, Any], param: str | None) -> None:
@@ -253,10 +255,53 @@ def test_what_cannot_be_asked_is_refused(fields: dict[str, Any], param: str | No
     assert param is None or refused.value.param == param
 
 
-def test_arguments_that_are_no_object_are_refused() -> None:
-    call = {**CALL, "function": {"name": "a", "arguments": "[1]"}}
-    with pytest.raises(mistral_dialect.DialectError):
-        translated(messages=[*HI, {"role": "assistant", "content": None, "tool_calls": [call]}], tools=TOOLS)
+@pytest.mark.parametrize("kind", ["fim", "embedding", "moderation"])
+def test_what_is_no_chat_cannot_be_asked(kind: str) -> None:
+    request = mistral_dialect.parse_other(orjson.dumps({"model": "m", "prompt": "x", "input": "x"}), kind=kind)
+    with pytest.raises(mistral_dialect.DialectError) as refused:
+        anthropic_dialect.request_body(request, model=OLD, max_tokens=None, disabled_tools=())
+    assert refused.value.param == "model"
+    assert refused.value.message.startswith(OLD)
+
+
+def called_with(arguments: Any) -> list[dict[str, Any]]:
+    call = {**CALL, "function": {"name": "a", "arguments": arguments}}
+    return [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, *USED[2:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [('{"x": 1}', {"x": 1}), ({"x": 1}, {"x": 1}), ({}, {}), (" ", {}), ("", {}), (None, {})],
+)
+def test_arguments_come_as_json_or_as_the_object_itself(arguments: Any, read: dict[str, Any]) -> None:
+    body = translated(messages=called_with(arguments), tools=TOOLS)
+    assert body["messages"][1]["content"] == [{"type": "tool_use", "id": "t1", "name": "a", "input": read}]
+
+
+@pytest.mark.parametrize("arguments", ["[1]", '{"x": ', [1], 1])
+def test_arguments_that_are_no_object_are_refused(arguments: Any) -> None:
+    with pytest.raises(mistral_dialect.DialectError) as refused:
+        translated(messages=called_with(arguments), tools=TOOLS)
+    assert refused.value.param == "messages.1.tool_calls.0.function.arguments"
+
+
+@pytest.mark.parametrize("content", ["", " ", []])
+def test_a_tool_that_answers_nothing_has_a_result_without_content(content: Any) -> None:
+    body = translated(messages=[*USED[:2], {**USED[2], "content": content}], tools=TOOLS)
+    assert body["messages"][-1]["content"] == [{"type": "tool_result", "tool_use_id": "t1"}]
+
+
+def test_a_tool_without_description_and_parameters_takes_any_object() -> None:
+    [tool] = translated(tools=[{"type": "function", "function": {"name": "a"}}])["tools"]
+    assert {name: tool[name] for name in tool if name != "input_schema"} == {"name": "a"}
+    assert tool["input_schema"]["type"] == "object"
+
+
+def test_parts_of_a_schema_that_are_no_objects_are_left_to_the_api_to_judge() -> None:
+    parts = {"list": {"type": "array", "items": True}, "either": {"anyOf": [True, "odd"]}}
+    schema = {"type": "object", "properties": parts}
+    body = translated(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}})
+    assert body["output_config"]["format"]["schema"] == {**schema, "additionalProperties": False}
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,7 @@ def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
             "messages.0.tool_calls.0",
             "invalid_type",
         ),
+        (body(messages=[{"role": "assistant", "tool_calls": {}}]), "messages.0.tool_calls", "invalid_type"),
         (
             body(messages=[{"role": "assistant", "function_call": {"name": "f"}}]),
             "messages.0.function_call",
@@ -249,6 +250,7 @@ def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
         (body(stream=1), "stream", "invalid_type"),
         (body(tools={}), "tools", "invalid_type"),
         (body(tools=["a"]), "tools.0", "invalid_type"),
+        (body(tools=[{**tool("a"), "type": 1}]), "tools.0.type", "invalid_type"),
         (body(tools=[tool("a"), {"type": "function"}]), "tools.1.function.name", "missing_field"),
         (body(tools=[tool("")]), "tools.0.function.name", "missing_field"),
         (body(tool_choice="any"), "tool_choice", "invalid_value"),

@@ -73,6 +73,26 @@ def test_the_likes_of_openai_get_the_older_names() -> None:
     assert body["messages"][0]["role"] == "system"
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_clients_own_bound_is_sent_where_none_was_held_for_and_no_bound_where_it_gave_none(native: bool) -> None:
+    name = "max_completion_tokens" if native else "max_tokens"
+    for fields, expected in (({"max_tokens": 80}, {name: 80}), ({}, {})):
+        request = mistral_dialect.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
+        body = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=native))
+        assert {key: value for key, value in body.items() if "tokens" in key} == expected
+
+
+def test_messages_that_are_openais_already_stay_as_they_are() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    call = {"id": "1", "type": "function", "function": {"name": "a", "arguments": '{"x": 1}'}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Look:"}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "ok"},
+    ]
+    assert translated(messages=messages, tools=TOOLS)["messages"] == messages
+
+
 def test_messages_of_mistrals_clients_become_openais() -> None:
     body = translated(
         messages=[
@@ -123,6 +143,29 @@ def test_embeddings_keep_their_dimensions() -> None:
     request = mistral_dialect.parse_other(orjson.dumps(body), kind="embedding")
     sent = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True))
     assert sent == {"model": "served", "input": ["a"], "dimensions": 256}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {}),
+        ({"output_dimension": 256, "dimensions": 512}, {"dimensions": 512}),
+        ({"output_dtype": "float", "metadata": {"agent": "x"}}, {}),
+        ({"output_dtype": None}, {}),
+    ],
+)
+def test_embeddings_arrive_as_openai_knows_them(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    request = mistral_dialect.parse_other(orjson.dumps({"model": "asked", "input": "a", **fields}), kind="embedding")
+    sent = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True))
+    assert sent == {"model": "served", "input": "a", **expected}
+
+
+def test_embeddings_of_another_type_than_float_cannot_be_asked_for() -> None:
+    body = {"model": "asked", "input": "a", "output_dtype": "int8"}
+    request = mistral_dialect.parse_other(orjson.dumps(body), kind="embedding")
+    with pytest.raises(mistral_dialect.DialectError) as refused:
+        request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True)
+    assert refused.value.param == "output_dtype"
 
 
 @pytest.mark.parametrize(
@@ -186,6 +229,22 @@ def test_usage_in_the_end_itself_stays_there() -> None:
     assert chunks[-1]["usage"] == openai_api.USAGE
 
 
+def test_usage_that_follows_no_end_of_an_answer_is_passed_on_with_no_choice() -> None:
+    usage = openai_api.event({"id": "c", "model": "m", "usage": openai_api.USAGE})
+    chunks = shaped(chunk(content="a"), usage, chunk("stop"), USAGE, USAGE, DONE)
+    assert [bool(c["choices"]) for c in chunks] == [True, False, True, False]
+    assert all(c["usage"] == openai_api.USAGE for c in chunks[1:])
+
+
+@pytest.mark.parametrize("choice", [{"delta": None}, {}])
+def test_an_end_without_a_delta_still_brings_the_tool_calls(choice: dict[str, Any]) -> None:
+    end = openai_api.event(
+        {"id": "c", "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", **choice}]}
+    )
+    chunks = shaped(chunk(**call(0, name="a", arguments="{}")), end, DONE)
+    assert [c["function"]["name"] for c in chunks[-1]["choices"][0]["delta"]["tool_calls"]] == ["a"]
+
+
 def test_several_answers_keep_their_order_and_the_last_one_carries_the_usage() -> None:
     chunks = shaped(
         chunk(content="a"), chunk("stop"), chunk(answer=1, content="b"), chunk("length", answer=1), USAGE, DONE
@@ -228,6 +287,17 @@ def test_what_is_kept_back_is_counted_and_comes_out_where_the_stream_breaks() ->
     data = sse.read_event(shaper.rest()).data
     assert data is not None
     assert data["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] == '{"city": "Zü'
+    assert shaper.kept_bytes == 0
+
+
+def test_what_one_answer_has_passed_on_is_kept_back_no_longer_while_another_still_writes() -> None:
+    shaper = Shaper()
+    for answer in (0, 1):
+        shaper.feed(sse.read_event(chunk(answer=answer, **call(0, name="find", arguments='{"a":1}'))))
+    assert shaper.kept_bytes == 2 * len('find{"a":1}')
+    shaper.feed(sse.read_event(chunk("tool_calls", answer=0)))
+    assert shaper.kept_bytes == len('find{"a":1}')
+    shaper.feed(sse.read_event(chunk("tool_calls", answer=1)))
     assert shaper.kept_bytes == 0
 
 

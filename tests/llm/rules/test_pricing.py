@@ -1,5 +1,7 @@
 """Golden prices, to the picodollar, and what usage costs at them."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +86,16 @@ def test_pages_cost_by_the_page_and_have_no_price_by_token() -> None:
     assert pricing.cost_nanos(Usage(unit="page", units=3), rates) == 12_000_000
     assert pricing.cost_nanos(Usage(input_tokens=5), rates) is None
     assert pricing.cost_nanos(Usage(unit="audio_second", units=5), rates) is None
+
+
+def test_units_are_quoted_at_the_price_of_that_very_unit_or_not_at_all() -> None:
+    reader = Entry(id="m", names=frozenset({"m"}), rates=Rates(units={"page": 4_000_000_000}, by_token=False))
+
+    quote = pricing.quote_units(reader, model="m", unit="page", units=3)
+    assert quote is not None
+    assert quote.cost_nanos == 12_000_000
+    assert pricing.quote_units(reader, model="m", unit="annotated_page", units=3) is None
+    assert pricing.quote_units(replace(reader, rates=None), model="m", unit="page", units=3) is None
 
 
 def test_chat_model_without_an_output_price_has_no_price() -> None:

@@ -288,6 +288,44 @@ class TestStrategies:
         assert "x-strategy" in str(caught.value)
 
 
+class TestNames:
+    def test_a_place_is_the_provider_and_the_models_own_id(self):
+        at_mistral = Candidate("medium-latest", MODELS[0])
+        elsewhere = Candidate("openrouter/coder", entry("openrouter/coder", provider="openrouter"))
+        assert at_mistral.places == ("mistral/medium", "mistral")
+        assert elsewhere.places == ("openrouter/coder", "openrouter")
+        assert Candidate("gpt-9", None).places == ("gpt-9",)
+
+    def test_mistral_is_asked_by_the_alias_others_by_their_own_name(self):
+        assert Candidate("medium-latest", MODELS[0]).upstream_id == "medium-latest"
+        eu = entry("mistral-eu/medium", provider="mistral-eu")
+        assert Candidate("mistral-eu/medium", eu).upstream_id == "medium"
+        other = entry("openai/gpt-9", provider="openai", alias="cheap")
+        assert Candidate("cheap", replace(other, upstream="gpt-9")).upstream_id == "gpt-9"
+
+    def test_an_unknown_model_goes_by_the_name_it_was_asked_for(self):
+        unknown = Candidate("gpt-9", None)
+        assert (unknown.upstream_id, unknown.place, unknown.provider) == ("gpt-9", "gpt-9", "mistral")
+
+
+class TestNarrowed:
+    def test_the_pool_takes_abilities_away_and_gives_none(self):
+        narrowed = PoolModel("tiny", capabilities=frozenset({"chat", "vision"})).narrowed(MODELS[3])
+        assert narrowed == replace(MODELS[3], capabilities=frozenset({"chat"}))
+
+    @pytest.mark.parametrize(("catalogue", "pool", "context"), [(8_000, 4_000, 4_000), (8_000, 9_000, 8_000)])
+    def test_the_shorter_context_counts(self, catalogue, pool, context):
+        model = entry("m", context=catalogue)
+        assert PoolModel("m", context_tokens=pool).narrowed(model) == replace(model, context_tokens=context)
+
+    def test_the_pools_context_counts_where_the_catalogue_has_none(self):
+        assert PoolModel("m", context_tokens=4_000).narrowed(entry("m", context=None)).context_tokens == 4_000
+
+    def test_a_call_too_long_for_the_narrowed_context_is_not_sent_there(self):
+        of = replace(ROUTING, pool=(*POOL[:1], replace(POOL[1], context_tokens=5_000), *POOL[2:]))
+        assert candidates("medium", payload=chat("x" * 6_000), of=of) == ("medium", "large", "tiny")
+
+
 class TestComplexity:
     def score(self, text: str = "Hi", **fields: Any) -> int:
         payload = chat(text, **fields)
@@ -311,6 +349,13 @@ class TestComplexity:
     def test_only_the_users_last_message_is_read_for_words(self):
         payload = chat()
         payload["messages"] = [{"role": "system", "content": "Compare, analyse and prove."}, *payload["messages"]]
+        assert routing.complexity(payload, bounds.chat(payload)) == 0
+        payload["messages"].append({"role": "assistant", "content": "Compare, analyse and prove."})
+        # Of the third message, for its turn.
+        assert routing.complexity(payload, bounds.chat(payload)) == 1
+
+    def test_where_no_user_has_written_there_are_no_words_to_go_by(self):
+        payload = {"messages": [{"role": "system", "content": "Compare, analyse and prove."}]}
         assert routing.complexity(payload, bounds.chat(payload)) == 0
 
     @given(

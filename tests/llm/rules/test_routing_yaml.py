@@ -71,6 +71,10 @@ def test_names_are_not_looked_up_where_there_is_no_catalogue():
     assert parse("pool: [{id: whatever}]", known=None).pool == (PoolModel("whatever"),)
 
 
+def test_a_section_with_nothing_in_it_is_as_good_as_none():
+    assert parse("pool: [{id: small}]\nstrategies:\nchains: ~\n") == Routing(pool=(PoolModel("small"),))
+
+
 POOL = "pool: [{id: small}, {id: medium}, {id: large}]\n"
 
 

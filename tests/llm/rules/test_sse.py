@@ -61,6 +61,11 @@ def test_event_of_several_data_lines_is_one_object() -> None:
     assert rest == b""
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_object_may_begin_on_the_first_line_and_go_on_below(end: bytes) -> None:
+    assert sse.read_event(end.join([b'data: {"a":', b'data: "x: y"}', b"id: 4", b"", b""])).data == {"a": "x: y"}
+
+
 @pytest.mark.parametrize(
     "raw", [b": ping\n\n", b"data: {broken\n\n", b"data: [1]\n\n", b"data:\n\n", b"\n\n", b"data: 5\n\n"]
 )

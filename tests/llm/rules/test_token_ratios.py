@@ -62,6 +62,20 @@ def test_a_ratio_below_one_byte_a_token_is_no_guess_at_all():
     assert ratios.output_ratio_e2(model="m", bound=True) == 100
 
 
+def test_a_call_without_tokens_teaches_no_ratio():
+    ratios = TokenRatios()
+    for _ in range(token_ratios.FEWEST_BOUNDS - 1):
+        ratios.read(model="m", input_tokens=100, input_bytes=400)
+        ratios.wrote(model="m", output_tokens=100, output_bytes=400)
+    for _ in range(token_ratios.RENEWED_AFTER):
+        ratios.read(model="m", input_tokens=0, input_bytes=400)
+        ratios.wrote(model="n", output_tokens=0, output_bytes=400)
+    # One call short of what a bound is taken from.
+    assert ratios.input_ratio_e2(model="m", bound=True) == 100
+    assert ratios.output_ratio_e2(model="m", bound=True) == 400
+    assert not ratios._output.get(("n", ""))
+
+
 def test_what_is_kept_is_bounded():
     ratios = TokenRatios()
     for number in range(token_ratios.KEPT_KEYS + 100):

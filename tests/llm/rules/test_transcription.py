@@ -123,6 +123,15 @@ def test_no_file_breaks_the_bound(file: bytes) -> None:
         assert 0 <= seconds <= 10_800
 
 
+def test_a_wav_longer_than_allowed_is_refused_with_its_length() -> None:
+    file = wav(80_001)
+
+    assert transcription.seconds_at_most(file, max_seconds=11, min_bitrate=2_000) == 11
+    with pytest.raises(DialectError, match="11 seconds; at most 10") as caught:
+        transcription.seconds_at_most(file, max_seconds=10, min_bitrate=2_000)
+    assert (caught.value.param, caught.value.code) == ("file", "audio_too_long")
+
+
 def test_voices_that_come_along_count_as_audio() -> None:
     voices = (named("speaker_references"), b"x" * 1_000)
 
