@@ -87,7 +87,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         raise
     except Exception as error:
         if len(operations) == 1:
-            return [_explained(operations[0], error)]
+            return [_durably(lambda _: _explained(operations[0], error))]
         # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
         return _one_by_one(operations, now)
 
@@ -253,8 +253,9 @@ def _durably(work: Callable[[bool], T]) -> T:
 
     Also again where it was LostWindows, and from then on calmly: it is told so. It need not wait, for it queues.
     """
-    calmly = False
-    for attempt in range(1, ATTEMPTS + 1):
+    calmly, attempt = False, 0
+    while True:
+        attempt += 1
         committing = False
         try:
             with transaction.atomic(durable=True):
@@ -273,4 +274,3 @@ def _durably(work: Callable[[bool], T]) -> T:
                 transaction.get_connection().close_if_unusable_or_obsolete()
                 raise LedgerUnavailable(str(error), unsure=committing) from error
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing
-    raise AssertionError("unreachable")

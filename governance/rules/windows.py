@@ -7,6 +7,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from typing import assert_never
 from zoneinfo import ZoneInfo
 
 
@@ -44,8 +45,6 @@ def span_at(kind: WindowKind, at: datetime, tz: ZoneInfo) -> Span:
 
     Kinds that end by an act, and `lifetime`, have no calendar: they start at `at` and time sets them no end.
     """
-    if kind.ends_by_act or kind is WindowKind.LIFETIME:
-        return Span(at.astimezone(UTC), None)
     local = at.astimezone(tz)
     today = local.date()
     match kind:
@@ -62,7 +61,10 @@ def span_at(kind: WindowKind, at: datetime, tz: ZoneInfo) -> Span:
         case WindowKind.MONTH:
             first = today.replace(day=1)
             return Span(_midnight(first, tz), _midnight(add_months(first, 1), tz))
-    raise AssertionError(f"no calendar has a {kind}")
+        case WindowKind.BILLING_CYCLE | WindowKind.LIFETIME:
+            return Span(at.astimezone(UTC), None)
+        case _:
+            assert_never(kind)
 
 
 def add_months(anchor: date, months: int) -> date:

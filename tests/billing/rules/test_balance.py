@@ -73,3 +73,8 @@ def test_top_ups_are_drawn_on_last_and_debts_leave_them_alone() -> None:
     assert left([spell(0, 55, part(50))], spell(1, 0, part(50, key="b")), [topup]) == 65
     owing = [spell(0, 130, part(50))]
     assert left(owing, spell(1, 0, part(50, key="b")), [Purchase("t", START + 30 * DAY, 20)]) == 20
+
+
+def test_what_was_used_in_a_window_that_nothing_was_bought_for_is_owed() -> None:
+    assert left([spell(0, 5)], spell(1, 0, part(50, key="b"))) == 45
+    assert left([spell(0, 25)], spell(1, 0, part(50, key="b")), [Purchase("t", START, 20)]) == 45

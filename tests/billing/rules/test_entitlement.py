@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from billing.rules import entitlement, valuation
 from billing.rules.entitlement import Entitlement, EntitlementState, entitle
+from billing.rules.periods import Period
+from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import PlanRule, Pricing
 from billing.stripe_api import objects
 from governance.rules.money import nanos_from_dollars
@@ -157,6 +159,93 @@ def test_trial_ended_early_by_payment_opens_its_period() -> None:
     both = entitled([now_active], [first, payment], now=early)
     assert both.period is not None
     assert (both.limit_nanos, both.period.starts_at) == (STANDARD.limit_nanos, early)
+
+
+def test_a_trial_without_an_end_gives_nothing() -> None:
+    found = entitled([sub(status="trialing", trial_start=events.seconds(START))], [])
+    assert (found.state, found.limit_nanos, found.reasons) == (
+        EntitlementState.PENDING,
+        None,
+        ("trial_without_period",),
+    )
+
+
+def test_a_price_may_say_what_its_trial_gives() -> None:
+    price = events.price_of("price_x", metadata={"llm_budget_usd": "50", "llm_trial_budget_usd": "3"})
+    trial = {"trial_start": events.seconds(START), "trial_end": events.seconds(START + 14 * DAY)}
+    found = entitled([sub(price=price, status="trialing", **trial)], [])
+    assert (found.state, found.limit_nanos) == (EntitlementState.TRIAL, nanos_from_dollars("3"))
+
+
+def test_a_second_year_that_is_not_paid_yet_gives_a_part_of_each_month() -> None:
+    second = START + 365 * DAY
+    renewed = sub(
+        price=events.price_of("price_standard", interval="year"), period_start=second, period_end=second + 365 * DAY
+    )
+    found = entitled([renewed], [paid(period_end=second)], now=second + 40 * DAY)
+    assert (found.state, found.limit_nanos) == (EntitlementState.PROVISIONAL, STANDARD.limit_nanos // 10)
+    assert found.period == Period(datetime(2027, 4, 1, tzinfo=UTC), datetime(2027, 5, 1, tzinfo=UTC))
+
+
+def test_a_budget_for_each_billing_period_is_not_divided_into_months() -> None:
+    """A month, and the year that it was changed to on day 10: the rest of the year follows as one."""
+    price = events.price_of(
+        "price_x", interval="year", metadata={"llm_budget_usd": "600", "llm_budget_period": "billing"}
+    )
+    switch = START + 10 * DAY
+    year = {"period_start": switch, "period_end": switch + 365 * DAY}
+    update = paid(billing_reason="subscription_update", price="price_x", **year)
+    before, after = (
+        entitled([sub(price=price, **year)], [paid(price="price_x"), update], now=now) for now in (switch, NEXT)
+    )
+    assert (before.period, after.period) == (Period(START, NEXT), Period(NEXT, switch + 365 * DAY))
+
+
+def test_an_invoice_without_lines_pays_for_what_its_subscription_has() -> None:
+    bare = objects.invoice(events.invoice(lines={"data": []}))
+    found = entitled([sub(price="price_premium")], [bare])
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, PREMIUM.limit_nanos)
+    assert found.period == Period(START, NEXT)
+    assert [part.paid_nanos for part in found.parts] == [PREMIUM.limit_nanos]
+    gone = entitled([sub(price="price_premium")], [bare], refunds={bare.id: Refund(RefundKind.REFUNDED)})
+    assert (gone.state, [part.paid_nanos for part in gone.parts]) == (EntitlementState.FROZEN, [0])
+
+
+def test_a_line_without_a_period_pays_for_the_one_that_its_invoice_opens() -> None:
+    raw = events.invoice()
+    del raw["lines"]["data"][0]["period"]
+    found = entitled([sub()], [objects.invoice(raw)])
+    assert found.period == Period(START, NEXT)
+    assert [part.paid_nanos for part in found.parts] == [STANDARD.limit_nanos]
+
+
+def test_what_an_invoice_bills_besides_the_subscription_pays_for_no_budget() -> None:
+    raw = events.invoice()
+    [line] = raw["lines"]["data"]
+    raw["lines"]["data"].append({**line, "id": "il_setup", "parent": None})
+    found = entitled([sub()], [objects.invoice(raw)])
+    assert [part.paid_nanos for part in found.parts] == [STANDARD.limit_nanos]
+
+
+def test_a_share_of_what_is_billed_counts_by_list_price_where_no_invoice_says_the_amount() -> None:
+    price = events.price_of("price_x", unit_amount=2000, metadata={"llm_budget_percent": "50"})
+    value = Pricing(plans=[], kept={}).of_items(sub(price=price, quantity=3).items)
+    assert value.limit_nanos == nanos_from_dollars("30")
+
+
+def test_a_percentage_too_small_to_count_is_refused() -> None:
+    reasons: set[str] = set()
+    assert valuation.read_percent({"llm_budget_percent": "0.009"}, "llm_budget_percent", reasons) is None
+    assert reasons == {"invalid_metadata:llm_budget_percent"}
+    assert valuation.read_percent({"llm_budget_percent": "0.01"}, "llm_budget_percent", set()) == 1
+
+
+@pytest.mark.parametrize(("soft", "hard"), [("0.9", "0.9"), ("0.9", "0.8"), ("1", "")])
+def test_a_soft_cap_that_the_hard_one_comes_before_is_refused(soft: str, hard: str) -> None:
+    metadata = {"llm_budget_usd": "5", "llm_soft_cap": soft, "llm_hard_cap": hard}
+    value = Pricing(plans=[], kept={}).of_items(sub(price=events.price_of("price_x", metadata=metadata)).items)
+    assert (value.soft_e4, value.hard_e4) == (None, int(Decimal(hard) * 10_000) if hard else None)
+    assert value.reasons == ("invalid_metadata:llm_soft_cap",)
 
 
 @given(st.one_of(st.decimals(), st.text(max_size=30), st.floats(), st.integers(), st.booleans(), st.none()))

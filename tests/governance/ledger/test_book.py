@@ -1,14 +1,20 @@
 """The ledger's operations, one by one, on the real database."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import uuid_utils.compat as uuids
+from django.db import IntegrityError, OperationalError
 
 from governance import ledger
+from governance.audit import Actor
+from governance.ledger import sql
+from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
-from governance.rules.decision import Action, Reason
+from governance.rules.decision import Action, Call, Quote, Reason
+from governance.upkeep import retention
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -341,6 +347,109 @@ def test_one_bad_operation_does_not_poison_its_neighbours():
     assert isinstance(first, Exception)
     assert second.allowed
     assert window().reserved_nanos == nanos("0.20")
+
+
+def test_nothing_to_do_is_done_at_once(django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert ledger.apply([], now=NOON) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_part_of_somebodys_transaction_needs_one():
+    make.budget("1.00")
+    with pytest.raises(RuntimeError, match="needs an open transaction"):
+        ledger.apply_within([make.reporting("0.10")], now=NOON)
+    assert not SpendEntry.objects.exists()
+
+
+def test_a_reservation_id_used_twice_in_a_batch_holds_once():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    first, second = ledger.apply([op, op], now=NOON)
+    assert first.allowed
+    assert (type(second), second.status) == (ledger.AlreadyResolved, "reserved")
+    assert window().reserved_nanos == nanos("0.10")
+
+
+@pytest.mark.parametrize("kind", ["hold", "report"])
+def test_what_the_database_forbids_fails_with_its_word_and_leaves_no_trace(kind):
+    """Less than nothing: no check of ours is in the way."""
+    make.budget("1.00")
+    good = make.reserving("0.10")
+    less = {
+        "hold": replace(good, reservation_id=uuids.uuid7(), call=Call(model="large", quote=lambda m: Quote(m, -1))),
+        "report": replace(make.reporting("0.10"), cost_nanos=-1),
+    }[kind]
+    [alone] = ledger.apply([less], now=NOON)
+    assert isinstance(alone, IntegrityError)
+    assert not BudgetWindow.objects.exists()
+    assert ledger.reserve(good, now=NOON).allowed
+    assert (window().reserved_nanos, window().settled_nanos) == (nanos("0.10"), 0)
+
+
+def missed_once(monkeypatch, name, answer):
+    """The first look by this statement comes too early to see what somebody else commits."""
+    look, looks = getattr(sql, name), []
+
+    def early(*args):
+        looks.append(args)
+        return answer if len(looks) == 1 else look(*args)
+
+    monkeypatch.setattr(sql, name, early)
+
+
+def test_a_call_that_is_reported_twice_at_the_same_moment_counts_once(monkeypatch):
+    make.budget("1.00")
+    theirs = ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
+    missed_once(monkeypatch, "reported", {})
+    ours = ledger.record(make.reporting("0.20", request_id="r1"), now=NOON)
+    assert (ours.entry_id, ours.charged_nanos, ours.duplicate) == (theirs.entry_id, nanos("0.10"), True)
+    assert window().settled_nanos == nanos("0.10")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_correction_of_an_entry_that_is_purged_at_that_moment_finds_none(monkeypatch):
+    make.budget("1.00", window="lifetime")
+    id = ledger.record(make.reporting("0.10"), now=NOON).entry_id
+    seen = sql.entries([id])
+    later = NOON + timedelta(days=300)
+    assert retention.purge(before=NOON + timedelta(days=1), now=later, by=Actor("ada")).entries == 1
+    missed_once(monkeypatch, "entries", seen)
+    with pytest.raises(ledger.ReservationUnknown):
+        ledger.adjust(Adjust(uuids.uuid7(), id, -nanos("0.05"), "a credit"), now=later)
+    assert window().settled_nanos == nanos("0.10")
+
+
+def test_a_database_that_goes_away_among_the_operations_of_a_broken_batch_leaves_unsure_what_landed(monkeypatch):
+    make.budget("1.00")
+    taken, good = make.reserving("0.10"), make.reserving("0.10")
+    ledger.reserve(taken, now=NOON)
+    prepare = Batch.prepare
+
+    def failing(batch):
+        if list(batch.operations) == [taken]:
+            raise OperationalError("the database is away")
+        prepare(batch)
+
+    monkeypatch.setattr(Batch, "prepare", failing)
+    with pytest.raises(ledger.LedgerUnavailable) as raised:
+        ledger.apply([good, taken], now=NOON)
+    assert raised.value.unsure
+    assert window().reserved_nanos == nanos("0.20")
+
+
+def test_a_database_that_goes_away_before_a_failure_is_explained_is_said_so(monkeypatch):
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+
+    def away(_):
+        raise OperationalError("the database is away")
+
+    look = sql.reservations
+    monkeypatch.setattr(sql, "reservations", lambda ids: away(ids) if ids else look(ids))
+    with pytest.raises(ledger.LedgerUnavailable):
+        ledger.reserve(op, now=NOON)
 
 
 def test_windows_roll_without_a_call():

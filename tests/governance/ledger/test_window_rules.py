@@ -1,7 +1,8 @@
-"""Grants that meet where no window is open."""
+"""Windows that others open or close at the same moment, and windows past their end."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,9 +11,11 @@ from django.db import transaction
 
 from governance import ledger
 from governance.ledger import sql
-from governance.ledger.operations import OpenPeriod
+from governance.ledger.operations import OpenPeriod, Reset
+from governance.ledger.rows import NewWindow, WindowRow
 from governance.models import Budget, BudgetWindow
 from governance.queries import budget_status
+from governance.rules.scopes import MatchedBudget
 from governance.rules.windows import WindowKind
 from tests import factories
 
@@ -58,6 +61,98 @@ def test_a_grant_is_not_lost_to_a_window_opened_at_the_same_moment(rival: str, m
     assert met
     assert (result.opened, window.source_id) == ((False, "newer") if rival == "newer grant" else (True, "ours"))
     assert result.window_id == window.pk
+
+
+def test_a_grant_that_never_gets_its_window_gives_up_and_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever we open, a call's window is there instead."""
+    budget = factories.budget("7", window="billing_cycle", tenant=factories.tenant())
+    insert = sql.open_windows
+
+    def outrun(new: list[NewWindow], now: datetime) -> None:
+        insert([replace(window, source_kind="", source_id="") for window in new], now)
+
+    monkeypatch.setattr(sql, "open_windows", outrun)
+    with pytest.raises(ledger.LedgerUnavailable, match="while one was being opened"):
+        ledger.open_period(granting(budget, "ours", START), now=START)
+    assert not BudgetWindow.objects.exists()
+
+
+def test_a_period_of_no_budget_is_refused() -> None:
+    budget = factories.budget("7", window="billing_cycle", tenant=factories.tenant())
+    grant = replace(granting(budget, "ours", START), budget_id=budget.pk + 1)
+    with pytest.raises(ledger.LedgerError, match=f"there is no budget {grant.budget_id}"):
+        ledger.open_period(grant, now=START)
+
+
+class TestClosedWhileItsLockIsWaitedFor:
+    """PostgreSQL then gives a row that is closed by now; the one that was opened in its place is not among them."""
+
+    @pytest.fixture
+    def budget(self) -> Budget:
+        budget = factories.budget("1.00", window="day")
+        ledger.record(factories.reporting("0.40"), now=START)
+        return budget
+
+    @pytest.fixture
+    def looks(self) -> list[list[WindowRow]]:
+        """What each look found."""
+        return []
+
+    def overtake(self, monkeypatch: pytest.MonkeyPatch, looks: list[list[WindowRow]], *, times: int) -> None:
+        look = sql.windows
+
+        def overtaken(**wanted: Any) -> list[WindowRow]:
+            rows = look(**wanted)
+            looks.append(rows)
+            if len(looks) > times:
+                return rows
+            sql.close_windows([row.id for row in rows], START)
+            successors = [
+                NewWindow(MatchedBudget(row.budget, row.subject, row.tenant_id), row.starts_at, row.ends_at)
+                for row in rows
+            ]
+            sql.open_windows(successors, START)
+            return [replace(row, closed_at=START) for row in rows]
+
+        monkeypatch.setattr(sql, "windows", overtaken)
+
+    def test_its_successor_is_locked_too(
+        self, budget: Budget, looks: list[list[WindowRow]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.overtake(monkeypatch, looks, times=1)
+        with transaction.atomic():
+            ledger.lock_windows(budget.pk)
+        current = BudgetWindow.objects.get(closed_at=None)
+        assert [[row.id for row in rows] for rows in looks][1:] == [[current.pk]]
+        assert BudgetWindow.objects.count() == 2
+
+    def test_who_never_locks_an_open_one_gives_up(
+        self, budget: Budget, looks: list[list[WindowRow]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.overtake(monkeypatch, looks, times=99)
+        with transaction.atomic(), pytest.raises(ledger.LedgerUnavailable):
+            ledger.lock_windows(budget.pk)
+        assert 1 < len(looks) < 99
+
+    def test_a_reset_closes_its_successor(
+        self, budget: Budget, looks: list[list[WindowRow]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.overtake(monkeypatch, looks, times=1)
+        result = ledger.reset(Reset(budget.pk, "again", "ada"), now=START)
+        assert (result.closed, result.opened) == (1, 1)
+        assert BudgetWindow.objects.filter(closed_at=None).count() == 1
+        assert BudgetWindow.objects.filter(closed_at=START).count() == 2
+
+
+def test_a_reset_closes_a_day_that_is_over_and_the_next_call_opens_todays() -> None:
+    budget = factories.budget("1.00", window="day")
+    ledger.record(factories.reporting("0.40"), now=START)
+    result = ledger.reset(Reset(budget.pk, "again", "ada"), now=START + DAY)
+    assert (result.closed, result.opened) == (1, 0)
+    assert not BudgetWindow.objects.filter(closed_at=None).exists()
+    ledger.record(factories.reporting("0.10"), now=START + DAY)
+    current = BudgetWindow.objects.get(closed_at=None)
+    assert (current.starts_at, current.settled_nanos) == (START + DAY, factories.nanos("0.10"))
 
 
 class TestPastItsEnd:

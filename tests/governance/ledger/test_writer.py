@@ -196,6 +196,55 @@ async def test_a_hold_whose_caller_left_before_it_was_made_is_given_back(commit,
     assert (await BudgetWindow.objects.aget()).reserved_nanos == nanos("0.10")
 
 
+async def test_a_settlement_whose_caller_left_lands_all_the_same(commit, by):
+    op = make.reserving("0.10", by=by)
+    await commit.submit(op)
+    task = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await commit.submit(make.reserving("0.10", by=by))
+    assert (await SpendEntry.objects.aget()).cost_nanos == nanos("0.04")
+
+
+async def test_a_settlement_lands_though_its_callers_loop_is_closed(by, caplog):
+    caplog.set_level("INFO")
+    commit = GroupCommit(clock=lambda: NOON)
+    op = make.reserving("0.10", by=by)
+    await sync_to_async(ledger.reserve)(op, now=NOON)
+
+    async def leave():
+        task = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    await asyncio.to_thread(asyncio.run, leave())
+    commit.start()
+    await asyncio.to_thread(commit.close)
+    assert (await SpendEntry.objects.aget()).cost_nanos == nanos("0.04")
+    assert "1 answers had no one left to hear them" in caplog.text
+
+
+async def test_a_batch_that_fails_unforeseen_is_answered_and_the_thread_lives_on(by, caplog):
+    moments = iter([ZeroDivisionError("no time"), NOON])
+
+    def clock():
+        moment = next(moments)
+        if isinstance(moment, Exception):
+            raise moment
+        return moment
+
+    commit = GroupCommit(clock=clock)
+    commit.start()
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(commit.submit(make.reserving("0.10", by=by)), 5)
+    assert (await asyncio.wait_for(commit.submit(make.reserving("0.10", by=by)), 5)).allowed
+    await asyncio.to_thread(commit.close)
+    assert "a batch failed" in caplog.text
+    assert await Reservation.objects.acount() == 1
+
+
 async def test_what_comes_while_it_closes_lands_too(by, fault):
     commit = GroupCommit(clock=lambda: NOON)
     commit.start()
