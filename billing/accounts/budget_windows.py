@@ -288,5 +288,10 @@ def _policy_of(plan: str, *, instead_of: str) -> dict[str, Any]:
     if new is None:
         return {}
     values, before = budget_policy.columns_of(new), budget_policy.columns_of(old or new)
-    left_alone = {name for name in values if values[name] == before[name] == budget_policy.default(name)}
+    left_alone = {
+        name
+        for name, column in budget_policy.COLUMNS.items()
+        # A row that nobody has saved since an earlier version may spell the same value in another way.
+        if column.kind.read(values[name]) == column.kind.read(before[name]) == column.kind.read(column.default)
+    }
     return {name: value for name, value in values.items() if name in CAPS_AND_RULES or name not in left_alone}

@@ -7,7 +7,8 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        # The table gets its new name at once, whatever its size.
+        # The table keeps its name, which processes of the version before know.
+        migrations.AlterModelTable(name="stripecheck", table="billing_stripecheck"),
         migrations.RenameModel(old_name="StripeCheck", new_name="StripeRun"),
         migrations.AlterModelOptions(
             name="striperun",

@@ -6,6 +6,18 @@ from functools import partial
 from django.db import migrations, models
 
 
+def list_sources(apps, schema_editor):
+    """A rule's "from" was kept as it was given, also as a single name; from here on it is a list of names."""
+    for plan in apps.get_model("billing", "Plan").objects.all():
+        rules = [
+            {**rule, "from": [rule["from"]] if isinstance(rule["from"], str) else rule["from"]}
+            for rule in plan.downgrade_rules
+        ]
+        if rules != plan.downgrade_rules:
+            plan.downgrade_rules = rules
+            plan.save(update_fields=["downgrade_rules"])
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -20,7 +32,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='plan',
             name='alert_thresholds',
-            field=models.JSONField(blank=True, default=partial(list, ('0.5', '0.75', '0.9', '1.0'))),
+            field=models.JSONField(blank=True, default=partial(list, ('0.5', '0.75', '0.9', '1'))),
         ),
         migrations.AddField(
             model_name='plan',
@@ -60,4 +72,5 @@ class Migration(migrations.Migration):
             model_name='plan',
             constraint=models.CheckConstraint(condition=models.Q(('warn_at__isnull', True), models.Q(('warn_at__gt', 0), ('soft_cap__isnull', False), ('warn_at__lt', models.F('soft_cap'))), _connector='OR'), name='plan_warn_at_below_soft_cap'),
         ),
+        migrations.RunPython(list_sources, migrations.RunPython.noop),
     ]

@@ -144,6 +144,8 @@ class StripeRun(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        # Its first name: processes of the version before go on while a new one is rolled out.
+        db_table = "billing_stripecheck"
         verbose_name = "Stripe run"
         verbose_name_plural = "Stripe runs"
         constraints = [

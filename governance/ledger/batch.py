@@ -1,6 +1,6 @@
 """One batch of the ledger: what it read and locked, and what it changed.
 
-Used by the ledger alone (`ledger`, and its rules in `calls` and `periods`), inside its transaction. Windows and
+Used by the ledger alone (`book`, and its rules in `call_rules` and `window_rules`), inside its transaction. Windows and
 reservations are changed in memory and written back once, by `write`; windows are opened and closed by statement,
 because their ids are needed at once.
 """

@@ -85,7 +85,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         return _durably(lambda calmly: _run(operations, now, calmly=calmly))
     except LedgerUnavailable:
         raise
-    except Exception as error:
+    except Exception:
         if len(operations) == 1:
             return [_durably(lambda _: _explained(operations[0], error))]
         # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.

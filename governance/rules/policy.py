@@ -177,7 +177,7 @@ class Policy:
     soft_e4: int | None = _column("soft_cap", Decimal("0.8"), _or_none(RATIO))
     hard_e4: int = _column("hard_cap", Decimal("1"), RATIO)
     warn_e4: int | None = _column("warn_at", None, _or_none(RATIO))
-    thresholds_e4: tuple[int, ...] = _column("alert_thresholds", ["0.5", "0.75", "0.9", "1.0"], RATIOS)
+    thresholds_e4: tuple[int, ...] = _column("alert_thresholds", ["0.5", "0.75", "0.9", "1"], RATIOS)
     rules: tuple[Rule, ...] = _column("downgrade_rules", [], RULES)
     disabled_tools: frozenset[str] = _column("disabled_tools", [], NAMES)
     clamp: bool = _column("clamp", True, FLAG)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 
 from billing.accounts import plans, sync
 from billing.models import BillingAccount, Plan
@@ -159,6 +161,19 @@ def test_another_plan_overrules_an_operator_in_what_it_or_the_last_one_says(tena
     assert (budget.warn_at, budget.alert_thresholds) == (Decimal("0.6"), ["0.5", "0.75", "0.9", "1"])
 
 
+def test_what_no_plan_says_stays_as_an_operator_has_set_it(tenant: Tenant, deliver: Deliver) -> None:
+    # Saved by an earlier version, which wrote the same default in another way, and saved anew.
+    Plan.objects.filter(name="Standard").update(alert_thresholds=["0.5", "0.75", "0.9", "1.0"])
+    plans.save(plan=Plan.objects.get(name="Premium"), changes={"grace_days": 3}, by=ANN, now=START)
+    deliver(joined())
+    mine = {"clamp": False, "warn_at": "0.1", "alert_thresholds": ["0.2"], "clamp_min_tokens": 9}
+    budgets.change(budget=budget_of(), changes=mine, by=ANN, now=START)
+    deliver(subscription_updated(price="price_premium", created=START + DAY), now=START + DAY)
+    budget = budget_of()
+    assert (budget.clamp, budget.warn_at, budget.clamp_min_tokens) == (False, Decimal("0.1"), 9)
+    assert budget.alert_thresholds == ["0.2"]
+
+
 def test_metadata_that_lowers_the_soft_cap_leaves_no_warning_before_it(tenant: Tenant, deliver: Deliver) -> None:
     plans.save(plan=Plan.objects.get(name="Standard"), changes={"warn_at": "0.6"}, by=ANN, now=START)
     low = price_of("price_standard", metadata={"llm_soft_cap": "0.5"})
@@ -224,3 +239,9 @@ def test_spend_reported_beyond_the_limit_is_not_owed(tenant: Tenant, deliver: De
     renewal = {"billing_reason": "subscription_cycle", "period_start": NEXT, "period_end": AFTER}
     deliver(invoice_paid(**renewal), now=NEXT)
     assert (window_of().limit_nanos, BillingAccount.objects.get().reasons) == (STANDARD, [])
+
+
+def test_a_rule_that_an_earlier_version_kept_with_one_name_is_a_list_of_names_after_the_upgrade() -> None:
+    Plan.objects.filter(name="Premium").update(downgrade_rules=[{"from": "large", "to": "small"}])
+    import_module("billing.migrations.0008_plan_policies").list_sources(apps, None)
+    assert Plan.objects.get(name="Premium").downgrade_rules == [{"from": ["large"], "to": "small"}]

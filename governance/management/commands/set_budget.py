@@ -110,11 +110,16 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
         given["limit_nanos"] = _nanos(options["limit"])
     for name in (*policy.COLUMNS, "enabled"):
         value = options[OPTIONS.get(name, name)]
+        if value is None:
+            continue
+        if value == "" or (isinstance(value, list) and "" in value):
+            # More likely a variable that is not set than a wish for none.
+            raise FieldError(name, f"must not be empty; {policy.NONE} is said by that word")
         if isinstance(value, list):
-            # An option that may be repeated: one text, a line each.
-            value = "\n".join(text for text in value if text != policy.NONE)
-        if value is not None:
-            given[name] = policy.from_text(name, value) if isinstance(value, str) else value
+            value = [text for text in value if text != policy.NONE]
+            # A rule a line; a tool's name is taken as it is, commas and all.
+            value = "\n".join(value) if name == "downgrade_rules" else policy.parse(name, value)
+        given[name] = policy.from_text(name, value) if isinstance(value, str) else value
     return given
 
 

@@ -126,6 +126,10 @@ def test_set_budget_s_dry_run_checks_and_keeps_nothing() -> None:
     assert not AuditEntry.objects.exists()
 
 
+def test_a_tools_name_is_taken_as_it_is() -> None:
+    assert set_budget("--limit", "1", "--disable-tool", "a,b")["budget"]["disabled_tools"] == ["a,b"]
+
+
 def test_set_budget_knows_every_scope() -> None:
     make.tenant()
     run("set_budget", "--scope", "platform", "--window", "month", "--limit", "1000")
@@ -150,6 +154,9 @@ def test_set_budget_knows_every_scope() -> None:
         (["--limit", "1", "--soft-cap", "0.9", "--hard-cap", "0.8"], "--soft-cap: must be below hard_cap"),
         (["--limit", "1", "--downgrade", "a,b"], '--downgrade: must be such as "a,b->c"'),
         (["--limit", "1", "--alert-at", "2"], "--alert-at: must be above 0"),
+        (["--limit", "1", "--soft-cap", ""], "--soft-cap: must not be empty; none is said by that word"),
+        (["--limit", "1", "--downgrade", ""], "--downgrade: must not be empty"),
+        (["--limit", "1", "--disable-tool", "search", "--disable-tool", ""], "--disable-tool: must not be empty"),
         (["--limit", "1", "--scope", "agent"], "--key: name the agent"),
         (["--limit", "1", "--tenant", "nobody"], "--tenant: There is no tenant"),
     ],

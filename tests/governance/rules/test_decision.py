@@ -1,4 +1,4 @@
-"""The decision table of docs/semantics.md, row by row, and its edges. No database."""
+"""The decision table, row by row, and its edges. No database."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
