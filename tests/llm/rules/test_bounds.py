@@ -98,6 +98,29 @@ def test_bound_counts_fields_that_a_model_may_read(more: dict[str, Any]) -> None
     assert bounds.chat(asked(said("a"), **more)).input_tokens > 5_000
 
 
+@pytest.mark.parametrize("arguments", ['{"a":1,"b":[2,3]}', {"a": 1, "b": [2, 3]}])
+def test_bound_counts_an_earlier_call_spaced_out_and_its_marks(arguments: Any) -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": arguments}}
+    plain = bounds.chat(asked(said(None, "assistant"))).input_tokens
+    spaced = {"id": "1", "function": {"name": "f", "arguments": '{"a": 1, "b": [2, 3]}'}}
+    shown = spaced if isinstance(arguments, str) else call
+    # Quotes inside of a string have a backslash.
+    size = len(json.dumps(shown)) + bounds.TOKENS_PER_TOOL
+
+    counted = bounds.chat(asked(said(None, "assistant", tool_calls=[call]))).input_tokens - plain
+    # The four commas and colons inside of a string may count twice, for it and for the JSON around it.
+    assert size <= counted <= size + 4
+
+
+@pytest.mark.parametrize(
+    "thinking", ["x" * 900, [{"type": "text", "text": "x" * 900}], [{"text": "x" * 800}, "x" * 100]]
+)
+def test_bound_counts_thinking_in_any_shape(thinking: Any) -> None:
+    estimate = bounds.chat(asked(said([{"type": "thinking", "thinking": thinking}], "assistant")))
+
+    assert 900 < estimate.input_tokens < 1_000
+
+
 def test_bound_counts_unknown_fields_of_a_message() -> None:
     estimate = bounds.chat(asked(said("", "assistant", reasoning_content="x" * 5_000)))
 

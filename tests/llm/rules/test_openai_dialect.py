@@ -241,8 +241,9 @@ def test_an_end_without_a_delta_still_brings_the_tool_calls(choice: dict[str, An
     end = openai_api.event(
         {"id": "c", "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls", **choice}]}
     )
-    chunks = shaped(chunk(**call(0, name="a", arguments="{}")), end, DONE)
-    assert [c["function"]["name"] for c in chunks[-1]["choices"][0]["delta"]["tool_calls"]] == ["a"]
+    [last] = shaped(chunk(**call(0, name="a", arguments="{}")), end, DONE)[-1]["choices"]
+    assert [c["function"]["name"] for c in last["delta"]["tool_calls"]] == ["a"]
+    assert last["finish_reason"] == "tool_calls"
 
 
 def test_several_answers_keep_their_order_and_the_last_one_carries_the_usage() -> None:

@@ -354,6 +354,11 @@ class TestComplexity:
         # Of the third message, for its turn.
         assert routing.complexity(payload, bounds.chat(payload)) == 1
 
+    def test_words_are_found_in_parts_too(self):
+        parts = [{"type": "text", "text": "Compare A"}, *PICTURE[0]["content"], {"type": "text", "text": "and prove"}]
+        payload = {"messages": [{"role": "user", "content": parts}]}
+        assert routing.complexity(payload, bounds.chat(payload)) == 10 + 10 + 10
+
     def test_where_no_user_has_written_there_are_no_words_to_go_by(self):
         payload = {"messages": [{"role": "system", "content": "Compare, analyse and prove."}]}
         assert routing.complexity(payload, bounds.chat(payload)) == 0
