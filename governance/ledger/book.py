@@ -86,10 +86,11 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     except LedgerUnavailable:
         raise
     except Exception as error:
-        if len(operations) == 1:
-            return [_durably(lambda _: _explained(operations[0], error))]
-        # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-        return _one_by_one(operations, now)
+        failure = error
+    if len(operations) == 1:
+        return [_durably(lambda _: _explained(operations[0], failure))]
+    # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
+    return _one_by_one(operations, now)
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
