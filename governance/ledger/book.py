@@ -85,11 +85,12 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
         return _durably(lambda calmly: _run(operations, now, calmly=calmly))
     except LedgerUnavailable:
         raise
-    except Exception:
-        if len(operations) == 1:
-            return [_durably(lambda _: _explained(operations[0], error))]
-        # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-        return _one_by_one(operations, now)
+    except Exception as error:
+        failure = error
+    if len(operations) == 1:
+        return [_durably(lambda _: _explained(operations[0], failure))]
+    # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
+    return _one_by_one(operations, now)
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:

@@ -403,7 +403,7 @@ def test_a_call_that_is_reported_twice_at_the_same_moment_counts_once(monkeypatc
     theirs = ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
     missed_once(monkeypatch, "reported", {})
     ours = ledger.record(make.reporting("0.20", request_id="r1"), now=NOON)
-    assert (ours.entry_id, ours.charged_nanos, ours.duplicate) == (theirs.entry_id, nanos("0.10"), True)
+    assert (ours.entry_id, ours.cost_nanos, ours.duplicate) == (theirs.entry_id, nanos("0.10"), True)
     assert window().settled_nanos == nanos("0.10")
 
 
@@ -420,6 +420,7 @@ def test_a_correction_of_an_entry_that_is_purged_at_that_moment_finds_none(monke
     assert window().settled_nanos == nanos("0.10")
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_database_that_goes_away_among_the_operations_of_a_broken_batch_leaves_unsure_what_landed(monkeypatch):
     make.budget("1.00")
     taken, good = make.reserving("0.10"), make.reserving("0.10")
@@ -438,6 +439,7 @@ def test_a_database_that_goes_away_among_the_operations_of_a_broken_batch_leaves
     assert window().reserved_nanos == nanos("0.20")
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_database_that_goes_away_before_a_failure_is_explained_is_said_so(monkeypatch):
     make.budget("1.00")
     op = make.reserving("0.10")
