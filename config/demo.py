@@ -117,8 +117,9 @@ SHOWN = (
     Shown("initech", "agent", "support", agent="support", share=1.0),
     Shown("globex", "tenant", "globex", agent="invoices", share=0.7),
 )
-# One showcase is filled by so many calls.
+# One showcase is filled by so many calls, of so many days: all of today would look like an accident.
 FILLING_CALLS = 24
+FILLING_DAYS = 10
 
 
 def cast(*, now: datetime) -> dict[str, list[Agent]]:
@@ -159,9 +160,11 @@ def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callab
         # One after the other in what is left of the time: the ledger's clock runs forwards.
         share = (now - until) / len(SHOWN)
         for number, shown in enumerate(SHOWN):
-            for call in _fill(shown, dice, since=until + share * number, until=until + share * (number + 1)):
-                # Each at its own time, so that the events it causes are spread over the last hours.
-                ledger.apply_within([call], now=call.occurred_at or now)
+            since = until + share * number
+            filling = _fill(shown, dice, until=since)
+            for count, call in enumerate(filling, start=1):
+                # Each noted at its own time, so that the events it causes are spread over the last hours.
+                ledger.apply_within([call], now=since + share * count / len(filling))
 
 
 def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
@@ -246,8 +249,8 @@ def _id_at(at: datetime, dice: random.Random) -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | dice.getrandbits(12) << 64 | 0b10 << 62 | dice.getrandbits(62))
 
 
-def _fill(shown: Shown, dice: random.Random, *, since: datetime, until: datetime) -> list[Record]:
-    """The calls from `since` to `until` that bring a budget to a share of its limit."""
+def _fill(shown: Shown, dice: random.Random, *, until: datetime) -> list[Record]:
+    """The calls of the last days, reported late, that bring a budget to a share of its limit."""
     budget = Budget.objects.select_related("tenant").get(
         tenant__slug=shown.tenant,
         scope_type=shown.scope,
@@ -261,7 +264,8 @@ def _fill(shown: Shown, dice: random.Random, *, since: datetime, until: datetime
         return []
     costs = [missing // FILLING_CALLS] * (FILLING_CALLS - 1)
     costs.append(missing - sum(costs))
-    times = [since + (until - since) * number / FILLING_CALLS for number in range(1, FILLING_CALLS + 1)]
+    step = timedelta(days=FILLING_DAYS) / FILLING_CALLS
+    times = [until - step * number for number in reversed(range(FILLING_CALLS))]
     return [
         Record(
             entry_id=_id_at(at, dice),
