@@ -95,7 +95,7 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
     bought = list(TopUp.objects.filter(account=account, tenant=None, counts_from__isnull=True, refunded_nanos=0))
     if not bought:
         return
-    # All at once and first: what is chosen here stays open, and no turn is waited for by whoever holds windows.
+    # All turns at once: `top_up` takes its own, and who holds a budget's windows must not wait for another's turn.
     ledger.lock_windows(*{window.budget_id for window in windows})
     found = list(windows.all())
     if not found:

@@ -177,6 +177,35 @@ def test_a_bought_top_up_beside_a_reset_counts_in_the_new_window():
     assert BudgetWindow.objects.get(closed_at=None).limit_nanos == nanos("6.00")
 
 
+def test_a_bought_top_up_for_two_budgets_takes_their_turns_at_once(monkeypatch):
+    tenant = make.tenant()
+    # The later budget's window is found first, for it began last.
+    for window in ("month", "day"):
+        make.budget("1.00", tenant=tenant, window=window)
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    account = BillingAccount.objects.create(stripe_customer_id="cus_1", tenant=tenant)
+    TopUp.objects.create(key="cs_1", account=account, amount_nanos=nanos("5.00"), noted_at=NOON)
+    top_up, rivals = allowances.top_up, []
+
+    def report():
+        with transaction.atomic():
+            ledger.apply_within([make.reporting("0.10")], now=LATER)
+
+    def top_up_beside_a_report(**kwargs):
+        top_up(**kwargs)
+        if not rivals:
+            rivals.append(started(report))
+            wait_until_someone_waits()
+
+    monkeypatch.setattr(allowances, "top_up", top_up_beside_a_report)
+    with transaction.atomic():
+        purchases.count_without_window(account, tenant, now=LATER)
+    [(failures, thread)] = rivals
+    thread.join(20)
+    assert not failures, failures
+    assert [window.limit_nanos for window in BudgetWindow.objects.all()] == [nanos("6.00")] * 2
+
+
 def test_a_top_up_that_a_reset_ends_is_not_ended_again():
     budget = make.budget("1.00")
     ledger.reserve(make.reserving("0.10"), now=NOON)
