@@ -19,6 +19,7 @@ from billing.rules.refunds import Known, Refund, RefundKind, of_intent
 from billing.rules.valuation import TOPUP_KEY, read_amount, topup_nanos
 from billing.stripe_api import objects
 from billing.stripe_api.objects import StripeInvoice
+from governance import ledger
 from governance.actions import allowances
 from governance.models import BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
@@ -91,10 +92,15 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
         ),
         now=now,
     ).select_related("budget")
-    for row in TopUp.objects.filter(account=account, tenant=None, counts_from__isnull=True, refunded_nanos=0):
-        found = list(windows)
-        if not found:
-            return
+    bought = list(TopUp.objects.filter(account=account, tenant=None, counts_from__isnull=True, refunded_nanos=0))
+    if not bought:
+        return
+    # All turns at once: `top_up` takes its own, and who holds a budget's windows must not wait for another's turn.
+    ledger.lock_windows(*{window.budget_id for window in windows})
+    found = list(windows.all())
+    if not found:
+        return
+    for row in bought:
         row.tenant = tenant
         row.save(update_fields=["tenant"])
         for window in found:

@@ -24,7 +24,7 @@ from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import Level
 from billing.stripe_api import client, objects
-from governance import alerts, audit
+from governance import alerts, audit, ledger
 from governance.audit import Actor
 from governance.models import Tenant
 from governance.rules import money
@@ -80,8 +80,7 @@ def customer(customer_id: str, *, now: datetime) -> BillingAccount:
     for _ in range(READINGS):
         reading = read(customer_id, now=now)
         try:
-            with transaction.atomic():
-                return write(customer_id, reading, now=now)
+            return ledger.run_again(transaction.atomic(write))(customer_id, reading, now=now)
         except Overtaken:
             continue
     raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
@@ -160,6 +159,7 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     return found
 
 
+@ledger.run_again
 def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now: datetime) -> None:
     """An operator's own limit for the tenant, in place of the plan's; None returns to the plan."""
     with transaction.atomic():

@@ -23,6 +23,8 @@ from governance.rules.errors import FieldError, NotOpen
 PLANNED, RUNNING, ENDED = "planned", "running", "ended"
 
 
+@ledger.run_again
+@transaction.atomic
 def raise_limit(
     *, budget: Budget, amount_nanos: int, starts_at: datetime, ends_at: datetime, reason: str, by: Actor, now: datetime
 ) -> Allowance:
@@ -31,14 +33,20 @@ def raise_limit(
         raise FieldError("ends_at", "must be after starts_at")
     if ends_at <= now:
         raise FieldError("ends_at", "must be in the future")
+    # One after the other, or two raises that are each small enough come to more than there may be.
+    ledger.lock_windows(budget.pk)
     allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
     return _grant(allowance, "budget.raise", by, now)
 
 
+@ledger.run_again
+@transaction.atomic
 def top_up(
     *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
+    # First, or a reset closes the window that is chosen here, and the money counts nowhere.
+    ledger.lock_windows(budget.pk)
     windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
     if subject is not None:
         windows = windows.filter(subject=subject)
@@ -51,29 +59,32 @@ def top_up(
     return _grant(allowance, "budget.top_up", by, now)
 
 
+@ledger.run_again
+@transaction.atomic
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
-    with transaction.atomic():
-        rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
-        found = rows.filter(pk=allowance.pk).first()
-        if found is None or state(found, now=now) == ENDED:
-            raise NotOpen("ends_at", "it has ended already")
-        allowance = found
-        if allowance.window is None and allowance.starts_at < now:
-            allowance.ends_at = now
-            allowance.save(update_fields=["ends_at"])
-        else:
-            # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
-            Allowance.objects.filter(pk=allowance.pk).delete()
-        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
-        audit.record(
-            action="budget.allowance_end",
-            target=str(allowance.budget),
-            by=by,
-            now=now,
-            reason=reason.strip(),
-            old=_to_audit(allowance),
-        )
+    # First, or a reset meanwhile ends the top-up that is judged here.
+    ledger.lock_windows(allowance.budget_id)
+    rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
+    found = rows.filter(pk=allowance.pk).first()
+    if found is None or state(found, now=now) == ENDED:
+        raise NotOpen("ends_at", "it has ended already")
+    allowance = found
+    if allowance.window is None and allowance.starts_at < now:
+        allowance.ends_at = now
+        allowance.save(update_fields=["ends_at"])
+    else:
+        # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
+        Allowance.objects.filter(pk=allowance.pk).delete()
+    ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+    audit.record(
+        action="budget.allowance_end",
+        target=str(allowance.budget),
+        by=by,
+        now=now,
+        reason=reason.strip(),
+        old=_to_audit(allowance),
+    )
 
 
 def state(allowance: Allowance, *, now: datetime) -> str:
@@ -86,6 +97,7 @@ def state(allowance: Allowance, *, now: datetime) -> str:
 
 
 def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
+    """Within the caller's transaction, which has the budget's turn."""
     if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
         raise FieldError("amount", "must be more than 0 dollars and at most 9 billion")
     if allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos > money.MAX_NANOS:
@@ -94,17 +106,16 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
     if not allowance.reason:
         raise FieldError("reason", "say why")
     allowance.actor, allowance.created_at = by.name[:150], now
-    with transaction.atomic():
-        allowance.save(force_insert=True)
-        ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
-        audit.record(
-            action=action,
-            target=str(allowance.budget),
-            by=by,
-            now=now,
-            reason=allowance.reason,
-            new=_to_audit(allowance),
-        )
+    allowance.save(force_insert=True)
+    ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+    audit.record(
+        action=action,
+        target=str(allowance.budget),
+        by=by,
+        now=now,
+        reason=allowance.reason,
+        new=_to_audit(allowance),
+    )
     return allowance
 
 

@@ -74,6 +74,7 @@ def create(
     return BUDGETS.create(budget, values, by=by, now=now)
 
 
+@ledger.run_again
 @transaction.atomic
 def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = "") -> Budget:
     """Change a budget's limit or policy. Its scope and window stay: those are another budget.
@@ -101,6 +102,7 @@ def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
     return BUDGETS.delete(budget, by=by, now=now)
 
 
+@ledger.run_again
 def reset(*, budget: Budget, reason: str, by: Actor, now: datetime, subject: str | None = None) -> ResetResult:
     """Close the budget's open windows and open new ones now. Raises FieldError without a reason."""
     if not reason.strip():

@@ -51,6 +51,7 @@ def void(*, entry: SpendEntry, reason: str, by: audit.Actor, now: datetime) -> A
     return _say(entry, VOIDED, 0, reason=reason, by=by, now=now)
 
 
+@ledger.run_again
 def _say(
     entry: SpendEntry, word: str, cost_nanos: int | None, *, reason: str, by: audit.Actor, now: datetime
 ) -> AdjustResult:

@@ -89,6 +89,7 @@ def changes(entries: Sequence[SpendEntry], price: Price) -> list[Change]:
     return found
 
 
+@ledger.run_again
 def post(entries: Sequence[SpendEntry], price: Price, *, now: datetime) -> list[Change]:
     """Post the differences, all or none. Raises LedgerError where a window's figures would fall below zero."""
     with transaction.atomic():

@@ -83,6 +83,7 @@ def settlement(id: UUID, cost_nanos: int) -> SpendEntry | None:
     return SpendEntry.objects.filter(corrects=charge, reason=LATE_SETTLE).first() or charge
 
 
+@ledger.run_again
 def _audited(operation: Act, operator: Actor, now: datetime) -> Any:
     try:
         with transaction.atomic():

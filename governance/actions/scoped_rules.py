@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from django.db import IntegrityError, models, transaction
 
-from governance import audit
+from governance import audit, ledger
 from governance.audit import Actor
 from governance.models import ScopeType, Tenant
 from governance.models.budgets import EACH
@@ -59,6 +59,7 @@ class ScopedRules(Generic[R]):
             self.record("create", row, by=by, now=now, new=self.to_audit(row))
         return row
 
+    @ledger.run_again
     def change(
         self,
         row: R,
@@ -88,6 +89,7 @@ class ScopedRules(Generic[R]):
                 self.record("change", row, by=by, now=now, reason=reason, old=old, new=new)
         return row
 
+    @ledger.run_again
     def delete(self, row: R, *, by: Actor, now: datetime, reason: str = "") -> bool:
         """Delete a row that has no history; disable one that has. True where it is gone."""
         with transaction.atomic():

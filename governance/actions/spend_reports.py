@@ -22,6 +22,7 @@ def record(*, report: Record, by: Actor, now: datetime) -> RecordResult:
         return _record(report, by, now)
 
 
+@ledger.run_again
 @transaction.atomic
 def _record(report: Record, by: Actor, now: datetime) -> RecordResult:
     done = cast(RecordResult, ledger.apply_within([report], now=now)[0])

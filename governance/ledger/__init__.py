@@ -21,6 +21,7 @@ from governance.ledger.book import (
     reserve,
     reset,
     roll_windows,
+    run_again,
     settle,
 )
 from governance.ledger.results import (
@@ -63,5 +64,6 @@ __all__ = [
     "reserve",
     "reset",
     "roll_windows",
+    "run_again",
     "settle",
 ]

@@ -59,10 +59,14 @@ class Batch:
     look it is run again *calmly*: beside other such batches, but never beside an act. Then a look is lost at most
     once for each end of a period that passes meanwhile, and the batch comes through.
 
-    Why this cannot deadlock. The one order is: turns, reservations, windows in key order, the budget's own row,
-    buckets; each kind in key order. A turn is so never waited for by whoever holds a row that another batch waits
-    for: a batch that has lost holds windows, and therefore gives its transaction up before it queues. Whoever has a
-    turn waits for rows as everybody does; and whoever holds these rows does not wait for turns.
+    Order. Locks are taken as: turns, reservations, windows in key order, the budget's own row, buckets; each kind in
+    key order. A turn is so never waited for by whoever holds a row that another batch waits for: a batch that has
+    lost holds windows, and therefore gives its transaction up before it queues.
+
+    Two orders can meet all the same. A call that opens a window shares the budget's row, and where another opened it
+    first, it waits for that window at its next look: the budget's row, then a window. An act that changes the budget
+    holds its windows when it wants its row. The database breaks such a deadlock, and whoever it gave up runs again:
+    the ledger's own transactions by themselves, acts by `run_again`.
     """
 
     caller_status: CallerStatus

@@ -11,11 +11,12 @@ and does not touch its neighbours.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
@@ -68,6 +69,7 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 ATTEMPTS = 6
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -156,17 +158,38 @@ def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
     return cast(int, _one(operation, now))
 
 
-def lock_windows(budget_id: int) -> None:
-    """Lock a budget's turn and its open windows in the caller's transaction, before the budget's own row, never after.
+def lock_windows(*budget_ids: int) -> None:
+    """Lock budgets' turns and open windows in the caller's transaction, before the budgets' own rows, never after.
 
     A call that opens a window holds the ended one when it needs the budget's row; an act that does has the turn.
     """
-    sql.take_turns(alone=[budget_id])
+    sql.take_turns(alone=budget_ids)
     for _ in range(CALM_LOOKS):
-        if all(row.closed_at is None for row in sql.windows(budget_ids=[budget_id])):
+        if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
             return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")
+
+
+def run_again(act: Callable[P, T]) -> Callable[P, T]:
+    """An act whose one transaction runs again after a deadlock; within an outer one, that is its owner's affair.
+
+    What the act does outside of the database, or to its arguments, must bear being done twice.
+    """
+
+    @functools.wraps(act)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return act(*args, **kwargs)
+            except OperationalError as error:
+                if transaction.get_connection().in_atomic_block or not _may_run_again(error, attempt):
+                    raise
+                _pause(attempt)
+
+    return run
 
 
 def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
@@ -270,8 +293,15 @@ def _durably(work: Callable[[bool], T]) -> T:
                 raise LedgerUnavailable(str(error)) from error
             calmly = True
         except (OperationalError, InterfaceError) as error:
-            state = getattr(error.__cause__, "sqlstate", None)
-            if state not in RETRYABLE_SQLSTATES or attempt == ATTEMPTS:
+            if not _may_run_again(error, attempt):
                 transaction.get_connection().close_if_unusable_or_obsolete()
                 raise LedgerUnavailable(str(error), unsure=committing) from error
-            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing
+            _pause(attempt)
+
+
+def _may_run_again(error: Exception, attempt: int) -> bool:
+    return getattr(error.__cause__, "sqlstate", None) in RETRYABLE_SQLSTATES and attempt < ATTEMPTS
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the retries, guards nothing

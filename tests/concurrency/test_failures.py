@@ -9,16 +9,20 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
 
-from governance import ledger
+from governance import audit, ledger
+from governance.actions import allowances, budgets, spend_reports
+from governance.audit import Actor
+from governance.ledger import batch
 from governance.ledger.writer import GroupCommit
-from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.models import AuditEntry, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.concurrency.processes import FORK, let_go_of_connections
 from tests.factories import NOON, nanos
 
 LATER = NOON + timedelta(hours=1)
+ADA = Actor("ada")
 
 
 def die_in_a_process(work):
@@ -72,31 +76,64 @@ def test_a_process_killed_inside_the_transaction_leaves_no_trace(monkeypatch):
     assert ledger.settle(make.settling(op.reservation_id, "0.05"), now=NOON).charged_nanos == nanos("0.05")
 
 
-def fail_once(monkeypatch, error):
+def fail_once(monkeypatch, error, *, after=(batch.Batch, "write")):
     """The next transaction fails after its writes; how often transactions were tried."""
-    from governance.ledger.batch import Batch
+    write, tries = getattr(*after), []
 
-    write, tries = Batch.write, []
-
-    def failing(batch):
-        write(batch)
-        tries.append(batch)
+    def failing(*args, **kwargs):
+        write(*args, **kwargs)
+        tries.append(args)
         if len(tries) == 1:
             raise error
 
-    monkeypatch.setattr(Batch, "write", failing)
+    monkeypatch.setattr(*after, failing)
     return tries
+
+
+def deadlock(error=psycopg.errors.DeadlockDetected):
+    wrapped = OperationalError("could not go on")
+    wrapped.__cause__ = error("could not go on")
+    return wrapped
 
 
 @pytest.mark.parametrize("error", [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure])
 def test_a_deadlock_or_serialisation_failure_is_tried_again_and_counts_once(monkeypatch, error):
     make.budget("1.00")
-    wrapped = OperationalError("could not go on")
-    wrapped.__cause__ = error("could not go on")
-    tries = fail_once(monkeypatch, wrapped)
+    tries = fail_once(monkeypatch, deadlock(error))
     assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
     assert len(tries) == 2
     assert BudgetWindow.objects.get().reserved_nanos == nanos("0.10")
+
+
+ACTS = {
+    "a change": lambda budget: budgets.change(budget=budget, changes={"limit_nanos": nanos("2.00")}, by=ADA, now=LATER),
+    "a deletion": lambda budget: budgets.delete(budget=budget, by=ADA, now=LATER),
+    "a reset": lambda budget: budgets.reset(budget=budget, reason="again", by=ADA, now=LATER),
+    "a top-up": lambda budget: allowances.top_up(budget=budget, amount_nanos=1, reason="more", by=ADA, now=NOON),
+    "a raise": lambda budget: allowances.raise_limit(
+        budget=budget, amount_nanos=1, starts_at=NOON, ends_at=LATER, reason="more", by=ADA, now=NOON
+    ),
+    "a report": lambda budget: spend_reports.record(report=make.reporting("0.10"), by=ADA, now=NOON),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_given_up_for_a_deadlock_runs_again_and_counts_once(monkeypatch, act):
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    tries = fail_once(monkeypatch, deadlock(), after=(audit, "record"))
+    ACTS[act](budget)
+    assert len(tries) == 2
+    assert AuditEntry.objects.filter(actor=ADA.name).count() == 1
+
+
+def test_an_act_within_a_transaction_is_left_to_its_owner(monkeypatch):
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    tries = fail_once(monkeypatch, deadlock())
+    with pytest.raises(OperationalError), transaction.atomic():
+        ACTS["a reset"](budget)
+    assert len(tries) == 1
 
 
 def test_another_failure_of_the_database_is_not_tried_again_and_leaves_no_trace(monkeypatch):

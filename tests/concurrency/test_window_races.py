@@ -9,13 +9,15 @@ from datetime import timedelta
 import pytest
 from django.db import connection, connections, transaction
 
-from billing.accounts import budget_windows
+from billing.accounts import budget_windows, purchases
+from billing.models import BillingAccount, TopUp
 from governance import ledger
-from governance.actions import budgets, spend_reports
+from governance.actions import allowances, budgets, spend_reports
 from governance.audit import Actor
 from governance.ledger import batch, sql, sql_dialect
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
-from governance.models import Budget, BudgetWindow
+from governance.models import Allowance, Budget, BudgetWindow
+from governance.rules.errors import NotOpen
 from tests import factories as make
 from tests.concurrency.processes import in_processes
 from tests.factories import NOON, nanos
@@ -148,6 +150,73 @@ def test_a_threshold_crossed_while_the_budget_is_changed_is_no_deadlock():
         lambda: budgets.change(budget=budget, changes={"limit_nanos": nanos("2.00")}, by=Actor("ops"), now=LATER),
     )
     assert BudgetWindow.objects.get().limit_nanos == nanos("2.00")
+
+
+def test_a_top_up_beside_a_reset_counts_in_the_new_window():
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    meanwhile(
+        lambda: budgets.reset(budget=budget, reason="again", by=ADA, now=LATER),
+        lambda: allowances.top_up(budget=budget, amount_nanos=nanos("5.00"), reason="more", by=ADA, now=LATER),
+    )
+    assert BudgetWindow.objects.get(closed_at=None).limit_nanos == nanos("6.00")
+
+
+def test_a_bought_top_up_beside_a_reset_counts_in_the_new_window():
+    tenant = make.tenant()
+    budget = make.budget("1.00", tenant=tenant)
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    account = BillingAccount.objects.create(stripe_customer_id="cus_1", tenant=tenant)
+    TopUp.objects.create(key="cs_1", account=account, amount_nanos=nanos("5.00"), noted_at=NOON)
+
+    def count():
+        with transaction.atomic():
+            purchases.count_without_window(account, tenant, now=LATER)
+
+    meanwhile(lambda: budgets.reset(budget=budget, reason="again", by=ADA, now=LATER), count)
+    assert BudgetWindow.objects.get(closed_at=None).limit_nanos == nanos("6.00")
+
+
+def test_a_bought_top_up_for_two_budgets_takes_their_turns_at_once(monkeypatch):
+    tenant = make.tenant()
+    # The later budget's window is found first, for it began last.
+    for window in ("month", "day"):
+        make.budget("1.00", tenant=tenant, window=window)
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    account = BillingAccount.objects.create(stripe_customer_id="cus_1", tenant=tenant)
+    TopUp.objects.create(key="cs_1", account=account, amount_nanos=nanos("5.00"), noted_at=NOON)
+    top_up, rivals = allowances.top_up, []
+
+    def report():
+        with transaction.atomic():
+            ledger.apply_within([make.reporting("0.10")], now=LATER)
+
+    def top_up_beside_a_report(**kwargs):
+        top_up(**kwargs)
+        if not rivals:
+            rivals.append(started(report))
+            wait_until_someone_waits()
+
+    monkeypatch.setattr(allowances, "top_up", top_up_beside_a_report)
+    with transaction.atomic():
+        purchases.count_without_window(account, tenant, now=LATER)
+    [(failures, thread)] = rivals
+    thread.join(20)
+    assert not failures, failures
+    assert [window.limit_nanos for window in BudgetWindow.objects.all()] == [nanos("6.00")] * 2
+
+
+def test_a_top_up_that_a_reset_ends_is_not_ended_again():
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    given = allowances.top_up(budget=budget, amount_nanos=nanos("5.00"), reason="more", by=ADA, now=NOON)
+
+    def end():
+        with pytest.raises(NotOpen):
+            allowances.end(allowance=given, by=ADA, now=LATER)
+
+    meanwhile(lambda: budgets.reset(budget=budget, reason="again", by=ADA, now=LATER), end)
+    assert Allowance.objects.get() == given
 
 
 def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock(monkeypatch):
