@@ -9,7 +9,7 @@ from django.db import IntegrityError, OperationalError
 
 from governance import ledger
 from governance.audit import Actor
-from governance.ledger import sql
+from governance.ledger import book, sql
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
@@ -418,6 +418,33 @@ def test_a_correction_of_an_entry_that_is_purged_at_that_moment_finds_none(monke
     with pytest.raises(ledger.ReservationUnknown):
         ledger.adjust(Adjust(uuids.uuid7(), id, -nanos("0.05"), "a credit"), now=later)
     assert window().settled_nanos == nanos("0.10")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("sqlstate", book.RETRYABLE_SQLSTATES)
+@pytest.mark.parametrize("times", [2, book.ATTEMPTS])
+def test_a_deadlock_runs_again_a_few_times(monkeypatch, sqlstate, times):
+    make.budget("1.00")
+    prepare, tries = Batch.prepare, []
+
+    def deadlocked(batch):
+        tries.append(batch)
+        if len(tries) <= times:
+            cause = Exception("chosen as the victim")
+            cause.sqlstate = sqlstate
+            raise OperationalError("deadlock detected") from cause
+        prepare(batch)
+
+    monkeypatch.setattr(Batch, "prepare", deadlocked)
+    monkeypatch.setattr(book.time, "sleep", lambda _: None)
+    op = make.reserving("0.10")
+    if times < book.ATTEMPTS:
+        assert ledger.reserve(op, now=NOON).allowed
+        assert len(tries) == times + 1
+    else:
+        with pytest.raises(ledger.LedgerUnavailable):
+            ledger.reserve(op, now=NOON)
+        assert len(tries) == book.ATTEMPTS
 
 
 @pytest.mark.django_db(transaction=True)
