@@ -1,14 +1,20 @@
 """Background jobs. Their settings are the CELERY_* ones in `config.settings`."""
 
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
+from config.installation import INSTALLED
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 app = Celery("spend-governor")
+if INSTALLED:
+    # Celery puts the working directory first, for Django's projects; what lies there is not the product.
+    sys.path.remove(os.getcwd())
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

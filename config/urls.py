@@ -15,6 +15,11 @@ to_console = RedirectView.as_view(pattern_name="admin:index")
 urlpatterns = [
     path("", to_console),
     path("admin", to_console),
+    # Stripe runs' former address, for bookmarks.
+    re_path(
+        r"^admin/billing/stripecheck/(?P<rest>.*)$",
+        RedirectView.as_view(url="/admin/billing/striperun/%(rest)s", query_string=True),
+    ),
     path("admin/", admin.site.urls),
     path("metrics", metrics, name="metrics"),
     path("metrics/", metrics),

@@ -101,7 +101,8 @@ class StripeRunAdmin(ReadOnlyAdmin):
 
     @display(description="Counted")
     def counted(self, run: StripeRun) -> str:
-        return ", ".join(f"{number:,} {name}" for name, number in run.figures.items()) or "-"
+        figures = {name: len(one) if isinstance(one, list) else one for name, one in run.figures.items()}
+        return ", ".join(f"{number:,} {name}" for name, number in figures.items()) or "-"
 
     @display(description="Findings")
     def found(self, run: StripeRun) -> SafeString:

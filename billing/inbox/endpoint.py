@@ -102,11 +102,11 @@ def _lint_one(one: Found) -> list[Finding]:
     return found
 
 
-def unsent() -> frozenset[str]:
-    """Types that we ask for and that our endpoint leaves out: nobody has lost what was never sent. None where there is
-    no endpoint that works: then everything is missing. Raises StripeError, NotReachable."""
-    enabled = [one for one in _at(endpoints(), our_url()) if one.get("status") == "enabled"]
-    return frozenset.intersection(*map(_unsent, enabled)) if enabled else frozenset()
+def _sent(endpoints: Sequence[Found], url: str) -> dict[str, list[str]]:
+    """As figures of a run: the types that we ask for and are sent. Nothing where no endpoint of that address works:
+    then it is not known, for one of another address may lead here."""
+    enabled = [one for one in _at(endpoints, url) if one.get("status") == "enabled"]
+    return {"sent": sorted(asked_for() - frozenset.intersection(*map(_unsent, enabled)))} if enabled else {}
 
 
 def _unsent(one: Found) -> frozenset[str]:
@@ -133,16 +133,16 @@ def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: boo
 def check(*, now: datetime) -> StripeRun:
     """Check our endpoint and keep what is wrong with it; operators get an alert. Raises StripeError, NotReachable."""
     url = our_url()
-    found = lint(endpoints(), url=url)
+    listed = endpoints()
+    found = lint(listed, url=url)
     serious = [finding for finding in found if finding.code not in HARMLESS]
     if serious:
         message = " ".join(finding.message for finding in serious)[:1000]
         alerts.report(kind=ALERT, subject=url, message=message, severity="critical", now=now)
     else:
         alerts.clear(kind=ALERT, subject=url, now=now)
-    return runs.note(
-        StripeRun.Kind.ENDPOINT, now=now, figures={"serious": len(serious)}, findings=[one.message for one in found]
-    )
+    figures = {"serious": len(serious), **_sent(listed, url)}
+    return runs.note(StripeRun.Kind.ENDPOINT, now=now, figures=figures, findings=[one.message for one in found])
 
 
 def endpoints() -> list[Found]:

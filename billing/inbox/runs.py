@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q
@@ -16,9 +17,9 @@ KEPT_OF_A_KIND = 200
 MOST_FINDINGS = 100
 
 
-def note(kind: str, *, now: datetime, figures: dict[str, int], findings: Sequence[str] = ()) -> StripeRun:
+def note(kind: str, *, now: datetime, figures: Mapping[str, Any], findings: Sequence[str] = ()) -> StripeRun:
     """Keep a run that was over at once."""
-    row = StripeRun(kind=kind, started_at=now, finished_at=now, figures=figures)
+    row = StripeRun(kind=kind, started_at=now, finished_at=now, figures=dict(figures))
     row.findings = list(findings)[:MOST_FINDINGS]
     row.save()
     _prune(kind)

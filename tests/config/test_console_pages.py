@@ -63,3 +63,10 @@ def test_each_page_is_there_and_closed_to_strangers(page: Any, operator: HttpReq
     client.force_login(operator.user)
     shown = client.get(url).content.decode()
     assert ("<html" in shown) != page.is_part
+
+
+@pytest.mark.parametrize("rest", ["", "7/change/", "?kind=endpoint"])
+def test_bookmarks_of_stripe_runs_lead_to_their_present_address(client: Client, rest: str) -> None:
+    answer = client.get(f"/admin/billing/stripecheck/{rest}")
+
+    assert (answer.status_code, answer["Location"]) == (302, f"/admin/billing/striperun/{rest}")

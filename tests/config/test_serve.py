@@ -40,7 +40,7 @@ class Served:
 
     def children(self) -> dict[str, psutil.Process]:
         """The direct ones, by what they run."""
-        words = {"uvicorn": "web", "celery": "worker", "simulate_mistral": "sandbox"}
+        words = {"uvicorn": "web", "worker": "worker", "simulate_mistral": "sandbox"}
         return {
             name: child
             for child in psutil.Process(self.process.pid).children()

@@ -166,15 +166,18 @@ def test_the_wheel_serves_the_demo_from_an_empty_folder(installed: Environment, 
     here = tmp_path / "here"
     here.mkdir()
     (here / ".env").write_text("DEBUG=true\n")
+    lay_traps(here)
     before = installed.files()
 
     with served(installed, here, "--demo") as url:
+        assert f"curl -s {url}/v1/" in here.with_suffix(".log").read_text()
         assert answers(f"{url}/v1/models")
         assert httpx.get(f"{url}/api/health/ready").status_code == 200
         assert httpx.get(f"{url}/api/health").json()["version"] == config.__version__
         assert f"version: {config.__version__}\n" in httpx.get(f"{url}/api/schema").text
         assert_styled(f"{url}/admin/login/")
 
+    assert "was imported" not in here.with_suffix(".log").read_text()
     assert (here / "var" / "governor.sqlite3").is_file()
     assert installed.files() == before
 
@@ -195,6 +198,12 @@ def test_the_wheel_serves_in_production(installed: Environment, tmp_path: Path) 
     assert installed.files() == before
 
 
+def lay_traps(folder: Path) -> None:
+    """Modules of somebody else's, of the names of ours: whoever imports one of them ends."""
+    for package in PACKAGES:
+        (folder / f"{package}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
+
+
 def assert_styled(page: str) -> None:
     """Every style sheet that the page names is there, ours among them."""
     answer = httpx.get(page)
@@ -208,6 +217,7 @@ def assert_styled(page: str) -> None:
 def test_the_wheel_has_every_command_of_manage_py(installed: Environment, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
+    lay_traps(here)
     asked = ("help", "--commands")
 
     told = run(installed.command, *asked, cwd=here, env=bare(here, DEBUG="true"))

@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from config.installation import INSTALLED, PACKAGES
 from config.supervisor import Child, PortTaken, StartFailed, Supervisor, answers, claim, free_port
 
 
@@ -38,6 +39,8 @@ class Command(BaseCommand):
             claim(host, port)
         except PortTaken as error:
             raise CommandError(f"{error} For example: make run PORT=8001, or manage.py serve --port 8001.") from error
+        if not os.environ.get("APP_URL"):
+            os.environ["APP_URL"] = settings.APP_URL = f"http://127.0.0.1:{port}"
         notes = prepare_demo() if options["demo"] else ""
         require_migrated()
         if not settings.DEBUG:
@@ -126,6 +129,9 @@ def environment(sandbox: tuple[str, int] | None) -> dict[str, str]:
     found = dict(os.environ)
     # Celery's warning about root: in a container the product is root, and its tasks are its own code.
     found["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser"
+    if INSTALLED:
+        # Or `-m` would look for `config` in the working directory first.
+        found["PYTHONSAFEPATH"] = "1"
     if sandbox is not None:
         found["SANDBOX_URL"] = found["MISTRAL_API_BASE"] = f"http://{sandbox[0]}:{sandbox[1]}"
     return found
@@ -133,7 +139,7 @@ def environment(sandbox: tuple[str, int] | None) -> dict[str, str]:
 
 def web(host: str, port: int, processes: int, sandbox: tuple[str, int] | None) -> Child:
     command = [
-        *(sys.executable, "-m", "uvicorn", "config.asgi:application"),
+        *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--app-dir", str(PACKAGES)),
         *("--host", host, "--port", str(port), "--workers", str(processes)),
         *("--lifespan", "on", "--ws", "none", "--no-server-header", "--no-access-log"),
         *("--log-level", "warning", "--timeout-graceful-shutdown", "5"),
@@ -143,7 +149,9 @@ def web(host: str, port: int, processes: int, sandbox: tuple[str, int] | None) -
 
 def worker(sandbox: tuple[str, int] | None) -> Child:
     command = [
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "config", "worker", "--beat"),
+        # Celery looks for `config` in the working directory first, unless it is imported already.
+        *(sys.executable, "-c", "import config, celery.__main__; celery.__main__.main()"),
+        *("--quiet", "-A", "config", "worker", "--beat"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
     ]
     return Child(name="worker", command=command, environment=environment(sandbox))

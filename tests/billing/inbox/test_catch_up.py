@@ -224,6 +224,51 @@ class TestByThemselves:
         assert Alert.objects.filter(kind="stripe_events_missed").count() == alerts
         assert Alert.objects.filter(kind="stripe_endpoint", message__contains="run stripe_setup").exists() != sent
 
+    @pytest.mark.parametrize("alerts", [0, 1])
+    def test_what_was_made_before_the_endpoint_was_mended_was_not_missed(
+        self, stripe: stripe_api.Account, alerts: int
+    ) -> None:
+        url = "https://governor.example.com/api/webhooks/stripe"
+        endpoint.set_up(url=url)
+        stripe.webhook_endpoints[0]["enabled_events"] = sorted(handlers.asked_for() - {"customer.created"})
+        catch_up.run_due(now=NOW)
+        endpoint.set_up(url=url)
+        if alerts:
+            # Seen to be right before the event was made: then it was lost on the way.
+            catch_up.run_due(now=NOW + HOUR)
+        made = NOW + timedelta(minutes=60 * alerts + 20)
+        stripe.events.append(event("customer.created", stripe.customers["cus_acme"], created=made))
+        done = {one.kind: one for one in catch_up.run_due(now=NOW + timedelta(minutes=60 * alerts + 61))}
+        assert done["backfill"].figures["missing"] == 1
+        assert done["backfill"].figures.get("unsent", 0) == 1 - alerts
+        assert Alert.objects.filter(kind="stripe_events_missed").count() == alerts
+
+    @pytest.mark.parametrize("why", ["refused", "another address", "local"])
+    @pytest.mark.parametrize("came", [{}, {"invoice.paid": 0}, {"customer.created": 0}, {"customer.created": 30}])
+    def test_where_the_endpoint_is_unknown_webhooks_say_what_it_sends(
+        self, stripe: stripe_api.Account, settings: Any, monkeypatch: Any, why: str, came: dict[str, int]
+    ) -> None:
+        def refused() -> Any:
+            raise client.StripeUnavailable("this key may not read webhook endpoints", status=403)
+
+        endpoint.set_up(url="https://elsewhere.example.com/api/webhooks/stripe")
+        if why == "refused":
+            monkeypatch.setattr(endpoint, "endpoints", refused)
+        elif why == "local":
+            settings.APP_URL = "http://127.0.0.1:8000"
+        catch_up.run_due(now=NOW)
+        for kind, minutes in came.items():
+            at = NOW + timedelta(minutes=minutes)
+            data = invoice() if kind == "invoice.paid" else stripe.customers["cus_acme"]
+            store.store(envelope.parse(json.dumps(event(kind, data, created=at, id="evt_came"))), now=at)
+        made = NOW + timedelta(minutes=20)
+        stripe.events.append(event("customer.created", stripe.customers["cus_acme"], created=made, id="evt_fetched"))
+        done = {one.kind: one for one in catch_up.run_due(now=NOW + timedelta(minutes=61))}
+        assert done["backfill"].figures["missing"] == 1
+        # Where nothing ever came, nothing is right.
+        lost = came in ({}, {"customer.created": 0})
+        assert Alert.objects.filter(kind="stripe_events_missed").exists() == lost
+
     def test_a_key_that_may_not_read_endpoints_fetches_events(
         self, stripe: stripe_api.Account, monkeypatch: Any
     ) -> None:
