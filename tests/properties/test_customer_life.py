@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -282,13 +282,14 @@ def test_a_customers_life_never_spends_more_than_was_paid_for(
     monkeypatch.setattr(client, "price", lambda id: CustomerLife.stripe.price(id))
     monkeypatch.setattr(client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})
     run_state_machine_as_test(
-        CustomerLife,
+        # Always the same lives, or the names of things would decide which. CUSTOMER_LIVES lives others.
+        CustomerLife if "CUSTOMER_LIVES" in os.environ else seed(2)(CustomerLife),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            derandomize="CUSTOMER_LIVES" not in os.environ,
+            derandomize=False,
             phases=[Phase.generate],
         ),
     )
