@@ -36,6 +36,8 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
             )
         )
         row.closed_at = batch.now
+        # Not there for another reset of the same batch.
+        del batch.open[row.budget.id, row.subject]
     sql.close_windows([row.id for row in old], batch.now)
     opened = []
     for row in old:

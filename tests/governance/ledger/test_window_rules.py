@@ -155,6 +155,14 @@ def test_a_reset_closes_a_day_that_is_over_and_the_next_call_opens_todays() -> N
     assert (current.starts_at, current.settled_nanos) == (START + DAY, factories.nanos("0.10"))
 
 
+def test_two_resets_at_once_close_a_day_that_is_over_once() -> None:
+    budget = factories.budget("1.00", window="day")
+    ledger.record(factories.reporting("0.40"), now=START)
+    results = ledger.apply([Reset(budget.pk, "once", "ada"), Reset(budget.pk, "twice", "bob")], now=START + DAY)
+    assert [(result.closed, result.opened) for result in results] == [(1, 0), (0, 0)]
+    assert [event.reason for event in BudgetEvent.objects.filter(kind="budget-reset")] == ["once"]
+
+
 class TestPastItsEnd:
     """Whether a window outlives its `ends_at` is said once, by its kind; whoever asks for open windows agrees."""
 
