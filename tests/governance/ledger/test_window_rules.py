@@ -13,7 +13,7 @@ from governance import ledger
 from governance.ledger import sql
 from governance.ledger.operations import OpenPeriod, Reset
 from governance.ledger.rows import NewWindow, WindowRow
-from governance.models import Budget, BudgetWindow
+from governance.models import Budget, BudgetEvent, BudgetWindow
 from governance.queries import budget_status
 from governance.rules.scopes import MatchedBudget
 from governance.rules.windows import WindowKind
