@@ -180,7 +180,11 @@ ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
-LEARNED_BOUNDS = check.boolean(env, "LEARNED_BOUNDS", default=True)
+# A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
+# that is gone is read to its end, to know what it used, or left.
+STREAM_BUFFER_BYTES = check.whole(env, "STREAM_BUFFER_BYTES", default=1_048_576, maximum=2**30)
+CLIENT_WRITE_TIMEOUT_S = check.seconds(env, "CLIENT_WRITE_TIMEOUT_S", default=30, minimum=1)
+READ_CANCELLED_ANSWERS = check.boolean(env, "READ_CANCELLED_ANSWERS", default=False)
 # What a call is held for whose input cannot be bounded: nothing, as it is refused, or all that there could be.
 UNBOUNDED_INPUTS = check.choice(env, "UNBOUNDED_INPUTS", choices=("refuse", "reserve_full_context"), default="refuse")
 OCR_MAX_PAGES = check.whole(env, "OCR_MAX_PAGES", default=1_000, maximum=1_000_000)
@@ -190,6 +194,8 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 # Budgets.
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
+# How long a call waits for the database that its budget is in.
+LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
 
 # Stripe.

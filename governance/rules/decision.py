@@ -60,7 +60,6 @@ class Quote:
 
     `cost_nanos` is rounded up. For the clamp, where token counts are known: `fixed_picos` is what the call costs
     before its first output token, `picos_per_output_token` what each of `max_tokens` adds (all answers of `n`).
-    `held_tokens` of them are in `cost_nanos`, where the hold is extended as the answer grows; None: all of them.
     """
 
     model: str
@@ -72,13 +71,11 @@ class Quote:
     max_tokens: int | None = None
     input_tokens: int = 0
     answers: int = 1
-    held_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
         """The tokens that are held for, as limits a minute count them."""
-        output_tokens = self.max_tokens if self.held_tokens is None else self.held_tokens
-        return self.input_tokens + self.answers * (output_tokens or 0)
+        return self.input_tokens + self.answers * (self.max_tokens or 0)
 
     def clamped(self, room_nanos: int) -> Quote | None:
         """The same call with the most output tokens that `room_nanos` covers, or None where that is unknown."""
@@ -88,7 +85,7 @@ class Quote:
         if tokens <= 0:
             return None
         cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
-        return replace(self, max_tokens=tokens, held_tokens=None, cost_nanos=cost_nanos)
+        return replace(self, max_tokens=tokens, cost_nanos=cost_nanos)
 
 
 # Prices a call at a model; None where the model has no price.
@@ -163,7 +160,6 @@ class Call:
     """What is asked: the model, its price at any model, and what may be changed about it.
 
     `alternatives` are models that would do as well, in order of preference: the first that the money allows is taken.
-    Where it allows none at the strict bounds of `quote`, `likely` ones are tried: what calls of this kind need.
     """
 
     model: str
@@ -174,7 +170,6 @@ class Call:
     # Why the caller may not call at all (paused, suspended, revoked), or nothing.
     blocked: Reason = Reason.NONE
     alternatives: tuple[str, ...] = ()
-    likely: Quoter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +211,13 @@ def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView
     first refusal is the answer.
     """
     refusal: Decision | None = None
-    for quote in (call.quote, call.likely) if call.likely else (call.quote,):
-        for model in (call.model, *call.alternatives):
-            decision = _decide(replace(call, model=model, quote=quote), views, buckets)
-            if decision.allowed:
-                return decision
-            refusal = refusal or decision
-            if refusal.reason not in _FOR_WANT_OF_MONEY:
-                return refusal
+    for model in (call.model, *call.alternatives):
+        decision = _decide(replace(call, model=model), views, buckets)
+        if decision.allowed:
+            return decision
+        refusal = refusal or decision
+        if refusal.reason not in _FOR_WANT_OF_MONEY:
+            return refusal
     return cast(Decision, refusal)
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import uuid_utils.compat as uuids
+from django.db import DatabaseError
 
 from llm.gateway import calls, errors, idempotency, reads
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
@@ -36,6 +37,9 @@ class GatewayApplication(Gateway):
             await self._refuse(exchange, errors.too_large(error.limit))
         except errors.GatewayError as error:
             await self._refuse(exchange, error)
+        except DatabaseError:
+            log.exception("request %s: the database is away", exchange.request_id)
+            await self._refuse(exchange, errors.ledger_unavailable())
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await self._refuse(exchange, errors.internal())

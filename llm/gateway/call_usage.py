@@ -1,4 +1,4 @@
-"""What a call has used: read from its answer, or estimated; priced, and learned from."""
+"""What a call has used: read from its answer, or counted strictly; priced."""
 
 from __future__ import annotations
 
@@ -10,79 +10,121 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
-from llm.rules import bounds, pricing
+from llm.rules import bounds, pricing, usage
 from llm.rules.bounds import Estimate
+from llm.rules.models import is_same_model
+from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate
 from llm.rules.stream_count import StreamCount
-from llm.rules.token_ratios import TokenRatios
+
+# Why a reported usage is not charged as it says.
+USAGE_MISSING = "usage_missing"
+USAGE_IMPLAUSIBLE = "usage_implausible"
+MODEL_UNKNOWN = "model_unknown"
+PRICE_MISSING = "price_missing"
+# What a model reads at most whose context nobody has told us.
+LONGEST_CONTEXT = 10_000_000
+
+
+class NotChargeable(Exception):
+    """A reported usage cannot be charged as it is: `reason` says why, and goes onto the ledger's line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class PricedUsage:
-    """Usage of a known model and price. `model` is the model's id in the catalogue."""
+    """Usage of a known model and price."""
 
     usage: Usage
     cost_nanos: int
     price_rule: str
-    model: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """How the usage of one call, of `agent` at the model `served`, is told."""
+    """How the usage of one call at the model `served` is told. `estimate` is the bound at that model."""
 
     route: Route
     estimate: Estimate
     served: Candidate
     quote: Quote
-    agent: str
-    token_ratios: TokenRatios
 
-    def estimated(self) -> Usage:
-        """What is known of it without an answer: the units of what is not counted in tokens."""
-        return Usage(
-            provider=self.served.provider, model=self.quote.model, unit=self.estimate.unit, units=self.estimate.units
+    def estimated(self, output_tokens: int | None = None) -> Usage:
+        """What is charged without a provider's count: the bound of its input, and so many output tokens, or all."""
+        known = Usage(provider=self.served.provider, model=self._id, unit=self.estimate.unit, units=self.estimate.units)
+        if self.estimate.unit != "token":
+            return known
+        most = self.quote.answers * (self.quote.max_tokens or 0)
+        output_tokens = most if output_tokens is None else output_tokens
+        return replace(
+            known,
+            input_tokens=self.quote.input_tokens,
+            output_tokens=output_tokens,
+            units=self.quote.input_tokens + output_tokens,
         )
 
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer, or a stream's event, says was used, at the model that it says served."""
-        usage = self.route.read_usage(answer, self.quote.model, self.estimate.unit)
-        return None if usage is None else replace(usage, provider=self.served.provider)
+        found = self.route.read_usage(answer, self.quote.model, self.estimate.unit)
+        return None if found is None else replace(found, provider=self.served.provider)
 
-    def charge(self, usage: Usage) -> PricedUsage | None:
-        """What `usage` costs at the prices of the moment; None where there is no price for it."""
+    def charge(self, found: Usage | None, *, answer_bytes: int | None) -> PricedUsage:
+        """What a reported usage costs at the prices of the moment. Raises NotChargeable.
+
+        `answer_bytes` of text came with it; None: nobody counted.
+        """
+        if found is None:
+            raise NotChargeable(USAGE_MISSING)
+        if found.unit == "token" and self._implausible(found, answer_bytes):
+            raise NotChargeable(USAGE_IMPLAUSIBLE)
+        return self._priced(found)
+
+    def _priced(self, found: Usage) -> PricedUsage:
         catalogue = snapshot.current()
-        # It may name a model that the catalogue does not know: the one asked for has a price.
-        for model in (usage.model, self.quote.model):
-            named = replace(usage, model=model)
-            entry = catalogue.used(named)
-            if entry is None or entry.rates is None:
-                continue
-            cost_nanos = pricing.cost_nanos(named, entry.rates)
-            if cost_nanos is not None:
-                return PricedUsage(named, cost_nanos, entry.rates.rule, entry.id)
-        return None
+        entry = catalogue.used(found)
+        if entry is None:
+            # Another name of what was asked for has its price; what may be another model has none.
+            if not any(is_same_model(name, found.model) for name in (self.quote.model, self._id, *self._ids)):
+                raise NotChargeable(MODEL_UNKNOWN)
+            found = replace(found, model=self.quote.model)
+            entry = catalogue.used(found)
+        if entry is None or entry.rates is None:
+            raise NotChargeable(PRICE_MISSING)
+        cost_nanos = pricing.cost_nanos(found, entry.rates)
+        if cost_nanos is None:
+            raise NotChargeable(PRICE_MISSING)
+        return PricedUsage(replace(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
 
-    def learn(self, charge: PricedUsage, output_bytes: int | None) -> None:
-        usage, model = charge.usage, charge.model
-        if not usage.output_tokens:
-            return
-        self.token_ratios.answered(
-            model=model, agent=self.agent, output_tokens=-(-usage.output_tokens // self.quote.answers)
+    def _implausible(self, found: Usage, answer_bytes: int | None) -> str:
+        context = None if self._entry is None else self._entry.context_tokens
+        return usage.implausible(
+            found,
+            # Of a batch of texts each may fill the context.
+            most_input=max(context or LONGEST_CONTEXT, self.quote.input_tokens),
+            most_output=self.quote.answers * (self.quote.max_tokens or 0),
+            answer_bytes=answer_bytes,
         )
-        if self.estimate.input_bytes is not None:
-            self.token_ratios.read(model=model, input_tokens=usage.input_tokens, input_bytes=self.estimate.input_bytes)
-        if output_bytes is not None:
-            self.token_ratios.wrote(model=model, output_tokens=usage.output_tokens, output_bytes=output_bytes)
 
-    def stream_count(self) -> StreamCount | None:
-        """What counts along with its stream; None of a model that hides some of what it writes, for nobody can."""
-        entry = self.served.entry
-        if entry is not None and bounds.hides_output(entry):
-            return None
-        return StreamCount(
-            self.quote,
-            model=self.quote.model if entry is None else entry.id,
-            input_bytes=self.estimate.input_bytes,
-            token_ratios=self.token_ratios,
-        )
+    def count(self) -> StreamCount:
+        """What counts along with its answer."""
+        return StreamCount(self.quote, hides=self._entry is None or bounds.hides_output(self._entry))
+
+    @property
+    def _entry(self) -> Entry | None:
+        return self.served.entry
+
+    @property
+    def _id(self) -> str:
+        return self.quote.model if self._entry is None else _own_id(self._entry)
+
+    @property
+    def _ids(self) -> frozenset[str]:
+        return frozenset() if self._entry is None else self._entry.names
+
+
+def _own_id(entry: Entry) -> str:
+    """The model's id at its provider, under which reports find all of its lines."""
+    return entry.id.removeprefix(f"{entry.provider}/")

@@ -9,37 +9,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import UUID
 
 import orjson
 import uuid_utils.compat as uuids
-from django.conf import settings
 from django.utils import timezone
 
 from governance import ledger
 from governance.ledger.operations import Reserve
 from governance.ledger.results import SettleResult
 from governance.rules import money
-from governance.rules.calls import Caller
+from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors, upstream
 from llm.gateway.call_usage import CallUsage
 from llm.gateway.holds import Hold
-from llm.gateway.http import Exchange
+from llm.gateway.http import ClientGone, Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.gateway.streaming import Stream
+from llm.gateway.streaming import ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, mistral_dialect, sse
+from llm.rules import bounds, mistral_dialect, sse, unreadable
+from llm.rules.answers import read_json
 from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
+from llm.rules.stated_errors import StatedError, error_in
 from llm.state import routing
 from llm.state.telemetry import Attempt
 
@@ -96,6 +97,8 @@ class _GovernedCall:
     asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
+    # The bound of the call by provider, as far as it was asked for.
+    estimates: dict[str, bounds.Estimate] = field(default_factory=dict)
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
     # Whether the breakers were told how the present attempt went.
@@ -162,6 +165,10 @@ class _GovernedCall:
 
     async def _attempt(self, order: Sequence[Candidate]) -> None:
         hold = await self._reserve(order)
+        if await self.exchange.is_gone():
+            # It went while it waited for its hold; nobody is left who wants the answer.
+            hold.drop()
+            raise ClientGone
         served = hold.usage.served
         if served.provider not in self.gateway.providers:
             # An operator took it away while this call waited for its hold.
@@ -201,7 +208,7 @@ class _GovernedCall:
                     raise
                 # An operator's stop cancelled the wait for the answer, not the server this task.
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
-                await hold.settle_at_the_estimate(hold.cut_reason)
+                await hold.settle_whole(hold.cut_reason)
                 raise errors.stopped() from None
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
@@ -210,8 +217,7 @@ class _GovernedCall:
         home = order[0].provider
         call = Call(
             model=order[0].name,
-            quote=self._quoter(known, home, likely=False),
-            likely=self._quoter(known, home, likely=True) if settings.LEARNED_BOUNDS else None,
+            quote=self._quoter(known, home),
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
@@ -230,15 +236,13 @@ class _GovernedCall:
             )
         usage = CallUsage(
             route=self.route,
-            estimate=self.estimate,
+            estimate=self._estimate_at(known[decision.model]),
             served=known[decision.model],
             quote=decision.quote,
-            agent=self.caller.agent,
-            token_ratios=self.gateway.token_ratios,
         )
         return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
 
-    def _quoter(self, known: dict[str, Candidate], home: str, *, likely: bool) -> Quoter:
+    def _quoter(self, known: dict[str, Candidate], home: str) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
 
         A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay
@@ -251,20 +255,26 @@ class _GovernedCall:
                 name = self.catalogue.nearest(model, home=home)
                 candidate = known.get(name) or Candidate(name, self.catalogue.resolve(name))
                 known[model] = known[name] = candidate
-            found = bounds.quote(
-                self.estimate,
-                candidate.entry,
-                model=candidate.name,
-                token_ratios=self.gateway.token_ratios,
-                agent=self.caller.agent,
-                grows=self.request.stream,
-                likely=likely,
-            )
+            found = bounds.quote(self._estimate_at(candidate), candidate.entry, model=candidate.name)
             if found is None or self.avoided.isdisjoint(candidate.places):
                 return found
             return replace(found, capable=False)
 
         return quote
+
+    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate:
+        """The bound of what would leave for a candidate: providers are sent different bodies for the same request."""
+        if candidate.entry is None or candidate.provider not in self.gateway.providers:
+            return self.estimate
+        found = self.estimates.get(candidate.provider)
+        if found is None:
+            try:
+                found = self.gateway.providers[candidate.provider].bound(self.request, self.estimate)
+            except mistral_dialect.DialectError:
+                # It cannot be asked; whoever tries says so.
+                found = self.estimate
+            self.estimates[candidate.provider] = found
+        return found
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
@@ -282,12 +292,12 @@ class _GovernedCall:
         sent = time.perf_counter()
         answer = await self._send(hold, provider, body)
         try:
-            if answer.status != 200:
+            if not 200 <= answer.status < 300:
                 await self._refused(hold, provider, answer)
             elif self.request.stream:
-                await self._stream(hold, answer, sent=sent)
+                await self._stream(hold, provider, answer, sent=sent)
             else:
-                await self._relay(hold, answer, sent=sent)
+                await self._relay(hold, provider, answer, sent=sent)
         finally:
             answer.close()
 
@@ -298,29 +308,45 @@ class _GovernedCall:
                 self.route.path, body, content_type=self.request.content_type, request_id=self.exchange.request_id
             )
         except ProviderError as error:
-            raise await self._failed(hold, error, spent=error.sent) from error
+            raise await self._failed(hold, error) from error
 
-    async def _failed(self, hold: Hold, error: ProviderError, *, spent: bool) -> Unanswered:
+    async def _failed(self, hold: Hold, error: ProviderError) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
         place = hold.usage.served.place
         self.judged = True
         self.gateway.breakers.failed(place, time.time())
-        if not spent:
-            await hold.release()
-        else:
+        if error.sent:
             # It may have been worked on, and but for a stream nobody says how far.
-            await hold.settle_seen(error.code)
+            await hold.settle_seen(error.code, cut=True)
+        else:
+            await hold.release()
         return Unanswered(upstream.no_answer(error), place)
 
     async def _refused(self, hold: Hold, provider: Provider, answer: Answer) -> None:
-        """The provider did no work. Its word on the request goes to the client; its word on us does not."""
+        """The provider's word on the request goes to the client; its word on us does not."""
         try:
             data = await answer.read()
-        except ProviderError as error:
-            # A refusal that breaks off is one all the same: nothing was spent.
-            unanswered = await self._failed(hold, error, spent=False)
-            raise (unanswered.error if upstream.is_about_the_request(answer.status) else unanswered) from error
-        await hold.release()
+        except ProviderError:
+            # A refusal that breaks off is one all the same.
+            data = b""
+        used = hold.usage.reported(_json_object(data))
+        if used is not None:
+            await hold.settle_reported(used)
+        elif upstream.shows_no_work(answer):
+            await hold.release()
+        else:
+            await hold.settle_whole("upstream_failed")
+        await self._pass_on_refusal(hold, provider, answer, data)
+
+    async def _refused_in_200(
+        self, hold: Hold, provider: Provider, answer: Answer, error: StatedError, used: Usage | None
+    ) -> None:
+        """An error where an answer should be counts as the status that it stands for; it costs what it says."""
+        await (hold.release() if used is None else hold.settle_reported(used))
+        stated = upstream.StatedRefusal(error.status, answer.headers)
+        await self._pass_on_refusal(hold, provider, stated, orjson.dumps(errors.bad_request(error.message).body()))
+
+    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusal, data: bytes) -> None:
         place = hold.usage.served.place
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
@@ -329,19 +355,24 @@ class _GovernedCall:
         if self.failure is not None:
             # A stand-in's word on the request is no answer to a client that asked another model.
             raise Unanswered(self.failure, place)
+        if not data:
+            raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
         await self.exchange.answer(
             answer.status,
             data,
             [("content-type", _content_type(answer)), ("x-request-id", self.exchange.request_id)],
         )
 
-    async def _stream(self, hold: Hold, answer: Answer, *, sent: float) -> None:
-        """Nothing is sent to the client before the first bytes are here: until then another model may answer."""
-        async with Stream(self.exchange, hold, answer) as stream:
+    async def _stream(self, hold: Hold, provider: Provider, answer: Answer, *, sent: float) -> None:
+        """Nothing is sent to the client before the first event is here: until then another model may answer."""
+        async with Stream(self.exchange, hold, answer, answers=self.request.n) as stream:
             try:
                 began = await stream.begin()
+            except ErrorInstead as instead:
+                await self._refused_in_200(hold, provider, answer, instead.error, instead.used)
+                return
             except ProviderError as error:
-                raise await self._failed(hold, error, spent=True) from error
+                raise await self._failed(hold, error) from error
             if not began:
                 return
             first = time.perf_counter()
@@ -354,17 +385,29 @@ class _GovernedCall:
                 ]
             )
 
-    async def _relay(self, hold: Hold, answer: Answer, *, sent: float) -> None:
+    async def _relay(self, hold: Hold, provider: Provider, answer: Answer, *, sent: float) -> None:
         """A plain answer: read whole, settled, then sent on with what it cost."""
         try:
             data = await answer.read()
         except ProviderError as error:
-            raise await self._failed(hold, error, spent=True) from error
-        answered = time.perf_counter()
-        self._succeeded(hold, answered - sent)
+            raise await self._failed(hold, error) from error
+        if (streamed := sse.whole_answer(data)) is not None:
+            # A stream although none was asked for.
+            data = sse.write_json(streamed)
         said = _json_object(data)
-        hold.answer_bytes = sse.answer_bytes(said)
-        cost_nanos, result = await hold.settle_reported(said)
+        answered = time.perf_counter()
+        used = hold.usage.reported(said)
+        if stated := error_in(said):
+            await self._refused_in_200(hold, provider, answer, stated, used)
+            return
+        if used is None and not self.route.answered(said):
+            message = "The model's API sent no answer that could be read."
+            garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
+            raise await self._failed(hold, garbage)
+        self._succeeded(hold, answered - sent)
+        if self.estimate.max_tokens is not None:
+            hold.count.arrived(sse.answer_bytes(said))
+        cost_nanos, result = await hold.settle_reported(used)
         await self.exchange.answer(
             200,
             data,
@@ -373,7 +416,7 @@ class _GovernedCall:
                 *_budget(hold, self.identity, result),
                 ("x-request-cost-usd", money.format_dollars(cost_nanos)),
                 ("server-timing", _timing(self.exchange.arrived, sent, answered)),
-                ("content-type", _content_type(answer)),
+                ("content-type", "application/json" if streamed is not None else _content_type(answer)),
             ],
         )
 
@@ -447,14 +490,11 @@ async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, requ
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
+    parsed = read_json(data)
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _content_type(answer: Answer) -> str:
+def _content_type(answer: upstream.Refusal) -> str:
     return answer.headers.get("content-type", "application/json")
 
 

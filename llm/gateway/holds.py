@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -17,8 +18,7 @@ from governance.ledger.writer import GroupCommit
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.scopes import StopTarget, is_stopped
-from llm.gateway.call_usage import CallUsage
-from llm.rules.stream_count import StreamCount
+from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,10 @@ SETTLE_PATIENCE_S = 2.0
 class Holds:
     """The holds of this process: keeps those of long calls alive, and cuts those that an operator stops."""
 
-    def __init__(self, commits: GroupCommit, *, ttl_s: int) -> None:
+    def __init__(self, commits: GroupCommit, *, ttl_s: int, doubt: Callable[[str, str, Usage | None], None]) -> None:
+        """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage)."""
         self.commits = commits
+        self.doubt = doubt
         self.running: dict[UUID, Hold] = {}
         self._ttl_s = ttl_s
 
@@ -79,13 +81,11 @@ class Hold:
         self.quote = usage.quote
         self._request_id = request_id
         self.since = time.monotonic()
-        # What is held now.
         self.held_nanos = usage.quote.cost_nanos
         # Set once the request may have reached the provider.
         self.sent = False
-        # What counts along with a stream, and the bytes of a plain answer. None: nobody knows.
-        self.count: StreamCount | None = None
-        self.answer_bytes: int | None = None
+        # What has come of its answer.
+        self.count = usage.count()
         # Why the call was cut short, if it was, and how it is ended; without that its task is cancelled.
         self.cut_reason = ""
         self.closer: Callable[[], None] | None = None
@@ -105,8 +105,8 @@ class Hold:
         if self.resolved:
             return
         if self.sent:
-            # Cancelled or failed with the request on its way: all of it counts, of a stream what has come.
-            self._holds.commits.put(self._settlement(self._seen_nanos(), reason="interrupted"))
+            # Cancelled or failed with the request on its way: all of it counts, of an answer what has come.
+            self._holds.commits.put(self._seen("interrupted", cut=True))
         else:
             self.drop()
 
@@ -120,19 +120,6 @@ class Hold:
         elif self._task is not None:
             self._task.cancel()
 
-    async def extend(self, to_nanos: int) -> bool:
-        """Hold so much in all. False where the budgets have no room for it."""
-        more_nanos = to_nanos - self.held_nanos
-        if more_nanos <= 0:
-            return True
-        try:
-            await self._holds.commits.submit(Extend(self.id, more_nanos=more_nanos))
-        except ledger.LedgerError as error:
-            log.info("request %s: the hold is not extended: %s", self._request_id, error)
-            return False
-        self.held_nanos += more_nanos
-        return True
-
     def drop(self) -> None:
         """Nothing was sent, and nobody waits to see the room again."""
         self.resolved = True
@@ -143,65 +130,63 @@ class Hold:
         self.resolved = True
         await self._land(Release(self.id))
 
-    async def settle_reported(self, answer: Mapping[str, Any]) -> tuple[int, SettleResult | None]:
-        """Charge the usage that an answer (or a stream's chunk) reports, at the model that it says served.
+    async def settle_reported(self, found: Usage | None) -> tuple[int, SettleResult | None]:
+        """Charge the usage that an answer reports, at the model that it says served.
 
-        What was charged, in nanodollars, and the result; the whole estimate where it reports no usage.
+        What was charged, in nanodollars, and the result. A usage that cannot be charged as it is counts as what has
+        come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
-        usage = self.usage.reported(answer)
-        if usage is None:
-            return await self._settle_whole("usage_missing")
-        charge = self.usage.charge(usage)
-        if charge is None:
-            return await self._settle_whole("price_missing")
-        self.usage.learn(charge, self._output_bytes)
-        settlement = self._settlement(charge.cost_nanos, usage=charge.usage, price_rule=charge.price_rule)
-        return charge.cost_nanos, await self._settle(settlement)
+        try:
+            charge = self.usage.charge(found, answer_bytes=self.count.arrived_bytes)
+        except NotChargeable as error:
+            if error.reason == USAGE_MISSING:
+                return await self.settle_seen(error.reason)
+            self._holds.doubt(self.usage.served.place, error.reason, found)
+            return await self._settle(self._whole(error.reason))
+        return await self._settle(self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule))
 
-    async def settle_at_the_estimate(self, reason: str) -> int:
-        """Charge the whole hold: something may have been spent, and nobody says how much. What was charged."""
-        return (await self._settle_whole(reason))[0]
+    async def settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
+        """Charge the whole hold: something may have been spent, and nobody says how much."""
+        return await self._settle(self._whole(reason))
 
-    async def settle_seen(self, reason: str) -> int:
-        """Charge the prompt and what was streamed; the whole hold where that is not known. What was charged."""
-        cost_nanos = self._seen_nanos()
-        await self._settle(self._settlement(cost_nanos, reason=reason))
-        return cost_nanos
+    async def settle_seen(
+        self, reason: str, *, cut: bool = False, at_least: Usage | None = None
+    ) -> tuple[int, SettleResult | None]:
+        """Charge the input and what has come of the answer, at the strict count; where that says nothing, the hold.
 
-    def _seen_nanos(self) -> int:
-        seen_nanos = self.count.nanos_seen() if self.count else None
-        return self.held_nanos if seen_nanos is None else min(seen_nanos, self.held_nanos)
+        `cut`: the model did not end its answer. `at_least`: what it said in between that it had used.
+        """
+        return await self._settle(self._seen(reason, cut=cut, at_least=at_least))
 
-    async def _settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
-        cost_nanos = self.held_nanos
-        return cost_nanos, await self._settle(self._settlement(cost_nanos, reason=reason))
+    def _seen(self, reason: str, *, cut: bool, at_least: Usage | None = None) -> Settle:
+        tokens = self.count.tokens(cut=cut)
+        if tokens is None:
+            return self._whole(reason)
+        cost_nanos = self.count.cost_nanos(tokens)
+        with contextlib.suppress(NotChargeable):
+            cost_nanos = max(cost_nanos, self.usage.charge(at_least, answer_bytes=None).cost_nanos)
+        return self._settlement(min(cost_nanos, self.held_nanos), self.usage.estimated(tokens), reason=reason)
 
-    async def _settle(self, operation: Settle) -> SettleResult | None:
-        """None where the ledger is away: the settlement is kept and lands later."""
+    def _whole(self, reason: str) -> Settle:
+        return self._settlement(self.held_nanos, self.usage.estimated(), reason=reason)
+
+    async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
+        """The result is None where the ledger is away: the settlement is kept and lands later."""
         self.resolved = True
         result: SettleResult | None = await self._land(operation)
-        return result
+        return operation.cost_nanos, result
 
-    def _settlement(
-        self, cost_nanos: int, *, usage: Usage | None = None, price_rule: str = "", reason: str = ""
-    ) -> Settle:
-        # What a process that starts later learns from.
-        measured = {"input_bytes": self.usage.estimate.input_bytes, "output_bytes": self._output_bytes}
+    def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
         self.charge = Settle(
             reservation_id=self.id,
             cost_nanos=cost_nanos,
-            usage=usage or self.usage.estimated(),
+            usage=usage,
             certainty="estimated" if reason else "confirmed",
             reason=reason,
             price_rule=price_rule,
             request_id=self._request_id,
-            metadata={name: value for name, value in measured.items() if value is not None},
         )
         return self.charge
-
-    @property
-    def _output_bytes(self) -> int | None:
-        return self.count.output_bytes if self.count else self.answer_bytes
 
     async def _land(self, operation: Settle | Release) -> Any:
         landing = asyncio.ensure_future(self._holds.commits.submit(operation))

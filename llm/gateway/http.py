@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
@@ -13,6 +14,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
+
+
+# A client is looked after before its call is sent on where that took so long.
+WAITED_S = 0.5
 
 
 class BodyTooLarge(Exception):
@@ -74,6 +79,15 @@ class Exchange:
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
+
+    async def is_gone(self) -> bool:
+        """Whether the client, who had to wait, has gone away meanwhile."""
+        if time.perf_counter() - self.arrived < WAITED_S:
+            return False
+        leaving = asyncio.ensure_future(self.gone())
+        done, _ = await asyncio.wait([leaving], timeout=0.01)
+        leaving.cancel()
+        return bool(done)
 
     async def gone(self) -> None:
         """Return when the client has gone away."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from governance.actions import budgets, stops
@@ -21,7 +21,7 @@ from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
-from llm.state import breakers, metrics, recall, routing
+from llm.state import breakers, metrics, routing
 from llm.state.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -45,8 +45,9 @@ class Gateway:
         await self.read(routing.load)
         self.commits = GroupCommit()
         self.commits.start()
-        self.token_ratios = await self.read(recall.recalled)
-        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S)
+        self.breakers = breakers.shared()
+        self.provider_failures = ProviderFailures(self.breakers, self.read)
+        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, doubt=self.provider_failures.doubted)
         self.providers = registry.configured()
         await self.providers.open()
         watch = endpoints.Watch()
@@ -56,8 +57,6 @@ class Gateway:
 
         await self.providers.renew(await added())
         self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS, always=[metrics.observe])
-        self.breakers = breakers.shared()
-        self.provider_failures = ProviderFailures(self.breakers, self.read)
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.providers.keep_current(added)),
@@ -76,8 +75,12 @@ class Gateway:
         self._reader.shutdown()
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run a database read off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader, _tidily, work)
+        """Run a database read off the event loop. OperationalError where the database does not answer in time."""
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, _tidily, work)
+        try:
+            return await asyncio.wait_for(reading, settings.LEDGER_TIMEOUT_S)
+        except TimeoutError as error:
+            raise OperationalError("the database does not answer") from error
 
     async def identify(self, exchange: Exchange) -> Identity:
         """Who calls; raises the 401 or 403 that says why not."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
 
 from governance.rules.calls import Usage
-from llm.rules import bounds, mistral_dialect, transcription
+from llm.rules import bounds, mistral_dialect, transcription, usage
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 
@@ -30,11 +30,21 @@ class Route:
     parse: Callable[[bytes, str], Request]
     estimate: Callable[[Request, int], Estimate]
     read_usage: ReadUsage
+    # The field that holds what was asked for.
+    answer_in: str = "choices"
     max_body_bytes: int = MAX_BODY_BYTES
+
+    def answered(self, answer: Mapping[str, Any]) -> bool:
+        """Whether an answer holds what this route is asked for."""
+        return self.answer_in in answer
+
+
+def _written(answer: Any, model: str, _: str) -> Usage | None:
+    return usage.read_tokens(answer, model=model)
 
 
 def _tokens(answer: Any, model: str, _: str) -> Usage | None:
-    return mistral_dialect.read_usage(answer, model=model)
+    return usage.read_tokens(answer, model=model, writes=False)
 
 
 def _pages(answer: Any, model: str, unit: str) -> Usage | None:
@@ -56,14 +66,14 @@ CHAT = Route(
     estimate=lambda request, default: bounds.chat(
         request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
     ),
-    read_usage=_tokens,
+    read_usage=_written,
 )
 FIM = Route(
     path="/fim/completions",
     kind="fim",
     parse=lambda body, _: mistral_dialect.parse_other(body, kind="fim"),
     estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
-    read_usage=_tokens,
+    read_usage=_written,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
@@ -71,6 +81,7 @@ EMBEDDINGS = Route(
     parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding"),
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
+    answer_in="data",
 )
 MODERATIONS = Route(
     path="/moderations",
@@ -78,6 +89,7 @@ MODERATIONS = Route(
     parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation"),
     estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
+    answer_in="results",
 )
 OCR = Route(
     path="/ocr",
@@ -87,6 +99,7 @@ OCR = Route(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),
     read_usage=_pages,
+    answer_in="pages",
 )
 TRANSCRIPTIONS = Route(
     path="/audio/transcriptions",
@@ -99,6 +112,7 @@ TRANSCRIPTIONS = Route(
         reserve_unbounded=_reserves_unbounded(),
     ),
     read_usage=_seconds,
+    answer_in="text",
 )
 
 ROUTES = {

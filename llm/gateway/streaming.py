@@ -1,29 +1,48 @@
-"""Relaying a stream: events go on as the bytes they came in, and the call is settled whichever way the stream ends."""
+"""Relaying a stream: read at the model's pace whatever the client does, and settled whichever way it ends.
+
+The hold covers all that the model may write, so nothing has to be held for on the way. What has arrived is counted as
+it comes; the client gets it through a `Pipe`, which is cut where it does not keep up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
+
+from governance.rules.calls import Usage
 from llm.gateway import errors
+from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
+from llm.gateway.pipe import Pipe
 from llm.providers import Answer, ProviderError
-from llm.rules import sse
-from llm.rules.stream_count import StreamCount
+from llm.rules import sse, unreadable, usage
+from llm.rules.stated_errors import StatedError, error_in
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED = "client_closed"
-USAGE_MISSING = "usage_missing"
+CLIENT_STALLED = "client_stalled"
 UPSTREAM_CUT = "upstream_cut"
-BUDGET_EXHAUSTED = "budget_exhausted"
-# Output tokens: a hold is extended when the answer has come so near to its end, and the answer is ended where it was
-# refused and so few are left. They cover what the model writes until it notices.
-AHEAD_TOKENS = 48
-LAST_TOKENS = 12
+UPSTREAM_OVERRUN = "upstream_overrun"
+# What is on its way when a client leaves still counts: so long the model's API is listened to before it is left.
+LAST_WORDS_S = 0.05
+# A stream whose answers have ended is over after so long, whatever else comes: with its usage, and without.
+WITH_USAGE_S, WITHOUT_USAGE_S = 0.5, 1.5
+# How long a connection may take to end after the stream on it has, to serve again.
+CLOSING_S = 0.25
+
+
+class ErrorInstead(Exception):
+    """The model's API answered 200, and then an error in place of an answer."""
+
+    def __init__(self, error: StatedError, used: Usage | None) -> None:
+        super().__init__(error.message)
+        self.error, self.used = error, used
 
 
 class Stream:
@@ -32,24 +51,29 @@ class Stream:
     An event with usage is kept back until the next one: only the last count is the call's, and carries its cost.
     """
 
-    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer) -> None:
+    def __init__(self, exchange: Exchange, hold: Hold, answer: Answer, *, answers: int) -> None:
         self._exchange = exchange
         self._hold = hold
         self._answer = answer
         self._chunks = answer.chunks()
         self._reader = sse.EventReader()
-        self._first = b""
+        self._answers = answers
+        self._ended_answers: set[int] = set()
+        # Events that came before the answer began, and the time that the stream is over at.
+        self._first: list[sse.Event] = []
+        self._unread = b""
+        self._deadline: float | None = None
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
-        # The last usage that no text came after.
-        self._counted: dict[str, Any] | None = None
-        # Under way: an extension of the hold. After a refusal only as much is asked for as is needed next.
-        self._extending: asyncio.Task[bool] | None = None
-        self._refused = False
+        # The largest usage that was reported; the last word where no text came after it.
+        self._used: Usage | None = None
+        self._is_last_word = False
         self._done = False
-        self._client_gone = False
-        # None: nobody can keep up with what the model writes.
-        self._count = hold.count = hold.usage.stream_count()
+        # Why the client is no longer sent anything.
+        self._left = ""
+        self._failed: StatedError | None = None
+        self._pipe: Pipe | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._answer.close
@@ -59,137 +83,185 @@ class Stream:
     async def __aexit__(self, *error: object) -> None:
         self._hold.closer = None
         self._watch.cancel()
-        if self._extending is not None:
-            self._extending.cancel()
+        if not self._hold.resolved and (kept_bytes := self._answer.kept_bytes):
+            self._hold.count.arrived(kept_bytes)
+        if self._pipe is not None:
+            self._pipe.close()
 
     async def begin(self) -> bool:
-        """Wait for the first bytes. False where the call ended before: the client went, or an operator cut it.
+        """Wait for the first event. False where the call ended before: the client went, or an operator cut it.
 
-        Raises ProviderError where the model's API broke off before it said anything.
+        Raises ProviderError where the model's API broke off before it said anything, ErrorInstead where that was an
+        error.
         """
+        broken: ProviderError | None = None
         try:
-            self._first = await anext(self._chunks, b"")
-        except ProviderError:
-            if not (self._client_gone or self._hold.cut_reason):
-                raise
-        if self._first:
+            while not any(map(_begins, self._first)):
+                chunk = await self._next_chunk()
+                self._first += self._reader.feed(chunk) if chunk else self._last_events()
+                if not chunk:
+                    break
+        except ProviderError as error:
+            broken = error
+        begun = next((event.data for event in self._first if event.data is not None), None)
+        if begun is not None and (stated := error_in(begun)):
+            raise ErrorInstead(stated, self._hold.usage.reported(begun))
+        if any(map(_begins, self._first)):
             return True
-        if self._client_gone:
-            await self._hold.settle_seen(CLIENT_CLOSED)
-            return False
+        reason = self._left or self._hold.cut_reason
+        if not reason:
+            raise broken or self._unreadable()
+        await self._hold.settle_seen(reason, cut=True)
         if self._hold.cut_reason:
-            await self._hold.settle_seen(self._hold.cut_reason)
             raise errors.stopped()
-        raise ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+        return False
+
+    def _unreadable(self) -> ProviderError:
+        """Why an answer that ended in good order holds nothing of a stream."""
+        came = b"".join(event.raw for event in self._first) + self._unread
+        if not came.strip():
+            return ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+        message = "The model's API sent no answer that could be read."
+        return ProviderError("upstream_garbage", message, sent=unreadable.shows_work(came))
 
     async def relay(self, headers: Iterable[tuple[str, str]]) -> None:
         """Send the answer on and settle its call: when the usage comes, the client goes, or the stream breaks."""
         await self._exchange.start(
-            200,
-            [
-                *headers,
-                ("content-type", self._answer.headers.get("content-type", "text/event-stream")),
-                ("cache-control", "no-cache"),
-            ],
+            200, [*headers, ("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
+        )
+        self._pipe = Pipe(
+            self._exchange,
+            most_bytes=settings.STREAM_BUFFER_BYTES,
+            patience_s=settings.CLIENT_WRITE_TIMEOUT_S,
+            on_break=lambda: self._leave(CLIENT_STALLED),
         )
         ended = UPSTREAM_CUT
         try:
-            await self._pass_on(self._reader.feed(self._first))
-            async for chunk in self._chunks:
-                await self._pass_on(self._reader.feed(chunk))
-            if rest := self._reader.rest():
-                # Whole but for its empty line, or half an event, which nobody could read.
-                last = sse.read_event(rest + b"\n\n")
-                await self._pass_on([last] if last.done or last.data is not None else [])
+            self._pass_on(self._first)
+            while not self._done and (chunk := await self._next_chunk()):
+                self._pass_on(self._reader.feed(chunk))
+            if not self._done:
+                self._pass_on(self._last_events())
         except ProviderError as error:
             ended = error.code
-        if self._done:
-            ended = USAGE_MISSING
-        elif self._client_gone:
-            ended = CLIENT_CLOSED
+        if self._failed is not None:
+            log.warning("request %s: the model's API ended with: %s", self._exchange.request_id, self._failed.message)
+        elif self._left:
+            ended = self._left
         elif self._hold.cut_reason:
             ended = self._hold.cut_reason
         await self._end(ended)
+        await self._let_connection_end()
+
+    async def _next_chunk(self) -> bytes:
+        """What comes next; nothing at the end, or when the stream has had its time."""
+        if self._deadline is None:
+            return await anext(self._chunks, b"")
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await anext(self._chunks, b"")
+        except TimeoutError:
+            return b""
+
+    def _last_events(self) -> list[sse.Event]:
+        """What the stream ends with; a half event, which nobody can read, counts as what has come."""
+        events, self._unread = self._reader.rest()
+        self._hold.count.arrived(len(self._unread))
+        return events
 
     async def _watch_client(self) -> None:
-        """A client that goes away takes the upstream call with it, at once."""
         await self._exchange.gone()
-        self._client_gone = True
-        self._answer.close()
+        self._leave(CLIENT_CLOSED)
 
-    async def _pass_on(self, events: Iterable[sse.Event]) -> None:
-        if data := b"".join([await self._passed_on(event) for event in events]):
-            await self._exchange.write(data)
-        if self._count is not None and not self._done:
-            await self._stay_ahead(self._count)
+    def _leave(self, reason: str) -> None:
+        """A client that goes away takes the model's call with it, at once, but where its answer is to be read out."""
+        self._left = self._left or reason
+        if not settings.READ_CANCELLED_ANSWERS:
+            self._loop.call_later(LAST_WORDS_S, self._answer.close)
 
-    async def _stay_ahead(self, count: StreamCount) -> None:
-        """Extend the hold before the answer outgrows it; end the answer where no more can be held for."""
-        held_tokens, streamed = count.covered_tokens(self._hold.held_nanos), count.tokens
-        if held_tokens is None or streamed + AHEAD_TOKENS <= held_tokens:
-            return
-        if self._extending is None:
-            more = AHEAD_TOKENS if self._refused else max(AHEAD_TOKENS, held_tokens // 4)
-            self._extending = asyncio.create_task(self._hold.extend(count.nanos_for(streamed + AHEAD_TOKENS + more)))
-        if streamed + AHEAD_TOKENS // 2 <= held_tokens and not self._extending.done():
-            return
-        extended, self._extending = await self._extending, None
-        if not extended and self._refused and streamed + LAST_TOKENS >= held_tokens:
-            self._hold.cut(BUDGET_EXHAUSTED)
-        self._refused = not extended
+    def _pass_on(self, events: Iterable[sse.Event]) -> None:
+        data = []
+        for event in events:
+            data.append(self._passed_on(event))
+            if self._done or self._failed is not None:
+                break
+        if self._failed is not None or self._hold.count.overruns:
+            # Nothing more is wanted of it.
+            if self._failed is None:
+                self._hold.cut(UPSTREAM_OVERRUN)
+            self._answer.close()
+        self._send(b"".join(data))
 
-    async def _passed_on(self, event: sse.Event) -> bytes:
+    def _send(self, data: bytes) -> None:
+        if self._pipe is not None and not self._left:
+            self._pipe.put(data)
+
+    def _passed_on(self, event: sse.Event) -> bytes:
         """What the client gets when this event comes."""
         if event.done:
             self._done = True
-            return await self._settle_counted() + event.raw
+            return b""
+        text_bytes = event.text_bytes
+        self._hold.count.arrived(text_bytes)
         if event.data is None:
-            self._wrote(0)
             return event.raw
+        if stated := error_in(event.data):
+            self._failed = stated
+            self._used = usage.larger(self._used, self._hold.usage.reported(event.data))
+            return b""
         self._last = event.data
-        self._wrote(event.text_bytes)
+        self._ended_answers.update(event.finished)
         before = self._kept.raw if self._kept else b""
-        if event.usage is None:
+        if text_bytes:
+            self._is_last_word = False
+        if (used := self._hold.usage.reported(event.data)) is None:
             self._kept = None
-            if event.text_bytes:
-                self._counted = None
+            self._note_end()
             return before + event.raw
-        self._kept, self._counted = event, event.data
+        self._kept, self._used = event, usage.larger(self._used, used)
+        self._is_last_word = True
+        self._note_end()
         return before
 
-    def _wrote(self, text_bytes: int) -> None:
-        """Keep up with what the model has written, passed on or not."""
-        if self._count is not None:
-            self._count.wrote(text_bytes, unseen_bytes=self._answer.kept_bytes)
+    def _note_end(self) -> None:
+        """When all answers have ended, the rest must come soon: some never end their streams."""
+        if len(self._ended_answers) >= self._answers:
+            left_s = WITH_USAGE_S if self._is_last_word else WITHOUT_USAGE_S
+            self._deadline = min(self._deadline or float("inf"), self._loop.time() + left_s)
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
         kept, self._kept = self._kept, None
-        if self._counted is None:
-            return b""
-        cost_nanos, _ = await self._hold.settle_reported(self._counted)
+        cost_nanos, _ = await self._hold.settle_reported(self._used)
         return sse.with_cost(kept, cost_nanos=cost_nanos) if kept else b""
 
     async def _end(self, reason: str) -> None:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
         tail = b""
-        if not self._hold.resolved and self._counted is not None and _is_final(self._counted):
-            tail = await self._settle_counted()
         if not self._hold.resolved:
-            tail = await self._settle_unreported(reason)
-        if self._client_gone:
-            return
-        await self._exchange.write(tail if self._done else tail + sse.DONE, more=False)
+            over = self._done or len(self._ended_answers) >= self._answers
+            if self._is_last_word and (over or self._says_it_is_over()):
+                tail = await self._settle_counted()
+            else:
+                tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
+            tail += sse.DONE
+        if self._pipe is not None and not self._left:
+            await self._pipe.finish(tail)
 
-    async def _settle_unreported(self, reason: str) -> bytes:
+    def _says_it_is_over(self) -> bool:
+        """Whether the last event is one of usage alone, which ends a stream."""
+        return self._last is not None and not sse.choices_of(self._last)
+
+    async def _settle_unreported(self, reason: str, *, cut: bool) -> bytes:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
         kept = self._kept.raw if self._kept else b""
-        if self._done:
-            await self._hold.settle_at_the_estimate(reason)
+        if kept_bytes := self._answer.kept_bytes:
+            self._hold.count.arrived(kept_bytes)
+        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, at_least=self._used)
+        if not cut:
             return kept
         self._exchange.complete = False
-        cost_nanos = await self._hold.settle_seen(reason)
-        if not self._client_gone:
+        if not self._left:
             log.warning("request %s: the stream ended early: %s", self._exchange.request_id, reason)
         return kept + self._final(cost_nanos, reason)
 
@@ -197,16 +269,24 @@ class Stream:
         return sse.final_chunk(
             like=self._last,
             model=self._hold.quote.model,
-            usage=self._hold.usage.estimated(),
+            usage=self._hold.charge.usage if self._hold.charge else self._hold.usage.estimated(),
             cost_nanos=cost_nanos,
             reason=reason,
             request_id=self._exchange.request_id,
+            indexes=[index for index in range(self._answers) if index not in self._ended_answers] or [0],
         )
 
+    async def _let_connection_end(self) -> None:
+        """The connection can serve again when its answer has come to its end, which is on its way."""
+        if self._done and not self._left:
+            try:
+                async with asyncio.timeout(CLOSING_S):
+                    async for _ in self._chunks:
+                        pass
+            except (TimeoutError, ProviderError):
+                self._answer.close()
 
-def _is_final(chunk: Mapping[str, Any]) -> bool:
-    """Whether a chunk's usage counts the whole call: it ends an answer, or holds no part of one."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list):
-        return True
-    return all(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
+
+def _begins(event: sse.Event) -> bool:
+    """Whether an event shows that the model answers; the comments of a balancer before it do not."""
+    return event.data is not None or event.done or event.raw == sse.COMMENT

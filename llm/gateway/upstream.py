@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Protocol
 
 from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
+from governance.rules.calls import Usage
 from llm.gateway import errors
-from llm.providers import Answer, Provider, ProviderError
+from llm.providers import Provider, ProviderError
 from llm.rules import cool_down
 from llm.state.breakers import Breakers
 
@@ -24,6 +26,12 @@ _OURS = {
     401: ("upstream_auth", "The gateway's own key was refused by the model's API."),
     402: ("provider_spend_limit", "The gateway's own account at the model's API is out of money."),
     403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
+}
+
+_DOUBTS = {
+    "usage_implausible": "It reported more tokens than it can read and write, or fewer than it wrote.",
+    "model_unknown": "Its answer names a model that has no price here and may be dearer.",
+    "price_missing": "It reported a usage that has no price here.",
 }
 
 # A failure that every call meets is reported once in so many seconds.
@@ -60,6 +68,33 @@ def is_about_the_request(status: int) -> bool:
     return 400 <= status < 500 and status not in _OURS and status not in (408, 429)
 
 
+class Refusal(Protocol):
+    """An answer that is none: what it means is in its status and headers."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+class StatedRefusal:
+    """A refusal that came with status 200; `headers` are that answer's."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        self.status = status
+        self.headers = {"content-type": "application/json"}
+        if "retry-after" in headers:
+            self.headers["retry-after"] = headers["retry-after"]
+
+
+def shows_no_work(answer: Refusal) -> bool:
+    """Whether a refusal says that the model did nothing for it, so that it cannot cost anything.
+
+    A server that fails with 500, 502 or 504 may have worked before; one that is overloaded asks to come back.
+    """
+    return answer.status < 500 or (answer.status == 503 and "retry-after" in answer.headers)
+
+
 class ProviderFailures:
     """Turns providers' refusals into verdicts for a model's breaker and alerts for operators."""
 
@@ -69,8 +104,9 @@ class ProviderFailures:
         # Providers that have answered since they last failed us, and when the others were last reported.
         self._fine: set[str] = set()
         self._reported_at: dict[tuple[str, str], float] = {}
+        self._telling: set[asyncio.Future[None]] = set()
 
-    async def refused(self, place: str, provider: Provider, answer: Answer) -> Unanswered:
+    async def refused(self, place: str, provider: Provider, answer: Refusal) -> Unanswered:
         """What a refusal that is not about the request means."""
         status, retry_after = answer.status, answer.headers.get("retry-after", "")
         if status in _OURS:
@@ -101,6 +137,14 @@ class ProviderFailures:
         self._fine.add(provider)
         kinds = {code for code, _ in _OURS.values()}
         await self._keep(lambda: [alerts.clear(kind=kind, subject=provider, now=timezone.now()) for kind in kinds])
+
+    def doubted(self, place: str, reason: str, used: Usage | None) -> None:
+        """A model reported a usage that cannot be charged as it is: operators are to look at it."""
+        said = f"It reported {used}." if used else "It reported none."
+        message = f"{place}: {_DOUBTS.get(reason, reason)} The call is charged at its whole hold. {said}"
+        task = asyncio.ensure_future(self._alert(place, reason, message[:1000]))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _alert(self, provider: str, code: str, message: str) -> None:
         self._fine.discard(provider)

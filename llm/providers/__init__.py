@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol
 
+from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 
 
@@ -49,6 +50,9 @@ class Provider(Protocol):
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         """The request in the provider's own dialect. Raises `DialectError` for what it cannot be asked."""
+
+    def bound(self, request: Request, estimate: Estimate) -> Estimate:
+        """The bound of the body that it would be sent; `estimate` is that of the request in Mistral's shape."""
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """Send a body to a path below /v1. Raises ProviderError where no answer began."""

@@ -9,11 +9,13 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, sse
+from llm.rules import anthropic_dialect, bounds, sse
+from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.openai_dialect import Shaper
 
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
+OVERLOADED_FOR_S = "5"
 
 
 class Anthropic(HttpProvider):
@@ -28,6 +30,12 @@ class Anthropic(HttpProvider):
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
         )
 
+    def bound(self, request: Request, estimate: Estimate) -> Estimate:
+        if estimate.whole_context:
+            return estimate
+        body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
+        return estimate.with_text(bounds.body_text(orjson.loads(body)))
+
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
@@ -36,7 +44,11 @@ class Anthropic(HttpProvider):
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            return RefusedAnswer(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+            if answer.status == OVERLOADED:
+                # It took no work on, which others say so.
+                refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
+            return refused
         created = int(time.time())
         if answer.is_stream:
             return ShapedAnswer(answer, _Shaping(created=created))

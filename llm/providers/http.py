@@ -6,8 +6,11 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 from __future__ import annotations
 
 import io
+import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import aiohttp
@@ -18,14 +21,41 @@ from multidict import CIMultiDict
 
 from llm.providers import ProviderError
 from llm.rules import addresses, sse
-from llm.rules.openai_dialect import StreamFailed
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
+# An answer is read no further than this.
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# So soon after a request nothing but the end of an idle connection ends it.
+IDLE_END_S = 0.1
 # A larger body goes out in pieces, between which other calls have their turn.
 LARGE_BODY_BYTES = 1024 * 1024
 # What an operator waits for when a connection is tried out.
 LIST_TIMEOUT_S = 15.0
+
+log = logging.getLogger(__name__)
+
+
+class _DiedUnread(ProviderError):
+    """A connection that was used before ended at once: the provider had closed it, and has not read the request."""
+
+
+class _Sent:
+    """How one request was sent."""
+
+    def __init__(self) -> None:
+        self.reused = False
+        self._began = time.monotonic()
+
+    def died_unread(self, error: Exception) -> bool:
+        """Whether an idle connection's end can be all that came for it; a model takes longer than that to work."""
+        at_once = time.monotonic() - self._began < IDLE_END_S
+        return self.reused and at_once and isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+
+
+async def _note_reuse(session: Any, context: SimpleNamespace, params: Any) -> None:
+    if isinstance(context.trace_request_ctx, _Sent):
+        context.trace_request_ctx.reused = True
 
 
 class PublicNames(ThreadedResolver):
@@ -51,6 +81,7 @@ class Connection:
         self._headers = dict(headers)
         self._public_only = public_only
         self._session: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
         # Answers that are not read to their end yet.
         self.open_answers = 0
 
@@ -58,8 +89,14 @@ class Connection:
         return f"Connection({self.base!r})"
 
     async def open(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=self._connector(),
+        self._session = self._new_session()
+
+    def _new_session(self, *, force_close: bool = False) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reuse)
+        return aiohttp.ClientSession(
+            connector=self._connector(force_close=force_close),
+            trace_configs=[trace],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
             # No proxy, no netrc: the key goes where it was configured to go.
             trust_env=False,
@@ -68,12 +105,15 @@ class Connection:
         )
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._fresh):
+            if session is not None:
+                await session.close()
+        self._session = self._fresh = None
 
-    def _connector(self) -> aiohttp.TCPConnector:
+    def _connector(self, *, force_close: bool = False) -> aiohttp.TCPConnector:
         resolver = PublicNames() if self._public_only else None
+        if force_close:
+            return aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver)
         return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, limit_per_host=0, resolver=resolver)
 
     async def post(self, path: str, body: bytes, *, content_type: str, request_id: str) -> HttpAnswer:
@@ -81,21 +121,40 @@ class Connection:
         if self._session is None:
             raise ProviderError("upstream_unreachable", "The model's API is not connected.", sent=False)
         try:
-            response = await self._session.post(
+            response = await self._post(self._session, path, body, content_type=content_type, request_id=request_id)
+        except _DiedUnread:
+            # It had ended while it lay idle, before it could bring the request there: a new one will.
+            response = await self._post(
+                await self._anew(), path, body, content_type=content_type, request_id=request_id
+            )
+        return HttpAnswer(response, self)
+
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: bytes, *, content_type: str, request_id: str
+    ) -> aiohttp.ClientResponse:
+        sent = _Sent()
+        try:
+            return await session.post(
                 self.base + path,
                 data=body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body),
                 headers={**self._headers, "content-type": content_type, "x-request-id": request_id},
                 allow_redirects=False,
+                trace_request_ctx=sent,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ProviderError("upstream_unreachable", "The model's API cannot be reached.", sent=False) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API did not answer in time.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise ProviderError(
-                "upstream_disconnected", "The model's API broke the connection off.", sent=True
-            ) from error
-        return HttpAnswer(response, self)
+            message = "The model's API broke the connection off."
+            kind = _DiedUnread if session is self._session and sent.died_unread(error) else ProviderError
+            raise kind("upstream_disconnected", message, sent=True) from error
+
+    async def _anew(self) -> aiohttp.ClientSession:
+        """Where each request has a connection of its own."""
+        if self._fresh is None:
+            self._fresh = self._new_session(force_close=True)
+        return self._fresh
 
     async def list_models(self, path: str, *, under: str = "data", named: str = "id") -> list[str]:
         """The names in the list at a path below the base, `{under: [{named}]}`. Raises ProviderError, never a key."""
@@ -176,8 +235,13 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
+        size = 0
         try:
             async for chunk in self._response.content.iter_any():
+                size += len(chunk)
+                if size > MOST_ANSWER_BYTES:
+                    self.close()
+                    raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
                 yield chunk
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API fell silent.", sent=True) from error
@@ -248,51 +312,46 @@ class ShapedAnswer:
     def __init__(self, answer: HttpAnswer, shaping: Shaping) -> None:
         self._answer = answer
         self._shaping = shaping
+        self._unread_bytes = 0
         self.status = answer.status
         self.headers = answer.headers
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaping.kept_bytes
+        return self._shaping.kept_bytes + self._unread_bytes
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The stream in Mistral's shape; raises ProviderError where it breaks off or carries an error."""
+        """The stream in Mistral's shape; raises ProviderError where it breaks off."""
         reader = sse.EventReader()
-        failure: Exception | None = None
+        broken: ProviderError | None = None
         try:
             async for chunk in self._answer.chunks():
-                shaped, failure = self._shape(reader.feed(chunk))
-                if shaped:
+                if shaped := self._shape(reader.feed(chunk)):
                     yield shaped
-                if failure is not None:
-                    break
-        except ProviderError as error:
-            failure = error
-        if failure is None and (left := reader.rest()):
-            shaped, failure = self._shape([sse.read_event(left + b"\n\n")])
-            if shaped:
+            events, unread = reader.rest()
+            if shaped := self._shape(events) + unread:
                 yield shaped
+        except ProviderError as error:
+            broken = error
         # What was written before a stream broke was paid for, and goes on.
         if rest := self._shaping.rest():
             yield rest
-        if isinstance(failure, StreamFailed):
-            message = f"The model's API broke its answer off: {failure.kind}."
-            raise ProviderError("upstream_cut", message, sent=True) from failure
-        if failure is not None:
-            raise failure
+        if broken is not None:
+            raise broken
 
-    def _shape(self, events: Iterable[sse.Event]) -> tuple[bytes, StreamFailed | None]:
-        """What events become, up to one that is an error."""
+    def _shape(self, events: Iterable[sse.Event]) -> bytes:
+        """What events become. Nothing that an endpoint sends can raise."""
         shaped = []
         for event in events:
             try:
                 shaped.append(self._shaping.feed(event))
-            except StreamFailed as error:
-                return b"".join(shaped), error
-        return b"".join(shaped), None
+            except Exception:
+                log.exception("an event of a stream cannot be translated, and is left out")
+                self._unread_bytes += len(event.raw)
+        return b"".join(shaped)
 
     def close(self) -> None:
         self._answer.close()

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from llm.providers import ProviderError
 from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
 from llm.rules import mistral_dialect
+from llm.rules.bounds import Estimate
 
 
 class Mistral(HttpProvider):
@@ -24,7 +25,12 @@ class Mistral(HttpProvider):
     def body(
         self, request: mistral_dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
     ) -> bytes:
+        mistral_dialect.refuse_foreign(request)
         return mistral_dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
+
+    def bound(self, request: mistral_dialect.Request, estimate: Estimate) -> Estimate:
+        """The payload that was counted is the one that is sent."""
+        return estimate
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> HttpAnswer:
         return await self.connection.post(path, body, content_type=content_type, request_id=request_id)

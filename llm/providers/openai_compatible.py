@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import openai_dialect
+from llm.rules import bounds, openai_dialect
+from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 
 PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
@@ -26,6 +27,13 @@ class OpenAICompatible(HttpProvider):
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         return openai_dialect.request_body(
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools, native=self._native
+        )
+
+    def bound(self, request: Request, estimate: Estimate) -> Estimate:
+        if request.kind != "chat" or estimate.whole_context:
+            return estimate
+        return estimate.with_text(
+            bounds.chat_text(openai_dialect.shape(request, model=request.model, native=self._native))
         )
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:

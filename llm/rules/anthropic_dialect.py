@@ -16,7 +16,6 @@ import orjson
 
 from llm.rules import sse
 from llm.rules.mistral_dialect import DialectError, Request
-from llm.rules.openai_dialect import StreamFailed
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4_096
@@ -153,7 +152,7 @@ class Translator:
         self._calls: dict[Any, int] = {}
 
     def feed(self, event: sse.Event) -> list[sse.Event]:
-        """The chunks that an event becomes; none for one that says nothing to a client. Raises StreamFailed."""
+        """The chunks that an event becomes; none for one that says nothing to a client."""
         data = event.data or {}
         match data.get("type"):
             case "message_start":
@@ -172,7 +171,7 @@ class Translator:
             case "message_stop":
                 return [sse.Event(sse.DONE, done=True)]
             case "error":
-                raise StreamFailed(str((data.get("error") or {}).get("type") or "error")[:100])
+                return [self._chunk({"error": data.get("error") or "error"})]
         return []
 
     def _block_started(self, data: Mapping[str, Any]) -> list[sse.Event]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -18,7 +18,6 @@ import orjson
 from governance.rules.decision import Quote
 from llm.rules import pricing
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
-from llm.rules.token_ratios import TokenRatios
 
 DEFAULT_MAX_TOKENS = 4_096
 TOKENS_PER_REQUEST = 8
@@ -28,16 +27,26 @@ TOKENS_PER_TOOL = 96
 # The provider's own prompt for reasoning, safety and JSON modes.
 HIDDEN_PROMPT_TOKENS = 1_024
 DEFAULT_OCR_PAGES = 1_000
-# Output tokens: a smaller first hold would only have to be extended at once.
-LEAST_FIRST_HOLD = 64
-
-# Fields of a request that no model reads. Any other one counts by its bytes, known or not.
+# Texts of a request that no model reads; of numbers and flags, neither. All else counts by its bytes.
 _UNREAD = frozenset(
-    """model messages max_tokens stream temperature top_p top_k min_tokens stop random_seed metadata tools tool_choice
-    n presence_penalty frequency_penalty repetition_penalty logprobs top_logprobs prompt_logprobs top_prompt_logprobs
-    parallel_tool_calls prompt_cache_key service_tier safe_prompt prompt_mode reasoning_effort""".split()  # noqa: SIM905
+    [
+        "model",
+        "metadata",
+        "stop",
+        "user",
+        "prompt_cache_key",
+        "safety_identifier",
+        "logit_bias",
+        "stream_options",
+        "service_tier",
+    ]
 )
-_TEXT_FIELDS = ("text", "thinking", "refusal", "reference_ids")
+_COUNTED_ABOVE = ("messages", "tools")
+# Words that switch a prompt of the provider's own on, whose size is known.
+_MODES = ("prompt_mode", "reasoning_effort")
+LONGEST_MODE = 16
+# Needs for which providers put a prompt of their own before the client's.
+_PROMPTED = frozenset({"json", "reasoning"})
 _BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
 
 
@@ -66,12 +75,6 @@ class Estimate:
     whole_context: bool = False
 
     @property
-    def input_bytes(self) -> int | None:
-        """What its count of tokens teaches something about; None unless all of the input is text of a known size."""
-        is_text = self.unit == "token" and not self.images and not self.whole_context
-        return self.text_tokens if is_text else None
-
-    @property
     def input_tokens(self) -> int:
         """The bound for a model of which nothing is known."""
         return self.text_tokens + self.images * UNKNOWN_IMAGE_TOKENS
@@ -82,6 +85,11 @@ class Estimate:
             return entry.context_tokens or 0
         hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not entry.is_mistrals else 0
         return self.text_tokens + hidden + self.images * entry.image_tokens
+
+    def with_text(self, text_tokens: int) -> Estimate:
+        """The same call, whose body at a provider holds so much text; the hidden prompts of its needs come on top."""
+        hidden = HIDDEN_PROMPT_TOKENS if self.needs & _PROMPTED else 0
+        return replace(self, text_tokens=text_tokens + hidden)
 
     def lacks(self, entry: Entry) -> frozenset[str]:
         """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
@@ -119,19 +127,9 @@ def chat(
 
 
 def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estimate:
-    tokens = TOKENS_PER_REQUEST
-    images = 0
-    for position, message in enumerate(payload["messages"]):
-        message_tokens, message_images = _message(message, f"messages.{position}")
-        tokens += message_tokens + TOKENS_PER_MESSAGE
-        images += message_images
-    tools = payload.get("tools") or ()
-    if tools:
-        tokens += _tools(tools)
-    if not _UNREAD.issuperset(payload):
-        tokens += sum(_json_bytes({key: value}) for key, value in payload.items() if key not in _UNREAD)
-    needs = _needs(payload, images=images, tools=bool(tools))
-    if "json" in needs or "reasoning" in needs or payload.get("safe_prompt"):
+    tokens, images = _read(payload)
+    needs = _needs(payload, images=images, tools=bool(payload.get("tools")))
+    if needs & _PROMPTED or payload.get("safe_prompt"):
         tokens += HIDDEN_PROMPT_TOKENS
     return Estimate(
         kind="chat",
@@ -141,6 +139,34 @@ def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estima
         n=payload.get("n") or 1,
         needs=needs,
     )
+
+
+def chat_text(payload: Mapping[str, Any]) -> int:
+    """Text tokens of a chat's body as it leaves, in the shape that Mistral and OpenAI share. Raises UnboundedInput."""
+    return _read(payload)[0]
+
+
+def body_text(body: Mapping[str, Any]) -> int:
+    """Text tokens of a body of any other shape: all its JSON, but for the data of pictures."""
+    return _json_bytes(_without_pictures(body)) + TOKENS_PER_REQUEST
+
+
+def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
+    """(tokens, images) of all that a model may read in a body."""
+    tokens = TOKENS_PER_REQUEST
+    images = 0
+    for position, message in enumerate(payload["messages"]):
+        message_tokens, message_images = _message(message, f"messages.{position}")
+        tokens += message_tokens + TOKENS_PER_MESSAGE
+        images += message_images
+    if tools := payload.get("tools"):
+        tokens += _tools(tools)
+    for key, value in payload.items():
+        if key in _COUNTED_ABOVE or key in _UNREAD or not isinstance(value, str | list | dict):
+            continue
+        if key not in _MODES or len(value) > LONGEST_MODE:
+            tokens += _json_bytes({key: value})
+    return tokens, images
 
 
 def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
@@ -184,22 +210,11 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reser
     )
 
 
-def quote(
-    estimate: Estimate,
-    entry: Entry | None,
-    *,
-    model: str,
-    token_ratios: TokenRatios | None = None,
-    agent: str = "",
-    grows: bool = False,
-    likely: bool = False,
-) -> Quote | None:
+def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | None:
     """The price of the estimated call at one model, asked for as `model`; None where it has none.
 
     Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
-    at most the model's context: what the gateway must send upstream for the bound to hold. `grows`: the hold can be
-    extended while the answer comes, so it begins with what `token_ratios` says that `agent` usually needs of a model.
-    `likely`: the input counts as many tokens as texts of its size had at most, but for one in a hundred.
+    at most the model's context: what the gateway must send upstream for the bound to hold.
     """
     if entry is None or (estimate.whole_context and entry.context_tokens is None):
         return None
@@ -209,49 +224,19 @@ def quote(
     max_tokens = estimate.max_tokens
     if max_tokens is not None and entry.context_tokens is not None:
         max_tokens = min(max_tokens, entry.context_tokens)
-    input_tokens = estimate.input_tokens_at(entry)
-    if token_ratios is not None and likely:
-        pictures = input_tokens - estimate.text_tokens
-        ratio_e2 = token_ratios.input_ratio_e2(model=entry.id, bound=True)
-        input_tokens = pictures + likely_tokens(estimate.text_tokens, ratio_e2)
-    held_tokens = None
-    if token_ratios is not None and grows:
-        held_tokens = _first_hold(estimate, entry, token_ratios, agent, max_tokens)
     return pricing.quote_tokens(
         entry,
         model=model,
-        input_tokens=input_tokens,
+        input_tokens=estimate.input_tokens_at(entry),
         max_tokens=max_tokens,
         n=estimate.n,
         capable=capable,
-        held_tokens=held_tokens,
     )
 
 
 def hides_output(entry: Entry) -> bool:
     """Whether a model may write tokens that its stream does not show, so that nobody can count along."""
     return "reasoning" in entry.capabilities and not entry.is_mistrals
-
-
-def _first_hold(
-    estimate: Estimate, entry: Entry, token_ratios: TokenRatios, agent: str, max_tokens: int | None
-) -> int | None:
-    """Output tokens that a growing hold begins with; None where it had better hold for all of them.
-
-    What the input is held for beyond its likely size serves for the answer as well.
-    """
-    usual = token_ratios.usual_answer(model=entry.id, agent=agent)
-    if usual is None or max_tokens is None or entry.rates is None or hides_output(entry):
-        return None
-    text_tokens = likely_tokens(estimate.text_tokens, token_ratios.input_ratio_e2(model=entry.id, bound=False))
-    spare_picos = (estimate.text_tokens - text_tokens) * entry.rates.input_picos
-    tokens = max(usual - spare_picos // max(1, estimate.n * entry.rates.output_picos), LEAST_FIRST_HOLD)
-    return tokens if tokens < max_tokens else None
-
-
-def likely_tokens(size_bytes: int, ratio_e2: int) -> int:
-    """Tokens of a text, at hundredths of a byte a token; rounded up."""
-    return -(-size_bytes * 100 // ratio_e2)
 
 
 def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
@@ -275,10 +260,25 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
     return tokens, images
 
 
+def _without_pictures(value: Any) -> Any:
+    """The same without the base64 of pictures, which counts as the pictures it is."""
+    if isinstance(value, list):
+        return [_without_pictures(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "base64" and isinstance(value.get("data"), str):
+        value = {**value, "data": ""}
+    return {name: _without_pictures(inner) for name, inner in value.items()}
+
+
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
     kind = part.get("type", "text")
     if kind == "image_url":
-        return 0, 1
+        # Whatever else it holds is text.
+        image = part["image_url"]
+        beside = {name: value for name, value in image.items() if name != "url"} if isinstance(image, dict) else {}
+        more = {name: value for name, value in part.items() if name not in ("type", "image_url")} | beside
+        return (_json_bytes(more) if more else 0), 1
     if kind not in _BOUNDED_PARTS:
         raise UnboundedInput(f"Content of type {kind!r}", param)
     if kind == "thinking":

@@ -13,9 +13,12 @@ from typing import Any
 import orjson
 
 from governance.rules.calls import Usage
+from llm.rules import request_fields
 
 PROVIDER = "mistral"
 MAX_N = 128
+# Far beyond what any model writes, and far below what a price makes too large a sum of.
+MOST_TOKENS = 10_000_000
 # Known to OpenAI alone and without effect on what is answered: dropped.
 _DROPPED = frozenset(
     """stream_options user logit_bias store verbosity safety_identifier prompt_cache_options prompt_cache_retention
@@ -48,7 +51,7 @@ class DialectError(ValueError):
 
 @dataclass(slots=True)
 class Request:
-    """A parsed request of any kind. `payload` is in Mistral's shape; `changed` says that it differs from `body`."""
+    """A parsed request of any kind. `payload` is in Mistral's shape, `body` what came."""
 
     body: bytes
     payload: dict[str, Any]
@@ -64,20 +67,24 @@ class Request:
     forced_tool: str = ""
     user: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    changed: bool = False
+    # Fields that only endpoints of one's own know; Mistral is not sent them.
+    foreign: frozenset[str] = frozenset()
     # Of a form: where in `body` the model's name is.
     model_at: tuple[int, int] | None = None
 
 
 def parse(body: bytes) -> Request:
     """Read and translate a chat request. Raises DialectError."""
-    payload = load_object(body)
+    payload = load_object(body, kind="chat")
     request = Request(body=body, payload=payload, model=_model(payload))
+    request.foreign = request_fields.COMPATIBLE["chat"] & payload.keys()
+    for name in request.foreign:
+        del payload[name]
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
-    request.changed = _translate_fields(payload)
-    request.changed |= _translate_messages(payload)
-    request.changed |= _translate_tools(payload)
+    _translate_fields(payload)
+    _translate_messages(payload)
+    _translate_tools(payload)
     request.stream = _boolean(payload, "stream")
     request.max_tokens = _positive(payload, "max_tokens")
     request.n = _positive(payload, "n", most=MAX_N) or 1
@@ -89,14 +96,13 @@ def parse(body: bytes) -> Request:
 
 def parse_other(body: bytes, *, kind: str) -> Request:
     """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
-    payload = load_object(body)
+    payload = load_object(body, kind=kind)
     request = Request(body=body, payload=payload, model=_model(payload), kind=kind)
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
-    request.changed = _translate_fields(payload)
+    _translate_fields(payload)
     if "dimensions" in payload:
         payload["output_dimension"] = payload.pop("dimensions")
-        request.changed = True
     if kind == "fim":
         _check_text(payload, "prompt", needed=True)
         _check_text(payload, "suffix")
@@ -114,7 +120,7 @@ def parse_other(body: bytes, *, kind: str) -> Request:
 def apply(
     request: Request, *, model: str, max_tokens: int | None = None, disabled_tools: Collection[str] = ()
 ) -> bytes:
-    """The body to send upstream: the original bytes where nothing differs.
+    """The body to send upstream, written from the payload that was counted: what came may be read in two ways.
 
     `max_tokens` None leaves the request's own. With its last tool a request loses `tool_choice` too.
     """
@@ -123,9 +129,6 @@ def apply(
         named = model == request.model
         return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
-    same_length = max_tokens is None or max_tokens == request.max_tokens
-    if not request.changed and not removed and model == request.model and same_length:
-        return request.body
     payload = {**request.payload, "model": model}
     if max_tokens is not None:
         payload["max_tokens"] = max_tokens
@@ -139,8 +142,15 @@ def apply(
     return orjson.dumps(payload)
 
 
-def load_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that a request's body must be. Raises DialectError."""
+def refuse_foreign(request: Request) -> None:
+    """Mistral would not know what to do with what only other endpoints take. Raises DialectError."""
+    if request.foreign:
+        field = min(request.foreign)
+        raise DialectError(f"`{field}` is not supported by {request.model}: leave it out.", field, "unsupported_field")
+
+
+def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
+    """The JSON object that a request's body must be, of known fields alone. Raises DialectError."""
     if not body.strip():
         raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
     try:
@@ -149,6 +159,13 @@ def load_object(body: bytes) -> dict[str, Any]:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):
         raise DialectError("The body must be a JSON object.", code="invalid_type")
+    if found := request_fields.unknown(payload):
+        field, advice = found
+        raise DialectError(
+            f"`{field[:100]}` is not known here, so its cost cannot be bounded: {advice}", field[:100], "unknown_field"
+        )
+    for name in request_fields.of_others(payload, kind=kind):
+        del payload[name]
     return payload
 
 
@@ -235,21 +252,19 @@ def _boolean(payload: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _positive(payload: Mapping[str, Any], name: str, *, most: int | None = None) -> int | None:
+def _positive(payload: Mapping[str, Any], name: str, *, most: int = MOST_TOKENS) -> int | None:
     value = payload.get(name)
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
         raise DialectError(f"`{name}` must be a whole number.", name, "invalid_type")
-    if value < 1 or (most is not None and value > most):
-        limit = "at least 1" if most is None else f"from 1 to {most}"
-        raise DialectError(f"`{name}` must be {limit}.", name)
+    if not 1 <= value <= most:
+        raise DialectError(f"`{name}` must be from 1 to {most}.", name)
     return value
 
 
-def _translate_fields(payload: dict[str, Any]) -> bool:
-    """Rename or drop OpenAI's own fields, in place; returns whether anything changed."""
-    before = len(payload)
+def _translate_fields(payload: dict[str, Any]) -> None:
+    """Rename or drop OpenAI's own fields, in place."""
     for name, instead in _REFUSED.items():
         if payload.get(name) is not None:
             raise DialectError(f"`{name}` is not supported: {instead}.", name, "unsupported_field")
@@ -263,17 +278,12 @@ def _translate_fields(payload: dict[str, Any]) -> bool:
     if payload.get("service_tier") != "standard_only":
         payload.pop("service_tier", None)
     _drop_modalities(payload)
-    changed = len(payload) != before
-    changed |= _translate_length(payload)
+    _translate_length(payload)
     if "seed" in payload:
         payload.setdefault("random_seed", payload.pop("seed"))
-        payload.pop("seed", None)
-        changed = True
-    changed |= _translate_prediction(payload)
+    _translate_prediction(payload)
     if payload.get("tool_choice") == "required":
         payload["tool_choice"] = "any"
-        changed = True
-    return changed
 
 
 def _drop_modalities(payload: dict[str, Any]) -> None:
@@ -282,37 +292,35 @@ def _drop_modalities(payload: dict[str, Any]) -> None:
         raise DialectError("`modalities` other than text are not supported.", "modalities", "unsupported_field")
 
 
-def _translate_length(payload: dict[str, Any]) -> bool:
+def _translate_length(payload: dict[str, Any]) -> None:
     """`max_completion_tokens` is OpenAI's new name of `max_tokens`; of the two the smaller one counts."""
     if "max_completion_tokens" not in payload:
-        return False
+        return
     newer = _positive(payload, "max_completion_tokens")
     older = _positive(payload, "max_tokens")
     del payload["max_completion_tokens"]
     given = [value for value in (newer, older) if value is not None]
     if given:
         payload["max_tokens"] = min(given)
-    return True
 
 
-def _translate_prediction(payload: dict[str, Any]) -> bool:
+def _translate_prediction(payload: dict[str, Any]) -> None:
     """OpenAI also takes a predicted text in parts; Mistral takes one string."""
     prediction = payload.get("prediction")
     if prediction is None:
-        return False
+        return
     if not isinstance(prediction, dict):
         raise DialectError("`prediction` must be an object.", "prediction", "invalid_type")
     parts = prediction.get("content")
     if not isinstance(parts, list):
-        return False
+        return
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) != len(parts):
         raise DialectError("`prediction.content` must be text.", "prediction.content", "invalid_type")
     payload["prediction"] = {**prediction, "content": "".join(texts)}
-    return True
 
 
-def _translate_messages(payload: dict[str, Any]) -> bool:
+def _translate_messages(payload: dict[str, Any]) -> None:
     messages = payload.get("messages")
     if messages is None:
         raise DialectError("`messages` is missing.", "messages", "missing_field")
@@ -320,14 +328,12 @@ def _translate_messages(payload: dict[str, Any]) -> bool:
         raise DialectError("`messages` must be a list.", "messages", "invalid_type")
     if not messages:
         raise DialectError("`messages` must not be empty.", "messages")
-    changed = False
     for position, message in enumerate(messages):
-        changed |= _translate_message(message, f"messages.{position}")
-    return changed
+        _translate_message(message, f"messages.{position}")
 
 
-def _translate_message(message: Any, param: str) -> bool:
-    """Check one message and translate it in place; returns whether it changed."""
+def _translate_message(message: Any, param: str) -> None:
+    """Check one message and translate it in place."""
     if not isinstance(message, dict):
         raise DialectError(f"`{param}` must be an object.", param, "invalid_type")
     role = message.get("role")
@@ -335,7 +341,6 @@ def _translate_message(message: Any, param: str) -> bool:
         raise DialectError(f"`{param}.role` must be one of {', '.join(sorted(_ROLES))}.", f"{param}.role")
     _check_content(message, role, param)
     _check_tool_calls(message, param)
-    before = len(message)
     for name in _DROPPED_IN_MESSAGES:
         if name in message:
             if isinstance(message[name], dict):
@@ -343,11 +348,8 @@ def _translate_message(message: Any, param: str) -> bool:
             del message[name]
     if role != "tool":
         message.pop("name", None)
-    changed = len(message) != before
     if role == "developer":
         message["role"] = "system"
-        changed = True
-    return changed
 
 
 def _check_content(message: Mapping[str, Any], role: str, param: str) -> None:
@@ -402,15 +404,12 @@ def _tools(payload: Mapping[str, Any]) -> Sequence[Any]:
     return tools
 
 
-def _translate_tools(payload: Mapping[str, Any]) -> bool:
+def _translate_tools(payload: Mapping[str, Any]) -> None:
     """OpenAI's clients leave the parameters of a function out that has none; Mistral needs them."""
-    changed = False
     for tool in _tools(payload):
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and function.get("parameters") is None:
             function["parameters"] = {"type": "object", "properties": {}}
-            changed = True
-    return changed
 
 
 def _tool_name(tool: Any, position: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from llm.rules import sse
-from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules.mistral_dialect import DialectError, Request, load_object
 
 # Paths below /v1 that such endpoints have, and we translate.
 KINDS = frozenset({"chat", "embedding", "moderation"})
@@ -35,33 +35,36 @@ _WITHOUT_BOUND = ("prediction",)
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
-class StreamFailed(Exception):
-    """The stream carries an error in place of an answer. `kind` is the API's own word for it."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-
 def request_body(
     request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str], native: bool
 ) -> bytes:
     """The request in OpenAI's dialect. `native`: for OpenAI itself, not one of its likes. Raises DialectError."""
+    payload = {**shape(request, model=model, native=native), "model": model}
+    if request.kind == "chat":
+        _bound(payload, request.max_tokens if max_tokens is None else max_tokens, native=native)
+        _remove_tools(payload, request.tools, frozenset(disabled_tools))
+    return orjson.dumps(payload)
+
+
+def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
+    """All of the body but its model and length, with every tool: what is counted before it is sent. DialectError."""
     if request.kind not in KINDS or request.content_type.partition(";")[0].strip() != "application/json":
         raise DialectError(f"{model} cannot be asked for this: its provider has no such call.", "model")
-    payload: dict[str, Any] = {**orjson.loads(request.body), "model": model}
+    payload = load_object(request.body, kind=request.kind)
+    del payload["model"]
     if request.kind != "chat":
         _translate_input(payload)
-        return orjson.dumps(payload)
-    _bound(payload, request.max_tokens if max_tokens is None else max_tokens, native=native)
+        return payload
     _translate_fields(payload, native=native)
     payload["messages"] = [_message(message, native=native) for message in payload["messages"]]
-    _translate_tools(payload, request.tools, frozenset(disabled_tools))
+    if payload.get("tools"):
+        payload["tools"] = [{"type": "function", **tool} for tool in payload["tools"]]
+    options = payload.pop("stream_options", None)
     if request.stream:
-        payload["stream_options"] = {**(payload.get("stream_options") or {}), "include_usage": True}
-    else:
-        payload.pop("stream_options", None)
-    return orjson.dumps(payload)
+        obfuscation = options.get("include_obfuscation") if isinstance(options, dict) else None
+        known = {} if obfuscation is None else {"include_obfuscation": bool(obfuscation)}
+        payload["stream_options"] = {**known, "include_usage": True}
+    return payload
 
 
 def out_of_money(body: bytes) -> bool:
@@ -150,11 +153,11 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _translate_tools(payload: dict[str, Any], names: tuple[str, ...], disabled: Collection[str]) -> None:
+def _remove_tools(payload: dict[str, Any], names: tuple[str, ...], disabled: Collection[str]) -> None:
     tools = payload.get("tools")
     if not tools:
         return
-    kept = [{"type": "function", **tool} for name, tool in zip(names, tools, strict=True) if name not in disabled]
+    kept = [tool for name, tool in zip(names, tools, strict=True) if name not in disabled]
     if kept:
         payload["tools"] = kept
         return
@@ -175,7 +178,7 @@ class Shaper:
         self.kept_bytes = 0
 
     def feed(self, event: sse.Event) -> bytes:
-        """What to pass on for an event. Raises StreamFailed for an error."""
+        """What to pass on for an event."""
         if event.done:
             return self.rest() + event.raw
         data = event.data
@@ -191,7 +194,7 @@ class Shaper:
         taken = [self._take_calls(choice) for choice in choices]
         if any(choice.get("finish_reason") for choice in choices):
             self._kept = data
-            return before + (self._flush() if event.usage is not None else b"")
+            return before + (self._flush() if isinstance(data.get("usage"), dict) else b"")
         if not any(taken):
             return before + event.raw
         # A comment shows that the model is at work: clients leave it out, and the hold can grow with what is kept.
@@ -207,9 +210,9 @@ class Shaper:
         return flushed + (sse.write_event({**self._last, "choices": choices}) if choices else b"")
 
     def _without_choices(self, data: dict[str, Any], event: sse.Event) -> bytes:
-        if isinstance(error := data.get("error"), dict):
-            raise StreamFailed(str(error.get("type") or error.get("code") or "error")[:100])
-        if event.usage is None:
+        if data.get("error"):
+            return self.rest() + event.raw
+        if not isinstance(data.get("usage"), dict):
             return event.raw
         kept, self._kept = self._kept, None
         if kept is None:
@@ -225,27 +228,38 @@ class Shaper:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = choice["delta"] = {}
-        index = choice.get("index") or 0
+        index = _whole(choice.get("index")) or 0
         parts = delta.pop("tool_calls", None)
-        for part in parts or ():
-            self._add(index, part)
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                self._add(index, part)
         if choice.get("finish_reason") and index in self._calls:
             delta["tool_calls"] = self._give_calls(index)
         return parts is not None
 
     def _add(self, answer: int, part: Mapping[str, Any]) -> None:
         calls = self._calls.setdefault(answer, {})
-        position = part.get("index")
-        if not isinstance(position, int):
+        id, position = _text(part.get("id")), _whole(part.get("index"))
+        if position is None:
             # Some leave it out, and then send a call whole.
-            position = len(calls) if part.get("id") or not calls else max(calls)
-        call = calls.setdefault(position, {"id": "", "name": "", "arguments": [], "bytes": 0})
-        function = part.get("function") or {}
-        call["id"] = part.get("id") or call["id"]
-        call["name"] = function.get("name") or call["name"]
-        if written := function.get("arguments"):
-            call["arguments"].append(written)
-        more_bytes = sum(len((function.get(name) or "").encode()) for name in ("name", "arguments"))
+            position = len(calls) if id or not calls else max(calls)
+        elif id and position in calls and calls[position]["id"] not in ("", id):
+            # Some number all calls alike: a new id is a new call.
+            position = max(calls) + 1
+        elif not id and position in calls:
+            position = max(at for at in calls if calls[at]["position"] == position)
+        call = calls.setdefault(
+            position, {"id": "", "name": "", "arguments": [], "bytes": 0, "position": _whole(part.get("index"))}
+        )
+        function = part.get("function")
+        function = function if isinstance(function, dict) else {}
+        call["id"] = id or call["id"]
+        call["name"] = _text(function.get("name")) or call["name"]
+        arguments = _text(function.get("arguments"))
+        if arguments:
+            call["arguments"].append(arguments)
+        more_bytes = len(_text(function.get("name")).encode(errors="surrogatepass"))
+        more_bytes += len(arguments.encode(errors="surrogatepass"))
         call["bytes"] += more_bytes
         self.kept_bytes += more_bytes
 
@@ -261,3 +275,14 @@ class Shaper:
             }
             for position, call in calls
         ]
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str:
+    """A text, or the JSON of what should have been one."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else sse.write_json(value).decode()

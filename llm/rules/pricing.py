@@ -147,12 +147,10 @@ def quote_tokens(
     max_tokens: int | None,
     n: int = 1,
     capable: bool = True,
-    held_tokens: int | None = None,
 ) -> Quote | None:
     """The worst case of a call at `entry`, asked for as `model`: no input cached, every output token written.
 
-    `max_tokens` None: the call writes nothing (embeddings), and there is nothing to clamp. `held_tokens`: so many of
-    them are held for at first. None: no price by token.
+    `max_tokens` None: the call writes nothing (embeddings), and there is nothing to clamp. None: no price by token.
     """
     rates = entry.rates
     if rates is None or not rates.by_token:
@@ -161,9 +159,7 @@ def quote_tokens(
     output_picos = n * rates.output_picos
     return Quote(
         model=model,
-        cost_nanos=money.ceil_from_picos(
-            fixed_picos + ((max_tokens or 0) if held_tokens is None else held_tokens) * output_picos
-        ),
+        cost_nanos=money.ceil_from_picos(fixed_picos + (max_tokens or 0) * output_picos),
         names=entry.names,
         capable=capable,
         fixed_picos=fixed_picos,
@@ -171,7 +167,6 @@ def quote_tokens(
         max_tokens=max_tokens,
         input_tokens=input_tokens,
         answers=n,
-        held_tokens=held_tokens,
     )
 
 

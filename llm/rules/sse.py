@@ -1,10 +1,13 @@
 """Streams of server-sent events: split as they come, read, and written. Pure.
 
-A stream is relayed as the bytes it came in; the reader looks at each event once, for its usage and its text.
+A stream is relayed as the bytes it came in; the reader looks at each event once, for its usage and its text. What
+comes in another framing than a stream should (one JSON, a JSON a line, events without the empty lines between them) is
+read as what it is, and passed on as the events that clients expect.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import orjson
 
 from governance.rules import money
 from governance.rules.calls import Usage
+from llm.rules.answers import read_json
 
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
@@ -21,6 +25,24 @@ COMMENT = b":\n\n"
 # An empty line ends an event; lines end in CRLF, LF or CR. (?>...) keeps CRLF from being read as two ends.
 _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END = 4
+# A line's end that another line of data follows: of one event in several lines, or of two that nothing keeps apart.
+_NEXT_LINE = re.compile(rb"(?>\r\n|\n|\r)(?=data:)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
+# What an answer says of itself. All other text in it counts as written by the model, known or not.
+_ABOUT_ANSWER = frozenset(
+    """id object created model usage system_fingerprint service_tier provider obfuscation p x_groq error citations
+    prompt_filter_results timings usageMetadata governor type code request_id created_at done_reason""".split()  # noqa: SIM905
+)
+_ABOUT_CHOICE = frozenset(
+    """index finish_reason native_finish_reason stop_reason matched_stop logprobs content_filter_results usage role id
+    type""".split()  # noqa: SIM905
+)
+# Names that give text its place. All others, and numbers, may be the model's: arguments that come unpacked.
+_PLACES = frozenset(
+    """delta message content text thinking reasoning reasoning_content refusal tool_calls function name
+    arguments""".split()  # noqa: SIM905
+)
 
 
 @dataclass(slots=True)
@@ -32,33 +54,52 @@ class Event:
     done: bool = False
 
     @property
-    def usage(self) -> Mapping[str, Any] | None:
-        usage = self.data.get("usage") if self.data else None
-        return usage if isinstance(usage, dict) else None
-
-    @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of what the model wrote in this event: text, reasoning and tool calls."""
-        return sum(_choice_bytes(choice) for choice in _choices(self.data)) if self.data else 0
+        """UTF-8 bytes of what the model wrote in this event, at most: all of an event that nobody can read."""
+        if self.data is not None:
+            return answer_bytes(self.data)
+        return 0 if self.done else len(_data_of(self.raw))
 
     @property
-    def finish_reason(self) -> str | None:
-        reasons = (choice.get("finish_reason") for choice in _choices(self.data))
-        return next((reason for reason in reasons if isinstance(reason, str)), None)
+    def finished(self) -> list[int]:
+        """The answers that end here, by their index."""
+        return [
+            index if isinstance(index := choice.get("index"), int) else 0
+            for choice in choices_of(self.data)
+            if choice.get("finish_reason")
+        ]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it holds a part of an answer, or nothing but what is said about one."""
+        return bool(choices_of(self.data))
 
 
 class EventReader:
-    """Splits a stream into events. Joined, the events' `raw` and `rest()` are the stream."""
+    """Splits a stream into events. Of a stream as it should be, joined `raw` and `rest()` are the bytes that came."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_is_json", "_single_ends")
 
     def __init__(self) -> None:
         self._buffer = b""
+        # None: nothing has come yet.
+        self._is_json: bool | None = None
+        self._single_ends = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has come of an event that is not complete."""
+        return len(self._buffer)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
         seen = max(0, len(self._buffer) - _LONGEST_END)
         buffer = self._buffer + chunk if self._buffer else chunk
+        if self._is_json is None and (begun := buffer.lstrip(_BEFORE_JSON)):
+            self._is_json = begun[:1] in (b"{", b"[")
+        if self._is_json:
+            events, self._buffer = _lines_of_json(buffer, seen)
+            return events
         events = []
         start = 0
         while end := _END.search(buffer, max(start, seen)):
@@ -66,15 +107,31 @@ class EventReader:
             # The CR may be half of a CRLF whose LF is on its way.
             if stop == len(buffer) and buffer.endswith(b"\r"):
                 break
-            events.append(read_event(buffer[start:stop]))
+            events += read_events(buffer[start:stop])
             start = stop
         self._buffer = buffer[start:]
-        return events
+        return events + self._without_ends() if self._buffer else events
 
-    def rest(self) -> bytes:
-        """What came after the last complete event, and forget it. Not empty where a stream was cut."""
+    def rest(self) -> tuple[list[Event], bytes]:
+        """What came after the last complete event: events that only lack their end, or bytes that nobody can read."""
         rest, self._buffer = self._buffer, b""
-        return rest
+        if not rest.strip():
+            return [], rest
+        events = _whole_json(rest) if self._is_json else read_events(rest + b"\n\n")
+        return (events, b"") if all(event.done or event.data is not None for event in events) else ([], rest)
+
+    def _without_ends(self) -> list[Event]:
+        """Events of a stream that leaves the empty lines out: a line of data that is whole by itself is one."""
+        events = []
+        pattern = _LINE_END if self._single_ends else _NEXT_LINE
+        while end := pattern.search(self._buffer):
+            event = read_event(self._buffer[: end.start()] + b"\n\n")
+            if event.data is None and not event.done:
+                break
+            self._single_ends, pattern = True, _LINE_END
+            events.append(event)
+            self._buffer = self._buffer[end.end() :]
+        return events
 
 
 def read_event(raw: bytes) -> Event:
@@ -84,22 +141,107 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, done=True)
     if not text:
         return Event(raw)
-    try:
-        data = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    data = read_json(text)
+    if not isinstance(data, dict):
         return Event(raw)
-    return Event(raw, data if isinstance(data, dict) else None)
+    chunk = as_chunk(data)
+    return Event(raw if chunk is data else write_event(chunk), chunk)
+
+
+def read_events(raw: bytes) -> list[Event]:
+    """The events of one block of lines: one, unless each of its lines of data is an object by itself."""
+    event = read_event(raw)
+    if event.data is not None or event.done or raw.count(b"data:") < 2:
+        return [event]
+    lines = [line for line in raw.splitlines() if line.startswith(b"data:")]
+    found = [read_event(line + b"\n\n") for line in lines]
+    return found if all(one.done or one.data is not None for one in found) else [event]
+
+
+def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
+    """A whole answer as the one chunk of a stream; anything else as it is."""
+    choices = choices_of(data)
+    if not choices or not any(isinstance(choice.get("message"), dict) for choice in choices):
+        return data
+    chunks = [
+        {**{name: value for name, value in choice.items() if name != "message"}, "delta": _delta(choice["message"])}
+        if isinstance(choice.get("message"), dict)
+        else choice
+        for choice in choices
+    ]
+    return {**data, "object": "chat.completion.chunk", "choices": chunks}
+
+
+def whole_answer(body: bytes) -> dict[str, Any] | None:
+    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
+    if not body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":")):
+        return None
+    reader = EventReader()
+    events = [*reader.feed(body), *reader.rest()[0]]
+    answer: dict[str, Any] = {}
+    parts: dict[int, dict[str, Any]] = {}
+    for chunk in (event.data for event in events if event.data is not None):
+        # The first says what all of it is; usage and errors come with any.
+        answer = {**chunk, **answer, **{name: chunk[name] for name in ("usage", "error") if chunk.get(name)}}
+        for choice in choices_of(chunk):
+            index = choice.get("index")
+            _add_part(parts.setdefault(index if isinstance(index, int) else 0, {}), choice)
+    if not answer:
+        return None
+    whole = [{**choice, "index": index} for index, choice in sorted(parts.items())]
+    return {**answer, "object": "chat.completion", "choices": whole} if whole else answer
+
+
+def _add_part(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Put a part of an answer to what came of it before: texts one after the other, tool calls by their number."""
+    delta = part.get("delta")
+    message = whole.setdefault("message", {"role": "assistant", "content": ""})
+    for name, value in delta.items() if isinstance(delta, dict) else ():
+        if name == "tool_calls" and isinstance(value, list):
+            _add_calls(message.setdefault(name, []), value)
+        elif isinstance(value, str) and isinstance(message.get(name), str) and name != "role":
+            message[name] += value
+        elif value is not None:
+            message[name] = value
+    whole.update({name: value for name, value in part.items() if name != "delta" and value is not None})
+
+
+def _add_calls(calls: list[Any], parts: list[Any]) -> None:
+    for part in parts:
+        function = part.get("function") if isinstance(part, dict) else None
+        if not isinstance(function, dict):
+            continue
+        known = next((call for call in calls if not part.get("id") and call.get("index") == part.get("index")), None)
+        if known is None:
+            calls.append({**part, "function": dict(function)})
+        elif isinstance(more := function.get("arguments"), str):
+            known["function"]["arguments"] = str(known["function"].get("arguments") or "") + more
+
+
+def choices_of(data: Any) -> list[dict[str, Any]]:
+    """The answers in an answer or a chunk; none where it has another shape."""
+    choices = data.get("choices") if isinstance(data, dict) else None
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
 
 
 def write_event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+    return b"data: " + write_json(data) + b"\n\n"
+
+
+def write_json(data: Any) -> bytes:
+    """JSON of what an endpoint sent, also of what strict writers refuse: halves of characters, infinities."""
+    try:
+        return orjson.dumps(data)
+    except (TypeError, ValueError):
+        return json.dumps(data, separators=(",", ":")).encode()
 
 
 def with_cost(event: Event, *, cost_nanos: int) -> bytes:
     """The event with `usage.cost_usd` added, a decimal string of dollars; unchanged where it has no usage."""
-    if event.data is None or event.usage is None:
+    usage = event.data.get("usage") if event.data else None
+    if event.data is None or not isinstance(usage, dict):
         return event.raw
-    return write_event({**event.data, "usage": {**event.usage, "cost_usd": money.format_dollars(cost_nanos)}})
+    return write_event({**event.data, "usage": {**usage, "cost_usd": money.format_dollars(cost_nanos)}})
 
 
 def final_chunk(
@@ -139,8 +281,40 @@ def final_chunk(
 
 
 def answer_bytes(answer: Any) -> int:
-    """UTF-8 bytes of what the model wrote in a plain answer: what to count where its usage is missing."""
-    return sum(_choice_bytes(choice) for choice in _choices(answer)) if isinstance(answer, dict) else 0
+    """UTF-8 bytes of all text in an answer or a chunk that the model may have written: no token has less than one.
+
+    Log probabilities, which repeat the text, do not count; a field that nobody knows does.
+    """
+    if not isinstance(answer, dict):
+        return 0
+    total = 0
+    for name, value in answer.items():
+        if name == "choices" and isinstance(value, list):
+            total += sum(_text_bytes(choice, _ABOUT_CHOICE) for choice in value)
+        elif name not in _ABOUT_ANSWER:
+            total += _text_bytes(value, _ABOUT_CHOICE)
+    return total
+
+
+def _text_bytes(value: Any, about: frozenset[str]) -> int:
+    """Bytes of every text in a value, but for what is under the names `about`."""
+    total = 0
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            total += len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in about:
+                    waiting.append(inner)
+                    if name not in _PLACES:
+                        waiting.append(name)
+        elif value is not None:
+            total += len(str(value))
+    return total
 
 
 def _data_of(raw: bytes) -> bytes:
@@ -153,33 +327,38 @@ def _data_of(raw: bytes) -> bytes:
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")).strip()
 
 
-def _choices(data: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    choices = data.get("choices") if data else None
-    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-
-
-def _choice_bytes(choice: Mapping[str, Any]) -> int:
-    message = choice.get("delta") or choice.get("message")
-    if not isinstance(message, dict):
-        return 0
-    written = (message.get(name) for name in ("content", "reasoning_content", "reasoning"))
+def _delta(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole message as a part of one: its tool calls are numbered."""
     calls = message.get("tool_calls")
-    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    called = [
-        function.get(name) for function in functions if isinstance(function, dict) for name in ("name", "arguments")
-    ]
-    return sum(_written_bytes(value) for value in (*written, *called))
+    if not isinstance(calls, list):
+        return dict(message)
+    numbered = [{"index": at, **call} if isinstance(call, dict) else call for at, call in enumerate(calls)]
+    return {**message, "tool_calls": numbered}
 
 
-def _written_bytes(value: Any) -> int:
-    """Bytes of a text, or of every text in a part, a list of parts or a tool call's arguments."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
-    if isinstance(value, list):
-        return sum(_written_bytes(part) for part in value)
-    if not isinstance(value, dict):
-        return 0
-    kind = value.get("type")
-    if kind in ("text", "thinking"):
-        return _written_bytes(value.get(kind))
-    return len(orjson.dumps(value))
+def _lines_of_json(buffer: bytes, seen: int) -> tuple[list[Event], bytes]:
+    """The objects of complete lines, and what is left: of one JSON in several lines all of it, until it ends."""
+    events: list[Event] = []
+    start = 0
+    while (end := buffer.find(b"\n", start if events else max(start, seen))) >= 0:
+        line = buffer[start:end].strip()
+        data = read_json(line) if line else {}
+        if not isinstance(data, dict):
+            break
+        if line:
+            events.append(_json_event(data))
+        start = end + 1
+    return events, buffer[start:]
+
+
+def _whole_json(data: bytes) -> list[Event]:
+    found = read_json(data.strip(_BEFORE_JSON))
+    objects = found if isinstance(found, list) else [found]
+    if not objects or not all(isinstance(each, dict) for each in objects):
+        return [Event(data)]
+    return [_json_event(each) for each in objects]
+
+
+def _json_event(data: dict[str, Any]) -> Event:
+    chunk = as_chunk(data)
+    return Event(write_event(chunk), chunk)

@@ -1,58 +1,46 @@
-"""What a stream has come to while it still comes: bytes that are seen, in tokens that nobody has counted yet. Pure."""
+"""What a stream has come to while it still comes, counted strictly: a byte that has arrived is a token. Pure."""
 
 from __future__ import annotations
 
 from governance.rules import money
 from governance.rules.decision import Quote
-from llm.rules import bounds
-from llm.rules.token_ratios import TokenRatios
+
+# Output tokens that a model writes until it notices that its stream was closed.
+UNTIL_IT_STOPS = 48
+# No tokenizer has longer tokens; runs of blanks are the longest.
+LONGEST_TOKEN_BYTES = 256
 
 
 class StreamCount:
-    """Keeps up with one stream. A token has one byte or more; how many this model's usually have is learned.
+    """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along."""
 
-    `model` is its id in `token_ratios`; `input_bytes` the strict bound of the input, None where it says nothing.
-    """
-
-    def __init__(self, quote: Quote, *, model: str, input_bytes: int | None, token_ratios: TokenRatios) -> None:
+    def __init__(self, quote: Quote, *, hides: bool = False) -> None:
         self._quote = quote
-        self._least_ratio_e2 = token_ratios.output_ratio_e2(model=model, bound=True)
-        self._common_ratio_e2 = token_ratios.output_ratio_e2(model=model, bound=False)
-        # What the input likely costs; pictures are left as they are.
-        self._input_picos = quote.fixed_picos
-        if input_bytes is not None and quote.input_tokens:
-            likely = bounds.likely_tokens(input_bytes, token_ratios.input_ratio_e2(model=model, bound=False))
-            self._input_picos = quote.fixed_picos * min(quote.input_tokens, likely) // quote.input_tokens
-        self.output_bytes = 0
-        self._unseen_bytes = 0
-        # At most so many output tokens of each answer have come.
-        self.tokens = 0
+        self._hides = hides or quote.max_tokens is None
+        self.most_tokens = quote.answers * (quote.max_tokens or 0)
+        self.arrived_bytes = 0
+        self._has_begun = False
 
-    def wrote(self, more_bytes: int, *, unseen_bytes: int) -> None:
-        """So many bytes of text have come since, and so many in all that the client is not shown."""
-        self.output_bytes += more_bytes
-        self._unseen_bytes = unseen_bytes
-        self.tokens = self._output_tokens(self._least_ratio_e2)
+    def arrived(self, more_bytes: int) -> None:
+        """A part of the answer has come, with so many bytes of text."""
+        self._has_begun = True
+        self.arrived_bytes += more_bytes
 
-    def covered_tokens(self, held_nanos: int) -> int | None:
-        """Output tokens of each answer that a hold covers beside the likely input; None: all that it may write."""
-        quote = self._quote
-        if quote.held_tokens is None or quote.max_tokens is None or not quote.picos_per_output_token:
+    @property
+    def overruns(self) -> bool:
+        """Whether more has come than all tokens that were asked for can be: nothing holds this model back."""
+        return self.arrived_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
+
+    def tokens(self, *, cut: bool) -> int | None:
+        """Output tokens of all answers, at most; None where what has come says nothing of what was written.
+
+        `cut`: the model was stopped, and wrote on until it noticed.
+        """
+        if self._hides or not self._has_begun or not (self.arrived_bytes or cut):
             return None
-        tokens = (held_nanos * 1000 - self._input_picos) // quote.picos_per_output_token
-        return tokens if tokens < quote.max_tokens else None
+        return min(self.arrived_bytes + UNTIL_IT_STOPS * cut, self.most_tokens)
 
-    def nanos_for(self, tokens: int) -> int:
-        """What a hold must be to cover `tokens` output tokens of each answer, or as many as it may write."""
-        tokens = min(tokens, self._quote.max_tokens or tokens)
-        return money.ceil_from_picos(self._input_picos + self._quote.picos_per_output_token * tokens)
-
-    def nanos_seen(self) -> int | None:
-        """The prompt and what was streamed, as such texts usually count; None where that is not known."""
-        if self._quote.max_tokens is None:
-            return None
-        tokens = self._output_tokens(self._common_ratio_e2)
-        return money.ceil_from_picos(self._input_picos + self._quote.picos_per_output_token * tokens)
-
-    def _output_tokens(self, ratio_e2: int) -> int:
-        return bounds.likely_tokens(-(-(self.output_bytes + self._unseen_bytes) // self._quote.answers), ratio_e2)
+    def cost_nanos(self, tokens: int) -> int:
+        """What the input and so many output tokens cost at most, in nanodollars."""
+        picos = self._quote.picos_per_output_token * tokens
+        return money.ceil_from_picos(self._quote.fixed_picos + -(-picos // self._quote.answers))

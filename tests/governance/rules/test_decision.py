@@ -530,17 +530,3 @@ def test_where_no_alternative_fits_the_first_refusal_is_the_answer():
 def test_a_refusal_that_is_not_about_money_tries_no_alternative():
     blocked = call(500, costs={"small": 1}, alternatives=("small",), blocked=Reason.TENANT_PAUSED)
     assert decide(blocked, [view()]).reason == Reason.TENANT_PAUSED
-
-
-def test_a_likely_price_counts_only_where_the_strict_one_does_not_fit():
-    asked = call(500, likely=quoter(large=50))
-    assert decide(asked, [view(soft_e4=None)]).quote.cost_nanos == 500
-    assert decide(asked, [view(900, soft_e4=None)]).quote.cost_nanos == 50
-    assert not decide(asked, [view(960, soft_e4=None)]).allowed
-
-
-def test_a_clamped_call_holds_for_every_token_it_may_write():
-    usual = Quote("large", 150, fixed_picos=100_000, picos_per_output_token=1000, max_tokens=500, held_tokens=50)
-    decision = decide(Call("large", lambda _: usual), [view(860, clamp_min_tokens=10)])
-    assert decision.clamped
-    assert (decision.quote.max_tokens, decision.quote.held_tokens, decision.quote.cost_nanos) == (40, None, 140)

@@ -152,7 +152,6 @@ def test_a_call_without_max_tokens_gets_the_tenants(product: Product) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "status", "code"),
     [
-        ("status=500", 502, "upstream_failed"),
         ("status=401", 503, "upstream_auth"),
         ("status=402", 503, "provider_spend_limit"),
         ("status=429", 429, "upstream_rate_limit"),
@@ -172,9 +171,31 @@ def test_a_refusal_upstream_holds_nothing_and_is_not_the_clients_fault(
 
 def test_the_models_word_on_a_bad_request_is_passed_on(product: Product) -> None:
     make.budget("1.00")
-    response = product.chat(product.key(), frobnicate=1)
+    product.sandbox.next("status=422")
+    response = product.chat(product.key())
     assert response.status_code == 422
-    assert "frobnicate" in response.text
+    assert nothing_is_held()
+
+
+def test_a_field_that_nobody_knows_is_sent_nowhere(product: Product) -> None:
+    make.budget("1.00")
+    response = product.chat(product.key(), frobnicate=1)
+    assert (response.status_code, response.json()["code"], response.json()["param"]) == (
+        400,
+        "unknown_field",
+        "frobnicate",
+    )
+    assert not product.sandbox.requests
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_failure_after_it_was_sent_may_have_cost_all_of_it(product: Product, status: int) -> None:
+    make.budget("1.00")
+    product.sandbox.next(f"status={status}", times=9)
+    assert product.chat(product.key()).status_code == 502
+    for held in Reservation.objects.all():
+        row = held.entries.get()
+        assert (row.certainty, row.reason, row.cost_nanos) == ("estimated", "upstream_failed", held.amount_nanos)
     assert nothing_is_held()
 
 

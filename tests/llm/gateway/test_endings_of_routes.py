@@ -41,8 +41,8 @@ STREAMS: Mapping[str, Mapping[str, Any]] = {
     "/v1/chat/completions": {**CHAT, "stream": True},
     "/v1/fim/completions": {**CODE, "stream": True},
 }
-# A row at its true cost; at all that was held; at a part of it; none.
-TRUE, HELD, PART, NONE = "true", "held", "part", "none"
+# A row at its true cost; at all that was held; at a part of it; none. What is written is counted, the rest held.
+TRUE, HELD, PART, NONE, COUNTED = "true", "held", "part", "none", "counted"
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ ENDINGS: Mapping[str, Ending] = {
     "answered": Ending(Left(200, TRUE)),
     "slow": Ending(Left(200, TRUE), do="latency=0.15"),
     "compressed": Ending(Left(200, TRUE), do="gzip"),
-    "usage missing": Ending(Left(200, HELD, "usage_missing"), do="missing-usage"),
-    "usage zero": Ending(Left(200, HELD, "usage_missing"), do="zero-usage"),
-    "garbage": Ending(Left(200, HELD, "usage_missing"), do="garbage", stream=Left(200, PART, "upstream_cut")),
+    "usage missing": Ending(Left(200, COUNTED, "usage_missing"), do="missing-usage"),
+    "usage zero": Ending(Left(200, COUNTED, "usage_missing"), do="zero-usage"),
+    "garbage": Ending(Left(502, NONE), do="garbage"),
     "cut": Ending(Left(502, HELD, "upstream_cut"), do="cut-stream=2", stream=Left(200, PART, "upstream_cut")),
     "timeout": Ending(Left(504, HELD, "upstream_timeout"), do="latency=5", arrange=silent),
     "silence in mid-stream": Ending(
@@ -116,13 +116,11 @@ ENDINGS: Mapping[str, Ending] = {
     "404": Ending(Left(404, NONE), do="status=404"),
     "422": Ending(Left(422, NONE), do="status=422"),
     "429": Ending(Left(429, NONE), do="status=429"),
-    "500": Ending(Left(502, NONE), do="status=500"),
-    "503": Ending(Left(503, NONE), do="status=503"),
+    "500": Ending(Left(502, HELD, "upstream_failed"), do="status=500"),
+    "503": Ending(Left(503, HELD, "upstream_failed"), do="status=503"),
     "a defect before it is sent": Ending(Left(500, NONE), arrange=failing(at="body")),
     "a defect while it is sent": Ending(Left(500, HELD, "interrupted"), arrange=failing(at="send")),
-    "a defect while it is read": Ending(
-        Left(500, HELD, "interrupted"), arrange=failing(at="read"), stream=Left(500, PART, "interrupted")
-    ),
+    "a defect while it is read": Ending(Left(500, HELD, "interrupted"), arrange=failing(at="read")),
     "a defect while it is counted": Ending(
         Left(500, HELD, "interrupted"), arrange=failing(at="usage"), stream=Left(0, PART, "interrupted")
     ),
@@ -190,11 +188,11 @@ def check_attempt(path: str, held: Reservation, left: Left) -> None:
     assert (row.certainty, row.reason) == ("estimated" if left.reason else "confirmed", left.reason)
     if path == "/v1/moderations":
         assert row.cost_nanos == held.amount_nanos == 0
-    elif left.charged == HELD:
+    elif left.charged == HELD or (left.charged == COUNTED and path not in STREAMS):
         assert row.cost_nanos == held.amount_nanos > 0
     else:
         assert 0 < row.cost_nanos <= held.amount_nanos
-    if left.charged == PART:
+    if left.charged == PART or (left.charged == COUNTED and path in STREAMS):
         assert row.cost_nanos < held.amount_nanos
     if path in ("/v1/ocr", "/v1/audio/transcriptions"):
         assert (row.unit, row.units > 0) == ("page" if "ocr" in path else "audio_second", True)

@@ -53,7 +53,9 @@ def test_the_next_model_answers_a_stream(product: Product, key: str, behaviour: 
         chunks = chunks_of(response.read().decode())
     assert response.headers["x-model-served"] == NEXT
     assert chunks[-1]["usage"]["completion_tokens"] > 0
-    assert [row.status for row in Reservation.objects.order_by("pk")] == ["released", "settled"]
+    # What failed after it was sent may have worked.
+    first = "settled" if behaviour == "status=500" else "released"
+    assert [row.status for row in Reservation.objects.order_by("pk")] == [first, "settled"]
 
 
 def test_a_stream_that_has_begun_is_never_sent_again(product: Product, key: str) -> None:
@@ -98,7 +100,7 @@ def test_where_all_fail_the_first_failure_is_told(product: Product, key: str) ->
     assert models_asked(product)[0] == "mistral-large-latest"
     assert len(models_asked(product)) == len(set(models_asked(product))) == 4
     assert nothing_is_held()
-    assert not SpendEntry.objects.exists()
+    assert {row.reason for row in SpendEntry.objects.all()} == {"upstream_failed"}
 
 
 def test_a_dearer_model_stands_in_only_within_the_budget(product: Product) -> None:

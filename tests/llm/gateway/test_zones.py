@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 
 from governance.models import SpendEntry
-from llm.gateway.application import gateway
-from llm.rules import token_ratios
 from llm.sandbox import Sandbox
-from llm.state import recall
 from tests import factories as make
 from tests.product import Product
 
@@ -37,14 +34,3 @@ def test_a_rule_s_bare_name_means_the_model_at_the_provider_that_is_asked(
     entry = SpendEntry.objects.get()
     assert (entry.provider, entry.model_requested) == (home, asked)
     assert entry.price_rule.endswith("+eu") == (home == "mistral-eu")
-
-
-def test_what_a_zone_s_answers_teach_counts_for_its_next_calls(product: Product) -> None:
-    make.budget("1.00")
-    key = product.key()
-    for _ in range(token_ratios.FEWEST_ANSWERS):
-        product.chat(key, model="mistral-eu/mistral-small-latest", max_tokens=20)
-    model = "mistral-eu/mistral-small-2603"
-    known = gateway.token_ratios.usual_answer(model=model, agent="invoices")
-    assert known is not None
-    assert recall.recalled().usual_answer(model=model, agent="invoices") == known

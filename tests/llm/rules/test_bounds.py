@@ -12,7 +12,6 @@ from governance.rules.decision import Quote
 from llm.rules import bounds, mistral_dialect
 from llm.rules.bounds import UnboundedInput
 from llm.rules.pricing import Entry, Rates
-from llm.rules.token_ratios import TokenRatios
 
 RATES = Rates(input_picos=1_000_000, cached_picos=100_000, output_picos=2_000_000)
 ALL = frozenset({"chat", "tools", "json", "vision", "reasoning"})
@@ -258,7 +257,6 @@ def test_what_has_no_bound_counts_as_all_that_the_model_can_read_where_that_is_a
     quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
     assert quote is not None
     assert quote.cost_nanos == 32_000 * 1_000 + 10 * 2_000
-    assert estimate.input_bytes is None
 
 
 def test_what_has_no_bound_lacks_one_at_a_model_of_unknown_context() -> None:
@@ -275,60 +273,43 @@ def test_audio_in_a_chat_is_refused_whatever_is_allowed() -> None:
             bounds.chat(asked(said("a"), said(parts)), reserve_unbounded=True)
 
 
-def test_only_an_input_that_is_all_text_teaches_how_many_bytes_a_token_has() -> None:
-    picture = {"type": "image_url", "image_url": "https://example.com/a.png"}
-
-    assert bounds.chat(asked(said("hello"))).input_bytes == 8 + 4 + 5
-    assert bounds.chat(asked(said([picture]))).input_bytes is None
-    assert bounds.ocr({"pages": [0]}).input_bytes is None
-
-
-def learned(*, answers: int = 0, input_ratio_e2: int = 100) -> TokenRatios:
-    ratios = TokenRatios()
-    for _ in range(1_000):
-        ratios.read(model="m", input_tokens=100, input_bytes=input_ratio_e2)
-        if answers:
-            ratios.answered(model="m", agent="a", output_tokens=answers)
-    return ratios
-
-
-def test_a_likely_quote_counts_text_by_what_is_learned_and_pictures_whole() -> None:
-    picture = {"type": "image_url", "image_url": "https://example.com/a.png"}
-    estimate = bounds.chat(asked(said("x" * 4_000), said([picture]), max_tokens=10))
-    model = entry("m", image_tokens=3_080)
-    ratios = learned(input_ratio_e2=200)
-
-    likely = bounds.quote(estimate, model, model="m", token_ratios=ratios, likely=True)
-    strict = bounds.quote(estimate, model, model="m", token_ratios=ratios)
-    assert likely is not None
-    assert strict is not None
-    assert strict.input_tokens == 4_016 + 3_080
-    assert likely.input_tokens == 4_016 // 2 + 3_080
+def test_a_picture_s_part_hides_no_text() -> None:
+    hidden = "x" * 5_000
+    for part in (
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": hidden}},
+        {"type": "image_url", "image_url": "https://example.com/a.png", "text": hidden},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "more": [{"text": hidden}]}},
+    ):
+        estimate = bounds.chat(asked(said([part])))
+        assert (estimate.images, estimate.text_tokens > 5_000) == (1, True)
 
 
 @pytest.mark.parametrize(
-    ("text", "max_tokens", "fields", "held"),
+    "field",
     [
-        # 13 tokens at most and 7 likely: what the other 6 cost pays for 3 of the answer.
-        ("x", 4_096, {}, 1_497),
-        ("x" * 4_000, 4_096, {}, 497),
-        ("x" * 40_000, 100_000, {}, bounds.LEAST_FIRST_HOLD),
-        ("x", 1_497, {}, None),
-        # It may write what nobody sees.
-        ("x", 4_096, {"provider": "openai"}, None),
-        ("x", 4_096, {"id": "unseen"}, None),
+        {"tool_choice": {"type": "function", "function": {"name": "find", "description": "x" * 5_000}}},
+        {"reasoning_effort": "x" * 5_000},
+        {"n": ["x" * 5_000]},
     ],
 )
-def test_a_growing_hold_begins_with_the_usual_answer(
-    text: str, max_tokens: int, fields: dict[str, Any], held: int | None
-) -> None:
-    estimate = bounds.chat(asked(said(text), max_tokens=max_tokens))
-    ratios = learned(answers=1_500, input_ratio_e2=200)
-    quote = bounds.quote(estimate, entry("m", **fields), model="m", token_ratios=ratios, agent="a", grows=True)
+def test_whatever_is_text_in_a_field_counts(field: dict[str, Any]) -> None:
+    assert bounds.chat_text(asked(said("a"), tools=[TOOL], **field)) > 5_000
 
-    assert quote is not None
-    assert quote.max_tokens == max_tokens
-    assert quote.held_tokens == held
+
+def test_a_body_of_another_shape_counts_whole_but_for_its_pictures() -> None:
+    body = {
+        "system": "be brief",
+        "messages": [{"content": [{"source": {"type": "base64", "data": "A" * 9_000}}, {"type": "text", "text": "é"}]}],
+    }
+    assert 60 < bounds.body_text(body) < 300
+
+
+def test_the_text_of_a_provider_s_body_has_the_same_hidden_prompts() -> None:
+    plain = bounds.chat(asked(said("a")))
+    with_json = bounds.chat(asked(said("a"), response_format={"type": "json_object"}))
+
+    assert plain.with_text(500).text_tokens == 500
+    assert with_json.with_text(500).text_tokens == 500 + bounds.HIDDEN_PROMPT_TOKENS
 
 
 def test_moderations_are_bounded_by_their_texts() -> None:

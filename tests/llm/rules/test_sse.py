@@ -24,7 +24,8 @@ def split(stream: bytes, cuts: list[int]) -> list[bytes]:
 def read(chunks: list[bytes]) -> tuple[list[sse.Event], bytes]:
     reader = sse.EventReader()
     events = [event for chunk in chunks for event in reader.feed(chunk)]
-    return events, reader.rest()
+    last, rest = reader.rest()
+    return [*events, *last], rest
 
 
 @given(
@@ -72,7 +73,10 @@ def test_an_object_may_begin_on_the_first_line_and_go_on_below(end: bytes) -> No
 def test_what_holds_no_object_is_relayed_without_data(raw: bytes) -> None:
     events, _ = read([raw])
 
-    assert [(event.raw, event.data, event.done, event.text_bytes) for event in events] == [(raw, None, False, 0)]
+    [event] = events
+    assert (event.raw, event.data, event.done) == (raw, None, False)
+    # All of it may be text.
+    assert event.text_bytes == len(raw.strip().removeprefix(b": ping").removeprefix(b"data:").strip())
 
 
 @pytest.mark.parametrize(
@@ -88,11 +92,14 @@ def test_what_holds_no_object_is_relayed_without_data(raw: bytes) -> None:
         ),
         (delta("", reasoning_content="think"), 5),
         (delta("", tool_calls=[{"index": 0, "function": {"name": "find", "arguments": '{"a":1}'}}]), 11),
-        (delta("", tool_calls=[{"function": {"name": "f", "arguments": {"a": 1}}}, "odd", {"function": None}]), 8),
+        # What comes unpacked counts by its names and values, and so does what nobody knows.
+        (delta("", tool_calls=[{"function": {"name": "f", "arguments": {"a": 1}}}, "odd", {"function": None}]), 6),
         ({"choices": [{"delta": {"content": "ab"}}, {"delta": {"content": "c"}}]}, 3),
         ({"choices": [{"message": {"content": "plain"}}]}, 5),
-        ({"choices": "odd"}, 0),
-        ({"choices": ["odd", {"delta": "odd"}]}, 0),
+        ({"choices": "odd"}, 3),
+        ({"choices": ["odd", {"delta": "odd"}]}, 6),
+        (delta("a", thoughts="bc"), 1 + 8 + 2),
+        ({"choices": [{"text": "abc", "logprobs": {"content": [{"token": "abc"}]}}], "p": "padding", "more": "de"}, 5),
         ({}, 0),
     ],
 )
@@ -117,7 +124,7 @@ def test_stopped_stream_ends_as_if_its_length_had_run_out() -> None:
     events, rest = read([raw + sse.DONE])
 
     assert rest == b""
-    assert events[0].finish_reason == "length"
+    assert events[0].finished == [0]
     assert events[1].done
     data = events[0].data
     assert data is not None
@@ -138,7 +145,138 @@ def test_final_chunk_before_the_first_one_stands_alone() -> None:
     assert [choice["index"] for choice in data["choices"]] == [0, 1]
 
 
-def test_finish_reason_is_read() -> None:
-    assert sse.read_event(sse.write_event({"choices": [{"finish_reason": "stop"}]})).finish_reason == "stop"
-    assert sse.read_event(sse.write_event(delta("x"))).finish_reason is None
-    assert sse.read_event(sse.DONE).finish_reason is None
+def test_answers_that_end_are_told_by_their_index() -> None:
+    two = {"choices": [{"index": 1, "finish_reason": "stop"}, {"index": 0}, {"finish_reason": "length"}]}
+    assert sse.read_event(sse.write_event(two)).finished == [1, 0]
+    assert sse.read_event(sse.write_event(delta("x"))).finished == []
+    assert sse.read_event(sse.DONE).finished == []
+
+
+CHUNKS = [delta("a"), delta("b"), {**delta("c"), "usage": {"prompt_tokens": 1, "completion_tokens": 3}}]
+
+
+def texts_of(events: list[sse.Event]) -> list[str]:
+    return [choice["delta"]["content"] for event in events if event.data for choice in event.data["choices"]]
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=20), end=st.sampled_from([b"\n", b"\r\n"]), done=st.booleans())
+def test_events_that_nothing_keeps_apart_are_events_all_the_same(cuts: list[int], end: bytes, done: bool) -> None:
+    stream = b"".join(b"data: " + orjson.dumps(chunk) + end for chunk in CHUNKS) + b"data: [DONE]" * done
+    events, rest = read(split(stream, cuts))
+
+    assert texts_of(events) == ["a", "b", "c"]
+    assert events[-1].done is done
+    assert rest == b""
+    # As clients expect them.
+    assert all(event.raw.endswith(b"\n\n") for event in events)
+
+
+def test_the_end_of_such_a_stream_is_seen_although_nothing_follows() -> None:
+    reader = sse.EventReader()
+    events = reader.feed(b"".join(b"data: " + orjson.dumps(chunk) + b"\n" for chunk in CHUNKS) + b"data: [DONE]\n")
+    assert events[-1].done
+
+
+def test_events_in_one_block_are_told_apart() -> None:
+    block = b"".join(b"data: " + orjson.dumps(chunk) + b"\n" for chunk in CHUNKS) + b"data: [DONE]\n\n"
+    assert texts_of(sse.read_events(block)) == ["a", "b", "c"]
+    assert len(sse.read_events(b"data: {\ndata: x\n\n")) == 1
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=20), last_end=st.sampled_from([b"", b"\n"]))
+def test_a_json_a_line_is_a_stream_of_events(cuts: list[int], last_end: bytes) -> None:
+    stream = b"\n".join(orjson.dumps(chunk) for chunk in CHUNKS) + last_end
+    events, rest = read(split(stream, cuts))
+
+    assert texts_of(events) == ["a", "b", "c"]
+    assert rest.strip() == b""
+
+
+WHOLE = {
+    "id": "i",
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "ab", "tool_calls": [{"id": "1"}, {"id": "2"}]},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        orjson.dumps(WHOLE),
+        orjson.dumps(WHOLE, option=orjson.OPT_INDENT_2),
+        b"\xef\xbb\xbf " + orjson.dumps(WHOLE) + b"\n",
+        b"data: " + orjson.dumps(WHOLE) + b"\n\n",
+    ],
+)
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=10))
+def test_a_whole_answer_is_one_chunk(body: bytes, cuts: list[int]) -> None:
+    events, rest = read(split(body, cuts))
+
+    [data] = [event.data for event in events if event.data]
+    assert data["object"] == "chat.completion.chunk"
+    assert data["choices"][0]["delta"]["content"] == "ab"
+    assert [call["index"] for call in data["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+    assert data["usage"] == WHOLE["usage"]
+    assert rest == b""
+    assert sse.read_event(events[0].raw).data == data
+
+
+def test_a_list_of_chunks_is_a_stream() -> None:
+    assert texts_of(read([orjson.dumps(CHUNKS, option=orjson.OPT_INDENT_2)])[0]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("cut", [b'{"choices": [', b'{"a": 1}\n{"b', b"[1, 2]", b"[]", b'data: {"a'])
+def test_what_nobody_can_read_is_left_over(cut: bytes) -> None:
+    reader = sse.EventReader()
+    reader.feed(cut)
+    assert reader.waiting_bytes > 0
+    events, rest = reader.rest()
+    assert events == []
+    assert cut.endswith(rest)
+    assert rest != b""
+
+
+def test_a_whole_message_beside_a_part_and_calls_that_are_none() -> None:
+    mixed = {"choices": [{"message": {"tool_calls": ["odd"]}}, {"delta": {"content": "x"}}, {"message": "odd"}]}
+    chunk = sse.as_chunk(mixed)
+    assert [choice.get("delta") for choice in chunk["choices"]] == [{"tool_calls": ["odd"]}, {"content": "x"}, None]
+    assert sse.as_chunk({"choices": [{"message": "odd"}]}) == {"choices": [{"message": "odd"}]}
+
+
+def test_a_stream_that_nobody_asked_for_makes_one_answer() -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "f", "arguments": '{"a"'}}
+    more = {"index": 0, "function": {"arguments": ":1}"}}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}
+    chunks = [
+        delta("a", role="assistant", note=[1]),
+        delta("b", tool_calls=[call, "odd", {"function": {"name": "g", "arguments": {}}}], note=[2]),
+        delta(None, tool_calls=[more, {"index": 0, "function": {"arguments": None}}]),
+        {"choices": [{"delta": "odd"}]},
+        end,
+    ]
+    answer = sse.whole_answer(b": hello\n\n" + b"".join(map(sse.write_event, chunks)) + sse.DONE)
+
+    assert answer is not None
+    [choice] = answer["choices"]
+    assert (answer["object"], answer["model"], answer["usage"]) == ("chat.completion", "m", {"prompt_tokens": 1})
+    assert (choice["message"]["content"], choice["finish_reason"], choice["message"]["note"]) == ("ab", "stop", [2])
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a":1}'}
+    assert len(choice["message"]["tool_calls"]) == 2
+
+
+def test_what_is_no_stream_is_no_answer_of_one() -> None:
+    assert sse.whole_answer(b'{"choices": []}') is None
+    assert sse.whole_answer(b"data: nothing\n\n") is None
+    assert sse.whole_answer(b'data: {"error": "x"}\n\n') == {"error": "x"}
+
+
+def test_what_strict_writers_refuse_is_written() -> None:
+    assert sse.write_json({"a": "\ud800"}) == b'{"a":"\\ud800"}'
+    assert sse.write_json({"a": 2**70}) == b'{"a":1180591620717411303424}'

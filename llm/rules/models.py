@@ -1,0 +1,26 @@
+"""Names of models: whether an answer's is another way to write the one that was asked for. Pure."""
+
+from __future__ import annotations
+
+import re
+
+# The version that an endpoint adds to what it was asked for: gpt-4o-2024-08-06, mistral-small-2603.
+_VERSION = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|latest)")
+
+
+def is_same_model(asked: str, served: str) -> bool:
+    """Whether `served` names the model `asked`: letters' case, a vendor's or folder's prefix and a date may differ.
+
+    Anything else ("gpt-5" for "gpt-5-mini", "m-pro" for "m") may be another model, at another price.
+    """
+    asked, served = (_bare(name) for name in (asked, served))
+    shorter, longer = sorted((asked, served), key=len)
+    return bool(shorter) and (longer == shorter or _is_version(longer.removeprefix(shorter), longer, shorter))
+
+
+def _is_version(more: str, longer: str, shorter: str) -> bool:
+    return longer.startswith(shorter) and _VERSION.fullmatch(more) is not None
+
+
+def _bare(name: str) -> str:
+    return name.strip().lower().rstrip("/").rpartition("/")[2]

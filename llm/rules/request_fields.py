@@ -1,0 +1,64 @@
+"""The fields that a request may have, by its kind. What has no line here is refused, whatever provider would take it.
+
+A field that nobody here knows may make a call dearer than it was counted (another model, more answers, work at the
+provider), so only known ones are passed on. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+# What Mistral takes, by its client.
+_MISTRALS: Mapping[str, str] = {
+    "chat": """model messages max_tokens min_tokens stream temperature top_p top_k stop random_seed metadata tools
+        tool_choice n presence_penalty frequency_penalty repetition_penalty logprobs top_logprobs prompt_logprobs
+        top_prompt_logprobs parallel_tool_calls prompt_cache_key service_tier safe_prompt prompt_mode reasoning_effort
+        response_format prediction guardrails""",
+    "fim": "model prompt suffix max_tokens min_tokens stream temperature top_p stop random_seed metadata n"
+    " prompt_cache_key",
+    "embedding": "model input metadata output_dimension output_dtype encoding_format",
+    "moderation": "model input metadata",
+    "ocr": """model document pages id metadata include_image_base64 include_blocks image_limit image_min_size
+        table_format extract_header extract_footer bbox_annotation_format document_annotation_format
+        document_annotation_prompt confidence_scores_granularity""",
+}
+# What OpenAI's clients add, which is translated, dropped or refused with a reason.
+_OPENAIS: Mapping[str, str] = {
+    "chat": """max_completion_tokens seed stream_options user logit_bias store verbosity safety_identifier
+        prompt_cache_options prompt_cache_retention moderation functions function_call audio web_search_options
+        modalities""",
+    "fim": "user seed stream_options max_completion_tokens",
+    "embedding": "dimensions user",
+    "moderation": "user",
+    "ocr": "user",
+}
+# What endpoints of one's own take beside OpenAI's (vLLM, llama.cpp, Ollama, GLM, Moonshot): how the answer is chosen
+# and written, within its length.
+COMPATIBLE: Mapping[str, frozenset[str]] = {
+    "chat": frozenset(
+        """min_p top_a typical_p chat_template_kwargs enable_thinking thinking thinking_budget include_reasoning
+        guided_json guided_regex guided_choice guided_grammar skip_special_tokens""".split()  # noqa: SIM905
+    ),
+}
+KNOWN: Mapping[str, frozenset[str]] = {
+    kind: frozenset(f"{fields} {_OPENAIS[kind]}".split()) | COMPATIBLE.get(kind, frozenset())
+    for kind, fields in _MISTRALS.items()
+}
+
+
+_ANYWHERE = frozenset[str]().union(*KNOWN.values())
+
+
+def unknown(names: Iterable[str]) -> tuple[str, str] | None:
+    """(field, what would be right) of the first field that no kind of request has."""
+    field = next((name for name in names if name not in _ANYWHERE), None)
+    if field is None:
+        return None
+    close = difflib.get_close_matches(field[:100].lower(), _ANYWHERE, n=1, cutoff=0.8)
+    return field, f"did you mean `{close[0]}`?" if close else "leave it out."
+
+
+def of_others(names: Iterable[str], *, kind: str) -> list[str]:
+    """Fields that only requests of other kinds have: this one is sent on without them."""
+    return [name for name in names if name not in KNOWN[kind]]
