@@ -156,15 +156,31 @@ def usage_blocks(answer: Answer, used: Used) -> list[Any]:
         "zero_later": [true, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}],
         "null_later": [true, None],
         "growing": [Used(prompt, max(1, output // 2)).block(), true],
-        "all_cached": [true | {"prompt_tokens": 0, "cached_tokens": prompt}],
-        "cached_at_top": [true | {"cached_tokens": prompt // 2}],
+        "no_prompt": [true | {"prompt_tokens": 0, "total_tokens": output}],
+        "cached_at_top": [_without_details(true) | {"cached_tokens": used.cached_tokens}],
+        # Counted by a proxy outside the prompt, or by one that adds what nobody knows.
         "larger_total": [true | {"total_tokens": 10 * (prompt + output)}],
         "other_names": [{"input_tokens": prompt, "output_tokens": output}],
     }
     return odd[answer.usage]
 
 
-USAGES_THAT_TELL = ("honest", "floats", "texts", "smaller_later", "zero_later", "null_later", "growing")
+def _without_details(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in block.items() if name != "prompt_tokens_details"}
+
+
+# By these the true cost can be read.
+USAGES_THAT_TELL = (
+    "honest",
+    "no_prompt",
+    "cached_at_top",
+    "floats",
+    "texts",
+    "smaller_later",
+    "zero_later",
+    "null_later",
+    "growing",
+)
 
 
 def token_texts(answer: Answer, count: int, first: int = 0) -> str:

@@ -26,204 +26,27 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.answers import Answer, Events, Used, embeddings_body, marks_in, plain_body
+from benchmarks.books import (
+    RATES,
+    Books,
+    Entry,
+    Request,
+    asked_tokens,
+    first_request,
+    key_of,
+    prompt_tokens,
+    strings_in,
+    whole_number,
+)
 
-PICOS_A_NANO = 1_000
-# Picodollars a token of input and output, by the beginnings of models' names. Another model is as dear as the dearest.
-RATES: Mapping[str, tuple[int, int]] = {
-    "ministral-3b": (40_000, 40_000),
-    "mistral-small": (150_000, 600_000),
-    "mistral-medium": (400_000, 2_000_000),
-    "mistral-large": (500_000, 1_500_000),
-    "mistral-embed": (100_000, 0),
-}
 SERVED = {"mistral-small-latest": "mistral-small-2603"}
 TOKENS_UNASKED = 200
-# What a chat template adds, at least.
-TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 4, 8
-# Fields whose values no model reads.
-_UNREAD = frozenset(
-    """model stream stream_options max_tokens max_completion_tokens max_output_tokens temperature top_p n best_of seed
-    random_seed stop user metadata logprobs top_logprobs presence_penalty frequency_penalty parallel_tool_calls
-    tool_choice safe_prompt service_tier prompt_mode reasoning_effort""".split()  # noqa: SIM905
-)
-# Texts of a message that are its template's, not the prompt's.
-_TEMPLATE = frozenset({"role", "type"})
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _BURST_TOKENS = 256
-
-
-@dataclass
-class Entry:
-    """One request, as this API has paid for it. Times in seconds since 1970; `gone_at`: its peer was seen to leave.
-
-    `aborted`: the connection ended before the answer was whole, by whichever side.
-    """
-
-    number: int
-    path: str
-    model: str
-    key: str
-    label: str
-    answer: str
-    body: bytes
-    body_bytes: int
-    prompt_tokens: int
-    rates: tuple[int, int]
-    output_tokens: int = 0
-    planned_tokens: int = 0
-    usage_told: bool = False
-    began_at: float = 0.0
-    ended_at: float | None = None
-    gone_at: float | None = None
-    aborted: bool = False
-
-    @property
-    def cost_nanos(self) -> int:
-        """Rounded half up, once."""
-        input_picos, output_picos = self.rates
-        picos = self.prompt_tokens * input_picos + self.output_tokens * output_picos
-        return (2 * picos + PICOS_A_NANO) // (2 * PICOS_A_NANO)
-
-    @property
-    def is_running(self) -> bool:
-        return self.ended_at is None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"body": None, "rates": list(self.rates), "cost_nanos": self.cost_nanos}
-
-
-@dataclass
-class Books:
-    """All that was asked of one upstream. Written by its loop alone; may be read from any thread."""
-
-    rates: Mapping[str, tuple[int, int]] = field(default_factory=lambda: dict(RATES))
-    keeps_bodies: bool = True
-    entries: list[Entry] = field(default_factory=list)
-
-    @property
-    def spent_nanos(self) -> int:
-        return sum(entry.cost_nanos for entry in list(self.entries))
-
-    @property
-    def running(self) -> int:
-        return sum(entry.is_running for entry in list(self.entries))
-
-    @property
-    def input_tokens(self) -> int:
-        return sum(entry.prompt_tokens for entry in list(self.entries))
-
-    @property
-    def output_tokens(self) -> int:
-        return sum(entry.output_tokens for entry in list(self.entries))
-
-    def spent_by_key(self) -> dict[str, int]:
-        """Nanodollars for each `x-user` header, else the body's `user`, else "": see `key_of`."""
-        spent: dict[str, int] = {}
-        for entry in list(self.entries):
-            spent[entry.key] = spent.get(entry.key, 0) + entry.cost_nanos
-        return spent
-
-    def rates_of(self, model: str) -> tuple[int, int]:
-        known = [name for name in self.rates if model.startswith(name)]
-        return self.rates[max(known, key=len)] if known else max(self.rates.values(), key=lambda rates: rates[1])
-
-    def to_json(self, since: int = 0) -> dict[str, Any]:
-        return {
-            "spent_nanos": self.spent_nanos,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "running": self.running,
-            "spent_by_key": self.spent_by_key(),
-            "entries": [entry.to_json() for entry in self.entries[since:]],
-        }
-
-
-class FirstKeys(dict[str, Any]):
-    """A JSON object of which the first of equal keys counts, whatever the case of its letters."""
-
-
-def first_keys(pairs: list[tuple[str, Any]]) -> FirstKeys:
-    read = FirstKeys()
-    for name, value in pairs:
-        read.setdefault(name.lower(), value)
-    return read
-
-
-@dataclass(frozen=True)
-class Request:
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """An empty one where the body is no JSON object."""
-        try:
-            read = json.loads(self.body, object_pairs_hook=first_keys)
-        except ValueError:
-            return {}
-        return read if isinstance(read, dict) else {}
-
-
-def strings_in(value: Any, leave_out: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Every text at any depth, but for the values of some keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            if name not in leave_out:
-                yield from strings_in(part, leave_out)
-    elif isinstance(value, list):
-        for part in value:
-            yield from strings_in(part, leave_out)
-
-
-def prompt_tokens(request: Request, counts: str) -> int:
-    """ "texts": a token a byte of every text that a model may read, and what a template adds; "raw": a token a byte of
-    the body; "quarter": one for four bytes of it, as of ordinary prose."""
-    if counts == "raw":
-        return len(request.body)
-    if counts == "quarter":
-        return max(1, len(request.body) // 4)
-    payload, tokens = request.payload, TOKENS_A_REQUEST
-    for name, value in payload.items():
-        if name == "messages":
-            tokens += TOKENS_A_MESSAGE * (len(value) if isinstance(value, list) else 1)
-            tokens += sum(len(text.encode("utf-8", "replace")) for text in strings_in(value, _TEMPLATE))
-        elif name in ("prompt", "suffix", "input"):
-            tokens += sum(len(text.encode("utf-8", "replace")) for text in strings_in(value))
-        elif name not in _UNREAD:
-            tokens += len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
-    return tokens
-
-
-def whole_number(value: Any) -> int | None:
-    """A number as a lenient API reads it: also a whole float, and digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    with contextlib.suppress(ValueError, OverflowError):
-        return max(0, int(float(value)))
-    return None
-
-
-def asked_tokens(payload: Mapping[str, Any]) -> int | None:
-    """The most that one answer may have; of several spellings the largest."""
-    asked = [number for name in _MAX_TOKENS if (number := whole_number(payload.get(name))) is not None]
-    return max(asked, default=None)
-
-
-def key_of(request: Request) -> str:
-    if user := request.headers.get("x-user"):
-        return user
-    user = request.payload.get("user")
-    return user if isinstance(user, str) else ""
 
 
 class Ended(Exception):
@@ -238,6 +61,10 @@ class Connection(asyncio.Protocol):
         self._read = b""
         self._running: asyncio.Task[None] | None = None
         self.gone = asyncio.Event()
+        # What the peer has not taken yet: the queue without a bound.
+        self._queue: deque[bytes] = deque()
+        self.queued_bytes = 0
+        self._paused = self._ends = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -257,27 +84,38 @@ class Connection(asyncio.Protocol):
         self.gone.set()
         self._upstream.connections.discard(self)
 
-    def _go_on(self) -> None:
-        if self._running is None and (request := self._next_request()) is not None:
-            self._running = asyncio.get_running_loop().create_task(self._answer(request))
+    def write(self, data: bytes) -> None:
+        """Never waits for the peer."""
+        if self.gone.is_set() or self.transport.is_closing():
+            return
+        self._queue.append(data)
+        self.queued_bytes += len(data)
+        self._flush()
 
-    def _next_request(self) -> Request | None:
-        end = self._read.find(b"\r\n\r\n")
-        if end < 0:
-            return None
-        first, *lines = self._read[:end].decode("latin-1").split("\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        rest = self._read[end + 4 :]
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body, taken = dechunked(rest)
-        else:
-            taken = int(headers.get("content-length", "0"))
-            body = rest[:taken] if len(rest) >= taken else None
-        if body is None:
-            return None
-        self._read = rest[taken:]
-        method, target, _ = first.split(" ", 2)
-        return Request(method, target, headers, body)
+    def close(self) -> None:
+        """End the connection when all has been sent."""
+        self._ends = True
+        self._flush()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._queue and not self._paused and not self.transport.is_closing():
+            data = self._queue.popleft()
+            self.queued_bytes -= len(data)
+            self.transport.write(data)
+        if self._ends and not self._queue:
+            self.transport.close()
+
+    def _go_on(self) -> None:
+        if self._running is None and (found := first_request(self._read)) is not None:
+            request, self._read = found
+            self._running = asyncio.get_running_loop().create_task(self._answer(request))
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -301,24 +139,10 @@ class Connection(asyncio.Protocol):
         if act == "reset":
             self.reset()
         elif act == "close":
-            self.transport.close()
+            self.close()
         else:
             await self.gone.wait()
         raise Ended
-
-
-def dechunked(rest: bytes) -> tuple[bytes | None, int]:
-    """A chunked body and how many bytes it took; None while it is not whole."""
-    body, at = b"", 0
-    while (line_end := rest.find(b"\r\n", at)) >= 0:
-        size = int(rest[at:line_end].split(b";")[0], 16)
-        at = line_end + 2 + size + 2
-        if len(rest) < at:
-            break
-        if size == 0:
-            return body, at
-        body += rest[line_end + 2 : at - 2]
-    return None, 0
 
 
 class Output:
@@ -326,7 +150,7 @@ class Output:
 
     def __init__(self, answer: Answer, connection: Connection) -> None:
         self._answer, self._connection = answer, connection
-        self._sent = 0
+        self.written_bytes = 0
         self._chunked = False
 
     async def head(self, *, content_type: str, length: int | None) -> None:
@@ -350,29 +174,25 @@ class Output:
         if self._chunked:
             await self.raw(b"0\r\n\r\n")
         elif not length_known or self._answer.transfer == "close":
-            self._connection.transport.close()
+            self._connection.close()
 
     async def raw(self, data: bytes) -> None:
         """Raises Ended where the answer is to be cut before all of `data`."""
         most = self._answer.ends_after_bytes
-        cut = most is not None and self._sent + len(data) >= most
+        cut = most is not None and self.written_bytes + len(data) >= most
         if cut and most is not None:
-            data = data[: most - self._sent]
-        self._sent += len(data)
+            data = data[: most - self.written_bytes]
+        if not self._connection.gone.is_set():
+            self.written_bytes += len(data)
         if self._answer.dribble is None:
-            self._write(data)
+            self._connection.write(data)
         else:
             size, pause_s = self._answer.dribble
             for at in range(0, len(data), size):
-                self._write(data[at : at + size])
+                self._connection.write(data[at : at + size])
                 await asyncio.sleep(pause_s)
         if cut:
             await self._connection.end(self._answer.ends_by)
-
-    def _write(self, data: bytes) -> None:
-        # Never waits for the peer: what it does not read is queued here.
-        if not self._connection.gone.is_set():
-            self._connection.transport.write(data)
 
 
 class BookedUpstream:
@@ -382,7 +202,7 @@ class BookedUpstream:
         self,
         *,
         usual: Answer | None = None,
-        rates: Mapping[str, tuple[int, int]] | None = None,
+        rates: Mapping[str, tuple[int, int, int]] | None = None,
         answer_to: Callable[[Request], Answer | None] | None = None,
         keeps_bodies: bool = True,
     ) -> None:
@@ -452,7 +272,7 @@ class BookedUpstream:
             self._control(request, connection)
         elif request.method == "GET":
             listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.books.rates]}
-            connection.transport.write(json_response(listed))
+            connection.write(json_response(listed))
         else:
             await self._generate(path, request, connection)
 
@@ -467,7 +287,7 @@ class BookedUpstream:
             self.usual = Answer.from_json(json.loads(request.body))
         else:
             self.forget()
-        connection.transport.write(json_response(said))
+        connection.write(json_response(said))
 
     def _answer_for(self, request: Request, marks: Mapping[str, Any]) -> Answer:
         if self._next:
@@ -482,6 +302,7 @@ class BookedUpstream:
         answer = self._answer_for(request, marks)
         asked = payload.get("model")
         model = asked if isinstance(asked, str) else ""
+        read_tokens = prompt_tokens(request, answer.counts) if answer.is_billed and answer.usage != "no_prompt" else 0
         entry = Entry(
             number=len(self.books.entries),
             path=path,
@@ -491,7 +312,9 @@ class BookedUpstream:
             answer=answer.name,
             body=request.body if self.books.keeps_bodies else b"",
             body_bytes=len(request.body),
-            prompt_tokens=prompt_tokens(request, answer.counts) if answer.is_billed else 0,
+            request_id=request.headers.get("x-request-id", ""),
+            prompt_tokens=read_tokens,
+            cached_tokens=min(answer.cached_tokens, read_tokens),
             rates=self.books.rates_of(model),
             began_at=time.time(),
         )
@@ -525,9 +348,20 @@ class Generation:
         self._by_length = asked is not None and self._tokens + self._unseen >= asked
         self._n = max(1, *(whole_number(payload.get(name)) or 1 for name in ("n", "best_of")))
         self._model = answer.model or SERVED.get(entry.model, entry.model)
+        # How many bytes had been written when so many tokens had been.
+        self._marks: list[tuple[int, int]] = []
         entry.planned_tokens = self._n * (self._tokens + self._unseen)
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            if self._connection.gone.is_set() and self._marks:
+                left = self._output.written_bytes - self._connection.queued_bytes
+                sent = next((tokens for written, tokens in reversed(self._marks) if written <= left), 0)
+                self._entry.unsent_tokens = max(0, self._entry.output_tokens - sent)
+
+    async def _run(self) -> None:
         answer = self._answer
         if answer.script is not None:
             await self._play(answer.script)
@@ -552,7 +386,7 @@ class Generation:
 
     def _used(self) -> Used:
         entry = self._entry
-        return Used(entry.prompt_tokens, entry.output_tokens, min(self._answer.cached_tokens, entry.prompt_tokens))
+        return Used(entry.prompt_tokens, entry.output_tokens, entry.cached_tokens)
 
     def _count(self, tokens: int) -> None:
         if self._answer.is_billed:
@@ -607,6 +441,8 @@ class Generation:
                 if answer.error is not None and first >= answer.error_after:
                     break
                 await output.body(events.written(first, count, self._used()))
+                if not self._connection.gone.is_set():
+                    self._marks.append((output.written_bytes, self._entry.output_tokens))
             if answer.error is not None:
                 await output.body(events.error())
             else:

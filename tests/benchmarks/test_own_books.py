@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks import servers
 from benchmarks.answers import Answer, Used, token_texts, usage_blocks
-from benchmarks.own_books import BookedUpstream, Request, prompt_tokens
+from benchmarks.books import Request, prompt_tokens
+from benchmarks.own_books import BookedUpstream
 from tests.product import eventually
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -112,7 +113,7 @@ def test_of_equal_keys_the_first_counts_whatever_its_letters_case(booked: Booked
     booked.next(Answer(tokens=None))
     peer.send(b'{"MAX_TOKENS":900,"max_tokens":5,"model":"mistral-large-x","model":"mistral-small","messages":[]}')
     assert eventually(lambda: booked.books.output_tokens == 900)
-    assert booked.books.entries[0].rates == (500_000, 1_500_000)
+    assert booked.books.entries[0].rates == (500_000, 50_000, 1_500_000)
 
 
 def test_every_text_of_the_prompt_is_a_token_a_byte() -> None:
@@ -160,6 +161,27 @@ def test_one_that_keeps_going_does_not(booked: BookedUpstream, peer: Peer) -> No
     assert booked.idle()
     assert booked.books.output_tokens == 300
     assert booked.books.entries[0].gone_at is not None
+
+
+def test_what_stayed_in_its_queue_when_its_peer_left_is_known(booked: BookedUpstream) -> None:
+    booked.next(Answer(tokens=8_000, logprobs=True))
+    peer = Peer(booked, receive_bytes=4096)
+    peer.send(chat(stream=True, max_tokens=8_000))
+    assert eventually(lambda: booked.books.output_tokens > 5_000)
+    peer.socket.close()
+    assert booked.idle()
+    [entry] = booked.books.entries
+    assert entry.aborted
+    assert 0 < entry.unsent_tokens < entry.output_tokens
+    assert entry.sent_nanos < entry.cost_nanos
+
+
+def test_cached_tokens_are_cheaper_and_told(booked: BookedUpstream) -> None:
+    booked.next(Answer(cached_tokens=10, usage="cached_at_top"), Answer(usage="no_prompt", tokens=1))
+    assert post(booked, chat()).json()["usage"]["cached_tokens"] == 10
+    assert booked.books.spent_nanos == (HI_TOKENS - 10) * INPUT + 10 * 15 + 20 * OUTPUT
+    assert post(booked, chat()).json()["usage"]["prompt_tokens"] == 0
+    assert booked.books.entries[1].cost_nanos == OUTPUT
 
 
 def test_pace_is_kept(booked: BookedUpstream) -> None:
