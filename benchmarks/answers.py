@@ -47,6 +47,8 @@ class Answer:
     usage_at: str = "finish"
     cached_tokens: int = 0
     counts: str = "texts"
+    # Further fields of each event, or of the plain answer.
+    more: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     # Status, head and framing.
     status: int = 200
@@ -223,9 +225,11 @@ def plain_body(answer: Answer, *, model: str, tokens: int, n: int, used: Used) -
     finish = answer.finish or "stop"
     choices = [_choice(answer, text, index=i, count=tokens, finish=finish, plain=True) for i in range(n)]
     body: dict[str, Any] = {"id": "cmpl-1", "object": "chat.completion", "created": 1, "model": model}
-    body["choices"] = choices
-    for block in usage_blocks(answer, used)[-1:]:
-        _place(answer, body, choices, block)
+    body |= {"choices": choices, **answer.more}
+    blocks = usage_blocks(answer, used)
+    if blocks:
+        # Of one that has several in a stream, the true one.
+        _place(answer, body, choices, blocks[0] if len(blocks) == 1 else used.block())
     return json.dumps(body).encode()
 
 
@@ -251,7 +255,7 @@ class Events:
     def __init__(self, answer: Answer, *, model: str, n: int) -> None:
         self._answer = answer
         self._n = n
-        self._head = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+        self._head = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, **answer.more}
 
     def framed(self, chunk: Mapping[str, Any] | str) -> bytes:
         data = chunk if isinstance(chunk, str) else json.dumps(chunk)
