@@ -58,6 +58,7 @@ class Answer:
     transfer: str = "chunked"
     done: bool = True
     finish: str | None = None
+    # Of a stream: nothing ends it, but for its peer.
     stays_open: bool = False
     # How it goes wrong: an error instead of the rest, or the end of the connection.
     error: Mapping[str, Any] | None = None

@@ -465,8 +465,6 @@ class Generation:
         length = None if self._answer.transfer == "chunked" and self._answer.framing == "sse" else len(body)
         await self._output.head(content_type="application/json", length=length)
         await self._output.body(body)
-        if self._answer.stays_open:
-            await self._connection.end("hang")
         await self._output.end(length_known=length is not None)
 
     async def _play(self, script: Any) -> None:

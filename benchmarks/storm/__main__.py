@@ -137,10 +137,10 @@ class Run:
             done=self.calls.append,
             patience_s=self._options.patience,
         )
-        every_s = 0.4 if self._options.short else 0.8
+        every_s = 0.3 if self._options.short else 0.6
         work = [
             asyncio.create_task(self._clients.run(self._options.clients)),
-            asyncio.create_task(self._operators.run(every_s=every_s, commands_every_s=10 * every_s)),
+            asyncio.create_task(self._operators.run(every_s=every_s, commands_every_s=12 * every_s)),
         ]
         began, found = time.monotonic(), dict[tuple[str, str], Breach]()
         while (left_s := began + self._options.minutes * 60 - time.monotonic()) > 0:

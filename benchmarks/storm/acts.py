@@ -88,16 +88,16 @@ class Operators:
                 keys.append(str(issued["key"]))
             self.tenants.append(Tenant(slug, tuple(keys)))
         await self._budget(20_000_000_000, "", "platform", "", "day")
-        await self._budget(60_000_000, "acme", "tenant", "", "hour")
-        await self._budget(40_000_000, "acme", "agent", "*", "day")
+        await self._budget(240_000_000, "acme", "tenant", "", "hour")
+        await self._budget(160_000_000, "acme", "agent", "*", "day")
         downgrade = [{"from": ["mistral-large-latest"], "to": MODEL}]
         await self._budget(
-            90_000_000, "bolt", "tenant", "", "day", hard_cap="0.5", soft_cap="0.3", downgrade_rules=downgrade
+            360_000_000, "bolt", "tenant", "", "day", hard_cap="0.5", soft_cap="0.3", downgrade_rules=downgrade
         )
-        await self._budget(50_000_000, "cask", "tenant", "", "lifetime", clamp=False)
-        await self._budget(20_000_000, "cask", "user", "*", "day")
-        await self._budget(70_000_000, "dune", "tenant", "", "month", hard_cap="0.9")
-        await self._budget(50_000_000, "dune", "agent", "mails", "hour")
+        await self._budget(200_000_000, "cask", "tenant", "", "lifetime", clamp=False)
+        await self._budget(60_000_000, "cask", "user", "*", "day")
+        await self._budget(280_000_000, "dune", "tenant", "", "month", hard_cap="0.9")
+        await self._budget(180_000_000, "dune", "agent", "mails", "hour")
 
     async def _budget(self, limit_nanos: int, tenant: str, scope: str, key: str, window: str, **policy: Any) -> None:
         made = await self._must(
@@ -116,7 +116,7 @@ class Operators:
     async def run(self, *, every_s: float, commands_every_s: float) -> None:
         """Act after act while the gate is open, agents' two-phase calls beside them."""
         await asyncio.gather(
-            self._go_on(self._operate, every_s),
+            *(self._go_on(self._operate, every_s) for _ in range(2)),
             self._go_on(self._report, every_s / 2),
             *(self._go_on(self._call_in_two_phases, every_s) for _ in range(2)),
             self._go_on(self._command, commands_every_s),
@@ -133,15 +133,13 @@ class Operators:
             await asyncio.sleep(self._random.uniform(0.5, 1.5) * pause_s)
 
     async def _operate(self) -> None:
-        await self._random.choice(
-            (self._reset, self._reset, self._reset, self._limit, self._limit, self._limit, self._stop, self._pause)
-        )()
+        await self._random.choice((*[self._reset] * 8, *[self._limit] * 4, self._stop, self._pause))()
 
     def _own_budget(self) -> Budget:
         return self._random.choice([budget for budget in self.budgets if budget.tenant])
 
     async def _reset(self) -> None:
-        budget = self._own_budget()
+        budget = self._random.choice(self.budgets)
         await self._post("reset", {"budget": budget.id}, f"budgets/{budget.id}/reset", reason="a storm")
 
     async def _limit(self) -> None:

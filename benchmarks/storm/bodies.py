@@ -82,7 +82,7 @@ LIES: Mapping[str, Callable[[Payload, Random], bytes]] = {
     "no object": lambda payload, _: json.dumps([payload]).encode(),
     "no json": lambda payload, _: honest_bytes(payload)[:-2],
     "lone surrogate": lambda payload, _: honest_bytes(payload | {"user": "\ud83d"}),
-}  # fmt: skip
+}
 
 
 def dense(random: Random) -> str:

@@ -113,7 +113,8 @@ class Clients:
                 await self._repeat(call, behaviour, random)
             else:
                 await self._call(call, behaviour, random)
-            await asyncio.sleep(random.uniform(0.0, 0.1))
+            # Who is refused for money or by an operator tries again, but not at once.
+            await asyncio.sleep(random.uniform(0.5, 1.5) if call.status in (402, 403, 429) else 0.0)
 
     def _plan(self, random: Random) -> tuple[Call, Behaviour]:
         number, tenant = next(self._numbers), random.choice(self._tenants)

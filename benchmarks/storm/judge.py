@@ -24,6 +24,8 @@ OWN_VERSION = 8
 # A decision is taken after the time that it notes, by as long as it waited for its locks.
 DECIDED_WITHIN_S = 2.0
 EXPIRED_WITHIN_S = 20.0
+# Usage that says more than was used, and might be true.
+BELIEVED = ("larger_total",)
 # Clients that read all they can get.
 _READING = ("reads", "repeats")
 
@@ -265,7 +267,9 @@ def _spent_nanos(evidence: Evidence, window_id: int) -> int:
     spent = sum(evidence.true_nanos(entry) for entry in evidence.windows_of_books.get(window_id, ()))
     for row in evidence.reservations_by_window.get(window_id, ()):
         spent += evidence.settled_by_agents.get(row["id"], 0)
-    return spent + sum(row["cost_nanos"] for by, row in evidence.reported_by_window.get(window_id, ()) if by == "agent")
+    for by, row in evidence.reported_by_window.get(window_id, ()):
+        spent += row["cost_nanos"] if by == "agent" else 0
+    return spent
 
 
 def _possible_limits(evidence: Evidence, window: Row) -> Iterator[int]:
@@ -308,16 +312,18 @@ def _spent_under(evidence: Evidence, window: Row) -> Iterator[tuple[Limit, int]]
 
 
 def overages(evidence: Evidence) -> Iterator[Breach]:
-    """No charge is above its hold, where the upstream kept to what it was allowed."""
-    for request_id, reservations in evidence.reservations_by_request.items():
-        for row in reservations:
+    """No call is charged above its hold: it covers all that an upstream may do, and no more is believed of one that
+    says what cannot be."""
+    for request_id, entries in evidence.books_by_request.items():
+        behaviour = BY_NAME.get(entries[0]["answer"])
+        evidence.judged["above its hold"] += 1
+        if behaviour is None or behaviour.disobeys or behaviour.answer.usage in BELIEVED:
+            continue
+        for row in evidence.reservations_by_request.get(request_id, ()):
             for entry in evidence.entries_by_reservation.get(row["id"], ()):
-                books = evidence.books_by_request.get(request_id, [])
-                behaviour = BY_NAME.get(books[0]["answer"]) if books else None
-                if entry["overage_nanos"] and behaviour is not None and behaviour.tells:
+                if entry["overage_nanos"]:
                     detail = f"held {nanos(row['amount_nanos'])}, charged {nanos(entry['cost_nanos'])}"
                     yield Breach("above its hold", request_id, detail, evidence.described(request_id))
-        evidence.judged["above its hold"] += 1
 
 
 def still_held(evidence: Evidence) -> Iterator[Breach]:
@@ -344,8 +350,10 @@ def wrong_answers(evidence: Evidence) -> Iterator[Breach]:
         behaviour = BY_NAME[call.answer]
         evidence.judged["a wrong answer"] += 1
         detail = f"{call.status} {call.code or call.broken}"
+        # A client that left before it had read the code cannot say.
+        unread = not call.code and not call.whole
         caused = (behaviour.fails and call.code.startswith("upstream")) or call.code == "breaker_open"
-        if call.status is not None and call.status >= 500 and (call.status == 500 or not caused):
+        if call.status is not None and call.status >= 500 and (call.status == 500 or not (caused or unread)):
             yield Breach("a wrong answer", call.label, detail, call.described())
         elif call.overdue:
             waited = f"{call.ended_at - call.began_at:.0f} s, {detail}"
