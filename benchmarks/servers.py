@@ -128,6 +128,8 @@ def product(environment: Mapping[str, str], *, processes: int, log: Path | None 
         *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1"),
         *("--port", str(port), "--workers", str(processes), "--lifespan", "on", "--ws", "none"),
         *("--no-server-header", "--no-access-log", "--log-level", "warning"),
+        # As in deploy/Dockerfile: calls that hang are not waited for longer.
+        *("--timeout-graceful-shutdown", "20"),
     ]
     with process(command, port=port, environment=environment, log=log) as pid:
         yield f"http://127.0.0.1:{port}", pid

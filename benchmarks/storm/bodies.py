@@ -12,7 +12,7 @@ GOOD_MODELS = ("mistral-small-latest", "mistral-small-latest", "ministral-8b-lat
 BAD_MODELS = ("ministral-14b-latest", "ministral-3b-latest", "codestral-latest", "mistral-medium-latest")
 LONG = 50_000
 # What is paid for by those that take the first of two equal keys.
-_GREEDY = 3_000
+_GREEDY = 1_500
 
 Payload = dict[str, Any]
 

@@ -125,7 +125,11 @@ class Clients:
         answer = behaviour.answer
         if lie.startswith(("two ", "MAX")) or lie in ("best_of", "max_output_tokens"):
             # What is asked for is what is written.
-            answer = replace(answer, tokens=None if answer.tokens and not answer.script else answer.tokens)
+            answer = replace(
+                answer,
+                tokens=None if answer.tokens and not answer.script else answer.tokens,
+                pace=answer.pace and max(behaviours.PACES),
+            )
         stream = random.random() < 0.65
         model = random.choice(bodies.BAD_MODELS if behaviour.fails else bodies.GOOD_MODELS)
         text = f"{answer.marked(label=f'call-{number}', key=tenant.slug)} {bodies.dense(random)}"

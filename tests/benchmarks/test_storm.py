@@ -25,7 +25,16 @@ OWN = "01a219a7-c3b9-82ca-ae76-a3ef2a436e68"
 
 def call(**parts: Any) -> Call:
     usual = {"number": 1, "tenant": "acme", "client": "reads", "lie": "", "answer": "honest", "stream": False}
-    seen = {"status": 200, "request_id": GATEWAYS, "whole": True, "key": "", "once": "", "headers": {}, "body": b""}
+    seen = {
+        "status": 200,
+        "request_id": GATEWAYS,
+        "whole": True,
+        "key": "",
+        "once": "",
+        "headers": {},
+        "body": b"",
+        "ended_at": 110.5,
+    }
     return Call(**(usual | seen | parts))
 
 
@@ -42,6 +51,7 @@ def at_rest() -> dict[str, Any]:
         "output_tokens": 20,
         "began_at": 110.0,
         "ended_at": 111.0,
+        "gone_at": None,
     }
     hold = {"tenant__slug": "acme", "agent": "mails", "amount_nanos": 500, "windows": [1], "resolved_at": 112.0}
     hold |= {"status": "settled", "expires_at": 200.0, "reserved_at": 109.0}
@@ -155,6 +165,8 @@ OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservat
         (put("rows.entries.0.overage_nanos", 1), {"above its hold"}),
         (put("rows.reservations.0.status", "pending"), {"still held"}),
         (OVERTIME, {"still held"}),
+        (both(LEFT, put("calls.0.stream", True), put("books.0.gone_at", 116.0)), {"an upstream left running"}),
+        (both(LEFT, put("calls.0.stream", True), put("books.0.ended_at", None)), {"an upstream left running"}),
         (add("drift", {"invariant": "1", "subject": "window 1"}), {"the ledger has drifted"}),
         (both(put("calls.0.status", 500), put("calls.0.code", "internal_error")), {"a wrong answer"}),
         (REFUSED, {"a wrong answer"}),
@@ -186,6 +198,8 @@ def test_each_breach_is_seen_and_no_other(change: Callable[[dict[str, Any]], Non
         # It hangs by itself, or its client went.
         both(odd("never begins"), put("calls.0.whole", False)),
         LEFT,
+        # A whole answer is waited for although its client went.
+        both(LEFT, put("rows.reservations.0.status", "pending"), put("books.0.ended_at", None)),
         # What stayed at the upstream is no gateway's to know; what was written against orders no gateway's to prevent.
         both(odd("keeps going"), put("books.0.cost_nanos", 9_000), LEFT),
         both(odd("disobeys"), put("books.0.sent_nanos", 9_000)),
