@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +17,20 @@ from pathlib import Path
 # SQLite wants one web process: with two, writers sleep on each other.
 PROCESSES = {"sqlite": 1, "postgres": 2}
 START_S = 30.0
+END_S = 30.0
 # What the product checks Stripe's signatures by.
 WEBHOOK_SECRET = "whsec_of_the_benchmark"
 
 
 @contextmanager
-def process(command: Sequence[str], *, port: int, environment: Mapping[str, str] = os.environ) -> Iterator[int]:
-    """A process while it runs, from when it listens on `port` on; its id."""
-    with tempfile.TemporaryFile() as output:
+def process(
+    command: Sequence[str], *, port: int, environment: Mapping[str, str] = os.environ, log: Path | None = None
+) -> Iterator[int]:
+    """A process while it runs, from when it listens on `port` on; its id. What it says is kept in `log`.
+
+    Raises subprocess.TimeoutExpired of one that does not end when it is asked to, and kills it.
+    """
+    with open(log, "w+b") if log else tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + START_S
@@ -35,7 +42,13 @@ def process(command: Sequence[str], *, port: int, environment: Mapping[str, str]
             yield child.pid
         finally:
             child.terminate()
-            child.wait(30)
+            try:
+                child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                for member in family(child.pid):
+                    os.kill(member, signal.SIGKILL)
+                child.wait(END_S)
+                raise
 
 
 def listens(port: int) -> bool:
@@ -108,15 +121,17 @@ def command(environment: dict[str, str], *arguments: str) -> str:
 
 
 @contextmanager
-def product(environment: Mapping[str, str], *, processes: int) -> Iterator[tuple[str, int]]:
+def product(environment: Mapping[str, str], *, processes: int, log: Path | None = None) -> Iterator[tuple[str, int]]:
     """The product's base URL and its main process."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1"),
         *("--port", str(port), "--workers", str(processes), "--lifespan", "on", "--ws", "none"),
         *("--no-server-header", "--no-access-log", "--log-level", "warning"),
+        # As in deploy/Dockerfile: calls that hang are not waited for longer.
+        *("--timeout-graceful-shutdown", "20"),
     ]
-    with process(command, port=port, environment=environment) as pid:
+    with process(command, port=port, environment=environment, log=log) as pid:
         yield f"http://127.0.0.1:{port}", pid
 
 

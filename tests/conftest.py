@@ -14,6 +14,7 @@ from django.db.models import Model
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from benchmarks.own_books import BookedUpstream
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
@@ -141,20 +142,39 @@ def sandbox_url(sandbox: Sandbox, running_sandbox: tuple[Sandbox, str]) -> str:
     return running_sandbox[1]
 
 
+@pytest.fixture(scope="session")
+def running_booked() -> Iterator[BookedUpstream]:
+    with BookedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def booked(running_booked: BookedUpstream) -> BookedUpstream:
+    """A model's API with its own books, empty ones; `product` calls it where a test names both."""
+    running_booked.forget()
+    return running_booked
+
+
+@pytest.fixture
+def upstream_url(request: pytest.FixtureRequest, sandbox_url: str) -> str:
+    """The model's API that `product` calls: the sandbox, or `booked` where that is named."""
+    return request.getfixturevalue("booked").base_url if "booked" in request.fixturenames else sandbox_url
+
+
 @pytest.fixture
 def product(
     transactional_db: None,
     shipped_catalogue: None,
     settings: Any,
     sandbox: Sandbox,
-    sandbox_url: str,
+    upstream_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Product]:
     """Both planes, served by this process; the ledger's invariants hold when it ends."""
     from config.asgi import application
 
-    settings.MISTRAL_API_BASE = sandbox_url
+    settings.MISTRAL_API_BASE = upstream_url
     settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
     settings.DEFAULT_DAILY_BUDGET = None
     # What one test made fail is no news to the next.
