@@ -74,8 +74,7 @@ def _check(
     if route.kind in lacking:
         raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
     if "bound" in lacking:
-        unbounded = "This call's input has no bound, and the catalogue does not know how much the model can read."
-        raise errors.bad_request(unbounded, param="model", code="unbounded_input")
+        raise errors.bad_request(estimate.no_bound_at(entry), param="model", code="unbounded_input")
     if entry.provider in unconfigured:
         raise errors.provider_not_configured(request.model, entry.provider)
 

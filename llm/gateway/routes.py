@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 
 from governance.rules.calls import Usage
-from llm.rules import bounds, mistral_dialect, transcription
+from llm.rules import bounds, mistral_dialect, transcription, usage
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 
@@ -34,11 +34,15 @@ class Route:
 
 
 def _tokens(answer: Any, model: str, _: str) -> Usage | None:
-    return mistral_dialect.read_usage(answer, model=model)
+    return usage.read_tokens(answer, model=model)
+
+
+def _input_tokens(answer: Any, model: str, _: str) -> Usage | None:
+    return usage.read_tokens(answer, model=model, writes=False)
 
 
 def _pages(answer: Any, model: str, unit: str) -> Usage | None:
-    return mistral_dialect.read_pages(answer, model=model, unit=unit)
+    return usage.read_pages(answer, model=model, unit=unit)
 
 
 def _seconds(answer: Any, model: str, _: str) -> Usage | None:
@@ -70,14 +74,14 @@ EMBEDDINGS = Route(
     kind="embedding",
     parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding"),
     estimate=lambda request, _: bounds.embeddings(request.payload),
-    read_usage=_tokens,
+    read_usage=_input_tokens,
 )
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
     parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation"),
     estimate=lambda request, _: bounds.moderations(request.payload),
-    read_usage=_tokens,
+    read_usage=_input_tokens,
 )
 OCR = Route(
     path="/ocr",
