@@ -189,7 +189,7 @@ READ_CANCELLED_ANSWERS = check.boolean(env, "READ_CANCELLED_ANSWERS", default=Fa
 UNBOUNDED_INPUTS = check.choice(env, "UNBOUNDED_INPUTS", choices=("refuse", "reserve_full_context"), default="refuse")
 OCR_MAX_PAGES = check.whole(env, "OCR_MAX_PAGES", default=1_000, maximum=1_000_000)
 TRANSCRIPTION_MAX_SECONDS = check.seconds(env, "TRANSCRIPTION_MAX_SECONDS", default=10_800, minimum=1)
-TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", default=2_000, maximum=1_000_000)
+TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", default=0, maximum=1_000_000)
 
 # Budgets.
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")

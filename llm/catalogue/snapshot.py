@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
-from llm.models import Model, Price
+from llm.models import Model, Price, ProviderEndpoint
 from llm.rules import pricing
 from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
 
@@ -35,6 +35,10 @@ TTL_S = 30.0
 RETRY_S = 5.0
 # As long as the ledger keeps it.
 RULE_LENGTH = 120
+# The providers that the environment names go by their kinds; of two with one name the database's counts.
+_ENVIRONMENTS_KINDS = {
+    kind.value: kind.value for kind in (ProviderEndpoint.Kind.OPENAI, ProviderEndpoint.Kind.ANTHROPIC)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +129,10 @@ def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:
 
 
 def read(*, now: datetime) -> Catalogue:
-    """The catalogue as the database has it at `now`. Three queries."""
+    """The catalogue as the database has it at `now`. Four queries."""
     served = list(Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices"))
-    entries = [_entry(model, provider=model.provider, now=now) for model in served]
+    kinds = _ENVIRONMENTS_KINDS | dict(ProviderEndpoint.objects.filter(enabled=True).values_list("name", "kind"))
+    entries = [_entry(model, provider=model.provider, now=now, kind=kinds.get(model.provider, "")) for model in served]
     own = {(entry.provider, entry.upstream) for entry in entries}
     entries += [
         _entry(model, provider=provider, now=now)
@@ -152,7 +157,7 @@ def zone_of(api_base: str) -> str:
     return next((zone for zone in ("eu", "us") if zone in labels and "mistral" in labels), "global")
 
 
-def _entry(model: Model, *, provider: str, now: datetime) -> Entry:
+def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Entry:
     bare = {model.name, *(alias.name for alias in model.aliases.all())}
     qualified = {f"{provider}/{name}" for name in bare}
     id = model.name if provider == DEFAULT_PROVIDER else f"{provider}/{model.name}"
@@ -168,6 +173,7 @@ def _entry(model: Model, *, provider: str, now: datetime) -> Entry:
         capabilities=frozenset(model.capabilities),
         context_tokens=model.context_tokens,
         image_tokens=model.image_tokens,
+        provider_kind=kind,
         status=model.status,
         rates=_rates(model, at=now, place=_Place(zone)),
         batch_rates=_rates(model, at=now, place=_Place(zone, batch=True)),

@@ -24,6 +24,7 @@ from governance.console.base import ConsoleAdmin, actor
 from llm.catalogue import prices, snapshot
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 from llm.state import breakers
 
 PLACE = ("zone", "tier", "batch")
@@ -105,7 +106,15 @@ class ModelAdmin(CatalogueAdmin):
     actions_detail = ("serve_one", "retire_one")
     fieldsets = (
         (None, {"fields": (("name", "status"), ("provider", "owned_by"))}),
-        ("What it can do", {"fields": ("kinds", "capabilities", ("context_tokens", "image_tokens"))}),
+        (
+            "What it can do",
+            {
+                "description": f"A picture counts as its image tokens at most. {UNKNOWN_IMAGE_TOKENS:,} of them "
+                "say of a model that is not Mistral's that nobody knows: it counts as what OpenAI or Anthropic "
+                "document, and is refused at any other provider.",
+                "fields": ("kinds", "capabilities", ("context_tokens", "image_tokens")),
+            },
+        ),
         (
             "What its provider says",
             {

@@ -75,8 +75,7 @@ def _check(
     if route.kind in lacking:
         raise errors.bad_request(f"{request.model} is no {route.kind} model.", param="model", code="model_not_capable")
     if "bound" in lacking:
-        unbounded = "This call's input has no bound, and the catalogue does not know how much the model can read."
-        raise errors.bad_request(unbounded, param="model", code="unbounded_input")
+        raise errors.bad_request(estimate.no_bound_at(entry), param="model", code="unbounded_input")
     if entry.provider in unconfigured:
         raise errors.provider_not_configured(request.model, entry.provider)
 
@@ -393,7 +392,7 @@ class _GovernedCall:
             raise await self._failed(hold, error) from error
         if (streamed := sse.whole_answer(data)) is not None:
             # A stream although none was asked for.
-            data = sse.write_json(streamed)
+            data = orjson.dumps(streamed)
         said = _json_object(data)
         answered = time.perf_counter()
         used = hold.usage.reported(said)

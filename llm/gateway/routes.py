@@ -48,7 +48,7 @@ def _tokens(answer: Any, model: str, _: str) -> Usage | None:
 
 
 def _pages(answer: Any, model: str, unit: str) -> Usage | None:
-    return mistral_dialect.read_pages(answer, model=model, unit=unit)
+    return usage.read_pages(answer, model=model, unit=unit)
 
 
 def _seconds(answer: Any, model: str, _: str) -> Usage | None:

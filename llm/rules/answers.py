@@ -1,17 +1,61 @@
-"""stub"""
+"""Answers as upstreams write them: JSON that clients read, also where it is not quite JSON. Pure."""
+
+from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
 
+# Whole pairs and all other escapes are passed over; the group is a half on its own, which stands for no letter.
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+_LONE_HALF = re.compile("[\ud800-\udfff]")
+_NO_LETTER = "\N{REPLACEMENT CHARACTER}"
+# `orjson` writes lists and objects that are nested up to here.
+_DEEPEST = 254
+
 
 def read_json(data: bytes) -> Any:
+    """What a body or an event's data holds; None for null and for what nobody can read. Never raises.
+
+    Read as well: halves of surrogates (as the sign for a letter that is none, which is what clients make of them on
+    writing), NaN and the infinities, a byte order mark, UTF-16, bytes that are no UTF-8. Of equal keys the last counts.
+    A whole number beyond 64 bits is a float, as it is for JavaScript. What is read can be written again by `orjson`.
+    """
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        pass
+        return _read_leniently(data)
+    if data.count(b"[") + data.count(b"{") > _DEEPEST:
+        return _if_writable(value)
+    return value
+
+
+def _read_leniently(data: bytes) -> Any:
     try:
-        return json.loads(data, strict=False)
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")
+    text = _ESCAPE.sub(lambda found: _NO_LETTER if found[1] else found[0], _LONE_HALF.sub(_NO_LETTER, text))
+    try:
+        return _if_writable(json.loads(text, parse_int=_number))
     except (ValueError, RecursionError):
         return None
+
+
+def _number(digits: str) -> int | float:
+    # Thousands of digits are refused by int(), and taken for infinite by float().
+    value = float(digits)
+    return int(digits) if -(2.0**63) < value < 2.0**63 else value
+
+
+def _if_writable(value: Any) -> Any:
+    """`value`, where it can be written: nested too deeply it would fail whoever adds to an answer."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return None
+    return value

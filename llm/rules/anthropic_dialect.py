@@ -16,6 +16,7 @@ import orjson
 
 from llm.rules import sse
 from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules.usage import anthropic_prompt, count
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4_096
@@ -37,8 +38,6 @@ _SCHEMA_WORDS = frozenset(
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
 _FINISH |= {"refusal": "content_filter"}
 _OUT_OF_MONEY = ("your credit balance is too low", "you have reached your specified", "you have reached your spend")
-# What writing a token into the cache costs, in hundredths of an input token.
-_WRITE_5M_E2, _WRITE_1H_E2 = 125, 200
 
 
 def request_body(request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
@@ -86,32 +85,28 @@ def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
         "created": created,
         "model": message.get("model"),
         "choices": [{"index": 0, "message": written, "finish_reason": _finish_reason(message.get("stop_reason"))}],
-        "usage": usage(message.get("usage") or {}),
+        "usage": usage(message.get("usage")),
     }
 
 
-def usage(counted: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens as chat completions count them: cached ones are part of the prompt.
+def usage(counted: Any) -> dict[str, Any]:
+    """The tokens as chat completions count them: cached ones are part of the prompt, see `anthropic_prompt`.
 
-    A token written into the cache costs 1.25 input tokens, 2 where it is kept for an hour: it counts as that many.
+    What cannot be read is left out, so that nobody takes it for zero.
     """
-    plain, read, output = (
-        _count(counted.get(name)) for name in ("input_tokens", "cache_read_input_tokens", "output_tokens")
-    )
-    written = _count(counted.get("cache_creation_input_tokens"))
-    by_age = counted.get("cache_creation")
-    for_an_hour = min(written, _count(by_age.get("ephemeral_1h_input_tokens"))) if isinstance(by_age, dict) else 0
-    weighted = -(-((written - for_an_hour) * _WRITE_5M_E2 + for_an_hour * _WRITE_1H_E2) // 100)
-    prompt = plain + read + weighted
+    if not isinstance(counted, Mapping):
+        return {}
+    counts: dict[str, Any] = {}
+    if prompt := anthropic_prompt(counted):
+        counts |= {"prompt_tokens": prompt[0], "prompt_tokens_details": {"cached_tokens": prompt[1]}}
+    output = count(counted.get("output_tokens"))
+    if output is not None:
+        counts["completion_tokens"] = output
+    if prompt and output is not None:
+        counts["total_tokens"] = prompt[0] + output
     details = counted.get("output_tokens_details")
-    counts: dict[str, Any] = {
-        "prompt_tokens": prompt,
-        "completion_tokens": output,
-        "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": read},
-    }
     if isinstance(details, dict):
-        counts["completion_tokens_details"] = {"reasoning_tokens": _count(details.get("thinking_tokens"))}
+        counts["completion_tokens_details"] = {"reasoning_tokens": count(details.get("thinking_tokens")) or 0}
     return counts
 
 
@@ -158,14 +153,14 @@ class Translator:
             case "message_start":
                 message = data.get("message") or {}
                 self._head |= {"id": message.get("id"), "model": message.get("model")}
-                self._usage |= message.get("usage") or {}
+                self._count(message.get("usage"))
                 return self._delta({"role": "assistant", "content": ""})
             case "content_block_start":
                 return self._block_started(data)
             case "content_block_delta":
                 return self._block_grew(data)
             case "message_delta":
-                self._usage |= {name: count for name, count in (data.get("usage") or {}).items() if count is not None}
+                self._count(data.get("usage"))
                 reason = (data.get("delta") or {}).get("stop_reason")
                 return self._ended(reason) if reason else []
             case "message_stop":
@@ -173,6 +168,13 @@ class Translator:
             case "error":
                 return [self._chunk({"error": data.get("error") or "error"})]
         return []
+
+    def _count(self, counted: Any) -> None:
+        """Take over what an event counts: never fewer tokens than an earlier one said."""
+        for name, value in counted.items() if isinstance(counted, Mapping) else ():
+            known, told = count(self._usage.get(name)), count(value)
+            if value is not None and (known is None or told is None or told > known):
+                self._usage[name] = value
 
     def _block_started(self, data: Mapping[str, Any]) -> list[sse.Event]:
         block = data.get("content_block") or {}
@@ -448,7 +450,3 @@ def _error_of(body: bytes) -> Mapping[str, Any]:
         return {}
     error = parsed.get("error") if isinstance(parsed, dict) else None
     return error if isinstance(error, dict) else {}
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

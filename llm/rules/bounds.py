@@ -2,12 +2,13 @@
 
 A byte-level tokenizer never makes more tokens of a text than it has UTF-8 bytes, so bytes bound tokens; guesses such
 as a quarter of the characters fall short by up to 16 times. To the bytes come the marks around messages and tools.
-What has no bound (documents, audio, tools that run at the provider) is refused with `UnboundedInput`, or counts as
-all that the model can read, where that is the policy.
+What has no bound (documents, audio, tools that run at the provider, pictures at a provider that does not say what they
+cost) is refused with `UnboundedInput`, or counts as all that the model can read, where that is the policy.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,17 +30,8 @@ HIDDEN_PROMPT_TOKENS = 1_024
 DEFAULT_OCR_PAGES = 1_000
 # Texts of a request that no model reads; of numbers and flags, neither. All else counts by its bytes.
 _UNREAD = frozenset(
-    [
-        "model",
-        "metadata",
-        "stop",
-        "user",
-        "prompt_cache_key",
-        "safety_identifier",
-        "logit_bias",
-        "stream_options",
-        "service_tier",
-    ]
+    """model metadata stop user prompt_cache_key safety_identifier logit_bias stream_options
+    service_tier""".split()  # noqa: SIM905
 )
 _COUNTED_ABOVE = ("messages", "tools")
 # Words that switch a prompt of the provider's own on, whose size is known.
@@ -47,6 +39,10 @@ _MODES = ("prompt_mode", "reasoning_effort")
 LONGEST_MODE = 16
 # Needs for which providers put a prompt of their own before the client's.
 _PROMPTED = frozenset({"json", "reasoning"})
+_DETAILS = ("low", "high", "auto", "original")
+_PICTURE_DATA = re.compile(r"data:image/(?:png|jpe?g);base64,(?P<data>.+)", re.DOTALL)
+_PICTURE_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_PAGES = re.compile(r"[0-9]{1,6}(-[0-9]{1,6})?")
 _BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
 
 
@@ -73,6 +69,8 @@ class Estimate:
     units: int = 0
     # The input has no bound of its own: it counts as all that the model can read.
     whole_context: bool = False
+    # So do pictures, at a model that has no bound for them.
+    reserve_unbounded: bool = False
 
     @property
     def input_tokens(self) -> int:
@@ -80,11 +78,31 @@ class Estimate:
         return self.text_tokens + self.images * UNKNOWN_IMAGE_TOKENS
 
     def input_tokens_at(self, entry: Entry) -> int:
-        """The bound at a model. Others than Mistral put a prompt of their own before tools."""
-        if self.whole_context:
+        """The bound at a model that has one. Others than Mistral put a prompt of their own before tools."""
+        if self._needs_whole_context(entry):
             return entry.context_tokens or 0
         hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not entry.is_mistrals else 0
-        return self.text_tokens + hidden + self.images * entry.image_tokens
+        return self.text_tokens + hidden + self._picture_tokens_at(entry)
+
+    def _picture_tokens_at(self, entry: Entry) -> int:
+        """Of all pictures: together they are no more than the model can read."""
+        tokens = self.images * (entry.most_image_tokens or 0)
+        return min(tokens, entry.context_tokens or tokens)
+
+    def is_bounded_at(self, entry: Entry) -> bool:
+        """Whether there is a most that the call can cost at a model, as far as its input goes."""
+        if not self._needs_whole_context(entry):
+            return True
+        return entry.context_tokens is not None and (self.whole_context or self.reserve_unbounded)
+
+    def no_bound_at(self, entry: Entry) -> str:
+        """Why there is none, as a sentence for whom the call is refused."""
+        if self.whole_context or self.reserve_unbounded:
+            return "This call's input has no bound, and the catalogue does not know how much the model can read."
+        return f"What a picture costs at {entry.id} is not known: the catalogue may say it (tokens of an image)."
+
+    def _needs_whole_context(self, entry: Entry) -> bool:
+        return self.whole_context or (self.images > 0 and entry.most_image_tokens is None)
 
     def with_text(self, text_tokens: int) -> Estimate:
         """The same call, whose body at a provider holds so much text; the hidden prompts of its needs come on top."""
@@ -96,9 +114,11 @@ class Estimate:
         missing = self.needs - entry.capabilities
         if self.kind not in entry.kinds:
             missing |= {self.kind}
-        if self.whole_context and entry.context_tokens is None:
+        if not self.is_bounded_at(entry):
             missing |= {"bound"}
-        whole_tokens = self.input_tokens_at(entry) + (self.max_tokens or 0)
+        # Too long a call is refused by the model, for nothing: its pictures are taken for what such mostly are.
+        rare_tokens = max(0, self._picture_tokens_at(entry) - self.images * UNKNOWN_IMAGE_TOKENS)
+        whole_tokens = self.input_tokens_at(entry) - rare_tokens + (self.max_tokens or 0)
         if entry.context_tokens is not None and whole_tokens > entry.context_tokens:
             missing |= {"context"}
         return missing
@@ -112,7 +132,7 @@ def chat(
     `reserve_unbounded`: what has no bound counts as the model's whole context; but for audio, which has another unit.
     """
     try:
-        return _bounded_chat(payload, default_max_tokens)
+        return replace(_bounded_chat(payload, default_max_tokens), reserve_unbounded=reserve_unbounded)
     except UnboundedInput:
         if not reserve_unbounded or _holds_audio(payload):
             raise
@@ -192,16 +212,16 @@ def moderations(payload: Mapping[str, Any]) -> Estimate:
 
 
 def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reserve_unbounded: bool = False) -> Estimate:
-    """The pages that an OCR request lists, or `max_pages`; annotated pages have a price of their own.
+    """The pages that an OCR request lists, one for a picture, or `max_pages`; annotated ones have a price of their own.
 
     Raises UnboundedInput for a file at the provider, unless `reserve_unbounded`: whose it is, nobody here knows.
     """
-    annotated = payload.get("document_annotation_format") or payload.get("bbox_annotation_format")
+    formats = (payload.get(name) for name in ("document_annotation_format", "bbox_annotation_format"))
+    annotated = any(wanted is not None for wanted in formats)
     document = payload.get("document")
     if isinstance(document, Mapping) and document.get("file_id") and not reserve_unbounded:
         raise UnboundedInput("A file that is at the provider", "document.file_id")
-    single = isinstance(document, Mapping) and document.get("type") == "image_url"
-    pages = 1 if single else _listed_pages(payload.get("pages"))
+    pages = 1 if _is_one_picture(document) else _listed_pages(payload.get("pages"))
     return Estimate(
         kind="ocr",
         text_tokens=0,
@@ -216,7 +236,7 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
     Only chats may be moved to another model; a capable one can do all that the call needs. `max_tokens` of a quote is
     at most the model's context: what the gateway must send upstream for the bound to hold.
     """
-    if entry is None or (estimate.whole_context and entry.context_tokens is None):
+    if entry is None or not estimate.is_bounded_at(entry):
         return None
     capable = estimate.kind == "chat" and not estimate.lacks(entry)
     if estimate.unit != "token":
@@ -274,16 +294,46 @@ def _without_pictures(value: Any) -> Any:
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
     kind = part.get("type", "text")
     if kind == "image_url":
-        # Whatever else it holds is text.
-        image = part["image_url"]
-        beside = {name: value for name, value in image.items() if name != "url"} if isinstance(image, dict) else {}
-        more = {name: value for name, value in part.items() if name not in ("type", "image_url")} | beside
-        return (_json_bytes(more) if more else 0), 1
+        return _picture(part, param), 1
     if kind not in _BOUNDED_PARTS:
         raise UnboundedInput(f"Content of type {kind!r}", param)
     if kind == "thinking":
         _refuse_nested(part.get("thinking"), param)
     return _json_bytes(part), 0
+
+
+def _picture(part: Mapping[str, Any], param: str) -> int:
+    """Tokens of what is in a picture's part beside the picture. Raises UnboundedInput for data that is no picture."""
+    image = part.get("image_url")
+    described = image if isinstance(image, Mapping) else {"url": image}
+    url = str(described.get("url")).lower()
+    if url.startswith("data:") and not url.startswith("data:image/"):
+        # Some take whole documents and films here.
+        raise UnboundedInput("Data that is no picture", param)
+    known = {"url"} if url.startswith(("data:", "http://", "https://")) else set()
+    if described.get("detail") in _DETAILS:
+        known.add("detail")
+    more = [item for item in part.items() if item[0] not in ("type", "image_url")]
+    more += [item for item in described.items() if item[0] not in known]
+    return _json_bytes(more) if more else 0
+
+
+def _is_one_picture(document: Any) -> bool:
+    """Whether a document of an OCR request has one page for sure: a PNG or JPEG that is in the request itself.
+
+    What is behind an address, whatever it is called, may be a PDF; so may data that only says that it is a picture.
+    """
+    if not isinstance(document, Mapping) or document.keys() != {"type", "image_url"}:
+        return False
+    image = document["image_url"]
+    url = image["url"] if isinstance(image, Mapping) and image.keys() == {"url"} else image
+    found = _PICTURE_DATA.fullmatch(url) if isinstance(url, str) and document["type"] == "image_url" else None
+    try:
+        data = binascii.a2b_base64(found["data"], strict_mode=True) if found else b""
+    except ValueError:
+        return False
+    # Readers of PDF look for their mark further on, too.
+    return data.startswith(_PICTURE_MARKS) and b"%PDF" not in data
 
 
 def _holds_audio(payload: Mapping[str, Any]) -> bool:
@@ -341,13 +391,15 @@ def _inputs(value: Any) -> int:
 
 
 def _listed_pages(pages: Any) -> int | None:
-    """How many pages `[0, 2]` or "0-3,7" lists; None where that is not said."""
+    """How many pages `[0, 2]` or "0-3, 7" lists; None for anything else, which its reader could take for more."""
     if isinstance(pages, list):
-        return len(pages) or None
-    if not isinstance(pages, str) or not re.fullmatch(r"\s*\d{1,6}(-\d{1,6})?(\s*,\s*\d{1,6}(-\d{1,6})?)*\s*", pages):
+        plain = all(type(page) is int and 0 <= page < 1_000_000 for page in pages)
+        return (len(pages) or None) if plain and len(set(pages)) == len(pages) else None
+    spans = [span.strip(" ") for span in pages.split(",")] if isinstance(pages, str) else [""]
+    if not all(_PAGES.fullmatch(span) for span in spans):
         return None
-    spans = (span.partition("-") for span in pages.split(","))
-    return sum(max(1, int(last or first) - int(first) + 1) for first, _, last in spans)
+    ends = [(int(first), int(last or first)) for first, _, last in (span.partition("-") for span in spans)]
+    return sum(last - first + 1 for first, last in ends) if all(first <= last for first, last in ends) else None
 
 
 def _text_bytes(text: str) -> int:

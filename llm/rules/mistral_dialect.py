@@ -1,4 +1,4 @@
-"""Chat requests in OpenAI's shape become Mistral's; usage is read from answers. Pure.
+"""Chat requests in OpenAI's shape become Mistral's. Pure.
 
 Mistral answers an unknown field with a 422, so what only OpenAI knows is translated or dropped. A request that needs
 no change is relayed byte for byte. `llm.rules.sse` reads the streams.
@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 
-from governance.rules.calls import Usage
 from llm.rules import request_fields
 
 PROVIDER = "mistral"
@@ -167,57 +166,6 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
     for name in request_fields.of_others(payload, kind=kind):
         del payload[name]
     return payload
-
-
-def read_usage(answer: Any, *, model: str = "") -> Usage | None:
-    """The usage block of an answer or chunk; `model` is what was asked, for an answer that does not say its own.
-
-    None where there is none or it counts nothing: such a call is charged at its estimate, never at zero.
-    """
-    usage = answer.get("usage") if isinstance(answer, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    input_tokens = _count(usage.get("prompt_tokens"))
-    if not input_tokens:
-        return None
-    # Some count the tokens of hidden reasoning (xAI, Gemini) in the total alone, and charge for them.
-    total_tokens = _count(usage.get("total_tokens")) or 0
-    output_tokens = max(_count(usage.get("completion_tokens")) or 0, total_tokens - input_tokens)
-    served = answer.get("model")
-    return Usage(
-        provider=PROVIDER,
-        model=served if isinstance(served, str) and served else model,
-        input_tokens=input_tokens,
-        cached_tokens=min(_cached_tokens(usage), input_tokens),
-        output_tokens=output_tokens,
-        units=input_tokens + output_tokens,
-    )
-
-
-def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
-    """The pages that an OCR answer was made of; None where it does not say."""
-    info = answer.get("usage_info") if isinstance(answer, dict) else None
-    pages = _count(info.get("pages_processed")) if isinstance(info, dict) else None
-    if not pages:
-        return None
-    served = answer.get("model")
-    model = served if isinstance(served, str) and served else model
-    return Usage(provider=PROVIDER, model=model, unit=unit, units=pages)
-
-
-def _cached_tokens(usage: Mapping[str, Any]) -> int:
-    """Three spellings are in use; the largest one found counts."""
-    details = [usage.get(name) for name in ("prompt_tokens_details", "prompt_token_details")]
-    found = [
-        usage.get("num_cached_tokens"),
-        *(d.get("cached_tokens") for d in details if isinstance(d, dict)),
-    ]
-    return max((_count(value) or 0 for value in found), default=0)
-
-
-def _count(value: Any) -> int | None:
-    """A number of tokens; None for what is no whole number from zero on."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _model(payload: Mapping[str, Any]) -> str:

@@ -285,4 +285,4 @@ def _text(value: Any) -> str:
     """A text, or the JSON of what should have been one."""
     if isinstance(value, str):
         return value
-    return "" if value is None else sse.write_json(value).decode()
+    return "" if value is None else orjson.dumps(value).decode()

@@ -22,8 +22,19 @@ ZONE_PROVIDERS: Mapping[str, str] = {"mistral-eu": "eu", "mistral-us": "us"}
 STANDARD_TIER = "standard"
 # Kinds whose answer is made of output tokens: without an output rate they have no price.
 WRITING_KINDS = frozenset({"chat", "fim"})
-# A picture costs at most this where the model is not known to take less: 64 rows of 64 patches and their row marks.
+# A picture costs at most this at Mistral where the model is not known to take less: 64 rows of 64 patches and their
+# row marks. Of a model elsewhere this number says that nobody has said what its pictures cost.
 UNKNOWN_IMAGE_TOKENS = 4_200
+# The most that one picture costs at any model of these APIs, from what they document. Endpoints that merely speak
+# their dialects make what they like of one.
+DOCUMENTED_IMAGE_TOKENS: Mapping[str, int] = {
+    # 30,000 patches, beyond which a picture is refused, at the largest factor, 2.46; by tiles a picture comes to 48,169
+    # (2,833 and 8 x 5,667). https://developers.openai.com/api/docs/guides/images-vision
+    "openai": 73_800,
+    # Resized to 2,576 pixels a side, in patches of 28: 92 rows of 92.
+    # https://platform.claude.com/docs/en/build-with-claude/vision
+    "anthropic": 8_464,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,8 @@ class Entry:
     capabilities: frozenset[str] = frozenset()
     context_tokens: int | None = None
     image_tokens: int = UNKNOWN_IMAGE_TOKENS
+    # "openai" or "anthropic", where its provider is that very API.
+    provider_kind: str = ""
     status: str = "ga"
     # None: the model is known but has no price now, so it is refused, never free.
     rates: Rates | None = None
@@ -67,7 +80,14 @@ class Entry:
     @property
     def is_mistrals(self) -> bool:
         """Whether Mistral itself serves it, in one of its zones."""
-        return self.provider.partition("-")[0] == DEFAULT_PROVIDER
+        return self.provider == DEFAULT_PROVIDER or self.provider in ZONE_PROVIDERS
+
+    @property
+    def most_image_tokens(self) -> int | None:
+        """The most tokens of one picture; None where nobody knows. What the catalogue says of a model comes first."""
+        if self.is_mistrals or self.image_tokens != UNKNOWN_IMAGE_TOKENS:
+            return self.image_tokens
+        return DOCUMENTED_IMAGE_TOKENS.get(self.provider_kind)
 
 
 def rates_from(

@@ -7,7 +7,6 @@ read as what it is, and passed on as the events that clients expect.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -225,15 +224,7 @@ def choices_of(data: Any) -> list[dict[str, Any]]:
 
 
 def write_event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + write_json(data) + b"\n\n"
-
-
-def write_json(data: Any) -> bytes:
-    """JSON of what an endpoint sent, also of what strict writers refuse: halves of characters, infinities."""
-    try:
-        return orjson.dumps(data)
-    except (TypeError, ValueError):
-        return json.dumps(data, separators=(",", ":")).encode()
+    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def with_cost(event: Event, *, cost_nanos: int) -> bytes:

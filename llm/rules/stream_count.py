@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from governance.rules import money
 from governance.rules.decision import Quote
+from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed.
 UNTIL_IT_STOPS = 48
-# No tokenizer has longer tokens; runs of blanks are the longest.
-LONGEST_TOKEN_BYTES = 256
 
 
 class StreamCount:

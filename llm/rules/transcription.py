@@ -9,18 +9,22 @@ from governance.rules.calls import Usage
 from llm.rules import forms
 from llm.rules.bounds import Estimate, UnboundedInput
 from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
+from llm.rules.usage import count
 
 KIND = "transcription"
 UNIT = "audio_second"
 # The longest that Mistral takes.
 MAX_SECONDS = 10_800
-# Below any codec's rate for speech (AMR from 4,750 on, Opus from 6,000, MP3 from 8,000). Silence alone packs tighter.
-MIN_BITRATE = 2_000
+# Bits a second that other audio than WAV is taken to have. None: silence packs hours into a few bytes (FLAC, Opus), so
+# all of it counts as the longest. No codec spends under 2,000 on speech, for those who trust their callers that far.
+MIN_BITRATE = 0
 
 _ONCE = ("model", "file", "file_url", "file_id", "stream", "language", "temperature", "speaker_references")
 # PCM, floats, A-law and mu-law; "extensible" says further on which of them.
 _WAV_FORMATS = frozenset({1, 3, 6, 7})
 _WAV_EXTENSIBLE = 0xFFFE
+# More is no sound that anybody records: a reader would make something else of such a header.
+_WAV_MOST_RATE, _WAV_MOST_CHANNELS, _WAV_SAMPLE_BITS = 768_000, 32, (8, 16, 24, 32, 64)
 
 
 def parse(body: bytes, content_type: str) -> Request:
@@ -71,10 +75,10 @@ def estimate(
 
 
 def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:
-    """Of WAV the true length, rounded up; of anything else what it has at `min_bitrate` bits a second.
+    """Of WAV the true length, rounded up; of anything else `max_seconds`, or what it has at `min_bitrate` a second.
 
-    At most `max_seconds`, which a WAV must not exceed (DialectError): a hold for less would be too small. Without a
-    `min_bitrate` (0) whatever is not WAV counts as the longest.
+    At most `max_seconds`, which a WAV must not exceed (DialectError): a hold for less would be too small. No other
+    container is believed: what its header says need not be what is in it.
     """
     exact = _wav_seconds(file)
     if exact is None:
@@ -89,8 +93,9 @@ def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:
 def read_seconds(answer: Any, *, model: str = "") -> Usage | None:
     """The seconds that an answer says it was made of; None where it does not say."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
-    seconds = usage.get("prompt_audio_seconds") if isinstance(usage, dict) else None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 2**40:
+    said = usage.get("prompt_audio_seconds") if isinstance(usage, dict) else None
+    seconds = said if isinstance(said, float) else count(said)
+    if seconds is None or not 0 < seconds < 2**40:
         return None
     served = answer.get("model")
     return Usage(
@@ -129,7 +134,9 @@ def _wav_bits_per_second(described: bytes) -> int:
     frame_bytes, sample_bits = (_number(described[at:stop]) for at, stop in ((12, 14), (14, 16)))
     if kind == _WAV_EXTENSIBLE:
         kind = _number(described[24:26])
-    if kind not in _WAV_FORMATS or len(described) < 16:
+    if kind not in _WAV_FORMATS or len(described) < 16 or sample_bits not in _WAV_SAMPLE_BITS:
+        return 0
+    if rate > _WAV_MOST_RATE or channels > _WAV_MOST_CHANNELS:
         return 0
     # Readers go by the one or the other; the smaller frame makes the longer sound.
     return rate * min(channels * sample_bits, frame_bytes * 8)

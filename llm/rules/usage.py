@@ -1,29 +1,317 @@
-"""stub"""
+"""What an answer says was used: the one reader of usage, whoever wrote it. Pure.
 
+Endpoints that speak OpenAI's dialect spell usage in a dozen ways, and some count what others leave out. Whatever cannot
+be read is no usage: the caller then charges a strict count. A number that stands for more than one thing is taken for
+the dearer one, so that no call costs less than it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from governance.rules.calls import Usage
-from llm.rules import mistral_dialect
+from llm.rules.mistral_dialect import PROVIDER
+
+# What JSON's readers agree on; nobody counts further.
+MOST_TOKENS = 2**53
+# No tokenizer in use has a longer one: runs of blanks, or of one letter, are the longest.
+LONGEST_TOKEN_BYTES = 256
+
+BEYOND_CONTEXT, BELOW_TEXT = "beyond_context", "below_text"
+
+# What a token costs that is written into a cache, in hundredths of an input token: for minutes, and for an hour.
+_WRITE_E2, _WRITE_1H_E2 = 125, 200
+
+_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "prompt_eval_count")
+_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count", "eval_count")
+_TOTAL = ("total_tokens", "totalTokenCount", "total_token_count")
+# Gemini counts these beside its prompt, and beside what it answers.
+_MORE_INPUT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+_MORE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
+_INPUT_DETAILS = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+# Part of the prompt by their definition, or told beside it and part of it or not.
+_CACHED_INSIDE = (
+    "num_cached_tokens",
+    "prompt_cache_hit_tokens",
+    "cachedContentTokenCount",
+    "cached_content_token_count",
+)
+_CACHED_BESIDE = ("cached_tokens", "cache_read_input_tokens")
+_WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
+_ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
+_OLLAMAS = ("prompt_eval_count", "eval_count")
+_LLAMAS = ("prompt_n", "predicted_n")
+
+
+class _Unreadable(Exception):
+    """A count is there that is none."""
 
 
 def read_tokens(answer: Any, *, model: str = "", writes: bool = True) -> Usage | None:
-    return mistral_dialect.read_usage(answer, model=model)
+    """The tokens that an answer or a stream's chunk says were used; `model` is what was asked, where it names none.
+
+    None where it does not say, or where a count that is needed cannot be read: such a call is charged at a strict
+    count. `writes`: of a call that writes; one that does not (embeddings, moderation) has all of its total as input.
+    """
+    if not isinstance(answer, Mapping):
+        return None
+    try:
+        found = [_of_block(block, writes=writes) for block in _blocks(answer)]
+        found += _of_choices(answer, writes=writes)
+    except _Unreadable:
+        return None
+    # What says half of it counts beside what says all.
+    whole = [usage for usage, is_whole in found if is_whole]
+    usage = reduce(_larger, (usage for usage, _ in found)) if whole else None
+    if usage is None or not usage.units or max(usage.input_tokens, usage.output_tokens) > MOST_TOKENS:
+        return None
+    return replace(usage, model=_model(answer) or model)
+
+
+def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
+    """The pages that an OCR answer was made of; None where it does not say."""
+    info = answer.get("usage_info") if isinstance(answer, Mapping) else None
+    pages = count(info.get("pages_processed")) if isinstance(info, Mapping) else None
+    if not pages:
+        return None
+    return Usage(provider=PROVIDER, model=_model(answer) or model, unit=unit, units=pages)
 
 
 def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
+    """Of two counts of one call, in one unit, the larger of each kind; the model is the later one's that has a name.
+
+    Cached tokens are what is left of the input beside the larger share that was not cached: with cached input at most
+    as dear as other, the cost is never below that of either.
+    """
     if earlier is None or later is None:
-        return later or earlier
+        return earlier or later
     return replace(
-        later,
-        input_tokens=max(earlier.input_tokens, later.input_tokens),
-        output_tokens=max(earlier.output_tokens, later.output_tokens),
+        _larger(earlier, later), provider=later.provider or earlier.provider, model=later.model or earlier.model
     )
 
 
 def implausible(usage: Usage, *, most_input: int, most_output: int, answer_bytes: int | None) -> str:
+    """Why a count cannot be: BEYOND_CONTEXT or BELOW_TEXT; empty where it can.
+
+    `most_input` and `most_output` are tokens: what the model reads at most, and what all answers may have at most.
+    `answer_bytes`: UTF-8 bytes of what was written; None where nobody knows.
+    """
+    if usage.unit != "token":
+        return ""
     if usage.input_tokens + usage.output_tokens > most_input + most_output:
-        return "usage_implausible"
-    if answer_bytes and usage.output_tokens * 256 < answer_bytes:
-        return "usage_implausible"
-    return ""
+        return BEYOND_CONTEXT
+    return BELOW_TEXT if usage.output_tokens * LONGEST_TOKEN_BYTES < (answer_bytes or 0) else ""
+
+
+def count(value: Any) -> int | None:
+    """A whole number from 0 to 2^53, also as a float (12.0) or in digits ("400"); None for anything else."""
+    if isinstance(value, str):
+        # 2^53 has 16 digits.
+        value = int(value) if value.isascii() and value.isdigit() and len(value) <= 16 else None
+    elif isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    elif not isinstance(value, int) or isinstance(value, bool):
+        value = None
+    return value if value is not None and 0 <= value <= MOST_TOKENS else None
+
+
+def anthropic_prompt(counted: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(prompt tokens, those read from a cache) of a usage block of Anthropic's; None where they cannot be read.
+
+    Its `input_tokens` are what no cache had a part in. A token written into one costs 1.25 input tokens, 2 where it is
+    kept for an hour: it counts as that many.
+    """
+    by_age = counted.get("cache_creation")
+    aged = by_age if isinstance(by_age, Mapping) else {}
+    try:
+        plain = _said(counted, ("input_tokens",))
+        read = _said(counted, ("cache_read_input_tokens",)) or 0
+        written = _said(counted, ("cache_creation_input_tokens",)) or 0
+        for_minutes = _said(aged, ("ephemeral_5m_input_tokens",)) or 0
+        for_an_hour = _said(aged, ("ephemeral_1h_input_tokens",)) or 0
+    except _Unreadable:
+        return None
+    if plain is None:
+        return None
+    written = max(written, for_minutes + for_an_hour)
+    weighted = -(-((written - for_an_hour) * _WRITE_E2 + for_an_hour * _WRITE_1H_E2) // 100)
+    return plain + read + weighted, read
+
+
+def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Everything in an answer that counts tokens, but for what its choices say."""
+    if any(name in answer for name in _OLLAMAS):
+        yield {name: answer.get(name) for name in _OLLAMAS}
+    if timings := _object(answer.get("timings")):
+        yield _of_llama(timings)
+    # Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
+    for holder in (answer, *(answer.get(name) for name in ("x_groq", "message", "response"))):
+        if not isinstance(holder, Mapping):
+            continue
+        for name in ("usage", "usageMetadata", "usage_metadata"):
+            if block := _object(holder.get(name)):
+                yield block
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """A usage block; empty where there is none. Raises _Unreadable for what should be one and is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _Unreadable
+    return value
+
+
+def _of_llama(timings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """llama.cpp's timings: its prompt is without what it had in its cache. Builds that do not tell that say half."""
+    if not any(name in timings for name in _LLAMAS):
+        return {}
+    evaluated, cached = (_said(timings, (name,)) for name in ("prompt_n", "cache_n"))
+    prompt = None if evaluated is None or cached is None else evaluated + cached
+    return {"prompt_tokens": prompt, "num_cached_tokens": cached, "completion_tokens": timings.get("predicted_n")}
+
+
+def _of_choices(answer: Mapping[str, Any], *, writes: bool) -> list[tuple[Usage, bool]]:
+    """Moonshot puts a stream's usage into the choice that ends. Several choices have one prompt, and each its own."""
+    choices = answer.get("choices")
+    blocks = [
+        _object(choice.get("usage"))
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, Mapping)
+    ]
+    found = [_of_block(block, writes=writes) for block in blocks if block]
+    if len(found) < 2:
+        return found
+    usage = reduce(_larger, (usage for usage, _ in found))
+    output_tokens = sum(usage.output_tokens for usage, _ in found)
+    return [(_usage(usage.input_tokens, usage.cached_tokens, output_tokens), all(whole for _, whole in found))]
+
+
+def _of_block(block: Mapping[str, Any], *, writes: bool) -> tuple[Usage, bool]:
+    """What one block says, and whether it says all. Raises _Unreadable."""
+    prompt, cached, beside = _prompt(block)
+    total = _said(block, _TOTAL)
+    written = _written(block, total)
+    thought = _said(block, _MORE_OUTPUT) or 0
+    output = (written or 0) + thought
+    if not writes:
+        is_whole = prompt is not None or total is not None
+        return _usage(max(prompt or 0, (total or 0) - output), cached, output), is_whole
+    if prompt is None or (written is None and total is None):
+        return _usage(prompt or 0, cached, output), False
+    if written is None and (total or 0) < prompt:
+        raise _Unreadable
+    reasoning = _counted_in(block, _OUTPUT_DETAILS, ("reasoning_tokens",))
+    # What the total has beyond the two: tokens from a cache that are no part of the prompt, or hidden reasoning.
+    rest = max(0, (total or 0) - prompt - output)
+    outside = 0
+    if cached > prompt:
+        outside = cached
+    elif beside and written is not None and rest != reasoning and rest in (beside, beside + reasoning):
+        outside = cached = beside
+    if rest >= outside:
+        rest -= outside
+    if written is None:
+        output = max(output + rest, reasoning)
+    else:
+        # More reasoning than all that was written is no part of it, whether the total has it or not.
+        output += max(rest, reasoning if reasoning > output else 0)
+    return _usage(prompt + outside + _surcharge(block, prompt), cached, output), True
+
+
+def _written(block: Mapping[str, Any], total: int | None) -> int | None:
+    """What a block says was written; None where it does not, or its total alone can be read. Raises _Unreadable."""
+    try:
+        return _said(block, _OUTPUT)
+    except _Unreadable:
+        if total is None:
+            raise
+        return None
+
+
+def _prompt(block: Mapping[str, Any]) -> tuple[int | None, int, int]:
+    """(prompt tokens, cached ones, cached ones that are told beside the prompt). Raises _Unreadable."""
+    inside = max(
+        _counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")),
+        *(count(block.get(name)) or 0 for name in _CACHED_INSIDE),
+    )
+    prompts = [_said(block, _INPUT)]
+    beside = 0
+    if _is_anthropics(block):
+        counted = anthropic_prompt(block)
+        if counted is None:
+            raise _Unreadable
+        prompts.append(counted[0])
+        inside = max(inside, counted[1])
+    else:
+        beside = _said(block, _CACHED_BESIDE) or 0
+    hit, miss = (count(block.get(f"prompt_cache_{name}_tokens")) for name in ("hit", "miss"))
+    if hit is not None and miss is not None:
+        prompts.append(hit + miss)
+    known = [tokens for tokens in prompts if tokens is not None]
+    prompt = max(known) + (_said(block, _MORE_INPUT) or 0) if known else None
+    return prompt, max(inside, beside), beside
+
+
+def _is_anthropics(block: Mapping[str, Any]) -> bool:
+    return "input_tokens" in block and any(block.get(name) is not None for name in _ANTHROPICS)
+
+
+def _surcharge(block: Mapping[str, Any], prompt: int) -> int:
+    """Input tokens to add for those of the prompt that were written into a cache, which costs more than reading."""
+    if _is_anthropics(block) and "prompt_tokens" not in block:
+        # Its own count has it.
+        return 0
+    written = max(_counted_in(block, _INPUT_DETAILS, _WRITTEN), *(count(block.get(name)) or 0 for name in _WRITTEN))
+    return -(-min(written, prompt) * (_WRITE_E2 - 100) // 100)
+
+
+def _said(block: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The largest count under these names; None where none of them is there. Raises _Unreadable."""
+    said = [block[name] for name in names if block.get(name) is not None]
+    counts = [tokens for value in said if (tokens := count(value)) is not None]
+    if len(counts) < len(said):
+        raise _Unreadable
+    return max(counts, default=None)
+
+
+def _counted_in(block: Mapping[str, Any], details: Sequence[str], names: Sequence[str]) -> int:
+    """The largest count in these details: what is no count there makes nothing cheaper."""
+    objects = [block[name] for name in details if isinstance(block.get(name), Mapping)]
+    return max((count(found.get(name)) or 0 for found in objects for name in names), default=0)
+
+
+def _usage(input_tokens: int, cached_tokens: int, output_tokens: int) -> Usage:
+    return Usage(
+        provider=PROVIDER,
+        input_tokens=input_tokens,
+        cached_tokens=min(cached_tokens, input_tokens),
+        output_tokens=output_tokens,
+        units=input_tokens + output_tokens,
+    )
+
+
+def _larger(one: Usage, other: Usage) -> Usage:
+    input_tokens = max(one.input_tokens, other.input_tokens)
+    uncached_tokens = max(one.input_tokens - one.cached_tokens, other.input_tokens - other.cached_tokens)
+    output_tokens = max(one.output_tokens, other.output_tokens)
+    return replace(
+        one,
+        input_tokens=input_tokens,
+        cached_tokens=input_tokens - uncached_tokens,
+        output_tokens=output_tokens,
+        units=input_tokens + output_tokens if one.unit == "token" else max(one.units, other.units),
+    )
+
+
+def _model(answer: Mapping[str, Any]) -> str:
+    """What the answer says served it."""
+    holders = (answer, *(answer.get(name) for name in ("message", "response")))
+    named = (
+        holder.get(name) for holder in holders if isinstance(holder, Mapping) for name in ("model", "modelVersion")
+    )
+    return next((name for name in named if isinstance(name, str) and name), "")

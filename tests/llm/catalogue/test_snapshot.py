@@ -14,7 +14,7 @@ from governance.audit import Actor
 from governance.models import AuditEntry
 from governance.rules.calls import Usage
 from llm.catalogue import prices, snapshot
-from llm.models import Model, ModelAlias, Price
+from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.rules.pricing import Entry, Rates
 
 pytestmark = pytest.mark.django_db
@@ -51,6 +51,46 @@ def test_aliases_and_ids_mean_one_model() -> None:
     assert entry.context_tokens == 256_000
     assert "vision" in entry.capabilities
     assert snapshot.resolve("gpt-4o") is None
+
+
+def test_a_model_knows_of_which_kind_its_provider_is() -> None:
+    """The environment's providers go by their kinds; where an endpoint has taken the name, its own kind counts."""
+    named = {
+        "openai": "openai",
+        "anthropic": "anthropic",
+        "own": "openai",
+        "groq": "openai_compatible",
+        "off": "",
+        "gone": "",
+    }
+    for provider in named:
+        Model.objects.create(name=f"{provider}-1", provider=provider, kinds=["chat"])
+    base = {"base_url": "https://example.com/v1", "updated_at": timezone.now()}
+    ProviderEndpoint.objects.create(name="own", kind="openai", **base)
+    ProviderEndpoint.objects.create(name="groq", kind="openai_compatible", **base)
+    ProviderEndpoint.objects.create(name="off", kind="openai", enabled=False, **base)
+    snapshot.forget()
+
+    found = {name: snapshot.resolve(f"{name}/{name}-1") for name in named}
+    assert {name: entry.provider_kind for name, entry in found.items() if entry} == named
+    assert {name: entry.most_image_tokens for name, entry in found.items() if entry} == {
+        "openai": 73_800,
+        "anthropic": 8_464,
+        "own": 73_800,
+        "groq": None,
+        "off": None,
+        "gone": None,
+    }
+    for name in ("mistral-small-latest", "mistral-eu/mistral-small-latest"):
+        entry = snapshot.resolve(name)
+        assert entry is not None
+        assert (entry.provider_kind, entry.most_image_tokens) == ("", 3_080)
+
+    ProviderEndpoint.objects.create(name="openai", kind="openai_compatible", **base)
+    snapshot.forget()
+    entry = snapshot.resolve("openai/openai-1")
+    assert entry is not None
+    assert entry.most_image_tokens is None
 
 
 def test_an_id_means_its_own_model_whatever_an_alias_says() -> None:

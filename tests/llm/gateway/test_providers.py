@@ -545,6 +545,50 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.05)
 
 
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": "https://example.com/a.png"}]}]
+
+
+def test_a_picture_that_costs_66_000_tokens_passes_no_cap(product: Product, fakes: dict[str, Fake]) -> None:
+    used = {"prompt_tokens": 66_000, "completion_tokens": 2, "total_tokens": 66_002}
+    key, asked = product.key(), {"model": MODELS["openai"], "messages": PICTURE, "max_tokens": 10}
+    for _ in range(20):
+        fakes["openai"].next.append((200, {}, json.dumps({"choices": [], "usage": used}).encode()))
+        product.chat(key, **asked)
+    window = BudgetWindow.objects.get()
+    assert 0 < window.settled_nanos <= window.limit_nanos
+    assert window.settled_nanos == len(fakes["openai"].seen) * (66_000 * INPUT + 2 * OUTPUT)
+    assert not SpendEntry.objects.filter(overage_nanos__gt=0).exists()
+
+
+def test_pictures_are_refused_where_nobody_knows_what_they_cost(
+    quick: None, product: Product, fakes: dict[str, Fake], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = serve("likes", "some-vl")
+    # Its likes take `max_tokens`, which OpenAI refuses.
+    monkeypatch.setattr(openai_api, "check", lambda _: None)
+    row = ProviderEndpoint(name="likes", kind="openai_compatible", base_url=settings.OPENAI_API_BASE)
+    endpoints.save(row=row, new_key=fakes["openai"].key, by=Actor(name="ops"), now=make.NOON)
+    key, asked = product.key(), {"model": "likes/some-vl", "messages": PICTURE, "max_tokens": 10}
+    assert eventually(lambda: product.chat(key, model="likes/some-vl").status_code == 200)
+    sent = len(fakes["openai"].seen)
+
+    refused = product.chat(key, **asked)
+    assert (refused.status_code, refused.json()["code"], refused.json()["param"]) == (400, "unbounded_input", "model")
+    assert "likes/some-vl is not known" in refused.json()["message"]
+    assert len(fakes["openai"].seen) == sent
+
+    settings.UNBOUNDED_INPUTS = "reserve_full_context"
+    assert product.chat(key, **asked).status_code == 200
+    assert Reservation.objects.latest("reserved_at").amount_nanos == 200_000 * INPUT + 10 * OUTPUT
+
+    settings.UNBOUNDED_INPUTS = "refuse"
+    model.image_tokens = 6_404
+    model.save()
+    snapshot.forget()
+    assert product.chat(key, **asked).status_code == 200
+    assert Reservation.objects.latest("reserved_at").amount_nanos < 7_000 * INPUT
+
+
 def test_a_provider_that_an_operator_adds_is_called_without_a_restart(
     quick: None, product: Product, fakes: dict[str, Fake], settings: Any
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import wave
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from governance.models import Reservation, SpendEntry
 from llm.gateway.routes import ROUTES
+from llm.sandbox import service
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, entry, nothing_is_held
@@ -18,6 +21,8 @@ from tests.product import Product
 
 PICTURE = {"type": "image_url", "image_url": "https://example.com/invoice.png"}
 PDF = {"type": "document_url", "document_url": "https://example.com/invoice.pdf"}
+
+PNG = {"type": "image_url", "image_url": "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()}
 
 
 def wav(seconds: float, *, rate: int = 8_000) -> bytes:
@@ -112,8 +117,34 @@ def test_a_document_whose_pages_are_not_listed_is_held_for_at_its_longest(produc
     product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PDF)
     assert held_nanos() == 1_000 * 4_000_000
     assert (entry().units, entry().cost_nanos) == (2, 8_000_000)
-    assert product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PICTURE).status_code == 200
-    assert Reservation.objects.order_by("-reserved_at")[0].amount_nanos == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "pages"),
+    [
+        ({"document": PNG}, 1),
+        # What is behind an address may be a PDF, whatever it is called.
+        ({"document": PICTURE}, 1_000),
+        ({"document": PICTURE, "pages": [0]}, 1),
+        ({"document": PDF, "pages": ["0-999"]}, 1_000),
+        ({"document": PDF, "pages": "9-0"}, 1_000),
+    ],
+)
+def test_a_document_is_held_for_as_many_pages_as_it_may_have(
+    product: Product, key: str, fields: dict[str, Any], pages: int
+) -> None:
+    product.post("/v1/ocr", key, model="mistral-ocr-latest", **fields)
+    assert held_nanos() == pages * 4_000_000
+
+
+def test_pages_beyond_the_hold_are_charged_all_the_same(
+    product: Product, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = {"model": "mistral-ocr-4-1", "pages": [], "usage_info": {"pages_processed": "300"}}
+    monkeypatch.setitem(service._ROUTES, "/v1/ocr", lambda *_: json.dumps(answered).encode())  # type: ignore[attr-defined]
+    product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PDF, pages=[0])
+    assert (entry().units, entry().cost_nanos, entry().certainty) == (300, 1_200_000_000, "confirmed")
+    assert held_nanos() == 4_000_000
 
 
 def test_audio_is_held_for_and_charged_by_the_second(product: Product, key: str) -> None:
@@ -123,6 +154,12 @@ def test_audio_is_held_for_and_charged_by_the_second(product: Product, key: str)
     assert (entry().unit, entry().units, entry().certainty) == ("audio_second", 3, "confirmed")
     assert entry().cost_nanos == held_nanos() == 3 * 50_000
     assert nanos(response.headers["x-request-cost-usd"]) == 150_000
+
+
+def test_audio_that_is_no_wav_is_held_for_at_its_longest(product: Product, key: str) -> None:
+    """Hours of silence are a few bytes of FLAC."""
+    assert transcribe(product, key, b"fLaC" + bytes(40)).status_code == 200
+    assert held_nanos() == 10_800 * 50_000
 
 
 def test_a_form_goes_on_as_the_bytes_it_came_in(product: Product, key: str) -> None:

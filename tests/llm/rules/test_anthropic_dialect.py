@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from llm.rules import anthropic_dialect, mistral_dialect, sse
+from llm.rules.usage import read_tokens
 from tests.fakes import anthropic_api
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -320,13 +321,53 @@ def test_parts_of_a_schema_that_are_no_objects_are_left_to_the_api_to_judge() ->
             10 + 202,
             0,
         ),
-        ({"input_tokens": -1, "cache_read_input_tokens": None, "output_tokens": True}, 0, 0),
+        # What was written is more than the sum says, and part of it for an hour.
+        ({"input_tokens": 10.0, "cache_creation": {"ephemeral_1h_input_tokens": "100"}, "output_tokens": "5"}, 210, 0),
     ],
 )
 def test_usage(counted: dict[str, Any], prompt: int, cached: int) -> None:
     found = anthropic_dialect.usage(counted)
     assert (found["prompt_tokens"], found["prompt_tokens_details"]["cached_tokens"]) == (prompt, cached)
     assert found["total_tokens"] == found["prompt_tokens"] + found["completion_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (None, {}),
+        ([], {}),
+        ({}, {}),
+        ({"output_tokens": 5}, {"completion_tokens": 5}),
+        ({"input_tokens": -1, "output_tokens": 5}, {"completion_tokens": 5}),
+        ({"input_tokens": 3, "cache_read_input_tokens": "?", "output_tokens": 5}, {"completion_tokens": 5}),
+        ({"input_tokens": 3, "output_tokens": True}, {"prompt_tokens": 3}),
+        ({"input_tokens": 3, "cache_creation": {"ephemeral_1h_input_tokens": -1}, "output_tokens": None}, {}),
+    ],
+)
+def test_a_count_that_cannot_be_read_is_left_out_and_nobody_takes_it_for_zero(counted: Any, said: Any) -> None:
+    found = anthropic_dialect.usage(counted)
+
+    assert {name: value for name, value in found.items() if name != "prompt_tokens_details"} == said
+    assert read_tokens({"usage": found}) is None
+
+
+def test_a_stream_never_counts_fewer_tokens_than_it_did() -> None:
+    translator = anthropic_dialect.Translator(created=1)
+    first = {"input_tokens": 30, "output_tokens": 9, "cache_creation": {"ephemeral_5m_input_tokens": 4}}
+    for data in (
+        {"type": "message_start", "message": {"usage": first}},
+        {"type": "message_delta", "usage": [5]},
+        {"type": "message_delta", "usage": {"input_tokens": 3, "output_tokens": "20", "cache_creation": None}},
+        {"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 7}},
+    ):
+        assert not [chunk for chunk in translator.feed(sse.Event(b"", data)) if (chunk.data or {}).get("usage")]
+    [end] = translator.feed(sse.Event(b"", {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}))
+    counted = (end.data or {})["usage"]
+    assert (counted["prompt_tokens"], counted["completion_tokens"]) == (35, 20)
+
+    broken = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": "many"}}
+    [end] = translator.feed(sse.Event(b"", broken))
+    assert read_tokens(end.data) is None
 
 
 def test_an_answer() -> None:

@@ -1,6 +1,8 @@
 """The bound of a call before it is made: nothing that a model may read is left out of it."""
 
+import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -141,6 +143,95 @@ def test_picture_costs_what_the_model_makes_of_it_and_its_base64_nothing() -> No
     assert estimate.text_tokens < 100
     assert estimate.input_tokens == estimate.text_tokens + 2 * 4_200
     assert estimate.input_tokens_at(entry("m", image_tokens=3_080)) == estimate.text_tokens + 2 * 3_080
+
+
+SEEN = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "high"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens_each"),
+    [
+        ({}, 4_200),
+        ({"provider": "mistral-eu"}, 4_200),
+        ({"image_tokens": 3_080}, 3_080),
+        # A picture of 131 kB was charged as 66,000 tokens at OpenAI.
+        ({"provider": "openai", "provider_kind": "openai"}, 73_800),
+        ({"provider": "claude", "provider_kind": "anthropic"}, 8_464),
+        # What the catalogue says of a model comes first.
+        ({"provider": "openai", "provider_kind": "openai", "image_tokens": 1_445}, 1_445),
+        ({"provider": "groq", "image_tokens": 6_404}, 6_404),
+    ],
+)
+def test_a_picture_is_bounded_as_its_provider_documents(fields: dict[str, Any], tokens_each: int) -> None:
+    estimate = bounds.chat(asked(said([SEEN, SEEN]), max_tokens=10))
+    model = entry("m", **fields)
+    quote = bounds.quote(estimate, model, model="m")
+
+    assert quote is not None
+    assert quote.input_tokens == estimate.text_tokens + 2 * tokens_each
+    assert estimate.lacks(model) == set()
+    # Together they are no more than the model can read; and what mostly fits is not kept from it.
+    short = bounds.quote(estimate, replace(model, context_tokens=10_000), model="m")
+    assert short is not None
+    assert short.input_tokens == estimate.text_tokens + min(10_000, 2 * tokens_each)
+    assert estimate.lacks(replace(model, context_tokens=10_000)) == set()
+    assert estimate.lacks(replace(model, context_tokens=2_000)) == {"context"}
+
+
+@pytest.mark.parametrize("provider", ["groq", "own", "openrouter", "mistral-proxy", "openai"])
+@pytest.mark.parametrize("kind", ["", "openai_compatible"])
+def test_a_picture_has_no_bound_where_nobody_says_what_it_costs(provider: str, kind: str) -> None:
+    """An endpoint is what it is, not what it is called."""
+    model = entry("m", provider=provider, provider_kind=kind, context_tokens=32_000)
+    refused = bounds.chat(asked(said([SEEN]), max_tokens=10))
+    reserved = bounds.chat(asked(said([SEEN]), max_tokens=10), reserve_unbounded=True)
+
+    assert "bound" in refused.lacks(model)
+    assert bounds.quote(refused, model, model="m") is None
+    assert "m is not known" in refused.no_bound_at(model)
+    assert "bound" not in reserved.lacks(model)
+    quote = bounds.quote(reserved, model, model="m")
+    assert quote is not None
+    assert quote.input_tokens == 32_000
+    unknown = replace(model, context_tokens=None)
+    assert reserved.lacks(unknown) == {"bound"}
+    assert bounds.quote(reserved, unknown, model="m") is None
+    assert "how much the model can read" in reserved.no_bound_at(unknown)
+    # Text alone is no picture.
+    assert bounds.chat(asked(said("a"))).lacks(model) == set()
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [
+        ({"type": "image_url", "image_url": "https://example.com/a.png"}, 0),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000, "detail": "low"}}, 0),
+        ({"type": "image_url", "image_url": {"url": "DATA:Image/PNG;base64," + "A" * 9_000}}, 0),
+        # Whatever else a part holds may be read as text.
+        ({**SEEN, "text": "x" * 5_000}, 5_000),
+        ({**SEEN, "url": "x" * 5_000}, 5_000),
+        ({**SEEN, "detail": "x" * 5_000}, 5_000),
+        ({"type": "image_url", "image_url": {"url": "https://e.com/a", "detail": "x" * 5_000}}, 5_000),
+        ({"type": "image_url", "image_url": {"url": "https://e.com/a", "text": "x"}, "text": "x" * 5_000}, 5_000),
+        ({"type": "image_url", "image_url": {"url": "https://e.com/a", "detail": ["low"] * 1_000}}, 5_000),
+        ({"type": "image_url", "image_url": "x" * 5_000}, 5_000),
+        ({"type": "image_url", "image_url": {"url": "file:" + "x" * 5_000}}, 5_000),
+    ],
+)
+def test_what_comes_along_with_a_picture_is_counted(part: dict[str, Any], size: int) -> None:
+    estimate = bounds.chat(asked(said([part])))
+
+    assert estimate.images == 1
+    assert size <= estimate.text_tokens - (8 + 4) <= size * 2 + (100 if size else 0)
+
+
+@pytest.mark.parametrize("media", ["application/pdf", "video/mp4", "audio/wav", "text/plain", "", "imag/png"])
+def test_data_that_is_no_picture_has_no_bound(media: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"Data:{media};base64,AAAA"}}
+
+    with pytest.raises(UnboundedInput) as caught:
+        bounds.chat(asked(said("a"), said([part])))
+    assert caught.value.param == "messages.1.content.0"
 
 
 @pytest.mark.parametrize("kind", ["document_url", "file", "input_audio", "resource", "resource_link", "audio_url"])
@@ -353,8 +444,14 @@ def test_other_kinds_are_bounded_and_never_moved_to_another_model() -> None:
         ({"pages": "all"}, "page", 1_000),
         ({}, "page", 1_000),
         ({"pages": []}, "page", 1_000),
-        ({"document": {"type": "image_url"}}, "page", 1),
+        ({"pages": "7"}, "page", 1),
+        ({"pages": [999_999]}, "page", 1),
+        ({"pages": "0-1999"}, "page", 2_000),
+        ({"pages": [*range(1_500)]}, "page", 1_500),
+        # Ranges that overlap may be read twice.
+        ({"pages": "0-3,2-5"}, "page", 8),
         ({"pages": [1], "document_annotation_format": {"type": "json_schema"}}, "annotated_page", 1),
+        ({"pages": [1], "bbox_annotation_format": {}}, "annotated_page", 1),
     ],
 )
 def test_ocr_is_bounded_by_its_pages(fields: dict[str, Any], unit: str, pages: int) -> None:
@@ -365,6 +462,103 @@ def test_ocr_is_bounded_by_its_pages(fields: dict[str, Any], unit: str, pages: i
     quote = bounds.quote(estimate, reader, model="o")
     assert quote is not None
     assert quote.cost_nanos == pages * (4_000_000 if unit == "page" else 5_000_000)
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        None,
+        ["0-999"],
+        ["0"],
+        [0, "1"],
+        [[0, 1]],
+        [{"from": 0, "to": 9}],
+        [0, 0],
+        [-1],
+        [0, -1],
+        [0.0],
+        [True],
+        [False, 1],
+        [None],
+        [2**70],
+        [1_000_000],
+        "9-0",
+        "0-3,9-0",
+        "-1",
+        "-5-3",
+        "0--3",
+        "1-",
+        "0-3-9",
+        "0,,1",
+        "0,",
+        "",
+        "all",
+        "0-9999999",
+        "0-99999999999999999999",
+        "0x10",
+        "1.5",
+        "1e3",
+        "٠-٩",
+        "0 - 3",
+        "0-3;7",
+        "0\n",
+        0,
+        5,
+        {"0": "999"},
+        {},
+        True,
+    ],
+    ids=repr,
+)
+def test_pages_that_are_not_plainly_listed_are_all_that_there_may_be(pages: Any) -> None:
+    """Whoever reads them may take them for more: `["0-999"]` is one entry of a list, and a thousand pages."""
+    assert bounds.ocr({"pages": pages}, max_pages=700).units == 700
+    assert bounds.ocr({"pages": pages, "document": {"type": "image_url", "image_url": "x"}}, max_pages=700).units == 700
+
+
+def base64_of(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xff\xd8\xff\xe0" + bytes(30)
+
+
+@pytest.mark.parametrize("image", [base64_of(PNG), base64_of(JPEG, "image/jpeg"), base64_of(PNG, "image/jpg")])
+def test_a_picture_that_is_in_the_request_has_one_page(image: str) -> None:
+    assert bounds.ocr({"document": {"type": "image_url", "image_url": image}}).units == 1
+    assert bounds.ocr({"document": {"type": "image_url", "image_url": {"url": image}}, "pages": ["0-999"]}).units == 1
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        "a.png",
+        {"type": "image_url"},
+        {"type": "image_url", "image_url": None},
+        {"type": "image_url", "image_url": 5},
+        {"type": "image_url", "image_url": {"url": None}},
+        {"type": "image_url", "image_url": "https://example.com/a.png"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/report.pdf"}},
+        {"type": "image_url", "image_url": base64_of(b"%PDF-1.7")},
+        # A file that readers of either kind take.
+        {"type": "image_url", "image_url": base64_of(JPEG + b"%PDF-1.7", "image/jpeg")},
+        {"type": "image_url", "image_url": base64_of(b"II*\0" + bytes(30))},
+        {"type": "image_url", "image_url": base64_of(b"II*\0" + bytes(30), "image/tiff")},
+        {"type": "image_url", "image_url": base64_of(b"GIF89a" + bytes(30), "image/gif")},
+        {"type": "image_url", "image_url": base64_of(PNG, "application/pdf")},
+        {"type": "image_url", "image_url": base64_of(PNG) + "!"},
+        {"type": "image_url", "image_url": base64_of(PNG)[:-3] + "\n=="},
+        {"type": "image_url", "image_url": "data:image/png;base64,"},
+        {"type": "image_url", "image_url": "data:image/png;base64,é"},
+        {"type": "document_url", "image_url": base64_of(PNG)},
+        {"type": "image_url", "image_url": base64_of(PNG), "document_url": "https://example.com/report.pdf"},
+        {"type": "image_url", "image_url": {"url": base64_of(PNG), "document_url": "https://example.com/r.pdf"}},
+    ],
+)
+def test_what_may_be_a_document_has_as_many_pages_as_there_may_be(document: Any) -> None:
+    assert bounds.ocr({"document": document}).units == 1_000
+    assert bounds.ocr({"document": document, "pages": [0, 1]}).units == 2
 
 
 @given(

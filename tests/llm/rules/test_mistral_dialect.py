@@ -346,60 +346,6 @@ def test_no_body_breaks_the_parser(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "cached"),
-    [
-        ({"num_cached_tokens": 800}, 800),
-        ({"prompt_tokens_details": {"cached_tokens": 800}}, 800),
-        ({"prompt_token_details": {"cached_tokens": 800}}, 800),
-        ({"num_cached_tokens": 800, "prompt_tokens_details": {"cached_tokens": 800}}, 800),
-        ({"num_cached_tokens": None, "prompt_tokens_details": None}, 0),
-        ({"num_cached_tokens": 5_000}, 1_000),
-        ({"num_cached_tokens": -1}, 0),
-        ({}, 0),
-    ],
-)
-def test_cached_tokens_are_read_in_each_spelling_and_clamped(usage: dict[str, Any], cached: int) -> None:
-    answer = {"model": "m-2603", "usage": {"prompt_tokens": 1_000, "completion_tokens": 20, **usage}}
-    read = mistral_dialect.read_usage(answer)
-
-    assert read is not None
-    assert (read.model, read.input_tokens, read.cached_tokens, read.output_tokens) == ("m-2603", 1_000, cached, 20)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        None,
-        [],
-        {},
-        {"usage": None},
-        {"usage": {}},
-        {"usage": {"prompt_tokens": 0, "completion_tokens": 0}},
-        {"usage": {"prompt_tokens": "7", "completion_tokens": 1}},
-        {"usage": {"prompt_tokens": True}},
-        {"usage": {"prompt_tokens": -3, "completion_tokens": 5}},
-    ],
-)
-def test_missing_or_zero_usage_is_no_usage(answer: Any) -> None:
-    assert mistral_dialect.read_usage(answer) is None
-
-
-def test_output_is_derived_from_the_total_where_only_that_is_said() -> None:
-    read = mistral_dialect.read_usage({"usage": {"prompt_tokens": 10, "total_tokens": 14}}, model="asked")
-
-    assert read is not None
-    assert (read.output_tokens, read.model) == (4, "asked")
-
-
-def test_pages_are_read_from_an_ocr_answer() -> None:
-    read = mistral_dialect.read_pages({"model": "ocr", "usage_info": {"pages_processed": 3}})
-
-    assert read is not None
-    assert (read.unit, read.units, read.model) == ("page", 3, "ocr")
-    assert mistral_dialect.read_pages({"usage_info": {}}) is None
-
-
-@pytest.mark.parametrize(
     ("kind", "fields", "param"),
     [
         ("fim", {}, "prompt"),
@@ -431,21 +377,3 @@ def test_requests_of_other_kinds_are_translated() -> None:
     }
     assert request.user == "ann"
     assert filled.stream
-
-
-@pytest.mark.parametrize(
-    ("counted", "output"),
-    [
-        ({"completion_tokens": 9, "total_tokens": 41}, 9),
-        ({"completion_tokens": 9}, 9),
-        ({"total_tokens": 41}, 9),
-        # xAI's own example: 94 tokens of reasoning beside 9 of the answer.
-        ({"completion_tokens": 9, "total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 94}}, 103),
-        ({"completion_tokens": 9, "total_tokens": 5}, 9),
-        ({}, 0),
-    ],
-)
-def test_reasoning_that_only_the_total_counts_is_output(counted: dict[str, Any], output: int) -> None:
-    usage = mistral_dialect.read_usage({"usage": {"prompt_tokens": 32, **counted}})
-    assert usage is not None
-    assert (usage.output_tokens, usage.units) == (output, 32 + output)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from governance.rules.decision import Quote
-from llm.rules.stream_count import LONGEST_TOKEN_BYTES, UNTIL_IT_STOPS, StreamCount
+from llm.rules.stream_count import UNTIL_IT_STOPS, StreamCount
+from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
 QUOTE = Quote(

@@ -103,6 +103,12 @@ def test_of_a_wav_everything_from_its_data_on_counts(chunks: list[tuple[bytes, b
         riff((b"data", bytes(4_000)), (b"fmt ", described())),
         riff((b"fmt ", described(rate=192_000)), (b"fmt ", described()), (b"data", bytes(4_000))),
         riff((b"LIST", bytes(4_000))),
+        # Rates, channels and samples that nobody records: a reader would make something else of them.
+        riff((b"fmt ", described(rate=4_000_000_000 // 2)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(rate=768_001)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(channels=33)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(bits=12)), (b"data", bytes(4_000))),
+        riff((b"fmt ", described(bits=48)), (b"data", bytes(4_000))),
         b"RIFF" + bytes(4) + b"WAVE" + b"x" * 4_000,
         b"ID3" + bytes(4_000),
     ],
@@ -136,7 +142,19 @@ def test_voices_that_come_along_count_as_audio() -> None:
     voices = (named("speaker_references"), b"x" * 1_000)
 
     assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 1
-    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload).units == 5
+    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload, min_bitrate=2_000).units == 5
+    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload).units == 10_800
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"fLaC\0\0\0\x22", b"OggS\0\2", b"ID3\4", b"\xff\xfb", b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3", b"RF64", b"x"],
+)
+def test_audio_that_is_no_wav_is_held_for_at_its_longest_however_small_it_is(head: bytes) -> None:
+    payload = parsed(file_part(head + bytes(20))).payload
+
+    assert transcription.estimate(payload).units == 10_800
+    assert transcription.estimate(payload, max_seconds=60).units == 60
 
 
 @pytest.mark.parametrize("name", ["file_url", "file_id"])
@@ -190,7 +208,14 @@ def test_only_the_models_name_is_written_into_a_form() -> None:
         ({"prompt_audio_seconds": 0}, None),
         ({"prompt_audio_seconds": -1}, None),
         ({"prompt_audio_seconds": True}, None),
-        ({"prompt_audio_seconds": "7"}, None),
+        ({"prompt_audio_seconds": "7"}, 7),
+        ({"prompt_audio_seconds": "20000"}, 20_000),
+        ({"prompt_audio_seconds": "7.2"}, None),
+        ({"prompt_audio_seconds": -0.5}, None),
+        ({"prompt_audio_seconds": float("nan")}, None),
+        ({"prompt_audio_seconds": float("inf")}, None),
+        ({"prompt_audio_seconds": 2**70}, None),
+        ({"prompt_audio_seconds": {}}, None),
         ({"prompt_audio_seconds": 1e300}, None),
         ({"prompt_tokens": 7}, None),
         ({}, None),

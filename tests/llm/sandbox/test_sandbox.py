@@ -11,7 +11,8 @@ import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import HTTPValidationError, SDKError
 
-from llm.rules import bounds, mistral_dialect, sse
+from llm.rules import bounds, sse
+from llm.rules.usage import read_tokens
 from llm.sandbox import ControlError, Sandbox
 from tests.servers import served
 
@@ -235,9 +236,9 @@ def test_control_refuses_what_it_does_not_know(http: httpx.Client, sandbox: Sand
 def test_missing_and_zero_usage_are_unreadable(http: httpx.Client, sandbox: Sandbox) -> None:
     for directives in ("missing-usage", "zero-usage"):
         sandbox.next(directives)
-        assert mistral_dialect.read_usage(chat(http).json()) is None
+        assert read_tokens(chat(http).json()) is None
     sandbox.next("cached=2|output=200")
-    usage = mistral_dialect.read_usage(chat(http).json())
+    usage = read_tokens(chat(http).json())
     assert usage is not None
     assert (usage.cached_tokens, usage.output_tokens) == (2, 200)
 

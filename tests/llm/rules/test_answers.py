@@ -1,0 +1,117 @@
+"""What clients read is read, and what is read can be written again; nothing that an upstream writes raises."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.rules import answers
+
+LETTER = "\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a": [1, 2.5, "x", null, true]}', {"a": [1, 2.5, "x", None, True]}),
+        (b'"\\ud800"', LETTER),
+        (b'"\\uDFFF\\ud83d"', LETTER * 2),
+        # A pair is a letter; a backslash before the u makes it no escape; other escapes stay what they are.
+        (
+            b'["\\ud83d\\ude00", "\\\\ud800", "\\n\\u00e9\\ud800\\u0041"]',
+            ["\N{GRINNING FACE}", "\\ud800", f"\né{LETTER}A"],
+        ),
+        (b'"\xed\xa0\x80"', LETTER),
+        (b'"\xff"', LETTER),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ('{"a": "é"}'.encode("utf-16"), {"a": "é"}),
+        ('{"a": "é"}'.encode("utf-32-le"), {"a": "é"}),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b"[Infinity, -Infinity]", [math.inf, -math.inf]),
+        (b"[1e999]", [math.inf]),
+        (b"[NaN, 9223372036854775807, -9223372036854775808, 12]", None),
+    ],
+)
+def test_what_clients_read_is_read(data: bytes, value: Any) -> None:
+    read = answers.read_json(data)
+
+    if value is None:
+        assert math.isnan(read[0])
+        assert read[1:] == [float(2**63), float(-(2**63)), 12]
+        assert [type(number) for number in read] == [float, float, float, int]
+    else:
+        assert read == value
+    orjson.dumps(read)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b" ",
+        b"null",
+        b"no",
+        b'{"a": 1',
+        b'{"a": 1} {"b": 2}',
+        b'{"a": 1}\n{"b": 2}\n',
+        b"\xff\xfe",
+        b"\x00" * 50,
+        b"[" * 255 + b"]" * 255,
+        b"[" * 1_000 + b"]" * 1_000,
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"a":' * 200_000,
+        b"[NaN," + b"[" * 300 + b"]" * 301,
+    ],
+)
+def test_what_nobody_reads_or_could_write_again_is_none(data: bytes) -> None:
+    assert answers.read_json(data) is None
+
+
+def test_many_objects_side_by_side_are_no_depth() -> None:
+    rows = [{"a": [position]} for position in range(1_000)]
+
+    assert answers.read_json(orjson.dumps(rows)) == rows
+
+
+@pytest.mark.parametrize("digits", ["9" * 30, "-" + "9" * 30, "1" + "0" * 5_000])
+@pytest.mark.parametrize("sloppy", [b"", b", NaN"])
+def test_a_number_beyond_64_bits_is_a_float(digits: str, sloppy: bytes) -> None:
+    [number, *_] = answers.read_json(b"[" + digits.encode() + sloppy + b"]")
+
+    assert number == float(digits)
+    orjson.dumps(number)
+
+
+@given(data=st.binary(max_size=80))
+def test_no_bytes_break_the_reader(data: bytes) -> None:
+    for raw in (data, b'{"a": "' + data + b'"}', b"[NaN, " + data + b"]"):
+        orjson.dumps(answers.read_json(raw))
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**80), 2**80)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(), max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(), max_size=4), inner, max_size=4)
+    ),
+)
+
+
+@given(value=values)
+def test_all_that_the_standard_library_writes_is_read(value: Any) -> None:
+    read = answers.read_json(json.dumps(value).encode())
+
+    assert (read is None) == (value is None)
+    with suppress(TypeError):
+        # What needs no leniency comes back as it was.
+        assert read == orjson.loads(orjson.dumps(value))
