@@ -63,6 +63,7 @@ class Stream:
         self._first: list[sse.Event] = []
         self._unread = b""
         self._deadline: float | None = None
+        self._began = 0.0
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
         # The largest usage that was reported; the last word where no text came after it.
@@ -103,10 +104,10 @@ class Stream:
                     break
         except ProviderError as error:
             broken = error
-        begun = next((event.data for event in self._first if event.data is not None), None)
-        if begun is not None and (stated := error_in(begun)):
-            raise ErrorInstead(stated, self._hold.usage.reported(begun))
-        if any(map(_begins, self._first)):
+        begun = next(filter(_begins, self._first), None)
+        if begun is not None and (stated := error_in(begun.data)):
+            raise ErrorInstead(stated, self._hold.usage.reported(begun.data or {}))
+        if begun is not None:
             return True
         reason = self._left or self._hold.cut_reason
         if not reason:
@@ -142,6 +143,8 @@ class Stream:
                 self._pass_on(self._reader.feed(chunk))
             if not self._done:
                 self._pass_on(self._last_events())
+                # Half an event, which nobody can read.
+                self._hold.count.arrived(len(self._unread))
         except ProviderError as error:
             ended = error.code
         if self._failed is not None:
@@ -164,9 +167,7 @@ class Stream:
             return b""
 
     def _last_events(self) -> list[sse.Event]:
-        """What the stream ends with; a half event, which nobody can read, counts as what has come."""
         events, self._unread = self._reader.rest()
-        self._hold.count.arrived(len(self._unread))
         return events
 
     async def _watch_client(self) -> None:
@@ -202,7 +203,8 @@ class Stream:
             self._done = True
             return b""
         text_bytes = event.text_bytes
-        self._hold.count.arrived(text_bytes)
+        self._began = self._began or self._loop.time()
+        self._hold.count.arrived(text_bytes, seconds=self._loop.time() - self._began)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):
@@ -289,4 +291,6 @@ class Stream:
 
 def _begins(event: sse.Event) -> bool:
     """Whether an event shows that the model answers; the comments of a balancer before it do not."""
-    return event.data is not None or event.done or event.raw == sse.COMMENT
+    if event.data is not None:
+        return "choices" in event.data or error_in(event.data) is not None
+    return event.done or event.raw == sse.COMMENT

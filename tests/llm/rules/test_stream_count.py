@@ -36,6 +36,11 @@ def test_a_byte_that_has_come_is_a_token_up_to_all_that_may_be_written() -> None
 def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
     assert counting(come=40).tokens(cut=True) == 40 + UNTIL_IT_STOPS
     assert counting(come=999).tokens(cut=True) == 1_000
+    fast = StreamCount(QUOTE)
+    fast.arrived(200, seconds=0.1)
+    fast.arrived(200, seconds=0.2)
+    assert fast.tokens(cut=True) == 400 + 100
+    assert fast.tokens(cut=False) == 400
     assert counting(come=0).tokens(cut=True) == UNTIL_IT_STOPS
 
 
