@@ -47,6 +47,7 @@ urlpatterns = [
     *both("spend/reviews/<uuid:id>/reject", reviews.ReviewReject.as_view(), name="spend-review-reject"),
     *both("spend/<uuid:id>/confirm", corrections.SpendConfirm.as_view(), name="spend-confirm"),
     *both("spend/<uuid:id>/void", corrections.SpendVoid.as_view(), name="spend-void"),
+    *both("spend/<uuid:id>/correct", corrections.SpendCorrect.as_view(), name="spend-correct"),
     *both("stops", stops.Stops.as_view(), name="stops"),
     *both("stops/<int:id>", stops.OneStop.as_view(), name="stop"),
     *both("stops/<int:id>/lift", stops.StopLift.as_view(), name="stop-lift"),
