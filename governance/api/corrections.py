@@ -25,7 +25,7 @@ class ConfirmBody(Act):
     cost = Dollars(required=False)
 
 
-class CorrectBody(Act):
+class SpendCorrectBody(Act):
     """What a call truly cost."""
 
     cost = Dollars()
@@ -69,11 +69,11 @@ class SpendVoid(ControlView):
 class SpendCorrect(ControlView):
     roles = {"POST": OPERATORS}
 
-    @extend_schema(operation_id="spend_correct", request=CorrectBody, responses=CorrectionBody)
+    @extend_schema(operation_id="spend_correct", request=SpendCorrectBody, responses=CorrectionBody)
     def post(self, request: Request, id: UUID) -> Response:
         """Say that a call cost another amount than it is charged at now, whatever was said of it before."""
         entry = self.one(spend.entries(reader=self.by.reader), pk=id)
-        asked = self.valid(CorrectBody, request.data)
+        asked = self.valid(SpendCorrectBody, request.data)
         done = corrections.correct(
             entry=entry, cost_nanos=asked["cost"], reason=asked["reason"], by=self.by.actor, now=self.now
         )

@@ -39,7 +39,7 @@ class OpenEstimates(admin.SimpleListFilter):
         return corrections.open_estimates(queryset) if self.value() == "open" else queryset
 
 
-class CorrectForm(reasons.ReasonForm):
+class CostForm(reasons.ReasonForm):
     """`cost` comes back in nanodollars."""
 
     cost = forms.DecimalField(
@@ -55,7 +55,7 @@ class CorrectForm(reasons.ReasonForm):
             raise ValidationError(str(error)) from error
 
 
-class ConfirmForm(CorrectForm):
+class ConfirmForm(CostForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["cost"].required = False
@@ -175,7 +175,7 @@ class SpendEntryAdmin(LongTableAdmin):
             explanation="Says what the calls truly cost, whatever they are charged at now and was said of them before."
             " The difference is posted as an adjustment, in the windows that were charged.",
             rows=rows,
-            asks=CorrectForm,
+            asks=CostForm,
             act=partial(_correct, by=by, now=now),
             back=back,
             action=name,
