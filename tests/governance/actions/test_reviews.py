@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -463,7 +465,24 @@ class TestAtOnce:
         found = together(*[lambda: reported("3", by=caller)] * 8)
         assert sorted(map(recorded, found)) == [False] * 5 + [True] * 3
 
-    def test_one_call_is_kept_or_charged_once(self, together: Callable[..., list[Any]]) -> None:
+    def test_settlements_never_pass_a_day_together_where_no_window_is_locked(
+        self, together: Callable[..., list[Any]]
+    ) -> None:
+        ids = [held("0.10") for _ in range(8)]
+        found = together(*[partial(claimed, id, "3.10") for id in ids])
+        assert sorted(type(each).__name__ for each in found) == ["PendingReport"] * 5 + ["SettleResult"] * 3
+
+    def test_one_call_is_kept_or_charged_once(
+        self, together: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = ledger.apply_within
+
+        def slowly(*args: Any, **kwargs: Any) -> Any:
+            # All have looked by now whom nothing holds up.
+            time.sleep(0.05)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(ledger, "apply_within", slowly)
         caller = factories.caller()
         acts = [lambda cost=cost: reported(cost, by=caller, request_id="r1") for cost in ("1", "500") * 4]
         found = together(*acts)
