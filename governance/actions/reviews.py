@@ -31,6 +31,16 @@ ALERT = "report_needs_review"
 ACCEPTED_REPORT = "report_accepted"
 
 
+# Of one tenant. More would be no help to whoever decides on them, and a load that one tenant puts on all.
+MOST_WAITING = 1000
+
+
+class TooManyWaiting(Exception):
+    """As many of the tenant's reports wait as may: nothing was kept or charged. `wait`: seconds until another try."""
+
+    wait = 60
+
+
 def trust_in(*, tenant_id: int, agent_is_fixed: bool) -> ReportTrust:
     """How far reports of a tenant's key are believed: by the tenant's budgets, else by REPORT_REVIEW_ABOVE a day."""
     above = settings.REPORT_REVIEW_ABOVE
@@ -42,6 +52,7 @@ def report(*, report: Record, now: datetime) -> RecordResult | PendingReport:
     """Charge a call that a tenant's key reports, or keep the report for review; a repeated request id does nothing.
 
     The report says how far it is believed (`trust`). A repeat of one that was kept is answered with the row that is.
+    Raises TooManyWaiting.
     """
     try:
         return _report(report, now)
@@ -53,7 +64,8 @@ def report(*, report: Record, now: datetime) -> RecordResult | PendingReport:
 def settle(*, operation: Settle, now: datetime) -> SettleResult | PendingReport:
     """Charge what a tenant's key says a held call cost; beyond its bound the hold, and the rest is kept for review.
 
-    A repeat of one that was kept is answered with the row that is. Raises what `ledger.settle` raises.
+    A repeat of one that was kept is answered with the row that is. Raises TooManyWaiting, and what `ledger.settle`
+    raises.
     """
     try:
         return _settle(operation, now)
@@ -149,7 +161,12 @@ def _settle(operation: Settle, now: datetime) -> SettleResult | PendingReport:
 
 
 def _keep(found: InReview, told: Record | Settle, *, now: datetime, **who: Any) -> PendingReport:
-    """Keep what waits, in the transaction that found it beyond its bound, and tell the operators."""
+    """Keep what waits, in the transaction that found it beyond its bound, and tell the operators.
+
+    Raises TooManyWaiting, so that this transaction leaves no trace: what was held stays held.
+    """
+    if waiting().filter(tenant=who["tenant_id"]).count() >= MOST_WAITING:
+        raise TooManyWaiting("too many reports wait for an operator; this one was not kept. Send it again later.")
     row = PendingReport.objects.create(
         **who,
         request_id=told.request_id,

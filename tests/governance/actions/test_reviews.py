@@ -10,11 +10,13 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
 import uuid_utils.compat as uuids
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Sum
 
 from governance import ledger
 from governance.actions import budgets, reviews, spend_reports
@@ -425,6 +427,40 @@ class TestRetention:
         assert spent(own) == nanos("9")
         later += timedelta(days=30)
         assert retention.purge(before=later - timedelta(days=2), now=later, by=OLGA).entries == 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_a_tenant_s_keys_claim_no_own_budget_passes_its_cap_and_no_cent_is_lost(seed: int) -> None:
+    """Any history of calls, reports, late ones, repeats: every cent claimed is charged once, or waits."""
+    random = Random(seed)
+    own = factories.budget("10", hard_cap="0.9", soft_cap=None)
+    agents = factories.budget("6", scope_type="agent", scope_key="*", soft_cap=None)
+    factories.budget("10000", scope_type="platform", window="month")
+    now, running, claims = NOON, [], {}
+    for number in range(60):
+        now += timedelta(seconds=random.choice([0, 1, 60, 1200]))
+        agent, cost = random.choice(["a", "b"]), f"{random.choice([0.01, 0.3, 1, 4, 50]):g}"
+        if random.random() < 0.5 and running:
+            id = running.pop(random.randrange(len(running)))
+            done = claimed(id, cost, now=now)
+            claims[id] = nanos(cost)
+            assert isinstance(done, SettleResult | PendingReport)
+        elif random.random() < 0.5:
+            operation = factories.reserving("0.20", by=factories.caller(agent=agent))
+            running += [operation.reservation_id] if ledger.reserve(operation, now=now).allowed else []
+        else:
+            request_id = f"r{random.randrange(20)}"
+            reported(cost, request_id=request_id, by=factories.caller(agent=agent), now=now)
+            claims.setdefault(request_id, nanos(cost))
+        if number % 20 == 0:
+            ledger.expire_due(now=now)
+        for window in BudgetWindow.objects.filter(budget__in=[own, agents]):
+            cap_nanos = nanos("9") if window.budget_id == own.pk else nanos("6")
+            assert window.settled_nanos + window.reserved_nanos <= cap_nanos
+    ledger.expire_due(now=now + timedelta(days=1))
+    held_nanos = nanos("0.20") * len(running)
+    charged_nanos = SpendEntry.objects.aggregate(sum=Sum("cost_nanos"))["sum"] or 0
+    assert charged_nanos + reviews.waiting_sums()[1] == sum(claims.values()) + held_nanos
 
 
 @pytest.fixture

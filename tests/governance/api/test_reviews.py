@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone
 
 from governance import ledger
+from governance.actions import reviews
 from governance.models import BudgetWindow, KeptAnswer, PendingReport, Reservation, SpendEntry
 from tests import factories
 from tests.factories import nanos
@@ -161,6 +162,26 @@ def test_other_answers_are_kept_under_their_key_as_ever(agent: Api) -> None:
     assert not KeptAnswer.objects.exists()
     keyed(agent, "/api/spend", "k1", BEYOND | {"request_id": "r-2", "cost": "1"})
     assert KeptAnswer.objects.get().response_status == 201
+
+
+def test_only_so_many_of_a_tenant_wait_and_further_ones_are_to_be_sent_again(
+    agent: Api, stranger: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reviews, "MOST_WAITING", 2)
+    factories.budget("1")
+    ids = [agent.post("/api/spend", BEYOND | {"request_id": f"r-{n}"}).json()["error"]["report"]["id"] for n in (1, 2)]
+    held = reserve(agent)
+    path = f"/api/reservations/{held}/settle"
+    for answer in (agent.post("/api/spend", BEYOND | {"request_id": "r-3"}), keyed(agent, path, "k1", {"cost": "9"})):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_reports")
+        assert answer["Retry-After"] == "60"
+    assert (PendingReport.objects.count(), Reservation.objects.get().status, settled()) == (2, "pending", 0)
+    # Those that are kept are still answered, what fits is still charged, and others have their own number.
+    assert agent.post("/api/spend", BEYOND | {"request_id": "r-1"}).status_code == 409
+    assert agent.post("/api/spend", BEYOND | {"request_id": "r-4", "cost": "0.10"}).status_code == 201
+    assert stranger.post("/api/spend", BEYOND).status_code == 409
+    operator.post(f"/api/spend/reviews/{ids[0]}/reject", {"reason": "no"})
+    assert keyed(agent, path, "k1", {"cost": "9"}).json()["error"]["code"] == "report_needs_review"
 
 
 def test_everyone_sees_their_own_reports_alone(
