@@ -68,6 +68,7 @@ class Stream:
         self._kept: sse.Event | None = None
         # The largest usage that was reported; the last word where no text came after it.
         self._used: Usage | None = None
+        self._used_by_answer: dict[int, Usage] = {}
         self._is_last_word = False
         self._done = False
         # Why the client is no longer sent anything.
@@ -220,7 +221,11 @@ class Stream:
             self._kept = None
             self._note_end()
             return before + event.raw
-        self._kept, self._used = event, usage.larger(self._used, used)
+        self._kept = event
+        if (index := usage.counted_answer(event.data)) is not None:
+            self._used_by_answer[index] = used
+            used = usage.together(self._used_by_answer.values())
+        self._used = usage.larger(self._used, used)
         self._is_last_word = True
         self._note_end()
         return before

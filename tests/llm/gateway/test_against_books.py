@@ -120,6 +120,20 @@ def test_wherever_usage_is_told_it_is_read(product: Product, booked: BookedUpstr
         assert ledger_nanos() == booked.books.spent_nanos
 
 
+def test_usage_that_comes_for_each_answer_by_itself_is_added_up(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    def chunk(index: int, tokens: int) -> bytes:
+        used = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": 3 + tokens}
+        choice = {"index": index, "delta": {"content": "1" * tokens}, "finish_reason": "stop", "usage": used}
+        return b"data: " + json.dumps({"model": "mistral-small-2603", "choices": [choice]}).encode() + b"\n\n"
+
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    booked.next(Answer(script=[head + chunk(0, 30) + chunk(1, 20) + b"data: [DONE]\n\n", "close"], tokens=50))
+    ask(product, key, stream=True, n=2)
+    assert ledger_nanos() == 3 * INPUT + 50 * OUTPUT
+
+
 @pytest.mark.parametrize("framing", ["json", "sse_single", "ndjson", "sse_crlf"])
 @pytest.mark.parametrize("usage", ["honest", "none"])
 def test_a_stream_in_another_framing_is_read_as_what_it_is(
