@@ -48,6 +48,7 @@ from llm.state.telemetry import Attempt
 async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
     """Answer a call of any route, plain or streaming."""
     body = await exchange.body(limit=route.max_body_bytes)
+    exchange.watch()
     try:
         request = route.parse(body, exchange.header("content-type"))
         estimate = route.estimate(request, identity.default_max_tokens)
@@ -164,7 +165,7 @@ class _GovernedCall:
 
     async def _attempt(self, order: Sequence[Candidate]) -> None:
         hold = await self._reserve(order)
-        if await self.exchange.is_gone():
+        if self.exchange.is_gone:
             # It went while it waited for its hold; nobody is left who wants the answer.
             hold.drop()
             raise ClientGone

@@ -21,12 +21,10 @@ class StreamCount:
         self._hides = hides or quote.max_tokens is None
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
-        self._has_begun = False
         self._seconds = 0.0
 
     def arrived(self, more_bytes: int, *, seconds: float = 0.0) -> None:
         """A part of the answer has come, with so many bytes of text, so many seconds after the first one."""
-        self._has_begun = True
         self.arrived_bytes += more_bytes
         self._seconds = max(self._seconds, seconds)
 
@@ -40,7 +38,7 @@ class StreamCount:
 
         `cut`: the model was stopped, and wrote on until it noticed.
         """
-        if self._hides or not self._has_begun or not (self.arrived_bytes or cut):
+        if self._hides or not self.arrived_bytes:
             return None
         written_on = 0
         if cut:
