@@ -7,7 +7,7 @@ noticed. So its books say what a provider's invoice would say of clients, and ga
 It speaks HTTP on bare sockets, so that it can say what no HTTP library would let it say. Of equal keys in a request it
 takes the first, whatever the case of their letters, as some parsers do. What is answered is, in this order: `next` in
 process or `POST /_next`; the mark in the request's own text (`Answer.marked`); `usual`. `GET /_books?since=N` are its
-books; `POST /_usual` changes the usual answer.
+books, `GET /_totals` their sums; `POST /_usual` changes the usual answer.
 
     with BookedUpstream() as upstream:
         upstream.next(Answer(tokens=20_000, pace=1_000, usage="none"))
@@ -27,25 +27,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.answers import Answer, Events, Used, embeddings_body, marks_in, plain_body
 from benchmarks.books import (
     RATES,
+    SERVED,
+    TOKENS_UNASKED,
     Books,
     Entry,
     Request,
     asked_tokens,
     first_request,
+    json_response,
     key_of,
     prompt_tokens,
     strings_in,
     whole_number,
 )
 
-SERVED = {"mistral-small-latest": "mistral-small-2603"}
-TOKENS_UNASKED = 200
 _BURST_TOKENS = 256
 
 
@@ -281,6 +284,8 @@ class BookedUpstream:
         said: Any = {"ok": True}
         if parts.path == "/_books":
             said = self.books.to_json(int(parse_qs(parts.query).get("since", ["0"])[0]))
+        elif parts.path == "/_totals":
+            said = self.books.totals()
         elif parts.path == "/_next":
             self.next(*(Answer.from_json(told) for told in json.loads(request.body)))
         elif parts.path == "/_usual":
@@ -328,11 +333,6 @@ class BookedUpstream:
             if connection.gone.is_set():
                 entry.gone_at = entry.gone_at or time.time()
             entry.ended_at = time.time()
-
-
-def json_response(said: Any) -> bytes:
-    data = json.dumps(said).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data)
 
 
 class Generation:
@@ -412,7 +412,7 @@ class Generation:
         """Generate all tokens, by `(first, count)` of an event's: each is in the books when it is yielded."""
         answer, done = self._answer, 0
         began = time.monotonic()
-        while done < self._tokens:
+        while done < self._tokens and not (answer.error is not None and done >= answer.error_after):
             if answer.ends_after_tokens is not None and done >= answer.ends_after_tokens:
                 await self._connection.end(answer.ends_by)
             count = min(max(1, answer.event_tokens), self._tokens - done)
@@ -438,8 +438,6 @@ class Generation:
         beats = asyncio.get_running_loop().create_task(self._beat()) if answer.heartbeat_s else None
         try:
             async for first, count in self._paced():
-                if answer.error is not None and first >= answer.error_after:
-                    break
                 await output.body(events.written(first, count, self._used()))
                 if not self._connection.gone.is_set():
                     self._marks.append((output.written_bytes, self._entry.output_tokens))
@@ -483,8 +481,18 @@ async def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--usual", default="{}", help="the usual answer, as JSON")
     parser.add_argument("--keep-bodies", action="store_true")
+    parser.add_argument("--sigma", type=float, help="answers of log-normal length: the spread of its logarithm")
+    parser.add_argument("--mu", type=float, default=5.3, help="and its mean: e^5.3 is a median of 200 (default: 5.3)")
+    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    upstream = BookedUpstream(usual=Answer.from_json(json.loads(options.usual)), keeps_bodies=options.keep_bodies)
+    usual, random = Answer.from_json(json.loads(options.usual)), Random(options.seed)
+
+    def of_some_length(_: Request) -> Answer | None:
+        if options.sigma is None:
+            return None
+        return replace(usual, tokens=int(random.lognormvariate(options.mu, options.sigma)) + 1)
+
+    upstream = BookedUpstream(usual=usual, answer_to=of_some_length, keeps_bodies=options.keep_bodies)
     await (await upstream.serve(options.port)).serve_forever()
 
 

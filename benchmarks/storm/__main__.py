@@ -33,6 +33,8 @@ from benchmarks.storm.judge import Breach, Evidence
 PROCESSES = {"sqlite": 1, "postgres": 3}
 # The shortest that there is: what nobody resolves must be charged while the storm still looks.
 RESERVATION_TTL_S = 60
+# An upstream that goes on for nobody is not waited for longer.
+UPSTREAM_S = 4.0
 # So long a settlement may take after its call has ended.
 SETTLED_WITHIN_S = 15.0
 SHOWN = 30
@@ -189,8 +191,8 @@ class Run:
         return late + found
 
     async def _upstream_at_rest(self) -> None:
-        """Wait for what it still generates; one that goes on for nobody is not waited for long."""
-        end = time.monotonic() + 10
+        """Wait a little for what it still generates."""
+        end = time.monotonic() + UPSTREAM_S
         while (await self._told(f"{self._upstream}/_books?since=1000000000"))["running"] and time.monotonic() < end:
             await asyncio.sleep(0.2)
 

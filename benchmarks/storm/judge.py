@@ -105,8 +105,12 @@ class Evidence:
         return int(entry["sent_nanos"])
 
     def charged_nanos(self, reservations: Iterable[Row]) -> int:
-        entries = (entry for row in reservations for entry in self.entries_by_reservation.get(row["id"], ()))
-        return sum(entry["cost_nanos"] for entry in entries)
+        """What is charged for holds; one that is not resolved yet counts in full, see `still_held`."""
+        charged = 0
+        for row in reservations:
+            charged += sum(entry["cost_nanos"] for entry in self.entries_by_reservation.get(row["id"], ()))
+            charged += row["amount_nanos"] if row["status"] == "pending" else 0
+        return charged
 
     def described(self, request_id: str) -> str:
         call = self.calls_by_request.get(request_id)
@@ -204,9 +208,9 @@ def tenants_less(evidence: Evidence) -> Iterator[Breach]:
     for request_id, entries in evidence.books_by_request.items():
         for row in evidence.reservations_by_request.get(request_id, ())[:1]:
             true[row["tenant__slug"]] += sum(evidence.true_nanos(entry) for entry in entries)
-    for entry in evidence.rows["entries"]:
-        if entry["reservation_id"] and not is_own(entry["reservation_id"]):
-            charged[entry["tenant__slug"]] += entry["cost_nanos"]
+    for row in evidence.rows["reservations"]:
+        if not is_own(row["id"]):
+            charged[row["tenant__slug"]] += evidence.charged_nanos([row])
     for tenant, true_nanos in true.items():
         evidence.judged["a tenant charged less"] += 1
         if charged[tenant] < true_nanos:

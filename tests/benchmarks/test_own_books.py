@@ -299,6 +299,19 @@ def test_a_connection_is_used_again_also_by_pipelined_and_chunked_requests(booke
     assert booked.connected == 1
 
 
+def test_what_is_still_to_be_written_is_planned(booked: BookedUpstream, peer: Peer) -> None:
+    booked.next(Answer(tokens=90, pace=100))
+    peer.send(chat(stream=True, n=2))
+    assert eventually(lambda: booked.books.output_tokens > 4)
+    totals = booked.books.totals()
+    assert totals["running"] == totals["calls"] == 1
+    assert totals["spent_nanos"] < totals["planned_nanos"] == HI_TOKENS * INPUT + 180 * OUTPUT
+    peer.socket.close()
+    assert booked.idle()
+    totals = booked.books.totals()
+    assert totals["spent_nanos"] == totals["planned_nanos"] == booked.books.spent_nanos
+
+
 def test_as_a_process() -> None:
     port = servers.free_port()
     with servers.process([sys.executable, "-m", "benchmarks.own_books", str(port)], port=port):
@@ -308,5 +321,6 @@ def test_as_a_process() -> None:
         told = httpx.get(f"{url}/_books").json()
         assert told["spent_nanos"] == told["entries"][0]["cost_nanos"] == HI_TOKENS * INPUT + 2 * OUTPUT
         assert httpx.get(f"{url}/v1/models").json()["data"]
+        assert httpx.get(f"{url}/_totals").json()["calls"] == 1
         httpx.post(f"{url}/_forget", json={})
         assert httpx.get(f"{url}/_books").json()["entries"] == []
