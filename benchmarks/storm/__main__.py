@@ -28,7 +28,8 @@ from benchmarks.storm import judge
 from benchmarks.storm.acts import Operators
 from benchmarks.storm.calls import Call
 from benchmarks.storm.clients import PATIENCE_S, Clients
-from benchmarks.storm.judge import Breach, Evidence
+from benchmarks.storm.evidence import Evidence, is_own
+from benchmarks.storm.judge import Breach
 
 PROCESSES = {"sqlite": 1, "postgres": 3}
 # The shortest that there is: what nobody resolves must be charged while the storm still looks.
@@ -202,7 +203,7 @@ class Run:
         while True:
             said = await asyncio.to_thread(servers.command, self._environment, "-m", "benchmarks.storm.rows")
             rows: dict[str, Any] = json.loads(said)
-            held = [row for row in rows["reservations"] if row["status"] == "pending" and not judge.is_own(row["id"])]
+            held = [row for row in rows["reservations"] if row["status"] == "pending" and not is_own(row["id"])]
             if not held or time.monotonic() > end:
                 return rows
             await asyncio.sleep(1)
