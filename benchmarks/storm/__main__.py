@@ -175,7 +175,10 @@ class Run:
             await asyncio.sleep(0.1)
         await self._operators.command("expire", {}, "expire_reservations")
         await self._upstream_at_rest()
-        rows = await self._settled()
+        try:
+            rows = await self._settled()
+        except SystemExit as error:
+            return [*late, Breach("the ledger cannot be read", "rows", str(error)[-400:])]
         self.books = (await self._told(f"{self._upstream}/_books"))["entries"]
         reconciled = await self._operators.command("reconcile", {}, "reconcile_ledger", "--json")
         evidence = Evidence(
@@ -229,10 +232,10 @@ class Run:
         print(f"\n{'':<34}{'judged':>9}{'breaches':>10}")
         for name in sorted(self.judged.keys() | checks.keys()):
             print(f"{name:<34}{self.judged.get(name, 0) or '':>9}{checks.get(name, 0):>10}")
-        alike = Counter((breach.check, breach.call) for breach in found)
-        for (check, call), count in alike.most_common(SHOWN):
-            first = next(breach for breach in found if (breach.check, breach.call) == (check, call))
-            print(f"{count:>5} {check}: {call or first.subject}\n      {first.subject}: {first.detail}")
+        alike = Counter(_kind(breach) for breach in found)
+        for kind, count in alike.most_common(SHOWN):
+            first = next(breach for breach in found if _kind(breach) == kind)
+            print(f"{count:>5} {' / '.join(kind)}\n      {first.subject}: {first.detail} ({first.call})")
         if len(alike) > SHOWN:
             print(f"      and {len(alike) - SHOWN} more kinds")
         verdict = f"{len(found)} breaches" if found else "everything held"
@@ -247,6 +250,12 @@ class Run:
             "acts": [act.to_json() for act in self._operators.log],
             "books": self.books,
         }
+
+
+def _kind(breach: Breach) -> tuple[str, str]:
+    """What makes breaches alike: how the call behaved, or what was answered."""
+    answered = breach.check in ("a wrong answer", "half an answer")
+    return breach.check, breach.detail if answered else breach.call or breach.detail[:60]
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -248,8 +248,9 @@ def broken_acts(evidence: Evidence) -> Iterator[Breach]:
     for number, act in enumerate(evidence.acts):
         evidence.judged["an act that broke"] += 1
         if act.status is None or act.status >= 500:
-            name = act.about.get("path") or act.about.get("command")
-            said = str(act.said)[-300:]
+            # A page says what is wrong at its beginning, a command at its end.
+            path, said = act.about.get("path"), " ".join(str(act.said).split())
+            name, said = (path, said[:200]) if path else (act.about.get("command"), said[-200:])
             yield Breach("an act that broke", f"act {number}", f"{act.kind} {name}: {act.status} {said}")
 
 
