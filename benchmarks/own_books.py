@@ -462,7 +462,7 @@ class Generation:
         await self._output.end(length_known=length is not None)
 
     async def _play(self, script: Any) -> None:
-        self._count(self._answer.tokens or 0)
+        self._count(self._tokens if self._answer.tokens else 0)
         for step in script:
             if isinstance(step, bytes):
                 await self._output.raw(step)
