@@ -375,6 +375,9 @@ class Generation:
         elif self._payload.get("stream") is True and answer.framing != "json" and answer.status < 300:
             await self._stream()
         else:
+            if answer.error is not None:
+                # A whole answer that is an error says that no work was done.
+                self._tokens = self._entry.prompt_tokens = self._entry.cached_tokens = 0
             async for _ in self._paced():
                 pass
             shown = self._tokens if answer.is_billed else 0

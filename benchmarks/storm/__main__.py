@@ -40,7 +40,7 @@ UPSTREAM_S = 4.0
 SETTLED_WITHIN_S = 15.0
 SHOWN = 30
 # What is written slowest takes 6 s, and a resuming reader another 4.
-SHORT_S, SHORT_PATIENCE_S = 15.0, 20.0
+SHORT_S, SHORT_PATIENCE_S = 12.0, 20.0
 
 
 def main() -> None:
@@ -128,6 +128,7 @@ class Run:
         self._operators = Operators(url, key, environment, seed=self._seed)
         self.calls: list[Call] = []
         self.books: list[dict[str, Any]] = []
+        self.rows: dict[str, Any] = {}
         self.judged: Counter[str] = Counter()
 
     async def all(self) -> list[Breach]:
@@ -176,7 +177,7 @@ class Run:
         await self._operators.command("expire", {}, "expire_reservations")
         await self._upstream_at_rest()
         try:
-            rows = await self._settled()
+            self.rows = rows = await self._settled()
         except SystemExit as error:
             return [*late, Breach("the ledger cannot be read", "rows", str(error)[-400:])]
         self.books = (await self._told(f"{self._upstream}/_books"))["entries"]
@@ -249,6 +250,7 @@ class Run:
             "calls": [call.to_json() for call in self.calls],
             "acts": [act.to_json() for act in self._operators.log],
             "books": self.books,
+            "rows": self.rows,
         }
 
 

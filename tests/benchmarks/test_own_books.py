@@ -257,7 +257,10 @@ def test_dribbled_and_slow(booked: BookedUpstream) -> None:
 
 
 def test_refusals_cost_nothing_unless_they_are_billed(booked: BookedUpstream) -> None:
-    booked.next(Answer(status=500, error={"message": "no"}), Answer(status=500, billed=True))
+    booked.next(
+        Answer(error={"message": "no"}), Answer(status=500, error={"message": "no"}), Answer(status=500, billed=True)
+    )
+    assert post(booked, chat()).json() == {"error": {"message": "no"}}
     assert post(booked, chat()).json() == {"error": {"message": "no"}}
     assert booked.books.spent_nanos == 0
     assert post(booked, chat()).json()["usage"]["completion_tokens"] == 20
