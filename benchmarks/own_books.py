@@ -378,8 +378,7 @@ class Generation:
             if answer.error is not None:
                 # A whole answer that is an error says that no work was done.
                 self._tokens = self._entry.prompt_tokens = self._entry.cached_tokens = 0
-            async for _ in self._paced():
-                pass
+            _ = [event async for event in self._paced()]
             shown = self._tokens if answer.is_billed else 0
             await self._plain(plain_body(answer, model=self._model, tokens=shown, n=self._n, used=self._used()))
 

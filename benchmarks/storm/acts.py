@@ -42,7 +42,8 @@ class Act:
         return self.status is not None and self.status < 300
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without the keys that were issued."""
+        return asdict(self) | ({"said": None} if self.kind == "set up" else {})
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def test_pace_is_kept(booked: BookedUpstream) -> None:
 
 
 def test_a_script_is_sent_to_the_byte(booked: BookedUpstream, peer: Peer) -> None:
-    said = [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", 0.05, b"llo"]
+    said: list[bytes | float | str] = [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", 0.05, b"llo"]
     booked.next(Answer(script=[*said, "close"], tokens=9))
     peer.send(chat())
     assert peer.read_all() == b"".join(part for part in said if isinstance(part, bytes))

@@ -24,7 +24,14 @@ OWN = "01a219a7-c3b9-82ca-ae76-a3ef2a436e68"
 
 
 def call(**parts: Any) -> Call:
-    usual = {"number": 1, "tenant": "acme", "client": "reads", "lie": "", "answer": "honest", "stream": False}
+    usual: dict[str, Any] = {
+        "number": 1,
+        "tenant": "acme",
+        "client": "reads",
+        "lie": "",
+        "answer": "honest",
+        "stream": False,
+    }
     seen = {
         "status": 200,
         "request_id": GATEWAYS,
