@@ -80,7 +80,7 @@ class Exchange:
                 return b"".join(parts)
 
     def watch(self, on_leave: Callable[[], None] | None = None) -> None:
-        """Notice from here on, its body being read, when the client goes away: `is_gone`, and what is to be done then."""
+        """Notice, once the body is read, when the client goes away: `is_gone`, and what is to be done then."""
         self._on_leave = on_leave
         if self._watching is None:
             self._watching = asyncio.create_task(self._notice())
