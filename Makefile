@@ -25,7 +25,7 @@ export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
 
-.PHONY: help run test test-dates coverage check bench wheel install fmt lock clean
+.PHONY: help run test test-dates coverage check bench storm wheel install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
+	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
 	@echo "make wheel    build the package into dist/"
 	@echo "make install  create .venv with the locked dependencies"
 	@echo "make fmt      format the code"
@@ -75,6 +76,9 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.cap
 	$(BIN)/python -m benchmarks.failover
+
+storm: .venv/dev
+	$(BIN)/python -m benchmarks.storm
 
 wheel: .venv/dev
 	@rm -rf dist

@@ -23,7 +23,7 @@ class Answer:
     """Spans are in seconds. Where something is to happen after so many tokens or bytes, 0 is at once, None never.
 
     `script`: the bytes themselves, head included, instead of a generated answer: bytes are sent, numbers are pauses,
-    "reset", "close" and "hang" are what they say. `tokens` is what the books count for it.
+    "reset", "close" and "hang" are what they say. `tokens` is what the books count for it, `max_tokens` at most.
     """
 
     name: str = ""

@@ -24,6 +24,9 @@ RATES: Mapping[str, tuple[int, int, int]] = {
     "codestral": (300_000, 30_000, 900_000),
     "mistral-embed": (100_000, 100_000, 0),
 }
+SERVED = {"mistral-small-latest": "mistral-small-2603"}
+# Of each answer, where nobody says how many.
+TOKENS_UNASKED = 200
 # What a chat template adds, at least.
 TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 4, 8
 # Fields whose values no model reads.
@@ -76,6 +79,11 @@ class Entry:
     def sent_nanos(self) -> int:
         """What it would have cost without `unsent_tokens`."""
         return self._nanos(self.output_tokens - self.unsent_tokens)
+
+    @property
+    def planned_nanos(self) -> int:
+        """What it will have cost when it has ended, unless its peer leaves."""
+        return self._nanos(self.planned_tokens) if self.is_running else self.cost_nanos
 
     def _nanos(self, output_tokens: int) -> int:
         input_picos, cached_picos, output_picos = self.rates
@@ -133,12 +141,18 @@ class Books:
 
     def to_json(self, since: int = 0) -> dict[str, Any]:
         return {
-            "spent_nanos": self.spent_nanos,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "running": self.running,
+            **self.totals(),
             "spent_by_key": self.spent_by_key(),
             "entries": [entry.to_json() for entry in self.entries[since:]],
+        }
+
+    def totals(self) -> dict[str, int]:
+        entries = list(self.entries)
+        return {
+            "calls": len(entries),
+            "running": sum(entry.is_running for entry in entries),
+            "spent_nanos": sum(entry.cost_nanos for entry in entries),
+            "planned_nanos": sum(entry.planned_nanos for entry in entries),
         }
 
 
@@ -201,6 +215,11 @@ def dechunked(rest: bytes) -> tuple[bytes | None, int]:
             return body, at
         body += rest[line_end + 2 : at - 2]
     return None, 0
+
+
+def json_response(said: Any) -> bytes:
+    data = json.dumps(said).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data)
 
 
 def strings_in(value: Any, leave_out: frozenset[str] = frozenset()) -> Iterator[str]:

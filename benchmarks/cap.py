@@ -1,8 +1,9 @@
 """`python -m benchmarks.cap`: how close to its cap a budget can be spent by streams that run side by side.
 
-Many clients stream answers of log-normal length until the budget is used up. Of the model's API's own books it is
-then known what was spent beyond the cap, how much of the budget was of use, and how many calls were refused for
-money in flight although a hundredth of the budget was free, less what the running answers would truly cost.
+Many clients stream answers of log-normal length until the budget is used up. From the own books of the model's API
+(`benchmarks.own_books`) it is then known what was spent beyond the cap, how much of the budget was of use, and how many
+calls were refused for money in flight although a hundredth of the budget was free, less what the running answers would
+truly cost. Ends with 1 where anything was spent beyond the cap.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks import reports, servers
+from benchmarks.answers import Answer
 
 MODEL = "mistral-small-latest"
 # Nanodollars a token of that model, by the catalogue that the product ships.
@@ -26,6 +28,7 @@ INPUT_NANOS, OUTPUT_NANOS = 150, 600
 BODY = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Which bills are due? " * 8}]}
 # When the budget is used up, a client looks again after so long.
 PAUSE_S = 0.5
+EVENT_TOKENS = 8
 
 
 @dataclass
@@ -52,6 +55,9 @@ class Clients:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as self._session:
             await asyncio.gather(*(self._call_on() for _ in range(streams)))
             self.truth = await self._truth()
+            while self.truth["running"]:
+                await asyncio.sleep(PAUSE_S)
+                self.truth = await self._truth()
 
     async def _call_on(self) -> None:
         while not self._over:
@@ -76,7 +82,7 @@ class Clients:
     async def _had_room(self) -> bool:
         """Whether a hundredth of the budget was free, beside what the running answers will truly cost."""
         truth = await self._truth()
-        return (self._limit_nanos - spent_nanos(truth) - running_nanos(truth)) * 100 >= self._limit_nanos
+        return (self._limit_nanos - truth["planned_nanos"]) * 100 >= self._limit_nanos
 
     async def _truth(self) -> dict[str, int]:
         truth = await truth_of(self._session, self._upstream)
@@ -84,7 +90,7 @@ class Clients:
 
 
 async def truth_of(session: aiohttp.ClientSession, upstream: str) -> dict[str, int]:
-    async with session.get(f"{upstream}/truth") as answer:
+    async with session.get(f"{upstream}/_totals") as answer:
         found: dict[str, int] = json.loads(await answer.read())
     return found
 
@@ -105,19 +111,13 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def spent_nanos(truth: Mapping[str, int]) -> int:
-    return truth["input_tokens"] * INPUT_NANOS + truth["output_tokens"] * OUTPUT_NANOS
-
-
-def running_nanos(truth: Mapping[str, int]) -> int:
-    return truth["running_input_tokens"] * INPUT_NANOS + truth["running_output_tokens"] * OUTPUT_NANOS
-
-
 def main() -> None:
     options = parse()
     report = measure(options)
     show(report)
     print(f"Written to {reports.save(report)}")
+    if report["truth"]["spent_nanos"] > report["limit_nanos"] or report["drift"]:
+        raise SystemExit(1)
 
 
 def parse() -> argparse.Namespace:
@@ -134,17 +134,10 @@ def parse() -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     port = servers.free_port()
     upstream = f"http://127.0.0.1:{port}"
-    writers = [
-        sys.executable,
-        "-m",
-        "benchmarks.writers",
-        str(port),
-        "--sigma",
-        str(options.sigma),
-        "--pace",
-        str(options.pace),
-    ]
-    with servers.process(writers, port=port), servers.product_environment("postgres", upstream) as (environment, _):
+    usual = Answer(event_tokens=EVENT_TOKENS, pace=EVENT_TOKENS / options.pace, token_bytes=5, counts="quarter")
+    books = [sys.executable, "-m", "benchmarks.own_books", str(port), "--sigma", str(options.sigma)]
+    books += ["--usual", json.dumps(usual.to_json())]
+    with servers.process(books, port=port), servers.product_environment("postgres", upstream) as (environment, _):
         environment |= {"DEFAULT_DAILY_BUDGET": ""}
         key = servers.command(environment, "-m", "benchmarks.prepare")
         mean_nanos = 40 * INPUT_NANOS + 275 * OUTPUT_NANOS
@@ -176,12 +169,14 @@ def budget(limit_nanos: int) -> list[str]:
 
 def show(report: Mapping[str, Any]) -> None:
     options, truth, tally, limit_nanos = (report[name] for name in ("parameters", "truth", "tally", "limit_nanos"))
-    spent = spent_nanos(truth)
+    spent = truth["spent_nanos"]
     calls = sum(tally.values()) - tally["cut"] - tally["needless"]
     print(
         f"{options['streams']} streams, {options['processes']} processes, {report['seconds']:.0f} s, "
         f"{report['memory_mb']} MB, {'the ledger has drifted' if report['drift'] else 'the ledger holds'}\n"
         f"spent by the model's API's own books  {spent / limit_nanos:8.3%} of the cap\n"
+        f"  over the cap                        {max(0, spent - limit_nanos) / limit_nanos:8.3%}\n"
+        f"  usable                              {min(spent, limit_nanos) / limit_nanos:8.3%}\n"
         f"answers                               {tally['answered']:8} ({tally['cut']} ended early)\n"
         f"refused, the budget being used up     {tally['exhausted']:8}\n"
         f"refused for money in flight           {tally['in_flight']:8} ({tally['in_flight'] / calls:.2%} of calls)\n"

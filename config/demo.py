@@ -39,6 +39,8 @@ SERVED = {
     TINY: "ministral-8b-2512",
 }
 TO_SMALL = [{"from": [LARGE, MEDIUM], "to": SMALL}]
+# The first that counts is followed, so the higher share comes first.
+TO_TINY_AT_LAST = [{"from": ["*"], "to": TINY, "at": "0.95"}, *TO_SMALL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,14 @@ COMPANIES = (
 BUDGETS: tuple[tuple[str, str, str, str, str, dict[str, Any]], ...] = (
     ("acme", "tenant", "acme", WindowKind.BILLING_CYCLE.value, "50", {"downgrade_rules": TO_SMALL}),
     ("acme", "agent", "invoices", "day", "0.40", {"downgrade_rules": TO_SMALL}),
-    ("acme", "agent", "churn", "lifetime", "20", {"downgrade_rules": TO_SMALL, "disabled_tools": ["web_search"]}),
+    (
+        "acme",
+        "agent",
+        "churn",
+        "lifetime",
+        "20",
+        {"downgrade_rules": TO_TINY_AT_LAST, "disabled_tools": ["web_search"]},
+    ),
     ("acme", "user", "*", "day", "0.50", {"soft_cap": None}),
     (
         "globex",

@@ -193,6 +193,8 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 
 # Budgets.
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
+# What a tenant's keys may report in a day where no budget of its own bounds them; None: nothing before it is reviewed.
+REPORT_REVIEW_ABOVE: Decimal | None = check.dollars(env, "REPORT_REVIEW_ABOVE", default="10")
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
 # How long a call waits for the database that its budget is in.
 LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)

@@ -23,6 +23,7 @@ from benchmarks.storm.clients import Tenant
 ANSWER_S = 45.0
 COMMAND_S = 120.0
 MODEL = "mistral-small-latest"
+AGENTS = ("invoices", "mails")
 
 
 @dataclass
@@ -41,7 +42,8 @@ class Act:
         return self.status is not None and self.status < 300
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without the keys that were issued."""
+        return asdict(self) | ({"said": None} if self.kind == "set up" else {})
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Operators:
         for slug in ("acme", "bolt", "cask", "dune"):
             await self._must("tenants", slug=slug)
             keys = []
-            for agent in ("invoices", "mails"):
+            for agent in AGENTS:
                 await self._must("agents", tenant=slug, slug=agent)
                 issued = await self._must("keys", role="agent", tenant=slug, agent=agent)
                 keys.append(str(issued["key"]))
@@ -152,7 +154,7 @@ class Operators:
         tenant = self._random.choice(self.tenants).slug
         about: dict[str, Any] = {"tenant": tenant}
         if self._random.random() < 0.5:
-            about["agent"] = self._random.choice(("invoices", "mails"))
+            about["agent"] = self._random.choice(AGENTS)
         stop = await self._post("stop", about, "stops", **about, reason="a storm")
         await asyncio.sleep(self._random.uniform(0.5, 2.5))
         if stop.ok:
@@ -170,17 +172,27 @@ class Operators:
         request_id = str(uuid.UUID(int=self._random.getrandbits(128)))
         about: dict[str, Any] = {"tenant": tenant.slug, "cost_nanos": cost_nanos, "request_id": request_id}
         body: dict[str, Any] = {"request_id": request_id, "cost": dollars(cost_nanos), "model": MODEL}
-        key = self._key
-        if self._random.random() < 0.3:
+        key, dice = self._key, self._random.random()
+        if dice < 0.3:
             about["by"], body["tenant"] = "operator", tenant.slug
         else:
             about["by"], key = "agent", self._random.choice(tenant.keys)
+        if dice > 0.95:
+            # Far more than there is to spend, and than a column holds.
+            about["cost_nanos"] = self._random.choice((200_000 * 10**9, 9 * 10**18, 2**63 - 1))
+            body["cost"] = dollars(about["cost_nanos"])
+        elif dice > 0.9:
+            del body["cost"]
+            about["cost_nanos"] = 10**12 * 600
+            body["output_tokens"] = 10**12
         for _ in range(self._random.choice((1, 1, 2))):
             await self._post("report", about, "spend", key=key, **body)
 
     async def _call_in_two_phases(self) -> None:
         """An agent that keeps to the protocol, but for dying in the middle of it now and then."""
-        key = self._random.choice(self._random.choice(self.tenants).keys)
+        tenant = self._random.choice(self.tenants)
+        number = self._random.randrange(len(AGENTS))
+        key = tenant.keys[number]
         held_nanos = int(10 ** self._random.uniform(4, 6.7))
         made = await self._post(
             "reserve", {}, "reservations", key=key, model=MODEL, estimated_cost=dollars(held_nanos), ttl_s=10
@@ -188,7 +200,7 @@ class Operators:
         if not made.ok:
             return
         where = f"reservations/{made.said['id']}"
-        about = {"reservation": made.said["id"]}
+        about = {"reservation": made.said["id"], "tenant": tenant.slug, "agent": AGENTS[number]}
         await asyncio.sleep(self._random.uniform(0, 2))
         if self._random.random() < 0.5:
             more_nanos = int(10 ** self._random.uniform(4, 7))

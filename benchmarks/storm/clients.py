@@ -124,11 +124,11 @@ class Clients:
         lie = random.choice(list(bodies.LIES)) if random.random() < LYING else ""
         answer = behaviour.answer
         if lie.startswith(("two ", "MAX")) or lie in ("best_of", "max_output_tokens"):
-            # What is asked for is what is written.
+            # What is asked for is what is written, and so much not at once.
             answer = replace(
                 answer,
                 tokens=None if answer.tokens and not answer.script else answer.tokens,
-                pace=answer.pace and max(behaviours.PACES),
+                pace=max(behaviours.PACES),
             )
         stream = random.random() < 0.65
         model = random.choice(bodies.BAD_MODELS if behaviour.fails else bodies.GOOD_MODELS)

@@ -7,25 +7,21 @@ its peer had gone, and answers longer than they were allowed to be.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
-from uuid import UUID
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from benchmarks.storm.acts import Act
 from benchmarks.storm.behaviours import BY_NAME
 from benchmarks.storm.calls import Call
+from benchmarks.storm.evidence import Evidence, Limit, Row, grouped, is_own
 
-Row = Mapping[str, Any]
-
-# An agent's own reservation, by the version of its id; the gateway's have another.
-OWN_VERSION = 8
 # A decision is taken after the time that it notes, by as long as it waited for its locks.
 DECIDED_WITHIN_S = 2.0
 EXPIRED_WITHIN_S = 20.0
 # A second is what is promised; a machine with too much to do takes longer.
 CLOSED_WITHIN_S = 5.0
+# As with those, a second is promised, and the settlement may come a little later.
+CUT_WITHIN_S = 10.0
 # Usage that says more than was used, and might be true.
 BELIEVED = ("larger_total",)
 # Clients that read all they can get.
@@ -40,141 +36,6 @@ class Breach:
     subject: str
     detail: str
     call: str = ""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit of a budget, in nanodollars, that may have been in force from `sent_at` on, and was from `done_at` on."""
-
-    limit_nanos: int
-    sent_at: float
-    done_at: float
-    sure: bool
-
-
-@dataclass
-class Evidence:
-    """`books` are the upstream's entries, `rows` the ledger's (`benchmarks.storm.rows`), at rest since `now`."""
-
-    calls: Sequence[Call]
-    books: Sequence[Row]
-    rows: Mapping[str, Sequence[Row]]
-    acts: Sequence[Act]
-    drift: Sequence[Any]
-    now: float
-    beyond: bool = False
-    judged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    @cached_property
-    def calls_by_label(self) -> Mapping[str, Call]:
-        return {call.label: call for call in self.calls}
-
-    @cached_property
-    def calls_by_request(self) -> Mapping[str, Call]:
-        known = {entry["request_id"]: self.calls_by_label.get(entry["label"]) for entry in self.books}
-        found = {request: call for request, call in known.items() if call is not None}
-        return found | {call.request_id: call for call in self.calls if call.request_id and not call.replayed}
-
-    @cached_property
-    def entries_by_reservation(self) -> Mapping[str, list[Row]]:
-        return grouped(self.rows["entries"], "reservation_id")
-
-    @cached_property
-    def reservations_by_request(self) -> Mapping[str, list[Row]]:
-        """The gateway's holds for each of its calls, in order. One that was released is known by its id alone."""
-        named = {
-            entry["reservation_id"]: entry["request_id"] for entry in self.rows["entries"] if entry["kind"] == "charge"
-        }
-        found: dict[str, list[Row]] = defaultdict(list)
-        for row in sorted(self.rows["reservations"], key=lambda row: row["reserved_at"]):
-            if not is_own(row["id"]):
-                found[named.get(row["id"]) or row["id"]].append(row)
-        return found
-
-    @cached_property
-    def books_by_request(self) -> Mapping[str, list[Row]]:
-        return grouped(self.books, "request_id")
-
-    def true_nanos(self, entry: Row) -> int:
-        """What an entry of the upstream's books counts for."""
-        if self.beyond:
-            return int(entry["cost_nanos"])
-        behaviour = BY_NAME.get(entry["answer"])
-        if behaviour is not None and behaviour.disobeys:
-            return 0
-        return int(entry["sent_nanos"])
-
-    def charged_nanos(self, reservations: Iterable[Row]) -> int:
-        entries = (entry for row in reservations for entry in self.entries_by_reservation.get(row["id"], ()))
-        return sum(entry["cost_nanos"] for entry in entries)
-
-    def described(self, request_id: str) -> str:
-        call = self.calls_by_request.get(request_id)
-        return call.described() if call else "unknown"
-
-    @cached_property
-    def windows_of_books(self) -> Mapping[int, list[Row]]:
-        """The upstream's entries in each window: those of the last hold that was made before the request arrived."""
-        found: dict[int, list[Row]] = defaultdict(list)
-        for request_id, entries in self.books_by_request.items():
-            reservations = self.reservations_by_request.get(request_id, [])
-            for entry in entries:
-                before = [row for row in reservations if row["reserved_at"] <= entry["began_at"]] or reservations[:1]
-                for window in before[-1]["windows"] if before else ():
-                    found[window].append({**entry, "reserved_at": before[-1]["reserved_at"]})
-        return found
-
-    @cached_property
-    def reservations_by_window(self) -> Mapping[int, list[Row]]:
-        found: dict[int, list[Row]] = defaultdict(list)
-        for row in self.rows["reservations"]:
-            for window in row["windows"]:
-                found[window].append(row)
-        return found
-
-    @cached_property
-    def reported_by_window(self) -> Mapping[int, list[tuple[str, Row]]]:
-        """Entries of reports in each window, and by whom they were reported: "agent" or "operator"."""
-        found: dict[int, list[tuple[str, Row]]] = defaultdict(list)
-        for entry in self.rows["entries"]:
-            report = self.reports.get(entry["request_id"]) if entry["reservation_id"] is None else None
-            for window in entry["windows"] if report else ():
-                found[window].append((report.about["by"] if report else "", entry))
-        return found
-
-    @cached_property
-    def settled_by_agents(self) -> Mapping[str, int]:
-        """What agents were told that their own reservations were settled at, in nanodollars."""
-        settled: dict[str, int] = {}
-        for act in self.acts:
-            if act.kind == "settle" and act.ok:
-                settled.setdefault(act.about["reservation"], act.about["cost_nanos"])
-        return settled
-
-    @cached_property
-    def reports(self) -> Mapping[str, Act]:
-        return {act.about["request_id"]: act for act in self.acts if act.kind == "report"}
-
-    @cached_property
-    def limits(self) -> Mapping[int, list[Limit]]:
-        """Of each budget all limits that were asked for and not refused."""
-        found: dict[int, list[Limit]] = defaultdict(list)
-        for act in self.acts:
-            if act.kind == "limit" and (act.ok or act.status is None or act.status >= 500):
-                limit = Limit(act.about["limit_nanos"], act.sent_at, act.done_at, act.ok)
-                found[act.about["budget"]].append(limit)
-        return found
-
-
-def grouped(rows: Iterable[Row], name: str) -> Mapping[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[row[name]].append(row)
-    return found
-
-
-def is_own(reservation_id: str) -> bool:
-    return (UUID(reservation_id).int >> 76) & 0xF == OWN_VERSION
 
 
 def nanos(amount: int) -> str:
@@ -204,9 +65,9 @@ def tenants_less(evidence: Evidence) -> Iterator[Breach]:
     for request_id, entries in evidence.books_by_request.items():
         for row in evidence.reservations_by_request.get(request_id, ())[:1]:
             true[row["tenant__slug"]] += sum(evidence.true_nanos(entry) for entry in entries)
-    for entry in evidence.rows["entries"]:
-        if entry["reservation_id"] and not is_own(entry["reservation_id"]):
-            charged[entry["tenant__slug"]] += entry["cost_nanos"]
+    for row in evidence.rows["reservations"]:
+        if not is_own(row["id"]):
+            charged[row["tenant__slug"]] += evidence.charged_nanos([row])
     for tenant, true_nanos in true.items():
         evidence.judged["a tenant charged less"] += 1
         if charged[tenant] < true_nanos:
@@ -387,27 +248,55 @@ def broken_acts(evidence: Evidence) -> Iterator[Breach]:
     for number, act in enumerate(evidence.acts):
         evidence.judged["an act that broke"] += 1
         if act.status is None or act.status >= 500:
-            name = act.about.get("path") or act.about.get("command")
-            said = str(act.said)[-300:]
+            # A page says what is wrong at its beginning, a command at its end.
+            path, said = act.about.get("path"), " ".join(str(act.said).split())
+            name, said = (path, said[:200]) if path else (act.about.get("command"), said[-200:])
             yield Breach("an act that broke", f"act {number}", f"{act.kind} {name}: {act.status} {said}")
 
 
 def admitted_while_stopped(evidence: Evidence) -> Iterator[Breach]:
-    """No call is admitted between the answer to a stop (or pause) and the next lift of that tenant."""
-    lifts = [act for act in evidence.acts if act.kind == "lift"]
-    for stop in evidence.acts:
-        if stop.kind != "stop" or not stop.ok:
-            continue
-        own = [lift for lift in lifts if lift.about["tenant"] == stop.about["tenant"]]
-        if any(lift.sent_at < stop.done_at and lift.done_at > stop.sent_at for lift in own):
-            continue
-        until = min((lift.sent_at for lift in own if lift.sent_at >= stop.done_at), default=evidence.now)
+    """From the answer to a stop (or pause) to the next lift of that tenant no call is admitted and no hold grows."""
+    for stop, until in _stops(evidence):
         evidence.judged["admitted while stopped"] += 1
         for row in evidence.rows["reservations"]:
-            covered = row["tenant__slug"] == stop.about["tenant"] and stop.about.get("agent") in (None, row["agent"])
+            covered = _covers(stop, row["tenant__slug"], row["agent"])
             if covered and stop.done_at < row["reserved_at"] < until:
                 detail = f"{row['reserved_at'] - stop.done_at:.3f} s after {stop.about}"
                 yield Breach("admitted while stopped", row["id"], detail, evidence.described(row["id"]))
+        for act in evidence.acts:
+            meanwhile = act.kind == "extend" and act.ok and stop.done_at < act.sent_at and act.done_at < until
+            if meanwhile and _covers(stop, act.about["tenant"], act.about["agent"]):
+                yield Breach("admitted while stopped", act.about["reservation"], f"extended after {stop.about}")
+
+
+def not_cut(evidence: Evidence) -> Iterator[Breach]:
+    """An emergency stop cuts what runs, and what it cost is settled soon."""
+    for stop, _ in _stops(evidence):
+        if stop.about.get("path") != "stops":
+            # A pause lets running calls end.
+            continue
+        for row in evidence.rows["reservations"]:
+            if is_own(row["id"]) or not _covers(stop, row["tenant__slug"], row["agent"]):
+                continue
+            evidence.judged["not cut by a stop"] += 1
+            resolved_at = row["resolved_at"] or evidence.now
+            if row["reserved_at"] < stop.sent_at and resolved_at > stop.done_at + CUT_WITHIN_S:
+                detail = f"held until {resolved_at - stop.done_at:.1f} s after {stop.about}"
+                yield Breach("not cut by a stop", row["id"], detail, evidence.described(row["id"]))
+
+
+def _stops(evidence: Evidence) -> Iterator[tuple[Act, float]]:
+    """Stops that surely were in force, and until when. One beside which that tenant was lifted is not."""
+    lifts = [act for act in evidence.acts if act.kind == "lift"]
+    for stop in evidence.acts:
+        if stop.kind == "stop" and stop.ok:
+            own = [lift for lift in lifts if lift.about["tenant"] == stop.about["tenant"]]
+            if not any(lift.sent_at < stop.done_at and lift.done_at > stop.sent_at for lift in own):
+                yield stop, min((lift.sent_at for lift in own if lift.sent_at >= stop.done_at), default=evidence.now)
+
+
+def _covers(stop: Act, tenant: str, agent: str) -> bool:
+    return tenant == stop.about["tenant"] and stop.about.get("agent") in (None, agent)
 
 
 def told_otherwise(evidence: Evidence) -> Iterator[Breach]:
@@ -455,6 +344,7 @@ CHECKS = (
     wrong_answers,
     broken_acts,
     admitted_while_stopped,
+    not_cut,
     told_otherwise,
     answered_twice,
 )

@@ -10,14 +10,16 @@ from typing import Any
 
 from django.db.models import Count, Sum
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from config import health
+from governance.actions import corrections, reviews
 from governance.console import alert_pages, display, stop_pages
 from governance.console.base import is_operator
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
-from governance.models import BudgetEvent, BudgetWindow, Reservation
+from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
 from governance.queries import budget_status, spend
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Point, TimeRange
@@ -25,6 +27,8 @@ from governance.rules import money
 
 TREND_DAYS = 30
 CLOSEST, LATEST, TOP = 6, 8, 5
+# The overview is read every few seconds: nobody needs to know how many more than this there are.
+MOST_COUNTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,23 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
             f"{display.dollars(pending['nanos'] or 0)} reserved for them",
             "hourglass_top",
         ),
+        _waiting(),
     ]
+
+
+def _waiting() -> Card:
+    """Money that waits for an operator's word: claimed beyond a budget, or charged at an estimate."""
+    reports, nanos = reviews.waiting_sums()
+    estimates = corrections.open_estimates(SpendEntry.objects.all())[: MOST_COUNTED + 1].count()
+    shown = f"{MOST_COUNTED:,} or more" if estimates > MOST_COUNTED else f"{estimates:,}"
+    return Card(
+        "Waiting for an operator",
+        display.dollars(nanos),
+        f"{reports:,} reports to review, {shown} open estimates",
+        "rate_review",
+        "warning" if reports else "",
+        reverse("admin:governance_pendingreport_changelist") + "?status__exact=waiting",
+    )
 
 
 def _chart(trend: list[Point]) -> str:

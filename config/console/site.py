@@ -29,6 +29,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         "Spend",
         {
             "governance.spendentry": ("Ledger", "receipt_long"),
+            "governance.pendingreport": ("Reports to review", "rate_review"),
             "governance.reservation": ("Reservations", "hourglass_top"),
             "governance.spendrollup": ("Hourly sums", "bar_chart"),
             "governance.anomaly": ("Anomalies", "troubleshoot"),

@@ -1,6 +1,8 @@
-"""An operator's last word on an estimate: what it truly cost, or that it cost nothing. Said once for each entry.
+"""An operator's word on a charge: what it truly cost, or that it cost nothing.
 
-The estimate stays as it is; the word is a new row that corrects it, zero dollars where the estimate was right.
+An estimate is confirmed or voided, and a charge that was certain voided, once: the last word. After that, and of any
+charge, an operator may still say another amount (`correct`), as often as it takes. The charge stays as it is; a word is
+a new row that corrects it, zero dollars where the estimate was right.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Sum
 
 from governance import audit, ledger
+from governance.actions import reviews
 from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.operations import Adjust
 from governance.ledger.results import AdjustResult
@@ -21,6 +24,7 @@ from governance.rules.errors import FieldError, NotOpen
 CONFIRMED = "confirmed"
 VOIDED = "voided"
 LAST_WORDS = (CONFIRMED, VOIDED)
+CORRECTED = "corrected"
 
 
 def open_estimates(entries: QuerySet[SpendEntry]) -> QuerySet[SpendEntry]:
@@ -41,34 +45,43 @@ def confirm(
 
     Raises NotOpen, and LedgerError where a window's figures would fall below zero.
     """
-    if cost_nanos is not None and cost_nanos < 0:
-        raise FieldError("cost", "must not be below 0 dollars.")
     return _say(entry, CONFIRMED, cost_nanos, reason=reason, by=by, now=now)
 
 
 def void(*, entry: SpendEntry, reason: str, by: audit.Actor, now: datetime) -> AdjustResult:
-    """Say that an estimated call never was: what it is charged at now is taken back. Raises NotOpen, LedgerError."""
+    """Say that a call never was: what it is charged at now is taken back. Raises NotOpen, LedgerError."""
     return _say(entry, VOIDED, 0, reason=reason, by=by, now=now)
+
+
+def correct(*, entry: SpendEntry, cost_nanos: int, reason: str, by: audit.Actor, now: datetime) -> AdjustResult:
+    """Say that a charge cost another amount than it is charged at now, whatever was said of it before.
+
+    Of an open estimate that confirms it. Raises FieldError, NotOpen, LedgerError.
+    """
+    return _say(entry, CORRECTED, cost_nanos, reason=reason, by=by, now=now)
 
 
 @ledger.run_again
 def _say(
-    entry: SpendEntry, word: str, cost_nanos: int | None, *, reason: str, by: audit.Actor, now: datetime
+    entry: SpendEntry, asked: str, cost_nanos: int | None, *, reason: str, by: audit.Actor, now: datetime
 ) -> AdjustResult:
+    if cost_nanos is not None and cost_nanos < 0:
+        raise FieldError("cost", "must not be below 0 dollars.")
     if not reason.strip():
         raise FieldError("reason", "say why.")
     try:
         with transaction.atomic():
             _lock(entry)
-            if not is_open(entry):
-                raise _not_open(entry)
+            word = _allowed(entry, asked)
             before_nanos = charged_nanos(entry)
             delta_nanos = 0 if cost_nanos is None else cost_nanos - before_nanos
+            if word == CORRECTED and not delta_nanos:
+                raise NotOpen("cost", "it costs just that already.")
             kind = SpendEntry.Kind.REVERSAL if word == VOIDED else SpendEntry.Kind.ADJUSTMENT
             correction = Adjust(uuids.uuid7(), entry.pk, delta_nanos, word, kind)
             result: AdjustResult = ledger.apply_within([correction], now=now)[0]
             audit.record(
-                action=f"entry.{'void' if word == VOIDED else 'confirm'}",
+                action=f"entry.{_ACTS[asked]}",
                 target=f"entry {entry.pk}",
                 reason=reason,
                 by=by,
@@ -77,11 +90,33 @@ def _say(
                 new={"cost_nanos": before_nanos + delta_nanos},
             )
     except IntegrityError as error:
-        if is_open(entry):
+        said = _last_word(entry)
+        if said is None:
             raise
         # Another operator had the last word although nothing here was waited for: the constraint settles it.
-        raise _not_open(entry) from error
+        raise _said_already(said) from error
     return result
+
+
+# What an audit row calls each act.
+_ACTS = {CONFIRMED: "confirm", VOIDED: "void", CORRECTED: "correct"}
+
+
+def _allowed(entry: SpendEntry, word: str) -> str:
+    """The word to say, where this one may be said; of an open estimate any amount is its confirmation."""
+    if entry.kind != SpendEntry.Kind.CHARGE:
+        raise NotOpen("", f"it corrects the charge {entry.corrects_id}: say it of that one.")
+    if reviews.waits_for(entry.pk):
+        raise NotOpen("", "a report of what it cost waits for review: accept or reject that first.")
+    if is_open(entry):
+        return CONFIRMED if word == CORRECTED else word
+    if word == CORRECTED:
+        return word
+    if (said := _last_word(entry)) is not None:
+        raise _said_already(said)
+    if word == CONFIRMED:
+        raise NotOpen("", "only an estimated charge can be confirmed, and this is none.")
+    return word
 
 
 def is_open(entry: SpendEntry) -> bool:
@@ -109,9 +144,13 @@ def _settled_late() -> Q:
     return Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED)
 
 
-def _not_open(entry: SpendEntry) -> NotOpen:
-    if entry.certainty != SpendEntry.Certainty.ESTIMATED or entry.kind != SpendEntry.Kind.CHARGE:
-        return NotOpen("", "only an estimated charge can be confirmed or voided, and this is none.")
-    words = SpendEntry.objects.filter(corrects=entry.pk).filter(Q(reason__in=LAST_WORDS) | _settled_late())
-    word = words.values_list("reason", flat=True).first()
+def _last_word(entry: SpendEntry) -> str | None:
+    words = SpendEntry.objects.filter(corrects=entry.pk)
+    said = words.filter(reason__in=LAST_WORDS).values_list("reason", flat=True).first()
+    if said is None and entry.certainty == SpendEntry.Certainty.ESTIMATED:
+        said = words.filter(_settled_late()).values_list("reason", flat=True).first()
+    return said
+
+
+def _said_already(word: str) -> NotOpen:
     return NotOpen("", "it was settled late." if word == LATE_SETTLE else f"it is {word} already.")

@@ -15,7 +15,7 @@ import uuid_utils.compat as uuids
 from django.db import transaction
 
 from governance import ledger
-from governance.actions.corrections import LAST_WORDS
+from governance.actions.corrections import CORRECTED, LAST_WORDS
 from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.operations import Adjust
 from governance.models import BudgetWindow, Reservation, SpendEntry
@@ -35,7 +35,7 @@ class Charge:
     price_rule: str
     cost_nanos: int
     is_estimate: bool
-    # An operator said what it cost, or that it cost nothing.
+    # An operator said what it cost, or that it cost nothing: no price says otherwise.
     has_last_word: bool
     # The rules that it was brought to before.
     repriced_by: frozenset[str]
@@ -136,7 +136,7 @@ def _charge(entry: SpendEntry, corrections: Sequence[SpendEntry]) -> Charge:
         price_rule=said.price_rule,
         cost_nanos=entry.cost_nanos + sum(row.cost_nanos for row in corrections),
         is_estimate=said.certainty == SpendEntry.Certainty.ESTIMATED,
-        has_last_word=any(row.reason in LAST_WORDS for row in corrections),
+        has_last_word=any(row.reason in (*LAST_WORDS, CORRECTED) for row in corrections),
         repriced_by=frozenset(row.price_rule for row in corrections if row.reason == REPRICED),
     )
 

@@ -1,4 +1,4 @@
-"""/api/spend/{id}/confirm and /void: an operator's last word on an estimate."""
+"""/api/spend/{id}/confirm, /void and /correct: an operator's word on what a call cost."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ class ConfirmBody(Act):
     """What an estimated call truly cost; left out, the estimate is right."""
 
     cost = Dollars(required=False)
+
+
+class SpendCorrectBody(Act):
+    """What a call truly cost."""
+
+    cost = Dollars()
 
 
 class CorrectionBody(serializers.Serializer[Any]):
@@ -53,10 +59,24 @@ class SpendVoid(ControlView):
 
     @extend_schema(operation_id="spend_void", request=Act, responses=CorrectionBody)
     def post(self, request: Request, id: UUID) -> Response:
-        """Say that an estimated call cost nothing. What it was charged at is reversed, once."""
+        """Say that a call cost nothing. What it was charged at is reversed, once."""
         entry = self.one(spend.entries(reader=self.by.reader), pk=id)
         asked = self.valid(Act, request.data)
         done = corrections.void(entry=entry, reason=asked["reason"], by=self.by.actor, now=self.now)
+        return _corrected(entry, done)
+
+
+class SpendCorrect(ControlView):
+    roles = {"POST": OPERATORS}
+
+    @extend_schema(operation_id="spend_correct", request=SpendCorrectBody, responses=CorrectionBody)
+    def post(self, request: Request, id: UUID) -> Response:
+        """Say that a call cost another amount than it is charged at now, whatever was said of it before."""
+        entry = self.one(spend.entries(reader=self.by.reader), pk=id)
+        asked = self.valid(SpendCorrectBody, request.data)
+        done = corrections.correct(
+            entry=entry, cost_nanos=asked["cost"], reason=asked["reason"], by=self.by.actor, now=self.now
+        )
         return _corrected(entry, done)
 
 

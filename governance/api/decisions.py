@@ -20,7 +20,7 @@ from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, WindowView, fixed
+from governance.rules.decision import Action, Call, Decision, Downgrade, WindowView, fixed
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
 
@@ -103,6 +103,28 @@ class ViewBody(serializers.Serializer[WindowView]):
         return round(view.settled_nanos / view.limit_nanos, 4)
 
 
+class DowngradeBody(serializers.Serializer[Downgrade]):
+    """A rule that leads to the suggested model, and the budget that it belongs to; `at` is the share it counts from."""
+
+    budget = serializers.IntegerField(source="view.budget_id")
+    scope = serializers.CharField(source="view.scope")
+    window = serializers.CharField(source="view.kind")
+    to = serializers.CharField(source="rule.to")
+    at = serializers.SerializerMethodField()
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        to, at = fields.pop("to"), fields.pop("at")
+        return {**fields, "from": serializers.SerializerMethodField(), "to": to, "at": at}
+
+    def get_from(self, step: Downgrade) -> list[str]:
+        return sorted(step.rule.sources)
+
+    def get_at(self, step: Downgrade) -> float:
+        # For show only.
+        return step.share_e4 / 10_000
+
+
 class DecisionBody(serializers.Serializer[Any]):
     allowed = serializers.BooleanField()
     action = serializers.ChoiceField(choices=[action.value for action in Action])
@@ -110,6 +132,7 @@ class DecisionBody(serializers.Serializer[Any]):
     warning = serializers.CharField(allow_null=True)
     model = serializers.CharField()
     suggested_model = serializers.CharField(allow_null=True)
+    downgrades = DowngradeBody(many=True)
     disabled_tools = serializers.ListField(child=serializers.CharField())
     estimated_cost = Dollars(allow_null=True)
     max_tokens = serializers.IntegerField(allow_null=True)
@@ -178,6 +201,7 @@ def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
         "warning": _warning(decision),
         "model": asked_model,
         "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
+        "downgrades": decision.downgrades,
         "disabled_tools": decision.disabled_tools,
         "estimated_cost": quote.cost_nanos if quote else None,
         "max_tokens": quote.max_tokens if quote else None,

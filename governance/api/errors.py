@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from governance import idempotency
-from governance.actions import reservations
+from governance.actions import reservations, reviews
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
@@ -45,6 +45,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),
     (reservations.HeldByGateway, 409, "held_by_gateway"),
+    (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),

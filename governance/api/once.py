@@ -35,6 +35,8 @@ class OnceView(ControlView):
     """A view whose POST may carry an Idempotency-Key. `claim` is there while a request that carries one is run."""
 
     claim: Claim | None = None
+    # Set with an answer that did nothing further and may be otherwise a moment later: it is not kept for repeats.
+    is_passing = False
 
     def owner(self, request: Request, **where: Any) -> Tenant | None:
         """The tenant that the key belongs to; None where the request will be refused for naming none."""
@@ -83,6 +85,9 @@ def _run(view: OnceView, claim: Claim, act: Callable[[], Response]) -> Response:
         raise
     headers = [(name, value) for name, value in response.headers.items() if name.lower() != "content-type"]
     try:
+        if view.is_passing:
+            idempotency.forget(claim)
+            return response
         idempotency.keep(claim, StoredAnswer(response.status_code, headers, JSONRenderer().render(response.data)))
     except DatabaseError:
         # What was done is done, and the answer is due; a repeat takes the run over in a while.

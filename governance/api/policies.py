@@ -11,9 +11,13 @@ from governance.rules import policy
 
 
 class DowngradeRule(Strict):
-    """From any of these models ("*" is any) to another."""
+    """From any of these models ("*" is any) to another, from a share of the limit on: `at`, else the soft cap.
+
+    The first that matches a call is followed, and no other unless its model does not fit or cannot do the job.
+    """
 
     to = Text(max_length=120)
+    at = Ratio(required=False)
 
     def get_fields(self) -> dict[str, Any]:
         return {"from": Names(allow_empty=False), **super().get_fields()}

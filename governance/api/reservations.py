@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from drf_spectacular.utils import extend_schema
@@ -10,19 +10,21 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.actions import reservations
+from governance.actions import reservations, reviews
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
 from governance.api.fields import Dollars, Moment, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
-from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead
+from governance.api.reviews import needs_review
+from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
-from governance.ledger.results import AlreadyResolved
-from governance.models import Reservation, Tenant
+from governance.ledger.results import AlreadyResolved, SettleResult
+from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.reports import ReportTrust
 
 
 class Lifetime(serializers.IntegerField):
@@ -209,18 +211,36 @@ class ReservationSettle(ReservationAct):
     )
     @once
     def post(self, request: Request, id: UUID) -> Response:
-        """Charge what the call cost and return the rest of the hold, once. One that has expired is settled late."""
+        """Charge what the call cost and return the rest of the hold, once. One that has expired is settled late.
+
+        What a tenant's key claims beyond the hold and what the tenant's budgets leave is kept for an operator, and
+        answered 409: the hold is charged.
+        """
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
         not_ahead(asked, now=self.now)
-        operation = _settlement(held, asked)
+        operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
-            done = _carry_out(self, operation)
+            done = self._settle(operation)
         except AlreadyResolved:
             if self.claim and self.claim.taken_over and (before := _settled_before(operation)):
                 return before
             raise
+        if isinstance(done, PendingReport):
+            return self._reviewed(held, done)
         return _settled(id, done.entry_id, done.charged_nanos, overage_nanos=done.overage_nanos, late=done.late)
+
+    def _settle(self, operation: Settle) -> SettleResult | PendingReport:
+        if operation.trust is None:
+            return cast(SettleResult, _carry_out(self, operation))
+        return reviews.settle(operation=operation, now=self.now)
+
+    def _reviewed(self, held: Reservation, row: PendingReport) -> Response:
+        """The answer where more was claimed than could be charged at once; after it was accepted, as if it had been."""
+        if row.entry is None:
+            return needs_review(self, row)
+        late = held.status == Reservation.Status.EXPIRED
+        return _settled(held.pk, row.entry, row.cost_nanos, overage_nanos=0 if late else row.waiting_nanos, late=late)
 
 
 class ReservationExtend(ReservationAct):
@@ -263,7 +283,7 @@ def _carry_out(view: ControlView, operation: reservations.Act) -> Any:
     return reservations.carry_out(operation, operator=operator, now=view.now)
 
 
-def _settlement(held: Reservation, asked: dict[str, Any]) -> Settle:
+def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust | None) -> Settle:
     usage = Usage(
         provider=asked.get("provider", held.provider),
         model=asked.get("model", held.model_served),
@@ -277,6 +297,7 @@ def _settlement(held: Reservation, asked: dict[str, Any]) -> Settle:
         price_rule=rule,
         request_id=asked.get("request_id", str(held.pk)),
         occurred_at=asked.get("occurred_at"),
+        trust=trust,
     )
 
 

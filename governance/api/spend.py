@@ -12,20 +12,23 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, ports
-from governance.actions import corrections, spend_reports
+from governance import ports
+from governance.actions import corrections, reviews, spend_reports
+from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
 from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
+from governance.api.reviews import needs_review
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.ledger.operations import Record
 from governance.ledger.results import RecordResult
-from governance.models import SpendEntry
+from governance.models import PendingReport, SpendEntry
 from governance.queries import spend
 from governance.queries.spend import GROUPS, MEASURES, TimeRange
 from governance.rules.calls import Usage
+from governance.rules.reports import ReportTrust
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -188,10 +191,15 @@ class Spend(OnceView, ListView):
     )
     @once
     def post(self, request: Request) -> Response:
-        """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing."""
+        """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing.
+
+        What a tenant's key reports beyond what the tenant's budgets leave is kept for an operator, and answered 409.
+        """
         asked = self.valid(ReportBody, request.data)
         not_ahead(asked, now=self.now)
         done = self._recorded(self._operation(asked))
+        if isinstance(done, PendingReport):
+            return needs_review(self, done)
         answer = {
             "id": done.entry_id,
             "request_id": asked["request_id"],
@@ -200,10 +208,10 @@ class Spend(OnceView, ListView):
         }
         return Response(ReportedBody(answer).data, status=200 if done.duplicate else 201)
 
-    def _recorded(self, report: Record) -> RecordResult:
+    def _recorded(self, report: Record) -> RecordResult | PendingReport:
         if self.by.tenant is None:
             return spend_reports.record(report=report, by=self.by.actor, now=self.now)
-        return ledger.record(report, now=self.now)
+        return reviews.report(report=report, now=self.now)
 
     def _operation(self, asked: dict[str, Any]) -> Record:
         usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
@@ -217,6 +225,7 @@ class Spend(OnceView, ListView):
             model_requested=asked["model"],
             price_rule=rule,
             occurred_at=asked.get("occurred_at"),
+            trust=trust_in(self.by),
         )
 
 
@@ -236,6 +245,13 @@ class SpendSummary(ListView):
         calls = sum(row["calls"] for row in rows)
         columns = [*groups, *(name for name in MEASURES if name != "cost_nanos"), "cost"]
         return self.answered([_printed(row) for row in rows], columns=columns, total=total, calls=calls)
+
+
+def trust_in(by: Principal) -> ReportTrust | None:
+    """How far reports of this caller are believed; None: whatever they say, as of operators."""
+    if by.tenant is None:
+        return None
+    return reviews.trust_in(tenant_id=by.tenant.pk, agent_is_fixed=by.agent is not None)
 
 
 def not_ahead(asked: dict[str, Any], *, now: datetime) -> None:

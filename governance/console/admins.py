@@ -2,7 +2,15 @@
 
 from django.contrib import admin
 
-from governance.console import alert_pages, budget_admins, entry_admins, ledger_admins, limit_admins, tenancy_admins
+from governance.console import (
+    alert_pages,
+    budget_admins,
+    entry_admins,
+    ledger_admins,
+    limit_admins,
+    review_admins,
+    tenancy_admins,
+)
 from governance.models import (
     Agent,
     Alert,
@@ -14,6 +22,7 @@ from governance.models import (
     BudgetWindow,
     EmergencyStop,
     LedgerCheck,
+    PendingReport,
     RateLimit,
     Reservation,
     SpendEntry,
@@ -29,6 +38,7 @@ ADMINS = {
     RateLimit: limit_admins.RateLimitAdmin,
     EmergencyStop: limit_admins.EmergencyStopAdmin,
     SpendEntry: entry_admins.SpendEntryAdmin,
+    PendingReport: review_admins.PendingReportAdmin,
     Reservation: ledger_admins.ReservationAdmin,
     SpendRollup: ledger_admins.SpendRollupAdmin,
     LedgerCheck: ledger_admins.LedgerCheckAdmin,

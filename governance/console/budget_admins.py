@@ -42,7 +42,7 @@ class BudgetAdmin(ConsoleAdmin):
             },
         ),
         (
-            "From the soft cap on",
+            "Near the limit",
             {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))},
         ),
     )

@@ -67,8 +67,9 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
     downgrade_rules = PolicyField(
         "downgrade_rules",
         widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
-        help_text="From the soft cap on, one rule a line: mistral-large-latest -> mistral-small-latest. "
-        "* stands for any model.",
+        help_text="One rule a line: mistral-large-latest -> mistral-small-latest at 0.9. It counts from that share of "
+        "the limit on, without one from the soft cap on; * stands for any model. The first that matches a call is "
+        "followed, so the highest share comes first; a further one only where its model does not fit or cannot do it.",
     )
     disabled_tools = PolicyField(
         "disabled_tools",

@@ -1,4 +1,4 @@
-"""The ledger's lines in the console, and an operator's last word on estimates."""
+"""The ledger's lines in the console, and an operator's word on what they cost."""
 
 from __future__ import annotations
 
@@ -39,13 +39,11 @@ class OpenEstimates(admin.SimpleListFilter):
         return corrections.open_estimates(queryset) if self.value() == "open" else queryset
 
 
-class ConfirmForm(reasons.ReasonForm):
+class CostForm(reasons.ReasonForm):
+    """`cost` comes back in nanodollars."""
+
     cost = forms.DecimalField(
-        label="What each truly cost, in dollars",
-        required=False,
-        min_value=0,
-        widget=UnfoldAdminDecimalFieldWidget(),
-        help_text="Empty: the estimate is right.",
+        label="What each truly cost, in dollars", min_value=0, widget=UnfoldAdminDecimalFieldWidget()
     )
     field_order = ("cost", "reason")
 
@@ -55,6 +53,13 @@ class ConfirmForm(reasons.ReasonForm):
             return None if cost is None else money.nanos_from_dollars(cost)
         except money.AmountError as error:
             raise ValidationError(str(error)) from error
+
+
+class ConfirmForm(CostForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["cost"].required = False
+        self.fields["cost"].help_text = "Empty: the estimate is right."
 
 
 class SpendEntryAdmin(LongTableAdmin):
@@ -75,8 +80,8 @@ class SpendEntryAdmin(LongTableAdmin):
         ("request_id", "reservation", "corrects"),
         ("reason", "metadata"),
     )
-    actions = ("confirm_selected", "void_selected")
-    actions_detail = ("confirm_one", "void_one")
+    actions = ("confirm_selected", "void_selected", "correct_selected")
+    actions_detail = ("confirm_one", "void_one", "correct_one")
 
     @display(description="Who", header=True)
     def who(self, obj: SpendEntry) -> list[str]:
@@ -109,9 +114,13 @@ class SpendEntryAdmin(LongTableAdmin):
     def confirm_selected(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> HttpResponse:
         return self._confirm(request, list(queryset), request.get_full_path(), "confirm_selected")
 
-    @admin.action(description="Void selected estimates", permissions=["operate"])
+    @admin.action(description="Void selected", permissions=["operate"])
     def void_selected(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> HttpResponse:
         return self._void(request, list(queryset), request.get_full_path(), "void_selected")
+
+    @admin.action(description="Correct selected", permissions=["operate"])
+    def correct_selected(self, request: HttpRequest, queryset: QuerySet[SpendEntry]) -> HttpResponse:
+        return self._correct(request, list(queryset), request.get_full_path(), "correct_selected")
 
     @action(description="Confirm", url_path="confirm", permissions=["operate"], icon="check")
     def confirm_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -120,6 +129,10 @@ class SpendEntryAdmin(LongTableAdmin):
     @action(description="Void", url_path="void", permissions=["operate"], icon="block")
     def void_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._void(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+
+    @action(description="Correct", url_path="correct", permissions=["operate"], icon="edit")
+    def correct_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._correct(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
 
     def _confirm(self, request: HttpRequest, rows: list[SpendEntry], back: str, name: str = "") -> HttpResponse:
         by, now = actor(request), timezone.now()
@@ -142,7 +155,7 @@ class SpendEntryAdmin(LongTableAdmin):
         return reasons.ask(
             request,
             model_admin=self,
-            title="Void an estimate" if len(rows) == 1 else f"Void {len(rows)} estimates",
+            title="Void a line" if len(rows) == 1 else f"Void {len(rows)} lines",
             verb="Void",
             explanation="Says that the calls cost nothing. What they were charged at is reversed, in the windows that "
             "were charged; it can be said once.",
@@ -152,9 +165,29 @@ class SpendEntryAdmin(LongTableAdmin):
             action=name,
         )
 
+    def _correct(self, request: HttpRequest, rows: list[SpendEntry], back: str, name: str = "") -> HttpResponse:
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Correct a line" if len(rows) == 1 else f"Correct {len(rows)} lines",
+            verb="Correct",
+            explanation="Says what the calls truly cost, whatever they are charged at now and was said of them before."
+            " The difference is posted as an adjustment, in the windows that were charged.",
+            rows=rows,
+            asks=CostForm,
+            act=partial(_correct, by=by, now=now),
+            back=back,
+            action=name,
+        )
+
 
 def _confirm(entry: SpendEntry, *, cost: int | None, reason: str, by: Actor, now: datetime) -> None:
     corrections.confirm(entry=entry, cost_nanos=cost, reason=reason, by=by, now=now)
+
+
+def _correct(entry: SpendEntry, *, cost: int, reason: str, by: Actor, now: datetime) -> None:
+    corrections.correct(entry=entry, cost_nanos=cost, reason=reason, by=by, now=now)
 
 
 def _page(object_id: str) -> str:

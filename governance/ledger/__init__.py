@@ -23,11 +23,13 @@ from governance.ledger.book import (
     roll_windows,
     run_again,
     settle,
+    take_report_turn,
 )
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
     ExtendRefused,
+    InReview,
     LedgerError,
     LedgerUnavailable,
     PeriodResult,
@@ -43,6 +45,7 @@ __all__ = [
     "AdjustResult",
     "AlreadyResolved",
     "ExtendRefused",
+    "InReview",
     "LedgerError",
     "LedgerUnavailable",
     "PeriodResult",
@@ -66,4 +69,5 @@ __all__ = [
     "roll_windows",
     "run_again",
     "settle",
+    "take_report_turn",
 ]

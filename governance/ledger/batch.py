@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -40,6 +40,7 @@ from governance.rules.scopes import MatchedBudget, RateRule, Scoped, governing, 
 from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
+UNBUDGETED_SPAN = timedelta(days=1)
 # How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
 LOOKS = 3
 # And how often then, when nothing but the end of a period can still take a window from it.
@@ -59,9 +60,12 @@ class Batch:
     look it is run again *calmly*: beside other such batches, but never beside an act. Then a look is lost at most
     once for each end of a period that passes meanwhile, and the batch comes through.
 
-    Order. Locks are taken as: turns, reservations, windows in key order, the budget's own row, buckets; each kind in
-    key order. A turn is so never waited for by whoever holds a row that another batch waits for: a batch that has
-    lost holds windows, and therefore gives its transaction up before it queues.
+    Reports of a tenant's keys take turns too, each tenant's by themselves: what they may claim without a budget of
+    their own is a sum over the tenant, which no window's lock guards.
+
+    Order. Locks are taken as: turns (of reports, then of budgets), reservations, windows in key order, the budget's own
+    row, buckets; each kind in key order. A turn is so never waited for by whoever holds a row that another batch waits
+    for: a batch that has lost holds windows, and therefore gives its transaction up before it queues.
 
     Two orders can meet all the same. A call that opens a window shares the budget's row, and where another opened it
     first, it waits for that window at its next look: the budget's row, then a window. An act that changes the budget
@@ -92,7 +96,11 @@ class Batch:
 
     def prepare(self) -> None:
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
-        callers = {op.caller for op in self.operations if isinstance(op, Reserve | Record)}
+        callers = {
+            op.caller
+            for op in self.operations
+            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None)
+        }
         if callers:
             self.load_rules(callers)
         needed = [budget for caller in callers for budget in self.matched(caller)]
@@ -101,6 +109,9 @@ class Batch:
             for op in self.operations
             if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
         }
+        sql.take_report_turns(
+            {op.trust.tenant_id for op in self.operations if isinstance(op, Settle | Record) and op.trust}
+        )
         sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
         self.reservations = sql.reservations(
             {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
@@ -113,7 +124,8 @@ class Batch:
         self._lock_windows(
             needed=needed,
             ids={id for row in self.reservations.values() for id in row.windows}
-            | {id for row in self.corrected.values() for id in row.windows},
+            | {id for row in self.corrected.values() for id in row.windows}
+            | {id for op in self.operations if isinstance(op, Record) for id in op.windows or ()},
             budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
@@ -292,6 +304,13 @@ class Batch:
 
     def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
         return tuple(view_of(self.windows[id]) for id in ids)
+
+    def unbudgeted_nanos(self, tenant_id: int) -> int:
+        """What a tenant's keys have reported in the last 24 hours beside its budgets, this batch's own included."""
+        since = self.now - UNBUDGETED_SPAN
+        mine = [e for e in self.entries if e.reason == sql.UNBUDGETED and e.caller.tenant_id == tenant_id]
+        own_nanos = sum(e.cost_nanos if e.reservation_id is None else e.overage_nanos for e in mine)
+        return sql.unbudgeted(tenant_id, since=since) + own_nanos
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:

@@ -171,6 +171,11 @@ def lock_windows(*budget_ids: int) -> None:
     raise LedgerUnavailable("windows kept changing while they were being locked")
 
 
+def take_report_turn(tenant_id: int) -> None:
+    """Wait until nobody else reports for the tenant, in the caller's transaction and before it locks anything."""
+    sql.take_report_turns([tenant_id])
+
+
 def run_again(act: Callable[P, T]) -> Callable[P, T]:
     """An act whose one transaction runs again after a deadlock; within an outer one, that is its owner's affair.
 

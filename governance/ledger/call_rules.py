@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from governance.ledger.results import (
     AlreadyResolved,
     ExtendRefused,
     ExtendTooFast,
+    InReview,
     LedgerError,
     RecordResult,
     ReservationUnknown,
@@ -26,9 +27,12 @@ from governance.ledger.results import (
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow
 from governance.rules.buckets import Amount, amount_of
 from governance.rules.calls import Usage
-from governance.rules.decision import Decision, Reason, decide
+from governance.rules.decision import Decision, Reason, WindowView, decide
+from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted
 
 LATE_SETTLE = "late_settle"
+# The reason of a charge at the hold, where what was claimed beyond it waits for an operator.
+IN_REVIEW = "excess_in_review"
 
 
 def reserve(batch: Batch, op: Reserve) -> Decision:
@@ -86,11 +90,16 @@ def extend(batch: Batch, op: Extend) -> None:
 
 
 def settle(batch: Batch, op: Settle) -> SettleResult:
-    """Charge the true cost in the windows that held it, and return the rest."""
+    """Charge the true cost in the windows that held it, and return the rest.
+
+    What a tenant's key claims beyond its bound is not charged: the hold is, and the rest is in review.
+    """
     row = batch.reservation(op.reservation_id)
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
+    views = batch.views(row.windows)
+    op, in_review = _held_against(batch, op, excess_nanos=op.cost_nanos - row.amount_nanos, views=views)
     entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
@@ -99,7 +108,13 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
         amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
     )
     _resolve(batch, row, "settled")
-    return SettleResult(entry.id, op.cost_nanos, entry.overage_nanos, windows=batch.views(row.windows))
+    return SettleResult(
+        entry.id,
+        op.cost_nanos,
+        entry.overage_nanos,
+        windows=batch.views(row.windows),
+        in_review=in_review and replace(in_review, corrects_id=entry.id),
+    )
 
 
 def release(batch: Batch, op: Release) -> None:
@@ -125,19 +140,26 @@ def expire(batch: Batch, op: Expire) -> bool:
     return True
 
 
-def record(batch: Batch, op: Record) -> RecordResult:
-    """Charge a call that held nothing; once for each request id."""
+def record(batch: Batch, op: Record) -> RecordResult | InReview:
+    """Charge a call that held nothing; once for each request id. A tenant's claim beyond its bound charges nothing."""
     key = op.caller.tenant_id, op.request_id
     if key in batch.reported:
         entry_id, cost_nanos = batch.reported[key]
         return RecordResult(entry_id, cost_nanos, duplicate=True)
     occurred_at = op.occurred_at or batch.now
-    # A call of an earlier period belongs to that one, whose window is closed.
-    windows = [
-        window
-        for item in batch.matched(op.caller)
-        if (window := batch.open[item.budget.id, item.subject]).starts_at <= occurred_at
-    ]
+    if op.windows is not None:
+        windows = governing = [batch.windows[id] for id in op.windows]
+    else:
+        governing = [batch.open[item.budget.id, item.subject] for item in batch.matched(op.caller)]
+        # A call of an earlier period belongs to that one, whose window is closed.
+        windows = [window for window in governing if window.starts_at <= occurred_at]
+    reason = op.reason
+    if op.trust is not None and op.cost_nanos > 0:
+        # It must fit all that governs the caller now, also what it is too old to be charged in.
+        bound, budgeted = _bound(batch, op.trust, views=map(view_of, governing), charged=map(view_of, windows))
+        if op.cost_nanos > bound.room_nanos:
+            return InReview(op.cost_nanos, bound, tuple(window.id for window in windows))
+        reason = reason if budgeted else sql.UNBUDGETED
     entry = EntryRow(
         id=op.entry_id,
         kind="charge",
@@ -150,6 +172,7 @@ def record(batch: Batch, op: Record) -> RecordResult:
         occurred_at=occurred_at,
         request_id=op.request_id,
         certainty=op.certainty,
+        reason=reason,
         price_rule=op.price_rule,
         metadata=op.metadata,
         **_figures(op.usage),
@@ -243,13 +266,17 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
     if any(entry.reason == LATE_SETTLE for entry in posted):
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
+    posted_nanos = sum(entry.cost_nanos for entry in posted)
+    op, in_review = _held_against(
+        batch, op, excess_nanos=op.cost_nanos - posted_nanos, views=batch.views(row.windows), late=True
+    )
     entry = replace(
         charge,
         id=uuids.uuid7(),
         kind="adjustment",
         corrects_id=charge.id,
         reason=LATE_SETTLE,
-        cost_nanos=op.cost_nanos - sum(entry.cost_nanos for entry in posted),
+        cost_nanos=op.cost_nanos - posted_nanos,
         certainty=op.certainty,
         price_rule=op.price_rule,
         request_id=op.request_id,
@@ -258,7 +285,40 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         **_figures(op.usage),
     )
     batch.post(entry)
-    return SettleResult(entry.id, op.cost_nanos, late=True, windows=batch.views(row.windows))
+    return SettleResult(
+        entry.id,
+        op.cost_nanos,
+        late=True,
+        windows=batch.views(row.windows),
+        in_review=in_review and replace(in_review, corrects_id=charge.id),
+    )
+
+
+def _held_against(
+    batch: Batch, op: Settle, *, excess_nanos: int, views: Sequence[WindowView], late: bool = False
+) -> tuple[Settle, InReview | None]:
+    """A settlement as it may be charged, and what of it must wait: all of the excess, where that passes its bound.
+
+    A late one is marked as such and not as unbudgeted, so nothing of that kind is left for it.
+    """
+    if op.trust is None or excess_nanos <= 0:
+        return op, None
+    bound, budgeted = _bound(batch, op.trust, views=views, charged=views, late=late)
+    if excess_nanos <= bound.room_nanos:
+        return (op if budgeted else replace(op, reason=sql.UNBUDGETED)), None
+    # Not at the usage's price, so by no rule that could be corrected.
+    held = replace(op, cost_nanos=op.cost_nanos - excess_nanos, reason=IN_REVIEW, price_rule="")
+    return held, InReview(excess_nanos, bound, tuple(view.window_id for view in views))
+
+
+def _bound(
+    batch: Batch, trust: ReportTrust, *, views: Iterable[WindowView], charged: Iterable[WindowView], late: bool = False
+) -> tuple[ReportBound, bool]:
+    """What a report of a tenant's key is held against, and whether the tenant's own budgets are what bounds it."""
+    if is_budgeted(charged, trust):
+        return bound_of(views, unbudgeted_left_nanos=None), True
+    left_nanos = 0 if late else trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id)
+    return bound_of(views, unbudgeted_left_nanos=left_nanos), False
 
 
 def _figures(usage: Usage) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call
+from governance.rules.reports import ReportTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,10 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Charge what a call truly cost and return the rest of its hold."""
+    """Charge what a call truly cost and return the rest of its hold.
+
+    `trust`, where a tenant's key says what it cost: beyond its bound the hold is charged, and the rest waits.
+    """
 
     reservation_id: UUID
     cost_nanos: int
@@ -52,6 +56,7 @@ class Settle:
     request_id: str = ""
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    trust: ReportTrust | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,11 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Charge a call that was made without a reservation. A repeated request id is a no-op."""
+    """Charge a call that was made without a reservation. A repeated request id is a no-op.
+
+    `trust`, where a tenant's key reports it: beyond its bound nothing is charged. `windows` are those to charge where
+    that was settled when it was reported; None: those that govern the caller now.
+    """
 
     entry_id: UUID
     caller: Caller
@@ -79,9 +88,12 @@ class Record:
     usage: Usage
     model_requested: str = ""
     certainty: str = "confirmed"
+    reason: str = ""
     price_rule: str = ""
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    trust: ReportTrust | None = None
+    windows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from governance.rules.decision import WindowView
+from governance.rules.reports import ReportBound
 
 
 class LedgerError(Exception):
@@ -52,10 +53,24 @@ class ExtendTooFast(ExtendRefused):
 
 
 @dataclass(frozen=True, slots=True)
+class InReview:
+    """Money that a tenant's key reported beyond its bound: not charged, it waits for an operator.
+
+    `windows` are those it would be charged in; `corrects_id` is the charge that it would add to, if there is one.
+    """
+
+    waiting_nanos: int
+    bound: ReportBound
+    windows: tuple[int, ...]
+    corrects_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SettleResult:
     """`windows`: those it was charged in, as they are afterwards.
 
-    `late`: the reservation had expired, and the difference was posted as an adjustment.
+    `late`: the reservation had expired, and the difference was posted as an adjustment. `in_review`: what of the cost
+    is not in `charged_nanos`, and waits.
     """
 
     entry_id: UUID
@@ -63,6 +78,7 @@ class SettleResult:
     overage_nanos: int = 0
     late: bool = False
     windows: tuple[WindowView, ...] = ()
+    in_review: InReview | None = None
 
 
 @dataclass(frozen=True, slots=True)

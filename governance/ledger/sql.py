@@ -38,6 +38,9 @@ from governance.rules.policy import Policy
 from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
 from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
+# The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
+UNBUDGETED = "unbudgeted"
+
 # Reading ------------------------------------------------------------------------------------------------------
 
 _BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos")
@@ -253,6 +256,21 @@ def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], tuple[U
         [_REQUESTS.pack(keys)],
     )
     return {(row.tenant_id, row.request_id): (uuid(row.id), row.cost_nanos) for row in map(_REPORTED.make, rows)}
+
+
+def take_report_turns(tenant_ids: Collection[int]) -> None:
+    """Wait until nobody else reports for these tenants, before anything else is locked: see `Batch`."""
+    words.take_turns("governance_tenant", alone=tenant_ids, beside=())
+
+
+def unbudgeted(tenant_id: int, *, since: datetime) -> int:
+    """Nanodollars that a tenant's keys have reported since then beside every budget of its own."""
+    [(total,)] = words.select(
+        "SELECT COALESCE(SUM(CASE WHEN reservation_id IS NULL THEN cost_nanos ELSE overage_nanos END), 0)"
+        " FROM governance_spendentry WHERE tenant_id = %s AND reason = %s AND recorded_at > %s",
+        [tenant_id, UNBUDGETED, stamp(since)],
+    )
+    return int(total)
 
 
 def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetime) -> int | None:

@@ -163,6 +163,8 @@ class SpendEntry(Attribution):
             # What the database looks for whenever a reservation is deleted.
             models.Index(fields=["reservation"], condition=Q(reservation__isnull=False), name="entry_by_reservation"),
             models.Index(fields=["recorded_at"], condition=Q(overage_nanos__gt=0), name="entry_overages"),
+            # What a tenant's keys have reported lately beside every budget of its own.
+            models.Index(fields=["tenant", "recorded_at"], condition=Q(reason="unbudgeted"), name="entry_unbudgeted"),
         ]
 
     def __str__(self) -> str:

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from django.db.models import Count, Sum
+from django.db.models import Count, F, Sum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, Reservation, SpendEntry
+from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, PendingReport, Reservation, SpendEntry
 from governance.queries.spend import summary
 from governance.rules import money
 from governance.rules.windows import WindowKind
@@ -30,6 +30,7 @@ def collect(now: datetime) -> Iterator[Metric]:
     yield _windows()
     yield from _spend()
     yield _alerts()
+    yield from _reports()
     yield _gauge(
         "emergency_stops", "Emergency stops that are active.", EmergencyStop.objects.filter(lifted_at=None).count()
     )
@@ -77,6 +78,14 @@ def _alerts() -> Metric:
     for kind, count in rows:
         family.add_metric([kind], count)
     return family
+
+
+def _reports() -> Iterator[Metric]:
+    """Reports beyond what tenants' budgets left, which count nowhere yet."""
+    waiting = PendingReport.objects.filter(status=PendingReport.Status.WAITING)
+    found = waiting.aggregate(count=Count("pk"), nanos=Sum(F("cost_nanos") - F("charged_nanos")))
+    yield _gauge("reports_waiting", "Reports of spend that wait for an operator.", found["count"])
+    yield _gauge("reports_waiting_dollars", "Dollars that these would charge.", _dollars(found["nanos"] or 0))
 
 
 def _spend() -> Iterator[Metric]:

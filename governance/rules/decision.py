@@ -6,7 +6,7 @@ through a float. No Django, no clock, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import cast
 
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
-from governance.rules.policy import Policy
+from governance.rules.policy import Policy, Rule
 
 
 class Action(StrEnum):
@@ -43,6 +43,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limit_exceeded"
     EMERGENCY_STOP = "emergency_stop"
     SOFT_CAP = "soft_cap"
+    DOWNGRADE_RULE = "downgrade_rule"
 
 
 class State(StrEnum):
@@ -143,9 +144,16 @@ class WindowView:
 
     def pressed_by(self, cost_nanos: int) -> bool:
         """The projection reaches the soft cap."""
-        soft_e4 = self.policy.soft_e4
+        return self.reaches(self.policy.soft_e4, cost_nanos)
+
+    def share_of(self, rule: Rule) -> int | None:
+        """From which share of the limit a rule of this window's policy counts; None: never."""
+        return self.policy.soft_e4 if rule.at_e4 is None else rule.at_e4
+
+    def reaches(self, share_e4: int | None, cost_nanos: int) -> bool:
+        """The projection reaches a share of the limit."""
         projected = self.committed_nanos + cost_nanos
-        return soft_e4 is not None and projected * 10_000 >= self.limit_nanos * soft_e4
+        return share_e4 is not None and projected * 10_000 >= self.limit_nanos * share_e4
 
     def admits(self, cost_nanos: int) -> bool:
         return not self.spent_out and cost_nanos <= self.room_nanos
@@ -173,8 +181,24 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Downgrade:
+    """A rule that a call followed, and the window whose policy asked for it.
+
+    `share_e4`: from which share of the limit on it counts.
+    """
+
+    view: WindowView
+    rule: Rule
+    share_e4: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer. `quote` is what to reserve; None where the call is refused."""
+    """The answer. `quote` is what to reserve; None where the call is refused.
+
+    `downgrades` are the rules that led to its model: one, or more where a model on the way could not do the job or did
+    not fit.
+    """
 
     action: Action
     reason: Reason = Reason.NONE
@@ -185,6 +209,7 @@ class Decision:
     # The window that decided: of a refusal the one that refused, of a downgrade the one that caused it.
     because: WindowView | None = None
     views: tuple[WindowView, ...] = ()
+    downgrades: tuple[Downgrade, ...] = ()
     # Of a rate limit that refused: which one, and when to come back.
     limited_by: BucketView | None = None
     retry_after_s: int = 0
@@ -231,9 +256,10 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     if asked is None:
         return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)
     pressed = tightest(view for view in views if view.pressed_by(asked.cost_nanos))
-    candidates = _candidates(call, asked, views)
+    reached = _candidates(call, asked, views)
+    candidates = [quote for quote, _ in reached]
     if len(candidates) > 1 and not call.allow_downgrade:
-        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, pressed)
+        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view)
 
     chosen = _choose(candidates, views)
     if chosen is Action.IN_FLIGHT:
@@ -249,15 +275,18 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     if slowest := _slowest(chosen, buckets):
         refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
         return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
+    downgrades = next((steps for quote, steps in reached if quote.model == chosen.model), ())
+    because = downgrades[0].view if downgrades else pressed
     return Decision(
         _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
-        reason=Reason.SOFT_CAP if pressed else Reason.NONE,
+        reason=Reason.SOFT_CAP if pressed else Reason.DOWNGRADE_RULE if downgrades else Reason.NONE,
         model=chosen.model,
         quote=chosen,
         disabled_tools=removed,
         clamped=chosen not in candidates,
-        because=pressed,
+        because=because,
         views=tuple(views),
+        downgrades=downgrades,
     )
 
 
@@ -282,44 +311,56 @@ def crossed(settled_nanos: int, limit_nanos: int, policy: Policy) -> tuple[int, 
     return tuple(e4 for e4 in policy.thresholds_e4 if settled_nanos * 10_000 >= limit_nanos * e4)
 
 
-def _candidates(call: Call, asked: Quote, views: Sequence[WindowView]) -> list[Quote]:
-    """The model asked for and, while a window is pressed, each model along its downgrade rules that can do the job.
+def _candidates(call: Call, asked: Quote, views: Sequence[WindowView]) -> list[tuple[Quote, tuple[Downgrade, ...]]]:
+    """The model asked for, and those that downgrade rules lead to, each with the rules that led there.
 
-    Each step is judged at the price of the model reached; a model that cannot do the job, or has no price, is
-    stepped over; cycles are cut.
+    The first rule that matches is followed, and no other, where its model fits. Where that one does not fit, cannot do
+    the job or has no price, the next is that matches the call's model or one reached so far; it is judged at the price
+    of the last model that could serve. Cycles are cut.
     """
-    found = [asked]
-    current, seen = asked, {call.model, *asked.names}
-    while True:
-        target = next(
-            (
-                rule.to
-                for view in views
-                if view.pressed_by(current.cost_nanos)
-                for rule in view.policy.rules
-                if rule.matches({current.model, *current.names}) and rule.to not in seen
-            ),
-            None,
-        )
-        if target is None:
-            return found
-        seen.add(target)
-        quote = call.quote(target)
+    found: list[tuple[Quote, tuple[Downgrade, ...]]] = [(asked, ())]
+    steps: list[Downgrade] = []
+    names = {call.model, *asked.names}
+    while step := _next_rule(names, found[-1][0].cost_nanos, views):
+        names.add(step.rule.to)
+        steps.append(step)
+        quote = call.quote(step.rule.to)
         if quote is None:
-            # Unpriced: its own rules may still lead on, at the price of where we are.
-            current = replace(current, model=target, names=frozenset())
             continue
-        seen.update(quote.names)
-        current = quote
-        if quote.capable:
-            found.append(quote)
+        names.update(quote.names)
+        if not quote.capable:
+            continue
+        found.append((quote, tuple(steps)))
+        if _fits(quote, views):
+            break
+    return found
+
+
+def _next_rule(names: Collection[str], cost_nanos: int, views: Sequence[WindowView]) -> Downgrade | None:
+    """The first rule that counts for one of these models, in the order of the windows, and leads to none of them."""
+    return next(
+        (
+            Downgrade(view, rule, share_e4)
+            for view in views
+            for rule in view.policy.rules
+            if (share_e4 := view.share_of(rule)) is not None
+            and view.reaches(share_e4, cost_nanos)
+            and rule.matches(names)
+            and rule.to not in names
+        ),
+        None,
+    )
+
+
+def _fits(quote: Quote, views: Sequence[WindowView]) -> bool:
+    return all(view.admits(quote.cost_nanos) for view in views)
 
 
 def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote | Action:
     """What to reserve, or why nothing can be: the money is used up, or held by calls in flight."""
-    # The chain's end is what the policy asks for; an earlier model is taken only where it alone fits.
+    # The last one is what the policy asks for; an earlier model is taken only where it alone fits.
     for quote in reversed(candidates):
-        if all(view.admits(quote.cost_nanos) for view in views):
+        if _fits(quote, views):
             return quote
     if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
         return Action.IN_FLIGHT
@@ -345,7 +386,7 @@ def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
 
 
 def _clamp(candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: int) -> Quote | None:
-    """The cheapest candidate with as many output tokens as the money covers, where every policy allows that."""
+    """The last candidate with as many output tokens as the money covers, where every policy allows that."""
     if any(view.spent_out or not view.policy.clamp for view in views):
         return None
     quote = candidates[-1].clamped(room_nanos)

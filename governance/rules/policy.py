@@ -21,14 +21,20 @@ from governance.rules.errors import FieldError
 NONE = "none"
 MOST_TOKENS = 2**31 - 1
 _ARROW = re.compile(r"\s*(?:->|→)\s*")
+# What stands behind it: "c", or "c at 0.95".
+_TARGET = re.compile(r"(?P<to>\S+)(?:\s+at\s+(?P<at>\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """From any of `sources` ("*" is any model) to `to`."""
+    """From any of `sources` ("*" is any model) to `to`, from a share of the limit on.
+
+    `at_e4` is that share in ten-thousandths; None: the soft cap, so never where there is none.
+    """
 
     sources: frozenset[str]
     to: str
+    at_e4: int | None = None
 
     def matches(self, names: Iterable[str]) -> bool:
         return "*" in self.sources or not self.sources.isdisjoint(names)
@@ -75,19 +81,25 @@ def _ratios(field: str, value: Any) -> list[str]:
 
 
 def _rules(field: str, value: Any) -> list[dict[str, Any]]:
-    shape = 'must be a list of rules such as {"from": ["mistral-large-latest"], "to": "mistral-small-latest"}'
+    shape = (
+        'must be a list of rules such as {"from": ["mistral-large-latest"], "to": "mistral-small-latest"}, with an'
+        ' "at" such as 0.9 where one does not count from the soft cap on'
+    )
     if not isinstance(value, list):
         raise FieldError(field, shape)
     rules = []
     for rule in value:
         if isinstance(rule, str):
-            raise FieldError(field, f'must be such as "a,b->c", not {rule!r}')
-        if not isinstance(rule, Mapping) or set(rule) != {"from", "to"}:
+            raise FieldError(field, f'must be such as "a,b->c" or "a,b->c at 0.9", not {rule!r}')
+        if not isinstance(rule, Mapping) or set(rule) - {"at"} != {"from", "to"}:
             raise FieldError(field, shape)
         sources = [rule["from"]] if isinstance(rule["from"], str) else rule["from"]
         if not isinstance(rule["to"], str) or not rule["to"] or not sources:
             raise FieldError(field, shape)
-        rules.append({"from": _names(field, sources), "to": rule["to"]})
+        kept = {"from": _names(field, sources), "to": rule["to"]}
+        if rule.get("at") is not None:
+            kept["at"] = _plain(_ratio(field, rule["at"]))
+        rules.append(kept)
     return rules
 
 
@@ -114,17 +126,26 @@ def _split(text: str) -> list[str]:
 
 
 def _split_rules(text: str) -> list[Any]:
-    """One rule a line, `a, b -> c`; a line that is none stays as it is."""
+    """One rule a line, `a, b -> c` or `a, b -> c at 0.95`; a line that is none stays as it is."""
     found: list[Any] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         sources, *targets = _ARROW.split(line)
-        is_rule = len(targets) == 1 and targets[0] and _split(sources)
-        found.append({"from": _split(sources), "to": targets[0]} if is_rule else line)
+        target = _TARGET.fullmatch(targets[0]) if len(targets) == 1 else None
+        found.append({"from": _split(sources), **target.groupdict()} if target and _split(sources) else line)
     return found
 
 
 def _join_rules(rules: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(f"{', '.join(rule['from'])} -> {rule['to']}" for rule in rules)
+    return "\n".join(f"{', '.join(rule['from'])} -> {rule['to']}{_join_share(rule.get('at'))}" for rule in rules)
+
+
+def _join_share(at: str | None) -> str:
+    return "" if at is None else f" at {at}"
+
+
+def _read_rule(kept: Mapping[str, Any]) -> Rule:
+    at = kept.get("at")
+    return Rule(frozenset(kept["from"]), kept["to"], None if at is None else _e4(Decimal(at)))
 
 
 def _plain(ratio: Decimal | float | str) -> str:
@@ -154,7 +175,7 @@ RATIOS = ValueKind(
 )
 RULES = ValueKind(
     parse=_rules,
-    read=lambda kept: tuple(Rule(frozenset(rule["from"]), rule["to"]) for rule in kept),
+    read=lambda kept: tuple(map(_read_rule, kept)),
     split=lambda text: [] if text.strip() == NONE else _split_rules(text),
     join=_join_rules,
 )
@@ -200,7 +221,7 @@ def parse(name: str, value: Any) -> Any:
 
 
 def from_text(name: str, text: str) -> Any:
-    """What the column `name` keeps of what somebody typed: names with commas, rules `a, b -> c` in lines, "none"."""
+    """What the column `name` keeps of what somebody typed: names with commas, a rule a line, "none". See `parse`."""
     return parse(name, COLUMNS[name].kind.split(text))
 
 

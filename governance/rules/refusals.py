@@ -16,8 +16,13 @@ from governance.rules.decision import Decision, Reason, WindowView
 BUDGET_EXHAUSTED = "budget_exhausted"
 NEVER_RETRY = ("x-should-retry", "false")
 # A call may go in spite of these.
-NO_REFUSALS = frozenset({Reason.NONE, Reason.SOFT_CAP})
 NEAR_THE_LIMIT = "The budget is near its limit"
+# A call may go in spite of these; what is said of it all the same.
+NO_REFUSALS = {
+    Reason.NONE: "",
+    Reason.SOFT_CAP: NEAR_THE_LIMIT,
+    Reason.DOWNGRADE_RULE: "The budget asks for a cheaper model",
+}
 # What the fields of a `decision.Call` are called in a request, unless an envelope has its own word for them.
 FIELDS = {name: name for name in ("model", "forced_tool", "allow_downgrade")}
 
@@ -143,7 +148,7 @@ def refusal(
 def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
     """Why a call was refused or is warned, for people, without its full stop; empty where nothing is to be said."""
     if decision.reason in NO_REFUSALS:
-        return NEAR_THE_LIMIT if decision.reason is Reason.SOFT_CAP else ""
+        return NO_REFUSALS[decision.reason]
     row = ROWS[decision.reason]
     limit = decision.limited_by.scope if decision.limited_by else ""
     wait_s = row.wait_s(decision) if row.wait_s else None

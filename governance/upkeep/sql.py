@@ -240,6 +240,8 @@ def roots(
     rows = words.select(
         "SELECT x.occurred_at, x.id FROM governance_spendentry x WHERE x.corrects_id IS NULL"
         " AND x.occurred_at < %s AND x.recorded_at < %s AND x.occurred_at >= %s AND (x.occurred_at, x.id) > (%s, %s)"
+        # What an operator has still to decide on would add to it.
+        " AND NOT EXISTS (SELECT 1 FROM governance_pendingreport p WHERE p.corrects = x.id AND p.status = 'waiting')"
         " ORDER BY x.occurred_at, x.id LIMIT %s",
         [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), _id(after[1]), limit],
     )

@@ -43,6 +43,8 @@ class GatewayApplication(Gateway):
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await self._refuse(exchange, errors.internal())
+        finally:
+            exchange.unwatch()
 
     async def _route(self, exchange: Exchange) -> None:
         handler, allowed = self._handler(exchange.path)

@@ -48,6 +48,7 @@ from llm.state.telemetry import Attempt
 async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
     """Answer a call of any route, plain or streaming."""
     body = await exchange.body(limit=route.max_body_bytes)
+    exchange.watch()
     try:
         request = route.parse(body, exchange.header("content-type"))
         estimate = route.estimate(request, identity.default_max_tokens)
@@ -164,7 +165,7 @@ class _GovernedCall:
 
     async def _attempt(self, order: Sequence[Candidate]) -> None:
         hold = await self._reserve(order)
-        if await self.exchange.is_gone():
+        if self.exchange.is_gone:
             # It went while it waited for its hold; nobody is left who wants the answer.
             hold.drop()
             raise ClientGone
@@ -342,10 +343,10 @@ class _GovernedCall:
     ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         await (hold.release() if used is None else hold.settle_reported(used))
-        stated = upstream.StatedRefusal(error.status, answer.headers)
+        stated = upstream.StatedRefused(error.status, answer.headers)
         await self._pass_on_refusal(hold, provider, stated, orjson.dumps(errors.bad_request(error.message).body()))
 
-    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusal, data: bytes) -> None:
+    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refused, data: bytes) -> None:
         place = hold.usage.served.place
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
@@ -493,7 +494,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _content_type(answer: upstream.Refusal) -> str:
+def _content_type(answer: upstream.Refused) -> str:
     return answer.headers.get("content-type", "application/json")
 
 

@@ -16,10 +16,6 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
 
 
-# A client is looked after before its call is sent on where that took so long.
-WAITED_S = 0.5
-
-
 class BodyTooLarge(Exception):
     """The body is larger than `limit` bytes."""
 
@@ -44,6 +40,9 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._body: bytes | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._on_leave: Callable[[], None] | None = None
+        self.is_gone = False
         self.started = False
         # False once a stream had to be ended before the model had said everything.
         self.complete = True
@@ -80,19 +79,24 @@ class Exchange:
             if not message.get("more_body"):
                 return b"".join(parts)
 
-    async def is_gone(self) -> bool:
-        """Whether the client, who had to wait, has gone away meanwhile."""
-        if time.perf_counter() - self.arrived < WAITED_S:
-            return False
-        leaving = asyncio.ensure_future(self.gone())
-        done, _ = await asyncio.wait([leaving], timeout=0.01)
-        leaving.cancel()
-        return bool(done)
+    def watch(self, on_leave: Callable[[], None] | None = None) -> None:
+        """Notice, once the body is read, when the client goes away: `is_gone`, and what is to be done then."""
+        self._on_leave = on_leave
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._notice())
+        elif self.is_gone and on_leave is not None:
+            on_leave()
 
-    async def gone(self) -> None:
-        """Return when the client has gone away."""
+    def unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _notice(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self.is_gone = True
+        if self._on_leave is not None:
+            self._on_leave()
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -7,6 +7,7 @@ it comes; the client gets it through a `Pipe`, which is cut where it does not ke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -29,8 +30,8 @@ CLIENT_CLOSED = "client_closed"
 CLIENT_STALLED = "client_stalled"
 UPSTREAM_CUT = "upstream_cut"
 UPSTREAM_OVERRUN = "upstream_overrun"
-# What is on its way when a client leaves still counts: so long the model's API is listened to before it is left.
-LAST_WORDS_S = 0.05
+# What has come when a stream is stopped still counts: it is read until nothing comes for so long, and so long at most.
+CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
 # A stream whose answers have ended is over after so long, whatever else comes: with its usage, and without.
 WITH_USAGE_S, WITHOUT_USAGE_S = 0.5, 1.5
 # How long a connection may take to end after the stream on it has, to serve again.
@@ -63,10 +64,14 @@ class Stream:
         self._first: list[sse.Event] = []
         self._unread = b""
         self._deadline: float | None = None
+        self._waiting: asyncio.Timeout | None = None
+        self._stops = False
+        self._began = 0.0
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
         # The largest usage that was reported; the last word where no text came after it.
         self._used: Usage | None = None
+        self._used_by_answer: dict[int, Usage] = {}
         self._is_last_word = False
         self._done = False
         # Why the client is no longer sent anything.
@@ -76,13 +81,13 @@ class Stream:
         self._loop = asyncio.get_running_loop()
 
     async def __aenter__(self) -> Stream:
-        self._hold.closer = self._answer.close
-        self._watch = asyncio.create_task(self._watch_client())
+        self._hold.closer = self._stop
+        self._exchange.watch(lambda: self._leave(CLIENT_CLOSED))
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._hold.closer = None
-        self._watch.cancel()
+        self._exchange.watch(None)
         if not self._hold.resolved and (kept_bytes := self._answer.kept_bytes):
             self._hold.count.arrived(kept_bytes)
         if self._pipe is not None:
@@ -103,10 +108,10 @@ class Stream:
                     break
         except ProviderError as error:
             broken = error
-        begun = next((event.data for event in self._first if event.data is not None), None)
-        if begun is not None and (stated := error_in(begun)):
-            raise ErrorInstead(stated, self._hold.usage.reported(begun))
-        if any(map(_begins, self._first)):
+        begun = next(filter(_begins, self._first), None)
+        if begun is not None and (stated := error_in(begun.data)):
+            raise ErrorInstead(stated, self._hold.usage.reported(begun.data or {}))
+        if begun is not None:
             return True
         reason = self._left or self._hold.cut_reason
         if not reason:
@@ -142,8 +147,12 @@ class Stream:
                 self._pass_on(self._reader.feed(chunk))
             if not self._done:
                 self._pass_on(self._last_events())
+                # Half an event, which nobody can read.
+                self._hold.count.arrived(len(self._unread))
         except ProviderError as error:
             ended = error.code
+        if self._stops:
+            self._answer.close()
         if self._failed is not None:
             log.warning("request %s: the model's API ended with: %s", self._exchange.request_id, self._failed.message)
         elif self._left:
@@ -155,29 +164,35 @@ class Stream:
 
     async def _next_chunk(self) -> bytes:
         """What comes next; nothing at the end, or when the stream has had its time."""
-        if self._deadline is None:
-            return await anext(self._chunks, b"")
+        until = self._deadline
+        if self._stops:
+            caught_up = self._loop.time() + CAUGHT_UP_S
+            until = caught_up if until is None else min(until, caught_up)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             return b""
 
     def _last_events(self) -> list[sse.Event]:
-        """What the stream ends with; a half event, which nobody can read, counts as what has come."""
         events, self._unread = self._reader.rest()
-        self._hold.count.arrived(len(self._unread))
         return events
-
-    async def _watch_client(self) -> None:
-        await self._exchange.gone()
-        self._leave(CLIENT_CLOSED)
 
     def _leave(self, reason: str) -> None:
         """A client that goes away takes the model's call with it, at once, but where its answer is to be read out."""
         self._left = self._left or reason
         if not settings.READ_CANCELLED_ANSWERS:
-            self._loop.call_later(LAST_WORDS_S, self._answer.close)
+            self._stop()
+
+    def _stop(self) -> None:
+        """Want no more of the answer than has come by now."""
+        now = self._loop.time()
+        self._stops = True
+        self._deadline = min(self._deadline or float("inf"), now + CATCHING_UP_S)
+        if self._waiting is not None and not self._waiting.expired():
+            with contextlib.suppress(RuntimeError):
+                # It may have ended already.
+                self._waiting.reschedule(now + CAUGHT_UP_S)
 
     def _pass_on(self, events: Iterable[sse.Event]) -> None:
         data = []
@@ -202,7 +217,8 @@ class Stream:
             self._done = True
             return b""
         text_bytes = event.text_bytes
-        self._hold.count.arrived(text_bytes)
+        self._began = self._began or self._loop.time()
+        self._hold.count.arrived(text_bytes, seconds=self._loop.time() - self._began)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):
@@ -218,7 +234,11 @@ class Stream:
             self._kept = None
             self._note_end()
             return before + event.raw
-        self._kept, self._used = event, usage.larger(self._used, used)
+        self._kept = event
+        if (index := usage.counted_answer(event.data)) is not None:
+            self._used_by_answer[index] = used
+            used = usage.together(self._used_by_answer.values())
+        self._used = usage.larger(self._used, used)
         self._is_last_word = True
         self._note_end()
         return before
@@ -289,4 +309,6 @@ class Stream:
 
 def _begins(event: sse.Event) -> bool:
     """Whether an event shows that the model answers; the comments of a balancer before it do not."""
-    return event.data is not None or event.done or event.raw == sse.COMMENT
+    if event.data is not None:
+        return "choices" in event.data or error_in(event.data) is not None
+    return event.done or event.raw == sse.COMMENT

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from governance.rules import money
 from governance.rules.decision import Quote
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
-# Output tokens that a model writes until it notices that its stream was closed.
+# Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
 UNTIL_IT_STOPS = 48
+NOTICES_AFTER_S = 0.05
 
 
 class StreamCount:
@@ -18,12 +21,12 @@ class StreamCount:
         self._hides = hides or quote.max_tokens is None
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
-        self._has_begun = False
+        self._seconds = 0.0
 
-    def arrived(self, more_bytes: int) -> None:
-        """A part of the answer has come, with so many bytes of text."""
-        self._has_begun = True
+    def arrived(self, more_bytes: int, *, seconds: float = 0.0) -> None:
+        """A part of the answer has come, with so many bytes of text, so many seconds after the first one."""
         self.arrived_bytes += more_bytes
+        self._seconds = max(self._seconds, seconds)
 
     @property
     def overruns(self) -> bool:
@@ -35,9 +38,13 @@ class StreamCount:
 
         `cut`: the model was stopped, and wrote on until it noticed.
         """
-        if self._hides or not self._has_begun or not (self.arrived_bytes or cut):
+        if self._hides or not self.arrived_bytes:
             return None
-        return min(self.arrived_bytes + UNTIL_IT_STOPS * cut, self.most_tokens)
+        written_on = 0
+        if cut:
+            at_its_pace = self.arrived_bytes * NOTICES_AFTER_S / max(self._seconds, NOTICES_AFTER_S)
+            written_on = max(UNTIL_IT_STOPS, math.ceil(at_its_pace))
+        return min(self.arrived_bytes + written_on, self.most_tokens)
 
     def cost_nanos(self, tokens: int) -> int:
         """What the input and so many output tokens cost at most, in nanodollars."""

@@ -7,7 +7,7 @@ the dearer one, so that no call costs less than it did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -92,6 +92,25 @@ def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
     return replace(
         _larger(earlier, later), provider=later.provider or earlier.provider, model=later.model or earlier.model
     )
+
+
+def together(parts: Iterable[Usage]) -> Usage | None:
+    """Of answers that were counted one by one: they have one prompt, and each its own output. None without any."""
+    counted = list(parts)
+    if not counted:
+        return None
+    found = reduce(_larger, counted)
+    output_tokens = sum(part.output_tokens for part in counted)
+    return replace(found, output_tokens=output_tokens, units=found.input_tokens + output_tokens)
+
+
+def counted_answer(chunk: Mapping[str, Any]) -> int | None:
+    """The one answer of several that a chunk's usage is of, by its index; None where it is of the whole call."""
+    choices = chunk.get("choices")
+    if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
+        return None
+    choice = choices[0] if isinstance(choices[0], Mapping) else {}
+    return count(choice.get("index")) or 0 if choice.get("usage") is not None else None
 
 
 def implausible(usage: Usage, *, most_input: int, most_output: int, answer_bytes: int | None) -> str:

@@ -192,7 +192,7 @@ def test_pace_is_kept(booked: BookedUpstream) -> None:
 
 
 def test_a_script_is_sent_to_the_byte(booked: BookedUpstream, peer: Peer) -> None:
-    said = [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", 0.05, b"llo"]
+    said: list[bytes | float | str] = [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", 0.05, b"llo"]
     booked.next(Answer(script=[*said, "close"], tokens=9))
     peer.send(chat())
     assert peer.read_all() == b"".join(part for part in said if isinstance(part, bytes))
@@ -257,7 +257,10 @@ def test_dribbled_and_slow(booked: BookedUpstream) -> None:
 
 
 def test_refusals_cost_nothing_unless_they_are_billed(booked: BookedUpstream) -> None:
-    booked.next(Answer(status=500, error={"message": "no"}), Answer(status=500, billed=True))
+    booked.next(
+        Answer(error={"message": "no"}), Answer(status=500, error={"message": "no"}), Answer(status=500, billed=True)
+    )
+    assert post(booked, chat()).json() == {"error": {"message": "no"}}
     assert post(booked, chat()).json() == {"error": {"message": "no"}}
     assert booked.books.spent_nanos == 0
     assert post(booked, chat()).json()["usage"]["completion_tokens"] == 20
@@ -299,6 +302,19 @@ def test_a_connection_is_used_again_also_by_pipelined_and_chunked_requests(booke
     assert booked.connected == 1
 
 
+def test_what_is_still_to_be_written_is_planned(booked: BookedUpstream, peer: Peer) -> None:
+    booked.next(Answer(tokens=90, pace=100))
+    peer.send(chat(stream=True, n=2))
+    assert eventually(lambda: booked.books.output_tokens > 4)
+    totals = booked.books.totals()
+    assert totals["running"] == totals["calls"] == 1
+    assert totals["spent_nanos"] < totals["planned_nanos"] == HI_TOKENS * INPUT + 180 * OUTPUT
+    peer.socket.close()
+    assert booked.idle()
+    totals = booked.books.totals()
+    assert totals["spent_nanos"] == totals["planned_nanos"] == booked.books.spent_nanos
+
+
 def test_as_a_process() -> None:
     port = servers.free_port()
     with servers.process([sys.executable, "-m", "benchmarks.own_books", str(port)], port=port):
@@ -308,5 +324,6 @@ def test_as_a_process() -> None:
         told = httpx.get(f"{url}/_books").json()
         assert told["spent_nanos"] == told["entries"][0]["cost_nanos"] == HI_TOKENS * INPUT + 2 * OUTPUT
         assert httpx.get(f"{url}/v1/models").json()["data"]
+        assert httpx.get(f"{url}/_totals").json()["calls"] == 1
         httpx.post(f"{url}/_forget", json={})
         assert httpx.get(f"{url}/_books").json()["entries"] == []

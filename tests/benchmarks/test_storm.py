@@ -16,7 +16,7 @@ from benchmarks.storm import bodies, judge
 from benchmarks.storm.acts import Act
 from benchmarks.storm.behaviours import ALL, BY_NAME
 from benchmarks.storm.calls import Call, read_answer
-from benchmarks.storm.judge import Evidence
+from benchmarks.storm.evidence import Evidence
 
 # UUIDs of version 7 and 8: the gateway's holds, and agents' own.
 GATEWAYS = "01a219a7-c3b9-72ca-ae76-a3ef2a436e68"
@@ -24,7 +24,14 @@ OWN = "01a219a7-c3b9-82ca-ae76-a3ef2a436e68"
 
 
 def call(**parts: Any) -> Call:
-    usual = {"number": 1, "tenant": "acme", "client": "reads", "lie": "", "answer": "honest", "stream": False}
+    usual: dict[str, Any] = {
+        "number": 1,
+        "tenant": "acme",
+        "client": "reads",
+        "lie": "",
+        "answer": "honest",
+        "stream": False,
+    }
     seen = {
         "status": 200,
         "request_id": GATEWAYS,
@@ -83,7 +90,7 @@ def at_rest() -> dict[str, Any]:
             Act("limit", 1.0, {"budget": 1, "limit_nanos": 2_000}, 2.0, 201),
             Act("settle", 111.0, {"reservation": OWN, "cost_nanos": 300}, 112.0, 200),
             Act("report", 111.0, {"request_id": "r", "cost_nanos": 250, "by": "agent"}, 112.0, 201),
-            Act("stop", 120.0, {"tenant": "acme"}, 121.0, 201),
+            Act("stop", 120.0, {"tenant": "acme", "path": "stops"}, 121.0, 201),
             Act("lift", 125.0, {"tenant": "acme"}, 126.0, 200),
         ],
         "drift": [],
@@ -144,6 +151,11 @@ def reported(nanos: int, by: str) -> Callable[[dict[str, Any]], None]:
     return both(put("rows.entries.2.cost_nanos", nanos), put("acts.2.about", about))
 
 
+def extended(at: float) -> Callable[[dict[str, Any]], None]:
+    about = {"reservation": OWN, "tenant": "acme", "agent": "mails"}
+    return add("acts", Act("extend", at, about, at + 1, 200))
+
+
 REFUSED = both(put("calls.0.status", 502), put("calls.0.code", "upstream_failed"))
 LEFT = both(put("calls.0.client", "leaves"), put("calls.0.whole", False), put("rows.entries.0.certainty", "estimated"))
 OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservations.1.expires_at", 120.0))
@@ -175,6 +187,8 @@ OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservat
         (put("acts.2.status", 500), {"an act that broke"}),
         (put("acts.4.status", None), {"an act that broke"}),
         (put("rows.reservations.0.reserved_at", 123.0), {"admitted while stopped"}),
+        (extended(122.0), {"admitted while stopped"}),
+        (put("rows.reservations.0.resolved_at", 132.0), {"not cut by a stop"}),
         (put("rows.entries.2.cost_nanos", 240), {"not as it was told"}),
         (put("rows.entries.1.cost_nanos", 310), {"not as it was told"}),
         (
@@ -206,6 +220,8 @@ def test_each_breach_is_seen_and_no_other(change: Callable[[dict[str, Any]], Non
         # An operator may report more than is left, and an agent hold before a stop and after it.
         reported(9_000, "operator"),
         put("rows.reservations.0.reserved_at", 119.0),
+        extended(119.0),
+        extended(124.5),
         # The limit was lowered when all had been admitted, or may still have been the old one.
         limited(1_000, 113.0, 114.0),
         limited(1_000, 105.0, 149.0),

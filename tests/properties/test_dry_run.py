@@ -60,13 +60,17 @@ TOOLS = ("code", "search", "mail")
 
 shares = st.sampled_from([0, 0, 10, 40, 60, 79, 85, 99, 100, 120])
 rules = st.fixed_dictionaries(
-    {"from": st.lists(st.sampled_from((*MODELS, "*")), min_size=1, max_size=2), "to": st.sampled_from(MODELS)}
+    {
+        "from": st.lists(st.sampled_from(("*", *MODELS)), min_size=1, max_size=2),
+        "to": st.sampled_from(MODELS),
+        "at": st.none() | st.sampled_from(["0.0001", "0.5", "0.85", "1"]),
+    }
 )
 policies = st.fixed_dictionaries(
     {
         "hard_cap": st.sampled_from([Decimal("1"), Decimal("0.9")]),
         "soft_cap": st.none() | st.sampled_from([Decimal("0.8"), Decimal("0.5"), Decimal("0.0001")]),
-        "downgrade_rules": st.just([]) | st.lists(rules, max_size=3),
+        "downgrade_rules": st.just([]) | st.lists(rules, min_size=1, max_size=3),
         "disabled_tools": st.just([]) | st.lists(st.sampled_from(TOOLS), min_size=1, max_size=2, unique=True),
         "clamp": st.sampled_from([True, True, True, False]),
         "clamp_min_tokens": st.sampled_from([1, 1, 20]),
@@ -282,7 +286,12 @@ def comparable(decision: Decision) -> Decision:
     def unnamed(view: Any) -> Any:
         return view and replace(view, window_id=0)
 
-    return replace(decision, because=unnamed(decision.because), views=tuple(unnamed(view) for view in decision.views))
+    return replace(
+        decision,
+        because=unnamed(decision.because),
+        views=tuple(unnamed(view) for view in decision.views),
+        downgrades=tuple(replace(step, view=unnamed(step.view)) for step in decision.downgrades),
+    )
 
 
 def scope(drawn: dict[str, Any]) -> Any:
@@ -327,7 +336,7 @@ def test_a_dry_run_decides_as_the_real_thing_does() -> None:
     seen: set[str] = set()
 
     @settings(
-        max_examples=200 if connection.vendor == "sqlite" else 40,
+        max_examples=300 if connection.vendor == "sqlite" else 40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],

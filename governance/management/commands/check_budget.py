@@ -11,9 +11,9 @@ from django.utils import timezone
 from governance import ledger
 from governance.actions import tenancy
 from governance.models import ApiKey
-from governance.rules import money, refusals
+from governance.rules import money, policy, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Reason, State, WindowView, fixed
+from governance.rules.decision import Action, Call, Decision, Downgrade, Reason, State, WindowView, fixed
 from governance.rules.errors import FieldError
 
 FINE, PRESSED, STOPPED, FAILED = 0, 1, 2, 3
@@ -79,6 +79,8 @@ class Command(BaseCommand):
             self.stdout.write("No budget governs this caller.")
         if asked:
             self.stdout.write(f"Decision: {decision.action}{f' to {decision.model}' * (decision.action == 'degrade')}")
+        for step in decision.downgrades if asked else ():
+            self.stdout.write(f"  by the rule {_rule(step)} of {step.view.scope} per {step.view.kind}")
         if (asked and decision.reason) or decision.reason in BLOCKED:
             self.stdout.write(f"{refusals.sentence(decision)}.")
 
@@ -110,6 +112,7 @@ def _answer(decision: Decision, *, asked: bool, status: int) -> dict[str, Any]:
         "allowed": decision.allowed,
         "action": decision.action.value,
         "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
+        "downgrades": [{"scope": step.view.scope, "rule": _rule(step)} for step in decision.downgrades],
         "disabled_tools": list(decision.disabled_tools),
     }
     reason = decision.reason.value if asked or decision.reason in BLOCKED else ""
@@ -119,6 +122,12 @@ def _answer(decision: Decision, *, asked: bool, status: int) -> dict[str, Any]:
         "status": ("ok", "pressed", "stopped")[status],
         "budgets": [_row(view) for view in decision.views],
     }
+
+
+def _rule(step: Downgrade) -> str:
+    """As people type it, with the share from which it counts."""
+    rule = {"from": sorted(step.rule.sources), "to": step.rule.to, "at": f"{step.share_e4 / 10_000:g}"}
+    return policy.to_text("downgrade_rules", [rule])
 
 
 def _row(view: WindowView) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class Command(BaseCommand):
             "--downgrade",
             action="append",
             metavar="RULE",
-            help='"a,b->c": from models a and b to c; may be repeated; none',
+            help='"a,b->c at 0.9": from models a and b to c, from that share of the limit on, or without one from the'
+            " soft cap on; the first that matches is followed; may be repeated; none",
         )
         parser.add_argument(
             "--disable-tool", action="append", metavar="TOOL", help="from the soft cap on; repeated; none"

@@ -57,6 +57,18 @@ def test_a_budget_comes_back_as_it_was_made_with_its_window(operator: Api) -> No
     assert AuditEntry.objects.get().action == "budget.create"
 
 
+def test_a_rule_s_own_share_comes_back_and_may_be_taken_away(operator: Api) -> None:
+    rules = [{"from": ["a"], "to": "b", "at": "0.950"}, {"from": ["*"], "to": "c", "at": 1}]
+    made = operator.post("/api/budgets", BODY | {"downgrade_rules": rules}).json()
+    assert made["downgrade_rules"] == [{"from": ["a"], "to": "b", "at": 0.95}, {"from": ["*"], "to": "c", "at": 1.0}]
+    path = f"/api/budgets/{made['id']}"
+    assert operator.patch(path, {"downgrade_rules": made["downgrade_rules"]}).json() == made
+    row = AuditEntry.objects.get(action="budget.create")
+    assert row.new["downgrade_rules"][0] == {"from": ["a"], "to": "b", "at": "0.95"}
+    again = operator.patch(path, {"downgrade_rules": [{"from": ["a"], "to": "b"}]}).json()
+    assert again["downgrade_rules"] == [{"from": ["a"], "to": "b"}]
+
+
 def test_figures_follow_the_ledger(operator: Api, agent: Api) -> None:
     id = operator.post("/api/budgets", BODY).json()["id"]
     spend("10", agent="invoices")
@@ -104,6 +116,9 @@ BAD_BODIES: list[tuple[dict[str, Any], str]] = [
     ({"downgrade_rules": [{"from": [], "to": "b"}]}, "downgrade_rules.0.from"),
     ({"downgrade_rules": [{"from": ["a"], "too": "b"}]}, "downgrade_rules.0.too"),
     ({"downgrade_rules": [{"from": ["a"]}]}, "downgrade_rules.0.to"),
+    ({"downgrade_rules": [{"from": ["a"], "to": "b", "at": "often"}]}, "downgrade_rules.0.at"),
+    ({"downgrade_rules": [{"from": ["a"], "to": "b", "at": 0}]}, "downgrade_rules"),
+    ({"downgrade_rules": [{"from": ["a"], "to": "b", "at": "1.1"}]}, "downgrade_rules"),
     ({"disabled_tools": [1]}, "disabled_tools.0"),
     ({"clamp_min_tokens": -1}, "clamp_min_tokens"),
     ({"enabled": "perhaps"}, "enabled"),

@@ -61,6 +61,35 @@ def test_a_dry_run_writes_nothing(agent: Api) -> None:
     assert not Reservation.objects.exists()
 
 
+def test_a_downgrade_says_by_which_rule_and_from_which_share_on(agent: Api) -> None:
+    budget = factories.budget(
+        "1",
+        downgrade_rules=[
+            {"from": ["*"], "to": "tiny", "at": "0.95"},
+            {"from": ["large", "huge"], "to": "small"},
+            {"from": ["medium"], "to": "small", "at": "0.5"},
+        ],
+    )
+    spend("0.70")
+    assert decide(agent)["downgrades"] == [
+        {
+            "budget": budget.pk,
+            "scope": "tenant:acme",
+            "window": "day",
+            "from": ["huge", "large"],
+            "to": "small",
+            "at": 0.8,
+        }
+    ]
+    early = decide(agent, model="medium", estimated_cost="0.05")
+    assert (early["action"], early["reason"], early["suggested_model"]) == ("degrade", "downgrade_rule", "small")
+    assert early["warning"].startswith("The budget asks for a cheaper model. tenant:acme has spent $0.70 of $1.00")
+    assert early["downgrades"][0]["at"] == 0.5
+    [late] = decide(agent, estimated_cost="0.25")["downgrades"]
+    assert (late["from"], late["to"], late["at"]) == (["*"], "tiny", 0.95)
+    assert decide(agent, estimated_cost="0.01")["downgrades"] == []
+
+
 def test_it_says_in_flight_while_other_calls_hold_the_rest(agent: Api) -> None:
     factories.budget("1", soft_cap=None)
     ledger.reserve(factories.reserving("0.95"), now=timezone.now())

@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing.models import Plan
 from governance.actions import allowances, rate_limits, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, Reservation, SpendEntry
+from governance.models import AuditEntry, PendingReport, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -71,8 +71,13 @@ TABLE: dict[str, Answers] = {
     "post spend": (400, 403, 400, 400, 400, 401),
     "get spend/rate": ALL_READ,
     "get spend/summary": ALL_READ,
+    "get spend/reviews": ALL_READ,
+    "get spend/reviews/<uuid:id>": OWN_READ,
+    "post spend/reviews/<uuid:id>/accept": operators(),
+    "post spend/reviews/<uuid:id>/reject": operators(),
     "post spend/<uuid:id>/confirm": operators(),
     "post spend/<uuid:id>/void": operators(),
+    "post spend/<uuid:id>/correct": operators(),
     "get stops": STAFF_READ,
     "post stops": operators(),
     "get stops/<int:id>": STAFF_READ,
@@ -147,6 +152,7 @@ def objects(db: None) -> dict[str, Any]:
         "allowances": raised.pk,
         "reservations": held(now),
         "spend": estimated(now),
+        "spend/reviews": waiting(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rate_limits.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
@@ -178,8 +184,15 @@ def estimated(now: datetime) -> UUID:
     return row.pk
 
 
+def waiting(now: datetime) -> UUID:
+    row = PendingReport.objects.create(
+        tenant=factories.tenant(), agent="invoices", cost_nanos=1, bound_nanos=0, occurred_at=now, reported_at=now
+    )
+    return row.pk
+
+
 def filled(route: str, objects: dict[str, Any]) -> str:
-    return "/api/" + re.sub(r"<[^>]+>", str(objects.get(route.split("/")[0])), route)
+    return "/api/" + re.sub(r"<[^>]+>", str(objects.get(route.split("/<")[0])), route)
 
 
 def test_every_path_and_method_has_its_line_in_the_table_and_no_other_has() -> None:
@@ -242,8 +255,11 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post reservations/<uuid:id>/settle": ({"cost": "0.01"}, "reservation.settle"),
     "post reservations/<uuid:id>/extend": ({"ttl_s": 60}, "reservation.extend"),
     "post reservations/<uuid:id>/release": ({}, "reservation.release"),
+    "post spend/reviews/<uuid:id>/accept": ({"reason": "why"}, "report.accept"),
+    "post spend/reviews/<uuid:id>/reject": ({"reason": "why"}, "report.reject"),
     "post spend/<uuid:id>/confirm": ({"reason": "why"}, "entry.confirm"),
     "post spend/<uuid:id>/void": ({"reason": "why"}, "entry.void"),
+    "post spend/<uuid:id>/correct": ({"reason": "why", "cost": "0.01"}, "entry.correct"),
     "post spend": ({"tenant": "acme", "request_id": "r1", "cost": "0.01"}, "spend.report"),
     "post stops": ({"reason": "why"}, "stop.start"),
     "post stops/<int:id>/lift": ({}, "stop.lift"),

@@ -33,7 +33,8 @@ FORM = {
     "hard_cap": "1",
     "warn_at": "",
     "alert_thresholds": "0.5, 0.9",
-    "downgrade_rules": "mistral-large-latest, mistral-medium-latest -> mistral-small-latest",
+    "downgrade_rules": "* -> ministral-3b-latest at 0.95\n"
+    "mistral-large-latest, mistral-medium-latest -> mistral-small-latest",
     "disabled_tools": "web_search",
     "clamp": "on",
     "clamp_min_tokens": "256",
@@ -159,7 +160,7 @@ def test_a_list_asks_the_same_number_of_queries_for_few_rows_and_for_many(operat
 def test_the_overview_asks_a_bounded_number_of_queries(operator: Client, history: Budget) -> None:
     with CaptureQueriesContext(connection) as captured:
         operator.get(reverse("admin:overview-live"))
-    assert len(captured) <= 20
+    assert len(captured) <= 22
 
 
 def test_the_overview_shows_what_was_spent_and_what_is_near_its_cap(operator: Client, history: Budget) -> None:
@@ -183,13 +184,15 @@ def test_a_budget_is_made_and_changed_in_dollars_with_an_audit_row(operator: Cli
     budget = Budget.objects.get()
     assert budget.limit_nanos == factories.nanos("12.50")
     assert budget.downgrade_rules == [
-        {"from": ["mistral-large-latest", "mistral-medium-latest"], "to": "mistral-small-latest"}
+        {"from": ["*"], "to": "ministral-3b-latest", "at": "0.95"},
+        {"from": ["mistral-large-latest", "mistral-medium-latest"], "to": "mistral-small-latest"},
     ]
     assert (budget.alert_thresholds, budget.disabled_tools) == (["0.5", "0.9"], ["web_search"])
 
     change = reverse("admin:governance_budget_change", args=[budget.pk])
     html = operator.get(change).content.decode()
     assert 'value="12.5"' in html
+    assert "* -&gt; ministral-3b-latest at 0.95" in html
     assert operator.post(change, FORM | {"limit": "20"}).status_code == 302
     budget.refresh_from_db()
     assert budget.limit_nanos == factories.nanos("20")

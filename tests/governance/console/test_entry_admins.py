@@ -110,3 +110,19 @@ def test_a_viewer_cannot(estimates: list[SpendEntry]) -> None:
         path = reverse(f"admin:governance_spendentry_{act}_one", args=[estimates[0].pk])
         viewer.post(path, {"reason": "bill", "_confirmed": "yes"})
     assert settled() == nanos("0.21")
+
+
+def test_a_certain_line_is_corrected_and_voided(operator: Client, estimates: list[SpendEntry]) -> None:
+    certain = SpendEntry.objects.get(certainty="confirmed")
+    path = reverse("admin:governance_spendentry_correct_one", args=[certain.pk])
+    missing = operator.post(path, {"reason": "bill", "_confirmed": "yes"})
+    assert b"This field is required" in missing.content
+    operator.post(path, {"cost": "0.02", "reason": "bill", "_confirmed": "yes"})
+    assert settled() == nanos("0.22")
+    said = operator.post(LIST, chosen([certain], "correct_selected", cost="0.03", reason="x", _confirmed="yes"))
+    assert (said.status_code, settled()) == (302, nanos("0.23"))
+    operator.post(
+        reverse("admin:governance_spendentry_void_one", args=[certain.pk]), {"reason": "x", "_confirmed": "yes"}
+    )
+    assert settled() == nanos("0.20")
+    assert reconcile.check() == []

@@ -55,7 +55,7 @@ def test_set_budget_makes_one_with_its_policy() -> None:
         "--downgrade",
         "large, medium->small",
         "--downgrade",
-        "*->tiny",
+        "*->tiny at 0.95",
         "--disable-tool",
         "search",
         "--no-clamp",
@@ -78,7 +78,10 @@ def test_set_budget_makes_one_with_its_policy() -> None:
             "hard_cap": "0.9",
             "warn_at": "0.5",
             "alert_thresholds": ["0.5", "0.9"],
-            "downgrade_rules": [{"from": ["large", "medium"], "to": "small"}, {"from": ["*"], "to": "tiny"}],
+            "downgrade_rules": [
+                {"from": ["large", "medium"], "to": "small"},
+                {"from": ["*"], "to": "tiny", "at": "0.95"},
+            ],
             "disabled_tools": ["search"],
             "clamp": False,
             "clamp_min_tokens": 64,
@@ -222,7 +225,10 @@ def test_check_budget_names_the_model_and_the_tools_of_a_degraded_call() -> None
     asked = ("--tenant", "acme", "--cost", "0.01", "--model", "large", "--tool", "search")
     found = json.loads(run("check_budget", *asked, "--json")[0])
     assert (found["action"], found["suggested_model"], found["disabled_tools"]) == ("degrade", "small", ["search"])
-    assert "Decision: degrade to small" in run("check_budget", *asked)[0]
+    assert found["downgrades"] == [{"scope": "tenant:acme", "rule": "large -> small at 0.8"}]
+    text = run("check_budget", *asked)[0]
+    assert "Decision: degrade to small" in text
+    assert "by the rule large -> small at 0.8 of tenant:acme per day" in text
 
 
 def test_check_budget_says_2_for_a_caller_that_may_not_call() -> None:

@@ -188,19 +188,166 @@ def test_row_4_a_rule_matches_any_name_of_the_model():
     assert outcome(decision) == (Action.DEGRADE, Reason.SOFT_CAP, "small-2506")
 
 
-def test_row_4_rules_chain_while_the_window_stays_pressed():
+def test_row_4_is_one_step_however_pressed_the_window_stays():
     rules = (DOWNGRADE, Rule(frozenset({"small"}), "tiny"))
-    costs = {"small": 50, "tiny": 5}
-    assert decide(call(100, costs=costs), [view(settled=800, rules=rules)]).model == "tiny"
-    # Priced at the small model the window is not pressed: the chain ends there.
-    assert decide(call(100, costs=costs), [view(settled=740, rules=rules)]).model == "small"
+    for settled in (700, 740, 800, 949):
+        decision = decide(call(100, costs={"small": 50, "tiny": 5}), [view(settled=settled, rules=rules)])
+        assert (decision.model, [step.rule for step in decision.downgrades]) == ("small", [DOWNGRADE])
+
+
+def test_row_4_the_first_rule_that_matches_wins_over_any_model_s():
+    medium, star = Rule(frozenset({"large"}), "medium"), Rule(frozenset({"*"}), "tiny")
+    costs = {"medium": 60, "tiny": 5}
+    assert decide(call(100, costs=costs), [view(settled=800, rules=(medium, star))]).model == "medium"
+    assert decide(call(100, costs=costs), [view(settled=800, rules=(star, medium))]).model == "tiny"
+
+
+def test_row_4_further_rules_are_followed_where_the_model_reached_does_not_fit():
+    rules = (DOWNGRADE, Rule(frozenset({"small"}), "tiny"), Rule(frozenset({"tiny"}), "mini"))
+    costs = {"small": 50, "tiny": 5, "mini": 1}
+    for settled, model, steps in ((950, "small", 1), (951, "tiny", 2), (995, "tiny", 2), (996, "mini", 3)):
+        decision = decide(call(100, costs=costs), [view(settled=settled, rules=rules)])
+        assert (decision.model, len(decision.downgrades)) == (model, steps), settled
+    # Also where it does not fit another window than the rule's own.
+    assert decide(call(100, costs=costs), [view(settled=800, rules=rules), view(951, id=2)]).model == "tiny"
+
+
+def test_row_4_further_rules_are_those_of_any_model_reached():
+    rules = (DOWNGRADE, Rule(frozenset({"large"}), "tiny"))
+    assert decide(call(100, costs={"small": 50, "tiny": 5}), [view(settled=960, rules=rules)]).model == "tiny"
+    incapable = call(100, costs={"small": 50, "tiny": 5}, incapable=frozenset({"small"}))
+    assert decide(incapable, [view(settled=800, rules=rules)]).model == "tiny"
+
+
+def test_row_4_further_rules_need_their_share_at_the_price_of_the_last_model_that_could_serve():
+    other = Rule(frozenset({"*"}), "tiny")
+    costs = {"small": 150, "tiny": 5}
+    full = view(900, id=2)
+    # The first rule's window is pressed by large alone: at the price of small no rule of it counts any more.
+    easy = view(settled=600, rules=(DOWNGRADE, other))
+    assert decide(call(200, costs=costs), [easy, full]).action == Action.HARD_STOP
+    assert decide(call(200, costs=costs), [view(settled=650, rules=(DOWNGRADE, other)), full]).model == "tiny"
+    # One that cannot do the job does not serve, so its price says nothing.
+    cheap = call(200, costs={"small": 1, "tiny": 5}, incapable=frozenset({"small"}))
+    assert decide(cheap, [easy]).model == "tiny"
 
 
 def test_row_4_cycles_are_cut():
     rules = (DOWNGRADE, Rule(frozenset({"small"}), "tiny"), Rule(frozenset({"tiny"}), "large"))
-    assert decide(call(100, costs={"small": 50, "tiny": 5}), [view(settled=800, rules=rules)]).model == "tiny"
+    decision = decide(call(100, costs={"small": 50, "tiny": 45}), [view(settled=980, rules=rules)])
+    assert outcome(decision) == (Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, "")
+    neither = call(100, costs={"small": 50, "tiny": 5}, incapable=frozenset({"small", "tiny"}))
+    assert decide(neither, [view(settled=800, rules=rules)]).model == "large"
     itself = (Rule(frozenset({"*"}), "large"),)
     assert decide(call(100), [view(settled=800, rules=itself)]).action == Action.WARN
+
+
+# A rule's own share ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settled", "action", "model"),
+    [
+        (699, Action.ALLOW, "large"),
+        (700, Action.WARN, "large"),
+        (849, Action.WARN, "large"),
+        (850, Action.DEGRADE, "small"),
+        (851, Action.DEGRADE, "small"),
+        (900, Action.DEGRADE, "small"),
+    ],
+)
+def test_a_rule_counts_from_its_own_share_on_to_the_nanodollar(settled, action, model):
+    rule = Rule(frozenset({"large"}), "small", at_e4=9_500)
+    decision = decide(call(100, costs={"small": 10}), [view(settled=settled, rules=(rule,))])
+    assert (decision.action, decision.model) == (action, model)
+    assert [(step.rule, step.share_e4) for step in decision.downgrades] == [(rule, 9_500)] * (model == "small")
+
+
+def test_a_share_that_is_no_whole_nanodollar_is_reached_by_the_next_one():
+    # 0.5 x 21 = 10.5
+    rule = Rule(frozenset({"large"}), "small", at_e4=5_000)
+    for cost, model in ((10, "large"), (11, "small")):
+        assert decide(call(cost, costs={"small": 1}), [view(limit=21, rules=(rule,))]).model == model
+
+
+def test_a_rule_below_the_soft_cap_downgrades_before_it_and_says_why():
+    rule = Rule(frozenset({"large"}), "small", at_e4=5_000)
+    decision = decide(call(100, costs={"small": 10}), [view(settled=400, rules=(rule,))])
+    assert outcome(decision) == (Action.DEGRADE, Reason.DOWNGRADE_RULE, "small")
+    assert decision.because is not None
+    assert decision.because.window_id == 1
+    assert decide(call(99, costs={"small": 10}), [view(settled=400, rules=(rule,))]).action == Action.ALLOW
+    refused = decide(call(100, costs={"small": 10}, allow_downgrade=False), [view(settled=400, rules=(rule,))])
+    assert (refused.reason, refused.because) == (Reason.DOWNGRADE_REFUSED, view(settled=400, rules=(rule,)))
+
+
+def test_a_rule_with_its_own_share_needs_no_soft_cap():
+    rule = Rule(frozenset({"large"}), "small", at_e4=9_000)
+    for settled, model in ((799, "large"), (800, "small")):
+        decision = decide(call(100, costs={"small": 10}), [view(settled=settled, soft_e4=None, rules=(rule,))])
+        assert decision.model == model
+
+
+def test_of_two_rules_for_a_model_the_one_with_the_higher_share_stands_first():
+    rules = (Rule(frozenset({"*"}), "tiny", at_e4=9_500), Rule(frozenset({"large"}), "small", at_e4=8_000))
+    costs = {"small": 50, "tiny": 5}
+    for settled, model in ((699, "large"), (700, "small"), (849, "small"), (850, "tiny")):
+        assert decide(call(100, costs=costs), [view(settled=settled, rules=rules)]).model == model
+    # The other way round the first is followed at any share, and the second only where that does not fit.
+    for settled, model in ((850, "small"), (950, "small"), (951, "tiny")):
+        assert decide(call(100, costs=costs), [view(settled=settled, rules=rules[::-1])]).model == model
+
+
+def test_a_rule_above_the_hard_cap_counts_where_the_call_would_pass_it():
+    rule = Rule(frozenset({"large"}), "small", at_e4=9_500)
+    capped = {"hard_e4": 9_000, "rules": (rule,)}
+    for settled, expected in ((800, "large"), (840, ""), (850, "small")):
+        decision = decide(call(100, costs={"small": 10}), [view(settled=settled, **capped)])
+        assert (decision.quote.model if decision.quote else "") == expected
+
+
+def test_windows_have_their_own_rules_and_the_first_that_counts_wins():
+    tiny = Rule(frozenset({"*"}), "tiny", at_e4=9_000)
+    agent, tenant = view(settled=700, rules=(tiny,)), view(settled=700, id=2, rules=(DOWNGRADE,))
+    costs = {"small": 50, "tiny": 5}
+    decision = decide(call(100, costs=costs), [agent, tenant])
+    assert (decision.model, decision.because) == ("small", tenant)
+    decision = decide(call(200, costs=costs), [agent, tenant])
+    assert (decision.model, decision.because) == ("tiny", agent)
+    assert decide(call(200, costs=costs), [tenant, agent]).model == "small"
+
+
+def test_rules_that_cannot_serve_change_nothing_below_the_soft_cap():
+    rule = Rule(frozenset({"large"}), "small", at_e4=5_000)
+    unpriced = decide(call(100), [view(settled=400, rules=(rule,))])
+    assert outcome(unpriced) == (Action.ALLOW, Reason.NONE, "large")
+    dearer = decide(call(100, costs={"small": 700}), [view(settled=400, rules=(rule,))])
+    assert outcome(dearer) == (Action.ALLOW, Reason.NONE, "large")
+    assert (dearer.because, dearer.downgrades) == (None, ())
+
+
+def test_waiting_comes_before_clamping_and_a_further_rule_before_both():
+    def quote(model: str) -> Quote | None:
+        each = {"large": 10, "small": 2, "tiny": 1}[model]
+        return Quote(model, 400 * each, fixed_picos=0, picos_per_output_token=each * 1000, max_tokens=400)
+
+    one = (Rule(frozenset({"large"}), "small", at_e4=9_000),)
+    both = (*one, Rule(frozenset({"small"}), "tiny", at_e4=9_500))
+    asked = Call("large", quote)
+    # small needs 800 and tiny 400.
+    assert decide(asked, [view(reserved=200, rules=one)]).model == "small"
+    assert decide(asked, [view(reserved=201, rules=one)]).action == Action.IN_FLIGHT
+    assert decide(asked, [view(reserved=201, rules=both)]).model == "tiny"
+    assert decide(asked, [view(reserved=601, rules=both)]).action == Action.IN_FLIGHT
+    clamped = decide(asked, [view(settled=201, rules=one)])
+    assert (clamped.model, clamped.clamped, clamped.quote.max_tokens) == ("small", True, 399)
+    assert [step.rule for step in clamped.downgrades] == list(one)
+    clamped = decide(asked, [view(settled=601, rules=both)])
+    assert (clamped.model, clamped.clamped, clamped.quote.max_tokens) == ("tiny", True, 399)
+    assert len(clamped.downgrades) == 2
+
+
+# And its other edges -----------------------------------------------------------------------------------------
 
 
 def test_row_4_a_model_that_cannot_do_the_job_is_stepped_over():
@@ -218,11 +365,11 @@ def test_row_4_a_model_without_a_price_is_stepped_over():
     assert decide(call(100), [view(settled=800, rules=rules)]).action == Action.WARN
 
 
-def test_row_4_the_longest_downgrade_that_fits_is_taken():
+def test_row_4_an_earlier_model_is_taken_where_it_alone_fits():
     # A rule may lead to a model that costs more for this call.
-    rules = (DOWNGRADE, Rule(frozenset({"small"}), "vast"))
-    decision = decide(call(300, costs={"small": 100, "vast": 400}), [view(settled=750, rules=rules)])
-    assert outcome(decision) == (Action.DEGRADE, Reason.SOFT_CAP, "small")
+    dearer = Rule(frozenset({"large"}), "vast")
+    decision = decide(call(100, costs={"vast": 400}), [view(settled=750, rules=(dearer,))])
+    assert outcome(decision) == (Action.WARN, Reason.SOFT_CAP, "large")
 
 
 def test_row_4_a_caller_may_refuse_to_be_downgraded():
@@ -427,7 +574,12 @@ def test_thresholds_are_reached_exactly():
 
 MODELS = ("large", "small", "tiny")
 amounts = st.integers(0, 2000)
-rules = st.builds(Rule, st.frozensets(st.sampled_from((*MODELS, "*")), min_size=1), st.sampled_from(MODELS))
+rules = st.builds(
+    Rule,
+    st.frozensets(st.sampled_from((*MODELS, "*")), min_size=1),
+    st.sampled_from(MODELS),
+    st.none() | st.integers(1, 10_000),
+)
 policies = st.builds(
     Policy,
     hard_e4=st.integers(5_000, 10_000),
@@ -491,7 +643,13 @@ def test_every_answer_is_whole(asked, views):
         assert (decision.action == Action.DEGRADE) == (decision.model != asked.model)
         assert decision.quote.capable or decision.model == asked.model
         assert asked.allow_downgrade or decision.action != Action.DEGRADE
-        assert (decision.because is not None) == (decision.reason == Reason.SOFT_CAP)
+        assert (decision.because is not None) == (decision.reason in (Reason.SOFT_CAP, Reason.DOWNGRADE_RULE))
+        assert bool(decision.downgrades) == (decision.action == Action.DEGRADE)
+        # Each further step was asked for by the money or the job.
+        for step in decision.downgrades[:-1]:
+            passed = asked.quote(step.rule.to)
+            fits = passed is not None and all(item.admits(passed.cost_nanos) for item in views)
+            assert not (fits and passed.capable)
     else:
         assert decision.reason
     if decision.clamped:

@@ -33,6 +33,20 @@ GIVEN: list[tuple[str, Any, str, Any, Any]] = [
         [{"from": ["a", "b"], "to": "c"}, {"from": ["*"], "to": "d"}],
         (Rule(frozenset("ab"), "c"), Rule(frozenset("*"), "d")),
     ),
+    (
+        "downgrade_rules",
+        [{"from": ["a"], "to": "b", "at": 0.95}, {"from": "*", "to": "c", "at": None}],
+        "a -> b at 0.950\n* -> c",
+        [{"from": ["a"], "to": "b", "at": "0.95"}, {"from": ["*"], "to": "c"}],
+        (Rule(frozenset("a"), "b", 9_500), Rule(frozenset("*"), "c")),
+    ),
+    (
+        "downgrade_rules",
+        [{"from": ["at"], "to": "at", "at": Decimal("1.0000")}],
+        "at → at at 1",
+        [{"from": ["at"], "to": "at", "at": "1"}],
+        (Rule(frozenset(["at"]), "at", 10_000),),
+    ),
     ("disabled_tools", ["x", "y", "x"], "x, y", ["x", "y"], frozenset("xy")),
     ("disabled_tools", ["none"], "none,none", ["none"], frozenset(["none"])),
 ]
@@ -55,6 +69,15 @@ def test_a_value_is_the_same_however_it_is_given(column: str, given: Any, typed:
         ("downgrade_rules", "a, b"),
         ("downgrade_rules", "-> b"),
         ("downgrade_rules", "a -> b -> c"),
+        ("downgrade_rules", "a -> b at"),
+        ("downgrade_rules", "a -> b at often"),
+        ("downgrade_rules", "a -> b at 0"),
+        ("downgrade_rules", "a -> b at 1.0001"),
+        ("downgrade_rules", "a -> b at -0.5"),
+        ("downgrade_rules", "a -> b at 0.12345"),
+        ("downgrade_rules", "a -> b at 90%"),
+        ("downgrade_rules", "a -> b at 0.9 at 0.8"),
+        ("downgrade_rules", "a -> b c"),
     ],
 )
 def test_what_is_typed_wrong_is_refused_at_its_field(column: str, typed: str) -> None:
@@ -71,6 +94,10 @@ def test_what_is_typed_wrong_is_refused_at_its_field(column: str, typed: str) ->
         ("clamp_min_tokens", -1),
         ("clamp_min_tokens", True),
         ("clamp_min_tokens", "8"),
+        ("downgrade_rules", [{"from": ["a"], "to": "b", "at": True}]),
+        ("downgrade_rules", [{"from": ["a"], "to": "b", "at": float("nan")}]),
+        ("downgrade_rules", [{"from": ["a"], "to": "b", "at": []}]),
+        ("downgrade_rules", [{"from": ["a"], "to": "b", "share": "0.9"}]),
     ],
 )
 def test_what_no_column_holds_is_refused(column: str, given: Any) -> None:

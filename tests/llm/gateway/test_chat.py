@@ -83,6 +83,33 @@ def test_near_the_soft_cap_the_cheaper_model_serves_and_the_caller_is_told(produ
     assert entry_of(response).model_served == "mistral-small-2603"
 
 
+def test_a_downgrade_is_one_step_and_not_off_the_cliff(product: Product) -> None:
+    rules = [
+        {"from": ["mistral-large-latest"], "to": "mistral-small-latest"},
+        {"from": ["*"], "to": "ministral-3b-latest"},
+    ]
+    make.budget("0.001", downgrade_rules=rules)
+    ledger_at(product, "0.0009")
+    response = product.chat(product.key(), max_tokens=10)
+    assert response.headers["x-model-served"] == "mistral-small-latest"
+
+
+def test_a_rule_with_a_share_of_its_own_counts_from_there_on(product: Product) -> None:
+    rules = [
+        {"from": ["*"], "to": "ministral-3b-latest", "at": "0.95"},
+        {"from": ["mistral-large-latest"], "to": "mistral-small-latest", "at": "0.5"},
+    ]
+    make.budget("0.01", downgrade_rules=rules)
+    ledger_at(product, "0.006")
+    response = product.chat(product.key(), max_tokens=10)
+    assert response.headers["x-model-served"] == "mistral-small-latest"
+    assert response.headers["x-downgrade-reason"] == "downgrade_rule of tenant:acme per day"
+    ledger_at(product, "0.00355")
+    response = product.chat(product.key(), max_tokens=10)
+    assert response.headers["x-model-served"] == "ministral-3b-latest"
+    assert response.headers["x-downgrade-reason"] == "soft_cap of tenant:acme per day"
+
+
 def test_disabled_tools_are_taken_from_the_request_near_the_soft_cap(product: Product) -> None:
     make.budget("0.01", soft_cap="0.0100", disabled_tools=["search"])
     tools = [{"type": "function", "function": {"name": n, "parameters": {}}} for n in ("search", "lookup")]

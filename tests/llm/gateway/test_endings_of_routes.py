@@ -107,7 +107,7 @@ ENDINGS: Mapping[str, Ending] = {
     "cut": Ending(Left(502, HELD, "upstream_cut"), do="cut-stream=2", stream=Left(200, PART, "upstream_cut")),
     "timeout": Ending(Left(504, HELD, "upstream_timeout"), do="latency=5", arrange=silent),
     "silence in mid-stream": Ending(
-        Left(200, TRUE), do="pace=5", arrange=silent, stream=Left(200, PART, "upstream_timeout")
+        Left(200, TRUE), do="pace=5", arrange=silent, stream=Left(200, HELD, "upstream_timeout")
     ),
     "unreachable": Ending(Left(502, NONE), arrange=unreachable),
     "400": Ending(Left(400, NONE), do="status=400"),

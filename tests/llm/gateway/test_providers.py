@@ -689,3 +689,35 @@ def test_embeddings_are_made_and_charged(product: Product, fakes: dict[str, Fake
     assert response.json()["data"][0]["embedding"] == [0.1, 0.2]
     assert entry().cost_nanos == 5 * INPUT
     assert fakes["openai"].seen[-1].body == body
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        {"reasoning_content": "x" * 50_000},
+        {"reasoning": "x" * 50_000},
+        {"refusal": "x" * 50_000},
+        {"annotations": [{"text": "x" * 50_000}]},
+        {"name": "x" * 50_000},
+        {"a_field_of_tomorrow": {"deep": ["x" * 50_000]}},
+    ],
+)
+def test_what_only_some_providers_are_sent_is_held_for_there(
+    product: Product, fake: Fake, provider: str, model: str, hidden: dict[str, Any]
+) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", **hidden}]
+    product.chat(product.key(), model=model, messages=messages, max_tokens=10)
+    held = Reservation.objects.get().amount_nanos
+    left = json.dumps(fake.seen[-1].body)
+    # A byte of what left is a token at most.
+    assert held >= (len(left) - 600) * INPUT
+    assert ("x" * 50_000 in left) is (provider == "openai" and held > 50_000 * INPUT)
+
+
+def test_fields_of_endpoints_of_one_s_own_are_counted_and_passed_on(
+    product: Product, openai_fake: openai_api.OpenAI
+) -> None:
+    schema = {"type": "object", "description": "x" * 5_000}
+    product.chat(product.key(), model=MODELS["openai"], guided_json=schema)
+    assert openai_fake.seen[-1].body["guided_json"] == schema
+    assert Reservation.objects.get().amount_nanos > 5_000 * INPUT

@@ -728,3 +728,29 @@ def test_no_answer_breaks_the_reader(answer: Any, writes: bool) -> None:
             assert 0 <= found.cached_tokens <= found.input_tokens <= 2**53
             assert 0 <= found.output_tokens <= 2**53
             assert found.units > 0
+
+
+def test_answers_that_are_counted_one_by_one_have_one_prompt_and_each_its_output() -> None:
+    parts = [Usage(model="m", input_tokens=10, output_tokens=3), Usage(model="m", input_tokens=10, output_tokens=4)]
+    both = usage.together(parts)
+    assert both is not None
+    assert (both.input_tokens, both.output_tokens, both.units) == (10, 7, 17)
+    assert usage.together([]) is None
+
+
+@pytest.mark.parametrize(
+    ("chunk", "answer"),
+    [
+        ({"choices": [{"index": 2, "usage": {"prompt_tokens": 1}}]}, 2),
+        ({"choices": [{"usage": {"prompt_tokens": 1}}]}, 0),
+        ({"choices": [{"index": "odd", "usage": {}}]}, 0),
+        ({"choices": [{"index": 2, "usage": {"prompt_tokens": 1}}], "usage": {"prompt_tokens": 1}}, None),
+        ({"choices": [{"index": 2}]}, None),
+        ({"choices": [{"usage": {}}, {"usage": {}}]}, None),
+        ({"choices": ["odd"]}, None),
+        ({"choices": "odd"}, None),
+        ({}, None),
+    ],
+)
+def test_whose_count_a_chunk_has(chunk: dict[str, Any], answer: int | None) -> None:
+    assert usage.counted_answer(chunk) == answer
