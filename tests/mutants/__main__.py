@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,11 @@ def run(modules: list[str], *, tests: list[str], workers: int) -> int:
     if code != pytest.ExitCode.OK:
         return 1
     spared = Counter(mutant.path for mutant in made if key(mutant) in equivalent)
-    return report(modules, runner.results, spared)
+    obsolete = sorted(row for row in equivalent - {key(mutant) for mutant in made} if row[0] in modules)
+    for path, name, was, now in obsolete:
+        print(f"\n{path} {name}: equivalent.toml names a change that is no longer made", diff(was, now), sep="\n")
+    low = report(modules, runner.results, spared)
+    return 1 if low or obsolete else 0
 
 
 def named_equivalent() -> set[tuple[str, str, str, str]]:
@@ -71,24 +74,26 @@ def key(mutant: Mutant) -> tuple[str, str, str, str]:
 
 def tell(mutant: Mutant, result: str) -> None:
     if result != KILLED:
-        print(f"\n{mutant.path}:{mutant.first_line} {mutant.name} {result}")
-        print("\n".join([*prefixed("- ", mutant.was), *prefixed("+ ", mutant.now)]), flush=True)
+        print(f"\n{mutant.path}:{mutant.first_line} {mutant.name} {result}", diff(mutant.was, mutant.now), sep="\n")
+        sys.stdout.flush()
 
 
-def report(modules: list[str], results: list[tuple[Mutant, str]], spared: Counter[str]) -> int:
+def diff(was: str, now: str) -> str:
+    return "\n".join(sign + line for sign, text in (("- ", was), ("+ ", now)) for line in text.split("\n"))
+
+
+def report(modules: list[str], results: list[tuple[Mutant, str]], spared: Counter[str]) -> list[str]:
+    """Prints the table; returns the modules below the mark."""
     print(f"\n{'module':<40} {'mutants':>8} {'killed':>8} {'share':>7}  equivalent")
-    low = 0
+    low = []
     for module in modules:
         became = Counter(result for mutant, result in results if mutant.path == module)
         count, killed = became.total(), became[KILLED]
         share = 100 * killed / count if count else 100.0
-        low += share < AT_LEAST
+        if share < AT_LEAST:
+            low.append(module)
         print(f"{module:<40} {count:>8} {killed:>8} {share:>6.1f}%  {spared[module]}")
-    return 1 if low else 0
-
-
-def prefixed(sign: str, text: str) -> Iterable[str]:
-    return [sign + line for line in text.split("\n")]
+    return low
 
 
 if __name__ == "__main__":

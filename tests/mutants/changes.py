@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNSEEN_CALLS = {"cast", "assert_never", "TypeVar", "NewType", "ParamSpec", "getLogger"}
 UNSEEN_NAMES = {"__all__", "__slots__"}
 LOGGERS = {"log", "logger", "logging"}
+NOTHING = m.Name("None") | m.Name("False")
 ENUMERATIONS = {"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag", "TextChoices", "IntegerChoices"}
 
 
@@ -101,6 +102,9 @@ class Place:
         ):
             return Place(self.positions, name, in_function, self.first_line, self.last_line)
         lines = self.positions[node]
+        if isinstance(node, cst.FunctionDef):
+            # Its defaults count wherever it is called.
+            return Place(self.positions, name, in_function, lines.start.line, lines.end.line)
         body = getattr(node, "body", None)
         last_line = self.positions[body].start.line if isinstance(body, cst.BaseSuite) else lines.end.line
         return Place(self.positions, name, in_function, lines.start.line, max(last_line, lines.start.line))
@@ -133,6 +137,9 @@ def replacements(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         if operator is operator_string:
             # One other text is enough: those in capitals and in small letters fail with it.
             made = list(made)[:1]
+        if isinstance(node, cst.Assign | cst.AnnAssign) and m.matches(node.value, NOTHING):
+            # Another nothing is no other program; a False becomes True all the same.
+            made = []
         if isinstance(node, cst.Call):
             made = [instead for instead in made if isinstance(instead, cst.Call) and comparable(node, instead)]
         yield from made

@@ -78,6 +78,8 @@ class MutantRunner:
         measured = coverage.Coverage(
             data_file=None, config_file=False, include=[str(ROOT / path) for path in paths], concurrency="thread"
         )
+        # That no test comes by is a result here.
+        measured.set_option("run:disable_warnings", ["no-data-collected"])
         measured.start()
         for item, following in pairs(session.items):
             measured.switch_context(item.nodeid)
