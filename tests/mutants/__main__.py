@@ -34,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="paths such as governance/rules/money.py; without, all")
     parser.add_argument("--tests", nargs="+", help="these tests alone, rather than all that know the module's folder")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth mutant alone, for a quick look")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     modules = chosen.modules or [str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).glob("*.py")]
@@ -42,15 +43,16 @@ def main() -> int:
         rooms.setdefault(str(Path(module).parent), []).append(module)
     if len(rooms) == 1:
         (room,) = rooms
-        return run(rooms[room], tests=chosen.tests or ROOMS[room], workers=chosen.workers)
-    command = [sys.executable, "-m", "tests.mutants", "--workers", str(chosen.workers)]
+        return run(rooms[room], tests=chosen.tests or ROOMS[room], every=chosen.every, workers=chosen.workers)
+    command = [sys.executable, "-m", "tests.mutants", "--workers", str(chosen.workers), "--every", str(chosen.every)]
     return max(subprocess.run([*command, *rooms[room]], cwd=ROOT).returncode for room in rooms)
 
 
-def run(modules: list[str], *, tests: list[str], workers: int) -> int:
+def run(modules: list[str], *, tests: list[str], every: int, workers: int) -> int:
     made = [mutant for module in modules for mutant in mutants(module, (ROOT / module).read_text(encoding="utf-8"))]
     equivalent = named_equivalent()
-    runner = MutantRunner([mutant for mutant in made if key(mutant) not in equivalent], workers=workers, tell=tell)
+    tried = [mutant for mutant in made if key(mutant) not in equivalent][::every]
+    runner = MutantRunner(tried, workers=workers, tell=tell)
     options = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "--capture=no", "--tb=short"]
     code = pytest.main([*options, *tests], plugins=[runner])
     if code != pytest.ExitCode.OK:
