@@ -1,17 +1,21 @@
 """Put one change into a product that is loaded already, so that no test has to be collected anew.
 
-A function keeps its identity and gets other code; a constant is set wherever it was imported under its name; what a
-class says in its body (the defaults of a dataclass) is set on the class. Only ever in a forked process, which ends.
+The changed module runs again in its own place, statement by statement. Its functions and classes stay the ones that
+everybody has imported, and get other code; its constants become others wherever they were imported under their name.
+So a change reaches whatever the module makes of it when it is loaded. Only ever in a forked process, which ends.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dataclasses
+import enum
 import functools
 import inspect
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 from tests.mutants.changes import Mutant
@@ -23,89 +27,91 @@ class CannotBeApplied(Exception):
 
 def apply(mutant: Mutant) -> None:
     module = sys.modules[module_name(mutant.path)]
-    if not mutant.name:
-        set_constants(module, mutant)
-        return
-    fresh: dict[str, Any] = {key: value for key, value in vars(module).items() if key.startswith("__")}
-    try:
-        exec(compile(mutant.source, str(module.__file__), "exec"), fresh)
-    except Exception as error:
-        raise CannotBeApplied from error
-    owner, _, last = mutant.name.rpartition(".")
-    # Read from the module and the classes themselves, since a descriptor would answer for what it wraps.
-    old_owner, new_owner = vars(module), fresh
-    for part in owner.split(".") if owner else []:
-        old_owner, new_owner = vars(old_owner[part]), vars(new_owner[part])
-    if mutant.in_function:
-        replace_code(old_owner[last], new_owner[last])
-    else:
-        set_attributes(old_owner[last], new_owner[last])
+    values, before = vars(module), dict(vars(module))
+    flags = __future__.annotations.compiler_flag if before.get("annotations") is __future__.annotations else 0
+    for statement in ast.parse(mutant.source).body:
+        code = compile(ast.Module([statement], []), str(module.__file__), "exec", flags, dont_inherit=True)
+        found = dict(values)
+        try:
+            exec(code, values)
+        except Exception as error:
+            raise CannotBeApplied from error
+        for name, new in list(values.items()):
+            if new is not found.get(name) and name in before:
+                values[name] = in_place_of(before[name], new, module)
+    for name, old in before.items():
+        if values[name] is not old:
+            import_anew(name, old, values[name])
 
 
 def module_name(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def replace_code(old: Any, new: Any) -> None:
+def in_place_of(old: Any, new: Any, module: types.ModuleType) -> Any:
+    if isinstance(old, type) and isinstance(new, type):
+        # Members of enumerations are not changed.
+        if old.__module__ == module.__name__ and not issubclass(old, enum.Enum):
+            change_class(old, new, module)
+        return old
+    if is_written_in(old, module) and is_written_in(new, module):
+        change_function(old, new)
+        return old
+    try:
+        return old if type(old) is type(new) and bool(old == new) else new
+    except Exception:
+        return new
+
+
+def change_class(old: type, new: type, module: types.ModuleType) -> None:
+    before: Mapping[str, Any] = vars(old)
+    for name, value in list(vars(new).items()):
+        if is_written_in(value, module) and is_written_in(before.get(name), module):
+            change_function(before[name], value)
+        elif not name.startswith("__") and not isinstance(value, types.MemberDescriptorType):
+            setattr(old, name, value)
+    if dataclasses.is_dataclass(new):
+        for name in ("__init__", "__dataclass_fields__", "__match_args__"):
+            if not is_written_in(before.get(name), module):
+                setattr(old, name, getattr(new, name))
+
+
+def is_written_in(value: Any, module: types.ModuleType) -> bool:
+    """Whether a function's text is in the module, whatever wraps it; one that a function has made is a constant."""
+    function = function_of(value)
+    return (
+        function is not None
+        and function.__code__.co_filename == module.__file__
+        and ("<locals>" not in function.__qualname__)
+    )
+
+
+def function_of(value: Any) -> types.FunctionType | None:
+    match value:
+        case property():
+            value = value.fget
+        case functools.cached_property():
+            value = value.func
+        case classmethod() | staticmethod():
+            value = value.__func__
+    if not callable(value) or isinstance(value, type):
+        return None
+    function = inspect.unwrap(value)
+    return function if isinstance(function, types.FunctionType) else None
+
+
+def change_function(old: Any, new: Any) -> None:
     if callable(forget := getattr(old, "cache_clear", None)):
         forget()
     target, source = function_of(old), function_of(new)
+    assert target is not None
+    assert source is not None
     target.__code__ = source.__code__
     target.__defaults__ = source.__defaults__
     target.__kwdefaults__ = source.__kwdefaults__
 
 
-def function_of(wrapped: Any) -> types.FunctionType:
-    match wrapped:
-        case property():
-            wrapped = wrapped.fget
-        case functools.cached_property():
-            wrapped = wrapped.func
-        case classmethod() | staticmethod():
-            wrapped = wrapped.__func__
-    function = inspect.unwrap(wrapped)
-    assert isinstance(function, types.FunctionType)
-    return function
-
-
-def set_attributes(old: type, new: type) -> None:
-    for name, value in vars(new).items():
-        if (
-            name.startswith("__")
-            or inspect.isroutine(value)
-            or isinstance(value, types.MemberDescriptorType | property)
-        ):
-            continue
-        setattr(old, name, value)
-    if dataclasses.is_dataclass(new):
-        old.__init__ = new.__init__  # type: ignore[misc]
-        old.__dataclass_fields__ = new.__dataclass_fields__  # type: ignore[attr-defined]
-
-
-def set_constants(module: types.ModuleType, mutant: Mutant) -> None:
-    """The changed constant, and those of its module that are made from it."""
-    statements = ast.parse(mutant.source).body
-    changed: set[str] = set()
-    for index, statement in enumerate(statements):
-        if index == mutant.statement or (
-            isinstance(statement, ast.Assign | ast.AnnAssign) and reads(statement, changed)
-        ):
-            changed |= run_statement(module, statement)
-
-
-def reads(statement: ast.stmt, names: set[str]) -> bool:
-    return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(statement))
-
-
-def run_statement(module: types.ModuleType, statement: ast.stmt) -> set[str]:
-    before = dict(vars(module))
-    try:
-        exec(compile(ast.Module([statement], []), str(module.__file__), "exec"), vars(module))
-    except Exception as error:
-        raise CannotBeApplied from error
-    changed = {name for name, value in vars(module).items() if before.get(name) is not value}
-    for other in list(sys.modules.values()):
-        for name in changed:
-            if other is not module and name in before and vars(other).get(name) is before[name]:
-                setattr(other, name, vars(module)[name])
-    return changed
+def import_anew(name: str, old: Any, new: Any) -> None:
+    for module in list(sys.modules.values()):
+        if module is not None and vars(module).get(name) is old:
+            setattr(module, name, new)

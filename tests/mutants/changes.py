@@ -166,6 +166,11 @@ def unseen(node: cst.CSTNode) -> bool:
             return True
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]) if name in UNSEEN_NAMES:
             return True
+        case cst.Assign(
+            targets=[cst.AssignTarget(target=cst.Name(value=name))], value=cst.Subscript() | cst.BinaryOperation()
+        ):
+            # A name for a type is written as a class is.
+            return name[0].isupper() and not name.isupper()
         case cst.If(test=cst.Name(value="TYPE_CHECKING")):
             return True
         case cst.ClassDef(bases=bases) if any(m.matches(base.value, m.Name()) for base in bases):

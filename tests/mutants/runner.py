@@ -33,6 +33,8 @@ from tests.mutants.changes import ROOT, Mutant
 CPU_S, WALL_S, FACTOR = 2, 60, 5
 MEMORY_BYTES = 2 << 30
 
+# Coverage's context before the first test.
+LOADED = ""
 KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
 
 
@@ -45,8 +47,14 @@ class MutantRunner:
         self.workers = workers
         self.results: list[tuple[Mutant, str]] = []
         self.durations: dict[str, float] = {}
-        # By path and line, the tests that pass there.
+        # By path and line, the tests that pass there, and LOADED.
         self.passing: dict[str, dict[int, set[str]]] = {}
+        paths = sorted({str(ROOT / mutant.path) for mutant in mutants})
+        self.measured = coverage.Coverage(data_file=None, config_file=False, include=paths, concurrency="thread")
+        # That no test comes by is a result here.
+        self.measured.set_option("run:disable_warnings", ["no-data-collected"])
+        # From before anything is loaded: what a module does then counts for all who use it.
+        self.measured.start()
         self.killers: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     @pytest.hookimpl(tryfirst=True)
@@ -74,22 +82,15 @@ class MutantRunner:
         return True
 
     def run_unchanged(self, session: pytest.Session) -> None:
-        paths = sorted({mutant.path for mutant in self.mutants})
-        measured = coverage.Coverage(
-            data_file=None, config_file=False, include=[str(ROOT / path) for path in paths], concurrency="thread"
-        )
-        # That no test comes by is a result here.
-        measured.set_option("run:disable_warnings", ["no-data-collected"])
-        measured.start()
         for item, following in pairs(session.items):
-            measured.switch_context(item.nodeid)
+            self.measured.switch_context(item.nodeid)
             start = time.perf_counter()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             self.durations[item.nodeid] = time.perf_counter() - start
-        measured.stop()
-        for path in paths:
-            by_line = measured.get_data().contexts_by_lineno(str(ROOT / path))
-            self.passing[path] = {line: set(names) - {""} for line, names in by_line.items()}
+        self.measured.stop()
+        for path in {mutant.path for mutant in self.mutants}:
+            by_line = self.measured.get_data().contexts_by_lineno(str(ROOT / path))
+            self.passing[path] = {line: set(names) for line, names in by_line.items()}
 
     def run_mutants(self, items: dict[str, pytest.Item]) -> None:
         running: dict[int, tuple[Mutant, int]] = {}
@@ -115,11 +116,13 @@ class MutantRunner:
         self.tell(mutant, result)
 
     def tests_of(self, mutant: Mutant) -> list[str]:
+        """Those that pass the changed statement, the likeliest to fail first; and where it is run when the module is
+        loaded, whoever passes by any other, or all."""
         lines = self.passing[mutant.path]
-        if mutant.in_function:
-            passing = set().union(*(lines.get(n, set()) for n in range(mutant.first_line, mutant.last_line + 1)))
-        else:
-            passing = set().union(*lines.values()) or set(self.durations)
+        own = set().union(*(lines.get(n, set()) for n in range(mutant.first_line, mutant.last_line + 1)))
+        passing = own - {LOADED}
+        if LOADED in own or not mutant.in_function:
+            passing = set().union(*lines.values()) - {LOADED} or set(self.durations)
         recent = [test for test in self.killers[mutant.path, mutant.name] if test in passing]
         return recent + sorted(passing - set(recent), key=self.durations.__getitem__)
 
