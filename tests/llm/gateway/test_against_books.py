@@ -562,6 +562,9 @@ def test_a_new_connection_that_ends_at_once_is_no_idle_one(product: Product, boo
     booked.usual = Answer(script=["close"], tokens=50)
     assert ask(product, key, stream=False)[0] == 502
     assert holds_by_the_books(booked)
+    # Once at each model that stands in.
+    asked = [entry.model for entry in booked.books.entries]
+    assert len(asked) == len(set(asked)) == Reservation.objects.count()
 
 
 def test_a_model_that_nothing_holds_back_is_stopped(product: Product, booked: BookedUpstream, key: str) -> None:
