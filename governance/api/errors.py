@@ -14,10 +14,11 @@ from rest_framework.views import set_rollback
 
 from governance import idempotency
 from governance.actions import reservations
+from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotOpen
+from governance.rules.errors import Conflict, FieldError, NotOpen, OverBound
 from governance.rules.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -36,6 +37,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.Throttled, 429, "rate_limit_exceeded"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
+    (OverBound, 422, BEYOND),
     (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),
     (idempotency.KeyReused, 422, "idempotency_mismatch"),
@@ -46,6 +48,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (results.AlreadyResolved, 409, "reservation_resolved"),
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
+    (results.OutOfBounds, 422, BEYOND),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
@@ -81,6 +84,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         status, code = found
     else:
         return None
+    if isinstance(error, drf.ValidationError) and _first(error.detail)[1].code == BEYOND:
+        status, code = 422, BEYOND
     code = getattr(error, "own_code", code)
     param, message = _explain(error, code)
     request = context.get("request")
@@ -103,15 +108,16 @@ def _explain(error: Exception, code: str) -> tuple[str | None, str]:
     if code in MESSAGES:
         return None, MESSAGES[code]
     if isinstance(error, drf.ValidationError):
-        return _first(error.detail)
+        path, complaint = _first(error.detail)
+        return path or None, f"{path}: {complaint}" if path else str(complaint)
     if isinstance(error, drf.APIException):
         return None, str(error.detail)
     field = getattr(error, "field", "")
     return field or None, f"{field}: {error}" if field else str(error)
 
 
-def _first(detail: Any, path: str = "") -> tuple[str | None, str]:
-    """The first complaint in a serializer's nested errors, and the path to its field: `downgrade_rules.0.to`."""
+def _first(detail: Any, path: str = "") -> tuple[str, drf.ErrorDetail]:
+    """The path to the first field that a serializer's nested errors complain of, `downgrade_rules.0.to`, and how."""
     if isinstance(detail, dict):
         for name, inner in detail.items():
             if inner:
@@ -122,8 +128,8 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, str]:
             if isinstance(inner, dict | list) and inner:
                 return _first(inner, f"{path}.{index}".strip("."))
             if inner:
-                return path or None, f"{path}: {inner}" if path else str(inner)
-    return path or None, str(detail)
+                return path, inner
+    return path, drf.ErrorDetail(detail)
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:

@@ -13,10 +13,10 @@ from rest_framework.response import Response
 from governance.actions import reservations
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Dollars, Moment, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
-from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead
+from governance.api.spend import TOKENS, cost_of, refuse_misdated
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved
@@ -40,9 +40,9 @@ class ReserveRequest(DecisionRequest):
 
 
 class UsageBody(Strict):
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    input_tokens = Count(required=False, default=0)
+    cached_tokens = Count(required=False, default=0)
+    output_tokens = Count(required=False, default=0)
 
 
 class SettleRequest(UsageBody):
@@ -212,7 +212,7 @@ class ReservationSettle(ReservationAct):
         """Charge what the call cost and return the rest of the hold, once. One that has expired is settled late."""
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
-        not_ahead(asked, now=self.now)
+        refuse_misdated(asked, now=self.now)
         operation = _settlement(held, asked)
         try:
             done = _carry_out(self, operation)

@@ -16,7 +16,7 @@ from governance import ledger, ports
 from governance.actions import corrections, spend_reports
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
-from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, PeriodQuery, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.views import ListView, columns_of, describe_list, presenter
@@ -25,11 +25,14 @@ from governance.ledger.results import RecordResult
 from governance.models import SpendEntry
 from governance.queries import spend
 from governance.queries.spend import GROUPS, MEASURES, TimeRange
+from governance.rules import money
 from governance.rules.calls import Usage
+from governance.rules.errors import OverBound
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
-MOST_TOKENS = 10**12
+# What is older is no news but a mistake, and its hour may be proved and purged already.
+OLDEST_REPORT = timedelta(days=400)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
@@ -50,9 +53,9 @@ class ReportBody(CallerFields):
     model = Text(max_length=120, required=False, default="", allow_blank=True)
     provider = Text(max_length=40, required=False, default="mistral")
     cost = Dollars(required=False)
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    input_tokens = Count(required=False, default=0)
+    cached_tokens = Count(required=False, default=0)
+    output_tokens = Count(required=False, default=0)
     occurred_at = Moment(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +193,7 @@ class Spend(OnceView, ListView):
     def post(self, request: Request) -> Response:
         """Charge a call made elsewhere. A repeated request_id answers 200 and charges nothing."""
         asked = self.valid(ReportBody, request.data)
-        not_ahead(asked, now=self.now)
+        refuse_misdated(asked, now=self.now)
         done = self._recorded(self._operation(asked))
         answer = {
             "id": done.entry_id,
@@ -238,10 +241,13 @@ class SpendSummary(ListView):
         return self.answered([_printed(row) for row in rows], columns=columns, total=total, calls=calls)
 
 
-def not_ahead(asked: dict[str, Any], *, now: datetime) -> None:
-    """Refuse a call that has not happened yet."""
-    if asked.get("occurred_at", now) > now + CLOCK_SKEW:
-        raise serializers.ValidationError({"occurred_at": ["is in the future."]})
+def refuse_misdated(asked: dict[str, Any], *, now: datetime) -> None:
+    """Refuse a call that has not happened yet, or so long ago that it cannot be meant."""
+    at = asked.get("occurred_at", now)
+    if at > now + CLOCK_SKEW:
+        raise OverBound("occurred_at", "is in the future.")
+    if at < now - OLDEST_REPORT:
+        raise OverBound("occurred_at", f"is more than {OLDEST_REPORT.days} days ago.")
 
 
 def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
@@ -251,6 +257,7 @@ def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
     priced = ports.true_cost(usage)
     if priced is None:
         raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
+    money.refuse_beyond("cost", priced[0], most=money.MAX_AMOUNT_NANOS)
     return priced
 
 

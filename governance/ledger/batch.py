@@ -33,6 +33,7 @@ from governance.ledger.operations import (
 from governance.ledger.results import AlreadyResolved, ReservationUnknown
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
+from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
@@ -217,7 +218,7 @@ class Batch:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
             running = [a for a in mine if a.starts_at <= self.now]
             changes = [a.starts_at for a in mine if a.starts_at > self.now] + [a.ends_at for a in running if a.ends_at]
-            extra_nanos = sum(a.amount_nanos for a in running)
+            extra_nanos = min(money.MAX_LIMIT_NANOS, sum(a.amount_nanos for a in running))
             row.extra_until = min(changes, default=None)
             row.dirty = True
             if extra_nanos != row.extra_nanos:
@@ -233,7 +234,9 @@ class Batch:
             sql.insert_reservations(list(self.new_reservations.values()))
             sql.update_reservations(row for row in self.reservations.values() if row.dirty)
             sql.insert_entries(self.entries, self.now)
-            sql.add_to_rollups(self.entries)
+            # Reports and corrections can be refused where an hour's sum is full; what was held lands.
+            refusing = any(isinstance(op, Record | Adjust) for op in self.operations)
+            sql.add_to_rollups(self.entries, refusing=refusing)
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
             limits.update_buckets((row for row in self.buckets.values() if row.dirty), self.now)
@@ -253,10 +256,17 @@ class Batch:
         return row
 
     def post(self, entry: EntryRow) -> None:
+        """Add a line, and its cost to its windows.
+
+        A sum stops at its bound, and stays there: what is spent lands whatever the sum says, and the lines have all of
+        it. Such a window is far beyond any limit, so nothing is let through by that; a repair counts it anew.
+        """
         self.entries.append(entry)
         for id in entry.windows:
-            self.windows[id].settled_nanos += entry.cost_nanos
-            self.refresh(self.windows[id])
+            window = self.windows[id]
+            if window.settled_nanos < money.MAX_SUM:
+                window.settled_nanos = min(money.MAX_SUM, window.settled_nanos + entry.cost_nanos)
+            self.refresh(window)
 
     def refresh(self, window: WindowRow, *, reason: str = "", actor: str = "") -> None:
         """Settled money or the limit changed: bring state and thresholds up to date, each change one event."""

@@ -41,6 +41,7 @@ from governance.ledger.results import (
     AlreadyResolved,
     LedgerError,
     LedgerUnavailable,
+    OutOfBounds,
     PeriodResult,
     RecordResult,
     ReservationUnknown,
@@ -48,6 +49,7 @@ from governance.ledger.results import (
     SettleResult,
 )
 from governance.ledger.sql_dialect import by_index, together
+from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, decide
 
@@ -68,6 +70,8 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 ATTEMPTS = 6
+# How the names of the tables' constraints on sums end.
+BOUNDS = "within_bounds"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,6 +111,10 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
         results = _run(operations, now, calmly=True)
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
+    except IntegrityError as error:
+        if (beyond := _beyond_bounds(error)) is None:
+            raise
+        raise beyond from error
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -240,6 +248,8 @@ def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
 
 def _explained(operation: Operation, error: Exception) -> Any:
     """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
+    if isinstance(error, IntegrityError) and (beyond := _beyond_bounds(error)):
+        return beyond
     if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
         held = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
         if held is not None:
@@ -254,6 +264,13 @@ def _explained(operation: Operation, error: Exception) -> Any:
         # Purged between our look and our commit.
         return ReservationUnknown(operation.corrects_id)
     return error
+
+
+def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
+    """What it means that one of the constraints on sums refused a statement; their names end alike."""
+    if BOUNDS not in str(error):
+        return None
+    return OutOfBounds("cost", f"brings an hour's sum over the bound of {money.whole_dollars(money.MAX_SUM)}")
 
 
 def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> list[Any]:

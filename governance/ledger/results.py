@@ -39,6 +39,14 @@ class AlreadyResolved(LedgerError):
         self.id, self.status = id, status
 
 
+class OutOfBounds(LedgerError):
+    """An amount, a count or a sum would pass its bound, see `governance.rules.money`; `field` is what asks for it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
 

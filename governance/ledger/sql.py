@@ -31,7 +31,7 @@ from governance.ledger.sql_dialect import (
     stamp,
     uuid,
 )
-from governance.rules import policy
+from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.policy import Policy
@@ -370,8 +370,11 @@ def insert_entries(new: Iterable[EntryRow], now: datetime) -> None:
     words.insert("governance_spendentry", _NEW_ENTRIES, _NEW_ENTRIES.rows(new, recorded_at=now))
 
 
-def add_to_rollups(new: Iterable[EntryRow]) -> None:
-    """Add entries to their hours' sums. Sorted, so that two batches never wait for each other in a circle."""
+def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
+    """Add entries to their hours' sums. Sorted, so that two batches never wait for each other in a circle.
+
+    A sum that would pass its bound stops there; or, where the batch is `refusing`, the table's constraint refuses it.
+    """
     sums: dict[tuple[int, datetime, str, str, str], tuple[int, ...]] = {}
     for row in new:
         hour = row.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -385,12 +388,15 @@ def add_to_rollups(new: Iterable[EntryRow]) -> None:
         )
         sums[key] = tuple(a + b for a, b in zip(sums.get(key, (0, 0, 0, 0, 0)), added, strict=True))
     table = "governance_spendrollup"
+    together = f"{table}.{{0}} + excluded.{{0}}"
+    if not refusing:
+        together = words.at_most(money.MAX_SUM, together)
     words.insert(
         table,
         _ROLLUPS,
         [(*key, *added) for key, added in sorted(sums.items())],
         tail=" ON CONFLICT (tenant_id, hour, agent, provider, model) DO UPDATE SET "
-        + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _FIGURES),
+        + ", ".join(f"{name} = {together.format(name)}" for name in _FIGURES),
     )
 
 

@@ -183,6 +183,10 @@ def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
 
 
+def at_most(bound: int, expression: str) -> str:
+    return f"{'LEAST' if is_postgres() else 'MIN'}({bound}, {expression})"
+
+
 def take_turns(table: str, *, alone: Collection[int], beside: Collection[int]) -> None:
     """Queue for rows of a table until the transaction ends: alone, or beside others who are not alone.
 
