@@ -63,22 +63,18 @@ class Dollars(serializers.Field[int, Any, str, Any]):
         if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
             raise serializers.ValidationError('must be an amount of dollars such as "12.50".')
         try:
-            nanos = money.nanos_from_dollars(data.strip() if isinstance(data, str) else data)
+            nanos = money.nanos_from_dollars(data.strip() if isinstance(data, str) else data, most=self.most)
         except money.TooMuch as error:
-            raise self._too_much() from error
+            most = money.whole_dollars(self.most)
+            raise serializers.ValidationError(f"must be at most {most}.", code=BEYOND) from error
         except money.AmountError as error:
             raise serializers.ValidationError(str(error)) from error
-        if nanos > self.most:
-            raise self._too_much()
         if nanos < self.minimum:
             self.fail("positive" if self.minimum else "negative")
         return nanos
 
     def to_representation(self, value: int) -> str:
         return money.format_dollars(value)
-
-    def _too_much(self) -> serializers.ValidationError:
-        return serializers.ValidationError(f"must be at most {money.whole_dollars(self.most)}.", code=BEYOND)
 
 
 class Count(serializers.IntegerField):

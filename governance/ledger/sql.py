@@ -374,6 +374,7 @@ def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
     """Add entries to their hours' sums. Sorted, so that two batches never wait for each other in a circle.
 
     A sum that would pass its bound stops there; or, where the batch is `refusing`, the table's constraint refuses it.
+    One at its bound stays: how far beyond it was, a repair counts anew.
     """
     sums: dict[tuple[int, datetime, str, str, str], tuple[int, ...]] = {}
     for row in new:
@@ -388,15 +389,16 @@ def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
         )
         sums[key] = tuple(a + b for a, b in zip(sums.get(key, (0, 0, 0, 0, 0)), added, strict=True))
     table = "governance_spendrollup"
-    together = f"{table}.{{0}} + excluded.{{0}}"
+    full = f"{table}.{{0}} = {money.MAX_SUM} AND excluded.{{0}} <= 0"
+    both = f"{table}.{{0}} + excluded.{{0}}"
     if not refusing:
-        together = words.at_most(money.MAX_SUM, together)
+        both = words.at_most(money.MAX_SUM, both)
     words.insert(
         table,
         _ROLLUPS,
         [(*key, *added) for key, added in sorted(sums.items())],
         tail=" ON CONFLICT (tenant_id, hour, agent, provider, model) DO UPDATE SET "
-        + ", ".join(f"{name} = {together.format(name)}" for name in _FIGURES),
+        + ", ".join(f"{name} = CASE WHEN {full} THEN {table}.{{0}} ELSE {both} END".format(name) for name in _FIGURES),
     )
 
 

@@ -31,11 +31,11 @@ class AmountError(ValueError):
 
 
 class TooMuch(AmountError):
-    """More dollars, up or down, than can be said at all."""
+    """More dollars, up or down, than there may be."""
 
 
-def nanos_from_dollars(dollars: Decimal | str | int) -> int:
-    """Nanodollars of a decimal amount, exactly; raises AmountError rather than round."""
+def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -> int:
+    """Nanodollars of a decimal amount, exactly; raises AmountError rather than round, TooMuch beyond +-`most` nanos."""
     try:
         amount = Decimal(dollars)
     except (InvalidOperation, TypeError, ValueError) as error:
@@ -43,8 +43,8 @@ def nanos_from_dollars(dollars: Decimal | str | int) -> int:
     if not amount.is_finite():
         raise AmountError(f"{dollars!r} is not a finite amount of dollars")
     # Compared, not computed with: of an exponent that is absurd, arithmetic would raise errors of its own.
-    if not -MAX_NANOS // NANOS_PER_DOLLAR <= amount <= MAX_NANOS // NANOS_PER_DOLLAR:
-        raise TooMuch(f"{dollars!r} is more than 9 billion dollars")
+    if not -dollars_from_nanos(most) <= amount <= dollars_from_nanos(most):
+        raise TooMuch(f"{dollars!r} is more than {whole_dollars(most)}")
     sign, digits, exponent = amount.as_tuple()
     # By its digits: arithmetic would round to 28 of them.
     text, shift = "".join(map(str, digits)), int(exponent) + 9

@@ -1,4 +1,4 @@
-"""The migration that bounds the ledger's sums, on a ledger that is beyond them: as two reports of $9 billion made it."""
+"""The migration that bounds the sums, on a ledger that is beyond them: as two reports of $9 billion made it."""
 
 from __future__ import annotations
 
