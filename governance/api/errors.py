@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -52,6 +52,9 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
+    # Read-only after a failover; without the rights, or not migrated yet.
+    (InternalError, 503, "database_unavailable"),
+    (ProgrammingError, 503, "database_unavailable"),
 )
 # A hold that may not grow is refused as a call is; looked through before STATUSES, in order.
 EXTENSIONS = (

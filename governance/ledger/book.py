@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, cast
 
-from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, sql, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, bucket_view, views_of
@@ -70,6 +70,8 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 ATTEMPTS = 6
+# PostgreSQL's read_only_sql_transaction: connected to what was the primary until a moment ago, and is no more.
+READ_ONLY = "25006"
 # How the names of the tables' constraints on sums end.
 BOUNDS = "within_bounds"
 
@@ -81,9 +83,9 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
-    database cannot be reached, or others never let it have its windows: then nothing happened, or (after a lost
-    commit) it is not known whether it did, and repeating the same operations is safe: reservations and entries carry
-    their own ids.
+    database cannot be reached or does not write, for whatever reason, or others never let it have its windows: then
+    nothing happened, or (after a lost commit) it is not known whether it did, and repeating the same operations is
+    safe: reservations and entries carry their own ids.
     """
     if not operations:
         return []
@@ -266,6 +268,12 @@ def _explained(operation: Operation, error: Exception) -> Any:
     return error
 
 
+def _unavailable(error: Exception, *, unsure: bool = False) -> LedgerUnavailable:
+    unavailable = LedgerUnavailable(str(error), unsure=unsure)
+    unavailable.__cause__ = error
+    return unavailable
+
+
 def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
     """What it means that one of the constraints on sums refused a statement; their names end alike."""
     if BOUNDS not in str(error):
@@ -309,11 +317,24 @@ def _durably(work: Callable[[bool], T]) -> T:
             if attempt == ATTEMPTS:
                 raise LedgerUnavailable(str(error)) from error
             calmly = True
-        except (OperationalError, InterfaceError) as error:
+        except (IntegrityError, DataError):
+            # What one operation brings, so that it is looked for.
+            raise
+        except (DatabaseError, InterfaceError) as error:
+            # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
-                transaction.get_connection().close_if_unusable_or_obsolete()
-                raise LedgerUnavailable(str(error), unsure=committing) from error
+                _let_go(error)
+                raise _unavailable(error, unsure=committing) from error
             _pause(attempt)
+
+
+def _let_go(error: Exception) -> None:
+    """Have the next try make a connection of its own, where this one is no good any more."""
+    connection = transaction.get_connection()
+    if getattr(error.__cause__, "sqlstate", None) == READ_ONLY and not connection.in_atomic_block:
+        # It works, and would stay with a server that is no primary any longer.
+        connection.connection.close()
+    connection.close_if_unusable_or_obsolete()
 
 
 def _may_run_again(error: Exception, attempt: int) -> bool:
