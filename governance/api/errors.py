@@ -80,7 +80,7 @@ class Refused(drf.ValidationError):
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST_FRAMEWORK's EXCEPTION_HANDLER."""
     headers: dict[str, str] = {}
-    if row := next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None):
+    if row := _extension(error):
         status, code = row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code
         headers = dict(row.headers)
     elif found := next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None):
@@ -94,6 +94,12 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     request = context.get("request")
     set_rollback()
     return Response(body(code, message, param, request), status=status, headers=headers | _headers(error, status))
+
+
+def _extension(error: Exception) -> refusals.Row | None:
+    if isinstance(error, results.ExtendBlocked):
+        return refusals.ROWS[error.reason]
+    return next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None)
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:

@@ -232,7 +232,7 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")))
+        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True))
         return self.shown(id)
 
 

@@ -27,6 +27,7 @@ from governance.ledger.book import (
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
+    ExtendBlocked,
     ExtendRefused,
     LedgerError,
     LedgerUnavailable,
@@ -43,6 +44,7 @@ __all__ = [
     "RETRYABLE_SQLSTATES",
     "AdjustResult",
     "AlreadyResolved",
+    "ExtendBlocked",
     "ExtendRefused",
     "LedgerError",
     "LedgerUnavailable",

@@ -7,7 +7,7 @@ because their ids are needed at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -94,8 +94,12 @@ class Batch:
     def prepare(self) -> None:
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
         callers = {op.caller for op in self.operations if isinstance(op, Reserve | Record)}
+        # Of those who hold already the database is asked along, by their reservations.
+        growing = {op.reservation_id for op in self.operations if isinstance(op, Extend) and op.asks_for_leave}
         if callers:
-            self.load_rules(callers)
+            self.load_rules(callers, growing)
+        elif growing:
+            self.caller_status = words.answer(sql.caller_status((), self.now, growing))
         needed = [budget for caller in callers for budget in self.matched(caller)]
         acted_on = {
             op.budget_id
@@ -120,11 +124,14 @@ class Batch:
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
         self._lock_buckets({op.caller for op in self.operations if isinstance(op, Reserve)})
 
-    def load_rules(self, callers: Iterable[Caller]) -> None:
-        """Read which budgets and rate limits govern the callers and whether they may call at all."""
+    def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
+        """Read which budgets and rate limits govern the callers and whether they may call at all.
+
+        The latter also of the callers of the reservations that are `growing`.
+        """
         callers = set(callers)
         self.caller_status, budgets, rates = words.answers(
-            sql.caller_status(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
+            sql.caller_status(callers, self.now, growing), sql.budgets(callers), sql.rate_rules(callers)
         )
         for caller in callers:
             zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
@@ -147,18 +154,23 @@ class Batch:
 
     def with_caller_status(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
+        reason = self.blocked(caller)
+        return call if reason is None else replace(call, blocked=reason)
+
+    def blocked(self, caller: Caller) -> Reason | None:
+        """Why a caller may not call; None where it may."""
         status = self.caller_status.statuses.get(caller.tenant_id)
         if is_stopped(self.caller_status.stops, tenant_id=caller.tenant_id, agent=caller.agent):
-            return replace(call, blocked=Reason.EMERGENCY_STOP)
+            return Reason.EMERGENCY_STOP
         if caller.key_id in self.caller_status.unusable_keys:
-            return replace(call, blocked=Reason.KEY_INVALID)
+            return Reason.KEY_INVALID
         if status == "suspended":
-            return replace(call, blocked=Reason.TENANT_SUSPENDED)
+            return Reason.TENANT_SUSPENDED
         if status != "active":
-            return replace(call, blocked=Reason.TENANT_PAUSED)
+            return Reason.TENANT_PAUSED
         if (caller.tenant_id, caller.agent) in self.caller_status.paused_agents:
-            return replace(call, blocked=Reason.AGENT_PAUSED)
-        return call
+            return Reason.AGENT_PAUSED
+        return None
 
     def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.

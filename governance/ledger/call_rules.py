@@ -16,6 +16,7 @@ from governance.ledger.operations import Adjust, Expire, Extend, Record, Release
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
+    ExtendBlocked,
     ExtendRefused,
     ExtendTooFast,
     LedgerError,
@@ -76,6 +77,8 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
 def extend(batch: Batch, op: Extend) -> None:
     """Hold more where it fits, and live longer."""
     row = batch.pending(op.reservation_id)
+    if op.asks_for_leave and (reason := batch.blocked(row.caller)) is not None:
+        raise ExtendBlocked(reason)
     windows = [batch.windows[id] for id in row.windows]
     _refuse_beyond("more", row.amount_nanos + op.more_nanos)
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):

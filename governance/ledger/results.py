@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from governance.rules.decision import WindowView
+from governance.rules.decision import Reason, WindowView
+from governance.rules.refusals import ROWS
 
 
 class LedgerError(Exception):
@@ -49,6 +50,14 @@ class OutOfBounds(LedgerError):
 
 class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
+
+
+class ExtendBlocked(ExtendRefused):
+    """Nothing is held for this caller now: it is stopped, paused, suspended or without a key; `reason` says which."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(f"{ROWS[reason].sentence}.")
+        self.reason = reason
 
 
 class ExtendTooFast(ExtendRefused):

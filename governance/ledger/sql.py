@@ -75,20 +75,30 @@ class _Fact(NamedTuple):
     time_zone: str
 
 
-def caller_status(callers: Collection[Caller], now: datetime) -> Select[CallerStatus]:
-    """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
-    tenants = pack_ids({caller.tenant_id for caller in callers})
-    keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
+def caller_status(callers: Collection[Caller], now: datetime, growing: Collection[UUID] = ()) -> Select[CallerStatus]:
+    """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call.
+
+    And of those that the reservations `growing` are for.
+    """
+    tenants = [pack_ids({caller.tenant_id for caller in callers})]
+    keys = [pack_ids({caller.key_id for caller in callers if caller.key_id is not None})]
+    of_tenants = of_keys = among(IDS)
+    if growing:
+        held = f"SELECT r.{{}} FROM governance_reservation r WHERE r.id IN {among(UUIDS)}"
+        of_tenants, of_keys = (
+            f"(SELECT v.id FROM {IDS} UNION {held.format(name)})" for name in ("tenant_id", "key_id")
+        )
+        tenants, keys = ([*ids, pack_ids(growing)] for ids in (tenants, keys))
     return Select(
-        f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {among(IDS)}"
+        f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {of_tenants}"
         f" UNION ALL SELECT 'a', tenant_id, slug, '' FROM governance_agent"
-        f" WHERE status = 'paused' AND tenant_id IN {among(IDS)}"
+        f" WHERE status = 'paused' AND tenant_id IN {of_tenants}"
         f" UNION ALL SELECT 'k', id, '', '' FROM governance_apikey"
-        f" WHERE id IN {among(IDS)} AND (revoked_at <= %s OR expires_at <= %s)"
+        f" WHERE id IN {of_keys} AND (revoked_at <= %s OR expires_at <= %s)"
         f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
-        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {among(IDS)})",
-        [tenants, tenants, keys, stamp(now), stamp(now), tenants],
+        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})",
+        [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
         _caller_status,
     )
 
