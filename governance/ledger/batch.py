@@ -115,10 +115,17 @@ class Batch:
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
+        past = {
+            (item.budget.id, item.subject, op.occurred_at)
+            for op in self.operations
+            if isinstance(op, Record) and op.occurred_at is not None
+            for item in self.matched(op.caller)
+        }
         self._lock_windows(
             needed=needed,
             ids={id for row in self.reservations.values() for id in row.windows}
-            | {id for row in self.corrected.values() for id in row.windows},
+            | {id for row in self.corrected.values() for id in row.windows}
+            | sql.windows_at(past),
             budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
@@ -151,6 +158,19 @@ class Batch:
 
     def matched(self, caller: Caller) -> list[MatchedBudget]:
         return self._matched[caller]
+
+    def window_at(self, matched: MatchedBudget, at: datetime) -> WindowRow:
+        """The window that a call of `at` counts in: that of its own period, closed or open, else the open one.
+
+        A window that opens with its first call, or by an act, has no predecessor for what was called before: so that
+        no report is outside of a budget that governs it.
+        """
+        current = self.open[matched.budget.id, matched.subject]
+        if current.starts_at <= at:
+            return current
+        key = matched.budget.id, matched.subject
+        closed = [row for row in self.windows.values() if (row.budget.id, row.subject) == key and covered(row, at)]
+        return max(closed, key=lambda row: row.starts_at, default=current)
 
     def with_caller_status(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
@@ -319,6 +339,13 @@ class Batch:
 def has_ended(window: WindowRow, now: datetime) -> bool:
     """Whether time has closed a window."""
     return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
+
+
+def covered(window: WindowRow, at: datetime) -> bool:
+    """Whether `at` is in a closed window's time. It may have been closed long after its period was over."""
+    if window.closed_at is None or at < window.starts_at:
+        return False
+    return at < window.closed_at and not has_ended(window, at)
 
 
 def new_window(matched: MatchedBudget, now: datetime) -> NewWindow:

@@ -145,12 +145,7 @@ def record(batch: Batch, op: Record) -> RecordResult:
         entry_id, cost_nanos = batch.reported[key]
         return RecordResult(entry_id, cost_nanos, duplicate=True)
     occurred_at = op.occurred_at or batch.now
-    # A call of an earlier period belongs to that one, whose window is closed.
-    windows = [
-        window
-        for item in batch.matched(op.caller)
-        if (window := batch.open[item.budget.id, item.subject]).starts_at <= occurred_at
-    ]
+    windows = [batch.window_at(item, occurred_at) for item in batch.matched(op.caller)]
     _refuse_beyond("cost", op.cost_nanos)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")

@@ -63,6 +63,7 @@ _REPORTED = Columns("e", "id tenant_id request_id cost_nanos")
 _ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
 _NAMES = Shape("name text")
 _SUBJECTS = Shape("budget_id bigint, subject text")
+_PERIODS = Shape("budget_id bigint, subject text, at timestamptz")
 _REQUESTS = Shape("tenant_id bigint, request_id text")
 
 
@@ -184,6 +185,18 @@ def windows(
         [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids)],
     )
     return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
+
+
+def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
+    """Windows of (budget, subject) that were open at a time, whether or not they are closed by now. Not locked."""
+    if not periods:
+        return set()
+    rows = words.select(
+        f"SELECT w.id FROM governance_budgetwindow w JOIN {_PERIODS} ON w.budget_id = v.budget_id"
+        " AND w.subject = v.subject AND w.starts_at <= v.at AND (w.closed_at IS NULL OR w.closed_at > v.at)",
+        [_PERIODS.pack(periods)],
+    )
+    return {id for (id,) in rows}
 
 
 def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
