@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import DatabaseError, connection
 
 from billing.queries import health as billing_health
+from governance.ledger import clock
 from governance.models import BudgetWindow, LedgerCheck
 from llm.state import breakers
 
@@ -20,12 +22,17 @@ ESSENTIAL = ("database", "budget")
 IN_DATABASE = ("budget", "stripe", "database")
 OK, DEGRADED, DOWN, DRIFTED = "ok", "degraded", "down", "drifted"
 FAILING, STALE = "failing", "stale"
+# This process's clock is not the database's, which decides.
+CLOCK_DIFFERS = "clock_differs"
 # Wrong, though calls go through.
-UNWELL = {DOWN, DRIFTED, FAILING, STALE}
+UNWELL = {DOWN, DRIFTED, FAILING, STALE, CLOCK_DIFFERS}
 
 
 def services() -> dict[str, str]:
-    """The state of each part: ok, configured, sandbox, filesystem, not_configured, stale, failing, drifted or down."""
+    """The state of each part.
+
+    ok, configured, sandbox, filesystem, not_configured, stale, failing, drifted, clock_differs or down.
+    """
     return _states(CHECKS)
 
 
@@ -59,9 +66,10 @@ def _database() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+        clock.ask()
     except DatabaseError:
         return DOWN
-    return OK
+    return CLOCK_DIFFERS if clock.differs() else OK
 
 
 def _answers() -> bool:
@@ -73,7 +81,7 @@ def _answers() -> bool:
         return True
     import psycopg
 
-    parameters = {
+    parameters: dict[str, Any] = {
         name: value
         for name, value in connection.get_connection_params().items()
         if isinstance(value, str | int) and name not in ("prepare_threshold", "connect_timeout")

@@ -7,13 +7,14 @@ because their ids are needed at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from governance.ledger import sql
+from governance.ledger import clock, sql
 from governance.ledger import sql_buckets as limits
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import (
@@ -37,7 +38,7 @@ from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
-from governance.rules.scopes import MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
+from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
 from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
@@ -74,7 +75,9 @@ class Batch:
 
     def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
         self.operations = operations
-        self.now = now
+        # By the caller's clock; put right by the database's before anything depends on it.
+        self._given = now
+        self.now = now + clock.ahead()
         self.calmly = calmly
         self.windows: dict[int, WindowRow] = {}
         self.open: dict[tuple[int, str], WindowRow] = {}
@@ -99,17 +102,21 @@ class Batch:
         if callers:
             self.load_rules(callers, growing)
         elif growing:
-            self.caller_status = words.answer(sql.caller_status((), self.now, growing))
+            self.caller_status = self._asked(lambda: words.answer(sql.caller_status((), self.now, growing)))
         needed = [budget for caller in callers for budget in self.matched(caller)]
         acted_on = {
             op.budget_id
             for op in self.operations
             if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
         }
+        if acted_on and not callers:
+            self.read_clock()
         sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
         self.reservations = sql.reservations(
             {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
         )
+        # It came along with them, where nothing was read before.
+        self.now = self._given + clock.ahead()
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
@@ -137,13 +144,29 @@ class Batch:
         The latter also of the callers of the reservations that are `growing`.
         """
         callers = set(callers)
-        self.caller_status, budgets, rates = words.answers(
-            sql.caller_status(callers, self.now, growing), sql.budgets(callers), sql.rate_rules(callers)
-        )
+        budgets: list[BudgetRule] = []
+        rates: list[RateRule] = []
+
+        def ask() -> CallerStatus:
+            status, budgets[:], rates[:] = words.answers(
+                sql.caller_status(callers, self.now, growing), sql.budgets(callers), sql.rate_rules(callers)
+            )
+            return cast(CallerStatus, status)
+
+        self.caller_status = self._asked(ask)
         for caller in callers:
             zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
             self._matched[caller] = governing(caller, budgets, time_zone=zone)
             self._limited[caller] = matching(caller, rates) if rates else []
+
+    def read_clock(self) -> None:
+        """Put `now` right, where the batch reads nothing that tells the time along."""
+        self.now = self._given + clock.ask()
+
+    def _asked(self, ask: Callable[[], CallerStatus]) -> CallerStatus:
+        status = clock.asked(ask, lambda status: status.clock_micros)
+        self.now = self._given + clock.ahead()
+        return status
 
     def read_unlocked(self, caller: Caller) -> None:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
@@ -234,7 +257,7 @@ class Batch:
         """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
         known = {(row.rule.id, row.subject): row for row in self.buckets.values()}
         return [
-            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount())
+            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount(), self.now)
             for rule, subject in self._limited[caller]
         ]
 
@@ -271,7 +294,7 @@ class Batch:
             sql.add_to_rollups(self.entries, refusing=refusing)
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
-            limits.update_buckets((row for row in self.buckets.values() if row.dirty), self.now)
+            limits.update_buckets(row for row in self.buckets.values() if row.dirty)
 
     # Parts --------------------------------------------------------------------------------------------------
 

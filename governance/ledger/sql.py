@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from governance.ledger import clock
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import (
@@ -68,7 +69,7 @@ _REQUESTS = Shape("tenant_id bigint, request_id text")
 
 
 class _Fact(NamedTuple):
-    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, or a stop."""
+    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, or the clock."""
 
     kind: str
     id: int
@@ -98,7 +99,8 @@ def caller_status(callers: Collection[Caller], now: datetime, growing: Collectio
         f" WHERE id IN {of_keys} AND (revoked_at <= %s OR expires_at <= %s)"
         f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
-        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})",
+        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})"
+        + (f" UNION ALL SELECT 'c', {clock.COLUMN}, '', ''" if words.is_postgres() else ""),
         [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
         _caller_status,
     )
@@ -114,6 +116,7 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
         unusable_keys=frozenset(fact.id for fact in facts["k"]),
         stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
+        clock_micros=next((fact.id for fact in facts["c"]), None),
     )
 
 
@@ -208,10 +211,15 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     """Reservations, locked in primary-key order. Taken before windows, always."""
     if not ids:
         return {}
-    rows = words.select(
-        f"SELECT {_RESERVATION}, {_TENANT} FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
-        f" WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
-        [pack_ids(ids)],
+    told = f", {clock.COLUMN}" if words.is_postgres() else ""
+    rows = clock.asked(
+        lambda: words.select(
+            f"SELECT {_RESERVATION}, {_TENANT}{told} FROM governance_reservation e"
+            f" JOIN governance_tenant t ON t.id = e.tenant_id WHERE e.id IN {among(UUIDS)} ORDER BY e.id"
+            f"{for_update('e')}",
+            [pack_ids(ids)],
+        ),
+        lambda rows: rows[-1][-1] if rows and told else None,
     )
     return {
         uuid(row.id): ReservationRow(
