@@ -13,6 +13,14 @@ from django.core.exceptions import ImproperlyConfigured
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
 
+# How libpq notices that a server is gone: seconds, and milliseconds for what it sent that nobody acknowledges.
+NOTICING = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 Choice = TypeVar("Choice", int, str)
 
@@ -213,6 +221,9 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
         options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 3})
+        # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
+        for name, value in NOTICING.items():
+            options.setdefault(name, value)
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found

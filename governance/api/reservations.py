@@ -13,11 +13,11 @@ from rest_framework.response import Response
 from governance.actions import reservations, reviews
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Dollars, Moment, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
-from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead, trust_in
+from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved, SettleResult
@@ -42,9 +42,9 @@ class ReserveRequest(DecisionRequest):
 
 
 class UsageBody(Strict):
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    input_tokens = Count(required=False, default=0)
+    cached_tokens = Count(required=False, default=0)
+    output_tokens = Count(required=False, default=0)
 
 
 class SettleRequest(UsageBody):
@@ -218,7 +218,7 @@ class ReservationSettle(ReservationAct):
         """
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
-        not_ahead(asked, now=self.now)
+        refuse_misdated(asked, now=self.now)
         operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
             done = self._settle(operation)
@@ -252,7 +252,7 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")))
+        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True))
         return self.shown(id)
 
 

@@ -6,8 +6,10 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from governance.models.bounds import within
 from governance.models.budgets import Budget, BudgetWindow
 from governance.models.tenancy import ApiKey, Tenant
+from governance.rules import money
 
 
 class BudgetEvent(models.Model):
@@ -35,6 +37,9 @@ class BudgetEvent(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
+            models.CheckConstraint(
+                condition=within(money.MAX_SUM, "settled_nanos", "limit_nanos"), name="event_within_bounds"
+            ),
             models.UniqueConstraint(
                 fields=["window", "threshold"],
                 condition=Q(kind="threshold-breach"),

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, PendingReport, Reservation, SpendEntry
 from governance.queries.spend import summary
+from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.windows import WindowKind
 
@@ -49,7 +50,7 @@ def _ledger(now: datetime) -> Iterator[Metric]:
 
 def _reservations(now: datetime) -> Iterator[Metric]:
     pending = Reservation.objects.filter(status=Reservation.Status.PENDING)
-    held = pending.aggregate(count=Count("pk"), nanos=Sum("amount_nanos"))
+    held = pending.aggregate(count=Count("pk"), nanos=LongSum("amount_nanos"))
     yield _gauge("reservations_pending", "Calls in flight: reservations that are not resolved yet.", held["count"])
     yield _gauge("reserved_dollars", "Dollars that calls in flight hold.", _dollars(held["nanos"] or 0))
     overdue = pending.filter(expires_at__lte=now).count()
