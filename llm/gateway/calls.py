@@ -343,10 +343,10 @@ class _GovernedCall:
     ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         await (hold.release() if used is None else hold.settle_reported(used))
-        stated = upstream.StatedRefused(error.status, answer.headers)
+        stated = upstream.StatedRefusal(error.status, answer.headers)
         await self._pass_on_refusal(hold, provider, stated, orjson.dumps(errors.bad_request(error.message).body()))
 
-    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refused, data: bytes) -> None:
+    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusing, data: bytes) -> None:
         place = hold.usage.served.place
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
@@ -494,7 +494,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _content_type(answer: upstream.Refused) -> str:
+def _content_type(answer: upstream.Refusing) -> str:
     return answer.headers.get("content-type", "application/json")
 
 
