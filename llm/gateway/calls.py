@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.utils import timezone
 
 from governance import ledger
@@ -32,7 +33,7 @@ from llm.gateway.http import ClientGone, Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.gateway.streaming import ErrorInstead, Stream
+from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import bounds, mistral_dialect, sse, unreadable
@@ -101,6 +102,8 @@ class _GovernedCall:
     estimates: dict[str, bounds.Estimate] = field(default_factory=dict)
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
+    # Whether it was tried once more at a model whose connection had ended.
+    has_sent_again: bool = False
     # Whether the breakers were told how the present attempt went.
     judged: bool = False
     first_byte_s: float | None = None
@@ -209,6 +212,8 @@ class _GovernedCall:
                 # An operator's stop cancelled the wait for the answer, not the server this task.
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
                 await hold.settle_whole(hold.cut_reason)
+                if hold.cut_reason == CLIENT_CLOSED:
+                    raise ClientGone from None
                 raise errors.stopped() from None
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
@@ -290,6 +295,9 @@ class _GovernedCall:
             await hold.release()
             raise Unanswered(_mistake(error), hold.usage.served.place) from error
         sent = time.perf_counter()
+        if self.request.stream and not settings.READ_CANCELLED_ANSWERS:
+            # A plain answer is on its way as a whole, and paid for.
+            self.exchange.watch(lambda: hold.cut(CLIENT_CLOSED))
         answer = await self._send(hold, provider, body)
         try:
             if not 200 <= answer.status < 300:
@@ -313,6 +321,11 @@ class _GovernedCall:
     async def _failed(self, hold: Hold, error: ProviderError) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
         place = hold.usage.served.place
+        if error.again and not self.has_sent_again:
+            # An idle connection had ended, as far as anybody knows: that says nothing of the model.
+            self.has_sent_again = True
+            await hold.settle_whole(error.code)
+            return Unanswered(upstream.no_answer(error))
         self.judged = True
         self.gateway.breakers.failed(place, time.time())
         if error.sent:

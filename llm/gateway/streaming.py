@@ -172,6 +172,15 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
+            return await self._last_chunk() if self._stops else b""
+
+    async def _last_chunk(self) -> bytes:
+        """What came while this process was busy with others; its time was over before it could be looked at."""
+        self._chunks = self._answer.chunks()
+        try:
+            async with asyncio.timeout(CAUGHT_UP_S / 4):
+                return await anext(self._chunks, b"")
+        except TimeoutError:
             return b""
 
     def _last_events(self) -> list[sse.Event]:
