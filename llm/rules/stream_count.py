@@ -10,7 +10,7 @@ from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
 UNTIL_IT_STOPS = 48
-NOTICES_AFTER_S = 0.05
+NOTICES_AFTER_S = 0.25
 
 
 class StreamCount:

@@ -38,8 +38,8 @@ def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
     assert counting(come=999).tokens(cut=True) == 1_000
     fast = StreamCount(QUOTE)
     fast.arrived(200, seconds=0.1)
-    fast.arrived(200, seconds=0.2)
-    assert fast.tokens(cut=True) == 400 + 100
+    fast.arrived(200, seconds=0.5)
+    assert fast.tokens(cut=True) == 400 + 200
     assert fast.tokens(cut=False) == 400
 
 
