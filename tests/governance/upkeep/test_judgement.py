@@ -142,6 +142,7 @@ def test_a_provider_that_should_report_and_does_not_is_told_until_it_does(report
 
 
 def test_a_report_that_fails_leaves_a_difference_open(reporting: Any) -> None:
+    charge("0.50")
     reporting(openai("0.75"))
     judgement.run(now=NOW)
     reporting(openai(silence=Silence.UNREADABLE))
