@@ -23,6 +23,7 @@ from governance.ledger.results import AlreadyResolved
 from governance.models import Reservation, Tenant
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.judgement import AGENT_SETTLED
 
 
 class Lifetime(serializers.IntegerField):
@@ -275,6 +276,7 @@ def _settlement(held: Reservation, asked: dict[str, Any]) -> Settle:
         cost_nanos=cost_nanos,
         usage=usage,
         price_rule=rule,
+        reason=AGENT_SETTLED,
         request_id=asked.get("request_id", str(held.pk)),
         occurred_at=asked.get("occurred_at"),
     )

@@ -16,7 +16,7 @@ from django.db.models.functions import TruncDay
 from governance.models import LedgerJudgement, SpendEntry, SpendRollup
 from governance.queries.spend import TimeRange
 from governance.rules import money
-from governance.rules.judgement import OTHERS, OwnWord
+from governance.rules.judgement import AGENT_SETTLED, OTHERS, OwnWord
 
 # A correction that says what a line truly cost: an operator's word, or a settlement that came late.
 LAST_WORDS = ("confirmed", "voided")
@@ -48,9 +48,13 @@ def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWo
     entries = SpendEntry.objects.filter(period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE).order_by()
     provider = Case(When(provider__in=list(named), then=F("provider")), default=Value(OTHERS), output_field=CharField())
     rows = entries.annotate(place=provider)
-    estimated, told = Q(certainty=SpendEntry.Certainty.ESTIMATED), Q(reservation=None) | Q(price_rule=REPORTED)
+    estimated = Q(certainty=SpendEntry.Certainty.ESTIMATED)
+    two_phase = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
+    told = Q(reservation=None) | two_phase
     corrections = SpendEntry.objects.filter(corrects=OuterRef("pk")).filter(
-        Q(reason__in=LAST_WORDS) | Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED)
+        # A late settlement at an agent's own cost is its word once more.
+        Q(reason__in=LAST_WORDS)
+        | Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED) & ~Q(price_rule=REPORTED)
     )
     unjudged = (
         rows.filter(estimated | told)
@@ -59,7 +63,7 @@ def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWo
             sort=Case(When(told, then=Value("reported")), default=Value("estimated")),
             why=Case(
                 When(reservation=None, then=Value("spend_report")),
-                When(price_rule=REPORTED, then=Value("two_phase")),
+                When(two_phase, then=Value("two_phase")),
                 default=F("reason"),
                 output_field=CharField(),
             ),

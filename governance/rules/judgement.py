@@ -18,6 +18,8 @@ from governance.rules import money
 SETTLES_AFTER = timedelta(hours=12)
 # The longest period: providers report no more days at a time, and nobody waits for the lines of more.
 MOST_DAYS = 31
+# The reason of a line that an agent settled itself, in two phases: its usage is the agent's word, if not its cost.
+AGENT_SETTLED = "agent_settled"
 # Names of providers are free text in reports of spend; those beyond the dearest are one line.
 NAMED_PROVIDERS = 50
 OTHERS = "(others)"

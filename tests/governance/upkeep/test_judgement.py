@@ -17,7 +17,7 @@ from governance.audit import Actor
 from governance.ledger.operations import Settle
 from governance.models import Alert, LedgerJudgement, SpendEntry, SpendRollup
 from governance.rules.calls import Usage
-from governance.rules.judgement import OTHERS, CostReport, OwnWord, Ruling, Silence, WrongPeriod
+from governance.rules.judgement import AGENT_SETTLED, OTHERS, CostReport, OwnWord, Ruling, Silence, WrongPeriod
 from governance.upkeep import judgement
 from tests import factories as make
 from tests.factories import nanos
@@ -185,10 +185,20 @@ def test_what_agents_report_is_their_word_by_whatever_way(reporting: Any) -> Non
     reporting()
     report("0.25")
     charge("0.10", price_rule="reported")
+    charge("0.20", reason=AGENT_SETTLED)
     assert own_words() == [
+        OwnWord("openai", "reported", "two_phase", 2, nanos("0.30")),
         OwnWord("openai", "reported", "spend_report", 1, nanos("0.25")),
-        OwnWord("openai", "reported", "two_phase", 1, nanos("0.10")),
     ]
+
+
+def test_a_late_settlement_at_an_agent_s_own_cost_proves_nothing(reporting: Any) -> None:
+    reporting()
+    late = make.reserving("0.10")
+    ledger.reserve(late, now=YESTERDAY_NOON)
+    ledger.expire_due(now=NOW)
+    ledger.settle(make.settling(late.reservation_id, "0.05", price_rule="reported"), now=NOW)
+    assert [(one.kind, one.reason) for one in own_words()] == [("estimated", "expired")]
 
 
 def test_an_overage_is_told_and_counted_once(reporting: Any) -> None:
