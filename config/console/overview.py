@@ -20,7 +20,7 @@ from governance.console.base import is_operator
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
-from governance.queries import budget_status, spend
+from governance.queries import budget_status, judgement, spend
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Point, TimeRange
 from governance.queries.sums import LongSum
@@ -82,6 +82,7 @@ def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
         "check": health.last_check(),
+        "judged": judgement.last(),
         "alerts": alert_pages.open_ones(limit=LATEST),
         "stops": stopped,
         "all_stopped": any(stop["everything"] for stop in stopped),

@@ -24,6 +24,7 @@ from governance.ledger.results import AlreadyResolved, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.judgement import AGENT_SETTLED
 from governance.rules.reports import ReportTrust
 
 
@@ -295,6 +296,7 @@ def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust 
         cost_nanos=cost_nanos,
         usage=usage,
         price_rule=rule,
+        reason=AGENT_SETTLED,
         request_id=asked.get("request_id", str(held.pk)),
         occurred_at=asked.get("occurred_at"),
         trust=trust,

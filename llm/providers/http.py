@@ -169,6 +169,25 @@ class Connection:
             self._fresh = self._new_session(force_close=True)
         return self._fresh
 
+    async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float, most_bytes: int) -> tuple[int, bytes]:
+        """Status and whole body of what is at a path below the base. Raises ProviderError, never a key."""
+        async with aiohttp.ClientSession(
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            headers={**self._headers, "accept-encoding": "identity"},
+            trust_env=False,
+        ) as session:
+            body = bytearray()
+            try:
+                async with session.get(self.base + path, params=query, allow_redirects=False) as response:
+                    async for chunk in response.content.iter_any():
+                        body += chunk
+                        if len(body) > most_bytes:
+                            raise ProviderError("upstream_garbage", "It answered without end.", sent=False)
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                raise ProviderError("upstream_unreachable", "It cannot be reached.", sent=False) from error
+        return response.status, bytes(body)
+
     async def list_models(self, path: str, *, under: str = "data", named: str = "id") -> list[str]:
         """The names in the list at a path below the base, `{under: [{named}]}`. Raises ProviderError, never a key."""
         async with aiohttp.ClientSession(

@@ -467,3 +467,12 @@ def test_a_first_that_does_not_end_is_a_409_to_come_back_on(agent: Api, monkeypa
 def test_a_body_too_large_to_be_read_at_once_is_a_413(agent: Api, settings: Any) -> None:
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
     assert keyed(agent, "/api/reservations", "k1", ASK).status_code == 413
+
+
+def test_a_line_that_an_agent_settled_says_so(agent: Api, priced: None) -> None:
+    """Its usage is the agent's word, whether or not its cost is: see `governance.rules.judgement`."""
+    factories.budget("1.00")
+    for settled in ({"cost": "0.05"}, {"input_tokens": 10, "output_tokens": 10}):
+        held = agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.10"}).json()["id"]
+        assert agent.post(f"/api/reservations/{held}/settle", settled).status_code == 200
+    assert [entry.reason for entry in SpendEntry.objects.all()] == ["agent_settled"] * 2
