@@ -202,7 +202,7 @@ class Stream:
             self._done = True
             return b""
         text_bytes = event.text_bytes
-        self._hold.count.arrived(text_bytes)
+        self._hold.count.arrived(text_bytes, event.data)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):

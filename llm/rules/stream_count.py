@@ -1,29 +1,65 @@
-"""What a stream has come to while it still comes, counted strictly: a byte that has arrived is a token. Pure."""
+"""What a stream has come to while it still comes, counted strictly: a byte that has arrived is a token. Pure.
+
+Where the model's tokenizer is there, texts are kept as they come, to be counted exactly once the answer has ended.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from governance.rules import money
 from governance.rules.decision import Quote
+from llm.rules import exact_count, sse
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed.
 UNTIL_IT_STOPS = 48
+# Marks around one answer that its text does not show: of its end, of thinking, of tool calls.
+MARKS = 8
 
 
 class StreamCount:
-    """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along."""
+    """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along.
 
-    def __init__(self, quote: Quote, *, hides: bool = False) -> None:
+    `keeps_texts`: somebody will count them.
+    """
+
+    def __init__(self, quote: Quote, *, hides: bool = False, keeps_texts: bool = False) -> None:
         self._quote = quote
         self._hides = hides or quote.max_tokens is None
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
         self._has_begun = False
+        # The pieces of each text, in order, and the bytes of them all.
+        self.texts: dict[tuple[int, str], list[str]] = {}
+        self.text_bytes = 0
+        self._keeps_texts = keeps_texts and not self._hides
+        self._saved = 0
 
-    def arrived(self, more_bytes: int) -> None:
-        """A part of the answer has come, with so many bytes of text."""
+    def arrived(self, more_bytes: int, answer: Any = None) -> None:
+        """A part of the answer has come, with so many bytes of text; `answer` is that part, where it can be read."""
         self._has_begun = True
         self.arrived_bytes += more_bytes
+        if self._keeps_texts:
+            self._keep(answer)
+
+    def _keep(self, answer: Any) -> None:
+        for place, text in sse.answer_texts(answer):
+            self.text_bytes += exact_count.utf8_bytes(text)
+            self.texts.setdefault(place, []).append(text)
+        if self.text_bytes > exact_count.MOST_BYTES:
+            # Too long to be counted: all of it counts by its bytes.
+            self._keeps_texts, self.texts, self.text_bytes = False, {}, 0
+
+    def take_texts(self) -> dict[tuple[int, str], list[str]]:
+        """The pieces of each text to count, none where there is nothing to; what comes later counts by its bytes."""
+        texts, self.texts = self.texts, {}
+        self._keeps_texts = False
+        return texts
+
+    def counted(self, tokens: int) -> None:
+        """The texts that were taken are so many tokens, and not as many as they have bytes."""
+        self._saved = max(0, self.text_bytes - tokens - MARKS * self._quote.answers)
 
     @property
     def overruns(self) -> bool:
@@ -37,7 +73,7 @@ class StreamCount:
         """
         if self._hides or not self._has_begun or not (self.arrived_bytes or cut):
             return None
-        return min(self.arrived_bytes + UNTIL_IT_STOPS * cut, self.most_tokens)
+        return min(self.arrived_bytes - self._saved + UNTIL_IT_STOPS * cut, self.most_tokens)
 
     def cost_nanos(self, tokens: int) -> int:
         """What the input and so many output tokens cost at most, in nanodollars."""
