@@ -24,8 +24,8 @@ LONGEST_CHUNK = 2 * CHUNK
 MOST_BYTES = 1_048_576
 # A model may write a text in other tokens than its tokenizer would: of so many tokens one is one too few at most.
 SAMPLED_SHARE = 32
-# What takes the place of bytes that are no text yet: as many tokens as there were bytes.
-_NO_TEXT = "\ufffd"
+# Halves of characters, and what takes the place of bytes that are none: tokens that nobody can tell from the text.
+_NO_TEXT = re.compile("[\ud800-\udfff\ufffd]")
 # With these alone, and a temperature of at most 1, a model writes as it would: words in whole tokens. Others forbid
 # tokens, force them, cut some off unseen or make rare ones likely.
 _PLAIN_FIELDS = frozenset(
@@ -54,7 +54,7 @@ def tokens(tokenizer: Tokenizer, text: str) -> int:
     """Tokens of a text that stands alone; never more than its bytes."""
     return sum(
         utf8_bytes(chunk)
-        if len(chunk) > LONGEST_CHUNK or _NO_TEXT in chunk
+        if len(chunk) > LONGEST_CHUNK or _NO_TEXT.search(chunk)
         else min(tokenizer.count(chunk), utf8_bytes(chunk))
         for chunk in _chunks(text)
     )
