@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def learned(words: Iterable[str], *, merges: int) -> dict[bytes, int]:
     ranks = {bytes([byte]): byte for byte in range(256)}
     split = [[bytes([byte]) for byte in word.encode()] for word in words]
     for _ in range(merges):
-        pairs = Counter(pair for parts in split for pair in zip(parts, parts[1:], strict=False))
+        pairs = Counter(pair for parts in split for pair in pairwise(parts))
         if not pairs:
             break
         (left, right), _ = max(pairs.items(), key=lambda item: (item[1], item[0]))

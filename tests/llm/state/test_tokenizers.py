@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from importlib.util import find_spec
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,7 +116,7 @@ class TestCount:
     @given(text=TEXTS)
     def test_cut_at_its_seams_a_text_has_no_fewer_tokens_than_whole(self, tokenizer, text):
         cuts = [0, *(seam.start() for seam in SEAM.finditer(text)), len(text)]
-        parts = [text[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
+        parts = [text[start:stop] for start, stop in pairwise(cuts)]
         assert sum(map(tokenizer.count, parts)) >= tokenizer.count(text) or "<s>" in text or "[INST]" in text
 
     @given(before=TEXTS, text=TEXTS, after=TEXTS)
@@ -128,9 +128,8 @@ class TestCount:
             return
         counted = exact_count.tokens_within(tokenizer, text)
         # Of composed characters the whole may count by its bytes where the parts need not.
-        assert (
-            tokenizer.count(around) <= size(before) + counted + size(after)
-            or tokenizer.count(around) == size(around)
+        assert tokenizer.count(around) <= size(before) + counted + size(after) or tokenizer.count(around) == size(
+            around
         )
 
     @given(pieces=st.lists(MORSELS, max_size=40))
