@@ -176,8 +176,9 @@ class Hold:
         tokenizer, texts = self.usage.tokenizer, self.count.take_texts()
         if tokenizer is None or not texts:
             return
+        # A text in pieces takes longer than one in a piece.
         tokens = await self._holds.tokenizers.count(
-            lambda: exact_count.answer_tokens(tokenizer, texts), text_bytes=self.count.text_bytes
+            lambda: exact_count.answer_tokens(tokenizer, texts), text_bytes=4 * self.count.text_bytes
         )
         if tokens is not None:
             self.count.counted(tokens)

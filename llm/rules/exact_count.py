@@ -91,9 +91,11 @@ def answer_tokens(tokenizer: Tokenizer, texts: Mapping[Any, Sequence[str]]) -> i
 
 
 def _text_tokens(tokenizer: Tokenizer, pieces: Sequence[str]) -> int:
-    """The larger of two counts. A piece is at least a token, so pieces show where a model chose smaller ones."""
-    repeated = Counter(pieces)
-    by_piece = sum(tokens(tokenizer, piece) * times for piece, times in repeated.items())
+    """The larger of two counts. A piece is at least a token, so pieces show where a model chose smaller ones.
+
+    One without text is, too: part of a character whose rest was to come.
+    """
+    by_piece = sum(max(1, tokens(tokenizer, piece)) * times for piece, times in Counter(pieces).items())
     return max(by_piece, tokens(tokenizer, "".join(pieces)))
 
 

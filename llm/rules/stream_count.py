@@ -33,6 +33,7 @@ class StreamCount:
         # The pieces of each text, in order, and the bytes of them all.
         self.texts: dict[tuple[int, str], list[str]] = {}
         self.text_bytes = 0
+        self._room_bytes = exact_count.MOST_BYTES
         self._keeps_texts = keeps_texts and not self._hides
         self._saved = 0
 
@@ -45,9 +46,11 @@ class StreamCount:
 
     def _keep(self, answer: Any) -> None:
         for place, text in sse.answer_texts(answer):
-            self.text_bytes += exact_count.utf8_bytes(text)
+            size = exact_count.utf8_bytes(text)
+            self.text_bytes += size
+            self._room_bytes -= max(1, size)
             self.texts.setdefault(place, []).append(text)
-        if self.text_bytes > exact_count.MOST_BYTES:
+        if self._room_bytes < 0:
             # Too long to be counted: all of it counts by its bytes.
             self._keeps_texts, self.texts, self.text_bytes = False, {}, 0
 

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 Encode = Callable[[str], list[int]]
 
-# Counted at once: a few milliseconds at most. Longer texts are counted in the thread, which has so long for it.
-AT_ONCE_BYTES = 8_192
+# Counted at once: two milliseconds or so. Longer texts are counted in the thread, which has so long for it.
+AT_ONCE_BYTES = 4_096
 PATIENCE_S = 0.5
 # Marks of tekken's files that list none.
 _FIRST_MARKS = (

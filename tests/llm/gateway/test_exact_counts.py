@@ -63,7 +63,7 @@ def test_an_answer_without_usage_is_charged_at_the_count_of_its_text(
 ) -> None:
     upstream(stream_cut_after(PIECES))
     read(product, key)
-    exact = exact_count.answer_tokens(tokenizer, {(0, "content"): PIECES})
+    exact = exact_count.answer_tokens(tokenizer, {(0, "content"): [*PIECES, ""]})
     assert entry().output_tokens == exact + MARKS + UNTIL_IT_STOPS < len(LEARNED_FROM)
     assert entry().output_tokens >= TRUTH + UNTIL_IT_STOPS
     assert entry().cost_nanos == entry().input_tokens * INPUT + entry().output_tokens * OUTPUT
@@ -219,7 +219,7 @@ class TestAdmission:
     def test_a_rule_leads_to_a_model_that_is_counted_too(self, product: Product, tokenizer: PairTokenizer) -> None:
         most = exact_count.tokens_within(tokenizer, self.PROMPT) * INPUT + 100 * INPUT + 10 * OUTPUT
         make.budget(
-            f"{most / 10**9:.9f}", soft_cap="0.01", downgrade_rules=[{"from": "mistral-medium-latest", "to": MODEL}]
+            f"{most / 10**9:.9f}", soft_cap="0.01", downgrade_rules=[{"from": ["mistral-medium-latest"], "to": MODEL}]
         )
         messages = [{"role": "user", "content": self.PROMPT}]
         response = product.chat(product.key(), model="mistral-medium-latest", messages=messages, max_tokens=10)

@@ -74,6 +74,16 @@ def test_the_last_seam_is_found_far_from_the_end() -> None:
     assert len(tail) < counted < len(tail) + 10
 
 
+def test_an_answer_has_no_fewer_tokens_than_its_whole_text() -> None:
+    class Short(PairTokenizer):
+        def count(self, text: str) -> int:
+            return 1 if len(text) <= 2 else len(text)
+
+    pieces = ["aa", "bb", "cc"]
+    assert exact_count.answer_tokens(Short(), {(0, "content"): pieces}) == 6 + 1
+    assert exact_count.answer_tokens(Short(), {0: pieces, 1: ["", "a", ""]}) == 6 + 3 + 1
+
+
 def test_a_tokenizer_that_counts_more_than_bytes_is_held_to_them() -> None:
     class Doubling(PairTokenizer):
         def count(self, text: str) -> int:
