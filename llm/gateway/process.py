@@ -44,11 +44,11 @@ class Gateway:
         await self.read(snapshot.current)
         await self.read(routing.load)
         known = await self.read(routing.known_names)
+        self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.commits = GroupCommit()
         self.commits.start()
         self.breakers = breakers.shared()
         self.provider_failures = ProviderFailures(self.breakers, self.read)
-        self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.holds = Holds(
             self.commits,
             ttl_s=settings.RESERVATION_TTL_S,

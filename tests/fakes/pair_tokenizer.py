@@ -23,13 +23,15 @@ TEKKEN_WORDS = (
 LEARNED_FROM = (
     "The model reads the text and the text is what the model reads. Tokens are the pieces that the model reads.\n"
     "Whoever counts the tokens of the text counts what the model is paid for.  And then, \n\nthe end of the text.\n"
+    # What makes seams matter: numbers that are cut in threes, and line ends that take the blanks before them along.
+    "There are 123456 or 123456 of them \n and 123456 more \n for the reader.\n"
 )
 
 
 class PairTokenizer:
     """See `llm.rules.exact_count.Tokenizer`. `name` is what it is called."""
 
-    def __init__(self, *, words: str = NEW_WORDS, merges: int = 120, name: str = "pairs") -> None:
+    def __init__(self, *, words: str = NEW_WORDS, merges: int = 160, name: str = "pairs") -> None:
         self.name = name
         self._words = re.compile(words)
         self.ranks = learned(self._words.findall(LEARNED_FROM), merges=merges)

@@ -15,13 +15,14 @@ from llm.rules.stream_count import MARKS, UNTIL_IT_STOPS
 from llm.state import tokenizers
 from llm.state.tokenizers import AT_ONCE_BYTES
 from tests import factories as make
-from tests.fakes.pair_tokenizer import LEARNED_FROM, PairTokenizer
+from tests.fakes.pair_tokenizer import LEARNED_FROM, PairTokenizer, write_tekken
 from tests.llm.gateway import test_endings
 from tests.llm.gateway.test_chat import entry, nothing_is_held, streaming
 from tests.llm.gateway.test_endings import Upstream, chunk, head, stream_of
+from tests.llm.state import test_tokenizers
 from tests.product import Product
 
-upstream = test_endings.upstream
+upstream, extra = test_endings.upstream, test_tokenizers.extra
 MODEL = "mistral-large-2512"
 INPUT, OUTPUT = 500, 1_500  # nanodollars a token of it
 PIECES = [piece for word in LEARNED_FROM.split(" ") for piece in (word, " ")]
@@ -224,3 +225,25 @@ class TestAdmission:
         messages = [{"role": "user", "content": self.PROMPT}]
         response = product.chat(product.key(), model="mistral-medium-latest", messages=messages, max_tokens=10)
         assert (response.status_code, response.headers.get("x-model-served")) == (200, MODEL)
+
+
+class TestFromItsFile:
+    @pytest.fixture(autouse=True)
+    def tokenizer(self, extra: None, settings: Any, tmp_path: Path) -> None:
+        settings.TOKENIZERS = {"mistral-large-latest": write_tekken(tmp_path / "tekken.json")}
+
+    def test_a_models_own_file_counts_its_calls(self, product: Product, upstream: Upstream, key: str) -> None:
+        upstream(stream_cut_after(PIECES))
+        read(product, key, messages=[{"role": "user", "content": LEARNED_FROM}])
+        assert entry().metadata == {"tokenizer": "tekken.json"}
+        assert 10 < entry().input_tokens < len(LEARNED_FROM) * 2 / 3
+        assert TRUTH + UNTIL_IT_STOPS <= entry().output_tokens < len(LEARNED_FROM)
+
+    @pytest.mark.parametrize("mark", ["<s>", "[INST]"])
+    def test_marks_in_a_prompt_count_by_their_bytes(
+        self, product: Product, upstream: Upstream, key: str, mark: str
+    ) -> None:
+        upstream(stream_cut_after(PIECES))
+        prompt = LEARNED_FROM + (" the" + mark) * 100 + " the end"
+        read(product, key, messages=[{"role": "user", "content": prompt}])
+        assert entry().input_tokens > len(prompt)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm.rules import exact_count
@@ -26,6 +26,7 @@ TEXTS = st.lists(MORSELS | st.text(max_size=4), max_size=60).map("".join)
 
 @pytest.mark.parametrize("tokenizer", [OLD, NEW], ids=["old", "new"])
 class TestBounds:
+    @example(before="1", text="123456 of the", after="")
     @given(before=TEXTS, text=TEXTS, after=TEXTS)
     def test_a_text_has_no_more_tokens_within_others_than_are_counted(self, tokenizer, before, text, after):
         size = exact_count.utf8_bytes
@@ -33,6 +34,7 @@ class TestBounds:
         assert tokenizer.count(before + text + after) <= size(before) + counted + size(after)
         assert counted <= size(text)
 
+    @example(text="9 \nthe text")
     @given(text=TEXTS)
     def test_cut_at_its_seams_a_text_has_as_many_tokens_as_whole(self, tokenizer, text):
         cuts = [0, *(seam.start() for seam in exact_count.SEAM.finditer(text)), len(text)]
