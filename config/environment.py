@@ -53,6 +53,21 @@ def file(env: environ.Env, name: str) -> Path | None:
     return path
 
 
+def files_by_model(env: environ.Env, name: str) -> dict[str, Path]:
+    """`model=/path`, comma-separated: a file for each model."""
+    found: dict[str, Path] = {}
+    for part in names(env, name, default=[]):
+        model, _, raw = (side.strip() for side in part.partition("="))
+        path = Path(raw).expanduser().absolute()
+        if not model or not raw or model in found or not path.is_file() or not os.access(path, os.R_OK):
+            raise ImproperlyConfigured(
+                f"{name} must give each model once, with a file that can be read, such as "
+                f"mistral-small-2603=/srv/tekken.json,openai/gpt-4o=/srv/tokenizer.json; not {part!r}."
+            )
+        found[model] = path
+    return found
+
+
 def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
     """A comma-separated list; empty or missing means the default."""
     return [part for raw in _raw(env, name, "").split(",") if (part := raw.strip())] or default

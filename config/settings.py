@@ -185,6 +185,8 @@ PROVIDER_TOLERANCE_DOLLARS: Decimal | None = check.dollars(env, "PROVIDER_TOLERA
 PRIVATE_ENDPOINTS = check.boolean(env, "PRIVATE_ENDPOINTS", default=DEBUG)
 # The models that calls are routed to; None: as the product ships it, llm/data/routing.yaml.
 ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
+# What counts the tokens of which model exactly (the extra `tokenizers`); all others are counted by bytes.
+TOKENIZERS = check.files_by_model(env, "TOKENIZERS")
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0009_default_thresholds'),
+        ('governance', '0011_reports_that_need_review'),
     ]
 
     operations = [

@@ -227,7 +227,7 @@ class Stream:
             return b""
         text_bytes = event.text_bytes
         self._began = self._began or self._loop.time()
-        self._hold.count.arrived(text_bytes, seconds=self._loop.time() - self._began)
+        self._hold.count.arrived(text_bytes, event.data, seconds=self._loop.time() - self._began)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):
