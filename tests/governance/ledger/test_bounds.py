@@ -112,6 +112,9 @@ def test_a_hold_beyond_the_bound_of_an_amount_is_refused() -> None:
     make.budget("1000000000")
     with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
         ledger.reserve(make.reserving("10000000.000000001"), now=NOON)
+    dear = make.reserving("10000000.000000001")
+    with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
+        ledger.dry_run(dear.caller, dear.call, now=NOON)
     op = held(TEN_MILLION)
     with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
         ledger.extend(Extend(op.reservation_id, more_nanos=1), now=NOON)
@@ -211,6 +214,17 @@ class TestAFullHour:
         assert isinstance(refused, ledger.OutOfBounds)
         assert done.charged_nanos == nanos("2")
         assert SpendRollup.objects.get(agent="invoices").cost_nanos == money.MAX_SUM
+
+    def test_hundreds_of_the_largest_reports_in_one_batch(self, by: Any) -> None:
+        """More at once than 64 bits hold: each alone is taken, as long as its hour has room."""
+        results = ledger.apply([make.reporting(TEN_MILLION, by=by) for _ in range(3)], now=NOON)
+        assert {type(result) for result in results} == {ledger.OutOfBounds}
+        other = make.caller(agent="other")
+        results = ledger.apply([make.reporting(TEN_MILLION, by=other) for _ in range(2100)], now=NOON)
+        taken = [result for result in results if not isinstance(result, Exception)]
+        assert len(taken) == money.MAX_SUM // MOST
+        assert {type(result) for result in results if isinstance(result, Exception)} == {ledger.OutOfBounds}
+        assert SpendRollup.objects.get(agent="other").cost_nanos == money.MAX_SUM
 
     def test_is_no_other_constraint(self, by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(batch: Batch) -> None:
