@@ -211,11 +211,14 @@ def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
     batch.read_unlocked(caller)
-    return decide(
+    decision = decide(
         batch.with_caller_status(call, caller),
         views_of(batch.matched(caller), batch.open),
         [bucket_view(bucket, batch.now) for bucket in batch.buckets_of(caller)],
     )
+    if decision.quote is not None:
+        call_rules.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+    return decision
 
 
 def expire_due(*, now: datetime, limit: int = 500) -> int:

@@ -54,7 +54,7 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         _note_refusal(batch, decision)
         return decision
     held = decision.quote
-    _refuse_beyond("estimated_cost", held.cost_nanos)
+    refuse_beyond("estimated_cost", held.cost_nanos)
     tokens = min(held.tokens, money.MAX_UNITS)
     windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
@@ -84,7 +84,7 @@ def extend(batch: Batch, op: Extend) -> None:
     if op.asks_for_leave and (reason := batch.blocked(row.caller)) is not None:
         raise ExtendBlocked(reason)
     windows = [batch.windows[id] for id in row.windows]
-    _refuse_beyond("more", row.amount_nanos + op.more_nanos)
+    refuse_beyond("more", row.amount_nanos + op.more_nanos)
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
     more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
@@ -160,7 +160,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         entry_id, cost_nanos = batch.reported[key]
         return RecordResult(entry_id, cost_nanos, duplicate=True)
     occurred_at = op.occurred_at or batch.now
-    _refuse_beyond("cost", op.cost_nanos)
+    refuse_beyond("cost", op.cost_nanos)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:
@@ -205,7 +205,7 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
     if corrected is None:
         raise ReservationUnknown(op.corrects_id)
     windows = [batch.windows[id] for id in corrected.windows]
-    _refuse_beyond("cost", abs(op.delta_nanos))
+    refuse_beyond("cost", abs(op.delta_nanos))
     _refuse_full(windows, op.delta_nanos)
     if any(window.settled_nanos + op.delta_nanos < 0 for window in windows):
         raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
@@ -245,7 +245,8 @@ def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING)
         bucket.dirty = True
 
 
-def _refuse_beyond(field: str, nanos: int) -> None:
+def refuse_beyond(field: str, nanos: int) -> None:
+    """Refuse an amount that none can be."""
     if nanos > money.MAX_AMOUNT_NANOS:
         raise OutOfBounds(field, f"must be at most {money.whole_dollars(money.MAX_AMOUNT_NANOS)}")
 

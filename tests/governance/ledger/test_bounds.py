@@ -112,6 +112,9 @@ def test_a_hold_beyond_the_bound_of_an_amount_is_refused() -> None:
     make.budget("1000000000")
     with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
         ledger.reserve(make.reserving("10000000.000000001"), now=NOON)
+    dear = make.reserving("10000000.000000001")
+    with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
+        ledger.dry_run(dear.caller, dear.call, now=NOON)
     op = held(TEN_MILLION)
     with pytest.raises(ledger.OutOfBounds, match="10,000,000 dollars"):
         ledger.extend(Extend(op.reservation_id, more_nanos=1), now=NOON)
@@ -151,13 +154,15 @@ class TestFullSums:
     def test_settlements_and_expiry_land_in_a_full_window_which_stays_at_its_bound(self) -> None:
         make.budget("1.00")
         ops = [held() for _ in range(4)]
-        self.filled()
+        ledger.record(make.reporting(TEN_MILLION), now=NOON)
+        ledger.record(make.reporting("9999998"), now=NOON)
         for op in ops[:2]:
             ledger.settle(make.settling(op.reservation_id, "5"), now=NOON)
         assert ledger.expire_due(now=NOON + timedelta(days=1)) == 2
         window = BudgetWindow.objects.get()
         assert (window.settled_nanos, window.reserved_nanos) == (money.MAX_SUM, 0)
-        assert {entry.cost_nanos for entry in SpendEntry.objects.all()} == {MOST, nanos("5"), nanos("0.10")}
+        costs = {entry.cost_nanos for entry in SpendEntry.objects.all()}
+        assert costs == {MOST, nanos("9999998"), nanos("5"), nanos("0.10")}
 
     def test_what_is_taken_back_of_more_than_the_bound_leaves_the_sum_at_it(self) -> None:
         """Closed to whatever is unclear: the sum does not know how far beyond it was, and a repair counts anew."""
@@ -212,6 +217,17 @@ class TestAFullHour:
         assert done.charged_nanos == nanos("2")
         assert SpendRollup.objects.get(agent="invoices").cost_nanos == money.MAX_SUM
 
+    def test_hundreds_of_the_largest_reports_in_one_batch(self, by: Any) -> None:
+        """More at once than 64 bits hold: each alone is taken, as long as its hour has room."""
+        results = ledger.apply([make.reporting(TEN_MILLION, by=by) for _ in range(3)], now=NOON)
+        assert {type(result) for result in results} == {ledger.OutOfBounds}
+        other = make.caller(agent="other")
+        results = ledger.apply([make.reporting(TEN_MILLION, by=other) for _ in range(2100)], now=NOON)
+        taken = [result for result in results if not isinstance(result, Exception)]
+        assert len(taken) == money.MAX_SUM // MOST
+        assert {type(result) for result in results if isinstance(result, Exception)} == {ledger.OutOfBounds}
+        assert SpendRollup.objects.get(agent="other").cost_nanos == money.MAX_SUM
+
     def test_is_no_other_constraint(self, by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(batch: Batch) -> None:
             raise IntegrityError("another constraint")
@@ -233,9 +249,9 @@ class TestBuckets:
         )
 
     def settle_huge(self) -> None:
-        op = held("0.10")
         usage = Usage("mistral", "large", 0, 0, 10**12)
-        ledger.settle(replace(make.settling(op.reservation_id, "1000"), usage=usage), now=NOON)
+        for op in [held("0.10"), held("0.10")]:
+            ledger.settle(replace(make.settling(op.reservation_id, "1000"), usage=usage), now=NOON)
 
     def test_a_settlement_of_nothing_and_a_trillion_tokens_closes_a_limit_for_two_minutes(self, limit: Any) -> None:
         self.settle_huge()

@@ -130,6 +130,14 @@ async def test_whatever_the_database_says_a_reservation_is_told_that_the_ledger_
     assert not await Reservation.objects.aexists()
 
 
+@pytest.mark.parametrize("error", ERRORS[:4], ids=repr)
+def test_so_is_whoever_asks_the_ledger_itself(by: Any, refusing: Refusing, error: Exception) -> None:
+    refusing.error = error
+    with pytest.raises(ledger.LedgerUnavailable):
+        ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    assert len(refusing.tried) == 1
+
+
 @pytest.mark.parametrize("error", ERRORS[4:], ids=repr)
 async def test_one_that_fails_for_itself_holds_up_nobody_and_operators_are_told(
     commit: GroupCommit, by: Any, refusing: Refusing, error: Exception, monkeypatch: pytest.MonkeyPatch
