@@ -102,6 +102,7 @@ lock: .venv/dev
 	$(RESOLVE) pyproject.toml --group dev -o requirements/dev.txt
 	$(RESOLVE) pyproject.toml --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
 	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
+	$(RESOLVE) pyproject.toml --extra tokenizers --constraint requirements/dev.txt --no-annotate -o requirements/tokenizers.txt
 
 clean:
 	rm -rf .venv var dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
@@ -129,6 +130,12 @@ PIP := $(BIN)/python $(PIP_INSTALL)
 	@$(BIN)/python -m venv --clear --without-pip .venv/shipped
 	@PIP_PYTHON=.venv/shipped/bin/python $(PIP) --no-compile -r requirements/runtime.txt
 	@cp requirements/runtime.txt $@
+
+# The extra `tokenizers`: its versions are those of the other locks, so that it goes into .venv itself.
+.venv/tokenizers.installed: requirements/tokenizers.txt | .venv/dev
+	@echo "Installing the extra tokenizers into .venv"
+	@$(PIP) -r requirements/tokenizers.txt
+	@touch $@
 
 # Real clients that tests/clients/ starts, each kind in an environment of its own.
 .venv/clients.installed: requirements/clients.txt | $(BIN)/python

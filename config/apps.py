@@ -24,5 +24,13 @@ class CompositionConfig(AppConfig):
         from billing.accounts import topups
         from governance import ports
         from llm.catalogue import snapshot
+        from llm.providers import cost_reports
 
-        ports.wire(ports.Ports(quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link))
+        ports.wire(
+            ports.Ports(
+                quote=snapshot.quote,
+                price=snapshot.cost_of,
+                upgrade_link=topups.link,
+                provider_costs=cost_reports.read,
+            )
+        )

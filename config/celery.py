@@ -28,6 +28,7 @@ PERIODS = {
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
     "billing.tasks.review_usage": timedelta(hours=6),
+    "governance.tasks.judge_ledger": timedelta(hours=6),
     "llm.tasks.sync_models": timedelta(days=1),
 }
 

@@ -13,6 +13,14 @@ from django.core.exceptions import ImproperlyConfigured
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
 
+# How libpq notices that a server is gone: seconds, and milliseconds for what it sent that nobody acknowledges.
+NOTICING = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 Choice = TypeVar("Choice", int, str)
 
@@ -43,6 +51,21 @@ def file(env: environ.Env, name: str) -> Path | None:
     if not path.is_file() or not os.access(path, os.R_OK):
         raise ImproperlyConfigured(f"{name} must be a file that can be read, not {str(path)!r}.")
     return path
+
+
+def files_by_model(env: environ.Env, name: str) -> dict[str, Path]:
+    """`model=/path`, comma-separated: a file for each model."""
+    found: dict[str, Path] = {}
+    for part in names(env, name, default=[]):
+        model, _, raw = (side.strip() for side in part.partition("="))
+        path = Path(raw).expanduser().absolute()
+        if not model or not raw or model in found or not path.is_file() or not os.access(path, os.R_OK):
+            raise ImproperlyConfigured(
+                f"{name} must give each model once, with a file that can be read, such as "
+                f"mistral-small-2603=/srv/tekken.json,openai/gpt-4o=/srv/tokenizer.json; not {part!r}."
+            )
+        found[model] = path
+    return found
 
 
 def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
@@ -213,6 +236,9 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
         options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 3})
+        # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
+        for name, value in NOTICING.items():
+            options.setdefault(name, value)
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import DatabaseError, connection
 
 from billing.queries import health as billing_health
+from governance.ledger import clock
 from governance.models import BudgetWindow, LedgerCheck
 from llm.state import breakers
 
 BROKER_TIMEOUT_S = 0.3
+DATABASE_TIMEOUT_S = 2
 # What makes the whole unhealthy; the others tell how it is set up.
 ESSENTIAL = ("database", "budget")
+IN_DATABASE = ("budget", "stripe", "database")
 OK, DEGRADED, DOWN, DRIFTED = "ok", "degraded", "down", "drifted"
 FAILING, STALE = "failing", "stale"
+# This process's clock is not the database's, which decides.
+CLOCK_DIFFERS = "clock_differs"
 # Wrong, though calls go through.
-UNWELL = {DOWN, DRIFTED, FAILING, STALE}
+UNWELL = {DOWN, DRIFTED, FAILING, STALE, CLOCK_DIFFERS}
 
 
 def services() -> dict[str, str]:
-    """The state of each part: ok, configured, sandbox, filesystem, not_configured, stale, failing, drifted or down."""
-    return {name: look() for name, look in CHECKS.items()}
+    """The state of each part.
+
+    ok, configured, sandbox, filesystem, not_configured, stale, failing, drifted, clock_differs or down.
+    """
+    return _states(CHECKS)
 
 
 def essentials() -> dict[str, str]:
     """The state of what no call can do without."""
-    return {name: CHECKS[name]() for name in ESSENTIAL}
+    return _states(ESSENTIAL)
+
+
+def _states(names: Iterable[str]) -> dict[str, str]:
+    """The database first: what is kept in it is not asked for where it does not answer."""
+    database = _database()
+    known = dict.fromkeys(IN_DATABASE, DOWN) if database == DOWN else {"database": database}
+    return {name: known.get(name) or CHECKS[name]() for name in names}
 
 
 def overall(found: dict[str, str]) -> str:
@@ -45,12 +61,39 @@ def last_check() -> LedgerCheck | None:
 
 
 def _database() -> str:
+    if not _answers():
+        return DOWN
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+        clock.ask()
     except DatabaseError:
         return DOWN
-    return "ok"
+    return CLOCK_DIFFERS if clock.differs() else OK
+
+
+def _answers() -> bool:
+    """Whether PostgreSQL answers in time, with whatever; one that is frozen would be waited for without an end.
+
+    Asked through a connection of its own: of one that is there already nothing says how long an answer may take.
+    """
+    if connection.vendor != "postgresql":
+        return True
+    import psycopg
+
+    parameters: dict[str, Any] = {
+        name: value
+        for name, value in connection.get_connection_params().items()
+        if isinstance(value, str | int) and name not in ("prepare_threshold", "connect_timeout")
+    }
+    try:
+        psycopg.connect(**parameters, connect_timeout=DATABASE_TIMEOUT_S).close()
+    except psycopg.errors.ConnectionTimeout:
+        return False
+    except psycopg.Error:
+        # Too many connections, a wrong word: it is there, and what follows says how it is.
+        pass
+    return True
 
 
 def _budget() -> str:

@@ -12,19 +12,30 @@ from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
-from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from billing.queries import metrics as billing_metrics
+from governance.ledger import clock
 from governance.queries import metrics as governance_metrics
 from llm.state import metrics as llm_metrics
 
 logger = logging.getLogger(__name__)
 
+
+def of_the_clock(now: datetime) -> Iterator[Metric]:
+    """This machine's clock beside the database's, which decides windows and rate limits."""
+    seconds = -clock.ask().total_seconds()
+    yield GaugeMetricFamily(
+        "spend_governor_clock_off_seconds", "How far this machine's clock is ahead of the database's.", value=seconds
+    )
+
+
 # Each reads the database when it is called. An app's figures join by one more line.
 COLLECTORS: tuple[Callable[[datetime], Iterable[Metric]], ...] = (
     governance_metrics.collect,
+    of_the_clock,
     billing_metrics.collect,
     llm_metrics.collect,
 )

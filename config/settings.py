@@ -173,10 +173,20 @@ OPENAI_API_KEY = check.api_key(env, "OPENAI_API_KEY")
 OPENAI_API_BASE = check.api_base(env, "OPENAI_API_BASE", default="https://api.openai.com/v1")
 ANTHROPIC_API_KEY = check.api_key(env, "ANTHROPIC_API_KEY")
 ANTHROPIC_API_BASE = check.api_base(env, "ANTHROPIC_API_BASE", default="https://api.anthropic.com")
+# What providers' own cost reports are read with, to judge the ledger by; nothing is called with these.
+OPENAI_ADMIN_KEY = check.api_key(env, "OPENAI_ADMIN_KEY")
+ANTHROPIC_ADMIN_KEY = check.api_key(env, "ANTHROPIC_ADMIN_KEY")
+OPENROUTER_ADMIN_KEY = check.api_key(env, "OPENROUTER_ADMIN_KEY")
+OPENROUTER_API_BASE = check.api_base(env, "OPENROUTER_API_BASE", default="https://openrouter.ai/api/v1")
+# How far a day of the ledger may be from its provider's report before operators are told.
+PROVIDER_TOLERANCE_PERCENT = check.percentage(env, "PROVIDER_TOLERANCE_PERCENT", default=1)
+PROVIDER_TOLERANCE_DOLLARS: Decimal | None = check.dollars(env, "PROVIDER_TOLERANCE_DOLLARS", default="0.01")
 # Whether providers that operators add may be in this machine's own network.
 PRIVATE_ENDPOINTS = check.boolean(env, "PRIVATE_ENDPOINTS", default=DEBUG)
 # The models that calls are routed to; None: as the product ships it, llm/data/routing.yaml.
 ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
+# What counts the tokens of which model exactly (the extra `tokenizers`); all others are counted by bytes.
+TOKENIZERS = check.files_by_model(env, "TOKENIZERS")
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"

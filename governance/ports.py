@@ -1,19 +1,21 @@
-"""What governance borrows from the apps above it: prices from the model side, and where to buy more from billing.
+"""What governance borrows from the apps above it: prices and providers' bills from the model side, and where to buy
+more from billing.
 
 Governance imports neither. `config.apps`, which knows all apps, wires them when Django is ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NoReturn, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote, Quoter
+from governance.rules.judgement import CostReport
 from governance.rules.windows import WindowKind
 
 
@@ -32,12 +34,22 @@ class UpgradeLink(Protocol):
     def __call__(self, *, tenant: str, now: datetime) -> str | None: ...
 
 
+class ProviderCosts(Protocol):
+    """What providers themselves say that the days in [since, until), UTC, cost: one report for each account.
+
+    It asks them, which takes up to half a minute, and raises nothing for what they answer.
+    """
+
+    def __call__(self, *, since: date, until: date, now: datetime) -> Sequence[CostReport]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     quote: QuoteTokens
     # What usage cost in nanodollars, and the price rule that says so; None where the model has no price.
     price: Callable[[Usage], tuple[int, str] | None]
     upgrade_link: UpgradeLink
+    provider_costs: ProviderCosts
 
 
 class NotWired(ImproperlyConfigured):
@@ -51,7 +63,7 @@ def _not_wired(*args: Any, **kwargs: Any) -> NoReturn:
     )
 
 
-UNWIRED = Ports(quote=_not_wired, price=_not_wired, upgrade_link=_not_wired)
+UNWIRED = Ports(quote=_not_wired, price=_not_wired, upgrade_link=_not_wired, provider_costs=_not_wired)
 wired = UNWIRED
 
 
@@ -69,6 +81,11 @@ def by_tokens(*, input_tokens: int, max_tokens: int) -> Quoter:
 def true_cost(usage: Usage) -> tuple[int, str] | None:
     """What usage cost in nanodollars, and the price rule that says so; None where the model has no price."""
     return wired.price(usage)
+
+
+def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostReport]:
+    """See `ProviderCosts`."""
+    return wired.provider_costs(since=since, until=until, now=now)
 
 
 def upgrade_url(*, tenant: str, window: str, now: datetime) -> str | None:

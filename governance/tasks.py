@@ -6,7 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from governance import idempotency, ledger
-from governance.upkeep import reconcile
+from governance.upkeep import judgement, reconcile
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,12 @@ def reconcile_ledger() -> int:
     for drift in drifts:
         log.error("the ledger has drifted: %s", drift)
     return len(drifts)
+
+
+@shared_task
+def judge_ledger() -> int:
+    """Compare the ledger's days with what providers report; how many differ."""
+    return len(judgement.run(now=timezone.now()).disagreeing)
 
 
 @shared_task

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import time_machine
 from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Model
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from benchmarks.own_books import BookedUpstream
+from governance.ledger import clock
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
@@ -69,6 +71,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"database: {connections['default'].vendor} ({config.getoption('database')})"
+
+
+@pytest.fixture(autouse=True)
+def travelled_clock_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test travels in time, PostgreSQL's clock is taken along."""
+    measured = clock.measured
+
+    def unless_travelling(*moments: Any, **known: Any) -> Any:
+        return clock.NONE if time_machine.escape_hatch.is_travelling() else measured(*moments, **known)
+
+    monkeypatch.setattr(clock, "measured", unless_travelling)
 
 
 @pytest.fixture

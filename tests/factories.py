@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuids
 
 from governance.ledger.operations import Record, Release, Reserve, Settle
-from governance.models import Agent, ApiKey, Budget, Tenant
+from governance.models import Agent, ApiKey, Budget, LedgerJudgement, Tenant
 from governance.models.tenancy import new_key
+from governance.rules import judgement as judgements
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call, Quote, Quoter
+from governance.rules.judgement import DayRuling, Judgement, OwnWord, Ruling, Silence
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
@@ -96,3 +98,23 @@ def reporting(cost: str = "0.10", *, by: Caller | None = None, request_id: str =
         usage=Usage("mistral", "large", 100, 0, 20),
         **fields,
     )
+
+
+# One day that differs, one that nobody can judge, a provider that is silent, and an estimate.
+FOUND = Judgement(
+    since=date(2026, 3, 9),
+    until=date(2026, 3, 11),
+    rulings=[
+        DayRuling("openai", date(2026, 3, 9), nanos("0.50"), Ruling.DISAGREES, nanos("1.00")),
+        DayRuling("<b>groq", date(2026, 3, 9), nanos("1.00"), Ruling.UNJUDGED, silence=Silence.NO_REPORT),
+    ],
+    own_words=[OwnWord("openai", "estimated", "usage_missing", 3, nanos("0.25"))],
+    asked=["openai", "anthropic"],
+    silent={"anthropic": "it refused to report"},
+    ledger_nanos=nanos("1.50"),
+)
+
+
+def judgement() -> LedgerJudgement:
+    """`FOUND`, as it is kept."""
+    return LedgerJudgement.objects.create(judged_at=NOON, disagreeing=1, silent=1, details=judgements.to_api(FOUND))

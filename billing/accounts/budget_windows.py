@@ -26,6 +26,7 @@ from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
 from governance.models import Budget, BudgetWindow, ScopeType, Tenant
+from governance.rules import money
 from governance.rules import policy as budget_policy
 from governance.rules.windows import WindowKind
 
@@ -49,7 +50,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         budget_id=budget.pk,
         starts_at=period.starts_at,
         ends_at=period.ends_at,
-        limit_nanos=max(1, limit.nanos),
+        limit_nanos=_possible(limit),
         source_kind=SOURCE,
         source_id=account.stripe_customer_id,
         actor=STRIPE.name,
@@ -67,7 +68,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         row.peak_nanos = limit.nanos
         row.save(update_fields=["peak_nanos"])
     _set_policy(budget, account, found, now)
-    _set_limit(budget, max(1, limit.nanos), found, now)
+    _set_limit(budget, _possible(limit), found, now)
     return limit
 
 
@@ -247,6 +248,11 @@ def _set_limit(budget: Budget, limit_nanos: int, found: Entitlement, now: dateti
 
 def _open_window(budget: Budget) -> BudgetWindow | None:
     return budget.windows.filter(closed_at__isnull=True).first()
+
+
+def _possible(limit: Limit) -> int:
+    """A limit that a budget can have; none is nothing."""
+    return max(1, min(money.MAX_LIMIT_NANOS, limit.nanos))
 
 
 def _known_budget(tenant: Tenant) -> Budget | None:

@@ -25,8 +25,9 @@ def validate(plan: Plan) -> None:
     """Raise FieldError for the first thing that no plan can be. Its policy is its budget's, parsed where it is."""
     if not plan.name.strip():
         raise FieldError("name", "must not be empty")
-    if not 0 < plan.limit_nanos <= money.MAX_NANOS:
-        raise FieldError("limit", "must be more than 0 dollars and at most 9 billion")
+    if plan.limit_nanos <= 0:
+        raise FieldError("limit", "must be more than 0 dollars")
+    money.refuse_beyond("limit", plan.limit_nanos, most=money.MAX_LIMIT_NANOS)
     for field in PERCENTAGES:
         if not 0 <= (getattr(plan, field) or 0) <= 100:
             raise FieldError(field, "must be a percentage from 0 to 100, or empty for what the settings say")

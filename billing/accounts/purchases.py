@@ -23,6 +23,7 @@ from governance import ledger
 from governance.actions import allowances
 from governance.models import BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
+from governance.rules import money
 from governance.rules.windows import WindowKind
 
 
@@ -60,7 +61,7 @@ def note_checkout(account: BillingAccount, data: objects.Object, *, now: datetim
         return
     reasons: set[str] = set()
     lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
-    nanos = lines or read_amount(session.metadata, TOPUP_KEY, reasons)
+    nanos = min(money.MAX_LIMIT_NANOS, lines or read_amount(session.metadata, TOPUP_KEY, reasons) or 0)
     if nanos:
         TopUp.objects.get_or_create(
             key=session.id,
@@ -121,7 +122,7 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
     for number, line in enumerate(invoice.lines):
         nanos = None if line.credit or line.proration else topup_nanos(line.price, reasons)
         if nanos and line.quantity:
-            yield line.id or f"{invoice.id}/{number}", nanos * line.quantity
+            yield line.id or f"{invoice.id}/{number}", min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
 
 
 def _refund(row: TopUp, gone: Refund, paid: int) -> None:

@@ -161,7 +161,8 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
 
 @ledger.run_again
 def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now: datetime) -> None:
-    """An operator's own limit for the tenant, in place of the plan's; None returns to the plan."""
+    """An operator's own limit for the tenant, in place of the plan's; None returns to the plan. Raises OverBound."""
+    money.refuse_beyond("limit_override", limit_nanos or 0, most=money.MAX_LIMIT_NANOS)
     with transaction.atomic():
         account = binding.locked(account.stripe_customer_id)
         old, account.limit_override_nanos = account.limit_override_nanos, limit_nanos

@@ -15,6 +15,7 @@ from governance.api.fields import Dollars, Query, Strict, Text
 from governance.api.permissions import READERS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from governance.rules import money
 
 READ = {"GET": READERS}
 
@@ -28,7 +29,7 @@ class PlanBody(PolicyBody):
 
     id = serializers.IntegerField(read_only=True)
     name = Text(max_length=100)
-    limit = Dollars(source="limit_nanos", minimum=1)
+    limit = Dollars(source="limit_nanos", minimum=1, most=money.MAX_LIMIT_NANOS)
     price_ids = NameList(required=False)
     lookup_keys = NameList(required=False)
     product_ids = NameList(required=False)

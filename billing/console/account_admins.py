@@ -26,11 +26,12 @@ def dollars(nanos: int | None) -> str:
 
 
 class DollarsField(forms.DecimalField):
-    """Dollars in the form, nanodollars in the row."""
+    """Dollars in the form, nanodollars in the row: those of a limit."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", UnfoldAdminDecimalFieldWidget)
-        super().__init__(max_digits=16, decimal_places=6, **kwargs)
+        most = int(money.dollars_from_nanos(money.MAX_LIMIT_NANOS))
+        super().__init__(max_digits=16, decimal_places=6, max_value=most, **kwargs)
 
 
 class PlanForm(forms.ModelForm):  # type: ignore[type-arg]

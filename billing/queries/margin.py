@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from django.db.models import Exists, OuterRef, Q, QuerySet, Sum
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from billing.models import BillingAccount, Invoice, Payment
 from billing.queries import revenue
@@ -21,6 +21,7 @@ from billing.rules.refunds import Known, Refund, RefundKind
 from billing.stripe_api import objects
 from governance.models import SpendRollup, Tenant
 from governance.queries.spend import TimeRange
+from governance.queries.sums import LongSum
 
 CHUNK = 200
 WORST = 5
@@ -98,7 +99,7 @@ def _margin(
 def _costs(where: Q, period: TimeRange) -> dict[int, int]:
     """Tenant -> settled nanodollars of the hours that begin in the period."""
     rows = SpendRollup.objects.filter(where, period.on("hour")).values("tenant_id")
-    return {row["tenant_id"]: row["sum"] for row in rows.annotate(sum=Sum("cost_nanos")).order_by()}
+    return {row["tenant_id"]: row["sum"] for row in rows.annotate(sum=LongSum("cost_nanos")).order_by()}
 
 
 def _bills(accounts: Sequence[BillingAccount]) -> dict[int, list[Bill]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from django.db.models import Count, Min, Sum
+from django.db.models import Count, Min
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from billing.models import MeterEvent, UsageMeter
 from billing.queries import health
+from governance.queries.sums import LongSum
 
 PREFIX = "spend_governor_stripe"
 NOT_SENT = ("pending", "sending", "failed", "held")
@@ -55,7 +56,7 @@ def _usage(now: datetime) -> Iterator[Metric]:
     yield _gauge(
         "usage_age_seconds", "Seconds the oldest row to send has waited; 0 where none does.", _age_s(oldest, now)
     )
-    carried = UsageMeter.objects.aggregate(sum=Sum("carried_units"))["sum"] or 0
+    carried = UsageMeter.objects.aggregate(sum=LongSum("carried_units"))["sum"] or 0
     yield _gauge("usage_carried_units", "Units taken back that later usage is still to set off.", -carried)
 
 

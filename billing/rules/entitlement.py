@@ -23,6 +23,7 @@ from billing.rules.periods import LONGEST_MONTH, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import Kept, PlanRule, Pricing, Valued
 from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
+from governance.rules import money
 
 
 class EntitlementState(StrEnum):
@@ -193,7 +194,7 @@ def _combine(
     caps = [one.value for _, _, one, _ in giving]
     found = Entitlement(
         state=state,
-        limit_nanos=sum(part.limit_nanos for part in parts),
+        limit_nanos=min(money.MAX_LIMIT_NANOS, sum(part.limit_nanos for part in parts)),
         period=period,
         parts=parts,
         subscription_id=subscription_id,

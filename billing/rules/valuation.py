@@ -133,7 +133,7 @@ class Pricing:
         limits = [self._limit(item, worth, reasons) for item, worth in mapped]
         soft_e4, hard_e4 = _caps([item.price for item, _ in mapped], reasons)
         return Valued(
-            limit_nanos=sum(limits),
+            limit_nanos=min(money.MAX_LIMIT_NANOS, sum(limits)),
             plan=" + ".join(sorted({worth.plan for _, worth in mapped if worth.plan})),
             reasons=tuple(sorted(reasons)),
             trial_nanos=sum(trial for trial in trials if trial) or None,
@@ -145,8 +145,11 @@ class Pricing:
 
     def _limit(self, item: Item, worth: _Worth, reasons: set[str]) -> int:
         if worth.share_e4:
-            return self._revenue_nanos(item, worth.monthly, reasons) * worth.share_e4 // 10_000
-        return worth.limit_nanos * (item.quantity if worth.per_unit else 1)
+            nanos = self._revenue_nanos(item, worth.monthly, reasons) * worth.share_e4 // 10_000
+        else:
+            nanos = worth.limit_nanos * (item.quantity if worth.per_unit else 1)
+        # A quantity is whatever somebody typed; no limit is above this one.
+        return min(money.MAX_LIMIT_NANOS, nanos)
 
     def _revenue_nanos(self, item: Item, monthly: bool, reasons: set[str]) -> int:
         """What an item bills for a budget's period. A currency without a rate is worth nothing, with a reason."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, Max, Min, Q, QuerySet, Sum
+from django.db.models import F, Max, Min, Q, QuerySet
 
 from billing.models import BillingAccount, MeterEvent, UsageMeter
 from billing.rules import usage
@@ -25,6 +25,7 @@ from billing.stripe_api.meters import Meter, Reporter, UsageEvent
 from governance import alerts, audit
 from governance.audit import Actor
 from governance.models import SpendRollup
+from governance.queries.sums import LongSum
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ def _hours(where: Q, unit: str, starts_at: datetime, ends_at: datetime) -> dict[
     """(tenant, hour) -> units so far, from the rollups."""
     rows = SpendRollup.objects.filter(where, hour__gte=starts_at, hour__lt=ends_at).values("tenant_id", "hour")
     summed = rows.annotate(
-        cost=Sum("cost_nanos"), tokens=Sum(F("input_tokens") + F("output_tokens")), count=Sum("calls")
+        cost=LongSum("cost_nanos"), tokens=LongSum(F("input_tokens") + F("output_tokens")), count=LongSum("calls")
     )
     return {
         (row["tenant_id"], row["hour"]): usage.units_of(Sums(row["cost"], row["tokens"], row["count"]), unit)
@@ -241,7 +242,7 @@ def _hours(where: Q, unit: str, starts_at: datetime, ends_at: datetime) -> dict[
 
 def _reported(where: Q, starts_at: datetime, ends_at: datetime) -> dict[tuple[int, datetime], int]:
     rows = MeterEvent.objects.filter(where, hour__gte=starts_at, hour__lt=ends_at).values("tenant_id", "hour")
-    return {(row["tenant_id"], row["hour"]): row["sum"] for row in rows.annotate(sum=Sum("units")).order_by()}
+    return {(row["tenant_id"], row["hour"]): row["sum"] for row in rows.annotate(sum=LongSum("units")).order_by()}
 
 
 def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: datetime) -> int:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import Count, Sum
+from django.db.models import Count
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -20,9 +20,10 @@ from governance.console.base import is_operator
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
-from governance.queries import budget_status, spend
+from governance.queries import budget_status, judgement, spend
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Point, TimeRange
+from governance.queries.sums import LongSum
 from governance.rules import money
 
 TREND_DAYS = 30
@@ -81,6 +82,7 @@ def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
         "check": health.last_check(),
+        "judged": judgement.last(),
         "alerts": alert_pages.open_ones(limit=LATEST),
         "stops": stopped,
         "all_stopped": any(stop["everything"] for stop in stopped),
@@ -94,7 +96,7 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
     )
     pressed, stopped = budget_status.near_the_cap(now=now)
     pending = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
-        running=Count("pk"), nanos=Sum("amount_nanos")
+        running=Count("pk"), nanos=LongSum("amount_nanos")
     )
     return [
         Card(

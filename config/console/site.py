@@ -76,6 +76,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "governance.alert": ("Alerts", "notification_important"),
             "governance.auditentry": ("Audit trail", "policy"),
             "governance.ledgercheck": ("Ledger checks", "fact_check"),
+            "governance.ledgerjudgement": ("Judgements", "balance"),
             "governance.alertchannel": ("Alert channels", "campaign"),
             "governance.alertdelivery": ("Alert deliveries", "outgoing_mail"),
             "auth.user": ("Users", "person"),
@@ -100,8 +101,9 @@ def pages() -> tuple[ConsolePage, ...]:
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page
     from config.console import overview
+    from governance.console import judgement_page
 
-    return (overview.LIVE, stripe_page.PAGE, margin_page.PAGE)
+    return (overview.LIVE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE)
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Q
 
 from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger.operations import ReviewAllowances
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.queries import budget_status
+from governance.queries.sums import LongSum
 from governance.rules import money
-from governance.rules.errors import FieldError, NotOpen
+from governance.rules.errors import FieldError, NotOpen, OverBound
 
 PLANNED, RUNNING, ENDED = "planned", "running", "ended"
 
@@ -98,10 +99,12 @@ def state(allowance: Allowance, *, now: datetime) -> str:
 
 def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
     """Within the caller's transaction, which has the budget's turn."""
-    if not 0 < allowance.amount_nanos <= money.MAX_NANOS:
-        raise FieldError("amount", "must be more than 0 dollars and at most 9 billion")
-    if allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos > money.MAX_NANOS:
-        raise FieldError("amount", "makes the limit more than 9 billion dollars")
+    if allowance.amount_nanos <= 0:
+        raise FieldError("amount", "must be more than 0 dollars")
+    money.refuse_beyond("amount", allowance.amount_nanos, most=money.MAX_LIMIT_NANOS)
+    limit_nanos = allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos
+    if limit_nanos > money.MAX_LIMIT_NANOS:
+        raise OverBound("amount", f"makes the limit more than {money.whole_dollars(money.MAX_LIMIT_NANOS)}")
     allowance.reason = allowance.reason.strip()
     if not allowance.reason:
         raise FieldError("reason", "say why")
@@ -122,7 +125,7 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
 def _granted(budget: Budget, now: datetime) -> int:
     """What the budget's allowances come to that are not over, as if all ran at once."""
     lasting = Q(ends_at__gt=now) | Q(window__closed_at=None, window__isnull=False)
-    return budget.allowances.filter(lasting).aggregate(sum=Sum("amount_nanos"))["sum"] or 0
+    return budget.allowances.filter(lasting).aggregate(sum=LongSum("amount_nanos"))["sum"] or 0
 
 
 def _to_audit(allowance: Allowance) -> dict[str, Any]:

@@ -31,8 +31,9 @@ def validate(budget: Budget) -> None:
     """Raise FieldError for the first thing that no budget can be; its policy is parsed where it is."""
     if budget.window not in set(WindowKind):
         raise FieldError("window", f"must be one of {', '.join(WindowKind)}")
-    if not 0 < budget.limit_nanos <= money.MAX_NANOS:
-        raise FieldError("limit", "must be more than 0 dollars and at most 9 billion")
+    if budget.limit_nanos <= 0:
+        raise FieldError("limit", "must be more than 0 dollars")
+    money.refuse_beyond("limit", budget.limit_nanos, most=money.MAX_LIMIT_NANOS)
     policy.clean(budget)
 
 

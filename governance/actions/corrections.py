@@ -11,7 +11,7 @@ from datetime import datetime
 
 import uuid_utils.compat as uuids
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet, Sum
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from governance import audit, ledger
 from governance.actions import reviews
@@ -19,6 +19,8 @@ from governance.ledger.call_rules import LATE_SETTLE
 from governance.ledger.operations import Adjust
 from governance.ledger.results import AdjustResult
 from governance.models import Reservation, SpendEntry
+from governance.queries.sums import LongSum
+from governance.rules import money
 from governance.rules.errors import FieldError, NotOpen
 
 CONFIRMED = "confirmed"
@@ -45,6 +47,9 @@ def confirm(
 
     Raises NotOpen, and LedgerError where a window's figures would fall below zero.
     """
+    if cost_nanos is not None and cost_nanos < 0:
+        raise FieldError("cost", "must not be below 0 dollars.")
+    money.refuse_beyond("cost", cost_nanos or 0, most=money.MAX_AMOUNT_NANOS)
     return _say(entry, CONFIRMED, cost_nanos, reason=reason, by=by, now=now)
 
 
@@ -126,7 +131,7 @@ def is_open(entry: SpendEntry) -> bool:
 def charged_nanos(entry: SpendEntry) -> int:
     """What the entry and all its corrections come to."""
     lines = SpendEntry.objects.filter(Q(pk=entry.pk) | Q(corrects=entry.pk))
-    return int(lines.aggregate(sum=Sum("cost_nanos"))["sum"])
+    return int(lines.aggregate(sum=LongSum("cost_nanos"))["sum"])
 
 
 def _lock(entry: SpendEntry) -> None:

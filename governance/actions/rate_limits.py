@@ -13,11 +13,9 @@ from governance.actions.scoped_rules import ScopedRules, stored_scope
 from governance.audit import Actor
 from governance.models import RateLimit, Tenant
 from governance.rules import money
-from governance.rules.errors import Conflict, FieldError
+from governance.rules.errors import Conflict, FieldError, OverBound
 
 CEILINGS = ("nanos_per_minute", "requests_per_minute", "tokens_per_minute")
-# Buckets count millionths in 64 bits.
-MOST_A_MINUTE = 10**12
 # Errors name fields as people know them.
 SHOWN = {"nanos_per_minute": "dollars_per_minute"}
 
@@ -28,10 +26,13 @@ def validate(limit: RateLimit) -> None:
     if not given:
         raise FieldError("dollars_per_minute", "give at least one ceiling: dollars, requests or tokens a minute")
     for name, value in given.items():
-        most = money.MAX_NANOS if name == "nanos_per_minute" else MOST_A_MINUTE
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-            bound = "9 billion" if name == "nanos_per_minute" else f"{MOST_A_MINUTE:,}"
-            raise FieldError(SHOWN.get(name, name), f"must be more than 0 and at most {bound}; empty is no ceiling")
+        shown = SHOWN.get(name, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise FieldError(shown, "must be more than 0; empty is no ceiling")
+        if name == "nanos_per_minute":
+            money.refuse_beyond(shown, value, most=money.MAX_LIMIT_NANOS)
+        elif value > money.MAX_UNITS:
+            raise OverBound(shown, f"must be at most {money.MAX_UNITS:,}; empty is no ceiling")
 
 
 RATE_LIMITS = ScopedRules(

@@ -16,6 +16,7 @@ from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, T
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.models import Allowance, Budget
+from governance.rules import money
 from governance.rules.errors import FieldError
 
 
@@ -26,7 +27,7 @@ class AllowanceBody(Strict):
     budget = serializers.IntegerField(source="budget_id", read_only=True)
     kind = serializers.SerializerMethodField()
     state = serializers.SerializerMethodField()
-    amount = Dollars(source="amount_nanos", minimum=1)
+    amount = Dollars(source="amount_nanos", minimum=1, most=money.MAX_LIMIT_NANOS)
     starts_at = Moment(required=False, help_text="Of a raise; now, unless told.")
     ends_at = Moment(required=False, allow_null=True)
     subject = Text(

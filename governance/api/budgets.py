@@ -20,7 +20,7 @@ from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
 from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status
 from governance.queries.budget_status import BudgetStatus
-from governance.rules import policy
+from governance.rules import money, policy
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 # The API's names of the fields that the ledger calls otherwise.
@@ -37,7 +37,7 @@ class BudgetBody(PolicyBody):
     scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
     scope = serializers.CharField(read_only=True)
     window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES])
-    limit = Dollars(minimum=1)
+    limit = Dollars(minimum=1, most=money.MAX_LIMIT_NANOS)
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")

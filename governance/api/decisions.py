@@ -13,9 +13,9 @@ from rest_framework.response import Response
 from governance import ledger, ports
 from governance.api import errors
 from governance.api.callers import caller_of
-from governance.api.fields import Dollars, Names, Ratio, Text
+from governance.api.fields import Count, Dollars, Names, Ratio, Text
 from governance.api.permissions import EVERYONE
-from governance.api.spend import MOST_TOKENS, CallerFields
+from governance.api.spend import CallerFields
 from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.rules import money, refusals
@@ -69,8 +69,8 @@ class DecisionRequest(CallerFields):
     forced_tool = Text(max_length=200, required=False, default="", allow_blank=True)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
     estimated_cost = Dollars(required=False, help_text="Stands for whichever model serves.")
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS)
-    max_tokens = serializers.IntegerField(required=False, min_value=1, max_value=MOST_TOKENS)
+    input_tokens = Count(required=False)
+    max_tokens = Count(required=False, least=1)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         for kind, key in attrs.pop("scopes", {}).items():

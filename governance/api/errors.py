@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -14,10 +14,11 @@ from rest_framework.views import set_rollback
 
 from governance import idempotency
 from governance.actions import reservations, reviews
+from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotOpen
+from governance.rules.errors import Conflict, FieldError, NotOpen, OverBound
 from governance.rules.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -36,6 +37,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.Throttled, 429, "rate_limit_exceeded"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
+    (OverBound, 422, BEYOND),
     (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),
     (idempotency.KeyReused, 422, "idempotency_mismatch"),
@@ -47,9 +49,13 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
+    (results.OutOfBounds, 422, BEYOND),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
+    # Read-only after a failover; without the rights, or not migrated yet.
+    (InternalError, 503, "database_unavailable"),
+    (ProgrammingError, 503, "database_unavailable"),
 )
 # A hold that may not grow is refused as a call is; looked through before STATUSES, in order.
 EXTENSIONS = (
@@ -75,18 +81,26 @@ class Refused(drf.ValidationError):
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST_FRAMEWORK's EXCEPTION_HANDLER."""
     headers: dict[str, str] = {}
-    if row := next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None):
+    if row := _extension(error):
         status, code = row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code
         headers = dict(row.headers)
     elif found := next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None):
         status, code = found
     else:
         return None
+    if isinstance(error, drf.ValidationError) and _first(error.detail)[1].code == BEYOND:
+        status, code = 422, BEYOND
     code = getattr(error, "own_code", code)
     param, message = _explain(error, code)
     request = context.get("request")
     set_rollback()
     return Response(body(code, message, param, request), status=status, headers=headers | _headers(error, status))
+
+
+def _extension(error: Exception) -> refusals.Row | None:
+    if isinstance(error, results.ExtendBlocked):
+        return refusals.ROWS[error.reason]
+    return next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None)
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:
@@ -104,15 +118,16 @@ def _explain(error: Exception, code: str) -> tuple[str | None, str]:
     if code in MESSAGES:
         return None, MESSAGES[code]
     if isinstance(error, drf.ValidationError):
-        return _first(error.detail)
+        path, complaint = _first(error.detail)
+        return path or None, f"{path}: {complaint}" if path else str(complaint)
     if isinstance(error, drf.APIException):
         return None, str(error.detail)
     field = getattr(error, "field", "")
     return field or None, f"{field}: {error}" if field else str(error)
 
 
-def _first(detail: Any, path: str = "") -> tuple[str | None, str]:
-    """The first complaint in a serializer's nested errors, and the path to its field: `downgrade_rules.0.to`."""
+def _first(detail: Any, path: str = "") -> tuple[str, drf.ErrorDetail]:
+    """The path to the first field that a serializer's nested errors complain of, `downgrade_rules.0.to`, and how."""
     if isinstance(detail, dict):
         for name, inner in detail.items():
             if inner:
@@ -123,8 +138,8 @@ def _first(detail: Any, path: str = "") -> tuple[str | None, str]:
             if isinstance(inner, dict | list) and inner:
                 return _first(inner, f"{path}.{index}".strip("."))
             if inner:
-                return path or None, f"{path}: {inner}" if path else str(inner)
-    return path or None, str(detail)
+                return path, inner
+    return path, drf.ErrorDetail(detail)
 
 
 def _headers(error: Exception, status: int) -> dict[str, str]:

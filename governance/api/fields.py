@@ -17,6 +17,7 @@ from rest_framework.fields import empty
 from governance.rules import money
 
 # Read by pagination and content negotiation, so never unknown in a query.
+BEYOND = "out_of_bounds"
 COMMON_PARAMETERS = {"cursor", "page_size", "format"}
 
 
@@ -54,15 +55,18 @@ class Dollars(serializers.Field[int, Any, str, Any]):
         "negative": "must not be below 0 dollars.",
     }
 
-    def __init__(self, *, minimum: int = 0, **kwargs: Any) -> None:
-        self.minimum = minimum
+    def __init__(self, *, minimum: int = 0, most: int = money.MAX_AMOUNT_NANOS, **kwargs: Any) -> None:
+        self.minimum, self.most = minimum, most
         super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
             raise serializers.ValidationError('must be an amount of dollars such as "12.50".')
         try:
-            nanos = money.nanos_from_dollars(data.strip() if isinstance(data, str) else data)
+            nanos = money.nanos_from_dollars(data.strip() if isinstance(data, str) else data, most=self.most)
+        except money.TooMuch as error:
+            most = money.whole_dollars(self.most)
+            raise serializers.ValidationError(f"must be at most {most}.", code=BEYOND) from error
         except money.AmountError as error:
             raise serializers.ValidationError(str(error)) from error
         if nanos < self.minimum:
@@ -71,6 +75,20 @@ class Dollars(serializers.Field[int, Any, str, Any]):
 
     def to_representation(self, value: int) -> str:
         return money.format_dollars(value)
+
+
+class Count(serializers.IntegerField):
+    """A whole number from `least` on. More than `most` is a 422 that names the bound."""
+
+    def __init__(self, *, least: int = 0, most: int = money.MAX_UNITS, **kwargs: Any) -> None:
+        self.most = most
+        super().__init__(min_value=least, **kwargs)
+
+    def to_internal_value(self, data: Any) -> int:
+        value = super().to_internal_value(data)
+        if value > self.most:
+            raise serializers.ValidationError(f"must be at most {self.most:,}.", code=BEYOND)
+        return value
 
 
 @extend_schema_field(OpenApiTypes.NUMBER)

@@ -11,9 +11,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import rate_limits, tenancy
-from governance.api.fields import Dollars, Query, Strict, Text
+from governance.api.fields import Count, Dollars, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import RateLimit, ScopeType
+from governance.rules import money
 
 
 class RateLimitBody(Strict):
@@ -24,13 +25,11 @@ class RateLimitBody(Strict):
     scope_type = serializers.ChoiceField(choices=ScopeType.values)
     scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
     scope = serializers.CharField(read_only=True)
-    dollars_per_minute = Dollars(source="nanos_per_minute", minimum=1, required=False, allow_null=True)
-    requests_per_minute = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=rate_limits.MOST_A_MINUTE
+    dollars_per_minute = Dollars(
+        source="nanos_per_minute", minimum=1, most=money.MAX_LIMIT_NANOS, required=False, allow_null=True
     )
-    tokens_per_minute = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=rate_limits.MOST_A_MINUTE
-    )
+    requests_per_minute = Count(required=False, allow_null=True, least=1)
+    tokens_per_minute = Count(required=False, allow_null=True, least=1)
     enabled = serializers.BooleanField(required=False)
     created_at = serializers.DateTimeField(read_only=True)
 

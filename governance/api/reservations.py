@@ -13,17 +13,18 @@ from rest_framework.response import Response
 from governance.actions import reservations, reviews
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Dollars, Moment, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
-from governance.api.spend import MOST_TOKENS, TOKENS, cost_of, not_ahead, trust_in
+from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.judgement import AGENT_SETTLED
 from governance.rules.reports import ReportTrust
 
 
@@ -42,9 +43,9 @@ class ReserveRequest(DecisionRequest):
 
 
 class UsageBody(Strict):
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    input_tokens = Count(required=False, default=0)
+    cached_tokens = Count(required=False, default=0)
+    output_tokens = Count(required=False, default=0)
 
 
 class SettleRequest(UsageBody):
@@ -218,7 +219,7 @@ class ReservationSettle(ReservationAct):
         """
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
-        not_ahead(asked, now=self.now)
+        refuse_misdated(asked, now=self.now)
         operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
             done = self._settle(operation)
@@ -252,7 +253,7 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s")))
+        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True))
         return self.shown(id)
 
 
@@ -295,6 +296,7 @@ def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust 
         cost_nanos=cost_nanos,
         usage=usage,
         price_rule=rule,
+        reason=AGENT_SETTLED,
         request_id=asked.get("request_id", str(held.pk)),
         occurred_at=asked.get("occurred_at"),
         trust=trust,

@@ -17,7 +17,7 @@ from governance.actions import corrections, reviews, spend_reports
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
-from governance.api.fields import Dollars, Moment, PeriodQuery, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, PeriodQuery, Strict, Text
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
@@ -27,12 +27,15 @@ from governance.ledger.results import RecordResult
 from governance.models import PendingReport, SpendEntry
 from governance.queries import spend
 from governance.queries.spend import GROUPS, MEASURES, TimeRange
+from governance.rules import money
 from governance.rules.calls import Usage
+from governance.rules.errors import OverBound
 from governance.rules.reports import ReportTrust
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
-MOST_TOKENS = 10**12
+# What is older is no news but a mistake, and its hour may be proved and purged already.
+OLDEST_REPORT = timedelta(days=400)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
@@ -53,9 +56,9 @@ class ReportBody(CallerFields):
     model = Text(max_length=120, required=False, default="", allow_blank=True)
     provider = Text(max_length=40, required=False, default="mistral")
     cost = Dollars(required=False)
-    input_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    cached_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
-    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MOST_TOKENS, default=0)
+    input_tokens = Count(required=False, default=0)
+    cached_tokens = Count(required=False, default=0)
+    output_tokens = Count(required=False, default=0)
     occurred_at = Moment(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +199,7 @@ class Spend(OnceView, ListView):
         What a tenant's key reports beyond what the tenant's budgets leave is kept for an operator, and answered 409.
         """
         asked = self.valid(ReportBody, request.data)
-        not_ahead(asked, now=self.now)
+        refuse_misdated(asked, now=self.now)
         done = self._recorded(self._operation(asked))
         if isinstance(done, PendingReport):
             return needs_review(self, done)
@@ -254,10 +257,13 @@ def trust_in(by: Principal) -> ReportTrust | None:
     return reviews.trust_in(tenant_id=by.tenant.pk, agent_is_fixed=by.agent is not None)
 
 
-def not_ahead(asked: dict[str, Any], *, now: datetime) -> None:
-    """Refuse a call that has not happened yet."""
-    if asked.get("occurred_at", now) > now + CLOCK_SKEW:
-        raise serializers.ValidationError({"occurred_at": ["is in the future."]})
+def refuse_misdated(asked: dict[str, Any], *, now: datetime) -> None:
+    """Refuse a call that has not happened yet, or so long ago that it cannot be meant."""
+    at = asked.get("occurred_at", now)
+    if at > now + CLOCK_SKEW:
+        raise OverBound("occurred_at", "is in the future.")
+    if at < now - OLDEST_REPORT:
+        raise OverBound("occurred_at", f"is more than {OLDEST_REPORT.days} days ago.")
 
 
 def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
@@ -267,6 +273,7 @@ def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
     priced = ports.true_cost(usage)
     if priced is None:
         raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
+    money.refuse_beyond("cost", priced[0], most=money.MAX_AMOUNT_NANOS)
     return priced
 
 

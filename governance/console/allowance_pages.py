@@ -71,7 +71,7 @@ class AllowanceForm(forms.Form):
 
     def clean_amount(self) -> int:
         try:
-            return money.nanos_from_dollars(self.cleaned_data["amount"])
+            return money.nanos_from_dollars(self.cleaned_data["amount"], most=money.MAX_LIMIT_NANOS)
         except money.AmountError as error:
             raise forms.ValidationError(str(error)) from error
 

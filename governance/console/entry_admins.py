@@ -50,7 +50,7 @@ class CostForm(reasons.ReasonForm):
     def clean_cost(self) -> int | None:
         cost = self.cleaned_data["cost"]
         try:
-            return None if cost is None else money.nanos_from_dollars(cost)
+            return None if cost is None else money.nanos_from_dollars(cost, most=money.MAX_AMOUNT_NANOS)
         except money.AmountError as error:
             raise ValidationError(str(error)) from error
 

@@ -8,7 +8,7 @@ from unfold.decorators import display
 
 from governance.console import display as show
 from governance.console.base import LongTableAdmin
-from governance.models import LedgerCheck, Reservation, SpendRollup
+from governance.models import LedgerCheck, LedgerJudgement, Reservation, SpendRollup
 
 
 class ReservationAdmin(LongTableAdmin):
@@ -74,6 +74,19 @@ class LedgerCheckAdmin(LongTableAdmin):
     @display(description="Took", ordering="took_ms")
     def took(self, obj: LedgerCheck) -> str:
         return f"{obj.took_ms:,} ms"
+
+
+class LedgerJudgementAdmin(LongTableAdmin):
+    list_display = ("judged_at", "days", "own_word", "disagreeing", "silent")
+    ordering = ("-id",)
+
+    @display(description="Days")
+    def days(self, obj: LedgerJudgement) -> str:
+        return f"{obj.details['from']} up to {obj.details['to']}"
+
+    @display(description="On its own word")
+    def own_word(self, obj: LedgerJudgement) -> str:
+        return f"${obj.details['own_word']} of ${obj.details['ledger']}"
 
 
 class AuditEntryAdmin(LongTableAdmin):

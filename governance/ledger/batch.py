@@ -7,13 +7,14 @@ because their ids are needed at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from governance.ledger import sql
+from governance.ledger import clock, sql
 from governance.ledger import sql_buckets as limits
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import (
@@ -33,10 +34,11 @@ from governance.ledger.operations import (
 from governance.ledger.results import AlreadyResolved, ReservationUnknown
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
+from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
-from governance.rules.scopes import MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
+from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
 from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
@@ -77,7 +79,9 @@ class Batch:
 
     def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
         self.operations = operations
-        self.now = now
+        # By the caller's clock; put right by the database's before anything depends on it.
+        self._given = now
+        self.now = now + clock.ahead()
         self.calmly = calmly
         self.windows: dict[int, WindowRow] = {}
         self.open: dict[tuple[int, str], WindowRow] = {}
@@ -101,14 +105,20 @@ class Batch:
             for op in self.operations
             if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None)
         }
+        # Of those who hold already the database is asked along, by their reservations.
+        growing = {op.reservation_id for op in self.operations if isinstance(op, Extend) and op.asks_for_leave}
         if callers:
-            self.load_rules(callers)
+            self.load_rules(callers, growing)
+        elif growing:
+            self.caller_status = self._asked(lambda: words.answer(sql.caller_status((), self.now, growing)))
         needed = [budget for caller in callers for budget in self.matched(caller)]
         acted_on = {
             op.budget_id
             for op in self.operations
             if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
         }
+        if acted_on and not callers:
+            self.read_clock()
         sql.take_report_turns(
             {op.trust.tenant_id for op in self.operations if isinstance(op, Settle | Record) and op.trust}
         )
@@ -116,31 +126,59 @@ class Batch:
         self.reservations = sql.reservations(
             {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
         )
+        # It came along with them, where nothing was read before.
+        self.now = self._given + clock.ahead()
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
+        past = {
+            (item.budget.id, item.subject, op.occurred_at)
+            for op in self.operations
+            if isinstance(op, Record) and op.windows is None and op.occurred_at is not None
+            for item in self.matched(op.caller)
+        }
         self._lock_windows(
             needed=needed,
             ids={id for row in self.reservations.values() for id in row.windows}
             | {id for row in self.corrected.values() for id in row.windows}
-            | {id for op in self.operations if isinstance(op, Record) for id in op.windows or ()},
+            | {id for op in self.operations if isinstance(op, Record) for id in op.windows or ()}
+            | sql.windows_at(past),
             budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
         self._lock_buckets({op.caller for op in self.operations if isinstance(op, Reserve)})
 
-    def load_rules(self, callers: Iterable[Caller]) -> None:
-        """Read which budgets and rate limits govern the callers and whether they may call at all."""
+    def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
+        """Read which budgets and rate limits govern the callers and whether they may call at all.
+
+        The latter also of the callers of the reservations that are `growing`.
+        """
         callers = set(callers)
-        self.caller_status, budgets, rates = words.answers(
-            sql.caller_status(callers, self.now), sql.budgets(callers), sql.rate_rules(callers)
-        )
+        budgets: list[BudgetRule] = []
+        rates: list[RateRule] = []
+
+        def ask() -> CallerStatus:
+            status, budgets[:], rates[:] = words.answers(
+                sql.caller_status(callers, self.now, growing), sql.budgets(callers), sql.rate_rules(callers)
+            )
+            return cast(CallerStatus, status)
+
+        self.caller_status = self._asked(ask)
         for caller in callers:
             zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
             self._matched[caller] = governing(caller, budgets, time_zone=zone)
             self._limited[caller] = matching(caller, rates) if rates else []
+
+    def read_clock(self) -> None:
+        """Put `now` right, where the batch reads nothing that tells the time along."""
+        self.now = self._given + clock.ask()
+
+    def _asked(self, ask: Callable[[], CallerStatus]) -> CallerStatus:
+        status = clock.asked(ask, lambda status: status.clock_micros)
+        self.now = self._given + clock.ahead()
+        return status
 
     def read_unlocked(self, caller: Caller) -> None:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
@@ -156,20 +194,38 @@ class Batch:
     def matched(self, caller: Caller) -> list[MatchedBudget]:
         return self._matched[caller]
 
+    def window_at(self, matched: MatchedBudget, at: datetime) -> WindowRow:
+        """The window that a call of `at` counts in: that of its own period, closed or open, else the open one.
+
+        A window that opens with its first call, or by an act, has no predecessor for what was called before: so that
+        no report is outside of a budget that governs it.
+        """
+        current = self.open[matched.budget.id, matched.subject]
+        if current.starts_at <= at:
+            return current
+        key = matched.budget.id, matched.subject
+        closed = [row for row in self.windows.values() if (row.budget.id, row.subject) == key and covered(row, at)]
+        return max(closed, key=lambda row: row.starts_at, default=current)
+
     def with_caller_status(self, call: Call, caller: Caller) -> Call:
         """The call, marked with the reason why its caller may not call, if there is one."""
+        reason = self.blocked(caller)
+        return call if reason is None else replace(call, blocked=reason)
+
+    def blocked(self, caller: Caller) -> Reason | None:
+        """Why a caller may not call; None where it may."""
         status = self.caller_status.statuses.get(caller.tenant_id)
         if is_stopped(self.caller_status.stops, tenant_id=caller.tenant_id, agent=caller.agent):
-            return replace(call, blocked=Reason.EMERGENCY_STOP)
+            return Reason.EMERGENCY_STOP
         if caller.key_id in self.caller_status.unusable_keys:
-            return replace(call, blocked=Reason.KEY_INVALID)
+            return Reason.KEY_INVALID
         if status == "suspended":
-            return replace(call, blocked=Reason.TENANT_SUSPENDED)
+            return Reason.TENANT_SUSPENDED
         if status != "active":
-            return replace(call, blocked=Reason.TENANT_PAUSED)
+            return Reason.TENANT_PAUSED
         if (caller.tenant_id, caller.agent) in self.caller_status.paused_agents:
-            return replace(call, blocked=Reason.AGENT_PAUSED)
-        return call
+            return Reason.AGENT_PAUSED
+        return None
 
     def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
@@ -213,7 +269,7 @@ class Batch:
         """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
         known = {(row.rule.id, row.subject): row for row in self.buckets.values()}
         return [
-            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount())
+            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount(), self.now)
             for rule, subject in self._limited[caller]
         ]
 
@@ -229,7 +285,7 @@ class Batch:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
             running = [a for a in mine if a.starts_at <= self.now]
             changes = [a.starts_at for a in mine if a.starts_at > self.now] + [a.ends_at for a in running if a.ends_at]
-            extra_nanos = sum(a.amount_nanos for a in running)
+            extra_nanos = min(money.MAX_LIMIT_NANOS, sum(a.amount_nanos for a in running))
             row.extra_until = min(changes, default=None)
             row.dirty = True
             if extra_nanos != row.extra_nanos:
@@ -245,10 +301,12 @@ class Batch:
             sql.insert_reservations(list(self.new_reservations.values()))
             sql.update_reservations(row for row in self.reservations.values() if row.dirty)
             sql.insert_entries(self.entries, self.now)
-            sql.add_to_rollups(self.entries)
+            # Reports and corrections can be refused where an hour's sum is full; what was held lands.
+            refusing = any(isinstance(op, Record | Adjust) for op in self.operations)
+            sql.add_to_rollups(self.entries, refusing=refusing)
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
-            limits.update_buckets((row for row in self.buckets.values() if row.dirty), self.now)
+            limits.update_buckets(row for row in self.buckets.values() if row.dirty)
 
     # Parts --------------------------------------------------------------------------------------------------
 
@@ -265,10 +323,17 @@ class Batch:
         return row
 
     def post(self, entry: EntryRow) -> None:
+        """Add a line, and its cost to its windows.
+
+        A sum stops at its bound, and stays there: what is spent lands whatever the sum says, and the lines have all of
+        it. Such a window is far beyond any limit, so nothing is let through by that; a repair counts it anew.
+        """
         self.entries.append(entry)
         for id in entry.windows:
-            self.windows[id].settled_nanos += entry.cost_nanos
-            self.refresh(self.windows[id])
+            window = self.windows[id]
+            if window.settled_nanos < money.MAX_SUM:
+                window.settled_nanos = min(money.MAX_SUM, window.settled_nanos + entry.cost_nanos)
+            self.refresh(window)
 
     def refresh(self, window: WindowRow, *, reason: str = "", actor: str = "") -> None:
         """Settled money or the limit changed: bring state and thresholds up to date, each change one event."""
@@ -316,6 +381,13 @@ class Batch:
 def has_ended(window: WindowRow, now: datetime) -> bool:
     """Whether time has closed a window."""
     return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
+
+
+def covered(window: WindowRow, at: datetime) -> bool:
+    """Whether `at` is in a closed window's time. It may have been closed long after its period was over."""
+    if window.closed_at is None or at < window.starts_at:
+        return False
+    return at < window.closed_at and not has_ended(window, at)
 
 
 def new_window(matched: MatchedBudget, now: datetime) -> NewWindow:

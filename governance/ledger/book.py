@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, cast
 
-from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
-from governance.ledger import call_rules, sql, window_rules
+from governance.ledger import call_rules, clock, sql, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, bucket_view, views_of
 from governance.ledger.operations import (
     Adjust,
@@ -41,6 +41,7 @@ from governance.ledger.results import (
     AlreadyResolved,
     LedgerError,
     LedgerUnavailable,
+    OutOfBounds,
     PeriodResult,
     RecordResult,
     ReservationUnknown,
@@ -48,6 +49,7 @@ from governance.ledger.results import (
     SettleResult,
 )
 from governance.ledger.sql_dialect import by_index, together
+from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, decide
 
@@ -68,6 +70,10 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 ATTEMPTS = 6
+# PostgreSQL's read_only_sql_transaction: connected to what was the primary until a moment ago, and is no more.
+READ_ONLY = "25006"
+# How the names of the tables' constraints on sums end.
+BOUNDS = "within_bounds"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,9 +83,9 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
-    database cannot be reached, or others never let it have its windows: then nothing happened, or (after a lost
-    commit) it is not known whether it did, and repeating the same operations is safe: reservations and entries carry
-    their own ids.
+    database cannot be reached or does not write, for whatever reason, or others never let it have its windows: then
+    nothing happened, or (after a lost commit) it is not known whether it did, and repeating the same operations is
+    safe: reservations and entries carry their own ids.
     """
     if not operations:
         return []
@@ -107,6 +113,10 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
         results = _run(operations, now, calmly=True)
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
+    except IntegrityError as error:
+        if (beyond := _beyond_bounds(error)) is None:
+            raise
+        raise beyond from error
     for result in results:
         if isinstance(result, Exception):
             raise result
@@ -201,17 +211,22 @@ def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
     batch.read_unlocked(caller)
-    return decide(
+    decision = decide(
         batch.with_caller_status(call, caller),
         views_of(batch.matched(caller), batch.open),
-        [bucket_view(bucket, now) for bucket in batch.buckets_of(caller)],
+        [bucket_view(bucket, batch.now) for bucket in batch.buckets_of(caller)],
     )
+    if decision.quote is not None:
+        call_rules.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+    return decision
 
 
 def expire_due(*, now: datetime, limit: int = 500) -> int:
     """Resolve reservations whose time ran out, `limit` at a time; how many were."""
     total = 0
-    while due := sql.due_reservations(now, limit):
+    # Asked with a clock that is wrong, all would be due at once; each is looked at again under its lock.
+    ahead = clock.ask()
+    while due := sql.due_reservations(now + ahead, limit):
         done = apply([Expire(id) for id in due], now=now)
         expired = sum(result is True for result in done)
         total += expired
@@ -245,6 +260,8 @@ def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
 
 def _explained(operation: Operation, error: Exception) -> Any:
     """What the failure of one operation means: ids used before, which only a constraint noticed, are said so."""
+    if isinstance(error, IntegrityError) and (beyond := _beyond_bounds(error)):
+        return beyond
     if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
         held = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
         if held is not None:
@@ -259,6 +276,19 @@ def _explained(operation: Operation, error: Exception) -> Any:
         # Purged between our look and our commit.
         return ReservationUnknown(operation.corrects_id)
     return error
+
+
+def _unavailable(error: Exception, *, unsure: bool = False) -> LedgerUnavailable:
+    unavailable = LedgerUnavailable(str(error), unsure=unsure)
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
+    """What it means that one of the constraints on sums refused a statement; their names end alike."""
+    if BOUNDS not in str(error):
+        return None
+    return OutOfBounds("cost", f"brings an hour's sum over the bound of {money.whole_dollars(money.MAX_SUM)}")
 
 
 def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> list[Any]:
@@ -297,11 +327,24 @@ def _durably(work: Callable[[bool], T]) -> T:
             if attempt == ATTEMPTS:
                 raise LedgerUnavailable(str(error)) from error
             calmly = True
-        except (OperationalError, InterfaceError) as error:
+        except (IntegrityError, DataError):
+            # What one operation brings, so that it is looked for.
+            raise
+        except (DatabaseError, InterfaceError) as error:
+            # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
-                transaction.get_connection().close_if_unusable_or_obsolete()
-                raise LedgerUnavailable(str(error), unsure=committing) from error
+                _let_go(error)
+                raise _unavailable(error, unsure=committing) from error
             _pause(attempt)
+
+
+def _let_go(error: Exception) -> None:
+    """Have the next try make a connection of its own, where this one is no good any more."""
+    connection = transaction.get_connection()
+    if getattr(error.__cause__, "sqlstate", None) == READ_ONLY and not connection.in_atomic_block:
+        # It works, and would stay with a server that is no primary any longer.
+        connection.connection.close()
+    connection.close_if_unusable_or_obsolete()
 
 
 def _may_run_again(error: Exception, attempt: int) -> bool:

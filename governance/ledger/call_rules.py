@@ -16,16 +16,19 @@ from governance.ledger.operations import Adjust, Expire, Extend, Record, Release
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
+    ExtendBlocked,
     ExtendRefused,
     ExtendTooFast,
     InReview,
     LedgerError,
+    OutOfBounds,
     RecordResult,
     ReservationUnknown,
     SettleResult,
 )
-from governance.ledger.rows import BucketRow, EntryRow, ReservationRow
-from governance.rules.buckets import Amount, amount_of
+from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow
+from governance.rules import money
+from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision, Reason, WindowView, decide
 from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted
@@ -33,6 +36,8 @@ from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budg
 LATE_SETTLE = "late_settle"
 # The reason of a charge at the hold, where what was claimed beyond it waits for an operator.
 IN_REVIEW = "excess_in_review"
+# Of a settlement at the hold, in place of one that no call can have cost or used.
+IMPLAUSIBLE = "implausible"
 
 
 def reserve(batch: Batch, op: Reserve) -> Decision:
@@ -48,11 +53,14 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
+    held = decision.quote
+    refuse_beyond("estimated_cost", held.cost_nanos)
+    tokens = min(held.tokens, money.MAX_UNITS)
     windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
-        window.reserved_nanos += decision.quote.cost_nanos
+        window.reserved_nanos += held.cost_nanos
         window.dirty = True
-    _fill(buckets, amount_of(cost_nanos=decision.quote.cost_nanos, tokens=decision.quote.tokens))
+    _fill(buckets, amount_of(cost_nanos=held.cost_nanos, tokens=tokens))
     batch.new_reservations[op.reservation_id] = ReservationRow(
         id=op.reservation_id,
         caller=op.caller,
@@ -60,12 +68,12 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         model_requested=op.model_requested or op.call.model,
         model_served=decision.model,
         windows=[window.id for window in windows],
-        amount_nanos=decision.quote.cost_nanos,
+        amount_nanos=held.cost_nanos,
         status="pending",
         reserved_at=batch.now,
         expires_at=_expiry(batch, op.ttl_s),
         buckets=[bucket.id for bucket in buckets],
-        tokens=decision.quote.tokens,
+        tokens=tokens,
     )
     return decision
 
@@ -73,14 +81,17 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
 def extend(batch: Batch, op: Extend) -> None:
     """Hold more where it fits, and live longer."""
     row = batch.pending(op.reservation_id)
+    if op.asks_for_leave and (reason := batch.blocked(row.caller)) is not None:
+        raise ExtendBlocked(reason)
     windows = [batch.windows[id] for id in row.windows]
+    refuse_beyond("more", row.amount_nanos + op.more_nanos)
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
     more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
     wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
     if op.more_nanos and wait_s:
         raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
-    _fill(buckets, more)
+    _fill(buckets, Amount(nanos=row.amount_nanos + op.more_nanos), less=Amount(nanos=row.amount_nanos))
     for window in windows:
         window.reserved_nanos += op.more_nanos
         window.dirty = True
@@ -90,11 +101,12 @@ def extend(batch: Batch, op: Extend) -> None:
 
 
 def settle(batch: Batch, op: Settle) -> SettleResult:
-    """Charge the true cost in the windows that held it, and return the rest.
+    """Charge the true cost in the windows that held it, and return the rest. Whatever it says, it lands.
 
     What a tenant's key claims beyond its bound is not charged: the hold is, and the rest is in review.
     """
     row = batch.reservation(op.reservation_id)
+    op = _plausible(op, row)
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
@@ -105,7 +117,8 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     used = op.usage.input_tokens + op.usage.output_tokens
     _fill(
         _buckets(batch, row),
-        amount_of(cost_nanos=op.cost_nanos - row.amount_nanos, tokens=used - row.tokens if used else 0, requests=0),
+        amount_of(cost_nanos=op.cost_nanos, tokens=used or row.tokens),
+        less=amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens),
     )
     _resolve(batch, row, "settled")
     return SettleResult(
@@ -121,7 +134,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    _fill(_buckets(batch, row), amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens).negated())
+    _fill(_buckets(batch, row), NOTHING, less=amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens))
     _resolve(batch, row, "released")
 
 
@@ -147,12 +160,15 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         entry_id, cost_nanos = batch.reported[key]
         return RecordResult(entry_id, cost_nanos, duplicate=True)
     occurred_at = op.occurred_at or batch.now
+    refuse_beyond("cost", op.cost_nanos)
+    if _uses_too_much(op.usage):
+        raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:
         windows = governing = [batch.windows[id] for id in op.windows]
     else:
-        governing = [batch.open[item.budget.id, item.subject] for item in batch.matched(op.caller)]
-        # A call of an earlier period belongs to that one, whose window is closed.
-        windows = [window for window in governing if window.starts_at <= occurred_at]
+        matched = batch.matched(op.caller)
+        governing = [batch.open[item.budget.id, item.subject] for item in matched]
+        windows = [batch.window_at(item, occurred_at) for item in matched]
     reason = op.reason
     if op.trust is not None and op.cost_nanos > 0:
         # It must fit all that governs the caller now, also what it is too old to be charged in.
@@ -160,6 +176,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         if op.cost_nanos > bound.room_nanos:
             return InReview(op.cost_nanos, bound, tuple(window.id for window in windows))
         reason = reason if budgeted else sql.UNBUDGETED
+    _refuse_full(windows, op.cost_nanos)
     entry = EntryRow(
         id=op.entry_id,
         kind="charge",
@@ -187,7 +204,10 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
     corrected = batch.corrected.get(op.corrects_id)
     if corrected is None:
         raise ReservationUnknown(op.corrects_id)
-    if any(batch.windows[id].settled_nanos + op.delta_nanos < 0 for id in corrected.windows):
+    windows = [batch.windows[id] for id in corrected.windows]
+    refuse_beyond("cost", abs(op.delta_nanos))
+    _refuse_full(windows, op.delta_nanos)
+    if any(window.settled_nanos + op.delta_nanos < 0 for window in windows):
         raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
     batch.post(
         replace(
@@ -218,10 +238,54 @@ def _buckets(batch: Batch, row: ReservationRow) -> list[BucketRow]:
     return [batch.buckets[id] for id in row.buckets if id in batch.buckets]
 
 
-def _fill(buckets: Iterable[BucketRow], more: Amount) -> None:
+def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING) -> None:
+    """Book an amount, in the place of what was booked before."""
     for bucket in buckets:
-        bucket.level = bucket.level.plus(more)
+        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more, less=less)
         bucket.dirty = True
+
+
+def refuse_beyond(field: str, nanos: int) -> None:
+    """Refuse an amount that none can be."""
+    if nanos > money.MAX_AMOUNT_NANOS:
+        raise OutOfBounds(field, f"must be at most {money.whole_dollars(money.MAX_AMOUNT_NANOS)}")
+
+
+def _refuse_full(windows: Iterable[WindowRow], more_nanos: int) -> None:
+    """Refuse what would bring the sum of a tenant's window over its bound; a settlement never is: see `Batch.post`.
+
+    Nor is it refused for the platform's own sum, which others may have filled: that one stops at its bound.
+    """
+    for window in windows:
+        if window.tenant_id is not None and window.settled_nanos + max(0, more_nanos) > money.MAX_SUM:
+            bound = money.whole_dollars(money.MAX_SUM)
+            raise OutOfBounds("cost", f"brings what {view_of(window).scope} has spent over the bound of {bound}")
+
+
+def _uses_too_much(usage: Usage) -> bool:
+    counts = (usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.units)
+    return min(counts) < 0 or max(counts) > money.MAX_UNITS
+
+
+def _plausible(op: Settle, row: ReservationRow) -> Settle:
+    """The settlement; or, where no call can have cost or used what it says, one at the hold that says what it said.
+
+    A call is charged in any case, and a count that only an upstream can have made up must not be what keeps it from
+    that. As an estimate it waits for an operator's word.
+    """
+    if 0 <= op.cost_nanos <= money.MAX_AMOUNT_NANOS and not _uses_too_much(op.usage):
+        return op
+    usage = replace(op.usage, input_tokens=0, cached_tokens=0, output_tokens=0, units=0)
+    # As text: JSON's integers end at 64 bits here.
+    said = {"cost_nanos": str(op.cost_nanos)} | {name: str(count) for name, count in _figures(op.usage).items()}
+    return replace(
+        op,
+        cost_nanos=row.amount_nanos,
+        usage=usage,
+        certainty="estimated",
+        reason=IMPLAUSIBLE,
+        metadata={**op.metadata, "reported": said},
+    )
 
 
 def _resolve(batch: Batch, row: ReservationRow, status: str) -> None:

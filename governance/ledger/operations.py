@@ -33,11 +33,20 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Keep a running call's reservation alive, and hold `more_nanos` for it where they fit."""
+    """Keep a running call's reservation alive, and hold `more_nanos` for it where they fit.
+
+    More money is asked for as a reservation is: a caller who is stopped, paused, suspended or without a key gets none.
+    So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held.
+    """
 
     reservation_id: UUID
     more_nanos: int = 0
     ttl_s: int | None = None
+    asked: bool = False
+
+    @property
+    def asks_for_leave(self) -> bool:
+        return self.asked or self.more_nanos > 0
 
 
 @dataclass(frozen=True, slots=True)

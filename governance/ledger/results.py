@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from governance.rules.decision import WindowView
+from governance.rules.decision import Reason, WindowView
+from governance.rules.refusals import ROWS
 from governance.rules.reports import ReportBound
 
 
@@ -40,8 +41,24 @@ class AlreadyResolved(LedgerError):
         self.id, self.status = id, status
 
 
+class OutOfBounds(LedgerError):
+    """An amount, a count or a sum would pass its bound, see `governance.rules.money`; `field` is what asks for it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
+
+
+class ExtendBlocked(ExtendRefused):
+    """Nothing is held for this caller now: it is stopped, paused, suspended or without a key; `reason` says which."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(f"{ROWS[reason].sentence}.")
+        self.reason = reason
 
 
 class ExtendTooFast(ExtendRefused):

@@ -121,16 +121,19 @@ class CallerStatus:
     paused_agents: frozenset[tuple[int, str]]
     unusable_keys: frozenset[int]
     stops: frozenset[StopTarget]
+    # Microseconds since 1970 by the database's clock, where it has one of its own.
+    clock_micros: int | None
 
 
 @dataclass(slots=True)
 class BucketRow:
-    """A locked bucket; its level is as of the batch's now."""
+    """A locked bucket; its level is as of `measured_at`, which never goes back: mostly the batch's now."""
 
     id: int
     rule: RateRule
     subject: str
     level: Amount
+    measured_at: datetime
     dirty: bool = False
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from governance.ledger import clock
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import (
@@ -31,7 +32,7 @@ from governance.ledger.sql_dialect import (
     stamp,
     uuid,
 )
-from governance.rules import policy
+from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.policy import Policy
@@ -66,11 +67,12 @@ _REPORTED = Columns("e", "id tenant_id request_id cost_nanos")
 _ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
 _NAMES = Shape("name text")
 _SUBJECTS = Shape("budget_id bigint, subject text")
+_PERIODS = Shape("budget_id bigint, subject text, at timestamptz")
 _REQUESTS = Shape("tenant_id bigint, request_id text")
 
 
 class _Fact(NamedTuple):
-    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, or a stop."""
+    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, or the clock."""
 
     kind: str
     id: int
@@ -78,20 +80,31 @@ class _Fact(NamedTuple):
     time_zone: str
 
 
-def caller_status(callers: Collection[Caller], now: datetime) -> Select[CallerStatus]:
-    """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call."""
-    tenants = pack_ids({caller.tenant_id for caller in callers})
-    keys = pack_ids({caller.key_id for caller in callers if caller.key_id is not None})
+def caller_status(callers: Collection[Caller], now: datetime, growing: Collection[UUID] = ()) -> Select[CallerStatus]:
+    """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call.
+
+    And of those that the reservations `growing` are for.
+    """
+    tenants = [pack_ids({caller.tenant_id for caller in callers})]
+    keys = [pack_ids({caller.key_id for caller in callers if caller.key_id is not None})]
+    of_tenants = of_keys = among(IDS)
+    if growing:
+        held = f"SELECT r.{{}} FROM governance_reservation r WHERE r.id IN {among(UUIDS)}"
+        of_tenants, of_keys = (
+            f"(SELECT v.id FROM {IDS} UNION {held.format(name)})" for name in ("tenant_id", "key_id")
+        )
+        tenants, keys = ([*ids, pack_ids(growing)] for ids in (tenants, keys))
     return Select(
-        f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {among(IDS)}"
+        f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {of_tenants}"
         f" UNION ALL SELECT 'a', tenant_id, slug, '' FROM governance_agent"
-        f" WHERE status = 'paused' AND tenant_id IN {among(IDS)}"
+        f" WHERE status = 'paused' AND tenant_id IN {of_tenants}"
         f" UNION ALL SELECT 'k', id, '', '' FROM governance_apikey"
-        f" WHERE id IN {among(IDS)} AND (revoked_at <= %s OR expires_at <= %s)"
+        f" WHERE id IN {of_keys} AND (revoked_at <= %s OR expires_at <= %s)"
         f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
-        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {among(IDS)})",
-        [tenants, tenants, keys, stamp(now), stamp(now), tenants],
+        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})"
+        + (f" UNION ALL SELECT 'c', {clock.COLUMN}, '', ''" if words.is_postgres() else ""),
+        [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
         _caller_status,
     )
 
@@ -106,6 +119,7 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
         unusable_keys=frozenset(fact.id for fact in facts["k"]),
         stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
+        clock_micros=next((fact.id for fact in facts["c"]), None),
     )
 
 
@@ -179,6 +193,18 @@ def windows(
     return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
 
 
+def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
+    """Windows of (budget, subject) that were open at a time, whether or not they are closed by now. Not locked."""
+    if not periods:
+        return set()
+    rows = words.select(
+        f"SELECT w.id FROM governance_budgetwindow w JOIN {_PERIODS} ON w.budget_id = v.budget_id"
+        " AND w.subject = v.subject AND w.starts_at <= v.at AND (w.closed_at IS NULL OR w.closed_at > v.at)",
+        [_PERIODS.pack(periods)],
+    )
+    return {id for (id,) in rows}
+
+
 def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
     """Wait for the turns of budgets, before anything else is locked: see `Batch`."""
     words.take_turns("governance_budget", alone=alone, beside=beside)
@@ -188,10 +214,15 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     """Reservations, locked in primary-key order. Taken before windows, always."""
     if not ids:
         return {}
-    rows = words.select(
-        f"SELECT {_RESERVATION}, {_TENANT} FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
-        f" WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
-        [pack_ids(ids)],
+    told = f", {clock.COLUMN}" if words.is_postgres() else ""
+    rows = clock.asked(
+        lambda: words.select(
+            f"SELECT {_RESERVATION}, {_TENANT}{told} FROM governance_reservation e"
+            f" JOIN governance_tenant t ON t.id = e.tenant_id WHERE e.id IN {among(UUIDS)} ORDER BY e.id"
+            f"{for_update('e')}",
+            [pack_ids(ids)],
+        ),
+        lambda rows: rows[-1][-1] if rows and told else None,
     )
     return {
         uuid(row.id): ReservationRow(
@@ -388,8 +419,12 @@ def insert_entries(new: Iterable[EntryRow], now: datetime) -> None:
     words.insert("governance_spendentry", _NEW_ENTRIES, _NEW_ENTRIES.rows(new, recorded_at=now))
 
 
-def add_to_rollups(new: Iterable[EntryRow]) -> None:
-    """Add entries to their hours' sums. Sorted, so that two batches never wait for each other in a circle."""
+def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
+    """Add entries to their hours' sums. Sorted, so that two batches never wait for each other in a circle.
+
+    A sum that would pass its bound stops there; or, where the batch is `refusing`, the table's constraint refuses it.
+    One at its bound stays: how far beyond it was, a repair counts anew.
+    """
     sums: dict[tuple[int, datetime, str, str, str], tuple[int, ...]] = {}
     for row in new:
         hour = row.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -403,12 +438,16 @@ def add_to_rollups(new: Iterable[EntryRow]) -> None:
         )
         sums[key] = tuple(a + b for a, b in zip(sums.get(key, (0, 0, 0, 0, 0)), added, strict=True))
     table = "governance_spendrollup"
+    full = f"{table}.{{0}} = {money.MAX_SUM} AND excluded.{{0}} <= 0"
+    both = f"{table}.{{0}} + excluded.{{0}}"
+    if not refusing:
+        both = words.at_most(money.MAX_SUM, both)
     words.insert(
         table,
         _ROLLUPS,
         [(*key, *added) for key, added in sorted(sums.items())],
         tail=" ON CONFLICT (tenant_id, hour, agent, provider, model) DO UPDATE SET "
-        + ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _FIGURES),
+        + ", ".join(f"{name} = CASE WHEN {full} THEN {table}.{{0}} ELSE {both} END".format(name) for name in _FIGURES),
     )
 
 

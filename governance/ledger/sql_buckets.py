@@ -56,12 +56,15 @@ def buckets(
     for row, limit in split(rows, _BUCKET, RATE_LIMIT):
         rule = rules.get(limit.id) or rate_rule(limit)
         held = Amount(row.level_nanos, row.level_requests_e6, row.level_tokens_e6)
-        found.append(BucketRow(row.id, rule, row.subject, after(held, rule.ceilings, now - moment(row.measured_at))))
+        measured_at = moment(row.measured_at)
+        level = after(held, rule.ceilings, now - measured_at)
+        # Else what flowed off until a later moment would flow off once more.
+        found.append(BucketRow(row.id, rule, row.subject, level, max(measured_at, now)))
     return found
 
 
-def update_buckets(changed: Iterable[BucketRow], now: datetime) -> None:
-    words.update("governance_ratemeter", _CHANGES, _CHANGES.rows(changed, measured_at=now))
+def update_buckets(changed: Iterable[BucketRow]) -> None:
+    words.update("governance_ratemeter", _CHANGES, _CHANGES.rows(changed))
 
 
 def allowances(budget_ids: Collection[int], now: datetime) -> Sequence[AllowanceRow]:

@@ -161,11 +161,16 @@ def by_index() -> None:
 
     They all want a few rows by key. A planner that has not yet seen a table grow would read all of it instead, and a
     prepared plan goes on doing so.
+
+    And none waits for ever: neither for a lock that a stopped process holds, nor another for one of ours, should we be
+    the one that stops.
     """
     if is_postgres():
         run(
             "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
-            " set_config('enable_mergejoin', 'off', true)",
+            " set_config('enable_mergejoin', 'off', true), set_config('lock_timeout', '10s', true),"
+            " set_config('statement_timeout', '30s', true),"
+            " set_config('idle_in_transaction_session_timeout', '30s', true)",
             [],
         )
 
@@ -181,6 +186,10 @@ def for_update(alias: str) -> str:
 
 def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
+
+
+def at_most(bound: int, expression: str) -> str:
+    return f"{'LEAST' if is_postgres() else 'MIN'}({bound}, {expression})"
 
 
 def take_turns(table: str, *, alone: Collection[int], beside: Collection[int]) -> None:

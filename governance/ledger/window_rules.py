@@ -124,6 +124,7 @@ def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
 
 def roll(batch: Batch, *, limit: int) -> int:
     """Close ended calendar windows; open those of budgets with one subject."""
+    batch.read_clock()
     rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
     sql.close_windows([row.id for row in rows], batch.now)
     budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])

@@ -1,7 +1,10 @@
 """One writer thread a process: it hands `ledger.apply` whatever queued up while the last commit was on its way.
 
-So throughput grows with load, and nobody waits for a timer. Reservations fail at once when the database is away
-(nothing is sent upstream then); what resolves a reservation is kept and tried again until it lands.
+So throughput grows with load, and nobody waits for a timer. Reservations fail at once when the database is away, and
+after a while when it does not answer (nothing is sent upstream then). What resolves a reservation is kept and tried
+again until it lands, whatever the database says; only the ledger's own word that the reservation is resolved, or is
+none, ends it. One that fails for itself while others land is tried again alone, so that it holds up nobody, with longer
+and longer pauses; operators are told of it. Should it never land, the reservation's expiry charges the whole hold.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from django.db import connection
+from django.conf import settings
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from governance import ledger
+from governance.alerts import conditions as alerts
 from governance.ledger.operations import Extend, Operation, Release, Reserve, Settle
 
 log = logging.getLogger(__name__)
@@ -27,13 +32,25 @@ log = logging.getLogger(__name__)
 BATCH = 256
 # Between tries to land settlements while the database is away.
 PAUSE_S = (0.05, 2.0)
+# Between tries of one that fails for itself.
+LONGEST_PAUSE_S = 60.0
+# An alert is opened at this try of it.
+TOLD_AT = 4
+STUCK = "settlement_stuck"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     operation: Operation
     loop: asyncio.AbstractEventLoop | None
     future: asyncio.Future[Any] | None
+    # Of one that failed for itself: how often it did, and when it is due again (monotonic seconds).
+    tries: int = 0
+    due: float = 0.0
+
+    @property
+    def must_land(self) -> bool:
+        return isinstance(self.operation, Settle | Release)
 
 
 class GroupCommit:
@@ -48,22 +65,32 @@ class GroupCommit:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._drain, name="group-commit", daemon=True)
         self._closing = threading.Event()
+        # Kept because the database is away; and what failed for itself.
         self._waiting: list[_Job] = []
+        self._stuck: list[_Job] = []
 
     def start(self) -> None:
         self._thread.start()
 
-    async def submit(self, operation: Operation) -> Any:
-        """The operation's result once it is committed; raises what `ledger` raises for it."""
+    async def submit(self, operation: Operation, *, timeout_s: float | None = None) -> Any:
+        """The operation's result once it is committed; raises what `ledger` raises for it.
+
+        LedgerUnavailable also after `timeout_s`; by default LEDGER_TIMEOUT_S for a Reserve, for no one else. A Reserve
+        that lands all the same is released.
+        """
+        if timeout_s is None and isinstance(operation, Reserve):
+            timeout_s = settings.LEDGER_TIMEOUT_S
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._queue.put(_Job(operation, loop, future))
         try:
-            return await future
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError as error:
+            self._abandon(operation)
+            raise ledger.LedgerUnavailable(f"no answer within {timeout_s} s", unsure=True) from error
         except asyncio.CancelledError:
-            if isinstance(operation, Reserve):
-                # Nobody is left who would use the hold, or free it.
-                self.put(Release(operation.reservation_id))
+            self._abandon(operation)
             raise
 
     def put(self, operation: Operation) -> None:
@@ -72,8 +99,8 @@ class GroupCommit:
 
     @property
     def unsettled(self) -> int:
-        """Operations kept for another try because the database is away."""
-        return len(self._waiting)
+        """Operations kept for another try."""
+        return len(self._waiting) + len(self._stuck)
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         self._closing.set()
@@ -81,12 +108,19 @@ class GroupCommit:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("%d operations had not landed at shutdown; their reservations will expire", self.unsettled)
+            for job in (*self._waiting, *self._stuck):
+                log.error("not landed: %r", job.operation)
+
+    def _abandon(self, operation: Operation) -> None:
+        if isinstance(operation, Reserve):
+            # Nobody is left who would use the hold, or free it.
+            self.put(Release(operation.reservation_id))
 
     def _drain(self) -> None:
         pause_s = PAUSE_S[0]
         try:
             while True:
-                jobs = self._take(wait_s=pause_s if self._waiting else None)
+                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s())
                 jobs = self._waiting + jobs
                 if jobs:
                     self._waiting = self._carry_out(jobs)
@@ -94,10 +128,13 @@ class GroupCommit:
                     # Tried again with what arrives next; new reservations in it are still answered at once.
                     time.sleep(pause_s)
                     pause_s = min(pause_s * 2, PAUSE_S[1])
-                else:
-                    pause_s = PAUSE_S[0]
-                    if self._closing.is_set() and self._queue.empty():
+                    continue
+                pause_s = PAUSE_S[0]
+                self._retry_stuck()
+                if self._closing.is_set() and self._queue.empty():
+                    if not self.unsettled:
                         return
+                    time.sleep(pause_s)
         finally:
             connection.close()
 
@@ -117,7 +154,7 @@ class GroupCommit:
             return jobs
 
     def _carry_out(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """Commit a batch and answer it; what must land but could not is returned, to be tried again."""
+        """Commit a batch and answer it; what must land but could not, for the database, is returned."""
         try:
             results = ledger.apply([job.operation for job in jobs], now=self._clock())
         except ledger.LedgerUnavailable as error:
@@ -126,13 +163,61 @@ class GroupCommit:
         except Exception as error:
             log.exception("a batch failed")
             results = [error] * len(jobs)
-        self._answer(jobs, results)
+        ended = [(job, result) for job, result in zip(jobs, results, strict=True) if not self._kept(job, result)]
+        self._answer([job for job, _ in ended], [_said(result) for _, result in ended])
         return []
+
+    def _kept(self, job: _Job, result: Any) -> bool:
+        """Keep what must land and failed for itself; False where it did not."""
+        if not job.must_land or not isinstance(result, Exception):
+            return False
+        if isinstance(result, ledger.AlreadyResolved | ledger.ReservationUnknown):
+            return False
+        job.tries += 1
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_S[0] * 2**job.tries)
+        job.due = time.monotonic() + pause_s
+        log.error("try %d failed, again in %.1f s: %r: %r", job.tries, pause_s, job.operation, result)
+        if job.tries == TOLD_AT:
+            self._tell(job, result)
+        if job not in self._stuck:
+            self._stuck.append(job)
+        return True
+
+    def _stuck_wait_s(self) -> float | None:
+        """How long until what is stuck is due; None where nothing is."""
+        return max(0.0, min(job.due for job in self._stuck) - time.monotonic()) if self._stuck else None
+
+    def _retry_stuck(self) -> None:
+        """Try again what is due of that which failed for itself: each alone."""
+        now = time.monotonic()
+        for job in [job for job in self._stuck if job.due <= now]:
+            tries = job.tries
+            away = self._carry_out([job])
+            if job.tries > tries:
+                continue
+            self._stuck.remove(job)
+            self._waiting += away
+            if tries >= TOLD_AT and not away:
+                self._clear(job)
+
+    def _tell(self, job: _Job, error: Exception) -> None:
+        """Tell the operators: with what it is, the line can be posted by hand."""
+        message = f"It is tried again until it lands: {error!r}: {job.operation!r}"
+        try:
+            alerts.report(kind=STUCK, subject=_subject(job), message=message, severity="critical", now=self._clock())
+        except DatabaseError:
+            log.exception("an alert could not be opened")
+
+    def _clear(self, job: _Job) -> None:
+        try:
+            alerts.clear(kind=STUCK, subject=_subject(job), now=self._clock())
+        except DatabaseError:
+            log.exception("an alert could not be cleared")
 
     def _refuse(self, jobs: Sequence[_Job], error: ledger.LedgerUnavailable) -> list[_Job]:
         kept, refused = [], []
         for job in jobs:
-            if isinstance(job.operation, Settle | Release):
+            if job.must_land:
                 kept.append(job)
                 continue
             refused.append(job)
@@ -156,6 +241,17 @@ class GroupCommit:
             except RuntimeError:
                 # The loop is closed: its clients are gone, and the ledger has what they did.
                 log.info("%d answers had no one left to hear them", len(answers))
+
+
+def _said(result: Any) -> Any:
+    """What whoever asked is told: what the database alone refuses, for whatever reason, was not done."""
+    if isinstance(result, DatabaseError):
+        return ledger.LedgerUnavailable(f"the database refuses it: {result}")
+    return result
+
+
+def _subject(job: _Job) -> str:
+    return f"reservation {cast(Settle | Release, job.operation).reservation_id}"
 
 
 def _expected(operation: Operation, error: Exception) -> bool:

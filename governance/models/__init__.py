@@ -2,7 +2,7 @@
 
 from governance.models.alerts import Alert
 from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
-from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck
+from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
 from governance.models.limits import EmergencyStop, RateBucket, RateLimit
 from governance.models.reports import PendingReport
@@ -21,6 +21,7 @@ __all__ = [
     "EmergencyStop",
     "KeptAnswer",
     "LedgerCheck",
+    "LedgerJudgement",
     "PendingReport",
     "PurgedSpend",
     "RateBucket",

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Q
 
+from governance.models.bounds import within
 from governance.models.policies import PolicyFields
 from governance.models.tenancy import Tenant
 from governance.rules import money
@@ -75,6 +76,7 @@ class Budget(PolicyFields):
         constraints = [
             *PolicyFields.Meta.constraints,
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="budget_limit_positive"),
+            models.CheckConstraint(condition=within(money.MAX_LIMIT_NANOS, "limit_nanos"), name="budget_within_bounds"),
             models.CheckConstraint(
                 name="budget_scope_has_its_key",
                 condition=(
@@ -155,6 +157,11 @@ class BudgetWindow(models.Model):
     class Meta:
         ordering = ["-starts_at", "-id"]
         constraints = [
+            models.CheckConstraint(
+                condition=within(money.MAX_SUM, "settled_nanos", "reserved_nanos", "limit_nanos", "extra_nanos")
+                & within(money.MAX_SUM, "purged_nanos", "purged_unheld_nanos", least=-money.MAX_SUM),
+                name="window_within_bounds",
+            ),
             models.CheckConstraint(condition=Q(settled_nanos__gte=0), name="window_settled_not_negative"),
             models.CheckConstraint(condition=Q(reserved_nanos__gte=0), name="window_reserved_not_negative"),
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="window_limit_positive"),
@@ -225,6 +232,9 @@ class Allowance(models.Model):
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(condition=Q(amount_nanos__gt=0), name="allowance_positive"),
+            models.CheckConstraint(
+                condition=within(money.MAX_LIMIT_NANOS, "amount_nanos"), name="allowance_within_bounds"
+            ),
             models.CheckConstraint(condition=~Q(reason=""), name="allowance_has_a_reason"),
             models.CheckConstraint(
                 condition=Q(window__isnull=False, ends_at__isnull=True)

@@ -6,8 +6,10 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from governance.models.bounds import within
 from governance.models.budgets import Budget, BudgetWindow
 from governance.models.tenancy import ApiKey, Tenant
+from governance.rules import money
 
 
 class BudgetEvent(models.Model):
@@ -35,6 +37,9 @@ class BudgetEvent(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
+            models.CheckConstraint(
+                condition=within(money.MAX_SUM, "settled_nanos", "limit_nanos"), name="event_within_bounds"
+            ),
             models.UniqueConstraint(
                 fields=["window", "threshold"],
                 condition=Q(kind="threshold-breach"),
@@ -90,3 +95,24 @@ class LedgerCheck(models.Model):
 
     def __str__(self) -> str:
         return f"{self.drifts} drifts at {self.checked_at:%Y-%m-%d %H:%M}"
+
+
+class LedgerJudgement(models.Model):
+    """What providers reported of the ledger's latest days, and how much of it nobody could judge."""
+
+    judged_at = models.DateTimeField()
+    disagreeing = models.PositiveIntegerField(help_text="Days on which a provider reports another amount.")
+    silent = models.PositiveIntegerField(help_text="Accounts that should have reported and did not.")
+    # As `governance.rules.judgement.to_api` prints it.
+    details = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(disagreeing__gte=0, silent__gte=0), name="ledger_judgement_counts_not_negative"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.disagreeing} days disagree at {self.judged_at:%Y-%m-%d %H:%M}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from governance.models.bounds import within
 from governance.models.budgets import EACH, ScopeType, named_scope
 from governance.models.tenancy import Agent, Tenant
+from governance.rules import money
 
 
 class RateLimit(models.Model):
@@ -38,6 +40,11 @@ class RateLimit(models.Model):
                 & (Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gt=0))
                 & (Q(tokens_per_minute__isnull=True) | Q(tokens_per_minute__gt=0)),
                 name="rate_limit_positive",
+            ),
+            models.CheckConstraint(
+                condition=within(money.MAX_LIMIT_NANOS, "nanos_per_minute")
+                & within(money.MAX_UNITS, "requests_per_minute", "tokens_per_minute"),
+                name="rate_limit_within_bounds",
             ),
             models.CheckConstraint(
                 name="rate_limit_scope_has_its_key",
@@ -93,6 +100,10 @@ class RateBucket(models.Model):
             models.CheckConstraint(
                 condition=Q(level_nanos__gte=0, level_requests_e6__gte=0, level_tokens_e6__gte=0),
                 name="rate_meter_not_negative",
+            ),
+            models.CheckConstraint(
+                condition=within(money.MAX_SUM, "level_nanos", "level_requests_e6", "level_tokens_e6"),
+                name="rate_meter_within_bounds",
             ),
         ]
 

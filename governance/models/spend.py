@@ -8,7 +8,9 @@ import uuid_utils.compat as uuids
 from django.db import models
 from django.db.models import Q
 
+from governance.models.bounds import within
 from governance.models.tenancy import ApiKey, Tenant
+from governance.rules import money
 
 
 class Attribution(models.Model):
@@ -55,6 +57,10 @@ class Reservation(Attribution):
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(condition=Q(amount_nanos__gte=0), name="reservation_amount_not_negative"),
+            models.CheckConstraint(
+                condition=within(money.MAX_AMOUNT_NANOS, "amount_nanos") & within(money.MAX_UNITS, "tokens"),
+                name="reservation_within_bounds",
+            ),
             models.CheckConstraint(
                 condition=Q(status="pending", resolved_at__isnull=True)
                 | Q(status__in=["settled", "released", "expired"], resolved_at__isnull=False),
@@ -125,6 +131,12 @@ class SpendEntry(Attribution):
                 condition=Q(input_tokens__gte=0, cached_tokens__gte=0, output_tokens__gte=0, units__gte=0),
                 name="entry_usage_not_negative",
             ),
+            models.CheckConstraint(
+                condition=within(money.MAX_AMOUNT_NANOS, "cost_nanos", least=-money.MAX_AMOUNT_NANOS)
+                & within(money.MAX_AMOUNT_NANOS, "overage_nanos")
+                & within(money.MAX_UNITS, "input_tokens", "cached_tokens", "output_tokens", "units"),
+                name="entry_within_bounds",
+            ),
             # A reservation is charged once; a report of a call made elsewhere counts once per tenant and request id.
             models.UniqueConstraint(
                 fields=["reservation"],
@@ -171,6 +183,12 @@ class SpendEntry(Attribution):
         return str(self.id)
 
 
+# What an hour's figures may be; corrections of another hour's price may bring one below zero.
+SUMS_WITHIN_BOUNDS = within(
+    money.MAX_SUM, "calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos", least=-money.MAX_SUM
+)
+
+
 class HourlySums(models.Model):
     """Sums of entries per hour (of `occurred_at`, UTC) and kind of call."""
 
@@ -204,6 +222,7 @@ class SpendRollup(HourlySums):
                 fields=["tenant", "hour", "agent", "provider", "model"], name="rollup_one_per_hour_and_kind"
             ),
             models.CheckConstraint(condition=Q(calls__gte=0), name="rollup_calls_not_negative"),
+            models.CheckConstraint(condition=SUMS_WITHIN_BOUNDS, name="rollup_within_bounds"),
         ]
         indexes = [models.Index(fields=["hour"], name="rollup_by_hour")]
 
@@ -217,5 +236,6 @@ class PurgedSpend(HourlySums):
                 fields=["tenant", "hour", "agent", "provider", "model"], name="purged_one_per_hour_and_kind"
             ),
             models.CheckConstraint(condition=Q(calls__gte=0), name="purged_calls_not_negative"),
+            models.CheckConstraint(condition=SUMS_WITHIN_BOUNDS, name="purged_within_bounds"),
         ]
         indexes = [models.Index(fields=["hour"], name="purged_by_hour")]

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
+from decimal import Decimal
 
 from django.db.models import Count, F, Sum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, PendingReport, Reservation, SpendEntry
+from governance.queries import judgement
 from governance.queries.spend import summary
+from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.windows import WindowKind
 
@@ -26,6 +29,7 @@ PREFIX = "spend_governor"
 def collect(now: datetime) -> Iterator[Metric]:
     """Every figure as of `now`."""
     yield from _ledger(now)
+    yield from _judgement(now)
     yield from _reservations(now)
     yield _windows()
     yield from _spend()
@@ -47,9 +51,34 @@ def _ledger(now: datetime) -> Iterator[Metric]:
     yield _gauge("ledger_check_duration_seconds", "Seconds the last check took.", last.took_ms / 1000)
 
 
+def _judgement(now: datetime) -> Iterator[Metric]:
+    """As it was last judged; nothing before that. Kinds and reasons are words of our own code."""
+    last = judgement.last()
+    if last is None:
+        return
+    yield _gauge("providers_disagreeing", "Days that a provider reports another amount of.", last.disagreeing)
+    yield _gauge("providers_silent", "Accounts that should have reported their costs and did not.", last.silent)
+    yield _gauge(
+        "ledger_judgement_age_seconds",
+        "Seconds since the ledger was last compared with its providers.",
+        (now - last.judged_at).total_seconds(),
+    )
+    dollars = GaugeMetricFamily(
+        f"{PREFIX}_unproven_dollars",
+        "Dollars of the days last judged that rest on the ledger's own word.",
+        labels=["kind", "reason"],
+    )
+    sums: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    for row in last.details["unproven"]:
+        sums[row["kind"], row["reason"]] += Decimal(row["amount"])
+    for key, amount in sums.items():
+        dollars.add_metric(key, float(amount))
+    yield dollars
+
+
 def _reservations(now: datetime) -> Iterator[Metric]:
     pending = Reservation.objects.filter(status=Reservation.Status.PENDING)
-    held = pending.aggregate(count=Count("pk"), nanos=Sum("amount_nanos"))
+    held = pending.aggregate(count=Count("pk"), nanos=LongSum("amount_nanos"))
     yield _gauge("reservations_pending", "Calls in flight: reservations that are not resolved yet.", held["count"])
     yield _gauge("reserved_dollars", "Dollars that calls in flight hold.", _dollars(held["nanos"] or 0))
     overdue = pending.filter(expires_at__lte=now).count()

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models import Count, F, Q, QuerySet
 from django.db.models.functions import TruncDay, TruncMonth
 
 from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
+from governance.queries.sums import LongSum
 
 # What a summary can be grouped by: the rollups' columns, and calendar units of UTC.
 GROUPS: dict[str, Any] = {
@@ -112,7 +113,7 @@ def summary(
     rows = SpendRollup.objects.filter(reader.scope, where or Q(), period.on("hour"))
     # The aliases keep clear of the columns they may be named after.
     aliases = {f"by_{name}": GROUPS[name] for name in group_by}
-    grouped = rows.annotate(**aliases).values(*aliases).annotate(**{f"sum_{m}": Sum(m) for m in MEASURES})
+    grouped = rows.annotate(**aliases).values(*aliases).annotate(**{f"sum_{m}": LongSum(m) for m in MEASURES})
     times = [f"by_{name}" for name in group_by if name in TIME_GROUPS]
     others = [f"by_{name}" for name in group_by if name not in TIME_GROUPS]
     found = grouped.order_by(*times, "-sum_cost_nanos", *others)
@@ -142,7 +143,7 @@ def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Poi
 def total(*, reader: Reader = EVERYTHING, period: TimeRange) -> tuple[int, int]:
     """(nanodollars, calls) of a whole period."""
     rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
-    sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Sum("calls"))
+    sums = rows.aggregate(cost_nanos=LongSum("cost_nanos"), calls=LongSum("calls"))
     return sums["cost_nanos"] or 0, sums["calls"] or 0
 
 
@@ -153,5 +154,5 @@ def recent(*, reader: Reader = EVERYTHING, minutes: int, now: datetime, where: Q
     """
     period = TimeRange(now - timedelta(minutes=minutes), now)
     rows = SpendEntry.objects.filter(reader.scope, period.on("occurred_at"), where or Q()).order_by()
-    sums = rows.aggregate(cost_nanos=Sum("cost_nanos"), calls=Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)))
+    sums = rows.aggregate(cost_nanos=LongSum("cost_nanos"), calls=Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)))
     return sums["cost_nanos"] or 0, sums["calls"]

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 MICROS_PER_MINUTE = 60_000_000
 # Requests and tokens are counted in millionths, so that what flows off between two calls is not lost to rounding.
 E6 = 1_000_000
+# No level is above so many ceilings: nothing that is booked closes a limit for longer than its second minute.
+MOST_CEILINGS = 2
 LONGEST_WAIT_S = 59
 
 
@@ -35,6 +37,9 @@ class Amount:
         return Amount(-self.nanos, -self.requests_e6, -self.tokens_e6)
 
 
+NOTHING = Amount()
+
+
 def amount_of(*, cost_nanos: int, tokens: int, requests: int = 1) -> Amount:
     return Amount(cost_nanos, requests * E6, tokens * E6)
 
@@ -56,13 +61,32 @@ class Ceilings:
         )
         return [(ceiling * unit, has, adds) for ceiling, unit, has, adds in found if ceiling is not None]
 
+    def most_of(self, amount: Amount) -> Amount:
+        """As much of an amount as a bucket holds: two minutes' worth, and nothing where there is no ceiling."""
+        return Amount(
+            min(amount.nanos, MOST_CEILINGS * (self.nanos or 0)),
+            min(amount.requests_e6, MOST_CEILINGS * (self.requests or 0) * E6),
+            min(amount.tokens_e6, MOST_CEILINGS * (self.tokens or 0) * E6),
+        )
+
+    def filled(self, level: Amount, *, more: Amount = NOTHING, less: Amount = NOTHING) -> Amount:
+        """The level once `more` is booked in the place of `less`, which was booked before.
+
+        A call counts as at most what a bucket holds, so that what it does not use is given back of that alone.
+        """
+        return self.most_of(level.plus(self.most_of(more)).plus(self.most_of(less).negated()))
+
 
 def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:
-    """The level when `passed` has gone by; a clock that went back lets nothing flow off."""
+    """The level when `passed` has gone by; a clock that went back lets nothing flow off.
+
+    One that is too high, of a ceiling that was lowered since, comes down to what the bucket may hold first.
+    """
+    level = ceilings.most_of(level)
     micros = max(0, passed // timedelta(microseconds=1))
 
     def left(has: int, ceiling: int | None, unit: int) -> int:
-        return max(0, has - (ceiling or 0) * unit * micros // MICROS_PER_MINUTE) if ceiling is not None else 0
+        return max(0, has - (ceiling or 0) * unit * micros // MICROS_PER_MINUTE)
 
     return Amount(
         left(level.nanos, ceilings.nanos, 1),

@@ -14,6 +14,10 @@ class FieldError(ValueError):
         self.field, self.message = field, message
 
 
+class OverBound(FieldError):
+    """More than is ever kept of such a thing; the message names the bound."""
+
+
 class Conflict(FieldError):
     """What is there already stands in the way; `existing` is it, where there is one row to show."""
 

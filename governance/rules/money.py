@@ -6,30 +6,67 @@ rounds up, a settlement rounds half up, each once. No float ever touches money.
 
 from decimal import Decimal, InvalidOperation
 
+from governance.rules.errors import OverBound
+
 NANOS_PER_DOLLAR = 1_000_000_000
 PICOS_PER_NANO = 1_000
-# A signed 64-bit column holds +-9.2 billion dollars; one amount stays well below.
+# What a text may say at all; a signed 64-bit column holds +-9.2 billion dollars.
 MAX_NANOS = 9_000_000_000 * NANOS_PER_DOLLAR
+
+# The bounds of what the ledger keeps, also constraints of its tables (ADR 21). What they leave to 2^63 is the point:
+# nothing that is computed of two of them, in Python or SQL, can leave 64 bits.
+#
+# One report, hold, settlement or correction. No call costs a thousandth of it.
+MAX_AMOUNT_NANOS = 10_000_000 * NANOS_PER_DOLLAR
+# A limit, what allowances make of it, and a minute's ceiling, of which a rate bucket holds up to two.
+MAX_LIMIT_NANOS = 1_000_000_000 * NANOS_PER_DOLLAR
+# What a window has settled, what it has reserved, and an hour's sum, also of tokens: two of them still fit.
+MAX_SUM = 4_000_000_000 * NANOS_PER_DOLLAR
+# Tokens, pages, seconds or characters of one call.
+MAX_UNITS = 10**12
 
 
 class AmountError(ValueError):
     """A text or number that is no amount of dollars; the message says what would be."""
 
 
-def nanos_from_dollars(dollars: Decimal | str | int) -> int:
-    """Nanodollars of a decimal amount, exactly; raises AmountError rather than round."""
+class TooMuch(AmountError):
+    """More dollars, up or down, than there may be."""
+
+
+def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -> int:
+    """Nanodollars of a decimal amount, exactly; raises AmountError rather than round, TooMuch beyond +-`most` nanos."""
     try:
         amount = Decimal(dollars)
     except (InvalidOperation, TypeError, ValueError) as error:
         raise AmountError(f'{dollars!r} is not an amount of dollars such as "12.50"') from error
     if not amount.is_finite():
         raise AmountError(f"{dollars!r} is not a finite amount of dollars")
-    if abs(amount) > MAX_NANOS // NANOS_PER_DOLLAR:
-        raise AmountError(f"{dollars!r} is more than 9 billion dollars")
-    nanos = amount.scaleb(9)
-    if nanos != nanos.to_integral_value():
-        raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
-    return int(nanos)
+    # Compared, not computed with: of an exponent that is absurd, arithmetic would raise errors of its own.
+    if not -dollars_from_nanos(most) <= amount <= dollars_from_nanos(most):
+        raise TooMuch(f"{dollars!r} is more than {whole_dollars(most)}")
+    sign, digits, exponent = amount.as_tuple()
+    # By its digits: arithmetic would round to 28 of them.
+    text, shift = "".join(map(str, digits)), int(exponent) + 9
+    if not amount:
+        return 0
+    if shift < 0:
+        text, finer = text[:shift], text[shift:]
+        if finer.strip("0"):
+            raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
+    nanos = int(text + "0" * shift)
+    return -nanos if sign else nanos
+
+
+def refuse_beyond(field: str, nanos: int, *, most: int) -> None:
+    """Raise OverBound where a field's nanodollars are more than its bound, one of those above."""
+    if nanos > most:
+        raise OverBound(field, f"must be at most {whole_dollars(most)}")
+
+
+def whole_dollars(nanos: int) -> str:
+    """A bound as people read it: "10,000,000 dollars"."""
+    return f"{nanos // NANOS_PER_DOLLAR:,} dollars"
 
 
 def dollars_from_nanos(nanos: int) -> Decimal:

@@ -1,9 +1,11 @@
 """Proof that the ledger has not drifted: the invariants it promises, checked against its own rows, and their repair.
 
 1. a window's settled = the sum of its entries; 2. its reserved = the sum of its pending reservations; 3. neither is
-below zero; 4. settled + reserved <= hard cap x limit, as long as the limit was not lowered and nothing cost more
-than it held; 5. a reservation resolves at most once, and a settled or expired one has exactly one charge; 6. rollups
-= the sums of entries, each hour's, in every figure.
+below zero, and every figure is a whole number within its bounds; 4. settled + reserved <= hard cap x limit, as long as
+the limit was not lowered and nothing cost more than it held; 5. a reservation resolves at most once, and a settled or
+expired one has exactly one charge; 6. rollups = the sums of entries, each hour's, in every figure.
+
+A sum that would pass its bound (`money.MAX_SUM`) is expected to stand at it.
 
 Entries that retention deleted count as what it noted of them, in the window (1, 4) and in the hour (6); it deletes a
 reservation together with its charge (5). So drift is found in old hours as in new ones.
@@ -26,7 +28,7 @@ from governance.ledger.batch import Batch
 from governance.models import LedgerCheck
 from governance.rules import money
 from governance.upkeep import sql as upkeep
-from governance.upkeep.sql import Figure, RollupSums
+from governance.upkeep.sql import BrokenFigure, Figure, RollupSums
 
 INVARIANTS = 6
 # What a check's row keeps of its findings; the count is of all.
@@ -66,7 +68,7 @@ def check(*, report: Report = silence) -> list[Drift]:
     proofs: list[tuple[int, Callable[[], list[Drift]]]] = [
         (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled())),
         (2, lambda: _of_figures(2, "reserved_nanos", upkeep.reserved())),
-        (3, lambda: _of_figures(3, "least_nanos", upkeep.negative())),
+        (3, lambda: _of_figures(3, "least_nanos", upkeep.negative()) + _of_broken(upkeep.broken())),
         (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap())),
         (5, lambda: _of_figures(5, "charges", upkeep.charges())),
         (6, lambda: of_rollups(upkeep.rollups())),
@@ -98,10 +100,16 @@ def repair(*, by: Actor, now: datetime, report: Report = silence) -> list[Drift]
     """Set windows' settled and reserved, and rollups, to what their rows say; each figure that was set.
 
     One transaction: the windows are locked first and counted again, so that no call's money is lost. States and
-    events of the windows follow. Entries and reservations are never touched, so drift in them (3, 4, 5) remains.
+    events of the windows follow. Entries are never touched, and reservations only where they hold what none can, so
+    that drift in them (4, 5) remains.
     """
     with transaction.atomic(durable=True):
         upkeep.one_repair_at_a_time()
+        # First, for the others are read along with the rows that are set.
+        beyond = upkeep.broken()
+        upkeep.mend(beyond)
+        figures = _of_broken(beyond)
+        report(f"{len(figures)} figures brought within their bounds")
         windows = _repair_windows(by, now)
         report(f"{len(windows)} figures of windows set")
         drifted = upkeep.rollups()
@@ -109,7 +117,8 @@ def repair(*, by: Actor, now: datetime, report: Report = silence) -> list[Drift]
             upkeep.mend_rollups(drifted)
         sums = of_rollups(drifted)
         report(f"{len(sums)} figures of rollups set")
-        for drift in (*windows, *sums):
+        repaired = [*figures, *windows, *sums]
+        for drift in repaired:
             audit.record(
                 action="ledger.repair",
                 target=drift.subject,
@@ -119,7 +128,7 @@ def repair(*, by: Actor, now: datetime, report: Report = silence) -> list[Drift]
                 old={drift.figure: drift.actual},
                 new={drift.figure: drift.expected},
             )
-    return [*windows, *sums]
+    return repaired
 
 
 def of_rollups(drifted: Sequence[RollupSums]) -> list[Drift]:
@@ -151,6 +160,10 @@ def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
 
 def _of_figures(invariant: int, figure: str, found: Sequence[Figure]) -> list[Drift]:
     return [Drift(invariant, item.subject, figure, item.expected, item.actual) for item in found]
+
+
+def _of_broken(found: Sequence[BrokenFigure]) -> list[Drift]:
+    return [Drift(3, item.subject, item.figure, item.expected, item.actual) for item in found]
 
 
 def _rollup_name(item: RollupSums) -> str:

@@ -26,8 +26,34 @@ from governance.ledger.sql_dialect import (
     stamp,
     uuid,
 )
+from governance.rules import money
 
+# Of amounts that SQLite adds up in parts.
+_PART = 1_000_000_000
 SUMS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
+_SUM = -money.MAX_SUM, money.MAX_SUM
+# By table: what people call its rows, and the bounds of its figures that are no sums of rows.
+_BOUNDED: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
+    "governance_budgetwindow": (
+        "window",
+        {
+            "limit_nanos": (1, money.MAX_SUM),
+            "extra_nanos": (0, money.MAX_SUM),
+            "purged_nanos": _SUM,
+            "purged_unheld_nanos": _SUM,
+        },
+    ),
+    "governance_budgetevent": ("event", {"settled_nanos": (0, money.MAX_SUM), "limit_nanos": (0, money.MAX_SUM)}),
+    "governance_reservation": (
+        "reservation",
+        {"amount_nanos": (0, money.MAX_AMOUNT_NANOS), "tokens": (0, money.MAX_UNITS)},
+    ),
+    "governance_ratemeter": (
+        "rate bucket",
+        dict.fromkeys(("level_nanos", "level_requests_e6", "level_tokens_e6"), (0, money.MAX_SUM)),
+    ),
+    "governance_purgedspend": ("purged sum", dict.fromkeys(SUMS, _SUM)),
+}
 _KIND = ("tenant_id", "hour", "agent", "provider", "model")
 _NAME = (
     "'window ' || w.id || ' of budget ' || w.budget_id"
@@ -46,14 +72,30 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenFigure:
+    """A figure that is no whole number within its bounds; `expected` is the nearest that is."""
+
+    table: str
+    key: Any
+    subject: str
+    figure: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
 class RollupSums:
-    """A rollup beside the sums of its entries, purged ones included; `rollup_id` is None where there is no row."""
+    """A rollup beside the sums of its entries, purged ones included; `rollup_id` is None where there is no row.
+
+    `sound`: its figures are such as a rollup may have, so that what is missing can be added to them.
+    """
 
     kind: tuple[Any, ...]
     tenant: str
     rollup_id: int | None
     expected: Mapping[str, int]
     actual: Mapping[str, int]
+    sound: bool
 
     @property
     def missing(self) -> dict[str, int]:
@@ -79,12 +121,13 @@ class Member:
 
 
 def settled() -> list[Figure]:
-    """Windows whose settled money is not the sum of their entries, purged ones included."""
+    """Windows whose settled money is not the sum of their entries, purged ones included; or its bound beyond that."""
+    owed = words.at_most(money.MAX_SUM, "COALESCE(s.total, 0) + w.purged_nanos")
     return _figures(
         f"""WITH sums AS ({_per_window("x.cost_nanos", "governance_spendentry")})
-        SELECT w.id, {_NAME}, COALESCE(s.total, 0) + w.purged_nanos, w.settled_nanos
+        SELECT w.id, {_NAME}, {owed}, w.settled_nanos
         FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
-        WHERE w.settled_nanos <> COALESCE(s.total, 0) + w.purged_nanos ORDER BY w.id"""
+        WHERE w.settled_nanos <> {owed} ORDER BY w.id"""
     )
 
 
@@ -106,6 +149,24 @@ def negative() -> list[Figure]:
     )
 
 
+def broken() -> list[BrokenFigure]:
+    """Figures that no column of SQLite could hold any longer, or that its constraints were not there to refuse.
+
+    Of sums of entries and reservations `settled`, `reserved` and `rollups` speak. PostgreSQL's columns are typed.
+    """
+    if is_postgres():
+        return []
+    found = []
+    for table, (noun, figures) in _BOUNDED.items():
+        for figure, (least, most) in figures.items():
+            sound = f"x.{figure} BETWEEN {least} AND {most} AND typeof(x.{figure}) = 'integer'"
+            rows = words.select(f"SELECT x.id, x.{figure} FROM {table} x WHERE NOT ({sound}) ORDER BY x.id", [])
+            for id, value in rows:
+                kept = max(least, min(most, int(value)))
+                found.append(BrokenFigure(table, id, f"{noun} {id}", figure, kept, int(value)))
+    return found
+
+
 def over_cap() -> list[Figure]:
     """Windows that admitted more than their cap; `expected` is the cap.
 
@@ -124,7 +185,7 @@ def over_cap() -> list[Figure]:
                         ELSE 10000 END AS e4
             FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
             JOIN (
-                SELECT k.id, COALESCE(SUM(g.amount_nanos), 0) AS granted FROM governance_budgetwindow k
+                SELECT k.id, COALESCE({_total("g.amount_nanos")}, 0) AS granted FROM governance_budgetwindow k
                 LEFT JOIN governance_allowance g ON g.budget_id = k.budget_id
                      AND (g.window_id = k.id OR (g.window_id IS NULL AND g.ends_at > k.opened_at))
                 GROUP BY k.id
@@ -157,8 +218,9 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
     entries, entries_params = _between("x.occurred_at", since, until)
     hours, hours_params = _between("x.hour", since, until)
     own = ", ".join(f"x.{name}" for name in SUMS)
-    both = ", ".join(f"SUM(k.e_{name}), SUM(k.r_{name})" for name in SUMS)
-    differs = " OR ".join(f"SUM(k.e_{name}) <> SUM(k.r_{name})" for name in SUMS)
+    # Of a rollup there is one row; it is read as it is, whatever became of it.
+    both = ", ".join(f"{_total(f'k.e_{name}')}, SUM(k.r_{name})" for name in SUMS)
+    differs = " OR ".join(f"{_total(f'k.e_{name}')} <> SUM(k.r_{name})" for name in SUMS)
     names = ", ".join([*_KIND, "rollup_id", *(f"e_{name}" for name in SUMS), *(f"r_{name}" for name in SUMS)])
     rows = words.select(
         f"""WITH k ({names}) AS (
@@ -182,6 +244,7 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
             rollup_id=row[6],
             expected={name: int(value) for name, value in zip(SUMS, row[7::2], strict=True)},
             actual={name: int(value) for name, value in zip(SUMS, row[8::2], strict=True)},
+            sound=all(value == int(value) and abs(value) <= money.MAX_SUM for value in row[8::2]),
         )
         for row in rows
     ]
@@ -200,6 +263,11 @@ _NEW_ROLLUPS = Shape(
 )
 
 
+def mend(found: Sequence[BrokenFigure]) -> None:
+    for item in found:
+        words.run(f"UPDATE {item.table} SET {item.figure} = %s WHERE id = %s", [item.expected, item.key])
+
+
 def one_repair_at_a_time() -> None:
     """Two repairs at once would add the same missing sum twice. Held until the transaction ends."""
     if is_postgres():
@@ -210,10 +278,13 @@ def mend_rollups(drifted: Sequence[RollupSums]) -> None:
     """Add what is missing, rather than set the sum: what calls add at the same moment is kept."""
     table = "governance_spendrollup"
     adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in SUMS)
-    known = [(item.rollup_id, *item.missing.values()) for item in drifted if item.rollup_id is not None]
+    known = [(item.rollup_id, *item.missing.values()) for item in drifted if item.rollup_id is not None and item.sound]
     words.run(
         f"UPDATE {table} SET {adding} FROM {_ROLLUP_CHANGES} WHERE {table}.id = v.id", [_ROLLUP_CHANGES.pack(known)]
     )
+    # What no sum can be cannot be added to.
+    broken = [(item.rollup_id, *item.expected.values()) for item in drifted if not item.sound]
+    words.update(table, _ROLLUP_CHANGES, broken)
     words.insert(
         table,
         _NEW_ROLLUPS,
@@ -277,7 +348,7 @@ def families(of: Collection[UUID]) -> list[Member]:
 def keep_sums_of(ids: Collection[UUID]) -> None:
     """Add entries that are about to go to their hours' purged sums."""
     table = "governance_purgedspend"
-    sums = ", ".join(f"SUM(k.{name})" for name in SUMS)
+    sums = ", ".join(_total(f"k.{name}") for name in SUMS)
     names = ", ".join((*_KIND, *SUMS))
     words.run(
         f"""WITH k ({names}) AS (
@@ -364,7 +435,24 @@ def _per_window(amount: str, table: str, where: str = "true") -> str:
         each, id = "CROSS JOIN LATERAL jsonb_array_elements_text(x.windows) AS j(value)", "j.value::bigint"
     else:
         each, id = "JOIN json_each(x.windows) AS j", "j.value"
-    return f"SELECT {id} AS id, SUM({amount}) AS total FROM {table} x {each} WHERE {where} GROUP BY {id}"
+    return f"SELECT {id} AS id, {_total(amount)} AS total FROM {table} x {each} WHERE {where} GROUP BY {id}"
+
+
+def _total(amount: str) -> str:
+    """The sum of whole amounts, which stops at the bound that every sum of the ledger has, up and down.
+
+    SQLite's SUM raises an error where it leaves 64 bits, so that it adds up parts there.
+    """
+    most = money.MAX_SUM
+    if is_postgres():
+        # Both pass nothing over, rather than answer with nothing.
+        return f"CASE WHEN SUM({amount}) IS NOT NULL THEN GREATEST(-{most}, LEAST({most}, SUM({amount}))) END"
+    high, low = f"SUM(CAST({amount} AS bigint) / {_PART})", f"SUM(CAST({amount} AS bigint) % {_PART})"
+    within = f"ABS({high} + {low} / {_PART}) <= {most // _PART}"
+    return (
+        f"CASE WHEN {within} THEN MAX(-{most}, MIN({most}, {high} * {_PART} + {low}))"
+        f" WHEN {high} > 0 THEN {most} WHEN {high} < 0 THEN -{most} END"
+    )
 
 
 def _hour(column: str) -> str:

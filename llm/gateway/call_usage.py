@@ -12,6 +12,7 @@ from llm.catalogue import snapshot
 from llm.gateway.routes import Route
 from llm.rules import bounds, pricing, usage
 from llm.rules.bounds import Estimate
+from llm.rules.exact_count import Tokenizer
 from llm.rules.models import is_same_model
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate
@@ -51,6 +52,9 @@ class CallUsage:
     estimate: Estimate
     served: Candidate
     quote: Quote
+    # What counts as the model does, and whether it counts what the model writes too.
+    tokenizer: Tokenizer | None = None
+    counts_answer: bool = False
 
     def estimated(self, output_tokens: int | None = None) -> Usage:
         """What is charged without a provider's count: the bound of its input, and so many output tokens, or all."""
@@ -110,7 +114,11 @@ class CallUsage:
 
     def count(self) -> StreamCount:
         """What counts along with its answer."""
-        return StreamCount(self.quote, hides=self._entry is None or bounds.hides_output(self._entry))
+        return StreamCount(
+            self.quote,
+            hides=self._entry is None or bounds.hides_output(self._entry),
+            keeps_texts=self.tokenizer is not None and self.counts_answer,
+        )
 
     @property
     def _entry(self) -> Entry | None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.utils import timezone
 
 from governance import ledger
@@ -32,11 +33,12 @@ from llm.gateway.http import ClientGone, Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.gateway.streaming import ErrorInstead, Stream
+from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, mistral_dialect, sse, unreadable
+from llm.rules import bounds, exact_count, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
+from llm.rules.exact_count import Tokenizer
 from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
@@ -99,8 +101,12 @@ class _GovernedCall:
     avoided: set[str]
     # The bound of the call by provider, as far as it was asked for.
     estimates: dict[str, bounds.Estimate] = field(default_factory=dict)
+    # How many tokens fewer than bytes its texts have, by provider and tokenizer.
+    saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
+    # Whether it was tried once more at a model whose connection had ended.
+    has_sent_again: bool = False
     # Whether the breakers were told how the present attempt went.
     judged: bool = False
     first_byte_s: float | None = None
@@ -209,10 +215,13 @@ class _GovernedCall:
                 # An operator's stop cancelled the wait for the answer, not the server this task.
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
                 await hold.settle_whole(hold.cut_reason)
+                if hold.cut_reason == CLIENT_CLOSED:
+                    raise ClientGone from None
                 raise errors.stopped() from None
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+        await self._count_texts({candidate.provider for candidate in order})
         known = {candidate.name: candidate for candidate in order}
         home = order[0].provider
         call = Call(
@@ -239,6 +248,8 @@ class _GovernedCall:
             estimate=self._estimate_at(known[decision.model]),
             served=known[decision.model],
             quote=decision.quote,
+            tokenizer=self.gateway.tokenizers.of(known[decision.model].entry),
+            counts_answer=self._leaves_tokens_to(known[decision.model]),
         )
         return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
 
@@ -263,18 +274,47 @@ class _GovernedCall:
         return quote
 
     def _estimate_at(self, candidate: Candidate) -> bounds.Estimate:
-        """The bound of what would leave for a candidate: providers are sent different bodies for the same request."""
-        if candidate.entry is None or candidate.provider not in self.gateway.providers:
+        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done."""
+        if candidate.entry is None:
             return self.estimate
-        found = self.estimates.get(candidate.provider)
+        found = self._bound_at(candidate.provider)
+        tokenizer = self.gateway.tokenizers.of(candidate.entry)
+        saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
+        return found.with_saved(saved, candidate.entry) if saved else found
+
+    def _bound_at(self, provider: str) -> bounds.Estimate:
+        """The bound of what would leave for a provider: they are sent different bodies for the same request."""
+        if provider not in self.gateway.providers:
+            return self.estimate
+        found = self.estimates.get(provider)
         if found is None:
             try:
-                found = self.gateway.providers[candidate.provider].bound(self.request, self.estimate)
+                found = self.gateway.providers[provider].bound(self.request, self.estimate)
             except mistral_dialect.DialectError:
                 # It cannot be asked; whoever tries says so.
                 found = self.estimate
-            self.estimates[candidate.provider] = found
+            self.estimates[provider] = found
         return found
+
+    async def _count_texts(self, providers: Iterable[str]) -> None:
+        """Count the call's texts before the ledger decides, for all models there that a rule may take it to."""
+        for provider in providers:
+            for tokenizer in self.gateway.tokenizers.at(provider, self.catalogue):
+                if (provider, tokenizer) not in self.saved_tokens:
+                    texts = self._bound_at(provider).texts
+                    self.saved_tokens[provider, tokenizer] = await self._saved_tokens(tokenizer, texts)
+
+    async def _saved_tokens(self, tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+        saved = await self.gateway.tokenizers.count(
+            lambda: exact_count.saved_tokens(tokenizer, texts), text_bytes=sum(map(len, texts))
+        )
+        return saved or 0
+
+    def _leaves_tokens_to(self, candidate: Candidate) -> bool:
+        """Whether a model that is counted for writes as it will. Some are sent all that came, so that is looked at."""
+        if self.gateway.tokenizers.of(candidate.entry) is None or self.estimate.max_tokens is None:
+            return False
+        return exact_count.is_plainly_sampled(orjson.loads(self.request.body))
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
@@ -290,6 +330,9 @@ class _GovernedCall:
             await hold.release()
             raise Unanswered(_mistake(error), hold.usage.served.place) from error
         sent = time.perf_counter()
+        if self.request.stream and not settings.READ_CANCELLED_ANSWERS:
+            # A plain answer is on its way as a whole, and paid for.
+            self.exchange.watch(lambda: hold.cut(CLIENT_CLOSED))
         answer = await self._send(hold, provider, body)
         try:
             if not 200 <= answer.status < 300:
@@ -313,6 +356,11 @@ class _GovernedCall:
     async def _failed(self, hold: Hold, error: ProviderError) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
         place = hold.usage.served.place
+        if error.again and not self.has_sent_again:
+            # An idle connection had ended, as far as anybody knows: that says nothing of the model.
+            self.has_sent_again = True
+            await hold.settle_whole(error.code)
+            return Unanswered(upstream.no_answer(error))
         self.judged = True
         self.gateway.breakers.failed(place, time.time())
         if error.sent:
@@ -343,10 +391,10 @@ class _GovernedCall:
     ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         await (hold.release() if used is None else hold.settle_reported(used))
-        stated = upstream.StatedRefused(error.status, answer.headers)
+        stated = upstream.StatedRefusal(error.status, answer.headers)
         await self._pass_on_refusal(hold, provider, stated, orjson.dumps(errors.bad_request(error.message).body()))
 
-    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refused, data: bytes) -> None:
+    async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusing, data: bytes) -> None:
         place = hold.usage.served.place
         if not upstream.is_about_the_request(answer.status):
             self.judged = True
@@ -406,7 +454,7 @@ class _GovernedCall:
             raise await self._failed(hold, garbage)
         self._succeeded(hold, answered - sent)
         if self.estimate.max_tokens is not None:
-            hold.count.arrived(sse.answer_bytes(said))
+            hold.count.arrived(sse.answer_bytes(said), said)
         cost_nanos, result = await hold.settle_reported(used)
         await self.exchange.answer(
             200,
@@ -494,7 +542,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _content_type(answer: upstream.Refused) -> str:
+def _content_type(answer: upstream.Refusing) -> str:
     return answer.headers.get("content-type", "application/json")
 
 

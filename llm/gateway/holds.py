@@ -19,6 +19,8 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
+from llm.rules import exact_count
+from llm.state.tokenizers import Tokenizers
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,17 @@ SETTLE_PATIENCE_S = 2.0
 class Holds:
     """The holds of this process: keeps those of long calls alive, and cuts those that an operator stops."""
 
-    def __init__(self, commits: GroupCommit, *, ttl_s: int, doubt: Callable[[str, str, Usage | None], None]) -> None:
+    def __init__(
+        self,
+        commits: GroupCommit,
+        *,
+        ttl_s: int,
+        tokenizers: Tokenizers,
+        doubt: Callable[[str, str, Usage | None], None],
+    ) -> None:
         """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage)."""
         self.commits = commits
+        self.tokenizers = tokenizers
         self.doubt = doubt
         self.running: dict[UUID, Hold] = {}
         self._ttl_s = ttl_s
@@ -143,6 +153,8 @@ class Hold:
                 return await self.settle_seen(error.reason)
             self._holds.doubt(self.usage.served.place, error.reason, found)
             return await self._settle(self._whole(error.reason))
+        if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
+            self._holds.tokenizers.distrust(self.usage.served.entry)
         return await self._settle(self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule))
 
     async def settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
@@ -156,7 +168,20 @@ class Hold:
 
         `cut`: the model did not end its answer. `at_least`: what it said in between that it had used.
         """
+        await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut, at_least=at_least))
+
+    async def _count_texts(self) -> None:
+        """Count what has come exactly, where the model's tokenizer is there; until that is done it counts by bytes."""
+        tokenizer, texts = self.usage.tokenizer, self.count.take_texts()
+        if tokenizer is None or not texts:
+            return
+        # A text in pieces takes longer than one in a piece.
+        tokens = await self._holds.tokenizers.count(
+            lambda: exact_count.answer_tokens(tokenizer, texts), text_bytes=4 * self.count.text_bytes
+        )
+        if tokens is not None:
+            self.count.counted(tokens)
 
     def _seen(self, reason: str, *, cut: bool, at_least: Usage | None = None) -> Settle:
         tokens = self.count.tokens(cut=cut)
@@ -185,6 +210,8 @@ class Hold:
             reason=reason,
             price_rule=price_rule,
             request_id=self._request_id,
+            # Of an estimate, what its tokens were counted by.
+            metadata={"tokenizer": self.usage.tokenizer.name} if reason and self.usage.tokenizer else {},
         )
         return self.charge
 

@@ -21,7 +21,7 @@ from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
-from llm.state import breakers, metrics, routing
+from llm.state import breakers, metrics, routing, tokenizers
 from llm.state.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -43,11 +43,18 @@ class Gateway:
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
         await self.read(snapshot.current)
         await self.read(routing.load)
+        known = await self.read(routing.known_names)
+        self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.commits = GroupCommit()
         self.commits.start()
         self.breakers = breakers.shared()
         self.provider_failures = ProviderFailures(self.breakers, self.read)
-        self.holds = Holds(self.commits, ttl_s=settings.RESERVATION_TTL_S, doubt=self.provider_failures.doubted)
+        self.holds = Holds(
+            self.commits,
+            ttl_s=settings.RESERVATION_TTL_S,
+            tokenizers=self.tokenizers,
+            doubt=self.provider_failures.doubted,
+        )
         self.providers = registry.configured()
         await self.providers.open()
         watch = endpoints.Watch()
@@ -71,6 +78,7 @@ class Gateway:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
+        self.tokenizers.close()
         await self.read(lambda: connection.close())
         self._reader.shutdown()
 

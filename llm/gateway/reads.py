@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Sum
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
 from governance import ledger, ports
 from governance.models import SpendRollup
+from governance.queries.sums import LongSum
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, fixed
@@ -64,7 +64,7 @@ def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
     rollups = SpendRollup.objects.filter(tenant_id=caller.tenant_id, hour__gte=now - timedelta(days=USUAL_DAYS))
     if caller.agent:
         rollups = rollups.filter(agent=caller.agent)
-    sums = rollups.aggregate(calls=Sum("calls"), cost=Sum("cost_nanos"))
+    sums = rollups.aggregate(calls=LongSum("calls"), cost=LongSum("cost_nanos"))
     return decision, (sums["cost"] or 0) // (sums["calls"] or 1)
 
 

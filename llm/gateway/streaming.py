@@ -172,6 +172,15 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
+            return await self._last_chunk() if self._stops else b""
+
+    async def _last_chunk(self) -> bytes:
+        """What came while this process was busy with others; its time was over before it could be looked at."""
+        self._chunks = self._answer.chunks()
+        try:
+            async with asyncio.timeout(CAUGHT_UP_S / 4):
+                return await anext(self._chunks, b"")
+        except TimeoutError:
             return b""
 
     def _last_events(self) -> list[sse.Event]:
@@ -218,7 +227,7 @@ class Stream:
             return b""
         text_bytes = event.text_bytes
         self._began = self._began or self._loop.time()
-        self._hold.count.arrived(text_bytes, seconds=self._loop.time() - self._began)
+        self._hold.count.arrived(text_bytes, event.data, seconds=self._loop.time() - self._began)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):

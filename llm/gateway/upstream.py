@@ -68,7 +68,7 @@ def is_about_the_request(status: int) -> bool:
     return 400 <= status < 500 and status not in _OURS and status not in (408, 429)
 
 
-class Refused(Protocol):
+class Refusing(Protocol):
     """An answer that is none: what it means is in its status and headers."""
 
     @property
@@ -77,7 +77,7 @@ class Refused(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
 
-class StatedRefused:
+class StatedRefusal:
     """A refusal that came with status 200; `headers` are that answer's."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class StatedRefused:
             self.headers["retry-after"] = headers["retry-after"]
 
 
-def shows_no_work(answer: Refused) -> bool:
+def shows_no_work(answer: Refusing) -> bool:
     """Whether a refusal says that the model did nothing for it, so that it cannot cost anything.
 
     A server that fails with 500, 502 or 504 may have worked before; one that is overloaded asks to come back.
@@ -106,7 +106,7 @@ class ProviderFailures:
         self._reported_at: dict[tuple[str, str], float] = {}
         self._telling: set[asyncio.Future[None]] = set()
 
-    async def refused(self, place: str, provider: Provider, answer: Refused) -> Unanswered:
+    async def refused(self, place: str, provider: Provider, answer: Refusing) -> Unanswered:
         """What a refusal that is not about the request means."""
         status, retry_after = answer.status, answer.headers.get("retry-after", "")
         if status in _OURS:

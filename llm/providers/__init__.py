@@ -10,11 +10,14 @@ from llm.rules.mistral_dialect import Request
 
 
 class ProviderError(Exception):
-    """The provider gave no answer. `sent`: the request may have reached it, so it may have cost money."""
+    """The provider gave no answer. `sent`: the request may have reached it, so it may have cost money.
 
-    def __init__(self, code: str, message: str, *, sent: bool) -> None:
+    `again`: a connection ended that had served before; on a new one it may be answered.
+    """
+
+    def __init__(self, code: str, message: str, *, sent: bool, again: bool = False) -> None:
         super().__init__(message)
-        self.code, self.sent = code, sent
+        self.code, self.sent, self.again = code, sent, again
 
 
 class Answer(Protocol):

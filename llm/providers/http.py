@@ -5,6 +5,7 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import socket
@@ -28,16 +29,13 @@ READ_TIMEOUT_S = 600.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 # So soon after a request nothing but the end of an idle connection ends it.
 IDLE_END_S = 0.1
+STALE_S = 1.0
 # A larger body goes out in pieces, between which other calls have their turn.
 LARGE_BODY_BYTES = 1024 * 1024
 # What an operator waits for when a connection is tried out.
 LIST_TIMEOUT_S = 15.0
 
 log = logging.getLogger(__name__)
-
-
-class _DiedUnread(ProviderError):
-    """A connection that was used before ended at once: the provider had closed it, and has not read the request."""
 
 
 class _Sent:
@@ -47,10 +45,17 @@ class _Sent:
         self.reused = False
         self._began = time.monotonic()
 
-    def died_unread(self, error: Exception) -> bool:
-        """Whether an idle connection's end can be all that came for it; a model takes longer than that to work."""
-        at_once = time.monotonic() - self._began < IDLE_END_S
-        return self.reused and at_once and isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+    def died_idle(self) -> bool:
+        """Whether the end of an idle connection can be all that came for it."""
+        return self.reused and time.monotonic() - self._began < IDLE_END_S
+
+    def was_reset(self, error: Exception) -> bool:
+        """Whether the peer had closed before it read the request: it then resets what arrives, and cannot have worked.
+
+        One that has read it ends the connection in good order, or after some time.
+        """
+        reset = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+        return self.died_idle() and reset
 
 
 async def _note_reuse(session: Any, context: SimpleNamespace, params: Any) -> None:
@@ -82,6 +87,8 @@ class Connection:
         self._public_only = public_only
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        # Until then each request gets a connection of its own.
+        self._stale_until = 0.0
         # Answers that are not read to their end yet.
         self.open_answers = 0
 
@@ -120,13 +127,18 @@ class Connection:
         """Send a body to a path below the base. Raises ProviderError where no answer began."""
         if self._session is None:
             raise ProviderError("upstream_unreachable", "The model's API is not connected.", sent=False)
+        sent = {"content_type": content_type, "request_id": request_id}
+        session = self._anew() if time.monotonic() < self._stale_until else self._session
         try:
-            response = await self._post(self._session, path, body, content_type=content_type, request_id=request_id)
-        except _DiedUnread:
-            # It had ended while it lay idle, before it could bring the request there: a new one will.
-            response = await self._post(
-                await self._anew(), path, body, content_type=content_type, request_id=request_id
-            )
+            response = await self._post(session, path, body, **sent)
+        except ProviderError as error:
+            if not error.again:
+                raise
+            # Others that lie idle are as old.
+            self._stale_until = time.monotonic() + STALE_S
+            if error.sent:
+                raise
+            response = await self._post(self._anew(), path, body, **sent)
         return HttpAnswer(response, self)
 
     async def _post(
@@ -147,14 +159,34 @@ class Connection:
             raise ProviderError("upstream_timeout", "The model's API did not answer in time.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "The model's API broke the connection off."
-            kind = _DiedUnread if session is self._session and sent.died_unread(error) else ProviderError
-            raise kind("upstream_disconnected", message, sent=True) from error
+            raise ProviderError(
+                "upstream_disconnected", message, sent=not sent.was_reset(error), again=sent.died_idle()
+            ) from error
 
-    async def _anew(self) -> aiohttp.ClientSession:
+    def _anew(self) -> aiohttp.ClientSession:
         """Where each request has a connection of its own."""
         if self._fresh is None:
             self._fresh = self._new_session(force_close=True)
         return self._fresh
+
+    async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float, most_bytes: int) -> tuple[int, bytes]:
+        """Status and whole body of what is at a path below the base. Raises ProviderError, never a key."""
+        async with aiohttp.ClientSession(
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            headers={**self._headers, "accept-encoding": "identity"},
+            trust_env=False,
+        ) as session:
+            body = bytearray()
+            try:
+                async with session.get(self.base + path, params=query, allow_redirects=False) as response:
+                    async for chunk in response.content.iter_any():
+                        body += chunk
+                        if len(body) > most_bytes:
+                            raise ProviderError("upstream_garbage", "It answered without end.", sent=False)
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                raise ProviderError("upstream_unreachable", "It cannot be reached.", sent=False) from error
+        return response.status, bytes(body)
 
     async def list_models(self, path: str, *, under: str = "data", named: str = "id") -> list[str]:
         """The names in the list at a path below the base, `{under: [{named}]}`. Raises ProviderError, never a key."""

@@ -32,9 +32,8 @@ class OpenAICompatible(HttpProvider):
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if request.kind != "chat" or estimate.whole_context:
             return estimate
-        return estimate.with_text(
-            bounds.chat_text(openai_dialect.shape(request, model=request.model, native=self._native))
-        )
+        body = openai_dialect.shape(request, model=request.model, native=self._native)
+        return estimate.with_text(bounds.chat_text(body), bounds.chat_texts(body))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)

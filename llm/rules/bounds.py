@@ -71,6 +71,8 @@ class Estimate:
     whole_context: bool = False
     # So do pictures, at a model that has no bound for them.
     reserve_unbounded: bool = False
+    # Those in `text_tokens` that are nothing but text: each is in there with its bytes, at least.
+    texts: tuple[str, ...] = ()
 
     @property
     def input_tokens(self) -> int:
@@ -104,10 +106,18 @@ class Estimate:
     def _needs_whole_context(self, entry: Entry) -> bool:
         return self.whole_context or (self.images > 0 and entry.most_image_tokens is None)
 
-    def with_text(self, text_tokens: int) -> Estimate:
+    def with_text(self, text_tokens: int, texts: tuple[str, ...] = ()) -> Estimate:
         """The same call, whose body at a provider holds so much text; the hidden prompts of its needs come on top."""
         hidden = HIDDEN_PROMPT_TOKENS if self.needs & _PROMPTED else 0
-        return replace(self, text_tokens=text_tokens + hidden)
+        return replace(self, text_tokens=text_tokens + hidden, texts=texts)
+
+    def with_saved(self, saved_tokens: int, entry: Entry) -> Estimate:
+        """The same call, whose `texts` have so many tokens fewer than bytes at a model.
+
+        Others than Mistral may put a prompt of their own before the client's, which is in no text.
+        """
+        hidden = 0 if entry.is_mistrals else HIDDEN_PROMPT_TOKENS
+        return replace(self, text_tokens=self.text_tokens - max(0, saved_tokens - hidden))
 
     def lacks(self, entry: Entry) -> frozenset[str]:
         """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
@@ -158,7 +168,16 @@ def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estima
         max_tokens=payload.get("max_tokens") or default_max_tokens,
         n=payload.get("n") or 1,
         needs=needs,
+        texts=chat_texts(payload),
     )
+
+
+def chat_texts(payload: Mapping[str, Any]) -> tuple[str, ...]:
+    """What messages say in plain text; not what tools answered, which templates quote as JSON."""
+    contents = [message.get("content") for message in payload["messages"] if message.get("role") != "tool"]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    texts = contents + [part.get("text") for part in parts if part.get("type", "text") == "text"]
+    return tuple(text for text in texts if isinstance(text, str))
 
 
 def chat_text(payload: Mapping[str, Any]) -> int:
@@ -191,19 +210,24 @@ def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
 
 def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
     """The bound of a fill-in-the-middle request: `prompt` and `suffix`, read once for all of `n` answers."""
-    texts = (payload.get("prompt"), payload.get("suffix"))
-    tokens = TOKENS_PER_REQUEST + sum(_text_bytes(text) for text in texts if isinstance(text, str))
+    texts = tuple(text for text in (payload.get("prompt"), payload.get("suffix")) if isinstance(text, str))
+    tokens = TOKENS_PER_REQUEST + sum(map(_text_bytes, texts))
     return Estimate(
         kind="fim",
         text_tokens=tokens,
         max_tokens=payload.get("max_tokens") or default_max_tokens,
         n=payload.get("n") or 1,
+        texts=texts,
     )
 
 
 def embeddings(payload: Mapping[str, Any]) -> Estimate:
     """The bound of an embeddings request: its input only, for it writes nothing."""
-    return Estimate(kind="embedding", text_tokens=_inputs(payload.get("input")))
+    found = payload.get("input")
+    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return Estimate(
+        kind="embedding", text_tokens=_inputs(found), texts=tuple(text for text in texts if isinstance(text, str))
+    )
 
 
 def moderations(payload: Mapping[str, Any]) -> Estimate:

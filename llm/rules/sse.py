@@ -8,7 +8,7 @@ read as what it is, and passed on as the events that clients expect.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ _PLACES = frozenset(
     """delta message content text thinking reasoning reasoning_content refusal tool_calls function name
     arguments""".split()  # noqa: SIM905
 )
+# Where an answer's plain texts are.
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 @dataclass(slots=True)
@@ -285,6 +287,29 @@ def answer_bytes(answer: Any) -> int:
         elif name not in _ABOUT_ANSWER:
             total += _text_bytes(value, _ABOUT_CHOICE)
     return total
+
+
+def answer_texts(answer: Any) -> Iterator[tuple[tuple[int, str], str]]:
+    """Of what `answer_bytes` counts, the plain texts of a chat's answers: ((answer, field), text).
+
+    Without texts in places that nobody knows, and without tool calls, which are written by other rules than texts.
+    """
+    for choice in choices_of(answer):
+        index = choice.get("index")
+        for part in (choice.get("delta"), choice.get("message")):
+            if isinstance(part, dict):
+                for field in _TEXT_FIELDS:
+                    for text in _plain_texts(part.get(field)):
+                        yield (index if isinstance(index, int) else 0, field), text
+
+
+def _plain_texts(value: Any) -> Iterator[str]:
+    """A text, or those of the parts that it comes in."""
+    if isinstance(value, str):
+        yield value
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+            yield text
 
 
 def _text_bytes(value: Any, about: frozenset[str]) -> int:

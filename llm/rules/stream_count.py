@@ -1,32 +1,75 @@
-"""What a stream has come to while it still comes, counted strictly: a byte that has arrived is a token. Pure."""
+"""What a stream has come to while it still comes, counted strictly: a byte that has arrived is a token. Pure.
+
+Where the model's tokenizer is there, texts are kept as they come, to be counted exactly once the answer has ended.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from governance.rules import money
 from governance.rules.decision import Quote
+from llm.rules import exact_count, sse
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
 UNTIL_IT_STOPS = 48
-NOTICES_AFTER_S = 0.05
+NOTICES_AFTER_S = 0.25
+# What comes in less time is no pace yet.
+PACED_OVER_S = 2.0
+# Marks around one answer that its text does not show: of its end, of thinking, of tool calls.
+MARKS = 8
 
 
 class StreamCount:
-    """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along."""
+    """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along.
 
-    def __init__(self, quote: Quote, *, hides: bool = False) -> None:
+    `keeps_texts`: somebody will count them.
+    """
+
+    def __init__(self, quote: Quote, *, hides: bool = False, keeps_texts: bool = False) -> None:
         self._quote = quote
         self._hides = hides or quote.max_tokens is None
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
         self._seconds = 0.0
+        # The pieces of each text, in order, and the bytes of them all.
+        self.texts: dict[tuple[int, str], list[str]] = {}
+        self.text_bytes = 0
+        self._room_bytes = exact_count.MOST_BYTES
+        self._keeps_texts = keeps_texts and not self._hides
+        self._saved = 0
 
-    def arrived(self, more_bytes: int, *, seconds: float = 0.0) -> None:
-        """A part of the answer has come, with so many bytes of text, so many seconds after the first one."""
+    def arrived(self, more_bytes: int, answer: Any = None, *, seconds: float = 0.0) -> None:
+        """A part of the answer has come, with so many bytes of text; `answer` is that part, where it can be read.
+
+        `seconds`: after the first part.
+        """
         self.arrived_bytes += more_bytes
         self._seconds = max(self._seconds, seconds)
+        if self._keeps_texts:
+            self._keep(answer)
+
+    def _keep(self, answer: Any) -> None:
+        for place, text in sse.answer_texts(answer):
+            size = exact_count.utf8_bytes(text)
+            self.text_bytes += size
+            self._room_bytes -= max(1, size)
+            self.texts.setdefault(place, []).append(text)
+        if self._room_bytes < 0:
+            # Too long to be counted: all of it counts by its bytes.
+            self._keeps_texts, self.texts, self.text_bytes = False, {}, 0
+
+    def take_texts(self) -> dict[tuple[int, str], list[str]]:
+        """The pieces of each text to count, none where there is nothing to; what comes later counts by its bytes."""
+        texts, self.texts = self.texts, {}
+        self._keeps_texts = False
+        return texts
+
+    def counted(self, tokens: int) -> None:
+        """The texts that were taken are so many tokens, and not as many as they have bytes."""
+        self._saved = max(0, self.text_bytes - tokens - MARKS * self._quote.answers)
 
     @property
     def overruns(self) -> bool:
@@ -40,11 +83,12 @@ class StreamCount:
         """
         if self._hides or not self.arrived_bytes:
             return None
+        written = self.arrived_bytes - self._saved
         written_on = 0
         if cut:
-            at_its_pace = self.arrived_bytes * NOTICES_AFTER_S / max(self._seconds, NOTICES_AFTER_S)
+            at_its_pace = written * NOTICES_AFTER_S / max(self._seconds, PACED_OVER_S)
             written_on = max(UNTIL_IT_STOPS, math.ceil(at_its_pace))
-        return min(self.arrived_bytes + written_on, self.most_tokens)
+        return min(written + written_on, self.most_tokens)
 
     def cost_nanos(self, tokens: int) -> int:
         """What the input and so many output tokens cost at most, in nanodollars."""

@@ -49,6 +49,21 @@ class TestFile:
                 environment.file(env(ROUTER_CONFIG=str(path)), "ROUTER_CONFIG")
 
 
+class TestFilesByModel:
+    def test_each_model_has_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "tekken.json"
+        path.write_text("")
+        found = environment.files_by_model(env(T=f" small = {path} ,openai/gpt={path}"), "T")
+        assert found == {"small": path, "openai/gpt": path}
+        assert environment.files_by_model(env(), "T") == {}
+
+    @pytest.mark.parametrize("raw", ["small", "small=", "={0}", "small={0}/none", "small={0}", "a={0}/t,a={0}/t"])
+    def test_anything_else_names_the_variable_and_the_part(self, tmp_path: Path, raw: str) -> None:
+        (tmp_path / "t").write_text("")
+        with pytest.raises(ImproperlyConfigured, match=r"T must give each model once, with a file .*; not '"):
+            environment.files_by_model(env(T=raw.format(tmp_path)), "T")
+
+
 class TestApiKeys:
     def test_a_key_is_one_plain_word(self) -> None:
         assert environment.api_key(env(OPENAI_API_KEY=" sk-1 "), "OPENAI_API_KEY") == "sk-1"

@@ -19,9 +19,9 @@ from governance import ledger
 from governance.actions import stops
 from governance.audit import Actor
 from governance.ledger.operations import Release
-from governance.models import LedgerCheck
+from governance.models import LedgerCheck, LedgerJudgement
 from governance.queries import metrics as governance_metrics
-from governance.upkeep import reconcile
+from governance.upkeep import judgement, reconcile
 from tests import factories as make
 
 TOKEN = "a-scrape-token"
@@ -108,6 +108,22 @@ def test_drift_is_that_of_the_last_check_and_says_how_old_it_is(scrape: Any) -> 
     found = scrape()
     assert found[labelled("ledger_drift")] == 3
     assert 1800 <= found[labelled("ledger_check_age_seconds")] < 1900
+
+
+def test_what_rests_on_the_ledger_s_own_word_is_told_by_kind_and_reason(scrape: Any) -> None:
+    assert labelled("providers_disagreeing") not in scrape()
+    now = timezone.now()
+    for n in range(3):
+        # Whose calls they were is free text, and no label.
+        report = make.reporting("0.25")
+        ledger.record(replace(report, usage=replace(report.usage, provider=f"made-up-{n}")), now=now)
+    judgement.run(now=now - timedelta(minutes=30))
+    LedgerJudgement.objects.update(disagreeing=2, silent=1)
+    found = scrape()
+    assert found[labelled("unproven_dollars", kind="reported", reason="spend_report")] == 0.75
+    assert [name for name, _ in found].count("unproven_dollars") == 1
+    assert (found[labelled("providers_disagreeing")], found[labelled("providers_silent")]) == (2, 1)
+    assert 1800 <= found[labelled("ledger_judgement_age_seconds")] < 1900
 
 
 def test_reservations_are_counted_by_what_became_of_them(scrape: Any) -> None:

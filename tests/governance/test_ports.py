@@ -10,12 +10,15 @@ from billing.accounts import topups
 from governance import ports
 from governance.rules.calls import Usage
 from llm.catalogue import snapshot
+from llm.providers import cost_reports
 from tests.factories import NOON
 from tests.governance.api import prices
 
 
 def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
-    assert ports.wired == ports.Ports(quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link)
+    assert ports.wired == ports.Ports(
+        quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link, provider_costs=cost_reports.read
+    )
 
 
 def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +27,7 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
         lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
         lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1)),
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
+        lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
     ):
         with pytest.raises(ports.NotWired, match=r"must call governance\.ports\.wire"):
             ask()

@@ -50,10 +50,14 @@ class Window:
     extra: int = 0
     settled: int = 0
     reserved: int = 0
-    closed: bool = False
+    closed_at: datetime | None = None
     source: str = ""
     stopped_once: bool = False
     crossed: set[str] = field(default_factory=set)
+
+    @property
+    def closed(self) -> bool:
+        return self.closed_at is not None
 
 
 @dataclass
@@ -139,9 +143,9 @@ class Ledger:
                 return index
         return None
 
-    def ended(self, window: Window) -> bool:
+    def ended(self, window: Window, at: datetime | None = None) -> bool:
         cycle = self.rules[window.rule].kind == WindowKind.BILLING_CYCLE
-        return not cycle and window.ends is not None and window.ends <= self.now
+        return not cycle and window.ends is not None and window.ends <= (at or self.now)
 
     def window_for(self, rule: Rule, caller: Caller) -> int:
         subject = rule.subject_of(caller)
@@ -153,7 +157,7 @@ class Ledger:
         if index is not None and not self.ended(self.windows[index]):
             return index
         if index is not None:
-            self.windows[index].closed = True
+            self.windows[index].closed_at = self.now
         span = span_at(rule.kind, self.now, ZoneInfo(rule.zone))
         self.open(Window(rule.name, subject, span.starts_at, span.ends_at, rule.limit))
         return len(self.windows) - 1
@@ -294,9 +298,24 @@ class Ledger:
         self.reported[key] = op.entry_id
         places = [self.window_for(rule, op.caller) for rule in self.governing(op.caller)]
         occurred = op.occurred_at or self.now
-        places = [place for place in places if self.windows[place].starts <= occurred]
+        places = [self.window_at(place, occurred) for place in places]
         self.entry_ids[op.entry_id] = self.post(Entry(places, op.cost_nanos))
         return "recorded"
+
+    def window_at(self, place: int, at: datetime) -> int:
+        """Where a call of `at` counts: in the window that was open then, else in the one that is open now."""
+        current = self.windows[place]
+        if current.starts <= at:
+            return place
+        then = [
+            (window.starts, index)
+            for index, window in enumerate(self.windows)
+            if (window.rule, window.subject) == (current.rule, current.subject)
+            and window.closed_at is not None
+            and window.starts <= at < window.closed_at
+            and not self.ended(window, at)
+        ]
+        return max(then)[1] if then else place
 
     def adjust(self, op: Adjust) -> int | str:
         index = self.entry_ids.get(op.corrects_id)
@@ -317,7 +336,7 @@ class Ledger:
         ]
         opened = 0
         for window in old:
-            window.closed = True
+            window.closed_at = self.now
             if not self.ended(window):
                 opened += 1
                 starts = self.now
@@ -339,7 +358,7 @@ class Ledger:
             current = self.windows[index]
             if op.ends_at <= self.now or (current.source and op.starts_at < current.starts):
                 return False
-            current.closed = True
+            current.closed_at = self.now
         self.grants.add((op.source_id, op.starts_at))
         self.open(Window(rule.name, "acme", op.starts_at, op.ends_at, op.limit_nanos, source=op.source_id))
         return True
@@ -386,7 +405,7 @@ class Ledger:
         self.now = now
         ended = [window for window in self.windows if not window.closed and self.ended(window)]
         for window in ended:
-            window.closed = True
+            window.closed_at = self.now
         opened = 0
         for rule in self.rules.values():
             subject = {"tenant": "acme"}.get(rule.name, "")

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils.dateparse import parse_date, parse_datetime
 
 from governance.actions import tenancy
 from governance.api import tables
+from governance.management import arguments
 from governance.queries import spend
 from governance.rules import money
 from governance.rules.errors import FieldError
@@ -37,7 +37,7 @@ class Command(BaseCommand):
 
     def handle(self, *, by: str, since: str | None, until: str | None, **options: Any) -> None:
         groups = _groups(by)
-        period = spend.TimeRange(_moment("from", since), _moment("to", until))
+        period = spend.TimeRange(arguments.moment("from", since), arguments.moment("to", until))
         if period.starts_at and period.ends_at and period.ends_at <= period.starts_at:
             raise CommandError("--to: must be later than --from")
         reader = _reader(options["tenant"], options["agent"])
@@ -71,23 +71,6 @@ def _groups(by: str) -> list[str]:
     if unknown or not groups:
         raise CommandError(f"--by: must be of {', '.join(spend.GROUPS)}, not {', '.join(unknown) or 'nothing'}")
     return groups
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    """A day's beginning, or a time; without an offset it is UTC."""
-    if text is None:
-        return None
-    try:
-        day, at = parse_date(text), parse_datetime(text)
-    except ValueError:
-        day = at = None
-    if at is None and day is not None:
-        at = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    if at is None:
-        raise CommandError(
-            f"--{option}: must be a day such as 2026-03-01, or a time such as 2026-03-01T12:00Z, not {text!r}"
-        )
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _reader(tenant: str, agent: str) -> spend.Reader:

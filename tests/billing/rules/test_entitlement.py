@@ -18,6 +18,7 @@ from billing.rules.periods import Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import PlanRule, Pricing
 from billing.stripe_api import objects
+from governance.rules import money
 from governance.rules.money import nanos_from_dollars
 from tests.billing import events
 
@@ -78,6 +79,19 @@ def test_quantity_multiplies_only_where_the_price_says_so() -> None:
         price = events.price_of("price_x", metadata={"llm_budget_usd": "5", "llm_budget_per_unit": flag})
         found = entitled([sub(price=price, quantity=3)], [paid(price="price_x")])
         assert found.limit_nanos == nanos_from_dollars("5") * times
+
+
+@pytest.mark.parametrize("quantity", [10**6, 10**12, 2**63])
+def test_no_quantity_makes_more_of_a_price_than_a_limit_may_be(quantity: int) -> None:
+    price = events.price_of("price_x", metadata={"llm_budget_usd": "1000000", "llm_budget_per_unit": "true"})
+    found = entitled([sub(price=price, quantity=quantity)], [paid(price="price_x")])
+    assert found.limit_nanos == money.MAX_LIMIT_NANOS
+
+
+def test_a_share_of_what_is_billed_is_no_more_than_a_limit_may_be() -> None:
+    price = events.price_of("price_x", unit_amount=10**12, metadata={"llm_budget_percent": "100"})
+    found = entitled([sub(price=price, quantity=10**6)], [paid(price="price_x")])
+    assert found.limit_nanos == money.MAX_LIMIT_NANOS
 
 
 def test_metadata_of_price_beats_products_and_plan_row_beats_both() -> None:

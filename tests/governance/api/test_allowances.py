@@ -92,7 +92,6 @@ def test_of_a_budget_for_each_one_the_subject_is_named(operator: Api) -> None:
     [
         ({"amount": "0"}, "amount"),
         ({"amount": "-1"}, "amount"),
-        ({"amount": "9000000000"}, "amount"),
         ({"amount": "much"}, "amount"),
         ({"reason": ""}, "reason"),
         ({"reason": "x" * 301}, "reason"),

@@ -89,7 +89,6 @@ BAD_BODIES: list[tuple[dict[str, Any], str]] = [
     ({"limit": "-1"}, "limit"),
     ({"limit": "lots"}, "limit"),
     ({"limit": "NaN"}, "limit"),
-    ({"limit": "1e99"}, "limit"),
     ({"limit": "0.0000000001"}, "limit"),
     ({"limit": True}, "limit"),
     ({"limit": None}, "limit"),

@@ -52,11 +52,9 @@ def test_a_second_one_for_the_scope_is_a_conflict(operator: Api) -> None:
     [
         ({"dollars_per_minute": "0"}, "dollars_per_minute"),
         ({"dollars_per_minute": "fast"}, "dollars_per_minute"),
-        ({"dollars_per_minute": "1e30"}, "dollars_per_minute"),
         ({"dollars_per_minute": None}, "dollars_per_minute"),
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"requests_per_minute": 1.5}, "requests_per_minute"),
-        ({"tokens_per_minute": 10**13}, "tokens_per_minute"),
         ({"tenant": "nobody"}, "tenant"),
         ({"tenant": None}, "tenant"),
         ({"scope_type": "world"}, "scope_type"),

@@ -61,6 +61,7 @@ TABLE: dict[str, Answers] = {
     "post budgets/<int:id>/allowances": operators(),
     "post allowances/<int:id>/end": operators(200),
     "post decisions": (400, 400, 400, 400, 400, 401),
+    "get reconciliation": STAFF_READ,
     "post reservations": (400, 403, 400, 400, 400, 401),
     "get reservations/<uuid:id>": OWN_READ,
     "post reservations/<uuid:id>/settle": (400, 403, 400, 400, 404, 401),

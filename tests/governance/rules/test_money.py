@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from governance.rules import money
+from governance.rules.errors import OverBound
 from governance.rules.money import MAX_NANOS, AmountError
 
 AMOUNTS = st.integers(-MAX_NANOS, MAX_NANOS)
@@ -35,6 +36,11 @@ def test_every_amount_survives_the_way_to_text_and_back(nanos):
         (Decimal("0.1"), 100_000_000),
         ("9000000000", MAX_NANOS),
         (" 1.5 ", 1_500_000_000),
+        ("1.50000000000000000000000000000000000000", 1_500_000_000),
+        ("0.0000000010", 1),
+        ("1" + "0" * 9 + "e-9", 1_000_000_000),
+        ("0e999999999", 0),
+        ("0e-999999999", 0),
     ],
 )
 def test_amounts_of_dollars_are_read_exactly(dollars, nanos):
@@ -61,11 +67,44 @@ def test_amounts_of_dollars_are_read_exactly(dollars, nanos):
         "9000000001",
         "-9000000001",
         "1e30",
+        "1e999999999",
+        "-1e999999999",
+        "1e-999999999",
+        # What arithmetic of 28 digits would round.
+        "1.000000000000000000000000000000000000001",
+        "8999999999.99999999999999999999999999",
+        "9" * 5000,
     ],
 )
 def test_what_is_no_amount_of_dollars_is_refused(dollars):
     with pytest.raises(AmountError):
         money.nanos_from_dollars(dollars)
+
+
+def test_more_than_there_may_be_is_an_error_of_its_own_that_names_the_bound():
+    assert money.nanos_from_dollars("10000000", most=money.MAX_AMOUNT_NANOS) == money.MAX_AMOUNT_NANOS
+    for dollars in ("10000000.000000001", "-10000000.000000001", "1e99999999"):
+        with pytest.raises(money.TooMuch, match="more than 10,000,000 dollars"):
+            money.nanos_from_dollars(dollars, most=money.MAX_AMOUNT_NANOS)
+
+
+def test_a_field_beyond_its_bound_is_refused_by_name():
+    money.refuse_beyond("limit", money.MAX_LIMIT_NANOS, most=money.MAX_LIMIT_NANOS)
+    with pytest.raises(OverBound, match=r"must be at most 1,000,000,000 dollars") as raised:
+        money.refuse_beyond("limit", money.MAX_LIMIT_NANOS + 1, most=money.MAX_LIMIT_NANOS)
+    assert raised.value.field == "limit"
+
+
+def test_nothing_that_is_computed_of_two_figures_leaves_64_bits():
+    most = 2**63 - 1
+    assert most >= 2 * money.MAX_SUM
+    # A batch of the gateway's adds so many entries to a sum at once.
+    assert most >= money.MAX_SUM + 256 * money.MAX_AMOUNT_NANOS
+    # Buckets hold two ceilings, in millionths of requests and tokens.
+    assert 2 * money.MAX_LIMIT_NANOS <= money.MAX_SUM
+    assert 2 * money.MAX_UNITS * 1_000_000 <= money.MAX_SUM
+    # And what a window's limit comes from.
+    assert 2 * money.MAX_LIMIT_NANOS <= money.MAX_SUM
 
 
 @pytest.mark.parametrize(

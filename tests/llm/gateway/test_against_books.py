@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -229,7 +228,7 @@ def test_a_client_for_whom_too_much_waits_is_cut(
     product: Product, booked: BookedUpstream, key: str, settings: Any
 ) -> None:
     settings.STREAM_BUFFER_BYTES = 100_000
-    booked.next(Answer(tokens=5_000, pace=5_000, event_tokens=10, logprobs=True))
+    booked.next(Answer(tokens=5_000, pace=800, event_tokens=5, logprobs=True))
     with open_stream(product, key, max_tokens=20_000):
         assert eventually(lambda: SpendEntry.objects.exists(), within_s=10)
     assert SpendEntry.objects.get().reason == "client_stalled"
@@ -538,30 +537,53 @@ def test_nothing_that_an_api_sends_breaks_us(product: Product, booked: BookedUps
     assert ledger_nanos() == 3 * INPUT + 9 * OUTPUT
 
 
-@pytest.fixture
-def kept_connection(product: Product, booked: BookedUpstream, key: str) -> Iterator[None]:
-    """A connection to the model's API that has served a call, and lies idle."""
-    ask(product, key, stream=False)
-    SpendEntry.objects.count()
-    return iter([None])  # type: ignore[return-value]
-
-
-def test_a_connection_that_ends_idle_costs_nothing_and_is_replaced(
+def test_a_connection_that_is_reset_idle_costs_nothing_and_is_replaced(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:
     assert ask(product, key, stream=False)[0] == 200
-    before = ledger_nanos()
-    booked.next(Answer(script=["close"], tokens=0, billed=False))
+    booked.next(Answer(script=["reset"], tokens=0, billed=False))
     assert ask(product, key, stream=False)[0] == 200
     assert len(booked.books.entries) == 3
     assert ledger_nanos() == booked.books.spent_nanos
-    assert ledger_nanos() > before
+
+
+def test_one_that_ends_in_good_order_may_have_brought_the_call_there_and_is_tried_once_more(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    assert ask(product, key, stream=False)[0] == 200
+    booked.next(Answer(script=["close"], tokens=20))
+    assert ask(product, key, stream=False)[0] == 200
+    assert [entry.model for entry in booked.books.entries] == [MODEL] * 3
+    assert [row.reason for row in SpendEntry.objects.order_by("id")] == ["", "upstream_disconnected", ""]
+    assert holds_by_the_books(booked)
+
+
+def test_one_that_ends_again_and_again_is_a_failure(product: Product, booked: BookedUpstream, key: str) -> None:
+    assert ask(product, key, stream=False)[0] == 200
+    booked.usual = Answer(script=["close"], tokens=20)
+    assert ask(product, key, stream=False)[0] == 502
+    assert holds_by_the_books(booked)
+
+
+def test_a_client_that_leaves_before_the_answer_begins_takes_the_call_with_it(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.next(Answer(tokens=100, head_after_s=30))
+    client = open_stream(product, key)
+    assert eventually(lambda: bool(booked.books.entries))
+    client.close()
+    assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)
+    assert SpendEntry.objects.get().reason == "client_closed"
+    assert holds_by_the_books(booked)
 
 
 def test_a_new_connection_that_ends_at_once_is_no_idle_one(product: Product, booked: BookedUpstream, key: str) -> None:
     booked.usual = Answer(script=["close"], tokens=50)
     assert ask(product, key, stream=False)[0] == 502
     assert holds_by_the_books(booked)
+    # Once at each model that stands in.
+    asked = [entry.model for entry in booked.books.entries]
+    assert len(asked) == len(set(asked)) == Reservation.objects.count()
 
 
 def test_a_model_that_nothing_holds_back_is_stopped(product: Product, booked: BookedUpstream, key: str) -> None:

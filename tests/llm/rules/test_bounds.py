@@ -591,3 +591,42 @@ def test_whatever_the_dialect_accepts_can_be_estimated(body: dict[str, Any], con
     assert estimate.input_tokens > 0
     assert estimate.max_tokens is not None
     assert estimate.max_tokens > 0
+
+
+class TestTexts:
+    def test_what_is_nothing_but_text_is_told_apart(self) -> None:
+        parts = [
+            {"type": "text", "text": "two"},
+            {"type": "image_url", "image_url": "data:image/png;base64,AA"},
+            {"text": "3"},
+        ]
+        messages = [said("one", role="system"), said(parts), said("four", role="tool"), said(None, role="assistant")]
+        assert set(bounds.chat_texts({"messages": messages})) == {"one", "two", "3"}
+        assert bounds.chat(asked(said("one"), tools=[TOOL])).texts == ("one",)
+
+    def test_each_is_counted_with_its_bytes(self) -> None:
+        assert bounds.fim({"prompt": "ab", "suffix": "c"}).texts == ("ab", "c")
+        assert bounds.fim({"prompt": "ab", "suffix": None}).texts == ("ab",)
+        assert bounds.embeddings({"input": "ab"}).texts == ("ab",)
+        assert bounds.embeddings({"input": ["ab", "c", [1, 2]]}).texts == ("ab", "c")
+        assert bounds.embeddings({"input": None}).texts == ()
+
+    @given(
+        content=st.lists(st.builds(said, texts) | st.builds(lambda text: said([{"type": "text", "text": text}]), texts))
+    )
+    def test_there_are_never_fewer_tokens_than_bytes_of_texts(self, content: list[Any]) -> None:
+        found = bounds.chat(asked(*content))
+        assert found.text_tokens >= sum(len(text.encode()) for text in found.texts)
+
+    def test_what_is_saved_comes_off_but_for_a_prompt_of_the_providers_own(self) -> None:
+        estimate = bounds.chat(asked(said("x" * 5_000)))
+        assert estimate.with_saved(3_000, entry("m")).text_tokens == estimate.text_tokens - 3_000
+        elsewhere = entry("m", provider="groq")
+        hidden = bounds.HIDDEN_PROMPT_TOKENS
+        assert estimate.with_saved(3_000, elsewhere).text_tokens == estimate.text_tokens - 3_000 + hidden
+        assert estimate.with_saved(hidden - 1, elsewhere).text_tokens == estimate.text_tokens
+
+    def test_a_body_of_another_shape_says_what_its_texts_are(self) -> None:
+        estimate = bounds.chat(asked(said("one")))
+        assert estimate.with_text(9).texts == ()
+        assert estimate.with_text(9, ("two",)).texts == ("two",)

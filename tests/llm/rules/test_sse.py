@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from governance.rules.calls import Usage
 from llm.rules import sse
 from llm.rules.usage import read_tokens
+from tests.llm.rules.test_bounds import json_values
 
 
 def delta(content: Any = None, **more: Any) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def test_events_that_nothing_keeps_apart_are_events_all_the_same(cuts: list[int]
 
     assert texts_of(events) == ["a", "b", "c"]
     assert events[-1].done is done
-    assert rest == b""
+    assert rest.strip() == b""
     # As clients expect them.
     assert all(event.raw.endswith(b"\n\n") for event in events)
 
@@ -276,3 +277,31 @@ def test_what_is_no_stream_is_no_answer_of_one() -> None:
     assert sse.whole_answer(b'{"choices": []}') is None
     assert sse.whole_answer(b"data: nothing\n\n") is None
     assert sse.whole_answer(b'data: {"error": "x"}\n\n') == {"error": "x"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "texts"),
+    [
+        ({"delta": {"content": "ab"}}, [((0, "content"), "ab")]),
+        ({"index": 2, "message": {"content": "ab", "refusal": "c"}}, [((2, "content"), "ab"), ((2, "refusal"), "c")]),
+        ({"index": [], "delta": {"reasoning": "r"}}, [((0, "reasoning"), "r")]),
+        (
+            {"delta": {"content": [{"type": "text", "text": "ab"}, {"text": 1}, "c", {"more": "d"}]}},
+            [((0, "content"), "ab")],
+        ),
+        ({"delta": "ab"}, []),
+        ({"delta": {"tool_calls": [{"function": {"arguments": "{}"}}], "nobody_knows": "x", "content": None}}, []),
+        ({"text": "ab"}, []),
+    ],
+)
+def test_plain_texts_of_an_answer(choice: dict[str, Any], texts: list[Any]) -> None:
+    answer = {"choices": [choice], "content": "of nobody"}
+    assert list(sse.answer_texts(answer)) == texts
+    assert sum(len(text) for _, text in texts) <= sse.answer_bytes(answer)
+    assert list(sse.answer_texts(None)) == []
+
+
+@given(json_values)
+def test_no_more_text_is_plain_than_counts(choice: Any) -> None:
+    answer = {"choices": [choice, {"delta": choice}, {"message": {"content": choice, "reasoning": choice}}]}
+    assert sum(len(text.encode()) for _, text in sse.answer_texts(answer)) <= sse.answer_bytes(answer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from governance.rules.decision import Quote
-from llm.rules.stream_count import UNTIL_IT_STOPS, StreamCount
+from llm.rules import exact_count, sse
+from llm.rules.stream_count import MARKS, UNTIL_IT_STOPS, StreamCount
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
@@ -37,10 +39,12 @@ def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
     assert counting(come=40).tokens(cut=True) == 40 + UNTIL_IT_STOPS
     assert counting(come=999).tokens(cut=True) == 1_000
     fast = StreamCount(QUOTE)
-    fast.arrived(200, seconds=0.1)
-    fast.arrived(200, seconds=0.2)
-    assert fast.tokens(cut=True) == 400 + 100
-    assert fast.tokens(cut=False) == 400
+    fast.arrived(300, seconds=0.1)
+    fast.arrived(300, seconds=0.5)
+    assert fast.tokens(cut=True) == 600 + 75
+    fast.arrived(100, seconds=2.5)
+    assert fast.tokens(cut=True) == 700 + 70
+    assert fast.tokens(cut=False) == 700
 
 
 def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
@@ -62,3 +66,64 @@ def test_the_input_and_so_many_tokens_have_a_price() -> None:
 def test_more_than_all_tokens_can_be_is_an_overrun() -> None:
     assert not counting(come=1_000 * LONGEST_TOKEN_BYTES).overruns
     assert counting(come=1_000 * LONGEST_TOKEN_BYTES + 1).overruns
+
+
+def part(text: Any, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}} | fields]}
+
+
+def keeping(*parts: Any, quote: Quote = QUOTE, **options: Any) -> StreamCount:
+    count = StreamCount(quote, **({"keeps_texts": True} | options))
+    for answer in parts:
+        count.arrived(sse.answer_bytes(answer), answer)
+    return count
+
+
+def test_texts_are_kept_in_the_pieces_and_answers_that_they_came_in() -> None:
+    count = keeping(part("ab"), part("c", index=1), part("d"), part(None), part("e", index="x"))
+    assert count.text_bytes == 5
+    assert count.take_texts() == {(0, "content"): ["ab", "d", "e"], (1, "content"): ["c"]}
+    assert count.take_texts() == {}
+
+
+def test_texts_that_were_counted_are_so_many_tokens_and_marks() -> None:
+    count = keeping(part("a" * 100))
+    count.take_texts()
+    count.arrived(7)
+    assert count.tokens(cut=False) == 107
+    count.counted(30)
+    assert count.tokens(cut=False) == 30 + MARKS + 7
+    assert count.tokens(cut=True) == 30 + MARKS + 7 + UNTIL_IT_STOPS
+
+
+def test_each_answer_has_marks_of_its_own_and_none_is_more_than_bytes() -> None:
+    count = keeping(part("a" * 100), quote=replace(QUOTE, answers=3))
+    count.counted(30)
+    assert count.tokens(cut=False) == 30 + 3 * MARKS
+    count.counted(90)
+    assert count.tokens(cut=False) == 100
+
+
+def test_what_comes_after_the_texts_were_taken_counts_by_its_bytes() -> None:
+    count = keeping(part("a" * 100))
+    count.take_texts()
+    count.arrived(50, part("b" * 50))
+    count.counted(10)
+    assert count.tokens(cut=False) == 10 + MARKS + 50
+
+
+def test_texts_too_long_to_count_are_not_kept() -> None:
+    count = keeping(part("a" * exact_count.MOST_BYTES), part("b"), part("c"))
+    assert (count.take_texts(), count.text_bytes) == ({}, 0)
+    count.counted(0)
+    assert count.tokens(cut=False) == QUOTE.max_tokens
+
+
+def test_pieces_without_text_are_not_kept_without_end() -> None:
+    count = keeping(part([{"text": ""}] * exact_count.MOST_BYTES), part("a" * 100))
+    assert count.take_texts() == {}
+
+
+def test_nothing_is_kept_where_nobody_counts_or_the_answer_hides_some() -> None:
+    assert keeping(part("a"), keeps_texts=False).take_texts() == {}
+    assert keeping(part("a"), hides=True).take_texts() == {}

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("governance", "0009_default_thresholds"),
+        ("governance", "0010_bounded_sums"),
     ]
 
     operations = [

@@ -1,0 +1,93 @@
+"""Sums of the ledger as a judge wants them: by provider and day, and of the lines that rest on its own word.
+
+Both read a bounded period: the first from the hourly rollups, the second by the entries' time, for rollups do not know
+how certain their lines were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from django.db.models import Case, CharField, Count, Exists, F, OuterRef, Q, Sum, Value, When
+from django.db.models.functions import TruncDay
+
+from governance.models import LedgerJudgement, SpendEntry, SpendRollup
+from governance.queries.spend import TimeRange
+from governance.rules import money
+from governance.rules.judgement import AGENT_SETTLED, OTHERS, OwnWord
+
+# A correction that says what a line truly cost: an operator's word, or a settlement that came late.
+LAST_WORDS = ("confirmed", "voided")
+LATE_SETTLE = "late_settle"
+# The rule of a line whose cost, and not only its usage, is an agent's word.
+REPORTED = "reported"
+
+
+def last() -> LedgerJudgement | None:
+    """The latest judgement that was kept."""
+    return LedgerJudgement.objects.order_by("-id").first()
+
+
+def period(since: date, until: date) -> TimeRange:
+    """The whole days in [since, until), UTC."""
+    starts_at, ends_at = (datetime.combine(day, time.min, tzinfo=UTC) for day in (since, until))
+    return TimeRange(starts_at, ends_at)
+
+
+def charged(*, since: date, until: date) -> dict[tuple[str, date], int]:
+    """Nanodollars by the ledger's name of a provider and day."""
+    rows = SpendRollup.objects.filter(period(since, until).on("hour")).order_by()
+    days = rows.annotate(day=TruncDay("hour", tzinfo=UTC)).values("provider", "day").annotate(**_exact("cost_nanos"))
+    return {(row["provider"], row["day"].date()): _nanos(row) for row in days}
+
+
+def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWord]:
+    """The lines that no answer of a model proves, of the providers `named`; those of all others as `OTHERS`."""
+    entries = SpendEntry.objects.filter(period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE).order_by()
+    provider = Case(When(provider__in=list(named), then=F("provider")), default=Value(OTHERS), output_field=CharField())
+    rows = entries.annotate(place=provider)
+    estimated = Q(certainty=SpendEntry.Certainty.ESTIMATED)
+    two_phase = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
+    told = Q(reservation=None) | two_phase
+    corrections = SpendEntry.objects.filter(corrects=OuterRef("pk")).filter(
+        # A late settlement at an agent's own cost is its word once more.
+        Q(reason__in=LAST_WORDS)
+        | Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED) & ~Q(price_rule=REPORTED)
+    )
+    unjudged = (
+        rows.filter(estimated | told)
+        .filter(~Exists(corrections))
+        .annotate(
+            sort=Case(When(told, then=Value("reported")), default=Value("estimated")),
+            why=Case(
+                When(reservation=None, then=Value("spend_report")),
+                When(two_phase, then=Value("two_phase")),
+                default=F("reason"),
+                output_field=CharField(),
+            ),
+        )
+        .values("place", "sort", "why")
+        .annotate(lines=Count("pk"), **_exact("cost_nanos"))
+    )
+    over = (
+        rows.filter(overage_nanos__gt=0)
+        .annotate(sort=Value("overage"), why=F("reason"))
+        .values("place", "sort", "why")
+        .annotate(lines=Count("pk"), **_exact("overage_nanos"))
+    )
+    found = [OwnWord(row["place"], row["sort"], row["why"], row["lines"], _nanos(row)) for row in (*unjudged, *over)]
+    return sorted(found, key=lambda one: (-one.nanos, one.provider, one.kind, one.reason))
+
+
+def _exact(column: str) -> dict[str, Any]:
+    """A sum in two parts, whole dollars and the rest: SQLite gives up at one that 64 bits do not hold."""
+    return {
+        "sum_dollars": Sum(F(column) / money.NANOS_PER_DOLLAR),
+        "sum_rest": Sum(F(column) % money.NANOS_PER_DOLLAR),
+    }
+
+
+def _nanos(row: Any) -> int:
+    return int(row["sum_dollars"]) * money.NANOS_PER_DOLLAR + int(row["sum_rest"])

@@ -1,0 +1,132 @@
+"""More for a call that is held already is asked for as a call is: whoever may not call gets none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from governance import ledger
+from governance.actions import stops
+from governance.audit import Actor
+from governance.ledger.operations import Extend
+from governance.models import ApiKey, BudgetWindow, EmergencyStop, Reservation, Tenant
+from governance.upkeep import reconcile
+from tests import factories as make
+from tests.factories import nanos
+from tests.governance.api.conftest import Api
+
+pytestmark = pytest.mark.usefixtures("priced", "nothing_drifts")
+
+BY = Actor("ada")
+
+
+@pytest.fixture
+def nothing_drifts(db: None) -> Any:
+    yield
+    assert reconcile.check() == []
+
+
+def stop(*, agent: bool = False, tenant: bool = False) -> EmergencyStop:
+    return stops.stop(
+        tenant=make.tenant() if agent or tenant else None,
+        agent=make.agent() if agent else None,
+        reason="runaway",
+        by=BY,
+        now=timezone.now(),
+    )
+
+
+def revoke_the_holder() -> None:
+    """The key that made the hold; another of the tenant asks for more."""
+    ApiKey.objects.filter(agent__isnull=False).update(revoked_at=timezone.now())
+
+
+BLOCKS: dict[str, tuple[Callable[[], Any], int, str]] = {
+    "a stop of everything": (stop, 403, "emergency_stop"),
+    "a stop of its tenant": (lambda: stop(tenant=True), 403, "emergency_stop"),
+    "a stop of its agent": (lambda: stop(agent=True), 403, "emergency_stop"),
+    "a tenant on pause": (lambda: Tenant.objects.update(status="paused"), 403, "paused"),
+    "an agent on pause": (lambda: make.tenant().agents.update(status="paused"), 403, "paused"),
+    "no subscription": (lambda: Tenant.objects.update(status="suspended"), 402, "subscription_inactive"),
+    "a revoked key": (revoke_the_holder, 401, "invalid_api_key"),
+}
+
+
+@pytest.fixture
+def held(agent: Api) -> Any:
+    make.budget("10")
+    return agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.10"}).json()["id"]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+class TestBlocked:
+    @pytest.mark.parametrize("body", [{"more": "5"}, {"more": "0.000000001", "ttl_s": 60}, {"ttl_s": 3600}])
+    def test_neither_money_nor_time_is_given(
+        self, operator: Api, tenant: Api, held: str, block: str, body: dict[str, Any]
+    ) -> None:
+        before = Reservation.objects.values().get()
+        act, status, code = BLOCKS[block]
+        act()
+        for api in (operator, tenant):
+            refused = api.post(f"/api/reservations/{held}/extend", body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (status, code), block
+        assert Reservation.objects.values().get() == before
+        assert BudgetWindow.objects.get().reserved_nanos == nanos("0.10")
+
+    def test_what_was_held_is_settled_or_released_all_the_same(self, operator: Api, held: str, block: str) -> None:
+        BLOCKS[block][0]()
+        assert operator.post(f"/api/reservations/{held}/settle", {"cost": "0.04"}).status_code == 200
+        assert BudgetWindow.objects.get().settled_nanos == nanos("0.04")
+
+    def test_a_running_call_of_the_gateways_keeps_its_hold_alive_and_gets_no_more(self, block: str) -> None:
+        make.budget("10")
+        _, key = make.key()
+        op = make.reserving("0.10", by=make.caller(agent="invoices", key_id=key.pk))
+        other = make.reserving("0.10", by=make.caller(make.tenant("globex")))
+        now = timezone.now()
+        for each in (op, other):
+            assert ledger.reserve(each, now=now).allowed
+        BLOCKS[block][0]()
+        now = timezone.now()
+        alive, refused, stranger = ledger.apply(
+            [
+                Extend(op.reservation_id, ttl_s=5000),
+                Extend(op.reservation_id, more_nanos=1),
+                Extend(other.reservation_id, more_nanos=1),
+            ],
+            now=now,
+        )
+        assert alive is None
+        assert isinstance(refused, ledger.ExtendBlocked)
+        everybodys = block == "a stop of everything" or block.startswith(("a tenant", "no sub"))
+        assert (stranger is None) is not everybodys
+        row = Reservation.objects.get(pk=op.reservation_id)
+        assert (row.amount_nanos, int((row.expires_at - now).total_seconds())) == (nanos("0.10"), 5000)
+
+    def test_so_it_is_in_a_batch_with_calls_that_begin(self, block: str) -> None:
+        make.budget("10")
+        _, key = make.key()
+        op = make.reserving("0.10", by=make.caller(agent="invoices", key_id=key.pk))
+        now = timezone.now()
+        assert ledger.reserve(op, now=now).allowed
+        globex = make.caller(make.tenant("globex"))
+        BLOCKS[block][0]()
+        _, refused = ledger.apply(
+            [make.reserving("0.01", by=globex), Extend(op.reservation_id, more_nanos=1)], now=timezone.now()
+        )
+        assert isinstance(refused, ledger.ExtendBlocked)
+
+
+def test_without_a_block_both_are_given(agent: Api, held: str) -> None:
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "5", "ttl_s": 3600}).json()["amount"] == "5.10"
+    assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
+
+
+def test_what_is_lifted_is_given_again(agent: Api, held: str) -> None:
+    active = stop(tenant=True)
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 403
+    stops.lift(stop=active, by=BY, now=timezone.now())
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 200

@@ -1,0 +1,225 @@
+"""The database's clock decides: no process closes a window before its time, or lets more through, by its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test import Client
+from django.utils import timezone
+
+from governance import ledger
+from governance.ledger import clock
+from governance.ledger.operations import Extend, Reset
+from governance.models import BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
+from tests import factories as make
+from tests.factories import NOON
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_holds")]
+
+DAY_AND_AN_HOUR = timedelta(hours=25)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock._Known, "ahead", clock.NONE)
+    monkeypatch.setattr(clock._Known, "said_at", float("-inf"))
+
+
+class Machines:
+    """Clocks that differ: each thread has its own."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        self._true = timezone.now
+
+    def set(self, off: timedelta) -> None:
+        self._of_thread.off = off
+
+    def now(self) -> datetime:
+        return self._true() + getattr(self._of_thread, "off", clock.NONE)
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    made = Machines()
+    monkeypatch.setattr(timezone, "now", made.now)
+    yield made
+    made.set(clock.NONE)
+
+
+MS = timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("told", "took", "known", "ahead"),
+    [
+        # Between two looks that were close to each other: there is no difference.
+        (5 * MS, 10 * MS, clock.NONE, clock.NONE),
+        (5 * MS, 10 * MS, SECOND, clock.NONE),
+        # Surely so much, and no more than that shows.
+        (3600 * SECOND, 10 * MS, clock.NONE, 3600 * SECOND - 10 * MS),
+        (-3600 * SECOND, 10 * MS, clock.NONE, -3600 * SECOND),
+        # What is known is kept where it may be true, and corrected where it cannot.
+        (SECOND + 5 * MS, 10 * MS, SECOND, SECOND),
+        (SECOND, 10 * MS, 5 * SECOND, SECOND),
+        (SECOND, 2 * SECOND, SECOND, SECOND),
+        (SECOND, 2 * SECOND, 5 * SECOND, SECOND),
+        (SECOND, 2 * SECOND, clock.NONE, clock.NONE),
+    ],
+)
+def test_the_difference_between_two_clocks(
+    told: timedelta, took: timedelta, known: timedelta, ahead: timedelta
+) -> None:
+    assert clock.measured(NOON, NOON + told, NOON + took, known=known) == ahead
+
+
+def test_a_clock_that_is_right_changes_nothing() -> None:
+    make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    assert Reservation.objects.get().reserved_at == NOON
+    assert (clock.ahead(), clock.differs()) == (clock.NONE, False)
+
+
+def test_a_level_never_goes_back_in_time() -> None:
+    """Two clocks a second apart, in turns: what flowed off once does not flow off again."""
+    RateLimit.objects.create(scope_type="platform", requests_per_minute=60)
+    by, admitted = make.caller(), 0
+    for step in range(200):
+        # Ten seconds; every second call comes from a clock that is behind.
+        now = NOON + step * 50 * MS - (step % 2) * SECOND
+        admitted += ledger.reserve(make.reserving("0", by=by), now=now).allowed
+    assert 60 <= admitted <= 70
+    # By the clock that is ahead: that of the last call which was let through.
+    assert RateBucket.objects.get().measured_at >= NOON + 9 * SECOND
+
+
+@pytest.mark.postgres_only
+class TestAWrongClock:
+    @pytest.mark.parametrize("off", [DAY_AND_AN_HOUR, -DAY_AND_AN_HOUR])
+    def test_opens_and_closes_no_window(self, machines: Machines, off: timedelta) -> None:
+        budget = make.budget("1.00")
+        held = make.reserving("0.10")
+        ledger.reserve(held, now=timezone.now())
+        today = BudgetWindow.objects.get()
+        machines.set(off)
+        for act in (
+            lambda: ledger.reserve(make.reserving("0.10"), now=timezone.now()),
+            lambda: ledger.record(make.reporting("0.10"), now=timezone.now()),
+            lambda: ledger.roll_windows(now=timezone.now()),
+            lambda: ledger.expire_due(now=timezone.now()),
+            lambda: ledger.extend(Extend(held.reservation_id, more_nanos=5), now=timezone.now()),
+            lambda: ledger.settle(make.settling(held.reservation_id, "0.10"), now=timezone.now()),
+        ):
+            # As a process that has only just begun.
+            clock._Known.ahead = clock.NONE
+            act()
+        assert BudgetWindow.objects.get().pk == today.pk
+        assert BudgetWindow.objects.get().closed_at is None
+        settled = Reservation.objects.get(pk=held.reservation_id)
+        assert settled.status == "settled"
+        assert abs(settled.resolved_at - machines._true()) < timedelta(minutes=1)
+        clock._Known.ahead = clock.NONE
+        ledger.reset(Reset(budget.pk, "again", "ada"), now=timezone.now())
+        closed = BudgetWindow.objects.get(pk=today.pk).closed_at
+        assert closed is not None
+        assert abs(closed - machines._true()) < timedelta(minutes=1)
+        for event in BudgetEvent.objects.all():
+            assert abs(event.occurred_at - machines._true()) < timedelta(minutes=1)
+
+    def test_tells_a_dry_run_the_same(self, machines: Machines) -> None:
+        make.budget("1.00")
+        ledger.record(make.reporting("1.00"), now=timezone.now())
+        machines.set(DAY_AND_AN_HOUR)
+        op = make.reserving("0.10")
+        assert not ledger.dry_run(op.caller, op.call, now=timezone.now()).allowed
+
+    def test_expires_nothing_before_its_time(self, machines: Machines) -> None:
+        make.budget("1.00")
+        ledger.reserve(make.reserving("0.10"), now=timezone.now())
+        machines.set(DAY_AND_AN_HOUR)
+        assert ledger.expire_due(now=timezone.now()) == 0
+        assert Reservation.objects.get().status == "pending"
+
+    def test_lets_no_more_through_a_rate_limit(self, machines: Machines) -> None:
+        RateLimit.objects.create(scope_type="platform", requests_per_minute=600)
+        by = make.caller()
+        ledger.reserve(make.reserving("0", by=by), now=timezone.now())
+        over, admitted = time.monotonic() + 4, [0, 0]
+
+        def machine(number: int) -> None:
+            machines.set(number * SECOND)
+            try:
+                while time.monotonic() < over:
+                    admitted[number] += ledger.reserve(make.reserving("0", by=by), now=timezone.now()).allowed
+            finally:
+                connections.close_all()
+
+        threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        # A bucket, and ten a second; the second machine's second once at most.
+        assert sum(admitted) <= 600 + 4 * 10 + 15, admitted
+
+    def test_says_so(self, machines: Machines, caplog: Any) -> None:
+        caplog.set_level(logging.WARNING, logger="governance.ledger.clock")
+        machines.set(5 * SECOND)
+        make.budget("1.00")
+        for _ in range(3):
+            ledger.reserve(make.reserving("0.10"), now=timezone.now())
+        assert clock.differs()
+        # Once in a while, not at every batch.
+        [record] = [record for record in caplog.records if record.name == "governance.ledger.clock"]
+        assert "this machine's clock is +5.0 s off the database's" in record.getMessage()
+        answer = Client().get("/api/health").json()
+        assert (answer["status"], answer["services"]["database"]) == ("degraded", "clock_differs")
+        assert Client().get("/api/health/ready").status_code == 200
+
+    def test_a_mended_clock_is_believed_again(self, machines: Machines) -> None:
+        make.budget("1.00")
+        machines.set(5 * SECOND)
+        ledger.reserve(make.reserving("0.10"), now=timezone.now())
+        machines.set(clock.NONE)
+        ledger.reserve(make.reserving("0.10"), now=timezone.now())
+        assert clock.ahead() == clock.NONE
+
+    def test_a_key_that_is_revoked_is_no_good_to_a_process_that_is_behind(self, machines: Machines) -> None:
+        make.budget("1.00")
+        _, key = make.key()
+        by = make.caller(key_id=key.pk)
+        machines.set(-DAY_AND_AN_HOUR)
+        # It knows how far behind it is as soon as it has asked once.
+        ledger.reserve(make.reserving("0.10", by=by), now=timezone.now())
+        type(key).objects.update(revoked_at=machines._true() - SECOND)
+        assert not ledger.reserve(make.reserving("0.10", by=by), now=timezone.now()).allowed
+
+
+@pytest.mark.sqlite_only
+def test_on_sqlite_there_is_one_clock(machines: Machines) -> None:
+    machines.set(DAY_AND_AN_HOUR)
+    make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=timezone.now())
+    assert clock.ask() == clock.NONE
+    assert Reservation.objects.get().reserved_at > datetime.now(UTC) + timedelta(hours=24)
+
+
+@pytest.mark.postgres_only
+def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes along with what a batch reads anyway."""
+    make.budget("1.00")
+    by = make.caller()
+    held = make.reserving("0.10", by=by)
+    ledger.reserve(held, now=NOON)
+    monkeypatch.setattr(clock, "ask", lambda: pytest.fail("the clock was asked for alone"))
+    ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    ledger.apply([Extend(held.reservation_id), Extend(held.reservation_id, more_nanos=5)], now=NOON)
+    ledger.settle(make.settling(held.reservation_id, "0.04"), now=NOON)
