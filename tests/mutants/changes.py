@@ -158,6 +158,8 @@ def unseen(node: cst.CSTNode) -> bool:
     match node:
         case cst.Annotation() | cst.Decorator() | cst.Import() | cst.ImportFrom():
             return True
+        case cst.Assign(value=cst.Call(func=cst.Name(value=name))) if name in UNSEEN_CALLS:
+            return True
         case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString()):
             return True
         case cst.Call(func=cst.Name(value=name)) if name in UNSEEN_CALLS:

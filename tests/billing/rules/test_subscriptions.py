@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -68,7 +70,63 @@ def test_of_periods_that_are_over_the_last_one_is_shown() -> None:
     other, invoice = premium(period_start=START + DAY)
     found = entitled([sub(), other], [paid(), invoice], now=NEXT + DAY)
     assert (found.state, found.limit_nanos) == (EntitlementState.LAPSED, PREMIUM.limit_nanos)
-    assert found.period == Period(START + DAY, NEXT)
+    assert (found.period, found.subscription_id) == (Period(START + DAY, NEXT), "sub_b")
+
+
+def test_of_a_year_that_is_over_its_last_month_is_shown() -> None:
+    year = sub(
+        price=events.price_of("price_standard", interval="year"),
+        period_end=START + 365 * DAY,
+        cancel_at_period_end=True,
+    )
+    found = entitled([year], [paid(period_end=START + 365 * DAY)], now=START + 400 * DAY)
+    assert (found.state, found.period) == (
+        EntitlementState.LAPSED,
+        Period(datetime(2027, 2, 1, tzinfo=UTC), datetime(2027, 3, 1, tzinfo=UTC)),
+    )
+
+
+def test_whoever_has_no_subscription_has_nothing() -> None:
+    found = entitled([], [])
+    assert (found.state, found.limit_nanos, found.period, found.parts) == (EntitlementState.NONE, None, None, ())
+    assert (found.subscription_id, found.plan, found.reasons) == ("", "", ())
+
+
+def test_a_period_of_thirty_two_days_is_a_month() -> None:
+    end = START + 32 * DAY
+    rolled = sub(period_start=end, period_end=end + 32 * DAY)
+    assert entitled([rolled], [paid(period_end=end)], now=end).period == Period(end, end + 32 * DAY)
+    update = paid(billing_reason="subscription_update", period_start=START + DAY, period_end=START + 60 * DAY)
+    moved = sub(period_start=START + DAY, period_end=START + 60 * DAY)
+    assert entitled([moved], [paid(period_end=end), update]).period == Period(START, end)
+
+
+def test_a_budget_for_a_whole_year_follows_the_years() -> None:
+    price = events.price_of(
+        "price_x", interval="year", metadata={"llm_budget_usd": "600", "llm_budget_period": "billing"}
+    )
+    first, second = Period(START, START + 365 * DAY), Period(START + 365 * DAY, START + 730 * DAY)
+    renewed = sub(price=price, period_start=second.starts_at, period_end=second.ends_at)
+    opened = paid(price="price_x", period_end=first.ends_at)
+    unpaid = entitled([renewed], [opened], now=second.starts_at)
+    assert (unpaid.state, unpaid.period) == (EntitlementState.PROVISIONAL, second)
+    update = paid(
+        price="price_x",
+        billing_reason="subscription_update",
+        period_start=second.starts_at,
+        period_end=second.ends_at,
+    )
+    found = [entitled([renewed], [opened, update], now=at).period for at in (START, second.starts_at)]
+    assert found == [first, second]
+
+
+def test_amounts_in_other_currencies_count_by_the_policys_rates() -> None:
+    price = events.price_of("price_x", unit_amount=1000, currency="eur", metadata={"llm_budget_percent": "100"})
+    invoice = paid(price="price_y")
+    without = entitled([sub(price=price)], [invoice])
+    assert (without.limit_nanos, without.reasons) == (0, ("no_exchange_rate:eur",))
+    rates = {"eur": Decimal("1.1")}
+    assert entitled([sub(price=price)], [invoice], policy=BillingPolicy(rates=rates)).limit_nanos == 11 * 10**9
 
 
 def test_a_trial_and_a_paid_subscription_add_up() -> None:
@@ -122,12 +180,23 @@ def test_an_operators_limit_where_the_plans_give_nothing() -> None:
         override_nanos=7,
     )
     assert found.limit_nanos == 7
-    assert sum(part.limit_nanos for part in found.parts) == 7
+    assert [part.limit_nanos for part in found.parts] == [7, 0]
 
 
 def test_an_operators_limit_below_a_trials_takes_nothing_that_was_given() -> None:
     found = entitled([sub(**TRYING)], [], override_nanos=7)
     assert [(part.limit_nanos, part.given_nanos) for part in found.parts] == [(7, STANDARD.limit_nanos // 10)]
+
+
+def test_the_free_tiers_month_is_utcs_whatever_the_zone_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        found = closed(policy=BillingPolicy(free_nanos=1), now=datetime(2026, 3, 31, 23, tzinfo=UTC))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.period == Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("status", ["canceled", "incomplete_expired"])
@@ -182,7 +251,10 @@ def test_what_waits_for_its_payment_says_so() -> None:
     assert (later.state, later.reasons) == (EntitlementState.PROVISIONAL, ("awaiting_payment",))
     period = Period(NEXT, NEXT + 30 * DAY)
     tenth, whole = STANDARD.limit_nanos // 10, STANDARD.limit_nanos
-    assert later.parts == (WindowShare("sub_acme", period, period, tenth, level_nanos=whole),)
+    assert later.subscription_id == "sub_acme"
+    assert later.parts == (
+        WindowShare("sub_acme", period, period, tenth, 0, 0, level_nanos=whole, refund=RefundKind.NONE),
+    )
 
 
 def test_a_tenth_of_a_plan_is_rounded_down() -> None:
@@ -249,7 +321,9 @@ def test_a_trial_is_a_window_of_its_own_and_remembered_by_its_product() -> None:
     found = entitled([sub(**TRYING)], [])
     tenth, period = STANDARD.limit_nanos // 10, Period(START, TRIAL_END)
     assert (found.state, found.trials) == (EntitlementState.TRIAL, {"prod_standard": "sub_acme"})
-    assert found.parts == (WindowShare("sub_acme", period, period, tenth, given_nanos=tenth, level_nanos=tenth),)
+    assert found.parts == (WindowShare("sub_acme", period, period, tenth, 0, given_nanos=tenth, level_nanos=tenth),)
+    assert WindowShare("sub_acme", period, period, tenth).level_nanos == 0
+    assert entitled([sub()], [paid()]).trials == {}
 
 
 def test_a_trial_begins_with_the_period_that_its_invoice_opened() -> None:
@@ -267,6 +341,11 @@ def test_a_product_is_tried_once() -> None:
 def test_a_trial_of_a_price_without_a_product_is_remembered_by_the_price() -> None:
     found = entitled([sub(price=events.price_of("price_standard") | {"product": None}, **TRYING)], [])
     assert found.trials == {"price_standard": "sub_acme"}
+
+
+def test_a_trial_of_nothing_is_remembered_by_nothing() -> None:
+    empty = sub(items={"data": []}, **TRYING)
+    assert entitled([empty], [paid(period_end=TRIAL_END, amount_paid=0)]).trials == {}
 
 
 def test_a_trial_that_ends_as_it_begins_gives_nothing() -> None:
