@@ -399,3 +399,78 @@ def test_all_but_the_model_asked_for_can_do_the_job_and_have_a_price(strategy, m
             assert not estimate.lacks(able)
     if not strategy:
         assert found[0] == model
+
+
+def asked(*messages: Any, tokens: int = 0, images: int = 0, needs: str = "", **fields: Any) -> int:
+    estimate = bounds.Estimate("chat", tokens, images=images, needs=frozenset(needs.split()))
+    return routing.complexity({"messages": list(messages), **fields}, estimate)
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "score"), [(0, 0), (499, 0), (500, 5), (999, 5), (1_000, 10), (2_000, 15), (8_000, 25), (10**9, 25)]
+)
+def test_each_doubling_of_the_length_counts_five_up_to_twenty_five(tokens: int, score: int) -> None:
+    assert asked(user("a"), tokens=tokens) == score
+
+
+@pytest.mark.parametrize(("turns", "score"), [(0, 0), (2, 0), (3, 1), (12, 10), (50, 10)])
+def test_each_turn_after_the_second_counts_one_up_to_ten(turns: int, score: int) -> None:
+    assert asked(*[user("a")] * turns) == score
+
+
+@pytest.mark.parametrize(("tools", "score"), [(0, 0), (1, 10), (2, 12), (6, 20), (9, 20)])
+def test_tools_count_up_to_twenty(tools: int, score: int) -> None:
+    assert asked(user("a"), tools=[{}] * tools) == score
+
+
+def test_what_is_asked_for_counts() -> None:
+    assert asked(user("a"), needs="reasoning") == 40
+    assert asked(user("a"), needs="json") == 5
+    assert asked(user("a"), needs="json", response_format={"type": "json_object"}) == 5
+    assert asked(user("a"), needs="json", response_format={"type": "json_schema"}) == 15
+    assert asked(user("a"), response_format={"type": "json_schema"}) == 0
+    assert [asked(user("a"), images=images) for images in (1, 5)] == [10, 10]
+
+
+@pytest.mark.parametrize("sign", ["```", "def f", "class A", "function f", "SELECT *", "#include <x>", "Traceback"])
+def test_code_counts_fifteen_however_much_there_is(sign: str) -> None:
+    assert asked(user(f"see {sign} here")) == asked(user(f"{sign} ``` def class ")) == 15
+
+
+@pytest.mark.parametrize(
+    "word",
+    """analyse|Compare|contrast|prove|derive|explain why|step by step|trade-off|tradeoff|architecture|design a|debug
+    |refactor|optimise|evaluate|critique|a plan of|strategy|reason""".split("|"),  # noqa: SIM905
+)
+def test_words_that_ask_for_thought_count_ten_each_up_to_thirty(word: str) -> None:
+    assert asked(user(f"please {word.strip()} it")) == 10
+
+
+def test_no_more_than_three_words_count_and_nothing_more_than_a_hundred() -> None:
+    assert asked(user("compare and contrast")) == 20
+    assert asked(user("compare, contrast, prove, derive, debug")) == 30
+    everything = asked(
+        *[user("a")] * 20,
+        user("``` compare, contrast, prove"),
+        tokens=10**6,
+        images=1,
+        needs="reasoning json",
+        tools=[{}] * 9,
+    )
+    assert everything == 100
+
+
+def test_words_are_looked_for_in_the_beginning_of_what_the_user_wrote_last() -> None:
+    assert asked(user("x" * 3_995 + "prove")) == 10
+    assert asked(user("x" * 3_996 + "prove")) == 0
+    assert asked(user("prove"), user("a")) == 0
+    assert asked(user("prove"), {"role": "assistant", "content": "compare"}) == 10
+    assert asked({"role": "system", "content": "prove"}) == asked("prove") == 0
+    parts = [{"type": "text", "text": "pro"}, "odd", {"image_url": "prove"}, {"text": "compare"}]
+    assert asked(user(parts)) == asked(user([{"text": "step by"}, {"text": "step"}])) == 10
+    assert asked(user(None)) == 0
+    assert routing.complexity({}, bounds.Estimate("chat", 0)) == 0

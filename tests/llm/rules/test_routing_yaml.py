@@ -194,3 +194,86 @@ def test_a_file_that_is_damaged_anywhere_is_a_routing_or_an_error_with_a_place(a
     damaged = WHOLE[:at] + put + WHOLE[at + length :]
     line, _ = place(damaged)
     assert 1 <= line <= len(damaged.splitlines()) + 2
+
+
+def refused(text: str, known: dict[str, str] | None = KNOWN) -> str:
+    with pytest.raises(RoutingError) as caught:
+        parse(text, known)
+    return f"{caught.value.line}:{caught.value.column} {caught.value.reason}"
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [("tier", 1, 9), ("latency_hint_ms", 1, 600_000), ("context_tokens", 1, 100_000_000)],
+)
+def test_numbers_have_a_least_and_a_most(field, least, most):
+    for value in (least, most):
+        [model] = parse(f"pool: [{{id: small, {field}: {value}}}]").pool
+        assert getattr(model, field) == value
+    for value in (least - 1, most + 1, "010", "1.0", "0x1", "'1'", "[1]", "~", "true"):
+        assert f"from {least} to {most}" in refused(f"pool: [{{id: small, {field}: {value}}}]")
+
+
+def test_a_threshold_is_of_a_hundred():
+    pool = "pool: [{id: small, tags: [workhorse, judge]}]\nstrategies: {a: {kind: judgment-based, threshold: %s}}"
+    for value in (0, 100):
+        assert parse(pool % value).strategies["a"].threshold == value
+    for value in (-1, 101):
+        assert "from 0 to 100" in refused(pool % value)
+
+
+def test_a_file_of_just_so_many_characters_is_read():
+    text = "pool: [{id: small}]\n#"
+    assert parse(text + "x" * (routing_yaml.MOST_CHARS - len(text))).pool == (PoolModel("small"),)
+    assert "characters" in refused(text + "x" * (routing_yaml.MOST_CHARS - len(text) + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (POOL + "strategies: {a: {kind: quality, models: small}}", "`models`"),
+        (POOL + "strategies: {a: {kind: quality, models: [3]}}", "`models`"),
+        (POOL + "strategies: {a: {kind: quality, models: [small, small]}}", "`models` has 'small' twice, a cycle"),
+        (POOL + "strategies: {a: {kind: quality, models: [openai/gpt]}}", "not in the pool"),
+        (POOL + "strategies: {a: {kind: quality, tags: [x]}}", "takes no enabled model"),
+        (POOL + "strategies: {a: {kind: cost-optimized, threshold: 3}}", "`threshold` is for judgment-based"),
+        (POOL + "chains: small", "`chains`"),
+        (POOL + "chains: {a: small}", "`chains.a`"),
+        (POOL + "chains: {a: [3, small]}", "`chains.a`"),
+        (POOL + "chains: {a: [small]}", "leads nowhere"),
+        (POOL + "chains: {a: [small, medium], b: [small-2603, large]}", "'a' begins with 'small' too"),
+        (POOL + "chains: {a: [small, small-2603]}", "'small-2603' twice (as 'small', which is the same)"),
+        (POOL + "chains: {a: [openai/gpt, openai/gpt]}", "'openai/gpt' twice, a cycle"),
+        (POOL + "chains: {A: [small, medium]}", "'A' must be small letters"),
+        (POOL + f"chains: {{{'a' * 64}: [small, medium]}}", "63 at most"),
+        (POOL + "chains: {a: [small, medium], a: [large, medium]}", "`chains` has 'a' twice"),
+        ("pool: [{id: small, tags: [A]}]", "A tag must be"),
+        ("pool: [{id: small, tags: small}]", "`tags`"),
+        ("pool: [{id: small, tags: [3]}]", "`tags`"),
+        ("pool: [{id: small, enabled: 1}]", "`enabled` must be true or false"),
+        ("pool: [{id: small, capabilities: [fly]}]", "`capabilities` must be one of chat"),
+        ("pool: [{id: small, capabilities: [[chat]]}]", "`capabilities`"),
+        ("pool: [{id: ''}]", "`id` must be text"),
+        ("pool: [{id: small, provider: 3}]", "`provider` must be text, not '3'; put it in quotes."),
+        ("pool: [{id: smallest}]", "did you mean small"),
+    ],
+)
+def test_what_is_wrong_names_what_it_is_about(text, says):
+    assert says in refused(text)
+
+
+def test_a_chain_may_name_models_that_are_in_no_pool():
+    found = parse("pool: [{id: small}]\nchains: {a: [openai/gpt, small-2603], b: [medium, large]}")
+    assert found.chains == {"a": ("openai/gpt", "small"), "b": ("medium", "large")}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("yes", True), ("on", True), ("false", False), ("no", False)]
+)
+def test_a_model_is_enabled_or_not(text, value):
+    assert parse(f"pool: [{{id: small, enabled: {text}}}]").pool == (PoolModel("small", enabled=value),)
+
+
+def test_the_longest_name_has_sixty_three_letters():
+    name = "a" * 63
+    assert list(parse(POOL + f"chains: {{{name}: [small, medium]}}").chains) == [name]
