@@ -259,8 +259,13 @@ def test_an_invoice_is_guessed_once_and_a_refund_never_guesses() -> None:
     assert refunds.of_invoices([free], [loose_charge(amount=0)]) == {}
     assert refunds.of_invoices([paid_on(0, currency="")], [loose_charge()]).keys() == {"in_1"}
     assert refunds.of_invoices([paid_on(0)], [loose_charge(created_at=None)]) == {}
-    note = said("credit_note", "cn_1", status="issued", charge_id="", currency="usd", created_at=START)
-    assert refunds.of_invoices([paid_on(0)], [note]) == {}
+    for intent_id in ("", "pi_9"):
+        fields = {"charge_id": "", "intent_id": intent_id, "currency": "usd", "created_at": START}
+        assert refunds.of_invoices([paid_on(0)], [said("credit_note", "cn_1", status="issued", **fields)]) == {}
+        # One that never guesses keeps no other from it.
+        refund = said("refund", "a_1", **fields)
+        assert refunds.of_invoices([paid_on(0)], [refund, loose_charge()]).keys() == {"in_1"}
+    assert refunds.of_invoices([paid_on(0, amount_paid=1)], [loose_charge(amount=1)]).keys() == {"in_1"}
 
 
 def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:

@@ -96,6 +96,12 @@ def test_a_period_of_thirty_two_days_is_a_month() -> None:
     end = START + 32 * DAY
     rolled = sub(period_start=end, period_end=end + 32 * DAY)
     assert entitled([rolled], [paid(period_end=end)], now=end).period == Period(end, end + 32 * DAY)
+    over = entitled([sub(period_end=end, cancel_at_period_end=True)], [paid(period_end=end)], now=end + DAY)
+    assert (over.state, over.period) == (EntitlementState.LAPSED, Period(START, end))
+    # One of thirty-three days is more than a month.
+    longer = START + 33 * DAY
+    divided = entitled([sub(period_end=longer)], [paid(period_end=longer)])
+    assert divided.period == Period(START, datetime(2026, 4, 1, tzinfo=UTC))
     update = paid(billing_reason="subscription_update", period_start=START + DAY, period_end=START + 60 * DAY)
     moved = sub(period_start=START + DAY, period_end=START + 60 * DAY)
     assert entitled([moved], [paid(period_end=end), update]).period == Period(START, end)
@@ -370,6 +376,10 @@ def test_an_item_counts_with_what_the_invoice_billed_for_it() -> None:
     found = entitled([sub(price=price)], [paid(price="price_x", amount_paid=1500)])
     # Half of the fifteen dollars billed, not of the twenty that the list says.
     assert found.limit_nanos == 7_500_000_000
+    raw = events.invoice(price="price_x", amount_paid=1500)
+    raw["lines"]["data"][0]["currency"] = "eur"
+    rates = BillingPolicy(rates={"eur": Decimal(2)})
+    assert entitled([sub(price=price)], [objects.invoice(raw)], policy=rates).limit_nanos == 15_000_000_000
     for other in ({"price": "price_y"}, {"quantity": 2}):
         raw = events.invoice(price=other.get("price", "price_x"), amount_paid=1500)
         raw["lines"]["data"][0]["quantity"] = other.get("quantity", 1)

@@ -127,6 +127,7 @@ def test_a_share_is_of_what_a_month_costs_unless_the_budget_is_for_the_period(
     fields: dict[str, Any] = {"unit_amount": 120_001, "interval": interval, "interval_count": count}
     monthly = valued(price(llm_budget_percent="12.5", **fields))
     whole = valued(price(llm_budget_percent="12.5", llm_budget_period="billing", **fields))
+    assert type(monthly.limit_nanos) is int
     assert (monthly.limit_nanos, monthly.monthly) == (1_200_010_000_000 // months * 1250 // 10_000, True)
     assert (whole.limit_nanos, whole.monthly) == (1_200_010_000_000 * 1250 // 10_000, False)
 
@@ -229,3 +230,32 @@ def test_what_is_kept_counts_by_unit_and_by_period_as_the_price_says() -> None:
     period = Pricing(plans=[], kept=kept).of_items([item(price(llm_budget_period="billing"), 2)])
     assert (each.limit_nanos, each.monthly) == (84, True)
     assert (period.limit_nanos, period.monthly) == (42, False)
+
+
+def test_a_plan_is_for_a_month_and_not_for_each_unit_unless_it_says_so() -> None:
+    plan = PlanRule("Plan", DOLLAR, price_ids=frozenset({"price_x"}))
+    found = Pricing(plans=[plan], kept={}).of_items([item(price(), 3)])
+    assert found == Valued(DOLLAR, "Plan", monthly=True, policy=PlanPolicy())
+    assert (found.policy.trial_percent, found.policy.provisional_percent, found.policy.grace_days) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"llm_budget_usd": "1", "llm_trial_budget_usd": "-1"}, "llm_trial_budget_usd"),
+        ({"llm_budget_usd": "1", "product": {"llm_trial_budget_usd": "x"}}, "llm_trial_budget_usd"),
+        ({"llm_budget_percent": "x", "product": {"llm_budget_usd": "1"}}, "llm_budget_percent"),
+        ({"product": {"llm_budget_percent": "0"}}, "llm_budget_percent"),
+        ({"llm_budget_usd": "1", "llm_hard_cap": "1.1"}, "llm_hard_cap"),
+        ({"llm_budget_usd": "1", "llm_soft_cap": "1.1"}, "llm_soft_cap"),
+    ],
+)
+def test_metadata_that_cannot_be_is_told_by_its_key(fields: dict[str, Any], key: str) -> None:
+    found = valued(price(**fields))
+    assert f"invalid_metadata:{key}" in found.reasons
+    assert (found.trial_nanos, found.hard_e4, found.soft_e4) == (None, None, None)
+
+
+def test_a_hard_cap_of_more_than_all_is_none() -> None:
+    found = valued(price(llm_budget_usd="1", llm_hard_cap="1.1", llm_soft_cap="0.9"))
+    assert (found.hard_e4, found.soft_e4, found.reasons) == (None, 9000, ("invalid_metadata:llm_hard_cap",))
