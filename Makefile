@@ -25,13 +25,14 @@ export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
 
-.PHONY: help run test test-dates coverage check bench storm wheel install fmt lock clean
+.PHONY: help run test test-dates coverage mutants check bench storm wheel install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
 	@echo "make test     the whole test suite, on SQLite and on PostgreSQL, and what of the product it ran"
 	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
+	@echo "make mutants  change rules and ledger a little, many times, and see whether tests notice; hours"
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
 	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
@@ -61,6 +62,10 @@ coverage:
 
 test-dates: .venv/dev
 	$(BIN)/python tests/any_day
+
+# `make mutants MODULES=governance/rules/money.py` for one; see docs/development.md.
+mutants: .venv/dev
+	nice $(BIN)/python -m tests.mutants $(MODULES)
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -78,3 +78,110 @@ def test_top_ups_are_drawn_on_last_and_debts_leave_them_alone() -> None:
 def test_what_was_used_in_a_window_that_nothing_was_bought_for_is_owed() -> None:
     assert left([spell(0, 5)], spell(1, 0, part(50, key="b"))) == 45
     assert left([spell(0, 25)], spell(1, 0, part(50, key="b")), [Purchase("t", START, 20)]) == 45
+
+
+def test_a_part_stays_open_as_long_as_the_next_window_has_it() -> None:
+    first, second = part(50), part(50, key="b", days=40)
+    past = [
+        spell(0, 30, first),
+        Spell(START + 10 * DAY, (first, second), 30),
+        Spell(START + 30 * DAY, (second,), 5),
+    ]
+    # Of the first 30 and 20 are drawn, of the second 10, and then 5 more.
+    assert left(past[:2], Spell(START + 30 * DAY, (second, part(50, key="c", days=60)), 0)) == 90
+    assert left(past, Spell(START + 35 * DAY, (second, part(50, key="c", days=60)), 0)) == 85
+
+
+def test_what_is_paid_for_all_parts_is_drawn_on_before_what_they_allow_beyond_it() -> None:
+    upgraded, other = part(200, paid=55), part(40, key="b", days=40)
+    kept = Spell(START + 30 * DAY, (other, part(200, key="c", days=60)), 0)
+    assert left([Spell(START, (upgraded, other), 70)], kept) == 25 + 200
+    full, partly_paid = part(50), part(40, key="b", days=40, paid=20)
+    # 50 and 20 of what is paid for, then 5 of what the second allows beyond it.
+    assert left([Spell(START, (full, partly_paid), 75)], Spell(START + 30 * DAY, (partly_paid,), 0)) == 15
+    # Those 5 are an advance, which waits.
+    assert left([Spell(START, (full, partly_paid), 75)], spell(2, 0, part(100, key="c"))) == 100
+
+
+def test_what_one_part_does_not_hold_is_drawn_on_the_next() -> None:
+    first, second = part(50), part(40, key="b", days=40)
+    assert left([Spell(START, (first, second), 60)], Spell(START + 30 * DAY, (second,), 0)) == 30
+
+
+def test_what_was_drawn_on_a_frozen_part_is_drawn_on_no_other() -> None:
+    frozen, ends_first = part(50, paid=0, frozen=True), part(40, key="b", days=20)
+    past = [Spell(START, (ends_first, frozen), 30)]
+    assert left(past, Spell(START + 10 * DAY, (frozen, ends_first), 0)) == 40
+    # 20 of the frozen part are left to draw on, and what is used beyond them is the other's.
+    assert left(past, Spell(START + 10 * DAY, (frozen, ends_first), 25)) == 40 + 20
+    used_up = [Spell(START, (ends_first, frozen), 50)]
+    assert left(used_up, Spell(START + 10 * DAY, (frozen, ends_first), 10)) == 40
+
+
+def test_frozen_parts_allow_together_what_is_used_and_each_no_more_than_it_had() -> None:
+    assert left([], spell(0, 50, part(50, paid=0, frozen=True))) == 50
+    two = (part(50, paid=0, frozen=True), part(40, paid=0, frozen=True, key="b"))
+    assert left([], spell(0, 60, *two)) == 60
+
+
+def test_debts_of_several_windows_add_up() -> None:
+    assert left([spell(0, 5), spell(1, 7)], spell(2, 0, part(50, key="b"))) == 38
+    past = [spell(0, 220, part(200, paid=55)), spell(1, 200, part(200, paid=155, key="b"))]
+    # 20 beyond the first limit, and the smaller of two advances, which are 145 and 45.
+    assert left(past, spell(2, 0, part(200, key="c"))) == 200 - 20 - 45
+
+
+def test_of_two_advances_the_larger_waits() -> None:
+    past = [spell(0, 200, part(200, paid=55)), spell(1, 200, part(200, paid=155, key="b"))]
+    assert left(past, spell(2, 0, part(200, key="c"))) == 155
+    assert left(past, spell(2, 0, part(199, key="c"))) == 199 - 145 - 45
+
+
+def test_what_is_left_unused_repays_debts_before_an_advance() -> None:
+    past = [spell(0, 220, part(200, paid=55)), spell(1, 65, part(100, key="b"))]
+    # Of 35 unused 20 repay the debt and 15 the advance of 145.
+    assert left(past, spell(2, 0, part(150, key="c"))) == 150 - 130
+
+
+def test_an_advance_that_is_repaid_leaves_no_level_behind() -> None:
+    past = [spell(0, 200, part(200, paid=55)), spell(1, 0, part(200, key="b")), spell(2, 100, part(100, 40, key="c"))]
+    assert left(past, spell(3, 0, part(100, key="d"))) == 100
+
+
+def test_a_period_that_was_paid_at_all_may_advance() -> None:
+    assert left([spell(0, 200, part(200, paid=1))], spell(1, 0, part(200, key="b"))) == 200
+
+
+def test_a_part_is_measured_at_no_level_unless_it_says_so() -> None:
+    past = [spell(0, 200, part(200, paid=55))]
+    assert Part("b", START + 60 * DAY, 200, 200).level_nanos == 0
+    assert left(past, spell(1, 0, Part("b", START + 60 * DAY, 200, 200))) == 55
+
+
+def test_a_refunded_top_up_adds_what_is_used_of_it() -> None:
+    gone = Purchase("t", START, 20, refunded_nanos=20)
+    assert left([], spell(0, 40, part(50)), [gone]) == 50
+    assert left([], spell(0, 65, part(50)), [gone]) == 65
+    assert left([], spell(0, 90, part(50)), [gone]) == 70
+    both = [gone, Purchase("u", START, 20, refunded_nanos=20)]
+    assert left([], spell(0, 75, part(50)), both) == 75
+
+
+def test_what_was_drawn_on_a_top_up_before_counts_in_no_later_window() -> None:
+    topup = Purchase("t", START, 20, refunded_nanos=20)
+    partly, wholly = [spell(0, 65, part(50))], [spell(0, 70, part(50))]
+    assert left(partly, spell(1, 60, part(50, key="b")), [topup]) == 55
+    assert left(wholly, spell(1, 60, part(50, key="b")), [topup]) == 50
+
+
+def test_the_top_up_that_was_bought_first_is_drawn_on_first() -> None:
+    bought_later = Purchase("a", START + 30 * DAY, 20)
+    bought_first = Purchase("b", START, 20, refunded_nanos=20)
+    # 10 are used of the first one, which is given back as far as it is not; the other is whole.
+    assert left([], spell(1, 60, part(50, key="p")), [bought_later, bought_first]) == 50 + 10 + 20
+
+
+def test_a_top_up_for_one_window_counts_in_it_alone() -> None:
+    once, kept = Purchase("t", START, 20, expires=True), Purchase("t", START, 20)
+    assert [once.counts_in(START), once.counts_in(START + DAY), once.counts_in(START - DAY)] == [True, False, False]
+    assert [kept.counts_in(START), kept.counts_in(START + DAY), kept.counts_in(START - DAY)] == [True, True, False]

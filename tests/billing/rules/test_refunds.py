@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from billing.models import BillingAccount
+from billing.rules import refunds
+from billing.rules.refunds import Refund, RefundKind
+from billing.stripe_api.objects import StripeInvoice, StripePayment
 from governance import ledger
 from governance.models import Alert, Tenant
 from tests import factories
@@ -126,3 +130,144 @@ def test_what_goes_back_otherwise_counts_too(tenant: Tenant, deliver: Deliver, h
     }
     deliver(event("credit_note.created", note) if how == "credit note" else charge(5000))
     assert BillingAccount.objects.get().state == "frozen"
+
+
+# What follows is about the rules alone, without an account.
+def said(kind: str, id: str = "x_1", *, status: str = "succeeded", at_s: int = 0, **fields: Any) -> refunds.Known:
+    values: dict[str, Any] = {"amount": 5000, "charge_id": id if kind == "charge" else "ch_1"}
+    return refunds.Known(StripePayment(id, kind, status, **values | fields), at_s)
+
+
+def became(*known: refunds.Known, **fields: Any) -> Refund:
+    """What became of an invoice of 5000 that was paid by `ch_1`."""
+    paid = StripeInvoice(
+        "in_1", "sub_1", "paid", "", (), **{"amount_paid": 5000} | fields, payments=frozenset({"ch_1"})
+    )
+    return refunds.of_invoices([paid], known).get("in_1", Refund(RefundKind.NONE))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("needs_response", "DISPUTED"),
+        ("under_review", "DISPUTED"),
+        ("lost", "DISPUTED"),
+        ("won", "NONE"),
+        ("prevented", "NONE"),
+        ("warning_needs_response", "NONE"),
+        ("warning_under_review", "NONE"),
+        ("warning_closed", "NONE"),
+    ],
+)
+def test_a_dispute_counts_unless_it_takes_no_money(status: str, kind: str) -> None:
+    assert became(said("dispute", status=status)) == Refund(RefundKind[kind])
+    assert became(said("dispute", status=status, reinstated=True)) == Refund(RefundKind.NONE)
+
+
+@pytest.mark.parametrize(
+    ("amount", "kind"), [(0, "NONE"), (1, "PARTIAL"), (4999, "PARTIAL"), (5000, "REFUNDED"), (5001, "REFUNDED")]
+)
+def test_all_that_was_paid_is_a_refund_and_less_a_partial_one(amount: int, kind: str) -> None:
+    assert became(said("charge", "ch_1", refunded=amount)) == Refund(RefundKind[kind], amount)
+    assert became(credited=amount) == Refund(RefundKind[kind], amount)
+    assert became(said("credit_note", status="issued", amount=amount)) == Refund(RefundKind[kind], amount)
+    assert became(said("credit_note", status="void", amount=amount)) == Refund(RefundKind.NONE)
+
+
+def test_a_credit_notes_refund_counts_once_and_two_notes_twice() -> None:
+    note, other = (said("credit_note", f"cn_{number}", status="issued", amount=1000) for number in (1, 2))
+    assert became(said("charge", "ch_1", refunded=1000), note, credited=1000) == Refund(RefundKind.PARTIAL, 1000)
+    assert became(note, other).refunded == 2000
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_refund_that_failed_since_is_no_refund(status: str) -> None:
+    charge = said("charge", "ch_1", refunded=3000, at_s=10)
+    for at_s, left in ((9, 3000), (10, 2000), (11, 2000)):
+        failed = said("refund", "re_1", status=status, amount=1000, at_s=at_s)
+        assert became(failed, charge).refunded == left
+    unlinked = said("refund", "re_1", status=status, amount=1000, at_s=11, charge_id="", invoice_id="in_1")
+    assert became(unlinked, charge).refunded == 2000
+    more = said("refund", "re_1", status=status, amount=4000, at_s=11)
+    assert became(more, charge) == Refund(RefundKind.NONE)
+    assert became(said("refund", "re_1", amount=1000, at_s=11), charge).refunded == 3000
+
+
+def test_refunds_of_several_charges_add_up_and_a_failed_charge_takes_nothing_off() -> None:
+    first, second = said("charge", "ch_1", refunded=1000), said("charge", "ch_2", refunded=2000, invoice_id="in_1")
+    declined = said("charge", "ch_3", status="failed", invoice_id="in_1")
+    assert became(first, second, declined).refunded == 3000
+    others = said("refund", "re_1", status="failed", amount=1000, at_s=1, charge_id="ch_2")
+    assert became(first, second, others).refunded == 2000
+
+
+def test_a_payment_without_an_invoice_is_known_by_its_intent_and_by_its_charges() -> None:
+    charge = said("charge", "ch_1", intent_id="pi_1", refunded=1000)
+    other = said("charge", "ch_2", intent_id="pi_2", refunded=5000)
+    loose = said("dispute", "dp_0", status="lost", charge_id="")
+    assert refunds.of_intent("pi_1", [charge, other, loose]) == Refund(RefundKind.PARTIAL, 1000)
+    assert refunds.of_intent("pi_2", [charge, other, loose]) == Refund(RefundKind.REFUNDED, 5000)
+    by_charge = said("dispute", "dp_1", status="lost")
+    assert refunds.of_intent("pi_1", [by_charge, charge]) == Refund(RefundKind.DISPUTED)
+    assert refunds.of_intent("pi_2", [by_charge, charge, other]) == Refund(RefundKind.REFUNDED, 5000)
+    by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
+    assert refunds.of_intent("pi_1", [by_intent, charge]) == Refund(RefundKind.DISPUTED)
+    assert refunds.of_intent("", [charge, loose, said("charge", "", refunded=5000)]) == Refund(RefundKind.NONE)
+    # Another's dispute that names no charge is not that of an intent whose charge is not known either.
+    unknown = said("credit_note", "cn_1", status="issued", amount=1, charge_id="", intent_id="pi_1")
+    assert refunds.of_intent("pi_1", [unknown, loose]) == Refund(RefundKind.REFUNDED, 1)
+
+
+def paid_on(day: int, id: str = "in_1", **fields: Any) -> StripeInvoice:
+    values: dict[str, Any] = {"amount_paid": 5000, "currency": "usd", "created_at": START + day * DAY}
+    return StripeInvoice(id, "sub_1", "paid", "", (), **values | fields)
+
+
+def loose_charge(at: Any = START, **fields: Any) -> refunds.Known:
+    return said("charge", "ch_9", **{"refunded": 5000, "currency": "usd", "created_at": at} | fields)
+
+
+def test_what_names_no_invoice_belongs_to_the_nearest_of_its_amount() -> None:
+    near, far = paid_on(1, "in_1"), paid_on(-2, "in_2")
+    assert list(refunds.of_invoices([far, near], [loose_charge()])) == ["in_1"]
+    assert list(refunds.of_invoices([paid_on(3)], [loose_charge()])) == ["in_1"]
+    late = START + 3 * DAY + timedelta(seconds=1)
+    assert list(refunds.of_invoices([paid_on(0)], [loose_charge(late)])) == []
+    dispute_later = said("dispute", "dp_9", status="lost", charge_id="ch_9", currency="usd", created_at=late)
+    assert list(refunds.of_invoices([paid_on(0)], [dispute_later])) == ["in_1"]
+
+
+@pytest.mark.parametrize(
+    "invoice",
+    [
+        paid_on(0, amount_paid=4999),
+        paid_on(0, currency="eur"),
+        paid_on(0, created_at=None),
+        paid_on(0, payments=frozenset({"ch_1"})),
+    ],
+    ids=["another amount", "another currency", "no time", "paid by a charge that it names"],
+)
+def test_an_invoice_that_does_not_fit_is_not_guessed(invoice: StripeInvoice) -> None:
+    assert refunds.of_invoices([invoice], [loose_charge()]) == {}
+
+
+def test_an_invoice_is_guessed_once_and_a_refund_never_guesses() -> None:
+    two = [loose_charge(), said("charge", "ch_8", refunded=5000, currency="usd", created_at=START)]
+    found = refunds.of_invoices([paid_on(0, "in_1"), paid_on(1, "in_2")], two)
+    assert {id: one.refunded for id, one in found.items()} == {"in_1": 5000, "in_2": 5000}
+    free = paid_on(0, amount_paid=0)
+    assert refunds.of_invoices([free], [loose_charge(amount=0)]) == {}
+    assert refunds.of_invoices([paid_on(0, currency="")], [loose_charge()]).keys() == {"in_1"}
+    assert refunds.of_invoices([paid_on(0)], [loose_charge(created_at=None)]) == {}
+    note = said("credit_note", "cn_1", status="issued", charge_id="", currency="usd", created_at=START)
+    assert refunds.of_invoices([paid_on(0)], [note]) == {}
+
+
+def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:
+    charge = said("charge", "ch_1", intent_id="pi_1", invoice_id="in_1")
+    by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
+    by_charge = said("dispute", "dp_1", status="lost", charge_id="ch_1")
+    for one in (by_intent, by_charge):
+        assert refunds.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED)}
+    guessed = loose_charge(intent_id="pi_1", refunded=0)
+    assert refunds.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED)}

@@ -26,6 +26,8 @@ def test_what_is_taken_back_is_carried_until_something_is_left_to_send() -> None
     assert usage.step(-40, 0) == Step(0, -40)
     assert usage.step(30, -40) == Step(0, -10)
     assert usage.step(100, -10) == Step(90, 0)
+    assert usage.step(11, -10) == Step(1, 0)
+    assert usage.step(10, -10) == Step(0, 0)
 
 
 @given(st.lists(st.integers(-(10**9), 10**9)))
@@ -53,6 +55,13 @@ def test_the_last_hour_of_a_period_is_stamped_within_the_period() -> None:
 def test_an_hour_too_old_for_stripe_is_stamped_in_the_last_full_one() -> None:
     old = NOW - timedelta(days=35)
     assert usage.stamp(old, period_end=None, now=NOW) == NOW.replace(hour=11, minute=59, second=59)
+    oldest = NOW - timedelta(days=34)
+    assert usage.stamp(oldest, period_end=None, now=NOW) == oldest + timedelta(minutes=59, seconds=59)
+
+
+def test_an_hour_that_nothing_happened_in_has_no_units() -> None:
+    assert [usage.units_of(Sums(), unit) for unit in usage.Unit] == [0, 0, 0]
+    assert Sums().cost_nanos == 0
 
 
 def test_an_identifier_is_trusted_for_twenty_hours() -> None:

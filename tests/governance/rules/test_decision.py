@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.rules.buckets import Amount, BucketView, Ceilings
 from governance.rules.decision import (
     Action,
     Call,
@@ -688,3 +689,57 @@ def test_where_no_alternative_fits_the_first_refusal_is_the_answer():
 def test_a_refusal_that_is_not_about_money_tries_no_alternative():
     blocked = call(500, costs={"small": 1}, alternatives=("small",), blocked=Reason.TENANT_PAUSED)
     assert decide(blocked, [view()]).reason == Reason.TENANT_PAUSED
+
+
+# Rate limits ---------------------------------------------------------------------------------------------------
+
+
+def bucket(scope: str, **level: int) -> BucketView:
+    """Sixty nanodollars, requests and tokens a minute."""
+    return BucketView(scope, Ceilings(60, 60, 60), Amount(**level), datetime(2026, 3, 10, tzinfo=UTC))
+
+
+def test_the_rate_limit_that_makes_a_call_wait_longest_refuses_it():
+    full = [bucket("a", nanos=60), bucket("b", nanos=60, tokens_e6=60_000_000), bucket("c", nanos=58), bucket("d")]
+    limited = decide(Call("large", lambda model: Quote(model, 5, input_tokens=4, max_tokens=3)), [view()], full)
+    assert outcome(limited) == (Action.IN_FLIGHT, Reason.RATE_LIMITED, "")
+    assert (limited.limited_by, limited.retry_after_s, limited.views) == (full[1], 7, (view(),))
+    assert limited.because is None
+
+
+def test_of_two_rate_limits_with_one_wait_the_first_is_named():
+    full = [bucket("a", requests_e6=60_000_000), bucket("b", requests_e6=60_000_000)]
+    limited = decide(call(0), [view()], full)
+    assert (limited.limited_by, limited.retry_after_s) == (full[0], 1)
+
+
+def test_a_call_that_every_rate_limit_lets_through_goes():
+    decision = decide(call(50), [view()], [bucket("a", nanos=10), bucket("b")])
+    assert outcome(decision) == (Action.ALLOW, Reason.NONE, "large")
+    assert (decision.limited_by, decision.retry_after_s, decision.wanted_nanos) == (None, 0, 0)
+
+
+def test_the_tokens_of_a_call_are_its_input_and_those_of_every_answer():
+    assert Quote("large", 1).tokens == 0
+    assert Quote("large", 1, input_tokens=7).tokens == 7
+    assert Quote("large", 1, input_tokens=7, max_tokens=5).tokens == 12
+    assert Quote("large", 1, input_tokens=7, max_tokens=5, answers=3).tokens == 22
+
+
+def test_a_quote_is_clamped_to_what_the_room_covers_and_to_no_call_at_all():
+    each = Quote("large", 10, picos_per_output_token=1000, max_tokens=10)
+    assert each.clamped(5) == replace(each, max_tokens=5, cost_nanos=5)
+    assert each.clamped(1) == replace(each, max_tokens=1, cost_nanos=1)
+    assert each.clamped(11) == each
+    assert [each.clamped(room) for room in (0, -1)] == [None, None]
+    # Half a nanodollar before the first token: of five nanodollars four tokens are covered.
+    started = replace(each, fixed_picos=500)
+    assert started.clamped(5) == replace(started, max_tokens=4, cost_nanos=5)
+    assert Quote("large", 10, max_tokens=10).clamped(5) is None
+    assert Quote("large", 10, picos_per_output_token=1000).clamped(5) is None
+
+
+def test_thresholds_are_not_reached_by_a_nanodollar_less():
+    limit = 10**14
+    assert crossed(limit // 2 - 1, limit, Policy(thresholds_e4=(5_000,))) == ()
+    assert crossed(limit // 2, limit, Policy(thresholds_e4=(5_000, 5_001))) == (5_000,)

@@ -128,3 +128,99 @@ def test_whoever_handles_a_policy_has_every_field(column: str) -> None:
         assert column in shown(admin)
     options = load_command_class("governance", "set_budget").create_parser("manage.py", "set_budget")._actions
     assert set_budget.OPTIONS.get(column, column) in {option.dest for option in options}
+
+
+SHAPE = "downgrade_rules"
+
+
+@pytest.mark.parametrize(
+    ("column", "given", "says"),
+    [
+        ("alert_thresholds", "0.5", "list"),
+        ("alert_thresholds", ["0.5", "0"], "above 0"),
+        ("alert_thresholds", ["0.50001"], "four decimals"),
+        ("disabled_tools", "x", "list of names"),
+        ("disabled_tools", ("x",), "list of names"),
+        ("disabled_tools", ["x", ""], "list of names"),
+        ("disabled_tools", ["x", 1], "list of names"),
+        (SHAPE, "a->b", '"from"'),
+        (SHAPE, {"from": ["a"], "to": "b"}, '"from"'),
+        (SHAPE, ["a->b"], "a->b"),
+        (SHAPE, [1], '"from"'),
+        (SHAPE, [{"from": ["a"]}], '"from"'),
+        (SHAPE, [{"from": [], "to": "b"}], '"from"'),
+        (SHAPE, [{"from": "", "to": "b"}], "list of names"),
+        (SHAPE, [{"from": ["a"], "to": ""}], '"from"'),
+        (SHAPE, [{"from": ["a"], "to": 1}], '"from"'),
+        (SHAPE, [{"from": ["a"], "to": ["b"]}], '"from"'),
+        (SHAPE, [{"from": ("a",), "to": "b"}], "list of names"),
+        (SHAPE, [{"from": [1], "to": "b"}], "list of names"),
+        ("clamp", 1, "true or false"),
+        ("clamp_min_tokens", 2**31, "2,147,483,647"),
+        ("clamp_min_tokens", 1.0, "whole number"),
+    ],
+)
+def test_a_refusal_names_the_field_and_what_it_takes(column: str, given: Any, says: str) -> None:
+    with pytest.raises(FieldError) as refused:
+        policy.parse(column, given)
+    assert refused.value.field == column
+    assert says in refused.value.message
+
+
+def test_the_least_and_the_most_that_a_field_takes() -> None:
+    assert [policy.parse("clamp_min_tokens", value) for value in (0, 2**31 - 1)] == [0, 2**31 - 1]
+    assert [policy.parse("hard_cap", value) for value in ("0.0001", 1)] == [Decimal("0.0001"), Decimal(1)]
+    assert [policy.parse("clamp", value) for value in (True, False)] == [True, False]
+    assert policy.parse("downgrade_rules", []) == []
+
+
+@pytest.mark.parametrize("column", ["alert_thresholds", "downgrade_rules", "disabled_tools"])
+def test_none_is_typed_for_a_list_with_nothing_in_it(column: str) -> None:
+    assert policy.from_text(column, " none ") == []
+    assert policy.to_text(column, []) == ""
+
+
+@pytest.mark.parametrize("column", ["soft_cap", "warn_at"])
+def test_nothing_or_none_is_typed_for_a_share_that_is_not_set(column: str) -> None:
+    assert [policy.from_text(column, typed) for typed in ("", " ", "none", " none ")] == [None] * 4
+    assert policy.to_text(column, None) == ""
+    assert policy.to_text(column, Decimal("0.5000")) == "0.5"
+
+
+@pytest.mark.parametrize(("column", "value", "text"), [("clamp", True, "True"), ("clamp_min_tokens", 256, "256")])
+def test_what_is_no_list_and_no_share_is_shown_as_it_is(column: str, value: Any, text: str) -> None:
+    assert policy.to_text(column, value) == text
+
+
+def cleaned(**given: Any) -> dict[str, Any]:
+    row = Budget(**given)
+    policy.clean(row)
+    return {name: getattr(row, name) for name in given}
+
+
+def test_a_whole_policy_is_parsed_where_it_is() -> None:
+    kept = cleaned(soft_cap="0.5", warn_at="0.4", hard_cap="0.9", disabled_tools=["x", "x"])
+    assert kept == {
+        "soft_cap": Decimal("0.5"),
+        "warn_at": Decimal("0.4"),
+        "hard_cap": Decimal("0.9"),
+        "disabled_tools": ["x"],
+    }
+    assert cleaned(soft_cap=None, warn_at=None, hard_cap="0.9")["soft_cap"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("soft_cap", {"soft_cap": "0.9", "hard_cap": "0.9"}),
+        ("soft_cap", {"soft_cap": "0.9", "hard_cap": "0.8"}),
+        ("warn_at", {"warn_at": "0.5", "soft_cap": "0.5"}),
+        ("warn_at", {"warn_at": "0.6", "soft_cap": "0.5"}),
+        ("warn_at", {"warn_at": "0.6", "soft_cap": None}),
+        ("clamp", {"clamp": "yes"}),
+    ],
+)
+def test_a_warning_comes_before_the_soft_cap_and_that_before_the_hard_one(field: str, given: dict[str, Any]) -> None:
+    with pytest.raises(FieldError) as refused:
+        cleaned(**given)
+    assert refused.value.field == field

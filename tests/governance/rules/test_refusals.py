@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from governance.rules import refusals
@@ -87,7 +89,7 @@ def test_an_envelope_s_own_names_are_in_the_message_and_the_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reserved", "wanted", "wait_s"), [("2", "1.5", 4), ("2", "9", 5), ("2", "0.1", 1), ("0", "1", 1)]
+    ("reserved", "wanted", "wait_s"), [("2", "1.5", 4), ("1", "1.5", 3), ("2", "9", 5), ("2", "0.1", 1), ("0", "1", 1)]
 )
 def test_the_wait_for_calls_in_flight_is_as_long_as_they_hold_what_is_missing(
     reserved: str, wanted: str, wait_s: int
@@ -112,3 +114,51 @@ def test_a_call_that_may_go_is_no_refusal() -> None:
     assert refusals.sentence(Decision(Action.ALLOW)) == ""
     with pytest.raises(KeyError):
         refusals.refusal(near, over_budget_status=402)
+
+
+# What clients have come to rely on: whoever changes a line breaks them.
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "param", "headers"),
+    [
+        (Reason.TENANT_PAUSED, 403, "paused", None, {}),
+        (Reason.AGENT_PAUSED, 403, "paused", None, {}),
+        (Reason.EMERGENCY_STOP, 403, "emergency_stop", None, {}),
+        (Reason.TENANT_SUSPENDED, 402, "subscription_inactive", None, {"x-should-retry": "false"}),
+        (Reason.KEY_INVALID, 401, "invalid_api_key", None, {}),
+        (Reason.MODEL_NOT_PRICED, 400, "model_not_priced", "model", {}),
+        (Reason.TOOL_DISABLED, 400, "tool_disabled", "forced_tool", {}),
+        (Reason.BUDGET_EXHAUSTED, 402, "budget_exhausted", None, {"x-should-retry": "false"}),
+        (Reason.DOWNGRADE_REFUSED, 402, "budget_exhausted", None, {"x-should-retry": "false"}),
+        (Reason.BUDGET_IN_FLIGHT, 429, "budget_in_flight", None, {"retry-after": "4"}),
+        (Reason.RATE_LIMITED, 429, "rate_limit_exceeded", None, {"retry-after": "7"}),
+    ],
+)
+def test_each_reason_has_its_status_code_parameter_and_headers(
+    reason: Reason, status: int, code: str, param: str | None, headers: dict[str, str]
+) -> None:
+    found = refusals.refusal(refused_for(reason), over_budget_status=402)
+    assert (found.status, found.code, found.param, dict(found.headers)) == (status, code, param, headers)
+
+
+def test_a_call_that_a_rule_made_cheaper_says_so() -> None:
+    assert "cheaper model" in refusals.sentence(Decision(Action.DEGRADE, Reason.DOWNGRADE_RULE))
+
+
+def test_a_rate_limit_is_never_back_at_once() -> None:
+    limited = refused_for(Reason.RATE_LIMITED)
+    assert refusals.refusal(replace(limited, retry_after_s=0), over_budget_status=402).headers == (
+        ("retry-after", "1"),
+    )
+
+
+def test_calls_in_flight_without_a_window_are_back_in_a_second() -> None:
+    decision = Decision(Action.IN_FLIGHT, Reason.BUDGET_IN_FLIGHT, wanted_nanos=nanos("9"))
+    assert refusals.refusal(decision, over_budget_status=402).headers == (("retry-after", "1"),)
+    # The least that can be held is held.
+    least = replace(decision, because=replace(window(), reserved_nanos=1), wanted_nanos=nanos("2.000000001"))
+    assert refusals.refusal(least, over_budget_status=402).headers == (("retry-after", "5"),)
+
+
+def test_the_message_of_a_refusal_without_a_window_is_the_sentence() -> None:
+    paused = refusals.refusal(refused_for(Reason.TENANT_PAUSED), over_budget_status=402)
+    assert paused.message == refusals.sentence(refused_for(Reason.TENANT_PAUSED)) + "."

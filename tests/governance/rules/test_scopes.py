@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from governance.rules.calls import Caller
 from governance.rules.policy import Policy
-from governance.rules.scopes import SCOPES, BudgetRule, governing, keys_of
+from governance.rules.scopes import SCOPES, BudgetRule, MatchedBudget, governing, is_stopped, keys_of
 from governance.rules.windows import WindowKind
 
 ACME, OTHER = 1, 2
@@ -117,3 +117,25 @@ def test_whatever_budgets_there_are_one_kind_a_scope_governs(budgets, user):
         }
         assert len(ranks) == 1
     assert {item.budget.id for item in governing(caller, budgets[::-1])} == {item.budget.id for item in items}
+
+
+def test_a_stop_is_for_everybody_a_tenant_or_one_of_its_agents():
+    def stopped(*stops: tuple[int, str], tenant_id: int = ACME, agent: str = "invoices") -> bool:
+        return is_stopped(set(stops), tenant_id=tenant_id, agent=agent)
+
+    for target in ((0, ""), (ACME, ""), (ACME, "invoices")):
+        assert stopped(target)
+        assert stopped((OTHER, "x"), target)
+    for target in ((OTHER, ""), (ACME, "churn"), (OTHER, "invoices"), (0, "invoices"), (1000, "")):
+        assert not stopped(target)
+    assert not stopped()
+    # A call without an agent is stopped with its tenant, and by no agent's stop.
+    assert stopped((ACME, ""), agent="")
+    assert not stopped((ACME, "invoices"), agent="")
+    assert not stopped((OTHER, ""), (ACME, "invoices"), tenant_id=0, agent="churn")
+
+
+def test_windows_follow_utc_where_no_zone_is_said():
+    budget = rule(1, "tenant", "acme")
+    assert governing(CALLER, [budget]) == [MatchedBudget(budget, "acme", ACME, "UTC")]
+    assert MatchedBudget(budget, "acme", ACME).time_zone == "UTC"

@@ -1,7 +1,8 @@
 """Windows: half open, in the tenant's time zone, without gap or overlap."""
 
 import ast
-from datetime import UTC, date, datetime, timedelta
+import time
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from governance.rules.windows import Span, WindowKind, add_months, anchored_month, span_at
+from governance.rules.windows import ENDING_BY_ACT, Span, WindowKind, add_months, anchored_month, span_at
 
 AUCKLAND = ZoneInfo("Pacific/Auckland")
 LOS_ANGELES = ZoneInfo("America/Los_Angeles")
@@ -189,3 +190,23 @@ def test_stripes_cycle_is_named_in_one_place() -> None:
         if isinstance(node, ast.Constant) and node.value == WindowKind.BILLING_CYCLE.value
     ]
     assert [place.partition(":")[0] for place in named] == ["governance/rules/windows.py"], named
+
+
+def test_windows_are_utc_whatever_the_zone_of_the_process(monkeypatch) -> None:
+    at, new_york = datetime(2026, 3, 10, 21, 5, tzinfo=timezone(timedelta(hours=-5))), ZoneInfo("America/New_York")
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        spans = [span_at(kind, at, new_york) for kind in WindowKind] + [anchored_month(at, at)]
+        moments = [moment for span in spans for moment in (span.starts_at, span.ends_at) if moment]
+        assert {moment.utcoffset() for moment in moments} == {timedelta(0)}
+        # The months of a cycle are counted in UTC: in Auckland this anchor's is a day later.
+        assert anchored_month(utc(2026, 1, 31, 23), utc(2026, 2, 28, 23)).starts_at == utc(2026, 2, 28, 23)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_billing_cycle_alone_ends_by_an_act() -> None:
+    assert ENDING_BY_ACT == (WindowKind.BILLING_CYCLE,)
+    assert [kind for kind in WindowKind if kind.ends_by_act] == [WindowKind.BILLING_CYCLE]

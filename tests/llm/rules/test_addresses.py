@@ -90,3 +90,59 @@ def test_a_key_is_one_plain_word(key: str, fine: bool) -> None:
     problem = addresses.problem_with_key(key)
     assert (problem == "") is fine
     assert not key or key not in problem
+
+
+@pytest.mark.parametrize(
+    "name", ["api.local", "printer.lan", "x.home.arpa", "a.b.internal", "localhost", "lan", "x.localhost"]
+)
+def test_names_of_private_networks_need_leave(name: str) -> None:
+    for host in (name, name.upper(), f"{name}."):
+        assert "PRIVATE_ENDPOINTS" in addresses.problem_with_base(f"http://{host}/v1", private_allowed=False)
+    assert addresses.problem_with_base(f"http://{name}x.example.com/v1", private_allowed=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("port", "fine"), [("", True), (":1", True), (":65535", True), (":0", False), (":65536", False)]
+)
+def test_a_port_is_one_that_can_be_called(port: str, fine: bool) -> None:
+    assert (addresses.problem_with_base(f"https://example.com{port}/v1", private_allowed=False) == "") is fine
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MISTRAL_API_KEY",
+        "MISTRAL_EU_API_KEY",
+        "MISTRAL_US_API_KEY",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+    ],
+)
+def test_a_providers_own_variable_is_named_as_taken(name: str) -> None:
+    assert name in addresses.problem_with_variable(name)
+
+
+def test_a_providers_name_is_small_words_with_dashes_and_no_zone_of_mistrals() -> None:
+    assert [bool(addresses.NAME.fullmatch(name)) for name in ("groq", "my-vllm-2", "a")] == [True] * 3
+    assert [bool(addresses.NAME.fullmatch(name)) for name in ("", "Groq", "2a", "a--b", "-a", "a-", "a_b", "a/b")] == [
+        False
+    ] * 8
+    assert addresses.RESERVED_NAMES == ("mistral", "mistral-eu", "mistral-us")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("::ffff:8.8.8.8", True),
+        ("::ffff:10.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("224.0.0.1", False),
+        ("ff0e::1", False),
+        ("100.64.0.1", False),
+        ("127.0.0.1", False),
+    ],
+)
+def test_which_numbers_are_of_the_internet(address: str, public: bool) -> None:
+    assert addresses.is_public(address) is public

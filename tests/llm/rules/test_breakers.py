@@ -138,3 +138,39 @@ class TestLatency:
         breaker = Breaker().measured(100, NOW)
         assert breaker.known_latency_ms(NOW + LATENCY_KNOWN_S) is None
         assert breaker.measured(50, NOW + LATENCY_KNOWN_S).known_latency_ms(NOW + LATENCY_KNOWN_S) == 50
+
+
+class TestFigures:
+    """docs/operations.md says them, and owners set their alerts by them."""
+
+    def test_five_failures_open_it_for_a_minute_and_three_probes_close_it(self) -> None:
+        assert (FAILURES, OPEN_S, PROBES, PROBE_S) == (5, 60.0, 3, 120.0)
+        assert (LONGEST_COOL_DOWN_S, LATENCY_KNOWN_S) == (300.0, 600.0)
+
+    def test_of_a_new_one_nothing_is_known(self) -> None:
+        breaker = Breaker()
+        assert (breaker.failures, breaker.openings, breaker.opened_at, breaker.passed) == (0, 0, None, 0)
+        assert (breaker.probes, breaker.cool_until, breaker.latency_ms, breaker.measured_at) == ((), 0.0, None, 0.0)
+        assert breaker.known_latency_ms(NOW) is None
+
+    def test_failures_and_openings_are_counted_and_one_that_closed_has_none(self) -> None:
+        assert (opened().failures, opened().openings, opened().opened_at) == (FAILURES, 1, NOW)
+        breaker, now = probing(ME, ME, ME)
+        again = breaker.failed(ME, now)
+        assert (again.failures, again.openings, again.opened_at, again.probes) == (FAILURES + 1, 2, now, ())
+        for _ in range(PROBES):
+            breaker = breaker.succeeded(ME, now)
+        assert (breaker.failures, breaker.passed, breaker.opened_at, breaker.openings) == (0, 0, None, 1)
+
+    def test_a_success_that_changes_nothing_is_the_same_breaker(self) -> None:
+        breaker = Breaker()
+        assert breaker.succeeded(ME, NOW) is breaker
+        cooling = breaker.cooling_down(NOW + 20)
+        assert cooling.cooling_down(NOW + 20) is cooling
+
+    def test_each_probe_is_released_once(self) -> None:
+        breaker, now = probing(ME, OTHER, ME)
+        once = breaker.released(ME, now)
+        assert [probe.owner for probe in once.probes] == [OTHER, ME]
+        assert [probe.owner for probe in once.released(ME, now).probes] == [OTHER]
+        assert once.probes[0].until == now + PROBE_S

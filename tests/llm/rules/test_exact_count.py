@@ -133,3 +133,40 @@ def test_what_is_saved_of_a_request_is_bounded_in_length() -> None:
 )
 def test_only_what_leaves_the_tokens_to_the_model_is_plain(fields: dict[str, Any], plain: bool) -> None:
     assert exact_count.is_plainly_sampled({"model": "m", "messages": [], "max_tokens": 9} | fields) is plain
+
+
+def test_a_share_may_be_nothing_or_all() -> None:
+    for value in (0, 1, 0.0, 1.0, None):
+        assert exact_count.is_plainly_sampled({"temperature": value, "top_p": value})
+    for value in (-0.001, 1.001, "0"):
+        assert not exact_count.is_plainly_sampled({"temperature": value})
+        assert not exact_count.is_plainly_sampled({"top_p": value})
+
+
+def test_bytes_of_texts_that_are_no_ascii_and_of_halves_of_characters() -> None:
+    assert [exact_count.utf8_bytes(text) for text in ("", "abc", "é", "€", "🎉", "\ud800")] == [0, 3, 2, 3, 4, 3]
+
+
+def test_a_text_of_one_chunk_is_counted_at_once_and_one_of_two_in_two() -> None:
+    def parts(text: str) -> list[int]:
+        tokenizer = PairTokenizer()
+        exact_count.tokens(tokenizer, text)
+        return [len(part) for part in tokenizer.counted]
+
+    words = "abc " * (CHUNK // 4)
+    assert parts(words) == [CHUNK]
+    assert parts(words + "abc abc") == [CHUNK + 3, 4]
+    assert parts("") == []
+
+
+def test_as_many_bytes_as_may_be_counted_are_and_one_more_is_not() -> None:
+    class One(PairTokenizer):
+        def count(self, text: str) -> int:
+            return 1
+
+    words = ("the text " * (MOST_BYTES // 9 + 1))[: MOST_BYTES - 1] + "x"
+    assert len(words) == MOST_BYTES
+    assert exact_count.saved_tokens(One(), [words]) > 0
+    assert exact_count.saved_tokens(One(), [words + "x"]) == 0
+    assert exact_count.saved_tokens(One(), [words, "the text of it"]) == exact_count.saved_tokens(One(), [words])
+    assert exact_count.saved_tokens(One(), []) == 0

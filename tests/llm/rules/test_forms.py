@@ -88,3 +88,39 @@ def test_a_form_sent_again_under_another_boundary_is_the_same_form() -> None:
     assert forms.canonical(body, KIND) == same
     assert forms.canonical(form((named("a"), b"2")), KIND) != forms.canonical(form((named("a"), b"1")), KIND)
     assert forms.canonical(b"--edge", "application/json") == b"--edge"
+
+
+def test_as_many_fields_as_there_may_be_are_read_and_one_more_is_not() -> None:
+    def of(count: int) -> bytes:
+        return form(*((named(f"f{number}"), b"") for number in range(count)))
+
+    assert len(forms.read(of(forms.MOST_FIELDS), KIND)) == forms.MOST_FIELDS
+    with pytest.raises(DialectError, match=str(forms.MOST_FIELDS)):
+        forms.read(of(forms.MOST_FIELDS + 1), KIND)
+
+
+@pytest.mark.parametrize("encoding", ["", "binary", "8bit", "7bit", " BINARY "])
+def test_a_part_that_is_as_it_is_may_say_so(encoding: str) -> None:
+    body = form((named("a") + f"\r\nContent-Transfer-Encoding: {encoding}", b"1"))
+    [field] = forms.read(body, KIND)
+    assert (field.name, body[field.start : field.stop], field.is_file) == ("a", b"1", False)
+
+
+@pytest.mark.parametrize("header", ['form-data; name=""', "form-data", "", 'attachment; name="a"'])
+def test_a_part_needs_a_name(header: str) -> None:
+    with pytest.raises(DialectError, match="name"):
+        forms.read(form((f"Content-Disposition: {header}", b"1")), KIND)
+
+
+def test_headers_are_told_whatever_their_letters() -> None:
+    body = form(('content-DISPOSITION: form-data; name="a"', b"1"))
+    assert [field.name for field in forms.read(body, KIND)] == ["a"]
+    with pytest.raises(DialectError, match="two headers"):
+        forms.read(form((named("a") + "\r\ncontent-disposition: x", b"1")), KIND)
+
+
+def test_what_is_no_form_stays_as_it_is_for_comparing() -> None:
+    body = b"--edge--"
+    for kind in ("application/json; boundary=edge", "multipart/form-data", "multipart/mixed; boundary=edge"):
+        assert forms.canonical(body, kind) == body
+    assert forms.canonical(body, KIND) == b"----"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from governance.rules import money
 from governance.rules.calls import Usage
+from governance.rules.decision import Quote
 from llm.catalogue import seed
 from llm.rules import pricing
 from llm.rules.pricing import Entry, Rates
@@ -159,3 +160,101 @@ def test_clamped_quote_fits_the_room_and_one_token_more_would_not(
     if clamped.max_tokens < max_tokens:
         one_more = quote.fixed_picos + (clamped.max_tokens + 1) * quote.picos_per_output_token
         assert money.ceil_from_picos(one_more) > room
+
+
+def test_what_has_no_rate_costs_nothing_and_names_nothing() -> None:
+    assert (Rates().input_picos, Rates().cached_picos, Rates().output_picos) == (0, 0, 0)
+    assert (Rates().units, Rates().by_token, Rates().rule) == ({}, True, "")
+
+
+def test_a_model_is_mistrals_chat_model_unless_its_row_says_otherwise() -> None:
+    entry = Entry(id="m", names=frozenset({"m"}))
+    assert (entry.provider, entry.owned_by, entry.provider_kind, entry.status) == ("mistral", "mistralai", "", "ga")
+    assert (entry.kinds, entry.capabilities, entry.aliases) == ({"chat"}, frozenset(), ())
+    assert (entry.upstream, entry.context_tokens, entry.rates, entry.batch_rates) == ("", None, None, None)
+    assert [replace(entry, provider=name).is_mistrals for name in ("mistral-eu", "mistral-us", "openai", "")] == [
+        *(True, True),
+        *(False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({}, 4_200),
+        ({"image_tokens": 100}, 100),
+        ({"provider": "mistral-eu"}, 4_200),
+        ({"provider": "openai", "provider_kind": "openai"}, 73_800),
+        ({"provider": "claude", "provider_kind": "anthropic"}, 8_464),
+        ({"provider": "groq", "provider_kind": "other"}, None),
+        ({"provider": "groq"}, None),
+        ({"provider": "groq", "image_tokens": 100}, 100),
+        ({"provider": "openai", "provider_kind": "openai", "image_tokens": 100}, 100),
+    ],
+)
+def test_what_a_picture_costs_at_most_is_what_the_catalogue_or_the_provider_says(
+    fields: dict[str, object], tokens: int | None
+) -> None:
+    assert Entry(id="m", names=frozenset({"m"}), **fields).most_image_tokens == tokens  # type: ignore[arg-type]
+
+
+def test_rates_are_those_of_the_price_and_everything_else_is_a_unit() -> None:
+    picos = {"input": 7, "cached_input": 3, "output": 11, "page": 5}
+    whole = Rates(7, 3, 11, {"page": 5}, by_token=True, rule="mistral/m@2026-03-16")
+    assert pricing.rates_from(picos, kinds=["chat"], rule="mistral/m@2026-03-16") == whole
+    pages = Rates(0, 0, 0, {"page": 5}, by_token=False, rule="r")
+    assert pricing.rates_from({"page": 5}, kinds=["ocr"], rule="r") == pages
+    assert pricing.rates_from({"input": 7}, kinds=["embedding"], rule="r") == Rates(7, 7, 0, {}, True, "r")
+    for kind in ("chat", "fim"):
+        assert pricing.rates_from({"input": 7}, kinds=["embedding", kind], rule="r") is None
+    assert pricing.rates_from({"output": 7}, kinds=["chat"], rule="r") is None
+
+
+def test_a_zone_and_a_batch_scale_every_rate_and_round_up() -> None:
+    picos = {"input": 1, "cached_input": 101, "output": 1001, "page": 11}
+    for zone in ("eu", "us"):
+        assert pricing.rates_from(picos, kinds=["chat"], rule="r", zone=zone) == Rates(
+            2, 112, 1102, {"page": 13}, True, "r"
+        )
+    assert pricing.rates_from(picos, kinds=["chat"], rule="r", batch=True) == Rates(1, 51, 501, {"page": 6}, True, "r")
+    same = Rates(1, 101, 1001, {"page": 11})
+    assert pricing.scaled(same, hundredths=100) is same
+    assert pricing.scaled_picos(100, hundredths=110) == 110
+
+
+@pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "units"])
+def test_less_than_nothing_is_nothing(field: str) -> None:
+    unit = "page" if field == "units" else "token"
+    rates = Rates(7, 3, 11, {"page": 5})
+    assert pricing.cost_picos(Usage(unit=unit, **{field: -1}), rates) == 0  # type: ignore[arg-type]
+    assert pricing.cost_picos(Usage(unit=unit, **{field: 1}), rates) in (7, 11, 5)  # type: ignore[arg-type]
+
+
+def test_a_quote_is_of_the_worst_case_and_names_what_it_holds_for() -> None:
+    entry = Entry(id="m", names=frozenset({"m", "alias"}), rates=Rates(700, 900, 1_100))
+    found = pricing.quote_tokens(entry, model="alias", input_tokens=3, max_tokens=5, n=2)
+    # Cached tokens that cost more than others are held for as what they cost: 3 x 900 and 2 x 5 x 1,100.
+    assert found == Quote(
+        "alias",
+        14,
+        names=frozenset({"m", "alias"}),
+        capable=True,
+        fixed_picos=2_700,
+        picos_per_output_token=2_200,
+        max_tokens=5,
+        input_tokens=3,
+        answers=2,
+    )
+    silent = pricing.quote_tokens(entry, model="m", input_tokens=3, max_tokens=None, capable=False)
+    assert silent == replace(
+        found, model="m", cost_nanos=3, capable=False, picos_per_output_token=1_100, max_tokens=None, answers=1
+    )
+    pages = Entry(id="m", names=frozenset({"m"}), rates=Rates(units={"page": 1_500}, by_token=False))
+    assert pricing.quote_tokens(pages, model="m", input_tokens=3, max_tokens=5) is None
+    assert pricing.quote_tokens(replace(entry, rates=None), model="m", input_tokens=3, max_tokens=5) is None
+    assert pricing.quote_units(pages, model="m", unit="page", units=3) == Quote(
+        "m", 5, names=frozenset({"m"}), capable=False, fixed_picos=4_500
+    )
+    quote = pricing.quote_units(pages, model="m", unit="page", units=3, capable=True)
+    assert quote is not None
+    assert quote.capable

@@ -305,3 +305,152 @@ def test_plain_texts_of_an_answer(choice: dict[str, Any], texts: list[Any]) -> N
 def test_no_more_text_is_plain_than_counts(choice: Any) -> None:
     answer = {"choices": [choice, {"delta": choice}, {"message": {"content": choice, "reasoning": choice}}]}
     assert sum(len(text.encode()) for _, text in sse.answer_texts(answer)) <= sse.answer_bytes(answer)
+
+
+def test_the_final_chunk_has_the_shape_that_every_client_understands() -> None:
+    raw = sse.final_chunk(
+        like=None,
+        model="m",
+        usage=Usage(input_tokens=3, output_tokens=4),
+        cost_nanos=1_500,
+        reason="budget_exhausted",
+        request_id="req",
+        created=9,
+        indexes=(0, 2),
+    )
+    end = {"delta": {"content": ""}, "finish_reason": "length"}
+    assert orjson.loads(raw.removeprefix(b"data: ")) == {
+        "id": "req",
+        "object": "chat.completion.chunk",
+        "created": 9,
+        "model": "m",
+        "choices": [{"index": 0, **end}, {"index": 2, **end}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "cost_usd": "0.0000015"},
+        "governor": {"stopped": "budget_exhausted"},
+    }
+    bare = sse.final_chunk(like={}, model="m", usage=Usage(), cost_nanos=0, reason="x")
+    found = orjson.loads(bare.removeprefix(b"data: "))
+    assert (found["id"], found["created"], [choice["index"] for choice in found["choices"]]) == ("", 0, [0])
+
+
+def test_an_event_that_nobody_can_read_counts_whole_and_the_end_not_at_all() -> None:
+    assert sse.read_event(b"data: hello\n\n").text_bytes == 5
+    assert sse.read_event(b"data:  hel\ndata: lo\n\n").text_bytes == 6
+    assert sse.read_event(b": ping\n\n").text_bytes == 0
+    assert sse.read_event(sse.DONE).text_bytes == 0
+    assert sse.read_event(b'data: [1, "ab"]\n\n').text_bytes == 9
+    assert sse.read_event(sse.write_event(delta("abc"))).text_bytes == 3
+
+
+def test_an_event_writes_where_it_has_an_answer() -> None:
+    assert sse.read_event(sse.write_event(delta("a"))).writes
+    for data in ({"choices": []}, {"usage": {}}, {"choices": "odd"}, {"choices": ["odd"]}):
+        assert not sse.read_event(sse.write_event(data)).writes
+    assert not sse.read_event(sse.DONE).writes
+
+
+@pytest.mark.parametrize(
+    ("answer", "size"),
+    [
+        (None, 0),
+        ([], 0),
+        ("abc", 0),
+        ({}, 0),
+        ({"id": "xxx", "model": "mmm", "usage": {"a": "b"}}, 0),
+        # Of a field that nobody knows the name may be the model's, too, within it.
+        ({"output": "abc"}, 3),
+        ({"output": {"text": "abc"}}, 3),
+        ({"output": {"word": "abc"}}, 7),
+        ({"choices": "abc"}, 3),
+        ({"choices": {"text": "abc"}}, 3),
+        ({"choices": [{"text": "abc"}, {"index": 1, "delta": {"content": "é"}}]}, 5),
+        ({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {"city": 12, "on": None}}}]}}]}, 8),
+        ({"choices": ["abc"]}, 3),
+        ({"choices": [{"logprobs": {"content": "abc"}}]}, 0),
+        ({"choices": [{"delta": {"content": "\ud800"}}]}, 3),
+        ({"more": [True, 1.5]}, 7),
+    ],
+)
+def test_every_byte_of_text_in_an_answer_counts(answer: Any, size: int) -> None:
+    assert sse.answer_bytes(answer) == size
+
+
+def test_a_body_that_begins_as_a_stream_does_is_one() -> None:
+    event = sse.write_event(delta("a"))
+    for start in (b"", b"\xef\xbb\xbf", b"\r\n\r\n", b": x\n\n", b"event: e\n", b"id: 1\n"):
+        answer = sse.whole_answer(start + event)
+        assert answer is not None
+        assert answer["choices"][0]["message"] == {"role": "assistant", "content": "a"}
+    for start in (b"x", b"dat", b"[", b"<"):
+        assert sse.whole_answer(start + event) is None
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+    assert sse.read_event(b'\xef\xbb\xbfdata: {"a":1}\n\n').data == {"a": 1}
+    assert sse.read_event(b'data:{"a":1}\n\n').data == {"a": 1}
+    assert sse.read_event(b'data: {"a":\ndata:1}\n\n').data == {"a": 1}
+
+
+def test_the_parts_of_each_answer_come_together_by_their_index() -> None:
+    def choice(text: str, **fields: Any) -> dict[str, Any]:
+        return {"choices": [{"delta": {"content": text}} | fields]}
+
+    first = {"id": "a", "object": "chat.completion.chunk", "model": "m"} | choice("b", index=1)
+    chunks = [
+        first,
+        choice("a", index=0),
+        choice("c", index=1, logprobs=None),
+        choice("x", index="odd"),
+        {"id": "other", "choices": [], "usage": {"prompt_tokens": 1}},
+        choice("", index=1, finish_reason="stop"),
+        {"error": {"message": "late"}},
+        {"usage": {}, "error": None},
+    ]
+    answer = sse.whole_answer(b"".join(map(sse.write_event, chunks)))
+    assert answer == {
+        "id": "a",
+        "object": "chat.completion",
+        "model": "m",
+        "usage": {"prompt_tokens": 1},
+        "error": {"message": "late"},
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "ax"}},
+            {"index": 1, "message": {"role": "assistant", "content": "bc"}, "finish_reason": "stop"},
+        ],
+    }
+
+
+def test_the_parts_of_tool_calls_come_together_by_their_number() -> None:
+    def calls(*parts: Any) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": {"tool_calls": list(parts)}}]}
+
+    chunks = [
+        calls({"index": 0, "id": "a", "function": {"name": "f", "arguments": None}}, {"index": 1, "function": "odd"}),
+        calls({"index": 0, "function": {"arguments": "{"}}, {"index": 1, "id": "b", "function": {"name": "g"}}),
+        calls({"index": 1, "function": {"arguments": "[]"}}, {"index": 0, "function": {"arguments": "}"}}),
+        # A name of its own is another call, whatever its number.
+        calls({"index": 0, "id": "c", "function": {"name": "h", "arguments": "1"}}),
+    ]
+    answer = sse.whole_answer(b"".join(map(sse.write_event, chunks)))
+    assert answer is not None
+    found = answer["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]) for call in found] == [
+        ("a", {"name": "f", "arguments": "{}"}),
+        ("b", {"name": "g", "arguments": "[]"}),
+        ("c", {"name": "h", "arguments": "1"}),
+    ]
+
+
+def test_what_waits_is_told_and_a_stream_that_ended_is_empty() -> None:
+    reader = sse.EventReader()
+    assert reader.waiting_bytes == 0
+    reader.feed(b"data: {")
+    assert reader.waiting_bytes == 7
+    assert reader.rest() == ([], b"data: {")
+    assert (reader.waiting_bytes, reader.rest()) == (0, ([], b""))
+
+
+def test_a_comment_and_the_end_are_what_clients_know() -> None:
+    assert (sse.DONE, sse.COMMENT) == (b"data: [DONE]\n\n", b":\n\n")
+    assert sse.read_event(sse.DONE).done
+    assert not sse.read_event(b"data: [DONE\n\n").done

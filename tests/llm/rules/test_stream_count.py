@@ -127,3 +127,34 @@ def test_pieces_without_text_are_not_kept_without_end() -> None:
 def test_nothing_is_kept_where_nobody_counts_or_the_answer_hides_some() -> None:
     assert keeping(part("a"), keeps_texts=False).take_texts() == {}
     assert keeping(part("a"), hides=True).take_texts() == {}
+
+
+def test_a_call_without_a_length_has_no_most_and_nothing_overruns_it_before_it_comes() -> None:
+    silent = StreamCount(replace(QUOTE, max_tokens=None, answers=2))
+    assert silent.most_tokens == 0
+    assert not silent.overruns
+    assert StreamCount(replace(QUOTE, answers=3)).most_tokens == 3_000
+
+
+def test_the_pace_is_that_of_the_latest_second_and_never_of_less_than_two() -> None:
+    count = StreamCount(QUOTE)
+    count.arrived(400, seconds=4.0)
+    count.arrived(400, seconds=1.0)
+    # A quarter of a second of 800 bytes in four seconds is 50.
+    assert count.tokens(cut=True) == 850
+    slow = StreamCount(QUOTE)
+    slow.arrived(385)
+    # Of 192.5 bytes a second 48.125 are written on, and so 49 tokens at most.
+    assert slow.tokens(cut=True) == 385 + 49
+
+
+def test_nothing_is_kept_unless_somebody_counts() -> None:
+    count = StreamCount(QUOTE)
+    count.arrived(3, part("abc"))
+    assert (count.take_texts(), count.text_bytes) == ({}, 0)
+
+
+def test_texts_of_just_so_many_bytes_are_counted() -> None:
+    count = keeping(part("a" * exact_count.MOST_BYTES))
+    assert count.text_bytes == exact_count.MOST_BYTES
+    assert keeping(part("a" * exact_count.MOST_BYTES), part("b")).text_bytes == 0

@@ -1,0 +1,231 @@
+"""What prices are worth as budgets: metadata, currencies, quantities and plans, to the nanodollar."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from billing.rules import valuation
+from billing.rules.valuation import Level, PlanPolicy, PlanRule, Pricing, Valued
+from billing.stripe_api.objects import Item, StripePrice
+
+DOLLAR = 10**9
+
+
+def price(id: str = "price_x", *, product: dict[str, Any] | None = None, **fields: Any) -> StripePrice:
+    metadata = {name: fields.pop(name) for name in list(fields) if name.startswith("llm_")}
+    values = {"product_id": "prod_x", "interval": "month", "currency": "usd"} | fields
+    return StripePrice(id, metadata=metadata, product_metadata=product or {}, **values)
+
+
+def item(price: StripePrice, quantity: int = 1, **fields: Any) -> Item:
+    return Item("si_1", price, quantity, None, None, **fields)
+
+
+def valued(*prices: StripePrice, **pricing: Any) -> Valued:
+    return Pricing(**{"plans": [], "kept": {}} | pricing).of_items([item(one) for one in prices])
+
+
+def test_amounts_and_percentages_are_bounded() -> None:
+    for key, most, least in (
+        ("llm_budget_usd", "1000000", "0.000000001"),
+        ("llm_topup_usd", "1000000", "0.000000001"),
+    ):
+        for text in (most, least, f" {most} "):
+            assert valuation.read_amount({key: text}, key, set()) == int(Decimal(text) * DOLLAR)
+        for text in ("1000000.000000001", "0", "-1", "inf", "nan", "ten", "0.0000000001"):
+            reasons: set[str] = set()
+            assert valuation.read_amount({key: text}, key, reasons) is None
+            assert reasons == {f"invalid_metadata:{key}"}
+    assert valuation.read_percent({"llm_budget_percent": "1000"}, "llm_budget_percent", set()) == 100_000
+    assert valuation.read_percent({"llm_budget_percent": "1000.01"}, "llm_budget_percent", set()) is None
+    assert valuation.read_percent({"llm_budget_percent": "12.349"}, "llm_budget_percent", set()) == 1234
+    for absent in ({}, {"llm_budget_percent": ""}, {"llm_budget_percent": None}):
+        reasons = set()
+        assert valuation.read_percent(absent, "llm_budget_percent", reasons) is None
+        assert reasons == set()
+
+
+def test_a_top_up_is_read_of_the_price_and_then_of_its_product() -> None:
+    reasons: set[str] = set()
+    assert valuation.topup_nanos(price(llm_topup_usd="5"), reasons) == 5 * DOLLAR
+    assert valuation.topup_nanos(price(product={"llm_topup_usd": "3"}), reasons) == 3 * DOLLAR
+    assert valuation.topup_nanos(price(llm_topup_usd="5", product={"llm_topup_usd": "3"}), reasons) == 5 * DOLLAR
+    assert valuation.topup_nanos(price(), reasons) is None
+    assert reasons == set()
+    assert valuation.topup_nanos(price(llm_topup_usd="-5"), reasons) is None
+    assert reasons == {"invalid_metadata:llm_topup_usd"}
+
+
+def test_a_price_that_only_sells_top_ups_is_no_budget_and_lacks_none() -> None:
+    default = PlanRule("Standard", 50 * DOLLAR, is_default=True)
+    topup = price("price_t", llm_topup_usd="5")
+    assert valued(topup, plans=[default]) == Valued(0)
+    assert valued(topup, price(), plans=[default]).limit_nanos == 50 * DOLLAR
+    assert valued(topup, price(llm_budget_usd="7"), plans=[default]) == Valued(7 * DOLLAR)
+    both = price(llm_topup_usd="5", llm_budget_usd="7")
+    assert valued(both, plans=[default]) == Valued(7 * DOLLAR)
+    share = price(llm_topup_usd="5", llm_budget_percent="50", unit_amount=1000)
+    assert valued(share, plans=[default]) == Valued(5 * DOLLAR)
+
+
+def test_no_items_and_unmapped_ones_are_worth_the_default_once() -> None:
+    policy = PlanPolicy(trial_percent=5)
+    default = PlanRule("Standard", 50 * DOLLAR, is_default=True, monthly=False, policy=policy)
+    unmapped = Valued(50 * DOLLAR, "Standard", ("unmapped_plan",), monthly=False, policy=policy)
+    assert valued(plans=[PlanRule("Other", 1), default]) == unmapped
+    assert valued(price("price_a"), price("price_b"), plans=[default]) == unmapped
+    assert valued(plans=[]) == Valued(0, reasons=("no_default_plan", "unmapped_plan"))
+
+
+@pytest.mark.parametrize(
+    "currency",
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"],
+)
+def test_a_currency_without_decimals_is_billed_in_whole_units(currency: str) -> None:
+    share = price(llm_budget_percent="100", unit_amount=5000, currency=currency.upper())
+    assert valued(share, rates={currency: Decimal("0.01")}) == Valued(50 * DOLLAR)
+
+
+@pytest.mark.parametrize(
+    ("currency", "dollars"), [*((name, 5) for name in ["bhd", "jod", "kwd", "omr", "tnd"]), ("eur", 50), ("usd", 50)]
+)
+def test_other_currencies_have_three_decimals_or_two(currency: str, dollars: int) -> None:
+    share = price(llm_budget_percent="100", unit_amount=5000, currency=currency)
+    assert valued(share, rates={currency: Decimal(1)}) == Valued(dollars * DOLLAR)
+
+
+def test_a_currency_without_a_rate_is_worth_nothing_and_says_so() -> None:
+    share = price(llm_budget_percent="100", unit_amount=5000, currency="EUR")
+    assert valued(share) == Valued(0, reasons=("no_exchange_rate:eur",))
+    assert valued(share, rates={"chf": Decimal(1)}) == Valued(0, reasons=("no_exchange_rate:eur",))
+    unnamed = price(llm_budget_percent="100", unit_amount=5000, currency="")
+    assert valued(unnamed) == Valued(50 * DOLLAR)
+
+
+def test_what_was_billed_counts_in_its_own_currency_before_the_list_price() -> None:
+    share = price(llm_budget_percent="100", unit_amount=5000)
+    pricing = Pricing(plans=[], kept={}, rates={"eur": Decimal("1.5")})
+    assert pricing.of_items([item(share, amount=1000, currency="EUR")]).limit_nanos == 15 * DOLLAR
+    assert pricing.of_items([item(share, amount=1000)]).limit_nanos == 10 * DOLLAR
+    assert pricing.of_items([item(share, amount=0)]).limit_nanos == 0
+    assert pricing.of_items([item(share, amount=-1000)]).limit_nanos == 0
+    assert pricing.of_items([item(share, 3)]).limit_nanos == 150 * DOLLAR
+    unlisted = price(llm_budget_percent="100", unit_amount=None)
+    assert pricing.of_items([item(unlisted, 3)]).limit_nanos == 0
+
+
+@pytest.mark.parametrize(
+    ("interval", "count", "months"),
+    [("month", 1, 1), ("month", 3, 3), ("year", 1, 12), ("year", 2, 24), ("week", 4, 1), ("day", 5, 1), ("", 1, 1)],
+)
+def test_a_share_is_of_what_a_month_costs_unless_the_budget_is_for_the_period(
+    interval: str, count: int, months: int
+) -> None:
+    fields: dict[str, Any] = {"unit_amount": 120_001, "interval": interval, "interval_count": count}
+    monthly = valued(price(llm_budget_percent="12.5", **fields))
+    whole = valued(price(llm_budget_percent="12.5", llm_budget_period="billing", **fields))
+    assert (monthly.limit_nanos, monthly.monthly) == (1_200_010_000_000 // months * 1250 // 10_000, True)
+    assert (whole.limit_nanos, whole.monthly) == (1_200_010_000_000 * 1250 // 10_000, False)
+
+
+@pytest.mark.parametrize("flag", ["1", "true", "yes", "on", " TRUE "])
+def test_a_budget_for_each_unit_counts_with_the_quantity(flag: str) -> None:
+    pricing = Pricing(plans=[], kept={})
+    each = price(llm_budget_usd="5", llm_budget_per_unit=flag)
+    by_product = price(llm_budget_usd="5", product={"llm_budget_per_unit": flag})
+    for one in (each, by_product):
+        assert pricing.of_items([item(one, 3)]).limit_nanos == 15 * DOLLAR
+    for other in ("", "0", "false", "no"):
+        assert (
+            pricing.of_items([item(price(llm_budget_usd="5", llm_budget_per_unit=other), 3)]).limit_nanos == 5 * DOLLAR
+        )
+
+
+def test_a_plan_counts_each_unit_where_it_or_the_price_says_so() -> None:
+    for per_unit, flag, times in ((False, "", 1), (True, "", 3), (False, "true", 3), (True, "true", 3)):
+        plan = PlanRule("Plan", DOLLAR, price_ids=frozenset({"price_x"}), per_unit=per_unit)
+        pricing = Pricing(plans=[plan], kept={})
+        assert pricing.of_items([item(price(llm_budget_per_unit=flag), 3)]).limit_nanos == times * DOLLAR
+
+
+def test_of_plans_that_match_the_one_that_says_most_about_the_price_counts() -> None:
+    by_id = PlanRule("A", 1, price_ids=frozenset({"price_x"}))
+    by_key = PlanRule("B", 2, lookup_keys=frozenset({"key"}))
+    by_product = PlanRule("C", 3, product_ids=frozenset({"prod_x"}))
+    also_by_product = PlanRule("D", 4, product_ids=frozenset({"prod_x"}))
+    one = price(lookup_key="key")
+    for plans, name in (
+        ([by_product, by_key, by_id], "A"),
+        ([by_product, by_key], "B"),
+        ([also_by_product, by_product], "D"),
+        ([by_product], "C"),
+    ):
+        assert valued(one, plans=plans).plan == name
+    nameless = price(lookup_key="", product_id="")
+    empty = PlanRule("E", 5, lookup_keys=frozenset({""}), product_ids=frozenset({""}))
+    assert valued(nameless, plans=[empty]).plan == ""
+    assert valued(price(), plans=[PlanRule("F", 6, monthly=False, product_ids=frozenset({"prod_x"}))]).monthly is False
+
+
+def test_items_together() -> None:
+    low, high = PlanPolicy(grace_days=1), PlanPolicy(grace_days=2)
+    plans = [
+        PlanRule("A", 1, price_ids=frozenset({"price_a"}), policy=low, monthly=False),
+        PlanRule("B", 2, price_ids=frozenset({"price_b"}), policy=high),
+    ]
+    trials = price("price_b", llm_trial_budget_usd="3"), price("price_c", llm_budget_usd="1", llm_trial_budget_usd="4")
+    found = valued(price("price_a"), *trials, plans=plans)
+    assert found == Valued(DOLLAR + 3, "A + B", trial_nanos=7 * DOLLAR, monthly=False)
+    assert valued(price("price_b"), price("price_a"), plans=plans).policy == high
+    assert valued(price("price_b"), plans=plans).trial_nanos is None
+    # An item that nothing maps counts not at all beside one that is mapped.
+    assert valued(price("price_b"), price("price_z"), plans=plans).limit_nanos == 2
+
+
+def test_the_strictest_caps_of_the_items_count() -> None:
+    first = price("price_a", llm_budget_usd="1", llm_soft_cap="0.5", llm_hard_cap="0.90009")
+    second = price("price_b", llm_budget_usd="1", product={"llm_soft_cap": "0.6", "llm_hard_cap": "0.8"})
+    found = valued(first, second, price("price_c", llm_budget_usd="1"))
+    assert (found.soft_e4, found.hard_e4, found.reasons) == (5000, 8000, ())
+    assert valued(first).hard_e4 == 9000
+    whole = valued(price(llm_budget_usd="1", llm_soft_cap="0.9999", llm_hard_cap="1"))
+    assert (whole.soft_e4, whole.hard_e4, whole.reasons) == (9999, 10_000, ())
+    alone = valued(price(llm_budget_usd="1", llm_soft_cap="0.9999"))
+    assert (alone.soft_e4, alone.hard_e4, alone.reasons) == (9999, None, ())
+    tiny = valued(price(llm_budget_usd="1", llm_soft_cap="0.00001", llm_hard_cap="0.00001"))
+    assert (tiny.soft_e4, tiny.hard_e4) == (None, None)
+    over = valued(price(llm_budget_usd="1", llm_soft_cap="1.1", llm_hard_cap="0"))
+    assert over.reasons == ("invalid_metadata:llm_hard_cap", "invalid_metadata:llm_soft_cap")
+
+
+def test_what_a_price_was_worth_when_the_window_opened_stays_until_something_says_more() -> None:
+    def worth(one: StripePrice, kept: tuple[int, int, int], *plans: PlanRule) -> tuple[int, tuple[int, int, int]]:
+        pricing = Pricing(plans=plans, kept={"price_x": kept})
+        return pricing.of_items([item(one, amount=1000)]).limit_nanos, pricing.values["price_x"]
+
+    changed = price(llm_budget_usd="7")
+    by_price, by_product = int(Level.PRICE_METADATA), int(Level.PRODUCT_METADATA)
+    assert worth(changed, (by_price, 42, 0)) == (42, (by_price, 42, 0))
+    assert worth(changed, (int(Level.PLAN), 42, 0)) == (42, (int(Level.PLAN), 42, 0))
+    assert worth(changed, (by_product, 42, 0)) == (7 * DOLLAR, (by_price, 7 * DOLLAR, 0))
+    plan = PlanRule("Plan", 9, price_ids=frozenset({"price_x"}))
+    assert worth(changed, (by_price, 42, 0), plan) == (9, (int(Level.PLAN), 9, 0))
+    # What the price no longer says at all stays too, a share of what it bills as well as an amount.
+    assert worth(price(), (by_price, 42, 0)) == (42, (by_price, 42, 0))
+    assert worth(price(), (by_price, 0, 5000)) == (5 * DOLLAR, (by_price, 0, 5000))
+    assert worth(price(llm_budget_percent="25"), (by_price, 0, 5000)) == (5 * DOLLAR, (by_price, 0, 5000))
+    assert worth(price(llm_budget_percent="25"), (by_product, 0, 5000)) == (2_500_000_000, (by_price, 0, 2500))
+    nothing = Pricing(plans=[], kept={"price_x": (-1, 0, 0)})
+    assert nothing.of_items([item(price())]).limit_nanos == 0
+    assert nothing.values == {"price_x": (-1, 0, 0)}
+
+
+def test_what_is_kept_counts_by_unit_and_by_period_as_the_price_says() -> None:
+    kept = {"price_x": (int(Level.PRICE_METADATA), 42, 0)}
+    each = Pricing(plans=[], kept=kept).of_items([item(price(llm_budget_per_unit="yes"), 2)])
+    period = Pricing(plans=[], kept=kept).of_items([item(price(llm_budget_period="billing"), 2)])
+    assert (each.limit_nanos, each.monthly) == (84, True)
+    assert (period.limit_nanos, period.monthly) == (42, False)

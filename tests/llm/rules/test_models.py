@@ -1,0 +1,54 @@
+"""Which names of models are one model: a name that may be another's is charged as one that nobody knows."""
+
+import pytest
+
+from llm.rules.models import is_same_model
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("gpt-4o", "GPT-4o"),
+        ("gpt-4o", " gpt-4o "),
+        ("gpt-4o", "openai/gpt-4o"),
+        ("meta/llama", "models/meta/llama/"),
+        ("gpt-4o", "gpt-4o-2024-08-06"),
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("mistral-small", "mistral-small-2603"),
+        ("mistral-small", "mistral-small-202603"),
+        ("claude-x", "claude-x-20260301"),
+        ("claude-x", "claude-x@20260301"),
+        ("claude-x", "claude-x-latest"),
+        ("claude-x-latest", "vendor/CLAUDE-X"),
+    ],
+)
+def test_case_prefixes_and_dates_make_no_other_model(asked: str, served: str) -> None:
+    assert is_same_model(asked, served)
+    assert is_same_model(served, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("gpt-5", "gpt-5-mini"),
+        ("m", "m-pro"),
+        ("m", "pro-m"),
+        ("2603", "mistral-2603"),
+        ("mistral-small-2603", "mistral-small-2506"),
+        ("m", "m-1"),
+        ("m", "m-12345"),
+        ("m", "m2603"),
+        ("m", "m-2603-pro"),
+        ("m", "x-2603"),
+        ("m", ""),
+        ("", ""),
+        ("/", "/"),
+        ("", "latest"),
+        ("", "-latest"),
+        ("vendor/", "other"),
+    ],
+)
+def test_what_may_be_another_model_is_not_the_one_asked_for(asked: str, served: str) -> None:
+    assert not is_same_model(asked, served)
+    assert not is_same_model(served, asked)

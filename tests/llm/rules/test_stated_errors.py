@@ -1,0 +1,124 @@
+"""Errors where an answer should be: told from answers, and taken for the status that they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm.rules.stated_errors import StatedError, error_in
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "error",
+        {},
+        {"error": None},
+        {"error": ""},
+        {"message": "hello"},
+        {"object": "chat.completion", "choices": []},
+        {"choices": [{"delta": {"content": "a"}}], "error": {"message": "x"}},
+        {"choices": [{}], "object": "error"},
+    ],
+)
+def test_what_holds_an_answer_or_no_error_is_none(answer: Any) -> None:
+    assert error_in(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        ({"error": {"message": "Down", "code": 503}}, 503, "Down"),
+        ({"error": "rate limit reached"}, 429, "rate limit reached"),
+        ({"error": {"detail": "Down"}}, 502, "Down"),
+        ({"error": {"message": "", "detail": "Down"}}, 502, "Down"),
+        ({"error": {"message": "First", "detail": "Second"}}, 502, "First"),
+        ({"object": "error", "message": "Down", "status": 500}, 500, "Down"),
+        ({"type": "error", "message": "Down", "status_code": "500"}, 500, "Down"),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}}, 503, "Busy"),
+        ({"error": {"message": "Down"}, "status": 504}, 504, "Down"),
+        ({"error": {"message": "Down", "code": 401}, "status": 504}, 401, "Down"),
+        ({"error": {"message": "Down"}, "choices": []}, 502, "Down"),
+        ({"error": {"message": "Down", "type": "x"}, "choices": ["odd"]}, 502, "Down"),
+    ],
+)
+def test_an_error_says_its_status_and_its_words(answer: dict[str, Any], status: int, message: str) -> None:
+    assert error_in(answer) == StatedError(status, message)
+
+
+@pytest.mark.parametrize("odd", [7, True, [1], {"code": 1}])
+def test_an_error_without_words_is_told_in_ours(odd: Any) -> None:
+    found = error_in({"error": odd})
+    assert found is not None
+    assert (found.status, bool(found.message)) == (502, True)
+
+
+def test_long_words_are_cut() -> None:
+    found = error_in({"error": {"message": "x" * 501}})
+    assert found is not None
+    assert found.message == "x" * 500
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(399, 502), (400, 400), ("400", 400), (599, 599), (600, 502), ("²00", 502), ("4e2", 502), (500.0, 502), (-1, 502)],
+)
+def test_a_number_is_a_status_where_it_can_be_one(code: Any, status: int) -> None:
+    for name in ("status", "status_code", "code"):
+        found = error_in({"error": {"message": "Down", name: code}})
+        assert found is not None
+        assert found.status == status
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("invalid_api_key", 401),
+        ("Invalid API key", 401),
+        ("authentication_error", 401),
+        ("Unauthorised", 401),
+        ("insufficient_quota", 402),
+        ("billing_hard_limit", 402),
+        ("Payment Required", 402),
+        ("no credit left", 402),
+        ("rate_limit_exceeded", 429),
+        ("Too many requests", 429),
+        ("RESOURCE_EXHAUSTED", 429),
+        ("overloaded", 503),
+        ("Service unavailable", 503),
+        ("at capacity", 503),
+        ("timeout", 504),
+        ("timed out", 504),
+        ("deadline exceeded", 504),
+        ("model_not_found", 404),
+        ("permission_denied", 403),
+        ("forbidden", 403),
+        ("moderation", 403),
+        ("guardrail", 403),
+        ("invalid_request_error", 400),
+        ("Bad request", 400),
+        ("context_length_exceeded", 400),
+        ("content_filter", 400),
+        ("content policy", 400),
+        ("unsupported", 400),
+        ("something else", 502),
+    ],
+)
+def test_words_stand_for_a_status(words: str, status: int) -> None:
+    for name in ("type", "code", "status", "message"):
+        found = error_in({"error": {name: words}})
+        assert found is not None
+        assert found.status == status
+
+
+def test_the_type_says_more_than_the_message() -> None:
+    found = error_in({"error": {"type": "overloaded_error", "message": "invalid_api_key"}})
+    assert found is not None
+    assert found.status == 503
+    # The more telling of two words in one text.
+    told = error_in({"error": {"message": "invalid request: rate limit"}})
+    assert told is not None
+    assert told.status == 429

@@ -1,0 +1,38 @@
+"""Bodies that nobody can read: whether they may be what is left of an answer that cost money."""
+
+import pytest
+
+from llm.rules.unreadable import shows_work
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" \r\n",
+        b'{"choices": [',
+        b"{'usage' : {",
+        b'{"usage_info":',
+        b'{"message":"a',
+        b'{"content":',
+        b'data: {"delta":{',
+        b'{"output":',
+        b'{"candidates":',
+        b'{"embedding":',
+        b'{"data":',
+        b'{"results":',
+        b'{"pages":',
+        b'{"text":',
+        b'{"segments":',
+        b'{"completion":',
+    ],
+)
+def test_what_may_be_left_of_an_answer(body: bytes) -> None:
+    assert shows_work(body) is True
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>content</html>", b"{}", b"Bad gateway: no choices", b'{"status":"ok"}', b'["usage"]', b'"text"']
+)
+def test_what_is_somebody_else_s_answer(body: bytes) -> None:
+    assert shows_work(body) is False
