@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance.ledger import sql
-from governance.ledger.batch import Batch, bucket_view, view_of, views_of
+from governance.ledger.batch import Batch, bucket_view, has_ended, view_of, views_of
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -85,6 +85,9 @@ def extend(batch: Batch, op: Extend) -> None:
         raise ExtendBlocked(reason)
     windows = [batch.windows[id] for id in row.windows]
     refuse_beyond("more", row.amount_nanos + op.more_nanos)
+    if op.more_nanos and any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
+        # What an earlier period has left is not to be spent in this one.
+        raise ExtendRefused("the period that it was held in is over: reserve anew")
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
     more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
@@ -110,8 +113,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
-    views = batch.views(row.windows)
-    op, in_review = _held_against(batch, op, excess_nanos=op.cost_nanos - row.amount_nanos, views=views)
+    op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - row.amount_nanos)
     entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
@@ -172,7 +174,8 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
     reason = op.reason
     if op.trust is not None and op.cost_nanos > 0:
         # It must fit all that governs the caller now, also what it is too old to be charged in.
-        bound, budgeted = _bound(batch, op.trust, views=map(view_of, governing), charged=map(view_of, windows))
+        asked = {window.id: window for window in (*governing, *windows)}
+        bound, budgeted = _bound(batch, op.trust, views=map(view_of, asked.values()), charged=_running(batch, windows))
         if op.cost_nanos > bound.room_nanos:
             return InReview(op.cost_nanos, bound, tuple(window.id for window in windows))
         reason = reason if budgeted else sql.UNBUDGETED
@@ -331,9 +334,7 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
     posted_nanos = sum(entry.cost_nanos for entry in posted)
-    op, in_review = _held_against(
-        batch, op, excess_nanos=op.cost_nanos - posted_nanos, views=batch.views(row.windows), late=True
-    )
+    op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - posted_nanos, late=True)
     entry = replace(
         charge,
         id=uuids.uuid7(),
@@ -359,7 +360,7 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
 
 
 def _held_against(
-    batch: Batch, op: Settle, *, excess_nanos: int, views: Sequence[WindowView], late: bool = False
+    batch: Batch, op: Settle, row: ReservationRow, *, excess_nanos: int, late: bool = False
 ) -> tuple[Settle, InReview | None]:
     """A settlement as it may be charged, and what of it must wait: all of the excess, where that passes its bound.
 
@@ -367,12 +368,19 @@ def _held_against(
     """
     if op.trust is None or excess_nanos <= 0:
         return op, None
-    bound, budgeted = _bound(batch, op.trust, views=views, charged=views, late=late)
+    windows = [batch.windows[id] for id in row.windows]
+    charged = _running(batch, windows)
+    bound, budgeted = _bound(batch, op.trust, views=map(view_of, windows), charged=charged, late=late)
     if excess_nanos <= bound.room_nanos:
         return (op if budgeted else replace(op, reason=sql.UNBUDGETED)), None
     # Not at the usage's price, so by no rule that could be corrected.
     held = replace(op, cost_nanos=op.cost_nanos - excess_nanos, reason=IN_REVIEW, price_rule="")
-    return held, InReview(excess_nanos, bound, tuple(view.window_id for view in views))
+    return held, InReview(excess_nanos, bound, tuple(row.windows))
+
+
+def _running(batch: Batch, windows: Iterable[WindowRow]) -> list[WindowView]:
+    """Those that bound what is spent now: the room of a period that is over would bound no sum of reports."""
+    return [view_of(window) for window in windows if window.closed_at is None and not has_ended(window, batch.now)]
 
 
 def _bound(

@@ -82,7 +82,7 @@ class CallUsage:
         """
         if found is None:
             raise NotChargeable(USAGE_MISSING)
-        if found.unit == "token" and self._implausible(found, answer_bytes):
+        if self._implausible(found, answer_bytes):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return self._priced(found)
 
@@ -102,15 +102,29 @@ class CallUsage:
             raise NotChargeable(PRICE_MISSING)
         return PricedUsage(replace(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
 
-    def _implausible(self, found: Usage, answer_bytes: int | None) -> str:
-        context = None if self._entry is None else self._entry.context_tokens
-        return usage.implausible(
-            found,
-            # Of a batch of texts each may fill the context.
-            most_input=max(context or LONGEST_CONTEXT, self.quote.input_tokens),
-            most_output=self.quote.answers * (self.quote.max_tokens or 0),
-            answer_bytes=answer_bytes,
+    def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
+        if found.unit != "token":
+            return self.route.is_beyond(found.units, held=self.estimate.units)
+        return self._beyond_length(found) or bool(
+            usage.implausible(
+                found,
+                most_input=self._most_input(),
+                most_output=self.quote.answers * (self.quote.max_tokens or 0),
+                answer_bytes=answer_bytes,
+            )
         )
+
+    def _beyond_length(self, found: Usage) -> bool:
+        """Whether Mistral says that it wrote more than it was asked for; others count hidden reasoning beside that."""
+        most = self.quote.answers * (self.quote.max_tokens or 0)
+        return self._entry is not None and self._entry.is_mistrals and found.output_tokens > most
+
+    def _most_input(self) -> int:
+        """Tokens that the model can have read. Before what it is to answer a provider may put a prompt of its own."""
+        if self.quote.max_tokens is None:
+            return self.quote.input_tokens
+        context = None if self._entry is None else self._entry.context_tokens
+        return max(context or LONGEST_CONTEXT, self.quote.input_tokens)
 
     def count(self) -> StreamCount:
         """What counts along with its answer."""

@@ -27,7 +27,7 @@ from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors, upstream
-from llm.gateway.call_usage import CallUsage
+from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import ClientGone, Exchange
 from llm.gateway.identities import Identity
@@ -239,6 +239,9 @@ class _GovernedCall:
             decision = await self.gateway.commits.submit(reserve)
         except ledger.LedgerUnavailable as error:
             raise errors.ledger_unavailable() from error
+        except ledger.OutOfBounds as error:
+            # No call is so dear, but by a price or a length that is a mistake.
+            raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
         if decision.quote is None:
             raise self.failure or errors.refusal(
                 decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
@@ -377,9 +380,14 @@ class _GovernedCall:
         except ProviderError:
             # A refusal that breaks off is one all the same.
             data = b""
-        used = hold.usage.reported(_json_object(data))
+        said = _json_object(data)
+        used = hold.usage.reported(said)
         if used is not None:
             await hold.settle_reported(used)
+        elif sse.answer_bytes({"choices": sse.choices_of(said)}):
+            # An answer all the same, whatever its status says.
+            hold.count.arrived(sse.answer_bytes(said), said)
+            await hold.settle_seen(USAGE_MISSING)
         elif upstream.shows_no_work(answer):
             await hold.release()
         else:
@@ -454,7 +462,7 @@ class _GovernedCall:
             raise await self._failed(hold, garbage)
         self._succeeded(hold, answered - sent)
         if self.estimate.max_tokens is not None:
-            hold.count.arrived(sse.answer_bytes(said), said)
+            hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
         cost_nanos, result = await hold.settle_reported(used)
         await self.exchange.answer(
             200,

@@ -147,7 +147,7 @@ class Hold:
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
         try:
-            charge = self.usage.charge(found, answer_bytes=self.count.arrived_bytes)
+            charge = self.usage.charge(found, answer_bytes=self.count.written_bytes)
         except NotChargeable as error:
             if error.reason == USAGE_MISSING:
                 return await self.settle_seen(error.reason)
@@ -199,7 +199,8 @@ class Hold:
         """The result is None where the ledger is away: the settlement is kept and lands later."""
         self.resolved = True
         result: SettleResult | None = await self._land(operation)
-        return operation.cost_nanos, result
+        # The ledger believes no sum that no call can have cost.
+        return operation.cost_nanos if result is None else result.charged_nanos, result
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
         self.charge = Settle(

@@ -37,12 +37,13 @@ class Pipe:
         """Send bytes on when there is room for them."""
         if self.broken or not data:
             return
-        self._parts.append(data)
-        self._waiting_bytes += len(data)
+        # However large the next piece is: what waits before it tells who keeps up.
         if self._waiting_bytes > self._most_bytes:
             self._break("more is waiting for it than is kept")
-        else:
-            self._filled.set()
+            return
+        self._parts.append(data)
+        self._waiting_bytes += len(data)
+        self._filled.set()
 
     async def finish(self, data: bytes) -> None:
         """Send the last bytes, and wait until the client has taken all, or is cut."""

@@ -32,7 +32,13 @@ class Route:
     read_usage: ReadUsage
     # The field that holds what was asked for.
     answer_in: str = "choices"
+    # Of what is not counted in tokens: the most that one call can use, a setting.
+    most_units: str = ""
     max_body_bytes: int = MAX_BODY_BYTES
+
+    def is_beyond(self, units: int, *, held: int) -> bool:
+        """Whether so many units cannot have been used by one call, that was held for with so many."""
+        return units > max(held, int(getattr(settings, self.most_units)) if self.most_units else held)
 
     def answered(self, answer: Mapping[str, Any]) -> bool:
         """Whether an answer holds what this route is asked for."""
@@ -100,6 +106,7 @@ OCR = Route(
     ),
     read_usage=_pages,
     answer_in="pages",
+    most_units="OCR_MAX_PAGES",
 )
 TRANSCRIPTIONS = Route(
     path="/audio/transcriptions",
@@ -113,6 +120,7 @@ TRANSCRIPTIONS = Route(
     ),
     read_usage=_seconds,
     answer_in="text",
+    most_units="TRANSCRIPTION_MAX_SECONDS",
 )
 
 ROUTES = {

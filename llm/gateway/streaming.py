@@ -88,8 +88,8 @@ class Stream:
     async def __aexit__(self, *error: object) -> None:
         self._hold.closer = None
         self._exchange.watch(None)
-        if not self._hold.resolved and (kept_bytes := self._answer.kept_bytes):
-            self._hold.count.arrived(kept_bytes)
+        if not self._hold.resolved:
+            self._count_unread()
         if self._pipe is not None:
             self._pipe.close()
 
@@ -110,7 +110,7 @@ class Stream:
             broken = error
         begun = next(filter(_begins, self._first), None)
         if begun is not None and (stated := error_in(begun.data)):
-            raise ErrorInstead(stated, self._hold.usage.reported(begun.data or {}))
+            raise self._instead(stated, self._first[: self._first.index(begun) + 1])
         if begun is not None:
             return True
         reason = self._left or self._hold.cut_reason
@@ -120,6 +120,15 @@ class Stream:
         if self._hold.cut_reason:
             raise errors.stopped()
         return False
+
+    def _instead(self, stated: StatedError, events: list[sse.Event]) -> Exception:
+        """What an error means that came first, or after events that hold no part of an answer as it should be."""
+        used: Usage | None = None
+        for event in events:
+            used = usage.larger(used, self._hold.usage.reported(event.data or {}))
+        if used is None and any(event.text_bytes for event in events[:-1]):
+            return ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+        return ErrorInstead(stated, used)
 
     def _unreadable(self) -> ProviderError:
         """Why an answer that ended in good order holds nothing of a stream."""
@@ -147,8 +156,6 @@ class Stream:
                 self._pass_on(self._reader.feed(chunk))
             if not self._done:
                 self._pass_on(self._last_events())
-                # Half an event, which nobody can read.
-                self._hold.count.arrived(len(self._unread))
         except ProviderError as error:
             ended = error.code
         if self._stops:
@@ -239,6 +246,10 @@ class Stream:
         before = self._kept.raw if self._kept else b""
         if text_bytes:
             self._is_last_word = False
+            if self._deadline is not None and not self._stops and not event.finished:
+                # It was not the end.
+                self._ended_answers.clear()
+                self._deadline = None
         if (used := self._hold.usage.reported(event.data)) is None:
             self._kept = None
             self._note_end()
@@ -269,7 +280,7 @@ class Stream:
         tail = b""
         if not self._hold.resolved:
             over = self._done or len(self._ended_answers) >= self._answers
-            if self._is_last_word and (over or self._says_it_is_over()):
+            if self._is_last_word and over:
                 tail = await self._settle_counted()
             else:
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
@@ -277,15 +288,14 @@ class Stream:
         if self._pipe is not None and not self._left:
             await self._pipe.finish(tail)
 
-    def _says_it_is_over(self) -> bool:
-        """Whether the last event is one of usage alone, which ends a stream."""
-        return self._last is not None and not sse.choices_of(self._last)
+    def _count_unread(self) -> None:
+        """What has come and was not passed on counts too: parts that wait for their rest, and half an event."""
+        self._hold.count.arrived(self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread))
 
     async def _settle_unreported(self, reason: str, *, cut: bool) -> bytes:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
         kept = self._kept.raw if self._kept else b""
-        if kept_bytes := self._answer.kept_bytes:
-            self._hold.count.arrived(kept_bytes)
+        self._count_unread()
         cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, at_least=self._used)
         if not cut:
             return kept

@@ -9,13 +9,15 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, bounds, sse
+from llm.rules import anthropic_dialect, bounds, sse, unreadable
+from llm.rules.answers import read_json
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.openai_dialect import Shaper
 
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 OVERLOADED_FOR_S = "5"
+UNREADABLE = "The model's API sent no answer that could be read."
 
 
 class Anthropic(HttpProvider):
@@ -67,7 +69,14 @@ class _Shaping:
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaper.kept_bytes
+        return self._shaper.kept_bytes + self._translator.unseen_bytes
+
+    @property
+    def waits(self) -> bool:
+        return self._shaper.waits
+
+    def flush(self) -> bytes:
+        return self._shaper.flush()
 
     def feed(self, event: sse.Event) -> bytes:
         return b"".join(map(self._shaper.feed, self._translator.feed(event)))
@@ -76,11 +85,15 @@ class _Shaping:
         return self._shaper.rest()
 
 
-def _translated(body: bytes, *, created: int) -> bytes:
-    try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        message = None
+def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
+    """The answer as a chat completion, and the bytes of what was written and has no place there."""
+    message = read_json(body)
     if not isinstance(message, dict):
-        raise ProviderError("upstream_garbage", "The model's API sent no answer that could be read.", sent=True)
-    return orjson.dumps(anthropic_dialect.answer(message, created=created))
+        raise ProviderError("upstream_garbage", UNREADABLE, sent=unreadable.shows_work(body))
+    if message.get("type") == "error":
+        return orjson.dumps({"error": message.get("error")}), 0
+    try:
+        answer = anthropic_dialect.answer(message, created=created)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ProviderError("upstream_garbage", UNREADABLE, sent=True) from error
+    return orjson.dumps(answer), anthropic_dialect.unseen_bytes(message.get("content"), [answer])

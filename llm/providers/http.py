@@ -5,6 +5,7 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import logging
@@ -27,6 +28,8 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
 # An answer is read no further than this.
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# Usage that has not come so soon after its answer's end goes on by itself when it does.
+USAGE_FOLLOWS_S = 0.25
 # So soon after a request nothing but the end of an idle connection ends it.
 IDLE_END_S = 0.1
 STALE_S = 1.0
@@ -312,7 +315,8 @@ class RefusedAnswer:
 class TranslatedAnswer:
     """A plain answer that is translated whole. See `llm.providers.Answer`."""
 
-    def __init__(self, answer: HttpAnswer, translate: Callable[[bytes], bytes]) -> None:
+    def __init__(self, answer: HttpAnswer, translate: Callable[[bytes], tuple[bytes, int]]) -> None:
+        """`translate` makes of a body what it is in Mistral's shape, and bytes that have no place there."""
         self._answer = answer
         self._translate = translate
         self.status = answer.status
@@ -320,7 +324,8 @@ class TranslatedAnswer:
         self.kept_bytes = 0
 
     async def read(self) -> bytes:
-        return self._translate(await self._answer.read())
+        body, self.kept_bytes = self._translate(await self._answer.read())
+        return body
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield await self.read()
@@ -334,7 +339,10 @@ class Shaping(Protocol):
 
     @property
     def kept_bytes(self) -> int: ...
+    @property
+    def waits(self) -> bool: ...
     def feed(self, event: sse.Event) -> bytes: ...
+    def flush(self) -> bytes: ...
     def rest(self) -> bytes: ...
 
 
@@ -344,26 +352,36 @@ class ShapedAnswer:
     def __init__(self, answer: HttpAnswer, shaping: Shaping) -> None:
         self._answer = answer
         self._shaping = shaping
+        self._reader = sse.EventReader()
         self._unread_bytes = 0
         self.status = answer.status
         self.headers = answer.headers
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaping.kept_bytes + self._unread_bytes
+        return self._shaping.kept_bytes + self._unread_bytes + self._reader.waiting_bytes
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream in Mistral's shape; raises ProviderError where it breaks off."""
-        reader = sse.EventReader()
         broken: ProviderError | None = None
+        source = self._answer.chunks()
         try:
-            async for chunk in self._answer.chunks():
-                if shaped := self._shape(reader.feed(chunk)):
+            while True:
+                try:
+                    async with asyncio.timeout(USAGE_FOLLOWS_S if self._shaping.waits else None):
+                        chunk = await anext(source, b"")
+                except TimeoutError:
+                    source = self._answer.chunks()
+                    yield self._shaping.flush()
+                    continue
+                if not chunk:
+                    break
+                if shaped := self._shape(self._reader.feed(chunk)):
                     yield shaped
-            events, unread = reader.rest()
+            events, unread = self._reader.rest()
             if shaped := self._shape(events) + unread:
                 yield shaped
         except ProviderError as error:

@@ -89,6 +89,20 @@ def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
     }
 
 
+def unseen_bytes(content: Any, shown: Iterable[Any]) -> int:
+    """Bytes of what was written (blocks, or a part of one) that is in none of what is shown of it.
+
+    Signatures are no model's: its API signs what was thought.
+    """
+    blocks = content if isinstance(content, list) else [content]
+    counted = [
+        {name: value for name, value in block.items() if name != "signature"} if isinstance(block, dict) else block
+        for block in blocks
+    ]
+    written = sse.answer_bytes({"choices": [{"delta": counted}]})
+    return max(0, written - sum(map(sse.answer_bytes, shown)))
+
+
 def usage(counted: Any) -> dict[str, Any]:
     """The tokens as chat completions count them: cached ones are part of the prompt, see `anthropic_prompt`.
 
@@ -142,6 +156,8 @@ class Translator:
 
     def __init__(self, *, created: int) -> None:
         self._head: dict[str, Any] = {"object": "chat.completion.chunk", "created": created}
+        # What the model has written and no chunk shows.
+        self.unseen_bytes = 0
         self._usage: dict[str, Any] = {}
         # Position of a block in the answer -> position among the tool calls.
         self._calls: dict[Any, int] = {}
@@ -156,9 +172,9 @@ class Translator:
                 self._count(message.get("usage"))
                 return self._delta({"role": "assistant", "content": ""})
             case "content_block_start":
-                return self._block_started(data)
+                return self._counted(data.get("content_block"), self._block_started(data))
             case "content_block_delta":
-                return self._block_grew(data)
+                return self._counted(data.get("delta"), self._block_grew(data))
             case "message_delta":
                 self._count(data.get("usage"))
                 reason = (data.get("delta") or {}).get("stop_reason")
@@ -175,6 +191,11 @@ class Translator:
             known, told = count(self._usage.get(name)), count(value)
             if value is not None and (known is None or told is None or told > known):
                 self._usage[name] = value
+
+    def _counted(self, written: Any, events: list[sse.Event]) -> list[sse.Event]:
+        """Note what was written and has no place in a chat completion."""
+        self.unseen_bytes += unseen_bytes(written, [event.data for event in events])
+        return events
 
     def _block_started(self, data: Mapping[str, Any]) -> list[sse.Event]:
         block = data.get("content_block") or {}

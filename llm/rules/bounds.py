@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,11 @@ _DETAILS = ("low", "high", "auto", "original")
 _PICTURE_DATA = re.compile(r"data:image/(?:png|jpe?g);base64,(?P<data>.+)", re.DOTALL)
 _PICTURE_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _PAGES = re.compile(r"[0-9]{1,6}(-[0-9]{1,6})?")
+# Names under which endpoints take pictures, sound and files, whatever the type beside them says.
+_MEDIA = frozenset(
+    """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
+    document document_url documents media source""".split()  # noqa: SIM905
+)
 _BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
 
 
@@ -289,6 +295,7 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
     for key, value in message.items():
         if key == "role" or value is None:
             continue
+        _refuse_media(key, param)
         if key == "tool_calls":
             tokens += sum(_tool_call(call) for call in value)
         elif key != "content":
@@ -304,6 +311,12 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
     return tokens, images
 
 
+def _refuse_media(key: str, param: str) -> None:
+    """Some endpoints read more than text out of a message or part that says it is one."""
+    if key in _MEDIA:
+        raise UnboundedInput(f"`{key}` in a place where only text is counted", f"{param}.{key}")
+
+
 def _without_pictures(value: Any) -> Any:
     """The same without the base64 of pictures, which counts as the pictures it is."""
     if isinstance(value, list):
@@ -317,6 +330,9 @@ def _without_pictures(value: Any) -> Any:
 
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
     kind = part.get("type", "text")
+    for key, value in part.items():
+        if key != kind and value is not None:
+            _refuse_media(key, param)
     if kind == "image_url":
         return _picture(part, param), 1
     if kind not in _BOUNDED_PARTS:
@@ -427,10 +443,17 @@ def _listed_pages(pages: Any) -> int | None:
 
 
 def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    """UTF-8 bytes of a text, as it is or in the normal form that some tokenizers bring it to, whichever are more."""
+    if text.isascii():
+        return len(text)
+    size = len(text.encode())
+    if unicodedata.is_normalized("NFC", text):
+        return size
+    return max(size, len(unicodedata.normalize("NFC", text).encode()))
 
 
 def _json_bytes(value: Any) -> int:
     """Bytes of `value` as a template writes it: JSON with a space after each comma and colon, at least."""
     data = orjson.dumps(value)
-    return len(data) + data.count(b",") + data.count(b":")
+    size = len(data) if data.isascii() else _text_bytes(data.decode())
+    return size + data.count(b",") + data.count(b":")

@@ -158,11 +158,12 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):
         raise DialectError("The body must be a JSON object.", code="invalid_type")
-    if found := request_fields.unknown(payload):
+    if found := request_fields.unknown(name for name, value in payload.items() if value is not None):
         field, advice = found
         raise DialectError(
             f"`{field[:100]}` is not known here, so its cost cannot be bounded: {advice}", field[:100], "unknown_field"
         )
+    # Also null under any other name, which says nothing.
     for name in request_fields.of_others(payload, kind=kind):
         del payload[name]
     return payload

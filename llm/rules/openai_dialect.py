@@ -174,8 +174,17 @@ class Shaper:
         # The chunk that ended an answer, kept for the usage that follows it.
         self._kept: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
-        # Bytes that the model has written and that have not been passed on yet.
-        self.kept_bytes = 0
+        self._call_bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that the model has written and that have not been passed on yet."""
+        return self._call_bytes + sse.answer_bytes(self._kept)
+
+    @property
+    def waits(self) -> bool:
+        """Whether an answer's end is kept back for the usage that may follow."""
+        return self._kept is not None
 
     def feed(self, event: sse.Event) -> bytes:
         """What to pass on for an event."""
@@ -183,18 +192,19 @@ class Shaper:
             return self.rest() + event.raw
         data = event.data
         if data is None:
-            return event.raw
+            # A sign of life in place of the usage.
+            return self.flush() + event.raw
         choices = data.get("choices")
         if not choices:
             return self._without_choices(data, event)
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             return event.raw
         self._last = data
-        before = self._flush()
+        before = self.flush()
         taken = [self._take_calls(choice) for choice in choices]
         if any(choice.get("finish_reason") for choice in choices):
             self._kept = data
-            return before + (self._flush() if isinstance(data.get("usage"), dict) else b"")
+            return before + (self.flush() if isinstance(data.get("usage"), dict) else b"")
         if not any(taken):
             return before + event.raw
         # A comment shows that the model is at work: clients leave it out, and the hold can grow with what is kept.
@@ -202,7 +212,7 @@ class Shaper:
 
     def rest(self) -> bytes:
         """What is still kept back: the last chunk where no usage followed, unfinished calls where the stream broke."""
-        flushed = self._flush()
+        flushed = self.flush()
         choices = [
             {"index": index, "delta": {"tool_calls": self._give_calls(index)}, "finish_reason": None}
             for index in sorted(self._calls)
@@ -219,7 +229,7 @@ class Shaper:
             return sse.write_event({**data, "choices": []})
         return sse.write_event({**kept, "usage": data["usage"]})
 
-    def _flush(self) -> bytes:
+    def flush(self) -> bytes:
         kept, self._kept = self._kept, None
         return b"" if kept is None else sse.write_event(kept)
 
@@ -229,13 +239,19 @@ class Shaper:
         if not isinstance(delta, dict):
             delta = choice["delta"] = {}
         index = _whole(choice.get("index")) or 0
-        parts = delta.pop("tool_calls", None)
-        for part in parts if isinstance(parts, list) else ():
-            if isinstance(part, dict):
-                self._add(index, part)
+        parts = delta.get("tool_calls")
+        listed = parts if isinstance(parts, list) else []
+        mine = [part for part in listed if _is_call(part)]
+        # What is no function's call, or no call at all, goes on as it is.
+        if len(mine) == len(listed) and parts is listed:
+            del delta["tool_calls"]
+        elif mine:
+            delta["tool_calls"] = [part for part in listed if not _is_call(part)]
+        for part in mine:
+            self._add(index, part)
         if choice.get("finish_reason") and index in self._calls:
-            delta["tool_calls"] = self._give_calls(index)
-        return parts is not None
+            delta["tool_calls"] = self._give_calls(index) + list(delta.get("tool_calls") or ())
+        return bool(mine)
 
     def _add(self, answer: int, part: Mapping[str, Any]) -> None:
         calls = self._calls.setdefault(answer, {})
@@ -251,8 +267,7 @@ class Shaper:
         call = calls.setdefault(
             position, {"id": "", "name": "", "arguments": [], "bytes": 0, "position": _whole(part.get("index"))}
         )
-        function = part.get("function")
-        function = function if isinstance(function, dict) else {}
+        function = part["function"]
         call["id"] = id or call["id"]
         call["name"] = _text(function.get("name")) or call["name"]
         arguments = _text(function.get("arguments"))
@@ -261,11 +276,11 @@ class Shaper:
         more_bytes = len(_text(function.get("name")).encode(errors="surrogatepass"))
         more_bytes += len(arguments.encode(errors="surrogatepass"))
         call["bytes"] += more_bytes
-        self.kept_bytes += more_bytes
+        self._call_bytes += more_bytes
 
     def _give_calls(self, answer: int) -> list[dict[str, Any]]:
         calls = sorted(self._calls.pop(answer).items())
-        self.kept_bytes -= sum(call["bytes"] for _, call in calls)
+        self._call_bytes -= sum(call["bytes"] for _, call in calls)
         return [
             {
                 "id": call["id"],
@@ -286,3 +301,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return "" if value is None else orjson.dumps(value).decode()
+
+
+def _is_call(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("function"), dict)

@@ -38,7 +38,8 @@ _OPENAIS: Mapping[str, str] = {
 COMPATIBLE: Mapping[str, frozenset[str]] = {
     "chat": frozenset(
         """min_p top_a typical_p chat_template_kwargs enable_thinking thinking thinking_budget include_reasoning
-        guided_json guided_regex guided_choice guided_grammar skip_special_tokens""".split()  # noqa: SIM905
+        guided_json guided_regex guided_choice guided_grammar skip_special_tokens stop_token_ids ignore_eos
+        cache_prompt keep_alive transforms reasoning""".split()  # noqa: SIM905
     ),
 }
 KNOWN: Mapping[str, frozenset[str]] = {

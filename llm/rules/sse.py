@@ -24,6 +24,8 @@ COMMENT = b":\n\n"
 # An empty line ends an event; lines end in CRLF, LF or CR. (?>...) keeps CRLF from being read as two ends.
 _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END = 4
+# A line's end and what shows that another line of data begins.
+_LONGEST_START = 8
 # A line's end that another line of data follows: of one event in several lines, or of two that nothing keeps apart.
 _NEXT_LINE = re.compile(rb"(?>\r\n|\n|\r)(?=data:)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -44,6 +46,12 @@ _PLACES = frozenset(
 )
 # Where an answer's plain texts are.
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+_ARGUMENTS = frozenset({"arguments", "input"})
+_NOTHING: frozenset[str] = frozenset()
+# An id or a fingerprint; what is longer is a text.
+_LONGEST_MARK = 256
 
 
 @dataclass(slots=True)
@@ -77,15 +85,22 @@ class Event:
 
 
 class EventReader:
-    """Splits a stream into events. Of a stream as it should be, joined `raw` and `rest()` are the bytes that came."""
+    """Splits a stream into events. Of a stream as it should be, joined `raw` and `rest()` are the bytes that came.
 
-    __slots__ = ("_buffer", "_is_json", "_single_ends")
+    Each byte is looked at a few times, however small the pieces are in which a large event comes.
+    """
+
+    __slots__ = ("_buffer", "_is_json", "_seen", "_single_ends", "_whole")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
+        # Where no event ends before.
+        self._seen = 0
         # None: nothing has come yet.
         self._is_json: bool | None = None
         self._single_ends = False
+        # What the buffer begins with can be read as a whole only, when its end has come.
+        self._whole = False
 
     @property
     def waiting_bytes(self) -> int:
@@ -94,44 +109,70 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
-        seen = max(0, len(self._buffer) - _LONGEST_END)
-        buffer = self._buffer + chunk if self._buffer else chunk
-        if self._is_json is None and (begun := buffer.lstrip(_BEFORE_JSON)):
-            self._is_json = begun[:1] in (b"{", b"[")
+        self._buffer += chunk
+        if self._is_json is None and (begun := self._buffer.lstrip(_BEFORE_JSON)):
+            self._is_json = bytes(begun[:1]) in (b"{", b"[")
         if self._is_json:
-            events, self._buffer = _lines_of_json(buffer, seen)
-            return events
+            return self._lines_of_json()
         events = []
         start = 0
-        while end := _END.search(buffer, max(start, seen)):
+        while end := _END.search(self._buffer, max(start, self._seen)):
             stop = end.end()
             # The CR may be half of a CRLF whose LF is on its way.
-            if stop == len(buffer) and buffer.endswith(b"\r"):
+            if stop == len(self._buffer) and self._buffer.endswith(b"\r"):
                 break
-            events += read_events(buffer[start:stop])
+            events += read_events(bytes(self._buffer[start:stop]))
             start = stop
-        self._buffer = buffer[start:]
-        return events + self._without_ends() if self._buffer else events
+        if start:
+            self._take(start)
+        events += self._without_ends()
+        self._seen = max(0, len(self._buffer) - _LONGEST_END)
+        return events
 
     def rest(self) -> tuple[list[Event], bytes]:
         """What came after the last complete event: events that only lack their end, or bytes that nobody can read."""
-        rest, self._buffer = self._buffer, b""
+        rest = bytes(self._buffer)
+        self._take(len(rest))
         if not rest.strip():
             return [], rest
         events = _whole_json(rest) if self._is_json else read_events(rest + b"\n\n")
         return (events, b"") if all(event.done or event.data is not None for event in events) else ([], rest)
 
+    def _take(self, size: int) -> None:
+        del self._buffer[:size]
+        self._seen, self._whole = 0, False
+
     def _without_ends(self) -> list[Event]:
         """Events of a stream that leaves the empty lines out: a line of data that is whole by itself is one."""
-        events = []
-        pattern = _LINE_END if self._single_ends else _NEXT_LINE
-        while end := pattern.search(self._buffer):
-            event = read_event(self._buffer[: end.start()] + b"\n\n")
-            if event.data is None and not event.done:
+        events: list[Event] = []
+        while not self._whole:
+            pattern = _LINE_END if self._single_ends else _NEXT_LINE
+            end = pattern.search(self._buffer, max(0, self._seen - _LONGEST_START))
+            if end is None:
                 break
-            self._single_ends, pattern = True, _LINE_END
+            event = read_event(bytes(self._buffer[: end.start()]) + b"\n\n")
+            if event.data is None and not event.done:
+                # Nor will it be with what follows.
+                self._whole = True
+                break
+            self._single_ends = True
             events.append(event)
-            self._buffer = self._buffer[end.end() :]
+            self._take(end.end())
+        return events
+
+    def _lines_of_json(self) -> list[Event]:
+        """The objects of complete lines; of one JSON in several lines nothing until its end."""
+        events: list[Event] = []
+        while not self._whole and (end := self._buffer.find(b"\n", self._seen)) >= 0:
+            line = bytes(self._buffer[:end]).strip()
+            data = read_json(line) if line else {}
+            if not isinstance(data, dict):
+                self._whole = True
+                break
+            if line:
+                events.append(_json_event(data))
+            self._take(end + 1)
+        self._seen = len(self._buffer)
         return events
 
 
@@ -284,7 +325,7 @@ def answer_bytes(answer: Any) -> int:
     for name, value in answer.items():
         if name == "choices" and isinstance(value, list):
             total += sum(_text_bytes(choice, _ABOUT_CHOICE) for choice in value)
-        elif name not in _ABOUT_ANSWER:
+        elif name not in _ABOUT_ANSWER or (isinstance(value, str) and len(value) > _LONGEST_MARK):
             total += _text_bytes(value, _ABOUT_CHOICE)
     return total
 
@@ -303,6 +344,22 @@ def answer_texts(answer: Any) -> Iterator[tuple[tuple[int, str], str]]:
                         yield (index if isinstance(index, int) else 0, field), text
 
 
+def written_bytes(answer: Any) -> int:
+    """Of what `answer_bytes` counts, what a model has certainly written: texts, and the arguments of its tool calls.
+
+    Beside them an answer may hold what its tools have found.
+    """
+    total = sum(len(text.encode(errors="surrogatepass")) for _, text in answer_texts(answer))
+    for choice in choices_of(answer):
+        for part in (choice.get("delta"), choice.get("message")):
+            calls = part.get("tool_calls") if isinstance(part, dict) else None
+            for call in calls if isinstance(calls, list) else ():
+                function = call.get("function") if isinstance(call, dict) else None
+                arguments = function.get("arguments") if isinstance(function, dict) else None
+                total += len(arguments.encode(errors="surrogatepass")) if isinstance(arguments, str) else 0
+    return total
+
+
 def _plain_texts(value: Any) -> Iterator[str]:
     """A text, or those of the parts that it comes in."""
     if isinstance(value, str):
@@ -313,21 +370,21 @@ def _plain_texts(value: Any) -> Iterator[str]:
 
 
 def _text_bytes(value: Any, about: frozenset[str]) -> int:
-    """Bytes of every text in a value, but for what is under the names `about`."""
+    """Bytes of every text in a value, but for what is under the names `about`; in arguments names are the model's."""
     total = 0
-    waiting = [value]
+    waiting = [(value, about)]
     while waiting:
-        value = waiting.pop()
+        value, about = waiting.pop()
         if isinstance(value, str):
             total += len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
         elif isinstance(value, list):
-            waiting += value
+            waiting += [(inner, about) for inner in value]
         elif isinstance(value, dict):
             for name, inner in value.items():
                 if name not in about:
-                    waiting.append(inner)
+                    waiting.append((inner, _NOTHING if name in _ARGUMENTS else about))
                     if name not in _PLACES:
-                        waiting.append(name)
+                        waiting.append((name, about))
         elif value is not None:
             total += len(str(value))
     return total
@@ -350,21 +407,6 @@ def _delta(message: Mapping[str, Any]) -> dict[str, Any]:
         return dict(message)
     numbered = [{"index": at, **call} if isinstance(call, dict) else call for at, call in enumerate(calls)]
     return {**message, "tool_calls": numbered}
-
-
-def _lines_of_json(buffer: bytes, seen: int) -> tuple[list[Event], bytes]:
-    """The objects of complete lines, and what is left: of one JSON in several lines all of it, until it ends."""
-    events: list[Event] = []
-    start = 0
-    while (end := buffer.find(b"\n", start if events else max(start, seen))) >= 0:
-        line = buffer[start:end].strip()
-        data = read_json(line) if line else {}
-        if not isinstance(data, dict):
-            break
-        if line:
-            events.append(_json_event(data))
-        start = end + 1
-    return events, buffer[start:]
 
 
 def _whole_json(data: bytes) -> list[Event]:

@@ -33,6 +33,8 @@ class StreamCount:
         self._hides = hides or quote.max_tokens is None
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
+        # Of them, what the model has certainly written.
+        self.written_bytes = 0
         self._seconds = 0.0
         # The pieces of each text, in order, and the bytes of them all.
         self.texts: dict[tuple[int, str], list[str]] = {}
@@ -47,6 +49,7 @@ class StreamCount:
         `seconds`: after the first part.
         """
         self.arrived_bytes += more_bytes
+        self.written_bytes += sse.written_bytes(answer)
         self._seconds = max(self._seconds, seconds)
         if self._keeps_texts:
             self._keep(answer)

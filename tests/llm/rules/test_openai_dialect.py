@@ -296,10 +296,40 @@ def test_what_one_answer_has_passed_on_is_kept_back_no_longer_while_another_stil
     for answer in (0, 1):
         shaper.feed(sse.read_event(chunk(answer=answer, **call(0, name="find", arguments='{"a":1}'))))
     assert shaper.kept_bytes == 2 * len('find{"a":1}')
+    # The end of an answer, with its call, waits for usage.
     shaper.feed(sse.read_event(chunk("tool_calls", answer=0)))
-    assert shaper.kept_bytes == len('find{"a":1}')
+    assert (shaper.kept_bytes, shaper.waits) == (2 * len('find{"a":1}'), True)
+    shaper.feed(sse.read_event(b": ping\n\n"))
+    assert (shaper.kept_bytes, shaper.waits) == (len('find{"a":1}'), False)
     shaper.feed(sse.read_event(chunk("tool_calls", answer=1)))
+    shaper.rest()
     assert shaper.kept_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [{"index": 0, "id": "x", "type": "custom", "custom": {"name": "f", "input": "1" * 50}}],
+        "1" * 50,
+        [5, {"index": 0, "function": "1" * 50}],
+    ],
+)
+def test_a_call_of_another_kind_goes_on_as_it_is(calls: Any) -> None:
+    data = {"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}]}
+    passed = sse.read_event(Shaper().feed(sse.read_event(sse.write_event(data))))
+    assert passed.data is not None
+    assert passed.data["choices"][0]["delta"]["tool_calls"] == calls
+
+
+def test_beside_a_function_s_call_one_of_another_kind_goes_on() -> None:
+    custom = {"index": 1, "id": "x", "type": "custom", "custom": {"input": "1"}}
+    function = {"index": 0, "id": "y", "function": {"name": "f", "arguments": "{}"}}
+    shaper = Shaper()
+    data = {"choices": [{"index": 0, "delta": {"tool_calls": [function, custom]}, "finish_reason": None}]}
+    passed = sse.read_event(shaper.feed(sse.read_event(sse.write_event(data))))
+    assert passed.data is not None
+    assert passed.data["choices"][0]["delta"]["tool_calls"] == [custom]
+    assert b'"arguments":"{}"' in shaper.rest()
 
 
 def test_an_error_in_the_stream_is_one() -> None:
