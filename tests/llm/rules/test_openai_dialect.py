@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from llm.rules import mistral_dialect, sse
+from llm.rules import mistral_dialect, openai_dialect, sse
 from llm.rules.openai_dialect import Shaper, out_of_money, request_body
 from tests.fakes import openai_api
 
@@ -341,3 +341,156 @@ def test_an_error_in_the_stream_is_one() -> None:
 def test_garbage_passes(data: dict[str, Any]) -> None:
     piece = openai_api.event(data)
     assert Shaper().feed(sse.read_event(piece)) == piece
+
+
+@pytest.mark.parametrize(
+    "field",
+    """safe_prompt prompt_mode random_seed min_tokens repetition_penalty prompt_logprobs top_prompt_logprobs top_k
+    guardrails prediction""".split(),  # noqa: SIM905
+)
+def test_what_mistral_alone_knows_goes_nowhere_else(field: str) -> None:
+    raw = {"model": "m", "messages": HI, field: 1}
+    request = mistral_dialect.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
+    for native in (True, False):
+        assert field not in openai_dialect.shape(request, model="m", native=native)
+
+
+@pytest.mark.parametrize("field", ["tools", "tool_choice", "response_format", "parallel_tool_calls", "stop", "stream"])
+def test_a_field_of_nothing_is_none(field: str) -> None:
+    raw = {"model": "m", "messages": HI, field: None}
+    request = mistral_dialect.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
+    assert field not in openai_dialect.shape(request, model="m", native=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "empty"),
+    [
+        (b"no JSON", False),
+        (b"[]", False),
+        (b'"insufficient_quota"', False),
+        (b'{"error": "insufficient_quota"}', False),
+        (b'{"code": "insufficient_quota"}', False),
+        (b'{"error": {"code": 7, "type": ["insufficient_quota"]}}', False),
+        (b'{"error": {"code": "insufficient_quota"}}', True),
+        (b'{"error": {"type": "insufficient_quota"}}', True),
+        (b'{"error": {"code": "billing_hard_limit_reached"}}', True),
+        (b'{"error": {"code": "billing_not_active"}}', True),
+        (b'{"error": {"code": "rate_limit_exceeded"}}', False),
+    ],
+)
+def test_whether_a_refusal_is_about_our_money(answer: bytes, empty: bool) -> None:
+    assert out_of_money(answer) is empty
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """A message as another endpoint than OpenAI's own gets it."""
+    found: dict[str, Any] = translated(native=False, messages=[*HI, fields])["messages"][1]
+    return found
+
+
+def test_thoughts_stay_behind_and_a_message_of_them_alone_is_empty() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    call = {"id": "123456789", "function": {"name": "f", "arguments": {"a": 1}}}
+    whole = {"id": "123456789", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    assert message(role="assistant", content=[thought, {"type": "text", "text": "a"}]) == {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "a"}],
+    }
+    assert message(role="assistant", content=[thought]) == {"role": "assistant", "content": ""}
+    assert message(role="assistant", content=[thought], tool_calls=[call]) == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [whole],
+    }
+    assert message(role="assistant", content="a", tool_calls=[]) == {"role": "assistant", "content": "a"}
+    bare = {"id": "123456789", "function": {"name": "f"}}
+    [sent] = message(role="assistant", content="", tool_calls=[bare])["tool_calls"]
+    assert sent["function"] == {"name": "f", "arguments": ""}
+
+
+def read(*chunks: dict[str, Any], shaper: Shaper | None = None) -> list[Any]:
+    """What comes out for chunks, an element a chunk: the JSON of each event, or its bytes where it has none."""
+    shaper = shaper or Shaper()
+    found = []
+    for chunk in chunks:
+        out = shaper.feed(sse.read_event(sse.write_event(chunk)))
+        events = [part for part in out.split(b"\n\n") if part]
+        found.append([orjson.loads(event[6:]) if event.startswith(b"data: {") else event for event in events])
+    return found
+
+
+def calling(*parts: Any, index: int = 0, end: str | None = None, **fields: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"tool_calls": list(parts)}, "finish_reason": end}
+    return {"id": "i", "choices": [choice], **fields}
+
+
+def part(arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    name = fields.pop("name", None)
+    return {"function": {"name": name, "arguments": arguments}, **fields}
+
+
+def calls_of(found: list[Any]) -> list[tuple[str, str, str, int]]:
+    calls = found[-1][-1]["choices"][0]["delta"]["tool_calls"]
+    assert {call["type"] for call in calls} == {"function"}
+    return [(call["id"], call["function"]["name"], call["function"]["arguments"], call["index"]) for call in calls]
+
+
+def test_calls_are_put_together_by_their_number_and_their_id() -> None:
+    usage = {"usage": {"total_tokens": 3}}
+    by_number = read(
+        calling(part("{", index=1, id="b", name="g")),
+        calling(part("", index=0, id="a", name="f"), part("}", index=1)),
+        calling(part("[]", index=0), end="tool_calls", **usage),
+    )
+    assert calls_of(by_number) == [("a", "f", "[]", 0), ("b", "g", "{}", 1)]
+    # Endpoints that number all calls alike tell them apart by their ids, and parts without one go to the latest.
+    alike = read(
+        calling(part("1", index=0, id="a", name="f")),
+        calling(part("2", index=0, id="b", name="g")),
+        calling(part("3", index=0)),
+        calling(part("4", index=0, id="b"), end="tool_calls", **usage),
+    )
+    assert calls_of(alike)[0][:3] == ("a", "f", "1")
+    assert "".join(call[2] for call in calls_of(alike)) == "1234"
+    unnumbered = read(
+        calling(part("1", id="a", name="f")),
+        calling(part("2")),
+        calling(part("3", id="b", name="g"), end="tool_calls", **usage),
+    )
+    assert calls_of(unnumbered) == [("a", "f", "12", 0), ("b", "g", "3", 1)]
+    nameless = read(calling(part("1")), calling(part("2", name="f"), end="tool_calls", **usage))
+    assert calls_of(nameless) == [("", "f", "12", 0)]
+
+
+def test_what_is_kept_back_counts_its_names_and_arguments() -> None:
+    shaper = Shaper()
+    assert (shaper.kept_bytes, shaper.waits) == (0, False)
+    read(calling(part("é", index=0, id="a", name="ff")), shaper=shaper)
+    assert (shaper.kept_bytes, shaper.waits) == (4, False)
+    read(calling(part("xy", index=0), index=1), shaper=shaper)
+    assert shaper.kept_bytes == 6
+    read(calling(end="tool_calls"), shaper=shaper)
+    # The first answer's end waits for its usage, with its call of four bytes.
+    assert (shaper.kept_bytes >= 6, shaper.waits) == (True, True)
+    out = shaper.rest()
+    assert out.count(b"data: ") == 2
+    assert (shaper.kept_bytes, shaper.waits) == (0, False)
+
+
+def test_a_chunk_of_parts_alone_shows_that_the_model_is_at_work() -> None:
+    assert read(calling(part("{", index=0))) == [[b":"]]
+    said = {"id": "i", "choices": [{"index": 0, "delta": {"content": "a", "tool_calls": [part("{", index=0)]}}]}
+    assert read(said) == [[{"id": "i", "choices": [{"index": 0, "delta": {"content": "a"}}]}]]
+
+
+def test_an_end_with_its_usage_goes_at_once_and_one_without_waits() -> None:
+    end = {"id": "i", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    usage = {"usage": {"total_tokens": 3}}
+    assert read({**end, **usage}) == [[{**end, **usage}]]
+    assert read(end, {"id": "i", "choices": [], **usage}) == [[], [{**end, **usage}]]
+    assert read({"id": "i", "choices": [], **usage}) == [[{"id": "i", "choices": [], **usage}]]
+    assert read(end, {"id": "j", "choices": []}, {"error": {"message": "x"}}) == [
+        [],
+        [{"id": "j", "choices": []}],
+        [end, {"error": {"message": "x"}}],
+    ]
