@@ -19,6 +19,7 @@ from governance.rules.decision import (
     WindowView,
     crossed,
     decide,
+    fixed,
     state_of,
     tightest,
 )
@@ -743,3 +744,47 @@ def test_thresholds_are_not_reached_by_a_nanodollar_less():
     limit = 10**14
     assert crossed(limit // 2 - 1, limit, Policy(thresholds_e4=(5_000,))) == ()
     assert crossed(limit // 2, limit, Policy(thresholds_e4=(5_000, 5_001))) == (5_000,)
+    nearly, whole = Policy(soft_e4=5_000), Policy(soft_e4=None)
+    assert [state_of(limit // 2 - 1, limit, nearly), state_of(limit // 2, limit, nearly)] == [
+        State.ACTIVE,
+        State.WARNED,
+    ]
+    assert [state_of(limit - 1, limit, whole), state_of(limit, limit, whole)] == [State.ACTIVE, State.STOPPED]
+    assert [view(settled, limit=limit).spent_out for settled in (limit - 1, limit)] == [False, True]
+
+
+def test_the_smallest_price_a_token_is_clamped_too_and_the_largest_room_to_the_token():
+    least = Quote("large", 1, picos_per_output_token=1, max_tokens=10)
+    assert least.clamped(1) == replace(least, cost_nanos=1)
+    dear = Quote("large", 10**9, picos_per_output_token=1000, max_tokens=10**9)
+    clamped = dear.clamped(10**6)
+    assert clamped is not None
+    assert (clamped.max_tokens, clamped.cost_nanos) == (10**6, 10**6)
+
+
+def test_an_explicit_estimate_stands_for_whichever_model_serves():
+    decision = decide(Call("any", fixed(100)), [view()])
+    assert outcome(decision) == (Action.ALLOW, Reason.NONE, "any")
+    assert decision.quote == Quote("any", 100)
+
+
+def test_a_call_that_waits_says_for_which_window_and_for_how_much():
+    held = view(900, 50)
+    waiting = decide(call(100), [view(id=2), held])
+    assert outcome(waiting) == (Action.IN_FLIGHT, Reason.BUDGET_IN_FLIGHT, "")
+    assert (waiting.because, waiting.wanted_nanos) == (held, 100)
+    assert decide(call(101), [view(id=2), held]).reason is Reason.BUDGET_EXHAUSTED
+
+
+def test_a_tool_that_is_taken_away_is_refused_for_the_window_that_is_pressed():
+    pressed = view(850, disabled_tools=frozenset({"search"}))
+    refused = decide(call(10, tools=("search",), forced_tool="search"), [view(id=2), pressed])
+    assert outcome(refused) == (Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, "")
+    assert refused.because == pressed
+
+
+def test_what_a_decision_does_not_say_is_nothing():
+    decision = Decision(Action.ALLOW)
+    assert (decision.reason, decision.model, decision.quote, decision.clamped) == (Reason.NONE, "", None, False)
+    assert (decision.disabled_tools, decision.views, decision.downgrades) == ((), (), ())
+    assert (decision.because, decision.tightest, decision.allowed) == (None, None, False)
