@@ -52,7 +52,9 @@ class Clients:
 
     async def run(self, streams: int) -> None:
         timeout = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as self._session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout
+        ) as self._session:
             await asyncio.gather(*(self._call_on() for _ in range(streams)))
             self.truth = await self._truth()
             while self.truth["running"]:

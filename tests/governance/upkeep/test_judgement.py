@@ -16,6 +16,7 @@ from governance.actions import corrections
 from governance.audit import Actor
 from governance.ledger.operations import Settle
 from governance.models import Alert, LedgerJudgement, SpendEntry, SpendRollup
+from governance.rules import money
 from governance.rules.calls import Usage
 from governance.rules.judgement import AGENT_SETTLED, OTHERS, CostReport, OwnWord, Ruling, Silence, WrongPeriod
 from governance.upkeep import judgement
@@ -272,7 +273,7 @@ def test_sums_that_64_bits_do_not_hold_are_told_all_the_same(reporting: Any) -> 
         [tenant_id] = cursor.fetchone()
     rollups = [
         SpendRollup(
-            tenant_id=tenant_id, agent=f"agent-{n}", provider="openai", hour=YESTERDAY_NOON, cost_nanos=9 * 10**18
+            tenant_id=tenant_id, agent=f"agent-{n}", provider="openai", hour=YESTERDAY_NOON, cost_nanos=money.MAX_SUM
         )
         for n in range(3)
     ]
@@ -282,7 +283,7 @@ def test_sums_that_64_bits_do_not_hold_are_told_all_the_same(reporting: Any) -> 
             tenant_id=tenant_id,
             provider="openai",
             request_id=str(uuids.uuid7()),
-            cost_nanos=9 * 10**18,
+            cost_nanos=money.MAX_AMOUNT_NANOS,
             occurred_at=YESTERDAY_NOON,
             recorded_at=YESTERDAY_NOON,
         )
@@ -290,8 +291,9 @@ def test_sums_that_64_bits_do_not_hold_are_told_all_the_same(reporting: Any) -> 
     ]
     SpendEntry.objects.bulk_create(entries)
     found = judgement.run(now=NOW)
-    assert found.ledger_nanos == found.own_word_nanos == 27 * 10**18 + nanos("0.01")
-    assert LedgerJudgement.objects.get().details["ledger"] == "27000000000.01"
+    assert found.ledger_nanos == 3 * money.MAX_SUM + nanos("0.01") > 2**63
+    assert found.own_word_nanos == 3 * money.MAX_AMOUNT_NANOS + nanos("0.01")
+    assert LedgerJudgement.objects.get().details["ledger"] == "12000000000.01"
 
 
 def test_the_lines_of_a_period_are_found_by_an_index(reporting: Any) -> None:
