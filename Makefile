@@ -10,6 +10,9 @@ COVERED := 95
 WHOLLY_COVERED := */rules/* */ledger/*
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
 	tests/concurrency/test_failures.py
+# What is the same on either database: pure rules, and what passes between clients, gateway and upstream.
+ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/llm/gateway/test_against_books.py \
+	tests/llm/gateway/test_odd_answers.py tests/llm/gateway/test_exact_counts.py
 comma := ,
 space := $(subst ,, )
 
@@ -51,7 +54,7 @@ test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clien
 	$(BIN)/coverage run -m pytest --ignore=tests/properties
 	$(BIN)/coverage run -m pytest --database=postgres $(KNOWS_POSTGRES)
 	$(BIN)/python -m pytest tests/properties
-	$(BIN)/python -m pytest --database=postgres $(KNOWS_POSTGRES:%=--ignore=%)
+	$(BIN)/python -m pytest --database=postgres $(KNOWS_POSTGRES:%=--ignore=%) $(ONE_DATABASE:%=--ignore=%)
 	@$(MAKE) --no-print-directory coverage
 
 # What decides about money leaves no statement and no branch untried; see [tool.coverage] in pyproject.toml.
