@@ -290,13 +290,15 @@ class Stream:
 
     def _count_unread(self) -> None:
         """What has come and was not passed on counts too: parts that wait for their rest, and half an event."""
-        self._hold.count.arrived(self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread))
+        if unread_bytes := self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread):
+            self._hold.count.arrived(unread_bytes)
 
     async def _settle_unreported(self, reason: str, *, cut: bool) -> bytes:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
         kept = self._kept.raw if self._kept else b""
         self._count_unread()
-        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, at_least=self._used)
+        stopped = bool(self._left or self._hold.cut_reason)
+        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, stopped=stopped, at_least=self._used)
         if not cut:
             return kept
         self._exchange.complete = False

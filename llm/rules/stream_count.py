@@ -35,6 +35,7 @@ class StreamCount:
         self.arrived_bytes = 0
         # Of them, what the model has certainly written.
         self.written_bytes = 0
+        self._has_begun = False
         self._seconds = 0.0
         # The pieces of each text, in order, and the bytes of them all.
         self.texts: dict[tuple[int, str], list[str]] = {}
@@ -48,6 +49,7 @@ class StreamCount:
 
         `seconds`: after the first part.
         """
+        self._has_begun = True
         self.arrived_bytes += more_bytes
         self.written_bytes += sse.written_bytes(answer)
         self._seconds = max(self._seconds, seconds)
@@ -79,12 +81,13 @@ class StreamCount:
         """Whether more has come than all tokens that were asked for can be: nothing holds this model back."""
         return self.arrived_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
 
-    def tokens(self, *, cut: bool) -> int | None:
+    def tokens(self, *, cut: bool, stopped: bool = False) -> int | None:
         """Output tokens of all answers, at most; None where what has come says nothing of what was written.
 
-        `cut`: the model was stopped, and wrote on until it noticed.
+        `cut`: the answer is not whole, and the model wrote on until it noticed. `stopped`: it was we who cut it, so
+        that a model which had only begun had not written more.
         """
-        if self._hides or not self.arrived_bytes:
+        if self._hides or not (self.arrived_bytes or (stopped and self._has_begun)):
             return None
         written = self.arrived_bytes - self._saved
         written_on = 0

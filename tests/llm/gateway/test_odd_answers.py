@@ -13,6 +13,7 @@ import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
+from benchmarks.books import RATES
 from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
 from governance.models import Reservation, SpendEntry
@@ -262,8 +263,8 @@ def likes(product: Product, booked: BookedUpstream, request: pytest.FixtureReque
         lambda: product.chat(key, model="likes/m").json().get("code") != "provider_not_configured", within_s=15
     )
     booked.books.entries.clear()
-    Reservation.objects.all()
     yield key
+    booked.books.rates = dict(RATES)
     snapshot.forget()
 
 

@@ -408,11 +408,14 @@ def test_an_answer_that_comes_compressed_all_the_same_is_read(
     assert (entry().cost_nanos, entry().certainty) == (COST[provider], "confirmed")
 
 
-def test_garbage_is_no_answer_and_is_charged_as_one(product: Product, fakes: dict[str, Fake]) -> None:
-    fakes["anthropic"].next.append((200, {}, b"<html>"))
+@pytest.mark.parametrize(("body", "paid"), [(b"<html>", 0), (b'{"id": "m", "content": [{"type": "te', 1)])
+def test_garbage_is_no_answer_and_is_charged_where_it_may_have_been_one(
+    product: Product, fakes: dict[str, Fake], body: bytes, paid: int
+) -> None:
+    fakes["anthropic"].next.append((200, {}, body))
     response = product.chat(product.key(), model=MODELS["anthropic"])
     assert (response.status_code, response.json()["code"]) == (502, "upstream_garbage")
-    assert entry().certainty == "estimated"
+    assert [row.certainty for row in SpendEntry.objects.all()] == ["estimated"] * paid
     assert nothing_is_held()
 
 

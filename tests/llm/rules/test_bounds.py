@@ -630,3 +630,10 @@ class TestTexts:
         estimate = bounds.chat(asked(said("one")))
         assert estimate.with_text(9).texts == ()
         assert estimate.with_text(9, ("two",)).texts == ("two",)
+
+
+@pytest.mark.parametrize(("text", "size"), [("\U0001d160" * 100, 1_200), ("e\u0301" * 100, 300), ("é" * 100, 200)])
+def test_a_text_counts_in_the_normal_form_that_has_more_bytes(text: str, size: int) -> None:
+    marks = bounds.TOKENS_PER_REQUEST + bounds.TOKENS_PER_MESSAGE
+    assert bounds.chat(asked(said(text))).text_tokens == size + marks
+    assert bounds.chat(asked(said(text, "tool", tool_call_id="1"))).text_tokens > size

@@ -494,3 +494,15 @@ def test_an_end_with_its_usage_goes_at_once_and_one_without_waits() -> None:
         [{"id": "j", "choices": []}],
         [end, {"error": {"message": "x"}}],
     ]
+
+
+def test_parts_without_an_id_go_to_the_last_call_of_their_number() -> None:
+    shaper = Shaper()
+    for id, arguments in (("a", "1"), ("b", "2"), (None, "3")):
+        part = {"index": 0, "id": id, "function": {"name": "f" if id else None, "arguments": arguments}}
+        data = {"choices": [{"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": None}]}
+        shaper.feed(sse.read_event(sse.write_event(data)))
+    data = sse.read_event(shaper.rest()).data
+    assert data is not None
+    calls = data["choices"][0]["delta"]["tool_calls"]
+    assert [(call["id"], call["function"]["arguments"]) for call in calls] == [("a", "1"), ("b", "23")]

@@ -454,3 +454,14 @@ def test_a_comment_and_the_end_are_what_clients_know() -> None:
     assert (sse.DONE, sse.COMMENT) == (b"data: [DONE]\n\n", b":\n\n")
     assert sse.read_event(sse.DONE).done
     assert not sse.read_event(b"data: [DONE\n\n").done
+
+
+def test_an_object_of_several_lines_waits_for_its_end_however_it_is_cut() -> None:
+    reader = sse.EventReader()
+    assert reader.feed(b'data: {"a":\ndata: ') == []
+    assert reader.feed(b"[1,\ndata: 2]") == []
+    assert [event.data for event in reader.feed(b'}\n\ndata: {"b":1}\n\n')] == [{"a": [1, 2]}, {"b": 1}]
+
+
+def test_empty_lines_between_objects_are_none() -> None:
+    assert [event.data for event in sse.EventReader().feed(b'{"a":1}\n\n\r\n{"b":2}\n')] == [{"a": 1}, {"b": 2}]

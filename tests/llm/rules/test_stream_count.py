@@ -49,7 +49,10 @@ def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
 
 def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
     assert counting(come=0).tokens(cut=False) is None
+    # One that has begun has written some all the same, where it was stopped.
+    assert counting(come=0).tokens(cut=True, stopped=True) == UNTIL_IT_STOPS
     assert counting(come=0).tokens(cut=True) is None
+    assert StreamCount(QUOTE).tokens(cut=True, stopped=True) is None
     assert counting(come=40, hides=True).tokens(cut=False) is None
     assert counting(replace(QUOTE, max_tokens=None), come=40).tokens(cut=False) is None
 
