@@ -637,3 +637,20 @@ def test_a_text_counts_in_the_normal_form_that_has_more_bytes(text: str, size: i
     marks = bounds.TOKENS_PER_REQUEST + bounds.TOKENS_PER_MESSAGE
     assert bounds.chat(asked(said(text))).text_tokens == size + marks
     assert bounds.chat(asked(said(text, "tool", tool_call_id="1"))).text_tokens > size
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (said("x", images=["https://example.com/a.png"]), "messages.0.images"),
+        (said([{"type": "text", "text": "x", "video_url": {}}]), "messages.0.content.0.video_url"),
+    ],
+)
+def test_media_in_a_place_of_text_have_no_bound(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnboundedInput) as refused:
+        bounds.chat(asked(message))
+    assert refused.value.param == param
+
+
+def test_nothing_in_a_place_of_media_is_nothing() -> None:
+    assert bounds.chat(asked(said([{"type": "text", "text": "x", "image_url": None}], audio=None))).images == 0
