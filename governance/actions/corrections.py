@@ -47,9 +47,6 @@ def confirm(
 
     Raises NotOpen, and LedgerError where a window's figures would fall below zero.
     """
-    if cost_nanos is not None and cost_nanos < 0:
-        raise FieldError("cost", "must not be below 0 dollars.")
-    money.refuse_beyond("cost", cost_nanos or 0, most=money.MAX_AMOUNT_NANOS)
     return _say(entry, CONFIRMED, cost_nanos, reason=reason, by=by, now=now)
 
 
@@ -72,6 +69,7 @@ def _say(
 ) -> AdjustResult:
     if cost_nanos is not None and cost_nanos < 0:
         raise FieldError("cost", "must not be below 0 dollars.")
+    money.refuse_beyond("cost", cost_nanos or 0, most=money.MAX_AMOUNT_NANOS)
     if not reason.strip():
         raise FieldError("reason", "say why.")
     try:
