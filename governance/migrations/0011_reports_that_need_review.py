@@ -62,6 +62,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["-id"],
+                "verbose_name": "report to review",
+                "verbose_name_plural": "reports to review",
             },
         ),
         migrations.AddIndex(

@@ -47,6 +47,8 @@ class PendingReport(Attribution):
 
     class Meta:
         ordering = ["-id"]
+        verbose_name = "report to review"
+        verbose_name_plural = "reports to review"
         constraints = [
             models.CheckConstraint(
                 condition=Q(charged_nanos__gte=0) & Q(cost_nanos__gt=F("charged_nanos")), name="report_has_an_excess"
