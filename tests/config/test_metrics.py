@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import DatabaseError
 from django.test import Client
 from django.utils import timezone
@@ -110,6 +111,7 @@ def test_drift_is_that_of_the_last_check_and_says_how_old_it_is(scrape: Any) -> 
     assert 1800 <= found[labelled("ledger_check_age_seconds")] < 1900
 
 
+@time_machine.travel("2026-03-10T12:00:00Z")
 def test_what_rests_on_the_ledger_s_own_word_is_told_by_kind_and_reason(scrape: Any) -> None:
     assert labelled("providers_disagreeing") not in scrape()
     now = timezone.now()

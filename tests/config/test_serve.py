@@ -39,13 +39,13 @@ class Served:
             time.sleep(0.1)
 
     def children(self) -> dict[str, psutil.Process]:
-        """The direct ones, by what they run."""
-        words = {"uvicorn": "web", "worker": "worker", "simulate_mistral": "sandbox"}
+        """The direct ones, by what they run. Celery writes a title over its command where setproctitle is installed."""
+        words = {"uvicorn": "web", "celery": "worker", "simulate_mistral": "sandbox"}
         return {
             name: child
             for child in psutil.Process(self.process.pid).children()
             for word, name in words.items()
-            if word in child.cmdline()
+            if word in " ".join(child.cmdline())
         }
 
 
