@@ -13,6 +13,8 @@ KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurre
 # What is the same on either database: pure rules, and what passes between clients, gateway and upstream.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/llm/gateway/test_against_books.py \
 	tests/llm/gateway/test_odd_answers.py tests/llm/gateway/test_exact_counts.py
+# A worker for each core, up to eight: each starts a database, servers and processes of the product.
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 comma := ,
 space := $(subst ,, )
 
@@ -51,10 +53,10 @@ run: .venv/runtime
 # histories are never measured.
 test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clients.installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --ignore=tests/properties
-	$(BIN)/coverage run -m pytest --database=postgres $(KNOWS_POSTGRES)
-	$(BIN)/python -m pytest tests/properties
-	$(BIN)/python -m pytest --database=postgres $(KNOWS_POSTGRES:%=--ignore=%) $(ONE_DATABASE:%=--ignore=%)
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --ignore=tests/properties
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/properties
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES:%=--ignore=%) $(ONE_DATABASE:%=--ignore=%)
 	@$(MAKE) --no-print-directory coverage
 
 # What decides about money leaves no statement and no branch untried; see [tool.coverage] in pyproject.toml.
