@@ -34,6 +34,9 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("patient")
 
+MIGRATED = pytest.StashKey[list[list[Model]]]()
+BLOCKER = pytest.StashKey[Any]()
+
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
 
@@ -115,12 +118,25 @@ def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[li
 
 
 @pytest.fixture(autouse=True)
-def shipped_catalogue(request: pytest.FixtureRequest) -> None:
-    """Emptying the tables after a test takes the migrated models and prices along; here they come back."""
-    if not commits(request.node):
-        return
-    kept = request.getfixturevalue("migrated_catalogue")
-    request.getfixturevalue("transactional_db")
+def shipped_catalogue(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
+    """Emptying the tables after a test takes the migrated models and prices along; `put_back` brings them back."""
+    if commits(request.node):
+        pytestconfig.stash[MIGRATED] = request.getfixturevalue("migrated_catalogue")
+        pytestconfig.stash[BLOCKER] = request.getfixturevalue("django_db_blocker")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        # After the last one the database is gone.
+        if nextitem is not None and commits(item) and MIGRATED in item.config.stash:
+            with item.config.stash[BLOCKER].unblock():
+                put_back(item.config.stash[MIGRATED])
+
+
+def put_back(kept: list[list[Model]]) -> None:
     with transaction.atomic():
         for rows in kept:
             if not type(rows[0])._default_manager.exists():
