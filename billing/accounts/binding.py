@@ -159,6 +159,17 @@ def bind(*, account: BillingAccount, tenant: Tenant | None, by: Actor, now: date
             _lift_suspension(old, account, by, now)
 
 
+def refer(
+    *, tenant: Tenant, payment_link: str = "", by: Actor, now: datetime
+) -> tuple[references.Reference, str | None]:
+    """An operator's reference for the tenant, and the payment link that carries it. Raises FieldError."""
+    made = references.make(tenant=tenant.slug, now=now)
+    url = references.link(payment_link, made) if payment_link else None
+    new = {"expires_at": made.expires_at.isoformat(), "payment_link": payment_link}
+    audit.record(action="billing.refer", target=f"tenant {tenant}", by=by, now=now, new=new)
+    return made, url
+
+
 def accept(*, account: BillingAccount, by: Actor, now: datetime) -> None:
     """An operator's word for what is claimed, or for the tenant that is bound. Raises BindingError. Resync after it."""
     if not account.claimed_tenant and account.tenant is None:

@@ -45,16 +45,25 @@ class BillingAccount(models.Model):
         help_text="The tenant that Stripe's objects name, and about which no operator has decided.",
     )
     # Claims of versions before this field are nobody's word until Stripe's objects name the tenant again.
-    claim_source = models.CharField(max_length=8, choices=ClaimSource.choices, default=ClaimSource.PAYER)
+    claim_source = models.CharField(
+        max_length=8, choices=ClaimSource.choices, default=ClaimSource.PAYER, db_default=ClaimSource.PAYER.value
+    )
     claim_reference = models.CharField(
-        max_length=200, blank=True, help_text="The reference of ours that it came with; it is spent."
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The reference of ours that it came with; it is spent.",
     )
     decided_claims = models.JSONField(
         default=list,
+        db_default=models.Value([], models.JSONField()),
         blank=True,
         help_text="Tenants about which an operator has decided.",
     )
-    has_begun = models.BooleanField(default=False, help_text="A subscription of it was paid for once, or tried.")
+    has_begun = models.BooleanField(
+        default=False, db_default=False, help_text="A subscription of it was paid for once, or tried."
+    )
     limit_override_nanos = models.BigIntegerField(null=True, blank=True)
     state = models.CharField(max_length=12, choices=State.choices, default=State.NONE)
     plan = models.CharField(max_length=200, blank=True)
