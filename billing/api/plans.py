@@ -52,12 +52,6 @@ class AccountBody(Strict):
     period_start = serializers.DateTimeField(allow_null=True, read_only=True)
     period_end = serializers.DateTimeField(allow_null=True, read_only=True)
     reasons = serializers.ListField(child=serializers.CharField(), read_only=True)
-    claimed_tenant = serializers.CharField(
-        read_only=True, help_text="The tenant that Stripe's objects name, and about which no operator has decided."
-    )
-    claim_source = serializers.ChoiceField(
-        choices=BillingAccount.ClaimSource.values, read_only=True, help_text="On whose word."
-    )
 
 
 class AccountQuery(Query):

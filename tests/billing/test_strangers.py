@@ -425,7 +425,7 @@ class TestAnOperator:
         hook(session("acme"), *subscribed("cus_stranger"))
         headers = {"Authorization": f"Bearer {factories.key(role='viewer')[0]}"}
         [row] = client.get("/api/billing/accounts?bound=false", headers=headers).json()["results"]
-        assert (row["claimed_tenant"], row["claim_source"], row["tenant"]) == ("acme", "payer", None)
+        assert (row["tenant"], row["reasons"]) == (None, ["unproven_claim:acme"])
 
 
 @pytest.mark.django_db(transaction=True)
