@@ -1,25 +1,42 @@
-"""Which tenant a Stripe customer pays for. The first binding wins; another one is an operator's act."""
+"""Which tenant a Stripe customer pays for.
+
+The business's word binds a tenant: a reference that we signed, metadata that only its secret key writes, an operator.
+Whatever else names one, such as the reference in a payment link's address, is the payer's word and waits for an
+operator; so does a claim to a tenant that another customer pays for or that has budgets of its own. The first binding
+wins, and a customer whose subscriptions are over, or that was deleted, gives its tenant up to the next.
+"""
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from billing.models import BillingAccount
+from billing.accounts import references
+from billing.models import BillingAccount, BillingPeriod
+from billing.stripe_api import objects
 from governance import audit
 from governance.actions import tenancy
 from governance.audit import Actor
-from governance.models import Tenant
+from governance.models import Budget, ScopeType, Tenant
 from governance.rules.errors import FieldError
+from governance.rules.windows import WindowKind
 
 log = logging.getLogger(__name__)
 
 STRIPE = Actor("stripe")
-# Reason codes of an account without a tenant; all but the first name the tenant after a colon.
-UNBOUND = ("unbound", "tenant_taken", "unknown_tenant")
+# Reason codes of an account that counts for no tenant; all but the first name the tenant after a colon.
+UNBOUND = ("unbound", "tenant_taken", "unknown_tenant", "unproven_claim", "tenant_has_budgets")
+# A closed customer of the free tier is closed all the same.
+CLOSED = (BillingAccount.State.CLOSED, BillingAccount.State.FREE)
+OVER = Q(deleted_at__isnull=False) | Q(state__in=CLOSED)
+Source = BillingAccount.ClaimSource
+# A budget for billing cycles is meant for Stripe, whoever made it: a subscription takes it over.
+OWN_BUDGETS = Budget.objects.filter(scope_type=ScopeType.TENANT).exclude(window=WindowKind.BILLING_CYCLE.value)
 
 
 class BindingError(ValueError):
@@ -41,31 +58,77 @@ def locked(customer_id: str) -> BillingAccount:
     )
 
 
-def claim(*, account: BillingAccount, slug: str, now: datetime) -> None:
-    """Note which tenant Stripe's objects name, and bind it if both sides are free. `account` is locked."""
-    if account.tenant_id is not None or not slug:
+def claim(*, account: BillingAccount, data: objects.Object, now: datetime) -> None:
+    """Note which tenant one of Stripe's objects names, and bind it if nothing is in the way. `account` is locked.
+
+    A payer's word never replaces the business's, and one about a tenant that an operator has decided on is idle.
+    """
+    slug, source, reference = _named_by(account, data, now)
+    if not slug or slug in account.decided_claims:
         return
-    if account.claimed_tenant != slug[:200]:
-        account.claimed_tenant = slug[:200]
-        account.save(update_fields=["claimed_tenant"])
+    if account.tenant is not None:
+        # One that names another tenant by now is an operator's to decide, one such at a time.
+        if source == Source.PAYER or slug == account.tenant.slug or names_another(account):
+            return
+    elif source == Source.PAYER != account.claim_source and account.claimed_tenant:
+        return
+    wanted = {"claimed_tenant": slug, "claim_source": source, "claim_reference": reference or account.claim_reference}
+    changed = [name for name, value in wanted.items() if getattr(account, name) != value]
+    if changed:
+        for name in changed:
+            setattr(account, name, wanted[name])
+        # A reference that another customer has spent at this moment fails here, and is the payer's word next time.
+        account.save(update_fields=changed)
     bind_claimed(account=account, now=now)
 
 
+def _named_by(account: BillingAccount, data: objects.Object, now: datetime) -> tuple[str, Source, str]:
+    """The tenant that an object names, on whose word, and the reference of ours that it came with, if it did."""
+    ours = Source.PURCHASE if objects.is_purchase(data) else Source.BUSINESS
+    if slug := objects.named_tenant(data):
+        return slug[:200], ours, ""
+    said = objects.payer_reference(data)
+    # A checkout began when it was created, however late we hear of its end.
+    slug = references.tenant_of(said, at=objects.moment(data.get("created")) or now)
+    if slug:
+        spent = BillingAccount.objects.filter(claim_reference=said).exclude(pk=account.pk).exists()
+        return (slug, Source.PAYER, "") if spent else (slug, ours, said)
+    return said[:200], Source.PAYER, ""
+
+
 def bind_claimed(*, account: BillingAccount, now: datetime) -> None:
-    """Bind the claimed tenant where it exists by now and no other customer pays for it. `account` is locked."""
-    if account.tenant_id is not None or not account.claimed_tenant:
+    """Bind the claimed tenant where it exists by now and nothing is in the way. `account` is locked."""
+    if account.tenant_id is not None or not account.claimed_tenant or account.claim_source == Source.PAYER:
         return
     if settings.STRIPE_CREATE_TENANTS:
         _make_tenant(account.claimed_tenant, now)
+    # Customers before tenants, as whoever applies what a customer has bought locks them.
+    giving_up = _holders(account.claimed_tenant, account).filter(OVER).select_for_update(of=("self",)).first()
     # Locked, so that two customers that claim it at once are bound one after the other.
     tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
-    if tenant is not None and not BillingAccount.objects.filter(tenant=tenant).exists():
+    if tenant is None or _obstacle(account):
+        return
+    if giving_up is not None and giving_up == _holders(tenant.slug, account).first():
+        _give_up(giving_up, tenant, STRIPE, now, reason=f"over; {account} pays since")
+    if not _holders(tenant.slug, account).exists():
         _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
 
 
+def claims_to_retry() -> Q:
+    """Accounts whose claim can be met by now: the tenant was made since, or its customer is over."""
+    business = Q(tenant__isnull=True, claim_source__in=(Source.BUSINESS, Source.PURCHASE))
+    free = Tenant.objects.filter(billing_account=None)
+    over = BillingAccount.objects.filter(OVER, tenant__isnull=False)
+    owning = Tenant.objects.filter(Exists(OWN_BUDGETS.filter(tenant=OuterRef("pk"))))
+    claimed = Q(claimed_tenant__in=free.values("slug")) | (
+        Q(claimed_tenant__in=over.values("tenant__slug"), deleted_at__isnull=True) & ~Q(state__in=CLOSED)
+    )
+    return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
+
+
 def _make_tenant(slug: str, now: datetime) -> None:
-    """A tenant of this name, where there is none. What cannot be a slug is left to an operator."""
-    if Tenant.objects.filter(slug=slug).exists():
+    """A tenant of this name, where there is none that reads alike. What cannot be a slug is left to an operator."""
+    if Tenant.objects.filter(slug__iexact=slug).exists():
         return
     try:
         with transaction.atomic():
@@ -75,23 +138,132 @@ def _make_tenant(slug: str, now: datetime) -> None:
 
 
 def bind(*, account: BillingAccount, tenant: Tenant | None, by: Actor, now: datetime) -> None:
-    """An operator's binding, also in place of another one. Raises BindingError. Resync the account afterwards."""
+    """An operator's binding, also in place of another one. Raises BindingError. Resync the account afterwards.
+
+    It decides on what is claimed as well: what Stripe's objects say of these tenants counts no more.
+    """
     with transaction.atomic():
-        account = BillingAccount.objects.select_for_update().get(pk=account.pk)
-        other = BillingAccount.objects.filter(tenant=tenant).exclude(pk=account.pk).first() if tenant else None
-        if other is not None:
+        account = locked(account.stripe_customer_id)
+        other = _holders(tenant.slug, account).select_for_update(of=("self",)).first() if tenant else None
+        if other is not None and not _is_over(other):
             raise BindingError(f"{tenant} is paid for by {other} already; unbind that one first.")
-        if account.tenant != tenant:
+        if other is not None and tenant is not None:
+            _give_up(other, tenant, by, now, reason="operator")
+        old = account.tenant
+        _decide(account, account.claimed_tenant, *(one.slug for one in (old, tenant) if one is not None))
+        if old != tenant:
             _bind(account, tenant, by, now, reason="operator")
+        elif tenant is not None:
+            _audit("billing.confirm", account, by, now, new={"tenant": tenant.slug})
+        if old is not None and old != tenant:
+            _lift_suspension(old, account, by, now)
 
 
-def why_unbound(account: BillingAccount) -> str:
-    """A reason code for an account without a tenant."""
-    if not account.claimed_tenant:
+def refer(
+    *, tenant: Tenant, payment_link: str = "", by: Actor, now: datetime
+) -> tuple[references.Reference, str | None]:
+    """An operator's reference for the tenant, and the payment link that carries it. Raises FieldError."""
+    made = references.make(tenant=tenant.slug, now=now)
+    url = references.link(payment_link, made) if payment_link else None
+    new = {"expires_at": made.expires_at.isoformat(), "payment_link": payment_link}
+    audit.record(action="billing.refer", target=f"tenant {tenant}", by=by, now=now, new=new)
+    return made, url
+
+
+def accept(*, account: BillingAccount, by: Actor, now: datetime) -> None:
+    """An operator's word for what is claimed, or for the tenant that is bound. Raises BindingError. Resync after it."""
+    if not account.claimed_tenant and account.tenant is None:
+        raise BindingError(f"{account} names no tenant.")
+    tenant = Tenant.objects.filter(slug=account.claimed_tenant).first() if account.claimed_tenant else account.tenant
+    if tenant is None:
+        raise BindingError(f"There is no tenant {account.claimed_tenant!r}.")
+    bind(account=account, tenant=tenant, by=by, now=now)
+
+
+def dismiss(*, account: BillingAccount, by: Actor, now: datetime) -> None:
+    """An operator's no to what is claimed. Raises BindingError. Resync the account afterwards."""
+    with transaction.atomic():
+        account = locked(account.stripe_customer_id)
+        claimed = account.claimed_tenant
+        if not claimed or (account.tenant is not None and not names_another(account)):
+            raise BindingError(f"{account} claims no tenant that it does not pay for.")
+        _decide(account, claimed)
+        _audit("billing.dismiss_claim", account, by, now, old={"claimed_tenant": claimed})
+
+
+def why_unbound(account: BillingAccount, *, is_over: bool) -> str:
+    """A reason code for an account without a tenant. `is_over`: nothing of it waits for a decision any more."""
+    slug = account.claimed_tenant
+    if not slug:
         return "unbound"
-    if Tenant.objects.filter(slug=account.claimed_tenant).exists():
-        return f"tenant_taken:{account.claimed_tenant}"
-    return f"unknown_tenant:{account.claimed_tenant}"
+    if not Tenant.objects.filter(slug=slug).exists():
+        # What a payer writes may be any number of the business's own.
+        return "unbound" if account.claim_source == Source.PAYER else f"unknown_tenant:{slug}"
+    code = "" if is_over else _obstacle(account)
+    return f"{code}:{slug}" if code else "unbound"
+
+
+def names_another(account: BillingAccount) -> bool:
+    """Whether Stripe's objects name another tenant than the one that the account is bound to."""
+    return account.tenant is not None and account.claimed_tenant not in ("", account.tenant.slug)
+
+
+def waits_for_consent(account: BillingAccount) -> bool:
+    """Whether a bound tenant has budgets of its own, which no subscription of this customer has come beside yet."""
+    tenant = account.tenant
+    if tenant is None or tenant.slug in account.decided_claims or not OWN_BUDGETS.filter(tenant=tenant).exists():
+        return False
+    return not BillingPeriod.objects.filter(account=account, tenant=tenant).exists()
+
+
+def _obstacle(account: BillingAccount) -> str:
+    """What is in the way of a claim to a tenant that exists: a reason code; empty where nothing is."""
+    holder = _holders(account.claimed_tenant, account).first()
+    if holder is not None and (_is_over(account) or not _is_over(holder)):
+        return "tenant_taken"
+    if account.claim_source == Source.PAYER:
+        return "unproven_claim"
+    if account.claim_source != Source.PURCHASE and OWN_BUDGETS.filter(tenant__slug=account.claimed_tenant).exists():
+        return "tenant_has_budgets"
+    return ""
+
+
+def _holders(slug: str, account: BillingAccount) -> QuerySet[BillingAccount]:
+    """The other customer that is bound to a tenant."""
+    return BillingAccount.objects.filter(tenant__slug=slug).exclude(pk=account.pk)
+
+
+def _is_over(account: BillingAccount) -> bool:
+    return account.deleted_at is not None or account.state in CLOSED
+
+
+def _decide(account: BillingAccount, *slugs: str) -> None:
+    account.decided_claims = sorted({*account.decided_claims, *slugs} - {""})
+    account.claimed_tenant, account.claim_source = "", Source.PAYER
+    account.save(update_fields=["decided_claims", "claimed_tenant", "claim_source"])
+
+
+def _give_up(account: BillingAccount, tenant: Tenant, by: Actor, now: datetime, *, reason: str) -> None:
+    """Free the tenant of a customer that is over. Should it come back, an operator hears of it."""
+    account.decided_claims = [slug for slug in account.decided_claims if slug != tenant.slug]
+    account.claimed_tenant, account.claim_source = tenant.slug, Source.BUSINESS
+    account.save(update_fields=["decided_claims", "claimed_tenant", "claim_source"])
+    _bind(account, None, by, now, reason=reason)
+
+
+def _lift_suspension(tenant: Tenant, account: BillingAccount, by: Actor, now: datetime) -> None:
+    """Nobody's subscription stops a tenant from which an operator has taken its customer."""
+    suspended = Tenant.objects.filter(pk=tenant.pk, status=Tenant.Status.SUSPENDED)
+    if suspended.update(status=Tenant.Status.ACTIVE):
+        audit.record(
+            action="tenant.unsuspend",
+            target=f"tenant {tenant}",
+            by=by,
+            now=now,
+            reason=f"{account} pays for it no more",
+            old={"status": Tenant.Status.SUSPENDED.value},
+            new={"status": Tenant.Status.ACTIVE.value},
+        )
 
 
 def _bind(account: BillingAccount, tenant: Tenant | None, by: Actor, now: datetime, *, reason: str) -> None:
@@ -99,12 +271,16 @@ def _bind(account: BillingAccount, tenant: Tenant | None, by: Actor, now: dateti
     # Another tenant's window knows nothing of what this one's had used.
     account.window_start, account.kept_values = None, {}
     account.save(update_fields=["tenant", "window_start", "kept_values"])
-    audit.record(
-        action="billing.bind",
-        target=f"customer {account}",
-        by=by,
-        now=now,
+    _audit(
+        "billing.bind",
+        account,
+        by,
+        now,
         reason=reason,
         old={"tenant": old.slug if old else None},
         new={"tenant": tenant.slug if tenant else None},
     )
+
+
+def _audit(action: str, account: BillingAccount, by: Actor, now: datetime, **more: Any) -> None:
+    audit.record(action=action, target=f"customer {account}", by=by, now=now, **more)

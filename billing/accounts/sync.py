@@ -8,7 +8,7 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -52,6 +52,19 @@ ALERTS = {
     "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
     "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
     "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
+    "unproven_claim": (
+        "warning",
+        "Whoever paid as {customer} named the tenant {detail}, and nothing of ours did: bind or dismiss it.",
+    ),
+    "tenant_has_budgets": (
+        "warning",
+        "{customer} names the tenant {detail}, which has budgets of its own: its subscriptions count once an operator "
+        "says so in the console.",
+    ),
+    "names_another_tenant": (
+        "warning",
+        "{customer} pays for {tenant}, and Stripe's objects name the tenant {detail} by now: an operator decides.",
+    ),
 }
 # A reading overtaken by a later one is taken anew, so often.
 READINGS = 5
@@ -60,6 +73,8 @@ CATALOG_AGE = timedelta(days=1)
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
 SPENDABLE = (*LIVE, EntitlementState.LAPSED)
+# Stripe's statuses of a subscription whose first payment, or trial, has not come about.
+NEVER_BEGAN = ("incomplete", "incomplete_expired")
 
 
 class Overtaken(Exception):
@@ -92,9 +107,8 @@ def due(*, now: datetime, limit: int = 200) -> int:
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
     over = Q(period_end__lte=now, state__in=LIVE)
-    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE)
-    claims = Q(tenant__isnull=True, claimed_tenant__in=Tenant.objects.filter(billing_account=None).values("slug"))
-    found = BillingAccount.objects.filter(over | unfit | claims)
+    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True)
+    found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry())
     ids = list(found.order_by("period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
         try:
@@ -144,19 +158,39 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
     wrong = purchases.note(account, paid, facts.refunds, payments, now=now)
+    account.has_begun = account.has_begun or _has_begun(account, paid)
     limit = None
-    if account.tenant is not None:
-        for product_id, subscription_id in found.trials.items():
-            Trial.objects.get_or_create(
-                tenant=account.tenant, product_id=product_id, defaults={"subscription_id": subscription_id}
-            )
-        if found.period is not None and found.state in SPENDABLE:
-            limit = budget_windows.apply(account, account.tenant, found, facts, now=now)
-        elif found.state == EntitlementState.NONE:
-            purchases.count_without_window(account, account.tenant, now=now)
-        _set_tenant_status(account.tenant, found, now)
+    if found.state != EntitlementState.NONE and binding.waits_for_consent(account):
+        wrong.add(f"tenant_has_budgets:{account.tenant}")
+    elif account.tenant is not None:
+        limit = _give(account, account.tenant, found, facts, now)
     _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
     return found
+
+
+def _has_begun(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> bool:
+    """Whether a subscription was ever paid for, if with credit or a coupon, or tried. Nobody is stopped, nor given the
+    free tier's limit in place of what holds, for one that never began."""
+    return any(invoice.subscription_id for invoice in paid) or any(
+        sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in mirror.subscriptions(account)
+    )
+
+
+def _give(
+    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, now: datetime
+) -> Limit | None:
+    """Bring the tenant to what its customer has come to; the limit of its window, where it has one."""
+    limit = None
+    if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
+        return None
+    for product_id, subscription_id in found.trials.items():
+        Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
+    if found.period is not None and found.state in SPENDABLE:
+        limit = budget_windows.apply(account, tenant, found, facts, now=now)
+    elif found.state == EntitlementState.NONE:
+        purchases.count_without_window(account, tenant, now=now)
+    _set_tenant_status(tenant, found, now)
+    return limit
 
 
 @ledger.run_again
@@ -235,7 +269,9 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     if limit is not None and limit.topups_nanos:
         reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
     if account.tenant is None:
-        reasons.append(binding.why_unbound(account))
+        reasons.append(binding.why_unbound(account, is_over=found.state.value in binding.CLOSED))
+    elif binding.names_another(account):
+        reasons.append(f"names_another_tenant:{account.claimed_tenant}")
     _alert(account, reasons, now)
     account.state, account.plan = found.state.value, found.plan[:200]
     account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
@@ -256,6 +292,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "reasons",
             "kept_values",
             "window_start",
+            "has_begun",
         ]
     )
 
@@ -296,7 +333,7 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     for data in snapshot.checkouts:
         purchases.note_checkout(account, data, now=now)
     for data in (snapshot.customer, *snapshot.subscriptions):
-        binding.claim(account=account, slug=objects.claimed_tenant(data), now=now)
+        binding.claim(account=account, data=data, now=now)
 
 
 def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.Fetched, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -121,9 +122,19 @@ class BillingAccountAdmin(ConsoleAdmin):
     list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
     search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
-    readonly_fields = ("state", "plan", "limit", "period_start", "period_end", "why", "claimed_tenant", "fetched_at")
+    readonly_fields = (
+        "state",
+        "plan",
+        "limit",
+        "period_start",
+        "period_end",
+        "why",
+        "claimed_tenant",
+        "claim_source",
+        "fetched_at",
+    )
     fields = ("stripe_customer_id", "tenant", "limit_override", *readonly_fields)
-    actions = ("sync_now",)
+    actions = ("accept_claim", "dismiss_claim", "sync_now")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
@@ -151,6 +162,23 @@ class BillingAccountAdmin(ConsoleAdmin):
     @display(description="Reasons")
     def why(self, account: BillingAccount) -> str:
         return ", ".join(account.reasons) or "-"
+
+    @action(description="Bind to the tenant that is claimed", permissions=["operate"])
+    def accept_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
+        self._decide(request, queryset, binding.accept)
+
+    @action(description="Dismiss the claim to a tenant", permissions=["operate"])
+    def dismiss_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
+        self._decide(request, queryset, binding.dismiss)
+
+    def _decide(self, request: HttpRequest, queryset: QuerySet[BillingAccount], act: Callable[..., None]) -> None:
+        for account in queryset:
+            try:
+                act(account=account, by=actor(request), now=timezone.now())
+            except binding.BindingError as error:
+                self.message_user(request, str(error), messages.ERROR)
+            else:
+                self._sync(request, account)
 
     @action(description="Read again from Stripe and apply", permissions=["operate"])
     def sync_now(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:

@@ -166,7 +166,7 @@ def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[
         return
     account = binding.locked(customer_id)
     take(account)
-    binding.claim(account=account, slug=objects.claimed_tenant(event.object), now=now)
+    binding.claim(account=account, data=event.object, now=now)
     sync.write(customer_id, readings.get(customer_id), now=now)
 
 

@@ -27,6 +27,14 @@ class BillingAccount(models.Model):
         CLOSED = "closed"
         NONE = "none", "no subscription"
 
+    class ClaimSource(models.TextChoices):
+        """Who says that the customer pays for the tenant it claims. `PURCHASE`: the business, of a checkout or invoice
+        that sells something once, which lowers nobody's budget."""
+
+        PAYER = "payer", "whoever paid"
+        PURCHASE = "purchase", "a purchase of ours"
+        BUSINESS = "business", "our reference, or Stripe's metadata"
+
     stripe_customer_id = models.CharField(max_length=255, unique=True)
     tenant = models.OneToOneField(
         Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="billing_account"
@@ -34,7 +42,27 @@ class BillingAccount(models.Model):
     claimed_tenant = models.CharField(
         max_length=200,
         blank=True,
-        help_text="The tenant that Stripe's objects name; bound where it exists and is free.",
+        help_text="The tenant that Stripe's objects name, and about which no operator has decided.",
+    )
+    # Claims of versions before this field are nobody's word until Stripe's objects name the tenant again.
+    claim_source = models.CharField(
+        max_length=8, choices=ClaimSource.choices, default=ClaimSource.PAYER, db_default=ClaimSource.PAYER.value
+    )
+    claim_reference = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The reference of ours that it came with; it is spent.",
+    )
+    decided_claims = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="Tenants about which an operator has decided.",
+    )
+    has_begun = models.BooleanField(
+        default=False, db_default=False, help_text="A subscription of it was paid for once, or tried."
     )
     limit_override_nanos = models.BigIntegerField(null=True, blank=True)
     state = models.CharField(max_length=12, choices=State.choices, default=State.NONE)
@@ -66,6 +94,9 @@ class BillingAccount(models.Model):
             models.CheckConstraint(
                 condition=Q(period_start__isnull=True, period_end__isnull=True) | Q(period_end__gt=F("period_start")),
                 name="account_period_ends_after_start",
+            ),
+            models.UniqueConstraint(
+                fields=["claim_reference"], condition=~Q(claim_reference=""), name="account_reference_once"
             ),
         ]
 

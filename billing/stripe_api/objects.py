@@ -169,14 +169,31 @@ def customer_id(data: Object) -> str:
     return identifier(data.get("customer"))
 
 
-def claimed_tenant(data: Object) -> str:
-    """The tenant that an object names: its metadata, its subscription's, or a checkout's reference."""
+# Whose metadata is the business's alone to write, with its secret key or in the Dashboard. A payment method's, say, can
+# be set in the payer's browser (https://docs.stripe.com/metadata).
+NAME_TENANTS = ("checkout.session", "customer", "subscription", "invoice")
+
+
+def named_tenant(data: Object) -> str:
+    """The tenant that the business says an object is for: in its metadata, or its subscription's."""
+    if data.get("object") not in NAME_TENANTS:
+        return ""
     details = mapping(mapping(data.get("parent")).get("subscription_details"))
     places = (data, mapping(data.get("subscription_details")), details)
-    for place in places:
-        if slug := text(mapping(place.get("metadata")).get("tenant_id")).strip():
-            return slug
-    return text(data.get("client_reference_id")).strip()
+    slugs = (text(mapping(place.get("metadata")).get("tenant_id")).strip() for place in places)
+    return next(filter(None, slugs), "")
+
+
+def payer_reference(data: Object) -> str:
+    """The reference of a checkout: of a payment link, pricing table or buy button, whoever opens it writes it."""
+    return text(data.get("client_reference_id")).strip() if data.get("object") == "checkout.session" else ""
+
+
+def is_purchase(data: Object) -> bool:
+    """Whether an object sells something once and has no part in a subscription."""
+    if data.get("object") == "checkout.session":
+        return data.get("mode") == "payment"
+    return data.get("object") == "invoice" and not invoice_subscription(data)
 
 
 def subscription(data: Object) -> StripeSubscription:

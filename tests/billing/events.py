@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from billing.accounts import references
 from billing.models import Plan
 from governance.rules.money import nanos_from_dollars
 
@@ -204,16 +205,20 @@ def subscription_deleted(*, created: datetime | None = None, id: str = "", **fie
 
 
 def checkout_completed(
-    *, tenant: str = "acme", customer: str = "cus_acme", created: datetime = START, id: str = ""
+    *, tenant: str = "acme", customer: str = "cus_acme", created: datetime = START, id: str = "", **fields: Any
 ) -> dict[str, Any]:
+    """A checkout of a payment link that carries a reference of ours for `tenant`."""
     data = {
         "id": f"cs_{customer}",
         "object": "checkout.session",
-        "client_reference_id": tenant,
+        "client_reference_id": references.make(tenant=tenant, now=created).text,
+        "created": seconds(created),
         "customer": customer,
         "metadata": {},
         "mode": "subscription",
         "status": "complete",
+        "payment_link": "plink_1",
         "payment_status": "paid",
+        **fields,
     }
     return event("checkout.session.completed", data, created=created, id=id)

@@ -135,7 +135,7 @@ def test_a_top_up_by_a_delayed_method_counts_with_the_event_of_its_payment(
 def test_a_top_up_of_a_tenant_without_a_subscription_adds_to_its_own_budget(tenant: Tenant, deliver: Deliver) -> None:
     budget = factories.budget("5", window="day", tenant=tenant)
     spend("5")
-    deliver(checkout_completed(), bought(), bought())
+    deliver(checkout_completed(mode="payment"), bought(), bought())
     window = budget.windows.get()
     assert (window.limit_nanos, window.remaining_nanos) == (factories.nanos("25"), TWENTY)
     assert AuditEntry.objects.filter(action="budget.top_up").count() == 1

@@ -114,6 +114,7 @@ TABLE: dict[str, Answers] = {
     "post webhooks/stripe": (400,) * 6,
     "get billing/accounts": STAFF_READ,
     "get billing/margin": STAFF_READ,
+    "post billing/references": operators(),
     "get plans": STAFF_READ,
     "post plans": operators(),
     "get plans/<int:id>": STAFF_READ,
@@ -279,6 +280,7 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post keys/<int:id>/rotate": ({}, "key.rotate"),
     "post prices": ({"model": "mistral-embed", "unit": "input", "usd_per_million": "0.2"}, "price.add"),
     "post prices/<int:id>/correct": ({"usd_per_million": "9", "reason": "why"}, "price.correct"),
+    "post billing/references": ({"tenant": "acme"}, "billing.refer"),
     "post plans": ({"name": "New", "limit": "1"}, "plan.create"),
     "patch plans/<int:id>": ({"limit": "2"}, "plan.change"),
 }
