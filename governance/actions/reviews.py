@@ -17,6 +17,7 @@ from django.db.models import Count, F, QuerySet, Sum
 
 from governance import alerts, audit, ledger
 from governance.audit import Actor
+from governance.ledger import call_rules
 from governance.ledger.operations import Adjust, Record, Settle
 from governance.ledger.results import AlreadyResolved, InReview, RecordResult, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
@@ -121,6 +122,7 @@ def _report(report: Record, now: datetime) -> RecordResult | PendingReport:
     ledger.take_report_turn(tenant_id)
     kept = PendingReport.objects.filter(tenant=tenant_id, request_id=report.request_id, reservation=None)
     if row := kept.select_related("tenant", "key").first():
+        call_rules.refuse_reuse(report, agent=row.agent)
         if row.entry is None:
             return row
         return RecordResult(row.entry, row.cost_nanos, duplicate=True)

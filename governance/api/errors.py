@@ -49,6 +49,8 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
+    (results.HoldBeyondBound, 409, "hold_beyond_bound"),
+    (results.RequestIdReused, 409, "request_id_reused"),
     (results.OutOfBounds, 422, BEYOND),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
@@ -68,6 +70,7 @@ MESSAGES = {
     "database_unavailable": "The database cannot be reached; try again.",
     "ledger_unavailable": "The ledger cannot be reached; nothing was done. Try again.",
 }
+UNSURE = "The ledger's answer was lost, and it may have been done. Ask again under the same Idempotency-Key, or look."
 
 
 class Refused(drf.ValidationError):
@@ -115,6 +118,8 @@ def unknown_path(request: HttpRequest) -> JsonResponse:
 
 def _explain(error: Exception, code: str) -> tuple[str | None, str]:
     """(the field that is wrong, a sentence)."""
+    if getattr(error, "unsure", False):
+        return None, UNSURE
     if code in MESSAGES:
         return None, MESSAGES[code]
     if isinstance(error, drf.ValidationError):

@@ -24,6 +24,7 @@ from governance.ledger.results import AlreadyResolved, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.errors import Conflict
 from governance.rules.judgement import AGENT_SETTLED
 from governance.rules.reports import ReportTrust
 
@@ -155,6 +156,7 @@ class Reservations(OnceView):
             call=call_of(asked, caller),
             provider=asked["provider"],
             ttl_s=asked.get("ttl_s"),
+            trust=trust_in(self.by),
         )
         try:
             decision = _carry_out(self, operation)
@@ -253,7 +255,16 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True))
+        if asked["more"] and self.claim and self.claim.taken_over:
+            raise Conflict(
+                "more",
+                "an earlier run of this request was cut off, and may have held it already: look at the reservation's"
+                " amount, and extend it by what is missing under a new Idempotency-Key.",
+            )
+        extension = Extend(
+            held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True, trust=trust_in(self.by)
+        )
+        _carry_out(self, extension)
         return self.shown(id)
 
 

@@ -38,6 +38,7 @@ from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
+from governance.rules.reports import ReportTrust, is_own
 from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
 from governance.rules.windows import span_at
 
@@ -88,7 +89,7 @@ class Batch:
         self.reservations: dict[UUID, ReservationRow] = {}
         self.new_reservations: dict[UUID, ReservationRow] = {}
         self.corrected: dict[UUID, EntryRow] = {}
-        self.reported: dict[tuple[int, str], tuple[UUID, int]] = {}
+        self.reported: dict[tuple[int, str], sql.Reported] = {}
         # Rate buckets by (limit, subject) and by id; empty where nothing is limited.
         self.buckets: dict[int, BucketRow] = {}
         self.entries: list[EntryRow] = []
@@ -371,11 +372,28 @@ class Batch:
         return tuple(view_of(self.windows[id]) for id in ids)
 
     def unbudgeted_nanos(self, tenant_id: int) -> int:
-        """What a tenant's keys have reported in the last 24 hours beside its budgets, this batch's own included."""
+        """What a tenant's keys have said was spent in 24 hours beside its budgets, this batch's own included."""
         since = self.now - UNBUDGETED_SPAN
         mine = [e for e in self.entries if e.reason == sql.UNBUDGETED and e.caller.tenant_id == tenant_id]
-        own_nanos = sum(e.cost_nanos if e.reservation_id is None else e.overage_nanos for e in mine)
-        return sql.unbudgeted(tenant_id, since=since) + own_nanos
+        return sql.unbudgeted(tenant_id, since=since) + sum(entry.cost_nanos for entry in mine)
+
+    def unbudgeted_held_nanos(self, trust: ReportTrust) -> int:
+        """What a tenant's keys hold for calls of their own beside its budgets, or have let expire in the last 24 hours.
+
+        Whoever asks has the windows that such holds share locked.
+        """
+        holds = sql.own_holds(trust.tenant_id, expired_since=self.now - UNBUDGETED_SPAN)
+        held = {id: (amount_nanos, windows) for id, amount_nanos, windows in holds}
+        # As this batch has it, which is not written yet.
+        for row in (*self.reservations.values(), *self.new_reservations.values()):
+            if row.id in held or (is_own(row.id) and row.caller.tenant_id == trust.tenant_id):
+                held[row.id] = row.amount_nanos if row.status in ("pending", "expired") else 0, tuple(row.windows)
+        scopes = sql.scope_types({id for _, windows in held.values() for id in windows})
+        return sum(
+            amount_nanos
+            for amount_nanos, windows in held.values()
+            if not trust.fixed_scopes.intersection(scopes.get(id) for id in windows)
+        )
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:

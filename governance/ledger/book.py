@@ -44,6 +44,7 @@ from governance.ledger.results import (
     OutOfBounds,
     PeriodResult,
     RecordResult,
+    RequestIdReused,
     ReservationUnknown,
     ResetResult,
     SettleResult,
@@ -271,7 +272,10 @@ def _explained(operation: Operation, error: Exception) -> Any:
         key = operation.caller.tenant_id, operation.request_id
         reported = sql.reported([key]).get(key)
         if reported is not None:
-            return RecordResult(*reported, duplicate=True)
+            try:
+                return call_rules.repeated(operation, reported)
+            except RequestIdReused as reused:
+                return reused
     if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
         # Purged between our look and our commit.
         return ReservationUnknown(operation.corrects_id)

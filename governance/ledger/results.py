@@ -49,6 +49,20 @@ class OutOfBounds(LedgerError):
         self.field = field
 
 
+class HoldBeyondBound(OutOfBounds):
+    """A tenant's key would hold more for calls of its own than its word is worth without a budget of the tenant's."""
+
+
+class HeldForTooLong(LedgerError):
+    """The hold is as old as one may get."""
+
+
+class RequestIdReused(LedgerError):
+    """The request id names another report of the tenant already."""
+
+    field = "request_id"
+
+
 class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
 
