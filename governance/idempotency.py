@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 from django.db.models import F, QuerySet
 
 from governance.models import KeptAnswer
+from governance.rules import names
+from governance.rules.errors import FieldError
 
 HEADER = "idempotency-key"
 # What marks an answer that was given before.
 REPLAYED = ("x-idempotent-replay", "true")
-MOST_CHARACTERS = 255
 KEPT_FOR = timedelta(hours=24)
 # How long a run is believed to be alive without a sign of it.
 ALIVE_FOR = timedelta(seconds=60)
@@ -40,7 +41,7 @@ class IdempotencyError(Exception):
 
 
 class KeyMalformed(IdempotencyError):
-    """The key is too long."""
+    """The key is none: too long, or with characters that no name has."""
 
     field = "Idempotency-Key"
 
@@ -77,9 +78,10 @@ class StoredAnswer:
 
 def checked(key: str) -> str:
     """The key as it was sent, or KeyMalformed; empty where none was."""
-    if len(key) > MOST_CHARACTERS:
-        raise KeyMalformed(f"it may have at most {MOST_CHARACTERS} characters, and has {len(key)}.")
-    return key
+    try:
+        return names.checked("idempotency_key", key)
+    except FieldError as error:
+        raise KeyMalformed(f"it {error.message}") from error
 
 
 def digest(*, method: str, path: str, agent: str, body: bytes) -> str:

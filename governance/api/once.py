@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import idempotency
+from governance.api.parsing import header
 from governance.api.views import ControlView
 from governance.idempotency import Claim, StoredAnswer
 from governance.models import Tenant
@@ -51,7 +52,7 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(post)
     def post_once(view: OnceView, request: Request, **where: Any) -> Any:
-        key = idempotency.checked(request.headers.get(idempotency.HEADER, "").strip())
+        key = idempotency.checked(header(request, idempotency.HEADER))
         # The body is read as bytes before it is parsed, for both are needed.
         body = request._request.body if key else b""
         tenant = view.owner(request, **where) if key else None

@@ -18,9 +18,7 @@ from governance.rules.errors import FieldError
 # Says "each one of this kind" where a rule names its scope, so nobody is called that.
 EACH = "*"
 # Shown as nothing at all, although Unicode calls them letters and marks: two names would look like one.
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 # A composed letter is at most so many characters of what comes in.
 _MOST_PARTS = 4
 
@@ -58,6 +56,8 @@ KINDS = {
     "user": Kind(200, _composed),
     "session": Kind(200, _composed),
     "task": Kind(200, _composed),
+    # What people read beside a tenant or a key.
+    "label": Kind(200, _composed),
     "tenant": Kind(50, _verbatim),
     "key": Kind(16, _verbatim),
     "provider": Kind(40, _verbatim),
@@ -99,6 +99,26 @@ def of_call(kind: str, text: Any, *, field: str = "") -> str:
 def spellings(kind: str, text: Any, *, field: str = "") -> tuple[str, ...]:
     """What to look for to find a name: the form that is kept, and what rows from before it was may have."""
     return tuple(dict.fromkeys((checked(kind, text, field=field), text.strip())))
+
+
+def scope_key(scope_type: str, text: str, *, field: str = "scope_key") -> str:
+    """The key of a rule's scope in the form that calls are matched by, or `*`."""
+    return checked(scope_type, text, field=field) if scope_type in KINDS else text.strip()
+
+
+def spellings_of_key(text: str, *, field: str = "scope_key") -> tuple[str, ...]:
+    """The same as `spellings` for a key whose kind is not said."""
+    found = spellings("user", text, field=field)
+    return tuple(dict.fromkeys((*found, _folded(text))))
+
+
+def spellings_of_subject(scope_type: str, text: str, *, field: str = "subject") -> tuple[str, ...]:
+    """The same for whom a window is for: a key, which a platform's budget puts behind "tenant/"."""
+    if scope_type not in OF_A_CALL:
+        return (text,)
+    tenant, slash, key = text.rpartition("/")
+    whole = (text, checked(scope_type, text, field=field)) if len(text) <= KINDS[scope_type].most else (text,)
+    return tuple(dict.fromkeys((*whole, f"{tenant}{slash}{checked(scope_type, key, field=field)}")))
 
 
 def from_header(raw: bytes) -> str:

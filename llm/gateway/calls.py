@@ -26,7 +26,7 @@ from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import errors, upstream
+from llm.gateway import callers, errors, upstream
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import ClientGone, Exchange
@@ -44,26 +44,49 @@ from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
 from llm.state import routing
-from llm.state.telemetry import Attempt
+from llm.state.telemetry import Attempt, trace_context
 
 
-async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
-    """Answer a call of any route, plain or streaming."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for, and for whom."""
+
+    request: Request
+    estimate: bounds.Estimate
+    caller: Caller
+
+
+async def read(exchange: Exchange, identity: Identity, route: Route) -> Asked:
+    """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
     body = await exchange.body(limit=route.max_body_bytes)
-    exchange.watch()
     try:
         request = route.parse(body, exchange.header("content-type"))
+        _check_names(exchange, request)
         estimate = route.estimate(request, identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
         raise _mistake(error) from error
     except bounds.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
+    return Asked(request, estimate, identity.caller(**callers.named(exchange, request)))
+
+
+def _check_names(exchange: Exchange, request: Request) -> None:
+    callers.checked("model", request.model, field="model")
+    callers.checked("strategy", exchange.header("x-strategy"), field="x-strategy")
+    for tool in request.tools:
+        callers.checked("tool", tool, field="tools")
+
+
+async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route, asked_for: Asked) -> None:
+    """Answer a call of any route, plain or streaming."""
+    exchange.watch()
+    request, estimate, caller = asked_for.request, asked_for.estimate, asked_for.caller
     catalogue = snapshot.current()
     asked = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
     if asked.entry is not None:
         _check(asked.entry, request, route, estimate, unconfigured)
-    caller = await _caller(gateway, exchange, identity, request)
+    await _register(gateway, caller)
     call = _GovernedCall(
         gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
     )
@@ -505,7 +528,7 @@ class _GovernedCall:
             error=error,
             duration_s=time.monotonic() - hold.since,
             first_byte_s=self.first_byte_s,
-            traceparent=self.exchange.header("traceparent"),
+            traceparent=trace_context(self.exchange.header("traceparent")),
         )
 
     def _headers(self, hold: Hold) -> list[tuple[str, str]]:
@@ -530,19 +553,9 @@ def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     return errors.bad_request(error.message, param=error.param, code=error.code)
 
 
-async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: Request) -> Caller:
-    """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
-
-    def said(name: str) -> str:
-        value = exchange.header(f"x-{name}") or request.metadata.get(name) or ""
-        return value if isinstance(value, str) else str(value)
-
-    caller = identity.caller(
-        agent=said("agent"), user=said("user") or request.user, session=said("session"), task=said("task")
-    )
+async def _register(gateway: Gateway, caller: Caller) -> None:
     if not gateway.identities.is_registered(caller):
         await gateway.read(lambda: gateway.identities.register(caller))
-    return caller
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

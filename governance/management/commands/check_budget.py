@@ -11,7 +11,7 @@ from django.utils import timezone
 from governance import ledger
 from governance.actions import tenancy
 from governance.models import ApiKey
-from governance.rules import money, policy, refusals
+from governance.rules import money, names, policy, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Downgrade, Reason, State, WindowView, fixed
 from governance.rules.errors import FieldError
@@ -38,7 +38,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--tenant", required=True, help="the tenant's slug")
-        for name in ("agent", "user", "session", "task"):
+        for name in names.OF_A_CALL:
             parser.add_argument(f"--{name}", default="", help=f"the {name} the call names")
         parser.add_argument("--key", default="", help="the prefix of the API key")
         parser.add_argument("--cost", help="dollars that the call costs at most: decide about it")
@@ -90,7 +90,7 @@ def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
     known = ApiKey.objects.filter(tenant=owner, prefix=key).first() if key else None
     if key and known is None:
         raise FieldError("key", f"{tenant} has no key {key!r}.")
-    named = {name: options[name] for name in ("agent", "user", "session", "task")}
+    named = {name: names.of_call(name, options[name]) for name in names.OF_A_CALL}
     return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=key, **named)
 
 

@@ -13,6 +13,7 @@ from governance.actions import tenancy
 from governance.audit import Actor
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role
+from governance.rules import names
 from governance.rules.errors import FieldError, Unknown
 
 
@@ -60,7 +61,13 @@ def issue(
     text, key = tenancy.issue_key(
         role=role, tenant=owner, agent=bound, name=name, expires_at=expires_at, by=by, now=now
     )
-    return {"key": text, "prefix": key.prefix, "tenant": tenant or None, "agent": agent or None, "role": role}
+    return {
+        "key": text,
+        "prefix": key.prefix,
+        "tenant": tenant or None,
+        "agent": bound.slug if bound else None,
+        "role": role,
+    }
 
 
 def _tenant(slug: str, create: bool, by: Actor) -> Tenant:
@@ -70,7 +77,7 @@ def _tenant(slug: str, create: bool, by: Actor) -> Tenant:
 
 
 def _agent(tenant: Tenant, slug: str, create: bool, by: Actor) -> Agent:
-    if create and not Agent.objects.filter(tenant=tenant, slug=slug).exists():
+    if create and not Agent.objects.filter(tenant=tenant, slug=names.checked("agent", slug)).exists():
         return tenancy.create_agent(tenant=tenant, slug=slug, by=by, now=timezone.now())
     return tenancy.agent_named(tenant, slug)
 

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import Q
 
 from governance.actions import tenancy
 from governance.api import tables
 from governance.management import arguments
 from governance.queries import spend
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
@@ -40,8 +41,8 @@ class Command(BaseCommand):
         period = spend.TimeRange(arguments.moment("from", since), arguments.moment("to", until))
         if period.starts_at and period.ends_at and period.ends_at <= period.starts_at:
             raise CommandError("--to: must be later than --from")
-        reader = _reader(options["tenant"], options["agent"])
-        rows = [_row(row) for row in spend.summary(group_by=groups, reader=reader, period=period)]
+        reader, where = _asked(options["tenant"], options["agent"])
+        rows = [_row(row) for row in spend.summary(group_by=groups, reader=reader, period=period, where=where)]
         total = _total(groups, rows)
         if options["json"]:
             self.stdout.write(json.dumps({"from": since, "to": until, "results": rows, "total": total}))
@@ -73,12 +74,13 @@ def _groups(by: str) -> list[str]:
     return groups
 
 
-def _reader(tenant: str, agent: str) -> spend.Reader:
+def _asked(tenant: str, agent: str) -> tuple[spend.Reader, Q]:
     try:
         owner = tenancy.tenant_named(tenant) if tenant else None
+        where = Q(agent__in=names.spellings("agent", agent)) if agent else Q()
     except FieldError as error:
         raise CommandError(f"--{error.field}: {error.message}") from error
-    return spend.Reader(tenant=owner, agent=agent)
+    return spend.Reader(tenant=owner), where
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,11 @@ FORMED = ("agent", "user")
 @pytest.mark.parametrize("kind", names.KINDS)
 @pytest.mark.parametrize(
     "odd",
-    ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b", "\u200b", "\u202e", "\u2066", "\ufeff", "\u2028"]
-    + ["\u2029", "\ud800", "\udfff", "\ufffe", "\ue000", "\u00ad", "\u3164", "\ufe0f", "\U000e0041", "\U000e0100"],
+    [
+        *("\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b"),
+        *("\u200b", "\u202e", "\u2066", "\ufeff", "\u2028", "\u2029", "\u00ad"),
+        *("\ud800", "\udfff", "\ufffe", "\ue000", "\u3164", "\ufe0f", "\U000e0041", "\U000e0100"),
+    ],
 )
 @pytest.mark.parametrize("form", ["{0}bot", "b{0}t", "bot{0}"])
 def test_what_cannot_be_seen_is_in_no_name(kind: str, odd: str, form: str) -> None:
