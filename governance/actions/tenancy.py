@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
@@ -90,6 +91,18 @@ def create_agent(*, tenant: Tenant, slug: str, by: audit.Actor, now: datetime) -
     _insert(agent)
     audit.record(action="agent.create", target=f"agent {agent}", by=by, now=now, new={"slug": slug})
     return agent
+
+
+def may_register(*, tenant_id: int, slug: str) -> bool:
+    """Whether a call may name an agent: it is known, or one more may be registered by calls."""
+    agents = Agent.objects.filter(tenant_id=tenant_id)
+    return agents.filter(slug=slug).exists() or agents.count() < settings.AGENTS_PER_TENANT
+
+
+def register_agent(*, tenant_id: int, slug: str) -> None:
+    """Make the agent that an admitted call names known to operators, who can pause it then; no act of a person."""
+    if may_register(tenant_id=tenant_id, slug=slug):
+        Agent.objects.get_or_create(tenant_id=tenant_id, slug=slug)
 
 
 def pause_agent(*, agent: Agent, reason: str, by: audit.Actor, now: datetime) -> Agent:

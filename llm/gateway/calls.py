@@ -7,6 +7,7 @@ the client has not been sent a byte. No database connection is held while a mode
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat as uuids
 from django.conf import settings
+from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import ledger
@@ -45,6 +47,8 @@ from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
 from llm.state import routing
 from llm.state.telemetry import Attempt, trace_context
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route:
     unconfigured = gateway.providers.unconfigured()
     if asked.entry is not None:
         _check(asked.entry, request, route, estimate, unconfigured)
-    await _register(gateway, caller)
+    if not gateway.identities.is_registered(caller):
+        await gateway.read(lambda: gateway.identities.refuse_one_more(caller))
     call = _GovernedCall(
         gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
     )
@@ -344,6 +349,7 @@ class _GovernedCall:
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
+        await self._register()
         try:
             # What was held for is what may be written: the bound goes upstream with the call.
             body = provider.body(
@@ -369,6 +375,15 @@ class _GovernedCall:
                 await self._relay(hold, provider, answer, sent=sent)
         finally:
             answer.close()
+
+    async def _register(self) -> None:
+        """Make the agent of an admitted call known to operators; where that fails, its next call does."""
+        if self.gateway.identities.is_registered(self.caller):
+            return
+        try:
+            await self.gateway.read(lambda: self.gateway.identities.register(self.caller))
+        except DatabaseError:
+            log.exception("request %s: its agent could not be registered", self.exchange.request_id)
 
     async def _send(self, hold: Hold, provider: Provider, body: bytes) -> Answer:
         hold.sent = True
@@ -551,11 +566,6 @@ class _GovernedCall:
 
 def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     return errors.bad_request(error.message, param=error.param, code=error.code)
-
-
-async def _register(gateway: Gateway, caller: Caller) -> None:
-    if not gateway.identities.is_registered(caller):
-        await gateway.read(lambda: gateway.identities.register(caller))
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance.models import Agent, ApiKey
+from governance.actions import tenancy
+from governance.models import ApiKey
 from governance.models.tenancy import digest_of
 from governance.rules.calls import Caller
 from llm.gateway import errors
@@ -93,12 +95,18 @@ class Identities:
     def is_registered(self, caller: Caller) -> bool:
         return not caller.agent or (caller.tenant_id, caller.agent) in self._agents
 
-    def register(self, caller: Caller) -> None:
-        """Make the agent a call names known to operators, who can pause it then."""
+    def refuse_one_more(self, caller: Caller) -> None:
+        """Refuse a call whose agent is one more than calls may register. Nothing is written before it is admitted."""
         try:
-            Agent.objects.get_or_create(tenant_id=caller.tenant_id, slug=caller.agent)
+            may_register = tenancy.may_register(tenant_id=caller.tenant_id, slug=caller.agent)
         except DatabaseError as error:
             raise errors.ledger_unavailable() from error
+        if not may_register:
+            raise errors.too_many_agents(settings.AGENTS_PER_TENANT)
+
+    def register(self, caller: Caller) -> None:
+        """Make the agent of an admitted call known. Raises DatabaseError."""
+        tenancy.register_agent(tenant_id=caller.tenant_id, slug=caller.agent)
         if len(self._agents) >= MAX_CACHED:
             self._agents.clear()
         self._agents.add((caller.tenant_id, caller.agent))

@@ -24,6 +24,7 @@ BLOCKED = (
     Reason.TENANT_SUSPENDED,
     Reason.AGENT_PAUSED,
     Reason.KEY_INVALID,
+    Reason.TOO_MANY_NAMES,
 )
 COLUMNS = ("scope", "window", "state", "spent", "reserved", "limit", "remaining", "resets_at")
 
