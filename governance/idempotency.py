@@ -110,6 +110,11 @@ class WaitingRepeats:
         self._lock = Lock()
         self._waiting: Counter[int | None] = Counter()
 
+    @property
+    def count(self) -> int:
+        """How many wait now."""
+        return self._waiting.total()
+
     @contextmanager
     def place(self, api_key_id: int | None) -> Iterator[None]:
         """A place to wait in. Raises StillRunning where all are taken."""

@@ -89,8 +89,8 @@ def test_a_budgets_key_and_its_windows_get_the_name_that_calls_have_now() -> Non
 
 
 def test_a_platforms_subject_keeps_its_tenant() -> None:
-    each = make.budget("1.00", scope_type="agent", scope_key="*", tenant=None)
-    BudgetWindow.objects.bulk_create([])
+    each = budget("*", scope_type="agent")
+    Budget.objects.filter(pk=each.pk).update(tenant=None)
     window(each, "Acme_1/My/Bot")
     migrate()
     assert subjects() == [("Acme_1/my/bot", 5)]
