@@ -5,11 +5,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance import ledger
 from governance.actions import tenancy
+from governance.management.terminal import TerminalCommand
 from governance.models import ApiKey
 from governance.rules import money, names, policy, refusals
 from governance.rules.calls import Caller
@@ -29,7 +30,7 @@ BLOCKED = (
 COLUMNS = ("scope", "window", "state", "spent", "reserved", "limit", "remaining", "resets_at")
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Show the budgets that govern a caller; with --cost, what would be decided about such a call. Nothing is held"
         " or written. Exit status 0 when all is well (with --cost: allowed as it is), 1 when a budget is warned or"
@@ -70,12 +71,11 @@ class Command(BaseCommand):
             sys.exit(status)
 
     def _print(self, decision: Decision, *, asked: bool) -> None:
-        rows = [COLUMNS, *(tuple(_row(view).values()) for view in decision.views)]
-        widths = [max(len(str(row[place] or "-")) for row in rows) for place in range(len(COLUMNS))]
+        shown = [[names.printable(str(cell or "-")) for cell in _row(view).values()] for view in decision.views]
+        rows = [COLUMNS, *shown]
+        widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
         for row in rows if decision.views else []:
-            self.stdout.write(
-                "  ".join(str(cell or "-").ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            )
+            self.stdout.write("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
         if not decision.views:
             self.stdout.write("No budget governs this caller.")
         if asked:

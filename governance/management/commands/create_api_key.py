@@ -5,19 +5,20 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
 from governance.actions import tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role
 from governance.rules import names
 from governance.rules.errors import FieldError, Unknown
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Issue an API key and print it: it is shown here and never again."
 
     def add_arguments(self, parser: CommandParser) -> None:

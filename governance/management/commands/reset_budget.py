@@ -4,17 +4,18 @@ import getpass
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.actions import budgets
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Budget, BudgetWindow, ScopeType
 from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Close a budget's open window with a reason and open a new one now. History is kept."
 
     def add_arguments(self, parser: CommandParser) -> None:

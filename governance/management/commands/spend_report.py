@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 
 from governance.actions import tenancy
 from governance.api import tables
 from governance.management import arguments
+from governance.management.terminal import TerminalCommand
 from governance.queries import spend
 from governance.rules import money, names
 from governance.rules.errors import FieldError
@@ -19,7 +20,7 @@ MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
 NUMBERS = frozenset(MEASURES)
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Sum up what was spent, by tenant, agent, provider, model, hour, day or month. Times are UTC."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -55,7 +56,7 @@ class Command(BaseCommand):
             self.stdout.write("Nothing was spent.")
 
     def _table(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        cells = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
+        cells = [columns, *([names.printable(str(row.get(name, ""))) for name in columns] for row in rows)]
         widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
         for line in cells:
             self.stdout.write(
