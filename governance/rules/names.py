@@ -36,7 +36,7 @@ def _verbatim(text: str) -> str:
     return text
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """One text however it is encoded (Unicode's NFC), without white space that nobody sees.
 
     Case stays: "aB3" and "ab3" may be the ids of two people.
@@ -46,18 +46,18 @@ def _composed(text: str) -> str:
 
 def _folded(text: str) -> str:
     """One name whatever its case and width (Unicode's NFKC and case folding), as identifiers are compared."""
-    while (again := _composed(unicodedata.normalize("NFKC", text).casefold())) != text:
+    while (again := composed(unicodedata.normalize("NFKC", text).casefold())) != text:
         text = again
     return text
 
 
 KINDS = {
     "agent": Kind(100, _folded),
-    "user": Kind(200, _composed),
-    "session": Kind(200, _composed),
-    "task": Kind(200, _composed),
+    "user": Kind(200, composed),
+    "session": Kind(200, composed),
+    "task": Kind(200, composed),
     # What people read beside a tenant or a key.
-    "label": Kind(200, _composed),
+    "label": Kind(200, composed),
     "tenant": Kind(50, _verbatim),
     "key": Kind(16, _verbatim),
     "provider": Kind(40, _verbatim),
