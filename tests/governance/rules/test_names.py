@@ -136,6 +136,34 @@ def test_a_terminal_sees_the_number_of_what_would_move_its_cursor() -> None:
     assert names.printable("a\n\x1b", keep="\n") == "a\n\\x1b"
 
 
+@pytest.mark.parametrize(
+    ("scope_type", "subject", "found"),
+    [
+        ("agent", "Bot", ("Bot", "bot")),
+        ("agent", "acme/Bot", ("acme/Bot", "acme/bot")),
+        ("agent", "Acme/Bot", ("Acme/Bot", "acme/bot", "Acme/bot")),
+        ("user", "Bob", ("Bob",)),
+        ("user", f"acme/{'u' * 200}", (f"acme/{'u' * 200}",)),
+        ("tenant", "acme", ("acme",)),
+        ("platform", "", ("",)),
+    ],
+)
+def test_a_subject_is_looked_for_by_the_spellings_of_its_name(
+    scope_type: str, subject: str, found: tuple[str, ...]
+) -> None:
+    assert names.spellings_of_subject(scope_type, subject) == found
+
+
+def test_a_scopes_key_is_of_its_kind() -> None:
+    assert names.scope_key("agent", "Bot ") == "bot"
+    assert names.scope_key("user", "*") == "*"
+    assert names.scope_key("platform", " * ") == "*"
+    assert names.spellings_of_key("Bot ") == ("Bot", "bot")
+    with pytest.raises(FieldError) as refused:
+        names.scope_key("user", "a\x1b")
+    assert refused.value.field == "scope_key"
+
+
 def test_old_rows_are_looked_for_by_both_spellings() -> None:
     assert names.spellings("agent", " Bot") == ("bot", "Bot")
     assert names.spellings("agent", "bot") == ("bot",)
