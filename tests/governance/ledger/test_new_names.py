@@ -121,6 +121,22 @@ def test_a_tenants_new_names_are_bounded_within_an_hour(settings: Any) -> None:
     assert ledger.reserve(replace(asked[2], reservation_id=make.reserving("1").reservation_id), now=later).allowed
 
 
+def test_buckets_that_are_empty_are_dropped_and_those_in_use_stay() -> None:
+    limited()
+    for number in range(3):
+        assert ledger.reserve(make.reserving("0.01", by=make.caller(user=f"u{number}")), now=NOON).allowed
+    later = NOON + timedelta(minutes=61)
+    held = make.reserving("0.01", by=make.caller(user="u2"))
+    assert ledger.reserve(held, now=later).allowed
+    ledger.roll_windows(now=later)
+    assert list(RateBucket.objects.values_list("subject", flat=True)) == ["u2"]
+    for row in Reservation.objects.order_by("pk"):
+        ledger.settle(Settle(row.pk, nanos("0.01"), Usage(model="m")), now=later)
+    assert ledger.reserve(make.reserving("0.01", by=make.caller(user="u0")), now=later).allowed
+    assert ledger.reserve(make.reserving("0.01", by=make.caller(user="u2")), now=later).reason == Reason.RATE_LIMITED
+    assert reconcile.check() == []
+
+
 def test_a_report_that_was_made_before_opens_nothing_and_says_so(settings: Any) -> None:
     each()
     report = make.reporting("0.01", by=make.caller(user="a"))
