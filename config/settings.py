@@ -205,6 +205,13 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 # What a tenant's keys may report in a day where no budget of its own bounds them; None: nothing before it is reviewed.
 REPORT_REVIEW_ABOVE: Decimal | None = check.dollars(env, "REPORT_REVIEW_ABOVE", default="10")
+# What a tenant's calls may bring up: agents that are registered, and names that are new to a budget for each one.
+AGENTS_PER_TENANT = check.whole(env, "AGENTS_PER_TENANT", default=1_000, maximum=1_000_000)
+NEW_NAMES_PER_HOUR = check.whole(env, "NEW_NAMES_PER_HOUR", default=10_000, maximum=1_000_000)
+# What is kept under Idempotency-Keys for one API key in a day, and how many of its repeats wait in a process at once.
+KEPT_ANSWERS_PER_KEY = check.whole(env, "KEPT_ANSWERS_PER_KEY", default=20_000, maximum=1_000_000)
+KEPT_MEGABYTES_PER_KEY = check.whole(env, "KEPT_MEGABYTES_PER_KEY", default=256, maximum=100_000)
+WAITING_REPEATS_PER_KEY = check.whole(env, "WAITING_REPEATS_PER_KEY", default=20, maximum=1_000)
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
 # How long a call waits for the database that its budget is in.
 LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
@@ -246,7 +253,13 @@ LOG_LEVEL = check.choice(env, "LOG_LEVEL", choices=("DEBUG", "INFO", "WARNING", 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "config.logs.PrintableLines",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # A line for each request that a client of ours makes tells nobody anything.

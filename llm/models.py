@@ -9,9 +9,19 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
+from governance.rules import names
+from governance.rules.errors import FieldError
 from llm.rules import addresses
 from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
+
+
+def check_name(name: str) -> None:
+    """Raises the ValidationError of a model's name that no call could name."""
+    try:
+        names.checked("model", name, field="name")
+    except FieldError as error:
+        raise ValidationError({"name": error.message}) from error
 
 
 class Model(models.Model):
@@ -69,6 +79,7 @@ class Model(models.Model):
             problems["name"] = f"{self.name!r} is an alias of another model."
         if problems:
             raise ValidationError(problems)
+        check_name(self.name)
 
 
 class ModelAlias(models.Model):
@@ -95,6 +106,7 @@ class ModelAlias(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
+        check_name(self.name)
         if getattr(self, "model_id", None) is None:
             return
         self.provider = self.model.provider

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 
 from billing.accounts import plans
 from billing.models import BillingAccount, Plan
-from governance.api.fields import Dollars, Query, Strict, Text
+from governance.api.fields import Dollars, Name, Query, Strict, Text
 from governance.api.permissions import READERS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
@@ -55,7 +55,7 @@ class AccountBody(Strict):
 
 
 class AccountQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     state = serializers.ChoiceField(choices=BillingAccount.State.values, required=False)
     stripe_customer_id = Text(required=False)
     bound = serializers.BooleanField(required=False, help_text="false: customers whose tenant nobody knows yet.")

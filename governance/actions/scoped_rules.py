@@ -18,6 +18,7 @@ from governance import audit, ledger
 from governance.audit import Actor
 from governance.models import ScopeType, Tenant
 from governance.models.budgets import EACH
+from governance.rules import names
 from governance.rules.errors import Conflict, FieldError
 
 R = TypeVar("R", bound=models.Model)
@@ -153,6 +154,7 @@ def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> d
     """
     if scope_type not in ScopeType.values:
         raise FieldError("scope_type", f"must be one of {', '.join(ScopeType.values)}")
+    scope_key = names.scope_key(scope_type, scope_key)
     if scope_type == ScopeType.PLATFORM:
         if tenant is not None or scope_key not in ("", EACH):
             raise FieldError("scope_key", "the platform has no tenant and no key: it is everything")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from governance import audit
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
+from governance.rules import names
 from governance.rules.errors import Conflict, FieldError, NotOpen, Unknown
 
 TENANT_FIELDS = ("name", "time_zone", "show_amounts", "default_max_tokens")
@@ -22,12 +24,13 @@ Row = TypeVar("Row", Tenant, Agent)
 
 def tenant_named(slug: str, *, field: str = "tenant") -> Tenant:
     try:
-        return Tenant.objects.get(slug=slug)
+        return Tenant.objects.get(slug=names.checked("tenant", slug, field=field))
     except Tenant.DoesNotExist:
         raise Unknown(field, f"There is no tenant {slug!r}.") from None
 
 
 def agent_named(tenant: Tenant, slug: str) -> Agent:
+    slug = names.checked("agent", slug)
     try:
         return Agent.objects.select_related("tenant").get(tenant=tenant, slug=slug)
     except Agent.DoesNotExist:
@@ -37,6 +40,7 @@ def agent_named(tenant: Tenant, slug: str) -> Agent:
 @transaction.atomic
 def create_tenant(*, slug: str, name: str = "", by: audit.Actor, now: datetime, **fields: Any) -> Tenant:
     """A new tenant; its slug names it everywhere and never changes."""
+    slug, name = names.checked("tenant", slug, field="slug"), names.checked("label", name, field="name")
     if Tenant.objects.filter(slug=slug).exists():
         raise Conflict("slug", f"There is a tenant {slug!r} already.")
     tenant = Tenant(slug=slug, name=name or slug, **fields)
@@ -52,6 +56,8 @@ def change_tenant(*, tenant: Tenant, changes: dict[str, Any], by: audit.Actor, n
     old = {field: getattr(tenant, field) for field in changes if getattr(tenant, field) != changes[field]}
     if not old:
         return tenant
+    if "name" in old:
+        changes = changes | {"name": names.checked("label", changes["name"], field="name")}
     for field in old:
         setattr(tenant, field, changes[field])
     _checked(tenant)
@@ -77,12 +83,26 @@ def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime
 
 @transaction.atomic
 def create_agent(*, tenant: Tenant, slug: str, by: audit.Actor, now: datetime) -> Agent:
+    """An agent by its name, which is folded: "Bot" and "bot" are one."""
+    slug = names.of_call("agent", slug, field="slug")
     if Agent.objects.filter(tenant=tenant, slug=slug).exists():
         raise Conflict("slug", f"{tenant.slug} has an agent {slug!r} already.")
     agent = Agent(tenant=tenant, slug=slug)
     _insert(agent)
     audit.record(action="agent.create", target=f"agent {agent}", by=by, now=now, new={"slug": slug})
     return agent
+
+
+def may_register(*, tenant_id: int, slug: str) -> bool:
+    """Whether a call may name an agent: it is known, or one more may be registered by calls."""
+    agents = Agent.objects.filter(tenant_id=tenant_id)
+    return agents.filter(slug=slug).exists() or agents.count() < settings.AGENTS_PER_TENANT
+
+
+def register_agent(*, tenant_id: int, slug: str) -> None:
+    """Make the agent that an admitted call names known to operators, who can pause it then; no act of a person."""
+    if may_register(tenant_id=tenant_id, slug=slug):
+        Agent.objects.get_or_create(tenant_id=tenant_id, slug=slug)
 
 
 def pause_agent(*, agent: Agent, reason: str, by: audit.Actor, now: datetime) -> Agent:
@@ -108,6 +128,7 @@ def issue_key(
     _check_binding(role, tenant, agent)
     if expires_at is not None and expires_at <= now:
         raise FieldError("expires_at", "expires_at must be in the future.")
+    name = names.checked("label", name, field="name")
     text, key = new_key(role=role, tenant=tenant, agent=agent, name=name)
     key.expires_at = expires_at
     _insert(key)

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import budgets, tenancy
-from governance.api.fields import Act, Dollars, Query, Ratio, Text
+from governance.api.fields import Act, Dollars, Name, Query, Ratio, ScopeKeyFilter, Text, looked_for
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
@@ -32,7 +32,7 @@ class BudgetBody(PolicyBody):
     """A budget, and where its current window stands."""
 
     id = serializers.IntegerField(read_only=True)
-    tenant = Text(required=False, allow_null=True, default=None, max_length=50)
+    tenant = Name("tenant", required=False, allow_null=True, default=None)
     scope_type = serializers.ChoiceField(choices=ScopeType.values)
     scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
     scope = serializers.CharField(read_only=True)
@@ -54,9 +54,9 @@ class BudgetBody(PolicyBody):
 
 
 class BudgetQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     scope_type = serializers.ChoiceField(choices=ScopeType.values, required=False)
-    scope_key = Text(required=False)
+    scope_key = ScopeKeyFilter(required=False)
     window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES], required=False)
     enabled = serializers.BooleanField(required=False)
 
@@ -150,6 +150,7 @@ class Budgets(BudgetView, ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(BudgetQuery, request.query_params.dict())
         slug = asked.pop("tenant", None)
+        asked = {looked_for(name, value): value for name, value in asked.items()}
         where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
         rows = budget_status.readable_budgets(self.by.reader).filter(where)
         return self.listed(rows, self.all_to_api, columns=columns_of(BudgetBody))

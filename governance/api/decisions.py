@@ -13,14 +13,15 @@ from rest_framework.response import Response
 from governance import ledger, ports
 from governance.api import errors
 from governance.api.callers import caller_of
-from governance.api.fields import Count, Dollars, Names, Ratio, Text
+from governance.api.fields import Count, Dollars, Name, Names, Ratio
 from governance.api.permissions import EVERYONE
 from governance.api.spend import CallerFields
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.rules import money, refusals
+from governance.rules import money, names, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Downgrade, WindowView, fixed
+from governance.rules.errors import FieldError
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
 
@@ -39,12 +40,13 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         pairs = list(data.items()) if isinstance(data, dict) else [self._pair(item) for item in self._items(data)]
-        for kind, key in pairs:
+        for kind, _ in pairs:
             if kind not in SCOPE_KINDS:
                 raise serializers.ValidationError(f"{kind!r} is no kind; there are {', '.join(SCOPE_KINDS)}.")
-            if not isinstance(key, str) or not 0 < len(key) <= 200:
-                raise serializers.ValidationError(f"the key of {kind} must be a name.")
-        return dict(pairs)
+        try:
+            return {kind: names.of_call(kind, key) for kind, key in pairs}
+        except FieldError as error:
+            raise serializers.ValidationError(f"the key of {error.field} {error.message}") from error
 
     def _items(self, data: Any) -> list[Any]:
         if not isinstance(data, list):
@@ -64,9 +66,9 @@ class DecisionRequest(CallerFields):
     """A call one thinks of making: who, which model, and how much at most."""
 
     scopes = Scopes(required=False)
-    model = Text(max_length=120)
+    model = Name("model")
     tools = Names(required=False, default=list, max_length=500)
-    forced_tool = Text(max_length=200, required=False, default="", allow_blank=True)
+    forced_tool = Name("tool", required=False, default="", allow_blank=True)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
     estimated_cost = Dollars(required=False, help_text="Stands for whichever model serves.")
     input_tokens = Count(required=False)

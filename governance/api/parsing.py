@@ -1,4 +1,4 @@
-"""JSON bodies, with numbers kept exact."""
+"""What a request brings: JSON bodies, with numbers kept exact, and the text of headers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any
 
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
+
+from governance.rules import names
+
+
+def header(request: Request, name: str) -> str:
+    """A header's text, or "". Django reads its bytes as Latin-1, whatever they are."""
+    return names.from_header(request.headers.get(name, "").encode("latin-1", "replace"))
 
 
 class ExactJson(JSONParser):

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from governance.actions import reservations, reviews
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Count, Dollars, Moment, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, Name, Strict
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
@@ -39,7 +39,7 @@ class Lifetime(serializers.IntegerField):
 class ReserveRequest(DecisionRequest):
     """A call about to be made: who, which model, and how much at most."""
 
-    provider = Text(max_length=40, required=False, default="mistral")
+    provider = Name("provider", required=False, default="mistral")
     ttl_s = Lifetime(help_text="How long the hold lasts; the platform's default where it is left out.")
 
 
@@ -54,9 +54,9 @@ class SettleRequest(UsageBody):
 
     cost = Dollars(required=False)
     usage = UsageBody(required=False, help_text="The token counts, for those who have them in one object.")
-    model = Text(max_length=120, required=False, help_text="The model that served, where it was another.")
-    provider = Text(max_length=40, required=False)
-    request_id = Text(max_length=100, required=False, help_text="Yours or the provider's.")
+    model = Name("model", required=False, help_text="The model that served, where it was another.")
+    provider = Name("provider", required=False)
+    request_id = Name("request_id", required=False, help_text="Yours or the provider's.")
     occurred_at = Moment(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

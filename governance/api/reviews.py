@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from governance.actions import reviews
 from governance.api import errors
-from governance.api.fields import Act, Dollars, PeriodQuery, Text
+from governance.api.fields import Act, Dollars, NameFilter, PeriodQuery, looked_for
 from governance.api.once import OnceView
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list
@@ -77,10 +77,10 @@ class ReviewBody(serializers.Serializer[PendingReport]):
 class ReviewQuery(PeriodQuery):
     """Filters of the reports; `from` and `to` are of `reported_at`."""
 
-    tenant = Text(required=False)
-    agent = Text(required=False)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
     status = serializers.ChoiceField(choices=PendingReport.Status.values, required=False)
-    request_id = Text(required=False)
+    request_id = NameFilter("request_id", required=False)
     reservation = serializers.UUIDField(required=False)
 
 
@@ -92,7 +92,7 @@ class Reviews(ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(ReviewQuery, request.query_params.dict())
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
-        where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
+        where = Q(**{looked_for(name, value): value for name, value in asked.items()})
         rows = reviews.seen_by(self.by.reader).filter(where, period.on("reported_at"))
         return self.listed(rows, lambda page: [shown(self, row) for row in page], columns=columns_of(ReviewBody))
 

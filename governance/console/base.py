@@ -11,6 +11,7 @@ from unfold.paginator import InfinitePaginator
 from governance.api.authentication import role_of
 from governance.audit import Actor
 from governance.models.tenancy import Role
+from governance.rules import names
 
 
 def is_staff(request: HttpRequest) -> bool:
@@ -34,6 +35,11 @@ class ConsoleAdmin(ModelAdmin):
     show_full_result_count = False
     list_filter_submit = False
     warn_unsaved_form = True
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """Names are looked for in the form that is kept, however they are typed."""
+        found: tuple[Any, bool] = super().get_search_results(request, queryset, names.composed(search_term))
+        return found
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return is_staff(request)

@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, clock, sql, window_rules
-from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, bucket_view, views_of
+from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -52,7 +52,7 @@ from governance.ledger.results import (
 from governance.ledger.sql_dialect import by_index, together
 from governance.rules import money
 from governance.rules.calls import Caller
-from governance.rules.decision import Call, Decision, decide
+from governance.rules.decision import Call, Decision
 
 _RULES: dict[type, Callable[[Batch, Any], Any]] = {
     Reserve: call_rules.reserve,
@@ -212,11 +212,7 @@ def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
     batch.read_unlocked(caller)
-    decision = decide(
-        batch.with_caller_status(call, caller),
-        views_of(batch.matched(caller), batch.open),
-        [bucket_view(bucket, batch.now) for bucket in batch.buckets_of(caller)],
-    )
+    decision = batch.decided(caller, call)
     if decision.quote is not None:
         call_rules.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
     return decision

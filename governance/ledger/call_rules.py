@@ -28,12 +28,13 @@ from governance.ledger.results import (
     RequestIdReused,
     ReservationUnknown,
     SettleResult,
+    TooManyNames,
 )
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
-from governance.rules.decision import Decision, Reason, WindowView, decide
+from governance.rules.decision import Decision, Reason, WindowView
 from governance.rules.reports import PLATFORM, ReportBound, ReportTrust, bound_of, is_budgeted
 
 LATE_SETTLE = "late_settle"
@@ -51,18 +52,17 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    matched = batch.matched(op.caller)
-    views = views_of(matched, batch.open)
-    buckets = batch.buckets_of(op.caller)
-    decision = decide(
-        batch.with_caller_status(op.call, op.caller), views, [bucket_view(bucket, batch.now) for bucket in buckets]
-    )
+    decision = batch.decided(op.caller, op.call)
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
     held = decision.quote
     refuse_beyond("estimated_cost", held.cost_nanos)
-    _refuse_unbudgeted(batch, op.trust, "estimated_cost", held.cost_nanos, views)
+    _refuse_unbudgeted(
+        batch, op.trust, "estimated_cost", held.cost_nanos, views_of(batch.matched(op.caller), batch.open)
+    )
+    batch.open_for(op.caller)
+    matched, buckets = batch.matched(op.caller), batch.buckets_of(op.caller)
     tokens = min(held.tokens, money.MAX_UNITS)
     windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
@@ -179,6 +179,8 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         return repeated(op, batch.reported[key])
     occurred_at = op.occurred_at or batch.now
     refuse_beyond("cost", op.cost_nanos)
+    if op.windows is None and batch.is_crowded(op.caller):
+        raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:
@@ -256,7 +258,8 @@ def refuse_reuse(op: Record, *, agent: str) -> None:
 
 
 def _note_refusal(batch: Batch, decision: Decision) -> None:
-    if decision.reason == Reason.BUDGET_EXHAUSTED and decision.because:
+    # One that is not open has nothing to stop.
+    if decision.reason == Reason.BUDGET_EXHAUSTED and decision.because and decision.because.window_id:
         batch.note_stop(batch.windows[decision.because.window_id], "a call was refused")
 
 

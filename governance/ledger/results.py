@@ -63,6 +63,14 @@ class RequestIdReused(LedgerError):
     field = "request_id"
 
 
+class TooManyNames(LedgerError):
+    """A tenant has brought a budget for each one as many new names within an hour as it may: `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(ROWS[Reason.TOO_MANY_NAMES].sentence.format(most_names=most) + ".")
+        self.most = most
+
+
 class ExtendRefused(LedgerError):
     """The hold cannot grow: a budget has no room for it."""
 

@@ -35,9 +35,10 @@ from governance.ledger.sql_dialect import (
 from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
+from governance.rules.names import EACH
 from governance.rules.policy import Policy
 from governance.rules.reports import is_own
-from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
+from governance.rules.scopes import BudgetRule, RateRule, keys_of
 from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
@@ -200,6 +201,18 @@ def windows(
         [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids)],
     )
     return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
+
+
+def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -> bool:
+    """Whether a tenant's calls have opened so many windows of a budget since then."""
+    if count <= 0:
+        return True
+    rows = words.select(
+        "SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s AND tenant_id = %s AND opened_at > %s"
+        " LIMIT 1 OFFSET %s",
+        [budget_id, tenant_id, stamp(since), count - 1],
+    )
+    return bool(rows)
 
 
 def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:

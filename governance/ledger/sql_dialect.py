@@ -184,6 +184,11 @@ def for_update(alias: str) -> str:
     return f" FOR UPDATE OF {alias}" if is_postgres() else ""
 
 
+def skip_locked() -> str:
+    """After `for_update`: rows that others hold are left out."""
+    return " SKIP LOCKED" if is_postgres() else ""
+
+
 def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
 

@@ -138,6 +138,7 @@ def roll(batch: Batch, *, limit: int) -> int:
     batch.work_out(stale)
     sql.update_windows(stale)
     sql.insert_events(batch.events, batch.now)
+    limits.drop_idle(batch.now, limit)
     return len(rows) + len(new) + len(stale)
 
 

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     BUDGET_IN_FLIGHT = "budget_in_flight"
     RATE_LIMITED = "rate_limit_exceeded"
     EMERGENCY_STOP = "emergency_stop"
+    TOO_MANY_NAMES = "too_many_names"
     SOFT_CAP = "soft_cap"
     DOWNGRADE_RULE = "downgrade_rule"
 
@@ -215,6 +216,8 @@ class Decision:
     retry_after_s: int = 0
     # Of a call that waits for those in flight: what it needs at the least.
     wanted_nanos: int = 0
+    # Of a call that names one more than there may be: how many.
+    most_names: int = 0
 
     @property
     def allowed(self) -> bool:

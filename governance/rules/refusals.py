@@ -29,7 +29,7 @@ FIELDS = {name: name for name in ("model", "forced_tool", "allow_downgrade")}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`sentence` is without its full stop, with the call's fields and the rate limit's figures in braces.
+    """`sentence` is without its full stop, with the call's fields and the limits' figures in braces.
 
     `param` is the field of the call that is at fault. `wait_s` says in how many seconds to come back; None: nobody
     knows, so there is no Retry-After.
@@ -82,6 +82,14 @@ TABLE = (
     Row(Reason.EMERGENCY_STOP, 403, "emergency_stop", "An operator has stopped these calls"),
     Row(Reason.TENANT_SUSPENDED, 402, "subscription_inactive", "The subscription is not active"),
     Row(Reason.KEY_INVALID, 401, "invalid_api_key", "This API key is revoked or has expired"),
+    Row(
+        Reason.TOO_MANY_NAMES,
+        429,
+        "too_many_names",
+        "More than {most_names:,} agents, users, sessions or tasks were new to one budget within an hour: name one that"
+        " it knows, or try again later",
+        wait_s=lambda _: 60,
+    ),
     Row(
         Reason.MODEL_NOT_PRICED,
         400,
@@ -152,7 +160,8 @@ def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
     row = ROWS[decision.reason]
     limit = decision.limited_by.scope if decision.limited_by else ""
     wait_s = row.wait_s(decision) if row.wait_s else None
-    return row.sentence.format(asked=decision.model, limit=limit, wait_s=wait_s, **fields)
+    figures = {"limit": limit, "wait_s": wait_s, "most_names": decision.most_names}
+    return row.sentence.format(asked=decision.model, **figures, **fields)
 
 
 def rfc3339(at: datetime) -> str:

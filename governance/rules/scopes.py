@@ -8,10 +8,10 @@ from typing import Protocol, TypeVar
 
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
+from governance.rules.names import EACH, OF_A_CALL
 from governance.rules.policy import Policy
 from governance.rules.windows import WindowKind
 
-EACH = "*"
 # The most particular first: it is named first where several budgets refuse alike, and its rules come first.
 SCOPES = ("task", "session", "user", "key", "agent", "tenant", "platform")
 
@@ -62,6 +62,11 @@ class MatchedBudget:
     subject: str
     tenant_id: int | None
     time_zone: str = "UTC"
+
+
+def is_named_by_calls(rule: Scoped) -> bool:
+    """Whether the subjects of a rule are whoever calls name: then there are as many as callers think of."""
+    return rule.scope_key == EACH and rule.scope_type in OF_A_CALL
 
 
 # Whom an emergency stop is for: (tenant id, agent); all of a tenant is (id, ""), everybody (0, "").

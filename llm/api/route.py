@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Strict, Text
+from governance.api.fields import Name, Strict
 from governance.api.once import PARAMETER
 from governance.api.views import ControlView
 from governance.models.tenancy import Role
@@ -35,10 +35,10 @@ class RouteRequest(Strict):
     messages = serializers.ListField(
         child=serializers.DictField(), required=False, allow_empty=False, help_text="As of /v1/chat/completions."
     )
-    strategy = Text(
-        required=False, default="", help_text="One of the routing file's; its default strategy unless told."
+    strategy = Name(
+        "strategy", required=False, default="", help_text="One of the routing file's; its default strategy unless told."
     )
-    model = Text(required=False, default="", help_text="Where no strategy is given: the model to ask first.")
+    model = Name("model", required=False, default="", help_text="Where no strategy is given: the model to ask first.")
     max_tokens = serializers.IntegerField(required=False, min_value=1)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 

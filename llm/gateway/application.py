@@ -65,11 +65,13 @@ class GatewayApplication(Gateway):
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         identity = await self.identify(exchange)
+        # Before its Idempotency-Key is looked up: what is malformed leaves no row.
+        asked = await calls.read(exchange, identity, route)
         await idempotency.once(
             self,
             exchange,
             identity,
-            lambda exchange: calls.serve(self, exchange, identity, route),
+            lambda exchange: calls.serve(self, exchange, identity, route, asked),
             limit=route.max_body_bytes,
         )
 

@@ -7,6 +7,7 @@ the client has not been sent a byte. No database connection is held while a mode
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat as uuids
 from django.conf import settings
+from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import ledger
@@ -26,7 +28,7 @@ from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import errors, upstream
+from llm.gateway import callers, errors, upstream
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import ClientGone, Exchange
@@ -44,26 +46,52 @@ from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
 from llm.state import routing
-from llm.state.telemetry import Attempt
+from llm.state.telemetry import Attempt, trace_context
+
+log = logging.getLogger(__name__)
 
 
-async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
-    """Answer a call of any route, plain or streaming."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for, and for whom."""
+
+    request: Request
+    estimate: bounds.Estimate
+    caller: Caller
+
+
+async def read(exchange: Exchange, identity: Identity, route: Route) -> Asked:
+    """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
     body = await exchange.body(limit=route.max_body_bytes)
-    exchange.watch()
     try:
         request = route.parse(body, exchange.header("content-type"))
+        _check_names(exchange, request)
         estimate = route.estimate(request, identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
         raise _mistake(error) from error
     except bounds.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
+    return Asked(request, estimate, identity.caller(**callers.named(exchange, request)))
+
+
+def _check_names(exchange: Exchange, request: Request) -> None:
+    callers.checked("model", request.model, field="model")
+    callers.checked("strategy", exchange.header("x-strategy"), field="x-strategy")
+    for tool in request.tools:
+        callers.checked("tool", tool, field="tools")
+
+
+async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route, asked_for: Asked) -> None:
+    """Answer a call of any route, plain or streaming."""
+    exchange.watch()
+    request, estimate, caller = asked_for.request, asked_for.estimate, asked_for.caller
     catalogue = snapshot.current()
     asked = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
     if asked.entry is not None:
         _check(asked.entry, request, route, estimate, unconfigured)
-    caller = await _caller(gateway, exchange, identity, request)
+    if not gateway.identities.is_registered(caller):
+        await gateway.read(lambda: gateway.identities.refuse_one_more(caller))
     call = _GovernedCall(
         gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
     )
@@ -321,6 +349,7 @@ class _GovernedCall:
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
+        await self._register()
         try:
             # What was held for is what may be written: the bound goes upstream with the call.
             body = provider.body(
@@ -346,6 +375,15 @@ class _GovernedCall:
                 await self._relay(hold, provider, answer, sent=sent)
         finally:
             answer.close()
+
+    async def _register(self) -> None:
+        """Make the agent of an admitted call known to operators; where that fails, its next call does."""
+        if self.gateway.identities.is_registered(self.caller):
+            return
+        try:
+            await self.gateway.read(lambda: self.gateway.identities.register(self.caller))
+        except DatabaseError:
+            log.exception("request %s: its agent could not be registered", self.exchange.request_id)
 
     async def _send(self, hold: Hold, provider: Provider, body: bytes) -> Answer:
         hold.sent = True
@@ -505,7 +543,7 @@ class _GovernedCall:
             error=error,
             duration_s=time.monotonic() - hold.since,
             first_byte_s=self.first_byte_s,
-            traceparent=self.exchange.header("traceparent"),
+            traceparent=trace_context(self.exchange.header("traceparent")),
         )
 
     def _headers(self, hold: Hold) -> list[tuple[str, str]]:
@@ -528,21 +566,6 @@ class _GovernedCall:
 
 def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     return errors.bad_request(error.message, param=error.param, code=error.code)
-
-
-async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: Request) -> Caller:
-    """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
-
-    def said(name: str) -> str:
-        value = exchange.header(f"x-{name}") or request.metadata.get(name) or ""
-        return value if isinstance(value, str) else str(value)
-
-    caller = identity.caller(
-        agent=said("agent"), user=said("user") or request.user, session=said("session"), task=said("task")
-    )
-    if not gateway.identities.is_registered(caller):
-        await gateway.read(lambda: gateway.identities.register(caller))
-    return caller
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

@@ -67,6 +67,14 @@ def forbidden(message: str, *, code: str = "permission_denied") -> GatewayError:
     return GatewayError(403, "permission_error", code, message)
 
 
+def too_many_agents(most: int) -> GatewayError:
+    message = (
+        f"This tenant has {most:,} agents, which is the most that calls register by naming them:"
+        " name one of these, or have an operator add this one."
+    )
+    return forbidden(message, code="too_many_agents")
+
+
 def not_found(message: str) -> GatewayError:
     return GatewayError(404, "invalid_request_error", "not_found", message)
 

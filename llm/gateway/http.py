@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from governance.rules import names
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -48,8 +50,8 @@ class Exchange:
         self.complete = True
 
     def header(self, name: str) -> str:
-        """A request header's text, or ""; bytes outside ASCII come through as Latin-1, as HTTP has it."""
-        return self._headers.get(name.encode(), b"").decode("latin-1").strip()
+        """A request header's text, or ""."""
+        return names.from_header(self._headers.get(name.encode(), b""))
 
     def send_through(self, wrap: Callable[[Send], Send]) -> None:
         """From here on every message of the answer goes through what `wrap` makes of the sender."""

@@ -15,7 +15,7 @@ from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, fixed
 from llm.catalogue import snapshot
-from llm.gateway import errors
+from llm.gateway import callers, errors
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.rules.pricing import Entry
@@ -42,12 +42,7 @@ async def models(gateway: Gateway, exchange: Exchange) -> None:
 async def budget(gateway: Gateway, exchange: Exchange) -> None:
     """The tightest budget of the caller, and how many more calls it lasts at their usual cost."""
     identity = await gateway.identify(exchange)
-    caller = identity.caller(
-        agent=exchange.header("x-agent"),
-        user=exchange.header("x-user"),
-        session=exchange.header("x-session"),
-        task=exchange.header("x-task"),
-    )
+    caller = identity.caller(**callers.named(exchange))
     now = timezone.now()
     try:
         decision, usual_nanos = await gateway.read(lambda: _standing(caller, now))
