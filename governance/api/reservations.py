@@ -161,12 +161,12 @@ class Reservations(OnceView):
         except AlreadyResolved:
             return self._reserved_before(id)
         if not decision.allowed:
-            return refused(decision, request, model=asked["model"])
+            return refused(decision, request, model=asked["model"], audience=self.by.audience)
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
         row = Reservation.objects.get(pk=id)
-        answer = decided(decision, model) | {
+        answer = decided(decision, model, audience=self.by.audience) | {
             "id": str(id),
             "status": row.status,
             "amount": Dollars().to_representation(row.amount_nanos),

@@ -24,6 +24,7 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
+from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors, upstream
@@ -244,7 +245,7 @@ class _GovernedCall:
             raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
         if decision.quote is None:
             raise self.failure or errors.refusal(
-                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
+                decision, audience=self.identity.audience, tenant=self.caller.tenant, now=timezone.now()
             )
         usage = CallUsage(
             route=self.route,
@@ -517,7 +518,8 @@ class _GovernedCall:
             ("x-model-served", decision.model),
             ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
         ]
-        if reason := _reason(decision, requested, chosen=bool(self.strategy) and self.failure is None):
+        chosen = bool(self.strategy) and self.failure is None
+        if reason := _reason(decision, requested, chosen=chosen, audience=self.identity.audience):
             headers.append(("x-downgrade-reason", reason))
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
@@ -554,23 +556,23 @@ def _content_type(answer: upstream.Refusing) -> str:
     return answer.headers.get("content-type", "application/json")
 
 
-def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
+def _reason(decision: Decision, requested: str, *, chosen: bool, audience: Audience) -> str:
     """Why another model serves than the one requested; empty where it does not. `chosen`: by a strategy."""
     if decision.model == requested:
         return ""
     if decision.action is not Action.DEGRADE or decision.because is None:
         return "strategy" if chosen else "fallback"
-    return f"{decision.reason.value} of {decision.because.scope} per {decision.because.kind}"
+    return f"{decision.reason.value} of {audience.window(decision.because).name}"
 
 
 def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
-    """The tightest budget, after this call: as settled, or (not yet settled) as held."""
-    decided = hold.decision.tightest
+    """The tightest budget that may be shown, after this call: as settled, or (not yet settled) as held."""
+    decided = identity.audience.tightest(hold.decision.views)
     if decided is None:
         return []
     held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
     settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
-    return errors.budget_headers(next(settled, held), show_amounts=identity.show_amounts)
+    return errors.budget_headers(identity.audience.window(next(settled, held)))
 
 
 def _timing(arrived: float, sent: float, answered: float) -> str:

@@ -90,13 +90,16 @@ class Gateway:
         except TimeoutError as error:
             raise OperationalError("the database does not answer") from error
 
-    async def identify(self, exchange: Exchange) -> Identity:
-        """Who calls; raises the 401 or 403 that says why not."""
+    async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
+        """Who calls; raises the 401 or 403 that says why not.
+
+        `afresh`: past the cache, for what is answered without the ledger, which would notice a revoked key.
+        """
         found = BEARER.fullmatch(exchange.header("authorization"))
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
         key = found[1]
-        cached = self.identities.cached(key)
+        cached = None if afresh else self.identities.cached(key)
         return cached if cached is not None else await self.read(lambda: self.identities.find(key))
 
 
