@@ -16,6 +16,7 @@ from typing import cast
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
 from governance.rules.policy import Policy, Rule
+from governance.rules.scopes import PLATFORM
 
 
 class Action(StrEnum):
@@ -83,8 +84,10 @@ class Quote:
         if self.max_tokens is None or self.picos_per_output_token <= 0:
             return None
         tokens = min(self.max_tokens, (room_nanos * 1000 - self.fixed_picos) // self.picos_per_output_token)
-        if tokens <= 0:
-            return None
+        return self.with_most(tokens) if tokens > 0 else None
+
+    def with_most(self, tokens: int) -> Quote:
+        """The same call with so many output tokens at most."""
         cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
         return replace(self, max_tokens=tokens, cost_nanos=cost_nanos)
 
@@ -364,10 +367,10 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote |
             return quote
     if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
         return Action.IN_FLIGHT
-    if clamped := _clamp(candidates, views, room_nanos=min(view.room_nanos for view in views)):
+    if clamped := _clamp(candidates, views, room_nanos=lambda view: view.room_nanos):
         return clamped
-    later_nanos = min(view.room_nanos + view.reserved_nanos for view in views)
-    return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
+    later = _clamp(candidates, views, room_nanos=lambda view: view.room_nanos + view.reserved_nanos)
+    return Action.IN_FLIGHT if later else Action.HARD_STOP
 
 
 def _slowest(quote: Quote, buckets: Sequence[BucketView]) -> tuple[int, BucketView] | None:
@@ -385,13 +388,24 @@ def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
     return Action.WARN if pressed else Action.ALLOW
 
 
-def _clamp(candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: int) -> Quote | None:
-    """The last candidate with as many output tokens as the money covers, where every policy allows that."""
+def _clamp(
+    candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: Callable[[WindowView], int]
+) -> Quote | None:
+    """The last candidate with as many output tokens as the money covers, where every policy allows that.
+
+    What the platform's budget covers is rounded down to a power of two: the bound is told to the client, which could
+    reckon to the cent from it what all tenants have left.
+    """
     if any(view.spent_out or not view.policy.clamp for view in views):
         return None
-    quote = candidates[-1].clamped(room_nanos)
+    narrowest = min(views, key=room_nanos)
+    quote = candidates[-1].clamped(room_nanos(narrowest))
     least = max(view.policy.clamp_min_tokens for view in views)
-    return quote if quote and quote.max_tokens is not None and quote.max_tokens >= least else None
+    if quote is None or quote.max_tokens is None or quote.max_tokens < least:
+        return None
+    if narrowest.scope_type == PLATFORM:
+        return quote.with_most(max(least, 1 << quote.max_tokens.bit_length() - 1))
+    return quote
 
 
 def _removed_tools(call: Call, asked: Quote, views: Sequence[WindowView]) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from datetime import datetime
 
 from governance.rules import money
 from governance.rules.decision import Decision, Reason
-from governance.rules.visibility import PLATFORM, STAFF, Audience, ShownWindow
+from governance.rules.scopes import PLATFORM
+from governance.rules.visibility import STAFF, Audience, ShownWindow
 
 BUDGET_EXHAUSTED = "budget_exhausted"
 NEVER_RETRY = ("x-should-retry", "false")

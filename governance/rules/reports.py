@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from governance.rules.decision import WindowView
-from governance.rules.visibility import PLATFORM
+from governance.rules.scopes import PLATFORM
 
 # The scopes whose key comes from the API key. Any other a caller names itself: with a new user for each report, a
 # budget for each user bounds nothing.

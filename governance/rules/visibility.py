@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from governance.rules.decision import State, WindowView, tightest
-
-PLATFORM = "platform"
+from governance.rules.scopes import PLATFORM
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,10 +181,10 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
     if window is None:
         return []
     said = {
-        "x-budget-state": window.state and window.state.value,
+        "x-budget-state": window.state.value if window.state else None,
         "x-budget-scope": window.scope,
         **amounts(window, {"x-budget-limit-usd": "limit", "x-budget-remaining-usd": "remaining"}),
-        "x-budget-resets-at": window.ends_at and refusals.rfc3339(window.ends_at),
+        "x-budget-resets-at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
     }
     return [(name, text) for name, text in said.items() if text is not None]
 
