@@ -218,6 +218,8 @@ class Decision:
     retry_after_s: int = 0
     # Of a call that waits for those in flight: what it needs at the least.
     wanted_nanos: int = 0
+    # Of a call that was refused for want of money: what it needs at the model that it may go to.
+    wanted: Quote | None = None
 
     @property
     def allowed(self) -> bool:
@@ -250,8 +252,10 @@ def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView
 
 
 def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView]) -> Decision:
-    def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
-        return Decision(action, reason, model=call.model, because=because, views=tuple(views))
+    def refuse(
+        action: Action, reason: Reason, because: WindowView | None = None, wanted: Quote | None = None
+    ) -> Decision:
+        return Decision(action, reason, model=call.model, because=because, views=tuple(views), wanted=wanted)
 
     if call.blocked:
         return refuse(Action.HARD_STOP, call.blocked)
@@ -262,16 +266,16 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     reached = _candidates(call, asked, views)
     candidates = [quote for quote, _ in reached]
     if len(candidates) > 1 and not call.allow_downgrade:
-        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view)
+        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view, asked)
 
     chosen = _choose(candidates, views)
     if chosen is Action.IN_FLIGHT:
-        return replace(refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views)), wanted_nanos=candidates[-1].cost_nanos)
+        waiting = refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views), candidates[-1])
+        return replace(waiting, wanted_nanos=candidates[-1].cost_nanos)
     if isinstance(chosen, Action):
         # Calls in flight may hold the rest of another window; this one would refuse without them too.
-        return refuse(
-            chosen, Reason.BUDGET_EXHAUSTED, min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
-        )
+        because = min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
+        return refuse(chosen, Reason.BUDGET_EXHAUSTED, because, candidates[-1])
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
@@ -279,7 +283,6 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
         refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
         return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
     downgrades = next((steps for quote, steps in reached if quote.model == chosen.model), ())
-    because = downgrades[0].view if downgrades else pressed
     return Decision(
         _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
         reason=Reason.SOFT_CAP if pressed else Reason.DOWNGRADE_RULE if downgrades else Reason.NONE,
@@ -287,7 +290,7 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
         quote=chosen,
         disabled_tools=removed,
         clamped=chosen not in candidates,
-        because=because,
+        because=downgrades[0].view if downgrades else pressed,
         views=tuple(views),
         downgrades=downgrades,
     )

@@ -28,6 +28,7 @@ from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors, upstream
+from llm.gateway.asked import Asked
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import ClientGone, Exchange
@@ -48,25 +49,25 @@ from llm.state import routing
 from llm.state.telemetry import Attempt
 
 
-async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
-    """Answer a call of any route, plain or streaming."""
+async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route, asked: Asked) -> None:
+    """Answer a call of any route, plain or streaming; `asked` is told what is known of it."""
     body = await exchange.body(limit=route.max_body_bytes)
     exchange.watch()
     try:
-        request = route.parse(body, exchange.header("content-type"))
+        asked.request = request = route.parse(body, exchange.header("content-type"))
         estimate = route.estimate(request, identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
         raise _mistake(error) from error
     except bounds.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
     catalogue = snapshot.current()
-    asked = Candidate(request.model, catalogue.resolve(request.model))
+    named = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
-    if asked.entry is not None:
-        _check(asked.entry, request, route, estimate, unconfigured)
-    caller = await _caller(gateway, exchange, identity, request)
+    if named.entry is not None:
+        _check(named.entry, request, route, estimate, unconfigured)
+    asked.caller = caller = await _caller(gateway, exchange, identity, request)
     call = _GovernedCall(
-        gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
+        gateway, exchange, route, identity, caller, request, estimate, catalogue, named, set(unconfigured)
     )
     await call.serve()
 

@@ -33,6 +33,8 @@ class GatewayError(Exception):
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # Of a refusal by the budgets.
+    decision: Decision | None = None
 
     def body(self) -> dict[str, Any]:
         flat = {
@@ -126,13 +128,13 @@ _TYPES = {
 }
 _TYPES_OF_CODES = {"subscription_inactive": "billing_error"}
 # What the data plane calls the fields of a call.
-_FIELDS = {"model": "model", "forced_tool": "tool_choice", "allow_downgrade": "x-allow-downgrade"}
+FIELDS = {"model": "model", "forced_tool": "tool_choice", "allow_downgrade": "x-allow-downgrade"}
 
 
 def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetime) -> GatewayError:
     """The answer to a call of `tenant` that was not let through."""
     refused = refusals.refusal(
-        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=_FIELDS
+        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=FIELDS
     )
     because = audience.window(decision.because) if decision.because else None
     return GatewayError(
@@ -147,6 +149,7 @@ def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetim
             *budget_headers(because),
         ),
         _metadata(because, tenant=tenant, now=now),
+        decision,
     )
 
 

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from governance.actions import budgets, stops
+from governance.actions import budgets, refusal_log, stops
 from governance.ledger.writer import GroupCommit
 from llm.catalogue import snapshot
 from llm.gateway import errors
@@ -47,6 +47,8 @@ class Gateway:
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.commits = GroupCommit()
         self.commits.start()
+        self.refusals = refusal_log.log
+        self.refusals.start()
         self.breakers = breakers.shared()
         self.provider_failures = ProviderFailures(self.breakers, self.read)
         self.holds = Holds(
@@ -78,6 +80,7 @@ class Gateway:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
+        await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
         await self.read(lambda: connection.close())
         self._reader.shutdown()
