@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from django.conf import settings
+from django.db import DataError, IntegrityError, connection, models, transaction
 from django.db import Error as DatabaseTrouble
-from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F
 
 from governance.models import Refusal
@@ -124,21 +124,16 @@ class RefusalLog:
             return
         try:
             _write(noted, rest)
-        except IntegrityError:
-            # One of them names a tenant or key that is gone; it is the only one to be left out.
+        except Exception as error:
+            if isinstance(error, DatabaseTrouble) and not isinstance(error, IntegrityError | DataError):
+                logger.warning("%d refusals wait for the database: %s", len(noted), error)
+                self._put_back(noted, rest)
+                return
+            # One of them cannot be written, as where its tenant is gone; it is the only one to be left out.
             for one in noted:
-                self._try([one], Counter())
+                _write_or_drop([one], Counter())
             for group, number in rest.items():
-                self._try([], Counter({group: number}))
-        except DatabaseTrouble as error:
-            logger.warning("%d refusals wait for the database: %s", len(noted), error)
-            self._put_back(noted, rest)
-
-    def _try(self, noted: Sequence[Refused], rest: Counter[Group]) -> None:
-        try:
-            _write(noted, rest)
-        except DatabaseTrouble:
-            logger.exception("a refusal could not be kept")
+                _write_or_drop([], Counter({group: number}))
 
     def _put_back(self, noted: Sequence[Refused], rest: Counter[Group]) -> None:
         with self._lock:
@@ -152,18 +147,11 @@ class RefusalLog:
     def _run(self) -> None:
         try:
             while not self._closing.wait(PAUSE_S):
-                self._flush_safely()
-            self._flush_safely()
+                self.flush()
+                connection.close_if_unusable_or_obsolete()
+            self.flush()
         finally:
             connection.close()
-
-    def _flush_safely(self) -> None:
-        try:
-            self.flush()
-        except Exception:
-            # Whatever it is, the next refusals are noted and written all the same.
-            logger.exception("refusals could not be written")
-        connection.close_if_unusable_or_obsolete()
 
 
 log = RefusalLog()
@@ -178,6 +166,13 @@ def purge(*, now: datetime) -> int:
         total += Refusal.objects.filter(pk__in=ids).delete()[0]
         if len(ids) < PURGE_BATCH:
             return total
+
+
+def _write_or_drop(noted: Sequence[Refused], rest: Counter[Group]) -> None:
+    try:
+        _write(noted, rest)
+    except Exception:
+        logger.exception("a refusal could not be kept")
 
 
 def _write(noted: Sequence[Refused], rest: Counter[Group]) -> None:
@@ -270,7 +265,7 @@ def _row(one: Refused) -> Refusal:
 
 def _fit(text: str, column: str) -> str:
     """What a column takes of a text that came from outside."""
-    return _clean(text)[: cast(models.CharField[str, str], Refusal._meta.get_field(column)).max_length]
+    return _clean(text)[: cast("models.CharField[str, str]", Refusal._meta.get_field(column)).max_length]
 
 
 def _clean(text: str) -> str:

@@ -90,14 +90,18 @@ def remedy(decision: Decision, *, now: datetime) -> Remedy:
 
 def sentence(found: Remedy, *, audience: Audience) -> str:
     """ "max_tokens below 512, or $0.12 more, or at 2026-03-01T00:00:00Z"; of hidden figures nothing is said."""
-    ways = []
+    ways, at = [], found.at
     if all(audience.sees_amounts(blocker.scope) for blocker in found.blockers):
         if found.max_tokens is not None:
             ways.append(f"max_tokens below {found.max_tokens + 1}")
         if found.blockers:
             ways.append(_more(found.blockers, audience))
-    if found.at is not None:
-        ways.append(f"at {rfc3339(found.at.replace(microsecond=0))}")
+    else:
+        # Were it left out where the call is larger than a whole limit, that limit could be found by asking.
+        at = at or _last([blocker.ends_at for blocker in found.blockers])
+        ways += [] if at else ["a higher limit"]
+    if at is not None:
+        ways.append(f"at {rfc3339(at.replace(microsecond=0))}")
     if found.act:
         ways.append(found.act)
     return ", or ".join(ways)
@@ -126,10 +130,14 @@ def _fitting(views: Sequence[WindowView], wanted: Quote) -> int | None:
 
 def _reopened(full: Sequence[WindowView], wanted: Quote) -> datetime | None:
     """When the last of these windows ends; None where one never does, or is too small for the call even when empty."""
-    ends = [view.ends_at for view in full]
     too_small = any(wanted.cost_nanos > money.share_nanos(view.limit_nanos, view.policy.hard_e4) for view in full)
+    return None if too_small else _last([view.ends_at for view in full])
+
+
+def _last(ends: Sequence[datetime | None]) -> datetime | None:
+    """The last of these moments; None where one is never."""
     known = [end for end in ends if end is not None]
-    return max(known) if known and len(known) == len(ends) and not too_small else None
+    return max(known) if known and len(known) == len(ends) else None
 
 
 def _blocker(view: WindowView, wanted: Quote) -> Blocker:

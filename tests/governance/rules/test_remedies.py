@@ -158,3 +158,7 @@ def test_of_a_wider_budget_only_its_end_is_told() -> None:
     assert sentence(found, audience=TENANTS) == "at 2026-03-11T12:00:00Z"
     assert "more for platform per day" in sentence(found, audience=STAFF)
     assert sentence(refused(TOKENS, window()), audience=Audience(is_tenants=True, show_amounts=False)).startswith("at ")
+    # Not even whether the call is larger than the whole limit.
+    large = Call("large", fixed(nanos("5")))
+    assert sentence(refused(large, platform), audience=TENANTS) == "at 2026-03-11T12:00:00Z"
+    assert sentence(refused(large, replace(platform, ends_at=None)), audience=TENANTS) == "a higher limit"

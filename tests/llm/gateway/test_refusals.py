@@ -12,7 +12,8 @@ from django.utils import timezone
 from governance import ledger
 from governance.actions import rate_limits, refusal_log, stops
 from governance.audit import Actor
-from governance.models import Agent, Refusal, Tenant
+from governance.ledger.operations import ChangeLimit
+from governance.models import Agent, Budget, Refusal, Tenant
 from tests import factories as make
 from tests.product import Product, eventually
 
@@ -29,7 +30,7 @@ def stopped() -> None:
 
 
 def limited() -> None:
-    rate_limits.create(scope_type="platform", tokens_per_minute=1, by=Actor("test"), now=timezone.now())
+    rate_limits.create(scope_type="platform", requests_per_minute=1, by=Actor("test"), now=timezone.now())
     # An empty bucket lets one call through.
     ledger.reserve(make.reserving("0.01", by=make.caller(make.tenant("globex"))), now=timezone.now())
 
@@ -55,7 +56,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], str, int]] = {
         "unbounded_input",
         400,
     ),
-    "malformed": (lambda: None, {"messages": 7}, "invalid_value", 400),
+    "malformed": (lambda: None, {"messages": 7}, "invalid_type", 400),
 }
 
 
@@ -89,7 +90,7 @@ def test_a_refused_call_is_one_row_found_by_its_request_id(
 def test_the_figures_of_the_moment_and_what_would_have_passed(product: Product) -> None:
     make.budget("0.001")
     key = product.key()
-    ledger.record(make.reporting("0.0008", by=make.caller()), now=timezone.now())
+    ledger.record(make.reporting("0.0009", by=make.caller()), now=timezone.now())
     id = product.chat(key, max_tokens=100).headers["x-request-id"]
     the_row()
     shown = product.get(f"/api/refusals/{id}", key).json()
@@ -97,8 +98,8 @@ def test_the_figures_of_the_moment_and_what_would_have_passed(product: Product) 
     assert (budget["scope"], budget["limit"], budget["spent"], budget["remaining"]) == (
         "tenant:acme",
         "0.001",
-        "0.0008",
-        "0.0002",
+        "0.0009",
+        "0.0001",
     )
     ways = re.fullmatch(r"max_tokens below (\d+), or \$(0\.\d+) more, or at (\S+Z)", shown["would_pass"])
     assert ways, shown["would_pass"]
@@ -112,22 +113,13 @@ def test_so_much_more_would_have_let_it_through(product: Product) -> None:
     budget = make.budget("0.0001", hard_cap="0.9", soft_cap=None)
     key = product.key()
     product.chat(key)
-    missing = (
-        make.nanos(product.get("/api/refusals", key).json()["results"][0]["budgets"][0]["missing"])
-        if (the_row())
-        else 0
-    )
+    the_row()
+    [shown] = product.get("/api/refusals", key).json()["results"]
+    missing = make.nanos(shown["budgets"][0]["missing"])
     for limit_nanos, status in ((budget.limit_nanos + missing - 2, 402), (budget.limit_nanos + missing, 200)):
-        ledger.change_limit(make_limit(budget.pk, limit_nanos), now=timezone.now())
+        Budget.objects.update(limit_nanos=limit_nanos)
+        ledger.change_limit(ChangeLimit(budget.pk, limit_nanos, "test", "test"), now=timezone.now())
         assert product.chat(key).status_code == status
-
-
-def make_limit(budget_id: int, limit_nanos: int) -> Any:
-    from governance.ledger.operations import ChangeLimit
-    from governance.models import Budget
-
-    Budget.objects.filter(pk=budget_id).update(limit_nanos=limit_nanos)
-    return ChangeLimit(budget_id)
 
 
 def test_a_tenant_is_told_no_figure_of_the_platforms_and_an_operator_all(product: Product) -> None:
