@@ -23,7 +23,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "governance.allowance": ("Raises & top-ups", "add_card"),
             "governance.ratelimit": ("Rate limits", "speed"),
             "governance.emergencystop": ("Emergency stops", "emergency_home"),
-            "governance.refusal": ("Refused calls", "block"),
+            "governance.refusedcall": ("Refused calls", "block"),
         },
     ),
     (

@@ -1,4 +1,4 @@
-"""Refused calls, noted where they are refused and written by a thread of their own, some at a time.
+"""NotedRefusal calls, noted where they are refused and written by a thread of their own, some at a time.
 
 Noting is an append to a list: it waits for no database and never fails. So many are kept of one agent for one reason in
 a minute (REFUSALS_A_MINUTE); a key that gives its agents ever new names is bounded by its tenant. The rest, and what
@@ -21,7 +21,7 @@ from django.db import DataError, IntegrityError, connection, models, transaction
 from django.db import Error as DatabaseTrouble
 from django.db.models import F
 
-from governance.models import Refusal
+from governance.models import RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
@@ -44,7 +44,7 @@ Group = tuple[int, str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NotedRefusal:
     """A call that was refused, as it is noted: what follows from it is worked out when it is written.
 
     `sentence` is what is kept where no `decision` of the budgets refused it, `param` the field at fault. `fields` are
@@ -73,7 +73,7 @@ class RefusalLog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._noted: list[Refused] = []
+        self._noted: list[NotedRefusal] = []
         self._rest: Counter[Group] = Counter()
         # In the present minute: of a group, and of a tenant.
         self._minute = 0
@@ -93,7 +93,7 @@ class RefusalLog:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def note(self, refused: Refused) -> None:
+    def note(self, refused: NotedRefusal) -> None:
         """Keep a refusal to be written, or count it. It waits for nothing."""
         group = refused.group
         with self._lock:
@@ -135,7 +135,7 @@ class RefusalLog:
             for group, number in rest.items():
                 _write_or_drop([], Counter({group: number}))
 
-    def _put_back(self, noted: Sequence[Refused], rest: Counter[Group]) -> None:
+    def _put_back(self, noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
         with self._lock:
             room = MOST_WAITING - len(self._noted)
             self._noted[:0] = noted[:room]
@@ -161,21 +161,21 @@ def purge(*, now: datetime) -> int:
     """Delete the refusals that are older than REFUSALS_DAYS, in batches; how many."""
     total = 0
     while True:
-        due = Refusal.objects.filter(refused_at__lt=now - timedelta(days=settings.REFUSALS_DAYS))
+        due = RefusedCall.objects.filter(refused_at__lt=now - timedelta(days=settings.REFUSALS_DAYS))
         ids = list(due.order_by("refused_at").values_list("pk", flat=True)[:PURGE_BATCH])
-        total += Refusal.objects.filter(pk__in=ids).delete()[0]
+        total += RefusedCall.objects.filter(pk__in=ids).delete()[0]
         if len(ids) < PURGE_BATCH:
             return total
 
 
-def _write_or_drop(noted: Sequence[Refused], rest: Counter[Group]) -> None:
+def _write_or_drop(noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
     try:
         _write(noted, rest)
     except Exception:
         logger.exception("a refusal could not be kept")
 
 
-def _write(noted: Sequence[Refused], rest: Counter[Group]) -> None:
+def _write(noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
     """Write rows and counts. Of a group that other processes note as well, no more are kept than of one alone."""
     rest = rest.copy()
     with transaction.atomic():
@@ -190,7 +190,7 @@ def _write(noted: Sequence[Refused], rest: Counter[Group]) -> None:
                 rows.append(_row(one))
             else:
                 rest[group] += 1
-        Refusal.objects.bulk_create(rows, batch_size=500)
+        RefusedCall.objects.bulk_create(rows, batch_size=500)
         for group, number in rest.items():
             _add(group, number)
 
@@ -198,7 +198,7 @@ def _write(noted: Sequence[Refused], rest: Counter[Group]) -> None:
 def _of(group: Group) -> Any:
     tenant_id, agent, reason, minute = group
     since = datetime.fromtimestamp(minute * 60, UTC)
-    return Refusal.objects.filter(
+    return RefusedCall.objects.filter(
         tenant_id=tenant_id,
         agent=_fit(agent, "agent"),
         reason=_fit(reason, "reason"),
@@ -211,10 +211,10 @@ def _add(group: Group, number: int) -> None:
     """Count refusals on the last row of their minute, or on one of their own."""
     last = _of(group).order_by("-id").values_list("pk", flat=True).first()
     if last is not None:
-        Refusal.objects.filter(pk=last).update(more=F("more") + number)
+        RefusedCall.objects.filter(pk=last).update(more=F("more") + number)
         return
     tenant_id, agent, reason, minute = group
-    Refusal.objects.create(
+    RefusedCall.objects.create(
         tenant_id=tenant_id,
         agent=_fit(agent, "agent"),
         reason=_fit(reason, "reason"),
@@ -225,7 +225,7 @@ def _add(group: Group, number: int) -> None:
     )
 
 
-def _row(one: Refused) -> Refusal:
+def _row(one: NotedRefusal) -> RefusedCall:
     decision, caller = one.decision, one.caller
     wanted = decision.wanted if decision else None
     because = decision.because if decision else None
@@ -245,7 +245,7 @@ def _row(one: Refused) -> Refusal:
         "window": because.kind if because else "",
         "act": found.act,
     }
-    return Refusal(
+    return RefusedCall(
         refused_at=one.at,
         tenant_id=caller.tenant_id,
         key_id=caller.key_id,
@@ -265,7 +265,7 @@ def _row(one: Refused) -> Refusal:
 
 def _fit(text: str, column: str) -> str:
     """What a column takes of a text that came from outside."""
-    return _clean(text)[: cast("models.CharField[str, str]", Refusal._meta.get_field(column)).max_length]
+    return _clean(text)[: cast("models.CharField[str, str]", RefusedCall._meta.get_field(column)).max_length]
 
 
 def _clean(text: str) -> str:

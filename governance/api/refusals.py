@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from governance.api.fields import Dollars, PeriodQuery, Text
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView, ListView, columns_of, describe_list
-from governance.models import Refusal
+from governance.models import RefusedCall
 from governance.queries import refusals
 from governance.queries.spend import TimeRange
 from governance.rules.remedies import Blocker
@@ -96,7 +96,7 @@ class OneRefusal(ControlView):
         return Response(shown(row, audience=self.by.audience))
 
 
-def shown(row: Refusal, *, audience: Audience) -> dict[str, Any]:
+def shown(row: RefusedCall, *, audience: Audience) -> dict[str, Any]:
     """A refusal as it is printed for whoever asks."""
     body = {
         "request_id": row.request_id or None,

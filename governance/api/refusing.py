@@ -8,7 +8,7 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
 from governance.actions import refusal_log
-from governance.actions.refusal_log import Refused
+from governance.actions.refusal_log import NotedRefusal
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.views import ControlView
@@ -67,7 +67,7 @@ class RefusingView(ControlView):
         said = _said(request)
         model, tools = said.get("model"), said.get("tools")
         refusal_log.log.note(
-            Refused(
+            NotedRefusal(
                 request_id=error["request_id"] or "",
                 caller=caller,
                 model=model if isinstance(model, str) else "",

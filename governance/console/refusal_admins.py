@@ -9,7 +9,7 @@ from unfold.decorators import display
 
 from governance.console import display as show
 from governance.console.base import LongTableAdmin
-from governance.models import Refusal
+from governance.models import RefusedCall
 from governance.queries import refusals
 from governance.rules.visibility import STAFF
 
@@ -41,34 +41,34 @@ class RefusalAdmin(LongTableAdmin):
     )
 
     @display(description="Who", header=True)
-    def who(self, obj: Refusal) -> list[str]:
+    def who(self, obj: RefusedCall) -> list[str]:
         more = " · ".join(part for part in (obj.user, obj.session, obj.task) if part)
         return [f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug, more]
 
     @display(description="Asked for", header=True)
-    def asked(self, obj: Refusal) -> list[str]:
+    def asked(self, obj: RefusedCall) -> list[str]:
         return [obj.model or "–", ", ".join(obj.tools)]
 
     @display(description="Reason", label=True, ordering="reason")
-    def reason_label(self, obj: Refusal) -> str:
+    def reason_label(self, obj: RefusedCall) -> str:
         return obj.reason.replace("_", " ")
 
     @display(description="Because of", header=True)
-    def because(self, obj: Refusal) -> list[str]:
+    def because(self, obj: RefusedCall) -> list[str]:
         if not obj.scope:
             return ["–", ""]
         return [f"{obj.scope} per {obj.window.replace('_', ' ') or 'minute'}", self._left(obj)]
 
     @display(description="Needed", ordering="wanted_nanos")
-    def cost(self, obj: Refusal) -> Any:
+    def cost(self, obj: RefusedCall) -> Any:
         return show.exact(obj.wanted_nanos)
 
     @display(description="Would have passed", empty_value="–")
-    def would_pass(self, obj: Refusal) -> str:
+    def would_pass(self, obj: RefusedCall) -> str:
         return refusals.would_pass(obj, audience=STAFF)
 
     @display(description="Budgets without room", empty_value="–")
-    def standing(self, obj: Refusal) -> Any:
+    def standing(self, obj: RefusedCall) -> Any:
         return format_html_join(
             "",
             "<div>{} per {}: {} spent and {} reserved of {}</div>",
@@ -84,6 +84,6 @@ class RefusalAdmin(LongTableAdmin):
             ),
         )
 
-    def _left(self, obj: Refusal) -> str:
+    def _left(self, obj: RefusedCall) -> str:
         blockers = refusals.remedy_of(obj).blockers
         return f"{show.dollars(blockers[0].remaining_nanos)} left" if blockers else ""

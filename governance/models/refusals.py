@@ -8,7 +8,7 @@ from django.db.models import Q
 from governance.models.tenancy import ApiKey, Tenant
 
 
-class Refusal(models.Model):
+class RefusedCall(models.Model):
     """A call that was refused. Written in batches by `governance.actions.refusal_log`, purged after some weeks.
 
     `budgets` are those that had no room, the one that the refusal names first (`rules.remedies.Blocker`). `more` are
@@ -41,6 +41,7 @@ class Refusal(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        verbose_name = "refused call"
         constraints = [
             models.CheckConstraint(condition=~Q(reason=""), name="refusal_has_a_reason"),
             models.CheckConstraint(

@@ -7,17 +7,17 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from governance.models import Refusal
+from governance.models import RefusedCall
 from governance.queries.spend import Reader
 from governance.rules.remedies import Blocker, Remedy, sentence
 from governance.rules.visibility import Audience
 
 
-def seen_by(reader: Reader) -> QuerySet[Refusal]:
-    return Refusal.objects.filter(reader.scope).select_related("tenant", "key").order_by("-id")
+def seen_by(reader: Reader) -> QuerySet[RefusedCall]:
+    return RefusedCall.objects.filter(reader.scope).select_related("tenant", "key").order_by("-id")
 
 
-def remedy_of(row: Refusal) -> Remedy:
+def remedy_of(row: RefusedCall) -> Remedy:
     """What would have let it through, as it was reckoned then."""
     return Remedy(
         max_tokens=row.fits_max_tokens,
@@ -27,7 +27,7 @@ def remedy_of(row: Refusal) -> Remedy:
     )
 
 
-def would_pass(row: Refusal, *, audience: Audience) -> str:
+def would_pass(row: RefusedCall, *, audience: Audience) -> str:
     """A sentence of it for a reader; empty where nothing is known."""
     return sentence(remedy_of(row), audience=audience)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from governance.actions.refusal_log import RefusalLog, Refused
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.rules.calls import Caller
 from llm.gateway import errors
 from llm.gateway.http import Exchange
@@ -35,7 +35,7 @@ class Asked:
         self.is_noted = True
         decision, request = error.decision, self.request
         log.note(
-            Refused(
+            NotedRefusal(
                 request_id=self.exchange.request_id,
                 caller=self.caller or self._bare_caller(),
                 model=request.model if request else "",

@@ -12,8 +12,8 @@ from django.db import OperationalError
 
 from governance import tasks
 from governance.actions import refusal_log
-from governance.actions.refusal_log import RefusalLog, Refused
-from governance.models import Refusal
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
+from governance.models import RefusedCall
 from tests import factories
 from tests.factories import NOON
 
@@ -24,13 +24,13 @@ def log(settings: Any) -> RefusalLog:
     return RefusalLog()
 
 
-def refused(id: str = "r", *, agent: str = "invoices", reason: str = "paused", **fields: Any) -> Refused:
+def refused(id: str = "r", *, agent: str = "invoices", reason: str = "paused", **fields: Any) -> NotedRefusal:
     caller = factories.caller(agent=agent, **fields)
-    return Refused(id, caller, "large", ("search",), reason, 403, NOON, sentence="No.", param="model")
+    return NotedRefusal(id, caller, "large", ("search",), reason, 403, NOON, sentence="No.", param="model")
 
 
 def counts() -> list[tuple[str, str, int]]:
-    return list(Refusal.objects.order_by("pk").values_list("agent", "request_id", "more"))
+    return list(RefusedCall.objects.order_by("pk").values_list("agent", "request_id", "more"))
 
 
 @pytest.mark.django_db
@@ -63,7 +63,7 @@ def test_ever_new_names_of_agents_are_bounded_by_their_tenant(log: RefusalLog, s
     for number in range(100):
         log.note(refused(f"r-{number}", agent=f"agent-{number}"))
     log.flush()
-    assert Refusal.objects.exclude(request_id="").count() == refusal_log.AGENTS_WORTH * 3
+    assert RefusedCall.objects.exclude(request_id="").count() == refusal_log.AGENTS_WORTH * 3
     assert counts()[-1] == ("", "", 40)
     log.note(refused("again", agent="one more"))
     log.flush()
@@ -83,7 +83,7 @@ def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pyt
 def test_names_that_no_column_takes_are_cut_and_cleaned(log: RefusalLog) -> None:
     log.note(replace(refused("r" * 500), model="m\0\ud800" + "x" * 500, tools=("t\0",)))
     log.flush()
-    row = Refusal.objects.get()
+    row = RefusedCall.objects.get()
     assert (len(row.request_id), row.model[:3], row.tools, row.act) == (100, "m?x", ["t"], "with another model")
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from governance.actions import refusal_log
 from governance.actions.refusal_log import RefusalLog
-from governance.models import Refusal
+from governance.models import RefusedCall
 from tests import factories
 from tests.governance.api.conftest import Api
 
@@ -60,7 +60,7 @@ def test_bounds_and_malformed_bodies_are_refusals_too(agent: Api, operator: Api,
     ):
         assert api.post("/api/reservations", body).status_code in (400, 403)
     log.flush()
-    assert list(Refusal.objects.order_by("pk").values_list("reason", "agent", "model")) == [
+    assert list(RefusedCall.objects.order_by("pk").values_list("reason", "agent", "model")) == [
         ("invalid", "invoices", "mystery"),
         ("invalid", "invoices", ""),
         ("invalid", "", "large"),
@@ -72,7 +72,7 @@ def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(a
     held = agent.post("/api/reservations", ASK).json()["id"]
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 402
     log.flush()
-    row = Refusal.objects.get()
+    row = RefusedCall.objects.get()
     assert (row.reason, row.agent, row.user) == ("budget_exhausted", "invoices", "zoe")
     again = {"content_type": "application/json", "headers": {"idempotency-key": "k"}}
     for _ in range(2):
@@ -80,21 +80,21 @@ def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(a
     assert agent.post(f"/api/reservations/{held}/release").status_code == 200
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 5}).status_code == 409
     log.flush()
-    assert Refusal.objects.count() in (2, 3)
+    assert RefusedCall.objects.count() in (2, 3)
 
 
 def test_a_dry_run_is_no_refused_call(agent: Api, log: RefusalLog) -> None:
     factories.budget("0.05")
     agent.post("/api/decisions", ASK)
     log.flush()
-    assert not Refusal.objects.exists()
+    assert not RefusedCall.objects.exists()
 
 
 def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> None:
     now = timezone.now()
     rows = [("r-1", "acme", "invoices", "paused"), ("r-2", "acme", "mail", "stopped"), ("r-3", "globex", "", "paused")]
     for age, (id, slug, agent, reason) in enumerate(rows):
-        Refusal.objects.create(
+        RefusedCall.objects.create(
             request_id=id,
             tenant=factories.tenant(slug),
             agent=agent,

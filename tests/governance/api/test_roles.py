@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing.models import Plan
 from governance.actions import allowances, rate_limits, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, PendingReport, Refusal, Reservation, SpendEntry
+from governance.models import AuditEntry, PendingReport, RefusedCall, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -190,7 +190,7 @@ def estimated(now: datetime) -> UUID:
 
 
 def refused(now: datetime) -> str:
-    row = Refusal.objects.create(
+    row = RefusedCall.objects.create(
         request_id="r-1", tenant=factories.tenant(), agent="invoices", reason="paused", status=403, refused_at=now
     )
     return row.request_id

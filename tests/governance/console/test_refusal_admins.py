@@ -1,4 +1,4 @@
-"""Refused calls in the console."""
+"""NotedRefusal calls in the console."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from governance import ledger
-from governance.actions.refusal_log import RefusalLog, Refused
-from governance.models import Refusal
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
+from governance.models import RefusedCall
 from tests import factories
 from tests.factories import NOON
 
-LIST = "/admin/governance/refusal/"
+LIST = "/admin/governance/refusedcall/"
 
 
 @pytest.fixture
@@ -23,33 +23,33 @@ def viewer(db: None) -> Client:
 
 
 @pytest.fixture
-def kept(db: None) -> Refusal:
+def kept(db: None) -> RefusedCall:
     factories.budget("1")
     log, caller = RefusalLog(), factories.caller(agent="invoices", user="zoe")
     reserve = factories.reserving("1.50", by=caller)
     decision = ledger.reserve(reserve, now=NOON)
     assert decision.because is not None
-    log.note(Refused("r-1", caller, "large", ("search",), decision.reason.value, 402, NOON, decision=decision))
-    log.note(Refused("r-2", caller, "small", (), "invalid_type", 400, NOON, sentence="No <b>object</b>."))
+    log.note(NotedRefusal("r-1", caller, "large", ("search",), decision.reason.value, 402, NOON, decision=decision))
+    log.note(NotedRefusal("r-2", caller, "small", (), "invalid_type", 400, NOON, sentence="No <b>object</b>."))
     log.flush()
-    return Refusal.objects.get(request_id="r-1")
+    return RefusedCall.objects.get(request_id="r-1")
 
 
-def test_the_list_says_who_why_and_what_would_have_passed(viewer: Client, kept: Refusal) -> None:
+def test_the_list_says_who_why_and_what_would_have_passed(viewer: Client, kept: RefusedCall) -> None:
     html = viewer.get(LIST).content.decode()
     for text in ("acme / invoices", "zoe", "budget exhausted", "tenant:acme per day", "$1.00 left", "$0.50 more"):
         assert text in html, text
 
 
-def test_a_call_is_found_by_its_request_id(viewer: Client, kept: Refusal) -> None:
+def test_a_call_is_found_by_its_request_id(viewer: Client, kept: RefusedCall) -> None:
     html = viewer.get(LIST, {"q": "r-1"}).content.decode()
     assert "large" in html
     assert "invalid type" not in html.partition("<tbody")[2]
 
 
-def test_its_page_has_the_figures_and_nothing_of_it_is_markup(viewer: Client, kept: Refusal) -> None:
+def test_its_page_has_the_figures_and_nothing_of_it_is_markup(viewer: Client, kept: RefusedCall) -> None:
     html = viewer.get(f"{LIST}{kept.pk}/change/").content.decode()
     assert "tenant:acme per day" in html
     assert "$1.50" in html
-    other = Refusal.objects.get(request_id="r-2")
+    other = RefusedCall.objects.get(request_id="r-2")
     assert "<b>object" not in viewer.get(f"{LIST}{other.pk}/change/").content.decode()

@@ -13,7 +13,7 @@ from governance import ledger
 from governance.actions import rate_limits, refusal_log, stops
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit
-from governance.models import Agent, Budget, Refusal, Tenant
+from governance.models import Agent, Budget, RefusedCall, Tenant
 from tests import factories as make
 from tests.product import Product, eventually
 
@@ -60,9 +60,9 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], str, int]] = {
 }
 
 
-def the_row() -> Refusal:
-    assert eventually(Refusal.objects.exists)
-    return Refusal.objects.select_related("tenant", "key").get()
+def the_row() -> RefusedCall:
+    assert eventually(RefusedCall.objects.exists)
+    return RefusedCall.objects.select_related("tenant", "key").get()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -158,17 +158,17 @@ def test_an_answered_call_and_the_models_own_refusal_are_no_rows(product: Produc
     assert product.get("/v1/nothing", key).status_code == 404
     assert product.post("/v1/chat/completions", "sg_unknown").status_code == 401
     refusal_log.log.flush()
-    assert not Refusal.objects.exists()
+    assert not RefusedCall.objects.exists()
 
 
 def test_a_routed_prompt_is_one_row_under_the_id_that_it_was_answered_with(product: Product) -> None:
     make.budget("0.000001")
     key = product.key()
     for body in ({"prompt": "Hi"}, {"prompt": 7, "messages": []}):
-        Refusal.objects.all().delete()
+        RefusedCall.objects.all().delete()
         response = product.post("/api/llm/route", key, **body)
         assert response.status_code in (400, 402)
         row = the_row()
         assert row.request_id == response.headers["x-request-id"] == response.json()["error"]["request_id"]
         refusal_log.log.flush()
-        assert Refusal.objects.count() == 1
+        assert RefusedCall.objects.count() == 1
