@@ -7,23 +7,27 @@ and when that ends, and nothing that the others' spend could be reckoned from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from governance.rules.decision import State, WindowView, tightest
 from governance.rules.scopes import PLATFORM
 
 
+def named(scope: str, kind: str, *, is_own: bool) -> str:
+    """A budget as a sentence names it: "tenant:acme per day", "a limit of the platform per day"."""
+    return f"{scope if is_own else 'a limit of the platform'} per {kind.replace('_', ' ')}"
+
+
 @dataclass(frozen=True, slots=True)
 class ShownWindow:
-    """A window as somebody may be told of it; what is None is not for them."""
+    """A window as somebody may be told of it; what is None is not for them. `is_own`: of no wider scope than theirs."""
 
-    # As a sentence names it: "tenant:acme per day", "a limit of the platform per day".
-    name: str
     scope: str
     kind: str
     ends_at: datetime | None
+    is_own: bool = False
     budget_id: int | None = None
     state: State | None = None
     starts_at: datetime | None = None
@@ -31,6 +35,10 @@ class ShownWindow:
     settled_nanos: int | None = None
     reserved_nanos: int | None = None
     remaining_nanos: int | None = None
+
+    @property
+    def name(self) -> str:
+        return named(self.scope, self.kind, is_own=self.is_own)
 
     @property
     def utilization(self) -> float | None:
@@ -56,28 +64,20 @@ class Audience:
 
     def named(self, scope: str, kind: str) -> str:
         """A budget of a scope and kind of window, as a sentence names it."""
-        called = scope if self.is_own(scope) else "a limit of the platform"
-        return f"{called} per {kind.replace('_', ' ')}"
+        return named(scope, kind, is_own=self.is_own(scope))
 
     def window(self, view: WindowView) -> ShownWindow:
-        shown = ShownWindow(self.named(view.scope, view.kind), view.scope, view.kind, view.ends_at)
+        """A window as it is shown; every call that is answered comes through here."""
         if not self.is_own(view.scope):
-            return shown
-        shown = replace(shown, budget_id=view.budget_id, state=view.state, starts_at=view.starts_at)
+            return ShownWindow(view.scope, view.kind, view.ends_at)
+        own = (view.scope, view.kind, view.ends_at, True, view.budget_id, view.state, view.starts_at)
         if not self.sees_amounts(view.scope):
-            return shown
-        return replace(
-            shown,
-            limit_nanos=view.limit_nanos,
-            settled_nanos=view.settled_nanos,
-            reserved_nanos=view.reserved_nanos,
-            remaining_nanos=view.remaining_nanos,
-        )
+            return ShownWindow(*own)
+        return ShownWindow(*own, view.limit_nanos, view.settled_nanos, view.reserved_nanos, view.remaining_nanos)
 
-    def tightest(self, views: Iterable[WindowView]) -> WindowView | None:
+    def tightest(self, views: Sequence[WindowView]) -> WindowView | None:
         """The window to show: the tightest of its own, for which one is tighter says how full a wider one is."""
-        views = list(views)
-        return tightest(view for view in views if self.is_own(view.scope)) or tightest(views)
+        return tightest([view for view in views if self.is_own(view.scope)]) or tightest(views)
 
 
 # Operators and viewers.

@@ -183,28 +183,26 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
     """`x-budget-*` of a window, as far as it is shown."""
     if window is None:
         return []
-    said = {
-        "x-budget-state": window.state.value if window.state else None,
-        "x-budget-scope": window.scope,
-        **amounts(window, {"x-budget-limit-usd": "limit", "x-budget-remaining-usd": "remaining"}),
-        "x-budget-resets-at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
-    }
-    return [(name, text) for name, text in said.items() if text is not None]
+    headers = [("x-budget-scope", window.scope)]
+    if window.state is not None:
+        headers.append(("x-budget-state", window.state.value))
+    if window.limit_nanos is not None and window.remaining_nanos is not None:
+        headers.append(("x-budget-limit-usd", money.format_dollars(window.limit_nanos)))
+        headers.append(("x-budget-remaining-usd", money.format_dollars(window.remaining_nanos)))
+    if window.ends_at is not None:
+        headers.append(("x-budget-resets-at", refusals.rfc3339(window.ends_at)))
+    return headers
 
 
-# What the amounts of a window are called where all of them are told.
-AMOUNTS = {name: name for name in ("limit", "spent", "reserved", "remaining")}
-
-
-def amounts(window: ShownWindow, names: Mapping[str, str] = AMOUNTS) -> dict[str, str]:
-    """The amounts of a window in dollars, under these names; none where they are not shown."""
+def amounts(window: ShownWindow) -> dict[str, str]:
+    """The amounts of a window in dollars; none where they are not shown."""
     figures = {
         "limit": window.limit_nanos,
         "spent": window.settled_nanos,
         "reserved": window.reserved_nanos,
         "remaining": window.remaining_nanos,
     }
-    return {name: money.format_dollars(nanos) for name, of in names.items() if (nanos := figures[of]) is not None}
+    return {name: money.format_dollars(nanos) for name, nanos in figures.items() if nanos is not None}
 
 
 def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict[str, Any]:
