@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,3 +68,14 @@ def test_a_call_that_was_stopped_is_not_worth_a_retry() -> None:
     stopped = errors.stopped()
     assert (stopped.status, stopped.code, stopped.headers) == (403, "emergency_stop", (refusals.NEVER_RETRY,))
     assert stopped.message == "An operator has stopped these calls."
+
+
+def test_a_limit_a_minute_that_all_share_is_in_no_header() -> None:
+    own = refused_for(Reason.RATE_LIMITED)
+    assert own.limited_by is not None
+    shared = replace(own, limited_by=replace(own.limited_by, scope="platform"))
+    told = [dict(errors.refusal(one, audience=TENANTS, tenant="acme", now=NOON).headers) for one in (own, shared)]
+    assert [sorted(headers) for headers in told] == [
+        ["retry-after", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ["retry-after"],
+    ]
