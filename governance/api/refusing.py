@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
+from django.http import UnreadablePostError
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
@@ -89,5 +91,5 @@ def _said(request: Request) -> dict[str, Any]:
     """The body, where it could be read."""
     try:
         return request.data if isinstance(request.data, dict) else {}
-    except APIException:
+    except (APIException, RequestDataTooBig, UnreadablePostError):
         return {}
