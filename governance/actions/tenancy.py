@@ -149,10 +149,20 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 
 @transaction.atomic
 def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
-    """A new key for the same holder; the old one expires after `grace`, or when it would have anyway."""
+    """A new key for the same holder, which ends when the old one would have; that one ends after `grace` if sooner."""
+    # As it is now, under its lock: whoever rotates it at the same moment takes turns.
+    key = ApiKey.objects.select_related("tenant", "agent__tenant").select_for_update(of=("self",)).get(pk=key.pk)
     if not key.is_usable(now):
         raise NotOpen("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
-    text, fresh = issue_key(role=key.role, tenant=key.tenant, agent=key.agent, name=key.name, by=by, now=now)
+    text, fresh = issue_key(
+        role=key.role,
+        tenant=key.tenant,
+        agent=key.agent,
+        name=key.name,
+        expires_at=key.expires_at,
+        by=by,
+        now=now,
+    )
     ends_at = min(now + grace, key.expires_at) if key.expires_at else now + grace
     old, new = (
         {"expires_at": _text(key.expires_at)},

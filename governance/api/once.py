@@ -24,6 +24,8 @@ from governance.models import Tenant
 
 log = logging.getLogger(__name__)
 waiting = idempotency.WaitingRepeats()
+# In the place of an agent's name, and none: those have no NUL.
+OPERATORS_OWN = "\0operator"
 
 PARAMETER = OpenApiParameter(
     "Idempotency-Key",
@@ -59,7 +61,8 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
         tenant = view.owner(request, **where) if key else None
         if tenant is None:
             return post(view, request, **where)
-        agent = view.by.agent.slug if view.by.agent else ""
+        # What an operator is answered has figures in it that no key of the tenant may be replayed.
+        agent = OPERATORS_OWN if view.by.tenant is None else view.by.agent.slug if view.by.agent else ""
         digest = idempotency.digest(method="POST", path=request.path, agent=agent, body=body)
         found = _begin(tenant, key, digest, api_key_id=view.by.key.pk if view.by.key else None)
         if isinstance(found, StoredAnswer):

@@ -11,18 +11,20 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import reservations, reviews
+from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
 from governance.api.fields import Count, Dollars, Moment, Name, Strict
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
+from governance.api.refusing import RefusingView
 from governance.api.reviews import needs_review
 from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
-from governance.rules.calls import Usage
+from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Decision
 from governance.rules.errors import Conflict
 from governance.rules.judgement import AGENT_SETTLED
@@ -132,7 +134,7 @@ class SettledBody(serializers.Serializer[Any]):
     late = serializers.BooleanField()
 
 
-class Reservations(OnceView):
+class Reservations(RefusingView, OnceView):
     roles = {"POST": CALLERS}
 
     @extend_schema(
@@ -163,12 +165,13 @@ class Reservations(OnceView):
         except AlreadyResolved:
             return self._reserved_before(id)
         if not decision.allowed:
-            return refused(decision, request, model=asked["model"])
+            self.decision = decision
+            return refused(decision, request, model=asked["model"], audience=self.by.audience)
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
         row = Reservation.objects.get(pk=id)
-        answer = decided(decision, model) | {
+        answer = decided(decision, model, audience=self.by.audience) | {
             "id": str(id),
             "status": row.status,
             "amount": Dollars().to_representation(row.amount_nanos),
@@ -246,7 +249,21 @@ class ReservationSettle(ReservationAct):
         return _settled(held.pk, row.entry, row.cost_nanos, overage_nanos=0 if late else row.waiting_nanos, late=late)
 
 
-class ReservationExtend(ReservationAct):
+class ReservationExtend(RefusingView, ReservationAct):
+    def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
+        row = reservations.seen_by(by.reader).get(pk=self.kwargs["id"])
+        key = row.key
+        return Caller(
+            row.tenant_id,
+            row.tenant.slug,
+            agent=row.agent,
+            key_id=key.pk if key else None,
+            key_prefix=key.prefix if key else "",
+            user=row.user,
+            session=row.session,
+            task=row.task,
+        )
+
     @extend_schema(
         operation_id="reservations_extend", parameters=[PARAMETER], request=ExtendRequest, responses=ReservationBody
     )

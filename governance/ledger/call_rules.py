@@ -35,7 +35,8 @@ from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision, Reason, WindowView
-from governance.rules.reports import PLATFORM, ReportBound, ReportTrust, bound_of, is_budgeted
+from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted
+from governance.rules.scopes import PLATFORM
 
 LATE_SETTLE = "late_settle"
 # The reason of a charge at the hold, where what was claimed beyond it waits for an operator.

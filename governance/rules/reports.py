@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from governance.rules.decision import WindowView
+from governance.rules.scopes import PLATFORM
 
-PLATFORM = "platform"
 # The scopes whose key comes from the API key. Any other a caller names itself: with a new user for each report, a
 # budget for each user bounds nothing.
 FIXED_SCOPES = frozenset({"tenant", "key"})
@@ -48,11 +48,6 @@ class ReportBound:
     room_nanos: int
     scope: str = ""
     kind: str = ""
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the tenant may see the figure: it is of no wider scope than its own."""
-        return self.scope != PLATFORM
 
 
 def is_own(reservation_id: UUID) -> bool:

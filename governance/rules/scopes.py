@@ -12,8 +12,10 @@ from governance.rules.names import EACH, OF_A_CALL
 from governance.rules.policy import Policy
 from governance.rules.windows import WindowKind
 
+# The scope that all tenants share.
+PLATFORM = "platform"
 # The most particular first: it is named first where several budgets refuse alike, and its rules come first.
-SCOPES = ("task", "session", "user", "key", "agent", "tenant", "platform")
+SCOPES = ("task", "session", "user", "key", "agent", "tenant", PLATFORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,14 @@ def keys_of(caller: Caller) -> dict[str, str]:
         "agent": caller.agent,
         "tenant": caller.tenant,
     }
-    return {scope: key for scope, key in keys.items() if key} | {"platform": ""}
+    return {scope: key for scope, key in keys.items() if key} | {PLATFORM: ""}
 
 
 def governing(caller: Caller, budgets: Iterable[BudgetRule], *, time_zone: str = "UTC") -> list[MatchedBudget]:
     """Every budget that must admit the caller's calls, the most particular scope first."""
     return [
         MatchedBudget(budget, subject, None, "UTC")
-        if budget.scope_type == "platform"
+        if budget.scope_type == PLATFORM
         else MatchedBudget(budget, subject, caller.tenant_id, time_zone)
         for budget, subject in matching(caller, budgets)
     ]
@@ -127,7 +129,7 @@ def matching(caller: Caller, rules: Iterable[S]) -> list[tuple[S, str]]:
 
 def _match(caller: Caller, rule: Scoped, key: str) -> tuple[int, str] | None:
     """(rank, subject) of a rule for the caller's key in its scope; None where it does not match."""
-    if rule.scope_type == "platform":
+    if rule.scope_type == PLATFORM:
         return 0, ""
     if rule.scope_type == "tenant":
         return (1 if rule.tenant_id is None else 0), caller.tenant

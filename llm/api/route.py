@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from governance.api import errors
 from governance.api.fields import Name, Strict
 from governance.api.once import PARAMETER
-from governance.api.views import ControlView
+from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
 from llm.gateway import inside
 
@@ -81,7 +81,7 @@ class RouteBody(serializers.Serializer[Any]):
     request_id = serializers.CharField()
 
 
-class RouteView(ControlView):
+class RouteView(RefusingView):
     """Governed as any call: the gateway reserves, calls, falls back and settles."""
 
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
@@ -90,12 +90,16 @@ class RouteView(ControlView):
     def post(self, request: Request) -> Response:
         """Answer a prompt by the model that the strategy and the budgets choose."""
         asked = self.valid(RouteRequest, request.data)
+        body = _chat_request(asked)
         strategy = asked["strategy"] or ("" if asked["model"] else settings.DEFAULT_STRATEGY)
         headers = {name: request.headers.get(name, "") for name in PASSED_ON}
         headers |= {"x-strategy": strategy, "x-allow-downgrade": str(asked["allow_downgrade"]).lower()}
+        # From here on the gateway notes what is refused, under the same request id.
+        self.is_noted = True
+        name = request._request.request_id  # type: ignore[attr-defined]
         began = time.perf_counter()
         try:
-            answer = inside.post(PATH, _chat_request(asked), headers=headers)
+            answer = inside.post(PATH, body, headers=headers, request_id=name)
         except inside.GatewayAway as error:
             return Response(
                 errors.body("gateway_away", f"{error}.", None, request), status=503, headers={"Retry-After": "1"}

@@ -13,6 +13,7 @@ import uuid_utils.compat as uuids
 from django.db import DatabaseError
 
 from llm.gateway import calls, errors, idempotency, reads
+from llm.gateway.asked import Asked
 from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
@@ -28,7 +29,7 @@ class GatewayApplication(Gateway):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, request_id=str(uuids.uuid7()))
+        exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
             await self._route(exchange)
         except ClientGone:
@@ -65,15 +66,32 @@ class GatewayApplication(Gateway):
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         identity = await self.identify(exchange)
-        # Before its Idempotency-Key is looked up: what is malformed leaves no row.
-        asked = await calls.read(exchange, identity, route)
-        await idempotency.once(
-            self,
-            exchange,
-            identity,
-            lambda exchange: calls.serve(self, exchange, identity, route, asked),
-            limit=route.max_body_bytes,
-        )
+        asked = Asked(exchange, identity)
+        try:
+            # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
+            await calls.read(asked, route)
+            await idempotency.once(
+                self,
+                exchange,
+                identity,
+                lambda exchange: self._serve(exchange, route, asked),
+                limit=route.max_body_bytes,
+            )
+        except BodyTooLarge as error:
+            refused = errors.too_large(error.limit)
+            asked.note(refused, self.refusals)
+            raise refused from error
+        except errors.GatewayError as error:
+            asked.note(error, self.refusals)
+            raise
+
+    async def _serve(self, exchange: Exchange, route: Route, asked: Asked) -> None:
+        try:
+            await calls.serve(self, exchange, route, asked)
+        except errors.GatewayError as error:
+            # Under an Idempotency-Key it is answered before it comes to us again.
+            asked.note(error, self.refusals)
+            raise
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         if exchange.started:

@@ -26,9 +26,11 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
+from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import callers, errors, upstream
+from llm.gateway.asked import Asked
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import ClientGone, Exchange
@@ -51,27 +53,19 @@ from llm.state.telemetry import Attempt, trace_context
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request asks for, and for whom."""
-
-    request: Request
-    estimate: bounds.Estimate
-    caller: Caller
-
-
-async def read(exchange: Exchange, identity: Identity, route: Route) -> Asked:
+async def read(asked: Asked, route: Route) -> None:
     """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
+    exchange = asked.exchange
     body = await exchange.body(limit=route.max_body_bytes)
     try:
-        request = route.parse(body, exchange.header("content-type"))
+        asked.request = request = route.parse(body, exchange.header("content-type"))
         _check_names(exchange, request)
-        estimate = route.estimate(request, identity.default_max_tokens)
+        asked.estimate = route.estimate(request, asked.identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
         raise _mistake(error) from error
     except bounds.UnboundedInput as error:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
-    return Asked(request, estimate, identity.caller(**callers.named(exchange, request)))
+    asked.caller = asked.identity.caller(**callers.named(exchange, request))
 
 
 def _check_names(exchange: Exchange, request: Request) -> None:
@@ -81,19 +75,20 @@ def _check_names(exchange: Exchange, request: Request) -> None:
         callers.checked("tool", tool, field="tools")
 
 
-async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route, asked_for: Asked) -> None:
-    """Answer a call of any route, plain or streaming."""
+async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
+    """Answer a call of any route, plain or streaming, that was read."""
     exchange.watch()
-    request, estimate, caller = asked_for.request, asked_for.estimate, asked_for.caller
+    identity, request, estimate, caller = asked.identity, asked.request, asked.estimate, asked.caller
+    assert request is not None and estimate is not None and caller is not None  # noqa: S101, PT018 - it was read
     catalogue = snapshot.current()
-    asked = Candidate(request.model, catalogue.resolve(request.model))
+    named = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
-    if asked.entry is not None:
-        _check(asked.entry, request, route, estimate, unconfigured)
+    if named.entry is not None:
+        _check(named.entry, request, route, estimate, unconfigured)
     if not gateway.identities.is_registered(caller):
         await gateway.read(lambda: gateway.identities.refuse_one_more(caller))
     call = _GovernedCall(
-        gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
+        gateway, exchange, route, identity, caller, request, estimate, catalogue, named, set(unconfigured)
     )
     await call.serve()
 
@@ -272,7 +267,7 @@ class _GovernedCall:
             raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
         if decision.quote is None:
             raise self.failure or errors.refusal(
-                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
+                decision, audience=self.identity.audience, tenant=self.caller.tenant, now=timezone.now()
             )
         usage = CallUsage(
             route=self.route,
@@ -555,7 +550,8 @@ class _GovernedCall:
             ("x-model-served", decision.model),
             ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
         ]
-        if reason := _reason(decision, requested, chosen=bool(self.strategy) and self.failure is None):
+        chosen = bool(self.strategy) and self.failure is None
+        if reason := _reason(decision, requested, chosen=chosen, audience=self.identity.audience):
             headers.append(("x-downgrade-reason", reason))
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
@@ -577,23 +573,23 @@ def _content_type(answer: upstream.Refusing) -> str:
     return answer.headers.get("content-type", "application/json")
 
 
-def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
+def _reason(decision: Decision, requested: str, *, chosen: bool, audience: Audience) -> str:
     """Why another model serves than the one requested; empty where it does not. `chosen`: by a strategy."""
     if decision.model == requested:
         return ""
     if decision.action is not Action.DEGRADE or decision.because is None:
         return "strategy" if chosen else "fallback"
-    return f"{decision.reason.value} of {decision.because.scope} per {decision.because.kind}"
+    return f"{decision.reason.value} of {audience.window(decision.because).name}"
 
 
 def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
-    """The tightest budget, after this call: as settled, or (not yet settled) as held."""
-    decided = hold.decision.tightest
+    """The tightest budget that may be shown, after this call: as settled, or (not yet settled) as held."""
+    decided = identity.audience.tightest(hold.decision.views)
     if decided is None:
         return []
     held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
     settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
-    return errors.budget_headers(next(settled, held), show_amounts=identity.show_amounts)
+    return errors.budget_headers(identity.audience.window(next(settled, held)))
 
 
 def _timing(arrived: float, sent: float, answered: float) -> str:

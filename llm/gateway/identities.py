@@ -1,7 +1,8 @@
 """Who calls: from a bearer key to a tenant, an agent and what they may be told. Cached for seconds.
 
 The cache only saves the look-up. Whether the tenant is paused, the agent stopped or the key revoked is read again
-in the ledger's own transaction, so those take hold on the next call.
+in the ledger's own transaction, so those take hold on the next call; what is answered without the ledger looks the key
+up afresh.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.conf import settings
 from django.db.utils import DatabaseError
@@ -18,6 +20,7 @@ from governance.actions import tenancy
 from governance.models import ApiKey
 from governance.models.tenancy import digest_of
 from governance.rules.calls import Caller
+from governance.rules.visibility import Audience
 from llm.gateway import errors
 
 TTL_S = 30.0
@@ -34,6 +37,12 @@ class Identity:
     agent: str
     default_max_tokens: int
     show_amounts: bool
+    expires_at: datetime | None
+
+    @property
+    def audience(self) -> Audience:
+        """What it is told of budgets."""
+        return Audience(is_tenants=True, show_amounts=self.show_amounts)
 
     def caller(self, *, agent: str = "", user: str = "", session: str = "", task: str = "") -> Caller:
         """The caller of one call, by names in the form that is kept (`callers.named`).
@@ -65,7 +74,10 @@ class Identities:
         found = self._cached.get(key)
         if found is None or found[0] <= self._clock():
             return None
-        return _known(found[1])
+        identity = found[1]
+        if identity is not None and identity.expires_at is not None and identity.expires_at <= timezone.now():
+            return None
+        return _known(identity)
 
     def find(self, key: str) -> Identity:
         """The identity behind a key. Raises the 401 and 403 that say what is wrong with it."""
@@ -86,6 +98,7 @@ class Identities:
                 agent=row.agent.slug if row.agent else "",
                 default_max_tokens=row.tenant.default_max_tokens,
                 show_amounts=row.tenant.show_amounts,
+                expires_at=row.expires_at,
             )
         if len(self._cached) >= MAX_CACHED:
             self._cached.clear()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.utils import timezone
 
-from governance.actions import budgets, stops
+from governance.actions import budgets, refusal_log, stops
 from governance.idempotency import WaitingRepeats
 from governance.ledger.writer import GroupCommit
 from llm.catalogue import snapshot
@@ -51,6 +51,8 @@ class Gateway:
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.commits = GroupCommit()
         self.commits.start()
+        self.refusals = refusal_log.log
+        self.refusals.start()
         self.breakers = breakers.shared()
         self.provider_failures = ProviderFailures(self.breakers, self.read)
         self.holds = Holds(
@@ -82,6 +84,7 @@ class Gateway:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
+        await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
         for threads in (self._readers, self._keepers):
             await asyncio.to_thread(threads.close)
@@ -94,11 +97,14 @@ class Gateway:
         """The same for what is kept under Idempotency-Keys."""
         return await self._keepers.run(work)
 
-    async def identify(self, exchange: Exchange) -> Identity:
-        """Who calls; raises the 401 or 403 that says why not."""
+    async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
+        """Who calls; raises the 401 or 403 that says why not.
+
+        `afresh`: past the cache, for what is answered without the ledger, which would notice a revoked key.
+        """
         found = BEARER.fullmatch(exchange.header("authorization"))
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
         key = found[1]
-        cached = self.identities.cached(key)
+        cached = None if afresh else self.identities.cached(key)
         return cached if cached is not None else await self.read(lambda: self.identities.find(key))
