@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import orjson
 
@@ -34,9 +35,10 @@ class Anthropic(HttpProvider):
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if estimate.whole_context:
-            return estimate
+            return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
         body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        return estimate.with_text(bounds.body_text(orjson.loads(body)))
+        counted = estimate.with_text(bounds.body_text(orjson.loads(body)))
+        return replace(counted, input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
@@ -30,7 +31,12 @@ class OpenAICompatible(HttpProvider):
         )
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
-        if request.kind != "chat" or estimate.whole_context:
+        if request.kind != "chat":
+            return estimate
+        if not self._native:
+            # What stands behind such an endpoint may keep prompts, as Anthropic does.
+            estimate = replace(estimate, input_e2=bounds.write_price_e2(request.payload))
+        if estimate.whole_context:
             return estimate
         body = openai_dialect.shape(request, model=request.model, native=self._native)
         return estimate.with_text(bounds.chat_text(body), bounds.chat_texts(body))

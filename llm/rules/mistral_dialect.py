@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from llm.rules import request_fields
+from llm.rules import request_fields, tool_calls
 
 PROVIDER = "mistral"
 MAX_N = 128
@@ -34,6 +34,16 @@ _REFUSED = {
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
 # What OpenAI's clients echo in a message and Mistral does not know.
 _DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
+# What other providers know in a message, or in what is in one. Mistral answers a field that it does not know with a 422.
+OTHERS_IN_MESSAGES = ("cache_control", "extra_content", "provider_specific_fields", "reasoning_details")
+_PART_FIELDS: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"type", "text"}),
+    "image_url": frozenset({"type", "image_url"}),
+}
+_IMAGE_DETAILS = ("low", "auto", "high")
+_CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+_CALLED_FIELDS = frozenset({"name", "arguments"})
+_FUNCTION_FIELDS = frozenset({"name", "description", "strict", "parameters"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
 
@@ -70,6 +80,8 @@ class Request:
     foreign: frozenset[str] = frozenset()
     # Of a form: where in `body` the model's name is.
     model_at: tuple[int, int] | None = None
+    # What `shape` made of it.
+    shaped: dict[str, Any] | None = None
 
 
 def parse(body: bytes) -> Request:
@@ -112,7 +124,7 @@ def parse_other(body: bytes, *, kind: str) -> Request:
         if not isinstance(payload.get("document"), dict):
             raise DialectError("`document` must be an object.", "document", "invalid_type")
     else:
-        _check_input(payload.get("input"), texts_only=kind == "embedding")
+        _check_input(payload.get("input"), embeds=kind == "embedding")
     return request
 
 
@@ -128,7 +140,7 @@ def apply(
         named = model == request.model
         return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
-    payload = {**request.payload, "model": model}
+    payload = {**shape(request), "model": model}
     if max_tokens is not None:
         payload["max_tokens"] = max_tokens
     if removed:
@@ -141,11 +153,73 @@ def apply(
     return orjson.dumps(payload)
 
 
+def shape(request: Request) -> dict[str, Any]:
+    """The payload as Mistral takes it: what else is in it, other providers know. It is counted before it is sent."""
+    if request.kind != "chat":
+        return request.payload
+    if request.shaped is None:
+        payload = dict(request.payload)
+        renamed = tool_calls.with_ids(payload["messages"], tool_calls.MISTRALS_IDS)
+        payload["messages"] = [_known_message(message) for message in renamed]
+        if payload.get("tools"):
+            payload["tools"] = [_known_tool(tool) for tool in payload["tools"]]
+        # Nearly every request is as Mistral takes it already.
+        request.shaped = request.payload if payload == request.payload else payload
+    return request.shaped
+
+
+def _known_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = {name: value for name, value in message.items() if name not in OTHERS_IN_MESSAGES}
+    if isinstance(content := message.get("content"), list):
+        known["content"] = [_known_part(part) for part in content]
+    if calls := message.get("tool_calls"):
+        known["tool_calls"] = [
+            {**_only(call, _CALL_FIELDS), "function": _only(call["function"], _CALLED_FIELDS)} for call in calls
+        ]
+    return known
+
+
+def _known_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    kind = part.get("type", "text")
+    fields = _PART_FIELDS.get(kind)
+    if fields is None:
+        return part
+    known = _only(part, fields)
+    if kind == "image_url" and isinstance(image := part["image_url"], dict):
+        detail = {"detail": image["detail"]} if image.get("detail") in _IMAGE_DETAILS else {}
+        known["image_url"] = {"url": image["url"], **detail}
+    return known
+
+
+def _known_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function's; what runs at Mistral has fields that nobody here knows."""
+    if not isinstance(function := tool.get("function"), dict):
+        return tool
+    return {**_only(tool, _CALL_FIELDS - {"id", "index"}), "function": _only(function, _FUNCTION_FIELDS)}
+
+
+def _only(given: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Those fields of an object that have a value: null is what OpenAI's clients send for none."""
+    return {name: value for name, value in given.items() if name in fields and value is not None}
+
+
 def refuse_foreign(request: Request) -> None:
     """Mistral would not know what to do with what only other endpoints take. Raises DialectError."""
     if request.foreign:
         field = min(request.foreign)
         raise DialectError(f"`{field}` is not supported by {request.model}: leave it out.", field, "unsupported_field")
+    if request.kind == "embedding" and not _is_text(request.payload.get("input")):
+        raise DialectError(f"`input` must be text for {request.model}; it takes no tokens.", "input", "invalid_type")
+
+
+def refuse_guardrails(request: Request, *, model: str) -> None:
+    """A provider that has no guardrails would answer what they may stop. Raises DialectError."""
+    if request.payload.get("guardrails"):
+        raise DialectError(f"`guardrails` are not supported by {model}.", "guardrails", "unsupported_field")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
@@ -405,14 +479,22 @@ def _check_text(payload: Mapping[str, Any], name: str, *, needed: bool = False) 
         raise DialectError(f"`{name}` must be a string.", name, "invalid_type")
 
 
-def _check_input(value: Any, *, texts_only: bool) -> None:
-    """A text or a list of texts; moderation also takes conversations."""
+def _check_input(value: Any, *, embeds: bool) -> None:
+    """A text or a list of texts. Embeddings are made of tokens too, one list or several; moderation reads chats."""
     if value is None:
         raise DialectError("`input` is missing.", "input", "missing_field")
-    kinds = str if texts_only else str | dict | list
     items = value if isinstance(value, list) else [value]
-    if not items or not all(isinstance(item, kinds) for item in items):
+    fits = _is_tokens(items) or all(_is_tokens(item) for item in items) if embeds else _is_chats(items)
+    if not items or not (_is_text(items) or fits):
         raise DialectError("`input` must be a text or a list of texts.", "input", "invalid_type")
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int and 0 <= token < 2**31 for token in value)
+
+
+def _is_chats(items: list[Any]) -> bool:
+    return all(isinstance(item, str | dict | list) for item in items)
 
 
 def _check_format(payload: Mapping[str, Any]) -> None:

@@ -132,7 +132,7 @@ def test_required_tool_choice_becomes_any() -> None:
 def test_messages_lose_what_openai_clients_echo() -> None:
     echoed: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
     system = {"role": "developer", "content": "be kind", "name": "boss"}
-    answer = {"role": "tool", "content": "4", "tool_call_id": "1", "name": "add"}
+    answer = {"role": "tool", "content": "4", "tool_call_id": "abcdefghi", "name": "add"}
 
     assert sent(body(messages=[system, echoed, answer]))["messages"] == [
         {"role": "system", "content": "be kind"},
@@ -357,7 +357,7 @@ def test_no_body_breaks_the_parser(raw: bytes) -> None:
         ("fim", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("embedding", {}, "input"),
         ("embedding", {"input": []}, "input"),
-        ("embedding", {"input": [1, 2]}, "input"),
+        ("embedding", {"input": [1, "a"]}, "input"),
         ("moderation", {"input": 5}, "input"),
         ("ocr", {"document": "a.pdf"}, "document"),
     ],
