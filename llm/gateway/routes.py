@@ -70,7 +70,10 @@ CHAT = Route(
     kind="chat",
     parse=lambda body, _: mistral_dialect.parse(body),
     estimate=lambda request, default: bounds.chat(
-        request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
+        request.payload,
+        default_max_tokens=default,
+        default_thinking_tokens=settings.DEFAULT_THINKING_TOKENS,
+        reserve_unbounded=_reserves_unbounded(),
     ),
     read_usage=_written,
 )

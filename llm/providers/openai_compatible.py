@@ -11,7 +11,8 @@ from llm.rules import bounds, openai_dialect
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 
-PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
+OK, PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 200, 402, 429
+UNPROCESSABLE = (400, 422)
 
 
 class OpenAICompatible(HttpProvider):
@@ -24,10 +25,17 @@ class OpenAICompatible(HttpProvider):
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         super().__init__(name=name, base=api_base, headers=headers, public_only=public_only)
         self._native = native
+        # Models whose endpoint has said that it takes the newer name of `max_tokens` alone.
+        self._newer: set[str] = set()
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         return openai_dialect.request_body(
-            request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools, native=self._native
+            request,
+            model=model,
+            max_tokens=max_tokens,
+            disabled_tools=disabled_tools,
+            native=self._native,
+            newer=self._native or model in self._newer,
         )
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
@@ -43,6 +51,15 @@ class OpenAICompatible(HttpProvider):
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)
+        if answer.status in UNPROCESSABLE and not self._native:
+            said = await answer.read_refusal()
+            renamed = openai_dialect.renamed_length(body, said)
+            if renamed is None:
+                return RefusedAnswer(answer, status=answer.status, body=said)
+            answer.close()
+            answer = await self.connection.post(path, renamed, content_type=content_type, request_id=request_id)
+            if answer.status == OK:
+                self._newer.add(openai_dialect.model_of(body))
         if answer.status == TOO_MANY_REQUESTS:
             said = await answer.read_refusal()
             # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.

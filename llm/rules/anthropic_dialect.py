@@ -270,9 +270,8 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _blocks(message: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
     if message["role"] == "tool":
-        blocks = [_tool_result(message, param)]
-    else:
-        blocks = _content(message.get("content"), param)
+        return [_tool_result(message, param) | _cache_mark(message, param)]
+    blocks = _content(message.get("content"), param)
     if message["role"] == "assistant":
         blocks += [
             _tool_use(call, f"{param}.tool_calls.{at}") for at, call in enumerate(message.get("tool_calls") or ())

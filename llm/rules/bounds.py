@@ -84,6 +84,8 @@ class Estimate:
     texts: tuple[str, ...] = ()
     # What an input token may cost, in hundredths of its price: more where it may be written into a cache.
     input_e2: int = 100
+    # Where `max_tokens` is a default: what a model that thinks may write beyond it.
+    thinking_tokens: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -96,6 +98,14 @@ class Estimate:
             return entry.context_tokens or 0
         hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not entry.is_mistrals else 0
         return self.text_tokens + hidden + self._picture_tokens_at(entry)
+
+    def max_tokens_at(self, entry: Entry) -> int | None:
+        """Of one answer at a model: one that thinks, because it was asked to or by itself, has more by default."""
+        thinks = "reasoning" in self.needs or hides_output(entry)
+        tokens = self.max_tokens
+        if tokens is not None and thinks:
+            tokens += self.thinking_tokens
+        return tokens if tokens is None or entry.context_tokens is None else min(tokens, entry.context_tokens)
 
     def _picture_tokens_at(self, entry: Entry) -> int:
         """Of all pictures: together they are no more than the model can read."""
@@ -146,14 +156,21 @@ class Estimate:
 
 
 def chat(
-    payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS, reserve_unbounded: bool = False
+    payload: Mapping[str, Any],
+    *,
+    default_max_tokens: int = DEFAULT_MAX_TOKENS,
+    default_thinking_tokens: int = 0,
+    reserve_unbounded: bool = False,
 ) -> Estimate:
     """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput.
 
+    `default_thinking_tokens` are for what models think, beside the default for what they answer.
     `reserve_unbounded`: what has no bound counts as the model's whole context; but for audio, which has another unit.
     """
+    thinking_tokens = 0 if payload.get("max_tokens") else default_thinking_tokens
     try:
-        return replace(_bounded_chat(payload, default_max_tokens), reserve_unbounded=reserve_unbounded)
+        bounded = _bounded_chat(payload, default_max_tokens)
+        return replace(bounded, reserve_unbounded=reserve_unbounded, thinking_tokens=thinking_tokens)
     except UnboundedInput:
         if not reserve_unbounded or _holds_audio(payload):
             raise
@@ -164,6 +181,7 @@ def chat(
         n=payload.get("n") or 1,
         needs=_needs(payload, images=0, tools=bool(payload.get("tools"))),
         whole_context=True,
+        thinking_tokens=thinking_tokens,
     )
 
 
@@ -303,15 +321,12 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
     capable = estimate.kind == "chat" and not estimate.lacks(entry)
     if estimate.unit != "token":
         return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
-    max_tokens = estimate.max_tokens
-    if max_tokens is not None and entry.context_tokens is not None:
-        max_tokens = min(max_tokens, entry.context_tokens)
     return pricing.quote_tokens(
         entry,
         model=model,
         # What is written into a cache is charged as that many more tokens.
         input_tokens=-(-estimate.input_tokens_at(entry) * estimate.input_e2 // 100),
-        max_tokens=max_tokens,
+        max_tokens=estimate.max_tokens_at(entry),
         n=estimate.n,
         capable=capable,
     )

@@ -21,7 +21,7 @@ MOST_TOKENS = 10_000_000
 # Known to OpenAI alone and without effect on what is answered: dropped.
 _DROPPED = frozenset(
     """stream_options user logit_bias store verbosity safety_identifier prompt_cache_options prompt_cache_retention
-    moderation""".split()  # noqa: SIM905
+    moderation usage""".split()  # noqa: SIM905
 )
 # Known to OpenAI alone, and the answer would not be what was asked for without them: refused.
 _REFUSED = {
@@ -34,7 +34,7 @@ _REFUSED = {
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
 # What OpenAI's clients echo in a message and Mistral does not know.
 _DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
-# What other providers know in a message, or in what is in one. Mistral answers a field that it does not know with a 422.
+# What other providers know in a message, or in what is in one: Mistral answers an unknown field with a 422.
 OTHERS_IN_MESSAGES = ("cache_control", "extra_content", "provider_specific_fields", "reasoning_details")
 _PART_FIELDS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"type", "text"}),
@@ -232,6 +232,8 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):
         raise DialectError("The body must be a JSON object.", code="invalid_type")
+    for name in request_fields.without_effect(payload):
+        del payload[name]
     if found := request_fields.unknown(name for name, value in payload.items() if value is not None):
         field, advice = found
         raise DialectError(
@@ -240,7 +242,40 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
     # Also null under any other name, which says nothing.
     for name in request_fields.of_others(payload, kind=kind):
         del payload[name]
+    if kind == "chat":
+        _keep_allowed_tools(payload)
     return payload
+
+
+def _keep_allowed_tools(payload: dict[str, Any]) -> None:
+    """OpenAI's way to name the tools that may be called becomes a list of those alone, which everybody reads."""
+    choice = payload.get("tool_choice")
+    if not isinstance(choice, dict):
+        return
+    kind = choice.get("type")
+    if kind in ("auto", "none", "any", "required"):
+        payload["tool_choice"] = kind
+    if kind != "allowed_tools":
+        return
+    allowed = choice.get("allowed_tools")
+    # As chats have it, and as the Responses API does.
+    holder = allowed if isinstance(allowed, dict) else choice
+    names = {_named(tool) for tool in holder.get("tools") or () if isinstance(tool, dict)}
+    mode, tools = holder.get("mode", "auto"), payload.get("tools")
+    if mode not in ("auto", "required") or not isinstance(tools, list) or not names - {""}:
+        raise DialectError("`tool_choice.allowed_tools` must have a `mode` and name some of `tools`.", "tool_choice")
+    payload["tools"] = [tool for tool in tools if isinstance(tool, dict) and _named(tool) in names]
+    if len(payload["tools"]) < len(names):
+        raise DialectError("`tool_choice` names what is not in `tools`.", "tool_choice")
+    payload["tool_choice"] = mode
+
+
+def _named(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, wherever it is."""
+    kind = tool.get("type", "function")
+    holder = tool.get(kind) if isinstance(kind, str) else None
+    name = (holder if isinstance(holder, dict) else tool).get("name")
+    return name if isinstance(name, str) else ""
 
 
 def _model(payload: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ sends them: its own client cannot read them in parts, and OpenAI's can read them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -32,18 +33,35 @@ _MISTRALS = (
 )
 # Without effect on the answer, but not on its price: predicted text that is wrong is charged, beyond `max_tokens`.
 _WITHOUT_BOUND = ("prediction",)
+# The two names of an answer's bound. Old servers pass over the newer one, and then nothing bounds what they write; so
+# it is sent where an endpoint has asked for it.
+OLDER, NEWER = "max_tokens", "max_completion_tokens"
+_NOT_TAKEN = re.compile(
+    r"(?:unrecogni[sz]ed|unknown|unexpected|unsupported|extra)\W+(?:\w+\W+)?(?:argument|parameter|field|keyword|input)"
+    r"|extra_forbidden|parameter is not supported"
+)
 # OpenAI's error codes that say that our account has no money, although the status says "rate limit".
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
 def request_body(
-    request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str], native: bool
+    request: Request,
+    *,
+    model: str,
+    max_tokens: int | None,
+    disabled_tools: Collection[str],
+    native: bool,
+    newer: bool | None = None,
 ) -> bytes:
-    """The request in OpenAI's dialect. `native`: for OpenAI itself, not one of its likes. Raises DialectError."""
+    """The request in OpenAI's dialect. `native`: for OpenAI itself, not one of its likes. Raises DialectError.
+
+    `newer`: the bound goes by its newer name; None: where it is `native`.
+    """
     mistral_dialect.refuse_guardrails(request, model=model)
     payload = {**shape(request, model=model, native=native), "model": model}
     if request.kind == "chat":
-        _bound(payload, request.max_tokens if max_tokens is None else max_tokens, native=native)
+        bound = request.max_tokens if max_tokens is None else max_tokens
+        _bound(payload, bound, newer=native if newer is None else newer)
         _remove_tools(payload, request.tools, frozenset(disabled_tools))
     return orjson.dumps(payload)
 
@@ -84,6 +102,20 @@ def out_of_money(body: bytes) -> bool:
     )
 
 
+def renamed_length(body: bytes, refusal: bytes) -> bytes | None:
+    """A body whose bound has its newer name, where a refusal says that the older one is not taken; else None."""
+    said = refusal.decode(errors="replace").lower()
+    payload = orjson.loads(body)
+    if OLDER not in payload or not (NEWER in said or (OLDER in said and _NOT_TAKEN.search(said))):
+        return None
+    payload[NEWER] = payload.pop(OLDER)
+    return orjson.dumps(payload)
+
+
+def model_of(body: bytes) -> str:
+    return str(orjson.loads(body).get("model"))
+
+
 def _translate_input(payload: dict[str, Any]) -> None:
     if "output_dimension" in payload:
         payload.setdefault("dimensions", payload.pop("output_dimension"))
@@ -92,15 +124,17 @@ def _translate_input(payload: dict[str, Any]) -> None:
     payload.pop("metadata", None)
 
 
-def _bound(payload: dict[str, Any], max_tokens: int | None, *, native: bool) -> None:
+def _bound(payload: dict[str, Any], max_tokens: int | None, *, newer: bool) -> None:
     """The bound that was held for, under the one name that the endpoint takes."""
-    payload.pop("max_tokens", None)
-    payload.pop("max_completion_tokens", None)
+    payload.pop(OLDER, None)
+    payload.pop(NEWER, None)
     if max_tokens is not None:
-        payload["max_completion_tokens" if native else "max_tokens"] = max_tokens
+        payload[NEWER if newer else OLDER] = max_tokens
 
 
 def _translate_fields(payload: dict[str, Any], *, native: bool) -> None:
+    # OpenRouter's way to ask for what is always asked for.
+    payload.pop("usage", None)
     seed = payload.get("random_seed")
     if seed is not None:
         payload.setdefault("seed", seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 # What Mistral takes, by its client.
 _MISTRALS: Mapping[str, str] = {
@@ -27,7 +28,7 @@ _MISTRALS: Mapping[str, str] = {
 _OPENAIS: Mapping[str, str] = {
     "chat": """max_completion_tokens seed stream_options user logit_bias store verbosity safety_identifier
         prompt_cache_options prompt_cache_retention moderation functions function_call audio web_search_options
-        modalities""",
+        modalities usage""",
     "fim": "user seed stream_options max_completion_tokens",
     "embedding": "dimensions user",
     "moderation": "user",
@@ -48,6 +49,8 @@ KNOWN: Mapping[str, frozenset[str]] = {
 }
 
 
+# What multiplies or lengthens an answer, but for the values that ask for nothing: they are left out.
+_WITHOUT_EFFECT: Mapping[str, Any] = {"best_of": 1, "echo": False, "use_beam_search": False}
 _ANYWHERE = frozenset[str]().union(*KNOWN.values())
 
 
@@ -58,6 +61,11 @@ def unknown(names: Iterable[str]) -> tuple[str, str] | None:
         return None
     close = difflib.get_close_matches(field[:100].lower(), _ANYWHERE, n=1, cutoff=0.8)
     return field, f"did you mean `{close[0]}`?" if close else "leave it out."
+
+
+def without_effect(payload: Mapping[str, Any]) -> list[str]:
+    """Fields that nobody here knows, with a value that changes nothing."""
+    return [name for name, value in _WITHOUT_EFFECT.items() if payload.get(name) == value]
 
 
 def of_others(names: Iterable[str], *, kind: str) -> list[str]:

@@ -177,7 +177,7 @@ class _Call:
         return size + sum(len(orjson.dumps(added)) for added in (more, functions_more) if added)
 
     def is_over(self, part: Mapping[str, Any]) -> bool:
-        """Whether a part without an id cannot be of this call, by its name: its own has been said, and arguments too."""
+        """Whether a part without an id begins another call: by its name, once this one has arguments."""
         name = (part.get("function") or {}).get("name")
         if not name or not self._name or not self._arguments:
             return False
@@ -189,10 +189,10 @@ class _Call:
 
 
 def with_text_arguments(answer: Any) -> bool:
-    """Put what tools are called with, in a whole answer, into the texts that clients read. Whether there was any."""
+    """Make texts, which clients read, of what tools are called with in an answer or a chunk. Whether any was none."""
     changed = False
     for function in _functions(answer):
-        if not isinstance(function.get("arguments", ""), str):
+        if not isinstance(function.get("arguments"), str | None):
             function["arguments"] = text_of(function["arguments"])
             changed = True
     return changed
@@ -201,11 +201,12 @@ def with_text_arguments(answer: Any) -> bool:
 def _functions(answer: Any) -> Iterator[dict[str, Any]]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        calls = message.get("tool_calls") if isinstance(message, dict) else None
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict) and isinstance(call.get("function"), dict):
-                yield call["function"]
+        for name in ("message", "delta"):
+            message = choice.get(name) if isinstance(choice, dict) else None
+            calls = message.get("tool_calls") if isinstance(message, dict) else None
+            for call in calls if isinstance(calls, list) else ():
+                if isinstance(call, dict) and isinstance(call.get("function"), dict):
+                    yield call["function"]
 
 
 def _is_object(text: str) -> bool:
