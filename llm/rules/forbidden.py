@@ -7,7 +7,7 @@ OpenRouter's moderation does (https://openrouter.ai/docs/errors): a key is no wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -47,7 +47,7 @@ def about(body: bytes) -> About:
     return About.KEY if _ABOUT_KEY.search(words) else About.UNCLEAR
 
 
-def _words(holders: list[Mapping[str, Any]], error: Any) -> Iterator[str]:
+def _words(holders: Sequence[Mapping[str, Any]], error: Any) -> Iterator[str]:
     if isinstance(error, str):
         yield error
     for holder in holders:
