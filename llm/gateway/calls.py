@@ -54,7 +54,7 @@ async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route:
     body = await exchange.body(limit=route.max_body_bytes)
     exchange.watch()
     try:
-        request = route.parse(body, exchange.header("content-type"))
+        request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         estimate = route.estimate(request, identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
         raise _mistake(error) from error

@@ -10,7 +10,7 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, bounds, sse, unreadable
+from llm.rules import anthropic_dialect, bounds, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
@@ -29,6 +29,8 @@ class Anthropic(HttpProvider):
         super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers, public_only=public_only)
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        if request.extra:
+            mistral_dialect.refuse_foreign(request)
         return anthropic_dialect.request_body(
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
         )

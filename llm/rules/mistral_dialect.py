@@ -78,17 +78,20 @@ class Request:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     # Fields that only endpoints of one's own know; Mistral is not sent them.
     foreign: frozenset[str] = frozenset()
+    # Of these, what nobody here knows, and an operator's endpoint takes.
+    extra: frozenset[str] = frozenset()
     # Of a form: where in `body` the model's name is.
     model_at: tuple[int, int] | None = None
     # What `shape` made of it.
     shaped: dict[str, Any] | None = None
 
 
-def parse(body: bytes) -> Request:
-    """Read and translate a chat request. Raises DialectError."""
-    payload = load_object(body, kind="chat")
+def parse(body: bytes, extra: frozenset[str] = frozenset()) -> Request:
+    """Read and translate a chat request; `extra` are fields that some endpoint takes. Raises DialectError."""
+    payload = load_object(body, kind="chat", extra=extra)
     request = Request(body=body, payload=payload, model=_model(payload))
-    request.foreign = request_fields.COMPATIBLE["chat"] & payload.keys()
+    request.extra = extra & payload.keys()
+    request.foreign = (request_fields.COMPATIBLE["chat"] & payload.keys()) | request.extra
     for name in request.foreign:
         del payload[name]
     request.user = _attribution(payload)
@@ -222,8 +225,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
-    """The JSON object that a request's body must be, of known fields alone. Raises DialectError."""
+def load_object(body: bytes, *, kind: str, extra: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The JSON object that a request's body must be, of known fields alone and `extra` ones. Raises DialectError."""
     if not body.strip():
         raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
     try:
@@ -234,6 +237,10 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
         raise DialectError("The body must be a JSON object.", code="invalid_type")
     for name in request_fields.without_effect(payload):
         del payload[name]
+    added = {name: payload.pop(name) for name in extra & payload.keys()}
+    for name, value in added.items():
+        if value is not None and not request_fields.is_extra_value(value):
+            raise DialectError(f"`{name}` must be a number, true or false, or a short text.", name, "invalid_type")
     if found := request_fields.unknown(name for name, value in payload.items() if value is not None):
         field, advice = found
         raise DialectError(
@@ -244,7 +251,7 @@ def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
         del payload[name]
     if kind == "chat":
         _keep_allowed_tools(payload)
-    return payload
+    return payload | {name: value for name, value in added.items() if value is not None}
 
 
 def _keep_allowed_tools(payload: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
     """All of the body but its model and length, with every tool: what is counted before it is sent. DialectError."""
     if request.kind not in KINDS or request.content_type.partition(";")[0].strip() != "application/json":
         raise DialectError(f"{model} cannot be asked for this: its provider has no such call.", "model")
-    payload = load_object(request.body, kind=request.kind)
+    payload = load_object(request.body, kind=request.kind, extra=request.extra)
     del payload["model"]
     if request.kind != "chat":
         _translate_input(payload)

@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from django.core.exceptions import ValidationError
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
+from governance.audit import Actor
 from governance.models import Reservation, SpendEntry
-from llm.providers import registry
+from llm.models import ProviderEndpoint
+from llm.providers import endpoints, registry
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, holds_by_the_books, ledger_nanos
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
@@ -454,6 +457,50 @@ def test_a_field_that_changes_nothing_is_no_mistake(
 def test_a_field_that_makes_a_call_dearer_is_refused(product: Product, key: str, fields: dict[str, Any]) -> None:
     response = product.chat(key, **fields)
     assert (response.status_code, response.json()["code"]) == (400, "unknown_field")
+
+
+@compatible
+def test_a_field_that_an_operator_lets_through_goes_to_that_endpoint_alone_and_is_held_for(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    fields = {"top_n_sigma": 1.5, "dry": True, "flavour": "f" * 200}
+
+    def ask_with(model: str, **more: Any) -> httpx.Response:
+        return product.chat(likes, model=model, **more)
+
+    assert ask_with("likes/m", **fields).json()["code"] == "unknown_field"
+    row = ProviderEndpoint.objects.get(name="likes")
+    row.extra_fields = "top_n_sigma, dry flavour"
+    row.full_clean()
+    endpoints.save(row=row, new_key="", by=Actor(name="ops"), now=make.NOON)
+    assert eventually(lambda: ask_with("likes/m", dry=True).status_code == 200)
+    holds = []
+    for more in ({}, fields):
+        before, entries = ledger_nanos(), len(booked.books.entries)
+        response = ask_with("likes/m", **more)
+        assert response.status_code == 200, response.text
+        assert sent(booked) | more == sent(booked)
+        assert booked.idle()
+        assert eventually(nothing_is_held)
+        assert ledger_nanos() - before == sum(entry.cost_nanos for entry in booked.books.entries[entries:])
+        holds.append(Reservation.objects.latest("reserved_at").amount_nanos)
+    assert holds[1] - holds[0] >= 200 * 150
+
+    count = len(booked.books.entries)
+    for wrong in ({"flavour": "f" * 300}, {"flavour": ["f"]}, {"dry": {"a": 1}}):
+        answer = ask_with("likes/m", **wrong)
+        assert (answer.status_code, answer.json()["param"]) == (400, *wrong)
+    elsewhere = ask_with("mistral-small-latest", dry=True)
+    assert (elsewhere.status_code, elsewhere.json()["code"]) == (400, "unsupported_field")
+    assert len(booked.books.entries) == count
+
+
+@pytest.mark.parametrize("name", ["best_of", "models", "max_new_tokens", "n", "temperature", "Big", "a-b", "x" * 65])
+def test_no_field_that_makes_a_call_dearer_can_be_let_through(db: None, name: str) -> None:
+    row = ProviderEndpoint(name="own", base_url="https://example.com/v1", extra_fields=name, updated_at=make.NOON)
+    with pytest.raises(ValidationError) as refused:
+        row.full_clean()
+    assert "extra_fields" in refused.value.message_dict
 
 
 def named(name: str) -> dict[str, Any]:
