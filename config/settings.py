@@ -194,7 +194,12 @@ DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # that is gone is read to its end, to know what it used, or left.
 STREAM_BUFFER_BYTES = check.whole(env, "STREAM_BUFFER_BYTES", default=1_048_576, maximum=2**30)
 CLIENT_WRITE_TIMEOUT_S = check.seconds(env, "CLIENT_WRITE_TIMEOUT_S", default=30, minimum=1)
+# A stream that its model has not begun after so long gets its headers and a comment, so that no balancer cuts it; from
+# then on no other model can answer. 0: never.
+SIGN_OF_LIFE_S = check.seconds(env, "SIGN_OF_LIFE_S", default=15, minimum=0)
 READ_CANCELLED_ANSWERS = check.boolean(env, "READ_CANCELLED_ANSWERS", default=False)
+# What a model that thinks may write beyond its tenant's default, where a call names no `max_tokens`.
+DEFAULT_THINKING_TOKENS = check.whole(env, "DEFAULT_THINKING_TOKENS", default=12_288, maximum=1_000_000)
 # What a call is held for whose input cannot be bounded: nothing, as it is refused, or all that there could be.
 UNBOUNDED_INPUTS = check.choice(env, "UNBOUNDED_INPUTS", choices=("refuse", "reserve_full_context"), default="refuse")
 OCR_MAX_PAGES = check.whole(env, "OCR_MAX_PAGES", default=1_000, maximum=1_000_000)

@@ -20,6 +20,8 @@ from governance.api.once import PARAMETER
 from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
 from llm.gateway import inside
+from llm.rules import sse, usage
+from llm.rules.answers import read_json
 
 PATH = "/v1/chat/completions"
 # Without a model the strategy alone chooses.
@@ -125,6 +127,9 @@ def _chat_request(asked: Mapping[str, Any]) -> bytes:
         )
     except MalformedMessages as error:
         raise serializers.ValidationError(_complaint(error)) from error
+    except ValueError as error:
+        # Its types look for the role of a message before anything else.
+        raise serializers.ValidationError({"messages": ["each needs a role."]}) from error
     return orjson.dumps(made.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
@@ -136,21 +141,23 @@ def _complaint(error: MalformedMessages) -> dict[str, list[str]]:
 
 
 def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) -> dict[str, Any]:
-    from mistralai.client.models import ChatCompletionResponse
-
-    said = ChatCompletionResponse.model_validate(orjson.loads(answer.body))
-    content = said.choices[0].message.content if said.choices and said.choices[0].message else None
+    """The gateway's answer in the control plane's words, whatever the model's API left out of it."""
+    said = read_json(answer.body)
+    said = said if isinstance(said, dict) else {}
+    messages = (choice.get("message") for choice in sse.choices_of(said))
+    message = next((message for message in messages if isinstance(message, dict)), {})
+    used = usage.read_tokens(said)
     headers = answer.headers
     clamped = headers.get("x-max-tokens-clamped")
     return {
-        "content": _text(content) if isinstance(content, list) else content or None,
-        "model": headers.get("x-model-served", said.model),
+        "content": _text(message.get("content")),
+        "model": headers.get("x-model-served", ""),
         "strategy": strategy or None,
         "cost": headers["x-request-cost-usd"],
         "usage": {
-            "input_tokens": said.usage.prompt_tokens or 0,
-            "output_tokens": said.usage.completion_tokens or 0,
-            "total_tokens": said.usage.total_tokens or 0,
+            "input_tokens": used.input_tokens if used else 0,
+            "output_tokens": used.output_tokens if used else 0,
+            "total_tokens": used.input_tokens + used.output_tokens if used else 0,
         },
         "latency_ms": round(latency_ms, 1),
         "decision": {
@@ -168,9 +175,12 @@ def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) 
     }
 
 
-def _text(parts: list[Any]) -> str:
-    """The texts of an answer that came in parts; what it thought is not among them."""
-    return "".join(part.text for part in parts if getattr(part, "type", "") == "text")
+def _text(content: Any) -> str | None:
+    """The text of an answer, or the texts that it came in; what it thought is not among them."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
+        return "".join(text for text in parts if isinstance(text, str))
+    return content if isinstance(content, str) and content else None
 
 
 def _refused(answer: inside.InsideAnswer, request: Request) -> Response:

@@ -69,7 +69,7 @@ class GatewayApplication(Gateway):
         asked = Asked(exchange, identity)
         try:
             # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
-            await calls.read(asked, route)
+            await calls.read(self, asked, route)
             await idempotency.once(
                 self,
                 exchange,

@@ -37,28 +37,30 @@ from llm.gateway.http import ClientGone, Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
+from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, exact_count, mistral_dialect, sse, unreadable
+from llm.rules import bounds, exact_count, forbidden, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.exact_count import Tokenizer
 from llm.rules.mistral_dialect import Request
-from llm.rules.pricing import Entry
+from llm.rules.pricing import GUARDS, Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.tool_calls import with_text_arguments
 from llm.state import routing
 from llm.state.telemetry import Attempt, trace_context
 
 log = logging.getLogger(__name__)
 
 
-async def read(asked: Asked, route: Route) -> None:
+async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
     """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
     exchange = asked.exchange
     body = await exchange.body(limit=route.max_body_bytes)
     try:
-        asked.request = request = route.parse(body, exchange.header("content-type"))
+        asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         _check_names(exchange, request)
         asked.estimate = route.estimate(request, asked.identity.default_max_tokens)
     except mistral_dialect.DialectError as error:
@@ -212,12 +214,13 @@ class _GovernedCall:
         try:
             await self._under_hold(hold, provider)
             error = hold.charge.reason if hold.charge else ""
-        except Unanswered as unanswered:
-            error = unanswered.error.code
-            raise
-        except errors.GatewayError as refusal:
+        except (Unanswered, errors.GatewayError) as failure:
+            refusal = failure.error if isinstance(failure, Unanswered) else failure
             error = refusal.code
-            raise
+            if not self.exchange.started or self.exchange.ended:
+                raise
+            await self._end_begun(hold, error)
+            return
         except asyncio.CancelledError:
             error = "cancelled"
             raise
@@ -360,16 +363,40 @@ class _GovernedCall:
         if self.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.exchange.watch(lambda: hold.cut(CLIENT_CLOSED))
-        answer = await self._send(hold, provider, body)
-        try:
-            if not 200 <= answer.status < 300:
-                await self._refused(hold, provider, answer)
-            elif self.request.stream:
-                await self._stream(hold, provider, answer, sent=sent)
-            else:
-                await self._relay(hold, provider, answer, sent=sent)
-        finally:
-            answer.close()
+        async with self._sign_of_life(hold) as sign:
+            answer = await self._send(hold, provider, body)
+            try:
+                if not 200 <= answer.status < 300:
+                    await self._refused(hold, provider, answer, sign)
+                elif self.request.stream:
+                    await self._stream(hold, provider, answer, sign, sent=sent)
+                else:
+                    await self._relay(hold, provider, answer, sent=sent)
+            finally:
+                answer.close()
+
+    def _sign_of_life(self, hold: Hold) -> SignOfLife:
+        """For whom waits for a stream, however many models were tried."""
+        every_s = settings.SIGN_OF_LIFE_S if self.request.stream else 0
+        waited_s = time.perf_counter() - self.exchange.arrived
+        headers = [*self._headers(hold), *_budget(hold, self.identity, None)]
+        return SignOfLife(self.exchange, headers, first_s=max(0.0, every_s - waited_s), every_s=every_s)
+
+    async def _end_begun(self, hold: Hold, reason: str) -> None:
+        """End a stream of which the client has the head alone, in the way that every client takes."""
+        self.exchange.complete = False
+        charge = hold.charge
+        chunk = sse.final_chunk(
+            like=None,
+            model=hold.quote.model,
+            usage=charge.usage if charge else Usage(provider=hold.usage.served.provider),
+            cost_nanos=charge.cost_nanos if charge else 0,
+            reason=reason,
+            request_id=self.exchange.request_id,
+            created=int(time.time()),
+            indexes=range(self.request.n),
+        )
+        await self.exchange.write(chunk + sse.DONE, more=False)
 
     async def _register(self) -> None:
         """Make the agent of an admitted call known to operators; where that fails, its next call does."""
@@ -406,13 +433,14 @@ class _GovernedCall:
             await hold.release()
         return Unanswered(upstream.no_answer(error), place)
 
-    async def _refused(self, hold: Hold, provider: Provider, answer: Answer) -> None:
+    async def _refused(self, hold: Hold, provider: Provider, answer: Answer, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
         try:
             data = await answer.read()
         except ProviderError:
             # A refusal that breaks off is one all the same.
             data = b""
+        await sign.end()
         said = _json_object(data)
         used = hold.usage.reported(said)
         if used is not None:
@@ -437,26 +465,42 @@ class _GovernedCall:
 
     async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusing, data: bytes) -> None:
         place = hold.usage.served.place
-        if not upstream.is_about_the_request(answer.status):
+        if answer.status == 403 and not self._forbids_us(provider, data):
+            # Whoever stopped it: no other model is to answer what one must not.
+            if forbidden.about(data) is forbidden.About.UNCLEAR:
+                raise upstream.forbidden_request()
+            self._succeeded(hold, None)
+        elif not upstream.is_about_the_request(answer.status):
             self.judged = True
             raise await self.gateway.provider_failures.refused(place, provider, answer)
-        self._succeeded(hold, None)
-        if self.failure is not None:
-            # A stand-in's word on the request is no answer to a client that asked another model.
-            raise Unanswered(self.failure, place)
+        else:
+            self._succeeded(hold, None)
+            if self.failure is not None:
+                # A stand-in's word on the request is no answer to a client that asked another model.
+                raise Unanswered(self.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
+        if self.exchange.started:
+            raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
         await self.exchange.answer(
             answer.status,
             data,
             [("content-type", _content_type(answer)), ("x-request-id", self.exchange.request_id)],
         )
 
-    async def _stream(self, hold: Hold, provider: Provider, answer: Answer, *, sent: float) -> None:
+    def _forbids_us(self, provider: Provider, said: bytes) -> bool:
+        guarded = not GUARDS.isdisjoint(self.estimate.needs)
+        prompt = None if guarded else hash(self.request.body)
+        return self.gateway.provider_failures.forbids_us(provider.name, said, prompt=prompt)
+
+    async def _stream(self, hold: Hold, provider: Provider, answer: Answer, sign: SignOfLife, *, sent: float) -> None:
         """Nothing is sent to the client before the first event is here: until then another model may answer."""
         async with Stream(self.exchange, hold, answer, answers=self.request.n) as stream:
             try:
-                began = await stream.begin()
+                try:
+                    began = await stream.begin()
+                finally:
+                    await sign.end()
             except ErrorInstead as instead:
                 await self._refused_in_200(hold, provider, answer, instead.error, instead.used)
                 return
@@ -484,6 +528,8 @@ class _GovernedCall:
             # A stream although none was asked for.
             data = orjson.dumps(streamed)
         said = _json_object(data)
+        if with_text_arguments(said):
+            data = orjson.dumps(said)
         answered = time.perf_counter()
         used = hold.usage.reported(said)
         if stated := error_in(said):
@@ -555,6 +601,8 @@ class _GovernedCall:
             headers.append(("x-downgrade-reason", reason))
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
+        if self.request.max_tokens is None and hold.quote.max_tokens is not None:
+            headers.append(("x-max-tokens-default", str(hold.quote.max_tokens)))
         if decision.clamped:
             headers.append(("x-max-tokens-clamped", str(hold.quote.max_tokens)))
         return headers

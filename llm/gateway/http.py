@@ -45,7 +45,7 @@ class Exchange:
         self._watching: asyncio.Task[None] | None = None
         self._on_leave: Callable[[], None] | None = None
         self.is_gone = False
-        self.started = False
+        self.started = self.ended = False
         # False once a stream had to be ended before the model had said everything.
         self.complete = True
 
@@ -106,6 +106,7 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
+        self.ended = self.ended or not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def answer(self, status: int, data: bytes, headers: Headers) -> None:

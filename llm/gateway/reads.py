@@ -26,18 +26,25 @@ USUAL_DAYS = 7
 
 
 async def models(gateway: Gateway, exchange: Exchange) -> None:
-    """The catalogue, in the shape both dialects read; only what has a price and a provider with a key is there."""
+    """The catalogue, in the shape both dialects read; only what has a price and a provider with a key is there.
+
+    Clients look in the list for what they were told to ask for, so an alias has a card of its own.
+    """
     await gateway.identify(exchange, afresh=True)
     missing = gateway.providers.unconfigured()
     name = exchange.path.removeprefix("/v1/models").strip("/")
     if not name:
-        cards = [_card(entry) for entry in snapshot.current() if entry.rates and entry.provider not in missing]
+        cards = [
+            _card(entry, known)
+            for known, entry in snapshot.current().callable_names()
+            if entry.rates and entry.provider not in missing
+        ]
         await exchange.answer_json(200, {"object": "list", "data": cards})
         return
     entry = snapshot.resolve(name)
     if entry is None or entry.rates is None or entry.provider in missing:
         raise errors.not_found(f"There is no model {name!r} in the catalogue.")
-    await exchange.answer_json(200, _card(entry))
+    await exchange.answer_json(200, _card(entry, entry.id))
 
 
 async def budget(gateway: Gateway, exchange: Exchange) -> None:
@@ -84,10 +91,12 @@ def _shown(decision: Decision, window: ShownWindow | None, usual_nanos: int) -> 
     return shown
 
 
-def _card(entry: Entry) -> dict[str, Any]:
+def _card(entry: Entry, name: str) -> dict[str, Any]:
+    """`root` is the model that a name stands for."""
     abilities = entry.capabilities
     return {
-        "id": entry.id,
+        "id": name,
+        "root": entry.id,
         "object": "model",
         "created": 0,
         "owned_by": entry.owned_by,

@@ -20,9 +20,11 @@ from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
+from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.rules import sse, unreadable, usage
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.tool_calls import with_text_arguments
 
 log = logging.getLogger(__name__)
 
@@ -140,14 +142,15 @@ class Stream:
 
     async def relay(self, headers: Iterable[tuple[str, str]]) -> None:
         """Send the answer on and settle its call: when the usage comes, the client goes, or the stream breaks."""
-        await self._exchange.start(
-            200, [*headers, ("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
-        )
+        if not self._exchange.started:
+            await self._exchange.start(200, [*headers, *STREAM_HEADERS])
         self._pipe = Pipe(
             self._exchange,
             most_bytes=settings.STREAM_BUFFER_BYTES,
             patience_s=settings.CLIENT_WRITE_TIMEOUT_S,
             on_break=lambda: self._leave(CLIENT_STALLED),
+            silence_s=settings.SIGN_OF_LIFE_S or None,
+            sign=sse.COMMENT,
         )
         ended = UPSTREAM_CUT
         try:
@@ -241,6 +244,8 @@ class Stream:
             self._failed = stated
             self._used = usage.larger(self._used, self._hold.usage.reported(event.data))
             return b""
+        if b"tool_calls" in event.raw and with_text_arguments(event.data):
+            event.raw = sse.write_event(event.data)
         self._last = event.data
         self._ended_answers.update(event.finished)
         before = self._kept.raw if self._kept else b""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, bounds, sse, unreadable
+from llm.rules import anthropic_dialect, bounds, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
@@ -28,15 +29,18 @@ class Anthropic(HttpProvider):
         super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers, public_only=public_only)
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        if request.extra:
+            mistral_dialect.refuse_foreign(request)
         return anthropic_dialect.request_body(
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
         )
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if estimate.whole_context:
-            return estimate
+            return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
         body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        return estimate.with_text(bounds.body_text(orjson.loads(body)))
+        counted = estimate.with_text(bounds.body_text(orjson.loads(body)))
+        return replace(counted, input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""

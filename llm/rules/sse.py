@@ -17,6 +17,7 @@ import orjson
 from governance.rules import money
 from governance.rules.calls import Usage
 from llm.rules.answers import read_json
+from llm.rules.tool_calls import CallParts
 
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
@@ -222,42 +223,35 @@ def whole_answer(body: bytes) -> dict[str, Any] | None:
     events = [*reader.feed(body), *reader.rest()[0]]
     answer: dict[str, Any] = {}
     parts: dict[int, dict[str, Any]] = {}
+    calls: dict[int, CallParts] = {}
     for chunk in (event.data for event in events if event.data is not None):
         # The first says what all of it is; usage and errors come with any.
         answer = {**chunk, **answer, **{name: chunk[name] for name in ("usage", "error") if chunk.get(name)}}
         for choice in choices_of(chunk):
-            index = choice.get("index")
-            _add_part(parts.setdefault(index if isinstance(index, int) else 0, {}), choice)
+            index = index if isinstance(index := choice.get("index"), int) else 0
+            _add_part(parts.setdefault(index, {}), choice, calls.setdefault(index, CallParts()))
     if not answer:
         return None
+    for index, made in calls.items():
+        if made:
+            parts[index]["message"]["tool_calls"] = made.whole()
     whole = [{**choice, "index": index} for index, choice in sorted(parts.items())]
     return {**answer, "object": "chat.completion", "choices": whole} if whole else answer
 
 
-def _add_part(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Put a part of an answer to what came of it before: texts one after the other, tool calls by their number."""
+def _add_part(whole: dict[str, Any], part: Mapping[str, Any], calls: CallParts) -> None:
+    """Put a part of an answer to what came of it before: texts one after the other, tool calls to `calls`."""
     delta = part.get("delta")
     message = whole.setdefault("message", {"role": "assistant", "content": ""})
     for name, value in delta.items() if isinstance(delta, dict) else ():
         if name == "tool_calls" and isinstance(value, list):
-            _add_calls(message.setdefault(name, []), value)
+            for call in value:
+                calls.took(call)
         elif isinstance(value, str) and isinstance(message.get(name), str) and name != "role":
             message[name] += value
         elif value is not None:
             message[name] = value
     whole.update({name: value for name, value in part.items() if name != "delta" and value is not None})
-
-
-def _add_calls(calls: list[Any], parts: list[Any]) -> None:
-    for part in parts:
-        function = part.get("function") if isinstance(part, dict) else None
-        if not isinstance(function, dict):
-            continue
-        known = next((call for call in calls if not part.get("id") and call.get("index") == part.get("index")), None)
-        if known is None:
-            calls.append({**part, "function": dict(function)})
-        elif isinstance(more := function.get("arguments"), str):
-            known["function"]["arguments"] = str(known["function"].get("arguments") or "") + more
 
 
 def choices_of(data: Any) -> list[dict[str, Any]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
 from governance.models import SpendEntry
 from llm.api import route
 from llm.gateway import inside
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import nothing_is_held
+from tests.llm.gateway.test_odd_answers import plain
 from tests.product import Product
 
 PROMPT = "Which invoices are overdue?"
@@ -56,6 +60,8 @@ def test_messages_go_as_they_are(product: Product, key: str) -> None:
         ({"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt"),
         ({}, "prompt"),
         ({"messages": [{"role": "user"}, {"role": "nobody", "content": "Hi"}]}, "messages"),
+        ({"messages": [{"content": "Hi"}]}, "messages"),
+        ({"messages": [{}]}, "messages"),
         ({"prompt": PROMPT, "max_tokens": 0}, "max_tokens"),
         ({"prompt": PROMPT, "strategy": "quality", "model": "mistral-small-latest"}, "model"),
         ({"prompt": PROMPT, "temprature": 1}, "temprature"),
@@ -109,3 +115,27 @@ def test_an_answer_that_never_ends_is_given_up(product: Product, key: str, monke
     monkeypatch.setattr(route.inside, "post", lambda *args, **kwargs: post(*args, **kwargs, timeout_s=0.2))
     product.sandbox.next("latency=30")
     assert asked(product, key, model="mistral-small-latest").json()["error"]["code"] == "gateway_away"
+
+
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        (Answer(tokens=3, usage="none"), "074"),
+        (Answer(tokens=3, usage="list"), "074"),
+        (plain({"choices": [{"message": {"content": "Hi"}}]}), "Hi"),
+        (plain({"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}, {"type": "odd"}, 5]}}]}), "Hi"),
+        (plain({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}), None),
+        (plain({"choices": [5, {"message": 5}], "id": 5}), None),
+    ],
+)
+def test_an_answer_that_lacks_what_it_should_have_is_one_and_is_charged(
+    product: Product, booked: BookedUpstream, key: str, answer: Answer, content: str | None
+) -> None:
+    booked.next(replace(answer, tokens=3))
+    response = asked(product, key, model="mistral-small-latest")
+    assert response.status_code == 200, response.text
+    assert response.json()["content"] == content
+    assert (
+        nanos(response.json()["cost"]) == SpendEntry.objects.get().cost_nanos >= booked.books.entries[0].output_tokens
+    )
+    assert nothing_is_held()
