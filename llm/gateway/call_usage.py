@@ -127,10 +127,15 @@ class CallUsage:
         return max(context or LONGEST_CONTEXT, self.quote.input_tokens)
 
     def count(self) -> StreamCount:
-        """What counts along with its answer."""
+        """What counts along with its answer. Mistral's models show what they think; others may not, if asked to."""
+        entry = self._entry
+        is_mistrals = entry is not None and entry.is_mistrals
         return StreamCount(
             self.quote,
-            hides=self._entry is None or bounds.hides_output(self._entry),
+            hides=entry is None
+            or bounds.hides_output(entry)
+            or ("reasoning" in self.estimate.needs and not is_mistrals),
+            shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,
         )
 

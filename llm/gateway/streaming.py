@@ -294,7 +294,12 @@ class Stream:
             await self._pipe.finish(tail)
 
     def _count_unread(self) -> None:
-        """What has come and was not passed on counts too: parts that wait for their rest, and half an event."""
+        """What has come and was not passed on counts too: parts that wait for their rest, and half an event.
+
+        So does the time since the last part.
+        """
+        if self._began:
+            self._hold.count.passed(self._loop.time() - self._began)
         if unread_bytes := self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread):
             self._hold.count.arrived(unread_bytes)
 
@@ -302,8 +307,7 @@ class Stream:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
         kept = self._kept.raw if self._kept else b""
         self._count_unread()
-        stopped = bool(self._left or self._hold.cut_reason)
-        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, stopped=stopped, at_least=self._used)
+        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, at_least=self._used)
         if not cut:
             return kept
         self._exchange.complete = False

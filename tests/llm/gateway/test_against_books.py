@@ -265,6 +265,71 @@ def test_a_client_that_leaves_has_paid_for_what_was_written(
     assert holds_by_the_books(booked)
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "answer"),
+    [
+        (2.0, Answer(tokens=3_000, pace=800, whole_from=0, text_field="tool_calls")),
+        (2.0, Answer(tokens=3_000, pace=800, whole_from=40, heartbeat_s=0.1)),
+        (0.3, Answer(tokens=3_000, pace=800, whole_from=0)),
+        (1.5, Answer(tokens=3_000, pace=800, whole_from=100, usage_at="every")),
+    ],
+    ids=["a tool call", "after some text", "at once", "after its usage"],
+)
+def test_what_was_written_and_not_sent_is_paid_for_by_a_client_that_leaves(
+    product: Product, booked: BookedUpstream, key: str, wait_s: float, answer: Answer
+) -> None:
+    booked.next(answer)
+    client = open_stream(product, key, window=65_536, max_tokens=4_000)
+    client.recv(100)
+    time.sleep(wait_s)
+    client.close()
+    assert eventually(lambda: SpendEntry.objects.exists())
+    assert holds_by_the_books(booked)
+    assert SpendEntry.objects.get().reason == "client_closed"
+
+
+@pytest.mark.parametrize("by", ["reset", "close"])
+def test_what_was_written_and_not_sent_before_a_connection_ends_is_paid_for(
+    product: Product, booked: BookedUpstream, key: str, by: str
+) -> None:
+    booked.next(Answer(tokens=600, pace=600, whole_from=20, ends_after_tokens=500, ends_by=by))
+    ask(product, key, stream=True, max_tokens=1_000)
+    assert holds_by_the_books(booked)
+
+
+def test_calls_that_are_left_while_they_write_unseen_pass_no_cap(product: Product, booked: BookedUpstream) -> None:
+    make.budget("0.01", soft_cap=None)
+    key = product.key()
+    booked.usual = Answer(tokens=2_000, pace=1_000, whole_from=0, text_field="tool_calls")
+    for _ in range(3):
+        clients = [open_stream(product, key, max_tokens=2_000) for _ in range(5)]
+        time.sleep(1.0)
+        for client in clients:
+            client.close()
+        assert eventually(nothing_is_held)
+    assert booked.idle()
+    assert 0 < booked.books.spent_nanos <= limits("0.01")
+    assert ledger_nanos() >= booked.books.spent_nanos
+
+
+def test_several_answers_of_which_one_is_not_sent_are_paid_for(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    def part(tokens: int) -> bytes:
+        choice = {"index": 0, "delta": {"content": "1" * tokens}, "finish_reason": None}
+        return b"data: " + json.dumps({"model": "mistral-small-2603", "choices": [choice]}).encode() + b"\n\n"
+
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    steps = [step for _ in range(100) for step in (part(5), 0.05)]
+    booked.next(Answer(script=[head, *steps], tokens=400))
+    client = open_stream(product, key, n=2, max_tokens=500)
+    client.recv(100)
+    time.sleep(1.0)
+    client.close()
+    assert eventually(lambda: SpendEntry.objects.exists())
+    assert holds_by_the_books(booked)
+
+
 def test_an_answer_is_read_to_its_end_for_a_client_that_left_where_that_is_wished(
     product: Product, booked: BookedUpstream, key: str, settings: Any
 ) -> None:

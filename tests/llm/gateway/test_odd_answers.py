@@ -283,6 +283,37 @@ def test_an_end_without_usage_ends_a_compatible_endpoint_s_stream(
     assert time.monotonic() - began < 5
 
 
+def left_after(product: Product, booked: BookedUpstream, key: str, *script: Any, tokens: int, **fields: Any) -> int:
+    """What is charged to a client that leaves when so much has come and the script's last pause has begun."""
+    before = ledger_nanos()
+    booked.next(Answer(script=[*script, 30.0, "close"], tokens=tokens))
+    client = open_stream(product, key, model="likes/m", max_tokens=3_000, **fields)
+    time.sleep(0.3 + sum(step for step in script if isinstance(step, float)))
+    client.close()
+    assert booked.idle()
+    assert eventually(lambda: not Reservation.objects.filter(status="pending").exists())
+    return ledger_nanos() - before
+
+
+@compatible
+@pytest.mark.parametrize(
+    ("script", "fields"),
+    [
+        ([CLOSES, text("", model="m"), 1.5], {}),
+        ([CLOSES, text("", model="m"), 1.5], {"reasoning_effort": "high"}),
+        # It thinks before it writes, and its thoughts are not shown.
+        ([CLOSES, text("", model="m"), 1.5, *(text("1", model="m"), 0.05) * 20], {}),
+        ([CLOSES, *(text("1", model="m"), 0.05) * 20], {"reasoning_effort": "low"}),
+    ],
+    ids=["silent", "asked to think", "has thought", "thinks beside it"],
+)
+def test_what_a_model_may_have_thought_unseen_is_paid_for(
+    product: Product, booked: BookedUpstream, likes: str, script: list[Any], fields: dict[str, Any]
+) -> None:
+    charged = left_after(product, booked, likes, *script, tokens=2_000, **fields)
+    assert charged >= booked.books.spent_nanos
+
+
 def block(number: int, started: Any) -> bytes:
     kind = "content_block_start"
     return event({"type": kind, "index": number, "content_block": started}, kind)

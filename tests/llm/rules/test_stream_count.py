@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.rules.decision import Quote
 from llm.rules import exact_count, sse
-from llm.rules.stream_count import MARKS, UNTIL_IT_STOPS, StreamCount
+from llm.rules.stream_count import MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
@@ -49,12 +49,45 @@ def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
 
 def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
     assert counting(come=0).tokens(cut=False) is None
-    # One that has begun has written some all the same, where it was stopped.
-    assert counting(come=0).tokens(cut=True, stopped=True) == UNTIL_IT_STOPS
     assert counting(come=0).tokens(cut=True) is None
-    assert StreamCount(QUOTE).tokens(cut=True, stopped=True) is None
+    assert StreamCount(QUOTE).tokens(cut=True) is None
     assert counting(come=40, hides=True).tokens(cut=False) is None
     assert counting(replace(QUOTE, max_tokens=None), come=40).tokens(cut=False) is None
+
+
+def streamed(*texts: tuple[float, int], now: float = 0.0, quote: Quote = QUOTE, **options: Any) -> StreamCount:
+    """Texts of so many bytes, by the second that they came at."""
+    count = StreamCount(quote, **options)
+    for seconds, size in texts:
+        count.arrived(size, seconds=seconds)
+    count.passed(now)
+    return count
+
+
+def test_only_a_text_of_just_now_shows_that_all_before_has_come() -> None:
+    assert streamed((0, 0), (1, 40), now=1 + NOTICES_AFTER_S).tokens(cut=True) == 40 + UNTIL_IT_STOPS
+    assert streamed((0, 0), (1, 40), now=1.26).tokens(cut=True) is None
+    # Neither signs of life nor parts without a text show anything.
+    assert streamed((0, 0), (1, 40), (2, 0), (3, 0)).tokens(cut=True) is None
+    # Of an answer that is whole everything has come.
+    assert streamed((0, 0), (1, 40), now=9).tokens(cut=False) == 40
+    # 400 bytes a second for the quarter that it was silent for, and for the one in which it notices.
+    assert streamed((0, 0), (1, 400), (2, 400), now=2.25).tokens(cut=True) == 1_000
+    assert streamed((0, 0), (1, 200), (2, 200), now=2.25).tokens(cut=True) == 400 + 100
+
+
+def test_one_of_several_answers_may_be_kept_back_while_another_comes() -> None:
+    assert streamed((1, 40), quote=replace(QUOTE, answers=2)).tokens(cut=True) is None
+    assert streamed((1, 40), quote=replace(QUOTE, answers=2)).tokens(cut=False) == 40
+
+
+def test_a_model_that_may_think_unseen_did_in_a_long_pause() -> None:
+    assert streamed((1.1, 40), shows_all=False).tokens(cut=True) is None
+    assert streamed((0.5, 40), (1.6, 1), (1.7, 40), shows_all=False).tokens(cut=True) is None
+    assert streamed((1.0, 40), (2.0, 40), shows_all=False).tokens(cut=True) == 80 + UNTIL_IT_STOPS
+    # One that shows what it thinks has sent it by then.
+    assert streamed((5, 40)).tokens(cut=True) == 40 + UNTIL_IT_STOPS
+    assert streamed((5, 40), shows_all=False).tokens(cut=False) == 40
 
 
 def test_the_input_and_so_many_tokens_have_a_price() -> None:
