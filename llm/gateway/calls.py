@@ -38,7 +38,7 @@ from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
 from llm.gateway.sign_of_life import SignOfLife
-from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
+from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import bounds, exact_count, forbidden, mistral_dialect, sse, unreadable
@@ -48,6 +48,7 @@ from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import GUARDS, Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
 from llm.state import routing
 from llm.state.telemetry import Attempt, trace_context
@@ -106,6 +107,15 @@ def _check(
         raise errors.bad_request(estimate.no_bound_at(entry), param="model", code="unbounded_input")
     if entry.provider in unconfigured:
         raise errors.provider_not_configured(request.model, entry.provider)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """A plain call's answer that came as a stream. `is_over`: it came to its end."""
+
+    answer: dict[str, Any]
+    told: StreamUsage
+    is_over: bool
 
 
 @dataclass(slots=True)
@@ -524,15 +534,19 @@ class _GovernedCall:
             data = await answer.read()
         except ProviderError as error:
             raise await self._failed(hold, error) from error
-        if (streamed := sse.whole_answer(data)) is not None:
+        streamed = self._read_events(hold, data)
+        if streamed is not None:
             # A stream although none was asked for.
-            data = orjson.dumps(streamed)
+            data = orjson.dumps(streamed.answer)
         said = _json_object(data)
         if with_text_arguments(said):
             data = orjson.dumps(said)
         answered = time.perf_counter()
-        used = hold.usage.reported(said)
+        used = hold.usage.reported(said) if streamed is None else streamed.told.used
         if stated := error_in(said):
+            if used is None and sse.answer_bytes({"choices": sse.choices_of(said)}):
+                broken = ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+                raise await self._failed(hold, broken)
             await self._refused_in_200(hold, provider, answer, stated, used)
             return
         if used is None and not self.route.answered(said):
@@ -540,9 +554,16 @@ class _GovernedCall:
             garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
             raise await self._failed(hold, garbage)
         self._succeeded(hold, answered - sent)
-        if self.estimate.max_tokens is not None:
+        if streamed is None and self.estimate.max_tokens is not None:
             hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
-        cost_nanos, result = await hold.settle_reported(used)
+        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
+            cost_nanos, result = await hold.settle_reported(used)
+        elif streamed.is_over:
+            cost_nanos, result = await hold.settle_seen(USAGE_MISSING, at_least=used)
+        else:
+            # Nobody has seen when its parts came: it may have written on unseen.
+            self.exchange.complete = False
+            cost_nanos, result = await hold.settle_whole(UPSTREAM_CUT)
         await self.exchange.answer(
             200,
             data,
@@ -554,6 +575,21 @@ class _GovernedCall:
                 ("content-type", "application/json" if streamed is not None else _content_type(answer)),
             ],
         )
+
+    def _read_events(self, hold: Hold, data: bytes) -> _Streamed | None:
+        """What a body says that is a stream, counted as it is in a stream; None for any other."""
+        found = sse.body_events(data)
+        answer = None if found is None else sse.joined(found[0])
+        if found is None or answer is None:
+            return None
+        events, unread = found
+        told = StreamUsage(self.request.n)
+        for event in events:
+            text_bytes = event.text_bytes
+            hold.count.arrived(text_bytes, event.data)
+            told.took(event, hold.usage.reported(event.data or {}), text_bytes=text_bytes)
+        hold.count.arrived(len(unread))
+        return _Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""

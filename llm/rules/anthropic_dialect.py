@@ -165,6 +165,8 @@ class Translator:
         # What the model has written and no chunk shows.
         self.unseen_bytes = 0
         self._usage: dict[str, Any] = {}
+        # Whether that is of all that has come: what an answer begins with counts a token of it, or a few.
+        self._is_last_word = False
         # Position of a block in the answer -> position among the tool calls.
         self._calls: dict[Any, int] = {}
 
@@ -183,6 +185,7 @@ class Translator:
                 return self._counted(data.get("delta"), self._block_grew(data))
             case "message_delta":
                 self._count(data.get("usage"))
+                self._is_last_word = _counts_output(data.get("usage")) or self._is_last_word
                 reason = (data.get("delta") or {}).get("stop_reason")
                 return self._ended(reason) if reason else []
             case "message_stop":
@@ -199,7 +202,8 @@ class Translator:
                 self._usage[name] = value
 
     def _counted(self, written: Any, events: list[sse.Event]) -> list[sse.Event]:
-        """Note what was written and has no place in a chat completion."""
+        """Note what was written: what was counted before is not all, and some has no place in a chat completion."""
+        self._is_last_word = False
         self.unseen_bytes += unseen_bytes(written, [event.data for event in events])
         return events
 
@@ -230,11 +234,16 @@ class Translator:
 
     def _ended(self, reason: Any) -> list[sse.Event]:
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
-        return [self._chunk({"choices": [choice], "usage": usage(self._usage)})]
+        counted = {"usage": usage(self._usage)} if self._is_last_word else {}
+        return [self._chunk({"choices": [choice], **counted})]
 
     def _chunk(self, rest: Mapping[str, Any]) -> sse.Event:
         data = {**self._head, **rest}
         return sse.Event(sse.write_event(data), data)
+
+
+def _counts_output(counted: Any) -> bool:
+    return isinstance(counted, Mapping) and counted.get("output_tokens") is not None
 
 
 def _refuse_the_impossible(asked: Mapping[str, Any], *, n: int) -> None:

@@ -215,12 +215,24 @@ def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "object": "chat.completion.chunk", "choices": chunks}
 
 
-def whole_answer(body: bytes) -> dict[str, Any] | None:
-    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
+def body_events(body: bytes) -> tuple[list[Event], bytes] | None:
+    """The events of a body that is a stream, and what came after them that nobody can read; None for any other."""
     if not body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":")):
         return None
     reader = EventReader()
-    events = [*reader.feed(body), *reader.rest()[0]]
+    events = reader.feed(body)
+    last, unread = reader.rest()
+    return events + last, unread
+
+
+def whole_answer(body: bytes) -> dict[str, Any] | None:
+    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
+    found = body_events(body)
+    return None if found is None else joined(found[0])
+
+
+def joined(events: Iterable[Event]) -> dict[str, Any] | None:
+    """The one answer that events make; None where none of them holds a part of one."""
     answer: dict[str, Any] = {}
     parts: dict[int, dict[str, Any]] = {}
     calls: dict[int, CallParts] = {}
@@ -324,6 +336,20 @@ def answer_bytes(answer: Any) -> int:
     return total
 
 
+def begun_calls(answer: Any) -> int:
+    """Tool calls that begin in an answer or a chunk: those that have an id or a name there."""
+    parts = (choice.get(name) for choice in choices_of(answer) for name in ("delta", "message"))
+    calls = (part.get("tool_calls") for part in parts if isinstance(part, dict))
+    return sum(_begins_call(call) for listed in calls if isinstance(listed, list) for call in listed)
+
+
+def _begins_call(call: Any) -> bool:
+    if not isinstance(call, dict):
+        return False
+    function = call.get("function")
+    return bool(call.get("id") or (isinstance(function, dict) and function.get("name")))
+
+
 def answer_texts(answer: Any) -> Iterator[tuple[tuple[int, str], str]]:
     """Of what `answer_bytes` counts, the plain texts of a chat's answers: ((answer, field), text).
 
@@ -375,7 +401,7 @@ def _text_bytes(value: Any, about: frozenset[str]) -> int:
             waiting += [(inner, about) for inner in value]
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if name not in about:
+                if name not in about or (name == "id" and "function" in value):
                     waiting.append((inner, _NOTHING if name in _ARGUMENTS else about))
                     if name not in _PLACES:
                         waiting.append((name, about))

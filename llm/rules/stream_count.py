@@ -38,6 +38,8 @@ class StreamCount:
         self.arrived_bytes = 0
         # Of them, what the model has certainly written.
         self.written_bytes = 0
+        # Tool calls that have begun.
+        self._calls = 0
         # Seconds after the first part: the last text, and now; the longest time without any in between.
         self._text_at = self._now = self._longest_pause_s = 0.0
         # The pieces of each text, in order, and the bytes of them all.
@@ -54,6 +56,7 @@ class StreamCount:
         """
         self.arrived_bytes += more_bytes
         self.written_bytes += sse.written_bytes(answer)
+        self._calls += sse.begun_calls(answer)
         self.passed(seconds)
         if more_bytes and seconds:
             self._longest_pause_s = max(self._longest_pause_s, seconds - self._text_at)
@@ -83,7 +86,7 @@ class StreamCount:
 
     def counted(self, tokens: int) -> None:
         """The texts that were taken are so many tokens, and not as many as they have bytes."""
-        self._saved = max(0, self.text_bytes - tokens - MARKS * self._quote.answers)
+        self._saved = max(0, self.text_bytes - tokens)
 
     @property
     def overruns(self) -> bool:
@@ -108,12 +111,13 @@ class StreamCount:
         if self._hides or not self.arrived_bytes or (cut and self._keeps_back):
             return None
         written = self.arrived_bytes - self._saved
+        marks = MARKS * (self._quote.answers + self._calls)
         written_on = 0
         if cut:
             unseen_s = self._now - self._text_at + NOTICES_AFTER_S
             at_its_pace = written * unseen_s / max(self._text_at, PACED_OVER_S)
             written_on = max(UNTIL_IT_STOPS, math.ceil(at_its_pace))
-        return min(written + written_on, self.most_tokens)
+        return min(written + marks + written_on, self.most_tokens)
 
     def cost_nanos(self, tokens: int) -> int:
         """What the input and so many output tokens cost at most, in nanodollars."""

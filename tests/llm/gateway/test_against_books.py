@@ -23,6 +23,7 @@ from governance.actions import stops
 from governance.audit import Actor
 from governance.models import Alert, Budget, BudgetWindow, Reservation, SpendEntry
 from llm.gateway.application import gateway
+from llm.rules.stream_count import MARKS
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
@@ -152,7 +153,7 @@ def test_a_stream_in_another_framing_is_read_as_what_it_is(
         assert nanos(chunks_of(said)[-1]["usage"]["cost_usd"]) == ledger_nanos()
     else:
         # A byte is a token.
-        assert SpendEntry.objects.get().output_tokens == 50
+        assert SpendEntry.objects.get().output_tokens == 50 + MARKS
 
 
 def test_a_plain_call_that_is_answered_with_a_stream_gets_one_answer(

@@ -14,7 +14,6 @@ from django.db import connection
 
 from governance.models import Reservation, SpendEntry
 from llm.gateway.application import gateway
-from llm.rules.stream_count import UNTIL_IT_STOPS
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, entry, nothing_is_held, streaming

@@ -229,6 +229,86 @@ def test_media_in_a_place_of_text_are_refused(
     assert booked.books.entries == []
 
 
+def used(output_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 14, "completion_tokens": output_tokens, "total_tokens": 14 + output_tokens}
+
+
+LONG = text("1" * 250)
+IN_EVENTS = {
+    "usage first": text("1", usage=used(1)) + LONG + text("", "stop") + DONE,
+    "smaller later": LONG + text("", "stop", usage=used(251)) + event({"choices": [], "usage": used(1)}) + DONE,
+    "cut after its first usage": text("1", usage=used(1)) + LONG,
+    "cut in an event": text("1", usage=used(1))
+    + text("1" * 50)
+    + b'data: {"choices": [{"delta": {"content": "'
+    + b"1" * 200,
+    "in a choice": LONG
+    + event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": used(251)}]})
+    + event({"choices": [{"index": 0, "delta": {}, "usage": used(1)}]})
+    + DONE,
+    "text after its end": text("1", "stop", usage=used(1)) + LONG,
+    "an error after some": text("1") + LONG + event({"error": {"message": "overloaded"}}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("case", IN_EVENTS)
+def test_events_count_alike_whoever_asked_for_them(
+    product: Product, booked: BookedUpstream, key: str, case: str, stream: bool
+) -> None:
+    asked(product, booked, key, CLOSES + IN_EVENTS[case], "close", tokens=251, stream=stream)
+    told = case in ("smaller later", "in a choice")
+    assert {row.certainty for row in SpendEntry.objects.all()} == {"confirmed" if told else "estimated"}
+
+
+TWICE = {
+    "a count": b'{"prompt_tokens":14,"completion_tokens":400,"completion_tokens":2}',
+    "a usage": b'{"prompt_tokens":14,"completion_tokens":400},"usage":{"prompt_tokens":1,"completion_tokens":2}',
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("what", TWICE)
+def test_a_usage_that_is_said_twice_is_none(
+    product: Product, booked: BookedUpstream, key: str, what: str, stream: bool
+) -> None:
+    kind = b"delta" if stream else b"message"
+    choice = b'{"index":0,"%s":{"content":"%s"},"finish_reason":"stop"}' % (kind, DIGITS.encode())
+    data = b'{"id":"c","model":"mistral-small-2603","choices":[%s],"usage":%s}' % (choice, TWICE[what])
+    body = b"data: " + data + b"\n\n" + DONE if stream else data
+    head = CLOSES if stream else b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    asked(product, booked, key, head + body, "close", tokens=400, stream=stream)
+    assert SpendEntry.objects.get().reason == "usage_missing"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_marks_around_tool_calls_are_written_too(
+    product: Product, booked: BookedUpstream, key: str, stream: bool
+) -> None:
+    # [TOOL_CALLS]f[CALL_ID]abcdef001[ARGS]{}, fifty times: 3 marks, 9 tokens of the id, 1 and 2.
+    calls = [{"index": i, "id": f"abcdef{i:03}", "function": {"name": "f", "arguments": "{}"}} for i in range(50)]
+    choice = {"index": 0, "finish_reason": "tool_calls", ("delta" if stream else "message"): {"tool_calls": calls}}
+    body = {"id": "c", "model": "mistral-small-2603", "choices": [choice]}
+    if stream:
+        asked(product, booked, key, CLOSES + event(body) + DONE, "close", tokens=751, max_tokens=2_000)
+        return
+    booked.usual = Answer(script=plain(body).script, tokens=751)
+    ask(product, key, stream=False, max_tokens=2_000)
+    assert holds_by_the_books(booked)
+
+
+def test_the_end_of_an_answer_is_a_token(product: Product, booked: BookedUpstream, key: str) -> None:
+    asked(product, booked, key, CLOSES + text("1" * 100) + text("", "stop") + DONE, "close", tokens=101)
+
+
+@pytest.mark.parametrize("pause", [0.3, 0.8])
+def test_a_larger_usage_after_the_end_is_waited_for(
+    product: Product, booked: BookedUpstream, key: str, pause: float
+) -> None:
+    late = event({"choices": [], "usage": used(400)}) + DONE
+    asked(product, booked, key, CLOSES + text("1" * 20) + text("", "stop", usage=used(20)), pause, late, tokens=400)
+
+
 # Endpoints that operators add ------------------------------------------------------------------------------
 
 
@@ -331,6 +411,21 @@ START = event(
     },
     "message_start",
 )
+
+
+@anthropic
+@pytest.mark.parametrize("stop", [{}, {"usage": {}}, {"usage": {"output_tokens": None}}], ids=["none", "empty", "null"])
+@pytest.mark.parametrize("first", [1, 8])
+def test_what_an_answer_begins_with_is_not_what_it_used(
+    product: Product, booked: BookedUpstream, likes: str, first: int, stop: dict[str, Any]
+) -> None:
+    start = START.replace(b'"output_tokens": 1', b'"output_tokens": %d' % first)
+    said = block(0, {"type": "text", "text": ""}) + grown(0, {"type": "text_delta", "text": "1" * 250 * first})
+    end = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, **stop}, "message_delta")
+    script = [CLOSES + start + said + end + event({"type": "message_stop"}, "message_stop"), "close"]
+    charged = charged_since(product, booked, likes, Answer(script=script, tokens=250 * first), max_tokens=3_000)
+    assert charged >= booked.books.spent_nanos
+    assert "usage_missing" in {row.reason for row in SpendEntry.objects.all()}
 
 
 @anthropic
