@@ -33,7 +33,7 @@ class Route:
     read_usage: ReadUsage
     # The field that holds what was asked for.
     answer_in: str = "choices"
-    # Of what is not counted in tokens: the most that one call can use, a setting.
+    # Of what is not counted in tokens and held for at a likely length: the most that one call can use, a setting.
     most_units: str = ""
     max_body_bytes: int = MAX_BODY_BYTES
 
@@ -110,7 +110,6 @@ OCR = Route(
     ),
     read_usage=_pages,
     answer_in="pages",
-    most_units="OCR_MAX_PAGES",
 )
 TRANSCRIPTIONS = Route(
     path="/audio/transcriptions",

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
-from governance.models import Reservation, SpendEntry
+from governance.models import Alert, Reservation, SpendEntry
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, holds_by_the_books, ledger_nanos, open_stream
 from tests.product import Product, eventually
@@ -168,6 +168,51 @@ def test_pages_beyond_all_documents_are_charged_at_the_hold(product: Product, bo
     row = SpendEntry.objects.get()
     assert (row.reason, row.cost_nanos) == ("usage_implausible", Reservation.objects.get().amount_nanos)
     assert response.headers["x-request-cost-usd"] == "0.004"
+
+
+def said_to_have_used(read: int, wrote: int, model: str = "mistral-small-2603") -> Answer:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "1"}, "finish_reason": "stop"}
+    used = {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    return plain({"id": "c", "model": model, "choices": [choice], "usage": used})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said_to_have_used(100_000, 1),
+        said_to_have_used(2_000, 1),
+        said_to_have_used(14, 501),
+        said_to_have_used(14, 500, "mistral-medium-latest"),
+    ],
+    ids=["read far more", "read more", "wrote more", "a dearer model"],
+)
+def test_more_than_a_request_permits_is_charged_at_the_hold(
+    product: Product, booked: BookedUpstream, key: str, answer: Answer
+) -> None:
+    booked.next(answer)
+    ask(product, key, stream=False)
+    row = SpendEntry.objects.get()
+    assert (row.reason, row.certainty) == ("usage_implausible", "estimated")
+    assert row.cost_nanos == Reservation.objects.get().amount_nanos
+    assert eventually(lambda: Alert.objects.filter(kind="usage_implausible").exists())
+
+
+def test_a_short_prompt_of_a_provider_s_own_is_paid_for_and_seen(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.next(said_to_have_used(900, 500))
+    ask(product, key, stream=False)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 900 * 150 + 500 * 600)
+    assert row.overage_nanos == row.cost_nanos - Reservation.objects.get().amount_nanos > 0
+
+
+def test_more_pages_than_are_listed_are_charged_at_the_hold(product: Product, booked: BookedUpstream, key: str) -> None:
+    booked.next(plain({"model": "mistral-ocr-latest", "pages": [], "usage_info": {"pages_processed": 2}}))
+    document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
+    product.post("/v1/ocr", key, model="mistral-ocr-latest", document=document, pages=[0])
+    row = SpendEntry.objects.get()
+    assert (row.reason, row.cost_nanos) == ("usage_implausible", Reservation.objects.get().amount_nanos)
 
 
 def test_audio_beyond_the_longest_is_charged_at_the_hold(product: Product, booked: BookedUpstream, key: str) -> None:
@@ -392,6 +437,31 @@ def test_what_a_model_may_have_thought_unseen_is_paid_for(
 ) -> None:
     charged = left_after(product, booked, likes, *script, tokens=2_000, **fields)
     assert charged >= booked.books.spent_nanos
+
+
+@compatible
+@pytest.mark.parametrize(
+    ("read", "wrote", "is_believed"),
+    [(14, 190_000, False), (100_000, 1, False), (5_000, 1, True), (14, 5_000, True)],
+    ids=["writes too much", "reads too much", "a prompt of its own", "thoughts beside it"],
+)
+def test_so_much_is_believed_of_a_compatible_endpoint(
+    product: Product, booked: BookedUpstream, likes: str, read: int, wrote: int, is_believed: bool
+) -> None:
+    answer = said_to_have_used(read, wrote, "m")
+    charged = charged_since(product, booked, likes, answer, stream=False, max_tokens=10)
+    held = Reservation.objects.latest("reserved_at").amount_nanos
+    assert charged == (read * 150 + wrote * 600 if is_believed else held)
+
+
+@compatible
+def test_what_an_endpoint_wrote_although_it_was_told_not_to_is_believed(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    said = {"index": 0, "message": {"role": "assistant", "content": "1" * 20_000}, "finish_reason": "stop"}
+    used = {"prompt_tokens": 14, "completion_tokens": 30_000, "total_tokens": 30_014}
+    answer = plain({"id": "c", "model": "m", "choices": [said], "usage": used})
+    assert charged_since(product, booked, likes, answer, stream=False, max_tokens=10) == 14 * 150 + 30_000 * 600
 
 
 def block(number: int, started: Any) -> bytes:
