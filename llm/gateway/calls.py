@@ -134,8 +134,8 @@ class _GovernedCall:
     asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
-    # The bound of the call by provider, as far as it was asked for.
-    estimates: dict[str, bounds.Estimate] = field(default_factory=dict)
+    # The bound of the call by provider, as far as it was asked for; or why it has none there.
+    estimates: dict[str, bounds.Estimate | errors.GatewayError] = field(default_factory=dict)
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # Why the first attempt failed: what the client is told if all do.
@@ -257,6 +257,8 @@ class _GovernedCall:
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+        if isinstance(unbounded := self._bound_at(order[0].provider), errors.GatewayError):
+            raise Unanswered(unbounded, order[0].place)
         await self._count_texts({candidate.provider for candidate in order})
         known = {candidate.name: candidate for candidate in order}
         home = order[0].provider
@@ -284,7 +286,7 @@ class _GovernedCall:
             )
         usage = CallUsage(
             route=self.route,
-            estimate=self._estimate_at(known[decision.model]),
+            estimate=self._estimate_at(known[decision.model]) or self.estimate,
             served=known[decision.model],
             quote=decision.quote,
             tokenizer=self.gateway.tokenizers.of(known[decision.model].entry),
@@ -305,24 +307,32 @@ class _GovernedCall:
                 name = self.catalogue.nearest(model, home=home)
                 candidate = known.get(name) or Candidate(name, self.catalogue.resolve(name))
                 known[model] = known[name] = candidate
-            found = bounds.quote(self._estimate_at(candidate), candidate.entry, model=candidate.name)
+            estimate = self._estimate_at(candidate)
+            if estimate is None:
+                return None
+            found = bounds.quote(estimate, candidate.entry, model=candidate.name)
             if found is None or self.avoided.isdisjoint(candidate.places):
                 return found
             return replace(found, capable=False)
 
         return quote
 
-    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate:
-        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done."""
+    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate | None:
+        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done; None: none."""
         if candidate.entry is None:
             return self.estimate
         found = self._bound_at(candidate.provider)
+        if isinstance(found, errors.GatewayError):
+            return None
         tokenizer = self.gateway.tokenizers.of(candidate.entry)
         saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
         return found.with_saved(saved, candidate.entry) if saved else found
 
-    def _bound_at(self, provider: str) -> bounds.Estimate:
-        """The bound of what would leave for a provider: they are sent different bodies for the same request."""
+    def _bound_at(self, provider: str) -> bounds.Estimate | errors.GatewayError:
+        """The bound of what would leave for a provider: they are sent different bodies for the same request.
+
+        Where there is none, why: the ledger asks for quotes in the midst of others' calls, so nothing is raised.
+        """
         if provider not in self.gateway.providers:
             return self.estimate
         found = self.estimates.get(provider)
@@ -332,6 +342,11 @@ class _GovernedCall:
             except mistral_dialect.DialectError:
                 # It cannot be asked; whoever tries says so.
                 found = self.estimate
+            except bounds.UnboundedInput as error:
+                found = errors.bad_request(f"{error}.", param=error.param, code="unbounded_input")
+            except Exception:
+                log.exception("a request cannot be bounded at %s, so it is not asked", provider)
+                found = errors.bad_request(f"This request cannot be bounded at {provider}, so it is not accepted.")
             self.estimates[provider] = found
         return found
 
@@ -340,7 +355,8 @@ class _GovernedCall:
         for provider in providers:
             for tokenizer in self.gateway.tokenizers.at(provider, self.catalogue):
                 if (provider, tokenizer) not in self.saved_tokens:
-                    texts = self._bound_at(provider).texts
+                    bound = self._bound_at(provider)
+                    texts = bound.texts if isinstance(bound, bounds.Estimate) else ()
                     self.saved_tokens[provider, tokenizer] = await self._saved_tokens(tokenizer, texts)
 
     async def _saved_tokens(self, tokenizer: Tokenizer, texts: Sequence[str]) -> int:

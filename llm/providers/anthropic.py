@@ -39,7 +39,7 @@ class Anthropic(HttpProvider):
         if estimate.whole_context:
             return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
         body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        counted = estimate.with_text(bounds.body_text(orjson.loads(body)))
+        counted = estimate.with_text(bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body))))
         return replace(counted, input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:

@@ -9,7 +9,7 @@ import orjson
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import bounds, openai_dialect
+from llm.rules import bounds, openai_dialect, thinking
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
@@ -56,9 +56,10 @@ class OpenAICompatible(HttpProvider):
         if not self._native:
             # What stands behind such an endpoint may keep prompts, as Anthropic does.
             estimate = replace(estimate, input_e2=bounds.write_price_e2(request.payload))
+        body = openai_dialect.shape(request, model=request.model, native=self._native)
+        estimate = replace(estimate, tokens_beside=thinking.tokens_beside(body))
         if estimate.whole_context:
             return estimate
-        body = openai_dialect.shape(request, model=request.model, native=self._native)
         # Whatever such a field is for: a byte is a token.
         extra = len(orjson.dumps({name: body[name] for name in request.extra & body.keys()}))
         return estimate.with_text(bounds.chat_text(body) + extra, bounds.chat_texts(body))

@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.rules import mistral_dialect, sse
 from llm.rules.mistral_dialect import DialectError, Request
 from llm.rules.tool_calls import ANTHROPICS_IDS, with_ids
@@ -73,6 +75,26 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
     if request.stream:
         body["stream"] = True
     return orjson.dumps(body)
+
+
+def without_pictures(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body without the data of its pictures, each of which was counted as one: of blocks that are pictures alone.
+
+    What looks like a picture in arguments or in a schema is text.
+    """
+    turns = [{**turn, "content": _without_data(turn["content"])} for turn in body["messages"]]
+    return {**body, "messages": turns}
+
+
+def _without_data(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    kept = []
+    for block in blocks:
+        if block["type"] == "image" and block["source"]["type"] == "base64":
+            block = {**block, "source": {**block["source"], "data": ""}}
+        elif block["type"] == "tool_result" and "content" in block:
+            block = {**block, "content": _without_data(block["content"])}
+        kept.append(block)
+    return kept
 
 
 def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
@@ -354,10 +376,19 @@ def _tool_use(call: Mapping[str, Any], param: str) -> dict[str, Any]:
             arguments = orjson.loads(arguments) if arguments.strip() else {}
         except orjson.JSONDecodeError:
             arguments = None
+        _check_depth(arguments, f"{param}.function.arguments")
     if not isinstance(arguments, dict):
         raise DialectError(f"`{param}.function.arguments` must be a JSON object.", f"{param}.function.arguments")
     used = {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
     return used | _cache_mark(call, param)
+
+
+def _check_depth(arguments: Any, param: str) -> None:
+    """What a text holds has the bounds of the body that it is unpacked into."""
+    try:
+        json_bounds.check(arguments, JsonBounds())
+    except BeyondBounds as error:
+        raise DialectError(f"`{param}` {error}", param, "out_of_bounds") from error
 
 
 def _system(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -381,7 +412,7 @@ def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
     if any(not isinstance(tool.get("function"), dict) for tool in tools):
         raise DialectError("`tools` may be functions alone for this model.", "tools", "unsupported_field")
     kept = [
-        _tool(tool["function"]) | _cache_mark(tool, f"tools.{at}")
+        _tool(tool["function"], f"tools.{at}.function") | _cache_mark(tool, f"tools.{at}")
         for at, (name, tool) in enumerate(zip(request.tools, tools, strict=True))
         if name not in disabled
     ]
@@ -402,8 +433,10 @@ def _called(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
     return [call["function"].get("name") for message in messages for call in message.get("tool_calls") or ()]
 
 
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(function: Mapping[str, Any], param: str) -> dict[str, Any]:
     schema = function.get("parameters") or {}
+    if not isinstance(schema, dict):
+        raise DialectError(f"`{param}.parameters` must be an object.", f"{param}.parameters", "invalid_type")
     tool = {"name": function["name"], "input_schema": {"type": "object", **schema}}
     if description := function.get("description"):
         tool["description"] = description
@@ -449,7 +482,8 @@ def _schema(schema: Any) -> Any:
         kept["additionalProperties"] = False
     unknown = {k: v for k, v in schema.items() if k not in _SCHEMA_WORDS and k not in ("oneOf", "$schema", "strict")}
     if unknown:
-        kept["description"] = " ".join(filter(None, (kept.get("description"), orjson.dumps(unknown).decode())))
+        described = [text for text in (kept.get("description"),) if isinstance(text, str) and text]
+        kept["description"] = " ".join([*described, orjson.dumps(unknown).decode()])
     return kept
 
 

@@ -86,6 +86,8 @@ class Estimate:
     input_e2: int = 100
     # Where `max_tokens` is a default: what a model that thinks may write beyond it.
     thinking_tokens: int = 0
+    # What one answer may have beyond its length, because it was asked to think so much.
+    tokens_beside: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -105,6 +107,8 @@ class Estimate:
         tokens = self.max_tokens
         if tokens is not None and thinks:
             tokens += self.thinking_tokens
+        if tokens is not None:
+            tokens += self.tokens_beside
         return tokens if tokens is None or entry.context_tokens is None else min(tokens, entry.context_tokens)
 
     def _picture_tokens_at(self, entry: Entry) -> int:
@@ -215,8 +219,8 @@ def chat_text(payload: Mapping[str, Any]) -> int:
 
 
 def body_text(body: Mapping[str, Any]) -> int:
-    """Text tokens of a body of any other shape: all its JSON, but for the data of pictures."""
-    return _json_bytes(_without_pictures(body)) + TOKENS_PER_REQUEST
+    """Text tokens of a body of any other shape, that holds no picture's data any more: all its JSON."""
+    return _json_bytes(body) + TOKENS_PER_REQUEST
 
 
 def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
@@ -232,7 +236,7 @@ def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
     for key, value in payload.items():
         if key in _COUNTED_ABOVE or key in _UNREAD or not isinstance(value, str | list | dict):
             continue
-        if key not in _MODES or len(value) > LONGEST_MODE:
+        if key not in _MODES or not isinstance(value, str) or len(value) > LONGEST_MODE:
             tokens += _json_bytes({key: value})
     return tokens, images
 
@@ -287,7 +291,8 @@ def embeddings(payload: Mapping[str, Any]) -> Estimate:
 
 
 def moderations(payload: Mapping[str, Any]) -> Estimate:
-    """The bound of a moderation request, of texts or of conversations."""
+    """The bound of a moderation request, of texts or of conversations. Raises UnboundedInput for all but texts."""
+    _refuse_hidden("", payload.get("input"), "input")
     return Estimate(kind="moderation", text_tokens=_inputs(payload.get("input")))
 
 
@@ -375,17 +380,6 @@ def _refuse_hidden(name: str, value: Any, param: str) -> None:
             waiting += [("", inner) for inner in value]
         elif isinstance(value, Mapping):
             waiting += value.items()
-
-
-def _without_pictures(value: Any) -> Any:
-    """The same without the base64 of pictures, which counts as the pictures it is."""
-    if isinstance(value, list):
-        return [_without_pictures(inner) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") == "base64" and isinstance(value.get("data"), str):
-        value = {**value, "data": ""}
-    return {name: _without_pictures(inner) for name, inner in value.items()}
 
 
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:

@@ -12,7 +12,10 @@ from typing import Any
 
 import orjson
 
-from llm.rules import request_fields, tool_calls
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds
+from llm.rules import request_bounds, request_fields, tool_calls
+from llm.rules.request_bounds import RequestBounds
 
 PROVIDER = "mistral"
 MAX_N = 128
@@ -44,6 +47,7 @@ _IMAGE_DETAILS = ("low", "auto", "high")
 _CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 _CALLED_FIELDS = frozenset({"name", "arguments"})
 _FUNCTION_FIELDS = frozenset({"name", "description", "strict", "parameters"})
+_BOUNDS = RequestBounds()
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
 
@@ -86,9 +90,9 @@ class Request:
     shaped: dict[str, Any] | None = None
 
 
-def parse(body: bytes, extra: frozenset[str] = frozenset()) -> Request:
+def parse(body: bytes, extra: frozenset[str] = frozenset(), bounds: RequestBounds = _BOUNDS) -> Request:
     """Read and translate a chat request; `extra` are fields that some endpoint takes. Raises DialectError."""
-    payload = load_object(body, kind="chat", extra=extra)
+    payload = load_object(body, kind="chat", extra=extra, bounds=bounds)
     request = Request(body=body, payload=payload, model=_model(payload))
     request.extra = extra & payload.keys()
     request.foreign = (request_fields.COMPATIBLE["chat"] & payload.keys()) | request.extra
@@ -99,6 +103,8 @@ def parse(body: bytes, extra: frozenset[str] = frozenset()) -> Request:
     _translate_fields(payload)
     _translate_messages(payload)
     _translate_tools(payload)
+    for name in ("prompt_mode", "reasoning_effort"):
+        _check_text(payload, name)
     request.stream = _boolean(payload, "stream")
     request.max_tokens = _positive(payload, "max_tokens")
     request.n = _positive(payload, "n", most=MAX_N) or 1
@@ -108,9 +114,9 @@ def parse(body: bytes, extra: frozenset[str] = frozenset()) -> Request:
     return request
 
 
-def parse_other(body: bytes, *, kind: str) -> Request:
+def parse_other(body: bytes, *, kind: str, bounds: RequestBounds = _BOUNDS) -> Request:
     """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
-    payload = load_object(body, kind=kind)
+    payload = load_object(body, kind=kind, bounds=bounds)
     request = Request(body=body, payload=payload, model=_model(payload), kind=kind)
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
@@ -225,16 +231,14 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def load_object(body: bytes, *, kind: str, extra: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The JSON object that a request's body must be, of known fields alone and `extra` ones. Raises DialectError."""
-    if not body.strip():
-        raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(payload, dict):
-        raise DialectError("The body must be a JSON object.", code="invalid_type")
+def load_object(
+    body: bytes, *, kind: str, extra: frozenset[str] = frozenset(), bounds: RequestBounds | None = None
+) -> dict[str, Any]:
+    """The JSON object that a request's body must be, of known fields alone and `extra` ones. Raises DialectError.
+
+    `bounds` None: they were looked at before.
+    """
+    payload = _read_object(body, bounds)
     for name in request_fields.without_effect(payload):
         del payload[name]
     added = {name: payload.pop(name) for name in extra & payload.keys()}
@@ -252,6 +256,24 @@ def load_object(body: bytes, *, kind: str, extra: frozenset[str] = frozenset()) 
     if kind == "chat":
         _keep_allowed_tools(payload)
     return payload | {name: value for name, value in added.items() if value is not None}
+
+
+def _read_object(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
+    if not body.strip():
+        raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
+    try:
+        if bounds is not None:
+            json_bounds.check_text(body, bounds.json)
+        payload = orjson.loads(body)
+        if bounds is not None and isinstance(payload, dict):
+            request_bounds.check(payload, bounds)
+    except BeyondBounds as error:
+        raise DialectError(error.sentence, error.field or None, "out_of_bounds") from error
+    except orjson.JSONDecodeError as error:
+        raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(payload, dict):
+        raise DialectError("The body must be a JSON object.", code="invalid_type")
+    return payload
 
 
 def _keep_allowed_tools(payload: dict[str, Any]) -> None:

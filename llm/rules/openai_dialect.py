@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from llm.rules import mistral_dialect, sse
+from llm.rules import mistral_dialect, sse, thinking
 from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES, DialectError, Request, load_object
 from llm.rules.tool_calls import OPENAIS_IDS, CallParts, text_of, with_ids
 
@@ -61,6 +61,9 @@ def request_body(
     payload = {**shape(request, model=model, native=native), "model": model}
     if request.kind == "chat":
         bound = request.max_tokens if max_tokens is None else max_tokens
+        if bound is not None:
+            # What was held for is what may be thought and answered together.
+            payload, bound = thinking.within(payload, bound if max_tokens else bound + thinking.tokens_beside(payload))
         _bound(payload, bound, newer=native if newer is None else newer)
         _remove_tools(payload, request.tools, frozenset(disabled_tools))
     return orjson.dumps(payload)
@@ -75,6 +78,7 @@ def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
     if request.kind != "chat":
         _translate_input(payload)
         return payload
+    thinking.tokens_beside(payload)
     _translate_fields(payload, native=native)
     messages = with_ids(payload["messages"], OPENAIS_IDS) if native else payload["messages"]
     payload["messages"] = [_message(message, native=native) for message in messages]

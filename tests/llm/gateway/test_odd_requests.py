@@ -1,0 +1,305 @@
+"""Requests that try to be counted as less than what leaves, or to break whoever counts them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.books import Request, prompt_tokens
+from benchmarks.own_books import BookedUpstream
+from governance.models import Reservation, SpendEntry
+from llm.rules.request_fields import KNOWN
+from tests import factories as make
+from tests.llm.gateway.test_against_books import ask
+from tests.llm.gateway.test_chat import nothing_is_held
+from tests.product import Product, eventually
+
+LONG = "1" * 60_000
+MODELS = {"mistral": "mistral-small-latest", "openai_compatible": "likes/m", "anthropic": "likes/m"}
+compatible = pytest.mark.parametrize("likes", ["openai_compatible"], indirect=True)
+anthropic = pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("10.00")
+    return product.key()
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def called_with(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": "ok"},
+    ]
+
+
+def is_held_for(booked: BookedUpstream, since: int) -> bool:
+    """Whether the holds of calls after the first `since` cover what the API was paid for."""
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    holds = Reservation.objects.order_by("reserved_at", "pk")[since:]
+    assert sum(hold.amount_nanos for hold in holds) >= booked.books.spent_nanos
+    assert not SpendEntry.objects.filter(overage_nanos__gt=0).exists()
+    return True
+
+
+PICTURE = {"type": "base64", "media_type": "image/png", "data": LONG}
+
+
+@anthropic
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": called_with(json.dumps(PICTURE))},
+        {"messages": called_with(json.dumps({"type": "image", "source": PICTURE}))},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": PICTURE}}}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": {"a": PICTURE}}}}},
+    ],
+    ids=["arguments", "image in arguments", "parameters", "schema"],
+)
+def test_only_a_picture_s_data_counts_as_a_picture(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
+) -> None:
+    def answer(request: Request) -> Answer:
+        said = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+        used = {"input_tokens": prompt_tokens(request, "texts"), "output_tokens": 1}
+        data = json.dumps({**said, "content": [{"type": "text", "text": "1"}], "usage": used}).encode()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+        return Answer(script=[head + data], tokens=1)
+
+    before = Reservation.objects.count()
+    booked.answer_to = answer
+    ask(product, likes, stream=False, model="likes/m", max_tokens=5, **fields)
+    assert booked.books.spent_nanos > 60_000 * 150
+    assert is_held_for(booked, before)
+
+
+@compatible
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"enable_thinking": True, "thinking_budget": 30_000},
+        {"thinking_budget": 30_000},
+        {"thinking": {"type": "enabled", "budget_tokens": 30_000}},
+        {"reasoning": {"max_tokens": 30_000}},
+        {"chat_template_kwargs": {"enable_thinking": True, "thinking_budget": 30_000}},
+    ],
+)
+@pytest.mark.parametrize("limit", ["10.00", "0.01"], ids=["", "clamped"])
+def test_what_may_be_thought_beside_an_answer_is_held_for(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any], limit: str
+) -> None:
+    def answer(request: Request) -> Answer:
+        asked = request.payload
+        budgets = [asked.get("thinking_budget")]
+        budgets += [holder.get(name) for holder, name in (
+            (asked.get("thinking") or {}, "budget_tokens"),
+            (asked.get("reasoning") or {}, "max_tokens"),
+            (asked.get("chat_template_kwargs") or {}, "thinking_budget"),
+        )]
+        thought = sum(filter(None, budgets))
+        seen.append((thought, asked["max_tokens"]))
+        return Answer(
+            tokens=asked["max_tokens"], unseen_tokens=thought, obeys_max_tokens=False, model="m", framing="json"
+        )
+
+    seen: list[tuple[int, int]] = []
+    before = Reservation.objects.count()
+    booked.answer_to = answer
+    tight = None if limit == "10.00" else make.budget(limit, tenant=make.tenant("tight"))
+    key = product.key(of=tight.tenant) if tight is not None else likes
+    status, said = ask(product, key, stream=False, model="likes/m", max_tokens=10, **fields)
+    if status == 200:
+        assert is_held_for(booked, before)
+        assert seen == [(30_000, 10)] if tight is None else sum(seen[0]) < 20_000
+    else:
+        assert tight is not None, said
+
+
+@compatible
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"enable_thinking": True}, "enable_thinking"),
+        ({"enable_thinking": "false"}, "enable_thinking"),
+        ({"enable_thinking": 0}, "enable_thinking"),
+        ({"thinking": {"type": "enabled"}}, "thinking.type"),
+        ({"thinking": {"type": "disabled", "depth": 5}}, "thinking.depth"),
+        ({"thinking": True}, "thinking"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"thinking_budget": "30000"}, "thinking_budget"),
+        ({"thinking_budget": True}, "thinking_budget"),
+        ({"thinking_budget": 3e4}, "thinking_budget"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"enabled": True}}, "reasoning.enabled"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs.thinking"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+    ],
+)
+def test_a_wish_to_think_without_a_number_is_refused(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any], named: str
+) -> None:
+    status, said = ask(product, likes, stream=False, model="likes/m", **fields)
+    assert (status, json.loads(said)["param"]) == (400, named)
+    assert booked.books.entries == []
+
+
+@compatible
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"enable_thinking": False},
+        {"thinking": {"type": "disabled"}},
+        {"reasoning": {"effort": "none", "exclude": True}},
+        {"chat_template_kwargs": {"enable_thinking": False, "custom": "x"}},
+        {"reasoning_effort": "low"},
+        {"thinking": None},
+    ],
+)
+def test_a_wish_not_to_think_is_passed_on(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
+) -> None:
+    booked.usual = Answer(tokens=2)
+    assert ask(product, likes, stream=False, model="likes/m", **fields)[0] == 200
+
+
+@pytest.mark.parametrize("field", ["reasoning_effort", "prompt_mode"])
+@pytest.mark.parametrize("value", [[LONG], {"a": LONG}, 5, True])
+def test_a_mode_is_a_word(product: Product, booked: BookedUpstream, key: str, field: str, value: Any) -> None:
+    status, said = ask(product, key, stream=False, **{field: value})
+    assert (status, json.loads(said)["param"]) == (400, field)
+    assert booked.books.entries == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "https://example.com/a.png"}]},
+        [{"role": "user", "content": [{"type": "document_url", "document_url": "https://example.com/a.pdf"}]}],
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/chat/moderations"])
+def test_pictures_are_not_moderated(product: Product, booked: BookedUpstream, key: str, path: str, item: Any) -> None:
+    response = product.post(path, key, model="mistral-moderation-latest", input=[item])
+    assert (response.status_code, response.json()["code"]) == (400, "unbounded_input")
+    assert booked.books.entries == []
+
+
+# Nothing that a client sends is a failure of ours -------------------------------------------------------------
+
+ODD = [None, True, False, 0, -1, 1.5, 10**30, "", "x", [], {}, [1], ["x"], [None], [[]], [{}], {"a": 1}]
+ODD += [{"type": 1}, {"type": "x"}, {"type": ["x"]}, [{"type": {}}], nested(30), nested(300), {"a": nested(300)}]
+FIELDS = sorted(KNOWN["chat"] - {"stream"})
+
+
+def in_message(role: str, **fields: Any) -> dict[str, Any]:
+    needs = {"tool_call_id": "abcdefghi"} if role == "tool" else {}
+    return {"messages": [{"role": role, "content": "x", **needs, **fields}, {"role": "user", "content": "x"}]}
+
+
+def odd_requests() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{name: value} for name in FIELDS for value in ODD]
+    names = "role content name tool_calls tool_call_id prefix audio refusal annotations function_call reasoning_content"
+    for value in ODD:
+        found += [in_message("assistant", **{name: value}) for name in f"{names} cache_control x".split()]
+        found += [in_message(role, content=value) for role in ("system", "user", "tool")]
+        found += [
+            in_message("user", content=[{"type": kind, kind: value}])
+            for kind in ("text", "image_url", "thinking", "reference", "refusal", "input_audio")
+        ]
+        found += [
+            in_message("user", content=[{"type": "image_url", "image_url": {"url": "https://example.com/a.png", name: value}}])
+            for name in ("url", "detail", "x")
+        ]
+        found += [in_message("user", content=[{"type": "text", "text": "x", "cache_control": value}])]
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        found += [in_message("assistant", tool_calls=[{**call, name: value}]) for name in (*call, "index", "x")]
+        found += [
+            in_message("assistant", tool_calls=[{**call, "function": {**call["function"], name: value}}])
+            for name in ("name", "arguments", "x")
+        ]
+        function = {"name": "f", "description": "x", "parameters": {}}
+        tool = {"type": "function", "function": function}
+        found += [{"tools": [{**tool, name: value}]} for name in (*tool, "x", "cache_control")]
+        found += [{"tools": [{**tool, "function": {**function, name: value}}]} for name in (*function, "strict", "x")]
+        found += [{"tools": [tool], "tool_choice": {"type": "function", "function": {"name": value}}}]
+        found += [{"tools": [tool], "tool_choice": {"type": "allowed_tools", "allowed_tools": value}}]
+        found += [{"tools": [tool], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": value}}]
+        found += [{"response_format": {"type": value}}, {"response_format": {"type": "json_schema", "json_schema": value}}]
+        found += [{"response_format": {"type": "json_schema", "json_schema": {"schema": value}}}]
+        found += [
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"minLength": 3, name: value}}}}
+            for name in "type description properties items anyOf oneOf allOf $defs enum required default".split()
+        ]
+    for depth in (100, 200, 300, 900):
+        lists = "[" * depth + "]" * depth
+        found += [{"messages": called_with(lists)}, {"messages": called_with(f'{{"a":{lists}}}')}]
+    return found
+
+
+@pytest.mark.parametrize("likes", ["openai_compatible", "anthropic"], indirect=True)
+def test_no_request_is_a_failure_of_ours(
+    product: Product, booked: BookedUpstream, likes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    booked.usual = Answer(tokens=1)
+
+    def status_of(call: tuple[str, dict[str, Any]]) -> tuple[int, str]:
+        model, fields = call
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5} | fields
+        response = product.post("/v1/chat/completions", likes, **body)
+        return response.status_code, response.text
+
+    calls = [(model, fields) for fields in odd_requests() for model in ("likes/m", "mistral-small-latest")]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(zip(calls, pool.map(status_of, calls), strict=True))
+    bad = [(str(call)[:200], status, said[:200]) for call, (status, said) in found if status == 500]
+    assert not bad, (len(bad), bad[:20])
+    assert "cannot be bounded at" not in caplog.text
+    assert any(status == 200 for _, (status, _) in found)
+
+
+@anthropic
+@pytest.mark.parametrize("depth", [80, 300])
+def test_the_depth_of_what_is_unpacked_is_bounded(
+    product: Product, booked: BookedUpstream, likes: str, depth: int
+) -> None:
+    arguments = '{"a":' + "[" * depth + "]" * depth + "}"
+    status, said = ask(product, likes, stream=False, model="likes/m", messages=called_with(arguments))
+    assert (status, json.loads(said)["code"]) == (400, "out_of_bounds")
+    assert "64 levels" in json.loads(said)["message"]
+
+
+def test_the_depth_of_a_body_is_bounded(product: Product, booked: BookedUpstream, key: str) -> None:
+    status, said = ask(product, key, stream=False, metadata={"a": nested(300)})
+    assert (status, json.loads(said)["code"]) == (400, "out_of_bounds")
+    assert "64 levels" in json.loads(said)["message"]
+
+
+def test_a_stand_in_that_cannot_take_a_call_is_passed_over(
+    product: Product, booked: BookedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out for the model that was asked is sent to another, where it has no bound."""
+    make.budget("0.001", soft_cap=None, downgrade_rules=["mistral-large-latest -> openai/gpt-4o-mini"])
+    status, _ = ask(
+        product,
+        product.key(),
+        stream=False,
+        model="mistral-large-latest",
+        **in_message("assistant", audio="y"),
+    )
+    assert status != 500
