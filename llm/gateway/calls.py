@@ -461,25 +461,32 @@ class _GovernedCall:
 
     async def _refused(self, hold: Hold, provider: Provider, answer: Answer, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
+        data, broken = b"", False
         try:
-            data = await answer.read()
+            async for chunk in answer.chunks():
+                data += chunk
         except ProviderError:
             # A refusal that breaks off is one all the same.
-            data = b""
+            broken = True
         await sign.end()
-        said = _json_object(data)
+        said = sse.whole_answer(data) or _json_object(data)
         used = hold.usage.reported(said)
+        written_bytes = sse.answer_bytes({"choices": sse.choices_of(said)})
+        if written_bytes and self.estimate.max_tokens is not None:
+            hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
         if used is not None:
             await hold.settle_reported(used)
-        elif sse.answer_bytes({"choices": sse.choices_of(said)}):
+        elif written_bytes and not broken:
             # An answer all the same, whatever its status says.
-            hold.count.arrived(sse.answer_bytes(said), said)
             await hold.settle_seen(USAGE_MISSING)
+        elif sse.choices_of(said) or (broken and sse.is_stream(data)):
+            # A part of one.
+            await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):
             await hold.release()
         else:
             await hold.settle_whole("upstream_failed")
-        await self._pass_on_refusal(hold, provider, answer, data)
+        await self._pass_on_refusal(hold, provider, answer, b"" if broken else data)
 
     async def _refused_in_200(
         self, hold: Hold, provider: Provider, answer: Answer, error: StatedError, used: Usage | None

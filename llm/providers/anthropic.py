@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -45,17 +46,18 @@ class Anthropic(HttpProvider):
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
-        if answer.status != 200:
+        created = int(time.time())
+        if not 200 <= answer.status < 300:
             said = await answer.read_refusal()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+            body, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
+            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(body), kept_bytes=kept_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
             return refused
-        created = int(time.time())
         if answer.is_stream:
             return ShapedAnswer(answer, _Shaping(created=created))
         return TranslatedAnswer(answer, lambda body: _translated(body, created=created))
@@ -87,6 +89,25 @@ class _Shaping:
 
     def rest(self) -> bytes:
         return self._shaper.rest()
+
+
+def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | None:
+    """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error."""
+    if sse.is_stream(said):
+        shaping, reader = _Shaping(created=created), sse.EventReader()
+        events = [*reader.feed(said), *reader.rest()[0]]
+        answer = sse.whole_answer(b"".join([shaping.feed(event) for event in events] + [shaping.rest()])) or {}
+        kept_bytes = shaping.kept_bytes
+    else:
+        message = read_json(said)
+        if not isinstance(message, dict) or not (message.get("usage") or message.get("content")):
+            return None
+        try:
+            data, kept_bytes = _translated(orjson.dumps(message), created=created)
+            answer = orjson.loads(data)
+        except ProviderError:
+            return None
+    return (answer, kept_bytes) if answer.get("usage") or sse.choices_of(answer) else None
 
 
 def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:

@@ -6,14 +6,16 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import logging
+import select
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import aiohttp
 import orjson
@@ -23,6 +25,7 @@ from multidict import CIMultiDict
 
 from llm.providers import ProviderError
 from llm.rules import addresses, sse
+from llm.rules.packing import Packing
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
@@ -52,13 +55,33 @@ class _Sent:
         """Whether the end of an idle connection can be all that came for it."""
         return self.reused and time.monotonic() - self._began < IDLE_END_S
 
-    def was_reset(self, error: Exception) -> bool:
-        """Whether the peer had closed before it read the request: it then resets what arrives, and cannot have worked.
 
-        One that has read it ends the connection in good order, or after some time.
-        """
-        reset = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
-        return self.died_idle() and reset
+class _Unfit(aiohttp.ClientConnectionError):
+    """A connection from the pool has ended, or brought what nobody asked for; nothing was sent on it."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """Goes out on a connection that nothing has come on since its last answer: that would be taken for this one's."""
+
+    # Connections that a request went out on before.
+    _served: WeakSet[Any] = WeakSet()
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        if protocol in self._served and (protocol.should_close or _is_readable(protocol.transport)):
+            raise _Unfit("The connection cannot be used again.")
+        self._served.add(protocol)
+        return await super().send(conn)
+
+
+def _is_readable(transport: asyncio.Transport | None) -> bool:
+    """Whether bytes, or the end, have come and wait to be read."""
+    peer = None if transport is None else transport.get_extra_info("socket")
+    if peer is None or peer.fileno() < 0:
+        return True
+    waiting = select.poll()
+    waiting.register(peer.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 async def _note_reuse(session: Any, context: SimpleNamespace, params: Any) -> None:
@@ -107,6 +130,7 @@ class Connection:
         return aiohttp.ClientSession(
             connector=self._connector(force_close=force_close),
             trace_configs=[trace],
+            request_class=_Request,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
             # No proxy, no netrc: the key goes where it was configured to go.
             trust_env=False,
@@ -134,14 +158,14 @@ class Connection:
         session = self._anew() if time.monotonic() < self._stale_until else self._session
         try:
             response = await self._post(session, path, body, **sent)
-        except ProviderError as error:
-            if not error.again:
-                raise
-            # Others that lie idle are as old.
-            self._stale_until = time.monotonic() + STALE_S
-            if error.sent:
-                raise
+        except _Unfit:
+            # Nothing was sent, so it is as if it had not been tried.
             response = await self._post(self._anew(), path, body, **sent)
+        except ProviderError as error:
+            if error.again:
+                # Others that lie idle are as old.
+                self._stale_until = time.monotonic() + STALE_S
+            raise
         return HttpAnswer(response, self)
 
     async def _post(
@@ -156,15 +180,16 @@ class Connection:
                 allow_redirects=False,
                 trace_request_ctx=sent,
             )
+        except _Unfit:
+            raise
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ProviderError("upstream_unreachable", "The model's API cannot be reached.", sent=False) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API did not answer in time.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "The model's API broke the connection off."
-            raise ProviderError(
-                "upstream_disconnected", message, sent=not sent.was_reset(error), again=sent.died_idle()
-            ) from error
+            # Whether the request was read before, nobody says, whichever way the connection ended.
+            raise ProviderError("upstream_disconnected", message, sent=True, again=sent.died_idle()) from error
 
     def _anew(self) -> aiohttp.ClientSession:
         """Where each request has a connection of its own."""
@@ -259,11 +284,14 @@ class HttpAnswer:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def read_refusal(self) -> bytes:
-        """The body of an error; empty where it breaks off, for it is an error all the same."""
+        """The body of an error, as far as it came: one that breaks off is an error all the same."""
+        came = bytearray()
         try:
-            return await self.read()
+            async for chunk in self.chunks():
+                came += chunk
+            return bytes(came)
         except ProviderError:
-            return b""
+            return bytes(came)
         except BaseException:
             self.close()
             raise
@@ -271,13 +299,19 @@ class HttpAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
         size = 0
+        packing = Packing()
         try:
-            async for chunk in self._response.content.iter_any():
+            async for packed in self._response.content.iter_any():
+                chunk = packing.undo(packed, most_bytes=MOST_ANSWER_BYTES - size + 1)
                 size += len(chunk)
                 if size > MOST_ANSWER_BYTES:
                     self.close()
                     raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
-                yield chunk
+                if chunk:
+                    yield chunk
+        except zlib.error as error:
+            message = "The model's API sent no answer that could be read."
+            raise ProviderError("upstream_garbage", message, sent=True) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API fell silent.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -294,13 +328,13 @@ class HttpAnswer:
 class RefusedAnswer:
     """An error that was read already, to know what it means. See `llm.providers.Answer`."""
 
-    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes) -> None:
+    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes, kept_bytes: int = 0) -> None:
         self._answer = answer
         self._body = body
         self.status = status
         self.headers = CIMultiDict(answer.headers)
         self.headers["content-type"] = "application/json"
-        self.kept_bytes = 0
+        self.kept_bytes = kept_bytes
 
     async def read(self) -> bytes:
         return self._body

@@ -238,7 +238,7 @@ def load_object(
 
     `bounds` None: they were looked at before.
     """
-    payload = _read_object(body, bounds)
+    payload = _parsed(body, bounds)
     for name in request_fields.without_effect(payload):
         del payload[name]
     added = {name: payload.pop(name) for name in extra & payload.keys()}
@@ -258,7 +258,7 @@ def load_object(
     return payload | {name: value for name, value in added.items() if value is not None}
 
 
-def _read_object(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
+def _parsed(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
     if not body.strip():
         raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
     try:
@@ -289,7 +289,8 @@ def _keep_allowed_tools(payload: dict[str, Any]) -> None:
     allowed = choice.get("allowed_tools")
     # As chats have it, and as the Responses API does.
     holder = allowed if isinstance(allowed, dict) else choice
-    names = {_named(tool) for tool in holder.get("tools") or () if isinstance(tool, dict)}
+    listed = holder.get("tools")
+    names = {_named(tool) for tool in (listed if isinstance(listed, list) else ()) if isinstance(tool, dict)}
     mode, tools = holder.get("mode", "auto"), payload.get("tools")
     if mode not in ("auto", "required") or not isinstance(tools, list) or not names - {""}:
         raise DialectError("`tool_choice.allowed_tools` must have a `mode` and name some of `tools`.", "tool_choice")

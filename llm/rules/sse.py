@@ -215,9 +215,14 @@ def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "object": "chat.completion.chunk", "choices": chunks}
 
 
+def is_stream(body: bytes) -> bool:
+    """Whether a body is one of events, whatever its head says."""
+    return body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":"))
+
+
 def body_events(body: bytes) -> tuple[list[Event], bytes] | None:
     """The events of a body that is a stream, and what came after them that nobody can read; None for any other."""
-    if not body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":")):
+    if not is_stream(body):
         return None
     reader = EventReader()
     events = reader.feed(body)

@@ -603,13 +603,29 @@ def test_nothing_that_an_api_sends_breaks_us(product: Product, booked: BookedUps
     assert ledger_nanos() == 3 * INPUT + 9 * OUTPUT
 
 
-def test_a_connection_that_is_reset_idle_costs_nothing_and_is_replaced(
+def test_a_connection_that_is_reset_may_have_brought_the_call_there_and_is_tried_once_more(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:
     assert ask(product, key, stream=False)[0] == 200
-    booked.next(Answer(script=["reset"], tokens=0, billed=False))
+    booked.next(Answer(script=["reset"], tokens=5))
     assert ask(product, key, stream=False)[0] == 200
-    assert len(booked.books.entries) == 3
+    assert len(booked.books.entries) == Reservation.objects.count() == 3
+    assert [row.reason for row in SpendEntry.objects.order_by("id")] == ["", "upstream_disconnected", ""]
+    assert holds_by_the_books(booked)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_connection_that_ends_idle_costs_nothing_and_is_replaced(
+    product: Product, booked: BookedUpstream, key: str, how: str
+) -> None:
+    said = {"model": "mistral-small-2603", "choices": [{"index": 0, "message": {"content": "1"}}]}
+    data = json.dumps(said | {"usage": {"prompt_tokens": 14, "completion_tokens": 1}}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+    booked.next(Answer(script=[head + data, 0.1, how], tokens=1))
+    assert ask(product, key, stream=False)[0] == 200
+    time.sleep(0.3)
+    assert ask(product, key, stream=False)[0] == 200
+    assert len(booked.books.entries) == SpendEntry.objects.count() == 2
     assert ledger_nanos() == booked.books.spent_nanos
 
 
