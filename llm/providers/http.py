@@ -309,6 +309,8 @@ class HttpAnswer:
                     raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
                 if chunk:
                     yield chunk
+            if packing.is_cut:
+                raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True)
         except zlib.error as error:
             message = "The model's API sent no answer that could be read."
             raise ProviderError("upstream_garbage", message, sent=True) from error

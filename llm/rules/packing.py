@@ -34,6 +34,13 @@ class Packing:
             return piece
         return self._inner.undo(self._unpacked(piece, most_bytes), most_bytes=most_bytes)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether what has come of a packed body is not all of it."""
+        if self._inner is None:
+            return bool(self._begun) and self._unpacks is None
+        return not self._unpacker.eof or self._inner.is_cut
+
     def _unpacked(self, piece: bytes, most_bytes: int) -> bytes:
         """A body may be several packed ones, one behind the other."""
         found = self._unpacker.decompress(piece, most_bytes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llm.rules.answers import read_json
+
 # Names that answers of a model have, in whatever dialect. A page of a proxy, or an empty object, has none.
 _SIGNS = re.compile(
     rb"""["'](?:choices|usage|usage_info|message|content|delta|output|candidates|embedding|data|results|pages|text"""
@@ -17,6 +19,7 @@ _PAGE = re.compile(
 )
 # A line of a stream, whose data nobody can read either.
 _LINE_START = re.compile(rb"^(?:data|event|id):\s*", re.M)
+_JSON_START = re.compile(r"""[\[{]\s*["\[{]""")
 # What somebody says who is no model: a few words, or a small object of them.
 _LONGEST_SENTENCE, _LONGEST_WORD = 200, 40
 _ONE_WORD = 16
@@ -42,6 +45,9 @@ def _is_sentence(said: bytes) -> bool:
         return False
     words = text.split()
     if len(text) > _LONGEST_SENTENCE or not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return False
+    if _JSON_START.match(text) and read_json(text.encode()) is None:
+        # An answer, perhaps, that goes on where nobody saw it.
         return False
     if text.startswith("<") or '\\"' in text or not words:
         # Markup of nobody knows what, or JSON inside a text.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.answers import Answer
+from benchmarks.books import Request
 from benchmarks.own_books import BookedUpstream
 from governance.models import Reservation
 from tests import factories as make
@@ -47,12 +48,17 @@ def test_events_are_read_whatever_the_status(
 ) -> None:
     head = b"HTTP/1.1 %d X\r\ncontent-type: text/event-stream\r\nretry-after: 1\r\n" % status
     used = {"usage": USED} if ending == "usage" else {}
-    said = text(DIGITS) + text("", "stop", **used) + DONE
-    if ending == "broken off":
-        script = [head + b"content-length: 9999\r\n\r\n" + said[:200], 0.1, "reset"]
-    else:
-        script = [head + b"connection: close\r\n\r\n" + said, "close"]
-    booked.usual = Answer(script=script, tokens=400, billed=True)
+
+    def answer(request: Request) -> Answer:
+        # Also as a model that stands in.
+        model = request.payload["model"]
+        said = text(DIGITS, model=model) + text("", "stop", model=model, **used) + DONE
+        script: list[Any] = [head + b"connection: close\r\n\r\n" + said, "close"]
+        if ending == "broken off":
+            script = [head + b"content-length: 9999\r\n\r\n" + said[:200], 0.1, "reset"]
+        return Answer(script=script, tokens=400, billed=True)
+
+    booked.answer_to = answer
     ask(product, key, stream=True)
     assert booked.books.entries
     assert holds_by_the_books(booked)
