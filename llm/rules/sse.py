@@ -406,7 +406,7 @@ def _text_bytes(value: Any, about: frozenset[str]) -> int:
             waiting += [(inner, about) for inner in value]
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if name not in about or (name == "id" and "function" in value):
+                if name not in about:
                     waiting.append((inner, _NOTHING if name in _ARGUMENTS else about))
                     if name not in _PLACES:
                         waiting.append((name, about))

@@ -20,8 +20,8 @@ NOTICES_AFTER_S = 0.25
 PACED_OVER_S = 2.0
 # Of a model that may think unseen, a pause so long within its answer was no network's.
 THINKS_FOR_S = 1.0
-# Marks around one answer, and around each of its tool calls, that its text does not show.
-MARKS = 8
+# Marks around one answer, and around each of its tool calls with its id, that its text does not show.
+MARKS, CALL_MARKS = 8, 16
 
 
 class StreamCount:
@@ -111,7 +111,7 @@ class StreamCount:
         if self._hides or not self.arrived_bytes or (cut and self._keeps_back):
             return None
         written = self.arrived_bytes - self._saved
-        marks = MARKS * (self._quote.answers + self._calls)
+        marks = MARKS * self._quote.answers + CALL_MARKS * self._calls
         written_on = 0
         if cut:
             unseen_s = self._now - self._text_at + NOTICES_AFTER_S

@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.rules.decision import Quote
 from llm.rules import exact_count, sse
-from llm.rules.stream_count import MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
+from llm.rules.stream_count import CALL_MARKS, MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
@@ -206,4 +206,4 @@ def test_each_tool_call_has_marks_of_its_own() -> None:
     count = StreamCount(QUOTE)
     count.arrived(20, begun)
     count.arrived(20, {"choices": [{"delta": {"tool_calls": "odd"}}, {"delta": None}]})
-    assert count.tokens(cut=False) == 40 + 3 * MARKS
+    assert count.tokens(cut=False) == 40 + MARKS + 2 * CALL_MARKS
