@@ -52,8 +52,8 @@ class Anthropic(HttpProvider):
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            body, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
-            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(body), kept_bytes=kept_bytes)
+            stated, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
+            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(stated), kept_bytes=kept_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)

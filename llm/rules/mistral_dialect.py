@@ -250,12 +250,21 @@ def load_object(
         raise DialectError(
             f"`{field[:100]}` is not known here, so its cost cannot be bounded: {advice}", field[:100], "unknown_field"
         )
+    if bounds is not None:
+        try:
+            request_bounds.check(payload, bounds)
+        except BeyondBounds as error:
+            raise _out_of_bounds(error) from error
     # Also null under any other name, which says nothing.
     for name in request_fields.of_others(payload, kind=kind):
         del payload[name]
     if kind == "chat":
         _keep_allowed_tools(payload)
     return payload | {name: value for name, value in added.items() if value is not None}
+
+
+def _out_of_bounds(error: BeyondBounds) -> DialectError:
+    return DialectError(error.sentence, error.field or None, "out_of_bounds")
 
 
 def _parsed(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
@@ -265,10 +274,8 @@ def _parsed(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
         if bounds is not None:
             json_bounds.check_text(body, bounds.json)
         payload = orjson.loads(body)
-        if bounds is not None and isinstance(payload, dict):
-            request_bounds.check(payload, bounds)
     except BeyondBounds as error:
-        raise DialectError(error.sentence, error.field or None, "out_of_bounds") from error
+        raise _out_of_bounds(error) from error
     except orjson.JSONDecodeError as error:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):

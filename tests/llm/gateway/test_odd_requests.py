@@ -128,7 +128,6 @@ def test_what_may_be_thought_beside_an_answer_is_held_for(
             obeys_max_tokens=False,
             model="m",
             framing="json",
-            counts="quarter",
         )
 
     seen: list[tuple[int, int]] = []
