@@ -296,12 +296,15 @@ def take_report_turns(tenant_ids: Collection[int]) -> None:
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:
     """Nanodollars that a tenant's keys have reported since then beside every budget of its own."""
-    [(total,)] = words.select(
-        "SELECT COALESCE(SUM(CASE WHEN reservation_id IS NULL THEN cost_nanos ELSE overage_nanos END), 0)"
+    # In two parts, for SQLite gives up at a sum that 64 bits do not hold.
+    cost = "CASE WHEN reservation_id IS NULL THEN cost_nanos ELSE overage_nanos END"
+    [(dollars, rest)] = words.select(
+        f"SELECT COALESCE(SUM(({cost}) / {money.NANOS_PER_DOLLAR}), 0),"
+        f" COALESCE(SUM(MOD({cost}, {money.NANOS_PER_DOLLAR})), 0)"
         " FROM governance_spendentry WHERE tenant_id = %s AND reason = %s AND recorded_at > %s",
         [tenant_id, UNBUDGETED, stamp(since)],
     )
-    return int(total)
+    return int(dollars) * money.NANOS_PER_DOLLAR + int(rest)
 
 
 def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetime) -> int | None:
