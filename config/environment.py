@@ -21,6 +21,9 @@ NOTICING = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# How PostgreSQL notices that one of our processes was stopped in mid-transaction: its session ends, and what it had
+# locked is free. Transactions of the ledger have more such deadlines of their own (`governance.ledger.sql_dialect`).
+STOPPED_CLIENT = "-c idle_in_transaction_session_timeout=30s"
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 Choice = TypeVar("Choice", int, str)
 
@@ -239,6 +242,8 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
         for name, value in NOTICING.items():
             options.setdefault(name, value)
+        # What the URL says of the server's parameters comes last, so that it counts.
+        options["options"] = f"{STOPPED_CLIENT} {options.get('options', '')}".strip()
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from benchmarks.own_books import BookedUpstream
+from governance import ledger
 from governance.ledger import clock
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
@@ -85,6 +86,16 @@ def travelled_clock_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
         return clock.NONE if time_machine.escape_hatch.is_travelling() else measured(*moments, **known)
 
     monkeypatch.setattr(clock, "measured", unless_travelling)
+
+
+@pytest.fixture(autouse=True)
+def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test is rolled back, it is one transaction: the ledger's deadlines are not meant for that."""
+    if commits(request.node):
+        yield
+        return
+    with ledger.patiently():
+        yield
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ from governance.ledger.results import (
     ResetResult,
     SettleResult,
 )
-from governance.ledger.sql_dialect import by_index, together
+from governance.ledger.sql_dialect import by_index, keep_deadlines, together
 from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision
@@ -111,7 +111,9 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("apply_within needs an open transaction")
     try:
-        results = _run(operations, now, calmly=True)
+        with together():
+            keep_deadlines()
+            results = _run(operations, now, calmly=True)
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
     except IntegrityError as error:
@@ -174,17 +176,21 @@ def lock_windows(*budget_ids: int) -> None:
 
     A call that opens a window holds the ended one when it needs the budget's row; an act that does has the turn.
     """
-    sql.take_turns(alone=budget_ids)
-    for _ in range(CALM_LOOKS):
-        if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
-            return
+    with together():
+        keep_deadlines()
+        sql.take_turns(alone=budget_ids)
+        for _ in range(CALM_LOOKS):
+            if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
+                return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")
 
 
 def take_report_turn(tenant_id: int) -> None:
     """Wait until nobody else reports for the tenant, in the caller's transaction and before it locks anything."""
-    sql.take_report_turns([tenant_id])
+    with together():
+        keep_deadlines()
+        sql.take_report_turns([tenant_id])
 
 
 def run_again(act: Callable[P, T]) -> Callable[P, T]:

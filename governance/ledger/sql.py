@@ -321,12 +321,14 @@ def take_report_turns(tenant_ids: Collection[int]) -> None:
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:
     """Nanodollars that a tenant's keys have said were spent since then beside every budget of its own."""
-    [(total,)] = words.select(
-        "SELECT COALESCE(SUM(cost_nanos), 0)"
+    # In two parts, for SQLite gives up at a sum that 64 bits do not hold.
+    [(dollars, rest)] = words.select(
+        f"SELECT COALESCE(SUM(cost_nanos / {money.NANOS_PER_DOLLAR}), 0),"
+        f" COALESCE(SUM(MOD(cost_nanos, {money.NANOS_PER_DOLLAR})), 0)"
         " FROM governance_spendentry WHERE tenant_id = %s AND reason = %s AND recorded_at > %s",
         [tenant_id, UNBUDGETED, stamp(since)],
     )
-    return int(total)
+    return int(dollars) * money.NANOS_PER_DOLLAR + int(rest)
 
 
 def own_holds(tenant_id: int, *, expired_since: datetime) -> list[tuple[UUID, int, tuple[int, ...]]]:
