@@ -18,7 +18,7 @@ from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotOpen, OverBound
+from governance.rules.errors import Conflict, FieldError, Gone, NotOpen, OverBound
 from governance.rules.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -35,6 +35,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.NotAcceptable, 406, "not_acceptable"),
     (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
     (drf.Throttled, 429, "rate_limit_exceeded"),
+    (Gone, 404, "not_found"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
     (OverBound, 422, BEYOND),

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Name, Strict
+from governance.api.fields import Name, Strict, Whole
 from governance.api.once import PARAMETER
 from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
@@ -41,7 +41,7 @@ class RouteRequest(Strict):
         "strategy", required=False, default="", help_text="One of the routing file's; its default strategy unless told."
     )
     model = Name("model", required=False, default="", help_text="Where no strategy is given: the model to ask first.")
-    max_tokens = serializers.IntegerField(required=False, min_value=1)
+    max_tokens = Whole(required=False, min_value=1)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
