@@ -34,7 +34,7 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, ReservationUnknown
+from governance.ledger.results import AlreadyResolved, ReservationUnknown, WindowGone
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules import money
@@ -435,6 +435,8 @@ class Batch:
         row = self.reservations.get(id) or self.new_reservations.get(id)
         if row is None:
             raise ReservationUnknown(id)
+        if row.status == "pending" and (gone := [id for id in row.windows if id not in self.windows]):
+            raise WindowGone(row.id, gone[0])
         return row
 
     def pending(self, id: UUID) -> ReservationRow:
