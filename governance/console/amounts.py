@@ -14,7 +14,7 @@ from governance.rules import money
 class AmountField(forms.DecimalField):
     """A decimal number in ASCII digits, of a size that can be."""
 
-    def to_python(self, value: Any) -> Decimal | None:
+    def to_python(self, value: Any) -> Decimal | None:  # type: ignore[override]
         if value in self.empty_values:
             return None
         try:
