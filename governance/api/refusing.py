@@ -18,6 +18,7 @@ from governance.models import Tenant
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
 from governance.rules.errors import FieldError
+from governance.rules.names import printable
 
 # Nobody who is known; nothing there, or nothing of the kind; what still runs or is done.
 NO_REFUSALS = frozenset({401, 404, 405, 406, 409})
@@ -53,7 +54,7 @@ class RefusingView(ControlView):
         try:
             return self.asker(by, names)
         except (APIException, FieldError):
-            tenant = by.tenant or Tenant.objects.filter(slug=names.get("tenant", "")).first()
+            tenant = by.tenant or Tenant.objects.filter(slug=printable(names.get("tenant", ""))).first()
         if tenant is None:
             return None
         key = by.key if by.tenant else None
