@@ -158,6 +158,8 @@ class Stream:
                 self._pass_on(self._last_events())
         except ProviderError as error:
             ended = error.code
+            if error.lost:
+                self._hold.count.lose()
         if self._stops:
             self._answer.close()
         if self._failed is not None:

@@ -317,7 +317,8 @@ class HttpAnswer:
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API fell silent.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True) from error
+            message = "The model's API broke its answer off."
+            raise ProviderError("upstream_cut", message, sent=True, lost=_is_reset(error)) from error
 
     def close(self) -> None:
         """Drop the connection at once: what is not read is not wanted."""
@@ -325,6 +326,12 @@ class HttpAnswer:
         if self._connection is not None:
             self._connection.open_answers -= 1
             self._connection = None
+
+
+def _is_reset(error: Exception) -> bool:
+    """Whether a connection ended by a reset; within a body aiohttp says so in its words alone."""
+    causes = (error, error.__cause__, error.__context__)
+    return any(isinstance(one, ConnectionResetError) for one in causes) or "ConnectionResetError" in str(error)
 
 
 class RefusedAnswer:
