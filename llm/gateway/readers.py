@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
 from django.conf import settings
@@ -34,8 +35,9 @@ class Readers:
         all_here = Barrier(self._count)
 
         def leave() -> None:
-            # None takes the place of another before each has been here.
-            all_here.wait(settings.LEDGER_TIMEOUT_S)
+            # None takes the place of another before each has been here; one that is stuck is not waited for without end.
+            with suppress(BrokenBarrierError):
+                all_here.wait(settings.LEDGER_TIMEOUT_S)
             connection.close()
 
         for _ in range(self._count):
