@@ -35,7 +35,7 @@ class Readers:
         all_here = Barrier(self._count)
 
         def leave() -> None:
-            # None takes the place of another before each has been here; one that is stuck is not waited for without end.
+            # None takes the place of another before each has been here; a stuck one is not waited for without end.
             with suppress(BrokenBarrierError):
                 all_here.wait(settings.LEDGER_TIMEOUT_S)
             connection.close()
