@@ -26,7 +26,9 @@ class Readers:
         """Do something in one of the threads. OperationalError where the database does not answer in time."""
         running = asyncio.get_running_loop().run_in_executor(self._threads, _tidily, work)
         try:
-            return await asyncio.wait_for(running, settings.LEDGER_TIMEOUT_S)
+            # wait_for would lose a cancellation that comes with the result, and so keep a shutdown waiting for ever.
+            async with asyncio.timeout(settings.LEDGER_TIMEOUT_S):
+                return await running
         except TimeoutError as error:
             raise OperationalError("the database does not answer") from error
 
