@@ -51,7 +51,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
-    (results.HoldBeyondBound, 409, "hold_beyond_bound"),
+    (results.HoldBeyondBound, 402, "hold_beyond_bound"),
     (results.RequestIdReused, 409, "request_id_reused"),
     (results.OutOfBounds, 422, BEYOND),
     (results.TooManyNames, 429, "too_many_names"),
