@@ -84,9 +84,7 @@ def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -
     if not amount:
         return 0
     if shift < 0:
-        text, finer = text[:shift], text[shift:]
-        if finer.strip("0"):
-            raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
+        raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
     nanos = int(text + "0" * shift)
     return -nanos if sign else nanos
 

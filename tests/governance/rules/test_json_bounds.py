@@ -29,7 +29,12 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("value", "field"),
-        [({"a": list(range(12))}, "a"), ({"a": 1, "b": [[] for _ in range(12)]}, "b"), (list(range(12)), "")],
+        [
+            ({"a": list(range(12))}, "a"),
+            ({"a": 1, "b": [[] for _ in range(12)]}, "b"),
+            (list(range(12)), ""),
+            ({"a": ["x"] * 12}, "a"),
+        ],
     )
     def test_too_many_values_are_refused_with_the_field_that_holds_them(self, value: Any, field: str) -> None:
         with pytest.raises(BeyondBounds, match="at most 10 values") as raised:

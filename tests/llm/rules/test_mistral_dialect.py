@@ -123,6 +123,10 @@ def test_openai_fields_are_translated_or_dropped(given_fields: dict[str, Any], w
     assert sent(body(**given_fields)) == {"model": "m", "messages": [USER], **wanted}
 
 
+def test_a_tool_choice_that_is_an_object_of_its_kind_alone_is_that_kind() -> None:
+    assert sent(body(tools=[tool("a")], tool_choice={"type": "auto"}))["tool_choice"] == "auto"
+
+
 def test_required_tool_choice_becomes_any() -> None:
     upstream = sent(body(tools=[tool("a")], tool_choice="required"))
 

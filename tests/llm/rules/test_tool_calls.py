@@ -29,3 +29,8 @@ def test_a_name_that_comes_again_is_another_call_once_the_arguments_are_whole() 
 
 def test_a_brace_at_the_end_of_a_part_is_no_end_of_arguments() -> None:
     assert taken('{"a": {}', "}") == ['{"a": {}}']
+
+
+@pytest.mark.parametrize("calls", [5, ["x"], [{"function": "f"}], [{}]])
+def test_what_is_no_call_has_no_arguments(calls: object) -> None:
+    assert with_text_arguments({"choices": [5, {"delta": {"tool_calls": calls}}]}) is False
