@@ -83,3 +83,22 @@ def test_a_field_of_half_a_letter_is_named_by_its_number(tenant: Api) -> None:
     error = answer.json()["error"]
     assert error["param"] == "a\\ud800"
     assert error["message"].startswith("a\\ud800: is not known here.")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/refusals/%00",
+        "/api/refusals/a%00/",
+        "/api/models/%00",
+        "/api/models/%0A/a%00b",
+        "/api/tenants/%00",
+        "/billing/topup/%00",
+        "/admin/governance/budget/%00/change/",
+    ],
+)
+def test_nothing_is_at_a_path_with_a_nul(operator: Api, path: str) -> None:
+    """Which PostgreSQL takes in no text."""
+    answer = operator.get(path)
+    assert answer.status_code == 404
+    assert path.startswith("/api/") == ("json" in answer["content-type"])
