@@ -1,8 +1,8 @@
 """Where everything but /v1/ is answered. Each app's paths work with and without a trailing slash."""
 
 from django.contrib import admin
-from django.templatetags.static import static
 from django.http import Http404
+from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.defaults import page_not_found
 from django.views.generic import RedirectView
