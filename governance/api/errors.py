@@ -20,6 +20,7 @@ from governance.rules import refusals
 from governance.rules.decision import Reason
 from governance.rules.errors import Conflict, FieldError, Gone, NotOpen, OverBound
 from governance.rules.money import AmountError
+from governance.rules.names import printable
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -110,6 +111,9 @@ def _extension(error: Exception) -> refusals.Row | None:
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:
+    """What any error answers. What it names as it came is written so that it can be sent and seen."""
+    message = printable(message, keep="\n")
+    param = printable(param) if isinstance(param, str) else param
     request_id = getattr(getattr(request, "_request", request), "request_id", None)
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 

@@ -64,3 +64,41 @@ def test_what_was_deleted_a_moment_ago_is_not_there(
     body = {"limit": "5"} if kind == "budgets" else {"requests_per_minute": 6}
     answer = getattr(operator, method)(f"/api/{kind}/{row.pk}", *([body] if method == "patch" else []))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["decisions", "reservations", "spend", "llm/route"])
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])
+@pytest.mark.parametrize(
+    "body", ['{"\\ud800": 1}', '{"usage": {"\\ud800": 1}}', '{"tools": ["\\ud800"]}', '{"agent": "\\ud800"}']
+)
+def test_what_cannot_be_written_is_named_escaped(tenant: Api, path: str, headers: dict[str, str], body: str) -> None:
+    answer = tenant.client.post(f"/api/{path}", data=body, content_type="application/json", headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"]
+    assert answer.json()["error"]["param"].isprintable()
+
+
+def test_a_field_of_half_a_letter_is_named_by_its_number(tenant: Api) -> None:
+    answer = tenant.client.post("/api/decisions", data='{"a\\ud800": 1}', content_type="application/json")
+    error = answer.json()["error"]
+    assert error["param"] == "a\\ud800"
+    assert error["message"].startswith("a\\ud800: is not known here.")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/refusals/%00",
+        "/api/refusals/a%00/",
+        "/api/models/%00",
+        "/api/models/%0A/a%00b",
+        "/api/tenants/%00",
+        "/billing/topup/%00",
+        "/admin/governance/budget/%00/change/",
+    ],
+)
+def test_nothing_is_at_a_path_with_a_nul(operator: Api, path: str) -> None:
+    """Which PostgreSQL takes in no text."""
+    answer = operator.get(path)
+    assert answer.status_code == 404
+    assert path.startswith("/api/") == ("json" in answer["content-type"])

@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
@@ -359,3 +360,17 @@ def test_what_only_one_provider_is_sent_is_refused_where_it_has_no_bound(
     status, said = ask(product, likes, stream=False, model="likes/m", **in_message("assistant", audio="y"))
     assert (status, json.loads(said)["param"]) == (400, "messages.0.audio")
     assert booked.books.entries == []
+
+
+@pytest.mark.parametrize("kind", ["application/json; x=\u20ac", "multipart/form-data; boundary=\u20ac", "\u20ac"])
+@pytest.mark.parametrize(("path", "status"), [("chat/completions", 200), ("audio/transcriptions", 400)])
+def test_a_content_type_in_any_letters_is_read_or_refused(
+    product: Product, booked: BookedUpstream, key: str, kind: str, path: str, status: int
+) -> None:
+    booked.usual = Answer(tokens=2)
+    body = {"model": MODELS["mistral"], "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    for more in ({}, {"idempotency-key": "k"}):
+        headers = {"authorization": f"Bearer {key}", "content-type": kind.encode(), **more}
+        answer = httpx.post(f"{product.url}/v1/{path}", content=json.dumps(body), headers=headers, timeout=30)
+        assert answer.status_code == status, answer.text
+        assert status == 200 or answer.json()["code"] == "invalid_content_type"
