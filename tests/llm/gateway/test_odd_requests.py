@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx2 as httpx
@@ -22,7 +24,7 @@ from llm.rules.bounds import UnboundedInput
 from llm.rules.mistral_dialect import DialectError
 from llm.rules.request_fields import KNOWN
 from tests import factories as make
-from tests.llm.gateway.test_against_books import ask
+from tests.llm.gateway.test_against_books import ask, ledger_nanos, open_stream
 from tests.llm.gateway.test_chat import nothing_is_held
 from tests.product import Product, eventually
 
@@ -30,6 +32,15 @@ LONG = "1" * 60_000
 MODELS = {"mistral": "mistral-small-latest", "openai_compatible": "likes/m", "anthropic": "likes/m"}
 compatible = pytest.mark.parametrize("likes", ["openai_compatible"], indirect=True)
 anthropic = pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+# All ways to ask for thinking beside an answer.
+THINKING: list[dict[str, Any]] = [
+    {"enable_thinking": True, "thinking_budget": 30_000},
+    {"thinking_budget": 30_000},
+    {"thinking": {"type": "enabled", "budget_tokens": 30_000}},
+    {"reasoning": {"max_tokens": 30_000}},
+    {"chat_template_kwargs": {"enable_thinking": True, "thinking_budget": 30_000}},
+    {"chat_template_kwargs": {"thinking_budget": 30_000}},
+]
 
 
 @pytest.fixture
@@ -96,16 +107,7 @@ def test_only_a_picture_s_data_counts_as_a_picture(
 
 
 @compatible
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"enable_thinking": True, "thinking_budget": 30_000},
-        {"thinking_budget": 30_000},
-        {"thinking": {"type": "enabled", "budget_tokens": 30_000}},
-        {"reasoning": {"max_tokens": 30_000}},
-        {"chat_template_kwargs": {"enable_thinking": True, "thinking_budget": 30_000}},
-    ],
-)
+@pytest.mark.parametrize("fields", THINKING)
 @pytest.mark.parametrize("limit", ["10.00", "0.01"], ids=["", "clamped"])
 def test_what_may_be_thought_beside_an_answer_is_held_for(
     product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any], limit: str
@@ -145,10 +147,56 @@ def test_what_may_be_thought_beside_an_answer_is_held_for(
 
 
 @compatible
+@pytest.mark.parametrize("fields", THINKING)
+@pytest.mark.parametrize(
+    ("stream", "usage", "ends"),
+    [
+        (False, "none", None),
+        (True, "no_output_no_total", None),
+        (True, "none", 60),
+    ],
+    ids=["plain", "stream", "cut"],
+)
+def test_thinking_that_was_asked_for_and_is_not_shown_is_charged(
+    product: Product,
+    booked: BookedUpstream,
+    likes: str,
+    fields: dict[str, Any],
+    stream: bool,
+    usage: str,
+    ends: int | None,
+) -> None:
+    before, held = ledger_nanos(), Reservation.objects.count()
+    answer = Answer(tokens=80, unseen_tokens=30_000, obeys_max_tokens=False, usage=usage, model="m")
+    booked.next(replace(answer, ends_after_tokens=ends, ends_by="close"))
+    ask(product, likes, stream=stream, model="likes/m", max_tokens=100, **fields)
+    assert is_held_for(booked, held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+@compatible
+@pytest.mark.parametrize("fields", THINKING)
+def test_thinking_that_was_asked_for_is_charged_when_the_client_leaves(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
+) -> None:
+    before, held = ledger_nanos(), Reservation.objects.count()
+    answer = Answer(tokens=400, unseen_tokens=30_000, obeys_max_tokens=False, usage="none", model="m")
+    booked.next(replace(answer, pace=100))
+    client = open_stream(product, likes, model="likes/m", max_tokens=1_000, **fields)
+    client.recv(100)
+    time.sleep(0.5)
+    client.close()
+    assert is_held_for(booked, held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+@compatible
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
         ({"enable_thinking": True}, "enable_thinking"),
+        ({"enable_thinking": True, "thinking_budget": 0}, "enable_thinking"),
+        ({"reasoning": {"effort": "high", "max_tokens": 0}}, "reasoning.effort"),
         ({"enable_thinking": "false"}, "enable_thinking"),
         ({"enable_thinking": 0}, "enable_thinking"),
         ({"thinking": {"type": "enabled"}}, "thinking.type"),
