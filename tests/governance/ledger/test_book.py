@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
-from django.db import IntegrityError, OperationalError
+from django.db import IntegrityError, OperationalError, transaction
 
 from governance import ledger
 from governance.audit import Actor
@@ -418,6 +418,16 @@ def test_a_report_under_the_id_that_another_agent_takes_at_that_moment_is_refuse
     trust = ReportTrust(make.tenant().pk, 0, agent_is_fixed=True)
     with pytest.raises(RequestIdReused):
         ledger.record(make.reporting("0.20", by=make.caller(agent="b"), request_id="r1", trust=trust), now=NOON)
+    assert window().settled_nanos == nanos("0.10")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_within_another_transaction_such_a_race_is_for_whoever_began_it(monkeypatch):
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
+    missed_once(monkeypatch, "reported", {})
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ledger.apply_within([make.reporting("0.10", request_id="r1")], now=NOON)
     assert window().settled_nanos == nanos("0.10")
 
 

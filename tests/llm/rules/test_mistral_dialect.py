@@ -384,3 +384,8 @@ def test_requests_of_other_kinds_are_translated() -> None:
     }
     assert request.user == "ann"
     assert filled.stream
+
+
+def test_a_tool_that_runs_at_mistral_is_left_as_it_is_for_whoever_refuses_it() -> None:
+    request = mistral_dialect.parse(body(tools=[{"type": "web_search"}]))
+    assert mistral_dialect.shape(request)["tools"] == [{"type": "web_search"}]
