@@ -72,3 +72,14 @@ class TestParsed:
 
     def test_what_a_database_takes_passes(self) -> None:
         check({"ä": "😀"}, SMALL, storable=True)
+
+    @pytest.mark.parametrize("value", ["\ud800", "x\udfff", 2**64, -(2**63) - 1])
+    def test_what_cannot_be_written_for_everybody_is_refused_where_it_is_sent_on(self, value: Any) -> None:
+        with pytest.raises(BeyondBounds, match=r"^may not have (half a surrogate|a whole number beyond 64)") as raised:
+            check({"a": [1, value]}, SMALL, writable=True)
+        assert raised.value.field == "a.1"
+        check({"a": value}, SMALL)
+
+    @pytest.mark.parametrize("value", ["a\x00", "😀", 2**64 - 1, -(2**63), 1.5, True, None])
+    def test_what_can_be_written_passes(self, value: Any) -> None:
+        check({"a": value}, SMALL, writable=True)
