@@ -115,8 +115,8 @@ class Connection:
         self._fresh: aiohttp.ClientSession | None = None
         # Until then each request gets a connection of its own.
         self._stale_until = 0.0
-        # Answers that are not read to their end yet.
-        self.open_answers = 0
+        # Calls from the moment they are sent until their answer is read to its end, or dropped.
+        self.open_calls = 0
 
     def __repr__(self) -> str:
         return f"Connection({self.base!r})"
@@ -156,13 +156,16 @@ class Connection:
             raise ProviderError("upstream_unreachable", "The model's API is not connected.", sent=False)
         sent = {"content_type": content_type, "request_id": request_id}
         session = self._anew() if time.monotonic() < self._stale_until else self._session
+        self.open_calls += 1
         try:
-            response = await self._post(session, path, body, **sent)
-        except _Unfit:
-            # Nothing was sent, so it is as if it had not been tried.
-            response = await self._post(self._anew(), path, body, **sent)
-        except ProviderError as error:
-            if error.again:
+            try:
+                response = await self._post(session, path, body, **sent)
+            except _Unfit:
+                # Nothing was sent, so it is as if it had not been tried.
+                response = await self._post(self._anew(), path, body, **sent)
+        except BaseException as error:
+            self.open_calls -= 1
+            if isinstance(error, ProviderError) and error.again:
                 # Others that lie idle are as old.
                 self._stale_until = time.monotonic() + STALE_S
             raise
@@ -246,7 +249,7 @@ class HttpProvider:
 
     @property
     def busy(self) -> bool:
-        return self.connection.open_answers > 0
+        return self.connection.open_calls > 0
 
     async def open(self) -> None:
         await self.connection.open()
@@ -256,12 +259,11 @@ class HttpProvider:
 
 
 class HttpAnswer:
-    """See `llm.providers.Answer`."""
+    """See `llm.providers.Answer`. Its connection counts it as an open call until it is closed."""
 
     def __init__(self, response: aiohttp.ClientResponse, connection: Connection) -> None:
         self._response = response
         self._connection: Connection | None = connection
-        connection.open_answers += 1
 
     @property
     def status(self) -> int:
@@ -324,7 +326,7 @@ class HttpAnswer:
         """Drop the connection at once: what is not read is not wanted."""
         self._response.close()
         if self._connection is not None:
-            self._connection.open_answers -= 1
+            self._connection.open_calls -= 1
             self._connection = None
 
 
