@@ -74,10 +74,11 @@ class NotedRefusal:
     def as_kept(self) -> NotedRefusal:
         """Without what no column takes of its texts: what waits to be written is bounded by more than its number."""
         caller = self.caller
+        named: dict[str, Any] = {name: _fit(getattr(caller, name), name) for name in OF_A_CALL}
         return replace(
             self,
             request_id=_fit(self.request_id, "request_id"),
-            caller=replace(caller, **{name: _fit(getattr(caller, name), name) for name in OF_A_CALL}),
+            caller=replace(caller, **named),
             model=_fit(self.model, "model"),
             tools=[_clean(tool[:LONGEST_TOOL]) for tool in self.tools[:MOST_TOOLS]],
             reason=_fit(self.reason, "reason"),

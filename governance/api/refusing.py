@@ -73,8 +73,7 @@ class RefusingView(ControlView):
     def _note(self, request: Request, response: Any) -> None:
         # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
         error = getattr(response, "data", {}).get("error")
-        caller = self._caller(request) if error else None
-        if caller is None:
+        if not error or (caller := self._caller(request)) is None:
             return
         said = _said(request)
         model, tools = said.get("model"), said.get("tools")
