@@ -39,9 +39,9 @@ class Anthropic(HttpProvider):
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if estimate.whole_context:
             return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
-        body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        counted = estimate.with_text(bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body))))
-        return replace(counted, input_e2=bounds.write_price_e2(request.payload))
+        # With its last tool a conversation gets others in their place: whichever body is larger may leave.
+        text_tokens = max(_text_tokens(request, disabled) for disabled in {(), request.tools})
+        return replace(estimate.with_text(text_tokens), input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
@@ -64,6 +64,11 @@ class Anthropic(HttpProvider):
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models?limit=1000")
+
+
+def _text_tokens(request: Request, disabled_tools: Collection[str]) -> int:
+    body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=disabled_tools)
+    return bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body)))
 
 
 class _Shaping:
