@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -20,6 +21,8 @@ from llm.rules.openai_dialect import Shaper
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 OVERLOADED_FOR_S = "5"
 UNREADABLE = "The model's API sent no answer that could be read."
+
+log = logging.getLogger(__name__)
 
 
 class Anthropic(HttpProvider):
@@ -48,12 +51,14 @@ class Anthropic(HttpProvider):
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
         created = int(time.time())
         if not 200 <= answer.status < 300:
-            said = await answer.read_refusal()
+            said, broken = await answer.read_refusal()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
             stated, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
-            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(stated), kept_bytes=kept_bytes)
+            refused = RefusedAnswer(
+                answer, status=status, body=orjson.dumps(stated), broken=broken, kept_bytes=kept_bytes
+            )
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
@@ -100,9 +105,15 @@ def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | 
     """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error."""
     if sse.is_stream(said):
         shaping, reader = _Shaping(created=created), sse.EventReader()
-        events = [*reader.feed(said), *reader.rest()[0]]
-        answer = sse.whole_answer(b"".join([shaping.feed(event) for event in events] + [shaping.rest()])) or {}
-        kept_bytes = shaping.kept_bytes
+        shaped, unread_bytes = b"", 0
+        for event in [*reader.feed(said), *reader.rest()[0]]:
+            try:
+                shaped += shaping.feed(event)
+            except Exception:
+                log.exception("an event of a refusal cannot be translated, and is left out")
+                unread_bytes += len(event.raw)
+        answer = sse.whole_answer(shaped + shaping.rest()) or {}
+        kept_bytes = shaping.kept_bytes + unread_bytes
     else:
         message = read_json(said)
         if not isinstance(message, dict) or not (message.get("usage") or message.get("content")):
