@@ -285,15 +285,15 @@ class HttpAnswer:
         """The whole body; raises ProviderError where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()])
 
-    async def read_refusal(self) -> bytes:
-        """The body of an error, as far as it came: one that breaks off is an error all the same."""
+    async def read_refusal(self) -> tuple[bytes, ProviderError | None]:
+        """The body of an error as far as it came, and why it broke off: it is an error all the same."""
         came = bytearray()
         try:
             async for chunk in self.chunks():
                 came += chunk
-            return bytes(came)
-        except ProviderError:
-            return bytes(came)
+            return bytes(came), None
+        except ProviderError as error:
+            return bytes(came), error
         except BaseException:
             self.close()
             raise
@@ -337,21 +337,30 @@ def _is_reset(error: Exception) -> bool:
 
 
 class RefusedAnswer:
-    """An error that was read already, to know what it means. See `llm.providers.Answer`."""
+    """An error that was read already, to know what it means; `broken` is why it is not whole.
 
-    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes, kept_bytes: int = 0) -> None:
+    See `llm.providers.Answer`.
+    """
+
+    def __init__(
+        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, kept_bytes: int = 0
+    ) -> None:
         self._answer = answer
         self._body = body
+        self._broken = broken
         self.status = status
         self.headers = CIMultiDict(answer.headers)
-        self.headers["content-type"] = "application/json"
+        if broken is None:
+            self.headers["content-type"] = "application/json"
         self.kept_bytes = kept_bytes
 
     async def read(self) -> bytes:
-        return self._body
+        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body
+        if self._broken is not None:
+            raise self._broken
 
     def close(self) -> None:
         self._answer.close()

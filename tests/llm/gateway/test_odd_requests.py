@@ -75,6 +75,15 @@ def is_held_for(booked: BookedUpstream, since: int) -> bool:
     return True
 
 
+def one_word(request: Request) -> Answer:
+    """A message of Anthropic's that counts what was sent."""
+    said = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    used = {"input_tokens": prompt_tokens(request, "texts"), "output_tokens": 1}
+    data = json.dumps({**said, "content": [{"type": "text", "text": "1"}], "usage": used}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+    return Answer(script=[head + data], tokens=1)
+
+
 PICTURE = {"type": "base64", "media_type": "image/png", "data": LONG}
 
 
@@ -92,18 +101,44 @@ PICTURE = {"type": "base64", "media_type": "image/png", "data": LONG}
 def test_only_a_picture_s_data_counts_as_a_picture(
     product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
 ) -> None:
-    def answer(request: Request) -> Answer:
-        said = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
-        used = {"input_tokens": prompt_tokens(request, "texts"), "output_tokens": 1}
-        data = json.dumps({**said, "content": [{"type": "text", "text": "1"}], "usage": used}).encode()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
-        return Answer(script=[head + data], tokens=1)
-
     before = Reservation.objects.count()
-    booked.answer_to = answer
+    booked.answer_to = one_word
     ask(product, likes, stream=False, model="likes/m", max_tokens=5, **fields)
     assert booked.books.spent_nanos > 60_000 * 150
     assert is_held_for(booked, before)
+
+
+SEARCH = {"type": "function", "function": {"name": "search", "parameters": {}}}
+
+
+@anthropic
+def test_what_takes_a_disabled_tool_s_place_is_held_for(product: Product, booked: BookedUpstream, likes: str) -> None:
+    make.budget("10.00", window="month", soft_cap="0.0001", disabled_tools=["search"])
+    names = [f"{number:06d}{'1' * 7_994}" for number in range(8)]
+    ids = [f"c{number}" for number in range(8)]
+    calls = [
+        {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for id, name in zip(ids, names, strict=True)
+    ]
+    results = [{"role": "tool", "tool_call_id": id, "content": "1"} for id in ids]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    before = Reservation.objects.count()
+    booked.answer_to = one_word
+    ask(product, likes, stream=False, model="likes/m", max_tokens=5, messages=messages, tools=[SEARCH])
+    assert [tool["name"] for tool in json.loads(booked.books.entries[-1].body)["tools"]] == names
+    assert is_held_for(booked, before)
+
+
+@anthropic
+def test_a_tool_that_cannot_be_counted_is_refused_when_it_is_disabled_too(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    make.budget("10.00", window="month", soft_cap="0.0001", disabled_tools=["search"])
+    odd = {"type": "function", "function": {"name": "search", "parameters": ["x"]}}
+    long = [{"role": "user", "content": LONG}]
+    status, said = ask(product, likes, stream=False, model="likes/m", max_tokens=5, messages=long, tools=[odd])
+    assert (status, json.loads(said)["param"]) == (400, "tools.0.function.parameters")
+    assert booked.books.entries == []
 
 
 @compatible
