@@ -18,7 +18,7 @@ from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotOpen, OverBound
+from governance.rules.errors import Conflict, FieldError, NotAllowed, NotOpen, OverBound
 from governance.rules.money import AmountError
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
@@ -37,6 +37,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.Throttled, 429, "rate_limit_exceeded"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
+    (NotAllowed, 403, "forbidden"),
     (OverBound, 422, BEYOND),
     (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),

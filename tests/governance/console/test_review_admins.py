@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -19,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("ledger_holds")
 LIST = "/admin/governance/pendingreport/"
 
 
-def signed_in(name: str, **fields: Any) -> Client:
+def signed_in(name: str, *roles: str, **fields: Any) -> Client:
     client = Client()
-    client.force_login(User.objects.create_user(name, is_staff=True, **fields))
+    client.force_login(factories.person(name, *roles, **fields))
     return client
 
 
