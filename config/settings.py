@@ -23,7 +23,10 @@ VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
 
 DEBUG = check.boolean(env, "DEBUG", default=False)
 SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
-SECRET_KEY_FALLBACKS = check.secrets(env, "SECRET_KEY_FALLBACKS")
+EARLIER_KEYS = check.secrets(env, "SECRET_KEY_FALLBACKS")
+# One that can be guessed unseals providers' keys (llm/providers/sealing.py), and signs nothing any more.
+SECRET_KEY_FALLBACKS = [key for key in EARLIER_KEYS if DEBUG or not check.is_weak_key(key)]
+WEAK_KEYS = [key for key in EARLIER_KEYS if key not in SECRET_KEY_FALLBACKS]
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
@@ -108,7 +111,7 @@ WHITENOISE_USE_FINDERS = DEBUG
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 # The console's people: how they sign in, and for how long.
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = ["config.backends.CountingBackend", "django.contrib.auth.backends.ModelBackend"]
 VALIDATORS: dict[str, dict[str, Any]] = {
     "MinimumLengthValidator": {"min_length": 12},
     "UserAttributeSimilarityValidator": {},
@@ -143,7 +146,7 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 HTTPS = APP_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 # Whose word on the client's address and on https counts: uvicorn reads the same variable, `serve` hands it on.
-FORWARDED_ALLOW_IPS = check.names(env, "FORWARDED_ALLOW_IPS", default=[])
+FORWARDED_ALLOW_IPS = check.addresses(env, "FORWARDED_ALLOW_IPS")
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 # The proxy that ends TLS redirects to it, and whether subdomains follow is its owner's choice.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
@@ -272,7 +275,7 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 
 # Stripe.
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
-STRIPE_WEBHOOK_SECRETS = check.secrets(env, "STRIPE_WEBHOOK_SECRET")
+STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
@@ -294,7 +297,7 @@ STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "token
 STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
 STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
 
-METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
+METRICS_TOKEN = check.token(env, "METRICS_TOKEN", debug=DEBUG)
 # Figures that live in the processes are kept in files there, so that any process can tell those of all.
 METRICS_DIR = VAR_DIR / "metrics"
 METRICS_DIR.mkdir(exist_ok=True)

@@ -85,7 +85,7 @@ def test_one_is_decided_on_its_own_page_and_once(
 
 
 def test_who_only_reads_decides_nothing(kept: list[PendingReport]) -> None:
-    viewer = signed_in("vic")
+    viewer = signed_in("vic", "viewer")
     assert viewer.get(LIST).status_code == 200
     path = reverse("admin:governance_pendingreport_accept_one", args=[kept[0].pk])
     assert viewer.post(path, {"reason": "bill", "_confirmed": "yes"}).status_code == 403
