@@ -51,7 +51,15 @@ def qr_code(device: TOTPDevice) -> SafeString:
     """The app's picture as SVG; dark on light in either theme, as cameras want it."""
     drawn = io.BytesIO()
     segno.make(device.config_url, micro=False).save(
-        drawn, kind="svg", xmldecl=False, svgns=True, scale=5, border=4, dark="#000", light="#fff", title="QR code"
+        drawn,
+        kind="svg",
+        xmldecl=False,
+        svgns=True,
+        omitsize=True,
+        border=4,
+        dark="#000",
+        light="#fff",
+        title="QR code",
     )
     return SafeString(drawn.getvalue().decode())
 

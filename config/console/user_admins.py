@@ -109,7 +109,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         (None, {"fields": ("username", "password", ("first_name", "last_name"), "email")}),
         (
             "What they may do",
-            {"fields": ("groups", "tenant", ("is_active", "is_staff", "is_superuser"))},
+            {"fields": ("groups", "tenant", "is_active", "is_staff", "is_superuser")},
         ),
         ("Times", {"fields": (("last_login", "date_joined"),)}),
     )
