@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib import admin
@@ -16,15 +18,14 @@ from config.console import site
 from governance import ledger
 from governance.actions import stops
 from governance.api.permissions import permission_of
+from governance.api.views import ControlView
 from governance.audit import Actor
 from governance.models import ApiKey, AuditEntry
 from tests import factories
-from tests.governance.api.test_roles import ROUTES, filled, methods
+from tests.governance.api.test_roles import ROUTES, methods
 
 pytestmark = pytest.mark.django_db
 CONFIRMED = {"_confirmed": "yes", "reason": "because"}
-# What a line of the walk below answers where an empty body is let in.
-LET_IN = (200, 201, 204, 302, 400, 404, 409, 422)
 
 
 def signed_in(name: str, *roles: str, **fields: Any) -> Client:
@@ -62,6 +63,16 @@ def two_tenants() -> dict[str, list[Any]]:
     return {}
 
 
+def guarded() -> list[tuple[str, Any]]:
+    """The paths of /api/ that ask who comes; people cannot call a model, so that path asks nothing else of them."""
+    kinds = [(route, view, getattr(view, "view_class", None)) for route, view in ROUTES.items()]
+    return [
+        (route, view)
+        for route, view, kind in kinds
+        if issubclass(kind or object, ControlView) and kind.permission_classes and "llm/route" not in route
+    ]
+
+
 def console_pages() -> list[str]:
     found = [reverse(f"admin:{page.name}") for page in site.pages()]
     for model in admin.site._registry:
@@ -79,9 +90,10 @@ class TestWithoutARole:
         assert "acme" not in index
         for page in console_pages():
             assert client.get(page).status_code == 403, page
-        for route, view in ROUTES.items():
-            if hasattr(view, "view_class") and "get" in methods(route, view) and hasattr(view.view_class, "by"):
-                assert client.get(filled(route, {"budgets": 1})).status_code == 403, route
+        for route, view in guarded():
+            if "get" in methods(route, view):
+                path = re.sub("<uuid:[^>]+>", str(UUID(int=1)), route)
+                assert client.get("/api/" + re.sub("<[^>]+>", "1", path)).status_code == 403, route
 
     def test_a_permission_lets_its_holder_do_that_and_no_more(self) -> None:
         client = with_permission("ben", "change_budget")
@@ -99,13 +111,13 @@ class TestWithoutARole:
         assert not ApiKey.objects.exists()
 
 
-# Who may do what, by session under /api/: role -> does it change it?
+# Who may POST what, by session under /api/.
 ACTS = {
-    ("post", "/api/budgets", "governance"): {"owner", "operator"},
-    ("post", "/api/keys", "governance"): {"owner", "operator"},
-    ("post", "/api/stops", "governance"): {"owner", "operator"},
-    ("post", "/api/prices", "llm"): {"owner", "operator"},
-    ("post", "/api/plans", "billing"): {"owner", "billing"},
+    "/api/budgets": {"owner", "operator"},
+    "/api/keys": {"owner", "operator"},
+    "/api/stops": {"owner", "operator"},
+    "/api/prices": {"owner", "operator"},
+    "/api/plans": {"owner", "billing"},
 }
 ROLES = ("owner", "operator", "billing", "viewer", "tenant staff")
 
@@ -113,7 +125,7 @@ ROLES = ("owner", "operator", "billing", "viewer", "tenant staff")
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_does_by_session_what_it_is_for(role: str) -> None:
     client = signed_in("pat", role, of=factories.tenant() if role == "tenant staff" else None)
-    for (_, path, _), allowed in ACTS.items():
+    for path, allowed in ACTS.items():
         assert (post(client, path, {}).status_code == 403) != (role in allowed), path
     assert client.get("/api/budgets").status_code == 200
     assert client.get("/api/billing/margin").status_code == (403 if role == "tenant staff" else 200)
@@ -139,15 +151,9 @@ def test_each_role_does_in_the_console_what_it_is_for(role: str, two_tenants: An
 
 
 def test_every_view_says_what_its_methods_ask_of_people() -> None:
-    for route, view in ROUTES.items():
-        kind = getattr(view, "view_class", None)
-        if kind is None or not hasattr(kind, "by"):
-            continue
+    for route, view in guarded():
         for method in methods(route, view):
-            needed = permission_of(kind(), method.upper())
-            if route.startswith("llm/route"):
-                continue
-            app, _, codename = needed.partition(".")
+            app, _, codename = permission_of(view.view_class(), method.upper()).partition(".")
             assert Permission.objects.filter(content_type__app_label=app, codename=codename).exists(), (route, method)
 
 
@@ -157,9 +163,9 @@ class TestTenantStaff:
         paths = ["/admin/", *console_pages()]
         seen = 0
         for path in paths:
-            for more in ("", "?q=globex", "?tenant__id__exact=2"):
+            for more in ("", "?q=glob", "?tenant__id__exact=2"):
                 answer = client.get(path + more, follow=True)
-                text = answer.content.decode().replace("?q=globex", "").replace('value="globex"', "")
+                text = answer.content.decode()
                 assert "globex" not in text, path + more
                 assert "$77" not in text, path + more
                 seen += "acme" in text
