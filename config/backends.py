@@ -8,7 +8,7 @@ from axes.backends import AxesStandaloneBackend
 from django.http import HttpRequest
 
 
-class CountingBackend(AxesStandaloneBackend):
+class CountingBackend(AxesStandaloneBackend):  # type: ignore[misc]
     """Without a request nobody signs in, so there is no address to lock: a command that checks a password goes on."""
 
     def authenticate(self, request: HttpRequest | None = None, **credentials: Any) -> None:

@@ -32,6 +32,8 @@ APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
 
 INSTALLED_APPS = [
+    # The first, as its commands go before Django's.
+    "config.apps.CompositionConfig",
     # Not its default one, which would put its own site in place of ours.
     "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
@@ -48,7 +50,6 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "config.apps.CompositionConfig",
     # The console's sign-in: limits and log of tries, and the second factor.
     "axes",
     "django_otp",

@@ -20,7 +20,7 @@ from config import second_factor
 from governance.console.base import actor
 
 
-class ConfirmForm(forms.Form):
+class ActForm(forms.Form):
     """Every act on this page takes a code, so that an unlocked screen is not enough."""
 
     code = forms.CharField(
@@ -35,7 +35,7 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     user = cast(User, request.user)
     if second_factor.is_set_up(user):
         return _set_up(request, site, user)
-    form = ConfirmForm(request.POST or None)
+    form = ActForm(request.POST or None)
     if form.is_valid():
         codes = second_factor.confirm(user=user, code=form.cleaned_data["code"], by=actor(request), now=timezone.now())
         if codes is not None:
@@ -56,7 +56,7 @@ def page(request: HttpRequest, site: AdminSite) -> HttpResponse:
 
 
 def _set_up(request: HttpRequest, site: AdminSite, user: User) -> HttpResponse:
-    form = ConfirmForm(request.POST or None)
+    form = ActForm(request.POST or None)
     if form.is_valid():
         by, now = actor(request), timezone.now()
         if not second_factor.verify(user=user, code=form.cleaned_data["code"]):

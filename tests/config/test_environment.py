@@ -316,5 +316,5 @@ class TestAddresses:
         assert environment.addresses(env(), "P") == []
 
     def test_malformed_names_the_variable(self) -> None:
-        with pytest.raises(ImproperlyConfigured, match="P must be addresses or networks .*; not 'proxy'"):
+        with pytest.raises(ImproperlyConfigured, match=r"P must be addresses or networks .*; not 'proxy'"):
             environment.addresses(env(P="proxy"), "P")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group, Permission, User
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from config.console import site
+from config.management.commands.seed_demo import Kept, operator
 from governance import ledger
 from governance.actions import stops
 from governance.api.permissions import permission_of
@@ -324,3 +327,17 @@ class TestGrants:
         owner = signed_in("root", is_superuser=True)
         assert [model for model in admin.site._registry if model._meta.app_label.startswith("otp_")] == []
         assert owner.get("/admin/otp_totp/totpdevice/").status_code == 404
+
+    @pytest.mark.parametrize("command", ["createsuperuser", "seed_demo"])
+    def test_a_superuser_of_the_command_line_is_kept_too(
+        self, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", "seventeen-llamas")
+        if command == "createsuperuser":
+            call_command(command, "--noinput", username="root", email="root@example.test")
+        else:
+            operator(Kept(tmp_path / "demo.json"))
+        row = AuditEntry.objects.get(action="user.create")
+        assert row.new is not None
+        assert row.new["superuser"] is True
+        assert User.objects.get().is_superuser
