@@ -73,7 +73,11 @@ def test_every_kind_of_page_runs_under_its_content_policy(operator: Visit) -> No
 def test_a_script_that_gets_into_a_page_does_not_run(operator: Visit) -> None:
     page = operator.open("/admin/")
     page.evaluate(
-        "() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); }"
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.ran = 1";
+            document.body.append(script);
+        }"""
     )
     assert page.evaluate("window.ran") is None
     assert "Content Security Policy" in operator.problems[0]
