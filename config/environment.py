@@ -6,13 +6,15 @@ import secrets as random_secrets
 import stat
 import tempfile
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from governance.rules import money
 
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
@@ -225,10 +227,10 @@ def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
     if not raw:
         return None
     try:
-        value = Decimal(raw)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or value <= 0:
+        value = money.decimal(raw)
+    except money.AmountError:
+        value = Decimal(0)
+    if value <= 0:
         raise ImproperlyConfigured(
             f"{name} must be a positive number of dollars such as 10 or 2.50, or empty for none; not {raw!r}."
         )
@@ -268,10 +270,10 @@ def exchange_rates(env: environ.Env, name: str) -> dict[str, Decimal]:
     for part in names(env, name, default=[]):
         currency, _, raw = part.partition("=")
         try:
-            rate = Decimal(raw)
-        except InvalidOperation:
-            rate = Decimal("NaN")
-        if len(currency) != 3 or not currency.isalpha() or not rate.is_finite() or rate <= 0:
+            rate = money.decimal(raw.strip())
+        except money.AmountError:
+            rate = Decimal(0)
+        if len(currency) != 3 or not currency.isalpha() or rate <= 0:
             raise ImproperlyConfigured(
                 f"{name} must give dollars for one unit of each currency, such as eur=1.08,gbp=1.27; not {part!r}."
             )
@@ -290,7 +292,7 @@ def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default:
 
 def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
     raw = _raw(env, name, str(default))
-    if not raw.isdecimal() or int(raw) < minimum:
+    if not (raw.isascii() and raw.isdecimal() and len(raw) < 10 and int(raw) >= minimum):
         raise ImproperlyConfigured(f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}.")
     return int(raw)
 

@@ -123,14 +123,15 @@ def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[list[Model]]:
-    """The models, aliases and prices as migrations left them, read before a test empties their tables."""
+    """The models, aliases, prices and plans as migrations left them, read before a test empties their tables."""
+    names = ("llm.Model", "llm.ModelAlias", "llm.Price", "billing.Plan")
     with django_db_blocker.unblock():
-        return [list(apps.get_model("llm", name)._default_manager.all()) for name in ("Model", "ModelAlias", "Price")]
+        return [list(apps.get_model(name)._default_manager.all()) for name in names]
 
 
 @pytest.fixture(autouse=True)
 def shipped_catalogue(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
-    """Emptying the tables after a test takes the migrated models and prices along; `put_back` brings them back."""
+    """Emptying the tables after a test takes what migrations brought along; `put_back` brings them back."""
     if commits(request.node):
         pytestconfig.stash[MIGRATED] = request.getfixturevalue("migrated_catalogue")
         pytestconfig.stash[BLOCKER] = request.getfixturevalue("django_db_blocker")

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from governance.models import RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
+from governance.rules.names import KINDS, OF_A_CALL
 from governance.rules.remedies import Remedy, remedy
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ PAUSE_S = 0.25
 AGENTS_WORTH = 20
 # Of how many groups the rest is counted by itself until it is written.
 MOST_COUNTED = 10_000
+# What is kept of the tools of a call.
+MOST_TOOLS, LONGEST_TOOL = 100, KINDS["tool"].most
 MINUTE = timedelta(minutes=1)
 PURGE_BATCH = 5_000
 
@@ -65,7 +68,23 @@ class NotedRefusal:
 
     @property
     def group(self) -> Group:
-        return self.caller.tenant_id, self.caller.agent, self.reason, int(self.at.timestamp()) // 60
+        agent, reason = _fit(self.caller.agent, "agent"), _fit(self.reason, "reason")
+        return self.caller.tenant_id, agent, reason, int(self.at.timestamp()) // 60
+
+    def as_kept(self) -> NotedRefusal:
+        """Without what no column takes of its texts: what waits to be written is bounded by more than its number."""
+        caller = self.caller
+        named: dict[str, Any] = {name: _fit(getattr(caller, name), name) for name in OF_A_CALL}
+        return replace(
+            self,
+            request_id=_fit(self.request_id, "request_id"),
+            caller=replace(caller, **named),
+            model=_fit(self.model, "model"),
+            tools=[_clean(tool[:LONGEST_TOOL]) for tool in self.tools[:MOST_TOOLS]],
+            reason=_fit(self.reason, "reason"),
+            sentence=_fit(self.sentence, "sentence"),
+            param=_fit(self.param, "act"),
+        )
 
 
 class RefusalLog:
@@ -108,7 +127,7 @@ class RefusalLog:
             else:
                 self._kept[group] += 1
                 self._kept[tenant_id] += 1
-                self._noted.append(refused)
+                self._noted.append(refused.as_kept())
 
     def _count(self, group: Group, number: int = 1) -> None:
         if group not in self._rest and len(self._rest) >= MOST_COUNTED:
@@ -200,8 +219,8 @@ def _of(group: Group) -> Any:
     since = datetime.fromtimestamp(minute * 60, UTC)
     return RefusedCall.objects.filter(
         tenant_id=tenant_id,
-        agent=_fit(agent, "agent"),
-        reason=_fit(reason, "reason"),
+        agent=agent,
+        reason=reason,
         refused_at__gte=since,
         refused_at__lt=since + MINUTE,
     )
@@ -216,8 +235,8 @@ def _add(group: Group, number: int) -> None:
     tenant_id, agent, reason, minute = group
     RefusedCall.objects.create(
         tenant_id=tenant_id,
-        agent=_fit(agent, "agent"),
-        reason=_fit(reason, "reason"),
+        agent=agent,
+        reason=reason,
         refused_at=datetime.fromtimestamp(minute * 60, UTC),
         status=429,
         sentence="More refusals in this minute than are kept",
@@ -233,23 +252,23 @@ def _row(one: NotedRefusal) -> RefusedCall:
     found = remedy(decision, now=one.at) if decision else Remedy(act=f"with another {one.param}" if one.param else "")
     sentence = f"{refusals.sentence(decision, fields=one.fields)}." if decision else one.sentence
     texts = {
-        "request_id": one.request_id,
-        "agent": caller.agent,
-        "user": caller.user,
-        "session": caller.session,
-        "task": caller.task,
-        "model": one.model,
-        "reason": one.reason,
         "sentence": sentence,
         "scope": because.scope if because else limited.scope if limited else "",
         "window": because.kind if because else "",
         "act": found.act,
     }
     return RefusedCall(
+        request_id=one.request_id,
         refused_at=one.at,
         tenant_id=caller.tenant_id,
+        agent=caller.agent,
+        user=caller.user,
+        session=caller.session,
+        task=caller.task,
+        model=one.model,
+        reason=one.reason,
         key_id=caller.key_id,
-        tools=[_clean(tool)[:200] for tool in one.tools[:100]],
+        tools=one.tools,
         status=one.status,
         wanted_nanos=wanted.cost_nanos if wanted else None,
         max_tokens=wanted.max_tokens if wanted else None,
@@ -265,7 +284,7 @@ def _row(one: NotedRefusal) -> RefusedCall:
 
 def _fit(text: str, column: str) -> str:
     """What a column takes of a text that came from outside."""
-    return _clean(text)[: cast("models.CharField[str, str]", RefusedCall._meta.get_field(column)).max_length]
+    return _clean(text[: cast("models.CharField[str, str]", RefusedCall._meta.get_field(column)).max_length])
 
 
 def _clean(text: str) -> str:

@@ -19,7 +19,7 @@ from governance.audit import Actor
 from governance.models import ScopeType, Tenant
 from governance.models.budgets import EACH
 from governance.rules import names
-from governance.rules.errors import Conflict, FieldError
+from governance.rules.errors import Conflict, FieldError, Gone
 
 R = TypeVar("R", bound=models.Model)
 
@@ -73,7 +73,7 @@ class ScopedRules(Generic[R]):
     ) -> R:
         """Change a row; nothing is written where nothing differs. `then` is done before the audit row is written.
 
-        Raises FieldError.
+        Raises FieldError, Gone.
         """
         with transaction.atomic():
             row = self._locked(row)
@@ -92,7 +92,7 @@ class ScopedRules(Generic[R]):
 
     @ledger.run_again
     def delete(self, row: R, *, by: Actor, now: datetime, reason: str = "") -> bool:
-        """Delete a row that has no history; disable one that has. True where it is gone."""
+        """Delete a row that has no history; disable one that has. True where it is gone. Raises Gone."""
         with transaction.atomic():
             row = self._locked(row)
             old, gone = self.to_audit(row), not self.has_history(row)
@@ -140,7 +140,10 @@ class ScopedRules(Generic[R]):
 
     def _locked(self, row: R) -> R:
         rows = self.model._default_manager.select_for_update(of=("self",)).select_related("tenant")
-        return rows.get(pk=row.pk)
+        found = rows.filter(pk=row.pk).first()
+        if found is None:
+            raise Gone(f"the {self.noun} has just been deleted")
+        return found
 
     def _refuse_second(self, row: R) -> None:
         if (same := self.same(row)) is not None:

@@ -18,8 +18,9 @@ from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotAllowed, NotOpen, OverBound
+from governance.rules.errors import Conflict, FieldError, Gone, NotAllowed, NotOpen, OverBound
 from governance.rules.money import AmountError
+from governance.rules.names import printable
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -35,6 +36,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.NotAcceptable, 406, "not_acceptable"),
     (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
     (drf.Throttled, 429, "rate_limit_exceeded"),
+    (Gone, 404, "not_found"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
     (NotAllowed, 403, "forbidden"),
@@ -51,7 +53,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
-    (results.HoldBeyondBound, 409, "hold_beyond_bound"),
+    (results.HoldBeyondBound, 402, "hold_beyond_bound"),
     (results.RequestIdReused, 409, "request_id_reused"),
     (results.OutOfBounds, 422, BEYOND),
     (results.TooManyNames, 429, "too_many_names"),
@@ -110,6 +112,9 @@ def _extension(error: Exception) -> refusals.Row | None:
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:
+    """What any error answers. What it names as it came is written so that it can be sent and seen."""
+    message = printable(message, keep="\n")
+    param = printable(param) if isinstance(param, str) else param
     request_id = getattr(getattr(request, "_request", request), "request_id", None)
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -19,6 +20,7 @@ from governance.rules.errors import FieldError
 
 # Read by pagination and content negotiation, so never unknown in a query.
 BEYOND = "out_of_bounds"
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 COMMON_PARAMETERS = {"cursor", "page_size", "format"}
 
 
@@ -78,7 +80,16 @@ class Dollars(serializers.Field[int, Any, str, Any]):
         return money.format_dollars(value)
 
 
-class Count(serializers.IntegerField):
+class Whole(serializers.IntegerField):
+    """A whole number; as text, in ASCII digits and nothing else."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, str) and not _WHOLE.fullmatch(data.strip()):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Count(Whole):
     """A whole number from `least` on. More than `most` is a 422 that names the bound."""
 
     def __init__(self, *, least: int = 0, most: int = money.MAX_UNITS, **kwargs: Any) -> None:
@@ -100,12 +111,9 @@ class Ratio(serializers.Field[Decimal, Any, Any, Any]):
         if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
             raise serializers.ValidationError("must be a number such as 0.8.")
         try:
-            value = Decimal(data)
-        except ArithmeticError as error:
+            return money.decimal(data.strip() if isinstance(data, str) else data)
+        except money.AmountError as error:
             raise serializers.ValidationError("must be a number such as 0.8.") from error
-        if not value.is_finite():
-            raise serializers.ValidationError("must be a number such as 0.8.")
-        return value
 
     def to_representation(self, value: Any) -> float:
         # For show only: a ratio is compared as a Decimal.

@@ -47,7 +47,10 @@ class OnceView(ControlView):
         if self.by.tenant is not None or not isinstance(request.data, dict):
             return self.by.tenant
         slug = request.data.get("tenant")
-        return Tenant.objects.filter(slug=slug).first() if isinstance(slug, str) else None
+        # No tenant is called so, and PostgreSQL would not even look.
+        if not isinstance(slug, str) or not slug.isascii() or "\x00" in slug:
+            return None
+        return Tenant.objects.filter(slug=slug).first()
 
 
 def once(post: Callable[..., Any]) -> Callable[..., Any]:

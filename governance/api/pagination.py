@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rest_framework.pagination import CursorPagination
+from django.core.exceptions import ValidationError as DjangoValidationError
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.pagination import Cursor, CursorPagination
+from rest_framework.request import Request
 from rest_framework.response import Response
+
+# What a database's 64-bit key can hold; a larger one names nothing.
+LARGEST_ID = 2**63 - 1
 
 
 class NewestFirst(CursorPagination):
@@ -15,6 +21,27 @@ class NewestFirst(CursorPagination):
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 500
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        self._key = queryset.model._meta.pk
+        return super().paginate_queryset(queryset, request, view)
+
+    def decode_cursor(self, request: Request) -> Cursor | None:
+        """Where the page begins. Raises ValidationError where no answer of ours has said so."""
+        try:
+            cursor = super().decode_cursor(request)
+            if cursor is not None and cursor.position is not None:
+                self._position(str(cursor.position))
+        except (NotFound, ValueError, DjangoValidationError) as error:
+            message = "is none of this list's: take it from `next` or `previous`."
+            raise ValidationError({"cursor": [message]}) from error
+        return cursor
+
+    def _position(self, text: str) -> None:
+        """Raise ValueError or Django's ValidationError where no row's key can be written so."""
+        key = self._key.to_python(text)
+        if isinstance(key, int) and not 0 <= key <= LARGEST_ID:
+            raise ValueError(f"no key is {text}")
 
     def get_paginated_response(self, data: list[Any]) -> Response:
         return Response({"results": data, "next": self.get_next_link(), "previous": self.get_previous_link()})

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from governance.api.fields import Name, Names, Ratio, Strict
+from governance.api.fields import Name, Names, Ratio, Strict, Whole
 from governance.rules import policy
 
 
@@ -33,7 +33,7 @@ class PolicyBody(Strict):
     downgrade_rules = DowngradeRule(many=True, required=False)
     disabled_tools = serializers.ListField(child=Name("tool"), required=False, max_length=200)
     clamp = serializers.BooleanField(required=False)
-    clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    clamp_min_tokens = Whole(required=False, min_value=1, max_value=10_000_000)
 
     def get_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = super().get_fields()

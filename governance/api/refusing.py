@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import ObjectDoesNotExist, RequestDataTooBig
 from django.http import UnreadablePostError
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
@@ -18,6 +19,9 @@ from governance.models import Tenant
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
 from governance.rules.errors import FieldError
+from governance.rules.names import printable
+
+log = logging.getLogger(__name__)
 
 # Nobody who is known; nothing there, or nothing of the kind; what still runs or is done.
 NO_REFUSALS = frozenset({401, 404, 405, 406, 409})
@@ -32,11 +36,12 @@ class RefusingView(ControlView):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
         status = response.status_code
-        # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
         if request.method == "POST" and 400 <= status < 500 and status not in NO_REFUSALS and not self.is_noted:
-            error = getattr(response, "data", {}).get("error")
-            if error and (caller := self._caller(request)):
-                self._note(request, error, caller, status)
+            try:
+                self._note(request, response)
+            except Exception:
+                # The answer is due, whatever is wrong with the request it is for.
+                log.exception("a refusal could not be noted")
         return response
 
     def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
@@ -52,8 +57,8 @@ class RefusingView(ControlView):
         names = {name: said[name] for name in NAMED if isinstance(said.get(name), str)}
         try:
             return self.asker(by, names)
-        except (APIException, FieldError):
-            tenant = by.tenant or Tenant.objects.filter(slug=names.get("tenant", "")).first()
+        except (APIException, FieldError, ObjectDoesNotExist):
+            tenant = by.tenant or Tenant.objects.filter(slug=printable(names.get("tenant", ""))).first()
         if tenant is None:
             return None
         key = by.key if by.tenant else None
@@ -65,7 +70,11 @@ class RefusingView(ControlView):
             key_prefix=key.prefix if key else "",
         )
 
-    def _note(self, request: Request, error: dict[str, Any], caller: Caller, status: int) -> None:
+    def _note(self, request: Request, response: Any) -> None:
+        # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
+        error = getattr(response, "data", {}).get("error")
+        if not error or (caller := self._caller(request)) is None:
+            return
         said = _said(request)
         model, tools = said.get("model"), said.get("tools")
         refusal_log.log.note(
@@ -75,7 +84,7 @@ class RefusingView(ControlView):
                 model=model if isinstance(model, str) else "",
                 tools=[tool for tool in tools if isinstance(tool, str)] if isinstance(tools, list) else (),
                 reason=self.decision.reason.value if self.decision else error["code"],
-                status=status,
+                status=response.status_code,
                 at=self.now,
                 sentence=error["message"],
                 param=error["param"] or "",

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, NameFilter, Query
+from governance.api.fields import Dollars, NameFilter, Query, Whole
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView
 from governance.queries import spend
@@ -20,7 +20,7 @@ COLUMNS = {"tenant": "tenant__slug", "agent": "agent", "model": "model_served"}
 
 
 class RateQuery(Query):
-    minutes = serializers.IntegerField(default=15, min_value=1, max_value=LONGEST_MINUTES)
+    minutes = Whole(default=15, min_value=1, max_value=LONGEST_MINUTES)
     tenant = NameFilter("tenant", required=False)
     agent = NameFilter("agent", required=False)
     model = NameFilter("model", required=False, help_text="The one that served.")

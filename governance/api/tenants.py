@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import tenancy
-from governance.api.fields import CallName, Moment, Name, OptionalAct, Query, Strict, Text
+from governance.api.fields import CallName, Moment, Name, OptionalAct, Query, Strict, Text, Whole
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Agent, ApiKey, Tenant
@@ -28,7 +28,7 @@ class TenantBody(Strict):
     name = Name("label", required=False)
     time_zone = Text(max_length=64, required=False, help_text="IANA name, such as Europe/Paris.")
     show_amounts = serializers.BooleanField(required=False)
-    default_max_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    default_max_tokens = Whole(required=False, min_value=1, max_value=10_000_000)
     status = serializers.CharField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)
 
@@ -77,7 +77,7 @@ class KeyQuery(Query):
 
 
 class RotateBody(Strict):
-    grace_s = serializers.IntegerField(
+    grace_s = Whole(
         required=False,
         min_value=0,
         max_value=LONGEST_GRACE_S,

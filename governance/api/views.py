@@ -20,12 +20,10 @@ from rest_framework.views import APIView
 
 from governance.api import tables
 from governance.api.authentication import Principal, principal
-from governance.api.pagination import NewestFirst
+from governance.api.pagination import LARGEST_ID, NewestFirst
 from governance.api.parsing import ExactJson
 
 CHUNK = 500
-# What a database's 64-bit key can hold; a larger one names nothing.
-LARGEST_ID = 2**63 - 1
 
 Present = Callable[[Sequence[Any]], list[dict[str, Any]]]
 Found = TypeVar("Found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
@@ -11,6 +12,7 @@ from unfold.paginator import InfinitePaginator
 
 from governance import staff
 from governance.audit import Actor
+from governance.console.amounts import AmountField, WholeField
 from governance.queries.spend import Reader
 from governance.rules import names
 
@@ -53,6 +55,11 @@ class ConsoleAdmin(ModelAdmin):
     show_full_result_count = False
     list_filter_submit = False
     warn_unsaved_form = True
+    formfield_overrides = {
+        models.DecimalField: {"form_class": AmountField},
+        models.IntegerField: {"form_class": WholeField},
+        models.PositiveIntegerField: {"form_class": WholeField},
+    }
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Names are looked for in the form that is kept, however they are typed."""

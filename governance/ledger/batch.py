@@ -34,7 +34,7 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, ReservationUnknown
+from governance.ledger.results import AlreadyResolved, ReservationUnknown, WindowGone
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules import money
@@ -324,16 +324,20 @@ class Batch:
     def is_crowded(self, caller: Caller) -> bool:
         return caller in self._crowded
 
-    def open_for(self, caller: Caller) -> None:
+    def open_for(self, caller: Caller) -> bool:
         """Open what was not, because its calls were refused until another operation of this batch made room.
 
-        Raises LostWindows where somebody else opened it at this moment.
+        True where there was any: somebody else may have opened and filled it at this moment, so that whoever decided by
+        an empty one decides again. Raises LostWindows where it is gone already.
         """
         lacking = [item for item in self.matched(caller) if self._window(item).id == 0]
         if lacking:
+            windows = [(item.budget.id, item.subject) for item in lacking]
+            # Nothing was looked at for them before: what time has ended may stand there still.
+            sql.close_windows([row.id for row in sql.windows(keys=windows) if has_ended(row, self.now)], self.now)
             sql.open_windows([new_window(item, self.now) for item in lacking], self.now)
-            rows = sql.windows(keys=[(item.budget.id, item.subject) for item in lacking])
-            if len(rows) < len(lacking) or any(row.closed_at is not None for row in rows):
+            rows = sql.windows(keys=windows)
+            if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")
             self.windows |= {row.id: row for row in rows}
             self.open |= {(row.budget.id, row.subject): row for row in rows}
@@ -344,6 +348,7 @@ class Batch:
             rules, _ = self._limits_of([caller])
             opened = limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=True)
             self.buckets |= {row.id: row for row in opened}
+        return bool(lacking or keys)
 
     def _stand_in(self, wanted: Iterable[MatchedBudget]) -> None:
         """For windows that are not open: as they would open at a call that is let through."""
@@ -435,6 +440,8 @@ class Batch:
         row = self.reservations.get(id) or self.new_reservations.get(id)
         if row is None:
             raise ReservationUnknown(id)
+        if row.status == "pending" and (gone := [id for id in row.windows if id not in self.windows]):
+            raise WindowGone(row.id, gone[0])
         return row
 
     def pending(self, id: UUID) -> ReservationRow:

@@ -12,6 +12,7 @@ and does not touch its neighbours.
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -75,6 +76,8 @@ ATTEMPTS = 6
 READ_ONLY = "25006"
 # How the names of the tables' constraints on sums end.
 BOUNDS = "within_bounds"
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -232,6 +235,8 @@ def expire_due(*, now: datetime, limit: int = 500) -> int:
     while due := sql.due_reservations(now + ahead, limit):
         done = apply([Expire(id) for id in due], now=now)
         expired = sum(result is True for result in done)
+        for failure in (result for result in done if isinstance(result, Exception)):
+            log.error("a reservation could not be expired: %s", failure)
         total += expired
         if len(due) < limit or not expired:
             break

@@ -53,16 +53,13 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    decision = batch.decided(op.caller, op.call)
+    decision = _decided(batch, op)
+    if decision.allowed and batch.open_for(op.caller):
+        decision = _decided(batch, op)
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
     held = decision.quote
-    refuse_beyond("estimated_cost", held.cost_nanos)
-    _refuse_unbudgeted(
-        batch, op.trust, "estimated_cost", held.cost_nanos, views_of(batch.matched(op.caller), batch.open)
-    )
-    batch.open_for(op.caller)
     matched, buckets = batch.matched(op.caller), batch.buckets_of(op.caller)
     tokens = min(held.tokens, money.MAX_UNITS)
     windows = [batch.open[item.budget.id, item.subject] for item in matched]
@@ -84,6 +81,15 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
         buckets=[bucket.id for bucket in buckets],
         tokens=tokens,
     )
+    return decision
+
+
+def _decided(batch: Batch, op: Reserve) -> Decision:
+    decision = batch.decided(op.caller, op.call)
+    if decision.quote is not None:
+        refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+        views = views_of(batch.matched(op.caller), batch.open)
+        _refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views)
     return decision
 
 
@@ -295,15 +301,20 @@ def _refuse_unbudgeted(
     """
     if trust is None or not nanos or is_budgeted(views, trust):
         return
-    said_nanos = batch.unbudgeted_nanos(trust.tenant_id) + batch.unbudgeted_held_nanos(trust)
-    if nanos > trust.unbudgeted_nanos - said_nanos:
-        left = money.format_dollars(max(0, trust.unbudgeted_nanos - said_nanos))
+    left_nanos = _unbudgeted_left(batch, trust)
+    if nanos > left_nanos:
+        left = money.format_dollars(max(0, left_nanos))
         raise HoldBeyondBound(
             field,
             f"a tenant without a budget of its own holds and reports at most"
             f" ${money.format_dollars(trust.unbudgeted_nanos)} in 24 hours by itself, and ${left} of that is left."
             " An operator can give it a budget.",
         )
+
+
+def _unbudgeted_left(batch: Batch, trust: ReportTrust) -> int:
+    """What a tenant's keys may say and hold yet in these 24 hours beside its budgets."""
+    return trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id) - batch.unbudgeted_held_nanos(trust)
 
 
 def _refuse_full(windows: Iterable[WindowRow], more_nanos: int) -> None:
@@ -446,7 +457,7 @@ def _bound(
     """What a report of a tenant's key is held against, and whether the tenant's own budgets are what bounds it."""
     if is_budgeted(charged, trust):
         return bound_of(views, unbudgeted_left_nanos=None), True
-    left_nanos = 0 if late else trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id)
+    left_nanos = 0 if late else _unbudgeted_left(batch, trust)
     return bound_of(views, unbudgeted_left_nanos=left_nanos), False
 
 

@@ -33,6 +33,14 @@ class ReservationUnknown(LedgerError):
         self.id = id
 
 
+class WindowGone(LedgerError):
+    """A window that a pending reservation holds money in is not there any more: somebody deleted it by hand."""
+
+    def __init__(self, id: UUID, window_id: int) -> None:
+        super().__init__(f"reservation {id} holds money in window {window_id}, which is not there")
+        self.id = id
+
+
 class AlreadyResolved(LedgerError):
     """The reservation was settled, released or expired before; `status` says which."""
 

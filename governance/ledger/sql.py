@@ -209,7 +209,7 @@ def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -
         return True
     rows = words.select(
         "SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s AND tenant_id = %s AND opened_at > %s"
-        " LIMIT 1 OFFSET %s",
+        " AND source_kind = '' LIMIT 1 OFFSET %s",
         [budget_id, tenant_id, stamp(since), count - 1],
     )
     return bool(rows)

@@ -24,7 +24,7 @@ _MOST_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class NameKind:
     """`most`: characters, of what is kept. `form`: how a name is brought into the form that is kept."""
 
     most: int
@@ -52,20 +52,20 @@ def _folded(text: str) -> str:
 
 
 KINDS = {
-    "agent": Kind(100, _folded),
-    "user": Kind(200, composed),
-    "session": Kind(200, composed),
-    "task": Kind(200, composed),
+    "agent": NameKind(100, _folded),
+    "user": NameKind(200, composed),
+    "session": NameKind(200, composed),
+    "task": NameKind(200, composed),
     # What people read beside a tenant or a key.
-    "label": Kind(200, composed),
-    "tenant": Kind(50, _verbatim),
-    "key": Kind(16, _verbatim),
-    "provider": Kind(40, _verbatim),
-    "model": Kind(120, _verbatim),
-    "strategy": Kind(100, _verbatim),
-    "tool": Kind(200, _verbatim),
-    "request_id": Kind(100, _verbatim),
-    "idempotency_key": Kind(255, _verbatim),
+    "label": NameKind(200, composed),
+    "tenant": NameKind(50, _verbatim),
+    "key": NameKind(16, _verbatim),
+    "provider": NameKind(40, _verbatim),
+    "model": NameKind(120, _verbatim),
+    "strategy": NameKind(100, _verbatim),
+    "tool": NameKind(200, _verbatim),
+    "request_id": NameKind(100, _verbatim),
+    "idempotency_key": NameKind(255, _verbatim),
 }
 # What a call names beside its key.
 OF_A_CALL = ("agent", "user", "session", "task")

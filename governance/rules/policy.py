@@ -64,7 +64,7 @@ class Column:
 def _ratio(field: str, value: Any) -> Decimal:
     """A share of the limit above 0 and at most 1, of four decimals."""
     try:
-        ratio = Decimal(str(value))
+        ratio = money.decimal(str(value))
         money.ten_thousandths(ratio)
     except (ArithmeticError, ValueError) as error:
         raise FieldError(field, f"must be a number such as 0.8 with at most four decimals, not {value!r}") from error

@@ -15,10 +15,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Name, Strict
+from governance.api.fields import Name, Strict, Whole
 from governance.api.once import PARAMETER
 from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.gateway import inside
 from llm.rules import sse, usage
 from llm.rules.answers import read_json
@@ -28,6 +30,8 @@ PATH = "/v1/chat/completions"
 AUTO = "auto"
 # What a caller may say of a call goes on to the gateway; a repeat under an Idempotency-Key is answered by it.
 PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-user", "x-session", "x-task")
+# What JSON is written with; what a model can write at most is the gateway's to say.
+LARGEST = 2**63 - 1
 # What the gateway says of a refusal beside its body.
 PASSED_BACK = ("retry-after", "x-should-retry")
 
@@ -41,7 +45,7 @@ class RouteRequest(Strict):
         "strategy", required=False, default="", help_text="One of the routing file's; its default strategy unless told."
     )
     model = Name("model", required=False, default="", help_text="Where no strategy is given: the model to ask first.")
-    max_tokens = serializers.IntegerField(required=False, min_value=1)
+    max_tokens = Whole(required=False, min_value=1, max_value=LARGEST)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +53,10 @@ class RouteRequest(Strict):
             raise serializers.ValidationError({"prompt": ["give either prompt or messages."]})
         if attrs["model"] and attrs["strategy"]:
             raise serializers.ValidationError({"model": ["is chosen by the strategy; give one of them."]})
+        try:
+            json_bounds.check({"messages": attrs.get("messages", [])}, JsonBounds(), writable=True)
+        except BeyondBounds as error:
+            raise serializers.ValidationError({error.field: [str(error)]}) from error
         return attrs
 
 

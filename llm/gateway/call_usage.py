@@ -157,13 +157,17 @@ class CallUsage:
         return max(context or LONGEST_CONTEXT, self.quote.input_tokens)
 
     def count(self) -> StreamCount:
-        """What counts along with its answer. Mistral's models show what they think; others may not, if asked to."""
+        """What counts along with its answer. Mistral's models show what they think; others may not, if asked to.
+
+        What was held for beside the answer's length is thinking, whoever shows it.
+        """
         entry = self._entry
         is_mistrals = entry is not None and entry.is_mistrals
         return StreamCount(
             self.quote,
             hides=entry is None
             or bounds.hides_output(entry)
+            or self.estimate.tokens_beside > 0
             or ("reasoning" in self.estimate.needs and not is_mistrals),
             shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,

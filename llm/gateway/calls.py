@@ -469,6 +469,7 @@ class _GovernedCall:
             # A refusal that breaks off is one all the same.
             broken = True
         await sign.end()
+        is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
         said = sse.whole_answer(data) or _json_object(data)
         used = hold.usage.reported(said)
         written_bytes = sse.answer_bytes({"choices": sse.choices_of(said)})
@@ -479,7 +480,7 @@ class _GovernedCall:
         elif written_bytes and not broken:
             # An answer all the same, whatever its status says.
             await hold.settle_seen(USAGE_MISSING)
-        elif sse.choices_of(said) or (broken and sse.is_stream(data)):
+        elif sse.choices_of(said) or (broken and (sse.is_stream(data) or is_event_stream)):
             # A part of one.
             await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):

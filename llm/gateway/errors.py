@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from governance import ports
-from governance.rules import money, refusals
+from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Decision, Reason
 from governance.rules.visibility import Audience, ShownWindow
@@ -37,11 +37,12 @@ class GatewayError(Exception):
     decision: Decision | None = None
 
     def body(self) -> dict[str, Any]:
+        """What it names as it came is written so that it can be sent and seen."""
         flat = {
             "object": "error",
-            "message": self.message,
+            "message": names.printable(self.message, keep="\n"),
             "type": self.type,
-            "param": self.param,
+            "param": names.printable(self.param) if self.param else self.param,
             "code": self.code,
         }
         inner: dict[str, Any] = {name: value for name, value in flat.items() if name != "object"}

@@ -219,7 +219,8 @@ class Hold:
     async def _land(self, operation: Settle | Release) -> Any:
         landing = asyncio.ensure_future(self._holds.commits.submit(operation))
         try:
-            return await asyncio.wait_for(asyncio.shield(landing), SETTLE_PATIENCE_S)
+            async with asyncio.timeout(SETTLE_PATIENCE_S):
+                return await asyncio.shield(landing)
         except TimeoutError:
             landing.add_done_callback(_log_late)
             return None

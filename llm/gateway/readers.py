@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
 from django.conf import settings
@@ -25,7 +26,9 @@ class Readers:
         """Do something in one of the threads. OperationalError where the database does not answer in time."""
         running = asyncio.get_running_loop().run_in_executor(self._threads, _tidily, work)
         try:
-            return await asyncio.wait_for(running, settings.LEDGER_TIMEOUT_S)
+            # wait_for would lose a cancellation that comes with the result, and so keep a shutdown waiting for ever.
+            async with asyncio.timeout(settings.LEDGER_TIMEOUT_S):
+                return await running
         except TimeoutError as error:
             raise OperationalError("the database does not answer") from error
 
@@ -34,8 +37,9 @@ class Readers:
         all_here = Barrier(self._count)
 
         def leave() -> None:
-            # None takes the place of another before each has been here.
-            all_here.wait(settings.LEDGER_TIMEOUT_S)
+            # None takes the place of another before each has been here; a stuck one is not waited for without end.
+            with suppress(BrokenBarrierError):
+                all_here.wait(settings.LEDGER_TIMEOUT_S)
             connection.close()
 
         for _ in range(self._count):

@@ -107,6 +107,7 @@ class Stream:
                     break
         except ProviderError as error:
             broken = error
+            self._note_loss(error)
         begun = next(filter(_begins, self._first), None)
         if begun is not None and (stated := error_in(begun.data)):
             raise self._instead(stated, self._first[: self._first.index(begun) + 1])
@@ -158,6 +159,7 @@ class Stream:
                 self._pass_on(self._last_events())
         except ProviderError as error:
             ended = error.code
+            self._note_loss(error)
         if self._stops:
             self._answer.close()
         if self._failed is not None:
@@ -250,6 +252,10 @@ class Stream:
         self._note_end()
         self._kept = None if used is None else event
         return before + (event.raw if used is None else b"")
+
+    def _note_loss(self, error: ProviderError) -> None:
+        if error.lost:
+            self._hold.count.lose()
 
     def _note_end(self) -> None:
         """When all answers have ended, the rest must come soon: some never end their streams."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -21,6 +22,8 @@ PAYMENT_REQUIRED, OVERLOADED = 402, 529
 OVERLOADED_FOR_S = "5"
 UNREADABLE = "The model's API sent no answer that could be read."
 
+log = logging.getLogger(__name__)
+
 
 class Anthropic(HttpProvider):
     """One API base, without /v1, as Anthropic's clients take it. See `llm.providers.Provider`."""
@@ -39,21 +42,23 @@ class Anthropic(HttpProvider):
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if estimate.whole_context:
             return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
-        body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        counted = estimate.with_text(bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body))))
-        return replace(counted, input_e2=bounds.write_price_e2(request.payload))
+        # With its last tool a conversation gets others in their place: whichever body is larger may leave.
+        text_tokens = max(_text_tokens(request, disabled) for disabled in {(), request.tools})
+        return replace(estimate.with_text(text_tokens), input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
         created = int(time.time())
         if not 200 <= answer.status < 300:
-            said = await answer.read_refusal()
+            said, broken = await answer.read_refusal()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
             stated, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
-            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(stated), kept_bytes=kept_bytes)
+            refused = RefusedAnswer(
+                answer, status=status, body=orjson.dumps(stated), broken=broken, kept_bytes=kept_bytes
+            )
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
@@ -64,6 +69,11 @@ class Anthropic(HttpProvider):
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models?limit=1000")
+
+
+def _text_tokens(request: Request, disabled_tools: Collection[str]) -> int:
+    body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=disabled_tools)
+    return bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body)))
 
 
 class _Shaping:
@@ -95,9 +105,15 @@ def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | 
     """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error."""
     if sse.is_stream(said):
         shaping, reader = _Shaping(created=created), sse.EventReader()
-        events = [*reader.feed(said), *reader.rest()[0]]
-        answer = sse.whole_answer(b"".join([shaping.feed(event) for event in events] + [shaping.rest()])) or {}
-        kept_bytes = shaping.kept_bytes
+        shaped, unread_bytes = b"", 0
+        for event in [*reader.feed(said), *reader.rest()[0]]:
+            try:
+                shaped += shaping.feed(event)
+            except Exception:
+                log.exception("an event of a refusal cannot be translated, and is left out")
+                unread_bytes += len(event.raw)
+        answer = sse.whole_answer(shaped + shaping.rest()) or {}
+        kept_bytes = shaping.kept_bytes + unread_bytes
     else:
         message = read_json(said)
         if not isinstance(message, dict) or not (message.get("usage") or message.get("content")):

@@ -115,8 +115,8 @@ class Connection:
         self._fresh: aiohttp.ClientSession | None = None
         # Until then each request gets a connection of its own.
         self._stale_until = 0.0
-        # Answers that are not read to their end yet.
-        self.open_answers = 0
+        # Calls from the moment they are sent until their answer is read to its end, or dropped.
+        self.open_calls = 0
 
     def __repr__(self) -> str:
         return f"Connection({self.base!r})"
@@ -156,13 +156,16 @@ class Connection:
             raise ProviderError("upstream_unreachable", "The model's API is not connected.", sent=False)
         sent = {"content_type": content_type, "request_id": request_id}
         session = self._anew() if time.monotonic() < self._stale_until else self._session
+        self.open_calls += 1
         try:
-            response = await self._post(session, path, body, **sent)
-        except _Unfit:
-            # Nothing was sent, so it is as if it had not been tried.
-            response = await self._post(self._anew(), path, body, **sent)
-        except ProviderError as error:
-            if error.again:
+            try:
+                response = await self._post(session, path, body, **sent)
+            except _Unfit:
+                # Nothing was sent, so it is as if it had not been tried.
+                response = await self._post(self._anew(), path, body, **sent)
+        except BaseException as error:
+            self.open_calls -= 1
+            if isinstance(error, ProviderError) and error.again:
                 # Others that lie idle are as old.
                 self._stale_until = time.monotonic() + STALE_S
             raise
@@ -246,7 +249,7 @@ class HttpProvider:
 
     @property
     def busy(self) -> bool:
-        return self.connection.open_answers > 0
+        return self.connection.open_calls > 0
 
     async def open(self) -> None:
         await self.connection.open()
@@ -256,12 +259,11 @@ class HttpProvider:
 
 
 class HttpAnswer:
-    """See `llm.providers.Answer`."""
+    """See `llm.providers.Answer`. Its connection counts it as an open call until it is closed."""
 
     def __init__(self, response: aiohttp.ClientResponse, connection: Connection) -> None:
         self._response = response
         self._connection: Connection | None = connection
-        connection.open_answers += 1
 
     @property
     def status(self) -> int:
@@ -283,15 +285,15 @@ class HttpAnswer:
         """The whole body; raises ProviderError where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()])
 
-    async def read_refusal(self) -> bytes:
-        """The body of an error, as far as it came: one that breaks off is an error all the same."""
+    async def read_refusal(self) -> tuple[bytes, ProviderError | None]:
+        """The body of an error as far as it came, and why it broke off: it is an error all the same."""
         came = bytearray()
         try:
             async for chunk in self.chunks():
                 came += chunk
-            return bytes(came)
-        except ProviderError:
-            return bytes(came)
+            return bytes(came), None
+        except ProviderError as error:
+            return bytes(came), error
         except BaseException:
             self.close()
             raise
@@ -317,32 +319,48 @@ class HttpAnswer:
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API fell silent.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True) from error
+            message = "The model's API broke its answer off."
+            raise ProviderError("upstream_cut", message, sent=True, lost=_is_reset(error)) from error
 
     def close(self) -> None:
         """Drop the connection at once: what is not read is not wanted."""
         self._response.close()
         if self._connection is not None:
-            self._connection.open_answers -= 1
+            self._connection.open_calls -= 1
             self._connection = None
 
 
-class RefusedAnswer:
-    """An error that was read already, to know what it means. See `llm.providers.Answer`."""
+def _is_reset(error: Exception) -> bool:
+    """Whether a connection ended by a reset; within a body aiohttp says so in its words alone."""
+    causes = (error, error.__cause__, error.__context__)
+    return any(isinstance(one, ConnectionResetError) for one in causes) or "ConnectionResetError" in str(error)
 
-    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes, kept_bytes: int = 0) -> None:
+
+class RefusedAnswer:
+    """An error that was read already, to know what it means; `broken` is why it is not whole.
+
+    See `llm.providers.Answer`.
+    """
+
+    def __init__(
+        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, kept_bytes: int = 0
+    ) -> None:
         self._answer = answer
         self._body = body
+        self._broken = broken
         self.status = status
         self.headers = CIMultiDict(answer.headers)
-        self.headers["content-type"] = "application/json"
+        if broken is None:
+            self.headers["content-type"] = "application/json"
         self.kept_bytes = kept_bytes
 
     async def read(self) -> bytes:
-        return self._body
+        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body
+        if self._broken is not None:
+            raise self._broken
 
     def close(self) -> None:
         self._answer.close()

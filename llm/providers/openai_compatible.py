@@ -73,19 +73,19 @@ class OpenAICompatible(HttpProvider):
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)
         if answer.status in UNPROCESSABLE and not self._native:
-            said = await answer.read_refusal()
+            said, broken = await answer.read_refusal()
             renamed = openai_dialect.renamed_length(body, said)
-            if renamed is None:
-                return RefusedAnswer(answer, status=answer.status, body=said)
+            if renamed is None or broken is not None:
+                return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
             answer.close()
             answer = await self.connection.post(path, renamed, content_type=content_type, request_id=request_id)
             if answer.status == OK:
                 self._newer.add(openai_dialect.model_of(body))
         if answer.status == TOO_MANY_REQUESTS:
-            said = await answer.read_refusal()
+            said, broken = await answer.read_refusal()
             # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.
             status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
-            return RefusedAnswer(answer, status=status, body=said)
+            return RefusedAnswer(answer, status=status, body=said, broken=broken)
         if answer.is_stream:
             return ShapedAnswer(answer, openai_dialect.Shaper())
         return answer

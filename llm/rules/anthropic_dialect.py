@@ -411,11 +411,12 @@ def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
     tools = request.payload.get("tools") or ()
     if any(not isinstance(tool.get("function"), dict) for tool in tools):
         raise DialectError("`tools` may be functions alone for this model.", "tools", "unsupported_field")
-    kept = [
+    # One that is disabled is looked at too: what cannot be counted must not leave for the lack of it.
+    made = [
         _tool(tool["function"], f"tools.{at}.function") | _cache_mark(tool, f"tools.{at}")
-        for at, (name, tool) in enumerate(zip(request.tools, tools, strict=True))
-        if name not in disabled
+        for at, tool in enumerate(tools)
     ]
+    kept = [tool for name, tool in zip(request.tools, made, strict=True) if name not in disabled]
     if not kept:
         called = sorted({name for name in _called(request.payload["messages"]) if isinstance(name, str)})
         idle = [{"name": name, "input_schema": {"type": "object"}} for name in called]

@@ -47,6 +47,4 @@ class Packing:
         while self._unpacker.eof and (rest := self._unpacker.unused_data) and len(found) < most_bytes:
             self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
             found += self._unpacker.decompress(rest, most_bytes - len(found))
-        if self._unpacker.unconsumed_tail and len(found) < most_bytes:
-            raise zlib.error("a packed body goes on without end")
         return found

@@ -260,6 +260,9 @@ def _add_part(whole: dict[str, Any], part: Mapping[str, Any], calls: CallParts) 
     """Put a part of an answer to what came of it before: texts one after the other, tool calls to `calls`."""
     delta = part.get("delta")
     message = whole.setdefault("message", {"role": "assistant", "content": ""})
+    if not isinstance(message, dict):
+        # A text in its place: what comes as it should does not go there.
+        message = whole["message"] = {"role": "assistant", "content": message if isinstance(message, str) else ""}
     for name, value in delta.items() if isinstance(delta, dict) else ():
         if name == "tool_calls" and isinstance(value, list):
             for call in value:

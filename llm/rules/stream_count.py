@@ -64,6 +64,10 @@ class StreamCount:
         if self._keeps_texts:
             self._keep(answer)
 
+    def lose(self) -> None:
+        """Some of it may never have been read, so what was read says nothing of what was written."""
+        self._hides = True
+
     def passed(self, seconds: float) -> None:
         """So many seconds have passed since the first part, whatever has come in them."""
         self._now = max(self._now, seconds)

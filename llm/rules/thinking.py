@@ -45,7 +45,8 @@ def tokens_beside(payload: Mapping[str, Any]) -> int:
         # 0 is no False here: what is not written as it should be may be read as anything.
         if value is None or any(value is one or (isinstance(one, str) and value == one) for one in off):
             continue
-        if _at(payload, budget) is None:
+        # 0 bounds no thinking that is switched on: endpoints read it as no bound, too.
+        if not _at(payload, budget):
             raise DialectError(
                 f"`{'.'.join(switch)}` is taken only with a number of tokens in `{'.'.join(budget)}`: nothing else"
                 " says what may be thought beside `max_tokens`.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -85,6 +86,26 @@ def test_names_that_no_column_takes_are_cut_and_cleaned(log: RefusalLog) -> None
     log.flush()
     row = RefusedCall.objects.get()
     assert (len(row.request_id), row.model[:3], row.tools, row.act) == (100, "m?x", ["t"], "with another model")
+
+
+@pytest.mark.django_db
+def test_what_waits_holds_no_more_than_its_row_will(log: RefusalLog) -> None:
+    long = "x" * 1_000_000
+    caller = factories.caller(agent=long, user=long, session=long, task=long)
+    for number in range(5):
+        noted = NotedRefusal(f"r-{number}{long}", caller, long, [long] * 1_000, long, 400, NOON, long, long)
+        log.note(noted)
+    assert _texts_of(log) < 200_000
+    log.flush()
+    # Of one agent and reason, however long they were: three rows, and the rest on the last.
+    assert [(len(agent), more) for agent, _, more in counts()] == [(100, 0), (100, 0), (100, 2)]
+    row = RefusedCall.objects.earliest("pk")
+    assert (len(row.tools), len(row.tools[0]), len(row.model), len(row.sentence)) == (100, 200, 120, 500)
+
+
+def _texts_of(log: RefusalLog) -> int:
+    """Of all that a log holds in memory."""
+    return len(pickle.dumps([log._noted, log._rest, log._kept]))
 
 
 @pytest.mark.django_db

@@ -75,7 +75,7 @@ class TestWithoutABudgetOfItsOwn:
         factories.budget("50", scope_type="platform", window="month")
 
     def test_holds_together_stay_within_a_days_worth(self, agent: Api, other: Api) -> None:
-        assert [hold(agent, "4").status_code for _ in range(4)] == [201, 201, 409, 409]
+        assert [hold(agent, "4").status_code for _ in range(4)] == [201, 201, 402, 402]
         refused = hold(agent, "4").json()["error"]
         assert (refused["code"], refused["param"]) == ("hold_beyond_bound", "estimated_cost")
         assert "at most $10.00 in 24 hours by itself, and $2.00 of that is left" in refused["message"]
@@ -86,7 +86,7 @@ class TestWithoutABudgetOfItsOwn:
     def test_nor_does_a_hold_grow_beyond_it(self, agent: Api) -> None:
         held = hold(agent, "6")
         refused = act(agent, held, "extend", more="4.01")
-        assert (refused.status_code, refused.json()["error"]["param"]) == (409, "more")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (402, "more")
         assert act(agent, held, "extend", more="4").json()["amount"] == "10.00"
 
     @pytest.mark.parametrize("end", ["settle", "expire"])
@@ -97,7 +97,7 @@ class TestWithoutABudgetOfItsOwn:
         else:
             ledger.expire_due(now=NOON + timedelta(minutes=2))
         at_noon.shift(timedelta(hours=1))
-        assert [hold(agent, cost).status_code for cost in ("2.01", "2")] == [409, 201]
+        assert [hold(agent, cost).status_code for cost in ("2.01", "2")] == [402, 201]
         at_noon.shift(timedelta(hours=24))
         assert hold(agent, "8").status_code == 201
 
@@ -108,11 +108,12 @@ class TestWithoutABudgetOfItsOwn:
     def test_reports_and_holds_share_it(self, agent: Api) -> None:
         hold(agent, "8")
         assert agent.post("/api/spend", {"request_id": "r1", "cost": "2", "model": "m"}).status_code == 201
-        assert hold(agent, "0.01").status_code == 409
+        assert hold(agent, "0.01").status_code == 402
+        assert agent.post("/api/spend", {"request_id": "r2", "cost": "0.01", "model": "m"}).status_code == 409
 
     def test_a_budget_for_each_user_bounds_nothing(self, agent: Api) -> None:
         factories.budget("10", scope_type="user", scope_key="*")
-        assert [hold(agent, "6", user=f"u{n}").status_code for n in range(3)] == [201, 409, 409]
+        assert [hold(agent, "6", user=f"u{n}").status_code for n in range(3)] == [201, 402, 402]
 
     def test_a_budget_of_its_own_bounds_it_in_place_of_that(self, agent: Api) -> None:
         factories.budget("30")

@@ -6,6 +6,7 @@ import csv
 from datetime import timedelta
 from io import StringIO
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -81,6 +82,28 @@ def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(a
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 5}).status_code == 409
     log.flush()
     assert RefusedCall.objects.count() in (2, 3)
+
+
+def test_a_hold_that_is_not_there_is_told_as_it_is(agent: Api, viewer: Api, log: RefusalLog) -> None:
+    path = f"/api/reservations/{uuid4()}/extend"
+    long = {"content_type": "application/json", "headers": {"idempotency-key": "k" * 300}}
+    assert viewer.post(path, {"more": "1"}).status_code == 403
+    assert agent.post(path, {"more": "1"}).status_code == 404
+    assert agent.client.post(path, {"more": "1"}, **long).status_code == 400
+    log.flush()
+    # A viewer makes no calls.
+    assert [(row.status, row.agent) for row in RefusedCall.objects.all()] == [(400, "invoices")]
+
+
+def test_what_cannot_be_noted_is_refused_all_the_same(
+    agent: Api, log: RefusalLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(log, "note", fail)
+    assert agent.post("/api/reservations", {"model": 7}).status_code == 400
+    assert "could not be noted" in caplog.text
 
 
 def test_a_dry_run_is_no_refused_call(agent: Api, log: RefusalLog) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from governance import ledger
 from governance.ledger import sql
-from governance.ledger.operations import Settle
+from governance.ledger.operations import Reset, Settle
 from governance.ledger.results import TooManyNames
 from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
 from governance.rules.calls import Usage
@@ -119,6 +119,21 @@ def test_a_tenants_new_names_are_bounded_within_an_hour(settings: Any) -> None:
     assert ledger.reserve(make.reserving("0.01", by=other), now=NOON).allowed
     later = NOON + timedelta(hours=1, seconds=1)
     assert ledger.reserve(replace(asked[2], reservation_id=make.reserving("1").reservation_id), now=later).allowed
+
+
+def test_a_reset_brings_no_new_names(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 3
+    budget = each()
+    for n in range(3):
+        at = NOON + timedelta(hours=2 * n)
+        assert ledger.reserve(make.reserving("0.01", by=make.caller(user=f"u{n}")), now=at).allowed
+    at = NOON + timedelta(hours=8)
+    for _ in range(2):
+        assert ledger.reset(Reset(budget.pk, "x", "ops"), now=at).opened == 3
+    asked = [make.reserving("0.01", by=make.caller(user=f"new{n}")) for n in range(4)]
+    results = [ledger.reserve(one, now=at).allowed for one in asked]
+    assert results == [True, True, True, False]
+    assert reconcile.check() == []
 
 
 def test_buckets_that_are_empty_are_dropped_and_those_in_use_stay() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
@@ -72,6 +74,49 @@ def test_a_mistake_is_named(product: Product, key: str, fields: dict[str, Any], 
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].startswith(param)
     assert not product.sandbox.requests
+
+
+def called_with(arguments: str) -> str:
+    """The field of a model that calls a function."""
+    call = f'{{"id": "abcdefghi", "function": {{"name": "f", "arguments": {arguments}}}}}'
+    return f'"messages": [{{"role": "assistant", "content": "a", "tool_calls": [{call}]}}]'
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ('"prompt": "a\\ud800"', "prompt"),
+        ('"messages": [{"role": "user", "content": "a\\ud800"}]', "messages.0.content"),
+        (
+            '"messages": [{"role": "user", "content": [{"type": "text", "text": "\\udfff"}]}]',
+            "messages.0.content.0.text",
+        ),
+        ('"messages": [{"role": "user", "content": "a", "\\ud800": 1}]', "messages.0"),
+        (called_with('"\\ud800"'), "messages.0.tool_calls.0.function.arguments"),
+        (called_with('{"x": "\\ud800"}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with('{"\\ud800": 1}'), "messages.0.tool_calls.0.function.arguments"),
+        (called_with(f'{{"x": {2**64}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with(f'{{"x": {-(2**63) - 1}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with(f'{{"x": {"[" * 300 + "]" * 300}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (f'"prompt": "a", "max_tokens": {2**64}', "max_tokens"),
+        (f'"prompt": "a", "max_tokens": {2**63}', "max_tokens"),
+    ],
+)
+def test_what_cannot_be_sent_on_is_named(product: Product, key: str, fields: str, param: str) -> None:
+    sent = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    response = httpx.post(product.url + "/api/llm/route", content=f"{{{fields}}}", headers=sent, timeout=30)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].startswith(param)
+    assert not product.sandbox.requests
+
+
+def test_what_can_be_sent_on_goes_on(product: Product, key: str) -> None:
+    for value in (2**64 - 1, -(2**63), "\0", "\U0001f600"):
+        [message] = json.loads(f"{{{called_with(json.dumps({'x': value}))}}}")["messages"]
+        called = {"role": "tool", "tool_call_id": "abcdefghi", "content": "ok"}
+        messages = [{"role": "user", "content": PROMPT}, message, called]
+        response = product.post("/api/llm/route", key, messages=messages, model="mistral-small-latest", max_tokens=5)
+        assert response.status_code == 200, response.text
 
 
 def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:

@@ -480,6 +480,14 @@ def test_a_connection_that_ends_anywhere_has_been_paid_for(
     assert holds_by_the_books(booked)
 
 
+def test_a_stream_that_is_reset_is_charged_what_was_held(product: Product, booked: BookedUpstream, key: str) -> None:
+    # A reset takes along what came and was not read yet, so what was read says nothing of what was written.
+    booked.usual = Answer(tokens=200, pace=100, ends_after_tokens=20, ends_by="reset", usage="none")
+    ask(product, key, stream=True)
+    assert holds_by_the_books(booked)
+    assert ledger_nanos() == Reservation.objects.get().amount_nanos
+
+
 @pytest.mark.parametrize("after", [1, 60, 120, 400, 900])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_bytes_that_break_off_anywhere_have_been_paid_for(

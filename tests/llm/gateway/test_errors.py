@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -79,3 +80,9 @@ def test_a_limit_a_minute_that_all_share_is_in_no_header() -> None:
         ["retry-after", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
         ["retry-after"],
     ]
+
+
+def test_what_cannot_be_written_is_named_escaped() -> None:
+    said = errors.bad_request("a\ud800: is not\nknown.", param="a\ud800\n").body()
+    assert (said["message"], said["param"]) == ("a\\ud800: is not\nknown.", "a\\ud800\\x0a")
+    assert orjson.dumps(said)

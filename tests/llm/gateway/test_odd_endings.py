@@ -16,7 +16,7 @@ from governance.models import Reservation
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, holds_by_the_books, ledger_nanos
 from tests.llm.gateway.test_chat import nothing_is_held
-from tests.llm.gateway.test_odd_answers import CLOSES, DIGITS, DONE, event, text
+from tests.llm.gateway.test_odd_answers import CHUNKED, CLOSES, DIGITS, DONE, chunked, event, text
 from tests.product import Product, eventually
 
 USED = {"prompt_tokens": 14, "completion_tokens": 400, "total_tokens": 414}
@@ -111,6 +111,51 @@ def test_anthropic_s_events_are_read_whatever_the_status(
     assert booked.idle()
     assert eventually(nothing_is_held)
     assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+STARTED = {"type": "message_start", "message": {"id": "m", "model": "m"}}
+GREW = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "1" * 50}}
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize(
+    ("likes", "status", "said"),
+    [
+        ("openai_compatible", 400, text("1" * 50, model="m")),
+        ("openai_compatible", 429, text("1" * 50, model="m")),
+        ("openai_compatible", 400, b""),
+        ("anthropic", 400, event(STARTED) + event(GREW)),
+        ("anthropic", 529, b""),
+    ],
+    indirect=["likes"],
+)
+def test_a_stream_under_an_error_s_status_that_breaks_off_is_charged_whole(
+    product: Product, booked: BookedUpstream, likes: str, status: int, said: bytes, how: str
+) -> None:
+    before = ledger_nanos()
+    head = CHUNKED.replace(b"200 OK", b"%d No" % status)
+    booked.usual = Answer(script=[head, *([chunked(said)] if said else []), 0.1, how], tokens=300, billed=True)
+    ask(product, likes, stream=True, model="likes/m")
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+@anthropic
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "message_start", "message": "x"},
+        {"type": "content_block_delta", "index": 0, "delta": "x"},
+        {"type": "content_block_start", "index": [], "content_block": {"type": "tool_use", "id": 1}},
+    ],
+)
+def test_odd_events_of_a_refusal_are_no_failure_of_ours(
+    product: Product, booked: BookedUpstream, likes: str, said: dict[str, Any]
+) -> None:
+    head = CLOSES.replace(b"200 OK", b"400 No")
+    booked.usual = Answer(script=[head + event(said), "close"], tokens=0, billed=False)
+    assert ask(product, likes, stream=False, model="likes/m")[0] == 400
 
 
 @anthropic

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
@@ -21,7 +24,7 @@ from llm.rules.bounds import UnboundedInput
 from llm.rules.mistral_dialect import DialectError
 from llm.rules.request_fields import KNOWN
 from tests import factories as make
-from tests.llm.gateway.test_against_books import ask
+from tests.llm.gateway.test_against_books import ask, ledger_nanos, open_stream
 from tests.llm.gateway.test_chat import nothing_is_held
 from tests.product import Product, eventually
 
@@ -29,6 +32,15 @@ LONG = "1" * 60_000
 MODELS = {"mistral": "mistral-small-latest", "openai_compatible": "likes/m", "anthropic": "likes/m"}
 compatible = pytest.mark.parametrize("likes", ["openai_compatible"], indirect=True)
 anthropic = pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+# All ways to ask for thinking beside an answer.
+THINKING: list[dict[str, Any]] = [
+    {"enable_thinking": True, "thinking_budget": 30_000},
+    {"thinking_budget": 30_000},
+    {"thinking": {"type": "enabled", "budget_tokens": 30_000}},
+    {"reasoning": {"max_tokens": 30_000}},
+    {"chat_template_kwargs": {"enable_thinking": True, "thinking_budget": 30_000}},
+    {"chat_template_kwargs": {"thinking_budget": 30_000}},
+]
 
 
 @pytest.fixture
@@ -63,6 +75,15 @@ def is_held_for(booked: BookedUpstream, since: int) -> bool:
     return True
 
 
+def one_word(request: Request) -> Answer:
+    """A message of Anthropic's that counts what was sent."""
+    said = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    used = {"input_tokens": prompt_tokens(request, "texts"), "output_tokens": 1}
+    data = json.dumps({**said, "content": [{"type": "text", "text": "1"}], "usage": used}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+    return Answer(script=[head + data], tokens=1)
+
+
 PICTURE = {"type": "base64", "media_type": "image/png", "data": LONG}
 
 
@@ -80,31 +101,48 @@ PICTURE = {"type": "base64", "media_type": "image/png", "data": LONG}
 def test_only_a_picture_s_data_counts_as_a_picture(
     product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
 ) -> None:
-    def answer(request: Request) -> Answer:
-        said = {"id": "m", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
-        used = {"input_tokens": prompt_tokens(request, "texts"), "output_tokens": 1}
-        data = json.dumps({**said, "content": [{"type": "text", "text": "1"}], "usage": used}).encode()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
-        return Answer(script=[head + data], tokens=1)
-
     before = Reservation.objects.count()
-    booked.answer_to = answer
+    booked.answer_to = one_word
     ask(product, likes, stream=False, model="likes/m", max_tokens=5, **fields)
     assert booked.books.spent_nanos > 60_000 * 150
     assert is_held_for(booked, before)
 
 
+SEARCH = {"type": "function", "function": {"name": "search", "parameters": {}}}
+
+
+@anthropic
+def test_what_takes_a_disabled_tool_s_place_is_held_for(product: Product, booked: BookedUpstream, likes: str) -> None:
+    make.budget("10.00", window="month", soft_cap="0.0001", disabled_tools=["search"])
+    names = [f"{number:06d}{'1' * 7_994}" for number in range(8)]
+    ids = [f"c{number}" for number in range(8)]
+    calls = [
+        {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for id, name in zip(ids, names, strict=True)
+    ]
+    results = [{"role": "tool", "tool_call_id": id, "content": "1"} for id in ids]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    before = Reservation.objects.count()
+    booked.answer_to = one_word
+    ask(product, likes, stream=False, model="likes/m", max_tokens=5, messages=messages, tools=[SEARCH])
+    assert [tool["name"] for tool in json.loads(booked.books.entries[-1].body)["tools"]] == names
+    assert is_held_for(booked, before)
+
+
+@anthropic
+def test_a_tool_that_cannot_be_counted_is_refused_when_it_is_disabled_too(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    make.budget("10.00", window="month", soft_cap="0.0001", disabled_tools=["search"])
+    odd = {"type": "function", "function": {"name": "search", "parameters": ["x"]}}
+    long = [{"role": "user", "content": LONG}]
+    status, said = ask(product, likes, stream=False, model="likes/m", max_tokens=5, messages=long, tools=[odd])
+    assert (status, json.loads(said)["param"]) == (400, "tools.0.function.parameters")
+    assert booked.books.entries == []
+
+
 @compatible
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"enable_thinking": True, "thinking_budget": 30_000},
-        {"thinking_budget": 30_000},
-        {"thinking": {"type": "enabled", "budget_tokens": 30_000}},
-        {"reasoning": {"max_tokens": 30_000}},
-        {"chat_template_kwargs": {"enable_thinking": True, "thinking_budget": 30_000}},
-    ],
-)
+@pytest.mark.parametrize("fields", THINKING)
 @pytest.mark.parametrize("limit", ["10.00", "0.01"], ids=["", "clamped"])
 def test_what_may_be_thought_beside_an_answer_is_held_for(
     product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any], limit: str
@@ -144,10 +182,56 @@ def test_what_may_be_thought_beside_an_answer_is_held_for(
 
 
 @compatible
+@pytest.mark.parametrize("fields", THINKING)
+@pytest.mark.parametrize(
+    ("stream", "usage", "ends"),
+    [
+        (False, "none", None),
+        (True, "no_output_no_total", None),
+        (True, "none", 60),
+    ],
+    ids=["plain", "stream", "cut"],
+)
+def test_thinking_that_was_asked_for_and_is_not_shown_is_charged(
+    product: Product,
+    booked: BookedUpstream,
+    likes: str,
+    fields: dict[str, Any],
+    stream: bool,
+    usage: str,
+    ends: int | None,
+) -> None:
+    before, held = ledger_nanos(), Reservation.objects.count()
+    answer = Answer(tokens=80, unseen_tokens=30_000, obeys_max_tokens=False, usage=usage, model="m")
+    booked.next(replace(answer, ends_after_tokens=ends, ends_by="close"))
+    ask(product, likes, stream=stream, model="likes/m", max_tokens=100, **fields)
+    assert is_held_for(booked, held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+@compatible
+@pytest.mark.parametrize("fields", THINKING)
+def test_thinking_that_was_asked_for_is_charged_when_the_client_leaves(
+    product: Product, booked: BookedUpstream, likes: str, fields: dict[str, Any]
+) -> None:
+    before, held = ledger_nanos(), Reservation.objects.count()
+    answer = Answer(tokens=400, unseen_tokens=30_000, obeys_max_tokens=False, usage="none", model="m")
+    booked.next(replace(answer, pace=100))
+    client = open_stream(product, likes, model="likes/m", max_tokens=1_000, **fields)
+    client.recv(100)
+    time.sleep(0.5)
+    client.close()
+    assert is_held_for(booked, held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+
+
+@compatible
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
         ({"enable_thinking": True}, "enable_thinking"),
+        ({"enable_thinking": True, "thinking_budget": 0}, "enable_thinking"),
+        ({"reasoning": {"effort": "high", "max_tokens": 0}}, "reasoning.effort"),
         ({"enable_thinking": "false"}, "enable_thinking"),
         ({"enable_thinking": 0}, "enable_thinking"),
         ({"thinking": {"type": "enabled"}}, "thinking.type"),
@@ -359,3 +443,17 @@ def test_what_only_one_provider_is_sent_is_refused_where_it_has_no_bound(
     status, said = ask(product, likes, stream=False, model="likes/m", **in_message("assistant", audio="y"))
     assert (status, json.loads(said)["param"]) == (400, "messages.0.audio")
     assert booked.books.entries == []
+
+
+@pytest.mark.parametrize("kind", ["application/json; x=\u20ac", "multipart/form-data; boundary=\u20ac", "\u20ac"])
+@pytest.mark.parametrize(("path", "status"), [("chat/completions", 200), ("audio/transcriptions", 400)])
+def test_a_content_type_in_any_letters_is_read_or_refused(
+    product: Product, booked: BookedUpstream, key: str, kind: str, path: str, status: int
+) -> None:
+    booked.usual = Answer(tokens=2)
+    body = {"model": MODELS["mistral"], "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    for more in ({}, {"idempotency-key": "k"}):
+        headers = {"authorization": f"Bearer {key}", "content-type": kind.encode(), **more}
+        answer = httpx.post(f"{product.url}/v1/{path}", content=json.dumps(body), headers=headers, timeout=30)
+        assert answer.status_code == status, answer.text
+        assert status == 200 or answer.json()["code"] == "invalid_content_type"

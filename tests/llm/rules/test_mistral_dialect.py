@@ -123,6 +123,10 @@ def test_openai_fields_are_translated_or_dropped(given_fields: dict[str, Any], w
     assert sent(body(**given_fields)) == {"model": "m", "messages": [USER], **wanted}
 
 
+def test_a_tool_choice_that_is_an_object_of_its_kind_alone_is_that_kind() -> None:
+    assert sent(body(tools=[tool("a")], tool_choice={"type": "auto"}))["tool_choice"] == "auto"
+
+
 def test_required_tool_choice_becomes_any() -> None:
     upstream = sent(body(tools=[tool("a")], tool_choice="required"))
 
@@ -380,3 +384,8 @@ def test_requests_of_other_kinds_are_translated() -> None:
     }
     assert request.user == "ann"
     assert filled.stream
+
+
+def test_a_tool_that_runs_at_mistral_is_left_as_it_is_for_whoever_refuses_it() -> None:
+    request = mistral_dialect.parse(body(tools=[{"type": "web_search"}]))
+    assert mistral_dialect.shape(request)["tools"] == [{"type": "web_search"}]

@@ -53,6 +53,9 @@ def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
     assert StreamCount(QUOTE).tokens(cut=True) is None
     assert counting(come=40, hides=True).tokens(cut=False) is None
     assert counting(replace(QUOTE, max_tokens=None), come=40).tokens(cut=False) is None
+    reset = counting(come=40)
+    reset.lose()
+    assert reset.tokens(cut=True) is None
 
 
 def streamed(*texts: tuple[float, int], now: float = 0.0, quote: Quote = QUOTE, **options: Any) -> StreamCount:
