@@ -14,7 +14,8 @@ from governance.staff import StaffRole
 # Everybody of the platform reads these; users, groups and sign-ins are the owners'.
 READ_BY_ALL = ("governance", "llm", "billing")
 VERBS = ("add", "change", "delete")
-# What a tenant's own staff sees: the models whose pages know which rows are one tenant's (`tenant_path`).
+# What a tenant's own staff sees: the models whose pages know which rows are one tenant's (`tenant_path`), and refused
+# calls, whose figures of wider budgets /api/refusals leaves out; their page shows them all, so it is not theirs.
 OF_A_TENANT = (
     "tenant",
     "agent",
@@ -29,6 +30,7 @@ OF_A_TENANT = (
     "spendrollup",
     "reservation",
     "pendingreport",
+    "refusedcall",
 )
 _READ = Q(content_type__app_label__in=READ_BY_ALL, codename__startswith="view_")
 

@@ -20,10 +20,11 @@ from config.console import site
 from config.management.commands.seed_demo import Kept, operator
 from governance import ledger
 from governance.actions import stops
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
-from governance.models import ApiKey, AuditEntry
+from governance.models import ApiKey, AuditEntry, RefusedCall
 from tests import factories
 from tests.governance.api.test_roles import ROUTES, methods
 
@@ -182,6 +183,34 @@ class TestTenantStaff:
                 assert b"77" not in text, path
         for path in ("tenants", "agents", "keys", "billing/accounts", "plans", "stops", "rate-limits"):
             assert client.get(f"/api/{path}").status_code == 403, path
+
+    def test_see_why_their_calls_were_refused_and_no_amount_of_a_wider_budget(self) -> None:
+        log, now = RefusalLog(), timezone.now()
+        factories.budget("77", scope_type="platform")
+        for slug in ("globex", "acme"):
+            tenant = factories.tenant(slug)
+            factories.budget("2", tenant=tenant)
+            caller = factories.caller(tenant, agent=f"{slug}-bot")
+            ledger.record(factories.reporting("0.85", by=caller), now=now)
+            decision = ledger.reserve(factories.reserving("500", by=caller), now=now)
+            noted = NotedRefusal(f"r-{slug}", caller, "large", (), decision.reason.value, 402, now, decision=decision)
+            log.note(noted)
+        log.flush()
+        assert {row.request_id for row in RefusedCall.objects.all()} == {"r-acme", "r-globex"}
+
+        client = signed_in("tess", "tenant staff", of=factories.tenant("acme"))
+        one = client.get("/api/refusals/r-acme").json()
+        figures = {row["scope"]: (row["budget"] is None, row["limit"], row["spent"]) for row in one["budgets"]}
+        assert figures["platform"] == (True, None, None)
+        assert figures["tenant:acme"] == (False, "2.00", "0.85")
+        for accept in ("application/json", "text/csv"):
+            answer = client.get("/api/refusals", headers={"accept": accept})
+            text = (b"".join(answer.streaming_content) if answer.streaming else answer.content).decode()
+            assert "r-acme" in text
+            for hidden in ("globex", "77.00", "$77", "75.3", "424"):
+                assert hidden not in text, hidden
+        assert client.get("/api/refusals/r-globex").status_code == 404
+        assert client.get("/admin/governance/refusedcall/").status_code == 403
 
     def test_change_nothing_whatever_else_they_were_given(self, two_tenants: Any) -> None:
         user = factories.person("tom", "tenant staff", "operator", of=factories.tenant("acme"))
