@@ -272,6 +272,11 @@ def uuid(value: UUID | str) -> UUID:
     return value if isinstance(value, UUID) else UUID(value)
 
 
+def key(value: UUID) -> Any:
+    """A UUID as a parameter that is compared with a column."""
+    return value if is_postgres() else value.hex
+
+
 def moment(value: datetime | str) -> datetime:
     """A time column's value as read, in UTC."""
     at = value if isinstance(value, datetime) else datetime.fromisoformat(value)

@@ -314,7 +314,7 @@ def roots(
         # What an operator has still to decide on would add to it.
         " AND NOT EXISTS (SELECT 1 FROM governance_pendingreport p WHERE p.corrects = x.id AND p.status = 'waiting')"
         " ORDER BY x.occurred_at, x.id LIMIT %s",
-        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), _id(after[1]), limit],
+        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), words.key(after[1]), limit],
     )
     return [(moment(row[0]), uuid(row[1])) for row in rows]
 
@@ -473,7 +473,3 @@ def _adding(table: str) -> str:
 
 def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _id(value: UUID) -> Any:
-    return value if is_postgres() else value.hex
