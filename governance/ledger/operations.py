@@ -38,9 +38,9 @@ class Extend:
     """Keep a running call's reservation alive, and hold `more_nanos` for it where they fit.
 
     More money is asked for as a reservation is: a caller who is stopped, paused, suspended or without a key gets none.
-    So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held. `by_holder`:
-    who asks is whom the hold is for, with a key that is good; the one that it was made with may have been rotated since.
-    `trust`: see Reserve.
+    So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held. `trust`:
+    see Reserve. `by_holder`: who asks is whom the hold is for, with a key that is good; the one that it was made with
+    may have been rotated since.
     """
 
     reservation_id: UUID

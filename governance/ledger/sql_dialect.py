@@ -243,6 +243,18 @@ def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
 
 
+def is_list(column: str) -> str:
+    """A condition: that a column of JSON holds a list."""
+    if is_postgres():
+        return f"jsonb_typeof({column}) = 'array'"
+    return f"(CASE WHEN json_valid({column}) THEN json_type({column}) END) IS 'array'"
+
+
+def differ(one: str, other: str) -> str:
+    """A condition: that two values are not the same, nothing being the same as nothing."""
+    return f"{one} IS {'DISTINCT FROM' if is_postgres() else 'NOT'} {other}"
+
+
 def at_most(bound: int, expression: str) -> str:
     return f"{'LEAST' if is_postgres() else 'MIN'}({bound}, {expression})"
 
