@@ -162,8 +162,9 @@ class Deadlines:
     """How long a transaction that takes the ledger's locks may wait for one, work on a statement, idle, and last.
 
     The last two are for those who are stopped in mid-transaction (SIGSTOP, a frozen machine): the server then ends
-    their session, and what they had locked is free. `transaction`: PostgreSQL 17 and newer; there it alone tells of a
-    process that was stopped within a pipeline or just after one, which is not idle in the server's eyes.
+    their session, and what they had locked is free. `transaction`: PostgreSQL 17 and newer; it alone tells of a process
+    that was stopped within a pipeline or just after one, which is not idle in the server's eyes. So older ones are sent
+    no pipelines.
     """
 
     lock: str
@@ -209,15 +210,20 @@ def by_index() -> None:
 
 def _of_deadlines() -> dict[str, str]:
     chosen = _deadlines.get()
-    connection.ensure_connection()
     limits = {
         "lock_timeout": chosen.lock,
         "statement_timeout": chosen.statement,
         "idle_in_transaction_session_timeout": chosen.idle,
     }
-    if connection.connection.info.server_version >= _ENDS_TRANSACTIONS:
+    if _ends_transactions():
         limits["transaction_timeout"] = chosen.transaction
     return limits
+
+
+def _ends_transactions() -> bool:
+    """Whether the server has `transaction_timeout`."""
+    connection.ensure_connection()
+    return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
 
 
 def _set_locally(values: Mapping[str, str]) -> None:
@@ -311,7 +317,9 @@ def _text(at: datetime) -> str:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Send statements without waiting for each one's answer, on PostgreSQL; errors surface at the next answer read.
+    """Send statements without waiting for each one's answer, on PostgreSQL 17 and newer.
+
+    Errors surface at the next answer read.
 
     A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits. One inside
     another adds nothing.
@@ -319,8 +327,9 @@ def together() -> Iterator[None]:
     if not is_postgres():
         yield
         return
-    connection.ensure_connection()
-    if connection.connection.pgconn.pipeline_status:
+    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
+    # pipeline or just after one that does not run.
+    if not _ends_transactions() or connection.connection.pgconn.pipeline_status:
         yield
         return
     with connection.wrap_database_errors, connection.connection.pipeline():
