@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
+from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
 
 from governance import ledger
@@ -83,7 +85,10 @@ CELLS: list[tuple[str, str, str, Any]] = [
     (WINDOW, "window", "tenant_id", "{beta}"),
     (WINDOW, "window", "tenant_id", None),
     (WINDOW, "window", "closed_at", "2026-03-10 12:30:00+00"),
-    *((WINDOW, "window", "thresholds_crossed", value) for value in ('{{"a": 1}}', "5", "null", "[1]", '["0.5", "0.5"]')),
+    *(
+        (WINDOW, "window", "thresholds_crossed", value)
+        for value in ('{{"a": 1}}', "5", "null", "[1]", '["0.5", "0.5"]')
+    ),
     ("governance_budget", "budget", "limit_nanos", nanos("1000")),
     *((RESERVATION, "pending", name, value) for name, value in (("amount_nanos", 1), ("status", "settled"))),
     *((RESERVATION, name, "status", "pending") for name in ("settled", "released", "dying")),
@@ -137,3 +142,21 @@ def test_a_cell_that_was_changed_by_hand_is_named(
     found = reconcile.check()
     assert found, "nobody saw it"
     assert not [drift for drift in found if "cannot be read" in drift.subject]
+
+
+@pytest.mark.parametrize("column", ["windows", "occurred_at"])
+def test_rows_that_cannot_be_read_end_in_a_finding(books: dict[str, Any], column: str) -> None:
+    if column == "occurred_at" and connection.vendor == "postgresql":
+        pytest.skip("a typed column")
+    with connection.cursor() as cursor:
+        cursor.execute(WITHOUT_TRIGGER[connection.vendor])
+        cursor.execute(f"UPDATE {ENTRY} SET {column} = %s WHERE kind = 'adjustment'", ['["x"]'])
+    printed = io.StringIO()
+    with pytest.raises(SystemExit) as ended:
+        call_command("reconcile_ledger", stdout=printed)
+    assert ended.value.code == 1
+    assert f"invariant 7: entry {_shown(books['correction'])}" in printed.getvalue().replace("spendentry", "entry")
+
+
+def _shown(id: UUID) -> str:
+    return id.hex if connection.vendor == "sqlite" else str(id)
