@@ -14,7 +14,7 @@ from governance.ledger import book, sql
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.ledger.results import HoldBeyondBound, RequestIdReused
-from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
 from governance.upkeep import retention
@@ -22,6 +22,11 @@ from tests import factories as make
 from tests.factories import NOON, nanos
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
+
+
+def limit(budget: Budget, dollars: str) -> None:
+    """What whoever gives an open window another limit does beside it: the next one has it too."""
+    Budget.objects.filter(pk=budget.pk).update(limit_nanos=nanos(dollars))
 
 
 def window() -> BudgetWindow:
@@ -246,6 +251,7 @@ def test_raising_the_limit_lets_the_tenant_go_on_at_once():
     ledger.record(make.reporting("0.10"), now=NOON)
     assert window().state == "stopped"
     assert ledger.change_limit(ChangeLimit(budget.id, nanos("1"), "upgrade", "ada"), now=NOON) == 1
+    limit(budget, "1")
     assert (window().state, window().limit_nanos) == ("active", nanos("1"))
     assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
 
@@ -290,6 +296,7 @@ def test_a_paid_period_opens_its_window_once_and_zeroes_nothing():
         "stripe",
     )
     assert ledger.open_period(grant, now=NOON).opened
+    limit(budget, "200")
     assert not ledger.open_period(grant, now=NOON).opened
     ledger.record(make.reporting("1.00"), now=NOON)
     assert not ledger.open_period(grant, now=NOON).opened
@@ -305,6 +312,7 @@ def test_a_reset_at_the_instant_a_paid_period_began_opens_its_window():
     ends_at = NOON + timedelta(days=31)
     grant = OpenPeriod(budget.id, NOON, ends_at, nanos("200"), "stripe", "si_1", "paid", "stripe")
     ledger.open_period(grant, now=NOON)
+    limit(budget, "200")
     for _ in range(2):
         ledger.reset(Reset(budget.id, "a test", "ada"), now=NOON)
     assert (window().limit_nanos, window().ends_at) == (nanos("200"), ends_at)
