@@ -88,3 +88,5 @@ def test_the_first_field_that_no_request_has_is_named(names: list[str], found: A
 def test_fields_of_other_kinds_of_requests_are_told() -> None:
     assert request_fields.of_others(["model", "messages", "dimensions"], kind="chat") == ["dimensions"]
     assert request_fields.of_others(["model", "messages", "input"], kind="embedding") == ["messages"]
+    # A user's name is taken with every kind.
+    assert [request_fields.of_others(["user"], kind=kind) for kind in request_fields.KNOWN] == [[]] * 5
