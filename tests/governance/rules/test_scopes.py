@@ -7,8 +7,6 @@ from governance.rules.calls import Caller
 from governance.rules.names import EACH
 from governance.rules.policy import Policy
 from governance.rules.scopes import (
-    EACH,
-    OF_A_CALL,
     SCOPES,
     BudgetRule,
     MatchedBudget,
