@@ -97,10 +97,10 @@ class EntryRow:
 class EventRow:
     window: WindowRow
     kind: str
+    reason: str
     threshold: str = ""
     old_state: str = ""
     new_state: str = ""
-    reason: str = ""
     actor: str = ""
 
     @property

@@ -50,9 +50,9 @@ _MEDIA = frozenset(
     """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
     document document_url documents media source""".split()  # noqa: SIM905
 )
-# Of a tool call and its function; what else is there, providers add and want back.
-_CALLS_OWN = frozenset({"id", "index", "type", "function", "name", "arguments"})
-_BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
+# Of a tool call and its function, what the tool is told; what else is there, providers add and want back.
+_TOLD = frozenset({"function", "arguments"})
+_BOUNDED_PARTS = frozenset({"text", "thinking", "reference", "refusal"})
 
 
 class UnboundedInput(ValueError):
@@ -460,7 +460,7 @@ def _tool_call(call: Mapping[str, Any], param: str) -> int:
     function = call.get("function")
     for holder in (call, function if isinstance(function, Mapping) else {}):
         for name, value in holder.items():
-            if name not in _CALLS_OWN:
+            if name not in _TOLD:
                 _refuse_hidden(name, value, param)
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
     spaces = arguments.count(",") + arguments.count(":") if isinstance(arguments, str) else 0

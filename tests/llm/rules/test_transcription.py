@@ -166,6 +166,7 @@ def test_audio_that_is_elsewhere_has_no_bound(name: str) -> None:
     assert caught.value.param == name
     estimate = transcription.estimate(payload, max_seconds=600, reserve_unbounded=True)
     assert (estimate.kind, estimate.unit, estimate.units) == ("transcription", "audio_second", 600)
+    assert (estimate.text_tokens, estimate.max_tokens) == (0, None)
 
 
 @pytest.mark.parametrize(
