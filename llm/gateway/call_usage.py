@@ -26,7 +26,7 @@ MODEL_UNKNOWN = "model_unknown"
 PRICE_MISSING = "price_missing"
 # What other providers than Mistral may read and write beside what they were asked to: prompts and thoughts of theirs.
 UNTOLD_TOKENS = 16_384
-# What endpoints write beside an answer's bound without passing it: marks of its end, a least length of their own.
+# What endpoints count beside an answer's bound without passing it: marks of its end, a least length of their own.
 BESIDE_ANSWER = 64
 
 
@@ -148,9 +148,10 @@ class CallUsage:
         if self.quote.max_tokens is None:
             return None
         reported = found.output_tokens if found is not None and found.unit == "token" else 0
-        tokens = -(-max(reported, shown_tokens) // self.quote.answers)
-        if tokens <= self.quote.max_tokens + BESIDE_ANSWER:
+        beside = BESIDE_ANSWER * self.quote.answers
+        if reported <= self._most_written() + beside and shown_tokens <= self._most_written():
             return None
+        tokens = -(-max(reported, shown_tokens) // self.quote.answers)
         return Overrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
 
     def _of_another_line(self, priced: PricedUsage) -> bool:
