@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0015_refused_calls'),
+        ('governance', '0016_console_roles'),
     ]
 
     operations = [
