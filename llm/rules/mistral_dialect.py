@@ -89,6 +89,12 @@ class Request:
     # What `shape` made of it.
     shaped: dict[str, Any] | None = None
 
+    @property
+    def lengthening(self) -> frozenset[str]:
+        """What it asks for that may make an answer longer than its bound, at whoever answers."""
+        names = {name for name, value in self.payload.items() if value is not None} | self.foreign
+        return request_fields.lengthening(names, answers=self.n, tools=bool(self.tools), extra=bool(self.extra))
+
 
 def parse(body: bytes, extra: frozenset[str] = frozenset(), bounds: RequestBounds = _BOUNDS) -> Request:
     """Read and translate a chat request; `extra` are fields that some endpoint takes. Raises DialectError."""
