@@ -354,6 +354,19 @@ def test_what_has_no_bound_counts_as_all_that_the_model_can_read_where_that_is_a
     assert quote.cost_nanos == 32_000 * 1_000 + 10 * 2_000
 
 
+def test_what_has_no_bound_is_answered_as_often_as_it_asks() -> None:
+    estimate = bounds.chat(asked(said([DOCUMENT]), max_tokens=10, n=3), reserve_unbounded=True)
+    quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
+    assert quote is not None
+    assert quote.cost_nanos == 32_000 * 1_000 + 3 * 10 * 2_000
+
+
+def test_tools_count_beside_messages() -> None:
+    plain = bounds.chat(asked(said("x" * 5_000))).text_tokens
+    tools = bounds.chat(asked(said("a"), tools=[TOOL])).text_tokens - bounds.chat(asked(said("a"))).text_tokens
+    assert bounds.chat(asked(said("x" * 5_000), tools=[TOOL])).text_tokens == plain + tools
+
+
 def test_what_has_no_bound_lacks_one_at_a_model_of_unknown_context() -> None:
     estimate = bounds.chat(asked(said([DOCUMENT])), reserve_unbounded=True)
 
