@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
@@ -49,6 +49,8 @@ class ControlView(APIView):
 
     parser_classes = [ExactJson]
     renderer_classes: Sequence[Any] = [JSONRenderer]
+    # By method, the statuses of errors that the API's description cannot tell from what a view takes.
+    refuses: ClassVar[Mapping[str, Collection[int]]] = {}
     now: datetime
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
