@@ -146,6 +146,10 @@ ROUTES = dict(routes(get_resolver().url_patterns))
 
 @pytest.fixture
 def objects(db: None) -> dict[str, Any]:
+    return of_invoices()
+
+
+def of_invoices() -> dict[str, Any]:
     """The path parameter of each kind of object: the ones of acme's agent invoices."""
     by, now = Actor("test"), timezone.now()
     budget = factories.budget(scope_type="agent", scope_key="invoices")
