@@ -33,7 +33,9 @@ class Described(AutoSchema):
     def _get_response_bodies(self, direction: Any = "response") -> Any:
         found = super()._get_response_bodies(direction)
         for status in sorted(self._errors() - {int(status) for status in found}):
-            described = self._get_response_for_code(ErrorBody, str(status), ["application/json"], direction)
+            described = self._get_response_for_code(  # type: ignore[no-untyped-call]
+                ErrorBody, str(status), ["application/json"], direction
+            )
             found[str(status)] = {**described, "description": codes(status)}
         return found
 

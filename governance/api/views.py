@@ -49,7 +49,7 @@ def describe_list(operation_id: str, body: type[Serializer[Any]], *queries: type
 class Negotiation(DefaultContentNegotiation):
     """A `format` that a view has not is refused as an Accept header is."""
 
-    def filter_renderers(self, renderers: Sequence[Any], format: str) -> list[Any]:
+    def filter_renderers(self, renderers: Iterable[Any], format: str) -> list[Any]:
         try:
             return list(super().filter_renderers(renderers, format))
         except Http404 as error:
