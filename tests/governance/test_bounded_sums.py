@@ -69,9 +69,7 @@ def two_reports_of_nine_billion(now: Any) -> None:
     sql("UPDATE governance_spendrollup SET cost_nanos = %s + %s, output_tokens = %s", HUGE, more, 2**62)
     sql("UPDATE governance_budgetevent SET settled_nanos = %s + %s", HUGE, more)
     sql("UPDATE governance_ratemeter SET level_tokens_e6 = %s", 2**62)
-    platform = "(SELECT id FROM governance_budget WHERE scope_type = 'platform')"
-    sql(f"UPDATE governance_budget SET limit_nanos = %s WHERE id IN {platform}", HUGE)
-    sql(f"UPDATE governance_budgetwindow SET limit_nanos = %s WHERE budget_id IN {platform}", money.MAX_LIMIT_NANOS)
+    sql("UPDATE governance_budget SET limit_nanos = %s WHERE scope_type = 'user'", HUGE)
 
 
 @pytest.fixture
@@ -80,6 +78,8 @@ def broken(old_schema: None) -> tuple[Any, Any]:
     now = timezone.now()
     Budget.objects.create(scope_type="platform", window="day", limit_nanos=nanos("100"))
     make.budget("10")
+    # Of nobody who calls, so that no window has another limit.
+    make.budget("10", scope_type="user", scope_key="nobody")
     agent, stranger = persona("agent"), persona("agent", of=make.tenant("globex"))
     persona("agent")
     by = make.caller(agent="invoices")
@@ -136,7 +136,7 @@ def test_a_broken_ledger_is_migrated_and_goes_on(broken: tuple[Any, Any]) -> Non
     assert set(SpendEntry.objects.values_list("cost_nanos", flat=True)) == {money.MAX_AMOUNT_NANOS}
     assert set(BudgetWindow.objects.values_list("settled_nanos", flat=True)) == {2 * money.MAX_AMOUNT_NANOS}
     assert set(SpendRollup.objects.values_list("cost_nanos", flat=True)) == {2 * money.MAX_AMOUNT_NANOS}
-    assert Budget.objects.get(scope_type="platform").limit_nanos == money.MAX_LIMIT_NANOS
+    assert Budget.objects.get(scope_type="user").limit_nanos == money.MAX_LIMIT_NANOS
     kept = AuditEntry.objects.filter(action="ledger.repair", actor="migration", target__startswith="spend entry")
     assert [row.old["cost_nanos"] for row in kept] == [HUGE, HUGE]
     assert [row.new["cost_nanos"] for row in kept] == [money.MAX_AMOUNT_NANOS] * 2
