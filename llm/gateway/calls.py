@@ -26,7 +26,7 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter, Reason
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
@@ -141,7 +141,7 @@ class _GovernedCall:
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # What is known of models that pass their bounds.
-    overruns: Sequence[Overrun] = ()
+    overruns: Sequence[ModelOverrun] = ()
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
     # Whether it was tried once more at a model whose connection had ended.
@@ -308,7 +308,7 @@ class _GovernedCall:
             return None
         return errors.bad_request(estimate.no_bound_at(candidate.entry), param="model", code="unbounded_output")
 
-    def _quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[Overrun] = ()) -> Quoter:
+    def _quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[ModelOverrun] = ()) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
 
         A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay
