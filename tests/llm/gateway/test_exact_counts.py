@@ -36,6 +36,8 @@ def tokenizer(settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     found = PairTokenizer(name="tekken.json")
     settings.TOKENIZERS = {"mistral-large-latest": tmp_path / "tekken.json"}
     monkeypatch.setattr(tokenizers, "read", lambda path: found)
+    # However busy the machine is that tries it.
+    monkeypatch.setattr(tokenizers, "PATIENCE_S", 30.0)
     return found
 
 
