@@ -14,11 +14,10 @@ TRIES_MONEY := $(wildcard tests/*/rules) tests/governance/ledger tests/governanc
 # Percent of statements and branches of all there is: `make coverage`.
 COVERED := 95
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
-	tests/concurrency/test_failures.py
-# What is the same on either database: pure rules, and what passes between clients, gateway and upstream.
-ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/journeys/test_openapi.py \
-	tests/llm/gateway/test_against_books.py $(addprefix tests/llm/gateway/test_,$(addsuffix .py,odd_answers odd_endings \
-	odd_requests exact_counts conversations sign_of_life))
+	tests/concurrency/test_failures.py tests/config/test_databases.py tests/llm/gateway/test_endings.py
+# What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings.
+ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \
+	tests/journeys/test_openapi.py
 # A worker for each core, up to eight: each starts a database, servers and processes of the product.
 SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 comma := ,
@@ -41,7 +40,7 @@ endif
 
 help:
 	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
-	@echo "make test     the whole test suite, on SQLite and on PostgreSQL, and whether all that decides about money was tried"
+	@echo "make test     the whole test suite on SQLite, what depends on the database on PostgreSQL too, and whether all that decides about money was tried"
 	@echo "make coverage what of the product the tests run; half an hour"
 	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
 	@echo "make mutants  change rules and ledger a little, many times, and see whether tests notice; hours"
