@@ -41,7 +41,7 @@ CHECKS = [
 ]
 ROLES = ("agent", "tenant", "viewer", "operator", "")
 # Of each operation: so many requests that the document allows, and so many that it forbids.
-ALLOWED, FORBIDDEN = 3, 2
+ALLOWED, FORBIDDEN = 2, 1
 
 
 # Bodies that are taken, of operators' acts and of what is none.
