@@ -18,8 +18,9 @@ KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurre
 # What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \
 	tests/journeys/test_openapi.py
-# A worker for each core, up to eight: each starts a database, servers and processes of the product.
-SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadfile
+# Workers, each with a database, servers and processes of the product: one more than there are cores, since tests wait
+# for sockets a third of their time, and eight at most.
+SIDE_BY_SIDE := --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=8 --dist=loadfile
 comma := ,
 space := $(subst ,, )
 
