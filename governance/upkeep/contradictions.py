@@ -59,10 +59,8 @@ def _list(table: str, noun: str, column: str, windows: bool) -> str:
 
 
 def _statements() -> Iterator[str]:
-    window, open_window = (
-        "governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id",
-        "w.closed_at IS NULL",
-    )
+    window = "governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
+    open_window = "w.closed_at IS NULL"
     # A window has its budget's limit, and what allowances add to it.
     yield (
         f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"

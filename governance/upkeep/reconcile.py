@@ -15,6 +15,7 @@ reservation together with its charge (5). So drift is found in old hours as in n
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -90,15 +91,20 @@ def check(*, report: Report = silence) -> list[Drift]:
 
 
 def _proved(invariant: int, prove: Callable[[], list[Drift]]) -> list[Drift]:
-    """What a proof finds; where rows cannot even be read, that is what it finds."""
+    """What a proof finds; where rows cannot even be read, that is what it finds. Raises where the database is away."""
     try:
         with transaction.atomic() if connection.vendor == "postgresql" else nullcontext():
             return prove()
     except (DataError, OperationalError, ValueError, TypeError) as error:
-        if isinstance(error, OperationalError) and connection.vendor == "postgresql":
+        # SQLite's general error is about what it read (a list that is none); others are locks, disks, files.
+        if isinstance(error, OperationalError) and _sqlite_code(error) != sqlite3.SQLITE_ERROR:
             raise
         log.exception("invariant %d could not be proved", invariant)
         return [Drift(invariant, f"rows that cannot be read ({error})"[:300], "proofs", 1, 0)]
+
+
+def _sqlite_code(error: OperationalError) -> int | None:
+    return getattr(error.__cause__, "sqlite_errorcode", None)
 
 
 def run(*, now: datetime, repaired: int = 0, report: Report = silence) -> list[Drift]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import uuid_utils.compat as uuids
 from django.core.management import call_command
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 
 from governance import ledger
 from governance.actions import allowances
@@ -160,3 +160,12 @@ def test_rows_that_cannot_be_read_end_in_a_finding(books: dict[str, Any], column
 
 def _shown(id: UUID) -> str:
     return id.hex if connection.vendor == "sqlite" else str(id)
+
+
+def test_a_database_that_is_away_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Any:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr("governance.upkeep.contradictions.found", away)
+    with pytest.raises(OperationalError):
+        reconcile.check()
