@@ -158,7 +158,7 @@ class ModelAdmin(CatalogueAdmin):
         latency_ms = status.breaker.known_latency_ms(now)
         return status.label, status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
 
-    @display(description="max_tokens", label={"passed": "danger"})
+    @display(description="Token bound", label={"passed": "danger"})
     def overrun(self, model: Model) -> tuple[str, str] | None:
         seen = getattr(model, "overran_tokens", None)
         return None if seen is None else ("passed", f"passed: {seen:,} written")
