@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
+from governance.rules.overruns import ModelOverrun
 from llm.rules import anthropic_dialect, bounds, mistral_dialect
 from llm.rules.bounds import UnboundedInput
 from llm.rules.pricing import Entry, Rates
@@ -828,3 +829,37 @@ def test_media_in_a_place_of_text_have_no_bound(message: dict[str, Any], param: 
 
 def test_nothing_in_a_place_of_media_is_nothing() -> None:
     assert bounds.chat(asked(said([{"type": "text", "text": "x", "image_url": None}], audio=None))).images == 0
+
+
+class TestAModelThatPassesItsBound:
+    CALL = bounds.chat(asked(said("Hi"), max_tokens=10))
+
+    def knowing(self, tokens: int, *, place: str = "groq/m") -> bounds.Estimate:
+        return self.CALL.knowing([ModelOverrun("groq/m", "", 50), ModelOverrun("groq/m", "", tokens)], place)
+
+    def test_is_held_for_its_context_and_asked_for_what_was_asked(self) -> None:
+        model = entry("m", context_tokens=1_000)
+        found = bounds.quote(self.knowing(500), model, model="m")
+        assert found is not None
+        assert (found.max_tokens, found.asked_tokens) == (1_000, 10)
+        elsewhere = bounds.quote(self.knowing(500, place="together/m"), model, model="m")
+        assert elsewhere is not None
+        assert elsewhere.max_tokens == 10
+
+    @pytest.mark.parametrize(
+        ("context", "seen", "bounded"),
+        [
+            (1_000, 1_000, True),
+            (1_000, 1_001, False),
+            (None, 60, False),
+            # No model has written that: it says nothing of its context.
+            (1_000, bounds.LONGEST_CONTEXT, False),
+            (1_000, bounds.LONGEST_CONTEXT + 1, True),
+        ],
+    )
+    def test_has_a_bound_where_its_context_is_known_and_not_passed(
+        self, context: int | None, seen: int, bounded: bool
+    ) -> None:
+        model, call = entry("m", context_tokens=context), self.knowing(seen)
+        assert call.is_bounded_at(model) is bounded
+        assert ("m writes more than `max_tokens`" in call.no_bound_at(model)) is not bounded
