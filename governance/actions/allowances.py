@@ -35,7 +35,7 @@ def raise_limit(
     if ends_at <= now:
         raise FieldError("ends_at", "must be in the future")
     # One after the other, or two raises that are each small enough come to more than there may be.
-    ledger.lock_windows(budget.pk)
+    _lock(budget.pk)
     allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
     return _grant(allowance, "budget.raise", by, now)
 
@@ -47,7 +47,7 @@ def top_up(
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
     # First, or a reset closes the window that is chosen here, and the money counts nowhere.
-    ledger.lock_windows(budget.pk)
+    _lock(budget.pk)
     windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
     if subject is not None:
         windows = windows.filter(subject__in=names.spellings_of_subject(budget.scope_type, subject))
@@ -65,7 +65,7 @@ def top_up(
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
     # First, or a reset meanwhile ends the top-up that is judged here.
-    ledger.lock_windows(allowance.budget_id)
+    _lock(allowance.budget_id)
     rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
     found = rows.filter(pk=allowance.pk).first()
     if found is None or state(found, now=now) == ENDED:
@@ -95,6 +95,15 @@ def state(allowance: Allowance, *, now: datetime) -> str:
     if allowance.ends_at is not None and allowance.ends_at <= now:
         return ENDED
     return PLANNED if now < allowance.starts_at else RUNNING
+
+
+def _lock(budget_id: int) -> None:
+    """Lock a budget's open windows, then its row: a call that opens one more at this moment comes before, or after.
+
+    Else that call counts what no longer runs, or not what runs from now on, and nobody looks at its window again.
+    """
+    ledger.lock_windows(budget_id)
+    list(Budget.objects.select_for_update(of=("self",), no_key=True).filter(pk=budget_id).order_by())
 
 
 def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:

@@ -26,11 +26,9 @@ from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.errors import FieldError, NotOpen
-from governance.rules.reports import ReportTrust
+from governance.rules.reports import ACCEPTED_REPORT, ReportTrust
 
 ALERT = "report_needs_review"
-# The reason of the line that an accepted report becomes.
-ACCEPTED_REPORT = "report_accepted"
 
 
 # Of one tenant. More would be no help to whoever decides on them, and a load that one tenant puts on all.

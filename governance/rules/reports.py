@@ -17,6 +17,8 @@ from governance.rules.scopes import PLATFORM
 # budget for each user bounds nothing.
 FIXED_SCOPES = frozenset({"tenant", "key"})
 
+# The reason of the line that an accepted report becomes.
+ACCEPTED_REPORT = "report_accepted"
 # Of the ids of holds that agents make for calls of their own; those of the gateway's calls are of another version.
 OWN_VERSION = 8
 

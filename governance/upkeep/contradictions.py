@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import is_postgres
 from governance.rules import money
+from governance.rules.reports import ACCEPTED_REPORT
 from governance.upkeep.sql import NAME, Contradiction, elements, total
 
 # Whom an entry is for must be whom its reservation was for; so with a correction and what it corrects.
@@ -122,11 +123,12 @@ def _statements() -> Iterator[str]:
         " JOIN governance_spendentry o ON o.id = x.corrects_id"
         f" WHERE {words.differ('x.reservation_id', 'o.reservation_id')} ORDER BY x.id"
     )
-    # An accepted report became a line of what had waited.
+    # An accepted report became a line of what had waited, where an operator had not reported the same call meanwhile.
     yield (
         "SELECT p.id, 'report ' || p.id, 'cost_nanos', x.cost_nanos + p.charged_nanos, p.cost_nanos"
         " FROM governance_pendingreport p JOIN governance_spendentry x ON x.id = p.entry"
-        " WHERE p.status = 'accepted' AND x.cost_nanos + p.charged_nanos <> p.cost_nanos ORDER BY p.id"
+        f" WHERE p.status = 'accepted' AND x.reason = '{ACCEPTED_REPORT}'"
+        " AND x.cost_nanos + p.charged_nanos <> p.cost_nanos ORDER BY p.id"
     )
     if not is_postgres():
         for table, columns in _TIMES.items():

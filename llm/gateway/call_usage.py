@@ -135,7 +135,7 @@ class CallUsage:
             if found.input_tokens > sent + beside:
                 return True
         if entry.is_mistrals:
-            return found.output_tokens > self._most_written()
+            return found.output_tokens > self._most_written() + self._beside_answers
         if bounds.hides_output(entry):
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
@@ -148,11 +148,15 @@ class CallUsage:
         if self.quote.max_tokens is None:
             return None
         reported = found.output_tokens if found is not None and found.unit == "token" else 0
-        beside = BESIDE_ANSWER * self.quote.answers
-        if reported <= self._most_written() + beside and shown_tokens <= self._most_written():
+        if reported <= self._most_written() + self._beside_answers and shown_tokens <= self._most_written():
             return None
         tokens = -(-max(reported, shown_tokens) // self.quote.answers)
         return ModelOverrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
+
+    @property
+    def _beside_answers(self) -> int:
+        """Tokens that are believed, and charged, beyond what was permitted; what is more is an overrun."""
+        return BESIDE_ANSWER * self.quote.answers
 
     def _of_another_line(self, priced: PricedUsage) -> bool:
         """Whether Mistral says that a model of another line served, at more than was held for the one asked for."""

@@ -490,6 +490,7 @@ class _GovernedCall:
         streamed = self._read_events(hold, data)
         said = _json_object(data) if streamed is None else streamed.answer
         choices = sse.choices_of(said)
+        has_answer = bool(said and said.get(self.route.answer_in))
         written_bytes = sse.answer_bytes({"choices": choices})
         if streamed is None:
             used = hold.usage.reported(said)
@@ -506,8 +507,8 @@ class _GovernedCall:
         elif written_bytes and is_over and not broken:
             # An answer all the same, whatever its status says.
             await hold.settle_seen(USAGE_MISSING, at_least=used)
-        elif used is not None or choices or (broken and (is_event_stream or self._begins_answer(data))):
-            # A part of one.
+        elif used is not None or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
+            # A part of one, or one that writes nothing.
             await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):
             await hold.release()

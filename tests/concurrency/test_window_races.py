@@ -14,7 +14,7 @@ from billing.models import BillingAccount, TopUp
 from governance import ledger
 from governance.actions import allowances, budgets, spend_reports
 from governance.audit import Actor
-from governance.ledger import batch, sql, sql_dialect
+from governance.ledger import batch, book, sql, sql_dialect
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.rules.errors import NotOpen
@@ -326,6 +326,21 @@ def test_a_call_loses_a_few_looks_and_then_none(overtaking):
     assert ledger.reserve(make.reserving("0.10"), now=LATER).allowed
     overtaking.end()
     assert len(overtaking.rivals) == batch.LOOKS + 1
+
+
+@pytest.mark.parametrize("act", ["taken back", "granted"])
+def test_a_raise_that_changes_as_a_call_opens_a_window_counts_there_as_it_is_then(act):
+    budget = make.budget("1.00", scope_type="user", scope_key="*")
+    raised = {"budget": budget, "amount_nanos": nanos("100"), "reason": "launch", "by": ADA, "now": NOON}
+    raised |= {"starts_at": NOON, "ends_at": NOON + timedelta(days=3)}
+    given = allowances.raise_limit(**raised) if act == "taken back" else None
+    call = make.reserving("0.10", by=make.caller(user="ann"))
+    meanwhile(
+        # As the writer of calls does, up to its commit: they queue for no budget's turn.
+        lambda: book._run([call], LATER, calmly=False),
+        lambda: allowances.end(allowance=given, by=ADA, now=LATER) if given else allowances.raise_limit(**raised),
+    )
+    assert BudgetWindow.objects.get().limit_nanos == nanos("1" if given else "101")
 
 
 def test_calls_that_lose_no_race_queue_for_nothing(monkeypatch):

@@ -13,10 +13,10 @@ from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connection, transaction
 
 from governance import ledger
-from governance.actions import allowances
+from governance.actions import allowances, reviews
 from governance.audit import Actor
 from governance.ledger.operations import Adjust, Reset
-from governance.models import Allowance, BudgetWindow, Reservation, SpendEntry
+from governance.models import Allowance, BudgetWindow, PendingReport, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -169,3 +169,13 @@ def test_a_database_that_is_away_is_no_finding(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("governance.upkeep.contradictions.found", away)
     with pytest.raises(OperationalError):
         reconcile.check()
+
+
+def test_a_report_that_an_operator_made_meanwhile_at_another_cost_is_none() -> None:
+    make.budget("1.00")
+    trust = reviews.trust_in(tenant_id=make.tenant().pk, agent_is_fixed=False)
+    kept = reviews.report(report=make.reporting("5.00", request_id="r1", trust=trust), now=NOON)
+    assert isinstance(kept, PendingReport)
+    ledger.record(make.reporting("4.90", request_id="r1"), now=NOON)
+    reviews.accept(report=kept, reason="it is that one", by=ADA, now=NOON)
+    assert reconcile.check() == []

@@ -165,6 +165,7 @@ def test_a_stream_under_an_error_s_status_that_breaks_off_is_charged_whole(
         # Overloaded, with a time to come back: it took no work on.
         (503, b'{"error": {"mess', "nothing"),
         (503, b'{"choices":[{"message"', "held"),
+        (529, b'{"error": {"mess', "nothing"),
         (504, b"", "held"),
     ],
 )
@@ -314,3 +315,16 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(
     status, said = ask(product, product.key(of=other), stream=False)
     assert (status, "for the second" in said, "late" in said) == (200, True, False)
     assert holds_by_the_books(booked)
+
+
+def test_a_whole_answer_that_writes_nothing_costs_its_hold_under_an_error_s_status_too(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    body = b'{"object": "list", "data": [{"index": 0, "embedding": [0.1, 0.2]}]}'
+    head = b"HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    booked.usual = Answer(script=[head + body], tokens=0, billed=True)
+    assert product.post("/v1/embeddings", key, model="mistral-embed", input="Hi").status_code == 400
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() == Reservation.objects.get().amount_nanos > 0
+    assert ledger_nanos() >= booked.books.spent_nanos

@@ -215,6 +215,22 @@ def test_marks_and_least_lengths_of_an_endpoint_are_no_overrun(
     assert not Overrun.objects.exists()
 
 
+@pytest.mark.parametrize("tokens", [2, 65, 66])
+def test_a_model_of_mistrals_that_writes_a_little_more_is_charged_so_and_stops_at_its_cap(
+    product: Product, booked: BookedUpstream, tokens: int
+) -> None:
+    make.budget("0.00003")
+    key = product.key()
+    booked.usual = Answer(tokens=tokens, obeys_max_tokens=False)
+    statuses = [ask(product, key, model="mistral-small-latest", max_tokens=1) for _ in range(30)]
+    assert booked.idle()
+    assert statuses[-1] == 402
+    dearest = max(entry.cost_nanos for entry in booked.books.entries)
+    assert booked.books.spent_nanos <= nanos("0.00003") + dearest
+    if tokens <= 65:
+        assert sum(SpendEntry.objects.values_list("cost_nanos", flat=True)) == booked.books.spent_nanos
+
+
 def test_it_holds_by_every_name_that_leads_to_the_model(
     product: Product, booked: BookedUpstream, thinker: Model
 ) -> None:
