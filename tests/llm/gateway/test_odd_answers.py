@@ -192,7 +192,7 @@ def said_to_have_used(read: int, wrote: int, model: str = "mistral-small-2603") 
     [
         said_to_have_used(100_000, 1),
         said_to_have_used(2_000, 1),
-        said_to_have_used(14, 501),
+        said_to_have_used(14, 565),
         said_to_have_used(14, 500, "mistral-medium-latest"),
     ],
     ids=["read far more", "read more", "wrote more", "a dearer model"],
@@ -216,6 +216,13 @@ def test_a_short_prompt_of_a_provider_s_own_is_paid_for_and_seen(
     row = SpendEntry.objects.get()
     assert (row.certainty, row.cost_nanos) == ("confirmed", 900 * 150 + 500 * 600)
     assert row.overage_nanos == row.cost_nanos - Reservation.objects.get().amount_nanos > 0
+
+
+def test_a_few_tokens_more_than_were_asked_for_are_paid_for(product: Product, booked: BookedUpstream, key: str) -> None:
+    booked.next(said_to_have_used(14, 564))
+    ask(product, key, stream=False)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 14 * 150 + 564 * 600)
 
 
 def test_more_pages_than_are_listed_are_charged_at_the_hold(product: Product, booked: BookedUpstream, key: str) -> None:
