@@ -18,7 +18,9 @@ KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurre
 # What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \
 	tests/journeys/test_openapi.py
-# Workers, each with a database, servers and processes of the product: one more than there are cores, since tests wait
+# Those that stop the server, which the workers share.
+STOPS_POSTGRES := tests/concurrency/test_database_restart.py tests/concurrency/test_frozen_database.py
+# Workers, each with a database, a model's API and processes of the product: one more than there are cores, since tests wait
 # for sockets a third of their time, and eight at most.
 SIDE_BY_SIDE := --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=8 --dist=loadfile
 comma := ,
@@ -64,7 +66,9 @@ test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clien
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='$(subst $(space),$(comma),$(strip $(MONEY)))' --fail-under=100
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(TRIES_MONEY:%=--ignore=%)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES:%=--ignore=%) $(ONE_DATABASE:%=--ignore=%)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --database=postgres \
+		$(addprefix --ignore=,$(KNOWS_POSTGRES) $(ONE_DATABASE) $(STOPS_POSTGRES))
+	$(BIN)/python -m pytest --database=postgres $(STOPS_POSTGRES)
 
 coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clients.installed
 	$(BIN)/coverage erase
