@@ -178,11 +178,11 @@ def percentage(env: environ.Env, name: str, *, default: int) -> int:
     return whole(env, name, default=default, maximum=100)
 
 
-def whole(env: environ.Env, name: str, *, default: int, maximum: int) -> int:
-    """A whole number from 0 to `maximum`."""
+def whole(env: environ.Env, name: str, *, default: int, maximum: int, minimum: int = 0) -> int:
+    """A whole number from `minimum` to `maximum`."""
     raw = _raw(env, name, str(default))
-    if not (raw.isascii() and raw.isdecimal() and len(raw) < 10 and int(raw) <= maximum):
-        raise ImproperlyConfigured(f"{name} must be a whole number from 0 to {maximum}, not {raw!r}.")
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 10 and minimum <= int(raw) <= maximum):
+        raise ImproperlyConfigured(f"{name} must be a whole number from {minimum} to {maximum}, not {raw!r}.")
     return int(raw)
 
 

@@ -103,7 +103,28 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 # The proxy that ends TLS redirects to it, and whether subdomains follow is its owner's choice.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
-DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+# What anybody may send: bytes of bodies of calls, and of anything else; what JSON may hold; what a call may.
+MAX_BODY_BYTES = check.whole(env, "MAX_BODY_BYTES", default=32 * 2**20, minimum=2**16, maximum=2**30)
+DATA_UPLOAD_MAX_MEMORY_SIZE = check.whole(env, "MAX_API_BODY_BYTES", default=2 * 2**20, minimum=2**16, maximum=2**26)
+# A body of that size stays in memory, and never becomes a file.
+FILE_UPLOAD_MAX_MEMORY_SIZE = DATA_UPLOAD_MAX_MEMORY_SIZE
+MAX_JSON_DEPTH = check.whole(env, "MAX_JSON_DEPTH", default=64, minimum=8, maximum=200)
+MAX_JSON_VALUES = check.whole(env, "MAX_JSON_VALUES", default=200_000, minimum=1_000, maximum=10_000_000)
+MAX_JSON_FIELDS = check.whole(env, "MAX_JSON_FIELDS", default=1_000, minimum=100, maximum=100_000)
+MAX_TEXT_CHARACTERS = check.whole(env, "MAX_TEXT_CHARACTERS", default=30_000_000, minimum=1_000, maximum=2**30)
+MAX_MESSAGES = check.whole(env, "MAX_MESSAGES", default=10_000, minimum=1, maximum=1_000_000)
+MAX_CONTENT_PARTS = check.whole(env, "MAX_CONTENT_PARTS", default=1_000, minimum=1, maximum=100_000)
+MAX_TOOLS = check.whole(env, "MAX_TOOLS", default=512, minimum=1, maximum=10_000)
+# Of one key: how many large bodies are read and parsed at a time, and how many bytes of them are held by its calls.
+LARGE_BODIES_PER_KEY = check.whole(env, "LARGE_BODIES_PER_KEY", default=2, minimum=1, maximum=100)
+LARGE_BODY_BYTES_PER_KEY = check.whole(
+    env, "LARGE_BODY_BYTES_PER_KEY", default=256 * 2**20, minimum=2**16, maximum=2**35
+)
+# How slowly requests may come: seconds for the header section, and of silence in a body.
+HEADER_TIMEOUT_S = check.seconds(env, "HEADER_TIMEOUT_S", default=10, minimum=1)
+BODY_TIMEOUT_S = check.seconds(env, "BODY_TIMEOUT_S", default=20, minimum=1)
+MAX_HEADER_BYTES = check.whole(env, "MAX_HEADER_BYTES", default=2**16, minimum=2**13, maximum=2**20)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

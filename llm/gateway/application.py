@@ -10,10 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.db import DatabaseError
 
-from llm.gateway import calls, errors, idempotency, reads
-from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
+from governance.rules import charsets
+from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads
+from llm.gateway.asgi import Receive, Scope, Send
+from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
 
@@ -31,10 +34,10 @@ class GatewayApplication(Gateway):
         exchange = Exchange(scope, receive, send, request_id=str(uuids.uuid7()))
         try:
             await self._route(exchange)
-        except ClientGone:
+        except bodies.ClientGone:
             pass
-        except BodyTooLarge as error:
-            await self._refuse(exchange, errors.too_large(error.limit))
+        except tuple(errors.BODIES) as error:
+            await self._refuse(exchange, errors.bad_body(error))
         except errors.GatewayError as error:
             await self._refuse(exchange, error)
         except DatabaseError:
@@ -64,14 +67,23 @@ class GatewayApplication(Gateway):
         raise errors.not_found(f"There is no {path} here: only calls that can be bounded and priced are passed on.")
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
+        if not charsets.is_utf_8(exchange.header("content-type")):
+            raise errors.unsupported(charsets.SENTENCE, param="content-type")
         identity = await self.identify(exchange)
-        await idempotency.once(
-            self,
-            exchange,
-            identity,
-            lambda exchange: calls.serve(self, exchange, identity, route),
-            limit=route.max_body_bytes,
-        )
+
+        async def check_status() -> None:
+            await caller_status.check(self, identity)
+
+        with self.bodies.turn(identity.key_id) as turn:
+            exchange.admit(
+                limit=settings.MAX_BODY_BYTES,
+                patience_s=settings.BODY_TIMEOUT_S,
+                turn=turn,
+                when_large=check_status,
+            )
+            await idempotency.once(
+                self, exchange, identity, lambda exchange: calls.serve(self, exchange, identity, route)
+            )
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         if exchange.started:

@@ -26,17 +26,18 @@ from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import errors, upstream
+from llm.gateway import caller_status, errors, upstream
+from llm.gateway.bodies import ClientGone
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
-from llm.gateway.http import ClientGone, Exchange
+from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
 from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, exact_count, mistral_dialect, sse, unreadable
+from llm.rules import bounds, exact_count, forms, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.exact_count import Tokenizer
 from llm.rules.mistral_dialect import Request
@@ -49,15 +50,22 @@ from llm.state.telemetry import Attempt
 
 async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
     """Answer a call of any route, plain or streaming."""
-    body = await exchange.body(limit=route.max_body_bytes)
+    body = await exchange.body()
     exchange.watch()
-    try:
+
+    def read() -> tuple[Request, bounds.Estimate]:
         request = route.parse(body, exchange.header("content-type"))
-        estimate = route.estimate(request, identity.default_max_tokens)
-    except mistral_dialect.DialectError as error:
-        raise _mistake(error) from error
-    except bounds.UnboundedInput as error:
+        return request, route.estimate(request, identity.default_max_tokens)
+
+    try:
+        request, estimate = await exchange.turn.work(len(body), read)
+    except (mistral_dialect.DialectError, bounds.UnboundedInput) as error:
+        # Who may not call at all is told that first.
+        await caller_status.check(gateway, identity)
+        if isinstance(error, mistral_dialect.DialectError):
+            raise _mistake(error) from error
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
+    exchange.turn.leave()
     catalogue = snapshot.current()
     asked = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
@@ -527,6 +535,8 @@ class _GovernedCall:
 
 
 def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
+    if error.code == forms.WRONG_CHARSET:
+        return errors.unsupported(error.message, param="content-type")
     return errors.bad_request(error.message, param=error.param, code=error.code)
 
 

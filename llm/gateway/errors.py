@@ -17,6 +17,7 @@ from governance import ports
 from governance.rules import money, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Decision, Reason, WindowView
+from llm.gateway import bodies
 
 LONGEST_WAIT_S = 60
 
@@ -51,10 +52,29 @@ def bad_request(message: str, *, param: str | None = None, code: str = "invalid_
     return GatewayError(400, "invalid_request_error", code, message, param)
 
 
-def too_large(limit: int) -> GatewayError:
-    return GatewayError(
-        413, "invalid_request_error", "body_too_large", f"The body may have at most {limit} bytes.", None
-    )
+def unsupported(message: str, *, param: str) -> GatewayError:
+    """The body is written or packed in a way that is not read here."""
+    return GatewayError(415, "invalid_request_error", "unsupported_media_type", message, param)
+
+
+# What can be wrong with a body whatever is in it: status, code and field. The rest of it may still be on its way.
+BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
+    bodies.BodyTooLarge: (413, "body_too_large", None),
+    bodies.BodyTooSlow: (408, "body_timeout", None),
+    bodies.PackingUnknown: (415, "unsupported_media_type", "content-encoding"),
+    bodies.PackingBroken: (400, "invalid_request", "content-encoding"),
+    bodies.TooManyBodies: (429, "too_many_large_bodies", None),
+}
+
+
+def bad_body(error: Exception) -> GatewayError:
+    status, code, param = BODIES[type(error)]
+    headers = [("connection", "close")]
+    if status == 415:
+        headers.append(("accept-encoding", ", ".join(bodies.PACKINGS)))
+    if status == 429:
+        headers.append(("retry-after", "1"))
+    return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, str(error), param, tuple(headers))
 
 
 def unauthorized(message: str) -> GatewayError:

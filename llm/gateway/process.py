@@ -16,6 +16,7 @@ from governance.actions import budgets, stops
 from governance.ledger.writer import GroupCommit
 from llm.catalogue import snapshot
 from llm.gateway import errors
+from llm.gateway.bodies import Bodies
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
@@ -45,6 +46,11 @@ class Gateway:
         await self.read(routing.load)
         known = await self.read(routing.known_names)
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
+        self.bodies = Bodies(
+            at_a_time=settings.LARGE_BODIES_PER_KEY,
+            most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
+            patience_s=settings.BODY_TIMEOUT_S,
+        )
         self.commits = GroupCommit()
         self.commits.start()
         self.breakers = breakers.shared()
@@ -79,6 +85,7 @@ class Gateway:
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
         self.tokenizers.close()
+        self.bodies.close()
         await self.read(lambda: connection.close())
         self._reader.shutdown()
 

@@ -9,12 +9,11 @@ from typing import Any
 from django.conf import settings
 
 from governance.rules.calls import Usage
+from governance.rules.json_bounds import JsonBounds
 from llm.rules import bounds, mistral_dialect, transcription, usage
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
-
+from llm.rules.request_bounds import RequestBounds
 
 # What counts an answer: (answer, the model that was asked, the unit of the estimate).
 ReadUsage = Callable[[Any, str, str], Usage | None]
@@ -34,7 +33,6 @@ class Route:
     answer_in: str = "choices"
     # Of what is not counted in tokens: the most that one call can use, a setting.
     most_units: str = ""
-    max_body_bytes: int = MAX_BODY_BYTES
 
     def is_beyond(self, units: int, *, held: int) -> bool:
         """Whether so many units cannot have been used by one call, that was held for with so many."""
@@ -65,10 +63,24 @@ def _reserves_unbounded() -> bool:
     return bool(settings.UNBOUNDED_INPUTS == "reserve_full_context")
 
 
+def _bounds() -> RequestBounds:
+    return RequestBounds(
+        JsonBounds(
+            depth=settings.MAX_JSON_DEPTH,
+            values=settings.MAX_JSON_VALUES,
+            fields=settings.MAX_JSON_FIELDS,
+            characters=settings.MAX_TEXT_CHARACTERS,
+        ),
+        messages=settings.MAX_MESSAGES,
+        parts=settings.MAX_CONTENT_PARTS,
+        tools=settings.MAX_TOOLS,
+    )
+
+
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
-    parse=lambda body, _: mistral_dialect.parse(body),
+    parse=lambda body, _: mistral_dialect.parse(body, _bounds()),
     estimate=lambda request, default: bounds.chat(
         request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
     ),
@@ -77,14 +89,14 @@ CHAT = Route(
 FIM = Route(
     path="/fim/completions",
     kind="fim",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="fim"),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="fim", bounds=_bounds()),
     estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
     read_usage=_written,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
     kind="embedding",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding"),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding", bounds=_bounds()),
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
     answer_in="data",
@@ -92,7 +104,7 @@ EMBEDDINGS = Route(
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation"),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation", bounds=_bounds()),
     estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
     answer_in="results",
@@ -100,7 +112,7 @@ MODERATIONS = Route(
 OCR = Route(
     path="/ocr",
     kind="ocr",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="ocr"),
+    parse=lambda body, _: mistral_dialect.parse_other(body, kind="ocr", bounds=_bounds()),
     estimate=lambda request, _: bounds.ocr(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),

@@ -12,7 +12,10 @@ from typing import Any
 
 import orjson
 
-from llm.rules import request_fields
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds
+from llm.rules import request_bounds, request_fields
+from llm.rules.request_bounds import RequestBounds
 
 PROVIDER = "mistral"
 MAX_N = 128
@@ -34,6 +37,7 @@ _REFUSED = {
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
 # What OpenAI's clients echo in a message and Mistral does not know.
 _DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
+_BOUNDS = RequestBounds()
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
 
@@ -72,9 +76,9 @@ class Request:
     model_at: tuple[int, int] | None = None
 
 
-def parse(body: bytes) -> Request:
+def parse(body: bytes, bounds: RequestBounds = _BOUNDS) -> Request:
     """Read and translate a chat request. Raises DialectError."""
-    payload = load_object(body, kind="chat")
+    payload = load_object(body, kind="chat", bounds=bounds)
     request = Request(body=body, payload=payload, model=_model(payload))
     request.foreign = request_fields.COMPATIBLE["chat"] & payload.keys()
     for name in request.foreign:
@@ -93,9 +97,9 @@ def parse(body: bytes) -> Request:
     return request
 
 
-def parse_other(body: bytes, *, kind: str) -> Request:
+def parse_other(body: bytes, *, kind: str, bounds: RequestBounds = _BOUNDS) -> Request:
     """Read and translate a request of another kind: "fim", "embedding", "moderation" or "ocr". Raises DialectError."""
-    payload = load_object(body, kind=kind)
+    payload = load_object(body, kind=kind, bounds=bounds)
     request = Request(body=body, payload=payload, model=_model(payload), kind=kind)
     request.user = _attribution(payload)
     request.metadata = _metadata(payload)
@@ -148,12 +152,21 @@ def refuse_foreign(request: Request) -> None:
         raise DialectError(f"`{field}` is not supported by {request.model}: leave it out.", field, "unsupported_field")
 
 
-def load_object(body: bytes, *, kind: str) -> dict[str, Any]:
-    """The JSON object that a request's body must be, of known fields alone. Raises DialectError."""
+def load_object(body: bytes, *, kind: str, bounds: RequestBounds | None = None) -> dict[str, Any]:
+    """The JSON object that a request's body must be, of known fields alone. Raises DialectError.
+
+    `bounds` None: they were looked at before.
+    """
     if not body.strip():
         raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
     try:
+        if bounds is not None:
+            json_bounds.check_text(body, bounds.json)
         payload = orjson.loads(body)
+        if bounds is not None and isinstance(payload, dict):
+            request_bounds.check(payload, bounds)
+    except BeyondBounds as error:
+        raise DialectError(error.sentence, error.field or None, "out_of_bounds") from error
     except orjson.JSONDecodeError as error:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):
