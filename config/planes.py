@@ -1,13 +1,9 @@
 """The two planes behind one port: the gateway answers /v1/, Django everything else."""
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Protocol
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from llm.gateway.asgi import Application, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,10 @@ from rest_framework.views import APIView
 
 from governance.api import tables
 from governance.api.authentication import Principal, principal
-from governance.api.pagination import NewestFirst
-from governance.api.parsing import ExactJson
+from governance.api.pagination import LARGEST_ID, NewestFirst
+from governance.api.parsing import ExactJson, check_query
 
 CHUNK = 500
-# What a database's 64-bit key can hold; a larger one names nothing.
-LARGEST_ID = 2**63 - 1
 
 Present = Callable[[Sequence[Any]], list[dict[str, Any]]]
 Found = TypeVar("Found")
@@ -56,6 +54,7 @@ class ControlView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.now = timezone.now()
         super().initial(request, *args, **kwargs)
+        check_query(request.query_params)
 
     @property
     def by(self) -> Principal:
@@ -87,7 +86,7 @@ class ListView(ControlView):
         if tables.wanted(self.request):
             every = _presented(rows.iterator(chunk_size=CHUNK), present)
             return tables.streamed(self.request, every, columns=list(columns), name=self.table_name)
-        paginator = NewestFirst()
+        paginator = NewestFirst(rows.model._meta.pk)
         page = paginator.paginate_queryset(rows, self.request, view=self)
         return paginator.get_paginated_response(present(page or []))
 

@@ -113,11 +113,9 @@ def test_a_bomb_is_not_unpacked_beyond_the_bound(product: Product) -> None:
 
 
 @pytest.mark.parametrize("depth", [64, 255, 500, 1_000, 1_024, 5_000, 100_000])
-@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"1" + b"}")])
-def test_json_may_not_be_nested_without_end(product: Product, depth: int, pair: tuple[bytes, bytes]) -> None:
-    opening, closing = pair
-    body = b'{"model":"mistral-large-latest","metadata":' + opening * depth + b"1" * (opening == b"[") + b""
-    body += (b"]" * depth if opening == b"[" else b"1" + b"}" * depth) + b',"messages":[]}'
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_json_may_not_be_nested_without_end(product: Product, depth: int, opening: bytes, closing: bytes) -> None:
+    body = b'{"model":"m","messages":[],"metadata":' + opening * depth + b"1" + closing * depth + b"}"
     answer = send(product, body)
 
     assert answer.status_code == 400
