@@ -4,6 +4,7 @@ import logging
 from typing import Protocol
 
 from llm.gateway.asgi import Application, Receive, Scope, Send
+from llm.gateway.routes import meant
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ def compose(*, gateway: DataPlane, django: Application) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(gateway, receive, send)
-        elif scope["path"].startswith("/v1/") or scope["path"] == "/v1":
+        elif scope["path"].startswith("/v1/") or scope["path"] == "/v1" or meant(scope["path"]):
+            # Also what a client asks for whose base address lacks /v1: it is told in its own words.
             await gateway(scope, receive, send)
         else:
             await django(scope, receive, send)

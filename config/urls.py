@@ -5,16 +5,18 @@ from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
-from config import health_api
+from config import health_api, unknown_paths
 from config.metrics import metrics
 from governance.api.errors import unknown_path
 from governance.api.routes import both
 
-to_console = RedirectView.as_view(pattern_name="admin:index")
+handler400 = "config.unknown_paths.bad_request"
+handler404 = "config.unknown_paths.unknown"
+handler500 = "config.unknown_paths.failed"
 
 urlpatterns = [
-    path("", to_console),
-    path("admin", to_console),
+    path("", unknown_paths.root),
+    path("admin", unknown_paths.root),
     # Stripe runs' former address, for bookmarks.
     re_path(
         r"^admin/billing/stripecheck/(?P<rest>.*)$",
@@ -42,3 +44,4 @@ urlpatterns.append(
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     urlpatterns.append(path("api/", include(module)))
 urlpatterns.append(re_path(r"^api(?:/|$)", unknown_path))
+urlpatterns.append(re_path("", unknown_paths.unknown))

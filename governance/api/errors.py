@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, TooManyFieldsSent
 from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
@@ -114,6 +115,7 @@ def envelope(code: str, message: str, param: str | None, request_id: str | None)
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 
 
+@csrf_exempt
 def unknown_path(request: HttpRequest) -> JsonResponse:
     """What any other path under /api/ answers."""
     return JsonResponse(body("not_found", "There is no such path.", None, request), status=404)

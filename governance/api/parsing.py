@@ -58,7 +58,7 @@ def check_query(query: QueryDict) -> None:
     if len(query) > MOST_PARAMETERS:
         raise BeyondBounds("", f"may not come with more than {MOST_PARAMETERS} parameters in the query.")
     for name, values in query.lists():
-        for text in (name, *values):
-            if len(text) > MOST_CHARACTERS:
+        for text in values:
+            if max(len(name), len(text)) > MOST_CHARACTERS:
                 raise BeyondBounds(name, f"may have at most {MOST_CHARACTERS:,} characters.")
-    json_bounds.check(dict(query.lists()), JsonBounds(), storable=True)
+            json_bounds.check({name: text}, JsonBounds(), storable=True)

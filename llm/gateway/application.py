@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from governance.rules import charsets
-from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads
+from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, routes
 from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
@@ -64,7 +64,7 @@ class GatewayApplication(Gateway):
             return lambda exchange: reads.models(self, exchange), "GET"
         if path == BATCH or path.startswith(BATCH + "/"):
             raise errors.batch_not_allowed()
-        raise errors.not_found(f"There is no {path} here: only calls that can be bounded and priced are passed on.")
+        raise errors.not_found(_advice(path))
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         if not charsets.is_utf_8(exchange.header("content-type")):
@@ -90,6 +90,16 @@ class GatewayApplication(Gateway):
             # Too late for a status: the answer just ends.
             return
         await exchange.answer_json(error.status, error.body(), error.headers)
+
+
+def _advice(path: str) -> str:
+    """What to ask instead of a path that is none."""
+    there_is_none = f"There is no {path[:200]} here"
+    if path == "/v1":
+        return f"{there_is_none}: this is the base address, to which a client adds /chat/completions or /models."
+    if instead := routes.meant(path):
+        return f"{there_is_none}: the base address of this API ends in /v1, so this would be {instead}."
+    return f"{there_is_none}: only calls that can be bounded and priced are passed on."
 
 
 gateway = GatewayApplication()

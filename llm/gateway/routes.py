@@ -147,3 +147,19 @@ ROUTES = {
         TRANSCRIPTIONS,
     )
 }
+
+# What else there is below /v1, with names below it.
+_READS = ("models", "budget", "batch")
+# Addresses of the control plane, some of which end like ours.
+_OTHERS = frozenset({"api", "admin", "billing", "metrics", "static"})
+
+
+def meant(path: str) -> str:
+    """The path below /v1 that one probably means which is none: without /v1, with more of it, or too many slashes."""
+    parts = [part for part in path[:500].split("/") if part]
+    if not parts or parts[0] in _OTHERS:
+        return ""
+    for start in range(len(parts)):
+        if (found := f"/v1/{'/'.join(parts[start:])}") in ROUTES or parts[start] in _READS:
+            return found
+    return "/v1" if parts[0] == "v1" else ""

