@@ -1,6 +1,7 @@
 """Typed readers of environment variables that stop start-up with a sentence naming the variable."""
 
 import os
+import re
 import secrets as random_secrets
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -22,6 +23,7 @@ NOTICING = {
     "tcp_user_timeout": 20_000,
 }
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
+_ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.IGNORECASE)
 Choice = TypeVar("Choice", int, str)
 
 
@@ -71,6 +73,17 @@ def files_by_model(env: environ.Env, name: str) -> dict[str, Path]:
 def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
     """A comma-separated list; empty or missing means the default."""
     return [part for raw in _raw(env, name, "").split(",") if (part := raw.strip())] or default
+
+
+def origins(env: environ.Env, name: str) -> list[str]:
+    """Origins of web pages, comma-separated, or * alone for any."""
+    found = names(env, name, default=[])
+    for part in found:
+        if part != "*" and not _ORIGIN.fullmatch(part):
+            raise ImproperlyConfigured(
+                f"{name} must list origins such as https://app.example.com, without a path; not {part!r}."
+            )
+    return [part.lower() for part in found]
 
 
 def boolean(env: environ.Env, name: str, *, default: bool) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from typing import Protocol
 
+from config import cors
 from llm.gateway.asgi import Application, Receive, Scope, Send
 from llm.gateway.routes import meant
 
@@ -18,12 +19,14 @@ class DataPlane(Protocol):
 def compose(*, gateway: DataPlane, django: Application) -> Application:
     """One ASGI application. The gateway is called before any of Django's request handling, for its cost."""
 
+    data_plane = cors.allowing(gateway)
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(gateway, receive, send)
         elif scope["path"].startswith("/v1/") or scope["path"] == "/v1" or meant(scope["path"]):
             # Also what a client asks for whose base address lacks /v1: it is told in its own words.
-            await gateway(scope, receive, send)
+            await data_plane(scope, receive, send)
         else:
             await django(scope, receive, send)
 

@@ -25,6 +25,8 @@ SECRET_KEY_FALLBACKS = check.secrets(env, "SECRET_KEY_FALLBACKS")
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
+# Web pages that may call /v1 from a browser; with DEBUG those of this machine, too.
+CORS_ALLOWED_ORIGINS = check.origins(env, "CORS_ALLOWED_ORIGINS")
 
 INSTALLED_APPS = [
     # Not its default one, which would put its own site in place of ours.
