@@ -1,4 +1,4 @@
-"""Which pages of other origins a browser lets call the data plane, by Starlette's middleware for any ASGI application."""
+"""Which pages of other origins a browser lets call the data plane; the answers are Starlette's, for bare ASGI."""
 
 from __future__ import annotations
 

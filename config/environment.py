@@ -147,6 +147,16 @@ def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] =
     return value
 
 
+def proxy(env: environ.Env, name: str) -> str:
+    """A proxy's URL, "none", or "" for what the environment says. No message shows it: it may hold a password."""
+    value = _raw(env, name, "")
+    if value.lower() == "none":
+        return "none"
+    if value and not (_is_url(value, ("http", "https")) and urlsplit(value).hostname):
+        raise ImproperlyConfigured(f"{name} must be the http:// or https:// URL of a proxy, none, or empty.")
+    return value
+
+
 def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
     try:
         parts = urlsplit(value)

@@ -213,6 +213,11 @@ ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
 # What counts the tokens of which model exactly (the extra `tokenizers`); all others are counted by bytes.
 TOKENIZERS = check.files_by_model(env, "TOKENIZERS")
 
+# The proxy that providers and Stripe are called through: the environment's, unless it is named here, or none.
+UPSTREAM_PROXY = check.proxy(env, "UPSTREAM_PROXY")
+# Bytes of one model's answer, unpacked: what is longer is cut.
+MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, minimum=2**16, maximum=2**30)
+
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client

@@ -47,6 +47,9 @@ from llm.rules.stated_errors import StatedError, error_in
 from llm.state import routing
 from llm.state.telemetry import Attempt
 
+# All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
+JSON = ("content-type", "application/json")
+
 
 async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
     """Answer a call of any route, plain or streaming."""
@@ -421,11 +424,11 @@ class _GovernedCall:
             raise Unanswered(self.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
-        await self.exchange.answer(
-            answer.status,
-            data,
-            [("content-type", _content_type(answer)), ("x-request-id", self.exchange.request_id)],
-        )
+        if not _is_json(data):
+            # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
+            message = f"The model's API refused the request with status {answer.status}."
+            data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
+        await self.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.exchange.request_id)])
 
     async def _stream(self, hold: Hold, provider: Provider, answer: Answer, *, sent: float) -> None:
         """Nothing is sent to the client before the first event is here: until then another model may answer."""
@@ -480,7 +483,7 @@ class _GovernedCall:
                 *_budget(hold, self.identity, result),
                 ("x-request-cost-usd", money.format_dollars(cost_nanos)),
                 ("server-timing", _timing(self.exchange.arrived, sent, answered)),
-                ("content-type", "application/json" if streamed is not None else _content_type(answer)),
+                JSON,
             ],
         )
 
@@ -560,8 +563,12 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _content_type(answer: upstream.Refusing) -> str:
-    return answer.headers.get("content-type", "application/json")
+def _is_json(data: bytes) -> bool:
+    """Whether clients can read it as the JSON object that an error is."""
+    try:
+        return isinstance(orjson.loads(data), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
