@@ -77,6 +77,16 @@ def bad_body(error: Exception) -> GatewayError:
     return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, str(error), param, tuple(headers))
 
 
+def headers_too_large(limit: int) -> GatewayError:
+    message = f"The request's line and headers may have at most {limit:,} bytes."
+    return GatewayError(431, "invalid_request_error", "headers_too_large", message)
+
+
+def headers_too_slow() -> GatewayError:
+    message = "The request's headers did not come in time; send it again."
+    return GatewayError(408, "invalid_request_error", "headers_timeout", message)
+
+
 def unauthorized(message: str) -> GatewayError:
     return GatewayError(
         401, "authentication_error", "invalid_api_key", message, None, (("www-authenticate", "Bearer"),)

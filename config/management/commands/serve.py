@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
-from config.installation import INSTALLED, PACKAGES
+from config.installation import INSTALLED
 from config.supervisor import Child, PortTaken, StartFailed, Supervisor, answers, claim, free_port
 
 
@@ -139,10 +139,8 @@ def environment(sandbox: tuple[str, int] | None) -> dict[str, str]:
 
 def web(host: str, port: int, processes: int, sandbox: tuple[str, int] | None) -> Child:
     command = [
-        *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--app-dir", str(PACKAGES)),
-        *("--host", host, "--port", str(port), "--workers", str(processes)),
-        *("--lifespan", "on", "--ws", "none", "--no-server-header", "--no-access-log"),
-        *("--log-level", "warning", "--timeout-graceful-shutdown", "5"),
+        *(sys.executable, "-m", "config", "web", "--host", host, "--port", str(port)),
+        *("--workers", str(processes), "--grace", "5"),
     ]
     return Child(name="web", command=command, environment=environment(sandbox))
 

@@ -45,7 +45,7 @@ def key(product: Product) -> str:
 def is_settled_whole(answer: Any) -> bool:
     """As a call whose answer broke off: the whole hold, as an estimate, and a 5xx for the client."""
     certainties = set(SpendEntry.objects.values_list("certainty", flat=True))
-    waiting = Reservation.objects.filter(state="pending").exists()
+    waiting = Reservation.objects.filter(resolved_at__isnull=True).exists()
     return answer.status_code in (502, 504) and certainties == {"estimated"} and not waiting
 
 
