@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from config import connections
 from tests.product import Product
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -64,11 +65,12 @@ def test_a_header_section_has_a_bound(product: Product, first: bytes, piece: byt
     with connected(product) as peer:
         peer.sendall(first)
         flood(peer, piece, 300)
-        status, said = answered(peer)
+        said = read(peer)
 
-    assert status in (400, 431)
-    if status == 431:
-        assert "65,536 bytes" in said["message"]
+    # In an address they are malformed besides.
+    assert said.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    if first.startswith(b"POST"):
+        assert b"at most 65,536 bytes" in said
 
 
 def test_the_bound_is_a_setting(product: Product, settings: Any) -> None:
@@ -159,14 +161,15 @@ def test_what_frames_a_body_is_bounded(product: Product, frame: bytes) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_client_that_does_not_read_its_answer_is_left(product: Product) -> None:
+def test_a_client_that_does_not_read_its_answer_is_left(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "AFTER_STREAMS_S", 0)
+    ask = b"GET /api/schema HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
     with connected(product) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # Many answers in a row, none of them read.
-        flood(peer, b"GET /api/schema HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 20, 20)
-        time.sleep(9)
-        said = read(peer)
-    assert said.count(b"HTTP/1.1 200") < 400
+        peer.sendall(ask * 30)
+        time.sleep(15)
+
+        assert read(peer).count(b"HTTP/1.1 200") < 30
 
 
 def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
