@@ -19,6 +19,9 @@ from llm.gateway.errors import GatewayError
 # How long what is left of a refused request is taken, and thrown away: a connection that is closed before loses the
 # answer on its way.
 LINGER_S = 2.0
+MOST_HEADERS = 200
+# Of a header section at a time, between which its bounds are looked at.
+PIECE_BYTES = 4 * 1024
 # A stream's own patience comes first, which knows why it ends.
 AFTER_STREAMS_S = 5
 
@@ -50,10 +53,11 @@ class GuardedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         most = settings.MAX_HEADER_BYTES
         while self._is_in_head and data and not self._is_over:
-            if self._head_bytes >= most:
-                self._refuse(errors.headers_too_large(most))
+            if self._head_bytes >= most or len(self.headers or ()) > MOST_HEADERS:
+                self._refuse(errors.headers_too_large(most, MOST_HEADERS))
                 return
-            piece, data = data[: most - self._head_bytes], data[most - self._head_bytes :]
+            taken_bytes = min(most - self._head_bytes, PIECE_BYTES)
+            piece, data = data[:taken_bytes], data[taken_bytes:]
             self._head_bytes += len(piece)
             super().data_received(piece)
         if self._is_over or not data:
@@ -62,7 +66,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self._frame_bytes > most + len(data):
             # No part of a body for so long: a chunk's size or a trailer without an end.
-            self._refuse(errors.headers_too_large(most))
+            self._refuse(errors.headers_too_large(most, MOST_HEADERS))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

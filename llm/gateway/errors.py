@@ -77,8 +77,8 @@ def bad_body(error: Exception) -> GatewayError:
     return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, str(error), param, tuple(headers))
 
 
-def headers_too_large(limit: int) -> GatewayError:
-    message = f"The request's line and headers may have at most {limit:,} bytes."
+def headers_too_large(limit: int, count: int) -> GatewayError:
+    message = f"The request's line and headers may have at most {limit:,} bytes, and be at most {count} headers."
     return GatewayError(431, "invalid_request_error", "headers_too_large", message)
 
 

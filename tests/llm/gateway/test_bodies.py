@@ -97,6 +97,7 @@ def test_a_body_packed_otherwise_is_told_what_may_be_sent(product: Product, pack
         gzip.compress(orjson.dumps(HI)[:20]) + gzip.compress(orjson.dumps(HI)[20:]),
         b"",
     ],
+    ids=["not at all", "cut", "followed", "in two", "empty"],
 )
 def test_a_body_that_is_not_packed_as_it_says_is_a_400(product: Product, content: bytes) -> None:
     assert error_of(send(product, content, content_encoding="gzip")) == (400, "invalid_request", "content-encoding")
