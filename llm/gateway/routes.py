@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,6 +150,7 @@ ROUTES = {
 }
 
 # What else there is below /v1, with names below it.
+_VERSION = re.compile(r"v\d+")
 _READS = ("models", "budget", "batch")
 # Addresses of the control plane, some of which end like ours.
 _OTHERS = frozenset({"api", "admin", "billing", "metrics", "static"})
@@ -159,7 +161,10 @@ def meant(path: str) -> str:
     parts = [part for part in path[:500].split("/") if part]
     if not parts or parts[0] in _OTHERS:
         return ""
-    for start in range(len(parts)):
-        if (found := f"/v1/{'/'.join(parts[start:])}") in ROUTES or parts[start] in _READS:
+    for start, part in enumerate(parts):
+        if (found := f"/v1/{'/'.join(parts[start:])}") in ROUTES or part in _READS:
             return found
+        if _VERSION.fullmatch(part) and part != "v1":
+            # Another version is another API.
+            return ""
     return "/v1" if parts[0] == "v1" else ""
