@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from config import connections
 from tests.product import Product
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -159,18 +158,6 @@ def test_what_frames_a_body_is_bounded(product: Product, frame: bytes) -> None:
         began = time.monotonic()
         read(peer)
     assert time.monotonic() - began < 10
-
-
-def test_a_client_that_does_not_read_its_answer_is_left(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "AFTER_STREAMS_S", 0)
-    ask = f"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {product.key()}\r\n\r\n".encode()
-    with connected(product) as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.settimeout(20)
-        flood(peer, ask, 300)
-        time.sleep(5)
-
-        assert read(peer).count(b"HTTP/1.1 200") < 300
 
 
 def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
