@@ -39,6 +39,9 @@ class Answer:
     # How fast: tokens a second (None: in one burst), in events of so many; the rest is about the bytes.
     pace: float | None = None
     event_tokens: int = 1
+    # From this token on it writes without sending, and sends that in one event at its end, as Mistral does with a tool
+    # call. The stream has begun before, with a part that holds nothing.
+    whole_from: int | None = None
     head_after_s: float = 0.0
     dribble: tuple[int, float] | None = None
     heartbeat_s: float | None = None
@@ -262,6 +265,13 @@ class Events:
         data = chunk if isinstance(chunk, str) else json.dumps(chunk)
         form = {"sse": "data: {}\n\n", "sse_crlf": "data: {}\r\n\r\n", "sse_single": "data: {}\n", "ndjson": "{}\n"}
         return form[self._answer.framing].format(data).encode()
+
+    def begun(self) -> bytes:
+        """The first part of each answer, which says that it is one."""
+        parts = [
+            {"index": i, "delta": {"role": "assistant", "content": ""}, "finish_reason": None} for i in range(self._n)
+        ]
+        return b"".join(self.framed({**self._head, "choices": [part]}) for part in parts)
 
     def written(self, first: int, count: int, used: Used) -> bytes:
         """So many tokens of each answer, from the one numbered `first` on."""

@@ -33,7 +33,7 @@ TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 4, 8
 _UNREAD = frozenset(
     """model stream stream_options max_tokens max_completion_tokens max_output_tokens temperature top_p n best_of seed
     random_seed stop user metadata logprobs top_logprobs presence_penalty frequency_penalty parallel_tool_calls
-    tool_choice safe_prompt service_tier prompt_mode reasoning_effort""".split()  # noqa: SIM905
+    tool_choice safe_prompt service_tier prompt_mode reasoning_effort enable_thinking thinking_budget""".split()  # noqa: SIM905
 )
 # Texts of a message that are its template's, not the prompt's.
 _TEMPLATE = frozenset({"role", "type"})

@@ -434,11 +434,18 @@ class Generation:
             content_type="application/x-ndjson" if answer.framing == "ndjson" else "text/event-stream", length=None
         )
         beats = asyncio.get_running_loop().create_task(self._beat()) if answer.heartbeat_s else None
+        whole_from = self._tokens if answer.whole_from is None else min(answer.whole_from, self._tokens)
         try:
+            if answer.whole_from is not None:
+                await output.body(events.begun())
             async for first, count in self._paced():
-                await output.body(events.written(first, count, self._used()))
+                if first < whole_from:
+                    await output.body(events.written(first, count, self._used()))
                 if not self._connection.gone.is_set():
+                    # What is kept for the end is paid for by whoever was there while it was written.
                     self._marks.append((output.written_bytes, self._entry.output_tokens))
+            if whole_from < self._tokens:
+                await output.body(events.written(whole_from, self._tokens - whole_from, self._used()))
             if answer.error is not None:
                 await output.body(events.error())
             else:

@@ -154,7 +154,7 @@ def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callab
     dice = random.Random(SEED)  # noqa: S311 - a demo, not a secret
     start = (now - timedelta(days=DAYS)).replace(minute=0, second=0, microsecond=0)
     due = _billing_periods(start, now)
-    with transaction.atomic():
+    with transaction.atomic(), ledger.patiently():
         told, until = 0, start
         while until + SLOT <= now:
             until += SLOT

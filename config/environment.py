@@ -3,13 +3,15 @@
 import os
 import re
 import secrets as random_secrets
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+
+from governance.rules import money
 
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
@@ -22,6 +24,9 @@ NOTICING = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# How PostgreSQL notices that one of our processes was stopped in mid-transaction: its session ends, and what it had
+# locked is free. Transactions of the ledger have more such deadlines of their own (`governance.ledger.sql_dialect`).
+STOPPED_CLIENT = "-c idle_in_transaction_session_timeout=30s"
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 _ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.IGNORECASE)
 Choice = TypeVar("Choice", int, str)
@@ -172,10 +177,10 @@ def dollars(env: environ.Env, name: str, *, default: str) -> Decimal | None:
     if not raw:
         return None
     try:
-        value = Decimal(raw)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or value <= 0:
+        value = money.decimal(raw)
+    except money.AmountError:
+        value = Decimal(0)
+    if value <= 0:
         raise ImproperlyConfigured(
             f"{name} must be a positive number of dollars such as 10 or 2.50, or empty for none; not {raw!r}."
         )
@@ -215,10 +220,10 @@ def exchange_rates(env: environ.Env, name: str) -> dict[str, Decimal]:
     for part in names(env, name, default=[]):
         currency, _, raw = part.partition("=")
         try:
-            rate = Decimal(raw)
-        except InvalidOperation:
-            rate = Decimal("NaN")
-        if len(currency) != 3 or not currency.isalpha() or not rate.is_finite() or rate <= 0:
+            rate = money.decimal(raw.strip())
+        except money.AmountError:
+            rate = Decimal(0)
+        if len(currency) != 3 or not currency.isalpha() or rate <= 0:
             raise ImproperlyConfigured(
                 f"{name} must give dollars for one unit of each currency, such as eur=1.08,gbp=1.27; not {part!r}."
             )
@@ -237,7 +242,7 @@ def choice(env: environ.Env, name: str, *, choices: tuple[Choice, ...], default:
 
 def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
     raw = _raw(env, name, str(default))
-    if not raw.isdecimal() or int(raw) < minimum:
+    if not (raw.isascii() and raw.isdecimal() and len(raw) < 10 and int(raw) >= minimum):
         raise ImproperlyConfigured(f"{name} must be a whole number of seconds, {minimum} or more; not {raw!r}.")
     return int(raw)
 
@@ -262,6 +267,8 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
         for name, value in NOTICING.items():
             options.setdefault(name, value)
+        # What the URL says of the server's parameters comes last, so that it counts.
+        options["options"] = f"{STOPPED_CLIENT} {options.get('options', '')}".strip()
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found

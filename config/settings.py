@@ -224,7 +224,12 @@ DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # that is gone is read to its end, to know what it used, or left.
 STREAM_BUFFER_BYTES = check.whole(env, "STREAM_BUFFER_BYTES", default=1_048_576, maximum=2**30)
 CLIENT_WRITE_TIMEOUT_S = check.seconds(env, "CLIENT_WRITE_TIMEOUT_S", default=30, minimum=1)
+# A stream that its model has not begun after so long gets its headers and a comment, so that no balancer cuts it; from
+# then on no other model can answer. 0: never.
+SIGN_OF_LIFE_S = check.seconds(env, "SIGN_OF_LIFE_S", default=15, minimum=0)
 READ_CANCELLED_ANSWERS = check.boolean(env, "READ_CANCELLED_ANSWERS", default=False)
+# What a model that thinks may write beyond its tenant's default, where a call names no `max_tokens`.
+DEFAULT_THINKING_TOKENS = check.whole(env, "DEFAULT_THINKING_TOKENS", default=12_288, maximum=1_000_000)
 # What a call is held for whose input cannot be bounded: nothing, as it is refused, or all that there could be.
 UNBOUNDED_INPUTS = check.choice(env, "UNBOUNDED_INPUTS", choices=("refuse", "reserve_full_context"), default="refuse")
 OCR_MAX_PAGES = check.whole(env, "OCR_MAX_PAGES", default=1_000, maximum=1_000_000)
@@ -235,7 +240,17 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 # What a tenant's keys may report in a day where no budget of its own bounds them; None: nothing before it is reviewed.
 REPORT_REVIEW_ABOVE: Decimal | None = check.dollars(env, "REPORT_REVIEW_ABOVE", default="10")
+# What a tenant's calls may bring up: agents that are registered, and names that are new to a budget for each one.
+AGENTS_PER_TENANT = check.whole(env, "AGENTS_PER_TENANT", default=1_000, maximum=1_000_000)
+NEW_NAMES_PER_HOUR = check.whole(env, "NEW_NAMES_PER_HOUR", default=10_000, maximum=1_000_000)
+# What is kept under Idempotency-Keys for one API key in a day, and how many of its repeats wait in a process at once.
+KEPT_ANSWERS_PER_KEY = check.whole(env, "KEPT_ANSWERS_PER_KEY", default=20_000, maximum=1_000_000)
+KEPT_MEGABYTES_PER_KEY = check.whole(env, "KEPT_MEGABYTES_PER_KEY", default=256, maximum=100_000)
+WAITING_REPEATS_PER_KEY = check.whole(env, "WAITING_REPEATS_PER_KEY", default=20, maximum=1_000)
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
+# How long refused calls are kept, and how many in a minute of one agent for one reason.
+REFUSALS_DAYS = check.whole(env, "REFUSALS_DAYS", default=30, maximum=3_650)
+REFUSALS_A_MINUTE = check.whole(env, "REFUSALS_A_MINUTE", default=30, maximum=10_000)
 # How long a call waits for the database that its budget is in.
 LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
@@ -276,7 +291,13 @@ LOG_LEVEL = check.choice(env, "LOG_LEVEL", choices=("DEBUG", "INFO", "WARNING", 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "config.logs.PrintableLines",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # A line for each request that a client of ours makes tells nobody anything.

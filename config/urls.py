@@ -1,8 +1,10 @@
 """Where everything but /v1/ is answered. Each app's paths work with and without a trailing slash."""
 
 from django.contrib import admin
+from django.http import Http404
 from django.templatetags.static import static
 from django.urls import include, path, re_path
+from django.views.defaults import page_not_found
 from django.views.generic import RedirectView
 
 from config import health_api, unknown_paths
@@ -15,6 +17,9 @@ handler404 = "config.unknown_paths.unknown"
 handler500 = "config.unknown_paths.failed"
 
 urlpatterns = [
+    # No text in the database has a NUL, and PostgreSQL would not even look.
+    re_path("^api/[^\0]*\0", unknown_path),
+    re_path("^(?:admin|billing)/[^\0]*\0", page_not_found, {"exception": Http404()}),
     path("", unknown_paths.root),
     path("admin", unknown_paths.root),
     # Stripe runs' former address, for bookmarks.

@@ -8,23 +8,31 @@ is taken over once `ALIVE_FOR` has passed without a sign of life.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Lock
 
-from django.db.models import F, QuerySet
+from django.conf import settings
+from django.db.models import F, QuerySet, Sum
+from django.db.models.functions import Length
 
 from governance.models import KeptAnswer
+from governance.rules import names
+from governance.rules.errors import FieldError
 
 HEADER = "idempotency-key"
 # What marks an answer that was given before.
 REPLAYED = ("x-idempotent-replay", "true")
-MOST_CHARACTERS = 255
 KEPT_FOR = timedelta(hours=24)
 # How long a run is believed to be alive without a sign of it.
 ALIVE_FOR = timedelta(seconds=60)
 # A longer answer is not kept.
 MOST_BYTES = 8 * 1024 * 1024
+# Answers up to here are kept however many bytes those of their API key have: they are bounded by their number.
+SMALL_BYTES = 64 * 1024
 # How long a repeat waits for the first to end, and how long between looks.
 PATIENCE_S = 20.0
 PAUSES_S = (0.02, 0.5)
@@ -40,13 +48,19 @@ class IdempotencyError(Exception):
 
 
 class KeyMalformed(IdempotencyError):
-    """The key is too long."""
+    """The key is none: too long, or with characters that no name has."""
 
     field = "Idempotency-Key"
 
 
 class KeyReused(IdempotencyError):
     """The key named another request before."""
+
+
+class TooManyKept(IdempotencyError):
+    """An API key has as many requests kept as there may be. `wait`: seconds until it is worth asking."""
+
+    wait = 600
 
 
 class StillRunning(IdempotencyError):
@@ -77,9 +91,10 @@ class StoredAnswer:
 
 def checked(key: str) -> str:
     """The key as it was sent, or KeyMalformed; empty where none was."""
-    if len(key) > MOST_CHARACTERS:
-        raise KeyMalformed(f"it may have at most {MOST_CHARACTERS} characters, and has {len(key)}.")
-    return key
+    try:
+        return names.checked("idempotency_key", key)
+    except FieldError as error:
+        raise KeyMalformed(f"it {error.message}") from error
 
 
 def digest(*, method: str, path: str, agent: str, body: bytes) -> str:
@@ -88,12 +103,48 @@ def digest(*, method: str, path: str, agent: str, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def begin(*, tenant_id: int, key: str, digest: str, now: datetime) -> Claim | StoredAnswer | None:
-    """The right to run the request, its kept answer, or None while somebody else runs it. Raises KeyReused."""
-    started = {"digest": digest, "started_at": now, "alive_until": now + ALIVE_FOR}
-    row, created = KeptAnswer.objects.get_or_create(tenant_id=tenant_id, key=key, defaults=started)
-    if created:
-        return Claim(row.pk, row.runs, now)
+class WaitingRepeats:
+    """The repeats of one process that wait for a first run, so many for each API key: a wait takes a place and time."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._waiting: Counter[int | None] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many wait now."""
+        return self._waiting.total()
+
+    @contextmanager
+    def place(self, api_key_id: int | None) -> Iterator[None]:
+        """A place to wait in. Raises StillRunning where all are taken."""
+        with self._lock:
+            if self._waiting[api_key_id] >= settings.WAITING_REPEATS_PER_KEY:
+                raise still_running(waiting=settings.WAITING_REPEATS_PER_KEY)
+            self._waiting[api_key_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[api_key_id] -= 1
+                if not self._waiting[api_key_id]:
+                    del self._waiting[api_key_id]
+
+
+def begin(
+    *, tenant_id: int, key: str, digest: str, now: datetime, api_key_id: int | None = None
+) -> Claim | StoredAnswer | None:
+    """The right to run the request, its kept answer, or None while somebody else runs it.
+
+    Raises KeyReused, and TooManyKept for a new request.
+    """
+    row = KeptAnswer.objects.filter(tenant_id=tenant_id, key=key).first()
+    if row is None:
+        _refuse_one_more(api_key_id)
+        started = {"digest": digest, "started_at": now, "alive_until": now + ALIVE_FOR, "api_key_id": api_key_id}
+        row, created = KeptAnswer.objects.get_or_create(tenant_id=tenant_id, key=key, defaults=started)
+        if created:
+            return Claim(row.pk, row.runs, now)
     running = row.status == KeptAnswer.Status.RUNNING and row.alive_until > now
     if row.started_at <= now - KEPT_FOR and not running:
         # Its day is over, although the purge has not come round yet.
@@ -116,8 +167,9 @@ def pauses() -> Iterator[float]:
         pause_s = min(pause_s * 1.5, PAUSES_S[1])
 
 
-def still_running() -> StillRunning:
-    return StillRunning("the first request under this Idempotency-Key is still running; ask again.")
+def still_running(*, waiting: int = 0) -> StillRunning:
+    crowd = f", and {waiting} repeats of this API key wait already, which is the most" if waiting else ""
+    return StillRunning(f"the first request under this Idempotency-Key is still running{crowd}; ask again.")
 
 
 def keep(claim: Claim, answer: StoredAnswer) -> bool:
@@ -129,7 +181,7 @@ def keep(claim: Claim, answer: StoredAnswer) -> bool:
     if answer.status >= 500:
         let_go(claim)
         return False
-    if answer.status in PASSING or len(answer.body) > MOST_BYTES:
+    if answer.status in PASSING or len(answer.body) > MOST_BYTES or _is_beyond_bytes(claim, len(answer.body)):
         forget(claim)
         return False
     kept = _mine(claim).update(
@@ -165,6 +217,30 @@ def purge(*, now: datetime) -> int:
         total += KeptAnswer.objects.filter(pk__in=ids).delete()[0]
         if len(ids) < PURGE_BATCH:
             return total
+
+
+def _refuse_one_more(api_key_id: int | None) -> None:
+    most = settings.KEPT_ANSWERS_PER_KEY
+    if api_key_id is None:
+        return
+    kept = KeptAnswer.objects.filter(api_key_id=api_key_id)
+    if most == 0 or kept.values_list("pk")[most - 1 : most].exists():
+        hours = KEPT_FOR.total_seconds() / 3600
+        raise TooManyKept(
+            f"this API key has {most:,} requests under Idempotency-Keys within {hours:g} hours, which is the most that"
+            " are kept; leave the header out, or wait."
+        )
+
+
+def _is_beyond_bytes(claim: Claim, more_bytes: int) -> bool:
+    """Whether a large answer is one too many of its API key's."""
+    if more_bytes <= SMALL_BYTES:
+        return False
+    api_key_id = KeptAnswer.objects.values_list("api_key_id", flat=True).filter(pk=claim.id).first()
+    if api_key_id is None:
+        return False
+    kept = KeptAnswer.objects.filter(api_key_id=api_key_id).aggregate(bytes=Sum(Length("response_body")))["bytes"] or 0
+    return kept + more_bytes > settings.KEPT_MEGABYTES_PER_KEY * 1024 * 1024
 
 
 def _mine(claim: Claim) -> QuerySet[KeptAnswer]:

@@ -6,6 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from governance import idempotency, ledger
+from governance.actions import refusal_log
 from governance.upkeep import judgement, reconcile
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,12 @@ def reconcile_ledger() -> int:
 def judge_ledger() -> int:
     """Compare the ledger's days with what providers report; how many differ."""
     return len(judgement.run(now=timezone.now()).disagreeing)
+
+
+@shared_task
+def purge_refusals() -> int:
+    """Delete refused calls that are older than they are kept."""
+    return refusal_log.purge(now=timezone.now())
 
 
 @shared_task

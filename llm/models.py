@@ -9,9 +9,19 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from llm.rules import addresses
+from governance.rules import names
+from governance.rules.errors import FieldError
+from llm.rules import addresses, request_fields
 from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
+
+
+def check_name(name: str) -> None:
+    """Raises the ValidationError of a model's name that no call could name."""
+    try:
+        names.checked("model", name, field="name")
+    except FieldError as error:
+        raise ValidationError({"name": error.message}) from error
 
 
 class Model(models.Model):
@@ -69,6 +79,7 @@ class Model(models.Model):
             problems["name"] = f"{self.name!r} is an alias of another model."
         if problems:
             raise ValidationError(problems)
+        check_name(self.name)
 
 
 class ModelAlias(models.Model):
@@ -95,6 +106,7 @@ class ModelAlias(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
+        check_name(self.name)
         if getattr(self, "model_id", None) is None:
             return
         self.provider = self.model.provider
@@ -209,6 +221,15 @@ class ProviderEndpoint(models.Model):
         help_text="The environment variable that holds the key, such as GROQ_API_KEY; or enter a key below.",
     )
     sealed_key = models.TextField(blank=True, editable=False)
+    extra_fields = models.CharField(
+        "extra request fields",
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Fields of a chat that this endpoint takes and nobody else knows, such as top_n_sigma: numbers, flags"
+        " and short texts under these names are passed on. None may make a call dearer.",
+    )
     enabled = models.BooleanField(default=True)
     updated_at = models.DateTimeField(editable=False)
 
@@ -227,12 +248,19 @@ class ProviderEndpoint(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def extra_names(self) -> list[str]:
+        return (self.extra_fields or "").replace(",", " ").split()
+
     def clean(self) -> None:
         problems = {
             "name": "" if addresses.NAME.fullmatch(self.name or "") else "Use small letters, digits and hyphens.",
             "base_url": addresses.problem_with_base(self.base_url or "", private_allowed=settings.PRIVATE_ENDPOINTS),
             "key_env": addresses.problem_with_variable(self.key_env) if self.key_env else "",
+            "extra_fields": request_fields.problem_with_extra(self.extra_names),
         }
+        if self.extra_names and self.kind != self.Kind.OPENAI_COMPATIBLE:
+            problems["extra_fields"] = "Only endpoints that speak OpenAI's dialect, and are not OpenAI, take any."
         if self.name in addresses.RESERVED_NAMES:
             problems["name"] = f"{self.name} is configured by the environment."
         if found := {field: problem for field, problem in problems.items() if problem}:

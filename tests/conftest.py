@@ -16,6 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from benchmarks.own_books import BookedUpstream
+from governance import ledger
 from governance.ledger import clock
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
@@ -87,6 +88,16 @@ def travelled_clock_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "measured", unless_travelling)
 
 
+@pytest.fixture(autouse=True)
+def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test is rolled back, it is one transaction: the ledger's deadlines are not meant for that."""
+    if commits(request.node):
+        yield
+        return
+    with ledger.patiently():
+        yield
+
+
 @pytest.fixture
 def live_database(transactional_db: None) -> str:
     """DATABASE_URL of the migrated, empty test database, for processes that a test starts.
@@ -112,14 +123,15 @@ def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[list[Model]]:
-    """The models, aliases and prices as migrations left them, read before a test empties their tables."""
+    """The models, aliases, prices and plans as migrations left them, read before a test empties their tables."""
+    names = ("llm.Model", "llm.ModelAlias", "llm.Price", "billing.Plan")
     with django_db_blocker.unblock():
-        return [list(apps.get_model("llm", name)._default_manager.all()) for name in ("Model", "ModelAlias", "Price")]
+        return [list(apps.get_model(name)._default_manager.all()) for name in names]
 
 
 @pytest.fixture(autouse=True)
 def shipped_catalogue(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
-    """Emptying the tables after a test takes the migrated models and prices along; `put_back` brings them back."""
+    """Emptying the tables after a test takes what migrations brought along; `put_back` brings them back."""
     if commits(request.node):
         pytestconfig.stash[MIGRATED] = request.getfixturevalue("migrated_catalogue")
         pytestconfig.stash[BLOCKER] = request.getfixturevalue("django_db_blocker")

@@ -55,6 +55,8 @@ WELL: tuple[Behaviour, ...] = (
     _one("reasoning", 2, text_field="reasoning_content", pace=200.0),
     _one("thought unseen", 2, unseen_tokens=50),
     _one("tool call", 2, text_field="tool_calls"),
+    _one("all at its end", 4, text_field="tool_calls", pace=200.0, whole_from=0),
+    _one("some, and the rest at its end", 2, pace=200.0, whole_from=30),
     _one("refusal", 1, text_field="refusal"),
     _one("letters of four bytes", 1, text="😀é"),
     _one("lone surrogate", 1, text="\ud83d"),

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from billing.models import BillingAccount
 from billing.queries import margin
 from billing.queries.margin import Margin
-from governance.api.fields import Dollars, PeriodQuery, Strict, Text
+from governance.api.fields import Dollars, Name, PeriodQuery, Strict
 from governance.api.permissions import READERS
 from governance.api.views import ListView, columns_of, describe_list
 from governance.models import Tenant
@@ -48,7 +48,7 @@ class MarginBody(Strict):
 
 
 class MarginQuery(PeriodQuery):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     worst = serializers.IntegerField(
         required=False, min_value=1, max_value=100, help_text="Only so many tenants, those that lose most first."
     )

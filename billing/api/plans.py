@@ -11,7 +11,7 @@ from rest_framework.response import Response
 
 from billing.accounts import plans
 from billing.models import BillingAccount, Plan
-from governance.api.fields import Dollars, Query, Strict, Text
+from governance.api.fields import Dollars, Name, Query, Strict, Text, Whole
 from governance.api.permissions import READERS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
@@ -35,9 +35,9 @@ class PlanBody(PolicyBody):
     product_ids = NameList(required=False)
     per_unit = serializers.BooleanField(required=False)
     monthly = serializers.BooleanField(required=False)
-    trial_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
-    provisional_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
-    grace_days = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=plans.MOST_GRACE_DAYS)
+    trial_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
+    provisional_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
+    grace_days = Whole(required=False, allow_null=True, min_value=0, max_value=plans.MOST_GRACE_DAYS)
     is_default = serializers.BooleanField(required=False)
 
 
@@ -55,7 +55,7 @@ class AccountBody(Strict):
 
 
 class AccountQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     state = serializers.ChoiceField(choices=BillingAccount.State.values, required=False)
     stripe_customer_id = Text(required=False)
     bound = serializers.BooleanField(required=False, help_text="false: customers whose tenant nobody knows yet.")

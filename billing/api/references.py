@@ -9,14 +9,14 @@ from rest_framework.response import Response
 
 from billing.accounts import binding
 from governance.actions import tenancy
-from governance.api.fields import Strict, Text
+from governance.api.fields import Name, Strict, Text
 from governance.api.views import ControlView
 
 
 class ReferenceBody(Strict):
     """A signed `client_reference_id`. It binds the first customer that pays with it, until it expires."""
 
-    tenant = Text(max_length=50)
+    tenant = Name("tenant")
     payment_link = Text(max_length=2000, required=False, write_only=True, help_text="To be opened with the reference.")
     reference = serializers.CharField(read_only=True)
     expires_at = serializers.DateTimeField(read_only=True)

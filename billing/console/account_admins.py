@@ -17,6 +17,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget
 from billing.accounts import binding, plans, sync
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
 from billing.stripe_api import client
+from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
 from governance.rules import money, policy
 from governance.rules.errors import FieldError
@@ -26,7 +27,7 @@ def dollars(nanos: int | None) -> str:
     return "-" if nanos is None else f"${money.format_dollars(nanos)}"
 
 
-class DollarsField(forms.DecimalField):
+class DollarsField(AmountField):
     """Dollars in the form, nanodollars in the row: those of a limit."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import IntEnum
 
 from billing.stripe_api.objects import Item, Object, StripePrice
@@ -240,10 +240,10 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
     if raw is None or raw == "":
         return None
     try:
-        number = Decimal(str(raw).strip())
-        if number.is_finite() and 0 < number <= most:
+        number = money.decimal(str(raw).strip())
+        if 0 < number <= most:
             return number
-    except InvalidOperation:
+    except money.AmountError:
         pass
     reasons.add(f"invalid_metadata:{key}")
     return None

@@ -23,6 +23,7 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "governance.allowance": ("Raises & top-ups", "add_card"),
             "governance.ratelimit": ("Rate limits", "speed"),
             "governance.emergencystop": ("Emergency stops", "emergency_home"),
+            "governance.refusedcall": ("Refused calls", "block"),
         },
     ),
     (

@@ -18,7 +18,7 @@ from governance.ledger.operations import ReviewAllowances
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.queries import budget_status
 from governance.queries.sums import LongSum
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError, NotOpen, OverBound
 
 PLANNED, RUNNING, ENDED = "planned", "running", "ended"
@@ -50,7 +50,7 @@ def top_up(
     ledger.lock_windows(budget.pk)
     windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
     if subject is not None:
-        windows = windows.filter(subject=subject)
+        windows = windows.filter(subject__in=names.spellings_of_subject(budget.scope_type, subject))
     found = list(windows[:2])
     if not found:
         raise FieldError("budget", "has no open window to top up: it opens with the first call")

@@ -18,7 +18,7 @@ from governance.actions.scoped_rules import ScopedRules, stored_scope
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit, Reset
 from governance.ledger.results import ResetResult
-from governance.models import Budget, ScopeType, Tenant
+from governance.models import AuditEntry, Budget, ScopeType, Tenant
 from governance.models.budgets import EACH
 from governance.rules import money, policy
 from governance.rules.errors import Conflict, FieldError
@@ -54,6 +54,7 @@ def check(*, budget: Budget | None = None, **values: Any) -> None:
     if budget is None:
         scope = stored_scope(**{name: values.pop(name) for name in ("tenant", "scope_type", "scope_key")})
         budget = Budget(**scope, window=values.pop("window"))
+        budget = _deleted(budget) or budget
     BUDGETS.check(budget, values)
 
 
@@ -69,10 +70,19 @@ def create(
     source: str = Budget.Source.OPERATOR,
     **values: Any,
 ) -> Budget:
-    """Make a budget; `values` are its policy's columns, and `enabled`. Raises FieldError, Conflict."""
+    """Make a budget; `values` are its policy's columns, and `enabled`. Raises FieldError, Conflict.
+
+    One that was deleted and kept for its history begins anew with these values; what was spent in a window that is
+    still open stays spent, or whoever may delete could pass a cap.
+    """
     scope = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
     budget = Budget(**scope, window=window, limit_nanos=limit_nanos, source=source)
-    return BUDGETS.create(budget, values, by=by, now=now)
+    if (deleted := _deleted(budget)) is None:
+        return BUDGETS.create(budget, values, by=by, now=now)
+    anew = {name: getattr(budget, name) for name in BUDGETS.fields} | {"enabled": True} | values
+    with transaction.atomic():
+        Budget.objects.filter(pk=deleted.pk).update(source=source)
+        return change(budget=deleted, changes=anew, by=by, now=now, reason="made anew after it was deleted")
 
 
 @ledger.run_again
@@ -90,6 +100,15 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
 
     ledger.lock_windows(budget.pk)
     return BUDGETS.change(budget, changes, by=by, now=now, reason=reason, then=hold)
+
+
+def _deleted(budget: Budget) -> Budget | None:
+    """The budget of the same identity that was deleted, and is kept for its history alone."""
+    same = BUDGETS.same(budget)
+    if same is None or same.enabled:
+        return None
+    last = AuditEntry.objects.filter(target=str(same), action__startswith="budget.").order_by("-id").first()
+    return same if last is not None and last.action == "budget.disable" else None
 
 
 def find(*, scope_type: str, window: str, tenant: Tenant | None = None, scope_key: str = "") -> Budget | None:

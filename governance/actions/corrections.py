@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from governance import audit, ledger
 from governance.actions import reviews
-from governance.ledger.call_rules import LATE_SETTLE
+from governance.ledger.call_rules import CONFIRMED, LATE_SETTLE, VOIDED
 from governance.ledger.operations import Adjust
 from governance.ledger.results import AdjustResult
 from governance.models import Reservation, SpendEntry
@@ -23,8 +23,6 @@ from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.errors import FieldError, NotOpen
 
-CONFIRMED = "confirmed"
-VOIDED = "voided"
 LAST_WORDS = (CONFIRMED, VOIDED)
 CORRECTED = "corrected"
 

@@ -25,9 +25,9 @@ from governance.ledger.results import AlreadyResolved, LedgerError
 from governance.models import Reservation, SpendEntry
 from governance.queries.spend import Reader
 from governance.rules.decision import Decision
+from governance.rules.reports import OWN_VERSION, is_own
 
 Act = Reserve | Settle | Extend | Release
-OWN_VERSION = 8
 LONGEST_TTL_S = 86_400
 
 
@@ -47,7 +47,7 @@ def new_id(*, now: datetime, named: str = "") -> UUID:
 
 def own(reservation: Reservation) -> Reservation:
     """The reservation, if it is an agent's own to settle, extend and release; raises HeldByGateway."""
-    if (reservation.pk.int >> 76) & 0xF != OWN_VERSION:
+    if not is_own(reservation.pk):
         raise HeldByGateway(f"reservation {reservation.pk} is held by the gateway, which resolves it by itself")
     return reservation
 

@@ -13,14 +13,16 @@ from uuid import UUID
 import uuid_utils.compat as uuids
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Count, F, QuerySet, Sum
+from django.db.models import Count, F, QuerySet
 
 from governance import alerts, audit, ledger
 from governance.audit import Actor
+from governance.ledger import call_rules
 from governance.ledger.operations import Adjust, Record, Settle
 from governance.ledger.results import AlreadyResolved, InReview, RecordResult, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.queries.spend import Reader
+from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.errors import FieldError, NotOpen
@@ -104,7 +106,7 @@ def waits_for(charge: UUID) -> bool:
 
 def waiting_sums(**where: Any) -> tuple[int, int]:
     """(reports, nanodollars) that wait."""
-    sums = waiting().filter(**where).aggregate(count=Count("pk"), nanos=Sum(F("cost_nanos") - F("charged_nanos")))
+    sums = waiting().filter(**where).aggregate(count=Count("pk"), nanos=LongSum(F("cost_nanos") - F("charged_nanos")))
     return sums["count"], sums["nanos"] or 0
 
 
@@ -121,6 +123,7 @@ def _report(report: Record, now: datetime) -> RecordResult | PendingReport:
     ledger.take_report_turn(tenant_id)
     kept = PendingReport.objects.filter(tenant=tenant_id, request_id=report.request_id, reservation=None)
     if row := kept.select_related("tenant", "key").first():
+        call_rules.refuse_reuse(report, agent=row.agent)
         if row.entry is None:
             return row
         return RecordResult(row.entry, row.cost_nanos, duplicate=True)

@@ -18,7 +18,8 @@ from governance import audit, ledger
 from governance.audit import Actor
 from governance.models import ScopeType, Tenant
 from governance.models.budgets import EACH
-from governance.rules.errors import Conflict, FieldError
+from governance.rules import names
+from governance.rules.errors import Conflict, FieldError, Gone
 
 R = TypeVar("R", bound=models.Model)
 
@@ -72,7 +73,7 @@ class ScopedRules(Generic[R]):
     ) -> R:
         """Change a row; nothing is written where nothing differs. `then` is done before the audit row is written.
 
-        Raises FieldError.
+        Raises FieldError, Gone.
         """
         with transaction.atomic():
             row = self._locked(row)
@@ -91,7 +92,7 @@ class ScopedRules(Generic[R]):
 
     @ledger.run_again
     def delete(self, row: R, *, by: Actor, now: datetime, reason: str = "") -> bool:
-        """Delete a row that has no history; disable one that has. True where it is gone."""
+        """Delete a row that has no history; disable one that has. True where it is gone. Raises Gone."""
         with transaction.atomic():
             row = self._locked(row)
             old, gone = self.to_audit(row), not self.has_history(row)
@@ -139,7 +140,10 @@ class ScopedRules(Generic[R]):
 
     def _locked(self, row: R) -> R:
         rows = self.model._default_manager.select_for_update(of=("self",)).select_related("tenant")
-        return rows.get(pk=row.pk)
+        found = rows.filter(pk=row.pk).first()
+        if found is None:
+            raise Gone(f"the {self.noun} has just been deleted")
+        return found
 
     def _refuse_second(self, row: R) -> None:
         if (same := self.same(row)) is not None:
@@ -153,6 +157,7 @@ def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> d
     """
     if scope_type not in ScopeType.values:
         raise FieldError("scope_type", f"must be one of {', '.join(ScopeType.values)}")
+    scope_key = names.scope_key(scope_type, scope_key)
     if scope_type == ScopeType.PLATFORM:
         if tenant is not None or scope_key not in ("", EACH):
             raise FieldError("scope_key", "the platform has no tenant and no key: it is everything")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from governance import audit
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
+from governance.rules import names
 from governance.rules.errors import Conflict, FieldError, NotOpen, Unknown
 
 TENANT_FIELDS = ("name", "time_zone", "show_amounts", "default_max_tokens")
@@ -22,12 +24,13 @@ Row = TypeVar("Row", Tenant, Agent)
 
 def tenant_named(slug: str, *, field: str = "tenant") -> Tenant:
     try:
-        return Tenant.objects.get(slug=slug)
+        return Tenant.objects.get(slug=names.checked("tenant", slug, field=field))
     except Tenant.DoesNotExist:
         raise Unknown(field, f"There is no tenant {slug!r}.") from None
 
 
 def agent_named(tenant: Tenant, slug: str) -> Agent:
+    slug = names.checked("agent", slug)
     try:
         return Agent.objects.select_related("tenant").get(tenant=tenant, slug=slug)
     except Agent.DoesNotExist:
@@ -37,6 +40,7 @@ def agent_named(tenant: Tenant, slug: str) -> Agent:
 @transaction.atomic
 def create_tenant(*, slug: str, name: str = "", by: audit.Actor, now: datetime, **fields: Any) -> Tenant:
     """A new tenant; its slug names it everywhere and never changes."""
+    slug, name = names.checked("tenant", slug, field="slug"), names.checked("label", name, field="name")
     if Tenant.objects.filter(slug=slug).exists():
         raise Conflict("slug", f"There is a tenant {slug!r} already.")
     tenant = Tenant(slug=slug, name=name or slug, **fields)
@@ -52,6 +56,8 @@ def change_tenant(*, tenant: Tenant, changes: dict[str, Any], by: audit.Actor, n
     old = {field: getattr(tenant, field) for field in changes if getattr(tenant, field) != changes[field]}
     if not old:
         return tenant
+    if "name" in old:
+        changes = changes | {"name": names.checked("label", changes["name"], field="name")}
     for field in old:
         setattr(tenant, field, changes[field])
     _checked(tenant)
@@ -77,12 +83,26 @@ def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime
 
 @transaction.atomic
 def create_agent(*, tenant: Tenant, slug: str, by: audit.Actor, now: datetime) -> Agent:
+    """An agent by its name, which is folded: "Bot" and "bot" are one."""
+    slug = names.of_call("agent", slug, field="slug")
     if Agent.objects.filter(tenant=tenant, slug=slug).exists():
         raise Conflict("slug", f"{tenant.slug} has an agent {slug!r} already.")
     agent = Agent(tenant=tenant, slug=slug)
     _insert(agent)
     audit.record(action="agent.create", target=f"agent {agent}", by=by, now=now, new={"slug": slug})
     return agent
+
+
+def may_register(*, tenant_id: int, slug: str) -> bool:
+    """Whether a call may name an agent: it is known, or one more may be registered by calls."""
+    agents = Agent.objects.filter(tenant_id=tenant_id)
+    return agents.filter(slug=slug).exists() or agents.count() < settings.AGENTS_PER_TENANT
+
+
+def register_agent(*, tenant_id: int, slug: str) -> None:
+    """Make the agent that an admitted call names known to operators, who can pause it then; no act of a person."""
+    if may_register(tenant_id=tenant_id, slug=slug):
+        Agent.objects.get_or_create(tenant_id=tenant_id, slug=slug)
 
 
 def pause_agent(*, agent: Agent, reason: str, by: audit.Actor, now: datetime) -> Agent:
@@ -108,6 +128,7 @@ def issue_key(
     _check_binding(role, tenant, agent)
     if expires_at is not None and expires_at <= now:
         raise FieldError("expires_at", "expires_at must be in the future.")
+    name = names.checked("label", name, field="name")
     text, key = new_key(role=role, tenant=tenant, agent=agent, name=name)
     key.expires_at = expires_at
     _insert(key)
@@ -128,10 +149,20 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 
 @transaction.atomic
 def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
-    """A new key for the same holder; the old one expires after `grace`, or when it would have anyway."""
+    """A new key for the same holder, which ends when the old one would have; that one ends after `grace` if sooner."""
+    # As it is now, under its lock: whoever rotates it at the same moment takes turns.
+    key = ApiKey.objects.select_related("tenant", "agent__tenant").select_for_update(of=("self",)).get(pk=key.pk)
     if not key.is_usable(now):
         raise NotOpen("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
-    text, fresh = issue_key(role=key.role, tenant=key.tenant, agent=key.agent, name=key.name, by=by, now=now)
+    text, fresh = issue_key(
+        role=key.role,
+        tenant=key.tenant,
+        agent=key.agent,
+        name=key.name,
+        expires_at=key.expires_at,
+        by=by,
+        now=now,
+    )
     ends_at = min(now + grace, key.expires_at) if key.expires_at else now + grace
     old, new = (
         {"expires_at": _text(key.expires_at)},

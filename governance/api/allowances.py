@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import allowances
-from governance.api.budgets import BudgetBody, BudgetView
+from governance.api.budgets import BudgetView, ShownBudgetBody
 from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
@@ -84,7 +84,7 @@ class Allowances(BudgetView, ListView):
 class AllowanceEnd(BudgetView):
     roles = {"POST": OPERATORS}
 
-    @extend_schema(operation_id="allowances_end", request=OptionalAct, responses=BudgetBody)
+    @extend_schema(operation_id="allowances_end", request=OptionalAct, responses=ShownBudgetBody)
     def post(self, request: Request, id: int) -> Response:
         """Ends now; the budget is answered. One that has not begun, or a top-up, leaves its audit rows alone."""
         allowance = self.one(Allowance.objects.all(), pk=id)

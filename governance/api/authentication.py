@@ -15,6 +15,7 @@ from governance.audit import Actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, digest_of
 from governance.queries.spend import Reader
+from governance.rules.visibility import STAFF, Audience
 
 # Who holds this permission may change things; a staff user without it only reads.
 OPERATOR_PERMISSION = "governance.change_budget"
@@ -42,6 +43,11 @@ class Principal:
             return Reader()
         agent = self.agent.slug if self.agent else ""
         return Reader(tenant=self.tenant, agent=agent, key_prefix=self.key.prefix if self.key else "")
+
+    @property
+    def audience(self) -> Audience:
+        """What it is told of budgets."""
+        return STAFF if self.tenant is None else Audience(is_tenants=True, show_amounts=self.tenant.show_amounts)
 
 
 def principal(request: Request) -> Principal:

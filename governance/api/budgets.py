@@ -12,27 +12,31 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import budgets, tenancy
-from governance.api.fields import Act, Dollars, Query, Ratio, Text
+from governance.api.fields import Act, Dollars, Name, Query, Ratio, ScopeKeyFilter, Text, looked_for
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
-from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from governance.api.views import ControlView, ListView, Present, columns_of, describe_list, presenter
 from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
 from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status
 from governance.queries.budget_status import BudgetStatus
 from governance.rules import money, policy
+from governance.rules.visibility import Audience
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 # The API's names of the fields that the ledger calls otherwise.
 RENAMED = {"limit": "limit_nanos"}
 
 
-@extend_schema_serializer(component_name="Budget")
+# Null for a key whose tenant shows no amounts.
+AMOUNTS = ("limit", "extra", "spent", "reserved", "remaining", "utilization")
+
+
 class BudgetBody(PolicyBody):
     """A budget, and where its current window stands."""
 
     id = serializers.IntegerField(read_only=True)
-    tenant = Text(required=False, allow_null=True, default=None, max_length=50)
+    tenant = Name("tenant", required=False, allow_null=True, default=None)
     scope_type = serializers.ChoiceField(choices=ScopeType.values)
     scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
     scope = serializers.CharField(read_only=True)
@@ -41,11 +45,13 @@ class BudgetBody(PolicyBody):
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
-    extra = Dollars(read_only=True, help_text="What allowances add to the limit in the current window.")
-    spent = Dollars(read_only=True)
-    reserved = Dollars(read_only=True)
-    remaining = Dollars(read_only=True)
-    utilization = Ratio(read_only=True, help_text="The share of the limit and extra that is spent.")
+    extra = Dollars(
+        read_only=True, allow_null=True, help_text="What allowances add to the limit in the current window."
+    )
+    spent = Dollars(read_only=True, allow_null=True)
+    reserved = Dollars(read_only=True, allow_null=True)
+    remaining = Dollars(read_only=True, allow_null=True)
+    utilization = Ratio(read_only=True, allow_null=True, help_text="The share of the limit and extra that is spent.")
     state = serializers.CharField(read_only=True)
     starts_at = serializers.DateTimeField(read_only=True)
     resets_at = serializers.DateTimeField(read_only=True, allow_null=True)
@@ -53,10 +59,17 @@ class BudgetBody(PolicyBody):
     updated_at = serializers.DateTimeField(read_only=True)
 
 
+@extend_schema_serializer(component_name="Budget")
+class ShownBudgetBody(BudgetBody):
+    """A budget as it is answered: amounts are null for whom they are not shown."""
+
+    limit = Dollars(allow_null=True)
+
+
 class BudgetQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     scope_type = serializers.ChoiceField(choices=ScopeType.values, required=False)
-    scope_key = Text(required=False)
+    scope_key = ScopeKeyFilter(required=False)
     window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES], required=False)
     enabled = serializers.BooleanField(required=False)
 
@@ -69,12 +82,14 @@ class WindowBody(serializers.Serializer[BudgetWindow]):
     subject = serializers.CharField()
     starts_at = serializers.DateTimeField()
     ends_at = serializers.DateTimeField(allow_null=True)
-    limit = Dollars(source="limit_nanos", help_text="With what allowances add.")
-    extra = Dollars(source="extra_nanos", help_text="The part of the limit that comes from allowances.")
-    spent = Dollars(source="settled_nanos")
-    reserved = Dollars(source="reserved_nanos")
-    remaining = Dollars(source="remaining_nanos")
-    utilization = Ratio()
+    limit = Dollars(source="limit_nanos", allow_null=True, help_text="With what allowances add.")
+    extra = Dollars(
+        source="extra_nanos", allow_null=True, help_text="The part of the limit that comes from allowances."
+    )
+    spent = Dollars(source="settled_nanos", allow_null=True)
+    reserved = Dollars(source="reserved_nanos", allow_null=True)
+    remaining = Dollars(source="remaining_nanos", allow_null=True)
+    utilization = Ratio(allow_null=True)
     state = serializers.CharField()
     closed_at = serializers.DateTimeField(allow_null=True)
 
@@ -92,18 +107,18 @@ class EventBody(serializers.Serializer[BudgetEvent]):
     new_state = serializers.CharField()
     reason = serializers.CharField()
     actor = serializers.CharField()
-    spent = Dollars(source="settled_nanos")
-    limit = Dollars(source="limit_nanos")
+    spent = Dollars(source="settled_nanos", allow_null=True)
+    limit = Dollars(source="limit_nanos", allow_null=True)
     occurred_at = serializers.DateTimeField()
 
 
 class ResetBody(serializers.Serializer[Any]):
     closed = serializers.IntegerField()
     opened = serializers.IntegerField()
-    budget = BudgetBody()
+    budget = ShownBudgetBody()
 
 
-def to_api(budget: Budget, now_at: BudgetStatus) -> dict[str, Any]:
+def to_api(budget: Budget, now_at: BudgetStatus, *, audience: Audience) -> dict[str, Any]:
     """A budget as the API answers it."""
     own = {
         name: getattr(budget, RENAMED.get(name, name))
@@ -111,7 +126,7 @@ def to_api(budget: Budget, now_at: BudgetStatus) -> dict[str, Any]:
         if not hasattr(BudgetStatus, name)
         and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "tenant")
     }
-    return BudgetBody(
+    shown = BudgetBody(
         {
             **own,
             "tenant": budget.tenant.slug if budget.tenant else None,
@@ -126,6 +141,12 @@ def to_api(budget: Budget, now_at: BudgetStatus) -> dict[str, Any]:
             "resets_at": now_at.ends_at,
         }
     ).data
+    return shown if audience.sees_amounts(budget.scope) else without_amounts(shown)
+
+
+def without_amounts(row: dict[str, Any]) -> dict[str, Any]:
+    """A printed row of a budget, a window or an event, for whom amounts are not shown."""
+    return {name: None if name in AMOUNTS else value for name, value in row.items()}
 
 
 class BudgetView(ControlView):
@@ -136,25 +157,33 @@ class BudgetView(ControlView):
 
     def all_to_api(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
         now_at = budget_status.current(rows, now=self.now, reader=self.by.reader)
-        return [to_api(row, now_at[row.pk]) for row in rows]
+        return [to_api(row, now_at[row.pk], audience=self.by.audience) for row in rows]
 
     def one_to_api(self, budget: Budget) -> dict[str, Any]:
         return self.all_to_api([budget])[0]
+
+    def history(self, budget: Budget, kind: type[serializers.Serializer[Any]]) -> Present:
+        """Prints a budget's windows or events for whoever asks."""
+        present = presenter(kind)
+        if self.by.audience.sees_amounts(budget.scope):
+            return present
+        return lambda rows: [without_amounts(row) for row in present(rows)]
 
 
 class Budgets(BudgetView, ListView):
     roles = READ_BY_ALL
     table_name = "budgets"
 
-    @describe_list("budgets_list", BudgetBody, BudgetQuery)
+    @describe_list("budgets_list", ShownBudgetBody, BudgetQuery)
     def get(self, request: Request) -> Any:
         asked = self.valid(BudgetQuery, request.query_params.dict())
         slug = asked.pop("tenant", None)
+        asked = {looked_for(name, value): value for name, value in asked.items()}
         where = Q(**asked) & (Q(tenant__slug=slug) if slug else Q())
         rows = budget_status.readable_budgets(self.by.reader).filter(where)
         return self.listed(rows, self.all_to_api, columns=columns_of(BudgetBody))
 
-    @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: BudgetBody})
+    @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: ShownBudgetBody})
     def post(self, request: Request) -> Response:
         fields = _internal(self.valid(BudgetBody, request.data))
         budget = budgets.create(**fields, by=self.by.actor, now=self.now)
@@ -164,23 +193,23 @@ class Budgets(BudgetView, ListView):
 class OneBudget(BudgetView):
     roles = READ_BY_ALL
 
-    @extend_schema(operation_id="budgets_get", responses=BudgetBody)
+    @extend_schema(operation_id="budgets_get", responses=ShownBudgetBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(self.one_to_api(self.budget(id)))
 
-    @extend_schema(operation_id="budgets_change", request=BudgetBody(partial=True), responses=BudgetBody)
+    @extend_schema(operation_id="budgets_change", request=BudgetBody(partial=True), responses=ShownBudgetBody)
     def patch(self, request: Request, id: int) -> Response:
         budget = self.budget(id)
         asked = self.valid(BudgetBody, request.data, partial=True)
         return self._changed(budget, {name: asked[name] for name in request.data if name in asked})
 
-    @extend_schema(operation_id="budgets_replace", request=BudgetBody, responses=BudgetBody)
+    @extend_schema(operation_id="budgets_replace", request=BudgetBody, responses=ShownBudgetBody)
     def put(self, request: Request, id: int) -> Response:
         """All of it anew: what is left out goes back to its default."""
         budget = self.budget(id)
         return self._changed(budget, _defaults() | self.valid(BudgetBody, request.data))
 
-    @extend_schema(operation_id="budgets_delete", responses={204: None, 200: BudgetBody})
+    @extend_schema(operation_id="budgets_delete", responses={204: None, 200: ShownBudgetBody})
     def delete(self, request: Request, id: int) -> Response:
         """Gone (204) where it has no history; else it is disabled and answered (200)."""
         budget = self.budget(id)
@@ -217,7 +246,7 @@ class BudgetWindows(BudgetView, ListView):
         budget = self.budget(id)
         self.valid(Query, request.query_params.dict())
         rows = budget_status.readable_windows(self.by.reader).filter(budget=budget).select_related("budget")
-        return self.listed(rows, presenter(WindowBody), columns=columns_of(WindowBody))
+        return self.listed(rows, self.history(budget, WindowBody), columns=columns_of(WindowBody))
 
 
 class BudgetEvents(BudgetView, ListView):
@@ -231,7 +260,7 @@ class BudgetEvents(BudgetView, ListView):
         rows = BudgetEvent.objects.filter(budget=budget).select_related("window").order_by("-id")
         if self.by.tenant is not None:
             rows = rows.filter(window__in=budget_status.readable_windows(self.by.reader).order_by().values("pk"))
-        return self.listed(rows, presenter(EventBody), columns=columns_of(EventBody))
+        return self.listed(rows, self.history(budget, EventBody), columns=columns_of(EventBody))
 
 
 def _internal(asked: dict[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,16 @@ from rest_framework.response import Response
 from governance import ledger, ports
 from governance.api import errors
 from governance.api.callers import caller_of
-from governance.api.fields import Count, Dollars, Names, Ratio, Text
+from governance.api.fields import Count, Dollars, Name, Names, Ratio
 from governance.api.permissions import EVERYONE
 from governance.api.spend import CallerFields
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.rules import money, refusals
+from governance.rules import money, names, refusals
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Downgrade, WindowView, fixed
+from governance.rules.decision import Action, Call, Decision, Downgrade, fixed
+from governance.rules.errors import FieldError
+from governance.rules.visibility import Audience, ShownWindow
 
 SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
 
@@ -39,12 +41,13 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         pairs = list(data.items()) if isinstance(data, dict) else [self._pair(item) for item in self._items(data)]
-        for kind, key in pairs:
+        for kind, _ in pairs:
             if kind not in SCOPE_KINDS:
                 raise serializers.ValidationError(f"{kind!r} is no kind; there are {', '.join(SCOPE_KINDS)}.")
-            if not isinstance(key, str) or not 0 < len(key) <= 200:
-                raise serializers.ValidationError(f"the key of {kind} must be a name.")
-        return dict(pairs)
+        try:
+            return {kind: names.of_call(kind, key) for kind, key in pairs}
+        except FieldError as error:
+            raise serializers.ValidationError(f"the key of {error.field} {error.message}") from error
 
     def _items(self, data: Any) -> list[Any]:
         if not isinstance(data, list):
@@ -64,9 +67,9 @@ class DecisionRequest(CallerFields):
     """A call one thinks of making: who, which model, and how much at most."""
 
     scopes = Scopes(required=False)
-    model = Text(max_length=120)
+    model = Name("model")
     tools = Names(required=False, default=list, max_length=500)
-    forced_tool = Text(max_length=200, required=False, default="", allow_blank=True)
+    forced_tool = Name("tool", required=False, default="", allow_blank=True)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
     estimated_cost = Dollars(required=False, help_text="Stands for whichever model serves.")
     input_tokens = Count(required=False)
@@ -84,45 +87,35 @@ class DecisionRequest(CallerFields):
         return attrs
 
 
-class ViewBody(serializers.Serializer[WindowView]):
-    """How one budget sees the call."""
+class ViewBody(serializers.Serializer[ShownWindow]):
+    """How one budget sees the call. Of a limit of the platform a tenant's key is told the period and its end."""
 
-    budget = serializers.IntegerField(source="budget_id")
+    budget = serializers.IntegerField(source="budget_id", allow_null=True)
     scope = serializers.CharField()
     window = serializers.CharField(source="kind")
-    state = serializers.CharField()
-    limit = Dollars(source="limit_nanos")
-    spent = Dollars(source="settled_nanos")
-    reserved = Dollars(source="reserved_nanos")
-    remaining = Dollars(source="remaining_nanos")
-    utilization = serializers.SerializerMethodField()
-    starts_at = serializers.DateTimeField()
+    state = serializers.CharField(allow_null=True)
+    limit = Dollars(source="limit_nanos", allow_null=True)
+    spent = Dollars(source="settled_nanos", allow_null=True)
+    reserved = Dollars(source="reserved_nanos", allow_null=True)
+    remaining = Dollars(source="remaining_nanos", allow_null=True)
+    utilization = Ratio(allow_null=True)
+    starts_at = serializers.DateTimeField(allow_null=True)
     resets_at = serializers.DateTimeField(source="ends_at", allow_null=True)
 
-    def get_utilization(self, view: WindowView) -> float:
-        return round(view.settled_nanos / view.limit_nanos, 4)
 
-
-class DowngradeBody(serializers.Serializer[Downgrade]):
+class DowngradeBody(serializers.Serializer[Any]):
     """A rule that leads to the suggested model, and the budget that it belongs to; `at` is the share it counts from."""
 
-    budget = serializers.IntegerField(source="view.budget_id")
-    scope = serializers.CharField(source="view.scope")
-    window = serializers.CharField(source="view.kind")
-    to = serializers.CharField(source="rule.to")
-    at = serializers.SerializerMethodField()
+    budget = serializers.IntegerField(allow_null=True)
+    scope = serializers.CharField()
+    window = serializers.CharField()
+    to = serializers.CharField()
+    at = Ratio(allow_null=True)
 
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         to, at = fields.pop("to"), fields.pop("at")
-        return {**fields, "from": serializers.SerializerMethodField(), "to": to, "at": at}
-
-    def get_from(self, step: Downgrade) -> list[str]:
-        return sorted(step.rule.sources)
-
-    def get_at(self, step: Downgrade) -> float:
-        # For show only.
-        return step.share_e4 / 10_000
+        return {**fields, "from": serializers.ListField(child=serializers.CharField()), "to": to, "at": at}
 
 
 class DecisionBody(serializers.Serializer[Any]):
@@ -154,24 +147,24 @@ class Decisions(ControlView):
         asked = self.valid(DecisionRequest, request.data)
         caller = caller_of(self.by, asked)
         decision = ledger.dry_run(caller, call_of(asked, caller), now=self.now)
-        return Response(decided(decision, asked["model"]))
+        return Response(decided(decision, asked["model"], audience=self.by.audience))
 
 
-def decided(decision: Decision, asked_model: str) -> dict[str, Any]:
-    """A decision as it is printed."""
-    return dict(DecisionBody(_answer(decision, asked_model)).data)
+def decided(decision: Decision, asked_model: str, *, audience: Audience) -> dict[str, Any]:
+    """A decision as it is printed for whoever asks."""
+    return dict(DecisionBody(_answer(decision, asked_model, audience)).data)
 
 
-def refused(decision: Decision, request: Request, *, model: str) -> Response:
+def refused(decision: Decision, request: Request, *, model: str, audience: Audience) -> Response:
     """The answer to a call that may not go; the whole decision is in it."""
-    refusal = _refusal(decision)
+    refusal = _refusal(decision, audience)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
-    answer["error"]["decision"] = decided(decision, model)
+    answer["error"]["decision"] = decided(decision, model, audience=audience)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 
-def _refusal(decision: Decision) -> refusals.Refusal:
-    return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS)
+def _refusal(decision: Decision, audience: Audience) -> refusals.Refusal:
+    return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience)
 
 
 def call_of(asked: dict[str, Any], caller: Caller) -> Call:
@@ -192,36 +185,54 @@ def call_of(asked: dict[str, Any], caller: Caller) -> Call:
     )
 
 
-def _answer(decision: Decision, asked_model: str) -> dict[str, Any]:
-    tightest, quote = decision.because or decision.tightest, decision.quote
+def _answer(decision: Decision, asked_model: str, audience: Audience) -> dict[str, Any]:
+    because, quote = decision.because, decision.quote
+    if because is None or (decision.allowed and not audience.is_own(because.scope)):
+        because = audience.tightest(decision.views)
+    shown = audience.window(because) if because else None
     return {
         "allowed": decision.allowed,
         "action": decision.action.value,
         "reason": decision.reason.value or None,
-        "warning": _warning(decision),
+        "warning": _warning(decision, audience),
         "model": asked_model,
         "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
-        "downgrades": decision.downgrades,
+        "downgrades": [_downgrade(step, audience) for step in decision.downgrades],
         "disabled_tools": decision.disabled_tools,
         "estimated_cost": quote.cost_nanos if quote else None,
         "max_tokens": quote.max_tokens if quote else None,
         "clamped": decision.clamped,
-        "limit": tightest.limit_nanos if tightest else None,
-        "remaining": tightest.remaining_nanos if tightest else None,
-        "utilization": round(tightest.settled_nanos / tightest.limit_nanos, 4) if tightest else None,
-        "scope": tightest.scope if tightest else None,
-        "resets_at": tightest.ends_at if tightest else None,
-        "budgets": decision.views,
+        "limit": shown.limit_nanos if shown else None,
+        "remaining": shown.remaining_nanos if shown else None,
+        "utilization": shown.utilization if shown else None,
+        "scope": shown.scope if shown else None,
+        "resets_at": shown.ends_at if shown else None,
+        "budgets": [audience.window(view) for view in decision.views],
     }
 
 
-def _warning(decision: Decision) -> str | None:
+def _downgrade(step: Downgrade, audience: Audience) -> dict[str, Any]:
+    window = audience.window(step.view)
+    return {
+        "budget": window.budget_id,
+        "scope": window.scope,
+        "window": window.kind,
+        "from": sorted(step.rule.sources),
+        "to": step.rule.to,
+        # For show only.
+        "at": step.share_e4 / 10_000 if audience.is_own(window.scope) else None,
+    }
+
+
+def _warning(decision: Decision, audience: Audience) -> str | None:
     """A sentence for people, where anything but a plain yes is answered."""
     if decision.reason not in refusals.NO_REFUSALS:
-        return _refusal(decision).message
-    window = decision.because
-    if window is None:
+        return _refusal(decision, audience).message
+    if decision.because is None:
         return None
+    window = audience.window(decision.because)
+    if window.settled_nanos is None or window.limit_nanos is None:
+        return f"{refusals.sentence(decision)}: {window.name}."
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
     said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
     return f"{refusals.sentence(decision)}. {said}"

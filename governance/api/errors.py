@@ -19,9 +19,10 @@ from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, NotOpen, OverBound
+from governance.rules.errors import Conflict, FieldError, Gone, NotOpen, OverBound
 from governance.rules.json_bounds import BeyondBounds
 from governance.rules.money import AmountError
+from governance.rules.names import printable
 
 # Looked through in order; the first class that fits decides. An exception without a row is a defect: a 500.
 STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -37,12 +38,14 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (drf.NotAcceptable, 406, "not_acceptable"),
     (drf.UnsupportedMediaType, 415, "unsupported_media_type"),
     (drf.Throttled, 429, "rate_limit_exceeded"),
+    (Gone, 404, "not_found"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
     (OverBound, 422, BEYOND),
     (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),
     (idempotency.KeyReused, 422, "idempotency_mismatch"),
+    (idempotency.TooManyKept, 429, "too_many_kept_answers"),
     (idempotency.StillRunning, 409, "idempotency_in_progress"),
     (AmountError, 400, "invalid"),
     (BeyondBounds, 400, "invalid"),
@@ -53,7 +56,10 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (reservations.HeldByGateway, 409, "held_by_gateway"),
     (reviews.TooManyWaiting, 429, "too_many_reports"),
     (results.LedgerUnavailable, 503, "ledger_unavailable"),
+    (results.HoldBeyondBound, 402, "hold_beyond_bound"),
+    (results.RequestIdReused, 409, "request_id_reused"),
     (results.OutOfBounds, 422, BEYOND),
+    (results.TooManyNames, 429, "too_many_names"),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
@@ -72,6 +78,7 @@ MESSAGES = {
     "database_unavailable": "The database cannot be reached; try again.",
     "ledger_unavailable": "The ledger cannot be reached; nothing was done. Try again.",
 }
+UNSURE = "The ledger's answer was lost, and it may have been done. Ask again under the same Idempotency-Key, or look."
 
 
 class Refused(drf.ValidationError):
@@ -112,6 +119,9 @@ def body(code: str, message: str, param: str | None, request: Any) -> dict[str, 
 
 
 def envelope(code: str, message: str, param: str | None, request_id: str | None) -> dict[str, Any]:
+    """What any error answers. What it names as it came is written so that it can be sent and seen."""
+    message = printable(message, keep="\n")
+    param = printable(param) if isinstance(param, str) else param
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 
 
@@ -123,6 +133,8 @@ def unknown_path(request: HttpRequest) -> JsonResponse:
 
 def _explain(error: Exception, code: str) -> tuple[str | None, str]:
     """(the field that is wrong, a sentence)."""
+    if getattr(error, "unsure", False):
+        return None, UNSURE
     if code in MESSAGES:
         return None, MESSAGES[code]
     if isinstance(error, drf.ValidationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -14,10 +15,12 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 from rest_framework.fields import empty
 
-from governance.rules import money
+from governance.rules import money, names
+from governance.rules.errors import FieldError
 
 # Read by pagination and content negotiation, so never unknown in a query.
 BEYOND = "out_of_bounds"
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 COMMON_PARAMETERS = {"cursor", "page_size", "format"}
 
 
@@ -77,7 +80,16 @@ class Dollars(serializers.Field[int, Any, str, Any]):
         return money.format_dollars(value)
 
 
-class Count(serializers.IntegerField):
+class Whole(serializers.IntegerField):
+    """A whole number; as text, in ASCII digits and nothing else."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, str) and not _WHOLE.fullmatch(data.strip()):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Count(Whole):
     """A whole number from `least` on. More than `most` is a 422 that names the bound."""
 
     def __init__(self, *, least: int = 0, most: int = money.MAX_UNITS, **kwargs: Any) -> None:
@@ -99,12 +111,9 @@ class Ratio(serializers.Field[Decimal, Any, Any, Any]):
         if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
             raise serializers.ValidationError("must be a number such as 0.8.")
         try:
-            value = Decimal(data)
-        except ArithmeticError as error:
+            return money.decimal(data.strip() if isinstance(data, str) else data)
+        except money.AmountError as error:
             raise serializers.ValidationError("must be a number such as 0.8.") from error
-        if not value.is_finite():
-            raise serializers.ValidationError("must be a number such as 0.8.")
-        return value
 
     def to_representation(self, value: Any) -> float:
         # For show only: a ratio is compared as a Decimal.
@@ -134,10 +143,67 @@ class Text(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class Name(Text):
+    """A name of a kind of `rules.names`, in the form that is kept."""
+
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        self.kind = kind
+        super().__init__(**{"trim_whitespace": False, "max_length": names.KINDS[kind].most} | kwargs)
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        try:
+            name = self.read(data.strip(" "))
+        except FieldError as error:
+            raise serializers.ValidationError(error.message) from error
+        if not name and not self.allow_blank:
+            self.fail("blank")
+        return name
+
+    def read(self, text: str) -> Any:
+        return names.checked(self.kind, text)
+
+
+class CallName(Name):
+    """What a call names, which is somebody: not `*`."""
+
+    def read(self, text: str) -> str:
+        return names.of_call(self.kind, text)
+
+
+class NameFilter(Name):
+    """A name to look for: the spellings that rows may have it in, for `__in`."""
+
+    def __init__(self, kind: str, **kwargs: Any) -> None:
+        # Of each spelling, not of how many there are.
+        super().__init__(kind, **{"max_length": None} | kwargs)
+
+    def read(self, text: str) -> Any:
+        return names.spellings(self.kind, text) if text else ""
+
+
+class ScopeKeyFilter(Text):
+    """The key of a rule's scope to look for, of whichever kind."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        try:
+            return names.spellings_of_key(super().to_internal_value(data))
+        except FieldError as error:
+            raise serializers.ValidationError(error.message) from error
+
+
+def looked_for(name: str, value: Any, **columns: str) -> str:
+    """The lookup of a filter of ledger rows: a name has several spellings. `columns` that have other names here."""
+    column = {"tenant": "tenant__slug", "key": "key__prefix", "model": "model_served"} | columns
+    found = column.get(name, name)
+    return f"{found}__in" if isinstance(value, tuple) else found
+
+
 class Names(serializers.ListField):
     """A list of names; one name alone is a list of one."""
 
-    child = Text(max_length=200)
+    child = Name("tool")
 
     def to_internal_value(self, data: Any) -> list[Any]:
         return super().to_internal_value([data] if isinstance(data, str) else data)

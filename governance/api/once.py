@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter
@@ -17,11 +17,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import idempotency
+from governance.api.parsing import header
 from governance.api.views import ControlView
 from governance.idempotency import Claim, StoredAnswer
 from governance.models import Tenant
 
 log = logging.getLogger(__name__)
+waiting = idempotency.WaitingRepeats()
+# In the place of an agent's name, and none: those have no NUL.
+OPERATORS_OWN = "\0operator"
 
 PARAMETER = OpenApiParameter(
     "Idempotency-Key",
@@ -43,7 +47,10 @@ class OnceView(ControlView):
         if self.by.tenant is not None or not isinstance(request.data, dict):
             return self.by.tenant
         slug = request.data.get("tenant")
-        return Tenant.objects.filter(slug=slug).first() if isinstance(slug, str) else None
+        # No tenant is called so, and PostgreSQL would not even look.
+        if not isinstance(slug, str) or not slug.isascii() or "\x00" in slug:
+            return None
+        return Tenant.objects.filter(slug=slug).first()
 
 
 def once(post: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,15 +58,16 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(post)
     def post_once(view: OnceView, request: Request, **where: Any) -> Any:
-        key = idempotency.checked(request.headers.get(idempotency.HEADER, "").strip())
+        key = idempotency.checked(header(request, idempotency.HEADER))
         # The body is read as bytes before it is parsed, for both are needed.
         body = request._request.body if key else b""
         tenant = view.owner(request, **where) if key else None
         if tenant is None:
             return post(view, request, **where)
-        agent = view.by.agent.slug if view.by.agent else ""
+        # What an operator is answered has figures in it that no key of the tenant may be replayed.
+        agent = OPERATORS_OWN if view.by.tenant is None else view.by.agent.slug if view.by.agent else ""
         digest = idempotency.digest(method="POST", path=request.path, agent=agent, body=body)
-        found = _begin(tenant, key, digest)
+        found = _begin(tenant, key, digest, api_key_id=view.by.key.pk if view.by.key else None)
         if isinstance(found, StoredAnswer):
             return _replayed(found)
         return _run(view, found, lambda: post(view, request, **where))
@@ -67,12 +75,22 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
     return post_once
 
 
-def _begin(tenant: Tenant, key: str, digest: str) -> Claim | StoredAnswer:
-    for pause_s in idempotency.pauses():
-        found = idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=timezone.now())
-        if found is not None:
-            return found
-        time.sleep(pause_s)
+def _begin(tenant: Tenant, key: str, digest: str, *, api_key_id: int | None) -> Claim | StoredAnswer:
+    def look() -> Claim | StoredAnswer | None:
+        return idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=timezone.now(), api_key_id=api_key_id)
+
+    found = look()
+    if found is not None:
+        return found
+    with waiting.place(api_key_id):
+        for pause_s in idempotency.pauses():
+            if not connection.in_atomic_block:
+                # Others need it meanwhile, and there are not many.
+                connection.close()
+            time.sleep(pause_s)
+            found = look()
+            if found is not None:
+                return found
     raise idempotency.still_running()
 
 

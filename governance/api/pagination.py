@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import ValidationError as NotOfItsKind
-from django.db.models import Field
+from django.core.exceptions import ValidationError as DjangoValidationError
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
@@ -25,9 +24,9 @@ class NewestFirst(CursorPagination):
     page_size_query_param = "page_size"
     max_page_size = 500
 
-    def __init__(self, key: Field[Any, Any]) -> None:
-        """`key`: the primary key of what is listed."""
-        self._key = key
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        self._key = queryset.model._meta.pk
+        return super().paginate_queryset(queryset, request, view)
 
     def get_page_size(self, request: Request) -> int | None:
         asked = request.query_params.get(self.page_size_query_param, "")
@@ -36,21 +35,32 @@ class NewestFirst(CursorPagination):
         return super().get_page_size(request)
 
     def decode_cursor(self, request: Request) -> Cursor | None:
-        """Raises ValidationError for what is none of ours: a position is looked up in the database as it is."""
+        """Where the page begins. Raises ValidationError where no answer of ours has said so."""
         try:
             cursor = super().decode_cursor(request)
-            place = None if cursor is None or cursor.position is None else self._key.to_python(cursor.position)
-        except (NotFound, NotOfItsKind) as error:
-            raise self._no_cursor() from error
-        if isinstance(place, int) and abs(place) > LARGEST_ID:
-            raise self._no_cursor()
+            if cursor is not None and cursor.position is not None:
+                self._position(str(cursor.position))
+        except (NotFound, ValueError, DjangoValidationError) as error:
+            message = "is none of this list's: take it from `next` or `previous`."
+            raise ValidationError({"cursor": [message]}) from error
         return cursor
 
-    def _no_cursor(self) -> ValidationError:
-        return ValidationError({self.cursor_query_param: ["is none: take it from `next` or `previous` of a page."]})
+    def _position(self, text: str) -> None:
+        """Raise ValueError or Django's ValidationError where no row's key can be written so."""
+        key = self._key.to_python(text)
+        if isinstance(key, int) and not 0 <= key <= LARGEST_ID:
+            raise ValueError(f"no key is {text}")
 
     def get_paginated_response(self, data: list[Any]) -> Response:
         return Response({"results": data, "next": self.get_next_link(), "previous": self.get_previous_link()})
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        link = {"type": ["string", "null"], "format": "uri"}
+        return {
+            "type": "object",
+            "required": ["results", "next", "previous"],
+            "properties": {"results": schema, "next": link, "previous": link},
+        }
 
 
 def _is_whole(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""JSON bodies and query strings, within bounds; numbers are kept exact."""
+"""What a request brings, within bounds: JSON bodies with exact numbers, query strings, the text of headers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from django.conf import settings
 from django.http import QueryDict
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
 
-from governance.rules import charsets, json_bounds
+from governance.rules import charsets, json_bounds, names
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
 
 # Longer ones are no numbers that anything here counts, and Python reads no more than a few thousand digits.
 MOST_DIGITS = 100
 MOST_PARAMETERS = 100
 MOST_CHARACTERS = 4_000
+
+
+def header(request: Request, name: str) -> str:
+    """A header's text, or "". Django reads its bytes as Latin-1, whatever they are."""
+    return names.from_header(request.headers.get(name, "").encode("latin-1", "replace"))
 
 
 class ExactJson(JSONParser):
@@ -40,7 +46,7 @@ class ExactJson(JSONParser):
             raise BeyondBounds("", f"is nested deeper than {bounds.depth} levels.") from error
         except (ValueError, ArithmeticError) as error:
             raise ParseError(f"The body is not JSON: {error}") from error
-        json_bounds.check(value, bounds, storable=True)
+        json_bounds.check(value, bounds, storable=True, any_field=False)
         return value
 
     @staticmethod

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from governance.api.fields import Names, Ratio, Strict, Text
+from governance.api.fields import Name, Names, Ratio, Strict, Whole
 from governance.rules import policy
 
 
@@ -16,7 +16,7 @@ class DowngradeRule(Strict):
     The first that matches a call is followed, and no other unless its model does not fit or cannot do the job.
     """
 
-    to = Text(max_length=120)
+    to = Name("model")
     at = Ratio(required=False)
 
     def get_fields(self) -> dict[str, Any]:
@@ -31,9 +31,9 @@ class PolicyBody(Strict):
     warn_at = Ratio(required=False, allow_null=True)
     alert_thresholds = serializers.ListField(child=Ratio(), required=False, max_length=20)
     downgrade_rules = DowngradeRule(many=True, required=False)
-    disabled_tools = serializers.ListField(child=Text(max_length=200), required=False, max_length=200)
+    disabled_tools = serializers.ListField(child=Name("tool"), required=False, max_length=200)
     clamp = serializers.BooleanField(required=False)
-    clamp_min_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    clamp_min_tokens = Whole(required=False, min_value=1, max_value=10_000_000)
 
     def get_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = super().get_fields()

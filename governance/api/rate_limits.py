@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import rate_limits, tenancy
-from governance.api.fields import Count, Dollars, Query, Strict, Text
+from governance.api.fields import Count, Dollars, Name, Query, ScopeKeyFilter, Strict, Text, looked_for
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import RateLimit, ScopeType
 from governance.rules import money
@@ -21,7 +21,7 @@ class RateLimitBody(Strict):
     """Ceilings a minute for a scope, which is named as a budget's is. An empty ceiling is none."""
 
     id = serializers.IntegerField(read_only=True)
-    tenant = Text(source="tenant.slug", required=False, allow_null=True, default=None, max_length=50)
+    tenant = Name("tenant", source="tenant.slug", required=False, allow_null=True, default=None)
     scope_type = serializers.ChoiceField(choices=ScopeType.values)
     scope_key = Text(required=False, allow_blank=True, default="", max_length=200)
     scope = serializers.CharField(read_only=True)
@@ -35,9 +35,9 @@ class RateLimitBody(Strict):
 
 
 class RateLimitQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     scope_type = serializers.ChoiceField(choices=ScopeType.values, required=False)
-    scope_key = Text(required=False)
+    scope_key = ScopeKeyFilter(required=False)
     enabled = serializers.BooleanField(required=False)
 
 
@@ -48,6 +48,7 @@ class RateLimits(ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(RateLimitQuery, request.query_params.dict())
         slug = asked.pop("tenant", None)
+        asked = {looked_for(name, value): value for name, value in asked.items()}
         rows = _every().filter(Q(**asked) & (Q(tenant__slug=slug) if slug else Q()))
         return self.listed(rows, presenter(RateLimitBody), columns=columns_of(RateLimitBody))
 

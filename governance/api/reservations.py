@@ -11,19 +11,22 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import reservations, reviews
+from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Count, Dollars, Moment, Strict, Text
+from governance.api.fields import Count, Dollars, Moment, Name, Strict
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
+from governance.api.refusing import RefusingView
 from governance.api.reviews import needs_review
 from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
-from governance.rules.calls import Usage
+from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Decision
+from governance.rules.errors import Conflict
 from governance.rules.judgement import AGENT_SETTLED
 from governance.rules.reports import ReportTrust
 
@@ -38,7 +41,7 @@ class Lifetime(serializers.IntegerField):
 class ReserveRequest(DecisionRequest):
     """A call about to be made: who, which model, and how much at most."""
 
-    provider = Text(max_length=40, required=False, default="mistral")
+    provider = Name("provider", required=False, default="mistral")
     ttl_s = Lifetime(help_text="How long the hold lasts; the platform's default where it is left out.")
 
 
@@ -53,9 +56,9 @@ class SettleRequest(UsageBody):
 
     cost = Dollars(required=False)
     usage = UsageBody(required=False, help_text="The token counts, for those who have them in one object.")
-    model = Text(max_length=120, required=False, help_text="The model that served, where it was another.")
-    provider = Text(max_length=40, required=False)
-    request_id = Text(max_length=100, required=False, help_text="Yours or the provider's.")
+    model = Name("model", required=False, help_text="The model that served, where it was another.")
+    provider = Name("provider", required=False)
+    request_id = Name("request_id", required=False, help_text="Yours or the provider's.")
     occurred_at = Moment(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class SettledBody(serializers.Serializer[Any]):
     late = serializers.BooleanField()
 
 
-class Reservations(OnceView):
+class Reservations(RefusingView, OnceView):
     roles = {"POST": CALLERS}
 
     @extend_schema(
@@ -155,18 +158,20 @@ class Reservations(OnceView):
             call=call_of(asked, caller),
             provider=asked["provider"],
             ttl_s=asked.get("ttl_s"),
+            trust=trust_in(self.by),
         )
         try:
             decision = _carry_out(self, operation)
         except AlreadyResolved:
             return self._reserved_before(id)
         if not decision.allowed:
-            return refused(decision, request, model=asked["model"])
+            self.decision = decision
+            return refused(decision, request, model=asked["model"], audience=self.by.audience)
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
         row = Reservation.objects.get(pk=id)
-        answer = decided(decision, model) | {
+        answer = decided(decision, model, audience=self.by.audience) | {
             "id": str(id),
             "status": row.status,
             "amount": Dollars().to_representation(row.amount_nanos),
@@ -244,7 +249,21 @@ class ReservationSettle(ReservationAct):
         return _settled(held.pk, row.entry, row.cost_nanos, overage_nanos=0 if late else row.waiting_nanos, late=late)
 
 
-class ReservationExtend(ReservationAct):
+class ReservationExtend(RefusingView, ReservationAct):
+    def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
+        row = reservations.seen_by(by.reader).get(pk=self.kwargs["id"])
+        key = row.key
+        return Caller(
+            row.tenant_id,
+            row.tenant.slug,
+            agent=row.agent,
+            key_id=key.pk if key else None,
+            key_prefix=key.prefix if key else "",
+            user=row.user,
+            session=row.session,
+            task=row.task,
+        )
+
     @extend_schema(
         operation_id="reservations_extend", parameters=[PARAMETER], request=ExtendRequest, responses=ReservationBody
     )
@@ -253,7 +272,16 @@ class ReservationExtend(ReservationAct):
         """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
-        _carry_out(self, Extend(held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True))
+        if asked["more"] and self.claim and self.claim.taken_over:
+            raise Conflict(
+                "more",
+                "an earlier run of this request was cut off, and may have held it already: look at the reservation's"
+                " amount, and extend it by what is missing under a new Idempotency-Key.",
+            )
+        extension = Extend(
+            held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True, trust=trust_in(self.by)
+        )
+        _carry_out(self, extension)
         return self.shown(id)
 
 

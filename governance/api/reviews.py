@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from governance.actions import reviews
 from governance.api import errors
-from governance.api.fields import Act, Dollars, PeriodQuery, Text
+from governance.api.fields import Act, Dollars, NameFilter, PeriodQuery, looked_for
 from governance.api.once import OnceView
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list
@@ -21,6 +21,7 @@ from governance.models import PendingReport
 from governance.queries.spend import TimeRange
 from governance.rules import money
 from governance.rules.reports import ReportBound
+from governance.rules.visibility import Audience
 
 REJECTED = "report_rejected"
 
@@ -30,7 +31,7 @@ class BoundBody(serializers.Serializer[Any]):
 
     scope = serializers.CharField(allow_null=True)
     window = serializers.CharField(allow_null=True)
-    left = Dollars(allow_null=True, help_text="Of a wider scope than the reader's own: null.")
+    left = Dollars(allow_null=True, help_text="Of what the reader is not shown the amounts of: null.")
 
 
 class ReviewBody(serializers.Serializer[PendingReport]):
@@ -66,7 +67,7 @@ class ReviewBody(serializers.Serializer[PendingReport]):
     @extend_schema_field(BoundBody)
     def get_bound(self, row: PendingReport) -> dict[str, Any]:
         bound = _bound(row)
-        shown = bound.is_own or self.context.get("sees_all", False)
+        shown = self.context["audience"].sees_amounts(bound.scope)
         return {
             "scope": bound.scope or None,
             "window": bound.kind or None,
@@ -77,10 +78,10 @@ class ReviewBody(serializers.Serializer[PendingReport]):
 class ReviewQuery(PeriodQuery):
     """Filters of the reports; `from` and `to` are of `reported_at`."""
 
-    tenant = Text(required=False)
-    agent = Text(required=False)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
     status = serializers.ChoiceField(choices=PendingReport.Status.values, required=False)
-    request_id = Text(required=False)
+    request_id = NameFilter("request_id", required=False)
     reservation = serializers.UUIDField(required=False)
 
 
@@ -92,7 +93,7 @@ class Reviews(ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(ReviewQuery, request.query_params.dict())
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
-        where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
+        where = Q(**{looked_for(name, value): value for name, value in asked.items()})
         rows = reviews.seen_by(self.by.reader).filter(where, period.on("reported_at"))
         return self.listed(rows, lambda page: [shown(self, row) for row in page], columns=columns_of(ReviewBody))
 
@@ -131,7 +132,7 @@ class ReviewReject(ControlView):
 
 def shown(view: ControlView, row: PendingReport) -> dict[str, Any]:
     """A report as it is printed for whoever asks."""
-    return dict(ReviewBody(row, context={"sees_all": view.by.tenant is None}).data)
+    return dict(ReviewBody(row, context={"audience": view.by.audience}).data)
 
 
 def needs_review(view: OnceView, row: PendingReport) -> Response:
@@ -139,18 +140,20 @@ def needs_review(view: OnceView, row: PendingReport) -> Response:
     # What was kept is known by its own id; when it is decided, a repeat under the same key is answered by that.
     view.is_passing = True
     rejected = row.status == PendingReport.Status.REJECTED
-    answer = errors.body(REJECTED if rejected else reviews.ALERT, _sentence(row), "cost", view.request)
+    answer = errors.body(
+        REJECTED if rejected else reviews.ALERT, _sentence(row, view.by.audience), "cost", view.request
+    )
     answer["error"]["report"] = shown(view, row)
     return Response(answer, status=409)
 
 
-def _sentence(row: PendingReport) -> str:
+def _sentence(row: PendingReport, audience: Audience) -> str:
     waiting, charged = money.format_dollars(row.waiting_nanos), money.format_dollars(row.charged_nanos)
     if row.status == PendingReport.Status.REJECTED:
         return f"An operator has rejected this report, {row.pk}: ${waiting} of it is not charged."
     bound = _bound(row)
-    left = f" (${money.format_dollars(max(0, bound.room_nanos))})" if bound.is_own else ""
-    what = f"{bound.scope} per {bound.kind.replace('_', ' ')} leaves" if bound.scope else "may be reported unreviewed"
+    left = f" (${money.format_dollars(max(0, bound.room_nanos))})" if audience.sees_amounts(bound.scope) else ""
+    what = f"{audience.named(bound.scope, bound.kind)} leaves" if bound.scope else "may be reported unreviewed"
     held = f"${charged} is charged, and " if row.reservation else ""
     return f"{held}${waiting} is more than {what}{left}: it is kept as report {row.pk}, and waits for an operator."
 

@@ -17,7 +17,18 @@ from governance.actions import corrections, reviews, spend_reports
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
-from governance.api.fields import Count, Dollars, Moment, PeriodQuery, Strict, Text
+from governance.api.fields import (
+    CallName,
+    Count,
+    Dollars,
+    Moment,
+    Name,
+    NameFilter,
+    PeriodQuery,
+    Strict,
+    Text,
+    looked_for,
+)
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
@@ -42,19 +53,19 @@ TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 class CallerFields(Strict):
     """Who a call is for. Agents and tenants are known by their key; operators name the tenant."""
 
-    tenant = Text(required=False, max_length=50)
-    agent = Text(required=False, max_length=100, default="", allow_blank=True)
-    user = Text(required=False, max_length=200, default="", allow_blank=True)
-    session = Text(required=False, max_length=200, default="", allow_blank=True)
-    task = Text(required=False, max_length=200, default="", allow_blank=True)
+    tenant = Name("tenant", required=False)
+    agent = CallName("agent", required=False, default="", allow_blank=True)
+    user = CallName("user", required=False, default="", allow_blank=True)
+    session = CallName("session", required=False, default="", allow_blank=True)
+    task = CallName("task", required=False, default="", allow_blank=True)
 
 
 class ReportBody(CallerFields):
     """A call already made: what it cost, or the tokens it used."""
 
-    request_id = Text(max_length=100, help_text="Yours; a repeat is a no-op.")
-    model = Text(max_length=120, required=False, default="", allow_blank=True)
-    provider = Text(max_length=40, required=False, default="mistral")
+    request_id = Name("request_id", help_text="Yours; a repeat is a no-op.")
+    model = Name("model", required=False, default="", allow_blank=True)
+    provider = Name("provider", required=False, default="mistral")
     cost = Dollars(required=False)
     input_tokens = Count(required=False, default=0)
     cached_tokens = Count(required=False, default=0)
@@ -114,29 +125,26 @@ class EntryBody(serializers.Serializer[SpendEntry]):
 class EntryQuery(PeriodQuery):
     """Filters of the ledger's lines; `model` is the one that served."""
 
-    tenant = Text(required=False)
-    agent = Text(required=False)
-    key = Text(required=False, help_text="A key's prefix.")
-    user = Text(required=False)
-    session = Text(required=False)
-    task = Text(required=False)
-    model = Text(required=False)
-    provider = Text(required=False)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
+    key = NameFilter("key", required=False, help_text="A key's prefix.")
+    user = NameFilter("user", required=False)
+    session = NameFilter("session", required=False)
+    task = NameFilter("task", required=False)
+    model = NameFilter("model", required=False)
+    provider = NameFilter("provider", required=False)
     scope = Text(required=False, help_text="`platform`, or a kind and its key: `agent:invoices`.")
     certainty = serializers.ChoiceField(choices=SpendEntry.Certainty.values, required=False)
     kind = serializers.ChoiceField(choices=SpendEntry.Kind.values, required=False)
-    request_id = Text(required=False)
+    request_id = NameFilter("request_id", required=False)
     open = serializers.BooleanField(required=False, help_text="Only estimates that nobody has confirmed or voided.")
-
-
-COLUMNS = {"tenant": "tenant__slug", "key": "key__prefix", "model": "model_served"}
 
 
 class SummaryQuery(PeriodQuery):
     group_by = Text(default="day", help_text=f"Comma-separated: {', '.join(GROUPS)}.")
-    tenant = Text(required=False)
-    agent = Text(required=False)
-    model = Text(required=False)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
+    model = NameFilter("model", required=False)
 
     def validate_group_by(self, value: str) -> list[str]:
         names = [part for raw in value.split(",") if (part := raw.strip())]
@@ -180,7 +188,7 @@ class Spend(OnceView, ListView):
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
         only_open = asked.pop("open", False)
         where = _scope(asked.pop("scope", None))
-        where &= Q(**{COLUMNS.get(name, name): value for name, value in asked.items()})
+        where &= Q(**{looked_for(name, value): value for name, value in asked.items()})
         rows = spend.entries(reader=self.by.reader, period=period).filter(where)
         if only_open:
             rows = corrections.open_estimates(rows)
@@ -242,7 +250,7 @@ class SpendSummary(ListView):
         asked = self.valid(SummaryQuery, request.query_params.dict())
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
         groups = asked.pop("group_by")
-        where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
+        where = Q(**{looked_for(name, value, model="model"): value for name, value in asked.items()})
         rows = spend.summary(group_by=groups, reader=self.by.reader, period=period, where=where)
         total = Dollars().to_representation(sum(row["cost_nanos"] for row in rows))
         calls = sum(row["calls"] for row in rows)

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, Query, Text
+from governance.api.fields import Dollars, NameFilter, Query, Whole
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView
 from governance.queries import spend
@@ -20,10 +20,10 @@ COLUMNS = {"tenant": "tenant__slug", "agent": "agent", "model": "model_served"}
 
 
 class RateQuery(Query):
-    minutes = serializers.IntegerField(default=15, min_value=1, max_value=LONGEST_MINUTES)
-    tenant = Text(required=False)
-    agent = Text(required=False)
-    model = Text(required=False, help_text="The one that served.")
+    minutes = Whole(default=15, min_value=1, max_value=LONGEST_MINUTES)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
+    model = NameFilter("model", required=False, help_text="The one that served.")
 
 
 class RateBody(serializers.Serializer[Any]):
@@ -44,7 +44,7 @@ class SpendRate(ControlView):
         """The mean over the last `minutes`, 15 unless told."""
         asked = self.valid(RateQuery, request.query_params.dict())
         minutes = asked.pop("minutes")
-        where = Q(**{COLUMNS[name]: value for name, value in asked.items()})
+        where = Q(**{f"{COLUMNS[name]}__in": value for name, value in asked.items()})
         cost_nanos, calls = spend.recent(reader=self.by.reader, minutes=minutes, now=self.now, where=where)
         found = {
             "dollars_per_minute": cost_nanos // minutes,

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import stops, tenancy
-from governance.api.fields import OptionalAct, Query, Strict, Text
+from governance.api.fields import Name, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Agent, EmergencyStop, Tenant
@@ -21,8 +21,8 @@ class StopBody(Strict):
     """Refuses every call of an agent, a tenant or, with neither, of everybody, and cuts the running ones."""
 
     id = serializers.IntegerField(read_only=True)
-    tenant = Text(source="tenant.slug", max_length=50, required=False, allow_null=True, default=None)
-    agent = Text(source="agent.slug", max_length=100, required=False, allow_null=True, default=None)
+    tenant = Name("tenant", source="tenant.slug", required=False, allow_null=True, default=None)
+    agent = Name("agent", source="agent.slug", required=False, allow_null=True, default=None)
     stops = serializers.SerializerMethodField(help_text="Who is stopped, in words.")
     reason = Text(max_length=300)
     actor = serializers.CharField(read_only=True)
@@ -39,8 +39,8 @@ class StopBody(Strict):
 
 
 class StopQuery(Query):
-    tenant = Text(required=False)
-    agent = Text(required=False)
+    tenant = Name("tenant", required=False)
+    agent = Name("agent", required=False)
     active = serializers.BooleanField(required=False, help_text="Only those in force, or only those lifted.")
 
 

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import tenancy
-from governance.api.fields import Moment, OptionalAct, Query, Strict, Text
+from governance.api.fields import CallName, Moment, Name, OptionalAct, Query, Strict, Text, Whole
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Agent, ApiKey, Tenant
@@ -25,18 +25,18 @@ class TenantBody(Strict):
     """A customer whose agents spend; named by its slug everywhere."""
 
     slug = serializers.SlugField(max_length=50)
-    name = Text(max_length=200, required=False)
+    name = Name("label", required=False)
     time_zone = Text(max_length=64, required=False, help_text="IANA name, such as Europe/Paris.")
     show_amounts = serializers.BooleanField(required=False)
-    default_max_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    default_max_tokens = Whole(required=False, min_value=1, max_value=10_000_000)
     status = serializers.CharField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)
 
 
 class AgentBody(Strict):
     id = serializers.IntegerField(read_only=True)
-    tenant = Text(source="tenant.slug", max_length=50)
-    slug = Text(max_length=100)
+    tenant = Name("tenant", source="tenant.slug")
+    slug = CallName("agent")
     status = serializers.CharField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)
 
@@ -46,10 +46,10 @@ class KeyBody(Strict):
 
     id = serializers.IntegerField(read_only=True)
     prefix = serializers.CharField(read_only=True)
-    name = Text(max_length=200, required=False, allow_blank=True, default="")
+    name = Name("label", required=False, allow_blank=True, default="")
     role = serializers.ChoiceField(choices=Role.values)
-    tenant = Text(source="tenant.slug", max_length=50, required=False, allow_null=True, default=None)
-    agent = Text(source="agent.slug", max_length=100, required=False, allow_null=True, default=None)
+    tenant = Name("tenant", source="tenant.slug", required=False, allow_null=True, default=None)
+    agent = Name("agent", source="agent.slug", required=False, allow_null=True, default=None)
     expires_at = Moment(required=False, allow_null=True, default=None)
     revoked_at = serializers.DateTimeField(read_only=True, allow_null=True)
     created_at = serializers.DateTimeField(read_only=True)
@@ -62,7 +62,7 @@ class IssuedKeyBody(KeyBody):
 
 
 class AgentQuery(Query):
-    tenant = Text(required=False)
+    tenant = Name("tenant", required=False)
     status = serializers.ChoiceField(choices=Agent.Status.values, required=False)
 
 
@@ -71,13 +71,13 @@ class TenantQuery(Query):
 
 
 class KeyQuery(Query):
-    tenant = Text(required=False)
-    agent = Text(required=False)
+    tenant = Name("tenant", required=False)
+    agent = Name("agent", required=False)
     role = serializers.ChoiceField(choices=Role.values, required=False)
 
 
 class RotateBody(Strict):
-    grace_s = serializers.IntegerField(
+    grace_s = Whole(
         required=False,
         min_value=0,
         max_value=LONGEST_GRACE_S,

@@ -86,7 +86,7 @@ class ListView(ControlView):
         if tables.wanted(self.request):
             every = _presented(rows.iterator(chunk_size=CHUNK), present)
             return tables.streamed(self.request, every, columns=list(columns), name=self.table_name)
-        paginator = NewestFirst(rows.model._meta.pk)
+        paginator = NewestFirst()
         page = paginator.paginate_queryset(rows, self.request, view=self)
         return paginator.get_paginated_response(present(page or []))
 

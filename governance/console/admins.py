@@ -8,6 +8,7 @@ from governance.console import (
     entry_admins,
     ledger_admins,
     limit_admins,
+    refusal_admins,
     review_admins,
     tenancy_admins,
 )
@@ -25,6 +26,7 @@ from governance.models import (
     LedgerJudgement,
     PendingReport,
     RateLimit,
+    RefusedCall,
     Reservation,
     SpendEntry,
     SpendRollup,
@@ -38,6 +40,7 @@ ADMINS = {
     Allowance: budget_admins.AllowanceAdmin,
     RateLimit: limit_admins.RateLimitAdmin,
     EmergencyStop: limit_admins.EmergencyStopAdmin,
+    RefusedCall: refusal_admins.RefusalAdmin,
     SpendEntry: entry_admins.SpendEntryAdmin,
     PendingReport: review_admins.PendingReportAdmin,
     Reservation: ledger_admins.ReservationAdmin,

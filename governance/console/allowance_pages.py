@@ -24,6 +24,7 @@ from unfold.widgets import (
 from governance.actions import allowances
 from governance.audit import Actor
 from governance.console import display
+from governance.console.amounts import AmountField
 from governance.console.base import actor
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.models.budgets import EACH
@@ -38,7 +39,7 @@ SHOWN = 10
 
 
 class AllowanceForm(forms.Form):
-    amount = forms.DecimalField(
+    amount = AmountField(
         label="More, in dollars",
         decimal_places=9,
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0", "autofocus": True}),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import models
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
 from governance.api.authentication import role_of
 from governance.audit import Actor
+from governance.console.amounts import AmountField, WholeField
 from governance.models.tenancy import Role
+from governance.rules import names
 
 
 def is_staff(request: HttpRequest) -> bool:
@@ -34,6 +37,16 @@ class ConsoleAdmin(ModelAdmin):
     show_full_result_count = False
     list_filter_submit = False
     warn_unsaved_form = True
+    formfield_overrides = {
+        models.DecimalField: {"form_class": AmountField},
+        models.IntegerField: {"form_class": WholeField},
+        models.PositiveIntegerField: {"form_class": WholeField},
+    }
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """Names are looked for in the form that is kept, however they are typed."""
+        found: tuple[Any, bool] = super().get_search_results(request, queryset, names.composed(search_term))
+        return found
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return is_staff(request)

@@ -15,6 +15,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWid
 
 from governance.actions import budgets
 from governance.audit import Actor
+from governance.console.amounts import AmountField
 from governance.models import Budget
 from governance.queries import budget_status
 from governance.rules import money, policy
@@ -53,7 +54,7 @@ class PolicyField(forms.CharField):
 class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
     """Dollars and plain lists in; what `governance.actions.budgets` says is wrong is shown at its field."""
 
-    limit = forms.DecimalField(
+    limit = AmountField(
         label="Limit in dollars",
         decimal_places=9,
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0"}),

@@ -6,7 +6,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
@@ -21,6 +20,7 @@ from governance.actions import corrections
 from governance.audit import Actor
 from governance.console import display as show
 from governance.console import reasons
+from governance.console.amounts import AmountField
 from governance.console.base import LongTableAdmin, actor
 from governance.models import SpendEntry
 from governance.rules import money
@@ -42,9 +42,7 @@ class OpenEstimates(admin.SimpleListFilter):
 class CostForm(reasons.ReasonForm):
     """`cost` comes back in nanodollars."""
 
-    cost = forms.DecimalField(
-        label="What each truly cost, in dollars", min_value=0, widget=UnfoldAdminDecimalFieldWidget()
-    )
+    cost = AmountField(label="What each truly cost, in dollars", min_value=0, widget=UnfoldAdminDecimalFieldWidget())
     field_order = ("cost", "reason")
 
     def clean_cost(self) -> int | None:

@@ -10,6 +10,7 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from governance.actions import rate_limits
 from governance.audit import Actor
+from governance.console.amounts import AmountField
 from governance.models import RateLimit
 from governance.rules import money
 from governance.rules.errors import Conflict, FieldError
@@ -18,7 +19,7 @@ from governance.rules.errors import Conflict, FieldError
 class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
     """What `governance.actions.rate_limits` says is wrong is shown at its field."""
 
-    dollars_per_minute = forms.DecimalField(
+    dollars_per_minute = AmountField(
         required=False,
         decimal_places=9,
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0"}),

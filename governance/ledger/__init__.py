@@ -40,6 +40,7 @@ from governance.ledger.results import (
     ResetResult,
     SettleResult,
 )
+from governance.ledger.sql_dialect import patiently
 
 __all__ = [
     "ATTEMPTS",
@@ -66,6 +67,7 @@ __all__ = [
     "extend",
     "lock_windows",
     "open_period",
+    "patiently",
     "record",
     "release",
     "reserve",

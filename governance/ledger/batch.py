@@ -7,12 +7,15 @@ because their ids are needed at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+from django.conf import settings
 
 from governance.ledger import clock, sql
 from governance.ledger import sql_buckets as limits
@@ -31,18 +34,30 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, ReservationUnknown
+from governance.ledger.results import AlreadyResolved, ReservationUnknown, WindowGone
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
-from governance.rules.decision import Call, Reason, State, WindowView, crossed, state_of
-from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, Scoped, governing, is_stopped, matching
+from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
+from governance.rules.reports import ReportTrust, is_own
+from governance.rules.scopes import (
+    BudgetRule,
+    MatchedBudget,
+    RateRule,
+    Scoped,
+    governing,
+    is_named_by_calls,
+    is_stopped,
+    matching,
+)
 from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
 UNBUDGETED_SPAN = timedelta(days=1)
+# In which a tenant's calls may bring so many new subjects to a budget for each one: settings.NEW_NAMES_PER_HOUR.
+NEW_NAMES_SPAN = timedelta(hours=1)
 # How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
 LOOKS = 3
 # And how often then, when nothing but the end of a period can still take a window from it.
@@ -88,13 +103,15 @@ class Batch:
         self.reservations: dict[UUID, ReservationRow] = {}
         self.new_reservations: dict[UUID, ReservationRow] = {}
         self.corrected: dict[UUID, EntryRow] = {}
-        self.reported: dict[tuple[int, str], tuple[UUID, int]] = {}
+        self.reported: dict[tuple[int, str], sql.Reported] = {}
         # Rate buckets by (limit, subject) and by id; empty where nothing is limited.
         self.buckets: dict[int, BucketRow] = {}
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
         self._matched: dict[Caller, list[MatchedBudget]] = {}
         self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
+        # Callers that bring one more new name than there may be.
+        self._crowded: set[Caller] = set()
 
     # Reading and locking ------------------------------------------------------------------------------------
 
@@ -133,6 +150,13 @@ class Batch:
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
+        # A report that was made before opens nothing.
+        callers = {
+            op.caller
+            for op in self.operations
+            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
+        }
+        needed = [budget for caller in callers for budget in self.matched(caller)]
         past = {
             (item.budget.id, item.subject, op.occurred_at)
             for op in self.operations
@@ -148,7 +172,7 @@ class Batch:
             budget_ids=acted_on,
         )
         self.work_out([row for row in self.windows.values() if self._is_stale(row)])
-        self._lock_buckets({op.caller for op in self.operations if isinstance(op, Reserve)})
+        self._lock_buckets()
 
     def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
         """Read which budgets and rate limits govern the callers and whether they may call at all.
@@ -185,8 +209,8 @@ class Batch:
         self.load_rules([caller])
         rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
         self.open = {(row.budget.id, row.subject): row for row in rows if not has_ended(row, self.now)}
-        for item in self.matched(caller):
-            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
+        self._stand_in(self.matched(caller))
+        self._notice_crowds({caller: [item for item in self.matched(caller) if self._window(item).id == 0]})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
         rules, keys = self._limits_of([caller])
         self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
@@ -225,7 +249,7 @@ class Batch:
             return Reason.TENANT_PAUSED
         if (caller.tenant_id, caller.agent) in self.caller_status.paused_agents:
             return Reason.AGENT_PAUSED
-        return None
+        return Reason.TOO_MANY_NAMES if caller in self._crowded else None
 
     def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
@@ -240,30 +264,132 @@ class Batch:
             ended = [
                 self.open.pop(key).id for key in wanted if key in self.open and has_ended(self.open[key], self.now)
             ]
-            missing = [item for key, item in wanted.items() if key not in self.open]
+            missing = self._to_open([item for key, item in wanted.items() if key not in self.open])
             # Closed while we waited for its lock: whoever did that may have opened its successor.
             overtaken = any(row.closed_at is not None and row.id not in ids for row in rows)
             if not missing and not overtaken:
+                self._stand_in(wanted.values())
                 return
             sql.close_windows(ended, self.now)
             if missing:
                 sql.open_windows([new_window(item, self.now) for item in missing], self.now)
         raise LostWindows("windows kept changing while they were being locked")
 
+    def _to_open(self, missing: list[MatchedBudget]) -> list[MatchedBudget]:
+        """The windows that are missing and to be opened: none for a name that only refused calls bring."""
+        if not any(is_named_by_calls(item.budget) for item in missing):
+            return missing
+        lacking = {(item.budget.id, item.subject) for item in missing if is_named_by_calls(item.budget)}
+        brought = {
+            op.caller: [item for item in self.matched(op.caller) if (item.budget.id, item.subject) in lacking]
+            for op in self.operations
+            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
+        }
+        self._crowded.clear()
+        self._notice_crowds(brought)
+        calls = [op for op in self.operations if isinstance(op, Reserve) and brought[op.caller]]
+        admitted = {op.caller for op in self.operations if isinstance(op, Record)} - self._crowded
+        admitted |= {op.caller for op in calls if self._would_admit(op)}
+        known = {(item.budget.id, item.subject) for caller in admitted for item in brought.get(caller, ())}
+        return [
+            item for item in missing if not is_named_by_calls(item.budget) or (item.budget.id, item.subject) in known
+        ]
+
+    def _would_admit(self, op: Reserve) -> bool:
+        """Whether a call goes through as things stand, before the others of this batch. Nothing is opened for it."""
+        tried = Batch((), self._given)
+        tried.now, tried.caller_status, tried._crowded = self.now, self.caller_status, self._crowded
+        tried._matched, tried._limited = self._matched, self._limited
+        tried.open = {key: replace(row, crossed=list(row.crossed)) for key, row in self.open.items()}
+        tried._stand_in(self.matched(op.caller))
+        tried.work_out([row for row in tried.open.values() if tried._is_stale(row)])
+        rules, keys = self._limits_of([op.caller])
+        tried.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
+        return tried.decided(op.caller, op.call).allowed
+
+    def decided(self, caller: Caller, call: Call) -> Decision:
+        """What happens to a call, by the windows and buckets as they are."""
+        decision = decide(
+            self.with_caller_status(call, caller),
+            views_of(self.matched(caller), self.open),
+            [bucket_view(bucket, self.now) for bucket in self.buckets_of(caller)],
+        )
+        if decision.reason != Reason.TOO_MANY_NAMES:
+            return decision
+        return replace(decision, most_names=settings.NEW_NAMES_PER_HOUR)
+
+    def _is_reported(self, op: Record) -> bool:
+        return (op.caller.tenant_id, op.request_id) in self.reported
+
+    def is_crowded(self, caller: Caller) -> bool:
+        return caller in self._crowded
+
+    def open_for(self, caller: Caller) -> bool:
+        """Open what was not, because its calls were refused until another operation of this batch made room.
+
+        True where there was any: somebody else may have opened and filled it at this moment, so that whoever decided by
+        an empty one decides again. Raises LostWindows where it is gone already.
+        """
+        lacking = [item for item in self.matched(caller) if self._window(item).id == 0]
+        if lacking:
+            windows = [(item.budget.id, item.subject) for item in lacking]
+            # Nothing was looked at for them before: what time has ended may stand there still.
+            sql.close_windows([row.id for row in sql.windows(keys=windows) if has_ended(row, self.now)], self.now)
+            sql.open_windows([new_window(item, self.now) for item in lacking], self.now)
+            rows = sql.windows(keys=windows)
+            if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
+                raise LostWindows("windows kept changing while they were being opened")
+            self.windows |= {row.id: row for row in rows}
+            self.open |= {(row.budget.id, row.subject): row for row in rows}
+            self.work_out([row for row in rows if self._is_stale(row)])
+        keys = {(bucket.rule.id, bucket.subject) for bucket in self.buckets_of(caller) if bucket.id == 0}
+        if keys:
+            limits.open_buckets(keys, self.now)
+            rules, _ = self._limits_of([caller])
+            opened = limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=True)
+            self.buckets |= {row.id: row for row in opened}
+        return bool(lacking or keys)
+
+    def _stand_in(self, wanted: Iterable[MatchedBudget]) -> None:
+        """For windows that are not open: as they would open at a call that is let through."""
+        for item in wanted:
+            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
+
+    def _window(self, item: MatchedBudget) -> WindowRow:
+        return self.open[item.budget.id, item.subject]
+
+    def _notice_crowds(self, brought: Mapping[Caller, Sequence[MatchedBudget]]) -> None:
+        """Find the callers that bring a budget one more new name than a tenant's calls may within an hour."""
+        opening: Counter[tuple[int, int]] = Counter()
+        for caller, items in brought.items():
+            for item in items:
+                if not is_named_by_calls(item.budget):
+                    continue
+                key = item.budget.id, caller.tenant_id
+                count = settings.NEW_NAMES_PER_HOUR - opening[key]
+                if sql.has_opened(*key, count=count, since=self.now - NEW_NAMES_SPAN):
+                    self._crowded.add(caller)
+                opening[key] += 1
+
     def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
         pairs = [pair for caller in callers for pair in self._limited[caller]]
         return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
 
-    def _lock_buckets(self, callers: Iterable[Caller]) -> None:
-        """Lock rate buckets, after the windows; make those that are missing."""
-        rules, keys = self._limits_of(callers)
+    def _lock_buckets(self) -> None:
+        """Lock rate buckets, after the windows; make those that are missing, but for names that are refused."""
+        calls = [op for op in self.operations if isinstance(op, Reserve)]
+        rules, keys = self._limits_of({op.caller for op in calls})
         ids = {id for row in self.reservations.values() for id in row.buckets}
         rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        self.buckets = {row.id: row for row in rows}
         missing = keys - {(row.rule.id, row.subject) for row in rows}
+        if any(is_named_by_calls(rules[id]) for id, _ in missing):
+            admitted = {op.caller for op in calls if self.decided(op.caller, op.call).allowed}
+            missing &= self._limits_of(admitted)[1]
         if missing:
             limits.open_buckets(missing, self.now)
             rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
-        self.buckets = {row.id: row for row in rows}
+            self.buckets = {row.id: row for row in rows}
 
     def buckets_of(self, caller: Caller) -> list[BucketRow]:
         """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
@@ -314,6 +440,8 @@ class Batch:
         row = self.reservations.get(id) or self.new_reservations.get(id)
         if row is None:
             raise ReservationUnknown(id)
+        if row.status == "pending" and (gone := [id for id in row.windows if id not in self.windows]):
+            raise WindowGone(row.id, gone[0])
         return row
 
     def pending(self, id: UUID) -> ReservationRow:
@@ -371,11 +499,28 @@ class Batch:
         return tuple(view_of(self.windows[id]) for id in ids)
 
     def unbudgeted_nanos(self, tenant_id: int) -> int:
-        """What a tenant's keys have reported in the last 24 hours beside its budgets, this batch's own included."""
+        """What a tenant's keys have said was spent in 24 hours beside its budgets, this batch's own included."""
         since = self.now - UNBUDGETED_SPAN
         mine = [e for e in self.entries if e.reason == sql.UNBUDGETED and e.caller.tenant_id == tenant_id]
-        own_nanos = sum(e.cost_nanos if e.reservation_id is None else e.overage_nanos for e in mine)
-        return sql.unbudgeted(tenant_id, since=since) + own_nanos
+        return sql.unbudgeted(tenant_id, since=since) + sum(entry.cost_nanos for entry in mine)
+
+    def unbudgeted_held_nanos(self, trust: ReportTrust) -> int:
+        """What a tenant's keys hold for calls of their own beside its budgets, or have let expire in the last 24 hours.
+
+        Whoever asks has the windows that such holds share locked.
+        """
+        holds = sql.own_holds(trust.tenant_id, expired_since=self.now - UNBUDGETED_SPAN)
+        held = {id: (amount_nanos, windows) for id, amount_nanos, windows in holds}
+        # As this batch has it, which is not written yet.
+        for row in (*self.reservations.values(), *self.new_reservations.values()):
+            if row.id in held or (is_own(row.id) and row.caller.tenant_id == trust.tenant_id):
+                held[row.id] = row.amount_nanos if row.status in ("pending", "expired") else 0, tuple(row.windows)
+        scopes = sql.scope_types({id for _, windows in held.values() for id in windows})
+        return sum(
+            amount_nanos
+            for amount_nanos, windows in held.values()
+            if not trust.fixed_scopes.intersection(scopes.get(id) for id in windows)
+        )
 
 
 def has_ended(window: WindowRow, now: datetime) -> bool:

@@ -12,6 +12,7 @@ and does not touch its neighbours.
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance.ledger import call_rules, clock, sql, window_rules
-from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, bucket_view, views_of
+from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -44,14 +45,15 @@ from governance.ledger.results import (
     OutOfBounds,
     PeriodResult,
     RecordResult,
+    RequestIdReused,
     ReservationUnknown,
     ResetResult,
     SettleResult,
 )
-from governance.ledger.sql_dialect import by_index, together
+from governance.ledger.sql_dialect import by_index, keep_deadlines, together
 from governance.rules import money
 from governance.rules.calls import Caller
-from governance.rules.decision import Call, Decision, decide
+from governance.rules.decision import Call, Decision
 
 _RULES: dict[type, Callable[[Batch, Any], Any]] = {
     Reserve: call_rules.reserve,
@@ -74,6 +76,8 @@ ATTEMPTS = 6
 READ_ONLY = "25006"
 # How the names of the tables' constraints on sums end.
 BOUNDS = "within_bounds"
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,7 +114,9 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("apply_within needs an open transaction")
     try:
-        results = _run(operations, now, calmly=True)
+        with together():
+            keep_deadlines()
+            results = _run(operations, now, calmly=True)
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
     except IntegrityError as error:
@@ -173,17 +179,21 @@ def lock_windows(*budget_ids: int) -> None:
 
     A call that opens a window holds the ended one when it needs the budget's row; an act that does has the turn.
     """
-    sql.take_turns(alone=budget_ids)
-    for _ in range(CALM_LOOKS):
-        if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
-            return
+    with together():
+        keep_deadlines()
+        sql.take_turns(alone=budget_ids)
+        for _ in range(CALM_LOOKS):
+            if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
+                return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")
 
 
 def take_report_turn(tenant_id: int) -> None:
     """Wait until nobody else reports for the tenant, in the caller's transaction and before it locks anything."""
-    sql.take_report_turns([tenant_id])
+    with together():
+        keep_deadlines()
+        sql.take_report_turns([tenant_id])
 
 
 def run_again(act: Callable[P, T]) -> Callable[P, T]:
@@ -211,11 +221,7 @@ def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
     batch.read_unlocked(caller)
-    decision = decide(
-        batch.with_caller_status(call, caller),
-        views_of(batch.matched(caller), batch.open),
-        [bucket_view(bucket, batch.now) for bucket in batch.buckets_of(caller)],
-    )
+    decision = batch.decided(caller, call)
     if decision.quote is not None:
         call_rules.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
     return decision
@@ -229,6 +235,8 @@ def expire_due(*, now: datetime, limit: int = 500) -> int:
     while due := sql.due_reservations(now + ahead, limit):
         done = apply([Expire(id) for id in due], now=now)
         expired = sum(result is True for result in done)
+        for failure in (result for result in done if isinstance(result, Exception)):
+            log.error("a reservation could not be expired: %s", failure)
         total += expired
         if len(due) < limit or not expired:
             break
@@ -271,7 +279,10 @@ def _explained(operation: Operation, error: Exception) -> Any:
         key = operation.caller.tenant_id, operation.request_id
         reported = sql.reported([key]).get(key)
         if reported is not None:
-            return RecordResult(*reported, duplicate=True)
+            try:
+                return call_rules.repeated(operation, reported)
+            except RequestIdReused as reused:
+                return reused
     if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
         # Purged between our look and our commit.
         return ReservationUnknown(operation.corrects_id)

@@ -19,23 +19,32 @@ from governance.ledger.results import (
     ExtendBlocked,
     ExtendRefused,
     ExtendTooFast,
+    HeldForTooLong,
+    HoldBeyondBound,
     InReview,
     LedgerError,
     OutOfBounds,
     RecordResult,
+    RequestIdReused,
     ReservationUnknown,
     SettleResult,
+    TooManyNames,
 )
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
-from governance.rules.decision import Decision, Reason, WindowView, decide
+from governance.rules.decision import Decision, Reason, WindowView
 from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted
+from governance.rules.scopes import PLATFORM
 
 LATE_SETTLE = "late_settle"
 # The reason of a charge at the hold, where what was claimed beyond it waits for an operator.
 IN_REVIEW = "excess_in_review"
+# An operator's last words on an estimate.
+CONFIRMED, VOIDED = "confirmed", "voided"
+# No agent keeps a hold alive for longer, however often it asks.
+LONGEST_HOLD = timedelta(days=1)
 # Of a settlement at the hold, in place of one that no call can have cost or used.
 IMPLAUSIBLE = "implausible"
 
@@ -44,17 +53,14 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    matched = batch.matched(op.caller)
-    views = views_of(matched, batch.open)
-    buckets = batch.buckets_of(op.caller)
-    decision = decide(
-        batch.with_caller_status(op.call, op.caller), views, [bucket_view(bucket, batch.now) for bucket in buckets]
-    )
+    decision = _decided(batch, op)
+    if decision.allowed and batch.open_for(op.caller):
+        decision = _decided(batch, op)
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
     held = decision.quote
-    refuse_beyond("estimated_cost", held.cost_nanos)
+    matched, buckets = batch.matched(op.caller), batch.buckets_of(op.caller)
     tokens = min(held.tokens, money.MAX_UNITS)
     windows = [batch.open[item.budget.id, item.subject] for item in matched]
     for window in windows:
@@ -78,11 +84,25 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     return decision
 
 
+def _decided(batch: Batch, op: Reserve) -> Decision:
+    decision = batch.decided(op.caller, op.call)
+    if decision.quote is not None:
+        refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+        views = views_of(batch.matched(op.caller), batch.open)
+        _refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views)
+    return decision
+
+
 def extend(batch: Batch, op: Extend) -> None:
     """Hold more where it fits, and live longer."""
     row = batch.pending(op.reservation_id)
     if op.asks_for_leave and (reason := batch.blocked(row.caller)) is not None:
         raise ExtendBlocked(reason)
+    expires_at = _expiry(batch, op.ttl_s)
+    if op.asked:
+        expires_at = min(expires_at, row.reserved_at + LONGEST_HOLD)
+        if expires_at <= row.expires_at and not op.more_nanos and row.expires_at >= row.reserved_at + LONGEST_HOLD:
+            raise HeldForTooLong("a hold lives for at most 24 hours: settle or release it, and reserve anew")
     windows = [batch.windows[id] for id in row.windows]
     refuse_beyond("more", row.amount_nanos + op.more_nanos)
     if op.more_nanos and any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
@@ -90,6 +110,7 @@ def extend(batch: Batch, op: Extend) -> None:
         raise ExtendRefused("the period that it was held in is over: reserve anew")
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
+    _refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
     more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
     wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
     if op.more_nanos and wait_s:
@@ -99,7 +120,7 @@ def extend(batch: Batch, op: Extend) -> None:
         window.reserved_nanos += op.more_nanos
         window.dirty = True
     row.amount_nanos += op.more_nanos
-    row.expires_at = max(row.expires_at, _expiry(batch, op.ttl_s))
+    row.expires_at = max(row.expires_at, expires_at)
     row.dirty = True
 
 
@@ -117,11 +138,14 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
-    _fill(
-        _buckets(batch, row),
-        amount_of(cost_nanos=op.cost_nanos, tokens=used or row.tokens),
-        less=amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens),
+    held, counted = (
+        amount_of(cost_nanos=cost_nanos, tokens=tokens)
+        for cost_nanos, tokens in ((row.amount_nanos, row.tokens), (op.cost_nanos, used or row.tokens))
     )
+    for bucket in _buckets(batch, row):
+        # What a tenant's key claims beyond its hold makes nobody else wait.
+        is_claim = op.trust is not None and bucket.rule.scope_type == PLATFORM
+        _fill([bucket], counted.at_most(held) if is_claim else counted, less=held)
     _resolve(batch, row, "settled")
     return SettleResult(
         entry.id,
@@ -159,10 +183,11 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
     """Charge a call that held nothing; once for each request id. A tenant's claim beyond its bound charges nothing."""
     key = op.caller.tenant_id, op.request_id
     if key in batch.reported:
-        entry_id, cost_nanos = batch.reported[key]
-        return RecordResult(entry_id, cost_nanos, duplicate=True)
+        return repeated(op, batch.reported[key])
     occurred_at = op.occurred_at or batch.now
     refuse_beyond("cost", op.cost_nanos)
+    if op.windows is None and batch.is_crowded(op.caller):
+        raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:
@@ -198,7 +223,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         **_figures(op.usage),
     )
     batch.post(entry)
-    batch.reported[key] = op.entry_id, op.cost_nanos
+    batch.reported[key] = sql.Reported(op.entry_id, op.caller.agent, op.cost_nanos)
     return RecordResult(op.entry_id, op.cost_nanos)
 
 
@@ -227,8 +252,21 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
     return AdjustResult(op.entry_id, op.delta_nanos)
 
 
+def repeated(op: Record, before: sql.Reported) -> RecordResult:
+    """The answer to a report whose request id is charged already; one that says something else is no repeat."""
+    refuse_reuse(op, agent=before.agent)
+    return RecordResult(before.entry_id, before.cost_nanos, duplicate=True)
+
+
+def refuse_reuse(op: Record, *, agent: str) -> None:
+    """Refuse a report under a request id of another agent: taken for a repeat, it would not be charged."""
+    if op.trust is not None and op.trust.agent_is_fixed and op.caller.agent != agent:
+        raise RequestIdReused(f"{op.request_id} names another report already; give each call an id of its own.")
+
+
 def _note_refusal(batch: Batch, decision: Decision) -> None:
-    if decision.reason == Reason.BUDGET_EXHAUSTED and decision.because:
+    # One that is not open has nothing to stop.
+    if decision.reason == Reason.BUDGET_EXHAUSTED and decision.because and decision.because.window_id:
         batch.note_stop(batch.windows[decision.because.window_id], "a call was refused")
 
 
@@ -252,6 +290,31 @@ def refuse_beyond(field: str, nanos: int) -> None:
     """Refuse an amount that none can be."""
     if nanos > money.MAX_AMOUNT_NANOS:
         raise OutOfBounds(field, f"must be at most {money.whole_dollars(money.MAX_AMOUNT_NANOS)}")
+
+
+def _refuse_unbudgeted(
+    batch: Batch, trust: ReportTrust | None, field: str, nanos: int, views: Iterable[WindowView]
+) -> None:
+    """Refuse what a tenant's key would hold for calls of its own where no budget of the tenant's bounds it.
+
+    Such a hold is as much a mere claim as a report, and takes from every wider budget as long as it lives.
+    """
+    if trust is None or not nanos or is_budgeted(views, trust):
+        return
+    left_nanos = _unbudgeted_left(batch, trust)
+    if nanos > left_nanos:
+        left = money.format_dollars(max(0, left_nanos))
+        raise HoldBeyondBound(
+            field,
+            f"a tenant without a budget of its own holds and reports at most"
+            f" ${money.format_dollars(trust.unbudgeted_nanos)} in 24 hours by itself, and ${left} of that is left."
+            " An operator can give it a budget.",
+        )
+
+
+def _unbudgeted_left(batch: Batch, trust: ReportTrust) -> int:
+    """What a tenant's keys may say and hold yet in these 24 hours beside its budgets."""
+    return trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id) - batch.unbudgeted_held_nanos(trust)
 
 
 def _refuse_full(windows: Iterable[WindowRow], more_nanos: int) -> None:
@@ -334,6 +397,9 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
     posted_nanos = sum(entry.cost_nanos for entry in posted)
+    if op.trust is not None and op.cost_nanos < posted_nanos and any(e.reason in (CONFIRMED, VOIDED) for e in posted):
+        # A tenant's key does not take back what an operator has said was spent.
+        raise AlreadyResolved(row.id, "decided on by an operator")
     op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - posted_nanos, late=True)
     entry = replace(
         charge,
@@ -366,10 +432,12 @@ def _held_against(
 
     A late one is marked as such and not as unbudgeted, so nothing of that kind is left for it.
     """
-    if op.trust is None or excess_nanos <= 0:
+    if op.trust is None:
         return op, None
     windows = [batch.windows[id] for id in row.windows]
     charged = _running(batch, windows)
+    if excess_nanos <= 0:
+        return (op if late or is_budgeted(charged, op.trust) else replace(op, reason=sql.UNBUDGETED)), None
     bound, budgeted = _bound(batch, op.trust, views=map(view_of, windows), charged=charged, late=late)
     if excess_nanos <= bound.room_nanos:
         return (op if budgeted else replace(op, reason=sql.UNBUDGETED)), None
@@ -389,7 +457,7 @@ def _bound(
     """What a report of a tenant's key is held against, and whether the tenant's own budgets are what bounds it."""
     if is_budgeted(charged, trust):
         return bound_of(views, unbudgeted_left_nanos=None), True
-    left_nanos = 0 if late else trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id)
+    left_nanos = 0 if late else _unbudgeted_left(batch, trust)
     return bound_of(views, unbudgeted_left_nanos=left_nanos), False
 
 

@@ -20,7 +20,8 @@ from governance.rules.reports import ReportTrust
 class Reserve:
     """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `decision.Decision`.
 
-    `model_requested` is what the client asked for, where the call is tried at another model.
+    `model_requested` is what the client asked for, where the call is tried at another model. `trust`, where a tenant's
+    key holds for a call of its own: only its word says that there is one, so it is bounded as reports are.
     """
 
     reservation_id: UUID
@@ -29,6 +30,7 @@ class Reserve:
     provider: str = ""
     ttl_s: int | None = None
     model_requested: str = ""
+    trust: ReportTrust | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,15 @@ class Extend:
     """Keep a running call's reservation alive, and hold `more_nanos` for it where they fit.
 
     More money is asked for as a reservation is: a caller who is stopped, paused, suspended or without a key gets none.
-    So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held.
+    So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held. `trust`:
+    see Reserve.
     """
 
     reservation_id: UUID
     more_nanos: int = 0
     ttl_s: int | None = None
     asked: bool = False
+    trust: ReportTrust | None = None
 
     @property
     def asks_for_leave(self) -> bool:

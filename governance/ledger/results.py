@@ -33,6 +33,14 @@ class ReservationUnknown(LedgerError):
         self.id = id
 
 
+class WindowGone(LedgerError):
+    """A window that a pending reservation holds money in is not there any more: somebody deleted it by hand."""
+
+    def __init__(self, id: UUID, window_id: int) -> None:
+        super().__init__(f"reservation {id} holds money in window {window_id}, which is not there")
+        self.id = id
+
+
 class AlreadyResolved(LedgerError):
     """The reservation was settled, released or expired before; `status` says which."""
 
@@ -47,6 +55,28 @@ class OutOfBounds(LedgerError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class HoldBeyondBound(OutOfBounds):
+    """A tenant's key would hold more for calls of its own than its word is worth without a budget of the tenant's."""
+
+
+class HeldForTooLong(LedgerError):
+    """The hold is as old as one may get."""
+
+
+class RequestIdReused(LedgerError):
+    """The request id names another report of the tenant already."""
+
+    field = "request_id"
+
+
+class TooManyNames(LedgerError):
+    """A tenant has brought a budget for each one as many new names within an hour as it may: `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(ROWS[Reason.TOO_MANY_NAMES].sentence.format(most_names=most) + ".")
+        self.most = most
 
 
 class ExtendRefused(LedgerError):

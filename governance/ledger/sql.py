@@ -35,8 +35,10 @@ from governance.ledger.sql_dialect import (
 from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
+from governance.rules.names import EACH
 from governance.rules.policy import Policy
-from governance.rules.scopes import EACH, BudgetRule, RateRule, keys_of
+from governance.rules.reports import is_own
+from governance.rules.scopes import BudgetRule, RateRule, keys_of
 from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
@@ -62,13 +64,21 @@ _TENANT = Columns("t", "slug time_zone")
 _WHO = "id tenant_id agent key_id user session task provider model_requested model_served windows"
 _RESERVATION = Columns("e", f"{_WHO} amount_nanos status reserved_at expires_at meters tokens")
 _ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason")
-_REPORTED = Columns("e", "id tenant_id request_id cost_nanos")
+_REPORTED = Columns("e", "id tenant_id request_id agent cost_nanos")
 
 _ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
 _NAMES = Shape("name text")
 _SUBJECTS = Shape("budget_id bigint, subject text")
 _PERIODS = Shape("budget_id bigint, subject text, at timestamptz")
 _REQUESTS = Shape("tenant_id bigint, request_id text")
+
+
+class Reported(NamedTuple):
+    """A report that is charged."""
+
+    entry_id: UUID
+    agent: str
+    cost_nanos: int
 
 
 class _Fact(NamedTuple):
@@ -193,6 +203,18 @@ def windows(
     return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
 
 
+def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -> bool:
+    """Whether a tenant's calls have opened so many windows of a budget since then."""
+    if count <= 0:
+        return True
+    rows = words.select(
+        "SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s AND tenant_id = %s AND opened_at > %s"
+        " AND source_kind = '' LIMIT 1 OFFSET %s",
+        [budget_id, tenant_id, stamp(since), count - 1],
+    )
+    return bool(rows)
+
+
 def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
     """Windows of (budget, subject) that were open at a time, whether or not they are closed by now. Not locked."""
     if not periods:
@@ -276,8 +298,8 @@ def _entries(where: str, ids: Collection[UUID]) -> list[EntryRow]:
     ]
 
 
-def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], tuple[UUID, int]]:
-    """(entry id, cost) of calls already reported under (tenant, request id)."""
+def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], Reported]:
+    """The calls already reported under (tenant, request id)."""
     if not keys:
         return {}
     rows = words.select(
@@ -286,7 +308,10 @@ def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], tuple[U
         " WHERE e.kind = 'charge' AND e.reservation_id IS NULL",
         [_REQUESTS.pack(keys)],
     )
-    return {(row.tenant_id, row.request_id): (uuid(row.id), row.cost_nanos) for row in map(_REPORTED.make, rows)}
+    return {
+        (row.tenant_id, row.request_id): Reported(uuid(row.id), row.agent, row.cost_nanos)
+        for row in map(_REPORTED.make, rows)
+    }
 
 
 def take_report_turns(tenant_ids: Collection[int]) -> None:
@@ -295,13 +320,36 @@ def take_report_turns(tenant_ids: Collection[int]) -> None:
 
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:
-    """Nanodollars that a tenant's keys have reported since then beside every budget of its own."""
-    [(total,)] = words.select(
-        "SELECT COALESCE(SUM(CASE WHEN reservation_id IS NULL THEN cost_nanos ELSE overage_nanos END), 0)"
+    """Nanodollars that a tenant's keys have said were spent since then beside every budget of its own."""
+    # In two parts, for SQLite gives up at a sum that 64 bits do not hold.
+    [(dollars, rest)] = words.select(
+        f"SELECT COALESCE(SUM(cost_nanos / {money.NANOS_PER_DOLLAR}), 0),"
+        f" COALESCE(SUM(MOD(cost_nanos, {money.NANOS_PER_DOLLAR})), 0)"
         " FROM governance_spendentry WHERE tenant_id = %s AND reason = %s AND recorded_at > %s",
         [tenant_id, UNBUDGETED, stamp(since)],
     )
-    return int(total)
+    return int(dollars) * money.NANOS_PER_DOLLAR + int(rest)
+
+
+def own_holds(tenant_id: int, *, expired_since: datetime) -> list[tuple[UUID, int, tuple[int, ...]]]:
+    """(id, nanodollars, windows) of what a tenant's keys hold for calls of their own, or let expire since then."""
+    rows = words.select(
+        "SELECT id, amount_nanos, windows FROM governance_reservation WHERE tenant_id = %s"
+        " AND (status = 'pending' OR (status = 'expired' AND resolved_at > %s))",
+        [tenant_id, stamp(expired_since)],
+    )
+    found = ((uuid(id), amount_nanos, tuple(_json(windows))) for id, amount_nanos, windows in rows)
+    return [hold for hold in found if is_own(hold[0])]
+
+
+def scope_types(window_ids: Collection[int]) -> dict[int, str]:
+    """The scope of each window's budget."""
+    rows = words.select(
+        "SELECT w.id, b.scope_type FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
+        f" WHERE w.id IN {among(IDS)}",
+        [pack_ids(window_ids)],
+    )
+    return dict(rows)
 
 
 def granted(budget_id: int, source_kind: str, source_id: str, starts_at: datetime) -> int | None:

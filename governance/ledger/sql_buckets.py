@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import AllowanceRow, BucketRow
@@ -20,6 +20,8 @@ _CHANGES = Shape(
     "id bigint, level_nanos=level.nanos bigint, level_requests_e6=level.requests_e6 bigint,"
     "level_tokens_e6=level.tokens_e6 bigint, measured_at timestamptz"
 )
+# Longer than the two minutes in which the fullest bucket flows off.
+IDLE = timedelta(hours=1)
 _SUBJECTS = Shape("rate_limit_id bigint, subject text")
 _BUCKET = Columns("m", "id subject measured_at level_nanos level_requests_e6 level_tokens_e6")
 _ALLOWANCE = Columns("g", "budget_id window_id amount_nanos starts_at ends_at")
@@ -65,6 +67,15 @@ def buckets(
 
 def update_buckets(changed: Iterable[BucketRow]) -> None:
     words.update("governance_ratemeter", _CHANGES, _CHANGES.rows(changed))
+
+
+def drop_idle(now: datetime, limit: int) -> None:
+    """Delete buckets that nothing has filled for an hour: empty by then, and calls bring many names once."""
+    words.run(
+        "DELETE FROM governance_ratemeter WHERE id IN (SELECT m.id FROM governance_ratemeter m"
+        f" WHERE m.measured_at < %s ORDER BY m.id LIMIT %s{for_update('m')}{words.skip_locked()})",
+        [words.stamp(now - IDLE), limit],
+    )
 
 
 def allowances(budget_ids: Collection[int], now: datetime) -> Sequence[AllowanceRow]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -156,23 +157,72 @@ def update(table: str, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         run(f"UPDATE {table} SET {sets} FROM {shape} WHERE {table}.{key} = v.{key}", [shape.pack(rows)])
 
 
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a transaction that takes the ledger's locks may wait for one, work on a statement, idle, and last.
+
+    The last two are for those who are stopped in mid-transaction (SIGSTOP, a frozen machine): the server then ends
+    their session, and what they had locked is free. `transaction`: PostgreSQL 17 and newer; there it alone tells of a
+    process that was stopped within a pipeline or just after one, which is not idle in the server's eyes.
+    """
+
+    lock: str
+    statement: str
+    idle: str
+    transaction: str
+
+
+# Calls, and acts of people and agents.
+PROMPT = Deadlines(lock="10s", statement="30s", idle="30s", transaction="30s")
+# What counts or writes very many rows at once, by a command or a job of its own.
+PATIENT = Deadlines(lock="1h", statement="1h", idle="30s", transaction="1h")
+_deadlines = ContextVar("_deadlines", default=PROMPT)
+# The first version with `transaction_timeout`.
+_ENDS_TRANSACTIONS = 170_000
+
+
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Have transactions of the ledger that begin here last as long as a long work needs, up to an hour."""
+    token = _deadlines.set(PATIENT)
+    try:
+        yield
+    finally:
+        _deadlines.reset(token)
+
+
+def keep_deadlines() -> None:
+    """Have this transaction end by itself, and wait for no lock for ever, on PostgreSQL; before it locks anything."""
+    if is_postgres():
+        _set_locally(_of_deadlines())
+
+
 def by_index() -> None:
-    """Have this transaction's statements look each row up by its index, on PostgreSQL.
+    """Have this transaction's statements look each row up by its index, on PostgreSQL; with `keep_deadlines`.
 
     They all want a few rows by key. A planner that has not yet seen a table grow would read all of it instead, and a
     prepared plan goes on doing so.
-
-    And none waits for ever: neither for a lock that a stopped process holds, nor another for one of ours, should we be
-    the one that stops.
     """
     if is_postgres():
-        run(
-            "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
-            " set_config('enable_mergejoin', 'off', true), set_config('lock_timeout', '10s', true),"
-            " set_config('statement_timeout', '30s', true),"
-            " set_config('idle_in_transaction_session_timeout', '30s', true)",
-            [],
-        )
+        _set_locally({"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"} | _of_deadlines())
+
+
+def _of_deadlines() -> dict[str, str]:
+    chosen = _deadlines.get()
+    connection.ensure_connection()
+    limits = {
+        "lock_timeout": chosen.lock,
+        "statement_timeout": chosen.statement,
+        "idle_in_transaction_session_timeout": chosen.idle,
+    }
+    if connection.connection.info.server_version >= _ENDS_TRANSACTIONS:
+        limits["transaction_timeout"] = chosen.transaction
+    return limits
+
+
+def _set_locally(values: Mapping[str, str]) -> None:
+    """Set parameters of the server until the transaction ends."""
+    run("SELECT " + ", ".join(["set_config(%s, %s, true)"] * len(values)), [*chain.from_iterable(values.items())])
 
 
 def is_postgres() -> bool:
@@ -182,6 +232,11 @@ def is_postgres() -> bool:
 def for_update(alias: str) -> str:
     # SQLite has no row locks: its write transaction holds the whole database from BEGIN IMMEDIATE on.
     return f" FOR UPDATE OF {alias}" if is_postgres() else ""
+
+
+def skip_locked() -> str:
+    """After `for_update`: rows that others hold are left out."""
+    return " SKIP LOCKED" if is_postgres() else ""
 
 
 def for_share(alias: str) -> str:

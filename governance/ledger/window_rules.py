@@ -12,9 +12,11 @@ from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewA
 from governance.ledger.results import LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow
 from governance.rules.money import share_nanos
-from governance.rules.scopes import BudgetRule, MatchedBudget
+from governance.rules.scopes import BudgetRule, MatchedBudget, is_named_by_calls
 
 MICROSECOND = timedelta(microseconds=1)
+# What opened a window, beside the id of the one before it.
+BY_RESET = "reset"
 
 
 def reset(batch: Batch, op: Reset) -> ResetResult:
@@ -52,8 +54,8 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
                 starts_at,
                 row.ends_at if row.ends_at and row.ends_at > starts_at else None,
                 row.limit_nanos - row.extra_nanos,
-                row.source_kind,
-                row.source_id,
+                # A name that calls brought once is not brought anew by this (`sql.has_opened`).
+                *((BY_RESET, str(row.id)) if is_named_by_calls(row.budget) else (row.source_kind, row.source_id)),
             )
         )
     _open(batch, opened)
@@ -138,6 +140,7 @@ def roll(batch: Batch, *, limit: int) -> int:
     batch.work_out(stale)
     sql.update_windows(stale)
     sql.insert_events(batch.events, batch.now)
+    limits.drop_idle(batch.now, limit)
     return len(rows) + len(new) + len(stale)
 
 

@@ -5,6 +5,7 @@ from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
 from governance.models.limits import EmergencyStop, RateBucket, RateLimit
+from governance.models.refusals import RefusedCall
 from governance.models.reports import PendingReport
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant
@@ -26,6 +27,7 @@ __all__ = [
     "PurgedSpend",
     "RateBucket",
     "RateLimit",
+    "RefusedCall",
     "Reservation",
     "ScopeType",
     "SpendEntry",

@@ -181,7 +181,11 @@ class BudgetWindow(models.Model):
                 name="window_one_per_grant",
             ),
         ]
-        indexes = [models.Index(fields=["tenant", "-starts_at"], name="window_by_tenant")]
+        indexes = [
+            models.Index(fields=["tenant", "-starts_at"], name="window_by_tenant"),
+            # How many a tenant's calls have opened lately.
+            models.Index(fields=["budget", "tenant", "opened_at"], name="window_by_opening"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.budget} from {self.starts_at:%Y-%m-%d %H:%M}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from governance.models.tenancy import Tenant
+from governance.models.tenancy import ApiKey, Tenant
 
 
 class KeptAnswer(models.Model):
@@ -21,6 +21,8 @@ class KeptAnswer(models.Model):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     key = models.CharField(max_length=255)
+    # Whose request it is: so many are kept for each. None of one from before this was noted.
+    api_key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+")
     digest = models.CharField(max_length=64)
     status = models.CharField(max_length=8, choices=Status.choices, default=Status.RUNNING)
     started_at = models.DateTimeField()

@@ -11,6 +11,9 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
+from governance.rules import names
+from governance.rules.errors import FieldError
+
 KEY_PREFIX = "sg_"
 
 
@@ -52,6 +55,7 @@ class Tenant(models.Model):
         return self.slug
 
     def clean(self) -> None:
+        self.name = _name("label", self.name, field="name")
         if self.time_zone and self.time_zone not in available_timezones():
             raise ValidationError({"time_zone": f"{self.time_zone!r} is not an IANA time zone such as Europe/Paris."})
 
@@ -82,6 +86,9 @@ class Agent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant.slug}/{self.slug}"
+
+    def clean(self) -> None:
+        self.slug = _name("agent", self.slug, field="slug")
 
 
 class Role(models.TextChoices):
@@ -124,6 +131,14 @@ class ApiKey(models.Model):
 
     def is_usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+def _name(kind: str, text: str, *, field: str) -> str:
+    """A name in the form that is kept. Raises the ValidationError of its field."""
+    try:
+        return names.of_call(kind, text, field=field)
+    except FieldError as error:
+        raise ValidationError({field: error.message}) from error
 
 
 def digest_of(key: str) -> str:

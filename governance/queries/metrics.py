@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from django.db.models import Count, F, Sum
+from django.db.models import Count, F
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, PendingReport, Reservation, SpendEntry
@@ -112,7 +112,7 @@ def _alerts() -> Metric:
 def _reports() -> Iterator[Metric]:
     """Reports beyond what tenants' budgets left, which count nowhere yet."""
     waiting = PendingReport.objects.filter(status=PendingReport.Status.WAITING)
-    found = waiting.aggregate(count=Count("pk"), nanos=Sum(F("cost_nanos") - F("charged_nanos")))
+    found = waiting.aggregate(count=Count("pk"), nanos=LongSum(F("cost_nanos") - F("charged_nanos")))
     yield _gauge("reports_waiting", "Reports of spend that wait for an operator.", found["count"])
     yield _gauge("reports_waiting_dollars", "Dollars that these would charge.", _dollars(found["nanos"] or 0))
 

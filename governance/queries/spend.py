@@ -12,6 +12,7 @@ from django.db.models.functions import TruncDay, TruncMonth
 
 from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
 from governance.queries.sums import LongSum
+from governance.rules import names
 
 # What a summary can be grouped by: the rollups' columns, and calendar units of UTC.
 GROUPS: dict[str, Any] = {
@@ -95,7 +96,7 @@ def in_scope(scope: str) -> Q:
         return Q(key__in=ApiKey.objects.filter(prefix=key))
     if kind not in columns or not key:
         raise ValueError('scope must be "platform" or a kind and its key, such as "agent:invoices"')
-    return Q(**{columns[kind]: key})
+    return Q(**{f"{columns[kind]}__in": names.spellings(kind, key)})
 
 
 def summary(

@@ -33,6 +33,14 @@ class Amount:
             max(0, self.tokens_e6 + other.tokens_e6),
         )
 
+    def at_most(self, other: Amount) -> Amount:
+        """The smaller of each."""
+        return Amount(
+            min(self.nanos, other.nanos),
+            min(self.requests_e6, other.requests_e6),
+            min(self.tokens_e6, other.tokens_e6),
+        )
+
     def negated(self) -> Amount:
         return Amount(-self.nanos, -self.requests_e6, -self.tokens_e6)
 

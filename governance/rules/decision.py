@@ -16,6 +16,7 @@ from typing import cast
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
 from governance.rules.policy import Policy, Rule
+from governance.rules.scopes import PLATFORM
 
 
 class Action(StrEnum):
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     BUDGET_IN_FLIGHT = "budget_in_flight"
     RATE_LIMITED = "rate_limit_exceeded"
     EMERGENCY_STOP = "emergency_stop"
+    TOO_MANY_NAMES = "too_many_names"
     SOFT_CAP = "soft_cap"
     DOWNGRADE_RULE = "downgrade_rule"
 
@@ -83,8 +85,10 @@ class Quote:
         if self.max_tokens is None or self.picos_per_output_token <= 0:
             return None
         tokens = min(self.max_tokens, (room_nanos * 1000 - self.fixed_picos) // self.picos_per_output_token)
-        if tokens <= 0:
-            return None
+        return self.with_most(tokens) if tokens > 0 else None
+
+    def with_most(self, tokens: int) -> Quote:
+        """The same call with so many output tokens at most."""
         cost_nanos = money.ceil_from_picos(self.fixed_picos + tokens * self.picos_per_output_token)
         return replace(self, max_tokens=tokens, cost_nanos=cost_nanos)
 
@@ -215,6 +219,10 @@ class Decision:
     retry_after_s: int = 0
     # Of a call that waits for those in flight: what it needs at the least.
     wanted_nanos: int = 0
+    # Of a call that names one more than there may be: how many.
+    most_names: int = 0
+    # Of a call that was refused for want of money: what it needs at the model that it may go to.
+    wanted: Quote | None = None
 
     @property
     def allowed(self) -> bool:
@@ -247,8 +255,10 @@ def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView
 
 
 def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView]) -> Decision:
-    def refuse(action: Action, reason: Reason, because: WindowView | None = None) -> Decision:
-        return Decision(action, reason, model=call.model, because=because, views=tuple(views))
+    def refuse(
+        action: Action, reason: Reason, because: WindowView | None = None, wanted: Quote | None = None
+    ) -> Decision:
+        return Decision(action, reason, model=call.model, because=because, views=tuple(views), wanted=wanted)
 
     if call.blocked:
         return refuse(Action.HARD_STOP, call.blocked)
@@ -259,16 +269,16 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     reached = _candidates(call, asked, views)
     candidates = [quote for quote, _ in reached]
     if len(candidates) > 1 and not call.allow_downgrade:
-        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view)
+        return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view, asked)
 
     chosen = _choose(candidates, views)
     if chosen is Action.IN_FLIGHT:
-        return replace(refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views)), wanted_nanos=candidates[-1].cost_nanos)
+        waiting = refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views), candidates[-1])
+        return replace(waiting, wanted_nanos=candidates[-1].cost_nanos)
     if isinstance(chosen, Action):
         # Calls in flight may hold the rest of another window; this one would refuse without them too.
-        return refuse(
-            chosen, Reason.BUDGET_EXHAUSTED, min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
-        )
+        because = min(views, key=lambda view: view.room_nanos + view.reserved_nanos)
+        return refuse(chosen, Reason.BUDGET_EXHAUSTED, because, candidates[-1])
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
@@ -276,7 +286,6 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
         refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
         return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
     downgrades = next((steps for quote, steps in reached if quote.model == chosen.model), ())
-    because = downgrades[0].view if downgrades else pressed
     return Decision(
         _action(degraded=chosen.model != asked.model, removed=bool(removed), pressed=pressed is not None),
         reason=Reason.SOFT_CAP if pressed else Reason.DOWNGRADE_RULE if downgrades else Reason.NONE,
@@ -284,7 +293,7 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
         quote=chosen,
         disabled_tools=removed,
         clamped=chosen not in candidates,
-        because=because,
+        because=downgrades[0].view if downgrades else pressed,
         views=tuple(views),
         downgrades=downgrades,
     )
@@ -364,10 +373,10 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote |
             return quote
     if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
         return Action.IN_FLIGHT
-    if clamped := _clamp(candidates, views, room_nanos=min(view.room_nanos for view in views)):
+    if clamped := _clamp(candidates, views, room_nanos=lambda view: view.room_nanos):
         return clamped
-    later_nanos = min(view.room_nanos + view.reserved_nanos for view in views)
-    return Action.IN_FLIGHT if _clamp(candidates, views, room_nanos=later_nanos) else Action.HARD_STOP
+    later = _clamp(candidates, views, room_nanos=lambda view: view.room_nanos + view.reserved_nanos)
+    return Action.IN_FLIGHT if later else Action.HARD_STOP
 
 
 def _slowest(quote: Quote, buckets: Sequence[BucketView]) -> tuple[int, BucketView] | None:
@@ -385,13 +394,24 @@ def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
     return Action.WARN if pressed else Action.ALLOW
 
 
-def _clamp(candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: int) -> Quote | None:
-    """The last candidate with as many output tokens as the money covers, where every policy allows that."""
+def _clamp(
+    candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: Callable[[WindowView], int]
+) -> Quote | None:
+    """The last candidate with as many output tokens as the money covers, where every policy allows that.
+
+    What the platform's budget covers is rounded down to a power of two: the bound is told to the client, which could
+    reckon to the cent from it what all tenants have left.
+    """
     if any(view.spent_out or not view.policy.clamp for view in views):
         return None
-    quote = candidates[-1].clamped(room_nanos)
+    narrowest = min(views, key=room_nanos)
+    quote = candidates[-1].clamped(room_nanos(narrowest))
     least = max(view.policy.clamp_min_tokens for view in views)
-    return quote if quote and quote.max_tokens is not None and quote.max_tokens >= least else None
+    if quote is None or quote.max_tokens is None or quote.max_tokens < least:
+        return None
+    if narrowest.scope_type == PLATFORM:
+        return quote.with_most(max(least, 1 << quote.max_tokens.bit_length() - 1))
+    return quote
 
 
 def _removed_tools(call: Call, asked: Quote, views: Sequence[WindowView]) -> tuple[str, ...]:

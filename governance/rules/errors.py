@@ -30,5 +30,12 @@ class Unknown(FieldError):
     """There is nothing of this name."""
 
 
+class Gone(FieldError):
+    """What is to be changed was deleted by somebody else in the meantime."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", message)
+
+
 class NotOpen(FieldError):
     """It is over already: ended, revoked, lifted, or decided by somebody else."""

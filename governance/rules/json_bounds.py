@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ _LONE_HALF = re.compile("[\ud800-\udfff]")
 
 # Where a value is: the place of what holds it, and its name or number there.
 _Place = tuple[Any, str | int] | None
+# What is wrong with a name or a value that holds no others, in a few words.
+_Flaw = Callable[[Any], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,16 @@ def check_text(data: bytes, bounds: JsonBounds) -> None:
             raise BeyondBounds(name, _too_many_values(bounds))
 
 
-def check(value: Any, bounds: JsonBounds, *, storable: bool = False) -> None:
+def check(
+    value: Any, bounds: JsonBounds, *, storable: bool = False, writable: bool = False, any_field: bool = True
+) -> None:
     """Refuse a parsed value that is beyond its bounds. Raises BeyondBounds.
 
-    `storable`: also texts that no database takes, with NUL or half of a surrogate pair in them.
+    `storable`: also texts that no database takes, with NUL or half of a surrogate pair in them. `writable`: also what
+    cannot be written as JSON for everybody, such halves and whole numbers beyond 64 bits.
+    `any_field` False: of the outermost object known fields alone are taken, and who takes them names any other.
     """
+    flaw = _unstorable if storable else _unwritable if writable else _none
     waiting: list[tuple[Any, int, _Place]] = [([value], 0, None)]
     left = bounds.values + 1
     while waiting:
@@ -81,37 +89,48 @@ def check(value: Any, bounds: JsonBounds, *, storable: bool = False) -> None:
             if len(holder) > bounds.fields:
                 raise BeyondBounds(_path(place), f"may have at most {bounds.fields:,} fields.")
             for name, inner in holder.items():
-                _check_name(name, place, bounds, storable)
-                _check_one(inner, depth, (place, name), bounds, storable, waiting)
+                _check_name(name, place, bounds, flaw if any_field or depth > 1 else _none)
+                _check_one(inner, depth, (place, name), bounds, flaw, waiting)
         else:
             for index, inner in enumerate(holder):
                 # The outermost list is ours.
                 at = None if depth == 0 else (place, index)
-                _check_one(inner, depth, at, bounds, storable, waiting)
+                _check_one(inner, depth, at, bounds, flaw, waiting)
 
 
 def _check_one(
-    value: Any, depth: int, place: _Place, bounds: JsonBounds, storable: bool, waiting: list[tuple[Any, int, _Place]]
+    value: Any, depth: int, place: _Place, bounds: JsonBounds, flaw: _Flaw, waiting: list[tuple[Any, int, _Place]]
 ) -> None:
-    if isinstance(value, str):
-        if len(value) > bounds.characters:
-            raise BeyondBounds(_path(place), f"may have at most {bounds.characters:,} characters.")
-        if storable and not _is_storable(value):
-            raise BeyondBounds(_path(place), "may not have NUL or half a surrogate pair in it.")
-    elif isinstance(value, dict | list):
+    if isinstance(value, dict | list):
         waiting.append((value, depth + 1, place))
+    elif isinstance(value, str) and len(value) > bounds.characters:
+        raise BeyondBounds(_path(place), f"may have at most {bounds.characters:,} characters.")
+    elif found := flaw(value):
+        raise BeyondBounds(_path(place), f"may not have {found} in it.")
 
 
-def _check_name(name: str, place: _Place, bounds: JsonBounds, storable: bool) -> None:
+def _check_name(name: str, place: _Place, bounds: JsonBounds, flaw: _Flaw) -> None:
     if len(name) > bounds.name_characters:
         message = f"may have no field whose name has more than {bounds.name_characters:,} characters."
         raise BeyondBounds(_path(place), message)
-    if storable and not _is_storable(name):
-        raise BeyondBounds(_path(place), "may have no field with NUL or half a surrogate pair in its name.")
+    if found := flaw(name):
+        raise BeyondBounds(_path(place), f"may have no field with {found} in its name.")
 
 
-def _is_storable(text: str) -> bool:
-    return "\x00" not in text and (text.isascii() or _LONE_HALF.search(text) is None)
+def _none(_: Any) -> str:
+    return ""
+
+
+def _unstorable(value: Any) -> str:
+    whole = not isinstance(value, str) or ("\x00" not in value and not _unwritable(value))
+    return "" if whole else "NUL or half a surrogate pair"
+
+
+def _unwritable(value: Any) -> str:
+    if isinstance(value, str):
+        return "" if value.isascii() or _LONE_HALF.search(value) is None else "half a surrogate pair"
+    beyond = isinstance(value, int) and not -(2**63) <= value < 2**64
+    return "a whole number beyond 64 bits" if beyond else ""
 
 
 def _too_many_values(bounds: JsonBounds) -> str:

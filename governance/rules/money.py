@@ -4,7 +4,8 @@ Ledger amounts are **nanodollars** (10^-9 USD), prices **picodollars** (10^-12 U
 rounds up, a settlement rounds half up, each once. No float ever touches money.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 
 from governance.rules.errors import OverBound
 
@@ -34,15 +35,47 @@ class TooMuch(AmountError):
     """More dollars, up or down, than there may be."""
 
 
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,15})?")
+# A number of our domain has fewer digits on either side of its point. Of an absurd exponent, arithmetic would raise
+# errors of its own, and printing would take all memory.
+_MOST_DIGITS = 30
+
+
+def decimal(text: Decimal | str | int) -> Decimal:
+    """A number as people write it, in ASCII digits; exactly.
+
+    Raises AmountError for anything else (Python's own Decimal also takes "1_0" and other scripts' digits), for what is
+    finer than any figure of ours, and TooMuch for what is more.
+    """
+    written = str(text).strip()
+    if isinstance(text, bool) or len(written) > 10_000 or not _NUMBER.fullmatch(written):
+        raise AmountError(f"{_short(written)!r} is not a number such as 12.50")
+    number = Decimal(written)
+    if not number:
+        return Decimal(0)
+    if number.adjusted() > _MOST_DIGITS:
+        raise TooMuch(f"{_short(written)!r} is more than any amount")
+    # Zeros at the end say nothing, however many there are.
+    sign, digits, exponent = number.as_tuple()
+    spare = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    places = -(int(exponent) + spare)
+    if places > _MOST_DIGITS:
+        raise AmountError(f"{_short(written)!r} is finer than any amount")
+    return Decimal((sign, digits[: len(digits) - spare], int(exponent) + spare))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
 def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -> int:
     """Nanodollars of a decimal amount, exactly; raises AmountError rather than round, TooMuch beyond +-`most` nanos."""
     try:
-        amount = Decimal(dollars)
-    except (InvalidOperation, TypeError, ValueError) as error:
-        raise AmountError(f'{dollars!r} is not an amount of dollars such as "12.50"') from error
-    if not amount.is_finite():
-        raise AmountError(f"{dollars!r} is not a finite amount of dollars")
-    # Compared, not computed with: of an exponent that is absurd, arithmetic would raise errors of its own.
+        amount = decimal(dollars)
+    except TooMuch as error:
+        raise TooMuch(f"{_short(str(dollars))!r} is more than {whole_dollars(most)}") from error
+    except AmountError as error:
+        raise AmountError(f'{_short(str(dollars))!r} is not an amount of dollars such as "12.50"') from error
     if not -dollars_from_nanos(most) <= amount <= dollars_from_nanos(most):
         raise TooMuch(f"{dollars!r} is more than {whole_dollars(most)}")
     sign, digits, exponent = amount.as_tuple()
@@ -51,9 +84,7 @@ def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -
     if not amount:
         return 0
     if shift < 0:
-        text, finer = text[:shift], text[shift:]
-        if finer.strip("0"):
-            raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
+        raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
     nanos = int(text + "0" * shift)
     return -nanos if sign else nanos
 
@@ -113,9 +144,7 @@ def remaining_nanos(*, limit_nanos: int, hard_e4: int, committed_nanos: int) -> 
 
 def ten_thousandths(ratio: Decimal) -> int:
     """A ratio as an integer of ten-thousandths (0.8 is 8000), exactly; raises AmountError where it is finer."""
-    if not ratio.is_finite():
-        raise AmountError(f"{ratio} is no finite ratio")
-    parts = ratio.scaleb(4)
+    parts = decimal(ratio).scaleb(4)
     if parts != parts.to_integral_value():
         raise AmountError(f"{ratio} has more than four decimals")
     return int(parts)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 # What people type for "nothing".
@@ -64,7 +64,7 @@ class Column:
 def _ratio(field: str, value: Any) -> Decimal:
     """A share of the limit above 0 and at most 1, of four decimals."""
     try:
-        ratio = Decimal(str(value))
+        ratio = money.decimal(str(value))
         money.ten_thousandths(ratio)
     except (ArithmeticError, ValueError) as error:
         raise FieldError(field, f"must be a number such as 0.8 with at most four decimals, not {value!r}") from error
@@ -96,7 +96,7 @@ def _rules(field: str, value: Any) -> list[dict[str, Any]]:
         sources = [rule["from"]] if isinstance(rule["from"], str) else rule["from"]
         if not isinstance(rule["to"], str) or not rule["to"] or not sources:
             raise FieldError(field, shape)
-        kept = {"from": _names(field, sources), "to": rule["to"]}
+        kept = {"from": _names(field, sources), "to": names.checked("model", rule["to"], field=field)}
         if rule.get("at") is not None:
             kept["at"] = _plain(_ratio(field, rule["at"]))
         rules.append(kept)
@@ -106,7 +106,7 @@ def _rules(field: str, value: Any) -> list[dict[str, Any]]:
 def _names(field: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise FieldError(field, "must be a list of names")
-    return list(dict.fromkeys(value))
+    return list(dict.fromkeys(names.checked("tool", name, field=field) for name in value))
 
 
 def _flag(field: str, value: Any) -> bool:

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from governance.rules import money
-from governance.rules.decision import Decision, Reason, WindowView
+from governance.rules.decision import Decision, Reason
+from governance.rules.scopes import PLATFORM
+from governance.rules.visibility import STAFF, Audience, ShownWindow
 
 BUDGET_EXHAUSTED = "budget_exhausted"
 NEVER_RETRY = ("x-should-retry", "false")
+# For what calls in flight hold.
+LONGEST_WAIT_S = 5
 # A call may go in spite of these.
 NEAR_THE_LIMIT = "The budget is near its limit"
 # A call may go in spite of these; what is said of it all the same.
@@ -29,7 +33,7 @@ FIELDS = {name: name for name in ("model", "forced_tool", "allow_downgrade")}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`sentence` is without its full stop, with the call's fields and the rate limit's figures in braces.
+    """`sentence` is without its full stop, with the call's fields and the limits' figures in braces.
 
     `param` is the field of the call that is at fault. `wait_s` says in how many seconds to come back; None: nobody
     knows, so there is no Retry-After.
@@ -64,12 +68,17 @@ class Refusal:
 
 
 def _until_returned_s(decision: Decision) -> int:
-    """1 to 5 seconds: as if what the window's calls hold came back evenly within five."""
+    """1 to 5 seconds: as if what the window's calls hold came back evenly within five.
+
+    Of the platform's budget always five: less would tell each tenant how much of it all hold.
+    """
     view = decision.because
     if view is None or view.reserved_nanos <= 0:
         return 1
+    if view.scope_type == PLATFORM:
+        return LONGEST_WAIT_S
     missing_nanos = decision.wanted_nanos - view.remaining_nanos
-    return max(1, min(5, -(-5 * missing_nanos // view.reserved_nanos)))
+    return max(1, min(LONGEST_WAIT_S, -(-LONGEST_WAIT_S * missing_nanos // view.reserved_nanos)))
 
 
 def _until_emptied_s(decision: Decision) -> int:
@@ -82,6 +91,14 @@ TABLE = (
     Row(Reason.EMERGENCY_STOP, 403, "emergency_stop", "An operator has stopped these calls"),
     Row(Reason.TENANT_SUSPENDED, 402, "subscription_inactive", "The subscription is not active"),
     Row(Reason.KEY_INVALID, 401, "invalid_api_key", "This API key is revoked or has expired"),
+    Row(
+        Reason.TOO_MANY_NAMES,
+        429,
+        "too_many_names",
+        "More than {most_names:,} agents, users, sessions or tasks were new to one budget within an hour: name one that"
+        " it knows, or try again later",
+        wait_s=lambda _: 60,
+    ),
     Row(
         Reason.MODEL_NOT_PRICED,
         400,
@@ -122,17 +139,17 @@ ROWS = {row.reason: row for row in TABLE}
 
 
 def refusal(
-    decision: Decision, *, over_budget_status: int, show_amounts: bool = True, fields: Mapping[str, str] = FIELDS
+    decision: Decision, *, over_budget_status: int, audience: Audience = STAFF, fields: Mapping[str, str] = FIELDS
 ) -> Refusal:
     """The answer to a call that was not let through.
 
-    `over_budget_status` is 402 or 429. Without `show_amounts` no figure of a budget is in the message. `fields` are the
+    `over_budget_status` is 402 or 429. In the message are only the figures that `audience` is shown. `fields` are the
     envelope's names for the call's fields. Raises KeyError for a decision that lets the call through.
     """
     row = ROWS[decision.reason]
     message = sentence(decision, fields=fields)
     if decision.because is not None:
-        message = f"{message}: {_describe(decision.because, show_amounts=show_amounts)}"
+        message = f"{message}: {_describe(audience.window(decision.because))}"
     headers = row.headers
     if row.wait_s is not None:
         headers = (*headers, ("retry-after", str(row.wait_s(decision))))
@@ -151,8 +168,10 @@ def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
         return NO_REFUSALS[decision.reason]
     row = ROWS[decision.reason]
     limit = decision.limited_by.scope if decision.limited_by else ""
+    limit = "the platform" if limit == PLATFORM else limit
     wait_s = row.wait_s(decision) if row.wait_s else None
-    return row.sentence.format(asked=decision.model, limit=limit, wait_s=wait_s, **fields)
+    figures = {"limit": limit, "wait_s": wait_s, "most_names": decision.most_names}
+    return row.sentence.format(asked=decision.model, **figures, **fields)
 
 
 def rfc3339(at: datetime) -> str:
@@ -160,8 +179,9 @@ def rfc3339(at: datetime) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-def _describe(view: WindowView, *, show_amounts: bool) -> str:
-    spent, limit = money.format_dollars(view.settled_nanos), money.format_dollars(view.limit_nanos)
-    amounts = f", ${spent} of ${limit} spent" if show_amounts else ""
-    until = f", until {rfc3339(view.ends_at)}" if view.ends_at else ""
-    return f"{view.scope} per {view.kind.replace('_', ' ')}{amounts}{until}"
+def _describe(window: ShownWindow) -> str:
+    until = f", until {rfc3339(window.ends_at)}" if window.ends_at else ""
+    if window.limit_nanos is None or window.settled_nanos is None:
+        return f"{window.name}{until}"
+    spent, limit = money.format_dollars(window.settled_nanos), money.format_dollars(window.limit_nanos)
+    return f"{window.name}, ${spent} of ${limit} spent{until}"

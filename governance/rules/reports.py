@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from uuid import UUID
 
 from governance.rules.decision import WindowView
+from governance.rules.scopes import PLATFORM
 
-PLATFORM = "platform"
 # The scopes whose key comes from the API key. Any other a caller names itself: with a new user for each report, a
 # budget for each user bounds nothing.
 FIXED_SCOPES = frozenset({"tenant", "key"})
+
+# Of the ids of holds that agents make for calls of their own; those of the gateway's calls are of another version.
+OWN_VERSION = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,10 @@ class ReportBound:
     scope: str = ""
     kind: str = ""
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the tenant may see the figure: it is of no wider scope than its own."""
-        return self.scope != PLATFORM
+
+def is_own(reservation_id: UUID) -> bool:
+    """Whether an agent holds it for a call of its own, and the gateway for none of its."""
+    return (reservation_id.int >> 76) & 0xF == OWN_VERSION
 
 
 def is_budgeted(charged: Iterable[WindowView], trust: ReportTrust) -> bool:

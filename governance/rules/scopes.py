@@ -8,12 +8,14 @@ from typing import Protocol, TypeVar
 
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
+from governance.rules.names import EACH, OF_A_CALL
 from governance.rules.policy import Policy
 from governance.rules.windows import WindowKind
 
-EACH = "*"
+# The scope that all tenants share.
+PLATFORM = "platform"
 # The most particular first: it is named first where several budgets refuse alike, and its rules come first.
-SCOPES = ("task", "session", "user", "key", "agent", "tenant", "platform")
+SCOPES = ("task", "session", "user", "key", "agent", "tenant", PLATFORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class MatchedBudget:
     time_zone: str = "UTC"
 
 
+def is_named_by_calls(rule: Scoped) -> bool:
+    """Whether the subjects of a rule are whoever calls name: then there are as many as callers think of."""
+    return rule.scope_key == EACH and rule.scope_type in OF_A_CALL
+
+
 # Whom an emergency stop is for: (tenant id, agent); all of a tenant is (id, ""), everybody (0, "").
 StopTarget = tuple[int, str]
 
@@ -83,14 +90,14 @@ def keys_of(caller: Caller) -> dict[str, str]:
         "agent": caller.agent,
         "tenant": caller.tenant,
     }
-    return {scope: key for scope, key in keys.items() if key} | {"platform": ""}
+    return {scope: key for scope, key in keys.items() if key} | {PLATFORM: ""}
 
 
 def governing(caller: Caller, budgets: Iterable[BudgetRule], *, time_zone: str = "UTC") -> list[MatchedBudget]:
     """Every budget that must admit the caller's calls, the most particular scope first."""
     return [
         MatchedBudget(budget, subject, None, "UTC")
-        if budget.scope_type == "platform"
+        if budget.scope_type == PLATFORM
         else MatchedBudget(budget, subject, caller.tenant_id, time_zone)
         for budget, subject in matching(caller, budgets)
     ]
@@ -122,7 +129,7 @@ def matching(caller: Caller, rules: Iterable[S]) -> list[tuple[S, str]]:
 
 def _match(caller: Caller, rule: Scoped, key: str) -> tuple[int, str] | None:
     """(rank, subject) of a rule for the caller's key in its scope; None where it does not match."""
-    if rule.scope_type == "platform":
+    if rule.scope_type == PLATFORM:
         return 0, ""
     if rule.scope_type == "tenant":
         return (1 if rule.tenant_id is None else 0), caller.tenant

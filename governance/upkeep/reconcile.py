@@ -21,10 +21,11 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
-from governance import audit
+from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
 from governance.ledger.batch import Batch
+from governance.ledger.sql_dialect import keep_deadlines
 from governance.models import LedgerCheck
 from governance.rules import money
 from governance.upkeep import sql as upkeep
@@ -103,7 +104,8 @@ def repair(*, by: Actor, now: datetime, report: Report = silence) -> list[Drift]
     events of the windows follow. Entries are never touched, and reservations only where they hold what none can, so
     that drift in them (4, 5) remains.
     """
-    with transaction.atomic(durable=True):
+    with transaction.atomic(durable=True), ledger.patiently():
+        keep_deadlines()
         upkeep.one_repair_at_a_time()
         # First, for the others are read along with the rows that are set.
         beyond = upkeep.broken()

@@ -21,6 +21,7 @@ from django.db import IntegrityError, OperationalError, transaction
 from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
+from governance.ledger.sql_dialect import keep_deadlines
 from governance.rules.errors import FieldError
 from governance.upkeep import reconcile
 from governance.upkeep import sql as upkeep
@@ -114,7 +115,8 @@ def _purge_durably(found: Sequence[tuple[datetime, UUID]], before: datetime, *, 
     """One batch in one transaction; again where an entry of it was corrected at the same moment."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with transaction.atomic(durable=True):
+            with transaction.atomic(durable=True), ledger.patiently():
+                keep_deadlines()
                 done = _purge([id for _, id in found], before)
                 if done.entries:
                     _record(done, by=by, now=now)

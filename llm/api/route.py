@@ -15,17 +15,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Strict, Text
+from governance.api.fields import Name, Strict, Whole
 from governance.api.once import PARAMETER
-from governance.api.views import ControlView
+from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.gateway import inside
+from llm.rules import sse, usage
+from llm.rules.answers import read_json
 
 PATH = "/v1/chat/completions"
 # Without a model the strategy alone chooses.
 AUTO = "auto"
 # What a caller may say of a call goes on to the gateway; a repeat under an Idempotency-Key is answered by it.
 PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-user", "x-session", "x-task")
+# What JSON is written with; what a model can write at most is the gateway's to say.
+LARGEST = 2**63 - 1
 # What the gateway says of a refusal beside its body.
 PASSED_BACK = ("retry-after", "x-should-retry")
 
@@ -35,11 +41,11 @@ class RouteRequest(Strict):
     messages = serializers.ListField(
         child=serializers.DictField(), required=False, allow_empty=False, help_text="As of /v1/chat/completions."
     )
-    strategy = Text(
-        required=False, default="", help_text="One of the routing file's; its default strategy unless told."
+    strategy = Name(
+        "strategy", required=False, default="", help_text="One of the routing file's; its default strategy unless told."
     )
-    model = Text(required=False, default="", help_text="Where no strategy is given: the model to ask first.")
-    max_tokens = serializers.IntegerField(required=False, min_value=1)
+    model = Name("model", required=False, default="", help_text="Where no strategy is given: the model to ask first.")
+    max_tokens = Whole(required=False, min_value=1, max_value=LARGEST)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +53,10 @@ class RouteRequest(Strict):
             raise serializers.ValidationError({"prompt": ["give either prompt or messages."]})
         if attrs["model"] and attrs["strategy"]:
             raise serializers.ValidationError({"model": ["is chosen by the strategy; give one of them."]})
+        try:
+            json_bounds.check({"messages": attrs.get("messages", [])}, JsonBounds(), writable=True)
+        except BeyondBounds as error:
+            raise serializers.ValidationError({error.field: [str(error)]}) from error
         return attrs
 
 
@@ -81,7 +91,7 @@ class RouteBody(serializers.Serializer[Any]):
     request_id = serializers.CharField()
 
 
-class RouteView(ControlView):
+class RouteView(RefusingView):
     """Governed as any call: the gateway reserves, calls, falls back and settles."""
 
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
@@ -90,12 +100,16 @@ class RouteView(ControlView):
     def post(self, request: Request) -> Response:
         """Answer a prompt by the model that the strategy and the budgets choose."""
         asked = self.valid(RouteRequest, request.data)
+        body = _chat_request(asked)
         strategy = asked["strategy"] or ("" if asked["model"] else settings.DEFAULT_STRATEGY)
         headers = {name: request.headers.get(name, "") for name in PASSED_ON}
         headers |= {"x-strategy": strategy, "x-allow-downgrade": str(asked["allow_downgrade"]).lower()}
+        # From here on the gateway notes what is refused, under the same request id.
+        self.is_noted = True
+        name = request._request.request_id  # type: ignore[attr-defined]
         began = time.perf_counter()
         try:
-            answer = inside.post(PATH, _chat_request(asked), headers=headers)
+            answer = inside.post(PATH, body, headers=headers, request_id=name)
         except inside.GatewayAway as error:
             return Response(
                 errors.body("gateway_away", f"{error}.", None, request), status=503, headers={"Retry-After": "1"}
@@ -121,6 +135,9 @@ def _chat_request(asked: Mapping[str, Any]) -> bytes:
         )
     except MalformedMessages as error:
         raise serializers.ValidationError(_complaint(error)) from error
+    except ValueError as error:
+        # Its types look for the role of a message before anything else.
+        raise serializers.ValidationError({"messages": ["each needs a role."]}) from error
     return orjson.dumps(made.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
@@ -132,21 +149,23 @@ def _complaint(error: MalformedMessages) -> dict[str, list[str]]:
 
 
 def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) -> dict[str, Any]:
-    from mistralai.client.models import ChatCompletionResponse
-
-    said = ChatCompletionResponse.model_validate(orjson.loads(answer.body))
-    content = said.choices[0].message.content if said.choices and said.choices[0].message else None
+    """The gateway's answer in the control plane's words, whatever the model's API left out of it."""
+    said = read_json(answer.body)
+    said = said if isinstance(said, dict) else {}
+    messages = (choice.get("message") for choice in sse.choices_of(said))
+    message = next((message for message in messages if isinstance(message, dict)), {})
+    used = usage.read_tokens(said)
     headers = answer.headers
     clamped = headers.get("x-max-tokens-clamped")
     return {
-        "content": _text(content) if isinstance(content, list) else content or None,
-        "model": headers.get("x-model-served", said.model),
+        "content": _text(message.get("content")),
+        "model": headers.get("x-model-served", ""),
         "strategy": strategy or None,
         "cost": headers["x-request-cost-usd"],
         "usage": {
-            "input_tokens": said.usage.prompt_tokens or 0,
-            "output_tokens": said.usage.completion_tokens or 0,
-            "total_tokens": said.usage.total_tokens or 0,
+            "input_tokens": used.input_tokens if used else 0,
+            "output_tokens": used.output_tokens if used else 0,
+            "total_tokens": used.input_tokens + used.output_tokens if used else 0,
         },
         "latency_ms": round(latency_ms, 1),
         "decision": {
@@ -164,9 +183,12 @@ def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) 
     }
 
 
-def _text(parts: list[Any]) -> str:
-    """The texts of an answer that came in parts; what it thought is not among them."""
-    return "".join(part.text for part in parts if getattr(part, "type", "") == "text")
+def _text(content: Any) -> str | None:
+    """The text of an answer, or the texts that it came in; what it thought is not among them."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
+        return "".join(text for text in parts if isinstance(text, str))
+    return content if isinstance(content, str) and content else None
 
 
 def _refused(answer: inside.InsideAnswer, request: Request) -> Response:

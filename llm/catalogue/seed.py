@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+from governance.rules import money
+
 SEED = Path(__file__).parents[1] / "data" / "mistral_prices.csv"
 PROVIDER = "mistral"
 PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION = 1_000_000
@@ -91,10 +93,14 @@ def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
     Raises ValueError for what is finer than a picodollar to begin with.
     """
     try:
-        picos = Decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+        Decimal(dollars_per_million)
     except ArithmeticError as error:
         raise ValueError(f"{dollars_per_million!r} is no price") from error
-    if not (picos.is_finite() and 0 <= picos < MOST_PICOS):
+    try:
+        picos = money.decimal(dollars_per_million) * PICOS_PER_UNIT_OF_DOLLARS_PER_MILLION
+    except money.AmountError as error:
+        raise ValueError(f"{dollars_per_million} is no price") from error
+    if not 0 <= picos < MOST_PICOS:
         raise ValueError(f"{dollars_per_million} is no price")
     if picos != picos.to_integral_value():
         raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")

@@ -59,6 +59,11 @@ class Catalogue:
     def resolve(self, name: str) -> Entry | None:
         return self.by_name.get(name)
 
+    def callable_names(self) -> Iterator[tuple[str, Entry]]:
+        """Every name that a model is called by, sorted; without the default provider's own before its models' names."""
+        own = f"{DEFAULT_PROVIDER}/"
+        return ((name, entry) for name, entry in sorted(self.by_name.items()) if not name.startswith(own))
+
     def nearest(self, name: str, *, home: str) -> str:
         """The name under which a provider serves a model, where it does; of the default one, the bare name."""
         if home == DEFAULT_PROVIDER:

@@ -16,6 +16,8 @@ from django.db import transaction
 
 from governance import alerts
 from governance.audit import Actor
+from governance.rules.errors import FieldError
+from governance.rules.names import checked
 from llm.catalogue import model_alerts, prices
 from llm.models import Model, ModelAlias
 from llm.rules.pricing import DEFAULT_PROVIDER
@@ -112,7 +114,9 @@ def cards(listed: Iterable[Mapping[str, Any]]) -> list[ListedModel]:
     """One card for each model: the list has one for each name."""
     groups: list[tuple[set[str], list[Mapping[str, Any]]]] = []
     for item in listed:
-        names = {item["id"], *(item.get("aliases") or ())}
+        names = {name for name in (item["id"], *(item.get("aliases") or ())) if is_name(name)}
+        if not names:
+            continue
         members = [item]
         for group in [group for group in groups if not names.isdisjoint(group[0])]:
             groups.remove(group)
@@ -120,6 +124,14 @@ def cards(listed: Iterable[Mapping[str, Any]]) -> list[ListedModel]:
             members = group[1] + members
         groups.append((names, members))
     return [_card(frozenset(names), members) for names, members in groups]
+
+
+def is_name(name: str) -> bool:
+    """Whether a call could name a model so: a list from elsewhere may say anything."""
+    try:
+        return checked("model", name) == name
+    except FieldError:
+        return False
 
 
 @transaction.atomic

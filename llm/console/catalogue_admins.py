@@ -20,6 +20,7 @@ from unfold.widgets import (
 )
 
 from governance.console import reasons
+from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor
 from llm.catalogue import prices, snapshot
 from llm.models import Model, Price
@@ -232,7 +233,7 @@ class ModelAliasAdmin(CatalogueAdmin):
 class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
     """People know prices in dollars a million units; the catalogue keeps picodollars a unit."""
 
-    usd_per_million = forms.DecimalField(
+    usd_per_million = AmountField(
         label="Dollars per million units",
         min_value=Decimal(0),
         max_digits=16,
@@ -263,7 +264,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class CorrectForm(reasons.ReasonForm):
-    usd_per_million = forms.DecimalField(
+    usd_per_million = AmountField(
         label="Dollars per million units, as it should have been",
         min_value=Decimal(0),
         max_digits=16,

@@ -32,7 +32,7 @@ class ProviderEndpointForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = ProviderEndpoint
-        fields = ("name", "kind", "base_url", "key_env", "enabled")
+        fields = ("name", "kind", "base_url", "key_env", "extra_fields", "enabled")
 
     def clean_base_url(self) -> str:
         return str(self.cleaned_data["base_url"]).rstrip("/")
@@ -70,6 +70,7 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     fieldsets = (
         (None, {"fields": (("name", "kind"), "base_url", "enabled")}),
         ("Its key", {"fields": (("key_env", "new_key"),)}),
+        ("Its own fields", {"fields": ("extra_fields",)}),
     )
     actions_list = ("try_all",)
     actions_detail = ("try_one",)
@@ -81,7 +82,7 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> Any:
         if self.has_change_permission(request, obj):
             return super().get_fieldsets(request, obj)
-        return ((None, {"fields": ("name", "kind", "base_url", "key", "enabled")}),)
+        return ((None, {"fields": ("name", "kind", "base_url", "key", "extra_fields", "enabled")}),)
 
     def save_model(
         self, request: HttpRequest, obj: ProviderEndpoint, form: forms.ModelForm[ProviderEndpoint], change: bool

@@ -16,6 +16,7 @@ from django.db import DatabaseError
 from governance.rules import charsets
 from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, routes
 from llm.gateway.asgi import Receive, Scope, Send
+from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
@@ -31,7 +32,7 @@ class GatewayApplication(Gateway):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, request_id=str(uuids.uuid7()))
+        exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
             await self._route(exchange)
         except bodies.ClientGone:
@@ -70,20 +71,37 @@ class GatewayApplication(Gateway):
         if not charsets.is_utf_8(exchange.header("content-type")):
             raise errors.unsupported(charsets.SENTENCE, param="content-type")
         identity = await self.identify(exchange)
+        asked = Asked(exchange, identity)
 
         async def check_status() -> None:
             await caller_status.check(self, identity)
 
-        with self.bodies.turn(identity.key_id) as turn:
-            exchange.admit(
-                limit=settings.MAX_BODY_BYTES,
-                patience_s=settings.BODY_TIMEOUT_S,
-                turn=turn,
-                when_large=check_status,
-            )
-            await idempotency.once(
-                self, exchange, identity, lambda exchange: calls.serve(self, exchange, identity, route)
-            )
+        try:
+            with self.bodies.turn(identity.key_id) as turn:
+                exchange.admit(
+                    limit=settings.MAX_BODY_BYTES,
+                    patience_s=settings.BODY_TIMEOUT_S,
+                    turn=turn,
+                    when_large=check_status,
+                )
+                # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
+                await calls.read(self, asked, route)
+                await idempotency.once(self, exchange, identity, lambda exchange: self._serve(exchange, route, asked))
+        except tuple(errors.BODIES) as error:
+            refused = errors.bad_body(error)
+            asked.note(refused, self.refusals)
+            raise refused from error
+        except errors.GatewayError as error:
+            asked.note(error, self.refusals)
+            raise
+
+    async def _serve(self, exchange: Exchange, route: Route, asked: Asked) -> None:
+        try:
+            await calls.serve(self, exchange, route, asked)
+        except errors.GatewayError as error:
+            # Under an Idempotency-Key it is answered before it comes to us again.
+            asked.note(error, self.refusals)
+            raise
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         if exchange.started:

@@ -11,9 +11,9 @@ from governance.rules.decision import Quote
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
 from llm.rules import bounds, pricing, usage
-from llm.rules.bounds import Estimate
+from llm.rules.bounds import HIDDEN_PROMPT_TOKENS, Estimate
 from llm.rules.exact_count import Tokenizer
-from llm.rules.models import is_same_model
+from llm.rules.models import is_same_line, is_same_model
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate
 from llm.rules.stream_count import StreamCount
@@ -23,6 +23,8 @@ USAGE_MISSING = "usage_missing"
 USAGE_IMPLAUSIBLE = "usage_implausible"
 MODEL_UNKNOWN = "model_unknown"
 PRICE_MISSING = "price_missing"
+# What other providers than Mistral may read and write beside what they were asked to: prompts and thoughts of theirs.
+UNTOLD_TOKENS = 16_384
 # What a model reads at most whose context nobody has told us.
 LONGEST_CONTEXT = 10_000_000
 
@@ -61,8 +63,7 @@ class CallUsage:
         known = Usage(provider=self.served.provider, model=self._id, unit=self.estimate.unit, units=self.estimate.units)
         if self.estimate.unit != "token":
             return known
-        most = self.quote.answers * (self.quote.max_tokens or 0)
-        output_tokens = most if output_tokens is None else output_tokens
+        output_tokens = self._most_written() if output_tokens is None else output_tokens
         return replace(
             known,
             input_tokens=self.quote.input_tokens,
@@ -84,7 +85,10 @@ class CallUsage:
             raise NotChargeable(USAGE_MISSING)
         if self._implausible(found, answer_bytes):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
-        return self._priced(found)
+        priced = self._priced(found)
+        if self._of_another_line(priced):
+            raise NotChargeable(USAGE_IMPLAUSIBLE)
+        return priced
 
     def _priced(self, found: Usage) -> PricedUsage:
         catalogue = snapshot.current()
@@ -105,32 +109,67 @@ class CallUsage:
     def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
         if found.unit != "token":
             return self.route.is_beyond(found.units, held=self.estimate.units)
-        return self._beyond_length(found) or bool(
+        return self._beyond_request(found, answer_bytes) or bool(
             usage.implausible(
                 found,
-                most_input=self._most_input(),
-                most_output=self.quote.answers * (self.quote.max_tokens or 0),
+                most_input=self._most_read(),
+                most_output=self._most_written(),
                 answer_bytes=answer_bytes,
             )
         )
 
-    def _beyond_length(self, found: Usage) -> bool:
-        """Whether Mistral says that it wrote more than it was asked for; others count hidden reasoning beside that."""
-        most = self.quote.answers * (self.quote.max_tokens or 0)
-        return self._entry is not None and self._entry.is_mistrals and found.output_tokens > most
+    def _beyond_request(self, found: Usage, answer_bytes: int | None) -> bool:
+        """Whether more is said to be read than can have been sent, or more written than was asked for or has come.
 
-    def _most_input(self) -> int:
-        """Tokens that the model can have read. Before what it is to answer a provider may put a prompt of its own."""
+        A provider may put a prompt of its own before the client's, and others than Mistral may count hidden thoughts
+        beside what they were asked for: so much is believed of them. What must be read or written unseen for reasons
+        that a call shows (pictures, a model that thinks) is bounded by the model's context alone.
+        """
+        entry = self._entry
+        if entry is None or self.quote.max_tokens is None:
+            return False
+        beside = HIDDEN_PROMPT_TOKENS if entry.is_mistrals else UNTOLD_TOKENS
+        if not (self.estimate.images or self.estimate.whole_context):
+            sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * self.estimate.input_e2 // 100)
+            if found.input_tokens > sent + beside:
+                return True
+        if entry.is_mistrals:
+            return found.output_tokens > self._most_written()
+        if bounds.hides_output(entry):
+            return False
+        return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
+
+    def _of_another_line(self, priced: PricedUsage) -> bool:
+        """Whether Mistral says that a model of another line served, at more than was held for the one asked for."""
+        entry = self._entry
+        if entry is None or not entry.is_mistrals or priced.cost_nanos <= self.quote.cost_nanos:
+            return False
+        return not any(is_same_line(name, priced.usage.model) for name in (self.quote.model, self._id, *self._ids))
+
+    def _most_written(self) -> int:
+        return self.quote.answers * (self.quote.max_tokens or 0)
+
+    def _most_read(self) -> int:
+        """Tokens that the model can have read, however little was sent."""
         if self.quote.max_tokens is None:
             return self.quote.input_tokens
         context = None if self._entry is None else self._entry.context_tokens
         return max(context or LONGEST_CONTEXT, self.quote.input_tokens)
 
     def count(self) -> StreamCount:
-        """What counts along with its answer."""
+        """What counts along with its answer. Mistral's models show what they think; others may not, if asked to.
+
+        What was held for beside the answer's length is thinking, whoever shows it.
+        """
+        entry = self._entry
+        is_mistrals = entry is not None and entry.is_mistrals
         return StreamCount(
             self.quote,
-            hides=self._entry is None or bounds.hides_output(self._entry),
+            hides=entry is None
+            or bounds.hides_output(entry)
+            or self.estimate.tokens_beside > 0
+            or ("reasoning" in self.estimate.needs and not is_mistrals),
+            shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,
         )
 

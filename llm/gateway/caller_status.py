@@ -27,4 +27,4 @@ async def check(gateway: Gateway, identity: Identity) -> None:
     except (DatabaseError, ledger.LedgerUnavailable) as error:
         raise errors.ledger_unavailable() from error
     if decision.reason in _WHOEVER_CALLS:
-        raise errors.refusal(decision, show_amounts=identity.show_amounts, tenant=identity.tenant, now=now)
+        raise errors.refusal(decision, audience=identity.audience, tenant=identity.tenant, now=now)

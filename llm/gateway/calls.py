@@ -7,6 +7,7 @@ the client has not been sent a byte. No database connection is held while a mode
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat as uuids
 from django.conf import settings
+from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import ledger
@@ -24,9 +26,11 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Action, Call, Decision, Quote, Quoter
+from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import caller_status, errors, upstream
+from llm.gateway import caller_status, callers, errors, upstream
+from llm.gateway.asked import Asked
 from llm.gateway.bodies import ClientGone
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
@@ -34,34 +38,40 @@ from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.gateway.streaming import CLIENT_CLOSED, ErrorInstead, Stream
+from llm.gateway.sign_of_life import SignOfLife
+from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, exact_count, forms, mistral_dialect, sse, unreadable
+from llm.rules import bounds, exact_count, forbidden, forms, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.exact_count import Tokenizer
 from llm.rules.mistral_dialect import Request
-from llm.rules.pricing import Entry
+from llm.rules.pricing import GUARDS, Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.stream_usage import StreamUsage
+from llm.rules.tool_calls import with_text_arguments
 from llm.state import routing
-from llm.state.telemetry import Attempt
+from llm.state.telemetry import Attempt, trace_context
+
+log = logging.getLogger(__name__)
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
 
 
-async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route: Route) -> None:
-    """Answer a call of any route, plain or streaming."""
+async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
+    """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
+    exchange, identity = asked.exchange, asked.identity
     body = await exchange.body()
-    exchange.watch()
 
-    def read() -> tuple[Request, bounds.Estimate]:
-        request = route.parse(body, exchange.header("content-type"))
-        return request, route.estimate(request, identity.default_max_tokens)
+    def parse() -> None:
+        asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
+        _check_names(exchange, request)
+        asked.estimate = route.estimate(request, identity.default_max_tokens)
 
     try:
-        request, estimate = await exchange.turn.work(len(body), read)
+        await exchange.turn.work(len(body), parse)
     except (mistral_dialect.DialectError, bounds.UnboundedInput) as error:
         # Who may not call at all is told that first.
         await caller_status.check(gateway, identity)
@@ -69,14 +79,30 @@ async def serve(gateway: Gateway, exchange: Exchange, identity: Identity, route:
             raise _mistake(error) from error
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
     exchange.turn.leave()
+    asked.caller = identity.caller(**callers.named(exchange, asked.request))
+
+
+def _check_names(exchange: Exchange, request: Request) -> None:
+    callers.checked("model", request.model, field="model")
+    callers.checked("strategy", exchange.header("x-strategy"), field="x-strategy")
+    for tool in request.tools:
+        callers.checked("tool", tool, field="tools")
+
+
+async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
+    """Answer a call of any route, plain or streaming, that was read."""
+    exchange.watch()
+    identity, request, estimate, caller = asked.identity, asked.request, asked.estimate, asked.caller
+    assert request is not None and estimate is not None and caller is not None  # noqa: S101, PT018 - it was read
     catalogue = snapshot.current()
-    asked = Candidate(request.model, catalogue.resolve(request.model))
+    named = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
-    if asked.entry is not None:
-        _check(asked.entry, request, route, estimate, unconfigured)
-    caller = await _caller(gateway, exchange, identity, request)
+    if named.entry is not None:
+        _check(named.entry, request, route, estimate, unconfigured)
+    if not gateway.identities.is_registered(caller):
+        await gateway.read(lambda: gateway.identities.refuse_one_more(caller))
     call = _GovernedCall(
-        gateway, exchange, route, identity, caller, request, estimate, catalogue, asked, set(unconfigured)
+        gateway, exchange, route, identity, caller, request, estimate, catalogue, named, set(unconfigured)
     )
     await call.serve()
 
@@ -92,6 +118,15 @@ def _check(
         raise errors.bad_request(estimate.no_bound_at(entry), param="model", code="unbounded_input")
     if entry.provider in unconfigured:
         raise errors.provider_not_configured(request.model, entry.provider)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """A plain call's answer that came as a stream. `is_over`: it came to its end."""
+
+    answer: dict[str, Any]
+    told: StreamUsage
+    is_over: bool
 
 
 @dataclass(slots=True)
@@ -110,8 +145,8 @@ class _GovernedCall:
     asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
-    # The bound of the call by provider, as far as it was asked for.
-    estimates: dict[str, bounds.Estimate] = field(default_factory=dict)
+    # The bound of the call by provider, as far as it was asked for; or why it has none there.
+    estimates: dict[str, bounds.Estimate | errors.GatewayError] = field(default_factory=dict)
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # Why the first attempt failed: what the client is told if all do.
@@ -200,12 +235,13 @@ class _GovernedCall:
         try:
             await self._under_hold(hold, provider)
             error = hold.charge.reason if hold.charge else ""
-        except Unanswered as unanswered:
-            error = unanswered.error.code
-            raise
-        except errors.GatewayError as refusal:
+        except (Unanswered, errors.GatewayError) as failure:
+            refusal = failure.error if isinstance(failure, Unanswered) else failure
             error = refusal.code
-            raise
+            if not self.exchange.started or self.exchange.ended:
+                raise
+            await self._end_begun(hold, error)
+            return
         except asyncio.CancelledError:
             error = "cancelled"
             raise
@@ -232,6 +268,8 @@ class _GovernedCall:
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+        if isinstance(unbounded := self._bound_at(order[0].provider), errors.GatewayError):
+            raise Unanswered(unbounded, order[0].place)
         await self._count_texts({candidate.provider for candidate in order})
         known = {candidate.name: candidate for candidate in order}
         home = order[0].provider
@@ -255,11 +293,11 @@ class _GovernedCall:
             raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
         if decision.quote is None:
             raise self.failure or errors.refusal(
-                decision, show_amounts=self.identity.show_amounts, tenant=self.caller.tenant, now=timezone.now()
+                decision, audience=self.identity.audience, tenant=self.caller.tenant, now=timezone.now()
             )
         usage = CallUsage(
             route=self.route,
-            estimate=self._estimate_at(known[decision.model]),
+            estimate=self._estimate_at(known[decision.model]) or self.estimate,
             served=known[decision.model],
             quote=decision.quote,
             tokenizer=self.gateway.tokenizers.of(known[decision.model].entry),
@@ -280,24 +318,32 @@ class _GovernedCall:
                 name = self.catalogue.nearest(model, home=home)
                 candidate = known.get(name) or Candidate(name, self.catalogue.resolve(name))
                 known[model] = known[name] = candidate
-            found = bounds.quote(self._estimate_at(candidate), candidate.entry, model=candidate.name)
+            estimate = self._estimate_at(candidate)
+            if estimate is None:
+                return None
+            found = bounds.quote(estimate, candidate.entry, model=candidate.name)
             if found is None or self.avoided.isdisjoint(candidate.places):
                 return found
             return replace(found, capable=False)
 
         return quote
 
-    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate:
-        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done."""
+    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate | None:
+        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done; None: none."""
         if candidate.entry is None:
             return self.estimate
         found = self._bound_at(candidate.provider)
+        if isinstance(found, errors.GatewayError):
+            return None
         tokenizer = self.gateway.tokenizers.of(candidate.entry)
         saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
         return found.with_saved(saved, candidate.entry) if saved else found
 
-    def _bound_at(self, provider: str) -> bounds.Estimate:
-        """The bound of what would leave for a provider: they are sent different bodies for the same request."""
+    def _bound_at(self, provider: str) -> bounds.Estimate | errors.GatewayError:
+        """The bound of what would leave for a provider: they are sent different bodies for the same request.
+
+        Where there is none, why: the ledger asks for quotes in the midst of others' calls, so nothing is raised.
+        """
         if provider not in self.gateway.providers:
             return self.estimate
         found = self.estimates.get(provider)
@@ -307,6 +353,11 @@ class _GovernedCall:
             except mistral_dialect.DialectError:
                 # It cannot be asked; whoever tries says so.
                 found = self.estimate
+            except bounds.UnboundedInput as error:
+                found = errors.bad_request(f"{error}.", param=error.param, code="unbounded_input")
+            except Exception:
+                log.exception("a request cannot be bounded at %s, so it is not asked", provider)
+                found = errors.bad_request(f"This request cannot be bounded at {provider}, so it is not accepted.")
             self.estimates[provider] = found
         return found
 
@@ -315,7 +366,8 @@ class _GovernedCall:
         for provider in providers:
             for tokenizer in self.gateway.tokenizers.at(provider, self.catalogue):
                 if (provider, tokenizer) not in self.saved_tokens:
-                    texts = self._bound_at(provider).texts
+                    bound = self._bound_at(provider)
+                    texts = bound.texts if isinstance(bound, bounds.Estimate) else ()
                     self.saved_tokens[provider, tokenizer] = await self._saved_tokens(tokenizer, texts)
 
     async def _saved_tokens(self, tokenizer: Tokenizer, texts: Sequence[str]) -> int:
@@ -332,6 +384,7 @@ class _GovernedCall:
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
+        await self._register()
         try:
             # What was held for is what may be written: the bound goes upstream with the call.
             body = provider.body(
@@ -347,16 +400,49 @@ class _GovernedCall:
         if self.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.exchange.watch(lambda: hold.cut(CLIENT_CLOSED))
-        answer = await self._send(hold, provider, body)
+        async with self._sign_of_life(hold) as sign:
+            answer = await self._send(hold, provider, body)
+            try:
+                if not 200 <= answer.status < 300:
+                    await self._refused(hold, provider, answer, sign)
+                elif self.request.stream:
+                    await self._stream(hold, provider, answer, sign, sent=sent)
+                else:
+                    await self._relay(hold, provider, answer, sent=sent)
+            finally:
+                answer.close()
+
+    def _sign_of_life(self, hold: Hold) -> SignOfLife:
+        """For whom waits for a stream, however many models were tried."""
+        every_s = settings.SIGN_OF_LIFE_S if self.request.stream else 0
+        waited_s = time.perf_counter() - self.exchange.arrived
+        headers = [*self._headers(hold), *_budget(hold, self.identity, None)]
+        return SignOfLife(self.exchange, headers, first_s=max(0.0, every_s - waited_s), every_s=every_s)
+
+    async def _end_begun(self, hold: Hold, reason: str) -> None:
+        """End a stream of which the client has the head alone, in the way that every client takes."""
+        self.exchange.complete = False
+        charge = hold.charge
+        chunk = sse.final_chunk(
+            like=None,
+            model=hold.quote.model,
+            usage=charge.usage if charge else Usage(provider=hold.usage.served.provider),
+            cost_nanos=charge.cost_nanos if charge else 0,
+            reason=reason,
+            request_id=self.exchange.request_id,
+            created=int(time.time()),
+            indexes=range(self.request.n),
+        )
+        await self.exchange.write(chunk + sse.DONE, more=False)
+
+    async def _register(self) -> None:
+        """Make the agent of an admitted call known to operators; where that fails, its next call does."""
+        if self.gateway.identities.is_registered(self.caller):
+            return
         try:
-            if not 200 <= answer.status < 300:
-                await self._refused(hold, provider, answer)
-            elif self.request.stream:
-                await self._stream(hold, provider, answer, sent=sent)
-            else:
-                await self._relay(hold, provider, answer, sent=sent)
-        finally:
-            answer.close()
+            await self.gateway.read(lambda: self.gateway.identities.register(self.caller))
+        except DatabaseError:
+            log.exception("request %s: its agent could not be registered", self.exchange.request_id)
 
     async def _send(self, hold: Hold, provider: Provider, body: bytes) -> Answer:
         hold.sent = True
@@ -384,26 +470,35 @@ class _GovernedCall:
             await hold.release()
         return Unanswered(upstream.no_answer(error), place)
 
-    async def _refused(self, hold: Hold, provider: Provider, answer: Answer) -> None:
+    async def _refused(self, hold: Hold, provider: Provider, answer: Answer, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
+        data, broken = b"", False
         try:
-            data = await answer.read()
+            async for chunk in answer.chunks():
+                data += chunk
         except ProviderError:
             # A refusal that breaks off is one all the same.
-            data = b""
-        said = _json_object(data)
+            broken = True
+        await sign.end()
+        is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
+        said = sse.whole_answer(data) or _json_object(data)
         used = hold.usage.reported(said)
+        written_bytes = sse.answer_bytes({"choices": sse.choices_of(said)})
+        if written_bytes and self.estimate.max_tokens is not None:
+            hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
         if used is not None:
             await hold.settle_reported(used)
-        elif sse.answer_bytes({"choices": sse.choices_of(said)}):
+        elif written_bytes and not broken:
             # An answer all the same, whatever its status says.
-            hold.count.arrived(sse.answer_bytes(said), said)
             await hold.settle_seen(USAGE_MISSING)
+        elif sse.choices_of(said) or (broken and (sse.is_stream(data) or is_event_stream)):
+            # A part of one.
+            await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):
             await hold.release()
         else:
             await hold.settle_whole("upstream_failed")
-        await self._pass_on_refusal(hold, provider, answer, data)
+        await self._pass_on_refusal(hold, provider, answer, b"" if broken else data)
 
     async def _refused_in_200(
         self, hold: Hold, provider: Provider, answer: Answer, error: StatedError, used: Usage | None
@@ -415,26 +510,42 @@ class _GovernedCall:
 
     async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusing, data: bytes) -> None:
         place = hold.usage.served.place
-        if not upstream.is_about_the_request(answer.status):
+        if answer.status == 403 and not self._forbids_us(provider, data):
+            # Whoever stopped it: no other model is to answer what one must not.
+            if forbidden.about(data) is forbidden.About.UNCLEAR:
+                raise upstream.forbidden_request()
+            self._succeeded(hold, None)
+        elif not upstream.is_about_the_request(answer.status):
             self.judged = True
             raise await self.gateway.provider_failures.refused(place, provider, answer)
-        self._succeeded(hold, None)
-        if self.failure is not None:
-            # A stand-in's word on the request is no answer to a client that asked another model.
-            raise Unanswered(self.failure, place)
+        else:
+            self._succeeded(hold, None)
+            if self.failure is not None:
+                # A stand-in's word on the request is no answer to a client that asked another model.
+                raise Unanswered(self.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
         if not _is_json(data):
             # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
             message = f"The model's API refused the request with status {answer.status}."
             data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
+        if self.exchange.started:
+            raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
         await self.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.exchange.request_id)])
 
-    async def _stream(self, hold: Hold, provider: Provider, answer: Answer, *, sent: float) -> None:
+    def _forbids_us(self, provider: Provider, said: bytes) -> bool:
+        guarded = not GUARDS.isdisjoint(self.estimate.needs)
+        prompt = None if guarded else hash(self.request.body)
+        return self.gateway.provider_failures.forbids_us(provider.name, said, prompt=prompt)
+
+    async def _stream(self, hold: Hold, provider: Provider, answer: Answer, sign: SignOfLife, *, sent: float) -> None:
         """Nothing is sent to the client before the first event is here: until then another model may answer."""
         async with Stream(self.exchange, hold, answer, answers=self.request.n) as stream:
             try:
-                began = await stream.begin()
+                try:
+                    began = await stream.begin()
+                finally:
+                    await sign.end()
             except ErrorInstead as instead:
                 await self._refused_in_200(hold, provider, answer, instead.error, instead.used)
                 return
@@ -458,13 +569,19 @@ class _GovernedCall:
             data = await answer.read()
         except ProviderError as error:
             raise await self._failed(hold, error) from error
-        if (streamed := sse.whole_answer(data)) is not None:
+        streamed = self._read_events(hold, data)
+        if streamed is not None:
             # A stream although none was asked for.
-            data = orjson.dumps(streamed)
+            data = orjson.dumps(streamed.answer)
         said = _json_object(data)
+        if with_text_arguments(said):
+            data = orjson.dumps(said)
         answered = time.perf_counter()
-        used = hold.usage.reported(said)
+        used = hold.usage.reported(said) if streamed is None else streamed.told.used
         if stated := error_in(said):
+            if used is None and sse.answer_bytes({"choices": sse.choices_of(said)}):
+                broken = ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+                raise await self._failed(hold, broken)
             await self._refused_in_200(hold, provider, answer, stated, used)
             return
         if used is None and not self.route.answered(said):
@@ -472,9 +589,16 @@ class _GovernedCall:
             garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
             raise await self._failed(hold, garbage)
         self._succeeded(hold, answered - sent)
-        if self.estimate.max_tokens is not None:
+        if streamed is None and self.estimate.max_tokens is not None:
             hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
-        cost_nanos, result = await hold.settle_reported(used)
+        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
+            cost_nanos, result = await hold.settle_reported(used)
+        elif streamed.is_over:
+            cost_nanos, result = await hold.settle_seen(USAGE_MISSING, at_least=used)
+        else:
+            # Nobody has seen when its parts came: it may have written on unseen.
+            self.exchange.complete = False
+            cost_nanos, result = await hold.settle_whole(UPSTREAM_CUT)
         await self.exchange.answer(
             200,
             data,
@@ -486,6 +610,21 @@ class _GovernedCall:
                 JSON,
             ],
         )
+
+    def _read_events(self, hold: Hold, data: bytes) -> _Streamed | None:
+        """What a body says that is a stream, counted as it is in a stream; None for any other."""
+        found = sse.body_events(data)
+        answer = None if found is None else sse.joined(found[0])
+        if found is None or answer is None:
+            return None
+        events, unread = found
+        told = StreamUsage(self.request.n)
+        for event in events:
+            text_bytes = event.text_bytes
+            hold.count.arrived(text_bytes, event.data)
+            told.took(event, hold.usage.reported(event.data or {}), text_bytes=text_bytes)
+        hold.count.arrived(len(unread))
+        return _Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""
@@ -516,7 +655,7 @@ class _GovernedCall:
             error=error,
             duration_s=time.monotonic() - hold.since,
             first_byte_s=self.first_byte_s,
-            traceparent=self.exchange.header("traceparent"),
+            traceparent=trace_context(self.exchange.header("traceparent")),
         )
 
     def _headers(self, hold: Hold) -> list[tuple[str, str]]:
@@ -528,10 +667,13 @@ class _GovernedCall:
             ("x-model-served", decision.model),
             ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
         ]
-        if reason := _reason(decision, requested, chosen=bool(self.strategy) and self.failure is None):
+        chosen = bool(self.strategy) and self.failure is None
+        if reason := _reason(decision, requested, chosen=chosen, audience=self.identity.audience):
             headers.append(("x-downgrade-reason", reason))
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
+        if self.request.max_tokens is None and hold.quote.max_tokens is not None:
+            headers.append(("x-max-tokens-default", str(hold.quote.max_tokens)))
         if decision.clamped:
             headers.append(("x-max-tokens-clamped", str(hold.quote.max_tokens)))
         return headers
@@ -541,21 +683,6 @@ def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
     if error.code == forms.WRONG_CHARSET:
         return errors.unsupported(error.message, param="content-type")
     return errors.bad_request(error.message, param=error.param, code=error.code)
-
-
-async def _caller(gateway: Gateway, exchange: Exchange, identity: Identity, request: Request) -> Caller:
-    """Whom the call is for: headers say it, or the body's `metadata` and `user`."""
-
-    def said(name: str) -> str:
-        value = exchange.header(f"x-{name}") or request.metadata.get(name) or ""
-        return value if isinstance(value, str) else str(value)
-
-    caller = identity.caller(
-        agent=said("agent"), user=said("user") or request.user, session=said("session"), task=said("task")
-    )
-    if not gateway.identities.is_registered(caller):
-        await gateway.read(lambda: gateway.identities.register(caller))
-    return caller
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
@@ -571,23 +698,23 @@ def _is_json(data: bytes) -> bool:
         return False
 
 
-def _reason(decision: Decision, requested: str, *, chosen: bool) -> str:
+def _reason(decision: Decision, requested: str, *, chosen: bool, audience: Audience) -> str:
     """Why another model serves than the one requested; empty where it does not. `chosen`: by a strategy."""
     if decision.model == requested:
         return ""
     if decision.action is not Action.DEGRADE or decision.because is None:
         return "strategy" if chosen else "fallback"
-    return f"{decision.reason.value} of {decision.because.scope} per {decision.because.kind}"
+    return f"{decision.reason.value} of {audience.window(decision.because).name}"
 
 
 def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
-    """The tightest budget, after this call: as settled, or (not yet settled) as held."""
-    decided = hold.decision.tightest
+    """The tightest budget that may be shown, after this call: as settled, or (not yet settled) as held."""
+    decided = identity.audience.tightest(hold.decision.views)
     if decided is None:
         return []
     held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
     settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
-    return errors.budget_headers(next(settled, held), show_amounts=identity.show_amounts)
+    return errors.budget_headers(identity.audience.window(next(settled, held)))
 
 
 def _timing(arrived: float, sent: float, answered: float) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 from django.conf import settings
 
 from governance import ports
-from governance.rules import money, refusals
+from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
-from governance.rules.decision import Decision, Reason, WindowView
+from governance.rules.decision import Decision, Reason
+from governance.rules.visibility import Audience, ShownWindow
 from llm.gateway import bodies
 
 LONGEST_WAIT_S = 60
@@ -33,13 +34,16 @@ class GatewayError(Exception):
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # Of a refusal by the budgets.
+    decision: Decision | None = None
 
     def body(self) -> dict[str, Any]:
+        """What it names as it came is written so that it can be sent and seen."""
         flat = {
             "object": "error",
-            "message": self.message,
+            "message": names.printable(self.message, keep="\n"),
             "type": self.type,
-            "param": self.param,
+            "param": names.printable(self.param) if self.param else self.param,
             "code": self.code,
         }
         inner: dict[str, Any] = {name: value for name, value in flat.items() if name != "object"}
@@ -95,6 +99,14 @@ def unauthorized(message: str) -> GatewayError:
 
 def forbidden(message: str, *, code: str = "permission_denied") -> GatewayError:
     return GatewayError(403, "permission_error", code, message)
+
+
+def too_many_agents(most: int) -> GatewayError:
+    message = (
+        f"This tenant has {most:,} agents, which is the most that calls register by naming them:"
+        " name one of these, or have an operator add this one."
+    )
+    return forbidden(message, code="too_many_agents")
 
 
 def not_found(message: str) -> GatewayError:
@@ -155,14 +167,15 @@ _TYPES = {
 }
 _TYPES_OF_CODES = {"subscription_inactive": "billing_error"}
 # What the data plane calls the fields of a call.
-_FIELDS = {"model": "model", "forced_tool": "tool_choice", "allow_downgrade": "x-allow-downgrade"}
+FIELDS = {"model": "model", "forced_tool": "tool_choice", "allow_downgrade": "x-allow-downgrade"}
 
 
-def refusal(decision: Decision, *, show_amounts: bool, tenant: str, now: datetime) -> GatewayError:
+def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetime) -> GatewayError:
     """The answer to a call of `tenant` that was not let through."""
     refused = refusals.refusal(
-        decision, over_budget_status=settings.OVER_BUDGET_STATUS, show_amounts=show_amounts, fields=_FIELDS
+        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=FIELDS
     )
+    because = audience.window(decision.because) if decision.because else None
     return GatewayError(
         refused.status,
         _type_of(decision.reason),
@@ -171,10 +184,11 @@ def refusal(decision: Decision, *, show_amounts: bool, tenant: str, now: datetim
         refused.param,
         (
             *refused.headers,
-            *_rate_headers(decision),
-            *budget_headers(decision.because, show_amounts=show_amounts),
+            *_rate_headers(decision, audience),
+            *budget_headers(because),
         ),
-        _metadata(decision.because, show_amounts=show_amounts, tenant=tenant, now=now),
+        _metadata(because, tenant=tenant, now=now),
+        decision,
     )
 
 
@@ -189,9 +203,9 @@ def _type_of(reason: Reason) -> str:
     return _TYPES_OF_CODES.get(row.code, _TYPES[row.status])
 
 
-def _rate_headers(decision: Decision) -> list[tuple[str, str]]:
+def _rate_headers(decision: Decision, audience: Audience) -> list[tuple[str, str]]:
     limit, headers = decision.limited_by, []
-    if limit is None:
+    if limit is None or not audience.is_own(limit.scope):
         return []
     for name, ceiling, level_e6 in (
         ("requests", limit.ceilings.requests, limit.level.requests_e6),
@@ -204,31 +218,40 @@ def _rate_headers(decision: Decision) -> list[tuple[str, str]]:
     return headers
 
 
-def budget_headers(view: WindowView | None, *, show_amounts: bool) -> list[tuple[str, str]]:
-    """`x-budget-*` of the tightest window; amounts only where the tenant shows them."""
-    if view is None:
+def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
+    """`x-budget-*` of a window, as far as it is shown."""
+    if window is None:
         return []
-    headers = [("x-budget-state", view.state.value), ("x-budget-scope", view.scope)]
-    if show_amounts:
-        headers.append(("x-budget-limit-usd", money.format_dollars(view.limit_nanos)))
-        headers.append(("x-budget-remaining-usd", money.format_dollars(view.remaining_nanos)))
-    if view.ends_at is not None:
-        headers.append(("x-budget-resets-at", refusals.rfc3339(view.ends_at)))
+    headers = [("x-budget-scope", window.scope)]
+    if window.state is not None:
+        headers.append(("x-budget-state", window.state.value))
+    if window.limit_nanos is not None and window.remaining_nanos is not None:
+        headers.append(("x-budget-limit-usd", money.format_dollars(window.limit_nanos)))
+        headers.append(("x-budget-remaining-usd", money.format_dollars(window.remaining_nanos)))
+    if window.ends_at is not None:
+        headers.append(("x-budget-resets-at", refusals.rfc3339(window.ends_at)))
     return headers
 
 
-def _metadata(view: WindowView | None, *, show_amounts: bool, tenant: str, now: datetime) -> dict[str, Any]:
-    if view is None:
+def amounts(window: ShownWindow) -> dict[str, str]:
+    """The amounts of a window in dollars; none where they are not shown."""
+    figures = {
+        "limit": window.limit_nanos,
+        "spent": window.settled_nanos,
+        "reserved": window.reserved_nanos,
+        "remaining": window.remaining_nanos,
+    }
+    return {name: money.format_dollars(nanos) for name, nanos in figures.items() if nanos is not None}
+
+
+def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict[str, Any]:
+    if window is None:
         return {}
-    shown: dict[str, Any] = {"budget": view.scope, "window": view.kind, "currency": "usd"}
-    if show_amounts:
-        shown |= {
-            "limit": money.format_dollars(view.limit_nanos),
-            "spent": money.format_dollars(view.settled_nanos),
-            "reserved": money.format_dollars(view.reserved_nanos),
-            "remaining": money.format_dollars(view.remaining_nanos),
-        }
-    return shown | {
-        "resets_at": refusals.rfc3339(view.ends_at) if view.ends_at else None,
-        "upgrade_url": ports.upgrade_url(tenant=tenant, window=view.kind, now=now),
+    return {
+        "budget": window.scope,
+        "window": window.kind,
+        "currency": "usd",
+        **amounts(window),
+        "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
+        "upgrade_url": ports.upgrade_url(tenant=tenant, window=window.kind, now=now),
     }

@@ -116,7 +116,7 @@ class Hold:
             return
         if self.sent:
             # Cancelled or failed with the request on its way: all of it counts, of an answer what has come.
-            self._holds.commits.put(self._seen("interrupted", cut=True, stopped=True))
+            self._holds.commits.put(self._seen("interrupted", cut=True))
         else:
             self.drop()
 
@@ -162,15 +162,14 @@ class Hold:
         return await self._settle(self._whole(reason))
 
     async def settle_seen(
-        self, reason: str, *, cut: bool = False, stopped: bool = False, at_least: Usage | None = None
+        self, reason: str, *, cut: bool = False, at_least: Usage | None = None
     ) -> tuple[int, SettleResult | None]:
         """Charge the input and what has come of the answer, at the strict count; where that says nothing, the hold.
 
-        `cut`: the answer is not whole; `stopped`: for a reason of ours. `at_least`: what the model said in between that
-        it had used.
+        `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
         await self._count_texts()
-        return await self._settle(self._seen(reason, cut=cut, stopped=stopped, at_least=at_least))
+        return await self._settle(self._seen(reason, cut=cut, at_least=at_least))
 
     async def _count_texts(self) -> None:
         """Count what has come exactly, where the model's tokenizer is there; until that is done it counts by bytes."""
@@ -184,8 +183,8 @@ class Hold:
         if tokens is not None:
             self.count.counted(tokens)
 
-    def _seen(self, reason: str, *, cut: bool, stopped: bool, at_least: Usage | None = None) -> Settle:
-        tokens = self.count.tokens(cut=cut, stopped=stopped)
+    def _seen(self, reason: str, *, cut: bool, at_least: Usage | None = None) -> Settle:
+        tokens = self.count.tokens(cut=cut)
         if tokens is None:
             return self._whole(reason)
         cost_nanos = self.count.cost_nanos(tokens)
@@ -220,7 +219,8 @@ class Hold:
     async def _land(self, operation: Settle | Release) -> Any:
         landing = asyncio.ensure_future(self._holds.commits.submit(operation))
         try:
-            return await asyncio.wait_for(asyncio.shield(landing), SETTLE_PATIENCE_S)
+            async with asyncio.timeout(SETTLE_PATIENCE_S):
+                return await asyncio.shield(landing)
         except TimeoutError:
             landing.add_done_callback(_log_late)
             return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from governance.rules import names
 from llm.gateway import bodies
 from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.bodies import Turn
@@ -32,13 +33,13 @@ class Exchange:
         self._watching: asyncio.Task[None] | None = None
         self._on_leave: Callable[[], None] | None = None
         self.is_gone = False
-        self.started = False
+        self.started = self.ended = False
         # False once a stream had to be ended before the model had said everything.
         self.complete = True
 
     def header(self, name: str) -> str:
-        """A request header's text, or ""; bytes outside ASCII come through as Latin-1, as HTTP has it."""
-        return self._headers.get(name.encode(), b"").decode("latin-1").strip()
+        """A request header's text, or ""."""
+        return names.from_header(self._headers.get(name.encode(), b""))
 
     def send_through(self, wrap: Callable[[Send], Send]) -> None:
         """From here on every message of the answer goes through what `wrap` makes of the sender."""
@@ -109,6 +110,7 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
+        self.ended = self.ended or not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def answer(self, status: int, data: bytes, headers: Headers) -> None:

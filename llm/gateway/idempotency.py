@@ -60,11 +60,15 @@ async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) ->
     """Waits while the same request runs elsewhere; all database work is off the event loop."""
     try:
         idempotency.checked(key)
-        for pause_s in idempotency.pauses():
-            found = await gateway.read(lambda: _look(identity, key, digest))
-            if found is not None:
-                return found
-            await asyncio.sleep(pause_s)
+        found = await gateway.kept(lambda: _look(identity, key, digest))
+        if found is not None:
+            return found
+        with gateway.waiting.place(identity.key_id):
+            for pause_s in idempotency.pauses():
+                await asyncio.sleep(pause_s)
+                found = await gateway.kept(lambda: _look(identity, key, digest))
+                if found is not None:
+                    return found
         raise idempotency.still_running()
     except idempotency.IdempotencyError as error:
         raise _refusal(error) from error
@@ -78,13 +82,16 @@ def _look(identity: Identity, key: str, digest: str) -> Claim | StoredAnswer | N
     key_row = ApiKey.objects.filter(pk=identity.key_id).first()
     if key_row is None or not key_row.is_usable(now):
         raise errors.unauthorized("This API key is revoked or has expired.")
-    return idempotency.begin(tenant_id=identity.tenant_id, key=key, digest=digest, now=now)
+    return idempotency.begin(tenant_id=identity.tenant_id, key=key, digest=digest, now=now, api_key_id=identity.key_id)
 
 
 def _refusal(error: idempotency.IdempotencyError) -> errors.GatewayError:
     kind, sentence = "invalid_request_error", f"Idempotency-Key: {error}"
     if isinstance(error, idempotency.KeyReused):
         return errors.GatewayError(422, kind, "idempotency_mismatch", sentence, "idempotency-key")
+    if isinstance(error, idempotency.TooManyKept):
+        wait = (("retry-after", str(error.wait)),)
+        return errors.GatewayError(429, "rate_limit_error", "too_many_kept_answers", sentence, "idempotency-key", wait)
     if isinstance(error, idempotency.StillRunning):
         wait = (("retry-after", str(error.wait)),)
         return errors.GatewayError(409, kind, "idempotency_in_progress", sentence, "idempotency-key", wait)
@@ -160,6 +167,6 @@ class _Run:
     async def _write(self, work: Callable[[], T]) -> None:
         """The client has its answer, or gets it now; a database that is away changes nothing about that."""
         try:
-            await self._gateway.read(work)
+            await self._gateway.kept(work)
         except DatabaseTrouble:
             log.exception("request %s: what is kept under its key could not be written", self._exchange.request_id)

@@ -1,29 +1,31 @@
 """Who calls: from a bearer key to a tenant, an agent and what they may be told. Cached for seconds.
 
 The cache only saves the look-up. Whether the tenant is paused, the agent stopped or the key revoked is read again
-in the ledger's own transaction, so those take hold on the next call.
+in the ledger's own transaction, so those take hold on the next call; what is answered without the ledger looks the key
+up afresh.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
+from django.conf import settings
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from governance.models import Agent, ApiKey
+from governance.actions import tenancy
+from governance.models import ApiKey
 from governance.models.tenancy import digest_of
 from governance.rules.calls import Caller
+from governance.rules.visibility import Audience
 from llm.gateway import errors
 
 TTL_S = 30.0
 # Bounds the cache against a flood of made-up keys.
 MAX_CACHED = 10_000
-NAME_LENGTHS = {"agent": 100, "user": 200, "session": 200, "task": 200}
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,18 @@ class Identity:
     agent: str
     default_max_tokens: int
     show_amounts: bool
+    expires_at: datetime | None
+
+    @property
+    def audience(self) -> Audience:
+        """What it is told of budgets."""
+        return Audience(is_tenants=True, show_amounts=self.show_amounts)
 
     def caller(self, *, agent: str = "", user: str = "", session: str = "", task: str = "") -> Caller:
-        """The caller of one call. What the request says never changes the tenant, nor a bound key's agent."""
-        named = {"agent": agent, "user": user, "session": session, "task": task}
-        for field, name in named.items():
-            if len(name) > NAME_LENGTHS[field]:
-                raise errors.bad_request(
-                    f"x-{field} may have at most {NAME_LENGTHS[field]} characters.", param=f"x-{field}"
-                )
-            if CONTROL.search(name):
-                # Names come back in headers, and no database keeps a NUL.
-                raise errors.bad_request(f"x-{field} may not have control characters.", param=f"x-{field}")
+        """The caller of one call, by names in the form that is kept (`callers.named`).
+
+        What the request says never changes the tenant, nor a bound key's agent.
+        """
         return Caller(
             tenant_id=self.tenant_id,
             tenant=self.tenant,
@@ -72,7 +74,10 @@ class Identities:
         found = self._cached.get(key)
         if found is None or found[0] <= self._clock():
             return None
-        return _known(found[1])
+        identity = found[1]
+        if identity is not None and identity.expires_at is not None and identity.expires_at <= timezone.now():
+            return None
+        return _known(identity)
 
     def find(self, key: str) -> Identity:
         """The identity behind a key. Raises the 401 and 403 that say what is wrong with it."""
@@ -93,6 +98,7 @@ class Identities:
                 agent=row.agent.slug if row.agent else "",
                 default_max_tokens=row.tenant.default_max_tokens,
                 show_amounts=row.tenant.show_amounts,
+                expires_at=row.expires_at,
             )
         if len(self._cached) >= MAX_CACHED:
             self._cached.clear()
@@ -102,12 +108,18 @@ class Identities:
     def is_registered(self, caller: Caller) -> bool:
         return not caller.agent or (caller.tenant_id, caller.agent) in self._agents
 
-    def register(self, caller: Caller) -> None:
-        """Make the agent a call names known to operators, who can pause it then."""
+    def refuse_one_more(self, caller: Caller) -> None:
+        """Refuse a call whose agent is one more than calls may register. Nothing is written before it is admitted."""
         try:
-            Agent.objects.get_or_create(tenant_id=caller.tenant_id, slug=caller.agent)
+            may_register = tenancy.may_register(tenant_id=caller.tenant_id, slug=caller.agent)
         except DatabaseError as error:
             raise errors.ledger_unavailable() from error
+        if not may_register:
+            raise errors.too_many_agents(settings.AGENTS_PER_TENANT)
+
+    def register(self, caller: Caller) -> None:
+        """Make the agent of an admitted call known. Raises DatabaseError."""
+        tenancy.register_agent(tenant_id=caller.tenant_id, slug=caller.agent)
         if len(self._agents) >= MAX_CACHED:
             self._agents.clear()
         self._agents.add((caller.tenant_id, caller.agent))

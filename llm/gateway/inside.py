@@ -33,13 +33,20 @@ class InsideAnswer:
             self.body += message.get("body", b"")
 
 
-def post(path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float = READ_TIMEOUT_S) -> InsideAnswer:
-    """POST a JSON body to the gateway from another thread, and wait for the whole answer. Raises GatewayAway."""
+def post(
+    path: str, body: bytes, *, headers: Mapping[str, str], request_id: str, timeout_s: float = READ_TIMEOUT_S
+) -> InsideAnswer:
+    """POST a JSON body to the gateway from another thread, and wait for the whole answer. Raises GatewayAway.
+
+    `request_id`, a UUID, names the call there as it does here.
+    """
     loop = gateway.loop
     if loop is None or not loop.is_running():
         raise GatewayAway("the gateway does not run in this process")
     answer = InsideAnswer()
-    running = asyncio.run_coroutine_threadsafe(gateway(_scope(path, headers), _receiver(body), answer.send), loop)
+    running = asyncio.run_coroutine_threadsafe(
+        gateway(_scope(path, headers, request_id), _receiver(body), answer.send), loop
+    )
     try:
         running.result(timeout_s)
     except TooLate as error:
@@ -48,10 +55,10 @@ def post(path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float
     return answer
 
 
-def _scope(path: str, headers: Mapping[str, str]) -> Scope:
+def _scope(path: str, headers: Mapping[str, str], request_id: str) -> Scope:
     given = {"content-type": "application/json"} | {name.lower(): value for name, value in headers.items() if value}
     raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in given.items()]
-    return {"type": "http", "method": "POST", "path": path, "headers": raw}
+    return {"type": "http", "method": "POST", "path": path, "headers": raw, "request_id": request_id}
 
 
 class _receiver:

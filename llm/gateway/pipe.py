@@ -14,14 +14,25 @@ log = logging.getLogger(__name__)
 class Pipe:
     """Bytes of one started answer. At most `most_bytes` wait, and none longer than `patience_s` to be taken.
 
-    A client that does not keep up is cut: the pipe is `broken` then, takes no more, and calls `on_break`.
+    A client that does not keep up is cut: the pipe is `broken` then, takes no more, and calls `on_break`. Where nothing
+    was put for `silence_s` seconds, `sign` is sent.
     """
 
-    def __init__(self, exchange: Exchange, *, most_bytes: int, patience_s: float, on_break: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        most_bytes: int,
+        patience_s: float,
+        on_break: Callable[[], None],
+        silence_s: float | None = None,
+        sign: bytes = b"",
+    ) -> None:
         self._exchange = exchange
         self._most_bytes = most_bytes
         self._patience_s = patience_s
         self._on_break = on_break
+        self._silence_s, self._sign = silence_s, sign
         self._parts: list[bytes] = []
         # Bytes that are not taken yet, and since when the oldest of them waits.
         self._waiting_bytes = 0
@@ -64,7 +75,11 @@ class Pipe:
             while more:
                 if not self._parts and not self._ends:
                     self._filled.clear()
-                    await self._filled.wait()
+                    try:
+                        async with asyncio.timeout(self._silence_s):
+                            await self._filled.wait()
+                    except TimeoutError:
+                        self.put(self._sign)
                     continue
                 # The last bytes go out with the answer's end: only then is it whole.
                 data, self._parts, more = b"".join(self._parts), [], not self._ends

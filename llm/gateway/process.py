@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import OperationalError, connection
 from django.utils import timezone
 
-from governance.actions import budgets, stops
+from governance.actions import budgets, refusal_log, stops
+from governance.idempotency import WaitingRepeats
 from governance.ledger.writer import GroupCommit
 from llm.catalogue import snapshot
 from llm.gateway import errors
@@ -20,12 +19,15 @@ from llm.gateway.bodies import Bodies
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
+from llm.gateway.readers import Readers
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
 from llm.state import breakers, metrics, routing, tokenizers
 from llm.state.telemetry import Telemetry
 
 T = TypeVar("T")
+# Threads, and so connections to the database while they use it: with the ledger's writer fewer than a process has.
+READERS, KEEPERS = 3, 2
 # Ours are shorter; a longer one is not worth remembering.
 BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
 
@@ -39,8 +41,10 @@ class Gateway:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self) -> None:
-        # Reads that the cache cannot answer go through one thread, and so through one database connection.
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-reads")
+        # What the cache cannot answer is read by these. Repeats ask for kept answers again and again, so by others.
+        self._readers = Readers("reads", count=READERS)
+        self._keepers = Readers("kept-answers", count=KEEPERS)
+        self.waiting = WaitingRepeats()
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
         await self.read(snapshot.current)
         await self.read(routing.load)
@@ -53,6 +57,8 @@ class Gateway:
         )
         self.commits = GroupCommit()
         self.commits.start()
+        self.refusals = refusal_log.log
+        self.refusals.start()
         self.breakers = breakers.shared()
         self.provider_failures = ProviderFailures(self.breakers, self.read)
         self.holds = Holds(
@@ -84,32 +90,28 @@ class Gateway:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
+        await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
         self.bodies.close()
-        await self.read(lambda: connection.close())
-        self._reader.shutdown()
+        for threads in (self._readers, self._keepers):
+            await asyncio.to_thread(threads.close)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run a database read off the event loop. OperationalError where the database does not answer in time."""
-        reading = asyncio.get_running_loop().run_in_executor(self._reader, _tidily, work)
-        try:
-            return await asyncio.wait_for(reading, settings.LEDGER_TIMEOUT_S)
-        except TimeoutError as error:
-            raise OperationalError("the database does not answer") from error
+        return await self._readers.run(work)
 
-    async def identify(self, exchange: Exchange) -> Identity:
-        """Who calls; raises the 401 or 403 that says why not."""
+    async def kept(self, work: Callable[[], T]) -> T:
+        """The same for what is kept under Idempotency-Keys."""
+        return await self._keepers.run(work)
+
+    async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
+        """Who calls; raises the 401 or 403 that says why not.
+
+        `afresh`: past the cache, for what is answered without the ledger, which would notice a revoked key.
+        """
         found = BEARER.fullmatch(exchange.header("authorization"))
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
         key = found[1]
-        cached = self.identities.cached(key)
+        cached = None if afresh else self.identities.cached(key)
         return cached if cached is not None else await self.read(lambda: self.identities.find(key))
-
-
-def _tidily(work: Callable[[], T]) -> T:
-    """`work` on this thread's database connection, which is dropped if it broke: the next read makes a new one."""
-    try:
-        return work()
-    finally:
-        connection.close_if_unusable_or_obsolete()

@@ -11,11 +11,12 @@ from django.utils import timezone
 from governance import ledger, ports
 from governance.models import SpendRollup
 from governance.queries.sums import LongSum
-from governance.rules import money, refusals
+from governance.rules import refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, fixed
+from governance.rules.visibility import ShownWindow
 from llm.catalogue import snapshot
-from llm.gateway import errors
+from llm.gateway import callers, errors
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.rules.pricing import Entry
@@ -25,37 +26,41 @@ USUAL_DAYS = 7
 
 
 async def models(gateway: Gateway, exchange: Exchange) -> None:
-    """The catalogue, in the shape both dialects read; only what has a price and a provider with a key is there."""
-    await gateway.identify(exchange)
+    """The catalogue, in the shape both dialects read; only what has a price and a provider with a key is there.
+
+    Clients look in the list for what they were told to ask for, so an alias has a card of its own.
+    """
+    await gateway.identify(exchange, afresh=True)
     missing = gateway.providers.unconfigured()
     name = exchange.path.removeprefix("/v1/models").strip("/")
     if not name:
-        cards = [_card(entry) for entry in snapshot.current() if entry.rates and entry.provider not in missing]
+        cards = [
+            _card(entry, known)
+            for known, entry in snapshot.current().callable_names()
+            if entry.rates and entry.provider not in missing
+        ]
         await exchange.answer_json(200, {"object": "list", "data": cards})
         return
     entry = snapshot.resolve(name)
     if entry is None or entry.rates is None or entry.provider in missing:
         raise errors.not_found(f"There is no model {name!r} in the catalogue.")
-    await exchange.answer_json(200, _card(entry))
+    await exchange.answer_json(200, _card(entry, entry.id))
 
 
 async def budget(gateway: Gateway, exchange: Exchange) -> None:
     """The tightest budget of the caller, and how many more calls it lasts at their usual cost."""
-    identity = await gateway.identify(exchange)
-    caller = identity.caller(
-        agent=exchange.header("x-agent"),
-        user=exchange.header("x-user"),
-        session=exchange.header("x-session"),
-        task=exchange.header("x-task"),
-    )
+    identity = await gateway.identify(exchange, afresh=True)
+    caller = identity.caller(**callers.named(exchange))
     now = timezone.now()
     try:
         decision, usual_nanos = await gateway.read(lambda: _standing(caller, now))
     except (DatabaseError, ledger.LedgerUnavailable) as error:
         raise errors.ledger_unavailable() from error
-    shown = _shown(decision, usual_nanos, show_amounts=identity.show_amounts)
-    if decision.tightest is not None:
-        shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=decision.tightest.kind, now=now)
+    tightest = identity.audience.tightest(decision.views)
+    window = identity.audience.window(tightest) if tightest else None
+    shown = _shown(decision, window, usual_nanos)
+    if window is not None:
+        shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=window.kind, now=now)
     await exchange.answer_json(200, shown)
 
 
@@ -68,34 +73,30 @@ def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
     return decision, (sums["cost"] or 0) // (sums["calls"] or 1)
 
 
-def _shown(decision: Decision, usual_nanos: int, *, show_amounts: bool) -> dict[str, Any]:
-    view = decision.tightest
-    if view is None:
+def _shown(decision: Decision, window: ShownWindow | None, usual_nanos: int) -> dict[str, Any]:
+    if window is None:
         return {"object": "budget", "state": "active", "scope": None, "allowed": decision.allowed}
     shown: dict[str, Any] = {
         "object": "budget",
-        "state": view.state.value,
-        "scope": view.scope,
-        "window": view.kind,
+        "state": window.state.value if window.state else None,
+        "scope": window.scope,
+        "window": window.kind,
         "allowed": decision.action is not Action.HARD_STOP,
         "currency": "usd",
-        "resets_at": refusals.rfc3339(view.ends_at) if view.ends_at else None,
+        "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
+        **errors.amounts(window),
     }
-    if show_amounts:
-        shown |= {
-            "limit": money.format_dollars(view.limit_nanos),
-            "spent": money.format_dollars(view.settled_nanos),
-            "reserved": money.format_dollars(view.reserved_nanos),
-            "remaining": money.format_dollars(view.remaining_nanos),
-            "calls_left": view.remaining_nanos // usual_nanos if usual_nanos else None,
-        }
+    if window.remaining_nanos is not None:
+        shown["calls_left"] = window.remaining_nanos // usual_nanos if usual_nanos else None
     return shown
 
 
-def _card(entry: Entry) -> dict[str, Any]:
+def _card(entry: Entry, name: str) -> dict[str, Any]:
+    """`root` is the model that a name stands for."""
     abilities = entry.capabilities
     return {
-        "id": entry.id,
+        "id": name,
+        "root": entry.id,
         "object": "model",
         "created": 0,
         "owned_by": entry.owned_by,

@@ -22,17 +22,18 @@ ReadUsage = Callable[[Any, str, str], Usage | None]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`parse` reads a body and its content type; `estimate` bounds a request (the number is the tenant's default
-    `max_tokens`); `read_usage` counts what an answer, or a stream's event, says was used."""
+    """`parse` reads a body, its content type and the names of fields that some endpoint takes; `estimate` bounds a
+    request (the number is the tenant's default `max_tokens`); `read_usage` counts what an answer, or a stream's event,
+    says was used."""
 
     path: str
     kind: str
-    parse: Callable[[bytes, str], Request]
+    parse: Callable[[bytes, str, frozenset[str]], Request]
     estimate: Callable[[Request, int], Estimate]
     read_usage: ReadUsage
     # The field that holds what was asked for.
     answer_in: str = "choices"
-    # Of what is not counted in tokens: the most that one call can use, a setting.
+    # Of what is not counted in tokens and held for at a likely length: the most that one call can use, a setting.
     most_units: str = ""
 
     def is_beyond(self, units: int, *, held: int) -> bool:
@@ -81,23 +82,26 @@ def _bounds() -> RequestBounds:
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
-    parse=lambda body, _: mistral_dialect.parse(body, _bounds()),
+    parse=lambda body, _, extra: mistral_dialect.parse(body, extra, _bounds()),
     estimate=lambda request, default: bounds.chat(
-        request.payload, default_max_tokens=default, reserve_unbounded=_reserves_unbounded()
+        request.payload,
+        default_max_tokens=default,
+        default_thinking_tokens=settings.DEFAULT_THINKING_TOKENS,
+        reserve_unbounded=_reserves_unbounded(),
     ),
     read_usage=_written,
 )
 FIM = Route(
     path="/fim/completions",
     kind="fim",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="fim", bounds=_bounds()),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="fim", bounds=_bounds()),
     estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
     read_usage=_written,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
     kind="embedding",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="embedding", bounds=_bounds()),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="embedding", bounds=_bounds()),
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
     answer_in="data",
@@ -105,7 +109,7 @@ EMBEDDINGS = Route(
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="moderation", bounds=_bounds()),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="moderation", bounds=_bounds()),
     estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
     answer_in="results",
@@ -113,18 +117,17 @@ MODERATIONS = Route(
 OCR = Route(
     path="/ocr",
     kind="ocr",
-    parse=lambda body, _: mistral_dialect.parse_other(body, kind="ocr", bounds=_bounds()),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="ocr", bounds=_bounds()),
     estimate=lambda request, _: bounds.ocr(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),
     read_usage=_pages,
     answer_in="pages",
-    most_units="OCR_MAX_PAGES",
 )
 TRANSCRIPTIONS = Route(
     path="/audio/transcriptions",
     kind=transcription.KIND,
-    parse=transcription.parse,
+    parse=lambda body, content_type, _: transcription.parse(body, content_type),
     estimate=lambda request, _: transcription.estimate(
         request.payload,
         max_seconds=settings.TRANSCRIPTION_MAX_SECONDS,

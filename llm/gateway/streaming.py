@@ -20,9 +20,12 @@ from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
+from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.rules import sse, unreadable, usage
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.stream_usage import StreamUsage
+from llm.rules.tool_calls import with_text_arguments
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,8 @@ UPSTREAM_CUT = "upstream_cut"
 UPSTREAM_OVERRUN = "upstream_overrun"
 # What has come when a stream is stopped still counts: it is read until nothing comes for so long, and so long at most.
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
-# A stream whose answers have ended is over after so long, whatever else comes: with its usage, and without.
-WITH_USAGE_S, WITHOUT_USAGE_S = 0.5, 1.5
+# A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
+ENDED_S = 1.5
 # How long a connection may take to end after the stream on it has, to serve again.
 CLOSING_S = 0.25
 
@@ -59,7 +62,7 @@ class Stream:
         self._chunks = answer.chunks()
         self._reader = sse.EventReader()
         self._answers = answers
-        self._ended_answers: set[int] = set()
+        self._told = StreamUsage(answers)
         # Events that came before the answer began, and the time that the stream is over at.
         self._first: list[sse.Event] = []
         self._unread = b""
@@ -69,10 +72,6 @@ class Stream:
         self._began = 0.0
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
-        # The largest usage that was reported; the last word where no text came after it.
-        self._used: Usage | None = None
-        self._used_by_answer: dict[int, Usage] = {}
-        self._is_last_word = False
         self._done = False
         # Why the client is no longer sent anything.
         self._left = ""
@@ -108,6 +107,7 @@ class Stream:
                     break
         except ProviderError as error:
             broken = error
+            self._note_loss(error)
         begun = next(filter(_begins, self._first), None)
         if begun is not None and (stated := error_in(begun.data)):
             raise self._instead(stated, self._first[: self._first.index(begun) + 1])
@@ -140,14 +140,15 @@ class Stream:
 
     async def relay(self, headers: Iterable[tuple[str, str]]) -> None:
         """Send the answer on and settle its call: when the usage comes, the client goes, or the stream breaks."""
-        await self._exchange.start(
-            200, [*headers, ("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
-        )
+        if not self._exchange.started:
+            await self._exchange.start(200, [*headers, *STREAM_HEADERS])
         self._pipe = Pipe(
             self._exchange,
             most_bytes=settings.STREAM_BUFFER_BYTES,
             patience_s=settings.CLIENT_WRITE_TIMEOUT_S,
             on_break=lambda: self._leave(CLIENT_STALLED),
+            silence_s=settings.SIGN_OF_LIFE_S or None,
+            sign=sse.COMMENT,
         )
         ended = UPSTREAM_CUT
         try:
@@ -158,6 +159,7 @@ class Stream:
                 self._pass_on(self._last_events())
         except ProviderError as error:
             ended = error.code
+            self._note_loss(error)
         if self._stops:
             self._answer.close()
         if self._failed is not None:
@@ -239,48 +241,42 @@ class Stream:
             return event.raw
         if stated := error_in(event.data):
             self._failed = stated
-            self._used = usage.larger(self._used, self._hold.usage.reported(event.data))
+            self._told.used = usage.larger(self._told.used, self._hold.usage.reported(event.data))
             return b""
+        if b"tool_calls" in event.raw and with_text_arguments(event.data):
+            event.raw = sse.write_event(event.data)
         self._last = event.data
-        self._ended_answers.update(event.finished)
         before = self._kept.raw if self._kept else b""
-        if text_bytes:
-            self._is_last_word = False
-            if self._deadline is not None and not self._stops and not event.finished:
-                # It was not the end.
-                self._ended_answers.clear()
-                self._deadline = None
-        if (used := self._hold.usage.reported(event.data)) is None:
-            self._kept = None
-            self._note_end()
-            return before + event.raw
-        self._kept = event
-        if (index := usage.counted_answer(event.data)) is not None:
-            self._used_by_answer[index] = used
-            used = usage.together(self._used_by_answer.values())
-        self._used = usage.larger(self._used, used)
-        self._is_last_word = True
+        used = self._hold.usage.reported(event.data)
+        self._told.took(event, used, text_bytes=text_bytes)
         self._note_end()
-        return before
+        self._kept = None if used is None else event
+        return before + (event.raw if used is None else b"")
+
+    def _note_loss(self, error: ProviderError) -> None:
+        if error.lost:
+            self._hold.count.lose()
 
     def _note_end(self) -> None:
         """When all answers have ended, the rest must come soon: some never end their streams."""
-        if len(self._ended_answers) >= self._answers:
-            left_s = WITH_USAGE_S if self._is_last_word else WITHOUT_USAGE_S
-            self._deadline = min(self._deadline or float("inf"), self._loop.time() + left_s)
+        if not self._told.have_ended:
+            if not self._stops:
+                self._deadline = None
+        else:
+            self._deadline = min(self._deadline or float("inf"), self._loop.time() + ENDED_S)
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
         kept, self._kept = self._kept, None
-        cost_nanos, _ = await self._hold.settle_reported(self._used)
+        cost_nanos, _ = await self._hold.settle_reported(self._told.used)
         return sse.with_cost(kept, cost_nanos=cost_nanos) if kept else b""
 
     async def _end(self, reason: str) -> None:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
         tail = b""
         if not self._hold.resolved:
-            over = self._done or len(self._ended_answers) >= self._answers
-            if self._is_last_word and over:
+            over = self._done or self._told.have_ended
+            if self._told.is_last_word and over:
                 tail = await self._settle_counted()
             else:
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
@@ -289,7 +285,12 @@ class Stream:
             await self._pipe.finish(tail)
 
     def _count_unread(self) -> None:
-        """What has come and was not passed on counts too: parts that wait for their rest, and half an event."""
+        """What has come and was not passed on counts too: parts that wait for their rest, and half an event.
+
+        So does the time since the last part.
+        """
+        if self._began:
+            self._hold.count.passed(self._loop.time() - self._began)
         if unread_bytes := self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread):
             self._hold.count.arrived(unread_bytes)
 
@@ -297,8 +298,7 @@ class Stream:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""
         kept = self._kept.raw if self._kept else b""
         self._count_unread()
-        stopped = bool(self._left or self._hold.cut_reason)
-        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, stopped=stopped, at_least=self._used)
+        cost_nanos, _ = await self._hold.settle_seen(reason, cut=cut, at_least=self._told.used)
         if not cut:
             return kept
         self._exchange.complete = False
@@ -314,7 +314,7 @@ class Stream:
             cost_nanos=cost_nanos,
             reason=reason,
             request_id=self._exchange.request_id,
-            indexes=[index for index in range(self._answers) if index not in self._ended_answers] or [0],
+            indexes=[index for index in range(self._answers) if index not in self._told.ended_answers] or [0],
         )
 
     async def _let_connection_end(self) -> None:

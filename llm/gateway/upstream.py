@@ -16,7 +16,7 @@ from governance import alerts
 from governance.rules.calls import Usage
 from llm.gateway import errors
 from llm.providers import Provider, ProviderError
-from llm.rules import cool_down
+from llm.rules import cool_down, forbidden
 from llm.state.breakers import Breakers
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,11 @@ def is_about_the_request(status: int) -> bool:
     return 400 <= status < 500 and status not in _OURS and status not in (408, 429)
 
 
+def forbidden_request() -> errors.GatewayError:
+    """The answer to a request that a provider does not take, in our words: whatever stood in its way wrote the page."""
+    return errors.GatewayError(403, "permission_error", "upstream_forbidden", "The model's API forbids this request.")
+
+
 class Refusing(Protocol):
     """An answer that is none: what it means is in its status and headers."""
 
@@ -104,6 +109,8 @@ class ProviderFailures:
         # Providers that have answered since they last failed us, and when the others were last reported.
         self._fine: set[str] = set()
         self._reported_at: dict[tuple[str, str], float] = {}
+        # The prompts that providers have answered 403, and nobody knows why; until they answer one.
+        self._forbidden: dict[str, int] = {}
         self._telling: set[asyncio.Future[None]] = set()
 
     async def refused(self, place: str, provider: Provider, answer: Refusing) -> Unanswered:
@@ -130,8 +137,19 @@ class ProviderFailures:
             )
         return Unanswered(error, place)
 
+    def forbids_us(self, provider: str, said: bytes, *, prompt: int | None) -> bool:
+        """Whether a 403 is about our key: it says so, or the next innocent call meets it too.
+
+        `prompt` tells one from another; None: it is not innocent, for it came with guardrails that may have stopped it.
+        """
+        what = forbidden.about(said)
+        if what is not forbidden.About.UNCLEAR:
+            return what is forbidden.About.KEY
+        return prompt is not None and self._forbidden.setdefault(provider, prompt) != prompt
+
     async def answered(self, provider: str) -> None:
         """The provider takes our key, so what was said against it is over."""
+        self._forbidden.pop(provider, None)
         if provider in self._fine:
             return
         self._fine.add(provider)

@@ -12,12 +12,13 @@ from llm.rules.mistral_dialect import Request
 class ProviderError(Exception):
     """The provider gave no answer. `sent`: the request may have reached it, so it may have cost money.
 
-    `again`: a connection ended that had served before; on a new one it may be answered.
+    `again`: a connection ended that had served before; on a new one it may be answered. `lost`: it was reset, which
+    takes along what had come and was not read yet.
     """
 
-    def __init__(self, code: str, message: str, *, sent: bool, again: bool = False) -> None:
+    def __init__(self, code: str, message: str, *, sent: bool, again: bool = False, lost: bool = False) -> None:
         super().__init__(message)
-        self.code, self.sent, self.again = code, sent, again
+        self.code, self.sent, self.again, self.lost = code, sent, again, lost
 
 
 class Answer(Protocol):

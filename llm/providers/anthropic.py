@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, bounds, sse, unreadable
+from llm.rules import anthropic_dialect, bounds, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
@@ -18,6 +21,8 @@ from llm.rules.openai_dialect import Shaper
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 OVERLOADED_FOR_S = "5"
 UNREADABLE = "The model's API sent no answer that could be read."
+
+log = logging.getLogger(__name__)
 
 
 class Anthropic(HttpProvider):
@@ -28,36 +33,47 @@ class Anthropic(HttpProvider):
         super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers, public_only=public_only)
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        if request.extra:
+            mistral_dialect.refuse_foreign(request)
         return anthropic_dialect.request_body(
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
         )
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if estimate.whole_context:
-            return estimate
-        body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=())
-        return estimate.with_text(bounds.body_text(orjson.loads(body)))
+            return replace(estimate, input_e2=bounds.write_price_e2(request.payload))
+        # With its last tool a conversation gets others in their place: whichever body is larger may leave.
+        text_tokens = max(_text_tokens(request, disabled) for disabled in {(), request.tools})
+        return replace(estimate.with_text(text_tokens), input_e2=bounds.write_price_e2(request.payload))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
-        if answer.status != 200:
-            said = await answer.read_refusal()
+        created = int(time.time())
+        if not 200 <= answer.status < 300:
+            said, broken = await answer.read_refusal()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            refused = RefusedAnswer(answer, status=status, body=orjson.dumps(anthropic_dialect.refusal(said)))
+            stated, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
+            refused = RefusedAnswer(
+                answer, status=status, body=orjson.dumps(stated), broken=broken, kept_bytes=kept_bytes
+            )
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
             return refused
-        created = int(time.time())
         if answer.is_stream:
             return ShapedAnswer(answer, _Shaping(created=created))
         return TranslatedAnswer(answer, lambda body: _translated(body, created=created))
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models?limit=1000")
+
+
+def _text_tokens(request: Request, disabled_tools: Collection[str]) -> int:
+    body = anthropic_dialect.request_body(request, model="", max_tokens=None, disabled_tools=disabled_tools)
+    return bounds.body_text(anthropic_dialect.without_pictures(orjson.loads(body)))
 
 
 class _Shaping:
@@ -83,6 +99,31 @@ class _Shaping:
 
     def rest(self) -> bytes:
         return self._shaper.rest()
+
+
+def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | None:
+    """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error."""
+    if sse.is_stream(said):
+        shaping, reader = _Shaping(created=created), sse.EventReader()
+        shaped, unread_bytes = b"", 0
+        for event in [*reader.feed(said), *reader.rest()[0]]:
+            try:
+                shaped += shaping.feed(event)
+            except Exception:
+                log.exception("an event of a refusal cannot be translated, and is left out")
+                unread_bytes += len(event.raw)
+        answer = sse.whole_answer(shaped + shaping.rest()) or {}
+        kept_bytes = shaping.kept_bytes + unread_bytes
+    else:
+        message = read_json(said)
+        if not isinstance(message, dict) or not (message.get("usage") or message.get("content")):
+            return None
+        try:
+            data, kept_bytes = _translated(orjson.dumps(message), created=created)
+            answer = orjson.loads(data)
+        except ProviderError:
+            return None
+    return (answer, kept_bytes) if answer.get("usage") or sse.choices_of(answer) else None
 
 
 def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:

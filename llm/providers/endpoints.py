@@ -35,6 +35,7 @@ class Endpoint:
     kind: str
     base_url: str
     api_key: str = field(repr=False)
+    extra_fields: frozenset[str] = frozenset()
 
 
 def usable() -> tuple[Endpoint, ...]:
@@ -107,7 +108,7 @@ def _sorted() -> tuple[tuple[Endpoint, ...], dict[str, str]]:
         try:
             if problem := addresses.problem_with_base(row.base_url, private_allowed=settings.PRIVATE_ENDPOINTS):
                 raise _Unusable(f"Its address cannot be called. {problem}")
-            found.append(Endpoint(row.name, row.kind, row.base_url, _key(row)))
+            found.append(Endpoint(row.name, row.kind, row.base_url, _key(row), frozenset(row.extra_names)))
         except _Unusable as error:
             unusable[row.name] = str(error)
     return tuple(found), unusable
@@ -138,4 +139,5 @@ def _sealed(row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str
 def _facts(row: ProviderEndpoint) -> dict[str, Any]:
     """What the audit trail shows. A key is there or not; nothing of it is told."""
     key = f"variable {row.key_env}" if row.key_env else "set" if row.sealed_key else "none"
-    return {"kind": row.kind, "base_url": row.base_url, "enabled": row.enabled, "key": key}
+    facts = {"kind": row.kind, "base_url": row.base_url, "enabled": row.enabled, "key": key}
+    return facts | ({"extra_fields": row.extra_fields} if row.extra_fields else {})

@@ -6,14 +6,16 @@ What a provider sends compressed although it was asked not to is unpacked here, 
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import logging
+import select
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import aiohttp
 import orjson
@@ -25,6 +27,7 @@ from multidict import CIMultiDict
 from governance import proxies
 from llm.providers import ProviderError
 from llm.rules import addresses, sse
+from llm.rules.packing import Packing
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
@@ -56,13 +59,33 @@ class _Sent:
         """Whether the end of an idle connection can be all that came for it."""
         return self.reused and time.monotonic() - self._began < IDLE_END_S
 
-    def was_reset(self, error: Exception) -> bool:
-        """Whether the peer had closed before it read the request: it then resets what arrives, and cannot have worked.
 
-        One that has read it ends the connection in good order, or after some time.
-        """
-        reset = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
-        return self.died_idle() and reset
+class _Unfit(aiohttp.ClientConnectionError):
+    """A connection from the pool has ended, or brought what nobody asked for; nothing was sent on it."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """Goes out on a connection that nothing has come on since its last answer: that would be taken for this one's."""
+
+    # Connections that a request went out on before.
+    _served: WeakSet[Any] = WeakSet()
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        if protocol in self._served and (protocol.should_close or _is_readable(protocol.transport)):
+            raise _Unfit("The connection cannot be used again.")
+        self._served.add(protocol)
+        return await super().send(conn)
+
+
+def _is_readable(transport: asyncio.Transport | None) -> bool:
+    """Whether bytes, or the end, have come and wait to be read."""
+    peer = None if transport is None else transport.get_extra_info("socket")
+    if peer is None or peer.fileno() < 0:
+        return True
+    waiting = select.poll()
+    waiting.register(peer.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 async def _note_reuse(session: Any, context: SimpleNamespace, params: Any) -> None:
@@ -98,8 +121,8 @@ class Connection:
         self._fresh: aiohttp.ClientSession | None = None
         # Until then each request gets a connection of its own.
         self._stale_until = 0.0
-        # Answers that are not read to their end yet.
-        self.open_answers = 0
+        # Calls from the moment they are sent until their answer is read to its end, or dropped.
+        self.open_calls = 0
 
     def __repr__(self) -> str:
         return f"Connection({self.base!r})"
@@ -113,6 +136,7 @@ class Connection:
         return aiohttp.ClientSession(
             connector=self._connector(force_close=force_close),
             trace_configs=[trace],
+            request_class=_Request,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
             skip_auto_headers=("user-agent", "accept"),
             **self._session_options(),
@@ -146,16 +170,19 @@ class Connection:
             raise ProviderError("upstream_unreachable", "The model's API is not connected.", sent=False)
         sent = {"content_type": content_type, "request_id": request_id}
         session = self._anew() if time.monotonic() < self._stale_until else self._session
+        self.open_calls += 1
         try:
-            response = await self._post(session, path, body, **sent)
-        except ProviderError as error:
-            if not error.again:
-                raise
-            # Others that lie idle are as old.
-            self._stale_until = time.monotonic() + STALE_S
-            if error.sent:
-                raise
-            response = await self._post(self._anew(), path, body, **sent)
+            try:
+                response = await self._post(session, path, body, **sent)
+            except _Unfit:
+                # Nothing was sent, so it is as if it had not been tried.
+                response = await self._post(self._anew(), path, body, **sent)
+        except BaseException as error:
+            self.open_calls -= 1
+            if isinstance(error, ProviderError) and error.again:
+                # Others that lie idle are as old.
+                self._stale_until = time.monotonic() + STALE_S
+            raise
         return HttpAnswer(response, self)
 
     async def _post(
@@ -170,15 +197,16 @@ class Connection:
                 allow_redirects=False,
                 trace_request_ctx=sent,
             )
+        except _Unfit:
+            raise
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
             raise ProviderError("upstream_unreachable", "The model's API cannot be reached.", sent=False) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API did not answer in time.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "The model's API broke the connection off."
-            raise ProviderError(
-                "upstream_disconnected", message, sent=not sent.was_reset(error), again=sent.died_idle()
-            ) from error
+            # Whether the request was read before, nobody says, whichever way the connection ended.
+            raise ProviderError("upstream_disconnected", message, sent=True, again=sent.died_idle()) from error
 
     def _anew(self) -> aiohttp.ClientSession:
         """Where each request has a connection of its own."""
@@ -224,7 +252,7 @@ class HttpProvider:
 
     @property
     def busy(self) -> bool:
-        return self.connection.open_answers > 0
+        return self.connection.open_calls > 0
 
     async def open(self) -> None:
         await self.connection.open()
@@ -234,12 +262,11 @@ class HttpProvider:
 
 
 class HttpAnswer:
-    """See `llm.providers.Answer`."""
+    """See `llm.providers.Answer`. Its connection counts it as an open call until it is closed."""
 
     def __init__(self, response: aiohttp.ClientResponse, connection: Connection) -> None:
         self._response = response
         self._connection: Connection | None = connection
-        connection.open_answers += 1
 
     @property
     def status(self) -> int:
@@ -261,12 +288,15 @@ class HttpAnswer:
         """The whole body; raises ProviderError where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()])
 
-    async def read_refusal(self) -> bytes:
-        """The body of an error; empty where it breaks off, for it is an error all the same."""
+    async def read_refusal(self) -> tuple[bytes, ProviderError | None]:
+        """The body of an error as far as it came, and why it broke off: it is an error all the same."""
+        came = bytearray()
         try:
-            return await self.read()
-        except ProviderError:
-            return b""
+            async for chunk in self.chunks():
+                came += chunk
+            return bytes(came), None
+        except ProviderError as error:
+            return bytes(came), error
         except BaseException:
             self.close()
             raise
@@ -274,44 +304,68 @@ class HttpAnswer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
         size = line_size = 0
+        packing = Packing()
         try:
-            async for chunk in self._response.content.iter_any():
+            async for packed in self._response.content.iter_any():
+                chunk = packing.undo(packed, most_bytes=settings.MAX_ANSWER_BYTES - size + 1)
                 size += len(chunk)
                 ended = chunk.rfind(b"\n")
                 line_size = line_size + len(chunk) if ended < 0 else len(chunk) - ended - 1
                 if size > settings.MAX_ANSWER_BYTES or (self.is_stream and line_size > MOST_LINE_BYTES):
                     self.close()
                     raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
-                yield chunk
+                if chunk:
+                    yield chunk
+            if packing.is_cut:
+                raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True)
+        except zlib.error as error:
+            message = "The model's API sent no answer that could be read."
+            raise ProviderError("upstream_garbage", message, sent=True) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API fell silent.", sent=True) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True) from error
+            message = "The model's API broke its answer off."
+            raise ProviderError("upstream_cut", message, sent=True, lost=_is_reset(error)) from error
 
     def close(self) -> None:
         """Drop the connection at once: what is not read is not wanted."""
         self._response.close()
         if self._connection is not None:
-            self._connection.open_answers -= 1
+            self._connection.open_calls -= 1
             self._connection = None
 
 
-class RefusedAnswer:
-    """An error that was read already, to know what it means. See `llm.providers.Answer`."""
+def _is_reset(error: Exception) -> bool:
+    """Whether a connection ended by a reset; within a body aiohttp says so in its words alone."""
+    causes = (error, error.__cause__, error.__context__)
+    return any(isinstance(one, ConnectionResetError) for one in causes) or "ConnectionResetError" in str(error)
 
-    def __init__(self, answer: HttpAnswer, *, status: int, body: bytes) -> None:
+
+class RefusedAnswer:
+    """An error that was read already, to know what it means; `broken` is why it is not whole.
+
+    See `llm.providers.Answer`.
+    """
+
+    def __init__(
+        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, kept_bytes: int = 0
+    ) -> None:
         self._answer = answer
         self._body = body
+        self._broken = broken
         self.status = status
         self.headers = CIMultiDict(answer.headers)
-        self.headers["content-type"] = "application/json"
-        self.kept_bytes = 0
+        if broken is None:
+            self.headers["content-type"] = "application/json"
+        self.kept_bytes = kept_bytes
 
     async def read(self) -> bytes:
-        return self._body
+        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body
+        if self._broken is not None:
+            raise self._broken
 
     def close(self) -> None:
         self._answer.close()

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from llm.providers import ProviderError
 from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
-from llm.rules import mistral_dialect
+from llm.rules import bounds, mistral_dialect
 from llm.rules.bounds import Estimate
 
 
@@ -29,8 +29,13 @@ class Mistral(HttpProvider):
         return mistral_dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
 
     def bound(self, request: mistral_dialect.Request, estimate: Estimate) -> Estimate:
-        """The payload that was counted is the one that is sent."""
-        return estimate
+        """The payload that was counted is the one that is sent, but for names of tool calls and others' fields."""
+        if request.kind != "chat" or estimate.whole_context:
+            return estimate
+        shaped = mistral_dialect.shape(request)
+        if shaped is request.payload:
+            return estimate
+        return estimate.with_text(bounds.chat_text(shaped), bounds.chat_texts(shaped))
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> HttpAnswer:
         return await self.connection.post(path, body, content_type=content_type, request_id=request_id)

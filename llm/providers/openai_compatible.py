@@ -3,45 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+
+import orjson
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import bounds, openai_dialect
+from llm.rules import bounds, openai_dialect, thinking
 from llm.rules.bounds import Estimate
-from llm.rules.mistral_dialect import Request
+from llm.rules.mistral_dialect import DialectError, Request
 
-PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 402, 429
+OK, PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 200, 402, 429
+UNPROCESSABLE = (400, 422)
 
 
 class OpenAICompatible(HttpProvider):
     """One API base, /v1 included, as OpenAI's clients take it. `native`: OpenAI itself, whose fields are known."""
 
     def __init__(
-        self, *, name: str, api_base: str, api_key: str, native: bool = False, public_only: bool = False
+        self,
+        *,
+        name: str,
+        api_base: str,
+        api_key: str,
+        native: bool = False,
+        public_only: bool = False,
+        extra_fields: frozenset[str] = frozenset(),
     ) -> None:
+        """`extra_fields`: what it takes beside the known fields of a chat, as its operator says."""
         # A server of one's own may need no key.
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         super().__init__(name=name, base=api_base, headers=headers, public_only=public_only)
         self._native = native
+        self._extra_fields = extra_fields
+        # Models whose endpoint has said that it takes the newer name of `max_tokens` alone.
+        self._newer: set[str] = set()
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
+        self._refuse_others_extra(request)
         return openai_dialect.request_body(
-            request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools, native=self._native
+            request,
+            model=model,
+            max_tokens=max_tokens,
+            disabled_tools=disabled_tools,
+            native=self._native,
+            newer=self._native or model in self._newer,
         )
 
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
-        if request.kind != "chat" or estimate.whole_context:
+        if request.kind != "chat":
             return estimate
+        if not self._native:
+            # What stands behind such an endpoint may keep prompts, as Anthropic does.
+            estimate = replace(estimate, input_e2=bounds.write_price_e2(request.payload))
         body = openai_dialect.shape(request, model=request.model, native=self._native)
-        return estimate.with_text(bounds.chat_text(body), bounds.chat_texts(body))
+        estimate = replace(estimate, tokens_beside=thinking.tokens_beside(body))
+        if estimate.whole_context:
+            return estimate
+        # Whatever such a field is for: a byte is a token.
+        extra = len(orjson.dumps({name: body[name] for name in request.extra & body.keys()}))
+        return estimate.with_text(bounds.chat_text(body) + extra, bounds.chat_texts(body))
+
+    def _refuse_others_extra(self, request: Request) -> None:
+        """Raises DialectError for a field that another endpoint takes."""
+        if others := request.extra - self._extra_fields:
+            field = min(others)
+            raise DialectError(f"`{field}` is not taken by {self.name}: leave it out.", field, "unsupported_field")
 
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)
+        if answer.status in UNPROCESSABLE and not self._native:
+            said, broken = await answer.read_refusal()
+            renamed = openai_dialect.renamed_length(body, said)
+            if renamed is None or broken is not None:
+                return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
+            answer.close()
+            answer = await self.connection.post(path, renamed, content_type=content_type, request_id=request_id)
+            if answer.status == OK:
+                self._newer.add(openai_dialect.model_of(body))
         if answer.status == TOO_MANY_REQUESTS:
-            said = await answer.read_refusal()
+            said, broken = await answer.read_refusal()
             # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.
             status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
-            return RefusedAnswer(answer, status=status, body=said)
+            return RefusedAnswer(answer, status=status, body=said, broken=broken)
         if answer.is_stream:
             return ShapedAnswer(answer, openai_dialect.Shaper())
         return answer

@@ -32,11 +32,13 @@ _MADE_BY: Mapping[str, Callable[..., Provider]] = {
 
 
 def _made(endpoint: Endpoint) -> Provider:
+    extra = {"extra_fields": endpoint.extra_fields} if endpoint.extra_fields else {}
     return _MADE_BY[endpoint.kind](
         name=endpoint.name,
         api_base=endpoint.base_url,
         api_key=endpoint.api_key,
         public_only=not settings.PRIVATE_ENDPOINTS,
+        **extra,
     )
 
 
@@ -54,6 +56,8 @@ class Providers:
         # No longer called, but for the calls that are still under way.
         self._leaving: list[Provider] = []
         self._unconfigured: tuple[Catalogue | None, frozenset[str]] = (None, frozenset())
+        # Fields of a chat that some endpoint takes, and nobody else knows.
+        self.extra_fields: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Provider:
         return self._by_name[name]
@@ -106,6 +110,7 @@ class Providers:
         self._added = added
         self._by_name = self._fixed | {endpoint.name: provider for endpoint, provider in added.items()}
         self._unconfigured = (None, frozenset())
+        self.extra_fields = frozenset[str]().union(*(endpoint.extra_fields for endpoint in wanted))
         log.info("providers: %s", ", ".join(sorted(self._by_name)))
 
     async def _let_go(self) -> None:

@@ -14,6 +14,8 @@ _ESCAPE = re.compile(
 )
 _LONE_HALF = re.compile("[\ud800-\udfff]")
 _NO_LETTER = "\N{REPLACEMENT CHARACTER}"
+# Names of counts, and of what holds them.
+_COUNTS = re.compile(rb'"(usage|(?:prompt|completion|input|output|total)_tokens)"\s*:')
 # `orjson` writes lists and objects that are nested up to here.
 _DEEPEST = 254
 
@@ -22,12 +24,15 @@ def read_json(data: bytes) -> Any:
     """What a body or an event's data holds; None for null and for what nobody can read. Never raises.
 
     Read as well: halves of surrogates (as the sign for a letter that is none, which is what clients make of them on
-    writing), NaN and the infinities, a byte order mark, UTF-16, bytes that are no UTF-8. Of equal keys the last counts.
+    writing), NaN and the infinities, a byte order mark, UTF-16, bytes that are no UTF-8. Of equal keys the last counts,
+    but those of usage hold all of their values in a list: nobody can take that for a count.
     A whole number beyond 64 bits is a float, as it is for JavaScript. What is read can be written again by `orjson`.
     """
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
+        return _read_leniently(data)
+    if b"_tokens" in data and _has_counts_twice(data):
         return _read_leniently(data)
     if data.count(b"[") + data.count(b"{") > _DEEPEST:
         return _if_writable(value)
@@ -41,9 +46,25 @@ def _read_leniently(data: bytes) -> Any:
         text = data.decode("utf-8", "replace")
     text = _ESCAPE.sub(lambda found: _NO_LETTER if found[1] else found[0], _LONE_HALF.sub(_NO_LETTER, text))
     try:
-        return _if_writable(json.loads(text, parse_int=_number))
+        return _if_writable(json.loads(text, parse_int=_number, object_pairs_hook=_with_all_counts))
     except (ValueError, RecursionError):
         return None
+
+
+def _has_counts_twice(data: bytes) -> bool:
+    """Whether equal names of counts may be in one object; they may be in several as well."""
+    names = _COUNTS.findall(data)
+    return len(set(names)) < len(names)
+
+
+def _with_all_counts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for name in value:
+            said = [each for known, each in pairs if known == name]
+            if len(said) > 1 and _COUNTS.fullmatch(f'"{name}":'.encode(errors="replace")):
+                value[name] = said
+    return value
 
 
 def _number(digits: str) -> int | float:

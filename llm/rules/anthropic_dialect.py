@@ -2,8 +2,8 @@
 
 Rules from its API reference and from how its own layer for OpenAI's clients translates: system messages are joined at
 the start, a temperature above 1 counts as 1, sampling hints it does not know are left out. What would change the
-answer beyond that (several answers, log probabilities) is refused. Prompt caching is not asked for: writing a cache
-costs more than the input price that the hold was made with.
+answer beyond that (several answers, log probabilities) is refused. `cache_control` is passed on from where clients put
+it: at a part, a message, a tool or its function (https://platform.claude.com/docs/en/build-with-claude/prompt-caching).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any
 
 import orjson
 
-from llm.rules import sse
+from governance.rules import json_bounds
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
+from llm.rules import mistral_dialect, sse
 from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules.tool_calls import ANTHROPICS_IDS, with_ids
 from llm.rules.usage import anthropic_prompt, count
 
 VERSION = "2023-06-01"
@@ -35,6 +38,7 @@ _SCHEMA_WORDS = frozenset(
     """$ref $defs type anyOf allOf enum const title description properties required additionalProperties items default
     format""".split()  # noqa: SIM905
 )
+_CACHE_TTLS = (None, "5m", "1h")
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
 _FINISH |= {"refusal": "content_filter"}
 _OUT_OF_MONEY = ("your credit balance is too low", "you have reached your specified", "you have reached your spend")
@@ -46,12 +50,16 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
         raise DialectError(f"{model} cannot be asked for this: its provider answers chats alone.", "model")
     asked = request.payload
     _refuse_the_impossible(asked, n=request.n)
+    mistral_dialect.refuse_guardrails(request, model=model)
     bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
-    body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(asked["messages"])}
-    system = [_text_of(m, "system") for m in asked["messages"] if m["role"] in ("system", "developer")]
+    messages = with_ids(asked["messages"], ANTHROPICS_IDS)
+    body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(messages)}
+    system = [block for m in messages if m["role"] in ("system", "developer") for block in _system(m)]
     output = _output_format(asked.get("response_format"), system)
-    if system := [text for text in system if text]:
-        body["system"] = "\n".join(system)
+    if any("cache_control" in block for block in system):
+        body["system"] = system
+    elif system:
+        body["system"] = "\n".join(block["text"] for block in system)
     body |= _tools(request, disabled_tools)
     effort = "high" if asked.get("prompt_mode") == "reasoning" else asked.get("reasoning_effort")
     thinking, effort = _thinking(body, effort)
@@ -67,6 +75,26 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
     if request.stream:
         body["stream"] = True
     return orjson.dumps(body)
+
+
+def without_pictures(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body without the data of its pictures, each of which was counted as one: of blocks that are pictures alone.
+
+    What looks like a picture in arguments or in a schema is text.
+    """
+    turns = [{**turn, "content": _without_data(turn["content"])} for turn in body["messages"]]
+    return {**body, "messages": turns}
+
+
+def _without_data(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    kept = []
+    for block in blocks:
+        if block["type"] == "image" and block["source"]["type"] == "base64":
+            block = {**block, "source": {**block["source"], "data": ""}}
+        elif block["type"] == "tool_result" and "content" in block:
+            block = {**block, "content": _without_data(block["content"])}
+        kept.append(block)
+    return kept
 
 
 def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
@@ -159,6 +187,8 @@ class Translator:
         # What the model has written and no chunk shows.
         self.unseen_bytes = 0
         self._usage: dict[str, Any] = {}
+        # Whether that is of all that has come: what an answer begins with counts a token of it, or a few.
+        self._is_last_word = False
         # Position of a block in the answer -> position among the tool calls.
         self._calls: dict[Any, int] = {}
 
@@ -177,6 +207,7 @@ class Translator:
                 return self._counted(data.get("delta"), self._block_grew(data))
             case "message_delta":
                 self._count(data.get("usage"))
+                self._is_last_word = _counts_output(data.get("usage")) or self._is_last_word
                 reason = (data.get("delta") or {}).get("stop_reason")
                 return self._ended(reason) if reason else []
             case "message_stop":
@@ -193,7 +224,8 @@ class Translator:
                 self._usage[name] = value
 
     def _counted(self, written: Any, events: list[sse.Event]) -> list[sse.Event]:
-        """Note what was written and has no place in a chat completion."""
+        """Note what was written: what was counted before is not all, and some has no place in a chat completion."""
+        self._is_last_word = False
         self.unseen_bytes += unseen_bytes(written, [event.data for event in events])
         return events
 
@@ -224,11 +256,16 @@ class Translator:
 
     def _ended(self, reason: Any) -> list[sse.Event]:
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
-        return [self._chunk({"choices": [choice], "usage": usage(self._usage)})]
+        counted = {"usage": usage(self._usage)} if self._is_last_word else {}
+        return [self._chunk({"choices": [choice], **counted})]
 
     def _chunk(self, rest: Mapping[str, Any]) -> sse.Event:
         data = {**self._head, **rest}
         return sse.Event(sse.write_event(data), data)
+
+
+def _counts_output(counted: Any) -> bool:
+    return isinstance(counted, Mapping) and counted.get("output_tokens") is not None
 
 
 def _refuse_the_impossible(asked: Mapping[str, Any], *, n: int) -> None:
@@ -264,26 +301,44 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _blocks(message: Mapping[str, Any], param: str) -> list[dict[str, Any]]:
     if message["role"] == "tool":
-        return [_tool_result(message, param)]
+        return [_tool_result(message, param) | _cache_mark(message, param)]
     blocks = _content(message.get("content"), param)
     if message["role"] == "assistant":
         blocks += [
             _tool_use(call, f"{param}.tool_calls.{at}") for at, call in enumerate(message.get("tool_calls") or ())
         ]
+    if blocks:
+        # One at the message is meant for all of it.
+        blocks[-1] |= _cache_mark(message, param)
     return blocks
+
+
+def _cache_mark(holder: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """`cache_control` as the API takes it, where something has one."""
+    mark = holder.get("cache_control")
+    if mark is None:
+        return {}
+    known = isinstance(mark, dict) and mark.get("type") == "ephemeral" and mark.get("ttl") in _CACHE_TTLS
+    if not known or mark.keys() - {"type", "ttl"}:
+        raise DialectError(
+            f'`{param}.cache_control` must be {{"type": "ephemeral"}}, with a `ttl` of "5m" or "1h" or none.',
+            f"{param}.cache_control",
+        )
+    return {"cache_control": {name: value for name, value in mark.items() if value is not None}}
 
 
 def _content(content: Any, param: str) -> list[dict[str, Any]]:
     """Text and pictures; empty texts, which the API refuses, and thinking of earlier answers are left out."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for at, part in enumerate(content or ()):
-        kind = part.get("type", "text")
+        kind, place = part.get("type", "text"), f"{param}.content.{at}"
         if kind == "image_url":
-            blocks.append({"type": "image", "source": _image(part["image_url"], f"{param}.content.{at}")})
+            source = _image(part["image_url"], place)
+            blocks.append({"type": "image", "source": source, **_cache_mark(part, place)})
         elif kind == "text":
-            blocks += _content(part["text"], param)
+            blocks += [{**block, **_cache_mark(part, place)} for block in _content(part["text"], param)]
         elif kind not in ("thinking", "reference", "refusal"):
             raise DialectError(f"Content of type {kind!r} is not supported by this model.", f"{param}.content.{at}")
     return blocks
@@ -307,7 +362,9 @@ def _tool_result(message: Mapping[str, Any], param: str) -> dict[str, Any]:
         raise DialectError(f"`{param}.tool_call_id` is missing.", f"{param}.tool_call_id", "missing_field")
     result: dict[str, Any] = {"type": "tool_result", "tool_use_id": id}
     if blocks := _content(message.get("content"), param):
-        result["content"] = blocks
+        # What is in a result is kept with it.
+        marks = [mark for block in blocks if (mark := block.pop("cache_control", None))]
+        result |= {"content": blocks} | ({"cache_control": marks[-1]} if marks else {})
     return result
 
 
@@ -319,18 +376,34 @@ def _tool_use(call: Mapping[str, Any], param: str) -> dict[str, Any]:
             arguments = orjson.loads(arguments) if arguments.strip() else {}
         except orjson.JSONDecodeError:
             arguments = None
+        _check_depth(arguments, f"{param}.function.arguments")
     if not isinstance(arguments, dict):
         raise DialectError(f"`{param}.function.arguments` must be a JSON object.", f"{param}.function.arguments")
-    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
+    used = {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
+    return used | _cache_mark(call, param)
 
 
-def _text_of(message: Mapping[str, Any], role: str) -> str:
+def _check_depth(arguments: Any, param: str) -> None:
+    """What a text holds has the bounds of the body that it is unpacked into."""
+    try:
+        json_bounds.check(arguments, JsonBounds())
+    except BeyondBounds as error:
+        raise DialectError(f"`{param}` {error}", param, "out_of_bounds") from error
+
+
+def _system(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The texts of a system message, one block where none of its parts is to be kept in a cache."""
     content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if any(part.get("type", "text") != "text" for part in content or ()):
-        raise DialectError(f"A {role} message may hold text alone for this model.", "messages")
-    return "".join(part["text"] for part in content or ())
+    parts = [{"text": content}] if isinstance(content, str) else content or ()
+    if any(part.get("type", "text") != "text" for part in parts):
+        raise DialectError("A system message may hold text alone for this model.", "messages")
+    blocks = [{"type": "text", "text": part["text"], **_cache_mark(part, "messages")} for part in parts if part["text"]]
+    if not any("cache_control" in block for block in blocks):
+        text = "".join(block["text"] for block in blocks)
+        blocks = [{"type": "text", "text": text}] if text else []
+    if blocks:
+        blocks[-1] |= _cache_mark(message, "messages")
+    return blocks
 
 
 def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
@@ -338,12 +411,17 @@ def _tools(request: Request, disabled: Collection[str]) -> dict[str, Any]:
     tools = request.payload.get("tools") or ()
     if any(not isinstance(tool.get("function"), dict) for tool in tools):
         raise DialectError("`tools` may be functions alone for this model.", "tools", "unsupported_field")
-    kept = [tool["function"] for name, tool in zip(request.tools, tools, strict=True) if name not in disabled]
+    # One that is disabled is looked at too: what cannot be counted must not leave for the lack of it.
+    made = [
+        _tool(tool["function"], f"tools.{at}.function") | _cache_mark(tool, f"tools.{at}")
+        for at, tool in enumerate(tools)
+    ]
+    kept = [tool for name, tool in zip(request.tools, made, strict=True) if name not in disabled]
     if not kept:
         called = sorted({name for name in _called(request.payload["messages"]) if isinstance(name, str)})
         idle = [{"name": name, "input_schema": {"type": "object"}} for name in called]
         return {"tools": idle, "tool_choice": {"type": "none"}} if idle else {}
-    found: dict[str, Any] = {"tools": [_tool(function) for function in kept]}
+    found: dict[str, Any] = {"tools": kept}
     choice = _tool_choice(request.payload.get("tool_choice"))
     if request.payload.get("parallel_tool_calls") is False and choice.get("type") != "none":
         choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
@@ -356,12 +434,14 @@ def _called(messages: Iterable[Mapping[str, Any]]) -> list[Any]:
     return [call["function"].get("name") for message in messages for call in message.get("tool_calls") or ()]
 
 
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(function: Mapping[str, Any], param: str) -> dict[str, Any]:
     schema = function.get("parameters") or {}
+    if not isinstance(schema, dict):
+        raise DialectError(f"`{param}.parameters` must be an object.", f"{param}.parameters", "invalid_type")
     tool = {"name": function["name"], "input_schema": {"type": "object", **schema}}
     if description := function.get("description"):
         tool["description"] = description
-    return tool
+    return tool | _cache_mark(function, "tools")
 
 
 def _tool_choice(choice: Any) -> dict[str, Any]:
@@ -370,11 +450,11 @@ def _tool_choice(choice: Any) -> dict[str, Any]:
     return {"type": choice} if choice in ("auto", "none", "any") else {}
 
 
-def _output_format(response_format: Any, system: list[str]) -> dict[str, Any]:
+def _output_format(response_format: Any, system: list[dict[str, Any]]) -> dict[str, Any]:
     """`output_config` for an answer by a schema. JSON without one has no mode of its own: the model is told."""
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind == "json_object":
-        system.append(_JSON_ONLY)
+        system.append({"type": "text", "text": _JSON_ONLY})
     if kind != "json_schema":
         return {}
     named = response_format.get("json_schema")
@@ -403,7 +483,8 @@ def _schema(schema: Any) -> Any:
         kept["additionalProperties"] = False
     unknown = {k: v for k, v in schema.items() if k not in _SCHEMA_WORDS and k not in ("oneOf", "$schema", "strict")}
     if unknown:
-        kept["description"] = " ".join(filter(None, (kept.get("description"), orjson.dumps(unknown).decode())))
+        described = [text for text in (kept.get("description"),) if isinstance(text, str) and text]
+        kept["description"] = " ".join([*described, orjson.dumps(unknown).decode()])
     return kept
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,8 @@ import orjson
 
 from governance.rules.decision import Quote
 from llm.rules import pricing
-from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
+from llm.rules.pricing import GUARDS, UNKNOWN_IMAGE_TOKENS, Entry
+from llm.rules.usage import WRITE_1H_E2, WRITE_E2
 
 DEFAULT_MAX_TOKENS = 4_096
 TOKENS_PER_REQUEST = 8
@@ -39,7 +40,7 @@ _COUNTED_ABOVE = ("messages", "tools")
 _MODES = ("prompt_mode", "reasoning_effort")
 LONGEST_MODE = 16
 # Needs for which providers put a prompt of their own before the client's.
-_PROMPTED = frozenset({"json", "reasoning"})
+_PROMPTED = frozenset({"json", "reasoning", "safe_prompt"})
 _DETAILS = ("low", "high", "auto", "original")
 _PICTURE_DATA = re.compile(r"data:image/(?:png|jpe?g);base64,(?P<data>.+)", re.DOTALL)
 _PICTURE_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -49,6 +50,8 @@ _MEDIA = frozenset(
     """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
     document document_url documents media source""".split()  # noqa: SIM905
 )
+# Of a tool call and its function; what else is there, providers add and want back.
+_CALLS_OWN = frozenset({"id", "index", "type", "function", "name", "arguments"})
 _BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
 
 
@@ -79,6 +82,12 @@ class Estimate:
     reserve_unbounded: bool = False
     # Those in `text_tokens` that are nothing but text: each is in there with its bytes, at least.
     texts: tuple[str, ...] = ()
+    # What an input token may cost, in hundredths of its price: more where it may be written into a cache.
+    input_e2: int = 100
+    # Where `max_tokens` is a default: what a model that thinks may write beyond it.
+    thinking_tokens: int = 0
+    # What one answer may have beyond its length, because it was asked to think so much.
+    tokens_beside: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -91,6 +100,16 @@ class Estimate:
             return entry.context_tokens or 0
         hidden = HIDDEN_PROMPT_TOKENS if "tools" in self.needs and not entry.is_mistrals else 0
         return self.text_tokens + hidden + self._picture_tokens_at(entry)
+
+    def max_tokens_at(self, entry: Entry) -> int | None:
+        """Of one answer at a model: one that thinks, because it was asked to or by itself, has more by default."""
+        thinks = "reasoning" in self.needs or hides_output(entry)
+        tokens = self.max_tokens
+        if tokens is not None and thinks:
+            tokens += self.thinking_tokens
+        if tokens is not None:
+            tokens += self.tokens_beside
+        return tokens if tokens is None or entry.context_tokens is None else min(tokens, entry.context_tokens)
 
     def _picture_tokens_at(self, entry: Entry) -> int:
         """Of all pictures: together they are no more than the model can read."""
@@ -127,7 +146,7 @@ class Estimate:
 
     def lacks(self, entry: Entry) -> frozenset[str]:
         """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
-        missing = self.needs - entry.capabilities
+        missing = self.needs - entry.abilities
         if self.kind not in entry.kinds:
             missing |= {self.kind}
         if not self.is_bounded_at(entry):
@@ -141,14 +160,21 @@ class Estimate:
 
 
 def chat(
-    payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS, reserve_unbounded: bool = False
+    payload: Mapping[str, Any],
+    *,
+    default_max_tokens: int = DEFAULT_MAX_TOKENS,
+    default_thinking_tokens: int = 0,
+    reserve_unbounded: bool = False,
 ) -> Estimate:
     """The bound of a chat request in Mistral's shape (`dialect.Request.payload`). Raises UnboundedInput.
 
+    `default_thinking_tokens` are for what models think, beside the default for what they answer.
     `reserve_unbounded`: what has no bound counts as the model's whole context; but for audio, which has another unit.
     """
+    thinking_tokens = 0 if payload.get("max_tokens") else default_thinking_tokens
     try:
-        return replace(_bounded_chat(payload, default_max_tokens), reserve_unbounded=reserve_unbounded)
+        bounded = _bounded_chat(payload, default_max_tokens)
+        return replace(bounded, reserve_unbounded=reserve_unbounded, thinking_tokens=thinking_tokens)
     except UnboundedInput:
         if not reserve_unbounded or _holds_audio(payload):
             raise
@@ -159,13 +185,14 @@ def chat(
         n=payload.get("n") or 1,
         needs=_needs(payload, images=0, tools=bool(payload.get("tools"))),
         whole_context=True,
+        thinking_tokens=thinking_tokens,
     )
 
 
 def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estimate:
     tokens, images = _read(payload)
     needs = _needs(payload, images=images, tools=bool(payload.get("tools")))
-    if needs & _PROMPTED or payload.get("safe_prompt"):
+    if needs & _PROMPTED:
         tokens += HIDDEN_PROMPT_TOKENS
     return Estimate(
         kind="chat",
@@ -192,8 +219,8 @@ def chat_text(payload: Mapping[str, Any]) -> int:
 
 
 def body_text(body: Mapping[str, Any]) -> int:
-    """Text tokens of a body of any other shape: all its JSON, but for the data of pictures."""
-    return _json_bytes(_without_pictures(body)) + TOKENS_PER_REQUEST
+    """Text tokens of a body of any other shape, that holds no picture's data any more: all its JSON."""
+    return _json_bytes(body) + TOKENS_PER_REQUEST
 
 
 def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
@@ -209,9 +236,34 @@ def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
     for key, value in payload.items():
         if key in _COUNTED_ABOVE or key in _UNREAD or not isinstance(value, str | list | dict):
             continue
-        if key not in _MODES or len(value) > LONGEST_MODE:
+        if key not in _MODES or not isinstance(value, str) or len(value) > LONGEST_MODE:
             tokens += _json_bytes({key: value})
     return tokens, images
+
+
+def write_price_e2(payload: Mapping[str, Any]) -> int:
+    """What an input token of a chat may cost at a provider that keeps prompts, in hundredths of its price.
+
+    Whoever marks a part with `cache_control` may be charged for writing it, and all that is before it, into a cache.
+    """
+    marks = list(_cache_marks(payload))
+    if not marks:
+        return 100
+    for_minutes = all(isinstance(mark, Mapping) and mark.get("ttl") in (None, "5m") for mark in marks)
+    return WRITE_E2 if for_minutes else WRITE_1H_E2
+
+
+def _cache_marks(payload: Mapping[str, Any]) -> Iterator[Any]:
+    """Every `cache_control` in what a model reads."""
+    waiting: list[Any] = [payload["messages"], payload.get("tools")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, Mapping):
+            if value.get("cache_control") is not None:
+                yield value["cache_control"]
+            waiting += value.values()
 
 
 def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> Estimate:
@@ -230,6 +282,8 @@ def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOK
 def embeddings(payload: Mapping[str, Any]) -> Estimate:
     """The bound of an embeddings request: its input only, for it writes nothing."""
     found = payload.get("input")
+    if (tokens := _tokens_of(found)) is not None:
+        return Estimate(kind="embedding", text_tokens=tokens)
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
     return Estimate(
         kind="embedding", text_tokens=_inputs(found), texts=tuple(text for text in texts if isinstance(text, str))
@@ -237,7 +291,8 @@ def embeddings(payload: Mapping[str, Any]) -> Estimate:
 
 
 def moderations(payload: Mapping[str, Any]) -> Estimate:
-    """The bound of a moderation request, of texts or of conversations."""
+    """The bound of a moderation request, of texts or of conversations. Raises UnboundedInput for all but texts."""
+    _refuse_hidden("", payload.get("input"), "input")
     return Estimate(kind="moderation", text_tokens=_inputs(payload.get("input")))
 
 
@@ -271,14 +326,12 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
     capable = estimate.kind == "chat" and not estimate.lacks(entry)
     if estimate.unit != "token":
         return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
-    max_tokens = estimate.max_tokens
-    if max_tokens is not None and entry.context_tokens is not None:
-        max_tokens = min(max_tokens, entry.context_tokens)
     return pricing.quote_tokens(
         entry,
         model=model,
-        input_tokens=estimate.input_tokens_at(entry),
-        max_tokens=max_tokens,
+        # What is written into a cache is charged as that many more tokens.
+        input_tokens=-(-estimate.input_tokens_at(entry) * estimate.input_e2 // 100),
+        max_tokens=estimate.max_tokens_at(entry),
         n=estimate.n,
         capable=capable,
     )
@@ -297,7 +350,7 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
             continue
         _refuse_media(key, param)
         if key == "tool_calls":
-            tokens += sum(_tool_call(call) for call in value)
+            tokens += sum(_tool_call(call, f"{param}.tool_calls.{at}") for at, call in enumerate(value))
         elif key != "content":
             tokens += _json_bytes({key: value})
         elif isinstance(value, str):
@@ -317,15 +370,16 @@ def _refuse_media(key: str, param: str) -> None:
         raise UnboundedInput(f"`{key}` in a place where only text is counted", f"{param}.{key}")
 
 
-def _without_pictures(value: Any) -> Any:
-    """The same without the base64 of pictures, which counts as the pictures it is."""
-    if isinstance(value, list):
-        return [_without_pictures(inner) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") == "base64" and isinstance(value.get("data"), str):
-        value = {**value, "data": ""}
-    return {name: _without_pictures(inner) for name, inner in value.items()}
+def _refuse_hidden(name: str, value: Any, param: str) -> None:
+    """As `_refuse_media`, at any depth."""
+    waiting = [(name, value)]
+    while waiting:
+        name, value = waiting.pop()
+        _refuse_media(name, param)
+        if isinstance(value, list):
+            waiting += [("", inner) for inner in value]
+        elif isinstance(value, Mapping):
+            waiting += value.items()
 
 
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
@@ -401,9 +455,13 @@ def _tools(tools: Sequence[Mapping[str, Any]]) -> int:
     return _json_bytes(tools) + len(tools) * TOKENS_PER_TOOL
 
 
-def _tool_call(call: Mapping[str, Any]) -> int:
+def _tool_call(call: Mapping[str, Any], param: str) -> int:
     """Arguments come as JSON inside a string: templates unpack it, and space it out."""
     function = call.get("function")
+    for holder in (call, function if isinstance(function, Mapping) else {}):
+        for name, value in holder.items():
+            if name not in _CALLS_OWN:
+                _refuse_hidden(name, value, param)
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
     spaces = arguments.count(",") + arguments.count(":") if isinstance(arguments, str) else 0
     return _json_bytes(call) + spaces + TOKENS_PER_TOOL
@@ -417,6 +475,7 @@ def _needs(payload: Mapping[str, Any], *, images: int, tools: bool) -> frozenset
         "none",
     )
     flags = {"vision": images > 0, "tools": tools, "json": wants_json, "reasoning": reasons}
+    flags |= {name: bool(payload.get(name)) for name in GUARDS}
     return frozenset(name for name, needed in flags.items() if needed)
 
 
@@ -428,6 +487,14 @@ def _inputs(value: Any) -> int:
     return TOKENS_PER_REQUEST + sum(
         (_text_bytes(item) if isinstance(item, str) else _json_bytes(item)) + TOKENS_PER_REQUEST for item in items
     )
+
+
+def _tokens_of(value: Any) -> int | None:
+    """Of an input that is tokens already, one list of them or several: so many, and the marks of each."""
+    lists = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    if not all(isinstance(one, list) and all(type(token) is int for token in one) for one in lists):
+        return None
+    return TOKENS_PER_REQUEST + sum(len(one) + TOKENS_PER_REQUEST for one in lists)
 
 
 def _listed_pages(pages: Any) -> int | None:

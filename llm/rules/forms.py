@@ -33,9 +33,8 @@ class Field:
 
 def read(body: bytes, content_type: str) -> list[Field]:
     """The fields of a form, in order. Raises DialectError."""
-    kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not boundary:
+    boundary = _boundary(content_type)
+    if not boundary:
         raise DialectError("Send this as multipart/form-data.", "content-type", "invalid_content_type")
     if not body.startswith(b"--" + boundary):
         raise _malformed("it does not begin with its boundary")
@@ -64,9 +63,17 @@ def read(body: bytes, content_type: str) -> list[Field]:
 
 def canonical(body: bytes, content_type: str) -> bytes:
     """A form without its boundary, which clients make anew each time they send it; anything else as it is."""
+    boundary = _boundary(content_type)
+    return body.replace(b"--" + boundary, b"--") if boundary else body
+
+
+def _boundary(content_type: str) -> bytes:
+    """What parts a form's fields; empty where this is no form's type."""
+    # Letters that are not ASCII's are bytes to one reader and text to another.
+    if not content_type.isascii():
+        return b""
     kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    return body.replace(b"--" + boundary, b"--") if kind == b"multipart/form-data" and boundary else body
+    return options.get(b"boundary", b"") if kind == b"multipart/form-data" else b""
 
 
 class _Reader:

@@ -14,7 +14,7 @@ import orjson
 
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds
-from llm.rules import request_bounds, request_fields
+from llm.rules import request_bounds, request_fields, tool_calls
 from llm.rules.request_bounds import RequestBounds
 
 PROVIDER = "mistral"
@@ -24,7 +24,7 @@ MOST_TOKENS = 10_000_000
 # Known to OpenAI alone and without effect on what is answered: dropped.
 _DROPPED = frozenset(
     """stream_options user logit_bias store verbosity safety_identifier prompt_cache_options prompt_cache_retention
-    moderation""".split()  # noqa: SIM905
+    moderation usage""".split()  # noqa: SIM905
 )
 # Known to OpenAI alone, and the answer would not be what was asked for without them: refused.
 _REFUSED = {
@@ -37,6 +37,16 @@ _REFUSED = {
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
 # What OpenAI's clients echo in a message and Mistral does not know.
 _DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
+# What other providers know in a message, or in what is in one: Mistral answers an unknown field with a 422.
+OTHERS_IN_MESSAGES = ("cache_control", "extra_content", "provider_specific_fields", "reasoning_details")
+_PART_FIELDS: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"type", "text"}),
+    "image_url": frozenset({"type", "image_url"}),
+}
+_IMAGE_DETAILS = ("low", "auto", "high")
+_CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+_CALLED_FIELDS = frozenset({"name", "arguments"})
+_FUNCTION_FIELDS = frozenset({"name", "description", "strict", "parameters"})
 _BOUNDS = RequestBounds()
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
@@ -72,15 +82,20 @@ class Request:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     # Fields that only endpoints of one's own know; Mistral is not sent them.
     foreign: frozenset[str] = frozenset()
+    # Of these, what nobody here knows, and an operator's endpoint takes.
+    extra: frozenset[str] = frozenset()
     # Of a form: where in `body` the model's name is.
     model_at: tuple[int, int] | None = None
+    # What `shape` made of it.
+    shaped: dict[str, Any] | None = None
 
 
-def parse(body: bytes, bounds: RequestBounds = _BOUNDS) -> Request:
-    """Read and translate a chat request. Raises DialectError."""
-    payload = load_object(body, kind="chat", bounds=bounds)
+def parse(body: bytes, extra: frozenset[str] = frozenset(), bounds: RequestBounds = _BOUNDS) -> Request:
+    """Read and translate a chat request; `extra` are fields that some endpoint takes. Raises DialectError."""
+    payload = load_object(body, kind="chat", extra=extra, bounds=bounds)
     request = Request(body=body, payload=payload, model=_model(payload))
-    request.foreign = request_fields.COMPATIBLE["chat"] & payload.keys()
+    request.extra = extra & payload.keys()
+    request.foreign = (request_fields.COMPATIBLE["chat"] & payload.keys()) | request.extra
     for name in request.foreign:
         del payload[name]
     request.user = _attribution(payload)
@@ -88,6 +103,8 @@ def parse(body: bytes, bounds: RequestBounds = _BOUNDS) -> Request:
     _translate_fields(payload)
     _translate_messages(payload)
     _translate_tools(payload)
+    for name in ("prompt_mode", "reasoning_effort"):
+        _check_text(payload, name)
     request.stream = _boolean(payload, "stream")
     request.max_tokens = _positive(payload, "max_tokens")
     request.n = _positive(payload, "n", most=MAX_N) or 1
@@ -116,7 +133,7 @@ def parse_other(body: bytes, *, kind: str, bounds: RequestBounds = _BOUNDS) -> R
         if not isinstance(payload.get("document"), dict):
             raise DialectError("`document` must be an object.", "document", "invalid_type")
     else:
-        _check_input(payload.get("input"), texts_only=kind == "embedding")
+        _check_input(payload.get("input"), embeds=kind == "embedding")
     return request
 
 
@@ -132,7 +149,7 @@ def apply(
         named = model == request.model
         return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
-    payload = {**request.payload, "model": model}
+    payload = {**shape(request), "model": model}
     if max_tokens is not None:
         payload["max_tokens"] = max_tokens
     if removed:
@@ -145,41 +162,157 @@ def apply(
     return orjson.dumps(payload)
 
 
+def shape(request: Request) -> dict[str, Any]:
+    """The payload as Mistral takes it: what else is in it, other providers know. It is counted before it is sent."""
+    if request.kind != "chat":
+        return request.payload
+    if request.shaped is None:
+        payload = dict(request.payload)
+        renamed = tool_calls.with_ids(payload["messages"], tool_calls.MISTRALS_IDS)
+        payload["messages"] = [_known_message(message) for message in renamed]
+        if payload.get("tools"):
+            payload["tools"] = [_known_tool(tool) for tool in payload["tools"]]
+        # Nearly every request is as Mistral takes it already.
+        request.shaped = request.payload if payload == request.payload else payload
+    return request.shaped
+
+
+def _known_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = {name: value for name, value in message.items() if name not in OTHERS_IN_MESSAGES}
+    if isinstance(content := message.get("content"), list):
+        known["content"] = [_known_part(part) for part in content]
+    if calls := message.get("tool_calls"):
+        known["tool_calls"] = [
+            {**_only(call, _CALL_FIELDS), "function": _only(call["function"], _CALLED_FIELDS)} for call in calls
+        ]
+    return known
+
+
+def _known_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    kind = part.get("type", "text")
+    fields = _PART_FIELDS.get(kind)
+    if fields is None:
+        return part
+    known = _only(part, fields)
+    if kind == "image_url" and isinstance(image := part["image_url"], dict):
+        detail = {"detail": image["detail"]} if image.get("detail") in _IMAGE_DETAILS else {}
+        known["image_url"] = {"url": image["url"], **detail}
+    return known
+
+
+def _known_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function's; what runs at Mistral has fields that nobody here knows."""
+    if not isinstance(function := tool.get("function"), dict):
+        return tool
+    return {**_only(tool, _CALL_FIELDS - {"id", "index"}), "function": _only(function, _FUNCTION_FIELDS)}
+
+
+def _only(given: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Those fields of an object that have a value: null is what OpenAI's clients send for none."""
+    return {name: value for name, value in given.items() if name in fields and value is not None}
+
+
 def refuse_foreign(request: Request) -> None:
     """Mistral would not know what to do with what only other endpoints take. Raises DialectError."""
     if request.foreign:
         field = min(request.foreign)
         raise DialectError(f"`{field}` is not supported by {request.model}: leave it out.", field, "unsupported_field")
+    if request.kind == "embedding" and not _is_text(request.payload.get("input")):
+        raise DialectError(f"`input` must be text for {request.model}; it takes no tokens.", "input", "invalid_type")
 
 
-def load_object(body: bytes, *, kind: str, bounds: RequestBounds | None = None) -> dict[str, Any]:
-    """The JSON object that a request's body must be, of known fields alone. Raises DialectError.
+def refuse_guardrails(request: Request, *, model: str) -> None:
+    """A provider that has no guardrails would answer what they may stop. Raises DialectError."""
+    if request.payload.get("guardrails"):
+        raise DialectError(f"`guardrails` are not supported by {model}.", "guardrails", "unsupported_field")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def load_object(
+    body: bytes, *, kind: str, extra: frozenset[str] = frozenset(), bounds: RequestBounds | None = None
+) -> dict[str, Any]:
+    """The JSON object that a request's body must be, of known fields alone and `extra` ones. Raises DialectError.
 
     `bounds` None: they were looked at before.
     """
+    payload = _parsed(body, bounds)
+    for name in request_fields.without_effect(payload):
+        del payload[name]
+    added = {name: payload.pop(name) for name in extra & payload.keys()}
+    for name, value in added.items():
+        if value is not None and not request_fields.is_extra_value(value):
+            raise DialectError(f"`{name}` must be a number, true or false, or a short text.", name, "invalid_type")
+    if found := request_fields.unknown(name for name, value in payload.items() if value is not None):
+        field, advice = found
+        raise DialectError(
+            f"`{field[:100]}` is not known here, so its cost cannot be bounded: {advice}", field[:100], "unknown_field"
+        )
+    if bounds is not None:
+        try:
+            request_bounds.check(payload, bounds)
+        except BeyondBounds as error:
+            raise _out_of_bounds(error) from error
+    # Also null under any other name, which says nothing.
+    for name in request_fields.of_others(payload, kind=kind):
+        del payload[name]
+    if kind == "chat":
+        _keep_allowed_tools(payload)
+    return payload | {name: value for name, value in added.items() if value is not None}
+
+
+def _out_of_bounds(error: BeyondBounds) -> DialectError:
+    return DialectError(error.sentence, error.field or None, "out_of_bounds")
+
+
+def _parsed(body: bytes, bounds: RequestBounds | None) -> dict[str, Any]:
     if not body.strip():
         raise DialectError("The request has no body; a JSON object is needed.", code="invalid_json")
     try:
         if bounds is not None:
             json_bounds.check_text(body, bounds.json)
         payload = orjson.loads(body)
-        if bounds is not None and isinstance(payload, dict):
-            request_bounds.check(payload, bounds)
     except BeyondBounds as error:
-        raise DialectError(error.sentence, error.field or None, "out_of_bounds") from error
+        raise _out_of_bounds(error) from error
     except orjson.JSONDecodeError as error:
         raise DialectError(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(payload, dict):
         raise DialectError("The body must be a JSON object.", code="invalid_type")
-    if found := request_fields.unknown(name for name, value in payload.items() if value is not None):
-        field, advice = found
-        raise DialectError(
-            f"`{field[:100]}` is not known here, so its cost cannot be bounded: {advice}", field[:100], "unknown_field"
-        )
-    # Also null under any other name, which says nothing.
-    for name in request_fields.of_others(payload, kind=kind):
-        del payload[name]
     return payload
+
+
+def _keep_allowed_tools(payload: dict[str, Any]) -> None:
+    """OpenAI's way to name the tools that may be called becomes a list of those alone, which everybody reads."""
+    choice = payload.get("tool_choice")
+    if not isinstance(choice, dict):
+        return
+    kind = choice.get("type")
+    if kind in ("auto", "none", "any", "required"):
+        payload["tool_choice"] = kind
+    if kind != "allowed_tools":
+        return
+    allowed = choice.get("allowed_tools")
+    # As chats have it, and as the Responses API does.
+    holder = allowed if isinstance(allowed, dict) else choice
+    listed = holder.get("tools")
+    names = {_named(tool) for tool in (listed if isinstance(listed, list) else ()) if isinstance(tool, dict)}
+    mode, tools = holder.get("mode", "auto"), payload.get("tools")
+    if mode not in ("auto", "required") or not isinstance(tools, list) or not names - {""}:
+        raise DialectError("`tool_choice.allowed_tools` must have a `mode` and name some of `tools`.", "tool_choice")
+    payload["tools"] = [tool for tool in tools if isinstance(tool, dict) and _named(tool) in names]
+    if len(payload["tools"]) < len(names):
+        raise DialectError("`tool_choice` names what is not in `tools`.", "tool_choice")
+    payload["tool_choice"] = mode
+
+
+def _named(tool: Mapping[str, Any]) -> str:
+    """The name of a tool, wherever it is."""
+    kind = tool.get("type", "function")
+    holder = tool.get(kind) if isinstance(kind, str) else None
+    name = (holder if isinstance(holder, dict) else tool).get("name")
+    return name if isinstance(name, str) else ""
 
 
 def _model(payload: Mapping[str, Any]) -> str:
@@ -418,14 +551,22 @@ def _check_text(payload: Mapping[str, Any], name: str, *, needed: bool = False) 
         raise DialectError(f"`{name}` must be a string.", name, "invalid_type")
 
 
-def _check_input(value: Any, *, texts_only: bool) -> None:
-    """A text or a list of texts; moderation also takes conversations."""
+def _check_input(value: Any, *, embeds: bool) -> None:
+    """A text or a list of texts. Embeddings are made of tokens too, one list or several; moderation reads chats."""
     if value is None:
         raise DialectError("`input` is missing.", "input", "missing_field")
-    kinds = str if texts_only else str | dict | list
     items = value if isinstance(value, list) else [value]
-    if not items or not all(isinstance(item, kinds) for item in items):
+    fits = _is_tokens(items) or all(_is_tokens(item) for item in items) if embeds else _is_chats(items)
+    if not items or not (_is_text(items) or fits):
         raise DialectError("`input` must be a text or a list of texts.", "input", "invalid_type")
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int and 0 <= token < 2**31 for token in value)
+
+
+def _is_chats(items: list[Any]) -> bool:
+    return all(isinstance(item, str | dict | list) for item in items)
 
 
 def _check_format(payload: Mapping[str, Any]) -> None:

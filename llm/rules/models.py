@@ -18,6 +18,13 @@ def is_same_model(asked: str, served: str) -> bool:
     return bool(shorter) and (longer == shorter or _is_version(longer.removeprefix(shorter), longer, shorter))
 
 
+def is_same_line(one: str, other: str) -> bool:
+    """Whether two names are of one line of models, whatever their versions: `mistral-small-latest` may become another
+    `mistral-small` tomorrow, and never a `mistral-medium`."""
+    bare = [_VERSION.sub("", _bare(name)) for name in (one, other)]
+    return bool(bare[0]) and bare[0] == bare[1]
+
+
 def _is_version(more: str, longer: str, shorter: str) -> bool:
     return longer.startswith(shorter) and _VERSION.fullmatch(more) is not None
 

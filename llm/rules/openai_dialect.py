@@ -7,13 +7,15 @@ sends them: its own client cannot read them in parts, and OpenAI's can read them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
 
-from llm.rules import sse
-from llm.rules.mistral_dialect import DialectError, Request, load_object
+from llm.rules import mistral_dialect, sse, thinking
+from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES, DialectError, Request, load_object
+from llm.rules.tool_calls import OPENAIS_IDS, CallParts, text_of, with_ids
 
 # Paths below /v1 that such endpoints have, and we translate.
 KINDS = frozenset({"chat", "embedding", "moderation"})
@@ -31,17 +33,38 @@ _MISTRALS = (
 )
 # Without effect on the answer, but not on its price: predicted text that is wrong is charged, beyond `max_tokens`.
 _WITHOUT_BOUND = ("prediction",)
+# The two names of an answer's bound. Old servers pass over the newer one, and then nothing bounds what they write; so
+# it is sent where an endpoint has asked for it.
+OLDER, NEWER = "max_tokens", "max_completion_tokens"
+_NOT_TAKEN = re.compile(
+    r"(?:unrecogni[sz]ed|unknown|unexpected|unsupported|extra)\W+(?:\w+\W+)?(?:argument|parameter|field|keyword|input)"
+    r"|extra_forbidden|parameter is not supported"
+)
 # OpenAI's error codes that say that our account has no money, although the status says "rate limit".
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
 def request_body(
-    request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str], native: bool
+    request: Request,
+    *,
+    model: str,
+    max_tokens: int | None,
+    disabled_tools: Collection[str],
+    native: bool,
+    newer: bool | None = None,
 ) -> bytes:
-    """The request in OpenAI's dialect. `native`: for OpenAI itself, not one of its likes. Raises DialectError."""
+    """The request in OpenAI's dialect. `native`: for OpenAI itself, not one of its likes. Raises DialectError.
+
+    `newer`: the bound goes by its newer name; None: where it is `native`.
+    """
+    mistral_dialect.refuse_guardrails(request, model=model)
     payload = {**shape(request, model=model, native=native), "model": model}
     if request.kind == "chat":
-        _bound(payload, request.max_tokens if max_tokens is None else max_tokens, native=native)
+        bound = request.max_tokens if max_tokens is None else max_tokens
+        if bound is not None:
+            # What was held for is what may be thought and answered together.
+            payload, bound = thinking.within(payload, bound if max_tokens else bound + thinking.tokens_beside(payload))
+        _bound(payload, bound, newer=native if newer is None else newer)
         _remove_tools(payload, request.tools, frozenset(disabled_tools))
     return orjson.dumps(payload)
 
@@ -50,15 +73,19 @@ def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
     """All of the body but its model and length, with every tool: what is counted before it is sent. DialectError."""
     if request.kind not in KINDS or request.content_type.partition(";")[0].strip() != "application/json":
         raise DialectError(f"{model} cannot be asked for this: its provider has no such call.", "model")
-    payload = load_object(request.body, kind=request.kind)
+    payload = load_object(request.body, kind=request.kind, extra=request.extra)
     del payload["model"]
     if request.kind != "chat":
         _translate_input(payload)
         return payload
+    thinking.tokens_beside(payload)
     _translate_fields(payload, native=native)
-    payload["messages"] = [_message(message, native=native) for message in payload["messages"]]
+    messages = with_ids(payload["messages"], OPENAIS_IDS) if native else payload["messages"]
+    payload["messages"] = [_message(message, native=native) for message in messages]
     if payload.get("tools"):
         payload["tools"] = [{"type": "function", **tool} for tool in payload["tools"]]
+        if native:
+            payload["tools"] = [_without_others(tool) for tool in payload["tools"]]
     options = payload.pop("stream_options", None)
     if request.stream:
         obfuscation = options.get("include_obfuscation") if isinstance(options, dict) else None
@@ -79,6 +106,20 @@ def out_of_money(body: bytes) -> bool:
     )
 
 
+def renamed_length(body: bytes, refusal: bytes) -> bytes | None:
+    """A body whose bound has its newer name, where a refusal says that the older one is not taken; else None."""
+    said = refusal.decode(errors="replace").lower()
+    payload = orjson.loads(body)
+    if OLDER not in payload or not (NEWER in said or (OLDER in said and _NOT_TAKEN.search(said))):
+        return None
+    payload[NEWER] = payload.pop(OLDER)
+    return orjson.dumps(payload)
+
+
+def model_of(body: bytes) -> str:
+    return str(orjson.loads(body).get("model"))
+
+
 def _translate_input(payload: dict[str, Any]) -> None:
     if "output_dimension" in payload:
         payload.setdefault("dimensions", payload.pop("output_dimension"))
@@ -87,15 +128,17 @@ def _translate_input(payload: dict[str, Any]) -> None:
     payload.pop("metadata", None)
 
 
-def _bound(payload: dict[str, Any], max_tokens: int | None, *, native: bool) -> None:
+def _bound(payload: dict[str, Any], max_tokens: int | None, *, newer: bool) -> None:
     """The bound that was held for, under the one name that the endpoint takes."""
-    payload.pop("max_tokens", None)
-    payload.pop("max_completion_tokens", None)
+    payload.pop(OLDER, None)
+    payload.pop(NEWER, None)
     if max_tokens is not None:
-        payload["max_completion_tokens" if native else "max_tokens"] = max_tokens
+        payload[NEWER if newer else OLDER] = max_tokens
 
 
 def _translate_fields(payload: dict[str, Any], *, native: bool) -> None:
+    # OpenRouter's way to ask for what is always asked for.
+    payload.pop("usage", None)
     seed = payload.get("random_seed")
     if seed is not None:
         payload.setdefault("seed", seed)
@@ -119,6 +162,8 @@ def _message(message: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
     if message.get("prefix"):
         raise DialectError("`prefix` is not supported by this model.", "messages")
     translated = {name: value for name, value in message.items() if name != "prefix"}
+    if native:
+        translated = _without_others(translated)
     role = message["role"]
     if role == "developer" and not native:
         translated["role"] = "system"
@@ -129,10 +174,23 @@ def _message(message: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
         if not translated["content"]:
             translated["content"] = None if message.get("tool_calls") else ""
     if calls := message.get("tool_calls"):
-        translated["tool_calls"] = [_tool_call(call) for call in calls]
+        translated["tool_calls"] = [_tool_call(call, native=native) for call in calls]
     else:
         translated.pop("tool_calls", None)
     return translated
+
+
+def _without_others(given: Any) -> Any:
+    """A message or a tool without what only other providers know: OpenAI refuses a field that it does not."""
+    if isinstance(given, list):
+        return [_without_others(inner) for inner in given]
+    if not isinstance(given, dict):
+        return given
+    known = {name: value for name, value in given.items() if name not in OTHERS_IN_MESSAGES}
+    for name in ("content", "function"):
+        if name in known:
+            known[name] = _without_others(known[name])
+    return known
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,16 +199,14 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "text", **part}
 
 
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_call(call: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
+    """Endpoints that are not OpenAI's add fields of their own, such as signatures, and want them back."""
     function = call["function"]
-    arguments = function.get("arguments", "")
-    if not isinstance(arguments, str):
-        arguments = orjson.dumps(arguments).decode()
-    return {
-        "id": call.get("id"),
-        "type": "function",
-        "function": {"name": function.get("name"), "arguments": arguments},
-    }
+    own = {"name": function.get("name"), "arguments": text_of(function.get("arguments"))}
+    if native:
+        return {"id": call.get("id"), "type": "function", "function": own}
+    more = {name: value for name, value in call.items() if name != "index"}
+    return {"id": None, "type": "function", **more, "function": {**function, **own}}
 
 
 def _remove_tools(payload: dict[str, Any], names: tuple[str, ...], disabled: Collection[str]) -> None:
@@ -169,8 +225,8 @@ class Shaper:
     """Turns a stream of OpenAI's chunks into one of Mistral's. Chunks that need no change stay the bytes they were."""
 
     def __init__(self) -> None:
-        # Tool calls that are still being written: answer -> position -> call.
-        self._calls: dict[int, dict[int, dict[str, Any]]] = {}
+        # Tool calls that are still being written, by answer.
+        self._calls: dict[int, CallParts] = {}
         # The chunk that ended an answer, kept for the usage that follows it.
         self._kept: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
@@ -214,7 +270,7 @@ class Shaper:
         """What is still kept back: the last chunk where no usage followed, unfinished calls where the stream broke."""
         flushed = self.flush()
         choices = [
-            {"index": index, "delta": {"tool_calls": self._give_calls(index)}, "finish_reason": None}
+            {"index": index, "delta": {"tool_calls": self._given_calls(index)}, "finish_reason": None}
             for index in sorted(self._calls)
         ]
         return flushed + (sse.write_event({**self._last, "choices": choices}) if choices else b"")
@@ -241,67 +297,26 @@ class Shaper:
         index = _whole(choice.get("index")) or 0
         parts = delta.get("tool_calls")
         listed = parts if isinstance(parts, list) else []
-        mine = [part for part in listed if _is_call(part)]
+        calls = self._calls.get(index) or CallParts()
+        before = calls.text_bytes
+        others = [part for part in listed if not calls.took(part)]
+        self._call_bytes += calls.text_bytes - before
+        if calls:
+            self._calls[index] = calls
         # What is no function's call, or no call at all, goes on as it is.
-        if len(mine) == len(listed) and parts is listed:
+        if others:
+            delta["tool_calls"] = others
+        elif parts is listed:
             del delta["tool_calls"]
-        elif mine:
-            delta["tool_calls"] = [part for part in listed if not _is_call(part)]
-        for part in mine:
-            self._add(index, part)
-        if choice.get("finish_reason") and index in self._calls:
-            delta["tool_calls"] = self._give_calls(index) + list(delta.get("tool_calls") or ())
-        return bool(mine)
+        if choice.get("finish_reason") and calls:
+            delta["tool_calls"] = self._given_calls(index) + list(delta.get("tool_calls") or ())
+        return len(others) < len(listed)
 
-    def _add(self, answer: int, part: Mapping[str, Any]) -> None:
-        calls = self._calls.setdefault(answer, {})
-        id, position = _text(part.get("id")), _whole(part.get("index"))
-        if position is None:
-            # Some leave it out, and then send a call whole.
-            position = len(calls) if id or not calls else max(calls)
-        elif id and position in calls and calls[position]["id"] not in ("", id):
-            # Some number all calls alike: a new id is a new call.
-            position = max(calls) + 1
-        elif not id and position in calls:
-            position = max(at for at in calls if calls[at]["position"] == position)
-        call = calls.setdefault(
-            position, {"id": "", "name": "", "arguments": [], "bytes": 0, "position": _whole(part.get("index"))}
-        )
-        function = part["function"]
-        call["id"] = id or call["id"]
-        call["name"] = _text(function.get("name")) or call["name"]
-        arguments = _text(function.get("arguments"))
-        if arguments:
-            call["arguments"].append(arguments)
-        more_bytes = len(_text(function.get("name")).encode(errors="surrogatepass"))
-        more_bytes += len(arguments.encode(errors="surrogatepass"))
-        call["bytes"] += more_bytes
-        self._call_bytes += more_bytes
-
-    def _give_calls(self, answer: int) -> list[dict[str, Any]]:
-        calls = sorted(self._calls.pop(answer).items())
-        self._call_bytes -= sum(call["bytes"] for _, call in calls)
-        return [
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": "".join(call["arguments"])},
-                "index": position,
-            }
-            for position, call in calls
-        ]
+    def _given_calls(self, answer: int) -> list[dict[str, Any]]:
+        calls = self._calls.pop(answer)
+        self._call_bytes -= calls.text_bytes
+        return calls.whole()
 
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _text(value: Any) -> str:
-    """A text, or the JSON of what should have been one."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else orjson.dumps(value).decode()
-
-
-def _is_call(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("function"), dict)

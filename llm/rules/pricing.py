@@ -22,6 +22,8 @@ ZONE_PROVIDERS: Mapping[str, str] = {"mistral-eu": "eu", "mistral-us": "us"}
 STANDARD_TIER = "standard"
 # Kinds whose answer is made of output tokens: without an output rate they have no price.
 WRITING_KINDS = frozenset({"chat", "fim"})
+# What Mistral alone watches over a prompt with.
+GUARDS = frozenset({"guardrails", "safe_prompt"})
 # A picture costs at most this at Mistral where the model is not known to take less: 64 rows of 64 patches and their
 # row marks. Of a model elsewhere this number says that nobody has said what its pictures cost.
 UNKNOWN_IMAGE_TOKENS = 4_200
@@ -81,6 +83,11 @@ class Entry:
     def is_mistrals(self) -> bool:
         """Whether Mistral itself serves it, in one of its zones."""
         return self.provider == DEFAULT_PROVIDER or self.provider in ZONE_PROVIDERS
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What the catalogue says that it can do, and what comes with its provider."""
+        return self.capabilities | GUARDS if self.is_mistrals else self.capabilities
 
     @property
     def most_image_tokens(self) -> int | None:

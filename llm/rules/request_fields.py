@@ -7,7 +7,9 @@ provider), so only known ones are passed on. Pure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 # What Mistral takes, by its client.
 _MISTRALS: Mapping[str, str] = {
@@ -27,7 +29,7 @@ _MISTRALS: Mapping[str, str] = {
 _OPENAIS: Mapping[str, str] = {
     "chat": """max_completion_tokens seed stream_options user logit_bias store verbosity safety_identifier
         prompt_cache_options prompt_cache_retention moderation functions function_call audio web_search_options
-        modalities""",
+        modalities usage""",
     "fim": "user seed stream_options max_completion_tokens",
     "embedding": "dimensions user",
     "moderation": "user",
@@ -48,6 +50,8 @@ KNOWN: Mapping[str, frozenset[str]] = {
 }
 
 
+# What multiplies or lengthens an answer, but for the values that ask for nothing: they are left out.
+_WITHOUT_EFFECT: Mapping[str, Any] = {"best_of": 1, "echo": False, "use_beam_search": False}
 _ANYWHERE = frozenset[str]().union(*KNOWN.values())
 
 
@@ -58,6 +62,36 @@ def unknown(names: Iterable[str]) -> tuple[str, str] | None:
         return None
     close = difflib.get_close_matches(field[:100].lower(), _ANYWHERE, n=1, cutoff=0.8)
     return field, f"did you mean `{close[0]}`?" if close else "leave it out."
+
+
+# What no operator may let through: it changes the model, how many answers there are, or what bounds their length.
+_NEVER = frozenset(
+    """model models route routes provider providers plugins tools best_of num_beams beam_width num_return_sequences
+    max_new_tokens max_length max_output_tokens max_gen_len num_predict n_predict max_input_tokens fallbacks
+    webhook callback_url""".split()  # noqa: SIM905
+)
+_EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+MOST_EXTRA, LONGEST_EXTRA = 20, 256
+
+
+def problem_with_extra(names: Collection[str]) -> str:
+    """Why these cannot be fields that an endpoint takes beside the known ones; empty where they can."""
+    for name in names:
+        if not _EXTRA_NAME.fullmatch(name):
+            return f"{name[:64]!r} is no name of a field: small letters, digits and underscores, 64 at most."
+        if name in _NEVER or name in _ANYWHERE or name in _WITHOUT_EFFECT:
+            return f"{name} is known, or may make a call dearer than it was counted."
+    return f"At most {MOST_EXTRA} fields." if len(names) > MOST_EXTRA else ""
+
+
+def is_extra_value(value: Any) -> bool:
+    """What such a field may hold: a number, a flag, or a short text."""
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value.encode()) <= LONGEST_EXTRA)
+
+
+def without_effect(payload: Mapping[str, Any]) -> list[str]:
+    """Fields that nobody here knows, with a value that changes nothing."""
+    return [name for name, value in _WITHOUT_EFFECT.items() if payload.get(name) == value]
 
 
 def of_others(names: Iterable[str], *, kind: str) -> list[str]:

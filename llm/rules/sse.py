@@ -17,6 +17,7 @@ import orjson
 from governance.rules import money
 from governance.rules.calls import Usage
 from llm.rules.answers import read_json
+from llm.rules.tool_calls import CallParts
 
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
@@ -214,50 +215,63 @@ def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "object": "chat.completion.chunk", "choices": chunks}
 
 
-def whole_answer(body: bytes) -> dict[str, Any] | None:
-    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
-    if not body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":")):
+def is_stream(body: bytes) -> bool:
+    """Whether a body is one of events, whatever its head says."""
+    return body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":"))
+
+
+def body_events(body: bytes) -> tuple[list[Event], bytes] | None:
+    """The events of a body that is a stream, and what came after them that nobody can read; None for any other."""
+    if not is_stream(body):
         return None
     reader = EventReader()
-    events = [*reader.feed(body), *reader.rest()[0]]
+    events = reader.feed(body)
+    last, unread = reader.rest()
+    return events + last, unread
+
+
+def whole_answer(body: bytes) -> dict[str, Any] | None:
+    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
+    found = body_events(body)
+    return None if found is None else joined(found[0])
+
+
+def joined(events: Iterable[Event]) -> dict[str, Any] | None:
+    """The one answer that events make; None where none of them holds a part of one."""
     answer: dict[str, Any] = {}
     parts: dict[int, dict[str, Any]] = {}
+    calls: dict[int, CallParts] = {}
     for chunk in (event.data for event in events if event.data is not None):
         # The first says what all of it is; usage and errors come with any.
         answer = {**chunk, **answer, **{name: chunk[name] for name in ("usage", "error") if chunk.get(name)}}
         for choice in choices_of(chunk):
-            index = choice.get("index")
-            _add_part(parts.setdefault(index if isinstance(index, int) else 0, {}), choice)
+            index = index if isinstance(index := choice.get("index"), int) else 0
+            _add_part(parts.setdefault(index, {}), choice, calls.setdefault(index, CallParts()))
     if not answer:
         return None
+    for index, made in calls.items():
+        if made:
+            parts[index]["message"]["tool_calls"] = made.whole()
     whole = [{**choice, "index": index} for index, choice in sorted(parts.items())]
     return {**answer, "object": "chat.completion", "choices": whole} if whole else answer
 
 
-def _add_part(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Put a part of an answer to what came of it before: texts one after the other, tool calls by their number."""
+def _add_part(whole: dict[str, Any], part: Mapping[str, Any], calls: CallParts) -> None:
+    """Put a part of an answer to what came of it before: texts one after the other, tool calls to `calls`."""
     delta = part.get("delta")
     message = whole.setdefault("message", {"role": "assistant", "content": ""})
+    if not isinstance(message, dict):
+        # A text in its place: what comes as it should does not go there.
+        message = whole["message"] = {"role": "assistant", "content": message if isinstance(message, str) else ""}
     for name, value in delta.items() if isinstance(delta, dict) else ():
         if name == "tool_calls" and isinstance(value, list):
-            _add_calls(message.setdefault(name, []), value)
+            for call in value:
+                calls.took(call)
         elif isinstance(value, str) and isinstance(message.get(name), str) and name != "role":
             message[name] += value
         elif value is not None:
             message[name] = value
     whole.update({name: value for name, value in part.items() if name != "delta" and value is not None})
-
-
-def _add_calls(calls: list[Any], parts: list[Any]) -> None:
-    for part in parts:
-        function = part.get("function") if isinstance(part, dict) else None
-        if not isinstance(function, dict):
-            continue
-        known = next((call for call in calls if not part.get("id") and call.get("index") == part.get("index")), None)
-        if known is None:
-            calls.append({**part, "function": dict(function)})
-        elif isinstance(more := function.get("arguments"), str):
-            known["function"]["arguments"] = str(known["function"].get("arguments") or "") + more
 
 
 def choices_of(data: Any) -> list[dict[str, Any]]:
@@ -328,6 +342,20 @@ def answer_bytes(answer: Any) -> int:
         elif name not in _ABOUT_ANSWER or (isinstance(value, str) and len(value) > _LONGEST_MARK):
             total += _text_bytes(value, _ABOUT_CHOICE)
     return total
+
+
+def begun_calls(answer: Any) -> int:
+    """Tool calls that begin in an answer or a chunk: those that have an id or a name there."""
+    parts = (choice.get(name) for choice in choices_of(answer) for name in ("delta", "message"))
+    calls = (part.get("tool_calls") for part in parts if isinstance(part, dict))
+    return sum(_begins_call(call) for listed in calls if isinstance(listed, list) for call in listed)
+
+
+def _begins_call(call: Any) -> bool:
+    if not isinstance(call, dict):
+        return False
+    function = call.get("function")
+    return bool(call.get("id") or (isinstance(function, dict) and function.get("name")))
 
 
 def answer_texts(answer: Any) -> Iterator[tuple[tuple[int, str], str]]:

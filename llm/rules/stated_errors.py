@@ -13,6 +13,8 @@ from typing import Any
 from llm.rules import sse
 
 _STATUSES = range(400, 600)
+# Of thousands of digits no number can be made.
+_STATUS = re.compile(r"[0-9]{3}")
 # Words of types, codes and messages, the more telling ones first.
 _MEANINGS = (
     (401, re.compile(r"invalid.?api.?key|authentication|unauthori[sz]ed")),
@@ -54,7 +56,7 @@ def _status(*said: dict[str, Any]) -> int:
     for part in said:
         for name in ("status", "status_code", "code"):
             value = part.get(name)
-            number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+            number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
             if isinstance(number, int) and number in _STATUSES:
                 return number
     words = [str(part.get(name, "")).lower() for name in ("type", "code", "status", "message") for part in said]

@@ -18,25 +18,30 @@ UNTIL_IT_STOPS = 48
 NOTICES_AFTER_S = 0.25
 # What comes in less time is no pace yet.
 PACED_OVER_S = 2.0
-# Marks around one answer that its text does not show: of its end, of thinking, of tool calls.
-MARKS = 8
+# Of a model that may think unseen, a pause so long within its answer was no network's.
+THINKS_FOR_S = 1.0
+# Marks around one answer, and around each of its tool calls with its id, that its text does not show.
+MARKS, CALL_MARKS = 8, 16
 
 
 class StreamCount:
     """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along.
 
-    `keeps_texts`: somebody will count them.
+    `shows_all`: it is known to show what it writes, if at its end. `keeps_texts`: somebody will count them.
     """
 
-    def __init__(self, quote: Quote, *, hides: bool = False, keeps_texts: bool = False) -> None:
+    def __init__(self, quote: Quote, *, hides: bool = False, shows_all: bool = True, keeps_texts: bool = False) -> None:
         self._quote = quote
         self._hides = hides or quote.max_tokens is None
+        self._shows_all = shows_all
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
         # Of them, what the model has certainly written.
         self.written_bytes = 0
-        self._has_begun = False
-        self._seconds = 0.0
+        # Tool calls that have begun.
+        self._calls = 0
+        # Seconds after the first part: the last text, and now; the longest time without any in between.
+        self._text_at = self._now = self._longest_pause_s = 0.0
         # The pieces of each text, in order, and the bytes of them all.
         self.texts: dict[tuple[int, str], list[str]] = {}
         self.text_bytes = 0
@@ -49,12 +54,23 @@ class StreamCount:
 
         `seconds`: after the first part.
         """
-        self._has_begun = True
         self.arrived_bytes += more_bytes
         self.written_bytes += sse.written_bytes(answer)
-        self._seconds = max(self._seconds, seconds)
+        self._calls += sse.begun_calls(answer)
+        self.passed(seconds)
+        if more_bytes and seconds:
+            self._longest_pause_s = max(self._longest_pause_s, seconds - self._text_at)
+            self._text_at = max(self._text_at, seconds)
         if self._keeps_texts:
             self._keep(answer)
+
+    def lose(self) -> None:
+        """Some of it may never have been read, so what was read says nothing of what was written."""
+        self._hides = True
+
+    def passed(self, seconds: float) -> None:
+        """So many seconds have passed since the first part, whatever has come in them."""
+        self._now = max(self._now, seconds)
 
     def _keep(self, answer: Any) -> None:
         for place, text in sse.answer_texts(answer):
@@ -74,27 +90,38 @@ class StreamCount:
 
     def counted(self, tokens: int) -> None:
         """The texts that were taken are so many tokens, and not as many as they have bytes."""
-        self._saved = max(0, self.text_bytes - tokens - MARKS * self._quote.answers)
+        self._saved = max(0, self.text_bytes - tokens)
 
     @property
     def overruns(self) -> bool:
         """Whether more has come than all tokens that were asked for can be: nothing holds this model back."""
         return self.arrived_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
 
-    def tokens(self, *, cut: bool, stopped: bool = False) -> int | None:
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether the model may have written what it has not sent: a tool call that comes whole, what it thinks.
+
+        Only a text that arrived just now, of the only answer, shows that all before it has arrived too.
+        """
+        silent_s = self._now - self._text_at
+        thinks = not self._shows_all and self._longest_pause_s > THINKS_FOR_S
+        return self._quote.answers > 1 or silent_s > NOTICES_AFTER_S or thinks
+
+    def tokens(self, *, cut: bool) -> int | None:
         """Output tokens of all answers, at most; None where what has come says nothing of what was written.
 
-        `cut`: the answer is not whole, and the model wrote on until it noticed. `stopped`: it was we who cut it, so
-        that a model which had only begun had not written more.
+        `cut`: the answer is not whole, and the model wrote on until it noticed.
         """
-        if self._hides or not (self.arrived_bytes or (stopped and self._has_begun)):
+        if self._hides or not self.arrived_bytes or (cut and self._keeps_back):
             return None
         written = self.arrived_bytes - self._saved
+        marks = MARKS * self._quote.answers + CALL_MARKS * self._calls
         written_on = 0
         if cut:
-            at_its_pace = written * NOTICES_AFTER_S / max(self._seconds, PACED_OVER_S)
+            unseen_s = self._now - self._text_at + NOTICES_AFTER_S
+            at_its_pace = written * unseen_s / max(self._text_at, PACED_OVER_S)
             written_on = max(UNTIL_IT_STOPS, math.ceil(at_its_pace))
-        return min(written + written_on, self.most_tokens)
+        return min(written + marks + written_on, self.most_tokens)
 
     def cost_nanos(self, tokens: int) -> int:
         """What the input and so many output tokens cost at most, in nanodollars."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llm.rules.answers import read_json
+
 # Names that answers of a model have, in whatever dialect. A page of a proxy, or an empty object, has none.
 _SIGNS = re.compile(
     rb"""["'](?:choices|usage|usage_info|message|content|delta|output|candidates|embedding|data|results|pages|text"""
@@ -11,9 +13,43 @@ _SIGNS = re.compile(
 )
 
 
+# How pages of HTML begin, once what is said of their kind is over.
+_PAGE = re.compile(
+    rb"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h1|center)\b", re.I | re.S
+)
+# A line of a stream, whose data nobody can read either.
+_LINE_START = re.compile(rb"^(?:data|event|id):\s*", re.M)
+_JSON_START = re.compile(r"""[\[{]\s*["\[{]""")
+# What somebody says who is no model: a few words, or a small object of them.
+_LONGEST_SENTENCE, _LONGEST_WORD = 200, 40
+_ONE_WORD = 16
+
+
 def shows_work(body: bytes) -> bool:
     """Whether a body with status 200 may be what is left of a model's answer, and so have cost money.
 
-    Nothing at all may be, too; a page in HTML, an empty object or a sentence is somebody else's answer.
+    Nothing at all may be, and whatever nobody can read; a page in HTML, an empty object or a sentence is somebody
+    else's answer.
     """
-    return not body.strip() or _SIGNS.search(body) is not None
+    said = body.strip()
+    if not said or _SIGNS.search(said) is not None:
+        return True
+    return _PAGE.match(said.removeprefix(b"\xef\xbb\xbf")) is None and not _is_sentence(said)
+
+
+def _is_sentence(said: bytes) -> bool:
+    """Whether a body is short, plain text, in words."""
+    try:
+        text = _LINE_START.sub(b"", said).decode().strip()
+    except UnicodeDecodeError:
+        return False
+    words = text.split()
+    if len(text) > _LONGEST_SENTENCE or not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return False
+    if _JSON_START.match(text) and read_json(text.encode()) is None:
+        # An answer, perhaps, that goes on where nobody saw it.
+        return False
+    if text.startswith("<") or '\\"' in text or not words:
+        # Markup of nobody knows what, or JSON inside a text.
+        return False
+    return max(map(len, words)) <= (_ONE_WORD if len(words) == 1 else _LONGEST_WORD)

@@ -23,7 +23,7 @@ LONGEST_TOKEN_BYTES = 256
 BEYOND_CONTEXT, BELOW_TEXT = "beyond_context", "below_text"
 
 # What a token costs that is written into a cache, in hundredths of an input token: for minutes, and for an hour.
-_WRITE_E2, _WRITE_1H_E2 = 125, 200
+WRITE_E2, WRITE_1H_E2 = 125, 200
 
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "prompt_eval_count")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count", "eval_count")
@@ -157,7 +157,7 @@ def anthropic_prompt(counted: Mapping[str, Any]) -> tuple[int, int] | None:
     if plain is None:
         return None
     written = max(written, for_minutes + for_an_hour)
-    weighted = -(-((written - for_an_hour) * _WRITE_E2 + for_an_hour * _WRITE_1H_E2) // 100)
+    weighted = -(-((written - for_an_hour) * WRITE_E2 + for_an_hour * WRITE_1H_E2) // 100)
     return plain + read + weighted, read
 
 
@@ -286,7 +286,7 @@ def _surcharge(block: Mapping[str, Any], prompt: int) -> int:
         # Its own count has it.
         return 0
     written = max(_counted_in(block, _INPUT_DETAILS, _WRITTEN), *(count(block.get(name)) or 0 for name in _WRITTEN))
-    return -(-min(written, prompt) * (_WRITE_E2 - 100) // 100)
+    return -(-min(written, prompt) * (WRITE_E2 - 100) // 100)
 
 
 def _said(block: Mapping[str, Any], names: Sequence[str]) -> int | None:

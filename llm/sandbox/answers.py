@@ -29,31 +29,6 @@ _WORDS = tuple(
     dates were checked twice and nothing looks out of place today.""".split()  # noqa: SIM905
 )
 
-# Fields that each route knows; any other one is a 422, as at the real service.
-CHAT_FIELDS = frozenset(
-    """model messages temperature top_p max_tokens stream stop random_seed metadata response_format tools tool_choice
-    presence_penalty frequency_penalty min_tokens repetition_penalty top_k logprobs top_logprobs prompt_logprobs
-    top_prompt_logprobs n prediction parallel_tool_calls reasoning_effort prompt_mode guardrails prompt_cache_key
-    service_tier safe_prompt""".split()  # noqa: SIM905
-)
-FIM_FIELDS = frozenset(
-    """model prompt suffix temperature top_p max_tokens stream stop random_seed metadata min_tokens
-    prompt_cache_key""".split()  # noqa: SIM905
-)
-EMBEDDING_FIELDS = frozenset("model input metadata output_dimension output_dtype encoding_format".split())  # noqa: SIM905
-MODERATION_FIELDS = frozenset("model input metadata".split())  # noqa: SIM905
-OCR_FIELDS = frozenset(
-    """model document pages include_image_base64 image_limit image_min_size bbox_annotation_format
-    document_annotation_format document_annotation_prompt table_format extract_header extract_footer include_blocks
-    confidence_scores_granularity id""".split()  # noqa: SIM905
-)
-MESSAGE_FIELDS: Mapping[str, frozenset[str]] = {
-    "system": frozenset({"role", "content"}),
-    "user": frozenset({"role", "content"}),
-    "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
-    "tool": frozenset({"role", "content", "tool_call_id", "name"}),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class SimulatedAnswer:

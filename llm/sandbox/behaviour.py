@@ -29,6 +29,8 @@ class Behaviour:
     zero_usage: bool = False
     # Something that is no JSON, with status 200.
     garbage: bool = False
+    # Its guardrails stop the prompt, where it was sent with any.
+    blocked: bool = False
     # Compressed, although nobody asked for it.
     gzip: bool = False
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from llm.sandbox import answers, wire
+from llm.sandbox import answers, requests, wire
 from llm.sandbox.behaviour import Behaviour, ControlError
 
 Scope = MutableMapping[str, Any]
@@ -203,34 +203,25 @@ class Sandbox:
             raise wire.SimulatedError(404, wire.error(404, "No such model or path"))
         return orjson.dumps(card)
 
-    def _served(self, body: Mapping[str, Any], *, known: frozenset[str], capability: str) -> str:
-        """The canonical id of the model asked for, after the checks that every route makes."""
-        for name in body:
-            if name not in known:
-                raise wire.unprocessable(
-                    ["body", name], "extra_forbidden", "Extra inputs are not permitted", body[name]
-                )
-        model = body.get("model")
-        if not isinstance(model, str):
-            raise wire.unprocessable(["body", "model"], "missing" if model is None else "string_type", "Field required")
+    def _served(self, body: Mapping[str, Any], *, capability: str) -> str:
+        """The canonical id of the model asked for."""
+        model = body["model"]
         served = self._ids.get(model)
         if served is None or not self._kinds[served].get(capability):
             raise wire.SimulatedError(400, wire.error(400, f"Invalid model: {model}", "invalid_model", "1500"))
-        limit = body.get("max_tokens")
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-            raise wire.unprocessable(["body", "max_tokens"], "int_type", "Input should be a valid integer", limit)
         return served
 
     def _chat(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:
-        model = self._served(body, known=answers.CHAT_FIELDS, capability="completion_chat")
-        wire.check_messages(body.get("messages"))
+        requests.check(body, requests.ChatRequest)
+        model = self._served(body, capability="completion_chat")
+        requests.check_conversation(body["messages"], body.get("tools") or ())
+        if behaviour.blocked and body.get("guardrails"):
+            raise wire.blocked(body["guardrails"])
         return self._complete(model, body, behaviour)
 
     def _fim(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:
-        model = self._served(body, known=answers.FIM_FIELDS, capability="completion_fim")
-        if not isinstance(body.get("prompt"), str):
-            raise wire.unprocessable(["body", "prompt"], "missing", "Field required")
-        return self._complete(model, body, behaviour)
+        requests.check(body, requests.FimRequest)
+        return self._complete(self._served(body, capability="completion_fim"), body, behaviour)
 
     def _complete(self, model: str, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:
         answer = answers.answer(body, output_tokens=behaviour.output, chunk_tokens=self.chunk_tokens)
@@ -244,7 +235,8 @@ class Sandbox:
         return orjson.dumps({**head, **used, "object": "chat.completion", "choices": choices})
 
     def _embed(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
-        model = self._served(body, known=answers.EMBEDDING_FIELDS, capability="embedding")
+        requests.check(body, requests.EmbeddingRequest)
+        model = self._served(body, capability="embedding")
         texts = answers.texts(body.get("input"))
         tokens = sum(-(-len(text.encode()) // 4) + 2 for text in texts)
         size, encoding = body.get("output_dimension"), body.get("encoding_format")
@@ -260,7 +252,15 @@ class Sandbox:
         return orjson.dumps({**head, "data": data, **_used(behaviour, answers.usage(tokens, 0))})
 
     def _moderate(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
-        model = self._served(body, known=answers.MODERATION_FIELDS, capability="moderation")
+        requests.check(body, requests.ModerationRequest)
+        return self._judge(body, behaviour)
+
+    def _moderate_chat(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
+        requests.check(body, requests.ChatModerationRequest)
+        return self._judge(body, behaviour)
+
+    def _judge(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
+        model = self._served(body, capability="moderation")
         names = ("sexual", "hate_and_discrimination", "violence_and_threats", "pii")
         result = {"categories": dict.fromkeys(names, False), "category_scores": dict.fromkeys(names, 0.001)}
         texts = answers.texts(body.get("input"))
@@ -269,7 +269,8 @@ class Sandbox:
         return orjson.dumps({**head, **_used(behaviour, usage)})
 
     def _ocr(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
-        model = self._served(body, known=answers.OCR_FIELDS, capability="ocr")
+        requests.check(body, requests.OcrRequest)
+        model = self._served(body, capability="ocr")
         listed = body.get("pages")
         document = body.get("document")
         single = isinstance(document, dict) and document.get("type") == "image_url"
@@ -282,7 +283,9 @@ class Sandbox:
         return orjson.dumps({"model": model, "pages": read, **used, "document_annotation": None})
 
     def _transcribe(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
-        model = self._served(body, known=frozenset(body), capability="audio_transcription")
+        if not body.get("model"):
+            raise wire.unprocessable(["body", "model"], "missing", "Field required")
+        model = self._served(body, capability="audio_transcription")
         if not any(body.get(name) for name in ("file", "file_url", "file_id")):
             raise wire.unprocessable(["body", "file"], "missing", "Field required")
         seconds = answers.audio_seconds(body.get("file") or b"")
@@ -391,7 +394,7 @@ _ROUTES: Mapping[str, Route] = {
     "/v1/fim/completions": Sandbox._fim,
     "/v1/embeddings": Sandbox._embed,
     "/v1/moderations": Sandbox._moderate,
-    "/v1/chat/moderations": Sandbox._moderate,
+    "/v1/chat/moderations": Sandbox._moderate_chat,
     "/v1/ocr": Sandbox._ocr,
     TRANSCRIPTIONS: Sandbox._transcribe,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -89,20 +89,6 @@ def _card(
     }
 
 
-def check_messages(messages: Any) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise unprocessable(["body", "messages"], "missing", "Field required")
-    for position, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else None
-        known = answers.MESSAGE_FIELDS.get(role) if isinstance(role, str) else None
-        if known is None:
-            raise unprocessable(["body", "messages", position], "union_tag_invalid", "Input tag is invalid", message)
-        for name in message:
-            if name not in known:
-                place = ["body", "messages", position, role, name]
-                raise unprocessable(place, "extra_forbidden", "Extra inputs are not permitted", message[name])
-
-
 def form(content_type: str, body: bytes) -> dict[str, Any]:
     """The fields of a form: texts, of a file its bytes."""
     fields: dict[str, Any] = {}
@@ -131,6 +117,11 @@ def unprocessable(place: list[Any], kind: str, message: str, value: Any = None) 
     return SimulatedError(422, {"detail": [{"type": kind, "loc": place, "msg": message, "input": value}]})
 
 
+def refused(message: str, kind: str, code: str) -> SimulatedError:
+    """A 400 in the shape and with the codes of the real one."""
+    return SimulatedError(400, error(400, message, kind, code))
+
+
 def error(status: int, message: str, kind: str = "", code: str | None = None) -> dict[str, Any]:
     return {
         "object": "error",
@@ -146,6 +137,9 @@ def failure(status: int) -> SimulatedError:
     """The refusal that was asked for; a 429 says when to come back."""
     if status == 401:
         return SimulatedError(401, {"detail": "Unauthorized"})
+    if status == 403:
+        # Of a key that may not use what it asks for. A guardrail's is `blocked`.
+        return SimulatedError(403, error(403, "This API key has no permission for this model.", "permission_denied"))
     if status == 429:
         headers = [
             (b"retry-after", b"1"),
@@ -154,3 +148,14 @@ def failure(status: int) -> SimulatedError:
         ]
         return SimulatedError(429, error(429, "Rate limit exceeded", code="1300"), headers)
     return SimulatedError(status, error(status, f"Simulated failure with status {status}"))
+
+
+def blocked(guardrails: Sequence[Mapping[str, Any]]) -> SimulatedError:
+    """What a guardrail that stops a prompt answers.
+
+    https://docs.mistral.ai/resources/deprecated/guardrailing/mistral_moderation_2411
+    """
+    name = next((name for each in guardrails for name in each if name.startswith("moderation")), "moderation_llm_v2")
+    result = {"decisions": {"sexual": {"threshold": 0.1, "score": 0.3, "violated": True}}, "violated": True}
+    said = {"error": {"message": "Content blocked by guardrail", "status": 403}}
+    return SimulatedError(403, {**said, "guardrails": {"results": {name: {**result, "action": "block"}}}})

@@ -7,6 +7,7 @@ never in a record. Observers are called after the answer has been sent; what goe
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # The conventions' names where they differ from ours.
 _PROVIDERS = {"mistral": "mistral_ai", "mistral-eu": "mistral_ai", "mistral-us": "mistral_ai"}
+# W3C Trace Context; a version after 00 may have more behind it, which nobody reads.
+_TRACE_CONTEXT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
 _OPERATIONS = {
     "chat": "chat",
     "fim": "text_completion",
@@ -79,6 +82,11 @@ class Attempt:
             "spend_governor.cost.certainty": self.certainty,
         }
         return {name: value for name, value in found.items() if value != ""}
+
+
+def trace_context(header: str) -> str:
+    """A `traceparent` header as far as it is one; empty where it is not."""
+    return header if _TRACE_CONTEXT.fullmatch(header) else ""
 
 
 Observer = Callable[[Attempt], None]

@@ -81,7 +81,8 @@ class Tokenizers:
             return work()
         counting = asyncio.get_running_loop().run_in_executor(self._thread, work)
         try:
-            return await asyncio.wait_for(counting, PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                return await counting
         except TimeoutError:
             return None
 

@@ -208,6 +208,18 @@ class TestDatabase:
         assert found["CONN_HEALTH_CHECKS"] is True
 
     @pytest.mark.parametrize(
+        ("query", "options"),
+        [
+            ("", "-c idle_in_transaction_session_timeout=30s"),
+            ("?options=-c%20work_mem%3D64MB", "-c idle_in_transaction_session_timeout=30s -c work_mem=64MB"),
+        ],
+    )
+    def test_parameters_of_the_url_come_after_ours(self, query: str, options: str, tmp_path: Path) -> None:
+        found = environment.database(env(DATABASE_URL=f"postgres://u:p@db/money{query}"), var_dir=tmp_path)
+
+        assert found["OPTIONS"]["options"] == options
+
+    @pytest.mark.parametrize(
         "raw",
         [
             "mysql://u:hunter2@db/money",

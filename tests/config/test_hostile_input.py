@@ -15,7 +15,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from tests import factories as make
 
 UUID = "019a0000-0000-7000-8000-000000000000"
-IDS = {"int": "1", "uuid": UUID, "slug": "acme", "path": "mistral-small-latest"}
+IDS = {"int": "1", "uuid": UUID, "str": UUID, "slug": "acme", "path": "mistral-small-latest"}
 HUGE = "9" * 5_000
 # Nothing that may be wrong with a request makes these read a query or a body.
 UNREAD = re.compile(r"^api/(schema|docs|redoc|health.*|webhooks/.*)$")

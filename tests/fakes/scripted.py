@@ -34,18 +34,19 @@ class Seen:
 class Fake:
     """An ASGI application. `next` takes the place of the next answers: (status, headers, body or pieces of a stream).
 
-    A piece that is None breaks the connection off; `pause_s` goes between pieces.
+    A piece that is None breaks the connection off; `pause_s` goes between pieces, `head_after_s` before an answer.
     """
 
     key: str = "sk-the-provider's-own-key"
     seen: list[Seen] = field(default_factory=list)
     next: deque[tuple[int, dict[str, str], Any]] = field(default_factory=deque)
     pause_s: float = 0.0
+    head_after_s: float = 0.0
 
     def forget(self) -> None:
         self.seen.clear()
         self.next.clear()
-        self.pause_s = 0.0
+        self.pause_s = self.head_after_s = 0.0
 
     def error(self, refused: Refused) -> dict[str, Any]:
         raise NotImplementedError
@@ -63,6 +64,7 @@ class Fake:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         seen = Seen(scope["path"], headers, json.loads(data) if data else {})
         self.seen.append(seen)
+        await asyncio.sleep(self.head_after_s)
         try:
             said = self.answer(seen.path, headers, seen.body)
         except Refused as refused:

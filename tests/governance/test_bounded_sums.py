@@ -45,8 +45,8 @@ def sql(statement: str, *params: Any) -> None:
 
 
 def migrate(*name: str) -> None:
-    """To the migration of that name, or the last one."""
-    call_command("migrate", "governance", *name, verbosity=0, stdout=io.StringIO())
+    """To the migration of that name, or all to their last: other apps' went back with it."""
+    call_command("migrate", *(("governance", *name) if name else ()), verbosity=0, stdout=io.StringIO())
 
 
 @pytest.fixture

@@ -3,16 +3,17 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.db.models import Q
 from django.utils import timezone
 
 from billing.accounts import sync
 from billing.inbox import store
 from billing.models import StripeEvent
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Handle the Stripe events that wait, and sync the customers whose period has ended. Exits 1 if events fail."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -4,15 +4,16 @@ import json
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from billing.inbox import catch_up, store
 from billing.management import arguments
 from billing.stripe_api import client
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Fetch the events that never came as a webhook, and handle them. Stripe lists events of 30 days; beat does this"
         " every hour. Exit status 1 where an event could not be handled (it is tried again)."

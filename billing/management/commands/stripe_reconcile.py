@@ -3,14 +3,15 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from billing.inbox import catch_up
 from billing.stripe_api import client
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Read every customer and subscription anew from Stripe, write what follows, and print what differed. A second"
         " run finds nothing. Without STRIPE_SECRET_KEY what was said last is computed anew. Beat does this each night."

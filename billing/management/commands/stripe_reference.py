@@ -4,16 +4,17 @@ import getpass
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from billing.accounts import binding, references
 from governance.actions import tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.rules.errors import FieldError
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Make a signed reference for a payment link, pricing table or buy button: whoever pays with it first"
         f" pays for the tenant. It is good for {references.LIFE.days} days. Nothing is sent to Stripe."

@@ -5,16 +5,17 @@ import json
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from billing.inbox import catch_up, store
 from billing.management import arguments
 from billing.models import StripeEvent
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Handle events of the inbox again: by id, by type, by when they came, or those that were put aside after too"
         " many tries. Handling an event twice does nothing more. Exit status 1 where one could not be handled."

@@ -5,14 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from billing.inbox import endpoint
 from billing.inbox.endpoint import Setup
 from billing.stripe_api import client
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Make or mend the webhook endpoint at Stripe: the pinned API version and exactly the events that are used."
         " A new endpoint's secret is printed once. A second run does nothing. Exit status 1 where something is wrong"

@@ -8,12 +8,13 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from config import demo
 from governance import ledger
 from governance.actions import tenancy
+from governance.management.terminal import TerminalCommand
 from governance.models import Agent, ApiKey
 from governance.models.tenancy import Role, digest_of
 
@@ -23,7 +24,7 @@ CURL = """curl -s {url}/v1/chat/completions \\
   -d '{{"model": "mistral-small-latest", "max_tokens": 100, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Add three tenants with agents, budgets, keys and thirty days of spend, and an operator for the console. "
         "A second run adds nothing and prints the same login and keys."

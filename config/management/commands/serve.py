@@ -11,15 +11,16 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from config.installation import INSTALLED
 from config.supervisor import Child, PortTaken, StartFailed, Supervisor, answers, claim, free_port
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Run the product on this machine in the foreground: web, worker with its schedule and, with DEBUG "
         "and without MISTRAL_API_KEY, a simulated Mistral. Ends cleanly on SIGINT and SIGTERM."

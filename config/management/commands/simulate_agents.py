@@ -6,15 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from config import simulation
 from config.simulation import Seen, Tally
+from governance.management.terminal import TerminalCommand
 
 ROW = "{agent:<18} {asked:<22} {served:<22} {outcome:<8} {cost:>12} {remaining:>14}  {state}"
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Let the demo's agents call the running product through Mistral's own client, and print what happens to each "
         "call. One of them runs away, and is warned, moved to a cheaper model and stopped. Run seed_demo first."

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance import ledger
 from governance.actions import tenancy
+from governance.management.terminal import TerminalCommand
 from governance.models import ApiKey
-from governance.rules import money, policy, refusals
+from governance.rules import money, names, policy, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Downgrade, Reason, State, WindowView, fixed
 from governance.rules.errors import FieldError
@@ -24,11 +25,12 @@ BLOCKED = (
     Reason.TENANT_SUSPENDED,
     Reason.AGENT_PAUSED,
     Reason.KEY_INVALID,
+    Reason.TOO_MANY_NAMES,
 )
 COLUMNS = ("scope", "window", "state", "spent", "reserved", "limit", "remaining", "resets_at")
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Show the budgets that govern a caller; with --cost, what would be decided about such a call. Nothing is held"
         " or written. Exit status 0 when all is well (with --cost: allowed as it is), 1 when a budget is warned or"
@@ -38,7 +40,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--tenant", required=True, help="the tenant's slug")
-        for name in ("agent", "user", "session", "task"):
+        for name in names.OF_A_CALL:
             parser.add_argument(f"--{name}", default="", help=f"the {name} the call names")
         parser.add_argument("--key", default="", help="the prefix of the API key")
         parser.add_argument("--cost", help="dollars that the call costs at most: decide about it")
@@ -69,12 +71,11 @@ class Command(BaseCommand):
             sys.exit(status)
 
     def _print(self, decision: Decision, *, asked: bool) -> None:
-        rows = [COLUMNS, *(tuple(_row(view).values()) for view in decision.views)]
-        widths = [max(len(str(row[place] or "-")) for row in rows) for place in range(len(COLUMNS))]
+        shown = [[names.printable(str(cell or "-")) for cell in _row(view).values()] for view in decision.views]
+        rows = [COLUMNS, *shown]
+        widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
         for row in rows if decision.views else []:
-            self.stdout.write(
-                "  ".join(str(cell or "-").ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            )
+            self.stdout.write("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
         if not decision.views:
             self.stdout.write("No budget governs this caller.")
         if asked:
@@ -90,7 +91,7 @@ def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
     known = ApiKey.objects.filter(tenant=owner, prefix=key).first() if key else None
     if key and known is None:
         raise FieldError("key", f"{tenant} has no key {key!r}.")
-    named = {name: options[name] for name in ("agent", "user", "session", "task")}
+    named = {name: names.of_call(name, options[name]) for name in names.OF_A_CALL}
     return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=key, **named)
 
 

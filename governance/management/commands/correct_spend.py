@@ -5,19 +5,20 @@ import json
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
 from governance.actions import corrections
 from governance.audit import Actor
 from governance.ledger.results import LedgerError
+from governance.management.terminal import TerminalCommand
 from governance.models import SpendEntry
 from governance.rules import money
 from governance.rules.errors import FieldError, NotOpen
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Say what a call truly cost, or that it cost nothing: the difference to what it is charged at is posted, and"
         " audited. Exits with 1 where it cannot be said of that line."

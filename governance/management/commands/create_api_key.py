@@ -5,18 +5,20 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
 from governance.actions import tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role
+from governance.rules import names
 from governance.rules.errors import FieldError, Unknown
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Issue an API key and print it: it is shown here and never again."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -60,7 +62,13 @@ def issue(
     text, key = tenancy.issue_key(
         role=role, tenant=owner, agent=bound, name=name, expires_at=expires_at, by=by, now=now
     )
-    return {"key": text, "prefix": key.prefix, "tenant": tenant or None, "agent": agent or None, "role": role}
+    return {
+        "key": text,
+        "prefix": key.prefix,
+        "tenant": tenant or None,
+        "agent": bound.slug if bound else None,
+        "role": role,
+    }
 
 
 def _tenant(slug: str, create: bool, by: Actor) -> Tenant:
@@ -70,7 +78,7 @@ def _tenant(slug: str, create: bool, by: Actor) -> Tenant:
 
 
 def _agent(tenant: Tenant, slug: str, create: bool, by: Actor) -> Agent:
-    if create and not Agent.objects.filter(tenant=tenant, slug=slug).exists():
+    if create and not Agent.objects.filter(tenant=tenant, slug=names.checked("agent", slug)).exists():
         return tenancy.create_agent(tenant=tenant, slug=slug, by=by, now=timezone.now())
     return tenancy.agent_named(tenant, slug)
 

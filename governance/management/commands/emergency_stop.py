@@ -4,16 +4,17 @@ import getpass
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.actions import stops, tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Agent, EmergencyStop, Tenant
 from governance.rules.errors import Conflict, FieldError, NotOpen
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Refuse every call of an agent, a tenant or, with neither, of everybody from now on, and cut the running "
         "ones; or lift such a stop. Exits with 1 where it is stopped, or lifted, already."

@@ -3,14 +3,15 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from governance import ledger
+from governance.management.terminal import TerminalCommand
 from governance.models import Reservation
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Charge reservations whose time ran out, as estimates. Beat does this every 15 seconds."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -7,17 +7,18 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.rules import money
 from governance.rules.errors import FieldError
 from governance.upkeep import retention
 from governance.upkeep.reconcile import silence
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Delete ledger entries and resolved reservations of long ago, in batches; the hourly sums stay. Each hour is"
         " proved first: exit status 1, and the drift printed, where a rollup is not the sum of its entries. May be"

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.audit import Actor
 from governance.management import arguments
+from governance.management.terminal import TerminalCommand
 from governance.rules import judgement as rules
 from governance.rules.judgement import Judgement, Silence, WrongPeriod
 from governance.upkeep import judgement, reconcile
@@ -22,7 +23,7 @@ DRIFTED, SILENT, DISAGREES = 1, 3, 4
 NUMBERS = frozenset({"ledger", "reported", "difference", "lines", "amount"})
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Check the ledger's invariants and print every figure that has drifted, to the nanodollar. Nothing is repaired"
         " unless --repair is given. Then compare its days with what providers report, where they do, and tell what"

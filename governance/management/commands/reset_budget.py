@@ -4,17 +4,18 @@ import getpass
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.actions import budgets
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Budget, BudgetWindow, ScopeType
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Close a budget's open window with a reason and open a new one now. History is kept."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -27,7 +28,10 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print {budgets, closed, opened}")
 
     def handle(self, *, reason: str, dry_run: bool, **options: Any) -> None:
-        found = self._budgets(**options)
+        try:
+            found = self._budgets(**options)
+        except FieldError as error:
+            raise CommandError(f"--{error.field}: {error.message}") from error
         if dry_run:
             closed = opened = BudgetWindow.objects.filter(budget__in=found, closed_at=None).count()
         else:
@@ -50,7 +54,7 @@ class Command(BaseCommand):
         found = Budget.objects.filter(scope_type=scope).select_related("tenant")
         found = found.filter(tenant__slug=tenant) if tenant else found.filter(tenant=None)
         if scope not in (ScopeType.TENANT, ScopeType.PLATFORM) or key:
-            found = found.filter(scope_key=key)
+            found = found.filter(scope_key__in=names.spellings_of_key(key, field="key"))
         if window:
             found = found.filter(window=window)
         if not found:

@@ -5,17 +5,18 @@ import json
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.actions import reviews, tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import PendingReport
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "List the reports of spend that wait for an operator, or accept or reject some of them. Exits with 1 where one"
         " of them cannot be decided; the others are. Each decision is audited."
@@ -79,8 +80,8 @@ class Command(BaseCommand):
             claimed = money.format_dollars(row.cost_nanos)
             status = "would be decided" if would else row.status
             self.stdout.write(
-                f"{row.pk} {status}: {who}, ${money.format_dollars(row.waiting_nanos)} of ${claimed}"
-                f" for {row.model_served or 'no model'}, reported {row.reported_at:%Y-%m-%d %H:%M} UTC"
+                f"{row.pk} {status}: {names.printable(who)}, ${money.format_dollars(row.waiting_nanos)} of ${claimed}"
+                f" for {names.printable(row.model_served) or 'no model'}, reported {row.reported_at:%Y-%m-%d %H:%M} UTC"
             )
 
 

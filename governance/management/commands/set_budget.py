@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
 from governance.actions import budgets, tenancy
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from governance.models import Budget, ScopeType
 from governance.rules import money, policy
 from governance.rules.errors import Conflict, FieldError
@@ -29,7 +30,7 @@ OPTIONS = {
 }
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Create a budget, or change the one its scope and window have already. What is not given stays as it is;"
         " a new budget needs --limit. Takes hold at once, and is audited."

@@ -5,20 +5,22 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
+from django.db.models import Q
 
 from governance.actions import tenancy
 from governance.api import tables
 from governance.management import arguments
+from governance.management.terminal import TerminalCommand
 from governance.queries import spend
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import FieldError
 
 MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
 NUMBERS = frozenset(MEASURES)
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Sum up what was spent, by tenant, agent, provider, model, hour, day or month. Times are UTC."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -40,8 +42,8 @@ class Command(BaseCommand):
         period = spend.TimeRange(arguments.moment("from", since), arguments.moment("to", until))
         if period.starts_at and period.ends_at and period.ends_at <= period.starts_at:
             raise CommandError("--to: must be later than --from")
-        reader = _reader(options["tenant"], options["agent"])
-        rows = [_row(row) for row in spend.summary(group_by=groups, reader=reader, period=period)]
+        reader, where = _asked(options["tenant"], options["agent"])
+        rows = [_row(row) for row in spend.summary(group_by=groups, reader=reader, period=period, where=where)]
         total = _total(groups, rows)
         if options["json"]:
             self.stdout.write(json.dumps({"from": since, "to": until, "results": rows, "total": total}))
@@ -54,7 +56,7 @@ class Command(BaseCommand):
             self.stdout.write("Nothing was spent.")
 
     def _table(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        cells = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
+        cells = [columns, *([names.printable(str(row.get(name, ""))) for name in columns] for row in rows)]
         widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
         for line in cells:
             self.stdout.write(
@@ -73,12 +75,13 @@ def _groups(by: str) -> list[str]:
     return groups
 
 
-def _reader(tenant: str, agent: str) -> spend.Reader:
+def _asked(tenant: str, agent: str) -> tuple[spend.Reader, Q]:
     try:
         owner = tenancy.tenant_named(tenant) if tenant else None
+        where = Q(agent__in=names.spellings("agent", agent)) if agent else Q()
     except FieldError as error:
         raise CommandError(f"--{error.field}: {error.message}") from error
-    return spend.Reader(tenant=owner, agent=agent)
+    return spend.Reader(tenant=owner), where
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from governance.management.terminal import TerminalCommand
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.rules import routing_yaml
@@ -18,7 +19,7 @@ from llm.state import routing
 PICOS_PER_DOLLAR_A_MILLION = 1_000_000
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Say what a routing file means: its models with their prices, its strategies and chains; or where it is wrong,"
         " and what would be right. Nothing is written. Exit status 1 where the file cannot be used."

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from governance.audit import Actor
+from governance.management.terminal import TerminalCommand
 from llm.catalogue import comparison, prices, seed
 from llm.catalogue.comparison import Difference
 from llm.management.commands.reprice import moment
@@ -18,7 +19,7 @@ DIFFERS, FAILED = 1, 2
 NOTHING_TO_APPROVE = "nothing differs there"
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Compare our prices with another source's: the package genai-prices, or a CSV file in the form of"
         " llm/data/mistral_prices.csv. Nothing is taken over but what is approved; ours are superseded, never"

@@ -5,19 +5,20 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from governance.audit import Actor
 from governance.console.display import subject_name
+from governance.management.terminal import TerminalCommand
 from governance.rules import money
 from governance.rules.errors import FieldError
 from llm.catalogue import prices, repricing
 from llm.catalogue.repricing import RepricingResult
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Charge the calls of a model again, after a wrong price of it was superseded: the differences are posted as"
         " adjustments, each call's once. Without --apply nothing is written: it says what would change, for whom, and"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import uvicorn
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from governance.management.terminal import TerminalCommand
 from llm.sandbox import ControlError, Sandbox
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Run a simulated Mistral: the real wire format, no key and no cost. Ends on SIGINT and SIGTERM."
     requires_system_checks: list[str] = []
     requires_migrations_checks = False

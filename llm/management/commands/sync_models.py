@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from governance.management.terminal import TerminalCommand
 from llm.catalogue import sync
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Take Mistral's list of models into the catalogue: aliases, deprecations, context lengths; new models as"
         " previews, which are not served. Beat does it every night. Exit status 1 where the list could not be had."

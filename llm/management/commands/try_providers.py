@@ -5,14 +5,15 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from governance.management.terminal import TerminalCommand
 from llm.providers import trial
 
 FAILED = 1
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Try every provider that has a key, from the environment or the console: list its models, call none. Writes"
         " and costs nothing. Exit status 0 when all work, 1 when one does not."

@@ -221,7 +221,7 @@ class TestOfHeldCalls:
         settings.REPORT_REVIEW_ABOVE = Decimal("1")
         found = [claimed(id, "0.70") for id in [held("0.10") for _ in range(3)]]
         assert [type(each).__name__ for each in found] == ["SettleResult", *["PendingReport"] * 2]
-        assert recorded(reported("0.40"))
+        assert recorded(reported("0.30"))
         assert not recorded(reported("0.01"))
 
     def test_a_repeat_is_the_same_report_and_another_figure_is_not(self) -> None:

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import uuid_utils.compat as uuids
 from django.db import connection
+from django.test import Client
 
 from governance import ports
-from governance.models import Budget, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Budget, BudgetWindow, PendingReport, Reservation, SpendEntry, SpendRollup
 from governance.rules import money
 from governance.upkeep import reconcile
 from tests import factories
@@ -223,3 +225,22 @@ def test_many_full_hours_can_still_be_summed_up(operator: Api) -> None:
         assert (summary.status_code, summary.json()["total"]) == (200, "12000000000.00")
         assert operator.get("/api/spend/summary", group_by="agent").status_code == 200
         cursor.execute("UPDATE governance_spendrollup SET cost_nanos = 1")
+
+
+def test_any_number_of_waiting_reports_can_be_summed_up(
+    agent: Api, operator: Api, admin_client: Client, settings: Any
+) -> None:
+    """Each is within its bound, and 64 bits hold 922 of the largest."""
+    factories.budget("10")
+    most = str(money.MAX_AMOUNT_NANOS // money.NANOS_PER_DOLLAR)
+    assert agent.post("/api/spend", {"request_id": "first", "cost": most}).status_code == 409
+    [row] = PendingReport.objects.all()
+    fields = {field.attname: getattr(row, field.attname) for field in PendingReport._meta.concrete_fields}
+    PendingReport.objects.bulk_create(
+        PendingReport(**fields | {"id": uuids.uuid7(), "request_id": f"r-{number}"}) for number in range(930)
+    )
+    settings.METRICS_TOKEN = "t0k"
+    assert agent.post("/api/spend", {"request_id": "one-more", "cost": most}).status_code == 409
+    metrics = operator.client.get("/metrics", headers={"authorization": "Bearer t0k"})
+    assert (metrics.status_code, b"spend_governor_reports_waiting_dollars 9.32e+09" in metrics.content) == (200, True)
+    assert admin_client.get("/admin/").status_code == 200

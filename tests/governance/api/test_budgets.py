@@ -213,6 +213,27 @@ def test_delete_removes_a_budget_without_history_and_disables_one_with(operator:
     assert (kept.status_code, kept.json()["enabled"]) == (200, False)
 
 
+def test_a_budget_that_was_deleted_can_be_made_anew_and_forgets_nothing(operator: Api) -> None:
+    made = operator.post("/api/budgets", {**BODY, "downgrade_rules": [], "disabled_tools": ["browse"]}).json()
+    spend("1", agent="invoices")
+    for _ in range(2):
+        assert operator.delete(f"/api/budgets/{made['id']}").json()["enabled"] is False
+        anew = operator.post("/api/budgets", {**BODY, "limit": "3.00"})
+        assert anew.status_code == 201, anew.json()
+        found = operator.get(f"/api/budgets/{anew.json()['id']}").json()
+        assert (found["enabled"], found["limit"], found["spent"]) == (True, "3.00", "1.00")
+        # Nothing is left of its old policy.
+        assert found["disabled_tools"] == BODY["disabled_tools"]
+    assert operator.post("/api/budgets", BODY).status_code == 409
+
+
+def test_one_that_was_only_switched_off_is_there_still(operator: Api) -> None:
+    made = operator.post("/api/budgets", BODY).json()
+    spend("1", agent="invoices")
+    assert operator.patch(f"/api/budgets/{made['id']}", {"enabled": False}).status_code == 200
+    assert operator.post("/api/budgets", BODY).status_code == 409
+
+
 def test_readers_see_their_own_budgets_and_their_own_figures_alone(
     operator: Api, tenant: Api, agent: Api, stranger: Api
 ) -> None:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing.models import Plan
 from governance.actions import allowances, rate_limits, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, PendingReport, Reservation, SpendEntry
+from governance.models import AuditEntry, PendingReport, RefusedCall, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -62,6 +62,8 @@ TABLE: dict[str, Answers] = {
     "post allowances/<int:id>/end": operators(200),
     "post decisions": (400, 400, 400, 400, 400, 401),
     "get reconciliation": STAFF_READ,
+    "get refusals": ALL_READ,
+    "get refusals/<str:request_id>": OWN_READ,
     "post reservations": (400, 403, 400, 400, 400, 401),
     "get reservations/<uuid:id>": OWN_READ,
     "post reservations/<uuid:id>/settle": (400, 403, 400, 400, 404, 401),
@@ -155,6 +157,7 @@ def objects(db: None) -> dict[str, Any]:
         "reservations": held(now),
         "spend": estimated(now),
         "spend/reviews": waiting(now),
+        "refusals": refused(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rate_limits.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
@@ -184,6 +187,13 @@ def estimated(now: datetime) -> UUID:
         tenant=factories.tenant(), cost_nanos=1, certainty="estimated", occurred_at=now, recorded_at=now
     )
     return row.pk
+
+
+def refused(now: datetime) -> str:
+    row = RefusedCall.objects.create(
+        request_id="r-1", tenant=factories.tenant(), agent="invoices", reason="paused", status=403, refused_at=now
+    )
+    return row.request_id
 
 
 def waiting(now: datetime) -> UUID:

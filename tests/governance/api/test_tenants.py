@@ -127,3 +127,14 @@ def test_a_bad_key_is_a_400_that_names_the_field(operator: Api, body: dict[str, 
     factories.agent()
     response = operator.post("/api/keys", body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_a_rotated_key_ends_when_the_old_one_would_have(operator: Api, agent: Api) -> None:
+    assert agent.key is not None
+    ends_at = timezone.now() + timedelta(days=3)
+    ApiKey.objects.filter(pk=agent.key.pk).update(expires_at=ends_at)
+    fresh = operator.post(f"/api/keys/{agent.key.pk}/rotate", {}).json()
+    assert ApiKey.objects.get(pk=fresh["id"]).expires_at == ends_at
+    # Also where the old one is in its grace, and was rotated before.
+    again = operator.post(f"/api/keys/{agent.key.pk}/rotate", {}).json()
+    assert ApiKey.objects.get(pk=again["id"]).expires_at == ApiKey.objects.get(pk=agent.key.pk).expires_at

@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
-from django.db import IntegrityError, OperationalError
+from django.db import IntegrityError, OperationalError, transaction
 
 from governance import ledger
 from governance.audit import Actor
 from governance.ledger import book, sql
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
+from governance.ledger.results import HoldBeyondBound, RequestIdReused
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
+from governance.rules.reports import OWN_VERSION, ReportTrust
 from governance.upkeep import retention
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -405,6 +408,44 @@ def test_a_call_that_is_reported_twice_at_the_same_moment_counts_once(monkeypatc
     ours = ledger.record(make.reporting("0.20", request_id="r1"), now=NOON)
     assert (ours.entry_id, ours.cost_nanos, ours.duplicate) == (theirs.entry_id, nanos("0.10"), True)
     assert window().settled_nanos == nanos("0.10")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_report_under_the_id_that_another_agent_takes_at_that_moment_is_refused(monkeypatch):
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10", by=make.caller(agent="a"), request_id="r1"), now=NOON)
+    missed_once(monkeypatch, "reported", {})
+    trust = ReportTrust(make.tenant().pk, 0, agent_is_fixed=True)
+    with pytest.raises(RequestIdReused):
+        ledger.record(make.reporting("0.20", by=make.caller(agent="b"), request_id="r1", trust=trust), now=NOON)
+    assert window().settled_nanos == nanos("0.10")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_within_another_transaction_such_a_race_is_for_whoever_began_it(monkeypatch):
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10", request_id="r1"), now=NOON)
+    missed_once(monkeypatch, "reported", {})
+    with pytest.raises(IntegrityError), transaction.atomic():
+        ledger.apply_within([make.reporting("0.10", request_id="r1")], now=NOON)
+    assert window().settled_nanos == nanos("0.10")
+
+
+def test_more_holds_than_are_looked_at_once_expire_all_the_same():
+    make.budget("1.00")
+    for _ in range(3):
+        ledger.reserve(make.reserving("0.10"), now=NOON)
+    assert ledger.expire_due(now=NOON + timedelta(hours=1), limit=2) == 3
+
+
+def test_only_an_agents_own_holds_count_as_claims():
+    make.budget("10", scope_type="platform")
+    trust = ReportTrust(make.tenant().pk, nanos("1"))
+    ids = [UUID(int=OWN_VERSION << 76 | 2 << 62 | n) for n in range(3)]
+    own = [replace(make.reserving("0.50", id=id), trust=trust) for id in ids]
+    # All in one batch, beside a call of the gateway.
+    found = ledger.apply([make.reserving("5"), *own], now=NOON)
+    assert [getattr(each, "allowed", type(each)) for each in found] == [True, True, True, HoldBeyondBound]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -9,6 +9,7 @@ import pytest
 from governance.rules import refusals
 from governance.rules.buckets import Amount, BucketView, Ceilings
 from governance.rules.decision import Action, Decision, Policy, Reason, WindowView
+from governance.rules.visibility import Audience
 from tests.factories import NOON, nanos
 
 
@@ -75,7 +76,7 @@ def test_the_message_names_the_budget_the_limit_or_the_model(reason: Reason, mes
 
 def test_the_end_of_a_window_is_said_and_its_figures_only_where_they_may_be() -> None:
     decision = Decision(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, because=window(ends=True))
-    found = refusals.refusal(decision, over_budget_status=402, show_amounts=False)
+    found = refusals.refusal(decision, over_budget_status=402, audience=Audience(is_tenants=True, show_amounts=False))
     assert found.message == "The budget is used up: tenant:acme per billing cycle, until 2026-03-10T12:00:00Z."
 
 

@@ -66,12 +66,3 @@ def test_without_such_a_budget_the_wider_ones_and_what_is_left_of_a_days_bound_i
     views: list[tuple[str, int]], left: int, expected: ReportBound
 ) -> None:
     assert bound_of([view(*each) for each in views], unbudgeted_left_nanos=left) == expected
-
-
-def test_a_tenant_may_see_the_figures_of_no_wider_scope() -> None:
-    assert [ReportBound(1, scope).is_own for scope in ("", "tenant:x", "user:y", "platform")] == [
-        True,
-        True,
-        True,
-        False,
-    ]

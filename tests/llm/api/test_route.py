@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
 from governance.models import SpendEntry
 from llm.api import route
 from llm.gateway import inside
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import nothing_is_held
+from tests.llm.gateway.test_odd_answers import plain
 from tests.product import Product
 
 PROMPT = "Which invoices are overdue?"
@@ -56,6 +62,8 @@ def test_messages_go_as_they_are(product: Product, key: str) -> None:
         ({"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt"),
         ({}, "prompt"),
         ({"messages": [{"role": "user"}, {"role": "nobody", "content": "Hi"}]}, "messages"),
+        ({"messages": [{"content": "Hi"}]}, "messages"),
+        ({"messages": [{}]}, "messages"),
         ({"prompt": PROMPT, "max_tokens": 0}, "max_tokens"),
         ({"prompt": PROMPT, "strategy": "quality", "model": "mistral-small-latest"}, "model"),
         ({"prompt": PROMPT, "temprature": 1}, "temprature"),
@@ -66,6 +74,49 @@ def test_a_mistake_is_named(product: Product, key: str, fields: dict[str, Any], 
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].startswith(param)
     assert not product.sandbox.requests
+
+
+def called_with(arguments: str) -> str:
+    """The field of a model that calls a function."""
+    call = f'{{"id": "abcdefghi", "function": {{"name": "f", "arguments": {arguments}}}}}'
+    return f'"messages": [{{"role": "assistant", "content": "a", "tool_calls": [{call}]}}]'
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ('"prompt": "a\\ud800"', "prompt"),
+        ('"messages": [{"role": "user", "content": "a\\ud800"}]', "messages.0.content"),
+        (
+            '"messages": [{"role": "user", "content": [{"type": "text", "text": "\\udfff"}]}]',
+            "messages.0.content.0.text",
+        ),
+        ('"messages": [{"role": "user", "content": "a", "\\ud800": 1}]', "messages.0"),
+        (called_with('"\\ud800"'), "messages.0.tool_calls.0.function.arguments"),
+        (called_with('{"x": "\\ud800"}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with('{"\\ud800": 1}'), "messages.0.tool_calls.0.function.arguments"),
+        (called_with(f'{{"x": {2**64}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with(f'{{"x": {-(2**63) - 1}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with(f'{{"x": {"[" * 300 + "]" * 300}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (f'"prompt": "a", "max_tokens": {2**64}', "max_tokens"),
+        (f'"prompt": "a", "max_tokens": {2**63}', "max_tokens"),
+    ],
+)
+def test_what_cannot_be_sent_on_is_named(product: Product, key: str, fields: str, param: str) -> None:
+    sent = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    response = httpx.post(product.url + "/api/llm/route", content=f"{{{fields}}}", headers=sent, timeout=30)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].startswith(param)
+    assert not product.sandbox.requests
+
+
+def test_what_can_be_sent_on_goes_on(product: Product, key: str) -> None:
+    for value in (2**64 - 1, -(2**63), "\0", "\U0001f600"):
+        [message] = json.loads(f"{{{called_with(json.dumps({'x': value}))}}}")["messages"]
+        called = {"role": "tool", "tool_call_id": "abcdefghi", "content": "ok"}
+        messages = [{"role": "user", "content": PROMPT}, message, called]
+        response = product.post("/api/llm/route", key, messages=messages, model="mistral-small-latest", max_tokens=5)
+        assert response.status_code == 200, response.text
 
 
 def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:
@@ -109,3 +160,27 @@ def test_an_answer_that_never_ends_is_given_up(product: Product, key: str, monke
     monkeypatch.setattr(route.inside, "post", lambda *args, **kwargs: post(*args, **kwargs, timeout_s=0.2))
     product.sandbox.next("latency=30")
     assert asked(product, key, model="mistral-small-latest").json()["error"]["code"] == "gateway_away"
+
+
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        (Answer(tokens=3, usage="none"), "074"),
+        (Answer(tokens=3, usage="list"), "074"),
+        (plain({"choices": [{"message": {"content": "Hi"}}]}), "Hi"),
+        (plain({"choices": [{"message": {"content": [{"type": "text", "text": "Hi"}, {"type": "odd"}, 5]}}]}), "Hi"),
+        (plain({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}), None),
+        (plain({"choices": [5, {"message": 5}], "id": 5}), None),
+    ],
+)
+def test_an_answer_that_lacks_what_it_should_have_is_one_and_is_charged(
+    product: Product, booked: BookedUpstream, key: str, answer: Answer, content: str | None
+) -> None:
+    booked.next(replace(answer, tokens=3))
+    response = asked(product, key, model="mistral-small-latest")
+    assert response.status_code == 200, response.text
+    assert response.json()["content"] == content
+    assert (
+        nanos(response.json()["cost"]) == SpendEntry.objects.get().cost_nanos >= booked.books.entries[0].output_tokens
+    )
+    assert nothing_is_held()

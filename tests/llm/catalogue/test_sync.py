@@ -226,3 +226,9 @@ def test_the_command_says_what_would_change_and_changes_it_when_told(
     assert "1 changes made" in out.getvalue()
     assert ModelAlias.objects.filter(name="mistral-small-latest").exists()
     assert Model.objects.filter(listed_at__gt=timezone.now() - timedelta(minutes=5)).count() > 10
+
+
+def test_what_no_call_could_name_is_not_taken_over() -> None:
+    card = {"id": "fine", "aliases": ["fine-latest", "e\x1b[2Jvil", " spaced", "a" * 200]}
+    listed = sync.cards([card, {"id": "o\u202edd"}])
+    assert [found.names for found in listed] == [{"fine", "fine-latest"}]

@@ -23,6 +23,7 @@ from governance.actions import stops
 from governance.audit import Actor
 from governance.models import Alert, Budget, BudgetWindow, Reservation, SpendEntry
 from llm.gateway.application import gateway
+from llm.rules.stream_count import MARKS
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
@@ -152,7 +153,7 @@ def test_a_stream_in_another_framing_is_read_as_what_it_is(
         assert nanos(chunks_of(said)[-1]["usage"]["cost_usd"]) == ledger_nanos()
     else:
         # A byte is a token.
-        assert SpendEntry.objects.get().output_tokens == 50
+        assert SpendEntry.objects.get().output_tokens == 50 + MARKS
 
 
 def test_a_plain_call_that_is_answered_with_a_stream_gets_one_answer(
@@ -262,6 +263,71 @@ def test_a_client_that_leaves_has_paid_for_what_was_written(
     client.close()
     # One that left before its call was sent on has paid nothing.
     assert eventually(lambda: SpendEntry.objects.exists() or (not reads and not booked.books.entries))
+    assert holds_by_the_books(booked)
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "answer"),
+    [
+        (2.0, Answer(tokens=3_000, pace=800, whole_from=0, text_field="tool_calls")),
+        (2.0, Answer(tokens=3_000, pace=800, whole_from=40, heartbeat_s=0.1)),
+        (0.3, Answer(tokens=3_000, pace=800, whole_from=0)),
+        (1.5, Answer(tokens=3_000, pace=800, whole_from=100, usage_at="every")),
+    ],
+    ids=["a tool call", "after some text", "at once", "after its usage"],
+)
+def test_what_was_written_and_not_sent_is_paid_for_by_a_client_that_leaves(
+    product: Product, booked: BookedUpstream, key: str, wait_s: float, answer: Answer
+) -> None:
+    booked.next(answer)
+    client = open_stream(product, key, window=65_536, max_tokens=4_000)
+    client.recv(100)
+    time.sleep(wait_s)
+    client.close()
+    assert eventually(lambda: SpendEntry.objects.exists())
+    assert holds_by_the_books(booked)
+    assert SpendEntry.objects.get().reason == "client_closed"
+
+
+@pytest.mark.parametrize("by", ["reset", "close"])
+def test_what_was_written_and_not_sent_before_a_connection_ends_is_paid_for(
+    product: Product, booked: BookedUpstream, key: str, by: str
+) -> None:
+    booked.next(Answer(tokens=600, pace=600, whole_from=20, ends_after_tokens=500, ends_by=by))
+    ask(product, key, stream=True, max_tokens=1_000)
+    assert holds_by_the_books(booked)
+
+
+def test_calls_that_are_left_while_they_write_unseen_pass_no_cap(product: Product, booked: BookedUpstream) -> None:
+    make.budget("0.01", soft_cap=None)
+    key = product.key()
+    booked.usual = Answer(tokens=2_000, pace=1_000, whole_from=0, text_field="tool_calls")
+    for _ in range(3):
+        clients = [open_stream(product, key, max_tokens=2_000) for _ in range(5)]
+        time.sleep(1.0)
+        for client in clients:
+            client.close()
+        assert eventually(nothing_is_held)
+    assert booked.idle()
+    assert 0 < booked.books.spent_nanos <= limits("0.01")
+    assert ledger_nanos() >= booked.books.spent_nanos
+
+
+def test_several_answers_of_which_one_is_not_sent_are_paid_for(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    def part(tokens: int) -> bytes:
+        choice = {"index": 0, "delta": {"content": "1" * tokens}, "finish_reason": None}
+        return b"data: " + json.dumps({"model": "mistral-small-2603", "choices": [choice]}).encode() + b"\n\n"
+
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    steps = [step for _ in range(100) for step in (part(5), 0.05)]
+    booked.next(Answer(script=[head, *steps], tokens=400))
+    client = open_stream(product, key, n=2, max_tokens=500)
+    client.recv(100)
+    time.sleep(1.0)
+    client.close()
+    assert eventually(lambda: SpendEntry.objects.exists())
     assert holds_by_the_books(booked)
 
 
@@ -414,6 +480,14 @@ def test_a_connection_that_ends_anywhere_has_been_paid_for(
     assert holds_by_the_books(booked)
 
 
+def test_a_stream_that_is_reset_is_charged_what_was_held(product: Product, booked: BookedUpstream, key: str) -> None:
+    # A reset takes along what came and was not read yet, so what was read says nothing of what was written.
+    booked.usual = Answer(tokens=200, pace=100, ends_after_tokens=20, ends_by="reset", usage="none")
+    ask(product, key, stream=True)
+    assert holds_by_the_books(booked)
+    assert ledger_nanos() == Reservation.objects.get().amount_nanos
+
+
 @pytest.mark.parametrize("after", [1, 60, 120, 400, 900])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_bytes_that_break_off_anywhere_have_been_paid_for(
@@ -537,13 +611,29 @@ def test_nothing_that_an_api_sends_breaks_us(product: Product, booked: BookedUps
     assert ledger_nanos() == 3 * INPUT + 9 * OUTPUT
 
 
-def test_a_connection_that_is_reset_idle_costs_nothing_and_is_replaced(
+def test_a_connection_that_is_reset_may_have_brought_the_call_there_and_is_tried_once_more(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:
     assert ask(product, key, stream=False)[0] == 200
-    booked.next(Answer(script=["reset"], tokens=0, billed=False))
+    booked.next(Answer(script=["reset"], tokens=5))
     assert ask(product, key, stream=False)[0] == 200
-    assert len(booked.books.entries) == 3
+    assert len(booked.books.entries) == Reservation.objects.count() == 3
+    assert [row.reason for row in SpendEntry.objects.order_by("id")] == ["", "upstream_disconnected", ""]
+    assert holds_by_the_books(booked)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_connection_that_ends_idle_costs_nothing_and_is_replaced(
+    product: Product, booked: BookedUpstream, key: str, how: str
+) -> None:
+    said = {"model": "mistral-small-2603", "choices": [{"index": 0, "message": {"content": "1"}}]}
+    data = json.dumps(said | {"usage": {"prompt_tokens": 14, "completion_tokens": 1}}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+    booked.next(Answer(script=[head + data, 0.1, how], tokens=1))
+    assert ask(product, key, stream=False)[0] == 200
+    time.sleep(0.3)
+    assert ask(product, key, stream=False)[0] == 200
+    assert len(booked.books.entries) == SpendEntry.objects.count() == 2
     assert ledger_nanos() == booked.books.spent_nanos
 
 

@@ -101,7 +101,7 @@ def test_whoever_steers_the_tokens_is_charged_by_bytes(
 ) -> None:
     upstream(stream_cut_after(PIECES))
     read(product, key, **fields)
-    assert entry().output_tokens == len(LEARNED_FROM) + 1 + UNTIL_IT_STOPS
+    assert entry().output_tokens == len(LEARNED_FROM) + 1 + MARKS + UNTIL_IT_STOPS
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_count_that_takes_too_long_is_one_of_bytes(
     monkeypatch.setattr(tokenizer, "count", lambda text: time.sleep(0.2) or 1)
     upstream(stream_cut_after(PIECES))
     read(product, key)
-    assert entry().output_tokens == len(LEARNED_FROM) + 1 + UNTIL_IT_STOPS
+    assert entry().output_tokens == len(LEARNED_FROM) + 1 + MARKS + UNTIL_IT_STOPS
 
 
 class TestAdmission:

@@ -12,7 +12,7 @@ from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.ledger import book
 from governance.models import Reservation, SpendEntry
-from llm.gateway import process
+from llm.gateway import readers
 from tests import factories as make
 from tests.llm.gateway.test_against_books import open_stream
 from tests.llm.gateway.test_chat import nothing_is_held
@@ -67,8 +67,8 @@ def test_reads_that_hang_are_a_503_in_time(
 ) -> None:
     settings.LEDGER_TIMEOUT_S = 1
     thawed = threading.Event()
-    tidily = process._tidily
-    monkeypatch.setattr(process, "_tidily", lambda work: (thawed.wait(10), tidily(work))[1])
+    tidily = readers._tidily
+    monkeypatch.setattr(readers, "_tidily", lambda work: (thawed.wait(10), tidily(work))[1])
     began = time.monotonic()
     response = product.chat("sg_unknown_" + "x" * 20)
     assert time.monotonic() - began < 3

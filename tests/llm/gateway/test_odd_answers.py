@@ -6,20 +6,14 @@ import io
 import json
 import time
 import wave
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
-from benchmarks.books import RATES
 from benchmarks.own_books import BookedUpstream
-from governance.audit import Actor
-from governance.models import Reservation, SpendEntry
-from llm.catalogue import snapshot
-from llm.models import Model, Price, ProviderEndpoint
-from llm.providers import endpoints
+from governance.models import Alert, Reservation, SpendEntry
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, holds_by_the_books, ledger_nanos, open_stream
 from tests.product import Product, eventually
@@ -176,6 +170,51 @@ def test_pages_beyond_all_documents_are_charged_at_the_hold(product: Product, bo
     assert response.headers["x-request-cost-usd"] == "0.004"
 
 
+def said_to_have_used(read: int, wrote: int, model: str = "mistral-small-2603") -> Answer:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "1"}, "finish_reason": "stop"}
+    used = {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    return plain({"id": "c", "model": model, "choices": [choice], "usage": used})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said_to_have_used(100_000, 1),
+        said_to_have_used(2_000, 1),
+        said_to_have_used(14, 501),
+        said_to_have_used(14, 500, "mistral-medium-latest"),
+    ],
+    ids=["read far more", "read more", "wrote more", "a dearer model"],
+)
+def test_more_than_a_request_permits_is_charged_at_the_hold(
+    product: Product, booked: BookedUpstream, key: str, answer: Answer
+) -> None:
+    booked.next(answer)
+    ask(product, key, stream=False)
+    row = SpendEntry.objects.get()
+    assert (row.reason, row.certainty) == ("usage_implausible", "estimated")
+    assert row.cost_nanos == Reservation.objects.get().amount_nanos
+    assert eventually(lambda: Alert.objects.filter(kind="usage_implausible").exists())
+
+
+def test_a_short_prompt_of_a_provider_s_own_is_paid_for_and_seen(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.next(said_to_have_used(900, 500))
+    ask(product, key, stream=False)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 900 * 150 + 500 * 600)
+    assert row.overage_nanos == row.cost_nanos - Reservation.objects.get().amount_nanos > 0
+
+
+def test_more_pages_than_are_listed_are_charged_at_the_hold(product: Product, booked: BookedUpstream, key: str) -> None:
+    booked.next(plain({"model": "mistral-ocr-latest", "pages": [], "usage_info": {"pages_processed": 2}}))
+    document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
+    product.post("/v1/ocr", key, model="mistral-ocr-latest", document=document, pages=[0])
+    row = SpendEntry.objects.get()
+    assert (row.reason, row.cost_nanos) == ("usage_implausible", Reservation.objects.get().amount_nanos)
+
+
 def test_audio_beyond_the_longest_is_charged_at_the_hold(product: Product, booked: BookedUpstream, key: str) -> None:
     sound = io.BytesIO()
     with wave.open(sound, "wb") as file:
@@ -235,37 +274,87 @@ def test_media_in_a_place_of_text_are_refused(
     assert booked.books.entries == []
 
 
+def used(output_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 14, "completion_tokens": output_tokens, "total_tokens": 14 + output_tokens}
+
+
+LONG = text("1" * 250)
+IN_EVENTS = {
+    "usage first": text("1", usage=used(1)) + LONG + text("", "stop") + DONE,
+    "smaller later": LONG + text("", "stop", usage=used(251)) + event({"choices": [], "usage": used(1)}) + DONE,
+    "cut after its first usage": text("1", usage=used(1)) + LONG,
+    "cut in an event": text("1", usage=used(1))
+    + text("1" * 50)
+    + b'data: {"choices": [{"delta": {"content": "'
+    + b"1" * 200,
+    "in a choice": LONG
+    + event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": used(251)}]})
+    + event({"choices": [{"index": 0, "delta": {}, "usage": used(1)}]})
+    + DONE,
+    "text after its end": text("1", "stop", usage=used(1)) + LONG,
+    "an error after some": text("1") + LONG + event({"error": {"message": "overloaded"}}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("case", IN_EVENTS)
+def test_events_count_alike_whoever_asked_for_them(
+    product: Product, booked: BookedUpstream, key: str, case: str, stream: bool
+) -> None:
+    asked(product, booked, key, CLOSES + IN_EVENTS[case], "close", tokens=251, stream=stream)
+    told = case in ("smaller later", "in a choice")
+    assert {row.certainty for row in SpendEntry.objects.all()} == {"confirmed" if told else "estimated"}
+
+
+TWICE = {
+    "a count": b'{"prompt_tokens":14,"completion_tokens":400,"completion_tokens":2}',
+    "a usage": b'{"prompt_tokens":14,"completion_tokens":400},"usage":{"prompt_tokens":1,"completion_tokens":2}',
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("what", TWICE)
+def test_a_usage_that_is_said_twice_is_none(
+    product: Product, booked: BookedUpstream, key: str, what: str, stream: bool
+) -> None:
+    kind = b"delta" if stream else b"message"
+    choice = b'{"index":0,"%s":{"content":"%s"},"finish_reason":"stop"}' % (kind, DIGITS.encode())
+    data = b'{"id":"c","model":"mistral-small-2603","choices":[%s],"usage":%s}' % (choice, TWICE[what])
+    body = b"data: " + data + b"\n\n" + DONE if stream else data
+    head = CLOSES if stream else b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    asked(product, booked, key, head + body, "close", tokens=400, stream=stream)
+    assert SpendEntry.objects.get().reason == "usage_missing"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_marks_around_tool_calls_are_written_too(
+    product: Product, booked: BookedUpstream, key: str, stream: bool
+) -> None:
+    # [TOOL_CALLS]f[CALL_ID]abcdef001[ARGS]{}, fifty times: 3 marks, 9 tokens of the id, 1 and 2.
+    calls = [{"index": i, "id": f"abcdef{i:03}", "function": {"name": "f", "arguments": "{}"}} for i in range(50)]
+    choice = {"index": 0, "finish_reason": "tool_calls", ("delta" if stream else "message"): {"tool_calls": calls}}
+    body = {"id": "c", "model": "mistral-small-2603", "choices": [choice]}
+    if stream:
+        asked(product, booked, key, CLOSES + event(body) + DONE, "close", tokens=751, max_tokens=2_000)
+        return
+    booked.usual = Answer(script=plain(body).script, tokens=751)
+    ask(product, key, stream=False, max_tokens=2_000)
+    assert holds_by_the_books(booked)
+
+
+def test_the_end_of_an_answer_is_a_token(product: Product, booked: BookedUpstream, key: str) -> None:
+    asked(product, booked, key, CLOSES + text("1" * 100) + text("", "stop") + DONE, "close", tokens=101)
+
+
+@pytest.mark.parametrize("pause", [0.3, 0.8])
+def test_a_larger_usage_after_the_end_is_waited_for(
+    product: Product, booked: BookedUpstream, key: str, pause: float
+) -> None:
+    late = event({"choices": [], "usage": used(400)}) + DONE
+    asked(product, booked, key, CLOSES + text("1" * 20) + text("", "stop", usage=used(20)), pause, late, tokens=400)
+
+
 # Endpoints that operators add ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def likes(product: Product, booked: BookedUpstream, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A key whose calls to `likes/m` go to an endpoint of the kind that is asked for."""
-    kind = request.param
-    row = Model.objects.create(
-        name="m",
-        provider="likes",
-        owned_by="likes",
-        kinds=["chat"],
-        capabilities=["chat", "tools"],
-        context_tokens=200_000,
-    )
-    for unit, picos in (("input", 150_000), ("cached_input", 15_000), ("output", 600_000)):
-        Price(model=row, unit=unit, picos_per_unit=picos).save()
-    snapshot.forget()
-    make.budget("10.00")
-    base = booked.base_url + ("/v1" if kind == "openai_compatible" else "")
-    endpoint = ProviderEndpoint(name="likes", kind=kind, base_url=base)
-    endpoints.save(row=endpoint, new_key="k", by=Actor(name="ops"), now=make.NOON)
-    key = product.key()
-    booked.books.rates = {"m": (150_000, 15_000, 600_000)}
-    assert eventually(
-        lambda: product.chat(key, model="likes/m").json().get("code") != "provider_not_configured", within_s=15
-    )
-    booked.books.entries.clear()
-    yield key
-    booked.books.rates = dict(RATES)
-    snapshot.forget()
 
 
 compatible = pytest.mark.parametrize("likes", ["openai_compatible"], indirect=True)
@@ -319,6 +408,62 @@ def test_an_end_without_usage_ends_a_compatible_endpoint_s_stream(
     assert time.monotonic() - began < 5
 
 
+def left_after(product: Product, booked: BookedUpstream, key: str, *script: Any, tokens: int, **fields: Any) -> int:
+    """What is charged to a client that leaves when so much has come and the script's last pause has begun."""
+    before = ledger_nanos()
+    booked.next(Answer(script=[*script, 30.0, "close"], tokens=tokens))
+    client = open_stream(product, key, model="likes/m", max_tokens=3_000, **fields)
+    time.sleep(0.3 + sum(step for step in script if isinstance(step, float)))
+    client.close()
+    assert booked.idle()
+    assert eventually(lambda: not Reservation.objects.filter(status="pending").exists())
+    return ledger_nanos() - before
+
+
+@compatible
+@pytest.mark.parametrize(
+    ("script", "fields"),
+    [
+        ([CLOSES, text("", model="m"), 1.5], {}),
+        ([CLOSES, text("", model="m"), 1.5], {"reasoning_effort": "high"}),
+        # It thinks before it writes, and its thoughts are not shown.
+        ([CLOSES, text("", model="m"), 1.5, *(text("1", model="m"), 0.05) * 20], {}),
+        ([CLOSES, *(text("1", model="m"), 0.05) * 20], {"reasoning_effort": "low"}),
+    ],
+    ids=["silent", "asked to think", "has thought", "thinks beside it"],
+)
+def test_what_a_model_may_have_thought_unseen_is_paid_for(
+    product: Product, booked: BookedUpstream, likes: str, script: list[Any], fields: dict[str, Any]
+) -> None:
+    charged = left_after(product, booked, likes, *script, tokens=2_000, **fields)
+    assert charged >= booked.books.spent_nanos
+
+
+@compatible
+@pytest.mark.parametrize(
+    ("read", "wrote", "is_believed"),
+    [(14, 190_000, False), (100_000, 1, False), (5_000, 1, True), (14, 5_000, True)],
+    ids=["writes too much", "reads too much", "a prompt of its own", "thoughts beside it"],
+)
+def test_so_much_is_believed_of_a_compatible_endpoint(
+    product: Product, booked: BookedUpstream, likes: str, read: int, wrote: int, is_believed: bool
+) -> None:
+    answer = said_to_have_used(read, wrote, "m")
+    charged = charged_since(product, booked, likes, answer, stream=False, max_tokens=10)
+    held = Reservation.objects.latest("reserved_at").amount_nanos
+    assert charged == (read * 150 + wrote * 600 if is_believed else held)
+
+
+@compatible
+def test_what_an_endpoint_wrote_although_it_was_told_not_to_is_believed(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    said = {"index": 0, "message": {"role": "assistant", "content": "1" * 20_000}, "finish_reason": "stop"}
+    used = {"prompt_tokens": 14, "completion_tokens": 30_000, "total_tokens": 30_014}
+    answer = plain({"id": "c", "model": "m", "choices": [said], "usage": used})
+    assert charged_since(product, booked, likes, answer, stream=False, max_tokens=10) == 14 * 150 + 30_000 * 600
+
+
 def block(number: int, started: Any) -> bytes:
     kind = "content_block_start"
     return event({"type": kind, "index": number, "content_block": started}, kind)
@@ -336,6 +481,21 @@ START = event(
     },
     "message_start",
 )
+
+
+@anthropic
+@pytest.mark.parametrize("stop", [{}, {"usage": {}}, {"usage": {"output_tokens": None}}], ids=["none", "empty", "null"])
+@pytest.mark.parametrize("first", [1, 8])
+def test_what_an_answer_begins_with_is_not_what_it_used(
+    product: Product, booked: BookedUpstream, likes: str, first: int, stop: dict[str, Any]
+) -> None:
+    start = START.replace(b'"output_tokens": 1', b'"output_tokens": %d' % first)
+    said = block(0, {"type": "text", "text": ""}) + grown(0, {"type": "text_delta", "text": "1" * 250 * first})
+    end = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, **stop}, "message_delta")
+    script = [CLOSES + start + said + end + event({"type": "message_stop"}, "message_stop"), "close"]
+    charged = charged_since(product, booked, likes, Answer(script=script, tokens=250 * first), max_tokens=3_000)
+    assert charged >= booked.books.spent_nanos
+    assert "usage_missing" in {row.reason for row in SpendEntry.objects.all()}
 
 
 @anthropic

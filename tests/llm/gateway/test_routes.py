@@ -137,13 +137,13 @@ def test_a_document_is_held_for_as_many_pages_as_it_may_have(
     assert held_nanos() == pages * 4_000_000
 
 
-def test_pages_beyond_the_hold_are_charged_all_the_same(
+def test_pages_beyond_those_listed_are_charged_at_the_hold(
     product: Product, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = {"model": "mistral-ocr-4-1", "pages": [], "usage_info": {"pages_processed": "300"}}
     monkeypatch.setitem(service._ROUTES, "/v1/ocr", lambda *_: json.dumps(answered).encode())  # type: ignore[attr-defined]
     product.post("/v1/ocr", key, model="mistral-ocr-latest", document=PDF, pages=[0])
-    assert (entry().units, entry().cost_nanos, entry().certainty) == (300, 1_200_000_000, "confirmed")
+    assert (entry().reason, entry().cost_nanos, entry().certainty) == ("usage_implausible", 4_000_000, "estimated")
     assert held_nanos() == 4_000_000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -85,6 +86,35 @@ async def test_a_call_under_way_ends_where_it_began(keys: Any) -> None:
         await providers.renew([])
         assert not own.busy
         assert own.connection._session is None  # type: ignore[attr-defined]
+        await providers.close()
+
+
+async def test_a_call_that_waits_for_its_answer_is_under_way(keys: Any) -> None:
+    fake = OpenAI(key="sk-secret", head_after_s=0.3)
+    with served(fake) as url:
+        providers = registry.configured()
+        await providers.renew([Endpoint("own", "openai", f"{url}/v1", "sk-secret")])
+        own = providers["own"]
+        sent = {"content_type": "application/json", "request_id": "r"}
+        call = asyncio.create_task(own.send("/chat/completions", b'{"model": "m", "messages": []}', **sent))
+        while not fake.seen:
+            await asyncio.sleep(0.01)
+        for _ in range(3):
+            await providers.renew([])
+        assert own.busy
+        answer = await call
+        assert await answer.read()
+        answer.close()
+        # One that is given up while it waits is none any more.
+        call = asyncio.create_task(own.send("/chat/completions", b'{"model": "m", "messages": []}', **sent))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        await asyncio.wait([call])
+        assert not own.busy
+        await providers.renew([])
+        with pytest.raises(ProviderError):
+            await own.send("/chat/completions", b"{}", **sent)
+        assert not own.busy
         await providers.close()
 
 

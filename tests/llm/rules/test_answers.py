@@ -115,3 +115,12 @@ def test_all_that_the_standard_library_writes_is_read(value: Any) -> None:
     with suppress(TypeError):
         # What needs no leniency comes back as it was.
         assert read == orjson.loads(orjson.dumps(value))
+
+
+def test_a_count_that_is_said_twice_is_no_count() -> None:
+    said = b'{"usage": {"total_tokens": 3, "total_tokens": 4, "a": 1, "a": 2}, "choices": [{"total_tokens": 1}]}'
+    assert answers.read_json(said) == {"usage": {"total_tokens": [3, 4], "a": 2}, "choices": [{"total_tokens": 1}]}
+    assert answers.read_json(b'{"usage": {"input_tokens": 3}, "usage": null}') == {"usage": [{"input_tokens": 3}, None]}
+    # In several objects each is one.
+    once = b'[{"usage": {"total_tokens": 3}}, {"usage": {"total_tokens": 3}}]'
+    assert answers.read_json(once) == orjson.loads(once)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
-from llm.rules import bounds, mistral_dialect
+from llm.rules import anthropic_dialect, bounds, mistral_dialect
 from llm.rules.bounds import UnboundedInput
 from llm.rules.pricing import Entry, Rates
 
@@ -390,9 +390,17 @@ def test_whatever_is_text_in_a_field_counts(field: dict[str, Any]) -> None:
 def test_a_body_of_another_shape_counts_whole_but_for_its_pictures() -> None:
     body = {
         "system": "be brief",
-        "messages": [{"content": [{"source": {"type": "base64", "data": "A" * 9_000}}, {"type": "text", "text": "é"}]}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "source": {"type": "base64", "data": "A" * 9_000}},
+                    {"type": "text", "text": "é"},
+                ],
+            }
+        ],
     }
-    assert 60 < bounds.body_text(body) < 300
+    assert 60 < bounds.body_text(anthropic_dialect.without_pictures(body)) < 300
 
 
 def test_the_text_of_a_provider_s_body_has_the_same_hidden_prompts() -> None:

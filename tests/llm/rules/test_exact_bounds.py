@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm.rules import bounds
+from llm.rules import anthropic_dialect, bounds
 from llm.rules.bounds import Estimate, UnboundedInput
 from llm.rules.pricing import Entry, Rates
 
@@ -200,12 +200,24 @@ def test_a_refusal_names_where_the_unbounded_is() -> None:
 
 def test_a_body_of_another_shape_counts_whole_but_for_the_data_of_its_pictures() -> None:
     picture = {"type": "base64", "media_type": "image/png", "data": "x" * 500}
-    body = {"system": "abc", "messages": [{"source": picture}]}
-    assert bounds.body_text(body) == REQUEST + spaced(
-        {"system": "abc", "messages": [{"source": picture | {"data": ""}}]}
-    )
-    for other in ({"type": "text", "data": "x" * 500}, {"type": "base64", "data": ["x" * 500]}):
-        assert bounds.body_text(other) == REQUEST + spaced(other)
+
+    def body(block: Any) -> dict[str, Any]:
+        result = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
+        return {"system": "abc", "messages": [{"role": "user", "content": [block, result, {**result, "content": []}]}]}
+
+    def text_of(whole: Any) -> int:
+        return bounds.body_text(anthropic_dialect.without_pictures(whole))
+
+    image = {"type": "image", "source": picture}
+    assert text_of(body(image)) == REQUEST + spaced(body({**image, "source": picture | {"data": ""}}))
+    for other in (
+        {"type": "image", "source": {"type": "url", "url": "x" * 500}},
+        {"type": "tool_use", "id": "a", "name": "f", "input": picture},
+        {"type": "tool_use", "id": "a", "name": "f", "input": {"type": "image", "source": picture}},
+        {"type": "text", "text": "x", "source": picture},
+    ):
+        assert text_of(body(other)) == REQUEST + spaced(body(other))
+    assert text_of({**body(image), "tools": [picture]}) - text_of(body(image)) > 500
 
 
 def test_the_bound_at_a_model_has_its_pictures_and_its_providers_own_prompt() -> None:

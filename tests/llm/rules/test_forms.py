@@ -62,7 +62,15 @@ def test_a_form_that_two_readers_could_take_differently_is_refused(body: bytes) 
 
 @pytest.mark.parametrize(
     "kind",
-    ["", "application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=edge"],
+    [
+        "",
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/mixed; boundary=edge",
+        "multipart/form-data; boundary=edge; x=\u20ac",
+        "multipart/form-data; boundary=edge; x=\xe9",
+    ],
 )
 def test_what_is_no_form_is_refused(kind: str) -> None:
     with pytest.raises(DialectError) as caught:

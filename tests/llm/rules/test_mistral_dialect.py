@@ -12,8 +12,9 @@ from mistralai.client import models as mistral_models
 
 from llm.rules import mistral_dialect
 from llm.rules.mistral_dialect import DialectError
-from llm.sandbox import answers
+from llm.sandbox import requests
 
+CHAT_FIELDS = requests.ChatRequest.model_fields.keys()
 USER = {"role": "user", "content": "hi"}
 
 
@@ -122,6 +123,10 @@ def test_openai_fields_are_translated_or_dropped(given_fields: dict[str, Any], w
     assert sent(body(**given_fields)) == {"model": "m", "messages": [USER], **wanted}
 
 
+def test_a_tool_choice_that_is_an_object_of_its_kind_alone_is_that_kind() -> None:
+    assert sent(body(tools=[tool("a")], tool_choice={"type": "auto"}))["tool_choice"] == "auto"
+
+
 def test_required_tool_choice_becomes_any() -> None:
     upstream = sent(body(tools=[tool("a")], tool_choice="required"))
 
@@ -131,7 +136,7 @@ def test_required_tool_choice_becomes_any() -> None:
 def test_messages_lose_what_openai_clients_echo() -> None:
     echoed: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
     system = {"role": "developer", "content": "be kind", "name": "boss"}
-    answer = {"role": "tool", "content": "4", "tool_call_id": "1", "name": "add"}
+    answer = {"role": "tool", "content": "4", "tool_call_id": "abcdefghi", "name": "add"}
 
     assert sent(body(messages=[system, echoed, answer]))["messages"] == [
         {"role": "system", "content": "be kind"},
@@ -154,21 +159,23 @@ def test_every_field_that_openais_client_knows_is_known_translated_dropped_or_re
     fields = openai.types.chat.completion_create_params.CompletionCreateParamsBase.__annotations__
     translated = {"max_completion_tokens", "modalities", "seed"}
 
-    assert fields.keys() <= answers.CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect._REFUSED) | translated
+    assert fields.keys() <= CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect._REFUSED) | translated
 
 
 @pytest.mark.parametrize(
     ("model", "known"),
     [
-        (mistral_models.ChatCompletionRequest, answers.CHAT_FIELDS),
-        (mistral_models.FIMCompletionRequest, answers.FIM_FIELDS),
-        (mistral_models.EmbeddingRequest, answers.EMBEDDING_FIELDS),
-        (mistral_models.ClassificationRequest, answers.MODERATION_FIELDS),
-        (mistral_models.OCRRequest, answers.OCR_FIELDS - {"id"}),
+        (mistral_models.ChatCompletionRequest, requests.ChatRequest),
+        (mistral_models.FIMCompletionRequest, requests.FimRequest),
+        (mistral_models.EmbeddingRequest, requests.EmbeddingRequest),
+        (mistral_models.ClassificationRequest, requests.ModerationRequest),
+        (mistral_models.ChatModerationRequest, requests.ChatModerationRequest),
+        (mistral_models.OCRRequest, requests.OcrRequest),
     ],
 )
-def test_the_sandbox_knows_the_fields_that_mistrals_client_knows(model: Any, known: frozenset[str]) -> None:
-    assert {field.alias or name for name, field in model.model_fields.items()} == known
+def test_the_sandbox_knows_the_fields_that_mistrals_client_knows(model: Any, known: Any) -> None:
+    names = {field.alias or name for name, field in model.model_fields.items()}
+    assert names == known.model_fields.keys() - {"id"}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_everything_that_is_sent_is_known_to_mistral() -> None:
         prompt_cache_retention="24h",
     )
 
-    assert sent(raw).keys() <= answers.CHAT_FIELDS
+    assert sent(raw).keys() <= CHAT_FIELDS
 
 
 def test_attribution_is_kept_from_user_and_metadata() -> None:
@@ -354,7 +361,7 @@ def test_no_body_breaks_the_parser(raw: bytes) -> None:
         ("fim", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("embedding", {}, "input"),
         ("embedding", {"input": []}, "input"),
-        ("embedding", {"input": [1, 2]}, "input"),
+        ("embedding", {"input": [1, "a"]}, "input"),
         ("moderation", {"input": 5}, "input"),
         ("ocr", {"document": "a.pdf"}, "document"),
     ],
@@ -377,3 +384,8 @@ def test_requests_of_other_kinds_are_translated() -> None:
     }
     assert request.user == "ann"
     assert filled.stream
+
+
+def test_a_tool_that_runs_at_mistral_is_left_as_it_is_for_whoever_refuses_it() -> None:
+    request = mistral_dialect.parse(body(tools=[{"type": "web_search"}]))
+    assert mistral_dialect.shape(request)["tools"] == [{"type": "web_search"}]

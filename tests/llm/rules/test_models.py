@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.rules.models import is_same_model
+from llm.rules.models import is_same_line, is_same_model
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,16 @@ def test_case_prefixes_and_dates_make_no_other_model(asked: str, served: str) ->
 def test_what_may_be_another_model_is_not_the_one_asked_for(asked: str, served: str) -> None:
     assert not is_same_model(asked, served)
     assert not is_same_model(served, asked)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_one"),
+    [
+        ("mistral-small-latest", "mistral-small-2603", True),
+        ("mistralai/Mistral-Small", "mistral-small-2603", True),
+        ("mistral-small-latest", "mistral-medium-latest", False),
+        ("-latest", "-2603", False),
+    ],
+)
+def test_versions_of_a_model_are_of_one_line(one: str, other: str, is_one: bool) -> None:
+    assert is_same_line(one, other) == is_same_line(other, one) == is_one

@@ -465,3 +465,10 @@ def test_an_object_of_several_lines_waits_for_its_end_however_it_is_cut() -> Non
 
 def test_empty_lines_between_objects_are_none() -> None:
     assert [event.data for event in sse.EventReader().feed(b'{"a":1}\n\n\r\n{"b":2}\n')] == [{"a": 1}, {"b": 2}]
+
+
+def test_a_text_in_the_place_of_a_message_breaks_nothing() -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "message": "b"}]}
+    joined = sse.joined([sse.read_event(sse.write_event(chunk))] * 2)
+    assert joined is not None
+    assert isinstance(joined["choices"][0]["message"], str | dict)

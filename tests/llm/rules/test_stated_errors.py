@@ -122,3 +122,7 @@ def test_the_type_says_more_than_the_message() -> None:
     told = error_in({"error": {"message": "invalid request: rate limit"}})
     assert told is not None
     assert told.status == 429
+
+
+def test_a_code_of_thousands_of_digits_is_no_status() -> None:
+    assert error_in({"error": {"message": "x", "code": "5" * 5_000}}) == StatedError(502, "x")

@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.rules.decision import Quote
 from llm.rules import exact_count, sse
-from llm.rules.stream_count import MARKS, UNTIL_IT_STOPS, StreamCount
+from llm.rules.stream_count import CALL_MARKS, MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
@@ -28,33 +28,69 @@ def counting(quote: Quote = QUOTE, *, come: int, hides: bool = False) -> StreamC
 
 
 def test_a_byte_that_has_come_is_a_token_up_to_all_that_may_be_written() -> None:
-    assert counting(come=40).tokens(cut=False) == 40
+    assert counting(come=40).tokens(cut=False) == 40 + MARKS
     assert counting(come=5_000).tokens(cut=False) == 1_000
     count = counting(come=40)
     count.arrived(2)
-    assert count.tokens(cut=False) == 42
+    assert count.tokens(cut=False) == 42 + MARKS
 
 
 def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
-    assert counting(come=40).tokens(cut=True) == 40 + UNTIL_IT_STOPS
+    assert counting(come=40).tokens(cut=True) == 40 + MARKS + UNTIL_IT_STOPS
     assert counting(come=999).tokens(cut=True) == 1_000
     fast = StreamCount(QUOTE)
     fast.arrived(300, seconds=0.1)
     fast.arrived(300, seconds=0.5)
-    assert fast.tokens(cut=True) == 600 + 75
+    assert fast.tokens(cut=True) == 600 + MARKS + 75
     fast.arrived(100, seconds=2.5)
-    assert fast.tokens(cut=True) == 700 + 70
-    assert fast.tokens(cut=False) == 700
+    assert fast.tokens(cut=True) == 700 + MARKS + 70
+    assert fast.tokens(cut=False) == 700 + MARKS
 
 
 def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
     assert counting(come=0).tokens(cut=False) is None
-    # One that has begun has written some all the same, where it was stopped.
-    assert counting(come=0).tokens(cut=True, stopped=True) == UNTIL_IT_STOPS
     assert counting(come=0).tokens(cut=True) is None
-    assert StreamCount(QUOTE).tokens(cut=True, stopped=True) is None
+    assert StreamCount(QUOTE).tokens(cut=True) is None
     assert counting(come=40, hides=True).tokens(cut=False) is None
     assert counting(replace(QUOTE, max_tokens=None), come=40).tokens(cut=False) is None
+    reset = counting(come=40)
+    reset.lose()
+    assert reset.tokens(cut=True) is None
+
+
+def streamed(*texts: tuple[float, int], now: float = 0.0, quote: Quote = QUOTE, **options: Any) -> StreamCount:
+    """Texts of so many bytes, by the second that they came at."""
+    count = StreamCount(quote, **options)
+    for seconds, size in texts:
+        count.arrived(size, seconds=seconds)
+    count.passed(now)
+    return count
+
+
+def test_only_a_text_of_just_now_shows_that_all_before_has_come() -> None:
+    assert streamed((0, 0), (1, 40), now=1 + NOTICES_AFTER_S).tokens(cut=True) == 40 + MARKS + UNTIL_IT_STOPS
+    assert streamed((0, 0), (1, 40), now=1.26).tokens(cut=True) is None
+    # Neither signs of life nor parts without a text show anything.
+    assert streamed((0, 0), (1, 40), (2, 0), (3, 0)).tokens(cut=True) is None
+    # Of an answer that is whole everything has come.
+    assert streamed((0, 0), (1, 40), now=9).tokens(cut=False) == 40 + MARKS
+    # 400 bytes a second for the quarter that it was silent for, and for the one in which it notices.
+    assert streamed((0, 0), (1, 400), (2, 400), now=2.25).tokens(cut=True) == 1_000
+    assert streamed((0, 0), (1, 200), (2, 200), now=2.25).tokens(cut=True) == 400 + MARKS + 100
+
+
+def test_one_of_several_answers_may_be_kept_back_while_another_comes() -> None:
+    assert streamed((1, 40), quote=replace(QUOTE, answers=2)).tokens(cut=True) is None
+    assert streamed((1, 40), quote=replace(QUOTE, answers=2)).tokens(cut=False) == 40 + 2 * MARKS
+
+
+def test_a_model_that_may_think_unseen_did_in_a_long_pause() -> None:
+    assert streamed((1.1, 40), shows_all=False).tokens(cut=True) is None
+    assert streamed((0.5, 40), (1.6, 1), (1.7, 40), shows_all=False).tokens(cut=True) is None
+    assert streamed((1.0, 40), (2.0, 40), shows_all=False).tokens(cut=True) == 80 + MARKS + UNTIL_IT_STOPS
+    # One that shows what it thinks has sent it by then.
+    assert streamed((5, 40)).tokens(cut=True) == 40 + MARKS + UNTIL_IT_STOPS
+    assert streamed((5, 40), shows_all=False).tokens(cut=False) == 40 + MARKS
 
 
 def test_the_input_and_so_many_tokens_have_a_price() -> None:
@@ -62,7 +98,7 @@ def test_the_input_and_so_many_tokens_have_a_price() -> None:
     # Of three answers each token is one answer's: 6,000 picodollars buy one of each.
     three = counting(replace(QUOTE, answers=3, picos_per_output_token=6_000), come=40)
     assert three.cost_nanos(40) == 100 + 80
-    assert three.tokens(cut=False) == 40
+    assert three.tokens(cut=False) == 40 + 3 * MARKS
     assert counting(replace(QUOTE, answers=3), come=5_000).tokens(cut=False) == 3_000
 
 
@@ -93,18 +129,18 @@ def test_texts_that_were_counted_are_so_many_tokens_and_marks() -> None:
     count = keeping(part("a" * 100))
     count.take_texts()
     count.arrived(7)
-    assert count.tokens(cut=False) == 107
+    assert count.tokens(cut=False) == 107 + MARKS
     count.counted(30)
     assert count.tokens(cut=False) == 30 + MARKS + 7
     assert count.tokens(cut=True) == 30 + MARKS + 7 + UNTIL_IT_STOPS
 
 
-def test_each_answer_has_marks_of_its_own_and_none_is_more_than_bytes() -> None:
+def test_each_answer_has_marks_of_its_own_and_no_text_is_more_than_its_bytes() -> None:
     count = keeping(part("a" * 100), quote=replace(QUOTE, answers=3))
     count.counted(30)
     assert count.tokens(cut=False) == 30 + 3 * MARKS
-    count.counted(90)
-    assert count.tokens(cut=False) == 100
+    count.counted(110)
+    assert count.tokens(cut=False) == 100 + 3 * MARKS
 
 
 def test_what_comes_after_the_texts_were_taken_counts_by_its_bytes() -> None:
@@ -144,11 +180,11 @@ def test_the_pace_is_that_of_the_latest_second_and_never_of_less_than_two() -> N
     count.arrived(400, seconds=4.0)
     count.arrived(400, seconds=1.0)
     # A quarter of a second of 800 bytes in four seconds is 50.
-    assert count.tokens(cut=True) == 850
+    assert count.tokens(cut=True) == 850 + MARKS
     slow = StreamCount(QUOTE)
     slow.arrived(385)
     # Of 192.5 bytes a second 48.125 are written on, and so 49 tokens at most.
-    assert slow.tokens(cut=True) == 385 + 49
+    assert slow.tokens(cut=True) == 385 + MARKS + 49
 
 
 def test_nothing_is_kept_unless_somebody_counts() -> None:
@@ -161,3 +197,16 @@ def test_texts_of_just_so_many_bytes_are_counted() -> None:
     count = keeping(part("a" * exact_count.MOST_BYTES))
     assert count.text_bytes == exact_count.MOST_BYTES
     assert keeping(part("a" * exact_count.MOST_BYTES), part("b")).text_bytes == 0
+
+
+def test_each_tool_call_has_marks_of_its_own() -> None:
+    calls = [
+        {"id": "abcdefghi", "function": {"name": "f", "arguments": "{}"}},
+        {"function": {"arguments": "{}"}},
+        "odd",
+    ]
+    begun = {"choices": [{"delta": {"tool_calls": calls}}, {"message": {"tool_calls": [{"function": {"name": "f"}}]}}]}
+    count = StreamCount(QUOTE)
+    count.arrived(20, begun)
+    count.arrived(20, {"choices": [{"delta": {"tool_calls": "odd"}}, {"delta": None}]})
+    assert count.tokens(cut=False) == 40 + MARKS + 2 * CALL_MARKS

@@ -25,6 +25,13 @@ from llm.rules.unreadable import shows_work
         b'{"text":',
         b'{"segments":',
         b'{"completion":',
+        # Packed, in another charset, or nobody knows what.
+        b"\x1f\x8b\x08\x00\xff\xfe",
+        b"<answer>yes</answer>",
+        b'[ ["a',
+        b"caf\x00e",
+        b"x" * 201,
+        b"data:",
     ],
 )
 def test_what_may_be_left_of_an_answer(body: bytes) -> None:
@@ -32,7 +39,16 @@ def test_what_may_be_left_of_an_answer(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>content</html>", b"{}", b"Bad gateway: no choices", b'{"status":"ok"}', b'["usage"]', b'"text"']
+    "body",
+    [
+        b"<html>content</html>",
+        b"{}",
+        b"Bad gateway: no choices",
+        b'{"status":"ok"}',
+        b'["usage"]',
+        b'"text"',
+        b"data: no route",
+    ],
 )
 def test_what_is_somebody_else_s_answer(body: bytes) -> None:
     assert shows_work(body) is False

@@ -1,0 +1,40 @@
+"""Commands that write for terminals: a name from an old row moves no cursor and hides nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand, OutputWrapper
+
+from governance.rules import names
+
+# How a file of tables ends its lines; alone, the first of them goes back over the line.
+CRLF = "\r\n"
+
+
+class PrintableOutput(OutputWrapper):
+    """Writes what a terminal obeys, or shows as nothing, as its number; lines and tabs stay."""
+
+    def write(  # type: ignore[override]  # as OutputWrapper's own
+        self, msg: str = "", style_func: Callable[[str], str] | None = None, ending: str | None = None
+    ) -> None:
+        lines = (names.printable(line, keep="\n\t") for line in str(msg).split(CRLF))
+        super().write(CRLF.join(lines), style_func, ending)
+
+
+class TerminalCommand(BaseCommand):
+    """What all commands of the product are."""
+
+    def __init__(self, stdout: Any = None, stderr: Any = None, **options: Any) -> None:
+        super().__init__(stdout, stderr, **options)
+        style = self.stderr.style_func
+        self.stdout, self.stderr = PrintableOutput(stdout or sys.stdout), PrintableOutput(stderr or sys.stderr)
+        self.stderr.style_func = style
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        for name in ("stdout", "stderr"):
+            if given := options.pop(name, None):
+                setattr(self, name, PrintableOutput(given))
+        return super().execute(*args, **options)

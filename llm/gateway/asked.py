@@ -1,0 +1,58 @@
+"""What is known of a call while it is asked for, so that a refusal can be noted with who asked for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
+from governance.rules.calls import Caller
+from llm.gateway import errors
+from llm.gateway.http import Exchange
+from llm.gateway.identities import Identity
+from llm.rules.bounds import Estimate
+from llm.rules.mistral_dialect import Request
+
+# The model's own word, or its silence, is no refusal of ours; and what still runs may be asked for again.
+NO_REFUSALS = frozenset({"upstream_error"})
+STILL_RUNNING = 409
+
+
+@dataclass(slots=True)
+class Asked:
+    """A call as far as it has been read. Making one costs next to nothing: most are never refused."""
+
+    exchange: Exchange
+    identity: Identity
+    request: Request | None = None
+    estimate: Estimate | None = None
+    caller: Caller | None = None
+    is_noted: bool = False
+
+    def note(self, error: errors.GatewayError, log: RefusalLog) -> None:
+        """Note a refusal, once."""
+        if self.is_noted or error.status >= 500 or error.status == STILL_RUNNING or error.type in NO_REFUSALS:
+            return
+        self.is_noted = True
+        decision, request = error.decision, self.request
+        log.note(
+            NotedRefusal(
+                request_id=self.exchange.request_id,
+                caller=self.caller or self._bare_caller(),
+                model=request.model if request else "",
+                tools=request.tools if request else (),
+                reason=decision.reason.value if decision else error.code,
+                status=error.status,
+                at=timezone.now(),
+                sentence=error.message,
+                param=error.param or "",
+                decision=decision,
+                fields=errors.FIELDS,
+            )
+        )
+
+    def _bare_caller(self) -> Caller:
+        """Whose key it is, where what the request says of itself was not read, or is at fault."""
+        who = self.identity
+        return Caller(who.tenant_id, who.tenant, agent=who.agent, key_id=who.key_id, key_prefix=who.key_prefix)

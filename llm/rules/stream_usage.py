@@ -1,0 +1,40 @@
+"""What a stream's events say was used, and whether that is the call's last word. Pure."""
+
+from __future__ import annotations
+
+from governance.rules.calls import Usage
+from llm.rules import usage
+from llm.rules.sse import Event
+
+
+class StreamUsage:
+    """Reads the events of one stream in their order, as they come or all at once, of so many answers."""
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self._by_answer: dict[int, Usage] = {}
+        self.ended_answers: set[int] = set()
+        # The largest usage that was reported; the last word where no text came after it.
+        self.used: Usage | None = None
+        self.is_last_word = False
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether all answers have."""
+        return len(self.ended_answers) >= self._answers
+
+    def took(self, event: Event, reported: Usage | None, *, text_bytes: int) -> None:
+        """The next event, what it says was used, and how much text it holds."""
+        if text_bytes:
+            self.is_last_word = False
+            if self.have_ended and not event.finished:
+                # It was not the end.
+                self.ended_answers.clear()
+        self.ended_answers.update(event.finished)
+        if reported is None:
+            return
+        if event.data is not None and (index := usage.counted_answer(event.data)) is not None:
+            self._by_answer[index] = reported
+            reported = usage.together(self._by_answer.values())
+        self.used = usage.larger(self.used, reported)
+        self.is_last_word = True

@@ -1,0 +1,155 @@
+"""Noting refusals: bounded, never in the way, and written when it can be."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from governance import tasks
+from governance.actions import refusal_log
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
+from governance.models import RefusedCall
+from tests import factories
+from tests.factories import NOON
+
+
+@pytest.fixture
+def log(settings: Any) -> RefusalLog:
+    settings.REFUSALS_A_MINUTE = 3
+    return RefusalLog()
+
+
+def refused(id: str = "r", *, agent: str = "invoices", reason: str = "paused", **fields: Any) -> NotedRefusal:
+    caller = factories.caller(agent=agent, **fields)
+    return NotedRefusal(id, caller, "large", ("search",), reason, 403, NOON, sentence="No.", param="model")
+
+
+def counts() -> list[tuple[str, str, int]]:
+    return list(RefusedCall.objects.order_by("pk").values_list("agent", "request_id", "more"))
+
+
+@pytest.mark.django_db
+def test_so_many_a_minute_are_kept_and_the_rest_counted_on_the_last(log: RefusalLog) -> None:
+    for number in range(10):
+        log.note(refused(f"r-{number}"))
+    log.note(refused("other", reason="stopped"))
+    log.note(replace(refused("later"), at=NOON + timedelta(minutes=1)))
+    log.flush()
+    assert counts() == [
+        ("invoices", "r-0", 0),
+        ("invoices", "r-1", 0),
+        ("invoices", "r-2", 7),
+        ("invoices", "other", 0),
+        ("invoices", "later", 0),
+    ]
+
+
+@pytest.mark.django_db
+def test_what_other_processes_kept_of_a_minute_counts(log: RefusalLog) -> None:
+    for process in (RefusalLog(), log):
+        for number in range(2):
+            process.note(refused(f"r-{number}"))
+        process.flush()
+    assert [more for _, _, more in counts()] == [0, 0, 1]
+
+
+@pytest.mark.django_db
+def test_ever_new_names_of_agents_are_bounded_by_their_tenant(log: RefusalLog, settings: Any) -> None:
+    for number in range(100):
+        log.note(refused(f"r-{number}", agent=f"agent-{number}"))
+    log.flush()
+    assert RefusedCall.objects.exclude(request_id="").count() == refusal_log.AGENTS_WORTH * 3
+    assert counts()[-1] == ("", "", 40)
+    log.note(refused("again", agent="one more"))
+    log.flush()
+    assert counts()[-1] == ("", "", 41)
+
+
+@pytest.mark.django_db
+def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal_log, "MOST_WAITING", 1)
+    for number in range(3):
+        log.note(refused(f"r-{number}"))
+    log.flush()
+    assert counts() == [("invoices", "r-0", 2)]
+
+
+@pytest.mark.django_db
+def test_names_that_no_column_takes_are_cut_and_cleaned(log: RefusalLog) -> None:
+    log.note(replace(refused("r" * 500), model="m\0\ud800" + "x" * 500, tools=("t\0",)))
+    log.flush()
+    row = RefusedCall.objects.get()
+    assert (len(row.request_id), row.model[:3], row.tools, row.act) == (100, "m?x", ["t"], "with another model")
+
+
+@pytest.mark.django_db
+def test_what_waits_holds_no_more_than_its_row_will(log: RefusalLog) -> None:
+    long = "x" * 1_000_000
+    caller = factories.caller(agent=long, user=long, session=long, task=long)
+    for number in range(5):
+        noted = NotedRefusal(f"r-{number}{long}", caller, long, [long] * 1_000, long, 400, NOON, long, long)
+        log.note(noted)
+    assert _texts_of(log) < 200_000
+    log.flush()
+    # Of one agent and reason, however long they were: three rows, and the rest on the last.
+    assert [(len(agent), more) for agent, _, more in counts()] == [(100, 0), (100, 0), (100, 2)]
+    row = RefusedCall.objects.earliest("pk")
+    assert (len(row.tools), len(row.tools[0]), len(row.model), len(row.sentence)) == (100, 200, 120, 500)
+
+
+def _texts_of(log: RefusalLog) -> int:
+    """Of all that a log holds in memory."""
+    return len(pickle.dumps([log._noted, log._rest, log._kept]))
+
+
+@pytest.mark.django_db
+def test_while_the_database_is_away_they_wait(log: RefusalLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = refusal_log._write
+
+    def away(*args: Any) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(refusal_log, "_write", away)
+    for number in range(5):
+        log.note(refused(f"r-{number}"))
+    log.flush()
+    monkeypatch.setattr(refusal_log, "MOST_WAITING", 2)
+    log.flush()
+    assert counts() == []
+    monkeypatch.setattr(refusal_log, "_write", write)
+    log.flush()
+    assert counts() == [("invoices", "r-0", 0), ("invoices", "r-1", 3)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_that_cannot_be_written_takes_no_other_along(log: RefusalLog) -> None:
+    log.note(refused("good"))
+    log.note(replace(refused("orphan"), caller=replace(factories.caller(), tenant_id=10**9)))
+    log.flush()
+    assert [id for _, id, _ in counts()] == ["good"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_thread_writes_them_and_the_rest_at_the_end(log: RefusalLog) -> None:
+    log.start()
+    log.note(refused("r-1"))
+    log.close()
+    assert [id for _, id, _ in counts()] == ["r-1"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "refusal-log"]
+
+
+@pytest.mark.django_db
+def test_they_are_purged_when_they_are_old(log: RefusalLog, settings: Any, time_machine: Any) -> None:
+    settings.REFUSALS_DAYS = 30
+    log.note(refused("old"))
+    log.note(replace(refused("young"), at=NOON + timedelta(seconds=1)))
+    log.flush()
+    time_machine.move_to(NOON + timedelta(days=30, seconds=1), tick=False)
+    assert tasks.purge_refusals() == 1
+    assert [id for _, id, _ in counts()] == ["young"]

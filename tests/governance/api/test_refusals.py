@@ -1,0 +1,156 @@
+"""GET /api/refusals, and what the two-phase protocol puts there."""
+
+from __future__ import annotations
+
+import csv
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from governance.actions import refusal_log
+from governance.actions.refusal_log import RefusalLog
+from governance.models import RefusedCall
+from tests import factories
+from tests.governance.api.conftest import Api
+
+pytestmark = pytest.mark.usefixtures("priced", "log")
+ASK: dict[str, Any] = {"model": "large", "estimated_cost": "0.10", "user": "zoe", "tools": ["search"]}
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> RefusalLog:
+    own = RefusalLog()
+    monkeypatch.setattr(refusal_log, "log", own)
+    return own
+
+
+def listed(api: Api, **query: Any) -> list[str]:
+    return [row["request_id"] for row in api.get("/api/refusals", **query).json()["results"]]
+
+
+def test_a_refused_reservation_is_found_by_its_request_id(agent: Api, log: RefusalLog) -> None:
+    factories.budget("0.05")
+    response = agent.post("/api/reservations", ASK)
+    log.flush()
+    shown = agent.get(f"/api/refusals/{response['x-request-id']}").json()
+    assert {name: shown[name] for name in ("reason", "status", "agent", "user", "model", "tools", "cost")} == {
+        "reason": "budget_exhausted",
+        "status": 402,
+        "agent": "invoices",
+        "user": "zoe",
+        "model": "large",
+        "tools": ["search"],
+        "cost": "0.10",
+    }
+    assert (shown["would_pass"], shown["budgets"][0]["missing"]) == ("$0.05 more", "0.05")
+    assert shown["key"] == agent.key.prefix  # type: ignore[union-attr]
+
+
+def test_bounds_and_malformed_bodies_are_refusals_too(agent: Api, operator: Api, viewer: Api, log: RefusalLog) -> None:
+    for api, body in (
+        (agent, ASK | {"model": "mystery", "input_tokens": 1}),
+        (agent, {"model": 7}),
+        (operator, {"model": "large", "tenant": "acme"}),
+        # Nobody's calls: no such tenant, and a role that makes none.
+        (operator, ASK | {"tenant": "nobody"}),
+        (viewer, ASK),
+    ):
+        assert api.post("/api/reservations", body).status_code in (400, 403)
+    log.flush()
+    assert list(RefusedCall.objects.order_by("pk").values_list("reason", "agent", "model")) == [
+        ("invalid", "invoices", "mystery"),
+        ("invalid", "invoices", ""),
+        ("invalid", "", "large"),
+    ]
+
+
+def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(agent: Api, log: RefusalLog) -> None:
+    factories.budget("0.15")
+    held = agent.post("/api/reservations", ASK).json()["id"]
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 402
+    log.flush()
+    row = RefusedCall.objects.get()
+    assert (row.reason, row.agent, row.user) == ("budget_exhausted", "invoices", "zoe")
+    again = {"content_type": "application/json", "headers": {"idempotency-key": "k"}}
+    for _ in range(2):
+        assert agent.client.post("/api/reservations", ASK, **again).status_code in (402, 429)
+    assert agent.post(f"/api/reservations/{held}/release").status_code == 200
+    assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 5}).status_code == 409
+    log.flush()
+    assert RefusedCall.objects.count() in (2, 3)
+
+
+def test_a_hold_that_is_not_there_is_told_as_it_is(agent: Api, viewer: Api, log: RefusalLog) -> None:
+    path = f"/api/reservations/{uuid4()}/extend"
+    long = {"content_type": "application/json", "headers": {"idempotency-key": "k" * 300}}
+    assert viewer.post(path, {"more": "1"}).status_code == 403
+    assert agent.post(path, {"more": "1"}).status_code == 404
+    assert agent.client.post(path, {"more": "1"}, **long).status_code == 400
+    log.flush()
+    # A viewer makes no calls.
+    assert [(row.status, row.agent) for row in RefusedCall.objects.all()] == [(400, "invoices")]
+
+
+def test_what_cannot_be_noted_is_refused_all_the_same(
+    agent: Api, log: RefusalLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(log, "note", fail)
+    assert agent.post("/api/reservations", {"model": 7}).status_code == 400
+    assert "could not be noted" in caplog.text
+
+
+def test_a_dry_run_is_no_refused_call(agent: Api, log: RefusalLog) -> None:
+    factories.budget("0.05")
+    agent.post("/api/decisions", ASK)
+    log.flush()
+    assert not RefusedCall.objects.exists()
+
+
+def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> None:
+    now = timezone.now()
+    rows = [("r-1", "acme", "invoices", "paused"), ("r-2", "acme", "mail", "stopped"), ("r-3", "globex", "", "paused")]
+    for age, (id, slug, agent, reason) in enumerate(rows):
+        RefusedCall.objects.create(
+            request_id=id,
+            tenant=factories.tenant(slug),
+            agent=agent,
+            reason=reason,
+            model=f"m-{id}",
+            status=403,
+            refused_at=now - timedelta(hours=age),
+        )
+    assert listed(operator) == ["r-3", "r-2", "r-1"]
+    assert listed(tenant) == ["r-2", "r-1"]
+    assert listed(tenant, tenant="globex") == listed(stranger, agent="mail") == []
+    for query, found in (
+        ({"tenant": "globex"}, ["r-3"]),
+        ({"agent": "mail"}, ["r-2"]),
+        ({"reason": "paused"}, ["r-3", "r-1"]),
+        ({"model": "m-r-2"}, ["r-2"]),
+        ({"request_id": "r-1"}, ["r-1"]),
+        ({"from": (now - timedelta(minutes=90)).isoformat()}, ["r-2", "r-1"]),
+        ({"to": (now - timedelta(minutes=30)).isoformat()}, ["r-3", "r-2"]),
+    ):
+        assert listed(operator, **query) == found, query
+    page = operator.get("/api/refusals", page_size=2).json()
+    assert [row["request_id"] for row in operator.get(page["next"]).json()["results"]] == ["r-1"]
+    table = operator.client.get("/api/refusals", headers={"accept": "text/csv"}).getvalue().decode()
+    assert [row["request_id"] for row in csv.DictReader(StringIO(table))] == ["r-3", "r-2", "r-1"]
+    assert operator.get("/api/refusals/nothing").status_code == 404
+
+
+def test_what_an_operator_was_answered_is_not_replayed_to_the_tenant(operator: Api, tenant: Api) -> None:
+    factories.budget("9.000123", scope_type="platform")
+    sent = {"content_type": "application/json", "headers": {"idempotency-key": "k"}}
+    first = operator.client.post("/api/reservations", ASK | {"tenant": "acme"}, **sent)
+    assert (first.status_code, "9.000123" in first.content.decode()) == (201, True)
+    again = tenant.client.post("/api/reservations", ASK | {"tenant": "acme"}, **sent)
+    assert again.status_code == 422
+    assert "9.000123" not in again.content.decode()

@@ -1,0 +1,162 @@
+"""Windows and buckets of names that are new: opened for calls that are let through, and for no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from governance import ledger
+from governance.ledger import sql
+from governance.ledger.operations import Reset, Settle
+from governance.ledger.results import TooManyNames
+from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
+from governance.rules.calls import Usage
+from governance.rules.decision import Reason
+from governance.upkeep import reconcile
+from tests import factories as make
+from tests.factories import NOON, nanos
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def each(kind: str = "user", limit: str = "1.00") -> Budget:
+    return make.budget(limit, scope_type=kind, scope_key="*", soft_cap=None)
+
+
+def limited(kind: str = "user") -> RateLimit:
+    return RateLimit.objects.create(tenant=make.tenant(), scope_type=kind, scope_key="*", requests_per_minute=1)
+
+
+def subjects() -> set[str]:
+    return set(BudgetWindow.objects.filter(budget__scope_key="*").values_list("subject", flat=True))
+
+
+@pytest.mark.parametrize("kind", ["agent", "user", "session", "task"])
+def test_a_refused_call_opens_nothing_for_a_new_name(kind: str) -> None:
+    make.budget("0.05", soft_cap=None)
+    each(kind)
+    limited(kind)
+    by = make.caller(**{kind: "new"})
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).reason == Reason.BUDGET_EXHAUSTED
+    assert (subjects(), RateBucket.objects.count()) == (set(), 0)
+    assert ledger.reserve(make.reserving("0.01", by=by), now=NOON).allowed
+    assert (subjects(), RateBucket.objects.count()) == ({"new"}, 1)
+    assert ledger.reserve(make.reserving("0.01", by=by), now=NOON).reason == Reason.RATE_LIMITED
+    assert reconcile.check() == []
+
+
+def test_a_call_that_its_own_new_window_refuses_leaves_neither_window_nor_event() -> None:
+    each(limit="0.05")
+    refused = ledger.reserve(make.reserving("0.10", by=make.caller(user="new")), now=NOON)
+    assert (refused.reason, refused.because and refused.because.limit_nanos) == (Reason.BUDGET_EXHAUSTED, nanos("0.05"))
+    assert (subjects(), BudgetEvent.objects.count()) == (set(), 0)
+
+
+def test_a_paused_tenants_call_opens_nothing_but_what_is_there_for_all() -> None:
+    each()
+    make.budget("1.00")
+    by = make.caller(user="new")
+    type(make.tenant()).objects.update(status="paused")
+    assert ledger.reserve(make.reserving("0.01", by=by), now=NOON).reason == Reason.TENANT_PAUSED
+    assert list(BudgetWindow.objects.values_list("subject", flat=True)) == ["acme"]
+
+
+def test_a_call_that_fits_once_another_of_its_batch_is_settled_opens_its_window() -> None:
+    make.budget("0.10", soft_cap=None)
+    each()
+    limited()
+    old, new = make.caller(user="old"), make.caller(user="new")
+    held = make.reserving("0.10", by=old)
+    assert ledger.reserve(held, now=NOON).allowed
+    settle = Settle(held.reservation_id, nanos("0.01"), Usage(model="m"))
+    results = ledger.apply([settle, make.reserving("0.05", by=new)], now=NOON)
+    assert results[1].allowed
+    row = BudgetWindow.objects.get(subject="new")
+    assert (row.reserved_nanos, RateBucket.objects.count()) == (nanos("0.05"), 2)
+    assert Reservation.objects.get(user="new").buckets
+    assert reconcile.check() == []
+
+
+def test_a_window_that_somebody_else_opened_and_closed_at_that_moment_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make.budget("0.10", soft_cap=None)
+    each()
+    held = make.reserving("0.10", by=make.caller(user="old"))
+    assert ledger.reserve(held, now=NOON).allowed
+    opening, open_windows = iter([lambda *_: None]), sql.open_windows
+    monkeypatch.setattr(sql, "open_windows", lambda *args: next(opening, open_windows)(*args))
+    settle = Settle(held.reservation_id, nanos("0.01"), Usage(model="m"))
+    results = ledger.apply([settle, make.reserving("0.05", by=make.caller(user="new"))], now=NOON)
+    assert results[1].allowed
+    assert BudgetWindow.objects.get(subject="new").reserved_nanos == nanos("0.05")
+
+
+def test_of_a_batch_those_that_fit_open_theirs_and_the_others_nothing(settings: Any) -> None:
+    make.budget("0.10", soft_cap=None)
+    each()
+    make_one = [make.reserving(cost, by=make.caller(user=user)) for user, cost in (("a", "0.05"), ("b", "9.00"))]
+    assert [result.allowed for result in ledger.apply(make_one, now=NOON)] == [True, False]
+    assert subjects() == {"a"}
+
+
+def test_a_tenants_new_names_are_bounded_within_an_hour(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 2
+    each()
+    asked = [make.reserving("0.01", by=make.caller(user=name)) for name in ("a", "b", "c")]
+    assert [result.reason for result in ledger.apply(asked, now=NOON)] == ["", "", Reason.TOO_MANY_NAMES]
+    assert subjects() == {"a", "b"}
+    by = make.caller(user="c")
+    refused = ledger.dry_run(by, asked[2].call, now=NOON)
+    assert (refused.reason, refused.most_names) == (Reason.TOO_MANY_NAMES, 2)
+    with pytest.raises(TooManyNames, match="More than 2 agents"):
+        ledger.record(make.reporting("0.01", by=by), now=NOON)
+    assert ledger.reserve(make.reserving("0.01", by=make.caller(user="a")), now=NOON).allowed
+    other = make.caller(make.tenant("globex"), user="c")
+    assert ledger.reserve(make.reserving("0.01", by=other), now=NOON).allowed
+    later = NOON + timedelta(hours=1, seconds=1)
+    assert ledger.reserve(replace(asked[2], reservation_id=make.reserving("1").reservation_id), now=later).allowed
+
+
+def test_a_reset_brings_no_new_names(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 3
+    budget = each()
+    for n in range(3):
+        at = NOON + timedelta(hours=2 * n)
+        assert ledger.reserve(make.reserving("0.01", by=make.caller(user=f"u{n}")), now=at).allowed
+    at = NOON + timedelta(hours=8)
+    for _ in range(2):
+        assert ledger.reset(Reset(budget.pk, "x", "ops"), now=at).opened == 3
+    asked = [make.reserving("0.01", by=make.caller(user=f"new{n}")) for n in range(4)]
+    results = [ledger.reserve(one, now=at).allowed for one in asked]
+    assert results == [True, True, True, False]
+    assert reconcile.check() == []
+
+
+def test_buckets_that_are_empty_are_dropped_and_those_in_use_stay() -> None:
+    limited()
+    for number in range(3):
+        assert ledger.reserve(make.reserving("0.01", by=make.caller(user=f"u{number}")), now=NOON).allowed
+    later = NOON + timedelta(minutes=61)
+    held = make.reserving("0.01", by=make.caller(user="u2"))
+    assert ledger.reserve(held, now=later).allowed
+    ledger.roll_windows(now=later)
+    assert list(RateBucket.objects.values_list("subject", flat=True)) == ["u2"]
+    for row in Reservation.objects.order_by("pk"):
+        ledger.settle(Settle(row.pk, nanos("0.01"), Usage(model="m")), now=later)
+    assert ledger.reserve(make.reserving("0.01", by=make.caller(user="u0")), now=later).allowed
+    assert ledger.reserve(make.reserving("0.01", by=make.caller(user="u2")), now=later).reason == Reason.RATE_LIMITED
+    assert reconcile.check() == []
+
+
+def test_a_report_that_was_made_before_opens_nothing_and_says_so(settings: Any) -> None:
+    each()
+    report = make.reporting("0.01", by=make.caller(user="a"))
+    ledger.record(report, now=NOON)
+    settings.NEW_NAMES_PER_HOUR = 0
+    again = replace(report, caller=make.caller(user="b"))
+    assert ledger.record(again, now=NOON).duplicate
+    assert subjects() == {"a"}

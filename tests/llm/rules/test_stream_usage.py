@@ -1,0 +1,46 @@
+"""Usage that a stream's events tell: the largest, and only as the last word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from governance.rules.calls import Usage
+from llm.rules.sse import Event
+from llm.rules.stream_usage import StreamUsage
+
+
+def used(output_tokens: int) -> Usage:
+    return Usage(provider="p", input_tokens=3, output_tokens=output_tokens, units=3 + output_tokens)
+
+
+def event(*ended: int, **more: Any) -> Event:
+    return Event(b"", {"choices": [{"index": index, "finish_reason": "stop"} for index in ended], **more})
+
+
+def test_the_largest_usage_is_the_last_word_until_text_follows() -> None:
+    told = StreamUsage(1)
+    told.took(event(), used(9), text_bytes=1)
+    told.took(event(), used(2), text_bytes=0)
+    assert (told.used, told.is_last_word, told.have_ended) == (used(9), True, False)
+    told.took(event(), None, text_bytes=1)
+    assert (told.used, told.is_last_word) == (used(9), False)
+
+
+def test_text_after_all_have_ended_says_that_it_was_no_end() -> None:
+    told = StreamUsage(2)
+    told.took(event(0), None, text_bytes=0)
+    told.took(event(), None, text_bytes=1)
+    told.took(event(1), None, text_bytes=1)
+    assert told.have_ended
+    told.took(event(1), None, text_bytes=1)
+    assert told.have_ended
+    told.took(event(), None, text_bytes=1)
+    assert not told.have_ended
+
+
+def test_usage_of_each_answer_is_added_up() -> None:
+    told = StreamUsage(2)
+    for index in (0, 1):
+        choice = {"index": index, "usage": {}}
+        told.took(Event(b"", {"choices": [choice]}), used(5), text_bytes=0)
+    assert told.used == used(10)

@@ -1,0 +1,36 @@
+"""Tool calls as providers take and give them, where no call over HTTP comes by."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm.rules.tool_calls import CallParts, with_text_arguments
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1}', {"a": 1}])
+def test_arguments_are_a_text_whatever_they_came_as(arguments: object) -> None:
+    answer = {"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}}]}
+    with_text_arguments(answer)
+    said = answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]
+    assert said.replace(" ", "") == '{"a":1}'
+
+
+def taken(*arguments: str) -> list[str]:
+    """What the calls come to, of parts that repeat the name, without ids or numbers."""
+    parts = CallParts()
+    for text in arguments:
+        parts.took({"function": {"name": "f", "arguments": text}})
+    return [call["function"]["arguments"] for call in parts.whole()]
+
+
+def test_a_name_that_comes_again_is_another_call_once_the_arguments_are_whole() -> None:
+    assert taken('{"a": 1}', '{"a": 2}') == ['{"a": 1}', '{"a": 2}']
+
+
+def test_a_brace_at_the_end_of_a_part_is_no_end_of_arguments() -> None:
+    assert taken('{"a": {}', "}") == ['{"a": {}}']
+
+
+@pytest.mark.parametrize("calls", [5, ["x"], [{"function": "f"}], [{}]])
+def test_what_is_no_call_has_no_arguments(calls: object) -> None:
+    assert with_text_arguments({"choices": [5, {"delta": {"tool_calls": calls}}]}) is False

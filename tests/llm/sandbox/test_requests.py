@@ -1,0 +1,191 @@
+"""What the real Mistral refuses, the simulated one refuses: with the same status, shape and code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+USER = {"role": "user", "content": "What do we owe?"}
+ID, OTHER_ID = "abcDEF123", "zyxWVU987"
+
+
+def call(id: Any = ID, name: str = "weather", **more: Any) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}, **more}
+
+
+def calls(*made: dict[str, Any], content: Any = "") -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": list(made) or [call()]}
+
+
+def result(id: Any = ID, **more: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "content": "Sunny.", **more}
+
+
+def ask(sandbox_url: str, messages: list[Any] | None = None, path: str = "/chat/completions", **fields: Any) -> Any:
+    said = {} if messages is None and path != "/chat/completions" else {"messages": messages or [USER]}
+    body = {"model": "mistral-small-latest", **said, **fields}
+    return httpx.post(f"{sandbox_url}/v1{path}", json=body, timeout=5)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER],
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "system", "content": "Be brief."}, USER, USER],
+        [USER, {"role": "system", "content": "Be brief."}, USER],
+        [USER, calls(), result()],
+        [USER, calls(content="Let me see."), result(name="weather")],
+        [USER, calls(call(), call(OTHER_ID)), result(OTHER_ID), result()],
+        [USER, calls(), result(), calls(), result(), {"role": "assistant", "content": "Sunny."}, USER],
+        [USER, {"role": "assistant", "content": "So", "prefix": True}],
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": "https://x"}],
+            }
+        ],
+    ],
+)
+def test_a_conversation_in_order_is_answered(sandbox_url: str, messages: list[Any]) -> None:
+    answer = ask(sandbox_url, messages)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "said"),
+    [
+        ([{"role": "assistant", "content": "Hi"}], "3230", "start with a user message"),
+        ([USER, {"role": "assistant", "content": "Hi"}], "3230", "Expected last role User or Tool"),
+        ([USER, result()], "3230", "Unexpected role 'tool' after role 'user'"),
+        ([USER, calls(), result(), USER], "3230", "Unexpected role 'user' after role 'tool'"),
+        ([USER, calls(), result(), {"role": "system", "content": "x"}], "3230", "Unexpected role 'system'"),
+        ([USER, {"role": "assistant", "content": "x"}, {"role": "system", "content": "x"}, USER], "3230", "Unexpected"),
+        ([USER, calls(), USER], "3230", "Not the same number of function calls and responses"),
+        ([USER, calls(call(), call(OTHER_ID)), result()], "3230", "Not the same number"),
+        ([USER, calls(), result(OTHER_ID)], "3230", "Unexpected tool call id zyxWVU987"),
+        ([USER, calls(), result(), result()], "3230", "Duplicate tool call id abcDEF123 in tool results"),
+        ([USER, calls(call(), call()), result()], "3230", "Duplicate tool call id abcDEF123 in assistant message"),
+        ([USER, {"role": "assistant", "content": ""}, USER], "3240", "either content or tool_calls"),
+        ([USER, {"role": "assistant", "content": "x", "prefix": True}, USER], "3240", "must be last message"),
+        ([USER, calls(call("call_1")), result("call_1")], "3280", "Tool call id was call_1 but must be"),
+        ([USER, calls(call("abcdefgh")), result("abcdefgh")], "3280", "with a length of 9"),
+        ([USER, calls(call("abcdefghij")), result("abcdefghij")], "3280", "with a length of 9"),
+        ([USER, calls(call(name="what now")), result()], "3280", "Function name was what now"),
+        ([USER, calls(), result(name="x" * 65)], "3280", "Function name was"),
+    ],
+)
+def test_a_conversation_that_no_model_is_given_is_a_400(
+    sandbox_url: str, messages: list[Any], code: str, said: str
+) -> None:
+    answer = ask(sandbox_url, messages)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert said in answer.json()["message"]
+    assert answer.json()["object"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc", "kind"),
+    [
+        ({"stream_options": {}}, ["stream_options"], "extra_forbidden"),
+        ({"max_completion_tokens": 5}, ["max_completion_tokens"], "extra_forbidden"),
+        ({"temperature": 1.6}, ["temperature"], "less_than_equal"),
+        ({"temperature": -0.1}, ["temperature"], "greater_than_equal"),
+        ({"temperature": "hot"}, ["temperature"], "float_type"),
+        ({"top_p": 0}, ["top_p"], "greater_than"),
+        ({"top_p": 1.1}, ["top_p"], "less_than_equal"),
+        ({"max_tokens": -1}, ["max_tokens"], "greater_than_equal"),
+        ({"max_tokens": 1.5}, ["max_tokens"], "int_type"),
+        ({"max_tokens": True}, ["max_tokens"], "int_type"),
+        ({"n": 0}, ["n"], "greater_than_equal"),
+        ({"random_seed": -1}, ["random_seed"], "greater_than_equal"),
+        ({"presence_penalty": 2.1}, ["presence_penalty"], "less_than_equal"),
+        ({"frequency_penalty": -3}, ["frequency_penalty"], "greater_than_equal"),
+        ({"stream": "yes"}, ["stream"], "bool_type"),
+        ({"stream": None}, ["stream"], "bool_type"),
+        ({"response_format": {"type": "xml"}}, ["response_format", "type"], "literal_error"),
+        ({"reasoning_effort": "most"}, ["reasoning_effort"], "literal_error"),
+        ({"service_tier": "flex"}, ["service_tier"], "literal_error"),
+        ({"metadata": []}, ["metadata"], "dict_type"),
+        ({"messages": []}, None, ""),
+        ({"messages": "Hi"}, ["messages"], "list_type"),
+        ({"messages": [{"content": "Hi"}]}, ["messages", 0], "union_tag_not_found"),
+        ({"messages": [{"role": "developer", "content": "Hi"}]}, ["messages", 0], "union_tag_invalid"),
+        ({"messages": [{"role": "user"}]}, ["messages", 0, "user", "content"], "missing"),
+        (
+            {"messages": [{"role": "system", "content": None}]},
+            ["messages", 0, "system", "content", "str"],
+            "string_type",
+        ),
+        ({"messages": [{**USER, "name": "Ann"}]}, ["messages", 0, "user", "name"], "extra_forbidden"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "x", "reasoning_content": "y"}, USER]},
+            ["messages", 1, "assistant", "reasoning_content"],
+            "extra_forbidden",
+        ),
+        (
+            {"messages": [USER, calls(call(extra_content={})), result()]},
+            ["messages", 1, "assistant", "tool_calls", 0, "extra_content"],
+            "extra_forbidden",
+        ),
+        (
+            {"messages": [USER, calls(call(id=None)), result()]},
+            ["messages", 1, "assistant", "tool_calls", 0, "id"],
+            "string_type",
+        ),
+    ],
+)
+def test_a_body_that_is_not_as_described_is_a_422_that_lists_what_is_wrong(
+    sandbox_url: str, fields: dict[str, Any], loc: list[Any] | None, kind: str
+) -> None:
+    body = {"model": "mistral-small-latest", "messages": [USER], **fields}
+    answer = httpx.post(f"{sandbox_url}/v1/chat/completions", json=body, timeout=5)
+    if loc is None:
+        assert (answer.status_code, answer.json()["code"]) == (400, "3230")
+        return
+    assert answer.status_code == 422, answer.text
+    [found] = [one for one in answer.json()["detail"] if one["type"] == kind]
+    assert found["loc"] == ["body", *loc]
+    assert found["msg"]
+    assert "input" in found
+
+
+@pytest.mark.parametrize("place", ["tool", "function", "part"])
+def test_nothing_is_open_for_fields_of_others(sandbox_url: str, place: str) -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    function = {"name": "weather", "parameters": {}, **(mark if place == "function" else {})}
+    tool = {"type": "function", "function": function, **(mark if place == "tool" else {})}
+    part = {"type": "text", "text": "Hi", **(mark if place == "part" else {})}
+    answer = ask(sandbox_url, [{"role": "user", "content": [part]}], tools=[tool])
+    assert answer.status_code == 422, answer.text
+    assert any(one["type"] == "extra_forbidden" for one in answer.json()["detail"])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/fim/completions", {"model": "codestral-latest", "prompt": "a", "n": 2}),
+        ("/fim/completions", {"model": "codestral-latest"}),
+        ("/embeddings", {"model": "mistral-embed", "input": [1, 2]}),
+        ("/embeddings", {"model": "mistral-embed", "input": "a", "dimensions": 4}),
+        ("/moderations", {"model": "mistral-moderation-latest", "input": [USER]}),
+        ("/chat/moderations", {"model": "mistral-moderation-latest", "input": ["Hi"]}),
+        ("/ocr", {"model": "mistral-ocr-latest", "document": {"type": "text", "text": "a"}}),
+    ],
+)
+def test_the_other_routes_have_their_own_fields(sandbox_url: str, path: str, fields: dict[str, Any]) -> None:
+    answer = ask(sandbox_url, None, path, **fields)
+    assert answer.status_code == 422, answer.text
+    assert isinstance(answer.json()["detail"], list)
+
+
+def test_a_guardrail_answers_as_documented(sandbox_url: str) -> None:
+    guarded = {"guardrails": [{"block_on_error": True, "moderation_llm_v2": {"action": "block"}}]}
+    body = {"model": "mistral-small-latest", "messages": [USER]}
+    url, headers = f"{sandbox_url}/v1/chat/completions", {"x-sandbox": "blocked"}
+    assert httpx.post(url, json=body, headers=headers, timeout=5).status_code == 200
+    answer = httpx.post(url, json=body | guarded, headers=headers, timeout=5)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (403, "Content blocked by guardrail")
+    assert answer.json()["guardrails"]["results"]["moderation_llm_v2"]["violated"] is True
