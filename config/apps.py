@@ -1,5 +1,7 @@
 from django.apps import AppConfig
 from django.contrib.admin.apps import AdminConfig
+from django.contrib.auth.signals import user_logged_in
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -21,7 +23,10 @@ class CompositionConfig(AppConfig):
     verbose_name = "Composition"
 
     def ready(self) -> None:
+        from django.apps import apps
+
         from billing.accounts import topups
+        from config import roles, sessions
         from governance import ports
         from llm.catalogue import snapshot
         from llm.providers import cost_reports
@@ -34,3 +39,6 @@ class CompositionConfig(AppConfig):
                 provider_costs=cost_reports.read,
             )
         )
+        user_logged_in.connect(sessions.begin, dispatch_uid="config.sessions")
+        # Once, after the last app: this one has no tables, so Django sends it nothing.
+        post_migrate.connect(roles.put_right, sender=apps.get_app_config("billing"), dispatch_uid="config.roles")

@@ -1,8 +1,12 @@
 """Typed readers of environment variables that stop start-up with a sentence naming the variable."""
 
+import ipaddress
 import os
 import re
 import secrets as random_secrets
+import stat
+import tempfile
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +19,10 @@ from governance.rules import money
 
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
+# A secret that a machine can guess is none: fewer characters than this, or fewer different ones. Django's checks of
+# SECRET_KEY ask for the same length.
+LEAST_KEY, LEAST_TOKEN, LEAST_DIFFERENT = 50, 16, 8
+MADE_BY_STARTPROJECT = "django-insecure-"
 
 # How libpq notices that a server is gone: seconds, and milliseconds for what it sent that nobody acknowledges.
 NOTICING = {
@@ -38,15 +46,32 @@ def _raw(env: environ.Env, name: str, default: str) -> str:
 
 
 def directory(env: environ.Env, name: str, *, default: Path) -> Path:
-    """A folder that exists afterwards and can be written to."""
+    """A folder of the product's own, that exists afterwards, can be written to, and is closed to others."""
     path = Path(_raw(env, name, "") or default).expanduser().resolve()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ImproperlyConfigured(f"{name} must be a folder that can be made: {error}.") from error
+    if path.stat().st_mode & stat.S_ISVTX:
+        raise ImproperlyConfigured(f"{name} must be a folder of its own, not {str(path)!r}, which everybody shares.")
+    _close_to_others(path, name)
     if not os.access(path, os.W_OK):
         raise ImproperlyConfigured(f"{name} must be a folder that can be written to, not {str(path)!r}.")
     return path
+
+
+def _close_to_others(path: Path, name: str) -> None:
+    """Takes what group and others may do with a file or folder; whoever does not own it must have closed it."""
+    mode = path.stat().st_mode
+    try:
+        if mode & 0o077:
+            path.chmod(stat.S_IMODE(mode) & 0o700)
+    except PermissionError as error:
+        if mode & 0o007:
+            raise ImproperlyConfigured(
+                f"{name}: others may use {str(path)!r}, which is not ours to close. Run: chmod o= {path}"
+            ) from error
 
 
 def file(env: environ.Env, name: str) -> Path | None:
@@ -126,22 +151,70 @@ def api_base(env: environ.Env, name: str, *, default: str) -> str:
 
 
 def secret_key(env: environ.Env, *, debug: bool, var_dir: Path) -> str:
-    """SECRET_KEY; in DEBUG a missing one is made once and kept under VAR_DIR."""
+    """SECRET_KEY; in DEBUG a missing one is made once and kept under VAR_DIR. Elsewhere a weak one is refused."""
     key = secret(env, "SECRET_KEY")
-    if key:
+    if key and (debug or not is_weak_key(key)):
         return key
+    if key:
+        raise ImproperlyConfigured(
+            f"SECRET_KEY is weak: whoever guesses it is an owner. Set it to {LEAST_KEY} or more random characters, "
+            "such as those of: openssl rand -base64 48."
+        )
     if not debug:
         raise ImproperlyConfigured(
             "SECRET_KEY is missing: set it to 50 or more random characters, or set DEBUG=true to try things out."
         )
     path = var_dir / "secret_key"
-    try:
-        with path.open("x") as file:
-            file.write(random_secrets.token_urlsafe(50))
-        path.chmod(0o600)
-    except FileExistsError:
-        pass
+    if not path.exists():
+        _write_once(path, random_secrets.token_urlsafe(50))
+    _close_to_others(path, "VAR_DIR")
     return path.read_text()
+
+
+def _write_once(path: Path, text: str) -> None:
+    """A file that nobody else can read at any moment, nor anybody half-written; the first of two writers wins."""
+    # Made with mode 0600.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:
+        draft.write(text)
+        draft.flush()
+        with suppress(FileExistsError):
+            os.link(draft.name, path)
+
+
+def is_weak_key(key: str) -> bool:
+    return len(key) < LEAST_KEY or len(set(key)) < LEAST_DIFFERENT or key.startswith(MADE_BY_STARTPROJECT)
+
+
+def token(env: environ.Env, name: str, *, debug: bool) -> str:
+    """A secret that opens something by itself; "" where there is none. Outside DEBUG a short one is refused."""
+    value = secret(env, name)
+    _refuse_weak_tokens([value] if value else [], name, debug=debug)
+    return value
+
+
+def tokens(env: environ.Env, name: str, *, debug: bool) -> list[str]:
+    values = secrets(env, name)
+    _refuse_weak_tokens(values, name, debug=debug)
+    return values
+
+
+def _refuse_weak_tokens(values: list[str], name: str, *, debug: bool) -> None:
+    if not debug and any(len(value) < LEAST_TOKEN or len(set(value)) < LEAST_DIFFERENT for value in values):
+        raise ImproperlyConfigured(f"{name} is weak: it must be {LEAST_TOKEN} or more random characters.")
+
+
+def addresses(env: environ.Env, name: str) -> list[str]:
+    """Addresses and networks, comma-separated, or * for all; none by default."""
+    found = names(env, name, default=[])
+    for part in found:
+        try:
+            if part != "*":
+                ipaddress.ip_network(part)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name} must be addresses or networks such as 127.0.0.1,10.0.0.0/8, or *; not {part!r}."
+            ) from error
+    return found
 
 
 def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] = ("http", "https")) -> str:
@@ -253,6 +326,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     found = _database(raw)
     options = found.setdefault("OPTIONS", {})
     if found["ENGINE"].endswith("sqlite3"):
+        _make_private(Path(found["NAME"]))
         options.update(
             # A write transaction takes the lock when it begins, so it never fails half-way for the lock.
             transaction_mode="IMMEDIATE",
@@ -272,6 +346,20 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
     return found
+
+
+def _make_private(path: Path) -> None:
+    """SQLite's file before SQLite makes it, which would let others read it. Its log files take their modes from it."""
+    if not path.is_absolute() or not path.parent.is_dir():
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    except OSError:
+        # Read-only, or not ours: opening it says so.
+        return
+    for one in (path, *(path.with_name(f"{path.name}-{more}") for more in ("wal", "shm"))):
+        if one.exists():
+            _close_to_others(one, "DATABASE_URL")
 
 
 def _database(raw: str) -> dict[str, Any]:

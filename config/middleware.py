@@ -1,18 +1,42 @@
 """Middleware of the control plane; the data plane runs none."""
 
+from __future__ import annotations
+
+import logging
 from collections.abc import Callable
+from typing import cast
 
 import uuid_utils.compat as uuids
+from csp.middleware import CSPMiddleware, PolicyParts
+from django.conf import settings
+from django.contrib.auth import logout
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
 
+from config import content_policy, second_factor, sessions
 from governance.api import errors
 from governance.rules import charsets
+
+logger = logging.getLogger(__name__)
+Handler = Callable[[HttpRequest], HttpResponse]
+
+# What nobody's page needs: sensors, payment, and to be measured for advertisements.
+PERMISSIONS_POLICY = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        *("accelerometer", "autoplay", "browsing-topics", "camera", "display-capture", "fullscreen", "geolocation"),
+        *("gyroscope", "magnetometer", "microphone", "midi", "payment", "publickey-credentials-get", "usb"),
+    )
+)
 
 
 class RequestIdMiddleware:
     """Names every request, in `request.request_id` and the `x-request-id` header."""
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
@@ -25,7 +49,7 @@ class RequestIdMiddleware:
 class Utf8Middleware:
     """Answers 415 where a content type names another charset, which Django would decode a form by."""
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
@@ -33,3 +57,84 @@ class Utf8Middleware:
             return self.get_response(request)
         told = errors.body("unsupported_media_type", charsets.SENTENCE, "content-type", request)
         return JsonResponse(told, status=415)
+
+
+class ContentPolicyMiddleware(CSPMiddleware):
+    """django-csp's, with the policy that the path needs."""
+
+    def get_policy_parts(
+        self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
+    ) -> PolicyParts:
+        parts = super().get_policy_parts(request, response, report_only)
+        if not report_only:
+            more = next((more for prefix, more in content_policy.MORE if request.path_info.startswith(prefix)), {})
+            parts.replace = {**more, **(parts.replace or {})}
+        return parts
+
+
+class PermissionsPolicyMiddleware:
+    """Browsers lend our pages none of their devices."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+        return response
+
+
+class SessionLimitsMiddleware:
+    """Ends sessions as `config.sessions` says. What a page asks for by itself every few seconds is no use of one."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if _is_signed_in(request) and (why := sessions.over(request)):
+            logger.info("The session of %s is over: %s", request.user.get_username(), why)
+            logout(request)
+            if _asks_by_itself(request):
+                # htmx would put the sign-in page into the middle of the page that asked.
+                return HttpResponse(headers={"HX-Redirect": reverse("admin:login")})
+        response = self.get_response(request)
+        if _is_signed_in(request) and not _asks_by_itself(request):
+            sessions.note_use(request)
+        return response
+
+
+def _is_signed_in(request: HttpRequest) -> bool:
+    """Whether there is a session, and somebody's. Callers with a key have none; nothing is read for them."""
+    has_one = settings.SESSION_COOKIE_NAME in request.COOKIES or request.session.modified
+    # The framework of /api/ puts nobody at all in the place of a caller with a key.
+    return has_one and bool(getattr(request.user, "is_authenticated", False))
+
+
+def _asks_by_itself(request: HttpRequest) -> bool:
+    return request.headers.get("HX-Request") == "true" and request.method == "GET"
+
+
+class SecondFactorMiddleware:
+    """With REQUIRE_TOTP, whoever signed in without a second factor gets no further than the page that sets one up."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._held_up(request) or self.get_response(request)
+
+    def _held_up(self, request: HttpRequest) -> HttpResponse | None:
+        if not settings.REQUIRE_TOTP or not _is_signed_in(request):
+            return None
+        page = reverse("admin:second-factor")
+        if request.path in (page, reverse("admin:logout"), reverse("admin:login"), reverse("admin:jsi18n")):
+            return None
+        has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
+        if has_key or second_factor.is_set_up(cast(User, request.user)):
+            return None
+        if request.path.startswith(reverse("admin:index")):
+            return redirect(page)
+        if request.path.startswith("/api/"):
+            message = f"Set up a second factor first, at {page}."
+            return JsonResponse(errors.body("second_factor_required", message, None, request), status=403)
+        return None

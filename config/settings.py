@@ -1,12 +1,14 @@
 """All settings, read once from the environment. `.env.example` documents every variable."""
 
 import os
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from config import __version__, celery, installation
+from config import __version__, celery, content_policy, installation
 from config import environment as check
 from config.unfold import UNFOLD as UNFOLD
 
@@ -21,7 +23,10 @@ VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
 
 DEBUG = check.boolean(env, "DEBUG", default=False)
 SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
-SECRET_KEY_FALLBACKS = check.secrets(env, "SECRET_KEY_FALLBACKS")
+EARLIER_KEYS = check.secrets(env, "SECRET_KEY_FALLBACKS")
+# One that can be guessed unseals providers' keys (llm/providers/sealing.py), and signs nothing any more.
+SECRET_KEY_FALLBACKS = [key for key in EARLIER_KEYS if DEBUG or not check.is_weak_key(key)]
+WEAK_KEYS = [key for key in EARLIER_KEYS if key not in SECRET_KEY_FALLBACKS]
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
@@ -29,6 +34,8 @@ CSRF_TRUSTED_ORIGINS = [APP_URL]
 CORS_ALLOWED_ORIGINS = check.origins(env, "CORS_ALLOWED_ORIGINS")
 
 INSTALLED_APPS = [
+    # The first, as its commands go before Django's.
+    "config.apps.CompositionConfig",
     # Not its default one, which would put its own site in place of ours.
     "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
@@ -45,7 +52,12 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "config.apps.CompositionConfig",
+    # The console's sign-in: limits and log of tries, and the second factor.
+    "axes",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+    "csp",
     "governance",
     "llm",
     "billing",
@@ -53,6 +65,8 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "config.middleware.ContentPolicyMiddleware",
+    "config.middleware.PermissionsPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.middleware.RequestIdMiddleware",
     "config.middleware.Utf8Middleware",
@@ -60,8 +74,12 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "config.middleware.SessionLimitsMiddleware",
+    "config.middleware.SecondFactorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # The last: it puts the page of who must wait in place of the sign-in page's answer.
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -96,17 +114,48 @@ STATIC_ROOT.mkdir(exist_ok=True)
 WHITENOISE_USE_FINDERS = DEBUG
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
+# The console's people: how they sign in, and for how long.
+AUTHENTICATION_BACKENDS = ["config.backends.CountingBackend", "django.contrib.auth.backends.ModelBackend"]
+VALIDATORS: dict[str, dict[str, Any]] = {
+    "MinimumLengthValidator": {"min_length": 12},
+    "UserAttributeSimilarityValidator": {},
+    "CommonPasswordValidator": {},
+    "NumericPasswordValidator": {},
+}
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+    {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": options}
+    for name, options in VALIDATORS.items()
 ]
+# A name is locked for an address after so many wrong tries, so that nobody locks others out from afar.
+AXES_FAILURE_LIMIT = check.whole(env, "SIGN_IN_TRIES", default=5, minimum=1, maximum=1_000)
+AXES_COOLOFF_TIME = timedelta(seconds=check.seconds(env, "SIGN_IN_LOCK_S", default=900, minimum=1))
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_LOCKOUT_CALLABLE = "config.console.sign_in.locked_out"
+# The page says until when; a try meanwhile does not make it longer.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_RESET_ON_SUCCESS = True
+AXES_ENABLE_ACCESS_FAILURE_LOG = True
+# Its tables have pages of ours.
+AXES_ENABLE_ADMIN = False
+# The log names who tried, and from where; passwords are never in it.
+AXES_SENSITIVE_PARAMETERS: list[str] = []
+AXES_VERBOSE = False
+OTP_TOTP_ISSUER = "Spend Governor"
+REQUIRE_TOTP = check.boolean(env, "REQUIRE_TOTP", default=False)
+SESSION_IDLE_S = check.seconds(env, "SESSION_IDLE_S", default=1_800, minimum=60)
+SESSION_LIFETIME_S = check.seconds(env, "SESSION_LIFETIME_S", default=43_200, minimum=60)
+SESSION_COOKIE_AGE = SESSION_LIFETIME_S
+
 SECURE_CONTENT_TYPE_NOSNIFF = True
 CSRF_FAILURE_VIEW = "config.unknown_paths.no_csrf"
 HTTPS = APP_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+# Whose word on the client's address and on https counts: uvicorn reads the same variable, `serve` hands it on.
+FORWARDED_ALLOW_IPS = check.addresses(env, "FORWARDED_ALLOW_IPS")
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 # The proxy that ends TLS redirects to it, and whether subdomains follow is its owner's choice.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
+CONTENT_SECURITY_POLICY = {"DIRECTIVES": content_policy.DIRECTIVES}
 
 # What anybody may send: bytes of bodies of calls, and of anything else; what JSON may hold; what a call may.
 MAX_BODY_BYTES = check.whole(env, "MAX_BODY_BYTES", default=32 * 2**20, minimum=2**16, maximum=2**30)
@@ -257,7 +306,7 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 
 # Stripe.
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
-STRIPE_WEBHOOK_SECRETS = check.secrets(env, "STRIPE_WEBHOOK_SECRET")
+STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
@@ -279,7 +328,7 @@ STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "token
 STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
 STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
 
-METRICS_TOKEN = check.secret(env, "METRICS_TOKEN")
+METRICS_TOKEN = check.token(env, "METRICS_TOKEN", debug=DEBUG)
 # Figures that live in the processes are kept in files there, so that any process can tell those of all.
 METRICS_DIR = VAR_DIR / "metrics"
 METRICS_DIR.mkdir(exist_ok=True)

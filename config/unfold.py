@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.templatetags.static import static
+from django.urls import reverse_lazy
 
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Spend Governor",
@@ -16,6 +17,8 @@ UNFOLD: dict[str, Any] = {
     "BORDER_RADIUS": "8px",
     "STYLES": [lambda request: static("console/console.css")],
     "SCRIPTS": [lambda request: static("console/overview.js")],
+    "LOGIN": {"form": "config.console.sign_in.SignInForm"},
+    "ACCOUNT": {"navigation": [{"title": "Second factor", "link": reverse_lazy("admin:second-factor")}]},
     "DASHBOARD_CALLBACK": "config.console.site.dashboard",
     "SIDEBAR": {
         "show_search": True,

@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuids
+from django.contrib.auth.models import Group, User
 
 from governance.ledger.operations import Record, Release, Reserve, Settle
-from governance.models import Agent, ApiKey, Budget, LedgerJudgement, Tenant
+from governance.models import Agent, ApiKey, Budget, LedgerJudgement, Tenant, TenantStaff
 from governance.models.tenancy import new_key
 from governance.rules import judgement as judgements
 from governance.rules import money
@@ -31,6 +32,16 @@ def tenant(slug: str = "acme", **fields: Any) -> Tenant:
 
 def agent(slug: str = "invoices", *, of: Tenant | None = None) -> Agent:
     return Agent.objects.get_or_create(tenant=of or tenant(), slug=slug)[0]
+
+
+def person(name: str, *roles: str, of: Tenant | None = None, **fields: Any) -> User:
+    """A console user with the named roles; `of` is the tenant of tenant staff."""
+    user = User.objects.create_user(name, **{"is_staff": True, **fields})
+    user.groups.set(Group.objects.filter(name__in=roles))
+    assert user.groups.count() == len(roles)
+    if of is not None:
+        TenantStaff.objects.create(user=user, tenant=of)
+    return user
 
 
 def key(*, role: str = "agent", of: Tenant | None = None, agent_slug: str = "invoices") -> tuple[str, ApiKey]:

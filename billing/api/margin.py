@@ -55,6 +55,7 @@ class MarginQuery(PeriodQuery):
 
 
 class Margins(ListView):
+    acts_on = "billing.billingaccount"
     table_name = "billing-margin"
     roles = {"GET": READERS}
 

@@ -62,6 +62,7 @@ class AccountQuery(Query):
 
 
 class Accounts(ListView):
+    acts_on = "billing.billingaccount"
     table_name = "billing-accounts"
     roles = READ
 
@@ -77,6 +78,7 @@ class Accounts(ListView):
 
 
 class Plans(ListView):
+    acts_on = "billing.plan"
     table_name = "plans"
 
     @describe_list("plans_list", PlanBody)
@@ -90,6 +92,8 @@ class Plans(ListView):
 
 
 class OnePlan(ControlView):
+    acts_on = "billing.plan"
+
     @extend_schema(operation_id="plans_get", responses=PlanBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(PlanBody(self.one(Plan.objects.all(), pk=id)).data)

@@ -24,6 +24,8 @@ class ReferenceBody(Strict):
 
 
 class References(ControlView):
+    acts_on = "billing.billingaccount"
+
     http_method_names = ["post", "options"]
 
     @extend_schema(operation_id="billing_references_create", request=ReferenceBody, responses={201: ReferenceBody})

@@ -14,6 +14,7 @@ from django.urls import reverse
 from billing.queries import margin
 from billing.queries.margin import Margin
 from governance.console import display
+from governance.console.base import may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.queries.spend import TimeRange
@@ -127,4 +128,5 @@ PAGE = ConsolePage(
     context=context,
     group="Billing",
     icon="monitoring",
+    permission=lambda request: may(request, "billing.view_billingaccount"),
 )

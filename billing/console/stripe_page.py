@@ -12,6 +12,7 @@ from django.urls import reverse
 from billing.models import StripeEvent, StripeRun
 from billing.queries import health
 from billing.queries.health import Lag, StripeHealth
+from governance.console.base import may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 
@@ -152,4 +153,5 @@ PAGE = ConsolePage(
     context=context,
     group="Billing",
     icon="monitor_heart",
+    permission=lambda request: may(request, "billing.view_stripeevent"),
 )

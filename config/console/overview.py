@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -16,18 +16,19 @@ from django.utils.safestring import SafeString
 from config import health
 from governance.actions import corrections, reviews
 from governance.console import alert_pages, display, stop_pages
-from governance.console.base import is_operator
+from governance.console.base import has_role, is_of_the_platform, may, reader
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
 from governance.queries import budget_status, judgement, spend
 from governance.queries.budget_status import BudgetStatus
-from governance.queries.spend import Point, TimeRange
+from governance.queries.spend import Point, Reader, TimeRange
 from governance.queries.sums import LongSum
 from governance.rules import money
 
 TREND_DAYS = 30
 CLOSEST, LATEST, TOP = 6, 8, 5
+RANKINGS = (("Tenants", "apartment", "tenant"), ("Agents", "smart_toy", "agent"), ("Models", "neurology", "model"))
 # The overview is read every few seconds: nobody needs to know how many more than this there are.
 MOST_COUNTED = 1000
 
@@ -56,29 +57,44 @@ class RankingLine:
 
 
 def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
-    """The whole page's."""
+    """The whole page's. Without a role there is nothing on it but a sentence."""
+    if not has_role(request):
+        return {"subtitle": None, "without_role": True}
     return {"subtitle": None, "trend_days": TREND_DAYS, **figures(request, now)}
 
 
 def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
-    """What changes, and is asked for every few seconds."""
-    trend = spend.by_day(days=TREND_DAYS, now=now)
+    """What changes, and is asked for every few seconds. A tenant's own staff sees their tenant's share alone."""
+    by = reader(request)
+    trend = spend.by_day(reader=by, days=TREND_DAYS, now=now)
     since = TimeRange(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
+    return {
+        "now": now,
+        "cards": _cards(by, trend, now),
+        "trend": _chart(trend),
+        "any_spend": any(point.calls for point in trend),
+        "closest": [
+            _closest(window, found) for window, found in budget_status.fullest(reader=by, now=now, limit=CLOSEST)
+        ],
+        "rankings": [
+            (title, icon, _top(by, group, since))
+            for title, icon, group in RANKINGS
+            if group != "tenant" or by.tenant is None
+        ],
+        "events": _events(by, now),
+        "may_add_budget": may(request, "governance.add_budget"),
+        **(_platform(request) if is_of_the_platform(request) else {}),
+    }
+
+
+def _platform(request: HttpRequest) -> dict[str, Any]:
+    """What concerns all tenants, and what may be done about it."""
     services = health.services()
     stopped = stop_pages.active()
     return {
-        "operator": is_operator(request),
-        "now": now,
-        "cards": _cards(trend, now),
-        "trend": _chart(trend),
-        "any_spend": any(point.calls for point in trend),
-        "closest": [_closest(window, found) for window, found in budget_status.fullest(now=now, limit=CLOSEST)],
-        "rankings": [
-            ("Tenants", "apartment", _top("tenant", since)),
-            ("Agents", "smart_toy", _top("agent", since)),
-            ("Models", "neurology", _top("model", since)),
-        ],
-        "events": _events(now),
+        "may_stop": may(request, "governance.add_emergencystop"),
+        "may_lift": may(request, "governance.change_emergencystop"),
+        "may_acknowledge": may(request, "governance.change_alert"),
         "services": [(name, state, _tone(state)) for name, state in services.items()],
         "health": health.overall(services),
         "check": health.last_check(),
@@ -89,13 +105,14 @@ def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
     }
 
 
-def _cards(trend: list[Point], now: datetime) -> list[Card]:
+def _cards(by: Reader, trend: list[Point], now: datetime) -> list[Card]:
     today, yesterday = trend[-1], trend[-2]
     month_nanos, month_calls = spend.total(
-        period=TimeRange(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+        reader=by,
+        period=TimeRange(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
     )
-    pressed, stopped = budget_status.near_the_cap(now=now)
-    pending = Reservation.objects.filter(status=Reservation.Status.PENDING).aggregate(
+    pressed, stopped = budget_status.near_the_cap(reader=by, now=now)
+    pending = Reservation.objects.filter(by.scope, status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=LongSum("amount_nanos")
     )
     return [
@@ -120,14 +137,14 @@ def _cards(trend: list[Point], now: datetime) -> list[Card]:
             f"{display.dollars(pending['nanos'] or 0)} reserved for them",
             "hourglass_top",
         ),
-        _waiting(),
+        _waiting(by),
     ]
 
 
-def _waiting() -> Card:
+def _waiting(by: Reader) -> Card:
     """Money that waits for an operator's word: claimed beyond a budget, or charged at an estimate."""
-    reports, nanos = reviews.waiting_sums()
-    estimates = corrections.open_estimates(SpendEntry.objects.all())[: MOST_COUNTED + 1].count()
+    reports, nanos = reviews.waiting_sums(**({"tenant": by.tenant} if by.tenant else {}))
+    estimates = corrections.open_estimates(SpendEntry.objects.filter(by.scope))[: MOST_COUNTED + 1].count()
     shown = f"{MOST_COUNTED:,} or more" if estimates > MOST_COUNTED else f"{estimates:,}"
     return Card(
         "Waiting for an operator",
@@ -163,8 +180,8 @@ def _closest(window: BudgetWindow, found: BudgetStatus) -> Closest:
     )
 
 
-def _top(group: str, since: TimeRange) -> list[RankingLine]:
-    rows = spend.summary(group_by=[group], period=since, limit=TOP)
+def _top(by: Reader, group: str, since: TimeRange) -> list[RankingLine]:
+    rows = spend.summary(group_by=[group], reader=by, period=since, limit=TOP)
     dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
     return [
         RankingLine(
@@ -177,8 +194,9 @@ def _top(group: str, since: TimeRange) -> list[RankingLine]:
     ]
 
 
-def _events(now: datetime) -> list[dict[str, Any]]:
-    rows = BudgetEvent.objects.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
+def _events(by: Reader, now: datetime) -> list[dict[str, Any]]:
+    rows = BudgetEvent.objects.filter(Q(tenant=by.tenant) if by.tenant else Q())
+    rows = rows.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
     return [
         {
             "kind": _kind(row),
@@ -218,5 +236,6 @@ LIVE = ConsolePage(
     name="overview-live",
     template="console/live.html",
     context=figures,
+    permission=has_role,
     is_part=True,
 )

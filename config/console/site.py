@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.apps import apps
-from django.http import HttpRequest
-from django.urls import URLPattern, reverse
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
@@ -81,7 +82,10 @@ GROUPS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "governance.alertchannel": ("Alert channels", "campaign"),
             "governance.alertdelivery": ("Alert deliveries", "outgoing_mail"),
             "auth.user": ("Users", "person"),
-            "auth.group": ("Groups", "group"),
+            "auth.group": ("Roles", "shield_person"),
+            "axes.accesslog": ("Sign-ins", "login"),
+            "axes.accessfailurelog": ("Failed sign-ins", "no_accounts"),
+            "axes.accessattempt": ("Lock-outs", "lock_clock"),
         },
     ),
 )
@@ -94,7 +98,23 @@ class ConsoleSite(UnfoldAdminSite):
     index_title = "Overview"
 
     def extra_urls(self) -> list[URLPattern]:
-        return [page.url(self) for page in pages()]
+        from config.console import second_factor_page, sign_in
+
+        return [
+            *(page.url(self) for page in pages()),
+            path("login/code/", partial(sign_in.code_page, site=self), name="sign-in-code"),
+            path("second-factor/", self.admin_view(partial(second_factor_page.page, site=self)), name="second-factor"),
+        ]
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The password; whoever has a second factor is asked for its code next."""
+        from config.console import sign_in
+
+        try:
+            answer: HttpResponse = super().login(request, extra_context)
+        except sign_in.CodeNeeded as needed:
+            return sign_in.go_on_to_code(request, needed.user)
+        return answer
 
 
 def pages() -> tuple[ConsolePage, ...]:
@@ -133,7 +153,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             for page in pages()
             if page.group == title and page.permission(request)
         ]
-        if shown:
+        if first or shown:
             groups.append({"title": title, "separator": True, "items": [*first, *shown]})
     groups[-1]["items"].append({"title": "API documentation", "icon": "menu_book", "link": reverse("docs")})
     return groups

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from governance import audit
+from governance import audit, staff
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
 from governance.rules import names
-from governance.rules.errors import Conflict, FieldError, NotOpen, Unknown
+from governance.rules.errors import Conflict, FieldError, NotAllowed, NotOpen, Unknown
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
 
 TENANT_FIELDS = ("name", "time_zone", "show_amounts", "default_max_tokens")
 # A rotated key goes on working this long, so that nobody has to change it everywhere at one instant.
@@ -124,13 +127,18 @@ def issue_key(
     by: audit.Actor,
     now: datetime,
 ) -> tuple[str, ApiKey]:
-    """A new key and its text, which is shown here and never again."""
+    """A new key and its text, which is shown here and never again.
+
+    It cannot be more than its maker: raises NotAllowed for another role or tenant than `by` may give.
+    """
     _check_binding(role, tenant, agent)
+    _check_maker(role, tenant, by)
     if expires_at is not None and expires_at <= now:
         raise FieldError("expires_at", "expires_at must be in the future.")
     name = names.checked("label", name, field="name")
     text, key = new_key(role=role, tenant=tenant, agent=agent, name=name)
     key.expires_at = expires_at
+    key.issued_by = issuer_of(by)
     _insert(key)
     audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
     return text, key
@@ -202,6 +210,24 @@ def _check_binding(role: str, tenant: Tenant | None, agent: Agent | None) -> Non
         raise FieldError("agent", "A key for the role tenant is bound to no agent; take the role agent.")
     if agent is not None and agent.tenant_id != tenant.pk:
         raise FieldError("agent", f"The agent {agent} is not one of {tenant.slug}.")
+
+
+def issuer_of(by: audit.Actor) -> User | None:
+    """The person behind a key: who makes it, or who made the key that makes it; nobody on the command line."""
+    return by.user or (by.key.issued_by if by.key else None)
+
+
+def _check_maker(role: str, tenant: Tenant | None, by: audit.Actor) -> None:
+    if by.key is not None and by.key.role != Role.OPERATOR:
+        raise NotAllowed("role", f"A key of the role {by.key.role} makes no keys.")
+    issuer = issuer_of(by)
+    if issuer is None:
+        return
+    access = staff.access_of(issuer)
+    if role not in access.key_roles:
+        raise NotAllowed("role", f"{issuer.get_username()} may not make a key for the role {role}.")
+    if access.is_bound and tenant != access.tenant:
+        raise NotAllowed("tenant", f"{issuer.get_username()} may make keys for {access.tenant} alone.")
 
 
 def _insert(row: Tenant | Agent | ApiKey) -> None:

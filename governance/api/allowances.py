@@ -50,6 +50,7 @@ class AllowanceBody(Strict):
 
 
 class Allowances(BudgetView, ListView):
+    acts_on = "governance.allowance"
     roles = {"GET": READERS, "POST": OPERATORS}
     table_name = "allowances"
 
@@ -82,6 +83,7 @@ class Allowances(BudgetView, ListView):
 
 
 class AllowanceEnd(BudgetView):
+    acts_on = "governance.allowance"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="allowances_end", request=OptionalAct, responses=ShownBudgetBody)

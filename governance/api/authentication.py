@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-from django.contrib.auth.models import AbstractBaseUser, PermissionsMixin
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from governance import staff
 from governance.audit import Actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, digest_of
 from governance.queries.spend import Reader
 from governance.rules.visibility import STAFF, Audience
-
-# Who holds this permission may change things; a staff user without it only reads.
-OPERATOR_PERMISSION = "governance.change_budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def _find(authorization: str) -> ApiKey | None:
     if scheme.lower() != "bearer":
         return None
     try:
-        return ApiKey.objects.select_related("tenant", "agent__tenant").get(digest=digest_of(text.strip()))
+        return ApiKey.objects.select_related("tenant", "agent__tenant", "issued_by").get(digest=digest_of(text.strip()))
     except UnicodeEncodeError:
         raise ApiKey.DoesNotExist from None
 
@@ -94,17 +91,17 @@ class KeyAuthentication(BaseAuthentication):
 
 
 class OperatorSession(SessionAuthentication):
-    """A staff user signed in to the console; writes need the CSRF token."""
+    """A staff user signed in to the console; writes need the CSRF token.
+
+    The role says whose keys' paths are open: those of operators, or of whoever is bound to a tenant those of its
+    tenant. What of these the user may do is asked for each act (permissions.HasRole).
+    """
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
         user = getattr(request._request, "user", None)
         if not (user and user.is_active and user.is_staff):
             return None
         self.enforce_csrf(request)
-        return user, Principal(role=role_of(user), name=user.get_username(), user=user)
-
-
-def role_of(user: AbstractBaseUser | PermissionsMixin) -> str:
-    """The role of a staff user."""
-    may_change = cast(PermissionsMixin, user).has_perm(OPERATOR_PERMISSION)
-    return Role.OPERATOR if may_change else Role.VIEWER
+        access = staff.access_of(user)
+        role = Role.TENANT if access.is_bound else Role.OPERATOR
+        return user, Principal(role=role, name=user.get_username(), tenant=access.tenant, user=user)

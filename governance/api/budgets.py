@@ -152,6 +152,8 @@ def without_amounts(row: dict[str, Any]) -> dict[str, Any]:
 class BudgetView(ControlView):
     """What views of one budget share."""
 
+    acts_on = "governance.budget"
+
     def budget(self, id: int) -> Budget:
         return self.one(budget_status.readable_budgets(self.by.reader), pk=id)
 
@@ -238,6 +240,7 @@ class BudgetReset(BudgetView):
 
 
 class BudgetWindows(BudgetView, ListView):
+    acts_on = "governance.budgetwindow"
     roles = {"GET": EVERYONE}
     table_name = "windows"
 
@@ -250,6 +253,7 @@ class BudgetWindows(BudgetView, ListView):
 
 
 class BudgetEvents(BudgetView, ListView):
+    acts_on = "governance.budgetevent"
     roles = {"GET": EVERYONE}
     table_name = "events"
 

@@ -41,6 +41,7 @@ class CorrectionBody(serializers.Serializer[Any]):
 
 
 class SpendConfirm(ControlView):
+    acts_on = "governance.spendentry"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="spend_confirm", request=ConfirmBody, responses=CorrectionBody)
@@ -55,6 +56,7 @@ class SpendConfirm(ControlView):
 
 
 class SpendVoid(ControlView):
+    acts_on = "governance.spendentry"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="spend_void", request=Act, responses=CorrectionBody)
@@ -67,6 +69,7 @@ class SpendVoid(ControlView):
 
 
 class SpendCorrect(ControlView):
+    acts_on = "governance.spendentry"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="spend_correct", request=SpendCorrectBody, responses=CorrectionBody)

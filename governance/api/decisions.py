@@ -139,6 +139,7 @@ class DecisionBody(serializers.Serializer[Any]):
 
 
 class Decisions(ControlView):
+    permissions = {"POST": "governance.view_budget"}
     roles = {"POST": EVERYONE}
 
     @extend_schema(operation_id="decisions_create", request=DecisionRequest, responses=DecisionBody)

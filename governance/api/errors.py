@@ -19,7 +19,7 @@ from governance.api.fields import BEYOND
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
-from governance.rules.errors import Conflict, FieldError, Gone, NotOpen, OverBound
+from governance.rules.errors import Conflict, FieldError, Gone, NotAllowed, NotOpen, OverBound
 from governance.rules.json_bounds import BeyondBounds
 from governance.rules.money import AmountError
 from governance.rules.names import printable
@@ -41,6 +41,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (Gone, 404, "not_found"),
     (Conflict, 409, "conflict"),
     (NotOpen, 409, "conflict"),
+    (NotAllowed, 403, "forbidden"),
     (OverBound, 422, BEYOND),
     (FieldError, 400, "invalid"),
     (idempotency.KeyMalformed, 400, "invalid"),

@@ -42,6 +42,7 @@ class RateLimitQuery(Query):
 
 
 class RateLimits(ListView):
+    acts_on = "governance.ratelimit"
     table_name = "rate-limits"
 
     @describe_list("rate_limits_list", RateLimitBody, RateLimitQuery)
@@ -60,6 +61,8 @@ class RateLimits(ListView):
 
 
 class OneRateLimit(ControlView):
+    acts_on = "governance.ratelimit"
+
     @extend_schema(operation_id="rate_limits_get", responses=RateLimitBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(RateLimitBody(self.one(_every(), pk=id)).data)

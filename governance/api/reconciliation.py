@@ -69,6 +69,7 @@ class ReconciliationBody(serializers.Serializer[Any]):
 
 
 class Reconciliation(ControlView):
+    acts_on = "governance.ledgercheck"
     roles = {"GET": READERS}
 
     @extend_schema(operation_id="reconciliation", responses=ReconciliationBody)

@@ -71,6 +71,7 @@ class RefusalQuery(PeriodQuery):
 
 
 class Refusals(ListView):
+    acts_on = "governance.refusedcall"
     roles = {"GET": EVERYONE}
     table_name = "refusals"
 
@@ -87,6 +88,7 @@ class Refusals(ListView):
 
 
 class OneRefusal(ControlView):
+    acts_on = "governance.refusedcall"
     roles = {"GET": EVERYONE}
 
     @extend_schema(operation_id="refusals_get", responses=RefusalBody)

@@ -135,6 +135,7 @@ class SettledBody(serializers.Serializer[Any]):
 
 
 class Reservations(RefusingView, OnceView):
+    permissions = {"POST": "governance.add_reservation"}
     roles = {"POST": CALLERS}
 
     @extend_schema(
@@ -190,6 +191,7 @@ class Reservations(RefusingView, OnceView):
 class ReservationAct(OnceView):
     """Something done with one reservation by whoever may see it."""
 
+    acts_on = "governance.reservation"
     roles = {"POST": CALLERS}
 
     def owner(self, request: Request, **where: Any) -> Tenant | None:
@@ -204,6 +206,7 @@ class ReservationAct(OnceView):
 
 
 class OneReservation(ControlView):
+    acts_on = "governance.reservation"
     roles = {"GET": EVERYONE}
 
     @extend_schema(operation_id="reservations_get", responses=ReservationBody)

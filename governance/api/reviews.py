@@ -86,6 +86,7 @@ class ReviewQuery(PeriodQuery):
 
 
 class Reviews(ListView):
+    acts_on = "governance.pendingreport"
     roles = {"GET": EVERYONE}
     table_name = "reviews"
 
@@ -99,6 +100,7 @@ class Reviews(ListView):
 
 
 class OneReview(ControlView):
+    acts_on = "governance.pendingreport"
     roles = {"GET": EVERYONE}
 
     @extend_schema(operation_id="spend_reviews_get", responses=ReviewBody)
@@ -107,6 +109,7 @@ class OneReview(ControlView):
 
 
 class ReviewAccept(ControlView):
+    acts_on = "governance.pendingreport"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="spend_reviews_accept", request=Act, responses=ReviewBody)
@@ -119,6 +122,7 @@ class ReviewAccept(ControlView):
 
 
 class ReviewReject(ControlView):
+    acts_on = "governance.pendingreport"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="spend_reviews_reject", request=Act, responses=ReviewBody)

@@ -179,6 +179,7 @@ class SummaryBody(serializers.Serializer[Any]):
 
 
 class Spend(OnceView, ListView):
+    acts_on = "governance.spendentry"
     roles = {"GET": EVERYONE, "POST": CALLERS}
     table_name = "spend"
 
@@ -241,6 +242,7 @@ class Spend(OnceView, ListView):
 
 
 class SpendSummary(ListView):
+    acts_on = "governance.spendrollup"
     roles = {"GET": EVERYONE}
     table_name = "spend-summary"
 

@@ -37,6 +37,7 @@ class RateBody(serializers.Serializer[Any]):
 
 
 class SpendRate(ControlView):
+    acts_on = "governance.spendentry"
     roles = {"GET": EVERYONE}
 
     @extend_schema(operation_id="spend_rate", parameters=[RateQuery], responses=RateBody)

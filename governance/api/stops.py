@@ -45,6 +45,7 @@ class StopQuery(Query):
 
 
 class Stops(ListView):
+    acts_on = "governance.emergencystop"
     table_name = "stops"
 
     @describe_list("stops_list", StopBody, StopQuery)
@@ -64,12 +65,15 @@ class Stops(ListView):
 
 
 class OneStop(ControlView):
+    acts_on = "governance.emergencystop"
+
     @extend_schema(operation_id="stops_get", responses=StopBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(StopBody(self.one(_every(), pk=id)).data)
 
 
 class StopLift(ControlView):
+    acts_on = "governance.emergencystop"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="stops_lift", request=OptionalAct, responses=StopBody)

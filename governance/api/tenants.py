@@ -86,6 +86,7 @@ class RotateBody(Strict):
 
 
 class Tenants(ListView):
+    acts_on = "governance.tenant"
     table_name = "tenants"
 
     @describe_list("tenants_list", TenantBody, TenantQuery)
@@ -102,6 +103,8 @@ class Tenants(ListView):
 
 
 class OneTenant(ControlView):
+    acts_on = "governance.tenant"
+
     @extend_schema(operation_id="tenants_get", responses=TenantBody)
     def get(self, request: Request, slug: str) -> Response:
         return Response(TenantBody(self.one(Tenant.objects.all(), slug=slug)).data)
@@ -117,6 +120,7 @@ class OneTenant(ControlView):
 
 
 class TenantPause(ControlView):
+    acts_on = "governance.tenant"
     roles = {"POST": OPERATORS}
     act = staticmethod(tenancy.pause_tenant)
 
@@ -134,6 +138,7 @@ class TenantResume(TenantPause):
 
 
 class Agents(ListView):
+    acts_on = "governance.agent"
     table_name = "agents"
 
     @describe_list("agents_list", AgentBody, AgentQuery)
@@ -152,12 +157,15 @@ class Agents(ListView):
 
 
 class OneAgent(ControlView):
+    acts_on = "governance.agent"
+
     @extend_schema(operation_id="agents_get", responses=AgentBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(AgentBody(self.one(Agent.objects.select_related("tenant"), pk=id)).data)
 
 
 class AgentPause(ControlView):
+    acts_on = "governance.agent"
     roles = {"POST": OPERATORS}
     act = staticmethod(tenancy.pause_agent)
 
@@ -175,6 +183,7 @@ class AgentResume(AgentPause):
 
 
 class Keys(ListView):
+    acts_on = "governance.apikey"
     table_name = "keys"
 
     @describe_list("keys_list", KeyBody, KeyQuery)
@@ -201,12 +210,15 @@ class Keys(ListView):
 
 
 class OneKey(ControlView):
+    acts_on = "governance.apikey"
+
     @extend_schema(operation_id="keys_get", responses=KeyBody)
     def get(self, request: Request, id: int) -> Response:
         return Response(KeyBody(self.one(ApiKey.objects.select_related("tenant", "agent"), pk=id)).data)
 
 
 class KeyRevoke(ControlView):
+    acts_on = "governance.apikey"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="keys_revoke", request=OptionalAct, responses=KeyBody)
@@ -218,6 +230,8 @@ class KeyRevoke(ControlView):
 
 
 class KeyRotate(ControlView):
+    # It hands out a new key.
+    permissions = {"POST": "governance.add_apikey"}
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="keys_rotate", request=RotateBody, responses={201: IssuedKeyBody})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
 
 from governance.api import (
     allowances,
@@ -25,7 +25,7 @@ OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
 urlpatterns = [
     *both("schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
-    *both("docs", SpectacularSwaggerView.as_view(url_name="schema", **OPEN), name="docs"),
+    *both("docs", SpectacularSwaggerSplitView.as_view(url_name="schema", **OPEN), name="docs"),
     *both("redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
     *both("budgets", budgets.Budgets.as_view(), name="budgets"),
     *both("budgets/<int:id>", budgets.OneBudget.as_view(), name="budget"),

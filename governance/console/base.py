@@ -1,28 +1,41 @@
-"""The kinds of pages that the console's models have. Staff may look at everything; operators may act."""
+"""The kinds of pages that the console's models have. Who may look and who may act is a permission for each."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.db import models
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
-from governance.api.authentication import role_of
+from governance import staff
 from governance.audit import Actor
 from governance.console.amounts import AmountField, WholeField
-from governance.models.tenancy import Role
+from governance.queries.spend import Reader
 from governance.rules import names
 
 
-def is_staff(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and request.user.is_staff)
+def may(request: HttpRequest, permission: str) -> bool:
+    """Whether whoever asks may do an act: "governance.change_budget"."""
+    return staff.may(request.user, permission)
 
 
-def is_operator(request: HttpRequest) -> bool:
-    user = request.user
-    return user.is_active and user.is_staff and role_of(user) == Role.OPERATOR
+def has_role(request: HttpRequest) -> bool:
+    """Whether whoever asks has any role, and so something to see."""
+    access = staff.access_of(request.user)
+    return bool(access.roles) and (access.tenant is not None or not access.is_bound)
+
+
+def is_of_the_platform(request: HttpRequest) -> bool:
+    """Whether whoever asks has a role, and not one that is bound to a tenant."""
+    return has_role(request) and not staff.access_of(request.user).is_bound
+
+
+def reader(request: HttpRequest) -> Reader:
+    """What whoever asks may read: everything, or one tenant's. Whoever has no role must be turned away before."""
+    return Reader(tenant=staff.access_of(request.user).tenant)
 
 
 def actor(request: HttpRequest) -> Actor:
@@ -31,8 +44,13 @@ def actor(request: HttpRequest) -> Actor:
 
 
 class ConsoleAdmin(ModelAdmin):
-    """Seen by all staff, changed by operators, deleted by nobody."""
+    """Seen and changed by whoever has the permission, deleted by nobody.
 
+    `tenant_path` leads from a row to its tenant: "budget__tenant"; "pk" for the tenant itself. Whoever is bound to a
+    tenant sees that tenant's rows alone, and none where there is no path. A row without a tenant is the platform's.
+    """
+
+    tenant_path = ""
     list_per_page = 50
     show_full_result_count = False
     list_filter_submit = False
@@ -48,28 +66,49 @@ class ConsoleAdmin(ModelAdmin):
         found: tuple[Any, bool] = super().get_search_results(request, queryset, names.composed(search_term))
         return found
 
+    def may(self, request: HttpRequest, verb: str) -> bool:
+        """`verb` is Django's: view, add, change, delete."""
+        return may(request, f"{self.opts.app_label}.{verb}_{self.opts.model_name}")
+
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_staff(request)
+        return self.has_view_permission(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_staff(request)
+        is_hidden = staff.access_of(request.user).is_bound and not self.tenant_path
+        return not is_hidden and (self.may(request, "view") or self.may(request, "change"))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return is_operator(request)
+        return self.may(request, "add")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return is_operator(request)
+        return self.may(request, "change")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def has_operate_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """For actions: shown and allowed to operators, also where the form itself is read-only."""
-        return is_operator(request)
+        """For actions, also where the form itself is read-only: whoever may change such a row may act on it."""
+        return self.may(request, "change")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        access = staff.access_of(request.user)
+        if not access.is_bound:
+            return rows
+        if access.tenant is None or not self.tenant_path:
+            return rows.none()
+        return rows.filter(**{self.tenant_path: access.tenant.pk})
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        """A filter by tenant names all of them, so a tenant's own staff has none."""
+        filters = super().get_list_filter(request)
+        if not staff.access_of(request.user).is_bound:
+            return filters
+        return [one for one in filters if not (isinstance(one, str) and one.split("__")[-1] == "tenant")]
 
 
 class ReadOnlyAdmin(ConsoleAdmin):
-    """A table of the ledger or of its history: to be read, never edited, by operators either."""
+    """A table of the ledger or of its history: to be read, never edited, by owners either."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from governance.actions import allowances, budgets
 from governance.console import allowance_pages, reasons
 from governance.console import display as show
-from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor
+from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor, may
 from governance.console.budget_pages import BudgetForm, BudgetList
 from governance.console.display import subject_name
 from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow
@@ -24,6 +24,7 @@ from governance.queries.budget_status import of_window
 
 
 class BudgetAdmin(ConsoleAdmin):
+    tenant_path = "tenant"
     form = BudgetForm
     list_display = ("named", "limit", "spent", "reserved", "used", "state", "resets_at", "is_enabled")
     list_filter = ("scope_type", "window", "source", "enabled", "tenant")
@@ -114,7 +115,10 @@ class BudgetAdmin(ConsoleAdmin):
         rows = list(queryset.select_related("tenant"))
         return self._reset(request, rows, back=request.get_full_path(), name="reset_selected")
 
-    @action(description="Raise or top up", url_path="allow", permissions=["operate"], icon="add_card")
+    def has_allow_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, "governance.add_allowance")
+
+    @action(description="Raise or top up", url_path="allow", permissions=["allow"], icon="add_card")
     def allow_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
         return allowance_pages.page(request, model_admin=self, budget=budget)
@@ -141,6 +145,7 @@ class BudgetAdmin(ConsoleAdmin):
 
 
 class BudgetWindowAdmin(ReadOnlyAdmin):
+    tenant_path = "tenant"
     list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "reserved", "used", "state_label", "closed_at")
     list_filter = ("state", "budget__window", "budget__scope_type", "tenant")
     search_fields = ("subject", "tenant__slug")
@@ -194,6 +199,7 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
 
 
 class BudgetEventAdmin(LongTableAdmin):
+    tenant_path = "tenant"
     list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "reason", "actor")
     list_filter = ("kind", "tenant")
     search_fields = ("reason", "actor", "tenant__slug")
@@ -229,6 +235,7 @@ class BudgetEventAdmin(LongTableAdmin):
 
 
 class AllowanceAdmin(ReadOnlyAdmin):
+    tenant_path = "budget__tenant"
     list_display = ("given_for", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor")
     list_filter = ("budget__tenant",)
     search_fields = ("reason", "actor", "budget__tenant__slug", "budget__scope_key")

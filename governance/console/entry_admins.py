@@ -61,6 +61,7 @@ class ConfirmForm(CostForm):
 
 
 class SpendEntryAdmin(LongTableAdmin):
+    tenant_path = "tenant"
     list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
     list_filter = (OpenEstimates, "kind", "certainty", "provider", "tenant")
     search_fields = ("request_id", "agent", "user", "session", "task", "model_served")

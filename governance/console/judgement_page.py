@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import reverse
 
+from governance.console.base import may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.queries import judgement
@@ -67,4 +68,5 @@ PAGE = ConsolePage(
     context=context,
     group="Spend",
     icon="balance",
+    permission=lambda request: may(request, "governance.view_ledgerjudgement"),
 )

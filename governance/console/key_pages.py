@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import messages
@@ -13,11 +13,13 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
 
+from governance import staff
 from governance.actions import tenancy
 from governance.console.base import actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role
 from governance.rules.errors import FieldError
+from governance.staff import StaffAccess
 
 
 class KeyForm(forms.Form):
@@ -43,10 +45,21 @@ class KeyForm(forms.Form):
         required=False, widget=UnfoldAdminSplitDateTimeWidget(), help_text="Empty: never. UTC."
     )
 
+    def __init__(self, *args: Any, access: StaffAccess, **kwargs: Any) -> None:
+        """Offers what whoever has this access may give; `tenancy.issue_key` holds them to it."""
+        super().__init__(*args, **kwargs)
+        roles = cast(forms.ChoiceField, self.fields["role"])
+        roles.choices = [(value, label) for value, label in Role.choices if value in access.key_roles]
+        if access.is_bound:
+            tenants: Any = self.fields["tenant"]
+            agents: Any = self.fields["agent"]
+            tenants.queryset = Tenant.objects.filter(pk__in=[access.tenant.pk] if access.tenant else [])
+            agents.queryset = Agent.objects.filter(tenant=access.tenant)
+
 
 def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
     """The form; and once it is right, the key."""
-    form = KeyForm(request.POST or None)
+    form = KeyForm(request.POST or None, access=staff.access_of(request.user))
     if form.is_valid():
         fields = form.cleaned_data
         agent = fields["agent"]

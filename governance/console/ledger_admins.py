@@ -12,6 +12,7 @@ from governance.models import LedgerCheck, LedgerJudgement, Reservation, SpendRo
 
 
 class ReservationAdmin(LongTableAdmin):
+    tenant_path = "tenant"
     list_display = ("reserved_at", "who", "model_served", "amount", "status_label", "expires_at", "resolved_at")
     list_filter = ("status", "tenant")
     search_fields = ("agent", "user", "session", "task")
@@ -44,6 +45,7 @@ class ReservationAdmin(LongTableAdmin):
 
 
 class SpendRollupAdmin(LongTableAdmin):
+    tenant_path = "tenant"
     list_display = ("hour", "tenant", "agent", "model", "calls", "input_tokens", "output_tokens", "cost")
     list_filter = ("provider", "tenant")
     search_fields = ("agent", "model")

@@ -21,6 +21,7 @@ from governance.models import EmergencyStop, RateLimit
 
 
 class RateLimitAdmin(ConsoleAdmin):
+    tenant_path = "tenant"
     form = RateLimitForm
     list_display = ("named", "dollars", "requests", "tokens", "is_enabled")
     list_filter = ("scope_type", "enabled", "tenant")
@@ -98,6 +99,7 @@ class RateLimitAdmin(ConsoleAdmin):
 
 
 class EmergencyStopAdmin(ReadOnlyAdmin):
+    tenant_path = "tenant"
     list_display = ("whom", "state_label", "reason", "actor", "started_at", "lifted_at", "lifted_by")
     list_filter = ("tenant",)
     search_fields = ("reason", "actor", "tenant__slug", "agent__slug")
@@ -106,7 +108,7 @@ class EmergencyStopAdmin(ReadOnlyAdmin):
     actions_detail = ("lift_one",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return self.has_operate_permission(request)
+        return self.may(request, "add")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         if not self.has_add_permission(request):

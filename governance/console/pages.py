@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from governance.console.base import is_staff
+from governance.console.base import is_of_the_platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class ConsolePage:
     context: Callable[[HttpRequest, datetime], dict[str, Any]]
     group: str = ""
     icon: str = ""
-    permission: Callable[[HttpRequest], bool] = is_staff
+    permission: Callable[[HttpRequest], bool] = is_of_the_platform
     is_part: bool = False
 
     def url(self, site: AdminSite) -> URLPattern:

@@ -15,13 +15,14 @@ from unfold.decorators import action, display
 from governance.actions import reviews
 from governance.console import display as show
 from governance.console import reasons
-from governance.console.base import ReadOnlyAdmin, actor
+from governance.console.base import ReadOnlyAdmin, actor, is_of_the_platform
 from governance.models import PendingReport
 
 COLOURS = {"waiting": "warning", "accepted": "success", "rejected": "danger"}
 
 
 class PendingReportAdmin(ReadOnlyAdmin):
+    tenant_path = "tenant"
     list_display = ("reported_at", "who", "served", "waiting", "charged", "bound", "status_label", "decided")
     list_filter = ("status", "tenant")
     search_fields = ("request_id", "agent", "user", "session", "task", "reason")
@@ -42,6 +43,15 @@ class PendingReportAdmin(ReadOnlyAdmin):
     )
     actions = ("accept_selected", "reject_selected")
     actions_detail = ("accept_one", "reject_one")
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        shown = super().get_list_display(request)
+        return [name for name in shown if name != "bound" or is_of_the_platform(request)]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """What a report was held against may be a wider scope's than a tenant's own staff sees."""
+        shown = super().get_fields(request, obj)
+        return [names for names in shown if "bound" not in names or is_of_the_platform(request)]
 
     @display(description="Who", header=True)
     def who(self, obj: PendingReport) -> list[str]:

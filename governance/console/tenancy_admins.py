@@ -17,7 +17,7 @@ from unfold.enums import ActionVariant
 from governance.actions import stops, tenancy
 from governance.console import display as show
 from governance.console import key_pages, reasons, stop_pages
-from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
+from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
 from governance.models import Agent, ApiKey, Tenant
 
 
@@ -49,14 +49,17 @@ class StatusActions(ConsoleAdmin):
     def resume_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(request, [get_object_or_404(self.model, pk=object_id)], "Resume", self._page(object_id))
 
-    @admin.action(description="Emergency stop of selected", permissions=["operate"])
+    def has_stop_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, "governance.add_emergencystop")
+
+    @admin.action(description="Emergency stop of selected", permissions=["stop"])
     def stop_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
         return self._stop(request, list(queryset), request.get_full_path(), "stop_selected")
 
     @action(
         description="Emergency stop",
         url_path="stop",
-        permissions=["operate"],
+        permissions=["stop"],
         icon="emergency_home",
         variant=ActionVariant.DANGER,
     )
@@ -103,6 +106,7 @@ class StatusActions(ConsoleAdmin):
 
 
 class TenantAdmin(StatusActions):
+    tenant_path = "pk"
     list_display = ("slug", "name", "time_zone", "status_label", "show_amounts", "created_at")
     list_filter = ("status",)
     search_fields = ("slug", "name")
@@ -125,6 +129,7 @@ class TenantAdmin(StatusActions):
 
 
 class AgentAdmin(StatusActions):
+    tenant_path = "tenant"
     list_display = ("slug", "tenant", "status_label", "created_at")
     list_filter = ("status", "tenant")
     search_fields = ("slug", "tenant__slug")
@@ -134,7 +139,7 @@ class AgentAdmin(StatusActions):
     resume = staticmethod(tenancy.resume_agent)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
-        return super().get_queryset(request).select_related("tenant")  # type: ignore[no-any-return]
+        return super().get_queryset(request).select_related("tenant")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # An agent is its name: there is nothing to edit, only to pause.
@@ -146,6 +151,7 @@ class AgentAdmin(StatusActions):
 
 
 class ApiKeyAdmin(ReadOnlyAdmin):
+    tenant_path = "tenant"
     list_display = ("prefix", "name", "role", "holder", "usable", "expires_at", "revoked_at", "created_at")
     list_filter = ("role", "tenant")
     search_fields = ("prefix", "name", "tenant__slug", "agent__slug")
@@ -155,7 +161,11 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     actions_detail = ("rotate_one", "revoke_one")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return self.has_operate_permission(request)
+        return self.may(request, "add")
+
+    def has_issue_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """For the rotation, which hands out a new key."""
+        return self.may(request, "add")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         if not self.has_add_permission(request):
@@ -181,7 +191,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         key = get_object_or_404(ApiKey, pk=object_id)
         return self._revoke(request, [key], reverse("admin:governance_apikey_change", args=[key.pk]))
 
-    @action(description="Rotate", url_path="rotate", permissions=["operate"], icon="autorenew")
+    @action(description="Rotate", url_path="rotate", permissions=["issue"], icon="autorenew")
     def rotate_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         key = get_object_or_404(ApiKey.objects.select_related("tenant", "agent__tenant"), pk=object_id)
         return key_pages.rotate(request, model_admin=self, key=key)

@@ -171,7 +171,8 @@ class Batch:
             | sql.windows_at(past),
             budget_ids=acted_on,
         )
-        self.work_out([row for row in self.windows.values() if self._is_stale(row)])
+        stand_ins = [row for row in self.open.values() if row.id == 0]
+        self.work_out([row for row in (*self.windows.values(), *stand_ins) if self._is_stale(row)])
         self._lock_buckets()
 
     def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:

@@ -8,7 +8,7 @@ from governance.models.limits import EmergencyStop, RateBucket, RateLimit
 from governance.models.refusals import RefusedCall
 from governance.models.reports import PendingReport
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
-from governance.models.tenancy import Agent, ApiKey, Tenant
+from governance.models.tenancy import Agent, ApiKey, Tenant, TenantStaff
 
 __all__ = [
     "Agent",
@@ -33,4 +33,5 @@ __all__ = [
     "SpendEntry",
     "SpendRollup",
     "Tenant",
+    "TenantStaff",
 ]

@@ -7,6 +7,7 @@ import secrets
 from datetime import datetime
 from zoneinfo import ZoneInfo, available_timezones
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
@@ -109,6 +110,15 @@ class ApiKey(models.Model):
     role = models.CharField(max_length=12, choices=Role.choices)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="keys")
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, null=True, blank=True, related_name="keys")
+    issued_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        help_text="Under /api/ the key may do nothing that this user may not. Empty: made on the command line.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -139,6 +149,20 @@ def _name(kind: str, text: str, *, field: str) -> str:
         return names.of_call(kind, text, field=field)
     except FieldError as error:
         raise ValidationError({field: error.message}) from error
+
+
+class TenantStaff(models.Model):
+    """The one tenant that a console user of the role "tenant staff" sees."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tenant_staff")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="staff")
+
+    class Meta:
+        # Granted with the role, by owners.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.user} of {self.tenant.slug}"
 
 
 def digest_of(key: str) -> str:

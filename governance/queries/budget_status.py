@@ -100,10 +100,10 @@ def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYT
     }
 
 
-def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
+def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
     """The open windows nearest their cap, with their budgets and tenants."""
     rows = (
-        live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
+        live(readable_windows(reader).filter(budget__enabled=True), now=now)
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .select_related("budget__tenant", "tenant")
         .order_by("-share", "-id")[:limit]
@@ -111,9 +111,9 @@ def fullest(*, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStat
     return [(row, of_window(row)) for row in rows]
 
 
-def near_the_cap(*, now: datetime) -> tuple[int, int]:
+def near_the_cap(*, reader: Reader = EVERYTHING, now: datetime) -> tuple[int, int]:
     """How many open windows are at or past their soft cap, and how many of these are stopped."""
-    rows = live(BudgetWindow.objects.filter(budget__enabled=True), now=now)
+    rows = live(readable_windows(reader).filter(budget__enabled=True), now=now)
     stopped = rows.filter(state=BudgetWindow.State.STOPPED).count()
     pressed = rows.exclude(state=BudgetWindow.State.ACTIVE).count()
     return pressed, stopped

@@ -26,6 +26,10 @@ class Conflict(FieldError):
         self.existing = existing
 
 
+class NotAllowed(FieldError):
+    """More than whoever asks may give."""
+
+
 class Unknown(FieldError):
     """There is nothing of this name."""
 

@@ -68,6 +68,7 @@ class ModelQuery(Query):
 
 
 class Models(ListView):
+    acts_on = "llm.model"
     roles = READ_BY_ALL
     table_name = "models"
 
@@ -83,6 +84,7 @@ class Models(ListView):
 
 
 class OneModel(ControlView):
+    acts_on = "llm.model"
     roles = READ_BY_ALL
 
     @extend_schema(operation_id="models_get", responses=ModelBody)

@@ -82,6 +82,7 @@ class CorrectBody(OptionalAct):
 
 
 class Prices(ListView):
+    acts_on = "llm.price"
     roles = READ_BY_ALL
     table_name = "prices"
 
@@ -111,6 +112,7 @@ class Prices(ListView):
 
 
 class OnePrice(ControlView):
+    acts_on = "llm.price"
     roles = READ_BY_ALL
 
     @extend_schema(operation_id="prices_get", responses=PriceBody)
@@ -119,6 +121,7 @@ class OnePrice(ControlView):
 
 
 class PriceCorrect(ControlView):
+    acts_on = "llm.price"
     roles = READ_BY_ALL
 
     @extend_schema(operation_id="prices_correct", request=CorrectBody, responses={201: PriceBody})

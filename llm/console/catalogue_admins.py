@@ -21,7 +21,7 @@ from unfold.widgets import (
 
 from governance.console import reasons
 from governance.console.amounts import AmountField
-from governance.console.base import ConsoleAdmin, actor
+from governance.console.base import ConsoleAdmin, actor, may
 from llm.catalogue import prices, snapshot
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
@@ -56,7 +56,7 @@ class PricesInline(TabularInline):
         return super().get_queryset(request).select_related("model", "superseded_by")  # type: ignore[no-any-return]
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.is_active and request.user.is_staff
+        return may(request, "llm.view_price")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -126,7 +126,7 @@ class ModelAdmin(CatalogueAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
-        return super().get_queryset(request).prefetch_related("aliases", "prices")  # type: ignore[no-any-return]
+        return super().get_queryset(request).prefetch_related("aliases", "prices")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         said = ("billing_name", "listed_at", "deprecated_at", "replacement")

@@ -62,7 +62,7 @@ class ProviderEndpointForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class ProviderEndpointAdmin(ConsoleAdmin):
-    """Where models can be called besides the environment's providers. Seen by staff, changed by operators."""
+    """Where models can be called besides the environment's providers."""
 
     form = ProviderEndpointForm
     list_display = ("name", "kind", "base_url", "key", "enabled")

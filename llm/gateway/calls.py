@@ -481,17 +481,26 @@ class _GovernedCall:
             broken = True
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
-        said = sse.whole_answer(data) or _json_object(data)
-        used = hold.usage.reported(said)
-        written_bytes = sse.answer_bytes({"choices": sse.choices_of(said)})
-        if written_bytes and self.estimate.max_tokens is not None:
-            hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
-        if used is not None:
+        streamed = self._read_events(hold, data)
+        said = _json_object(data) if streamed is None else streamed.answer
+        choices = sse.choices_of(said)
+        written_bytes = sse.answer_bytes({"choices": choices})
+        if streamed is None:
+            used = hold.usage.reported(said)
+            is_over = is_last_word = True
+            if written_bytes and self.estimate.max_tokens is not None:
+                hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
+        else:
+            used = streamed.told.used
+            # An error is over with what it says.
+            is_over = streamed.is_over or not (broken or choices)
+            is_last_word = is_over and streamed.told.is_last_word
+        if used is not None and is_last_word:
             await hold.settle_reported(used)
-        elif written_bytes and not broken:
+        elif written_bytes and is_over and not broken:
             # An answer all the same, whatever its status says.
-            await hold.settle_seen(USAGE_MISSING)
-        elif sse.choices_of(said) or (broken and (sse.is_stream(data) or is_event_stream)):
+            await hold.settle_seen(USAGE_MISSING, at_least=used)
+        elif used is not None or choices or (broken and (is_event_stream or self._begins_answer(data))):
             # A part of one.
             await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):
@@ -499,6 +508,9 @@ class _GovernedCall:
         else:
             await hold.settle_whole("upstream_failed")
         await self._pass_on_refusal(hold, provider, answer, b"" if broken else data)
+
+    def _begins_answer(self, data: bytes) -> bool:
+        return sse.is_stream(data) or unreadable.begins_answer(data, self.route.answer_in)
 
     async def _refused_in_200(
         self, hold: Hold, provider: Provider, answer: Answer, error: StatedError, used: Usage | None

@@ -55,10 +55,10 @@ class Anthropic(HttpProvider):
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            stated, kept_bytes = _paid_refusal(said, created=created) or (anthropic_dialect.refusal(said), 0)
-            refused = RefusedAnswer(
-                answer, status=status, body=orjson.dumps(stated), broken=broken, kept_bytes=kept_bytes
-            )
+            paid, kept_bytes = _paid_refusal(said, created=created) or (None, 0)
+            # What broke off is judged as it came.
+            shown = said if broken and paid is None else orjson.dumps(paid or anthropic_dialect.refusal(said))
+            refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, kept_bytes=kept_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)

@@ -32,7 +32,7 @@ def unseal(sealed: str) -> str:
 
 
 def _box() -> MultiFernet:
-    return _box_of((settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+    return _box_of((settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, *settings.WEAK_KEYS))
 
 
 @lru_cache(maxsize=4)

@@ -178,7 +178,8 @@ class _Call:
 
     def is_over(self, part: Mapping[str, Any]) -> bool:
         """Whether a part without an id begins another call: by its name, once this one has arguments."""
-        name = (part.get("function") or {}).get("name")
+        function = part.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
         if not name or not self._name or not self._arguments:
             return False
         return name != self._name or (self._arguments[-1].endswith("}") and _is_object("".join(self._arguments)))

@@ -12,6 +12,10 @@ _SIGNS = re.compile(
     rb"""|segments|completion)["']\s*:""",
 )
 
+# Names that only answers have: an error has a message too, and may quote the request.
+_ANSWERS = re.compile(
+    rb"""["'](?:choices|usage|usage_info|candidates|stop_reason)["']\s*:|["']type["']\s*:\s*["']message["']"""
+)
 
 # How pages of HTML begin, once what is said of their kind is over.
 _PAGE = re.compile(
@@ -35,6 +39,15 @@ def shows_work(body: bytes) -> bool:
     if not said or _SIGNS.search(said) is not None:
         return True
     return _PAGE.match(said.removeprefix(b"\xef\xbb\xbf")) is None and not _is_sentence(said)
+
+
+def begins_answer(body: bytes, answer_in: str) -> bool:
+    """Whether a body under an error's status that broke off may be the beginning of an answer.
+
+    Without a sign of one its status is believed. `answer_in` is the field that holds what was asked for.
+    """
+    asked_for = rb"""["']%s["']\s*:""" % re.escape(answer_in.encode())
+    return _ANSWERS.search(body) is not None or re.search(asked_for, body) is not None
 
 
 def _is_sentence(said: bytes) -> bool:

@@ -54,3 +54,42 @@ def test_everything_is_stopped_from_the_overview_and_lifted_again(operator: Visi
     page.get_by_role("button", name="Lift").click()
     expect(page.get_by_role("alert", name="Emergency stops")).to_have_count(0)
     assert operator.problems == []
+
+
+LISTS = ("governance/budget", "governance/apikey", "governance/spendentry", "llm/price", "billing/plan", "auth/user")
+
+
+def test_every_kind_of_page_runs_under_its_content_policy(operator: Visit) -> None:
+    """Whatever the policy stopped would be an error on the browser's console."""
+    forms = [f"/admin/{name}/add/" for name in LISTS if name != "governance/spendentry"]
+    own = ["/admin/second-factor/", "/admin/password_change/", "/admin/margin/", "/admin/axes/accesslog/"]
+    for path in [*(f"/admin/{name}/" for name in LISTS), *forms, *own, "/billing/topup/done", "/api/docs"]:
+        page = operator.open(path)
+        page.wait_for_load_state("networkidle")
+        assert (path, operator.problems) == (path, [])
+    expect(page.get_by_role("heading", name=re.compile("Spend Governor")).first).to_be_visible()
+
+
+def test_a_script_that_gets_into_a_page_does_not_run(operator: Visit) -> None:
+    page = operator.open("/admin/")
+    page.wait_for_load_state("load")
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.ran = 1";
+            document.body.append(script);
+        }"""
+    )
+    assert page.evaluate("window.ran") is None
+    assert "Content Security Policy" in operator.problems[0]
+
+
+def test_who_tries_too_often_reads_when_to_come_back(stranger: Visit) -> None:
+    for _ in range(5):
+        page = stranger.open("/admin/login/")
+        page.fill("input[name=username]", "mallory")
+        page.fill("input[name=password]", "not-it-at-all")
+        page.click("button[type=submit]")
+        page.wait_for_load_state()
+    expect(page.get_by_text("Too many tries")).to_be_visible()
+    expect(page.get_by_text(re.compile("Try again in 1[45].minutes"))).to_be_visible()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
@@ -15,15 +14,18 @@ from django.urls import reverse
 
 from billing.console import stripe_page
 from config.console import site
-from governance.console.base import is_operator
+from governance.console.base import may
+from tests import factories
 
 pytestmark = pytest.mark.django_db
-OPERATORS_ONLY = dataclasses.replace(stripe_page.PAGE, permission=is_operator)
+OPERATORS_ONLY = dataclasses.replace(
+    stripe_page.PAGE, permission=lambda request: may(request, "governance.change_budget")
+)
 
 
-def asked_by(name: str, **fields: Any) -> HttpRequest:
+def asked_by(name: str, *roles: str, **fields: Any) -> HttpRequest:
     request = RequestFactory().get("/admin/")
-    request.user = User.objects.create_user(name, is_staff=True, **fields)
+    request.user = factories.person(name, *roles, **fields)
     return request
 
 
@@ -34,14 +36,14 @@ def operator() -> HttpRequest:
 
 @pytest.fixture
 def viewer() -> HttpRequest:
-    return asked_by("vera")
+    return asked_by("vera", "viewer")
 
 
 def listed(request: HttpRequest) -> list[str]:
     return [item["title"] for group in site.navigation(request) for item in group["items"]]
 
 
-def test_all_staff_see_a_page_and_its_line_in_the_sidebar(viewer: HttpRequest) -> None:
+def test_a_viewer_sees_a_page_and_its_line_in_the_sidebar(viewer: HttpRequest) -> None:
     assert stripe_page.PAGE.show(admin.site, viewer).status_code == 200
     assert {"Stripe", "Margin"} <= set(listed(viewer))
 

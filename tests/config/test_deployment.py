@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
+import yaml
 
+from config.supervisor import answers, free_port
 from tests.environment import ROOT
 
 # All that production sets; DEBUG is off by itself.
@@ -51,6 +55,12 @@ def test_static_files_can_be_collected(tmp_path: Path) -> None:
         (["--port", "0"], {}, "migrations are not applied. Run: manage.py migrate"),
         (["--port", "70000"], {}, "70000 is no port"),
         (["--port", "0", "--host", "no.such.host.invalid"], {}, "no.such.host.invalid is no address"),
+        (["--port", "0", "--host", "0.0.0.0"], {"DEBUG": "true"}, "sees settings and code on error pages"),
+        (["--port", "0", "--host", "::"], {"DEBUG": "true"}, "Set DEBUG=false, or listen on 127.0.0.1"),
+        (["--port", "0", "--host", "0.0.0.0", "--allow-debug"], {"DEBUG": "true"}, "migrations are not applied"),
+        (["--port", "0", "--host", "localhost"], {"DEBUG": "true"}, "migrations are not applied"),
+        (["--port", "0"], {"SECRET_KEY": "a"}, "SECRET_KEY is weak"),
+        (["--port", "0"], {"METRICS_TOKEN": "a"}, "METRICS_TOKEN is weak"),
         (["--port", "0"], {"DATABASE_URL": "postgres://u:p@127.0.0.1:1/x"}, "The database does not answer"),
     ],
 )
@@ -62,6 +72,36 @@ def test_serve_refuses_with_a_sentence(
     assert done.returncode == 1
     assert wanted in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("trusted", "sent"), [("127.0.0.1", True), ("10.0.0.1", False), ("", False)])
+def test_the_word_of_a_trusted_proxy_alone_makes_a_request_secure(tmp_path: Path, trusted: str, sent: bool) -> None:
+    values = {"FORWARDED_ALLOW_IPS": trusted, "ALLOWED_HOSTS": "127.0.0.1"}
+    environment = PRODUCTION | {"PATH": os.environ["PATH"], "VAR_DIR": str(tmp_path)} | values
+    assert manage(tmp_path, "migrate", "--verbosity", "0", **values).returncode == 0
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "manage.py", "serve", "--port", str(port)]
+    with (tmp_path / "serve.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(f"http://127.0.0.1:{port}/api/health/live"):
+            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            time.sleep(0.2)
+        forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
+        answer = httpx.get(f"http://127.0.0.1:{port}/admin/login/", headers=forwarded)
+        assert ("strict-transport-security" in answer.headers) is sent
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_the_compose_deployment_trusts_the_host_s_proxy() -> None:
+    told = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    [network] = told["networks"]["default"]["ipam"]["config"]
+    trusted = told["x-product"]["environment"]["FORWARDED_ALLOW_IPS"]
+    assert trusted == f"${{FORWARDED_ALLOW_IPS:-{network['gateway']}}}"
+    assert told["services"]["web"]["ports"] == ["127.0.0.1:8000:8000"]
 
 
 def test_the_project_names_no_machine_of_its_makers() -> None:

@@ -1,5 +1,7 @@
 """Typed readers of environment variables: what they take, and the sentence they stop start-up with."""
 
+import os
+import sqlite3
 from decimal import Decimal
 from pathlib import Path
 
@@ -113,6 +115,44 @@ class TestSecrets:
         assert environment.secret_key(env(), debug=True, var_dir=tmp_path) == first
         assert (tmp_path / "secret_key").stat().st_mode & 0o077 == 0
 
+    def test_the_made_key_was_never_open_to_others_nor_half_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[int, int]] = []
+        link = os.link
+
+        def watched(draft: str, path: Path) -> None:
+            link(draft, path)
+            seen.append((path.stat().st_mode & 0o777, len(path.read_text())))
+
+        monkeypatch.setattr(os, "link", watched)
+        before = os.umask(0)
+        try:
+            environment.secret_key(env(), debug=True, var_dir=tmp_path)
+        finally:
+            os.umask(before)
+        assert [(mode, length >= 50) for mode, length in seen] == [(0o600, True)]
+        assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+    @pytest.mark.parametrize(
+        "weak",
+        ["a", "x" * 64, "ab" * 40, "django-insecure-7h1s-15-l0ng-and-r4nd0m-enough-for-a-t3st", "r4nd0m-but-short!"],
+    )
+    def test_a_secret_key_that_can_be_guessed_is_refused_without_debug(self, weak: str, tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured, match="SECRET_KEY is weak") as stopped:
+            environment.secret_key(env(SECRET_KEY=weak), debug=False, var_dir=tmp_path)
+        assert weak == "a" or weak not in str(stopped.value)
+        assert environment.secret_key(env(SECRET_KEY=weak), debug=True, var_dir=tmp_path) == weak
+
+    @pytest.mark.parametrize("weak", ["short", "abababababababababab"])
+    def test_a_token_that_can_be_guessed_is_refused_without_debug(self, weak: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="METRICS_TOKEN is weak"):
+            environment.token(env(METRICS_TOKEN=weak), "METRICS_TOKEN", debug=False)
+        with pytest.raises(ImproperlyConfigured, match="S is weak"):
+            environment.tokens(env(S=f"whsec_1234567890abcdef, {weak}"), "S", debug=False)
+        assert environment.token(env(METRICS_TOKEN=weak), "METRICS_TOKEN", debug=True) == weak
+        assert environment.token(env(), "METRICS_TOKEN", debug=False) == ""
+
 
 class TestMeters:
     UNITS = ("microdollars", "tokens")
@@ -187,6 +227,24 @@ class TestDirectory:
 
         assert found.is_dir()
 
+    def test_is_closed_to_others_whether_made_or_found(self, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            made = environment.directory(env(VAR_DIR=f"{tmp_path}/made"), "VAR_DIR", default=tmp_path)
+            (tmp_path / "found").mkdir(mode=0o755)
+            found = environment.directory(env(VAR_DIR=f"{tmp_path}/found"), "VAR_DIR", default=tmp_path)
+        finally:
+            os.umask(before)
+        assert made.stat().st_mode & 0o777 == found.stat().st_mode & 0o777 == 0o700
+
+    def test_one_that_everybody_shares_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        shared = tmp_path / "tmp"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        with pytest.raises(ImproperlyConfigured, match="VAR_DIR must be a folder of its own"):
+            environment.directory(env(VAR_DIR=str(shared)), "VAR_DIR", default=tmp_path)
+        assert shared.stat().st_mode & 0o7777 == 0o1777
+
     def test_a_file_in_its_place_names_the_variable(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
 
@@ -200,6 +258,21 @@ class TestDatabase:
 
         assert found["NAME"] == str(tmp_path / "governor.sqlite3")
         assert found["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+
+    def test_sqlites_files_are_closed_to_others_from_the_first_moment(self, tmp_path: Path) -> None:
+        open_one = tmp_path / "open.sqlite3"
+        open_one.touch(mode=0o644)
+        before = os.umask(0)
+        try:
+            for name in ("new.sqlite3", "open.sqlite3"):
+                found = environment.database(env(DATABASE_URL=f"sqlite:///{tmp_path / name}"), var_dir=tmp_path)
+                with sqlite3.connect(found["NAME"]) as connection:
+                    connection.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);")
+                    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
+                connection.close()
+                assert modes == dict.fromkeys((name, f"{name}-wal", f"{name}-shm"), 0o600)
+        finally:
+            os.umask(before)
 
     def test_postgres(self, tmp_path: Path) -> None:
         found = environment.database(env(DATABASE_URL="postgres://u:p%40@db:5433/money"), var_dir=tmp_path)
@@ -234,3 +307,14 @@ class TestDatabase:
 
         assert str(raised.value).startswith("DATABASE_URL must look like")
         assert "hunter2" not in str(raised.value)
+
+
+class TestAddresses:
+    def test_addresses_networks_and_all(self) -> None:
+        found = environment.addresses(env(P="127.0.0.1, 10.0.0.0/8,::1, *"), "P")
+        assert found == ["127.0.0.1", "10.0.0.0/8", "::1", "*"]
+        assert environment.addresses(env(), "P") == []
+
+    def test_malformed_names_the_variable(self) -> None:
+        with pytest.raises(ImproperlyConfigured, match=r"P must be addresses or networks .*; not 'proxy'"):
+            environment.addresses(env(P="proxy"), "P")

@@ -1,17 +1,19 @@
 """Change the product a little, many times, and see whether its tests notice: `python -m tests.mutants [MODULE ...]`.
 
 Without modules all of `ROOMS`, one process a room. Prints the mutants that survived, and how many did not, module by
-module; exits 1 where a module keeps less than `AT_LEAST` per cent. Those named in `equivalent.toml` are no other
-program to whoever uses it, and do not count.
+module; exits 1 where a module keeps less than `AT_LEAST` per cent, or the sample of a room. Those named in
+`equivalent.toml` are no other program to whoever uses it, and do not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import subprocess
 import sys
 import tomllib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="paths such as governance/rules/money.py; without, all")
     parser.add_argument("--tests", nargs="+", help="these tests alone, rather than all that know the module's folder")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth mutant alone, for a quick look")
+    parser.add_argument("--sample", type=int, metavar="N", help="N mutants of each module alone, for a quick look")
+    parser.add_argument("--seed", type=int, default=0, help="which ones; each seed draws others")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     modules = chosen.modules or [str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).glob("*.py")]
@@ -43,15 +46,36 @@ def main() -> int:
         rooms.setdefault(str(Path(module).parent), []).append(module)
     if len(rooms) == 1:
         (room,) = rooms
-        return run(rooms[room], tests=chosen.tests or ROOMS[room], every=chosen.every, workers=chosen.workers)
-    command = [sys.executable, "-m", "tests.mutants", "--workers", str(chosen.workers), "--every", str(chosen.every)]
+        drawn = Draw(chosen.sample, chosen.seed)
+        return run(rooms[room], tests=chosen.tests or ROOMS[room], drawn=drawn, workers=chosen.workers)
+    command = [sys.executable, "-m", "tests.mutants", "--workers", str(chosen.workers), "--seed", str(chosen.seed)]
+    if chosen.sample is not None:
+        command += ["--sample", str(chosen.sample)]
     return max(subprocess.run([*command, *rooms[room]], cwd=ROOT).returncode for room in rooms)
 
 
-def run(modules: list[str], *, tests: list[str], every: int, workers: int) -> int:
-    made = [mutant for module in modules for mutant in mutants(module, (ROOT / module).read_text(encoding="utf-8"))]
+@dataclass(frozen=True)
+class Draw:
+    """Which of a module's mutants are tried: all, or so many of them, the same ones for one seed."""
+
+    most: int | None
+    seed: int
+
+    def of(self, module: str, made: list[Mutant]) -> list[Mutant]:
+        if self.most is None or self.most >= len(made):
+            return made
+        chance = random.Random(f"{self.seed} {module}")
+        return [made[index] for index in sorted(chance.sample(range(len(made)), self.most))]
+
+
+def run(modules: list[str], *, tests: list[str], drawn: Draw, workers: int) -> int:
     equivalent = named_equivalent()
-    tried = [mutant for mutant in made if key(mutant) not in equivalent][::every]
+    made: list[Mutant] = []
+    tried: list[Mutant] = []
+    for module in modules:
+        of_module = mutants(module, (ROOT / module).read_text(encoding="utf-8"))
+        made += of_module
+        tried += drawn.of(module, [mutant for mutant in of_module if key(mutant) not in equivalent])
     runner = MutantRunner(tried, workers=workers, tell=tell)
     options = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "--capture=no", "--tb=short"]
     code = pytest.main([*options, *tests], plugins=[runner])
@@ -61,7 +85,7 @@ def run(modules: list[str], *, tests: list[str], every: int, workers: int) -> in
     obsolete = sorted(row for row in equivalent - {key(mutant) for mutant in made} if row[0] in modules)
     for path, name, was, now in obsolete:
         print(f"\n{path} {name}: equivalent.toml names a change that is no longer made", diff(was, now), sep="\n")
-    low = report(modules, runner.results, spared)
+    low = report(modules, runner.results, spared, sampled=drawn.most is not None)
     return 1 if low or obsolete else 0
 
 
@@ -84,17 +108,18 @@ def diff(was: str, now: str) -> str:
     return "\n".join(sign + line for sign, text in (("- ", was), ("+ ", now)) for line in text.split("\n"))
 
 
-def report(modules: list[str], results: list[tuple[Mutant, str]], spared: Counter[str]) -> list[str]:
-    """Prints the table; returns the modules below the mark."""
+def report(modules: list[str], results: list[tuple[Mutant, str]], spared: Counter[str], *, sampled: bool) -> list[str]:
+    """Prints the table; returns the modules below the mark, or "all" where these are too few of each to say."""
     print(f"\n{'module':<40} {'mutants':>8} {'killed':>8} {'share':>7}  equivalent")
     low = []
-    for module in modules:
-        became = Counter(result for mutant, result in results if mutant.path == module)
+    for module in [*modules, "all"]:
+        became = Counter(result for mutant, result in results if module in (mutant.path, "all"))
         count, killed = became.total(), became[KILLED]
         share = 100 * killed / count if count else 100.0
-        if share < AT_LEAST:
+        if share < AT_LEAST and sampled == (module == "all"):
             low.append(module)
-        print(f"{module:<40} {count:>8} {killed:>8} {share:>6.1f}%  {spared[module]}")
+        of_module = spared.total() if module == "all" else spared[module]
+        print(f"{module:<40} {count:>8} {killed:>8} {share:>6.1f}%  {of_module}")
     return low
 
 

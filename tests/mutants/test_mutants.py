@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("mutmut", reason="make install brings it")
 
+from tests.mutants.__main__ import Draw
 from tests.mutants.apply import apply
 from tests.mutants.changes import ROOT, Mutant, mutants
 
@@ -143,6 +144,16 @@ def test_a_constant_and_what_is_made_from_it_wherever_they_were_imported(module:
 
     assert (other.LIMIT, other.TWICE) == (11, 22)
     assert not module.Sample(size=11).fits
+
+
+def test_a_seed_draws_the_same_mutants_each_time_and_another_seed_others() -> None:
+    made = mutants("mutated_sample.py", SOURCE)
+    drawn = [Draw(4, seed).of("mutated_sample.py", made) for seed in (1, 1, 2)]
+
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert [mutant for mutant in made if mutant in drawn[0]] == drawn[0]
+    assert len(drawn[0]) == 4
+    assert Draw(None, 1).of("mutated_sample.py", made) == Draw(10_000, 1).of("mutated_sample.py", made) == made
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class Rule:
     soft_e4: int | None = 8_000
     # Whether `roll_windows` opens its window without a call.
     rolls: bool = False
+    # Whether calls bring the subjects: a refused call opens no window for its own.
+    named_by_calls: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rule:
         return copy.copy(self)
@@ -123,10 +125,7 @@ class Ledger:
     def _batch(self, operations: Sequence[Operation], now: datetime) -> list[Any]:
         self.now = now
         self.earlier = set(self.holds)
-        for operation in operations:
-            if isinstance(operation, Reserve | Record):
-                for rule in self.governing(operation.caller):
-                    self.window_for(rule, operation.caller)
+        self.open_windows([op for op in operations if isinstance(op, Reserve) or self.is_new(op)])
         answers = [_STEPS[type(operation)](self, operation) for operation in operations]
         for entry in self.entries:
             entry.committed = True
@@ -136,6 +135,45 @@ class Ledger:
 
     def governing(self, caller: Caller) -> list[Rule]:
         return [rule for rule in self.rules.values() if rule.subject_of(caller) is not None]
+
+    def is_new(self, op: Operation) -> bool:
+        """Whether it is a report that nobody has made before this batch."""
+        return isinstance(op, Record) and (op.caller.tenant_id, op.request_id) not in self.reported
+
+    def open_windows(self, operations: Sequence[Any]) -> None:
+        """Those that calls and reports need: of what calls name, those alone that are let through as things stand."""
+        pairs = [(op, rule, str(rule.subject_of(op.caller))) for op in operations for rule in self.governing(op.caller)]
+        admitted = [op for op in operations if isinstance(op, Record) or self.would_admit(op)]
+        wanted = [
+            (rule, subject)
+            for op, rule, subject in pairs
+            if (not rule.named_by_calls or op in admitted) and self.place_of(rule, subject) is None
+        ]
+        if wanted:
+            # What is over is closed on this occasion, whoever brings it.
+            for _, rule, subject in pairs:
+                index = self.open_window(rule.name, subject)
+                if index is not None and self.ended(self.windows[index]):
+                    self.windows[index].closed_at = self.now
+        for rule, subject in wanted:
+            self.current(rule, subject)
+
+    def would_admit(self, op: Reserve) -> bool:
+        cost = op.call.quote(op.call.model).cost_nanos  # type: ignore[union-attr]
+        return all(self.admits(window, cost) for window in self.seen_by(op.caller))
+
+    def seen_by(self, caller: Caller) -> list[Window]:
+        """The windows that decide; those that are not open as they would open."""
+        return [self.seen(rule, str(rule.subject_of(caller))) for rule in self.governing(caller)]
+
+    def seen(self, rule: Rule, subject: str) -> Window:
+        place = self.place_of(rule, subject)
+        return self.fresh(rule, subject) if place is None else self.windows[place]
+
+    def place_of(self, rule: Rule, subject: str) -> int | None:
+        """Of the window that is open, and not over."""
+        index = self.open_window(rule.name, subject)
+        return None if index is None or self.ended(self.windows[index]) else index
 
     def open_window(self, rule: str, subject: str) -> int | None:
         for index, window in enumerate(self.windows):
@@ -158,15 +196,21 @@ class Ledger:
             return index
         if index is not None:
             self.windows[index].closed_at = self.now
-        span = span_at(rule.kind, self.now, ZoneInfo(rule.zone))
-        self.open(Window(rule.name, subject, span.starts_at, span.ends_at, rule.limit))
+        self.windows.append(self.fresh(rule, subject))
         return len(self.windows) - 1
 
+    def fresh(self, rule: Rule, subject: str) -> Window:
+        span = span_at(rule.kind, self.now, ZoneInfo(rule.zone))
+        return self.with_raises(Window(rule.name, subject, span.starts_at, span.ends_at, rule.limit))
+
     def open(self, window: Window) -> None:
-        """Open a window; the raises that run count in it from the start."""
+        self.windows.append(self.with_raises(window))
+
+    def with_raises(self, window: Window) -> Window:
+        """The raises that run count in it from the start."""
         window.extra = self.raised(window.rule)
         window.limit += window.extra
-        self.windows.append(window)
+        return window
 
     def raised(self, rule: str) -> int:
         return sum(a.amount for a in self.allowances if a.rule == rule and a.window is None and not a.over)
@@ -201,8 +245,7 @@ class Ledger:
     def reserve(self, op: Reserve) -> str:
         if op.reservation_id in set(self.holds) - self.earlier:
             return "AlreadyResolved"
-        places = [self.window_for(rule, op.caller) for rule in self.governing(op.caller)]
-        windows = [self.windows[place] for place in places]
+        windows = self.seen_by(op.caller)
         cost = op.call.quote(op.call.model).cost_nanos  # type: ignore[union-attr]
         if not all(self.admits(window, cost) for window in windows):
             if all(self.admits(window, cost, without_holds=True) for window in windows):
@@ -214,8 +257,9 @@ class Ledger:
             # Noticed only where it would be held a second time, by the primary key.
             raise OneByOne
         pressed = any(self.pressed(window, cost) for window in windows)
-        for window in windows:
-            window.reserved += cost
+        places = [self.window_for(rule, op.caller) for rule in self.governing(op.caller)]
+        for place in places:
+            self.windows[place].reserved += cost
         self.holds[op.reservation_id] = Hold(places, cost, self.now + TTL)
         return "warn" if pressed else "allow"
 
@@ -348,7 +392,8 @@ class Ledger:
                     self.grants.add((window.source, starts))
                 ends = window.ends if window.ends and window.ends > starts else None
                 limit = window.limit - window.extra
-                self.open(Window(budget, window.subject, starts, ends, limit, source=window.source))
+                source = "reset" if self.rules[budget].named_by_calls else window.source
+                self.open(Window(budget, window.subject, starts, ends, limit, source=source))
         return len(old), opened
 
     def open_period(self, op: OpenPeriod) -> bool:

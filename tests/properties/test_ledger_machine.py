@@ -91,6 +91,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     "UTC",
                     lambda caller: f"{caller.tenant}/{caller.user}" if caller.user else None,
                     soft_e4=None,
+                    named_by_calls=True,
                 ),
                 "agent": model.Rule(
                     "agent",
@@ -99,6 +100,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     AUCKLAND,
                     lambda caller: caller.agent if caller.tenant == "acme" else None,
                     hard_e4=9_000,
+                    named_by_calls=True,
                 ),
                 "tenant": model.Rule(
                     "tenant",
@@ -331,7 +333,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 window.settled_nanos,
                 window.reserved_nanos,
                 window.closed_at is not None,
-                window.source_id,
+                "reset" if window.source_kind == "reset" else window.source_id,
                 set(window.thresholds_crossed) - {"hard-stop"},
                 "hard-stop" in window.thresholds_crossed,
             )

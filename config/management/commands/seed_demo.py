@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from config import demo
 from governance import ledger
-from governance.actions import tenancy
+from governance.actions import people, tenancy
+from governance.actions.people import Grants
 from governance.management.terminal import TerminalCommand
 from governance.models import Agent, ApiKey
 from governance.models.tenancy import Role, digest_of
@@ -85,7 +86,9 @@ def operator(kept: Kept) -> str:
     password = kept.values.setdefault("password", secrets.token_urlsafe(12))
     user = User.objects.filter(username=OPERATOR).first()
     if user is None:
-        User.objects.create_superuser(OPERATOR, password=password)
+        owner = User(username=OPERATOR)
+        owner.set_password(password)
+        people.create(user=owner, grants=Grants(is_superuser=True), by=demo.BY, now=timezone.now())
         return password
     return password if user.check_password(password) else "(as you set it)"
 

@@ -1,8 +1,10 @@
 """`manage.py serve`: web, worker with its schedule, and the sandbox, for one machine."""
 
 import io
+import ipaddress
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -32,6 +34,9 @@ class Command(TerminalCommand):
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
         parser.add_argument("--workers", type=int, default=None, help="web processes; needs PostgreSQL")
+        parser.add_argument(
+            "--allow-debug", action="store_true", help="with DEBUG, listen on an address that others can reach"
+        )
         parser.add_argument("--no-sandbox", action="store_true", help="start no simulated Mistral")
         parser.add_argument("--demo", action="store_true", help="first apply migrations and add demo data")
 
@@ -40,6 +45,11 @@ class Command(TerminalCommand):
             claim(host, port)
         except PortTaken as error:
             raise CommandError(f"{error} For example: make run PORT=8001, or manage.py serve --port 8001.") from error
+        if settings.DEBUG and not options["allow_debug"] and not is_loopback(host):
+            raise CommandError(
+                f"With DEBUG whoever reaches {host} sees settings and code on error pages. Set DEBUG=false, or listen "
+                "on 127.0.0.1; --allow-debug starts it all the same, in a network where nobody else is."
+            )
         if not os.environ.get("APP_URL"):
             os.environ["APP_URL"] = settings.APP_URL = f"http://127.0.0.1:{port}"
         notes = prepare_demo() if options["demo"] else ""
@@ -76,6 +86,12 @@ class Command(TerminalCommand):
         except StartFailed as error:
             raise CommandError(str(error)) from error
         say("Ended.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether all addresses of a host are this machine's alone."""
+    found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
 
 
 def prepare_demo() -> str:

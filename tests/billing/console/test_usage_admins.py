@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.test import Client
 
 from billing.models import MeterEvent, StripeEvent
@@ -14,6 +14,7 @@ from billing.queries import metrics
 from billing.stripe_api import posts
 from billing.usage import outbox, proof
 from governance.models import AuditEntry, Tenant
+from tests import factories
 from tests.billing.usage.test_outbox import HOUR, READY, TEN, _on, acme, run, spend, stripe
 from tests.fakes.stripe_meters import FakeMeters
 
@@ -74,8 +75,7 @@ def test_an_operator_voids_a_row_with_a_reason(operator: Client, failed: MeterEv
 
 
 def test_viewers_look_and_do_not_act(client: Client, failed: MeterEvent) -> None:
-    viewer = User.objects.create_user("vera", is_staff=True)
-    viewer.user_permissions.add(*Permission.objects.filter(codename__startswith="view_"))
+    viewer = factories.person("vera", "viewer")
     client.force_login(viewer)
     assert client.get(LIST).status_code == 200
     act(client, "try_again", failed)

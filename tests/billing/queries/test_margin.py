@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
 from pytest_django import DjangoAssertNumQueries
 
@@ -200,7 +199,7 @@ def test_an_annual_payment_counts_month_by_month(tenant: Tenant, deliver: Delive
 class TestPage:
     @pytest.fixture
     def staff(self, client: Client) -> Client:
-        client.force_login(User.objects.create_user("vera", is_staff=True))
+        client.force_login(factories.person("vera", "viewer"))
         return client
 
     @pytest.mark.parametrize("period", ["", "month", "last", "30", "all", "<odd>"])

@@ -16,6 +16,7 @@ from governance import alerts
 from governance.audit import Actor
 from governance.models import Alert, AuditEntry
 from governance.queries import metrics
+from tests import factories
 from tests.concurrency.processes import in_threads
 from tests.factories import NOON
 
@@ -106,7 +107,7 @@ def test_the_overview_shows_what_is_open_and_an_operator_acknowledges_it() -> No
     made = report(message="the <b>key</b> is refused")
     operator, viewer = Client(), Client()
     operator.force_login(User.objects.create_user("olga", is_staff=True, is_superuser=True))
-    viewer.force_login(User.objects.create_user("vera", is_staff=True))
+    viewer.force_login(factories.person("vera", "viewer"))
     page = reverse("admin:governance_alert_acknowledge_one", args=[made.pk])
     html = operator.get("/admin/").content.decode()
     assert page in html

@@ -342,12 +342,14 @@ def signed_in(**fields: Any) -> tuple[Client, User]:
 @pytest.mark.django_db
 def test_a_staff_user_reads_by_session_and_changes_only_with_the_permission_and_the_token() -> None:
     client, user = signed_in(is_staff=True)
+    assert client.get("/api/budgets").status_code == 403
+    user.user_permissions.add(Permission.objects.get(codename="view_budget"))
     assert client.get("/api/budgets").status_code == 200
     assert client.get("/admin/login/").status_code in (200, 302)
     body = {"slug": "new"}
     assert client.post("/api/tenants", body, content_type="application/json").status_code == 403
 
-    user.user_permissions.add(Permission.objects.get(codename="change_budget"))
+    user.user_permissions.add(Permission.objects.get(codename="add_tenant"))
     refused = client.post("/api/tenants", body, content_type="application/json")
     assert (refused.status_code, "CSRF" in refused.json()["error"]["message"]) == (403, True)
 

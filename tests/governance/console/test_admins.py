@@ -55,7 +55,9 @@ def operator() -> Client:
 
 @pytest.fixture
 def viewer() -> Client:
-    return signed_in("vera", is_staff=True)
+    client = Client()
+    client.force_login(factories.person("vera", "viewer"))
+    return client
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -21,9 +20,9 @@ pytestmark = pytest.mark.django_db
 LIST = "/admin/governance/spendentry/"
 
 
-def signed_in(name: str, **fields: Any) -> Client:
+def signed_in(name: str, *roles: str, **fields: Any) -> Client:
     client = Client()
-    client.force_login(User.objects.create_user(name, is_staff=True, **fields))
+    client.force_login(factories.person(name, *roles, **fields))
     return client
 
 
@@ -104,7 +103,7 @@ def test_a_cost_that_is_none_is_refused(operator: Client, estimates: list[SpendE
 
 
 def test_a_viewer_cannot(estimates: list[SpendEntry]) -> None:
-    viewer = signed_in("vera")
+    viewer = signed_in("vera", "viewer")
     viewer.post(LIST, chosen(estimates, "void_selected", reason="bill", _confirmed="yes"))
     for act in ("confirm", "void"):
         path = reverse(f"admin:governance_spendentry_{act}_one", args=[estimates[0].pk])

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -22,9 +21,9 @@ STOP = "/admin/governance/emergencystop/add/"
 CONFIRMED = {"_confirmed": "yes", "reason": "because"}
 
 
-def signed_in(name: str, **fields: Any) -> Client:
+def signed_in(name: str, *roles: str, **fields: Any) -> Client:
     client = Client()
-    client.force_login(User.objects.create_user(name, is_staff=True, **fields))
+    client.force_login(factories.person(name, *roles, **fields))
     return client
 
 
@@ -35,7 +34,7 @@ def operator() -> Client:
 
 @pytest.fixture
 def viewer() -> Client:
-    return signed_in("vera")
+    return signed_in("vera", "viewer")
 
 
 @pytest.fixture

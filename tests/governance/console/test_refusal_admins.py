@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 
 from governance import ledger
@@ -18,7 +17,7 @@ LIST = "/admin/governance/refusedcall/"
 @pytest.fixture
 def viewer(db: None) -> Client:
     client = Client()
-    client.force_login(User.objects.create_user("vera", is_staff=True))
+    client.force_login(factories.person("vera", "viewer"))
     return client
 
 

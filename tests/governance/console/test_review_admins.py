@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -19,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("ledger_holds")
 LIST = "/admin/governance/pendingreport/"
 
 
-def signed_in(name: str, **fields: Any) -> Client:
+def signed_in(name: str, *roles: str, **fields: Any) -> Client:
     client = Client()
-    client.force_login(User.objects.create_user(name, is_staff=True, **fields))
+    client.force_login(factories.person(name, *roles, **fields))
     return client
 
 
@@ -86,7 +85,7 @@ def test_one_is_decided_on_its_own_page_and_once(
 
 
 def test_who_only_reads_decides_nothing(kept: list[PendingReport]) -> None:
-    viewer = signed_in("vic")
+    viewer = signed_in("vic", "viewer")
     assert viewer.get(LIST).status_code == 200
     path = reverse("admin:governance_pendingreport_accept_one", args=[kept[0].pk])
     assert viewer.post(path, {"reason": "bill", "_confirmed": "yes"}).status_code == 403

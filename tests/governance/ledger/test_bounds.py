@@ -209,6 +209,11 @@ class TestAFullHour:
             assert isinstance(refused, ledger.OutOfBounds)
             assert "4,000,000,000 dollars" in str(refused)
 
+    def test_takes_no_report_within_somebodys_transaction(self, by: Any) -> None:
+        with pytest.raises(ledger.OutOfBounds, match="4,000,000,000 dollars"), transaction.atomic():
+            ledger.apply_within([make.reporting("1", by=by)], now=NOON)
+        assert SpendEntry.objects.count() == 1
+
     def test_takes_settlements_also_beside_a_report(self, by: Any) -> None:
         op = held(by=by)
         settle = make.settling(op.reservation_id, "2")

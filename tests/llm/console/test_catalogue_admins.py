@@ -12,6 +12,7 @@ from django.urls import reverse
 from governance.models import AuditEntry
 from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias, Price
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 
@@ -140,7 +141,7 @@ def test_a_model_takes_only_known_words(wrong: Any) -> None:
 
 
 def test_staff_who_are_no_operators_may_look_only(client: Client) -> None:
-    client.force_login(User.objects.create_user("victor", password="x", is_staff=True))
+    client.force_login(factories.person("victor", "viewer"))
 
     assert client.get("/admin/llm/price/").status_code == 200
     model = Model.objects.get(name="mistral-embed")

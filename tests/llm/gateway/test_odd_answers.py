@@ -65,6 +65,17 @@ def test_half_an_event_counts(product: Product, booked: BookedUpstream, key: str
     asked(product, booked, key, CHUNKED, chunked(text("1")), 0.2, chunked(HALF), 0.3, how, tokens=401)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_tool_goes_on_with_no_function(
+    product: Product, booked: BookedUpstream, key: str, stream: bool
+) -> None:
+    parts = [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}, {"index": 0, "function": "x"}]
+    said = b"".join(event({"choices": [{"index": 0, "delta": {"tool_calls": [part]}}]}) for part in parts)
+    booked.usual = Answer(script=[CLOSES + said + text("", "stop") + DONE, "close"], tokens=2)
+    assert ask(product, key, stream=stream)[0] == 200
+    assert holds_by_the_books(booked)
+
+
 USED = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
 
 

@@ -141,6 +141,65 @@ def test_a_stream_under_an_error_s_status_that_breaks_off_is_charged_whole(
     assert ledger_nanos() - before >= booked.books.spent_nanos > 0
 
 
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize(
+    ("status", "said", "charged"),
+    [
+        # Broken off in a 200, anything may be missing; under an error's status, what came says whether it is one.
+        (200, b"", "held"),
+        (200, b'{"id": "c", "choi', "held"),
+        (200, b'{"error": {"message": "Inv', "held"),
+        (400, b"", "nothing"),
+        (400, b'{"error": {"message": "Inv', "nothing"),
+        (400, b'{"detail": [{"loc": ["messages", 0, "content"], "input": {"content": "Hi"', "nothing"),
+        (400, b'{"message": "see \\"choices\\": ', "nothing"),
+        (400, b'{"id": "c", "choices": [{"message": {"content": "111', "held"),
+        (400, b'{"model": "m", "usage" :{"prompt_tokens": 14, "completion_tokens": 30', "held"),
+        (400, b'{"id": "m", "type": "message", "content": [{"text": "111', "held"),
+        (429, b'{"error": {"message": "Slow d', "nothing"),
+        (429, b'{"choices":[{"message"', "held"),
+        (302, b"<html", "nothing"),
+        (403, b"<html><head>", "nothing"),
+        (500, b'{"error": {"message": "Inter', "held"),
+        (502, b"<html>", "held"),
+        # Overloaded, with a time to come back: it took no work on.
+        (503, b'{"error": {"mess', "nothing"),
+        (503, b'{"choices":[{"message"', "held"),
+        (504, b"", "held"),
+    ],
+)
+@pytest.mark.parametrize("likes", ["openai_compatible", "anthropic"], indirect=True)
+def test_what_a_plain_body_that_breaks_off_costs(
+    product: Product, booked: BookedUpstream, likes: str, status: int, said: bytes, charged: str, how: str
+) -> None:
+    before, known = ledger_nanos(), set(Reservation.objects.values_list("pk", flat=True))
+    head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\nretry-after: 1\r\ncontent-length: 9999\r\n\r\n" % status
+    worked = charged == "held"
+    booked.usual = Answer(script=[head, *([said] if said else []), 0.05, how], tokens=400 * worked, billed=worked)
+    assert ask(product, likes, stream=False, model="likes/m")[0] >= 400
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    calls = Reservation.objects.exclude(pk__in=known)
+    held_nanos = sum(call.amount_nanos for call in calls)
+    assert ledger_nanos() - before == (held_nanos if worked else 0)
+    assert ledger_nanos() - before >= booked.books.spent_nanos
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize("usage_at", ["first", "growing"])
+def test_a_usage_in_the_middle_of_what_breaks_off_is_not_the_last_word(
+    product: Product, booked: BookedUpstream, key: str, usage_at: str, how: str
+) -> None:
+    counted = {"prompt_tokens": 14, "completion_tokens": 1, "total_tokens": 15}
+    said = text("1", model="mistral-small-2603", usage=counted)
+    said += text("1" * 50, **({"usage": {**counted, "completion_tokens": 50}} if usage_at == "growing" else {}))
+    head = CHUNKED.replace(b"200 OK", b"400 No")
+    booked.usual = Answer(script=[head, chunked(said), 0.1, how], tokens=300, billed=True)
+    ask(product, key, stream=True)
+    assert booked.books.entries
+    assert holds_by_the_books(booked)
+
+
 @anthropic
 @pytest.mark.parametrize(
     "said",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.rules.unreadable import shows_work
+from llm.rules.unreadable import begins_answer, shows_work
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,20 @@ def test_what_may_be_left_of_an_answer(body: bytes) -> None:
 )
 def test_what_is_somebody_else_s_answer(body: bytes) -> None:
     assert shows_work(body) is False
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        (b"", False),
+        (b'{"error": {"message": "The cont', False),
+        (b'{"message": "see \\"choices\\": ', False),
+        (b"<html>", False),
+        (b'{"id": "c", "choices" : [', True),
+        (b'{"usage":', True),
+        (b'{"id": "m", "type": "message", "ro', True),
+        (b'{"pages": [{"in', True),
+    ],
+)
+def test_half_a_body_under_an_errors_status_is_an_answer_where_a_name_of_one_shows(body: bytes, begins: bool) -> None:
+    assert begins_answer(body, "pages") is begins

@@ -117,7 +117,9 @@ class TestCount:
     def test_cut_at_its_seams_a_text_has_no_fewer_tokens_than_whole(self, tokenizer, text):
         cuts = [0, *(seam.start() for seam in SEAM.finditer(text)), len(text)]
         parts = [text[start:stop] for start, stop in pairwise(cuts)]
-        assert sum(map(tokenizer.count, parts)) >= tokenizer.count(text) or "<s>" in text or "[INST]" in text
+        whole = tokenizer.count(text)
+        # Of composed characters, and with marks, the whole counts by its bytes where not all of its parts need.
+        assert sum(map(tokenizer.count, parts)) >= whole or whole == exact_count.utf8_bytes(text)
 
     @given(before=TEXTS, text=TEXTS, after=TEXTS)
     def test_a_text_has_no_more_tokens_within_others_than_are_counted(self, tokenizer, before, text, after):

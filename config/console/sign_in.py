@@ -1,0 +1,141 @@
+"""Signing in to the console: the password, then the code of whoever has set one up; and the page of who must wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from axes.handlers.proxy import AxesProxyHandler
+from django import forms
+from django.conf import settings
+from django.contrib.admin import AdminSite
+from django.contrib.auth import REDIRECT_FIELD_NAME, login
+from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_login_failed
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+from unfold.forms import AuthenticationForm
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from config import second_factor
+
+# Where the session keeps whose password was right until the code is there; and for how long.
+HALF_WAY = "half_way"
+HALF_WAY_S = 300
+
+
+class CodeNeeded(Exception):
+    """The password is right, and this user has a second factor."""
+
+    def __init__(self, user: User) -> None:
+        super().__init__(user.get_username())
+        self.user = user
+
+
+class SignInForm(AuthenticationForm):
+    def confirm_login_allowed(self, user: User) -> None:
+        """Raises CodeNeeded, which is no complaint of the form's: `ConsoleSite.login` asks for the code."""
+        super().confirm_login_allowed(user)
+        if second_factor.is_set_up(user):
+            raise CodeNeeded(user)
+
+
+class CodeForm(forms.Form):
+    code = forms.CharField(
+        label="Code",
+        max_length=20,
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "one-time-code", "autofocus": True}),
+        help_text="From your authenticator app, or one of your recovery codes.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HalfWay:
+    """Whose password was right, and where they were going."""
+
+    user: User
+    goes_to: str
+
+
+def go_on_to_code(request: HttpRequest, user: User) -> HttpResponse:
+    """Remembers that the password was right, in a session that is nobody's yet, and asks for the code."""
+    goes_to = request.POST.get(REDIRECT_FIELD_NAME) or request.GET.get(REDIRECT_FIELD_NAME, "")
+    request.session.cycle_key()
+    request.session[HALF_WAY] = {
+        "user": user.pk,
+        "hash": user.get_session_auth_hash(),
+        "until": timezone.now().timestamp() + HALF_WAY_S,
+        "goes_to": goes_to,
+    }
+    return redirect("admin:sign-in-code")
+
+
+@sensitive_post_parameters("code")
+@csrf_protect
+@never_cache
+def code_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """The second page of signing in. Wrong codes count as wrong passwords do."""
+    who = _half_way(request)
+    if who is None:
+        return redirect("admin:login")
+    credentials = {"username": who.user.get_username()}
+    if not AxesProxyHandler.is_allowed(request, credentials):
+        return locked_out(request, None, credentials)
+    form = CodeForm(request.POST or None)
+    if form.is_valid():
+        if second_factor.verify(user=who.user, code=form.cleaned_data["code"]):
+            request.session.pop(HALF_WAY)
+            login(request, who.user, backend=settings.AUTHENTICATION_BACKENDS[-1])
+            return redirect(who.goes_to)
+        user_login_failed.send(sender=__name__, credentials=credentials, request=request)
+        form.add_error("code", "That code is not right, was used before, or came too soon after a wrong one.")
+    context = {
+        **site.each_context(request),
+        "title": "Your code",
+        "form": form,
+        "username": who.user.get_username(),
+    }
+    return TemplateResponse(request, "console/sign_in_code.html", context)
+
+
+def _half_way(request: HttpRequest) -> HalfWay | None:
+    kept = request.session.get(HALF_WAY)
+    if not kept or timezone.now().timestamp() > kept["until"]:
+        return None
+    user = User.objects.filter(pk=kept["user"], is_active=True).first()
+    # A password that was changed meanwhile is not the one that was right.
+    if user is None or not constant_time_compare(user.get_session_auth_hash(), kept["hash"]):
+        return None
+    goes_to = kept["goes_to"]
+    safe = url_has_allowed_host_and_scheme(
+        goes_to, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return HalfWay(user, goes_to if safe else reverse(settings.LOGIN_REDIRECT_URL))
+
+
+def locked_out(request: HttpRequest, original: HttpResponse | None, credentials: dict[str, Any]) -> HttpResponse:
+    """AXES_LOCKOUT_CALLABLE: says when to try again."""
+    from django.contrib import admin
+
+    now = timezone.now()
+    until = _locked_until(request, credentials, now)
+    wait_s = max(1, round((until - now).total_seconds()))
+    context = {**admin.site.each_context(request), "title": "Too many tries", "until": until, "now": now}
+    page = TemplateResponse(request, "console/locked.html", context, status=429, headers={"Retry-After": str(wait_s)})
+    return page.render()
+
+
+def _locked_until(request: HttpRequest, credentials: dict[str, Any], now: datetime) -> datetime:
+    cooloff: timedelta = settings.AXES_COOLOFF_TIME
+    counted = AxesProxyHandler.get_implementation().get_user_attempts(request, credentials)
+    rows = [row.attempt_time for found in counted for row in found]
+    return max(rows, default=now) + cooloff

@@ -1,0 +1,270 @@
+"""Signing in to the console: wrong tries, the second factor, and how long a session lasts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from axes.models import AccessFailureLog, AccessLog
+from django.contrib.auth.models import Group, User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from django_otp.oath import TOTP
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from config import second_factor
+from governance.audit import Actor
+from governance.models import AuditEntry
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+LOGIN, CODE, PAGE = "/admin/login/", "/admin/login/code/", "/admin/second-factor/"
+PASSWORD = "seventeen-llamas"
+
+
+@pytest.fixture
+def olga() -> User:
+    return factories.person("olga", "operator", password=PASSWORD)
+
+
+def sign_in(client: Client, password: str = PASSWORD, *, address: str = "192.0.2.1", **more: str) -> Any:
+    return client.post(LOGIN, {"username": "olga", "password": password, **more}, REMOTE_ADDR=address)
+
+
+def is_in(client: Client) -> bool:
+    return bool(client.get("/admin/").status_code == 200)
+
+
+def code_of(user: User, *, at: float | None = None) -> str:
+    totp = TOTP(TOTPDevice.objects.get(user=user).bin_key)
+    totp.time = time.time() if at is None else at
+    return f"{totp.token():06}"
+
+
+@pytest.fixture
+def clock() -> Iterator[Any]:
+    with time_machine.travel("2026-03-10T12:00:00+00:00", tick=False) as travelling:
+        yield travelling
+
+
+class TestTries:
+    def test_after_five_wrong_ones_the_name_waits_at_that_address(self, olga: User, clock: Any) -> None:
+        client = Client()
+        for _ in range(4):
+            assert sign_in(client, "wrong").status_code == 200
+        locked = sign_in(client, "wrong")
+        assert (locked.status_code, locked["Retry-After"]) == (429, "900")
+        page = locked.content.decode()
+        assert "Too many tries" in page
+        assert "Try again in 15\xa0minutes" in page
+        assert "12:15:00 UTC" in page
+
+        clock.shift(600)
+        assert sign_in(client).status_code == 429
+        assert not is_in(client)
+        assert sign_in(Client(), address="192.0.2.2").status_code == 302
+        clock.shift(301)
+        assert sign_in(client).status_code == 302
+        assert is_in(client)
+
+    def test_the_address_is_the_connections_whatever_a_header_says(self, olga: User) -> None:
+        client = Client()
+        for number in range(5):
+            client.post(
+                LOGIN,
+                {"username": "olga", "password": "wrong"},
+                headers={"x-forwarded-for": f"198.51.100.{number}"},
+                REMOTE_ADDR="192.0.2.1",
+            )
+        assert sign_in(client).status_code == 429
+
+    def test_a_sign_in_begins_the_count_anew(self, olga: User) -> None:
+        for _ in range(3):
+            client = Client()
+            for _ in range(4):
+                sign_in(client, "wrong")
+            assert sign_in(client).status_code == 302
+
+    def test_both_outcomes_are_kept_and_owners_alone_read_them(self, olga: User) -> None:
+        client = Client()
+        sign_in(client, "wrong")
+        sign_in(client)
+        assert [row.username for row in AccessFailureLog.objects.all()] == ["olga"]
+        assert [(row.username, row.ip_address) for row in AccessLog.objects.all()] == [("olga", "192.0.2.1")]
+        assert client.get("/admin/axes/accesslog/").status_code == 403
+        owner = Client()
+        owner.force_login(factories.person("ona", "owner"))
+        for model in ("accesslog", "accessfailurelog", "accessattempt"):
+            assert "olga" in owner.get(f"/admin/axes/{model}/").content.decode() or model == "accessattempt"
+
+    def test_an_owner_unlocks_a_name(self, olga: User) -> None:
+        client, owner = Client(), Client()
+        for _ in range(5):
+            sign_in(client, "wrong")
+        owner.force_login(factories.person("ona", "owner"))
+        page = owner.get("/admin/axes/accessattempt/").content.decode()
+        row = re.findall(r"accessattempt/(\d+)/change", page)[0]
+        chosen = {"action": "forget_selected", "_selected_action": [row], "_confirmed": "yes", "reason": "it is her"}
+        assert owner.post("/admin/axes/accessattempt/", chosen).status_code == 302
+        assert sign_in(client).status_code == 302
+        assert AuditEntry.objects.get(action="sign_in.unlock").actor == "ona"
+
+
+class TestSecondFactor:
+    @pytest.fixture
+    def codes(self, olga: User) -> list[str]:
+        """olga's recovery codes; her app's first code was used a while ago."""
+        second_factor.begun(olga)
+        by, now = Actor("olga", user=olga), timezone.now()
+        made = second_factor.confirm(user=olga, code=code_of(olga), by=by, now=now)
+        TOTPDevice.objects.update(last_t=-1)
+        assert made is not None
+        return made
+
+    def test_is_set_up_on_a_page_that_shows_picture_and_secret_and_then_the_codes(self, olga: User) -> None:
+        client = Client()
+        client.force_login(olga)
+        page = client.get(PAGE)
+        assert "<svg" in page.content.decode()
+        assert second_factor.secret_of(TOTPDevice.objects.get()) in page.content.decode()
+        assert "no-store" in page["Cache-Control"]
+        session = client.session.session_key
+        assert "not right" in client.post(PAGE, {"code": "000000"}).content.decode()
+        TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+        done = client.post(PAGE, {"code": code_of(olga)}).content.decode()
+        assert len(re.findall(r"<span>[a-z2-7]{8}</span>", done)) == 10
+        assert client.session.session_key != session
+        assert AuditEntry.objects.get().action == "second_factor.set_up"
+
+    def test_the_password_alone_lets_nobody_in(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        half = sign_in(client, next="/admin/governance/budget/")
+        assert (half.status_code, half["Location"]) == (302, CODE)
+        assert not is_in(client)
+        assert client.get("/api/budgets").status_code == 401
+        done = client.post(CODE, {"code": code_of(olga)})
+        assert (done.status_code, done["Location"]) == (302, "/admin/governance/budget/")
+        assert is_in(client)
+
+    def test_nobody_is_led_to_another_site(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        sign_in(client, next="https://evil.example/")
+        assert client.post(CODE, {"code": code_of(olga)})["Location"] == reverse("admin:index")
+
+    def test_a_code_is_good_once(self, olga: User, codes: list[str]) -> None:
+        for code in (code_of(olga), codes[0]):
+            outcomes = []
+            for _ in range(2):
+                client = Client()
+                sign_in(client)
+                outcomes.append(client.post(CODE, {"code": code}).status_code)
+                TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+            assert outcomes == [302, 200]
+
+    def test_wrong_codes_count_as_wrong_passwords_do(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        sign_in(client)
+        answers = [client.post(CODE, {"code": "000000"}, REMOTE_ADDR="192.0.2.1").status_code for _ in range(6)]
+        assert answers == [200, 200, 200, 200, 429, 429]
+        assert sign_in(Client()).status_code == 429
+
+    def test_half_way_ends_after_a_while_and_with_another_password(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        sign_in(client)
+        assert client.get(CODE).status_code == 200
+        with time_machine.travel(timezone.now() + timedelta(seconds=301), tick=False):
+            assert client.get(CODE)["Location"] == LOGIN
+        olga.set_password("eighteen-llamas")
+        olga.save()
+        assert client.get(CODE)["Location"] == LOGIN
+        assert Client().get(CODE)["Location"] == LOGIN
+
+    def test_is_renewed_and_removed_with_a_code_alone(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        client.force_login(olga)
+        assert "10 recovery codes are left" in client.get(PAGE).content.decode()
+        assert "not right" in client.post(PAGE, {"code": "aaaaaaaa", "remove": ""}).content.decode()
+        second_factor.StaticDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+        renewed = client.post(PAGE, {"code": codes[0], "renew": ""}).content.decode()
+        assert codes[1] not in renewed
+        assert client.post(PAGE, {"code": code_of(olga), "remove": ""}).status_code == 302
+        assert not second_factor.is_set_up(olga)
+
+    def test_an_owner_removes_a_lost_one_and_says_why(self, olga: User, codes: list[str]) -> None:
+        owner = Client()
+        owner.force_login(factories.person("ona", "owner"))
+        path = reverse("admin:auth_user_remove_second_factor", args=[olga.pk])
+        assert owner.post(path, {"_confirmed": "yes", "reason": "lost her phone"}).status_code == 302
+        assert not second_factor.is_set_up(olga)
+        assert AuditEntry.objects.get(action="second_factor.remove").reason == "lost her phone"
+
+    def test_where_it_is_required_nothing_else_opens_before(self, olga: User, settings: Any) -> None:
+        settings.REQUIRE_TOTP = True
+        client = Client()
+        sign_in(client)
+        assert client.get("/admin/")["Location"] == PAGE
+        for headers in ({}, {"authorization": "Basic eA=="}):
+            refused = client.get("/api/budgets", headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "second_factor_required")
+        assert client.get(PAGE).status_code == 200
+        client.post(PAGE, {"code": code_of(olga)})
+        assert is_in(client)
+        assert client.get("/api/budgets").status_code == 200
+
+
+class TestSessions:
+    @pytest.fixture
+    def client(self, olga: User, clock: Any) -> Client:
+        client = Client()
+        client.force_login(olga)
+        return client
+
+    def test_one_that_nobody_uses_ends(self, client: Client, clock: Any) -> None:
+        clock.shift(1_799)
+        assert is_in(client)
+        clock.shift(1_799)
+        assert is_in(client)
+        clock.shift(1_801)
+        assert not is_in(client)
+        assert client.get("/api/budgets").status_code == 401
+
+    def test_what_the_page_asks_for_by_itself_is_no_use(self, client: Client, clock: Any) -> None:
+        live = reverse("admin:overview-live")
+        for _ in range(3):
+            clock.shift(599)
+            assert client.get(live, headers={"hx-request": "true"}).status_code == 200
+        clock.shift(10)
+        over = client.get(live, headers={"hx-request": "true"})
+        assert (over["HX-Redirect"], over.content) == (LOGIN, b"")
+
+    def test_one_that_is_used_ends_all_the_same(self, client: Client, clock: Any) -> None:
+        for _ in range(24):
+            clock.shift(1_790)
+            assert is_in(client)
+        clock.shift(1_790)
+        assert not is_in(client)
+
+    @pytest.mark.parametrize("change", ["role", "superuser", "staff", "tenant"])
+    def test_one_whose_user_may_do_something_else_ends(self, client: Client, olga: User, change: str) -> None:
+        assert is_in(client)
+        if change == "role":
+            olga.groups.set(Group.objects.filter(name="viewer"))
+        elif change == "tenant":
+            olga.groups.set(Group.objects.filter(name="tenant staff"))
+        else:
+            User.objects.update(**{f"is_{change}": change == "superuser"})
+        assert not is_in(client)
+
+    def test_a_sign_in_has_another_name_than_what_was_before(self, olga: User) -> None:
+        client = Client()
+        client.get(LOGIN)
+        client.session["x"] = 1
+        before = client.session.session_key
+        sign_in(client)
+        assert client.session.session_key != before
