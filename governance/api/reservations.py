@@ -252,6 +252,13 @@ class ReservationSettle(ReservationAct):
         return _settled(held.pk, row.entry, row.cost_nanos, overage_nanos=0 if late else row.waiting_nanos, late=late)
 
 
+def _is_holder(by: Principal, held: Reservation) -> bool:
+    """Whether who may see a hold is also whom it is for: its agent, or the tenant with a key that is no agent's."""
+    if by.agent is not None:
+        return True
+    return by.tenant is not None and (held.key is None or held.key.agent_id is None)
+
+
 class ReservationExtend(RefusingView, ReservationAct):
     def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
         row = reservations.seen_by(by.reader).get(pk=self.kwargs["id"])
@@ -282,7 +289,12 @@ class ReservationExtend(RefusingView, ReservationAct):
                 " amount, and extend it by what is missing under a new Idempotency-Key.",
             )
         extension = Extend(
-            held.pk, more_nanos=asked["more"], ttl_s=asked.get("ttl_s"), asked=True, trust=trust_in(self.by)
+            held.pk,
+            more_nanos=asked["more"],
+            ttl_s=asked.get("ttl_s"),
+            asked=True,
+            by_holder=_is_holder(self.by, held),
+            trust=trust_in(self.by),
         )
         _carry_out(self, extension)
         return self.shown(id)

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from governance.ledger import clock, sql
+from governance.ledger import claims, clock, sql
 from governance.ledger import sql_buckets as limits
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import (
@@ -34,14 +34,13 @@ from governance.ledger.operations import (
     ReviewAllowances,
     Settle,
 )
-from governance.ledger.results import AlreadyResolved, ReservationUnknown, WindowGone
+from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
 from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import together
 from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
-from governance.rules.reports import ReportTrust, is_own
 from governance.rules.scopes import (
     BudgetRule,
     MatchedBudget,
@@ -55,7 +54,6 @@ from governance.rules.scopes import (
 from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
-UNBUDGETED_SPAN = timedelta(days=1)
 # In which a tenant's calls may bring so many new subjects to a budget for each one: settings.NEW_NAMES_PER_HOUR.
 NEW_NAMES_SPAN = timedelta(hours=1)
 # How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
@@ -306,18 +304,29 @@ class Batch:
         tried.work_out([row for row in tried.open.values() if tried._is_stale(row)])
         rules, keys = self._limits_of([op.caller])
         tried.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
-        return tried.decided(op.caller, op.call).allowed
+        return tried.admits(op)
 
     def decided(self, caller: Caller, call: Call) -> Decision:
         """What happens to a call, by the windows and buckets as they are."""
         decision = decide(
             self.with_caller_status(call, caller),
-            views_of(self.matched(caller), self.open),
+            self.views_for(caller),
             [bucket_view(bucket, self.now) for bucket in self.buckets_of(caller)],
         )
         if decision.reason != Reason.TOO_MANY_NAMES:
             return decision
         return replace(decision, most_names=settings.NEW_NAMES_PER_HOUR)
+
+    def admits(self, op: Reserve) -> bool:
+        """Whether a call goes through, by the windows and buckets as they are."""
+        try:
+            return claims.decided(self, op).allowed
+        except LedgerError:
+            return False
+
+    def views_for(self, caller: Caller) -> list[WindowView]:
+        """The windows of a caller as a decision sees them."""
+        return [view_of(self._window(item)) for item in self.matched(caller)]
 
     def _is_reported(self, op: Record) -> bool:
         return (op.caller.tenant_id, op.request_id) in self.reported
@@ -385,7 +394,7 @@ class Batch:
         self.buckets = {row.id: row for row in rows}
         missing = keys - {(row.rule.id, row.subject) for row in rows}
         if any(is_named_by_calls(rules[id]) for id, _ in missing):
-            admitted = {op.caller for op in calls if self.decided(op.caller, op.call).allowed}
+            admitted = {op.caller for op in calls if self.admits(op)}
             missing &= self._limits_of(admitted)[1]
         if missing:
             limits.open_buckets(missing, self.now)
@@ -499,30 +508,6 @@ class Batch:
     def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
         return tuple(view_of(self.windows[id]) for id in ids)
 
-    def unbudgeted_nanos(self, tenant_id: int) -> int:
-        """What a tenant's keys have said was spent in 24 hours beside its budgets, this batch's own included."""
-        since = self.now - UNBUDGETED_SPAN
-        mine = [e for e in self.entries if e.reason == sql.UNBUDGETED and e.caller.tenant_id == tenant_id]
-        return sql.unbudgeted(tenant_id, since=since) + sum(entry.cost_nanos for entry in mine)
-
-    def unbudgeted_held_nanos(self, trust: ReportTrust) -> int:
-        """What a tenant's keys hold for calls of their own beside its budgets, or have let expire in the last 24 hours.
-
-        Whoever asks has the windows that such holds share locked.
-        """
-        holds = sql.own_holds(trust.tenant_id, expired_since=self.now - UNBUDGETED_SPAN)
-        held = {id: (amount_nanos, windows) for id, amount_nanos, windows in holds}
-        # As this batch has it, which is not written yet.
-        for row in (*self.reservations.values(), *self.new_reservations.values()):
-            if row.id in held or (is_own(row.id) and row.caller.tenant_id == trust.tenant_id):
-                held[row.id] = row.amount_nanos if row.status in ("pending", "expired") else 0, tuple(row.windows)
-        scopes = sql.scope_types({id for _, windows in held.values() for id in windows})
-        return sum(
-            amount_nanos
-            for amount_nanos, windows in held.values()
-            if not trust.fixed_scopes.intersection(scopes.get(id) for id in windows)
-        )
-
 
 def has_ended(window: WindowRow, now: datetime) -> bool:
     """Whether time has closed a window."""
@@ -562,11 +547,6 @@ def view_of(window: WindowRow) -> WindowView:
 
 def bucket_view(row: BucketRow, now: datetime) -> BucketView:
     return BucketView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
-
-
-def views_of(matched: Sequence[MatchedBudget], open_now: Mapping[tuple[int, str], WindowRow]) -> list[WindowView]:
-    """The windows of a call as a decision sees them."""
-    return [view_of(open_now[item.budget.id, item.subject]) for item in matched]
 
 
 def unopened(matched: MatchedBudget, now: datetime) -> WindowRow:

@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
-from governance.ledger import call_rules, clock, sql, window_rules
+from governance import alerts
+from governance.ledger import call_rules, claims, clock, sql, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows
 from governance.ledger.operations import (
     Adjust,
@@ -74,6 +76,8 @@ RETRYABLE_SQLSTATES = ("40P01", "40001")
 ATTEMPTS = 6
 # PostgreSQL's read_only_sql_transaction: connected to what was the primary until a moment ago, and is no more.
 READ_ONLY = "25006"
+# The alert of reservations that cannot be expired.
+NOT_EXPIRED, EXPIRY = "reservations_not_expired", "expiry"
 # How the names of the tables' constraints on sums end.
 BOUNDS = "within_bounds"
 
@@ -223,23 +227,29 @@ def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     batch.read_unlocked(caller)
     decision = batch.decided(caller, call)
     if decision.quote is not None:
-        call_rules.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+        claims.refuse_beyond("estimated_cost", decision.quote.cost_nanos)
     return decision
 
 
 def expire_due(*, now: datetime, limit: int = 500) -> int:
-    """Resolve reservations whose time ran out, `limit` at a time; how many were."""
-    total = 0
+    """Resolve reservations whose time ran out, `limit` at a time; how many were.
+
+    One that cannot be is passed over, so that the others do not wait for it; operators are told of all such at once.
+    """
+    total, stuck, last = 0, list[tuple[UUID, Exception]](), None
     # Asked with a clock that is wrong, all would be due at once; each is looked at again under its lock.
     ahead = clock.ask()
-    while due := sql.due_reservations(now + ahead, limit):
-        done = apply([Expire(id) for id in due], now=now)
-        expired = sum(result is True for result in done)
-        for failure in (result for result in done if isinstance(result, Exception)):
-            log.error("a reservation could not be expired: %s", failure)
-        total += expired
-        if len(due) < limit or not expired:
+    while due := sql.due_reservations(now + ahead, limit, after=last):
+        done = apply([Expire(each.id) for each in due], now=now)
+        total += sum(result is True for result in done)
+        failed = [(one.id, each) for one, each in zip(due, done, strict=True) if isinstance(each, Exception)]
+        for id, failure in failed:
+            log.error("reservation %s could not be expired: %s", id, failure)
+        stuck += failed
+        last = due[-1]
+        if len(due) < limit:
             break
+    _tell_of(stuck, now)
     return total
 
 
@@ -249,6 +259,19 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
     return _durably(lambda _: window_rules.roll(Batch((), now), limit=limit))
+
+
+def _tell_of(stuck: Sequence[tuple[UUID, Exception]], now: datetime) -> None:
+    """One alert of what cannot be expired, however much that is; over where nothing is left of it."""
+    if not stuck:
+        alerts.clear(kind=NOT_EXPIRED, subject=EXPIRY, now=now)
+        return
+    id, failure = stuck[0]
+    message = (
+        f"{len(stuck)} reservations cannot be expired and hold their money on. The first is {id}: {failure}."
+        " reconcile_ledger names what is wrong with their rows."
+    )
+    alerts.report(kind=NOT_EXPIRED, subject=EXPIRY, message=message, now=now, severity="critical")
 
 
 def _one(operation: Operation, now: datetime) -> Any:

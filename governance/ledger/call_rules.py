@@ -10,8 +10,8 @@ from typing import Any
 import uuid_utils.compat as uuids
 from django.conf import settings
 
-from governance.ledger import sql
-from governance.ledger.batch import Batch, bucket_view, has_ended, view_of, views_of
+from governance.ledger import claims, sql
+from governance.ledger.batch import Batch, bucket_view, has_ended, view_of
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -20,7 +20,6 @@ from governance.ledger.results import (
     ExtendRefused,
     ExtendTooFast,
     HeldForTooLong,
-    HoldBeyondBound,
     InReview,
     LedgerError,
     OutOfBounds,
@@ -53,9 +52,9 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
     if op.reservation_id in batch.new_reservations:
         raise AlreadyResolved(op.reservation_id, "reserved")
-    decision = _decided(batch, op)
+    decision = claims.decided(batch, op)
     if decision.allowed and batch.open_for(op.caller):
-        decision = _decided(batch, op)
+        decision = claims.decided(batch, op)
     if decision.quote is None:
         _note_refusal(batch, decision)
         return decision
@@ -84,19 +83,11 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
     return decision
 
 
-def _decided(batch: Batch, op: Reserve) -> Decision:
-    decision = batch.decided(op.caller, op.call)
-    if decision.quote is not None:
-        refuse_beyond("estimated_cost", decision.quote.cost_nanos)
-        views = views_of(batch.matched(op.caller), batch.open)
-        _refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views)
-    return decision
-
-
 def extend(batch: Batch, op: Extend) -> None:
     """Hold more where it fits, and live longer."""
     row = batch.pending(op.reservation_id)
-    if op.asks_for_leave and (reason := batch.blocked(row.caller)) is not None:
+    asker = replace(row.caller, key_id=None) if op.by_holder else row.caller
+    if op.asks_for_leave and (reason := batch.blocked(asker)) is not None:
         raise ExtendBlocked(reason)
     expires_at = _expiry(batch, op.ttl_s)
     if op.asked:
@@ -104,13 +95,13 @@ def extend(batch: Batch, op: Extend) -> None:
         if expires_at <= row.expires_at and not op.more_nanos and row.expires_at >= row.reserved_at + LONGEST_HOLD:
             raise HeldForTooLong("a hold lives for at most 24 hours: settle or release it, and reserve anew")
     windows = [batch.windows[id] for id in row.windows]
-    refuse_beyond("more", row.amount_nanos + op.more_nanos)
+    claims.refuse_beyond("more", row.amount_nanos + op.more_nanos)
     if op.more_nanos and any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
         # What an earlier period has left is not to be spent in this one.
         raise ExtendRefused("the period that it was held in is over: reserve anew")
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
-    _refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
+    claims.refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
     more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
     wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
     if op.more_nanos and wait_s:
@@ -185,7 +176,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
     if key in batch.reported:
         return repeated(op, batch.reported[key])
     occurred_at = op.occurred_at or batch.now
-    refuse_beyond("cost", op.cost_nanos)
+    claims.refuse_beyond("cost", op.cost_nanos)
     if op.windows is None and batch.is_crowded(op.caller):
         raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
     if _uses_too_much(op.usage):
@@ -233,7 +224,7 @@ def adjust(batch: Batch, op: Adjust) -> AdjustResult:
     if corrected is None:
         raise ReservationUnknown(op.corrects_id)
     windows = [batch.windows[id] for id in corrected.windows]
-    refuse_beyond("cost", abs(op.delta_nanos))
+    claims.refuse_beyond("cost", abs(op.delta_nanos))
     _refuse_full(windows, op.delta_nanos)
     if any(window.settled_nanos + op.delta_nanos < 0 for window in windows):
         raise LedgerError(f"adjusting {op.corrects_id} by {op.delta_nanos} would bring a window below zero")
@@ -284,37 +275,6 @@ def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING)
     for bucket in buckets:
         bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more, less=less)
         bucket.dirty = True
-
-
-def refuse_beyond(field: str, nanos: int) -> None:
-    """Refuse an amount that none can be."""
-    if nanos > money.MAX_AMOUNT_NANOS:
-        raise OutOfBounds(field, f"must be at most {money.whole_dollars(money.MAX_AMOUNT_NANOS)}")
-
-
-def _refuse_unbudgeted(
-    batch: Batch, trust: ReportTrust | None, field: str, nanos: int, views: Iterable[WindowView]
-) -> None:
-    """Refuse what a tenant's key would hold for calls of its own where no budget of the tenant's bounds it.
-
-    Such a hold is as much a mere claim as a report, and takes from every wider budget as long as it lives.
-    """
-    if trust is None or not nanos or is_budgeted(views, trust):
-        return
-    left_nanos = _unbudgeted_left(batch, trust)
-    if nanos > left_nanos:
-        left = money.format_dollars(max(0, left_nanos))
-        raise HoldBeyondBound(
-            field,
-            f"a tenant without a budget of its own holds and reports at most"
-            f" ${money.format_dollars(trust.unbudgeted_nanos)} in 24 hours by itself, and ${left} of that is left."
-            " An operator can give it a budget.",
-        )
-
-
-def _unbudgeted_left(batch: Batch, trust: ReportTrust) -> int:
-    """What a tenant's keys may say and hold yet in these 24 hours beside its budgets."""
-    return trust.unbudgeted_nanos - batch.unbudgeted_nanos(trust.tenant_id) - batch.unbudgeted_held_nanos(trust)
 
 
 def _refuse_full(windows: Iterable[WindowRow], more_nanos: int) -> None:
@@ -457,7 +417,7 @@ def _bound(
     """What a report of a tenant's key is held against, and whether the tenant's own budgets are what bounds it."""
     if is_budgeted(charged, trust):
         return bound_of(views, unbudgeted_left_nanos=None), True
-    left_nanos = 0 if late else _unbudgeted_left(batch, trust)
+    left_nanos = 0 if late else claims.unbudgeted_left(batch, trust)
     return bound_of(views, unbudgeted_left_nanos=left_nanos), False
 
 

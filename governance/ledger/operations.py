@@ -39,13 +39,15 @@ class Extend:
 
     More money is asked for as a reservation is: a caller who is stopped, paused, suspended or without a key gets none.
     So is time, where it is `asked` for by whoever makes the call; without that it only protects what is held. `trust`:
-    see Reserve.
+    see Reserve. `by_holder`: who asks is whom the hold is for, with a key that is good; the one that it was made with
+    may have been rotated since.
     """
 
     reservation_id: UUID
     more_nanos: int = 0
     ttl_s: int | None = None
     asked: bool = False
+    by_holder: bool = False
     trust: ReportTrust | None = None
 
     @property

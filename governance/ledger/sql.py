@@ -81,6 +81,13 @@ class Reported(NamedTuple):
     cost_nanos: int
 
 
+class Due(NamedTuple):
+    """A reservation whose time is over, and since when."""
+
+    expires_at: datetime
+    id: UUID
+
+
 class _Fact(NamedTuple):
     """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, or the clock."""
 
@@ -260,13 +267,16 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     }
 
 
-def due_reservations(now: datetime, limit: int) -> list[UUID]:
+def due_reservations(now: datetime, limit: int, *, after: Due | None = None) -> list[Due]:
+    """Pending reservations whose time is over, the longest due first; those `after` another one, where it is given."""
+    beyond = " AND expires_at >= %s AND (expires_at > %s OR id > %s)" if after else ""
+    params = [stamp(after.expires_at), stamp(after.expires_at), words.key(after.id)] if after else []
     rows = words.select(
-        "SELECT id FROM governance_reservation WHERE status = 'pending' AND expires_at <= %s"
-        " ORDER BY expires_at LIMIT %s",
-        [stamp(now), limit],
+        f"SELECT expires_at, id FROM governance_reservation WHERE status = 'pending' AND expires_at <= %s{beyond}"
+        " ORDER BY expires_at, id LIMIT %s",
+        [stamp(now), *params, limit],
     )
-    return [uuid(id) for (id,) in rows]
+    return [Due(moment(expires_at), uuid(id)) for expires_at, id in rows]
 
 
 def entries(ids: Collection[UUID]) -> list[EntryRow]:

@@ -162,8 +162,9 @@ class Deadlines:
     """How long a transaction that takes the ledger's locks may wait for one, work on a statement, idle, and last.
 
     The last two are for those who are stopped in mid-transaction (SIGSTOP, a frozen machine): the server then ends
-    their session, and what they had locked is free. `transaction`: PostgreSQL 17 and newer; there it alone tells of a
-    process that was stopped within a pipeline or just after one, which is not idle in the server's eyes.
+    their session, and what they had locked is free. `transaction`: PostgreSQL 17 and newer; it alone tells of a process
+    that was stopped within a pipeline or just after one, which is not idle in the server's eyes. So older ones are sent
+    no pipelines.
     """
 
     lock: str
@@ -209,15 +210,20 @@ def by_index() -> None:
 
 def _of_deadlines() -> dict[str, str]:
     chosen = _deadlines.get()
-    connection.ensure_connection()
     limits = {
         "lock_timeout": chosen.lock,
         "statement_timeout": chosen.statement,
         "idle_in_transaction_session_timeout": chosen.idle,
     }
-    if connection.connection.info.server_version >= _ENDS_TRANSACTIONS:
+    if _ends_transactions():
         limits["transaction_timeout"] = chosen.transaction
     return limits
+
+
+def _ends_transactions() -> bool:
+    """Whether the server has `transaction_timeout`."""
+    connection.ensure_connection()
+    return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
 
 
 def _set_locally(values: Mapping[str, str]) -> None:
@@ -241,6 +247,18 @@ def skip_locked() -> str:
 
 def for_share(alias: str) -> str:
     return f" FOR SHARE OF {alias}" if is_postgres() else ""
+
+
+def is_list(column: str) -> str:
+    """A condition: that a column of JSON holds a list."""
+    if is_postgres():
+        return f"jsonb_typeof({column}) = 'array'"
+    return f"(CASE WHEN json_valid({column}) THEN json_type({column}) END) IS 'array'"
+
+
+def differ(one: str, other: str) -> str:
+    """A condition: that two values are not the same, nothing being the same as nothing."""
+    return f"{one} IS {'DISTINCT FROM' if is_postgres() else 'NOT'} {other}"
 
 
 def at_most(bound: int, expression: str) -> str:
@@ -272,6 +290,11 @@ def uuid(value: UUID | str) -> UUID:
     return value if isinstance(value, UUID) else UUID(value)
 
 
+def key(value: UUID) -> Any:
+    """A UUID as a parameter that is compared with a column."""
+    return value if is_postgres() else value.hex
+
+
 def moment(value: datetime | str) -> datetime:
     """A time column's value as read, in UTC."""
     at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
@@ -294,7 +317,9 @@ def _text(at: datetime) -> str:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Send statements without waiting for each one's answer, on PostgreSQL; errors surface at the next answer read.
+    """Send statements without waiting for each one's answer, on PostgreSQL 17 and newer.
+
+    Errors surface at the next answer read.
 
     A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits. One inside
     another adds nothing.
@@ -302,8 +327,9 @@ def together() -> Iterator[None]:
     if not is_postgres():
         yield
         return
-    connection.ensure_connection()
-    if connection.connection.pgconn.pipeline_status:
+    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
+    # pipeline or just after one that does not run.
+    if not _ends_transactions() or connection.connection.pgconn.pipeline_status:
         yield
         return
     with connection.wrap_database_errors, connection.connection.pipeline():

@@ -10,7 +10,7 @@ from governance.ledger import sql_buckets as limits
 from governance.ledger.batch import LOOKS, Batch, LostWindows, has_ended, new_window
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
 from governance.ledger.results import LedgerError, PeriodResult, ResetResult
-from governance.ledger.rows import EventRow, NewWindow
+from governance.ledger.rows import EventRow, NewWindow, WindowRow
 from governance.rules.money import share_nanos
 from governance.rules.scopes import BudgetRule, MatchedBudget, is_named_by_calls
 
@@ -21,11 +21,7 @@ BY_RESET = "reset"
 
 def reset(batch: Batch, op: Reset) -> ResetResult:
     """Close a budget's open windows and open new ones now; the closed ones keep their figures."""
-    old = [
-        row
-        for (budget_id, subject), row in batch.open.items()
-        if budget_id == op.budget_id and op.subject in (None, subject)
-    ]
+    old = [row for row in _open_windows(batch, op.budget_id) if op.subject in (None, row.subject)]
     for row in old:
         batch.events.append(
             EventRow(
@@ -106,7 +102,7 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
 
 def change_limit(batch: Batch, op: ChangeLimit) -> int:
     """Give open windows another limit; their states follow."""
-    changed = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    changed = _open_windows(batch, op.budget_id)
     for row in changed:
         # Lowering the cap below what is committed lowers the limit as well.
         limit_nanos = op.limit_nanos + row.extra_nanos
@@ -119,7 +115,7 @@ def change_limit(batch: Batch, op: ChangeLimit) -> int:
 
 def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
     """Bring the budget's open windows up to date with its allowances; how many windows there are."""
-    rows = [row for (budget_id, _), row in batch.open.items() if budget_id == op.budget_id]
+    rows = _open_windows(batch, op.budget_id)
     batch.work_out(rows)
     return len(rows)
 
@@ -142,6 +138,11 @@ def roll(batch: Batch, *, limit: int) -> int:
     sql.insert_events(batch.events, batch.now)
     limits.drop_idle(batch.now, limit)
     return len(rows) + len(new) + len(stale)
+
+
+def _open_windows(batch: Batch, budget_id: int) -> list[WindowRow]:
+    """A budget's open windows, without those that stand in for what a call of the batch has not opened."""
+    return [row for row in batch.open.values() if row.budget.id == budget_id and row.id]
 
 
 def _open(batch: Batch, new: Sequence[NewWindow]) -> None:

@@ -3,7 +3,8 @@
 1. a window's settled = the sum of its entries; 2. its reserved = the sum of its pending reservations; 3. neither is
 below zero, and every figure is a whole number within its bounds; 4. settled + reserved <= hard cap x limit, as long as
 the limit was not lowered and nothing cost more than it held; 5. a reservation resolves at most once, and a settled or
-expired one has exactly one charge; 6. rollups = the sums of entries, each hour's, in every figure.
+expired one has exactly one charge; 6. rollups = the sums of entries, each hour's, in every figure; 7. no row
+contradicts another one (`contradictions`).
 
 A sum that would pass its bound (`money.MAX_SUM`) is expected to stand at it.
 
@@ -13,13 +14,14 @@ reservation together with its charge (5). So drift is found in old hours as in n
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 
 from governance import audit, ledger
 from governance.audit import Actor
@@ -28,14 +30,17 @@ from governance.ledger.batch import Batch
 from governance.ledger.sql_dialect import keep_deadlines
 from governance.models import LedgerCheck
 from governance.rules import money
+from governance.upkeep import contradictions
 from governance.upkeep import sql as upkeep
 from governance.upkeep.sql import BrokenFigure, Figure, RollupSums
 
-INVARIANTS = 6
+INVARIANTS = 7
 # What a check's row keeps of its findings; the count is of all.
 KEPT_DETAILS = 100
 
 Report = Callable[[str], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,27 @@ def check(*, report: Report = silence) -> list[Drift]:
         (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap())),
         (5, lambda: _of_figures(5, "charges", upkeep.charges())),
         (6, lambda: of_rollups(upkeep.rollups())),
+        (7, lambda: [Drift(7, one.subject, one.figure, one.expected, one.actual) for one in contradictions.found()]),
     ]
     found: list[Drift] = []
     with snapshot():
         for invariant, prove in proofs:
-            drifts = prove()
+            drifts = _proved(invariant, prove)
             report(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
             found += drifts
     return found
+
+
+def _proved(invariant: int, prove: Callable[[], list[Drift]]) -> list[Drift]:
+    """What a proof finds; where rows cannot even be read, that is what it finds."""
+    try:
+        with transaction.atomic() if connection.vendor == "postgresql" else nullcontext():
+            return prove()
+    except (DataError, OperationalError, ValueError, TypeError) as error:
+        if isinstance(error, OperationalError) and connection.vendor == "postgresql":
+            raise
+        log.exception("invariant %d could not be proved", invariant)
+        return [Drift(invariant, f"rows that cannot be read ({error})"[:300], "proofs", 1, 0)]
 
 
 def run(*, now: datetime, repaired: int = 0, report: Report = silence) -> list[Drift]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from governance.ledger import sql_dialect as words
@@ -55,7 +55,7 @@ _BOUNDED: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
     "governance_purgedspend": ("purged sum", dict.fromkeys(SUMS, _SUM)),
 }
 _KIND = ("tenant_id", "hour", "agent", "provider", "model")
-_NAME = (
+NAME = (
     "'window ' || w.id || ' of budget ' || w.budget_id"
     " || CASE w.subject WHEN '' THEN '' ELSE ' (' || w.subject || ')' END"
 )
@@ -67,6 +67,16 @@ class Figure:
 
     key: Any
     subject: str
+    expected: int
+    actual: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A figure of a row that its other columns, or other rows, say is another."""
+
+    subject: str
+    figure: str
     expected: int
     actual: int
 
@@ -125,7 +135,7 @@ def settled() -> list[Figure]:
     owed = words.at_most(money.MAX_SUM, "COALESCE(s.total, 0) + w.purged_nanos")
     return _figures(
         f"""WITH sums AS ({_per_window("x.cost_nanos", "governance_spendentry")})
-        SELECT w.id, {_NAME}, {owed}, w.settled_nanos
+        SELECT w.id, {NAME}, {owed}, w.settled_nanos
         FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
         WHERE w.settled_nanos <> {owed} ORDER BY w.id"""
     )
@@ -135,7 +145,7 @@ def reserved() -> list[Figure]:
     """Windows whose reserved money is not the sum of their pending reservations."""
     return _figures(
         f"""WITH sums AS ({_per_window("x.amount_nanos", "governance_reservation", "x.status = 'pending'")})
-        SELECT w.id, {_NAME}, COALESCE(s.total, 0), w.reserved_nanos
+        SELECT w.id, {NAME}, COALESCE(s.total, 0), w.reserved_nanos
         FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = w.id
         WHERE w.reserved_nanos <> COALESCE(s.total, 0) ORDER BY w.id"""
     )
@@ -143,7 +153,7 @@ def reserved() -> list[Figure]:
 
 def negative() -> list[Figure]:
     return _figures(
-        f"""SELECT w.id, {_NAME}, 0,
+        f"""SELECT w.id, {NAME}, 0,
         CASE WHEN w.settled_nanos < w.reserved_nanos THEN w.settled_nanos ELSE w.reserved_nanos END
         FROM governance_budgetwindow w WHERE w.settled_nanos < 0 OR w.reserved_nanos < 0 ORDER BY w.id"""
     )
@@ -185,13 +195,13 @@ def over_cap() -> list[Figure]:
                         ELSE 10000 END AS e4
             FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id
             JOIN (
-                SELECT k.id, COALESCE({_total("g.amount_nanos")}, 0) AS granted FROM governance_budgetwindow k
+                SELECT k.id, COALESCE({total("g.amount_nanos")}, 0) AS granted FROM governance_budgetwindow k
                 LEFT JOIN governance_allowance g ON g.budget_id = k.budget_id
                      AND (g.window_id = k.id OR (g.window_id IS NULL AND g.ends_at > k.opened_at))
                 GROUP BY k.id
             ) a ON a.id = w.id
         )
-        SELECT w.id, {_NAME}, {cap},
+        SELECT w.id, {NAME}, {cap},
                w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
         FROM governance_budgetwindow w JOIN caps c ON c.id = w.id LEFT JOIN unheld u ON u.id = w.id
         WHERE NOT w.limit_lowered
@@ -219,8 +229,8 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
     hours, hours_params = _between("x.hour", since, until)
     own = ", ".join(f"x.{name}" for name in SUMS)
     # Of a rollup there is one row; it is read as it is, whatever became of it.
-    both = ", ".join(f"{_total(f'k.e_{name}')}, SUM(k.r_{name})" for name in SUMS)
-    differs = " OR ".join(f"{_total(f'k.e_{name}')} <> SUM(k.r_{name})" for name in SUMS)
+    both = ", ".join(f"{total(f'k.e_{name}')}, SUM(k.r_{name})" for name in SUMS)
+    differs = " OR ".join(f"{total(f'k.e_{name}')} <> SUM(k.r_{name})" for name in SUMS)
     names = ", ".join([*_KIND, "rollup_id", *(f"e_{name}" for name in SUMS), *(f"r_{name}" for name in SUMS)])
     rows = words.select(
         f"""WITH k ({names}) AS (
@@ -314,7 +324,7 @@ def roots(
         # What an operator has still to decide on would add to it.
         " AND NOT EXISTS (SELECT 1 FROM governance_pendingreport p WHERE p.corrects = x.id AND p.status = 'waiting')"
         " ORDER BY x.occurred_at, x.id LIMIT %s",
-        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), _id(after[1]), limit],
+        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), words.key(after[1]), limit],
     )
     return [(moment(row[0]), uuid(row[1])) for row in rows]
 
@@ -348,7 +358,7 @@ def families(of: Collection[UUID]) -> list[Member]:
 def keep_sums_of(ids: Collection[UUID]) -> None:
     """Add entries that are about to go to their hours' purged sums."""
     table = "governance_purgedspend"
-    sums = ", ".join(_total(f"k.{name}") for name in SUMS)
+    sums = ", ".join(total(f"k.{name}") for name in SUMS)
     names = ", ".join((*_KIND, *SUMS))
     words.run(
         f"""WITH k ({names}) AS (
@@ -431,14 +441,41 @@ def _figures(statement: str) -> list[Figure]:
 
 def _per_window(amount: str, table: str, where: str = "true") -> str:
     """Sums of rows `x` for each window in their lists."""
+    found = elements("x.windows")
+    return (
+        f"SELECT {found.id} AS id, {total(amount)} AS total FROM {table} x JOIN {found.item} ON {found.id} IS NOT NULL"
+        f" WHERE {where} AND {words.is_list('x.windows')} GROUP BY {found.id}"
+    )
+
+
+class Elements(NamedTuple):
+    """A FROM item of what a column of JSON lists, whatever is in it, and each element as a row's id and as text.
+
+    Either is NULL where it is none. Where the column holds no list, it is the one element itself.
+    """
+
+    item: str
+    id: str
+    text: str
+
+
+def elements(column: str) -> Elements:
     if is_postgres():
-        each, id = "CROSS JOIN LATERAL jsonb_array_elements_text(x.windows) AS j(value)", "j.value::bigint"
-    else:
-        each, id = "JOIN json_each(x.windows) AS j", "j.value"
-    return f"SELECT {id} AS id, {_total(amount)} AS total FROM {table} x {each} WHERE {where} GROUP BY {id}"
+        listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE jsonb_build_array({column}) END"
+        return Elements(
+            f"jsonb_array_elements({listed}) WITH ORDINALITY AS j(value, key)",
+            "CASE WHEN j.value::text ~ '^[0-9]{1,18}$' THEN j.value::text::bigint END",
+            "CASE WHEN jsonb_typeof(j.value) = 'string' THEN j.value::text END",
+        )
+    listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE json_array({column}) END"
+    return Elements(
+        f"json_each({listed}) AS j",
+        "CASE WHEN j.type = 'integer' THEN j.value END",
+        "CASE WHEN j.type = 'text' THEN j.value END",
+    )
 
 
-def _total(amount: str) -> str:
+def total(amount: str) -> str:
     """The sum of whole amounts, which stops at the bound that every sum of the ledger has, up and down.
 
     SQLite's SUM raises an error where it leaves 64 bits, so that it adds up parts there.
@@ -473,7 +510,3 @@ def _adding(table: str) -> str:
 
 def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _id(value: UUID) -> Any:
-    return value if is_postgres() else value.hex

@@ -108,7 +108,7 @@ def served(installed: Environment, folder: Path, *options: str, **values: str) -
         )
     family: list[psutil.Process] = []
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while "is ready on" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -12,9 +12,10 @@ from django.utils import timezone
 
 from governance import audit
 from governance.actions import people
+from governance.management.terminal import TerminalCommand
 
 
-class Command(createsuperuser.Command):
+class Command(TerminalCommand, createsuperuser.Command):
     @transaction.atomic
     def handle(self, *args: Any, **options: Any) -> None:
         before = set(User.objects.values_list("pk", flat=True))

@@ -104,7 +104,7 @@ class Command(TerminalCommand):
         for drift in drifts:
             self.stdout.write(str(drift))
         if not drifts:
-            self.stdout.write("The ledger holds: all six invariants, no drift.")
+            self.stdout.write("The ledger holds: all seven invariants, no drift.")
 
 
 def _ruling(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import time_machine
 from governance import idempotency, ledger
 from governance.actions import corrections, rate_limits
 from governance.audit import Actor
-from governance.models import BudgetWindow, KeptAnswer, Reservation, SpendEntry
+from governance.models import BudgetWindow, KeptAnswer, RateBucket, RateLimit, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories
 from tests.factories import nanos
@@ -82,6 +82,15 @@ class TestWithoutABudgetOfItsOwn:
         assert hold(agent, "2").status_code == 201
         assert hold(other, "0.01").status_code == 201
         assert BudgetWindow.objects.get(budget__scope_type="platform").reserved_nanos == nanos("10.01")
+
+    def test_a_refused_one_opens_nothing_for_a_new_name(self, agent: Api) -> None:
+        RateLimit.objects.create(tenant=factories.tenant(), scope_type="user", scope_key="*", requests_per_minute=9)
+        factories.budget("50", tenant=None, scope_type="user", scope_key="*")
+        assert hold(agent, "11", user="new").json()["error"]["code"] == "hold_beyond_bound"
+        windows = BudgetWindow.objects.filter(budget__scope_type="user")
+        assert (windows.count(), RateBucket.objects.count()) == (0, 0)
+        assert hold(agent, "1", user="new").status_code == 201
+        assert (windows.count(), RateBucket.objects.count()) == (1, 1)
 
     def test_nor_does_a_hold_grow_beyond_it(self, agent: Api) -> None:
         held = hold(agent, "6")

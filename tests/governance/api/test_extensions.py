@@ -130,3 +130,32 @@ def test_what_is_lifted_is_given_again(agent: Api, held: str) -> None:
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 403
     stops.lift(stop=active, by=BY, now=timezone.now())
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 200
+
+
+class TestARotatedKey:
+    """The holder is the agent, or the tenant, not the key that it had."""
+
+    @pytest.fixture(params=["agent", "tenant"])
+    def holder(self, request: pytest.FixtureRequest) -> Api:
+        make.budget("10")
+        api: Api = request.getfixturevalue(request.param)
+        return api
+
+    @pytest.mark.parametrize(
+        ("what", "body"),
+        [("extend", {"more": "1"}), ("extend", {"ttl_s": 3600}), ("settle", {"cost": "0.04"}), ("release", {})],
+    )
+    def test_its_successor_goes_on_with_what_it_held(
+        self, holder: Api, operator: Api, what: str, body: dict[str, Any]
+    ) -> None:
+        id = holder.post("/api/reservations", {"model": "large", "estimated_cost": "0.10"}).json()["id"]
+        fresh = Api(operator.post(f"/api/keys/{holder.key.pk}/rotate", {"grace_s": 0}).json()["key"])
+        assert holder.post(f"/api/reservations/{id}/{what}", body).status_code == 401
+        assert fresh.post(f"/api/reservations/{id}/{what}", body).status_code == 200
+
+    def test_a_stop_holds_for_the_successor_too(self, agent: Api, operator: Api) -> None:
+        make.budget("10")
+        id = agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.10"}).json()["id"]
+        fresh = Api(operator.post(f"/api/keys/{agent.key.pk}/rotate", {"grace_s": 0}).json()["key"])
+        stop(agent=True)
+        assert fresh.post(f"/api/reservations/{id}/extend", {"more": "1"}).status_code == 403

@@ -12,8 +12,9 @@ from django.db import connections
 
 from governance import ledger
 from governance.ledger import sql
-from governance.ledger.operations import Settle
-from governance.models import BudgetWindow
+from governance.ledger.operations import ChangeLimit, Reset, ReviewAllowances, Settle
+from governance.ledger.results import ResetResult
+from governance.models import BudgetEvent, BudgetWindow
 from governance.rules.calls import Usage
 from governance.upkeep import reconcile
 from tests import factories as make
@@ -79,3 +80,21 @@ def test_one_that_another_process_fills_at_that_moment_is_looked_at_again(monkey
     assert not decision.allowed
     assert BudgetWindow.objects.get(subject="new").reserved_nanos == nanos("0.10")
     assert reconcile.check() == []
+
+
+@pytest.mark.parametrize(
+    ("act", "done"),
+    [
+        (lambda budget: Reset(budget, "why", "ada"), ResetResult(closed=0, opened=0)),
+        (lambda budget: ChangeLimit(budget, nanos("5"), "why", "ada"), 0),
+        (lambda budget: ReviewAllowances(budget), 0),
+    ],
+    ids=["reset", "limit", "allowances"],
+)
+def test_an_operators_act_beside_a_refused_call_finds_no_window_for_its_name(act: Any, done: Any) -> None:
+    budget = make.budget("1", scope_type="agent", scope_key="*")
+    refused, result = ledger.apply([make.reserving("2", by=make.caller(agent="new")), act(budget.pk)], now=NOON)
+    assert not refused.allowed
+    assert result == done
+    assert not BudgetWindow.objects.exists()
+    assert not BudgetEvent.objects.exists()

@@ -7,7 +7,7 @@ import pytest
 
 from governance import ledger
 from governance.ledger.results import WindowGone
-from governance.models import BudgetEvent, BudgetWindow, Reservation
+from governance.models import Alert, BudgetEvent, BudgetWindow, Reservation
 from tests import factories as make
 from tests.factories import NOON
 
@@ -31,3 +31,22 @@ def test_what_holds_money_there_is_refused_and_expiry_goes_on_with_the_others(ca
     assert str(lost.reservation_id) in caplog.text
     assert Reservation.objects.get(pk=kept.reservation_id).status == "expired"
     assert Reservation.objects.get(pk=lost.reservation_id).status == "pending"
+
+
+def test_expiry_moves_on_past_more_than_it_takes_at_once_and_tells_of_them_once() -> None:
+    make.budget("1.00")
+    lost = [make.reserving("0.01") for _ in range(3)]
+    ledger.apply(lost, now=NOON)
+    BudgetEvent.objects.all().delete()
+    BudgetWindow.objects.all().delete()
+    kept = [make.reserving("0.01") for _ in range(5)]
+    ledger.apply(kept, now=NOON + timedelta(seconds=1))
+    later = NOON + timedelta(days=1)
+    assert [ledger.expire_due(now=later, limit=2) for _ in range(2)] == [5, 0]
+    assert Reservation.objects.filter(status="pending").count() == len(lost)
+    alert = Alert.objects.get()
+    assert (alert.kind, alert.cleared_at) == ("reservations_not_expired", None)
+    assert alert.message.startswith("3 reservations cannot be expired")
+    Reservation.objects.filter(status="pending").delete()
+    ledger.expire_due(now=later)
+    assert Alert.objects.get().cleared_at == later

@@ -35,7 +35,7 @@ def test_expire_reservations_says_how_many():
 def test_reconcile_ledger_says_that_it_holds():
     make.budget("1.00")
     ledger.record(make.reporting("0.10"), now=NOON)
-    assert run("reconcile_ledger") == "The ledger holds: all six invariants, no drift."
+    assert run("reconcile_ledger") == "The ledger holds: all seven invariants, no drift."
     assert json.loads(run("reconcile_ledger", "--json")) == []
 
 

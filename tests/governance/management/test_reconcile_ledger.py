@@ -42,7 +42,7 @@ def drifted() -> None:
 
 
 def test_a_ledger_that_holds_is_said_so_and_noted() -> None:
-    assert run() == ("The ledger holds: all six invariants, no drift.\n", 0)
+    assert run() == ("The ledger holds: all seven invariants, no drift.\n", 0)
     assert run("--json") == ("[]\n", 0)
     assert [check.drifts for check in LedgerCheck.objects.all()] == [0, 0]
 
@@ -58,7 +58,7 @@ def test_drift_is_printed_and_left_as_it_is(drifted: None, args: list[str]) -> N
 def test_repair_happens_on_request_and_says_what_it_set(drifted: None) -> None:
     text, status = run("--repair")
     assert text.startswith("Repaired: invariant 1: window")
-    assert text.endswith("The ledger holds: all six invariants, no drift.\n")
+    assert text.endswith("The ledger holds: all seven invariants, no drift.\n")
     assert status == 0
     assert BudgetWindow.objects.get().settled_nanos == make.nanos("0.25")
     assert AuditEntry.objects.get().actor.startswith("command line")
@@ -105,7 +105,7 @@ def test_a_provider_that_agrees_is_named_beside_the_ledger(openai: CostReports) 
     assert lines[2].split() == ["openai", "2026-03-09", "0.25", "0.25", "0.00", "agrees"]
     assert lines[4].split() == ["openai", "reported", "spend_report", "1", "0.25"]
     assert lines[5] == "$0.25 of $0.25 rest on the ledger's own word."
-    assert lines[6] == "The ledger holds: all six invariants, no drift."
+    assert lines[6] == "The ledger holds: all seven invariants, no drift."
 
 
 def test_a_provider_that_disagrees_has_an_exit_status_of_its_own(openai: CostReports) -> None:

@@ -13,7 +13,7 @@ from governance import ledger
 from governance.actions import budgets
 from governance.audit import Actor
 from governance.ledger.operations import Adjust, ChangeLimit, Reset
-from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.models import Budget, BudgetWindow, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -85,7 +85,8 @@ def test_4_a_cap_lowered_after_a_window_closed_is_no_drift(spent):
 
 
 def test_4_more_than_the_cap_is_noticed(spent):
-    BudgetWindow.objects.update(limit_nanos=nanos("0.49"))
+    for rows in (Budget.objects, BudgetWindow.objects):
+        rows.update(limit_nanos=nanos("0.49"))
     assert found() == [(4, nanos("0.49"), nanos("0.50"))]
 
 
@@ -96,6 +97,7 @@ def test_4_a_lowered_limit_an_overage_and_a_report_are_no_drift(spent):
     ledger.settle(make.settling(pending.id, "7.00"), now=NOON)
     assert found() == []
     ledger.change_limit(ChangeLimit(spent.id, nanos("0.01"), "less", "ada"), now=NOON)
+    Budget.objects.update(limit_nanos=nanos("0.01"))
     assert found() == []
 
 

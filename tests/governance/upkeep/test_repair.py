@@ -103,7 +103,8 @@ def test_the_database_itself_refuses_a_figure_below_zero(window: BudgetWindow) -
 
 
 def test_more_admitted_than_the_cap_is_found_and_never_papered_over(window: BudgetWindow) -> None:
-    sql("UPDATE governance_budgetwindow SET limit_nanos = %s", make.nanos("0.40") - 1)
+    for table in ("budget", "budgetwindow"):
+        sql(f"UPDATE governance_{table} SET limit_nanos = %s", make.nanos("0.40") - 1)
     assert found() == [
         f"invariant 4: window {window.id} of budget {window.budget_id} (acme): committed is $0.40,"
         " expected at most $0.399999999, off by $0.000000001"
@@ -113,13 +114,18 @@ def test_more_admitted_than_the_cap_is_found_and_never_papered_over(window: Budg
 
 
 def test_a_limit_that_was_lowered_is_no_drift(window: BudgetWindow) -> None:
+    sql("UPDATE governance_budget SET limit_nanos = 1")
     sql("UPDATE governance_budgetwindow SET limit_nanos = 1, limit_lowered = true")
     assert found() == []
 
 
 def test_an_allowance_that_nobody_granted_does_not_excuse_what_was_admitted(window: BudgetWindow) -> None:
+    sql("UPDATE governance_budget SET limit_nanos = %s", make.nanos("0.30"))
     sql("UPDATE governance_budgetwindow SET limit_nanos = %s, extra_nanos = %s", make.nanos("0.50"), make.nanos("0.20"))
-    assert [drift.expected for drift in reconcile.check()] == [make.nanos("0.30")]
+    assert [(drift.figure, drift.expected) for drift in reconcile.check()] == [
+        ("committed_nanos", make.nanos("0.30")),
+        ("extra_nanos", 0),
+    ]
     sql(
         "INSERT INTO governance_allowance (budget_id, window_id, amount_nanos, starts_at, reason, actor, created_at)"
         " SELECT budget_id, id, %s, opened_at, 'a big day', 'ada', opened_at FROM governance_budgetwindow",
@@ -200,7 +206,7 @@ def test_a_run_leaves_a_row_of_what_it_found(window: BudgetWindow) -> None:
     assert (first.checked_at, first.drifts, first.details) == (make.NOON, 0, [])
     assert last.drifts == 1
     assert "settled is $0.000000005" in last.details[0]
-    assert told[0] == "invariant 1 of 6: no drift"
+    assert told[0] == "invariant 1 of 7: no drift"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -222,7 +228,7 @@ def test_a_check_holds_nobody_up() -> None:
 
     by = make.caller()
     assert reconcile.check(report=spend_meanwhile) == []
-    assert SpendEntry.objects.count() == len(told) == 6
+    assert SpendEntry.objects.count() == len(told) == 7
 
 
 @pytest.mark.django_db(transaction=True)

@@ -1,0 +1,99 @@
+"""What a call is said to cost by whoever makes it, and how much of that is taken on a tenant key's word alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from governance.ledger import sql
+from governance.ledger.operations import Reserve
+from governance.ledger.results import HoldBeyondBound, OutOfBounds
+from governance.ledger.rows import EntryRow, ReservationRow
+from governance.rules import money
+from governance.rules.calls import Caller
+from governance.rules.decision import Call, Decision, WindowView
+from governance.rules.reports import ReportTrust, is_budgeted, is_own
+
+UNBUDGETED_SPAN = timedelta(days=1)
+
+
+class Books(Protocol):
+    """What of a batch is looked at here: it asks before it opens anything for a call."""
+
+    now: datetime
+    entries: list[EntryRow]
+    reservations: dict[UUID, ReservationRow]
+    new_reservations: dict[UUID, ReservationRow]
+
+    def decided(self, caller: Caller, call: Call) -> Decision: ...
+
+    def views_for(self, caller: Caller) -> list[WindowView]: ...
+
+
+def decided(batch: Books, op: Reserve) -> Decision:
+    """What happens to a call. Raises OutOfBounds, HoldBeyondBound, where it is refused for what it says it costs."""
+    decision = batch.decided(op.caller, op.call)
+    if decision.quote is not None:
+        refuse_beyond("estimated_cost", decision.quote.cost_nanos)
+        views = batch.views_for(op.caller)
+        refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views)
+    return decision
+
+
+def refuse_beyond(field: str, nanos: int) -> None:
+    """Refuse an amount that none can be."""
+    if nanos > money.MAX_AMOUNT_NANOS:
+        raise OutOfBounds(field, f"must be at most {money.whole_dollars(money.MAX_AMOUNT_NANOS)}")
+
+
+def refuse_unbudgeted(
+    batch: Books, trust: ReportTrust | None, field: str, nanos: int, views: Iterable[WindowView]
+) -> None:
+    """Refuse what a tenant's key would hold for calls of its own where no budget of the tenant's bounds it.
+
+    Such a hold is as much a mere claim as a report, and takes from every wider budget as long as it lives.
+    """
+    if trust is None or not nanos or is_budgeted(views, trust):
+        return
+    left_nanos = unbudgeted_left(batch, trust)
+    if nanos > left_nanos:
+        left = money.format_dollars(max(0, left_nanos))
+        raise HoldBeyondBound(
+            field,
+            f"a tenant without a budget of its own holds and reports at most"
+            f" ${money.format_dollars(trust.unbudgeted_nanos)} in 24 hours by itself, and ${left} of that is left."
+            " An operator can give it a budget.",
+        )
+
+
+def unbudgeted_left(batch: Books, trust: ReportTrust) -> int:
+    """What a tenant's keys may say and hold yet in these 24 hours beside its budgets."""
+    return trust.unbudgeted_nanos - _reported_nanos(batch, trust.tenant_id) - _held_nanos(batch, trust)
+
+
+def _reported_nanos(batch: Books, tenant_id: int) -> int:
+    """What a tenant's keys have said was spent in 24 hours beside its budgets, this batch's own included."""
+    since = batch.now - UNBUDGETED_SPAN
+    mine = [e for e in batch.entries if e.reason == sql.UNBUDGETED and e.caller.tenant_id == tenant_id]
+    return sql.unbudgeted(tenant_id, since=since) + sum(entry.cost_nanos for entry in mine)
+
+
+def _held_nanos(batch: Books, trust: ReportTrust) -> int:
+    """What a tenant's keys hold for calls of their own beside its budgets, or have let expire in the last 24 hours.
+
+    Whoever asks has the windows that such holds share locked.
+    """
+    holds = sql.own_holds(trust.tenant_id, expired_since=batch.now - UNBUDGETED_SPAN)
+    held = {id: (amount_nanos, windows) for id, amount_nanos, windows in holds}
+    # As this batch has it, which is not written yet.
+    for row in (*batch.reservations.values(), *batch.new_reservations.values()):
+        if row.id in held or (is_own(row.id) and row.caller.tenant_id == trust.tenant_id):
+            held[row.id] = row.amount_nanos if row.status in ("pending", "expired") else 0, tuple(row.windows)
+    scopes = sql.scope_types({id for _, windows in held.values() for id in windows})
+    return sum(
+        amount_nanos
+        for amount_nanos, windows in held.values()
+        if not trust.fixed_scopes.intersection(scopes.get(id) for id in windows)
+    )

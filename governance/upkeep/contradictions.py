@@ -1,0 +1,139 @@
+"""Rows of the ledger that contradict others, or themselves: what a hand that edits one cell of a table leaves behind.
+
+Each proof is one SELECT of (id, subject, figure, expected, actual) that names the rows at fault. What no row bears
+witness to is listed in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from governance.ledger import sql_dialect as words
+from governance.ledger.sql_dialect import is_postgres
+from governance.rules import money
+from governance.upkeep.sql import NAME, Contradiction, elements, total
+
+# Whom an entry is for must be whom its reservation was for; so with a correction and what it corrects.
+_WHO = ("tenant_id", "agent", "key_id", '"user"', "session", "task", "windows")
+# Columns of times, which SQLite keeps as text, by table.
+_TIMES = {
+    "governance_budgetwindow": ("starts_at", "ends_at", "opened_at", "closed_at", "extra_until"),
+    "governance_reservation": ("reserved_at", "expires_at", "resolved_at"),
+    "governance_spendentry": ("occurred_at", "recorded_at"),
+    "governance_spendrollup": ("hour",),
+    "governance_purgedspend": ("hour",),
+    "governance_allowance": ("starts_at", "ends_at"),
+}
+# Lists: whose rows, what people call them, the column, and whether its elements are windows.
+_LISTS = (
+    ("governance_spendentry", "entry", "windows", True),
+    ("governance_reservation", "reservation", "windows", True),
+    ("governance_pendingreport", "report", "windows", True),
+    ("governance_reservation", "reservation", "meters", False),
+    ("governance_budgetwindow", "window", "thresholds_crossed", False),
+)
+
+
+def found() -> list[Contradiction]:
+    proofs = [*(_list(*each) for each in _LISTS), *_statements()]
+    rows = [row for proof in proofs for row in words.select(proof, [])]
+    return [Contradiction(str(row[1]), str(row[2]), int(row[3]), int(row[4])) for row in rows]
+
+
+def _list(table: str, noun: str, column: str, windows: bool) -> str:
+    """Lists whose elements are not all that they may be: windows of the row's tenant or of all, each once."""
+    listed = elements(f"x.{column}")
+    is_list = words.is_list(f"x.{column}")
+    one, of = listed.text if column == "thresholds_crossed" else listed.id, ""
+    if windows:
+        one = "w.id"
+        of = (
+            f" LEFT JOIN governance_budgetwindow w ON w.id = {listed.id}"
+            " AND (w.tenant_id IS NULL OR w.tenant_id = x.tenant_id)"
+        )
+    good = f"COUNT(DISTINCT CASE WHEN {is_list} THEN {one} END)"
+    return (
+        f"SELECT x.id, '{noun} ' || x.id, '{column}', {good}, COUNT(j.key) FROM {table} x"
+        f" LEFT JOIN {listed.item} ON true{of} GROUP BY x.id HAVING {good} <> COUNT(j.key) ORDER BY x.id"
+    )
+
+
+def _statements() -> Iterator[str]:
+    window, open_window = (
+        "governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id",
+        "w.closed_at IS NULL",
+    )
+    # A window has its budget's limit, and what allowances add to it.
+    yield (
+        f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"
+        f" WHERE {open_window} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
+    )
+    # What ran when it was worked out last runs until it has to be worked out again.
+    running = (
+        "g.window_id = w.id OR (g.window_id IS NULL AND g.starts_at < w.extra_until AND g.ends_at >= w.extra_until)"
+    )
+    granted = words.at_most(money.MAX_LIMIT_NANOS, f"COALESCE({total('g.amount_nanos')}, 0)")
+    yield (
+        f"SELECT w.id, {NAME}, 'extra_nanos', {granted}, w.extra_nanos FROM governance_budgetwindow w"
+        f" LEFT JOIN governance_allowance g ON g.budget_id = w.budget_id AND ({running})"
+        f" WHERE {open_window} AND (w.extra_until IS NULL OR w.extra_until <> w.opened_at)"
+        f" GROUP BY w.id HAVING w.extra_nanos <> {granted} ORDER BY w.id"
+    )
+    yield (
+        f"SELECT w.id, {NAME}, 'tenant', b.tenant_id, COALESCE(w.tenant_id, 0) FROM {window}"
+        " WHERE b.tenant_id <> COALESCE(w.tenant_id, 0) ORDER BY w.id"
+    )
+    # Before its time a window is closed by a reset, or a new period, and each is an event.
+    yield (
+        f"SELECT w.id, {NAME}, 'resets', 1, 0 FROM governance_budgetwindow w WHERE w.closed_at IS NOT NULL"
+        " AND (w.ends_at IS NULL OR w.closed_at < w.ends_at) AND NOT EXISTS (SELECT 1 FROM governance_budgetevent e"
+        " WHERE e.window_id = w.id AND e.kind = 'budget-reset') ORDER BY w.id"
+    )
+    charged = "governance_reservation r JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'"
+    over = "CASE WHEN x.cost_nanos > r.amount_nanos THEN x.cost_nanos - r.amount_nanos ELSE 0 END"
+    named = "'reservation ' || r.id || ' (' || r.status || ')'"
+    yield (
+        f"SELECT r.id, {named}, 'overage_nanos', {over}, x.overage_nanos FROM {charged}"
+        f" WHERE x.overage_nanos <> {over} ORDER BY r.id"
+    )
+    expiries = "CASE WHEN x.reason = 'expired' THEN 1 ELSE 0 END"
+    yield (
+        f"SELECT r.id, {named}, 'expiries', CASE WHEN r.status = 'expired' THEN 1 ELSE 0 END, {expiries} FROM {charged}"
+        f" WHERE (CASE WHEN r.status = 'expired' THEN 1 ELSE 0 END) <> {expiries} ORDER BY r.id"
+    )
+    yield (
+        f"SELECT r.id, {named}, 'amount_nanos', x.cost_nanos, r.amount_nanos FROM {charged}"
+        " WHERE r.status = 'expired' AND x.cost_nanos <> r.amount_nanos ORDER BY r.id"
+    )
+    # Only what was held can be exceeded.
+    yield (
+        "SELECT x.id, 'entry ' || x.id, 'overage_nanos', 0, x.overage_nanos FROM governance_spendentry x"
+        " WHERE x.overage_nanos <> 0 AND (x.reservation_id IS NULL OR x.kind <> 'charge') ORDER BY x.id"
+    )
+    apart = " + ".join(f"CASE WHEN {words.differ(f'x.{name}', f'o.{name}')} THEN 1 ELSE 0 END" for name in _WHO)
+    for other in (
+        "governance_reservation o ON o.id = x.reservation_id",
+        "governance_spendentry o ON o.id = x.corrects_id",
+    ):
+        yield (
+            f"SELECT x.id, 'entry ' || x.id || ' beside ' || o.id, 'differences', 0, {apart}"
+            f" FROM governance_spendentry x JOIN {other} WHERE {apart} > 0 ORDER BY x.id"
+        )
+    yield (
+        "SELECT x.id, 'entry ' || x.id, 'reservations', 0, 1 FROM governance_spendentry x"
+        " JOIN governance_spendentry o ON o.id = x.corrects_id"
+        f" WHERE {words.differ('x.reservation_id', 'o.reservation_id')} ORDER BY x.id"
+    )
+    # An accepted report became a line of what had waited.
+    yield (
+        "SELECT p.id, 'report ' || p.id, 'cost_nanos', x.cost_nanos + p.charged_nanos, p.cost_nanos"
+        " FROM governance_pendingreport p JOIN governance_spendentry x ON x.id = p.entry"
+        " WHERE p.status = 'accepted' AND x.cost_nanos + p.charged_nanos <> p.cost_nanos ORDER BY p.id"
+    )
+    if not is_postgres():
+        for table, columns in _TIMES.items():
+            for column in columns:
+                yield (
+                    f"SELECT x.id, '{table.removeprefix('governance_')} ' || x.id, '{column}', 1, 0 FROM {table} x"
+                    f" WHERE x.{column} IS NOT NULL AND datetime(x.{column}) IS NULL ORDER BY x.id"
+                )
