@@ -16,9 +16,9 @@ COVERED := 95
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
 	tests/concurrency/test_failures.py
 # What is the same on either database: pure rules, and what passes between clients, gateway and upstream.
-ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/llm/gateway/test_against_books.py \
-	$(addprefix tests/llm/gateway/test_,$(addsuffix .py,odd_answers odd_endings odd_requests exact_counts conversations \
-	sign_of_life))
+ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/journeys/test_openapi.py \
+	tests/llm/gateway/test_against_books.py $(addprefix tests/llm/gateway/test_,$(addsuffix .py,odd_answers odd_endings \
+	odd_requests exact_counts conversations sign_of_life))
 # A worker for each core, up to eight: each starts a database, servers and processes of the product.
 SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadfile
 comma := ,

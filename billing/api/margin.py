@@ -68,7 +68,7 @@ class Margins(ListView):
         columns = columns_of(MarginBody)
         if "worst" in asked:
             rows = margin.worst(period=period, count=asked["worst"], **where)
-            return self.answered(_printed(rows), columns=columns)
+            return self.answered(_printed(rows), columns=columns, next=None, previous=None)
 
         def present(some: Sequence[Tenant]) -> list[dict[str, Any]]:
             return _printed(margin.of(some, period=period))

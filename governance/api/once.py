@@ -38,6 +38,7 @@ PARAMETER = OpenApiParameter(
 class OnceView(ControlView):
     """A view whose POST may carry an Idempotency-Key. `claim` is there while a request that carries one is run."""
 
+    refuses = {"POST": (429,)}
     claim: Claim | None = None
     # Set with an answer that did nothing further and may be otherwise a moment later: it is not kept for repeats.
     is_passing = False

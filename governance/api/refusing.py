@@ -30,6 +30,7 @@ NO_REFUSALS = frozenset({401, 404, 405, 406, 409})
 class RefusingView(ControlView):
     """`decision` is set where the budgets refused; `is_noted` where the gateway has noted it already."""
 
+    refuses = {"POST": (402, 429)}
     decision: Decision | None = None
     is_noted = False
 

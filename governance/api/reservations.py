@@ -94,7 +94,7 @@ class ReservationBody(serializers.Serializer[Reservation]):
     cost = serializers.SerializerMethodField()
     tenant = serializers.CharField(source="tenant.slug")
     agent = serializers.CharField()
-    key = serializers.CharField(source="key.prefix", default=None)
+    key = serializers.CharField(source="key.prefix", default=None, allow_null=True)
     user = serializers.CharField()
     session = serializers.CharField()
     task = serializers.CharField()

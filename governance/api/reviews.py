@@ -41,7 +41,7 @@ class ReviewBody(serializers.Serializer[PendingReport]):
     status = serializers.ChoiceField(choices=PendingReport.Status.choices)
     tenant = serializers.CharField(source="tenant.slug")
     agent = serializers.CharField()
-    key = serializers.CharField(source="key.prefix", default=None)
+    key = serializers.CharField(source="key.prefix", default=None, allow_null=True)
     user = serializers.CharField()
     session = serializers.CharField()
     task = serializers.CharField()

@@ -98,7 +98,7 @@ class EntryBody(serializers.Serializer[SpendEntry]):
     kind = serializers.CharField()
     tenant = serializers.CharField(source="tenant.slug")
     agent = serializers.CharField()
-    key = serializers.CharField(source="key.prefix", default=None)
+    key = serializers.CharField(source="key.prefix", default=None, allow_null=True)
     user = serializers.CharField()
     session = serializers.CharField()
     task = serializers.CharField()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
@@ -12,6 +12,8 @@ from django.http import Http404
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers
+from rest_framework.exceptions import NotAcceptable
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -44,11 +46,24 @@ def describe_list(operation_id: str, body: type[Serializer[Any]], *queries: type
     return extend_schema(operation_id=operation_id, parameters=[*queries, *PAGING], responses=table)
 
 
+class Negotiation(DefaultContentNegotiation):
+    """A `format` that a view has not is refused as an Accept header is."""
+
+    def filter_renderers(self, renderers: Iterable[Any], format: str) -> list[Any]:
+        try:
+            return list(super().filter_renderers(renderers, format))
+        except Http404 as error:
+            raise NotAcceptable(f"There is no format {format!r} here.") from error
+
+
 class ControlView(APIView):
     """One request, one `now`, one principal."""
 
+    content_negotiation_class = Negotiation
     parser_classes = [ExactJson]
     renderer_classes: Sequence[Any] = [JSONRenderer]
+    # By method, the statuses of errors that the API's description cannot tell from what a view takes.
+    refuses: ClassVar[Mapping[str, Collection[int]]] = {}
     now: datetime
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

@@ -41,6 +41,7 @@ from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
+from governance.rules.overruns import Overrun
 from governance.rules.scopes import (
     BudgetRule,
     MatchedBudget,
@@ -106,6 +107,7 @@ class Batch:
         self.buckets: dict[int, BucketRow] = {}
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
+        self.overruns: list[tuple[UUID, Overrun]] = []
         self._matched: dict[Caller, list[MatchedBudget]] = {}
         self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
         # Callers that bring one more new name than there may be.
@@ -231,7 +233,9 @@ class Batch:
         return max(closed, key=lambda row: row.starts_at, default=current)
 
     def with_caller_status(self, call: Call, caller: Caller) -> Call:
-        """The call, marked with the reason why its caller may not call, if there is one."""
+        """The call, marked with the reason why its caller may not call, if there is one, and priced anew where models
+        pass their bounds."""
+        call = call.knowing(self.caller_status.overruns)
         reason = self.blocked(caller)
         return call if reason is None else replace(call, blocked=reason)
 
@@ -443,6 +447,7 @@ class Batch:
             sql.update_windows(row for row in self.windows.values() if row.dirty)
             sql.insert_events(self.events, self.now)
             limits.update_buckets(row for row in self.buckets.values() if row.dirty)
+            sql.insert_overruns(self.overruns, self.now)
 
     # Parts --------------------------------------------------------------------------------------------------
 

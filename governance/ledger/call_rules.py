@@ -121,6 +121,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     What a tenant's key claims beyond its bound is not charged: the hold is, and the rest is in review.
     """
     row = batch.reservation(op.reservation_id)
+    batch.overruns += [(row.id, overrun) for overrun in op.overruns]
     op = _plausible(op, row)
     if row.status == "expired":
         return _settle_late(batch, op, row)

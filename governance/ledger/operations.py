@@ -13,6 +13,7 @@ from uuid import UUID
 
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call
+from governance.rules.overruns import Overrun
 from governance.rules.reports import ReportTrust
 
 
@@ -60,6 +61,7 @@ class Settle:
     """Charge what a call truly cost and return the rest of its hold.
 
     `trust`, where a tenant's key says what it cost: beyond its bound the hold is charged, and the rest waits.
+    `overruns` are in force for every process once this has landed.
     """
 
     reservation_id: UUID
@@ -72,6 +74,7 @@ class Settle:
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     trust: ReportTrust | None = None
+    overruns: tuple[Overrun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,10 @@ class RequestIdReused(LedgerError):
 
 
 class TooManyNames(LedgerError):
-    """A tenant has brought a budget for each one as many new names within an hour as it may: `most`."""
+    """A tenant has brought a budget for each one as many new names within an hour as it may."""
 
     def __init__(self, most: int) -> None:
         super().__init__(ROWS[Reason.TOO_MANY_NAMES].sentence.format(most_names=most) + ".")
-        self.most = most
 
 
 class ExtendRefused(LedgerError):

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from governance.rules.buckets import Amount
 from governance.rules.calls import Caller
+from governance.rules.overruns import Overrun
 from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, StopTarget
 
 
@@ -97,10 +98,10 @@ class EntryRow:
 class EventRow:
     window: WindowRow
     kind: str
+    reason: str
     threshold: str = ""
     old_state: str = ""
     new_state: str = ""
-    reason: str = ""
     actor: str = ""
 
     @property
@@ -121,6 +122,8 @@ class CallerStatus:
     paused_agents: frozenset[tuple[int, str]]
     unusable_keys: frozenset[int]
     stops: frozenset[StopTarget]
+    # Of all models: which of them a call may come to, its prices know.
+    overruns: tuple[Overrun, ...]
     # Microseconds since 1970 by the database's clock, where it has one of its own.
     clock_micros: int | None
 

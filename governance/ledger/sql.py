@@ -36,6 +36,7 @@ from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.names import EACH
+from governance.rules.overruns import Overrun
 from governance.rules.policy import Policy
 from governance.rules.reports import is_own
 from governance.rules.scopes import BudgetRule, RateRule, keys_of
@@ -89,12 +90,12 @@ class Due(NamedTuple):
 
 
 class _Fact(NamedTuple):
-    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, or the clock."""
+    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, an overrun, or the clock."""
 
     kind: str
     id: int
     word: str
-    time_zone: str
+    more: str
 
 
 def caller_status(callers: Collection[Caller], now: datetime, growing: Collection[UUID] = ()) -> Select[CallerStatus]:
@@ -120,6 +121,7 @@ def caller_status(callers: Collection[Caller], now: datetime, growing: Collectio
         f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
         f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})"
+        f" UNION ALL SELECT 'o', tokens, place, asked FROM governance_overrun WHERE cleared_at IS NULL"
         + (f" UNION ALL SELECT 'c', {clock.COLUMN}, '', ''" if words.is_postgres() else ""),
         [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
         _caller_status,
@@ -132,10 +134,11 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         facts[fact.kind].append(fact)
     return CallerStatus(
         statuses={fact.id: fact.word for fact in facts["t"]},
-        time_zones={fact.id: fact.time_zone for fact in facts["t"]},
+        time_zones={fact.id: fact.more for fact in facts["t"]},
         paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
         unusable_keys=frozenset(fact.id for fact in facts["k"]),
         stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
+        overruns=tuple(Overrun(fact.word, fact.more, fact.id) for fact in facts["o"]),
         clock_micros=next((fact.id for fact in facts["c"]), None),
     )
 
@@ -425,6 +428,9 @@ _FIGURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nan
 _ROLLUPS = Shape(
     "tenant_id bigint, hour timestamptz, agent text, provider text, model text", **dict.fromkeys(_FIGURES, "bigint")
 )
+_NEW_OVERRUNS = Shape(
+    "place text, asked text, tokens bigint, permitted bigint, reservation_id uuid, seen_at timestamptz, cleared_by text"
+)
 _NEW_EVENTS = Shape(
     "window_id=window.id bigint, budget_id=window.budget.id bigint, tenant_id=window.tenant_id bigint, kind text,"
     "threshold text, old_state text, new_state text, reason=short_reason text, actor=short_actor text,"
@@ -511,6 +517,22 @@ def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
 
 def insert_events(new: Iterable[EventRow], now: datetime) -> None:
     words.insert("governance_budgetevent", _NEW_EVENTS, _NEW_EVENTS.rows(new, occurred_at=now))
+
+
+def insert_overruns(new: Iterable[tuple[UUID, Overrun]], now: datetime) -> None:
+    """Put overruns in force, each once, with the largest that was seen."""
+    found: dict[tuple[str, str], tuple[int, int, UUID]] = {}
+    for id, one in new:
+        key = one.place, one.asked
+        found[key] = max(found.get(key, (0, 0, id)), (one.tokens, one.permitted, id))
+    words.insert(
+        "governance_overrun",
+        _NEW_OVERRUNS,
+        [(*key, *figures, now, "") for key, figures in sorted(found.items())],
+        tail=" ON CONFLICT (place, asked) WHERE cleared_at IS NULL DO UPDATE SET tokens = excluded.tokens,"
+        " permitted = excluded.permitted, reservation_id = excluded.reservation_id"
+        " WHERE governance_overrun.tokens < excluded.tokens",
+    )
 
 
 # Rows ---------------------------------------------------------------------------------------------------------

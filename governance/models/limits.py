@@ -151,3 +151,39 @@ class EmergencyStop(models.Model):
 
     def __str__(self) -> str:
         return f"emergency stop of {self.agent or self.tenant or 'everything'}"
+
+
+class Overrun(models.Model):
+    """A model that wrote more than its request permitted: from then on its `max_tokens` bounds nothing.
+
+    Put in force by the ledger, with the settlement of the call that showed it; `governance.actions.overruns` clears it,
+    and what was cleared is history.
+    """
+
+    place = models.CharField(max_length=200, help_text="The model, as provider/id.")
+    asked = models.CharField(
+        max_length=100, blank=True, help_text="What else a request asks for that it concerns; empty: every request."
+    )
+    tokens = models.BigIntegerField(help_text="The most that one answer had.")
+    permitted = models.BigIntegerField(help_text="The most that it could have had.")
+    reservation_id = models.UUIDField(help_text="Of the call that showed it.")
+    seen_at = models.DateTimeField()
+    cleared_at = models.DateTimeField(null=True, blank=True)
+    cleared_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["place", "asked"], condition=Q(cleared_at__isnull=True), name="overrun_one_in_force"
+            ),
+            models.CheckConstraint(condition=~Q(place=""), name="overrun_names_its_model"),
+            models.CheckConstraint(condition=Q(tokens__gt=models.F("permitted")), name="overrun_is_one"),
+            models.CheckConstraint(
+                condition=Q(cleared_at__isnull=True, cleared_by="") | (Q(cleared_at__isnull=False) & ~Q(cleared_by="")),
+                name="overrun_cleared_by_somebody",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,} tokens of {self.place} where {self.permitted:,} were permitted"

@@ -15,6 +15,7 @@ from typing import cast
 
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
+from governance.rules.overruns import Overrun
 from governance.rules.policy import Policy, Rule
 from governance.rules.scopes import PLATFORM
 
@@ -74,6 +75,13 @@ class Quote:
     max_tokens: int | None = None
     input_tokens: int = 0
     answers: int = 1
+    # Of `max_tokens`, what is not asked for: the model may write it all the same, so nothing can be clamped.
+    unasked_tokens: int = 0
+
+    @property
+    def asked_tokens(self) -> int | None:
+        """How long one answer may be by its request."""
+        return None if self.max_tokens is None else self.max_tokens - self.unasked_tokens
 
     @property
     def tokens(self) -> int:
@@ -82,7 +90,7 @@ class Quote:
 
     def clamped(self, room_nanos: int) -> Quote | None:
         """The same call with the most output tokens that `room_nanos` covers, or None where that is unknown."""
-        if self.max_tokens is None or self.picos_per_output_token <= 0:
+        if self.max_tokens is None or self.picos_per_output_token <= 0 or self.unasked_tokens:
             return None
         tokens = min(self.max_tokens, (room_nanos * 1000 - self.fixed_picos) // self.picos_per_output_token)
         return self.with_most(tokens) if tokens > 0 else None
@@ -182,6 +190,14 @@ class Call:
     # Why the caller may not call at all (paused, suspended, revoked), or nothing.
     blocked: Reason = Reason.NONE
     alternatives: tuple[str, ...] = ()
+    # The prices where models are known to pass their bounds; None: nobody asks for that.
+    overrun_quote: Callable[[Sequence[Overrun]], Quoter] | None = None
+
+    def knowing(self, overruns: Sequence[Overrun]) -> Call:
+        """The call, priced with the overruns in force."""
+        if not overruns or self.overrun_quote is None:
+            return self
+        return replace(self, quote=self.overrun_quote(overruns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ SUMS = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
 _SUM = -money.MAX_SUM, money.MAX_SUM
 # By table: what people call its rows, and the bounds of its figures that are no sums of rows.
 _BOUNDED: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
+    "governance_budget": ("budget", {"limit_nanos": (1, money.MAX_LIMIT_NANOS)}),
+    "governance_allowance": ("allowance", {"amount_nanos": (1, money.MAX_LIMIT_NANOS)}),
     "governance_budgetwindow": (
         "window",
         {

@@ -13,10 +13,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Query, Text
+from governance.api.fields import OptionalAct, Query, Text
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
-from llm.catalogue import prices, snapshot
+from llm.catalogue import overruns, prices, snapshot
 from llm.models import Model
 from llm.rules.capabilities import KINDS
 from llm.rules.pricing import DEFAULT_PROVIDER, Rates
@@ -42,6 +42,10 @@ class ModelBody(serializers.Serializer[Model]):
     deprecated_at = serializers.DateTimeField(allow_null=True)
     replacement = serializers.CharField()
     listed_at = serializers.DateTimeField(allow_null=True)
+    overran_tokens = serializers.IntegerField(
+        allow_null=True,
+        help_text="The largest answer beyond its `max_tokens`, which is held for no more; null: it keeps to it.",
+    )
 
     def get_id(self, row: Model) -> str:
         return row.name if row.provider == DEFAULT_PROVIDER else f"{row.provider}/{row.name}"
@@ -97,8 +101,23 @@ class OneModel(ControlView):
         return Response(ModelBody(self.one(_every(), pk=row.pk)).data)
 
 
+class ClearOverruns(ControlView):
+    roles = {"POST": OPERATORS}
+
+    @extend_schema(operation_id="models_clear_overruns", request=OptionalAct, responses=ModelBody)
+    def post(self, request: Request, id: str) -> Response:
+        """`max_tokens` bounds the model again, from the next call on, until an answer shows otherwise."""
+        try:
+            row = prices.model_named(id)
+        except prices.ModelUnknown as error:
+            raise Http404 from error
+        reason = self.valid(OptionalAct, request.data)["reason"]
+        overruns.clear(model=row, reason=reason, by=self.by.actor, now=self.now)
+        return Response(ModelBody(self.one(_every(), pk=row.pk)).data)
+
+
 def _every() -> QuerySet[Model]:
-    return Model.objects.prefetch_related("aliases", "prices").order_by("-id")
+    return overruns.shown(Model.objects.prefetch_related("aliases", "prices")).order_by("-id")
 
 
 def _by_unit(rates: Rates) -> Mapping[str, int]:

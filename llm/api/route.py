@@ -21,6 +21,7 @@ from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
+from llm.api import data_plane
 from llm.gateway import inside
 from llm.rules import sse, usage
 from llm.rules.answers import read_json
@@ -95,6 +96,8 @@ class RouteView(RefusingView):
     """Governed as any call: the gateway reserves, calls, falls back and settles."""
 
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
+    # What the gateway refuses, and what a model's API does.
+    refuses = {"POST": data_plane.statuses() | {*data_plane.RELAYED}}
 
     @extend_schema(operation_id="llm_route", parameters=[PARAMETER], request=RouteRequest, responses=RouteBody)
     def post(self, request: Request) -> Response:

@@ -5,6 +5,7 @@ from llm.api import models, prices, route
 
 urlpatterns = [
     *both("models", models.Models.as_view(), name="models"),
+    *both("models/<path:id>/clear-overruns", models.ClearOverruns.as_view(), name="model-clear-overruns"),
     # An id may hold a slash: openai/gpt-5.
     *both("models/<path:id>", models.OneModel.as_view(), name="model"),
     *both("prices", prices.Prices.as_view(), name="prices"),

@@ -22,7 +22,7 @@ from unfold.widgets import (
 from governance.console import reasons
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor, may
-from llm.catalogue import prices, snapshot
+from llm.catalogue import overruns, prices, snapshot
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
@@ -94,6 +94,7 @@ class ModelAdmin(CatalogueAdmin):
         "named",
         "state",
         "breaker",
+        "overrun",
         "kind_list",
         "capability_list",
         "context_tokens",
@@ -104,7 +105,7 @@ class ModelAdmin(CatalogueAdmin):
     search_fields = ("name", "provider", "aliases__name")
     ordering = ("name", "provider")
     inlines = (PricesInline,)
-    actions_detail = ("serve_one", "retire_one")
+    actions_detail = ("serve_one", "retire_one", "clear_overruns")
     fieldsets = (
         (None, {"fields": (("name", "status"), ("provider", "owned_by"))}),
         (
@@ -126,7 +127,7 @@ class ModelAdmin(CatalogueAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
-        return super().get_queryset(request).prefetch_related("aliases", "prices")
+        return overruns.shown(super().get_queryset(request).prefetch_related("aliases", "prices"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         said = ("billing_name", "listed_at", "deprecated_at", "replacement")
@@ -156,6 +157,11 @@ class ModelAdmin(CatalogueAdmin):
             return None
         latency_ms = status.breaker.known_latency_ms(now)
         return status.label, status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
+
+    @display(description="max_tokens", label={"passed": "danger"})
+    def overrun(self, model: Model) -> tuple[str, str] | None:
+        seen = getattr(model, "overran_tokens", None)
+        return None if seen is None else ("passed", f"passed: {seen:,} written")
 
     @display(description="kinds")
     def kind_list(self, model: Model) -> str:
@@ -196,6 +202,22 @@ class ModelAdmin(CatalogueAdmin):
             verb="Retire",
             status=Model.Status.RETIRED,
             explanation="From now on calls that name it are refused. What was spent on it stays as it is.",
+        )
+
+    @action(description="Clear overruns", url_path="clear-overruns", permissions=["operate"], icon="restart_alt")
+    def clear_overruns(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = get_object_or_404(Model, pk=object_id)
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title="Clear a model's overruns",
+            verb="Clear",
+            explanation="It wrote more than max_tokens, so its calls hold for all that it may write. From now on they "
+            "hold for max_tokens again, until an answer passes it: each call that runs then may pass its cap.",
+            rows=[row],
+            act=lambda model, reason: overruns.clear(model=model, reason=reason, by=by, now=now),
+            back=reverse("admin:llm_model_change", args=[row.pk]),
         )
 
     def _ask(

@@ -8,10 +8,11 @@ from typing import Any
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
+from governance.rules.overruns import Overrun, asked_for
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
 from llm.rules import bounds, pricing, usage
-from llm.rules.bounds import HIDDEN_PROMPT_TOKENS, Estimate
+from llm.rules.bounds import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
 from llm.rules.exact_count import Tokenizer
 from llm.rules.models import is_same_line, is_same_model
 from llm.rules.pricing import Entry
@@ -25,8 +26,8 @@ MODEL_UNKNOWN = "model_unknown"
 PRICE_MISSING = "price_missing"
 # What other providers than Mistral may read and write beside what they were asked to: prompts and thoughts of theirs.
 UNTOLD_TOKENS = 16_384
-# What a model reads at most whose context nobody has told us.
-LONGEST_CONTEXT = 10_000_000
+# What endpoints count beside an answer's bound without passing it: marks of its end, a least length of their own.
+BESIDE_ANSWER = 64
 
 
 class NotChargeable(Exception):
@@ -139,6 +140,20 @@ class CallUsage:
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
 
+    def overrun(self, found: Usage | None, *, shown_tokens: int) -> Overrun | None:
+        """What shows that the request's length does not bound this model; None where nothing does.
+
+        `found` is what was reported, believed or not; `shown_tokens`: so many the text that came has at least.
+        """
+        if self.quote.max_tokens is None:
+            return None
+        reported = found.output_tokens if found is not None and found.unit == "token" else 0
+        beside = BESIDE_ANSWER * self.quote.answers
+        if reported <= self._most_written() + beside and shown_tokens <= self._most_written():
+            return None
+        tokens = -(-max(reported, shown_tokens) // self.quote.answers)
+        return Overrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
+
     def _of_another_line(self, priced: PricedUsage) -> bool:
         """Whether Mistral says that a model of another line served, at more than was held for the one asked for."""
         entry = self._entry
@@ -168,6 +183,7 @@ class CallUsage:
             hides=entry is None
             or bounds.hides_output(entry)
             or self.estimate.tokens_beside > 0
+            or self.estimate.overran_tokens > 0
             or ("reasoning" in self.estimate.needs and not is_mistrals),
             shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,

@@ -25,7 +25,8 @@ from governance.ledger.operations import Reserve
 from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
-from governance.rules.decision import Action, Call, Decision, Quote, Quoter
+from governance.rules.decision import Action, Call, Decision, Quote, Quoter, Reason
+from governance.rules.overruns import Overrun
 from governance.rules.visibility import Audience
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
@@ -68,7 +69,8 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
     def parse() -> None:
         asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         _check_names(exchange, request)
-        asked.estimate = route.estimate(request, identity.default_max_tokens)
+        estimate = route.estimate(request, identity.default_max_tokens)
+        asked.estimate = replace(estimate, asked=request.lengthening)
 
     try:
         await exchange.turn.work(len(body), parse)
@@ -149,6 +151,8 @@ class _GovernedCall:
     estimates: dict[str, bounds.Estimate | errors.GatewayError] = field(default_factory=dict)
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
+    # What is known of models that pass their bounds.
+    overruns: Sequence[Overrun] = ()
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
     # Whether it was tried once more at a model whose connection had ended.
@@ -276,6 +280,7 @@ class _GovernedCall:
         call = Call(
             model=order[0].name,
             quote=self._quoter(known, home),
+            overrun_quote=lambda overruns: self._quoter(known, home, overruns),
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
@@ -291,6 +296,8 @@ class _GovernedCall:
         except ledger.OutOfBounds as error:
             # No call is so dear, but by a price or a length that is a mistake.
             raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
+        if decision.reason == Reason.MODEL_NOT_PRICED and (endless := self._endless(order[0])):
+            raise Unanswered(endless, order[0].place)
         if decision.quote is None:
             raise self.failure or errors.refusal(
                 decision, audience=self.identity.audience, tenant=self.caller.tenant, now=timezone.now()
@@ -305,12 +312,21 @@ class _GovernedCall:
         )
         return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
 
-    def _quoter(self, known: dict[str, Candidate], home: str) -> Quoter:
+    def _endless(self, candidate: Candidate) -> errors.GatewayError | None:
+        """Why a model has no quote that has a price: nobody knows how much it may write."""
+        estimate = self._estimate_at(candidate)
+        if candidate.entry is None or estimate is None or estimate.is_output_bounded_at(candidate.entry):
+            return None
+        return errors.bad_request(estimate.no_bound_at(candidate.entry), param="model", code="unbounded_output")
+
+    def _quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[Overrun] = ()) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
 
         A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay
         there. What a rule names is kept in `known`.
         """
+        # Of this attempt; the one before may have shown more.
+        self.overruns = overruns
 
         def quote(model: str) -> Quote | None:
             candidate = known.get(model)
@@ -335,6 +351,7 @@ class _GovernedCall:
         found = self._bound_at(candidate.provider)
         if isinstance(found, errors.GatewayError):
             return None
+        found = found.knowing(self.overruns, candidate.place)
         tokenizer = self.gateway.tokenizers.of(candidate.entry)
         saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
         return found.with_saved(saved, candidate.entry) if saved else found
@@ -386,11 +403,11 @@ class _GovernedCall:
         """Send the call on as it was decided, and relay what comes."""
         await self._register()
         try:
-            # What was held for is what may be written: the bound goes upstream with the call.
+            # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
             body = provider.body(
                 self.request,
                 model=hold.usage.served.upstream_id,
-                max_tokens=hold.quote.max_tokens,
+                max_tokens=hold.quote.asked_tokens,
                 disabled_tools=hold.decision.disabled_tools,
             )
         except mistral_dialect.DialectError as error:
@@ -685,9 +702,9 @@ class _GovernedCall:
         if decision.disabled_tools:
             headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
         if self.request.max_tokens is None and hold.quote.max_tokens is not None:
-            headers.append(("x-max-tokens-default", str(hold.quote.max_tokens)))
+            headers.append(("x-max-tokens-default", str(hold.quote.asked_tokens)))
         if decision.clamped:
-            headers.append(("x-max-tokens-clamped", str(hold.quote.max_tokens)))
+            headers.append(("x-max-tokens-clamped", str(hold.quote.asked_tokens)))
         return headers
 
 

@@ -72,13 +72,18 @@ BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
 
 
 def bad_body(error: Exception) -> GatewayError:
-    status, code, param = BODIES[type(error)]
+    return of_body(type(error), str(error))
+
+
+def of_body(kind: type[Exception], message: str) -> GatewayError:
+    """The answer to a body with which something of `BODIES` is wrong."""
+    status, code, param = BODIES[kind]
     headers = [("connection", "close")]
     if status == 415:
         headers.append(("accept-encoding", ", ".join(bodies.PACKINGS)))
     if status == 429:
         headers.append(("retry-after", "1"))
-    return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, str(error), param, tuple(headers))
+    return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, message, param, tuple(headers))
 
 
 def headers_too_large(limit: int, count: int) -> GatewayError:

@@ -17,6 +17,7 @@ from governance.ledger.results import SettleResult
 from governance.ledger.writer import GroupCommit
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
+from governance.rules.overruns import Overrun
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
 from llm.rules import exact_count
@@ -40,11 +41,15 @@ class Holds:
         ttl_s: int,
         tokenizers: Tokenizers,
         doubt: Callable[[str, str, Usage | None], None],
+        overran: Callable[[Overrun], None],
     ) -> None:
-        """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage)."""
+        """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage);
+        `overran` of a model that its request's length did not bound.
+        """
         self.commits = commits
         self.tokenizers = tokenizers
         self.doubt = doubt
+        self.overran = overran
         self.running: dict[UUID, Hold] = {}
         self._ttl_s = ttl_s
 
@@ -96,6 +101,8 @@ class Hold:
         self.sent = False
         # What has come of its answer.
         self.count = usage.count()
+        # What its answer said that it used, whether that can be charged or not.
+        self._reported: Usage | None = None
         # Why the call was cut short, if it was, and how it is ended; without that its task is cancelled.
         self.cut_reason = ""
         self.closer: Callable[[], None] | None = None
@@ -146,6 +153,7 @@ class Hold:
         What was charged, in nanodollars, and the result. A usage that cannot be charged as it is counts as what has
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
+        self._reported = found
         try:
             charge = self.usage.charge(found, answer_bytes=self.count.written_bytes)
         except NotChargeable as error:
@@ -168,6 +176,7 @@ class Hold:
 
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
+        self._reported = at_least
         await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut, at_least=at_least))
 
@@ -190,19 +199,28 @@ class Hold:
         cost_nanos = self.count.cost_nanos(tokens)
         with contextlib.suppress(NotChargeable):
             cost_nanos = max(cost_nanos, self.usage.charge(at_least, answer_bytes=None).cost_nanos)
+        if self.count.overruns:
+            return self._whole(reason)
         return self._settlement(min(cost_nanos, self.held_nanos), self.usage.estimated(tokens), reason=reason)
 
     def _whole(self, reason: str) -> Settle:
-        return self._settlement(self.held_nanos, self.usage.estimated(), reason=reason)
+        """All that was held; where more text came than can have been held for, that, at the strict count."""
+        if not (tokens := self.count.overrun_tokens):
+            return self._settlement(self.held_nanos, self.usage.estimated(), reason=reason)
+        cost_nanos = max(self.held_nanos, self.count.cost_nanos(tokens))
+        return self._settlement(cost_nanos, self.usage.estimated(tokens), reason=reason)
 
     async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
         """The result is None where the ledger is away: the settlement is kept and lands later."""
         self.resolved = True
+        for overrun in operation.overruns:
+            self._holds.overran(overrun)
         result: SettleResult | None = await self._land(operation)
         # The ledger believes no sum that no call can have cost.
         return operation.cost_nanos if result is None else result.charged_nanos, result
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
+        overrun = self.usage.overrun(self._reported, shown_tokens=self.count.shown_tokens)
         self.charge = Settle(
             reservation_id=self.id,
             cost_nanos=cost_nanos,
@@ -213,6 +231,7 @@ class Hold:
             request_id=self._request_id,
             # Of an estimate, what its tokens were counted by.
             metadata={"tokenizer": self.usage.tokenizer.name} if reason and self.usage.tokenizer else {},
+            overruns=() if overrun is None else (overrun,),
         )
         return self.charge
 

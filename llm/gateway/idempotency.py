@@ -71,7 +71,7 @@ async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) ->
                     return found
         raise idempotency.still_running()
     except idempotency.IdempotencyError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     except DatabaseTrouble as error:
         raise errors.ledger_unavailable() from error
 
@@ -85,7 +85,7 @@ def _look(identity: Identity, key: str, digest: str) -> Claim | StoredAnswer | N
     return idempotency.begin(tenant_id=identity.tenant_id, key=key, digest=digest, now=now, api_key_id=identity.key_id)
 
 
-def _refusal(error: idempotency.IdempotencyError) -> errors.GatewayError:
+def refusal(error: idempotency.IdempotencyError) -> errors.GatewayError:
     kind, sentence = "invalid_request_error", f"Idempotency-Key: {error}"
     if isinstance(error, idempotency.KeyReused):
         return errors.GatewayError(422, kind, "idempotency_mismatch", sentence, "idempotency-key")

@@ -66,6 +66,7 @@ class Gateway:
             ttl_s=settings.RESERVATION_TTL_S,
             tokenizers=self.tokenizers,
             doubt=self.provider_failures.doubted,
+            overran=self.provider_failures.overran,
         )
         self.providers = registry.configured()
         await self.providers.open()

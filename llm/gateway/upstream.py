@@ -6,14 +6,16 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
 
 from django.db import DatabaseError
 from django.utils import timezone
 
 from governance import alerts
+from governance.actions.overruns import OVERRUN
 from governance.rules.calls import Usage
+from governance.rules.overruns import Overrun
 from llm.gateway import errors
 from llm.providers import Provider, ProviderError
 from llm.rules import cool_down, forbidden
@@ -160,7 +162,21 @@ class ProviderFailures:
         """A model reported a usage that cannot be charged as it is: operators are to look at it."""
         said = f"It reported {used}." if used else "It reported none."
         message = f"{place}: {_DOUBTS.get(reason, reason)} The call is charged at its whole hold. {said}"
-        task = asyncio.ensure_future(self._alert(place, reason, message[:1000]))
+        self._tell(self._alert(place, reason, message[:1000]))
+
+    def overran(self, overrun: Overrun) -> None:
+        """A model wrote more than was permitted; from the next call on it is held for all that it may write."""
+        whose = f"Calls that ask for {overrun.asked.replace(' ', ', ')}" if overrun.asked else "Its calls"
+        message = (
+            f"{overrun.place} wrote {overrun.tokens:,} tokens where {overrun.permitted:,} were permitted: `max_tokens`"
+            f" does not bound it. {whose} now hold for all that its context leaves, or are refused where its context"
+            " is not known or is what it passed. Say the most that it can write as the model's context, mark it"
+            " `reasoning` if it thinks, or have its endpoint keep to `max_tokens`; then clear the overrun at the model."
+        )
+        self._tell(self._alert(overrun.place, OVERRUN, message))
+
+    def _tell(self, alert: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(alert)
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 

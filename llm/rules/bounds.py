@@ -11,13 +11,14 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from governance.rules.decision import Quote
+from governance.rules.overruns import Overrun
 from llm.rules import pricing
 from llm.rules.pricing import GUARDS, UNKNOWN_IMAGE_TOKENS, Entry
 from llm.rules.usage import WRITE_1H_E2, WRITE_E2
@@ -30,6 +31,8 @@ TOKENS_PER_TOOL = 96
 # The provider's own prompt for reasoning, safety and JSON modes.
 HIDDEN_PROMPT_TOKENS = 1_024
 DEFAULT_OCR_PAGES = 1_000
+# What a model reads and writes at most whose context nobody has told us.
+LONGEST_CONTEXT = 10_000_000
 # Texts of a request that no model reads; of numbers and flags, neither. All else counts by its bytes.
 _UNREAD = frozenset(
     """model metadata stop user prompt_cache_key safety_identifier logit_bias stream_options
@@ -50,9 +53,9 @@ _MEDIA = frozenset(
     """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
     document document_url documents media source""".split()  # noqa: SIM905
 )
-# Of a tool call and its function; what else is there, providers add and want back.
-_CALLS_OWN = frozenset({"id", "index", "type", "function", "name", "arguments"})
-_BOUNDED_PARTS = frozenset({"text", "image_url", "thinking", "reference", "refusal"})
+# Of a tool call and its function, what the tool is told; what else is there, providers add and want back.
+_TOLD = frozenset({"function", "arguments"})
+_BOUNDED_PARTS = frozenset({"text", "thinking", "reference", "refusal"})
 
 
 class UnboundedInput(ValueError):
@@ -88,6 +91,10 @@ class Estimate:
     thinking_tokens: int = 0
     # What one answer may have beyond its length, because it was asked to think so much.
     tokens_beside: int = 0
+    # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`.
+    asked: frozenset[str] = frozenset()
+    # The largest answer of a model that passes its bound, where it concerns this call: nothing but the model ends it.
+    overran_tokens: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -111,19 +118,43 @@ class Estimate:
             tokens += self.tokens_beside
         return tokens if tokens is None or entry.context_tokens is None else min(tokens, entry.context_tokens)
 
+    def held_tokens_at(self, entry: Entry) -> int | None:
+        """What is held for of one answer: of a model that passes `max_tokens`, all that it may write."""
+        asked = self.max_tokens_at(entry)
+        return asked if asked is None or not self.overran_tokens else max(asked, entry.context_tokens or 0)
+
+    def knowing(self, overruns: Iterable[Overrun], place: str) -> Estimate:
+        """The same call at a model, with what is known of answers beyond their bounds."""
+        seen = [one.tokens for one in overruns if one.concerns(place, self.asked)]
+        return replace(self, overran_tokens=max(seen)) if seen and self.max_tokens is not None else self
+
+    def is_output_bounded_at(self, entry: Entry) -> bool:
+        """Whether there is a most that one answer may have.
+
+        An answer above the model's context shows that this is not what bounds it; a count that no model can have
+        reached shows nothing of the kind.
+        """
+        if not self.overran_tokens:
+            return True
+        return entry.context_tokens is not None and not entry.context_tokens < self.overran_tokens <= LONGEST_CONTEXT
+
     def _picture_tokens_at(self, entry: Entry) -> int:
         """Of all pictures: together they are no more than the model can read."""
         tokens = self.images * (entry.most_image_tokens or 0)
         return min(tokens, entry.context_tokens or tokens)
 
     def is_bounded_at(self, entry: Entry) -> bool:
-        """Whether there is a most that the call can cost at a model, as far as its input goes."""
+        """Whether there is a most that the call can cost at a model."""
+        if not self.is_output_bounded_at(entry):
+            return False
         if not self._needs_whole_context(entry):
             return True
         return entry.context_tokens is not None and (self.whole_context or self.reserve_unbounded)
 
     def no_bound_at(self, entry: Entry) -> str:
         """Why there is none, as a sentence for whom the call is refused."""
+        if not self.is_output_bounded_at(entry):
+            return f"{entry.id} writes more than `max_tokens`, and how much it may write is not known."
         if self.whole_context or self.reserve_unbounded:
             return "This call's input has no bound, and the catalogue does not know how much the model can read."
         return f"What a picture costs at {entry.id} is not known: the catalogue may say it (tokens of an image)."
@@ -331,9 +362,10 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
         model=model,
         # What is written into a cache is charged as that many more tokens.
         input_tokens=-(-estimate.input_tokens_at(entry) * estimate.input_e2 // 100),
-        max_tokens=estimate.max_tokens_at(entry),
+        max_tokens=estimate.held_tokens_at(entry),
         n=estimate.n,
         capable=capable,
+        asked_tokens=estimate.max_tokens_at(entry),
     )
 
 
@@ -460,7 +492,7 @@ def _tool_call(call: Mapping[str, Any], param: str) -> int:
     function = call.get("function")
     for holder in (call, function if isinstance(function, Mapping) else {}):
         for name, value in holder.items():
-            if name not in _CALLS_OWN:
+            if name not in _TOLD:
                 _refuse_hidden(name, value, param)
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
     spaces = arguments.count(",") + arguments.count(":") if isinstance(arguments, str) else 0

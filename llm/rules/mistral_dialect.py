@@ -27,7 +27,7 @@ _DROPPED = frozenset(
     moderation usage""".split()  # noqa: SIM905
 )
 # Known to OpenAI alone, and the answer would not be what was asked for without them: refused.
-_REFUSED = {
+REFUSED = {
     "functions": "use `tools` instead",
     "function_call": "use `tool_choice` instead",
     "audio": "answers are text",
@@ -48,8 +48,8 @@ _CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 _CALLED_FIELDS = frozenset({"name", "arguments"})
 _FUNCTION_FIELDS = frozenset({"name", "description", "strict", "parameters"})
 _BOUNDS = RequestBounds()
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-_FORMATS = frozenset({"text", "json_object", "json_schema"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+FORMATS = frozenset({"text", "json_object", "json_schema"})
 
 
 class DialectError(ValueError):
@@ -88,6 +88,12 @@ class Request:
     model_at: tuple[int, int] | None = None
     # What `shape` made of it.
     shaped: dict[str, Any] | None = None
+
+    @property
+    def lengthening(self) -> frozenset[str]:
+        """What it asks for that may make an answer longer than its bound, at whoever answers."""
+        names = {name for name, value in self.payload.items() if value is not None} | self.foreign
+        return request_fields.lengthening(names, answers=self.n, tools=bool(self.tools), extra=bool(self.extra))
 
 
 def parse(body: bytes, extra: frozenset[str] = frozenset(), bounds: RequestBounds = _BOUNDS) -> Request:
@@ -360,7 +366,7 @@ def _positive(payload: Mapping[str, Any], name: str, *, most: int = MOST_TOKENS)
 
 def _translate_fields(payload: dict[str, Any]) -> None:
     """Rename or drop OpenAI's own fields, in place."""
-    for name, instead in _REFUSED.items():
+    for name, instead in REFUSED.items():
         if payload.get(name) is not None:
             raise DialectError(f"`{name}` is not supported: {instead}.", name, "unsupported_field")
         payload.pop(name, None)
@@ -432,8 +438,8 @@ def _translate_message(message: Any, param: str) -> None:
     if not isinstance(message, dict):
         raise DialectError(f"`{param}` must be an object.", param, "invalid_type")
     role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise DialectError(f"`{param}.role` must be one of {', '.join(sorted(_ROLES))}.", f"{param}.role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise DialectError(f"`{param}.role` must be one of {', '.join(sorted(ROLES))}.", f"{param}.role")
     _check_content(message, role, param)
     _check_tool_calls(message, param)
     for name in _DROPPED_IN_MESSAGES:
@@ -574,5 +580,5 @@ def _check_format(payload: Mapping[str, Any]) -> None:
     if response_format is None:
         return
     kind = response_format.get("type", "text") if isinstance(response_format, dict) else None
-    if not isinstance(kind, str) or kind not in _FORMATS:
-        raise DialectError(f"`response_format.type` must be one of {', '.join(sorted(_FORMATS))}.", "response_format")
+    if not isinstance(kind, str) or kind not in FORMATS:
+        raise DialectError(f"`response_format.type` must be one of {', '.join(sorted(FORMATS))}.", "response_format")

@@ -174,10 +174,12 @@ def quote_tokens(
     max_tokens: int | None,
     n: int = 1,
     capable: bool = True,
+    asked_tokens: int | None = None,
 ) -> Quote | None:
     """The worst case of a call at `entry`, asked for as `model`: no input cached, every output token written.
 
     `max_tokens` None: the call writes nothing (embeddings), and there is nothing to clamp. None: no price by token.
+    `asked_tokens`: as long as one answer may be by its request, where more may be written; without it `max_tokens`.
     """
     rates = entry.rates
     if rates is None or not rates.by_token:
@@ -194,6 +196,7 @@ def quote_tokens(
         max_tokens=max_tokens,
         input_tokens=input_tokens,
         answers=n,
+        unasked_tokens=0 if asked_tokens is None else (max_tokens or 0) - asked_tokens,
     )
 
 

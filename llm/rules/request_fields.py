@@ -49,6 +49,26 @@ KNOWN: Mapping[str, frozenset[str]] = {
     for kind, fields in _MISTRALS.items()
 }
 
+# What may lengthen an answer beyond its length, by the word for it: fields that ask a model to think, and fields that
+# are no model's own.
+THINKING, ANSWERS, TOOLS, EXTRA = "thinking", "answers", "tools", "extra"
+_THINK = frozenset(
+    """prompt_mode reasoning_effort chat_template_kwargs enable_thinking thinking thinking_budget include_reasoning
+    reasoning""".split()  # noqa: SIM905
+)
+_LENGTHEN = frozenset({"min_tokens", "ignore_eos", "prediction", "service_tier"})
+
+
+def lengthening(names: Collection[str], *, answers: int, tools: bool, extra: bool) -> frozenset[str]:
+    """What a request with fields of these names asks for that may make an answer longer than its bound."""
+    flags = {
+        THINKING: not _THINK.isdisjoint(names),
+        ANSWERS: answers > 1,
+        TOOLS: tools,
+        EXTRA: extra or not _LENGTHEN.isdisjoint(names),
+    }
+    return frozenset(word for word, asked in flags.items() if asked)
+
 
 # What multiplies or lengthens an answer, but for the values that ask for nothing: they are left out.
 _WITHOUT_EFFECT: Mapping[str, Any] = {"best_of": 1, "echo": False, "use_beam_search": False}

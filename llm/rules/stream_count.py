@@ -98,6 +98,16 @@ class StreamCount:
         return self.arrived_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
 
     @property
+    def shown_tokens(self) -> int:
+        """What the model has certainly written: no token is longer."""
+        return -(-self.written_bytes // LONGEST_TOKEN_BYTES)
+
+    @property
+    def overrun_tokens(self) -> int:
+        """The strict count of an answer that no bound held back; 0 where one may have."""
+        return self.arrived_bytes if self.overruns else 0
+
+    @property
     def _keeps_back(self) -> bool:
         """Whether the model may have written what it has not sent: a tool call that comes whole, what it thinks.
 

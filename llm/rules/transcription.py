@@ -19,7 +19,7 @@ MAX_SECONDS = 10_800
 # all of it counts as the longest. No codec spends under 2,000 on speech, for those who trust their callers that far.
 MIN_BITRATE = 0
 
-_ONCE = ("model", "file", "file_url", "file_id", "stream", "language", "temperature", "speaker_references")
+ONCE = ("model", "file", "file_url", "file_id", "stream", "language", "temperature", "speaker_references")
 # PCM, floats, A-law and mu-law; "extensible" says further on which of them.
 _WAV_FORMATS = frozenset({1, 3, 6, 7})
 _WAV_EXTENSIBLE = 0xFFFE
@@ -31,10 +31,10 @@ def parse(body: bytes, content_type: str) -> Request:
     """Read a form; all of it but the model's name is relayed as it came. Raises DialectError."""
     fields = forms.read(body, content_type)
     found = {field.name: field for field in fields}
-    for name in _ONCE:
+    for name in ONCE:
         if sum(field.name == name for field in fields) > 1:
             raise DialectError(f"`{name}` is there twice.", name)
-    payload: dict[str, Any] = {name: body[field.start : field.stop] for name, field in found.items() if name in _ONCE}
+    payload: dict[str, Any] = {name: body[field.start : field.stop] for name, field in found.items() if name in ONCE}
     model = payload.get("model", b"").decode(errors="replace").strip()
     if not model:
         raise DialectError("`model` is missing.", "model", "missing_field")

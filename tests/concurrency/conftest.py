@@ -2,11 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from governance.upkeep import reconcile
+from tests.invariants import drifts
 
 
 @pytest.fixture(autouse=True)
 def ledger_holds(live_database: str) -> Iterator[None]:
     """Whatever the processes did, the ledger's invariants hold afterwards."""
     yield
-    assert reconcile.check() == []
+    assert drifts() == []

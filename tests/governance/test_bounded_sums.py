@@ -69,7 +69,9 @@ def two_reports_of_nine_billion(now: Any) -> None:
     sql("UPDATE governance_spendrollup SET cost_nanos = %s + %s, output_tokens = %s", HUGE, more, 2**62)
     sql("UPDATE governance_budgetevent SET settled_nanos = %s + %s", HUGE, more)
     sql("UPDATE governance_ratemeter SET level_tokens_e6 = %s", 2**62)
-    sql("UPDATE governance_budget SET limit_nanos = %s WHERE scope_type = 'platform'", HUGE)
+    platform = "(SELECT id FROM governance_budget WHERE scope_type = 'platform')"
+    sql(f"UPDATE governance_budget SET limit_nanos = %s WHERE id IN {platform}", HUGE)
+    sql(f"UPDATE governance_budgetwindow SET limit_nanos = %s WHERE budget_id IN {platform}", money.MAX_LIMIT_NANOS)
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call, Decision, Quote
 from governance.rules.errors import FieldError, NotOpen
 from governance.rules.windows import WindowKind
-from governance.upkeep import reconcile
 from tests import factories as make
+from tests.invariants import drifts
 from tests.properties import ledger_model as model
 
 pytestmark = pytest.mark.django_db
@@ -380,7 +380,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.queue)
     @invariant()
     def the_ledger_holds(self) -> None:
-        assert reconcile.check() == []
+        assert drifts() == []
         events = BudgetEvent.objects.exclude(kind__in=["state-change", "budget-reset"])
         kinds = list(events.values_list("window", "kind", "threshold"))
         assert len(kinds) == len(set(kinds))

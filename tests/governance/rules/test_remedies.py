@@ -120,6 +120,7 @@ def test_where_nothing_is_left_no_number_of_tokens_fits() -> None:
 def test_what_calls_in_flight_hold_is_back_in_seconds() -> None:
     found = refused(Call("large", fixed(nanos("0.30"))), window(spent="0.50", held="0.40"))
     assert found.at == NOON + timedelta(seconds=3)
+    assert found.blockers[0].remaining_nanos == nanos("0.10")
     assert "$0.20 more" in sentence(found, audience=TENANTS)
 
 

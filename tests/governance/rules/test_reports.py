@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from governance.rules.decision import WindowView
 from governance.rules.policy import Policy
-from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted
+from governance.rules.reports import ReportBound, ReportTrust, bound_of, is_budgeted, is_own
 from tests.factories import NOON
 
 TRUST = ReportTrust(1, 100)
@@ -66,3 +68,18 @@ def test_without_such_a_budget_the_wider_ones_and_what_is_left_of_a_days_bound_i
     views: list[tuple[str, int]], left: int, expected: ReportBound
 ) -> None:
     assert bound_of([view(*each) for each in views], unbudgeted_left_nanos=left) == expected
+
+
+@pytest.mark.parametrize(
+    ("id", "own"),
+    [
+        ("01a21b8a-8ad7-8029-a4ca-e76fe4b6afba", True),
+        # Of the gateway's calls, and of any other version.
+        ("01a21b8a-8ad7-7029-a4ca-e76fe4b6afba", False),
+        ("01a21b8a-8ad8-4029-a4ca-e76fe4b6afba", False),
+        ("ffffffff-ffff-ffff-ffff-ffffffffffff", False),
+        ("00000000-0000-0000-0000-000000000000", False),
+    ],
+)
+def test_the_holds_of_agents_own_calls_are_known_by_their_ids(id: str, own: bool) -> None:
+    assert is_own(UUID(id)) is own

@@ -4,8 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.calls import Caller
+from governance.rules.names import EACH
 from governance.rules.policy import Policy
-from governance.rules.scopes import SCOPES, BudgetRule, MatchedBudget, governing, is_stopped, keys_of
+from governance.rules.scopes import (
+    SCOPES,
+    BudgetRule,
+    MatchedBudget,
+    governing,
+    is_named_by_calls,
+    is_stopped,
+    keys_of,
+)
 from governance.rules.windows import WindowKind
 
 ACME, OTHER = 1, 2
@@ -139,3 +148,9 @@ def test_windows_follow_utc_where_no_zone_is_said():
     budget = rule(1, "tenant", "acme")
     assert governing(CALLER, [budget]) == [MatchedBudget(budget, "acme", ACME, "UTC")]
     assert MatchedBudget(budget, "acme", ACME).time_zone == "UTC"
+
+
+def test_calls_name_whom_a_rule_for_each_agent_user_session_or_task_is_for():
+    named = [kind for kind in SCOPES if is_named_by_calls(rule(1, kind, EACH))]
+    assert set(named) == {"agent", "user", "session", "task"}
+    assert not any(is_named_by_calls(rule(1, kind, "ann")) for kind in SCOPES)

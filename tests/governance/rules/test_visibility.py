@@ -116,3 +116,14 @@ def test_what_the_platforms_budget_leaves_is_not_to_be_read_from_the_clamp() -> 
     least = replace(platform, policy=Policy(soft_e4=None, clamp_min_tokens=700))
     assert clamped(least) == 700
     assert clamped(replace(least, limit_nanos=699)) is None
+
+
+@pytest.mark.parametrize("hidden", ["limit_nanos", "settled_nanos"])
+def test_a_share_needs_both_figures(hidden: str) -> None:
+    assert replace(STAFF.window(OWN), **{hidden: None}).utilization is None
+
+
+def test_a_sentence_names_a_budget_as_its_audience_may_know_it() -> None:
+    assert STAFF.named("platform", "day") == "platform per day"
+    assert TENANTS.named("platform", "day") == "a limit of the platform per day"
+    assert TENANTS.named("tenant:acme", "billing_cycle") == "tenant:acme per billing cycle"

@@ -205,6 +205,7 @@ def test_a_picture_has_no_bound_where_nobody_says_what_it_costs(provider: str, k
     ("part", "size"),
     [
         ({"type": "image_url", "image_url": "https://example.com/a.png"}, 0),
+        ({"type": "image_url", "image_url": "http://example.com/" + "a" * 5_000}, 0),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000, "detail": "low"}}, 0),
         ({"type": "image_url", "image_url": {"url": "DATA:Image/PNG;base64," + "A" * 9_000}}, 0),
         # Whatever else a part holds may be read as text.
@@ -261,6 +262,7 @@ def test_tool_that_runs_at_the_provider_is_refused(kind: str) -> None:
         ({"tools": [TOOL]}, {"tools"}),
         ({"tools": []}, set()),
         ({"response_format": {"type": "text"}}, set()),
+        ({"response_format": {}}, set()),
         ({"response_format": {"type": "json_object"}}, {"json"}),
         ({"response_format": {"type": "json_schema"}}, {"json"}),
         ({"reasoning_effort": "high"}, {"reasoning"}),
@@ -336,6 +338,8 @@ def test_lacks_names_what_is_missing() -> None:
     assert estimate.lacks(entry("m")) == set()
     embedder = entry("m", kinds=frozenset({"embedding"}), capabilities=frozenset({"embedding"}), context_tokens=10)
     assert estimate.lacks(embedder) == {"chat", "tools", "context"}
+    seen = bounds.chat(asked(said([SEEN]), tools=[TOOL]))
+    assert seen.lacks(entry("m", provider="own", capabilities=ALL - {"tools"})) == {"tools", "bound"}
 
 
 DOCUMENT = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
@@ -348,6 +352,19 @@ def test_what_has_no_bound_counts_as_all_that_the_model_can_read_where_that_is_a
     quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
     assert quote is not None
     assert quote.cost_nanos == 32_000 * 1_000 + 10 * 2_000
+
+
+def test_what_has_no_bound_is_answered_as_often_as_it_asks() -> None:
+    estimate = bounds.chat(asked(said([DOCUMENT]), max_tokens=10, n=3), reserve_unbounded=True)
+    quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
+    assert quote is not None
+    assert quote.cost_nanos == 32_000 * 1_000 + 3 * 10 * 2_000
+
+
+def test_tools_count_beside_messages() -> None:
+    plain = bounds.chat(asked(said("x" * 5_000))).text_tokens
+    tools = bounds.chat(asked(said("a"), tools=[TOOL])).text_tokens - bounds.chat(asked(said("a"))).text_tokens
+    assert bounds.chat(asked(said("x" * 5_000), tools=[TOOL])).text_tokens == plain + tools
 
 
 def test_what_has_no_bound_lacks_one_at_a_model_of_unknown_context() -> None:
@@ -409,6 +426,154 @@ def test_the_text_of_a_provider_s_body_has_the_same_hidden_prompts() -> None:
 
     assert plain.with_text(500).text_tokens == 500
     assert with_json.with_text(500).text_tokens == 500 + bounds.HIDDEN_PROMPT_TOKENS
+
+
+def test_a_message_counts_all_of_its_fields() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
+    fields = {"name": "x" * 300, "content": "y" * 500, "tool_calls": [call], "prefix": True}
+    each = [bounds.chat(asked({"role": "assistant", name: value})).text_tokens for name, value in fields.items()]
+    marks = bounds.TOKENS_PER_REQUEST + bounds.TOKENS_PER_MESSAGE
+    # In whatever order they come.
+    for names in (fields, reversed(fields), sorted(fields)):
+        whole = bounds.chat(asked({"role": "assistant"} | {name: fields[name] for name in names})).text_tokens
+        assert whole - marks == sum(tokens - marks for tokens in each)
+
+
+class TestThinking:
+    """What a model thinks beside the default length of its answer, and beside the length that was asked for."""
+
+    @pytest.mark.parametrize(
+        ("fields", "model", "most"),
+        [
+            ({}, entry("m", capabilities=ALL - {"reasoning"}), 4_096),
+            # Mistral's think where they are asked to, others by themselves.
+            ({}, entry("m"), 4_096),
+            ({"reasoning_effort": "high"}, entry("m"), 24_096),
+            ({}, entry("m", provider="own"), 24_096),
+            # Whoever says a length has it.
+            ({"max_tokens": 100, "reasoning_effort": "high"}, entry("m", provider="own"), 100),
+            # More than the model can write, nobody can.
+            ({"reasoning_effort": "high"}, entry("m", context_tokens=10_000), 10_000),
+        ],
+    )
+    def test_has_tokens_of_its_own_by_default(self, fields: dict[str, Any], model: Entry, most: int) -> None:
+        estimate = bounds.chat(asked(said("a"), **fields), default_thinking_tokens=20_000)
+        assert estimate.max_tokens_at(model) == most
+
+    def test_has_them_also_where_the_input_has_no_bound(self) -> None:
+        estimate = bounds.chat(
+            asked(said([DOCUMENT]), reasoning_effort="high"), default_thinking_tokens=20_000, reserve_unbounded=True
+        )
+        assert estimate.max_tokens_at(entry("m")) == 24_096
+
+    def test_has_none_where_nothing_is_said(self) -> None:
+        assert bounds.chat(asked(said("a"), reasoning_effort="high")).max_tokens_at(entry("m")) == 4_096
+
+    def test_that_was_asked_for_comes_on_top(self) -> None:
+        estimate = replace(bounds.chat(asked(said("a"), max_tokens=100)), tokens_beside=30_000)
+        assert estimate.max_tokens_at(entry("m")) == 30_100
+        assert estimate.max_tokens_at(entry("m", context_tokens=20_000)) == 20_000
+
+    def test_is_none_of_calls_that_write_nothing(self) -> None:
+        estimate = replace(bounds.embeddings({"input": "a"}), tokens_beside=30_000, thinking_tokens=30_000)
+        assert estimate.max_tokens_at(entry("m", provider="own")) is None
+
+    @pytest.mark.parametrize("part", [None, "x", [{"type": "reference"}, {"type": "tool_reference"}, {"text": "x"}]])
+    def test_of_earlier_answers_is_taken_in_any_shape(self, part: Any) -> None:
+        content = [{"type": "thinking", "thinking": part}, {"type": "refusal", "refusal": "x" * 500}]
+        assert 500 < bounds.chat(asked(said(content, "assistant"))).input_tokens < 750
+
+
+class TestCaches:
+    @pytest.mark.parametrize(
+        ("mark", "e2"),
+        [
+            ({"type": "ephemeral"}, 125),
+            ({"type": "ephemeral", "ttl": None}, 125),
+            ({"type": "ephemeral", "ttl": "5m"}, 125),
+            ({"type": "ephemeral", "ttl": "1h"}, 200),
+            # What nobody can read may be for an hour.
+            ({"ttl": "soon"}, 200),
+            ("ephemeral", 200),
+        ],
+    )
+    def test_what_may_be_written_into_one_costs_more(self, mark: Any, e2: int) -> None:
+        part = {"type": "text", "text": "x", "cache_control": mark}
+        for payload in (
+            asked(said([{"type": "text", "text": "y"}, part]), said("z")),
+            asked(said("x", cache_control=mark)),
+            asked(said("x"), tools=[TOOL, {**TOOL, "cache_control": mark}]),
+            # The longest of them counts.
+            asked(said([part]), said([{**part, "cache_control": {"ttl": "5m"}}]), tools=[TOOL]),
+        ):
+            assert bounds.write_price_e2(payload) == e2
+
+    def test_without_a_mark_nothing_is_written(self) -> None:
+        assert bounds.write_price_e2(asked(said([{"type": "text", "text": "x", "cache_control": None}]))) == 100
+        assert bounds.write_price_e2(asked(said("x"), tools=[TOOL], cache_control={})) == 100
+
+    def test_a_quote_has_it_in_its_input_rounded_up(self) -> None:
+        estimate = bounds.chat(asked(said("hello!")))
+        quote = bounds.quote(replace(estimate, input_e2=125), entry("m"), model="asked")
+        assert quote is not None
+        # Of 18.
+        assert (quote.input_tokens, quote.model) == (23, "asked")
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({"type": "image_url", "image_url": "https://example.com/a.png"}, "input.image_url"),
+        ([{"role": "user", "content": [{"type": "text", "file_id": "f"}]}], "input.file_id"),
+        # The last as well as the first.
+        ([[{"role": "user", "content": "x", "images": ["x"]}], [{"role": "user", "content": "x"}]], "input.images"),
+        (["x", {"a": {"b": [["c", {"audio": None}]]}}, "y"], "input.audio"),
+    ],
+)
+def test_media_in_a_moderation_have_no_bound_at_any_depth(value: Any, param: str) -> None:
+    with pytest.raises(UnboundedInput) as refused:
+        bounds.moderations({"input": value})
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("value", ["image", ["image", "file"], [[{"role": "user", "content": "image_url"}]]])
+def test_words_about_media_are_moderated_as_text(value: Any) -> None:
+    assert bounds.moderations({"input": value}).text_tokens > 8
+
+
+@pytest.mark.parametrize("hidden", [{"image": "x"}, {"extra": {"a": [{"video_url": "x"}]}}])
+@pytest.mark.parametrize("in_function", [True, False])
+def test_media_beside_a_calls_arguments_have_no_bound(hidden: dict[str, Any], in_function: bool) -> None:
+    function = {"name": "f", "arguments": "{}", **(hidden if in_function else {})}
+    call = {"id": "1", "index": 0, "type": "function", "function": function, **({} if in_function else hidden)}
+    plain = {"id": "0", "function": {"name": "f", "arguments": '{"image": "x"}'}}
+    with pytest.raises(UnboundedInput) as refused:
+        bounds.chat(asked(said("a"), said(None, "assistant", tool_calls=[plain, call])))
+    assert refused.value.param is not None
+    assert refused.value.param.startswith("messages.1.tool_calls.1.")
+
+
+def test_a_tool_may_be_called_with_a_picture_s_name() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": {"image": "x"}}}
+    assert bounds.chat(asked(said(None, "assistant", tool_calls=[call]))).images == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        ([1, 2, 3], 8 + 3 + 8),
+        ([[1, 2, 3], [4]], 8 + 3 + 8 + 1 + 8),
+        # A list of nothing, and what is no list of tokens, count by their bytes.
+        (["ab", "c"], 8 + 2 + 8 + 1 + 8),
+        ([[1, 2], "ab"], 8 + 6 + 8 + 2 + 8),
+        ([1, True], 8 + 1 + 8 + 4 + 8),
+        ([[1], [True]], 8 + 3 + 8 + 6 + 8),
+        ([[1.5]], 8 + 5 + 8),
+    ],
+)
+def test_an_input_of_tokens_has_as_many_as_it_lists(value: Any, tokens: int) -> None:
+    estimate = bounds.embeddings({"input": value})
+    assert (estimate.kind, estimate.text_tokens) == ("embedding", tokens)
 
 
 def test_moderations_are_bounded_by_their_texts() -> None:
@@ -607,6 +772,7 @@ class TestTexts:
             {"type": "text", "text": "two"},
             {"type": "image_url", "image_url": "data:image/png;base64,AA"},
             {"text": "3"},
+            {"type": "reference", "text": "no text of the message's"},
         ]
         messages = [said("one", role="system"), said(parts), said("four", role="tool"), said(None, role="assistant")]
         assert set(bounds.chat_texts({"messages": messages})) == {"one", "two", "3"}

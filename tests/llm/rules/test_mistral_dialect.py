@@ -159,7 +159,7 @@ def test_every_field_that_openais_client_knows_is_known_translated_dropped_or_re
     fields = openai.types.chat.completion_create_params.CompletionCreateParamsBase.__annotations__
     translated = {"max_completion_tokens", "modalities", "seed"}
 
-    assert fields.keys() <= CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect._REFUSED) | translated
+    assert fields.keys() <= CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect.REFUSED) | translated
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from governance.rules.json_bounds import BeyondBounds
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.rules.mistral_dialect import DialectError, parse
 from llm.rules.request_bounds import RequestBounds, check
 
@@ -40,3 +40,10 @@ def test_a_body_with_too_many_values_is_a_mistake_that_names_its_bound() -> None
     with pytest.raises(DialectError, match="200,000 values") as raised:
         parse(body)
     assert raised.value.param == "messages"
+
+
+def test_whatever_else_there_is_has_bounds_too() -> None:
+    assert RequestBounds().json == JsonBounds()
+    with pytest.raises(BeyondBounds) as raised:
+        check({"messages": [], "metadata": {"a": [[[1]]]}}, RequestBounds(json=JsonBounds(depth=3)))
+    assert raised.value.sentence.startswith("`metadata")

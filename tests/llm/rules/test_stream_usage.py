@@ -19,6 +19,7 @@ def event(*ended: int, **more: Any) -> Event:
 
 def test_the_largest_usage_is_the_last_word_until_text_follows() -> None:
     told = StreamUsage(1)
+    assert (told.used, told.is_last_word, told.have_ended) == (None, False, False)
     told.took(event(), used(9), text_bytes=1)
     told.took(event(), used(2), text_bytes=0)
     assert (told.used, told.is_last_word, told.have_ended) == (used(9), True, False)

@@ -166,6 +166,7 @@ def test_audio_that_is_elsewhere_has_no_bound(name: str) -> None:
     assert caught.value.param == name
     estimate = transcription.estimate(payload, max_seconds=600, reserve_unbounded=True)
     assert (estimate.kind, estimate.unit, estimate.units) == ("transcription", "audio_second", 600)
+    assert (estimate.text_tokens, estimate.max_tokens) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ def test_audio_that_is_elsewhere_has_no_bound(name: str) -> None:
         ([file_part(b"a"), (named("file_url"), b"https://e.com")], "file"),
         ([file_part(b"a"), (named("model"), b"other")], "model"),
         ([file_part(b"a"), (named("stream"), b"True")], "stream"),
+        ([file_part(b"a"), (named("language"), b"de"), (named("language"), b"fr")], "language"),
     ],
 )
 def test_a_form_that_is_not_clear_is_refused_naming_the_field(parts: list[tuple[str, bytes]], param: str) -> None:

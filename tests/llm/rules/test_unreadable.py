@@ -31,6 +31,10 @@ from llm.rules.unreadable import begins_answer, shows_work
         b'[ ["a',
         b"caf\x00e",
         b"x" * 201,
+        b"ab " * 66 + b"cde",
+        # Words that nobody writes.
+        b"x" * 17,
+        b"a " + b"x" * 41,
         b"data:",
     ],
 )
@@ -48,6 +52,9 @@ def test_what_may_be_left_of_an_answer(body: bytes) -> None:
         b'["usage"]',
         b'"text"',
         b"data: no route",
+        b"ab " * 66 + b"cd",
+        b"x" * 16,
+        b"a " + b"x" * 40,
     ],
 )
 def test_what_is_somebody_else_s_answer(body: bytes) -> None:

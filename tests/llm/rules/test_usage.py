@@ -396,6 +396,100 @@ def test_the_model_is_the_one_that_answered_or_the_one_asked(answer: dict[str, A
     assert read.model == model
 
 
+# Other spellings of what `ANSWERS` has in one.
+SPELLINGS = {
+    "candidatesTokenCount": "candidates_token_count",
+    "promptTokenCount": "prompt_token_count",
+    "totalTokenCount": "total_token_count",
+    "cachedContentTokenCount": "cached_content_token_count",
+    "toolUsePromptTokenCount": "tool_use_prompt_token_count",
+    "thoughtsTokenCount": "thoughts_token_count",
+    "usageMetadata": "usage_metadata",
+}
+
+
+@pytest.mark.parametrize("endpoint", ["gemini, its own", "gemini, cached, with a tool, and thoughts alone"])
+def test_clients_spell_geminis_counts_with_underscores(endpoint: str) -> None:
+    answer, expected = ANSWERS[endpoint]
+    [(block, counts)] = [(name, value) for name, value in answer.items() if name in SPELLINGS]
+    assert tokens({SPELLINGS[block]: {SPELLINGS.get(name, name): value for name, value in counts.items()}}) == expected
+
+
+def test_geminis_answer_counts_where_there_is_no_total() -> None:
+    counted = {"promptTokenCount": 34, "candidatesTokenCount": 418, "thoughtsTokenCount": 438}
+    assert tokens({"usageMetadata": counted}) == (34, 0, 856)
+    assert tokens({"usage_metadata": {SPELLINGS[name]: value for name, value in counted.items()}}) == (34, 0, 856)
+
+
+@pytest.mark.parametrize(
+    "details", ["prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details"]
+)
+@pytest.mark.parametrize("name", ["cached_tokens", "cache_read"])
+def test_cached_tokens_are_told_in_details_of_any_name(details: str, name: str) -> None:
+    counted = {"prompt_tokens": 100, "completion_tokens": 5, details: {name: 80}}
+    assert tokens({"usage": counted}) == (100, 80, 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["num_cached_tokens", "prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens"]
+)
+def test_cached_tokens_are_told_under_any_name(name: str) -> None:
+    assert tokens({"usage": {"prompt_tokens": 100, "completion_tokens": 5, name: 80}}) == (100, 80, 5)
+    # More than the prompt: they are beside it.
+    assert tokens({"usage": {"prompt_tokens": 10, "completion_tokens": 5, name: 80}}) == (90, 80, 5)
+
+
+@pytest.mark.parametrize("details", ["completion_tokens_details", "output_tokens_details"])
+def test_reasoning_is_told_in_details_of_any_name(details: str) -> None:
+    assert tokens({"usage": {"prompt_tokens": 10, "completion_tokens": 5, details: {"reasoning_tokens": 90}}}) == (
+        10,
+        0,
+        95,
+    )
+
+
+@pytest.mark.parametrize("name", ["cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens"])
+def test_what_is_written_into_a_cache_costs_more_under_any_name(name: str) -> None:
+    assert tokens({"usage": {"prompt_tokens": 100, "completion_tokens": 5, name: 80}}) == (120, 0, 5)
+    inner = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {name: 80}}
+    assert tokens({"usage": inner}) == (120, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "prompt"),
+    [
+        ("cache_read_input_tokens", 100, (108, 100)),
+        ("cache_creation_input_tokens", 100, (133, 0)),
+        ("cache_creation", {"ephemeral_5m_input_tokens": 100}, (133, 0)),
+        ("cache_creation", {"ephemeral_1h_input_tokens": 100}, (208, 0)),
+    ],
+)
+def test_each_of_anthropics_counts_says_whose_they_are(name: str, value: Any, prompt: tuple[int, int]) -> None:
+    assert tokens({"usage": {"input_tokens": 8, "output_tokens": 5, name: value}}) == (*prompt, 5)
+
+
+def test_half_of_llamas_timings_counts_beside_a_whole_usage() -> None:
+    whole = {"prompt_tokens": 10, "completion_tokens": 5}
+    assert tokens({"usage": whole, "timings": {"cache_n": 10, "prompt_n": 40}}) == (50, 10, 5)
+    assert tokens({"usage": whole, "timings": {"predicted_n": 60}}) == (10, 0, 60)
+
+
+def test_the_largest_count_that_is_one() -> None:
+    assert usage.count(str(2**53)) == usage.count(2**53) == usage.count(float(2**53)) == 2**53
+    # Zeros before a number make it no larger; but so long a text is no number of tokens.
+    assert usage.count("0" * 15 + "7") == 7
+    assert usage.count("0" * 16 + "7") is None
+    assert tokens({"usage": {"prompt_tokens": 2**53, "completion_tokens": 2**53}}) == (2**53, 0, 2**53)
+
+
+def test_who_is_not_named_has_no_name() -> None:
+    counted = usage.read_tokens({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    pages = usage.read_pages({"usage_info": {"pages_processed": 1}})
+    assert counted is not None
+    assert pages is not None
+    assert (counted.model, pages.model, pages.unit) == ("", "", "page")
+
+
 UNREADABLE = [True, False, -1, 1.5, -0.5, float("nan"), float("inf"), 2**53 + 1, 2**70, "", "1.0", "-1", "4e2", "many"]
 UNREADABLE += ["9" * 5_000, "٤", "²", " 5", [], [5], {}, {"value": 5}]
 

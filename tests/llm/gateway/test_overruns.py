@@ -1,0 +1,282 @@
+"""Models that write beyond `max_tokens`: what one answer shows holds for the next call of every process.
+
+The endpoint's own books say what was spent; 20 such calls spent 36 times a cap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.audit import Actor
+from governance.models import Alert, AuditEntry, Overrun, Reservation, SpendEntry
+from llm.catalogue import snapshot
+from llm.models import Model, ModelAlias, Price, ProviderEndpoint
+from llm.providers import endpoints
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_chat import nothing_is_held, streaming
+from tests.product import Product, eventually
+
+INPUT, OUTPUT = 150, 600
+CONTEXT = 32_000
+THINKS = Answer(tokens=10, unseen_tokens=18_000, obeys_max_tokens=False)
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture
+def thinker(transactional_db: None, shipped_catalogue: None, booked: BookedUpstream) -> Iterator[Model]:
+    row = Model.objects.create(
+        name="thinker",
+        provider="own",
+        owned_by="own",
+        kinds=["chat"],
+        capabilities=["chat", "tools", "json"],
+        context_tokens=CONTEXT,
+    )
+    for unit, nanos_each in (("input", INPUT), ("output", OUTPUT)):
+        Price(model=row, unit=unit, picos_per_unit=nanos_each * 1000).save()
+    for name, kind in (("own", "openai_compatible"), ("claude", "anthropic")):
+        base = booked.base_url + ("/v1" if name == "own" else "")
+        endpoint = ProviderEndpoint(name=name, kind=kind, base_url=base)
+        endpoints.save(row=endpoint, new_key="k", by=Actor(name="ops"), now=make.NOON)
+    snapshot.forget()
+    booked.books.rates["thinker"] = (INPUT * 1000, INPUT * 1000, OUTPUT * 1000)
+    yield row
+    del booked.books.rates["thinker"]
+    snapshot.forget()
+
+
+@pytest.fixture
+def product(thinker: Model, product: Product) -> Product:
+    return product
+
+
+def ask(product: Product, key: str, *, stream: bool = False, **fields: Any) -> int:
+    body = {"model": "own/thinker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 48} | fields
+    if not stream:
+        return product.post("/v1/chat/completions", key, **body).status_code
+    with streaming(product, key, **body) as response:
+        response.read()
+        return response.status_code
+
+
+def held_nanos() -> int:
+    return Reservation.objects.latest("reserved_at").amount_nanos
+
+
+def settled(booked: BookedUpstream) -> bool:
+    return booked.idle() and eventually(nothing_is_held)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_of_20_calls_one_passes_the_cap(product: Product, booked: BookedUpstream, stream: bool) -> None:
+    make.budget("0.01")
+    key = product.key()
+    booked.usual = THINKS
+    statuses = [ask(product, key, stream=stream) for _ in range(20)]
+    assert statuses == [200] + [402] * 19
+    assert len(booked.books.entries) == 1
+    seen = Overrun.objects.get()
+    assert (seen.place, seen.asked, seen.tokens, seen.permitted) == ("own/thinker", "", 18_010, 48)
+    assert seen.reservation_id == SpendEntry.objects.get().reservation_id
+
+
+def test_of_calls_at_once_those_that_ran_pass_the_cap_and_no_later_one(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("0.01")
+    key = product.key()
+    booked.usual = Answer(tokens=10, unseen_tokens=18_000, obeys_max_tokens=False, head_after_s=0.5)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: ask(product, key), range(8))) == {200}
+    assert [ask(product, key) for _ in range(3)] == [402] * 3
+    assert len(booked.books.entries) == 8
+    assert Overrun.objects.count() == 1
+
+
+def test_later_calls_hold_for_the_context_ask_for_no_more_and_are_charged_what_they_used(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.usual = THINKS
+    ask(product, key)
+    before = SpendEntry.objects.get().cost_nanos, booked.books.spent_nanos
+    assert ask(product, key) == ask(product, key, stream=True) == 200
+    assert settled(booked)
+    assert held_nanos() >= CONTEXT * OUTPUT
+    assert json.loads(booked.books.entries[-1].body)["max_tokens"] == 48
+    charged = sum(row.cost_nanos for row in SpendEntry.objects.all()) - before[0]
+    assert charged == booked.books.spent_nanos - before[1]
+    assert SpendEntry.objects.filter(certainty="confirmed", overage_nanos=0).count() == 2
+    assert Overrun.objects.count() == 1
+
+
+def test_a_model_that_passes_its_bound_and_has_no_other_is_refused_until_an_operator_has_seen_to_it(
+    product: Product, booked: BookedUpstream, thinker: Model
+) -> None:
+    make.budget("1.00")
+    thinker.context_tokens = None
+    thinker.save()
+    snapshot.forget()
+    key, operator = product.key(), product.key(role="operator")
+    booked.next(THINKS)
+    assert ask(product, key) == 200
+    refused = product.chat(key, model="own/thinker", max_tokens=48)
+    assert (refused.status_code, refused.json()["code"]) == (400, "unbounded_output")
+    assert "more than `max_tokens`" in refused.json()["message"]
+    assert len(booked.books.entries) == 1
+    alert = lambda: Alert.objects.filter(kind="model_overruns", subject="own/thinker", cleared_at=None)  # noqa: E731
+    assert eventually(lambda: alert().exists())
+    assert "18,010 tokens where 48 were permitted" in alert().get().message
+    assert product.get("/api/models/own/thinker", operator).json()["overran_tokens"] == 18_010
+
+    assert product.post("/api/models/own/thinker/clear-overruns", key).status_code == 403
+    cleared = product.post("/api/models/own/thinker/clear-overruns", operator, reason="it keeps to it now")
+    assert (cleared.status_code, cleared.json()["overran_tokens"]) == (200, None)
+    assert product.post("/api/models/own/thinker/clear-overruns", operator).status_code == 409
+    assert not alert().exists()
+    assert AuditEntry.objects.get(action="overrun.clear").target == "own/thinker"
+    assert ask(product, key) == 200
+
+
+def test_an_answer_above_the_context_shows_that_this_bounds_nothing_either(
+    product: Product, booked: BookedUpstream, thinker: Model
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=10, unseen_tokens=CONTEXT + 1, obeys_max_tokens=False))
+    assert ask(product, key) == 200
+    assert ask(product, key) == 400
+    thinker.context_tokens = 64_000
+    thinker.save()
+    snapshot.forget()
+    assert ask(product, key) == 200
+
+
+@pytest.mark.parametrize("usage", ["none", "honest", {"prompt_tokens": 3, "completion_tokens": 48}], ids=str)
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_text_that_came_beyond_all_that_could_is_charged_whatever_is_reported(
+    product: Product, booked: BookedUpstream, stream: bool, usage: Any
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(
+        Answer(tokens=18_000, token_bytes=4, text_field="reasoning_content", obeys_max_tokens=False, usage=usage)
+    )
+    ask(product, key, stream=stream)
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert row.cost_nanos >= booked.books.spent_nanos
+    assert row.overage_nanos > 0
+    assert Overrun.objects.get().asked == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"n": 2}, "answers"),
+        ({"tools": [TOOL]}, "tools"),
+        ({"reasoning_effort": "high"}, "thinking"),
+        ({"enable_thinking": True, "thinking_budget": 100}, "thinking"),
+        ({"tools": [TOOL], "reasoning_effort": "high"}, "thinking tools"),
+    ],
+    ids=str,
+)
+def test_what_a_request_asks_for_makes_other_requests_no_dearer_and_is_not_asked_for_twice(
+    product: Product, booked: BookedUpstream, fields: dict[str, Any], asked: str
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(THINKS)
+    assert ask(product, key, **fields) == 200
+    assert Overrun.objects.get().asked == asked
+    assert ask(product, key) == 200
+    assert held_nanos() < 1_000 * OUTPUT
+    assert ask(product, key, **fields) == 200
+    assert held_nanos() >= CONTEXT * OUTPUT
+
+
+@pytest.mark.parametrize("reported", [1, 16, 65])
+def test_marks_and_least_lengths_of_an_endpoint_are_no_overrun(
+    product: Product, booked: BookedUpstream, reported: int
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=reported, obeys_max_tokens=False))
+    assert ask(product, key, max_tokens=1) == 200
+    assert not Overrun.objects.exists()
+
+
+def test_it_holds_by_every_name_that_leads_to_the_model(
+    product: Product, booked: BookedUpstream, thinker: Model
+) -> None:
+    ModelAlias(name="other-name", model=thinker).save()
+    snapshot.forget()
+    rule = {"from": ["mistral-large-latest"], "to": "own/thinker"}
+    make.budget("0.50", downgrade_rules=[rule], soft_cap="0.0001")
+    key = product.key()
+    booked.next(THINKS)
+    assert ask(product, key, model="thinker") == 200
+    for name in ("own/other-name", "other-name", "mistral-large-latest"):
+        assert ask(product, key, model=name) == 200
+        assert booked.books.entries[-1].model == "thinker"
+        assert held_nanos() >= CONTEXT * OUTPUT
+
+
+def test_mistrals_models_are_held_to_it_too(product: Product, booked: BookedUpstream) -> None:
+    make.budget("10.00")
+    key = product.key()
+    booked.next(THINKS)
+    assert ask(product, key, model="mistral-small-latest") == 200
+    assert Overrun.objects.get().place.startswith("mistral/mistral-small")
+    assert ask(product, key, model="mistral-small-latest") == 200
+    assert held_nanos() >= 100_000 * OUTPUT
+
+
+def test_anthropics_are_held_to_it_too(product: Product, booked: BookedUpstream, thinker: Model) -> None:
+    row = Model.objects.create(
+        name="c", provider="claude", owned_by="x", kinds=["chat"], capabilities=["chat"], context_tokens=CONTEXT
+    )
+    for unit, nanos_each in (("input", INPUT), ("output", OUTPUT)):
+        Price(model=row, unit=unit, picos_per_unit=nanos_each * 1000).save()
+    snapshot.forget()
+    make.budget("1.00")
+    key = product.key()
+    said = json.dumps(
+        {
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": "c",
+            "content": [{"type": "text", "text": "Hi"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 3, "output_tokens": 18_000},
+        }
+    ).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(said)
+    booked.next(*[Answer(script=[head + said], tokens=18_000)] * 2)
+    assert ask(product, key, model="claude/c") == 200
+    assert ask(product, key, model="claude/c") == 200
+    assert held_nanos() >= CONTEXT * OUTPUT
+    assert SpendEntry.objects.latest("occurred_at").cost_nanos == 3 * INPUT + 18_000 * OUTPUT
+
+
+def test_a_lie_beyond_all_measure_makes_its_own_model_dear_and_no_other(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=10, usage="peta"))
+    assert ask(product, key) == 200
+    assert ask(product, key, model="mistral-small-latest") == 200
+    assert held_nanos() < 1_000 * OUTPUT
+    assert ask(product, key) == 200
+    assert nanos("0.02") > held_nanos() >= CONTEXT * OUTPUT
