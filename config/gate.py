@@ -5,6 +5,7 @@ Django would take a body of any size first, into a file where it is large, and a
 
 from __future__ import annotations
 
+import asyncio
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 
@@ -79,7 +80,14 @@ async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> 
         if size > ANYBODYS_BYTES and not known:
             known = await _is_known(headers)
     body = b"".join(parts)
-    return bodies.unpacked(body, packing, limit=limit if known else ANYBODYS_BYTES) if packing else body
+    if not packing:
+        return body
+    parts = []
+    for part in bodies.slices(body, packing, limit=limit if known else ANYBODYS_BYTES):
+        parts.append(part)
+        # Others have their turn.
+        await asyncio.sleep(0)
+    return b"".join(parts)
 
 
 async def _is_known(headers: dict[bytes, bytes]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 # What is larger takes the event loop's time from everybody, so it is read in turns and parsed beside the loop.
 LARGE_BYTES = 64 * 1024
+# So much is unpacked before others have their turn: a few milliseconds' work.
+SLICE_BYTES = 1024 * 1024
 # The slowest that a body may come on the whole, after the patience that it has in any case.
 LEAST_BYTES_PER_S = 4 * 1024
 # Window bits of zlib for what may be packed, and for whom else that is.
@@ -113,21 +115,35 @@ async def _received(receive: Receive, within_s: float) -> Message:
         raise BodyTooSlow from None
 
 
-def unpacked(data: bytes, packing: str, *, limit: int) -> bytes:
-    """What was packed, of `limit` bytes at most: no more is ever unpacked. Raises BodyTooLarge and PackingBroken."""
+def slices(data: bytes, packing: str, *, limit: int) -> Iterator[bytes]:
+    """What was packed, slice by slice: one that counts as small, then larger ones, none empty.
+
+    No more than a slice beyond `limit` bytes is ever unpacked. Raises BodyTooLarge and PackingBroken.
+    """
     # Raw deflate, without zlib's frame, is sent under the same name.
     bits = -15 if packing == "deflate" and not _has_zlib_frame(data) else _PACKINGS[packing]
     unpacker = zlib.decompressobj(bits)
-    try:
-        found = unpacker.decompress(data, limit + 1)
-    except zlib.error:
-        raise PackingBroken(packing) from None
-    if len(found) > limit:
-        raise BodyTooLarge(limit)
+    size, most, taken = 0, LARGE_BYTES, 0
+    while not unpacker.eof:
+        piece = unpacker.unconsumed_tail
+        if not piece:
+            # What is left over is copied each time, so it is kept short.
+            piece, taken = data[taken : taken + most], taken + most
+        try:
+            found = unpacker.decompress(piece, most)
+        except zlib.error:
+            raise PackingBroken(packing) from None
+        if not (piece or found):
+            raise PackingBroken(packing)
+        size += len(found)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        if found:
+            most = SLICE_BYTES
+            yield found
     # What follows the end, gzip's further members too, is nothing that a client sends.
-    if not unpacker.eof or unpacker.unused_data:
+    if unpacker.unused_data or taken < len(data):
         raise PackingBroken(packing)
-    return found
 
 
 def _has_zlib_frame(data: bytes) -> bool:
@@ -162,7 +178,8 @@ class Turn:
         return await self.beside(do)
 
     async def beside(self, do: Callable[[], T]) -> T:
-        return await self._bodies.beside(do)
+        """Do it in the thread that all keys share, after what was asked for this key before."""
+        return await self._bodies.beside(self._key_id, do)
 
     def leave(self) -> None:
         """Another large body of the key has its turn; this one is read and parsed."""
@@ -179,15 +196,41 @@ class Turn:
         self._bytes = 0
 
 
+class _Places:
+    """So many places for each key; who comes later waits in line. Nothing is kept of a key that takes none."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._places: dict[int, asyncio.Semaphore] = {}
+        self._entered: Counter[int] = Counter()
+
+    async def enter(self, key_id: int) -> None:
+        self._entered[key_id] += 1
+        try:
+            await self._places.setdefault(key_id, asyncio.Semaphore(self._count)).acquire()
+        except BaseException:
+            self._forget(key_id)
+            raise
+
+    def leave(self, key_id: int) -> None:
+        self._places[key_id].release()
+        self._forget(key_id)
+
+    def _forget(self, key_id: int) -> None:
+        self._entered[key_id] -= 1
+        if not self._entered[key_id]:
+            del self._entered[key_id], self._places[key_id]
+
+
 class Bodies:
     """The large bodies of all keys: so many are read and parsed at a time for each key, others of it wait."""
 
     def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float) -> None:
-        self._at_a_time = at_a_time
         self._most_bytes = most_bytes
         self._patience_s = patience_s
-        self._turns: dict[int, asyncio.Semaphore] = {}
-        self._entered: Counter[int] = Counter()
+        self._turns = _Places(at_a_time)
+        # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
+        self._in_line = _Places(1)
         self._held_bytes: Counter[int] = Counter()
         # One alone: what is parsed takes turns with the event loop, and two would take two of three.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-bodies")
@@ -196,25 +239,14 @@ class Bodies:
         return Turn(self, key_id)
 
     async def enter(self, key_id: int) -> None:
-        self._entered[key_id] += 1
-        turns = self._turns.setdefault(key_id, asyncio.Semaphore(self._at_a_time))
         try:
             async with asyncio.timeout(self._patience_s):
-                await turns.acquire()
-        except BaseException as error:
-            self._forget(key_id)
-            if isinstance(error, TimeoutError):
-                raise TooManyBodies from None
-            raise
+                await self._turns.enter(key_id)
+        except TimeoutError:
+            raise TooManyBodies from None
 
     def leave(self, key_id: int) -> None:
-        self._turns[key_id].release()
-        self._forget(key_id)
-
-    def _forget(self, key_id: int) -> None:
-        self._entered[key_id] -= 1
-        if not self._entered[key_id]:
-            del self._entered[key_id], self._turns[key_id]
+        self._turns.leave(key_id)
 
     def hold(self, key_id: int, size_bytes: int) -> None:
         held = self._held_bytes[key_id] + size_bytes
@@ -225,8 +257,12 @@ class Bodies:
         else:
             del self._held_bytes[key_id]
 
-    async def beside(self, do: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+    async def beside(self, key_id: int, do: Callable[[], T]) -> T:
+        await self._in_line.enter(key_id)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+        finally:
+            self._in_line.leave(key_id)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -17,13 +17,16 @@ _WHOEVER_CALLS = frozenset(
 
 
 async def check(gateway: Gateway, identity: Identity) -> None:
-    """Raises the refusal that any call of this key would get, as the database says now.
+    """Raises the refusal that any call of this key would get, as the database said a moment ago.
 
-    Small calls need not ask: the ledger looks at the same in the transaction that they are held in.
+    However much a key sends, it takes one of the threads that read. Small calls need not ask: the ledger looks at the
+    same in the transaction that they are held in.
     """
     caller, now = identity.caller(), timezone.now()
     try:
-        decision = await gateway.read(lambda: ledger.dry_run(caller, Call(model="", quote=fixed(0)), now=now))
+        decision = await gateway.caller_statuses.get(
+            identity.key_id, lambda: ledger.dry_run(caller, Call(model="", quote=fixed(0)), now=now)
+        )
     except (DatabaseError, ledger.LedgerUnavailable) as error:
         raise errors.ledger_unavailable() from error
     if decision.reason in _WHOEVER_CALLS:

@@ -60,10 +60,10 @@ class Exchange:
         return self._body
 
     async def _read(self) -> bytes:
-        limit, turn = self._limit, self.turn
+        limit = self._limit
         packing = bodies.packing_of(self._headers)
         size = bodies.announced_bytes(self._headers, limit=limit)
-        if size > bodies.LARGE_BYTES or packing:
+        if size > bodies.LARGE_BYTES:
             await self._take_turn(size)
         parts: list[bytes] = []
         size = 0
@@ -73,11 +73,23 @@ class Exchange:
             if size > bodies.LARGE_BYTES:
                 await self._take_turn(size)
         body = b"".join(parts)
-        if not packing:
-            return body
-        body = await turn.beside(lambda: bodies.unpacked(body, packing, limit=limit))
-        turn.hold(len(body))
-        return body
+        return await self._unpacked(body, packing) if packing else body
+
+    async def _unpacked(self, body: bytes, packing: str) -> bytes:
+        """Nobody knows beforehand how large it becomes: it counts as small until it is not."""
+        slices = bodies.slices(body, packing, limit=self._limit)
+        parts: list[bytes] = []
+        size = 0
+
+        def unpack() -> bytes:
+            return next(slices, b"")
+
+        while part := await self.turn.beside(unpack) if self.turn.is_taken else unpack():
+            parts.append(part)
+            size += len(part)
+            if size >= bodies.LARGE_BYTES:
+                await self._take_turn(size)
+        return b"".join(parts)
 
     async def _take_turn(self, size_bytes: int) -> None:
         if not self.turn.is_taken:
