@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from governance.rules import charsets
-from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, routes
+from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, requests, routes
 from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
@@ -85,7 +85,7 @@ class GatewayApplication(Gateway):
                     when_large=check_status,
                 )
                 # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
-                await calls.read(self, asked, route)
+                await requests.read(self, asked, route)
                 await idempotency.once(self, exchange, identity, lambda exchange: self._serve(exchange, route, asked))
         except tuple(errors.BODIES) as error:
             refused = errors.bad_body(error)
