@@ -41,7 +41,7 @@ from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import (
     BudgetRule,
     MatchedBudget,
@@ -107,7 +107,7 @@ class Batch:
         self.buckets: dict[int, BucketRow] = {}
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
-        self.overruns: list[tuple[UUID, Overrun]] = []
+        self.overruns: list[tuple[UUID, ModelOverrun]] = []
         self._matched: dict[Caller, list[MatchedBudget]] = {}
         self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
         # Callers that bring one more new name than there may be.

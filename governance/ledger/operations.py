@@ -13,7 +13,7 @@ from uuid import UUID
 
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.reports import ReportTrust
 
 
@@ -74,7 +74,7 @@ class Settle:
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     trust: ReportTrust | None = None
-    overruns: tuple[Overrun, ...] = ()
+    overruns: tuple[ModelOverrun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from governance.rules.buckets import Amount
 from governance.rules.calls import Caller
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, StopTarget
 
 
@@ -123,7 +123,7 @@ class CallerStatus:
     unusable_keys: frozenset[int]
     stops: frozenset[StopTarget]
     # Of all models: which of them a call may come to, its prices know.
-    overruns: tuple[Overrun, ...]
+    overruns: tuple[ModelOverrun, ...]
     # Microseconds since 1970 by the database's clock, where it has one of its own.
     clock_micros: int | None
 

@@ -36,7 +36,7 @@ from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.names import EACH
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.policy import Policy
 from governance.rules.reports import is_own
 from governance.rules.scopes import BudgetRule, RateRule, keys_of
@@ -138,7 +138,7 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
         unusable_keys=frozenset(fact.id for fact in facts["k"]),
         stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
-        overruns=tuple(Overrun(fact.word, fact.more, fact.id) for fact in facts["o"]),
+        overruns=tuple(ModelOverrun(fact.word, fact.more, fact.id) for fact in facts["o"]),
         clock_micros=next((fact.id for fact in facts["c"]), None),
     )
 
@@ -519,7 +519,7 @@ def insert_events(new: Iterable[EventRow], now: datetime) -> None:
     words.insert("governance_budgetevent", _NEW_EVENTS, _NEW_EVENTS.rows(new, occurred_at=now))
 
 
-def insert_overruns(new: Iterable[tuple[UUID, Overrun]], now: datetime) -> None:
+def insert_overruns(new: Iterable[tuple[UUID, ModelOverrun]], now: datetime) -> None:
     """Put overruns in force, each once, with the largest that was seen."""
     found: dict[tuple[str, str], tuple[int, int, UUID]] = {}
     for id, one in new:

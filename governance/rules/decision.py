@@ -15,7 +15,7 @@ from typing import cast
 
 from governance.rules import money
 from governance.rules.buckets import BucketView, amount_of
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.policy import Policy, Rule
 from governance.rules.scopes import PLATFORM
 
@@ -191,9 +191,9 @@ class Call:
     blocked: Reason = Reason.NONE
     alternatives: tuple[str, ...] = ()
     # The prices where models are known to pass their bounds; None: nobody asks for that.
-    overrun_quote: Callable[[Sequence[Overrun]], Quoter] | None = None
+    overrun_quote: Callable[[Sequence[ModelOverrun]], Quoter] | None = None
 
-    def knowing(self, overruns: Sequence[Overrun]) -> Call:
+    def knowing(self, overruns: Sequence[ModelOverrun]) -> Call:
         """The call, priced with the overruns in force."""
         if not overruns or self.overrun_quote is None:
             return self

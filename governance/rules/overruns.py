@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Overrun:
+class ModelOverrun:
     """`tokens` of one answer came where `permitted` could. `place` is the model, as `provider/id`.
 
     `asked` are the words, sorted and spaced, of what a request may ask for that lengthens its answer. An overrun says

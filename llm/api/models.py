@@ -102,6 +102,7 @@ class OneModel(ControlView):
 
 
 class ClearOverruns(ControlView):
+    acts_on = "llm.model"
     roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="models_clear_overruns", request=OptionalAct, responses=ModelBody)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from governance.rules.decision import Quote, Quoter
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
 from llm.gateway.process import Gateway
@@ -36,9 +36,9 @@ class CallBounds:
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # What is known of models that pass their bounds.
-    overruns: Sequence[Overrun] = ()
+    overruns: Sequence[ModelOverrun] = ()
 
-    def quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[Overrun] = ()) -> Quoter:
+    def quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[ModelOverrun] = ()) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
 
         A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay

@@ -8,7 +8,7 @@ from typing import Any
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
-from governance.rules.overruns import Overrun, asked_for
+from governance.rules.overruns import ModelOverrun, asked_for
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
 from llm.rules import bounds, pricing, usage
@@ -140,7 +140,7 @@ class CallUsage:
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
 
-    def overrun(self, found: Usage | None, *, shown_tokens: int) -> Overrun | None:
+    def overrun(self, found: Usage | None, *, shown_tokens: int) -> ModelOverrun | None:
         """What shows that the request's length does not bound this model; None where nothing does.
 
         `found` is what was reported, believed or not; `shown_tokens`: so many the text that came has at least.
@@ -152,7 +152,7 @@ class CallUsage:
         if reported <= self._most_written() + beside and shown_tokens <= self._most_written():
             return None
         tokens = -(-max(reported, shown_tokens) // self.quote.answers)
-        return Overrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
+        return ModelOverrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
 
     def _of_another_line(self, priced: PricedUsage) -> bool:
         """Whether Mistral says that a model of another line served, at more than was held for the one asked for."""

@@ -17,7 +17,7 @@ from governance.ledger.results import SettleResult
 from governance.ledger.writer import GroupCommit
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
 from llm.rules import exact_count
@@ -41,7 +41,7 @@ class Holds:
         ttl_s: int,
         tokenizers: Tokenizers,
         doubt: Callable[[str, str, Usage | None], None],
-        overran: Callable[[Overrun], None],
+        overran: Callable[[ModelOverrun], None],
     ) -> None:
         """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage);
         `overran` of a model that its request's length did not bound.

@@ -15,7 +15,7 @@ from django.utils import timezone
 from governance import alerts
 from governance.actions.overruns import OVERRUN
 from governance.rules.calls import Usage
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from llm.gateway import errors
 from llm.providers import Provider, ProviderError
 from llm.rules import cool_down, forbidden
@@ -164,7 +164,7 @@ class ProviderFailures:
         message = f"{place}: {_DOUBTS.get(reason, reason)} The call is charged at its whole hold. {said}"
         self._tell(self._alert(place, reason, message[:1000]))
 
-    def overran(self, overrun: Overrun) -> None:
+    def overran(self, overrun: ModelOverrun) -> None:
         """A model wrote more than was permitted; from the next call on it is held for all that it may write."""
         whose = f"Calls that ask for {overrun.asked.replace(' ', ', ')}" if overrun.asked else "Its calls"
         message = (

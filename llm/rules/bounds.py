@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from governance.rules.decision import Quote
-from governance.rules.overruns import Overrun
+from governance.rules.overruns import ModelOverrun
 from llm.rules import pricing
 from llm.rules.pricing import GUARDS, UNKNOWN_IMAGE_TOKENS, Entry
 from llm.rules.usage import WRITE_1H_E2, WRITE_E2
@@ -123,7 +123,7 @@ class Estimate:
         asked = self.max_tokens_at(entry)
         return asked if asked is None or not self.overran_tokens else max(asked, entry.context_tokens or 0)
 
-    def knowing(self, overruns: Iterable[Overrun], place: str) -> Estimate:
+    def knowing(self, overruns: Iterable[ModelOverrun], place: str) -> Estimate:
         """The same call at a model, with what is known of answers beyond their bounds."""
         seen = [one.tokens for one in overruns if one.concerns(place, self.asked)]
         return replace(self, overran_tokens=max(seen)) if seen and self.max_tokens is not None else self

@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing.models import Plan
 from governance.actions import allowances, rate_limits, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, PendingReport, RefusedCall, Reservation, SpendEntry
+from governance.models import AuditEntry, Overrun, PendingReport, RefusedCall, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -109,6 +109,7 @@ TABLE: dict[str, Answers] = {
     "post llm/route": (403, 403, 400, 400, 400, 401),
     "get models": ALL_READ,
     "get models/<path:id>": ALL_READ,
+    "post models/<path:id>/clear-overruns": operators(200),
     "get prices": ALL_READ,
     "post prices": operators(),
     "get prices/<int:id>": ALL_READ,
@@ -167,7 +168,7 @@ def of_invoices() -> dict[str, Any]:
         "tenants": "acme",
         "agents": factories.agent().pk,
         "keys": factories.key(role="tenant")[1].pk,
-        "models": "mistral-small-latest",
+        "models": overran(now),
         "prices": Price.objects.earliest("id").pk,
         "plans": Plan.objects.create(name="Test", limit_nanos=1).pk,
     }
@@ -205,6 +206,13 @@ def waiting(now: datetime) -> UUID:
         tenant=factories.tenant(), agent="invoices", cost_nanos=1, bound_nanos=0, occurred_at=now, reported_at=now
     )
     return row.pk
+
+
+def overran(now: datetime) -> str:
+    Overrun.objects.create(
+        place="mistral/mistral-small-2603", tokens=2, permitted=1, reservation_id=held(now), seen_at=now
+    )
+    return "mistral-small-latest"
 
 
 def filled(route: str, objects: dict[str, Any]) -> str:
@@ -292,6 +300,7 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post keys": ({"role": "viewer"}, "key.issue"),
     "post keys/<int:id>/revoke": ({}, "key.revoke"),
     "post keys/<int:id>/rotate": ({}, "key.rotate"),
+    "post models/<path:id>/clear-overruns": ({}, "overrun.clear"),
     "post prices": ({"model": "mistral-embed", "unit": "input", "usd_per_million": "0.2"}, "price.add"),
     "post prices/<int:id>/correct": ({"usd_per_million": "9", "reason": "why"}, "price.correct"),
     "post billing/references": ({"tenant": "acme"}, "billing.refer"),
