@@ -125,11 +125,9 @@ def product(environment: Mapping[str, str], *, processes: int, log: Path | None 
     """The product's base URL and its main process."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--host", "127.0.0.1"),
-        *("--port", str(port), "--workers", str(processes), "--lifespan", "on", "--ws", "none"),
-        *("--no-server-header", "--no-access-log", "--log-level", "warning"),
+        *(sys.executable, "-m", "config", "web", "--host", "127.0.0.1", "--port", str(port)),
         # As in deploy/Dockerfile: calls that hang are not waited for longer.
-        *("--timeout-graceful-shutdown", "20"),
+        *("--workers", str(processes), "--grace", "20"),
     ]
     with process(command, port=port, environment=environment, log=log) as pid:
         yield f"http://127.0.0.1:{port}", pid

@@ -12,7 +12,9 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 # Loads the apps; the gateway's models may be imported only after it.
 django = get_asgi_application()
 
-from config.planes import Application, compose  # noqa: E402
+from config.gate import gate  # noqa: E402
+from config.planes import compose  # noqa: E402
 from llm.gateway.application import gateway  # noqa: E402
+from llm.gateway.asgi import Application  # noqa: E402
 
-application = compose(gateway=gateway, django=cast(Application, django))
+application = compose(gateway=gateway, django=gate(cast(Application, django)))

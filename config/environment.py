@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import secrets as random_secrets
 import stat
 import tempfile
@@ -35,6 +36,7 @@ NOTICING = {
 # locked is free. Transactions of the ledger have more such deadlines of their own (`governance.ledger.sql_dialect`).
 STOPPED_CLIENT = "-c idle_in_transaction_session_timeout=30s"
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
+_ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.IGNORECASE)
 Choice = TypeVar("Choice", int, str)
 
 
@@ -101,6 +103,17 @@ def files_by_model(env: environ.Env, name: str) -> dict[str, Path]:
 def names(env: environ.Env, name: str, *, default: list[str]) -> list[str]:
     """A comma-separated list; empty or missing means the default."""
     return [part for raw in _raw(env, name, "").split(",") if (part := raw.strip())] or default
+
+
+def origins(env: environ.Env, name: str) -> list[str]:
+    """Origins of web pages, comma-separated, or * alone for any."""
+    found = names(env, name, default=[])
+    for part in found:
+        if part != "*" and not _ORIGIN.fullmatch(part):
+            raise ImproperlyConfigured(
+                f"{name} must list origins such as https://app.example.com, without a path; not {part!r}."
+            )
+    return [part.lower() for part in found]
 
 
 def boolean(env: environ.Env, name: str, *, default: bool) -> bool:
@@ -212,6 +225,16 @@ def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] =
     return value
 
 
+def proxy(env: environ.Env, name: str) -> str:
+    """A proxy's URL, "none", or "" for what the environment says. No message shows it: it may hold a password."""
+    value = _raw(env, name, "")
+    if value.lower() == "none":
+        return "none"
+    if value and not (_is_url(value, ("http", "https")) and urlsplit(value).hostname):
+        raise ImproperlyConfigured(f"{name} must be the http:// or https:// URL of a proxy, none, or empty.")
+    return value
+
+
 def _is_url(value: str, schemes: tuple[str, ...]) -> bool:
     try:
         parts = urlsplit(value)
@@ -256,10 +279,10 @@ def percentage(env: environ.Env, name: str, *, default: int) -> int:
     return whole(env, name, default=default, maximum=100)
 
 
-def whole(env: environ.Env, name: str, *, default: int, minimum: int = 0, maximum: int) -> int:
+def whole(env: environ.Env, name: str, *, default: int, maximum: int, minimum: int = 0) -> int:
     """A whole number from `minimum` to `maximum`."""
     raw = _raw(env, name, str(default))
-    if not (raw.isascii() and raw.isdecimal() and len(raw) < 10 and minimum <= int(raw) <= maximum):
+    if not (raw.isascii() and raw.isdecimal() and len(raw) <= 10 and minimum <= int(raw) <= maximum):
         raise ImproperlyConfigured(f"{name} must be a whole number from {minimum} to {maximum}, not {raw!r}.")
     return int(raw)
 

@@ -17,6 +17,8 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from config import content_policy, second_factor, sessions
+from governance.api import errors
+from governance.rules import charsets
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -42,6 +44,19 @@ class RequestIdMiddleware:
         response = self.get_response(request)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
         return response
+
+
+class Utf8Middleware:
+    """Answers 415 where a content type names another charset, which Django would decode a form by."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if charsets.is_utf_8(request.META.get("CONTENT_TYPE", "")):
+            return self.get_response(request)
+        told = errors.body("unsupported_media_type", charsets.SENTENCE, "content-type", request)
+        return JsonResponse(told, status=415)
 
 
 class ContentPolicyMiddleware(CSPMiddleware):
@@ -121,8 +136,6 @@ class SecondFactorMiddleware:
         # Under /api/ a key decides alone, and no session is looked at. The console knows no keys.
         has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
         if request.path.startswith("/api/") and not has_key:
-            from governance.api.errors import body
-
             message = f"Set up a second factor first, at {page}."
-            return JsonResponse(body("second_factor_required", message, None, request), status=403)
+            return JsonResponse(errors.body("second_factor_required", message, None, request), status=403)
         return None

@@ -1,13 +1,11 @@
 """The two planes behind one port: the gateway answers /v1/, Django everything else."""
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Protocol
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from config import cors
+from llm.gateway.asgi import Application, Receive, Scope, Send
+from llm.gateway.routes import meant
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +19,14 @@ class DataPlane(Protocol):
 def compose(*, gateway: DataPlane, django: Application) -> Application:
     """One ASGI application. The gateway is called before any of Django's request handling, for its cost."""
 
+    data_plane = cors.allowing(gateway)
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(gateway, receive, send)
-        elif scope["path"].startswith("/v1/") or scope["path"] == "/v1":
-            await gateway(scope, receive, send)
+        elif scope["path"].startswith("/v1/") or scope["path"] == "/v1" or meant(scope["path"]):
+            # Also what a client asks for whose base address lacks /v1: it is told in its own words.
+            await data_plane(scope, receive, send)
         else:
             await django(scope, receive, send)
 

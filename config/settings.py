@@ -30,6 +30,8 @@ WEAK_KEYS = [key for key in EARLIER_KEYS if key not in SECRET_KEY_FALLBACKS]
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 APP_URL = check.url(env, "APP_URL", default="http://127.0.0.1:8000")
 CSRF_TRUSTED_ORIGINS = [APP_URL]
+# Web pages that may call /v1 from a browser; with DEBUG those of this machine, too.
+CORS_ALLOWED_ORIGINS = check.origins(env, "CORS_ALLOWED_ORIGINS")
 
 INSTALLED_APPS = [
     # The first, as its commands go before Django's.
@@ -67,6 +69,7 @@ MIDDLEWARE = [
     "config.middleware.PermissionsPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.middleware.RequestIdMiddleware",
+    "config.middleware.Utf8Middleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -144,6 +147,7 @@ SESSION_LIFETIME_S = check.seconds(env, "SESSION_LIFETIME_S", default=43_200, mi
 SESSION_COOKIE_AGE = SESSION_LIFETIME_S
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
+CSRF_FAILURE_VIEW = "config.unknown_paths.no_csrf"
 HTTPS = APP_URL.startswith("https://")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 # Whose word on the client's address and on https counts: uvicorn reads the same variable, `serve` hands it on.
@@ -152,7 +156,28 @@ SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 # The proxy that ends TLS redirects to it, and whether subdomains follow is its owner's choice.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
 CONTENT_SECURITY_POLICY = {"DIRECTIVES": content_policy.DIRECTIVES}
-DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+# What anybody may send: bytes of bodies of calls, and of anything else; what JSON may hold; what a call may.
+MAX_BODY_BYTES = check.whole(env, "MAX_BODY_BYTES", default=32 * 2**20, minimum=2**16, maximum=2**30)
+DATA_UPLOAD_MAX_MEMORY_SIZE = check.whole(env, "MAX_API_BODY_BYTES", default=2 * 2**20, minimum=2**16, maximum=2**26)
+# A body of that size stays in memory, and never becomes a file.
+FILE_UPLOAD_MAX_MEMORY_SIZE = DATA_UPLOAD_MAX_MEMORY_SIZE
+MAX_JSON_DEPTH = check.whole(env, "MAX_JSON_DEPTH", default=64, minimum=8, maximum=200)
+MAX_JSON_VALUES = check.whole(env, "MAX_JSON_VALUES", default=200_000, minimum=1_000, maximum=10_000_000)
+MAX_JSON_FIELDS = check.whole(env, "MAX_JSON_FIELDS", default=1_000, minimum=100, maximum=100_000)
+MAX_TEXT_CHARACTERS = check.whole(env, "MAX_TEXT_CHARACTERS", default=30_000_000, minimum=1_000, maximum=2**30)
+MAX_MESSAGES = check.whole(env, "MAX_MESSAGES", default=10_000, minimum=1, maximum=1_000_000)
+MAX_CONTENT_PARTS = check.whole(env, "MAX_CONTENT_PARTS", default=1_000, minimum=1, maximum=100_000)
+MAX_TOOLS = check.whole(env, "MAX_TOOLS", default=512, minimum=1, maximum=10_000)
+# Of one key: how many large bodies are read and parsed at a time, and how many bytes of them are held by its calls.
+LARGE_BODIES_PER_KEY = check.whole(env, "LARGE_BODIES_PER_KEY", default=2, minimum=1, maximum=100)
+LARGE_BODY_BYTES_PER_KEY = check.whole(
+    env, "LARGE_BODY_BYTES_PER_KEY", default=256 * 2**20, minimum=2**16, maximum=2**35
+)
+# How slowly requests may come: seconds for the header section, and of silence in a body.
+HEADER_TIMEOUT_S = check.seconds(env, "HEADER_TIMEOUT_S", default=10, minimum=1)
+BODY_TIMEOUT_S = check.seconds(env, "BODY_TIMEOUT_S", default=20, minimum=1)
+MAX_HEADER_BYTES = check.whole(env, "MAX_HEADER_BYTES", default=2**16, minimum=2**13, maximum=2**20)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -241,6 +266,11 @@ PRIVATE_ENDPOINTS = check.boolean(env, "PRIVATE_ENDPOINTS", default=DEBUG)
 ROUTER_CONFIG = check.file(env, "ROUTER_CONFIG")
 # What counts the tokens of which model exactly (the extra `tokenizers`); all others are counted by bytes.
 TOKENIZERS = check.files_by_model(env, "TOKENIZERS")
+
+# The proxy that providers and Stripe are called through: the environment's, unless it is named here, or none.
+UPSTREAM_PROXY = check.proxy(env, "UPSTREAM_PROXY")
+# Bytes of one model's answer, unpacked: what is longer is cut.
+MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, minimum=2**16, maximum=2**30)
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from mistralai.client import Mistral
 from mistralai.client.errors import MistralError
+
+from governance import proxies
 
 LARGE, SMALL = "mistral-large-latest", "mistral-small-latest"
 # A runaway agent's loop: it sends its whole mailbox along, over and over.
@@ -160,8 +163,10 @@ def _client(url: str, key: str) -> Iterator[tuple[Mistral, dict[str, str]]]:
     def keep(response: httpx2.Response) -> None:
         headers.update(response.headers)
 
+    # This machine is not asked for at a proxy.
+    outside = not proxies.is_loopback(urlsplit(url).hostname or "")
     with (
-        httpx2.Client(event_hooks={"response": [keep]}, timeout=120) as http,
+        httpx2.Client(trust_env=outside, event_hooks={"response": [keep]}, timeout=120) as http,
         Mistral(api_key=key, server_url=url, client=http) as client,
     ):
         yield client, headers

@@ -7,19 +7,21 @@ from django.urls import include, path, re_path
 from django.views.defaults import page_not_found
 from django.views.generic import RedirectView
 
-from config import health_api
+from config import health_api, unknown_paths
 from config.metrics import metrics
 from governance.api.errors import unknown_path
 from governance.api.routes import both
 
-to_console = RedirectView.as_view(pattern_name="admin:index")
+handler400 = "config.unknown_paths.bad_request"
+handler404 = "config.unknown_paths.unknown"
+handler500 = "config.unknown_paths.failed"
 
 urlpatterns = [
     # No text in the database has a NUL, and PostgreSQL would not even look.
     re_path("^api/[^\0]*\0", unknown_path),
-    re_path("\0", page_not_found, {"exception": Http404()}),
-    path("", to_console),
-    path("admin", to_console),
+    re_path("^(?:admin|billing)/[^\0]*\0", page_not_found, {"exception": Http404()}),
+    path("", unknown_paths.root),
+    path("admin", unknown_paths.root),
     # Stripe runs' former address, for bookmarks.
     re_path(
         r"^admin/billing/stripecheck/(?P<rest>.*)$",
@@ -47,3 +49,4 @@ urlpatterns.append(
 for module in ("governance.api.urls", "llm.api.urls", "billing.urls"):
     urlpatterns.append(path("api/", include(module)))
 urlpatterns.append(re_path(r"^api(?:/|$)", unknown_path))
+urlpatterns.append(re_path("", unknown_paths.unknown))

@@ -16,7 +16,9 @@ def served(app: Any, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]
     """The base URL of `app` while it is served."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan=lifespan)
+        # With a lifespan it is the product, whose connections are guarded.
+        http = "config.connections:GuardedConnection" if lifespan == "on" else "auto"
+        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan=lifespan, http=http)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

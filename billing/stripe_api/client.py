@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import requests
 import stripe
 from django.conf import settings
+
+from governance import proxies
 
 CONNECT_TIMEOUT_S = 3.05
 READ_TIMEOUT_S = 10
@@ -193,8 +196,16 @@ def make_client(key: str = "") -> stripe.StripeClient:
         key or settings.STRIPE_SECRET_KEY,
         max_network_retries=NETWORK_RETRIES,
         base_addresses=addresses,
-        http_client=stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)),
+        http_client=_http_client(),
     )
+
+
+def _http_client() -> stripe.RequestsClient:
+    """The SDK's, with the proxy that is told, and not one that it finds in the environment by rules of its own."""
+    session = requests.Session()
+    session.trust_env = False
+    proxy = proxies.proxy_for(settings.STRIPE_API_BASE)
+    return stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), session=session, proxy=proxy)
 
 
 def _plain(found: stripe.StripeObject) -> Fetched:

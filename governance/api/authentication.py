@@ -52,19 +52,36 @@ def principal(request: Request) -> Principal:
     return cast(Principal, request.auth)
 
 
+def key_of(authorization: str) -> ApiKey | None:
+    """The key that a header bears, if it works now."""
+    try:
+        key = _find(authorization)
+    except ApiKey.DoesNotExist:
+        return None
+    return key if key is not None and key.is_usable(timezone.now()) else None
+
+
+def _find(authorization: str) -> ApiKey | None:
+    """The key that a header bears; None where it bears none. Raises ApiKey.DoesNotExist."""
+    scheme, _, text = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    try:
+        return ApiKey.objects.select_related("tenant", "agent__tenant", "issued_by").get(digest=digest_of(text.strip()))
+    except UnicodeEncodeError:
+        raise ApiKey.DoesNotExist from None
+
+
 class KeyAuthentication(BaseAuthentication):
     """`Authorization: Bearer sg_...`"""
 
     def authenticate(self, request: Request) -> tuple[None, Principal] | None:
-        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
         try:
-            key = ApiKey.objects.select_related("tenant", "agent__tenant", "issued_by").get(
-                digest=digest_of(text.strip())
-            )
-        except (ApiKey.DoesNotExist, UnicodeEncodeError):
+            key = _find(request.headers.get("Authorization", ""))
+        except ApiKey.DoesNotExist:
             raise AuthenticationFailed("This API key is not known.", code="invalid_api_key") from None
+        if key is None:
+            return None
         if not key.is_usable(timezone.now()):
             raise AuthenticationFailed("This API key is expired or revoked.", code="invalid_api_key")
         return None, Principal(role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, TooManyFieldsSent
 from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -20,6 +20,7 @@ from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
 from governance.rules.errors import Conflict, FieldError, Gone, NotAllowed, NotOpen, OverBound
+from governance.rules.json_bounds import BeyondBounds
 from governance.rules.money import AmountError
 from governance.rules.names import printable
 
@@ -48,6 +49,8 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (idempotency.TooManyKept, 429, "too_many_kept_answers"),
     (idempotency.StillRunning, 409, "idempotency_in_progress"),
     (AmountError, 400, "invalid"),
+    (BeyondBounds, 400, "invalid"),
+    (TooManyFieldsSent, 400, "invalid"),
     (RequestDataTooBig, 413, "body_too_large"),
     (results.ReservationUnknown, 404, "reservation_not_found"),
     (results.AlreadyResolved, 409, "reservation_resolved"),
@@ -113,10 +116,13 @@ def _extension(error: Exception) -> refusals.Row | None:
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:
+    return envelope(code, message, param, getattr(getattr(request, "_request", request), "request_id", None))
+
+
+def envelope(code: str, message: str, param: str | None, request_id: str | None) -> dict[str, Any]:
     """What any error answers. What it names as it came is written so that it can be sent and seen."""
     message = printable(message, keep="\n")
     param = printable(param) if isinstance(param, str) else param
-    request_id = getattr(getattr(request, "_request", request), "request_id", None)
     return {"error": {"code": code, "message": message, "param": param, "request_id": request_id}}
 
 
@@ -137,6 +143,8 @@ def _explain(error: Exception, code: str) -> tuple[str | None, str]:
         return path or None, f"{path}: {complaint}" if path else str(complaint)
     if isinstance(error, drf.APIException):
         return None, str(error.detail)
+    if isinstance(error, BeyondBounds):
+        return error.field or None, error.sentence
     field = getattr(error, "field", "")
     return field or None, f"{field}: {error}" if field else str(error)
 

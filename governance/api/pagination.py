@@ -10,6 +10,8 @@ from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+# Of a page's size.
+MOST_DIGITS = 9
 # What a database's 64-bit key can hold; a larger one names nothing.
 LARGEST_ID = 2**63 - 1
 
@@ -25,6 +27,12 @@ class NewestFirst(CursorPagination):
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
         self._key = queryset.model._meta.pk
         return super().paginate_queryset(queryset, request, view)
+
+    def get_page_size(self, request: Request) -> int | None:
+        asked = request.query_params.get(self.page_size_query_param, "")
+        if asked and not (_is_whole(asked) and int(asked)):
+            raise ValidationError({self.page_size_query_param: [f"must be a number from 1 to {self.max_page_size}."]})
+        return super().get_page_size(request)
 
     def decode_cursor(self, request: Request) -> Cursor | None:
         """Where the page begins. Raises ValidationError where no answer of ours has said so."""
@@ -53,3 +61,7 @@ class NewestFirst(CursorPagination):
             "required": ["results", "next", "previous"],
             "properties": {"results": schema, "next": link, "previous": link},
         }
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS

@@ -1,18 +1,25 @@
-"""What a request brings: JSON bodies, with numbers kept exact, and the text of headers."""
+"""What a request brings, within bounds: JSON bodies with exact numbers, query strings, the text of headers."""
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from rest_framework.exceptions import ParseError
+from django.conf import settings
+from django.http import QueryDict
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 
-from governance.rules import names
+from governance.rules import charsets, json_bounds, names
+from governance.rules.json_bounds import BeyondBounds, JsonBounds
+
+# Longer ones are no numbers that anything here counts, and Python reads no more than a few thousand digits.
+MOST_DIGITS = 100
+MOST_PARAMETERS = 100
+MOST_CHARACTERS = 4_000
 
 
 def header(request: Request, name: str) -> str:
@@ -21,16 +28,43 @@ def header(request: Request, name: str) -> str:
 
 
 class ExactJson(JSONParser):
-    """JSON whose fractions become Decimals, never floats; NaN, Infinity and bottomless nesting are refused."""
+    """JSON whose fractions become Decimals, never floats; NaN, Infinity and what is beyond its bounds are refused."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
-        encoding = (parser_context or {}).get("encoding", "utf-8")
+        if not charsets.is_utf_8(media_type or ""):
+            raise UnsupportedMediaType(media_type or "", charsets.SENTENCE)
+        bounds = JsonBounds(
+            depth=settings.MAX_JSON_DEPTH, values=settings.MAX_JSON_VALUES, fields=settings.MAX_JSON_FIELDS
+        )
+        data = stream.read()
+        json_bounds.check_text(data, bounds)
         try:
-            text = codecs.getreader(encoding)(stream)
-            return json.load(text, parse_float=Decimal, parse_constant=self._refuse)
-        except (ValueError, LookupError, RecursionError) as error:
+            value = json.loads(
+                data.decode("utf-8-sig"), parse_float=Decimal, parse_int=_whole, parse_constant=self._refuse
+            )
+        except RecursionError as error:
+            raise BeyondBounds("", f"is nested deeper than {bounds.depth} levels.") from error
+        except (ValueError, ArithmeticError) as error:
             raise ParseError(f"The body is not JSON: {error}") from error
+        json_bounds.check(value, bounds, storable=True, any_field=False)
+        return value
 
     @staticmethod
     def _refuse(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
+
+
+def _whole(digits: str) -> int | Decimal:
+    """The field that it is in refuses it by its name."""
+    return int(digits) if len(digits) <= MOST_DIGITS else Decimal(digits)
+
+
+def check_query(query: QueryDict) -> None:
+    """Refuse a query string that no field of a list takes. Raises BeyondBounds, which names the field."""
+    if len(query) > MOST_PARAMETERS:
+        raise BeyondBounds("", f"may not come with more than {MOST_PARAMETERS} parameters in the query.")
+    for name, values in query.lists():
+        for text in values:
+            if max(len(name), len(text)) > MOST_CHARACTERS:
+                raise BeyondBounds(name, f"may have at most {MOST_CHARACTERS:,} characters.")
+            json_bounds.check({name: text}, JsonBounds(), storable=True)

@@ -52,7 +52,8 @@ class Described(AutoSchema):
         if self.method in ANY_WRITE:
             statuses |= {409}
         if self.method in ANY_WRITE and self.method != "DELETE":
-            statuses |= {413, 415}
+            # A body that does not come in time, too.
+            statuses |= {408, 413, 415}
         return frozenset(statuses)
 
 

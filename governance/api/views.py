@@ -23,7 +23,7 @@ from rest_framework.views import APIView
 from governance.api import tables
 from governance.api.authentication import Principal, principal
 from governance.api.pagination import LARGEST_ID, NewestFirst
-from governance.api.parsing import ExactJson
+from governance.api.parsing import ExactJson, check_query
 
 CHUNK = 500
 
@@ -69,6 +69,7 @@ class ControlView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.now = timezone.now()
         super().initial(request, *args, **kwargs)
+        check_query(request.query_params)
 
     @property
     def by(self) -> Principal:

@@ -66,11 +66,14 @@ def check_text(data: bytes, bounds: JsonBounds) -> None:
             raise BeyondBounds(name, _too_many_values(bounds))
 
 
-def check(value: Any, bounds: JsonBounds, *, storable: bool = False, writable: bool = False) -> None:
+def check(
+    value: Any, bounds: JsonBounds, *, storable: bool = False, writable: bool = False, any_field: bool = True
+) -> None:
     """Refuse a parsed value that is beyond its bounds. Raises BeyondBounds.
 
     `storable`: also texts that no database takes, with NUL or half of a surrogate pair in them. `writable`: also what
     cannot be written as JSON for everybody, such halves and whole numbers beyond 64 bits.
+    `any_field` False: of the outermost object known fields alone are taken, and who takes them names any other.
     """
     flaw = _unstorable if storable else _unwritable if writable else _none
     waiting: list[tuple[Any, int, _Place]] = [([value], 0, None)]
@@ -86,7 +89,7 @@ def check(value: Any, bounds: JsonBounds, *, storable: bool = False, writable: b
             if len(holder) > bounds.fields:
                 raise BeyondBounds(_path(place), f"may have at most {bounds.fields:,} fields.")
             for name, inner in holder.items():
-                _check_name(name, place, bounds, flaw)
+                _check_name(name, place, bounds, flaw if any_field or depth > 1 else _none)
                 _check_one(inner, depth, (place, name), bounds, flaw, waiting)
         else:
             for index, inner in enumerate(holder):

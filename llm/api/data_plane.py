@@ -31,13 +31,16 @@ KNOWN_CALLERS = (
     errors.forbidden(""),
     errors.ledger_unavailable(),
     errors.internal(),
+    errors.headers_too_slow(),
+    errors.headers_too_large(0, 0),
 )
 # A call may also be refused by each row of the table of refusals.
 CALLS = (
     *KNOWN_CALLERS,
     errors.bad_request(""),
     errors.too_many_agents(0),
-    errors.too_large(0),
+    errors.unsupported("", param=""),
+    *(errors.of_body(kind, "") for kind in errors.BODIES),
     *(repeats.refusal(kind()) for kind in (kept.KeyMalformed, kept.KeyReused, kept.TooManyKept, kept.StillRunning)),
     errors.upstream(429, "upstream_rate_limit", ""),
     errors.upstream(502, "upstream_failed", ""),

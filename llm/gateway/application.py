@@ -10,11 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.db import DatabaseError
 
-from llm.gateway import calls, errors, idempotency, reads
+from governance.rules import charsets
+from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, requests, routes
+from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.asked import Asked
-from llm.gateway.http import BodyTooLarge, ClientGone, Exchange, Receive, Scope, Send
+from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
 
@@ -32,10 +35,10 @@ class GatewayApplication(Gateway):
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
             await self._route(exchange)
-        except ClientGone:
+        except bodies.ClientGone:
             pass
-        except BodyTooLarge as error:
-            await self._refuse(exchange, errors.too_large(error.limit))
+        except tuple(errors.BODIES) as error:
+            await self._refuse(exchange, errors.bad_body(error))
         except errors.GatewayError as error:
             await self._refuse(exchange, error)
         except DatabaseError:
@@ -62,23 +65,30 @@ class GatewayApplication(Gateway):
             return lambda exchange: reads.models(self, exchange), "GET"
         if path == BATCH or path.startswith(BATCH + "/"):
             raise errors.batch_not_allowed()
-        raise errors.not_found(f"There is no {path} here: only calls that can be bounded and priced are passed on.")
+        raise errors.not_found(_advice(path))
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
+        if not charsets.is_utf_8(exchange.header("content-type")):
+            raise errors.unsupported(charsets.SENTENCE, param="content-type")
         identity = await self.identify(exchange)
         asked = Asked(exchange, identity)
+
+        async def check_status() -> None:
+            await caller_status.check(self, identity)
+
         try:
-            # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
-            await calls.read(self, asked, route)
-            await idempotency.once(
-                self,
-                exchange,
-                identity,
-                lambda exchange: self._serve(exchange, route, asked),
-                limit=route.max_body_bytes,
-            )
-        except BodyTooLarge as error:
-            refused = errors.too_large(error.limit)
+            with self.bodies.turn(identity.key_id) as turn:
+                exchange.admit(
+                    limit=settings.MAX_BODY_BYTES,
+                    patience_s=settings.BODY_TIMEOUT_S,
+                    turn=turn,
+                    when_large=check_status,
+                )
+                # Before its Idempotency-Key is looked up: what is malformed leaves no row of that.
+                await requests.read(self, asked, route)
+                await idempotency.once(self, exchange, identity, lambda exchange: self._serve(exchange, route, asked))
+        except tuple(errors.BODIES) as error:
+            refused = errors.bad_body(error)
             asked.note(refused, self.refusals)
             raise refused from error
         except errors.GatewayError as error:
@@ -98,6 +108,16 @@ class GatewayApplication(Gateway):
             # Too late for a status: the answer just ends.
             return
         await exchange.answer_json(error.status, error.body(), error.headers)
+
+
+def _advice(path: str) -> str:
+    """What to ask instead of a path that is none."""
+    there_is_none = f"There is no {path[:200]} here"
+    if path == "/v1":
+        return f"{there_is_none}: this is the base address, to which a client adds /chat/completions or /models."
+    if instead := routes.meant(path):
+        return f"{there_is_none}: the base address of this API ends in /v1, so this would be {instead}."
+    return f"{there_is_none}: only calls that can be bounded and priced are passed on."
 
 
 gateway = GatewayApplication()

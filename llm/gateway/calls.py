@@ -1,4 +1,4 @@
-"""The life of a governed call: identify, parse, estimate, reserve, call, settle or release; written here once.
+"""The life of a governed call that was read: reserve, call, settle or release; written here once.
 
 A call that a model does not answer is tried at the next one, with a hold of its own at that one's price, as long as
 the client has not been sent a byte. No database connection is held while a model answers.
@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import cast
 from uuid import UUID
 
 import orjson
@@ -22,19 +22,18 @@ from django.utils import timezone
 
 from governance import ledger
 from governance.ledger.operations import Reserve
-from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
-from governance.rules.decision import Action, Call, Decision, Quote, Quoter, Reason
-from governance.rules.overruns import ModelOverrun
-from governance.rules.visibility import Audience
+from governance.rules.decision import Call, Reason
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import callers, errors, upstream
+from llm.gateway import answer_headers, errors, requests, upstream, whole_answers
 from llm.gateway.asked import Asked
+from llm.gateway.bodies import ClientGone
+from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
-from llm.gateway.http import ClientGone, Exchange
+from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
@@ -42,42 +41,19 @@ from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import bounds, exact_count, forbidden, mistral_dialect, sse, unreadable
-from llm.rules.answers import read_json
-from llm.rules.exact_count import Tokenizer
+from llm.rules import bounds, forbidden, mistral_dialect, sse, unreadable
 from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import GUARDS, Entry
 from llm.rules.routing import Candidate, UnknownStrategy, candidates
 from llm.rules.stated_errors import StatedError, error_in
-from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
 from llm.state import routing
 from llm.state.telemetry import Attempt, trace_context
 
 log = logging.getLogger(__name__)
 
-
-async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
-    """Read a request of any route. Raises the 400 of one that is malformed: nothing was looked up or written for it."""
-    exchange = asked.exchange
-    body = await exchange.body(limit=route.max_body_bytes)
-    try:
-        asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
-        _check_names(exchange, request)
-        estimate = route.estimate(request, asked.identity.default_max_tokens)
-        asked.estimate = replace(estimate, asked=request.lengthening)
-    except mistral_dialect.DialectError as error:
-        raise _mistake(error) from error
-    except bounds.UnboundedInput as error:
-        raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
-    asked.caller = asked.identity.caller(**callers.named(exchange, request))
-
-
-def _check_names(exchange: Exchange, request: Request) -> None:
-    callers.checked("model", request.model, field="model")
-    callers.checked("strategy", exchange.header("x-strategy"), field="x-strategy")
-    for tool in request.tools:
-        callers.checked("tool", tool, field="tools")
+# All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
+JSON = ("content-type", "application/json")
 
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
@@ -111,15 +87,6 @@ def _check(
         raise errors.provider_not_configured(request.model, entry.provider)
 
 
-@dataclass(frozen=True, slots=True)
-class _Streamed:
-    """A plain call's answer that came as a stream. `is_over`: it came to its end."""
-
-    answer: dict[str, Any]
-    told: StreamUsage
-    is_over: bool
-
-
 @dataclass(slots=True)
 class _GovernedCall:
     """What stays the same from one attempt to the next."""
@@ -136,12 +103,7 @@ class _GovernedCall:
     asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
     avoided: set[str]
-    # The bound of the call by provider, as far as it was asked for; or why it has none there.
-    estimates: dict[str, bounds.Estimate | errors.GatewayError] = field(default_factory=dict)
-    # How many tokens fewer than bytes its texts have, by provider and tokenizer.
-    saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
-    # What is known of models that pass their bounds.
-    overruns: Sequence[ModelOverrun] = ()
+    bound: CallBounds = field(init=False)
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
     # Whether it was tried once more at a model whose connection had ended.
@@ -149,6 +111,9 @@ class _GovernedCall:
     # Whether the breakers were told how the present attempt went.
     judged: bool = False
     first_byte_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
 
     async def serve(self) -> None:
         """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
@@ -261,15 +226,15 @@ class _GovernedCall:
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
-        if isinstance(unbounded := self._bound_at(order[0].provider), errors.GatewayError):
+        if isinstance(unbounded := self.bound.at_provider(order[0].provider), errors.GatewayError):
             raise Unanswered(unbounded, order[0].place)
-        await self._count_texts({candidate.provider for candidate in order})
+        await self.bound.count_texts({candidate.provider for candidate in order})
         known = {candidate.name: candidate for candidate in order}
         home = order[0].provider
         call = Call(
             model=order[0].name,
-            quote=self._quoter(known, home),
-            overrun_quote=lambda overruns: self._quoter(known, home, overruns),
+            quote=self.bound.quoter(known, home),
+            overrun_quote=lambda overruns: self.bound.quoter(known, home, overruns),
             tools=self.request.tools,
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
@@ -285,7 +250,7 @@ class _GovernedCall:
         except ledger.OutOfBounds as error:
             # No call is so dear, but by a price or a length that is a mistake.
             raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
-        if decision.reason == Reason.MODEL_NOT_PRICED and (endless := self._endless(order[0])):
+        if decision.reason == Reason.MODEL_NOT_PRICED and (endless := self.bound.endless(order[0])):
             raise Unanswered(endless, order[0].place)
         if decision.quote is None:
             raise self.failure or errors.refusal(
@@ -293,100 +258,13 @@ class _GovernedCall:
             )
         usage = CallUsage(
             route=self.route,
-            estimate=self._estimate_at(known[decision.model]) or self.estimate,
+            estimate=self.bound.at(known[decision.model]) or self.estimate,
             served=known[decision.model],
             quote=decision.quote,
             tokenizer=self.gateway.tokenizers.of(known[decision.model].entry),
-            counts_answer=self._leaves_tokens_to(known[decision.model]),
+            counts_answer=self.bound.leaves_tokens_to(known[decision.model]),
         )
         return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
-
-    def _endless(self, candidate: Candidate) -> errors.GatewayError | None:
-        """Why a model has no quote that has a price: nobody knows how much it may write."""
-        estimate = self._estimate_at(candidate)
-        if candidate.entry is None or estimate is None or estimate.is_output_bounded_at(candidate.entry):
-            return None
-        return errors.bad_request(estimate.no_bound_at(candidate.entry), param="model", code="unbounded_output")
-
-    def _quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[ModelOverrun] = ()) -> Quoter:
-        """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
-
-        A rule's bare name means the model at `home`, the provider that is asked, where it has one: calls of a zone stay
-        there. What a rule names is kept in `known`.
-        """
-        # Of this attempt; the one before may have shown more.
-        self.overruns = overruns
-
-        def quote(model: str) -> Quote | None:
-            candidate = known.get(model)
-            if candidate is None:
-                name = self.catalogue.nearest(model, home=home)
-                candidate = known.get(name) or Candidate(name, self.catalogue.resolve(name))
-                known[model] = known[name] = candidate
-            estimate = self._estimate_at(candidate)
-            if estimate is None:
-                return None
-            found = bounds.quote(estimate, candidate.entry, model=candidate.name)
-            if found is None or self.avoided.isdisjoint(candidate.places):
-                return found
-            return replace(found, capable=False)
-
-        return quote
-
-    def _estimate_at(self, candidate: Candidate) -> bounds.Estimate | None:
-        """The bound of what would leave for a candidate, as its tokenizer counts it where that was done; None: none."""
-        if candidate.entry is None:
-            return self.estimate
-        found = self._bound_at(candidate.provider)
-        if isinstance(found, errors.GatewayError):
-            return None
-        found = found.knowing(self.overruns, candidate.place)
-        tokenizer = self.gateway.tokenizers.of(candidate.entry)
-        saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
-        return found.with_saved(saved, candidate.entry) if saved else found
-
-    def _bound_at(self, provider: str) -> bounds.Estimate | errors.GatewayError:
-        """The bound of what would leave for a provider: they are sent different bodies for the same request.
-
-        Where there is none, why: the ledger asks for quotes in the midst of others' calls, so nothing is raised.
-        """
-        if provider not in self.gateway.providers:
-            return self.estimate
-        found = self.estimates.get(provider)
-        if found is None:
-            try:
-                found = self.gateway.providers[provider].bound(self.request, self.estimate)
-            except mistral_dialect.DialectError:
-                # It cannot be asked; whoever tries says so.
-                found = self.estimate
-            except bounds.UnboundedInput as error:
-                found = errors.bad_request(f"{error}.", param=error.param, code="unbounded_input")
-            except Exception:
-                log.exception("a request cannot be bounded at %s, so it is not asked", provider)
-                found = errors.bad_request(f"This request cannot be bounded at {provider}, so it is not accepted.")
-            self.estimates[provider] = found
-        return found
-
-    async def _count_texts(self, providers: Iterable[str]) -> None:
-        """Count the call's texts before the ledger decides, for all models there that a rule may take it to."""
-        for provider in providers:
-            for tokenizer in self.gateway.tokenizers.at(provider, self.catalogue):
-                if (provider, tokenizer) not in self.saved_tokens:
-                    bound = self._bound_at(provider)
-                    texts = bound.texts if isinstance(bound, bounds.Estimate) else ()
-                    self.saved_tokens[provider, tokenizer] = await self._saved_tokens(tokenizer, texts)
-
-    async def _saved_tokens(self, tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-        saved = await self.gateway.tokenizers.count(
-            lambda: exact_count.saved_tokens(tokenizer, texts), text_bytes=sum(map(len, texts))
-        )
-        return saved or 0
-
-    def _leaves_tokens_to(self, candidate: Candidate) -> bool:
-        """Whether a model that is counted for writes as it will. Some are sent all that came, so that is looked at."""
-        if self.gateway.tokenizers.of(candidate.entry) is None or self.estimate.max_tokens is None:
-            return False
-        return exact_count.is_plainly_sampled(orjson.loads(self.request.body))
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
@@ -401,7 +279,7 @@ class _GovernedCall:
             )
         except mistral_dialect.DialectError as error:
             await hold.release()
-            raise Unanswered(_mistake(error), hold.usage.served.place) from error
+            raise Unanswered(requests.mistake(error), hold.usage.served.place) from error
         sent = time.perf_counter()
         if self.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
@@ -422,7 +300,7 @@ class _GovernedCall:
         """For whom waits for a stream, however many models were tried."""
         every_s = settings.SIGN_OF_LIFE_S if self.request.stream else 0
         waited_s = time.perf_counter() - self.exchange.arrived
-        headers = [*self._headers(hold), *_budget(hold, self.identity, None)]
+        headers = [*self._headers(hold), *answer_headers.budget(hold, self.identity.audience, None)]
         return SignOfLife(self.exchange, headers, first_s=max(0.0, every_s - waited_s), every_s=every_s)
 
     async def _end_begun(self, hold: Hold, reason: str) -> None:
@@ -487,8 +365,8 @@ class _GovernedCall:
             broken = True
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
-        streamed = self._read_events(hold, data)
-        said = _json_object(data) if streamed is None else streamed.answer
+        streamed = whole_answers.read_events(data, hold, answers=self.request.n)
+        said = whole_answers.json_object(data) if streamed is None else streamed.answer
         choices = sse.choices_of(said)
         has_answer = bool(said and said.get(self.route.answer_in))
         written_bytes = sse.answer_bytes({"choices": choices})
@@ -544,13 +422,13 @@ class _GovernedCall:
                 raise Unanswered(self.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
+        if not whole_answers.is_json(data):
+            # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
+            message = f"The model's API refused the request with status {answer.status}."
+            data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
         if self.exchange.started:
             raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
-        await self.exchange.answer(
-            answer.status,
-            data,
-            [("content-type", _content_type(answer)), ("x-request-id", self.exchange.request_id)],
-        )
+        await self.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.exchange.request_id)])
 
     def _forbids_us(self, provider: Provider, said: bytes) -> bool:
         guarded = not GUARDS.isdisjoint(self.estimate.needs)
@@ -577,8 +455,8 @@ class _GovernedCall:
             await stream.relay(
                 [
                     *self._headers(hold),
-                    *_budget(hold, self.identity, None),
-                    ("server-timing", _timing(self.exchange.arrived, sent, first)),
+                    *answer_headers.budget(hold, self.identity.audience, None),
+                    ("server-timing", answer_headers.timing(self.exchange.arrived, sent, first)),
                 ]
             )
 
@@ -588,11 +466,11 @@ class _GovernedCall:
             data = await answer.read()
         except ProviderError as error:
             raise await self._failed(hold, error) from error
-        streamed = self._read_events(hold, data)
+        streamed = whole_answers.read_events(data, hold, answers=self.request.n)
         if streamed is not None:
             # A stream although none was asked for.
             data = orjson.dumps(streamed.answer)
-        said = _json_object(data)
+        said = whole_answers.json_object(data)
         if with_text_arguments(said):
             data = orjson.dumps(said)
         answered = time.perf_counter()
@@ -623,27 +501,12 @@ class _GovernedCall:
             data,
             [
                 *self._headers(hold),
-                *_budget(hold, self.identity, result),
+                *answer_headers.budget(hold, self.identity.audience, result),
                 ("x-request-cost-usd", money.format_dollars(cost_nanos)),
-                ("server-timing", _timing(self.exchange.arrived, sent, answered)),
-                ("content-type", "application/json" if streamed is not None else _content_type(answer)),
+                ("server-timing", answer_headers.timing(self.exchange.arrived, sent, answered)),
+                JSON,
             ],
         )
-
-    def _read_events(self, hold: Hold, data: bytes) -> _Streamed | None:
-        """What a body says that is a stream, counted as it is in a stream; None for any other."""
-        found = sse.body_events(data)
-        answer = None if found is None else sse.joined(found[0])
-        if found is None or answer is None:
-            return None
-        events, unread = found
-        told = StreamUsage(self.request.n)
-        for event in events:
-            text_bytes = event.text_bytes
-            hold.count.arrived(text_bytes, event.data)
-            told.took(event, hold.usage.reported(event.data or {}), text_bytes=text_bytes)
-        hold.count.arrived(len(unread))
-        return _Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
     def _succeeded(self, hold: Hold, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""
@@ -678,58 +541,10 @@ class _GovernedCall:
         )
 
     def _headers(self, hold: Hold) -> list[tuple[str, str]]:
-        """What was done to the call, for whoever sent it."""
-        decision, requested = hold.decision, self.request.model
-        headers = [
-            ("x-request-id", self.exchange.request_id),
-            ("x-model-requested", requested),
-            ("x-model-served", decision.model),
-            ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
-        ]
-        chosen = bool(self.strategy) and self.failure is None
-        if reason := _reason(decision, requested, chosen=chosen, audience=self.identity.audience):
-            headers.append(("x-downgrade-reason", reason))
-        if decision.disabled_tools:
-            headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
-        if self.request.max_tokens is None and hold.quote.max_tokens is not None:
-            headers.append(("x-max-tokens-default", str(hold.quote.asked_tokens)))
-        if decision.clamped:
-            headers.append(("x-max-tokens-clamped", str(hold.quote.asked_tokens)))
-        return headers
-
-
-def _mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
-    return errors.bad_request(error.message, param=error.param, code=error.code)
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    parsed = read_json(data)
-    return parsed if isinstance(parsed, dict) else {}
-
-
-def _content_type(answer: upstream.Refusing) -> str:
-    return answer.headers.get("content-type", "application/json")
-
-
-def _reason(decision: Decision, requested: str, *, chosen: bool, audience: Audience) -> str:
-    """Why another model serves than the one requested; empty where it does not. `chosen`: by a strategy."""
-    if decision.model == requested:
-        return ""
-    if decision.action is not Action.DEGRADE or decision.because is None:
-        return "strategy" if chosen else "fallback"
-    return f"{decision.reason.value} of {audience.window(decision.because).name}"
-
-
-def _budget(hold: Hold, identity: Identity, result: SettleResult | None) -> list[tuple[str, str]]:
-    """The tightest budget that may be shown, after this call: as settled, or (not yet settled) as held."""
-    decided = identity.audience.tightest(hold.decision.views)
-    if decided is None:
-        return []
-    held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
-    settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
-    return errors.budget_headers(identity.audience.window(next(settled, held)))
-
-
-def _timing(arrived: float, sent: float, answered: float) -> str:
-    """Milliseconds before the call was sent on, and until the model's answer began."""
-    return f"gateway;dur={(sent - arrived) * 1000:.1f}, upstream;dur={(answered - sent) * 1000:.1f}"
+        return answer_headers.of_call(
+            hold,
+            self.request,
+            request_id=self.exchange.request_id,
+            audience=self.identity.audience,
+            chosen=bool(self.strategy) and self.failure is None,
+        )

@@ -18,6 +18,7 @@ from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Decision, Reason
 from governance.rules.visibility import Audience, ShownWindow
+from llm.gateway import bodies
 
 LONGEST_WAIT_S = 60
 
@@ -55,10 +56,44 @@ def bad_request(message: str, *, param: str | None = None, code: str = "invalid_
     return GatewayError(400, "invalid_request_error", code, message, param)
 
 
-def too_large(limit: int) -> GatewayError:
-    return GatewayError(
-        413, "invalid_request_error", "body_too_large", f"The body may have at most {limit} bytes.", None
-    )
+def unsupported(message: str, *, param: str) -> GatewayError:
+    """The body is written or packed in a way that is not read here."""
+    return GatewayError(415, "invalid_request_error", "unsupported_media_type", message, param)
+
+
+# What can be wrong with a body whatever is in it: status, code and field. The rest of it may still be on its way.
+BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
+    bodies.BodyTooLarge: (413, "body_too_large", None),
+    bodies.BodyTooSlow: (408, "body_timeout", None),
+    bodies.PackingUnknown: (415, "unsupported_media_type", "content-encoding"),
+    bodies.PackingBroken: (400, "invalid_request", "content-encoding"),
+    bodies.TooManyBodies: (429, "too_many_large_bodies", None),
+}
+
+
+def bad_body(error: Exception) -> GatewayError:
+    return of_body(type(error), str(error))
+
+
+def of_body(kind: type[Exception], message: str) -> GatewayError:
+    """The answer to a body with which something of `BODIES` is wrong."""
+    status, code, param = BODIES[kind]
+    headers = [("connection", "close")]
+    if status == 415:
+        headers.append(("accept-encoding", ", ".join(bodies.PACKINGS)))
+    if status == 429:
+        headers.append(("retry-after", "1"))
+    return GatewayError(status, _TYPES.get(status, "invalid_request_error"), code, message, param, tuple(headers))
+
+
+def headers_too_large(limit: int, count: int) -> GatewayError:
+    message = f"The request's line and headers may have at most {limit:,} bytes, and be at most {count} headers."
+    return GatewayError(431, "invalid_request_error", "headers_too_large", message)
+
+
+def headers_too_slow() -> GatewayError:
+    message = "The request's headers did not come in time; send it again."
+    return GatewayError(408, "invalid_request_error", "headers_timeout", message)
 
 
 def unauthorized(message: str) -> GatewayError:

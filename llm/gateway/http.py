@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from governance.rules import names
+from llm.gateway import bodies
+from llm.gateway.asgi import Receive, Scope, Send
+from llm.gateway.bodies import Turn
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
-
-
-class BodyTooLarge(Exception):
-    """The body is larger than `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the body may have at most {limit} bytes")
-        self.limit = limit
-
-
-class ClientGone(Exception):
-    """The client went away before its request was read."""
+WhenLarge = Callable[[], Awaitable[None]]
 
 
 class Exchange:
@@ -57,29 +45,57 @@ class Exchange:
         """From here on every message of the answer goes through what `wrap` makes of the sender."""
         self._send = wrap(self._send)
 
-    async def body(self, *, limit: int) -> bytes:
-        """The whole body; it is read once and may be asked for again."""
+    def admit(self, *, limit: int, patience_s: float, turn: Turn, when_large: WhenLarge) -> None:
+        """Let the body be read: within `limit` bytes, its client silent for `patience_s` at most.
+
+        `when_large` is awaited before the turn of a large body, and before more of it is read.
+        """
+        self.turn = turn
+        self._limit, self._patience_s, self._when_large = limit, patience_s, when_large
+
+    async def body(self) -> bytes:
+        """The whole body, unpacked; it is read once and may be asked for again. Raises what `bodies` does."""
         if self._body is None:
-            self._body = await self._read(limit)
+            self._body = await self._read()
         return self._body
 
-    async def _read(self, limit: int) -> bytes:
-        announced = self.header("content-length")
-        if announced.isdecimal() and int(announced) > limit:
-            raise BodyTooLarge(limit)
+    async def _read(self) -> bytes:
+        limit = self._limit
+        packing = bodies.packing_of(self._headers)
+        size = bodies.announced_bytes(self._headers, limit=limit)
+        if size > bodies.LARGE_BYTES:
+            await self._take_turn(size)
         parts: list[bytes] = []
         size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise BodyTooLarge(limit)
+        async for part in bodies.read(self._receive, limit=limit, patience_s=self._patience_s):
             parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
+            size += len(part)
+            if size > bodies.LARGE_BYTES:
+                await self._take_turn(size)
+        body = b"".join(parts)
+        return await self._unpacked(body, packing) if packing else body
+
+    async def _unpacked(self, body: bytes, packing: str) -> bytes:
+        """Nobody knows beforehand how large it becomes: it counts as small until it is not."""
+        slices = bodies.slices(body, packing, limit=self._limit)
+        parts: list[bytes] = []
+        size = 0
+
+        def unpack() -> bytes:
+            return next(slices, b"")
+
+        while part := await self.turn.beside(unpack) if self.turn.is_taken else unpack():
+            parts.append(part)
+            size += len(part)
+            if size >= bodies.LARGE_BYTES:
+                await self._take_turn(size)
+        return b"".join(parts)
+
+    async def _take_turn(self, size_bytes: int) -> None:
+        if not self.turn.is_taken:
+            await self._when_large()
+            await self.turn.take()
+        self.turn.hold(size_bytes)
 
     def watch(self, on_leave: Callable[[], None] | None = None) -> None:
         """Notice, once the body is read, when the client goes away: `is_gone`, and what is to be done then."""

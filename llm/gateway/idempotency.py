@@ -18,7 +18,8 @@ from governance import idempotency
 from governance.idempotency import Claim, Headers, StoredAnswer
 from governance.models import ApiKey
 from llm.gateway import errors
-from llm.gateway.http import Exchange, Message, Send
+from llm.gateway.asgi import Message, Send
+from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.rules import forms
@@ -29,14 +30,14 @@ T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
-async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle: Handler, *, limit: int) -> None:
-    """Answer a call; under an Idempotency-Key, as it was answered before. `limit`: the most bytes of a body."""
+async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle: Handler) -> None:
+    """Answer a call; under an Idempotency-Key, as it was answered before."""
     key = exchange.header(idempotency.HEADER)
     if not key:
         await handle(exchange)
         return
-    body = forms.canonical(await exchange.body(limit=limit), exchange.header("content-type"))
-    digest = idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=body)
+    body = await exchange.body()
+    digest = await exchange.turn.work(len(body), lambda: _digest(exchange, identity, body))
     found = await _begin(gateway, identity, key, digest)
     if isinstance(found, StoredAnswer):
         await exchange.answer(found.status, found.body, [*found.headers, idempotency.REPLAYED])
@@ -48,6 +49,11 @@ async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle:
     finally:
         alive.cancel()
         await run.end()
+
+
+def _digest(exchange: Exchange, identity: Identity, body: bytes) -> str:
+    sent = forms.canonical(body, exchange.header("content-type"))
+    return idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=sent)
 
 
 async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) -> Claim | StoredAnswer:

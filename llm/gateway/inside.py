@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
 
 from llm.gateway.application import gateway
-from llm.gateway.http import Message, Scope
+from llm.gateway.asgi import Message, Scope
 from llm.providers.http import READ_TIMEOUT_S
 
 

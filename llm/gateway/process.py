@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,12 +14,15 @@ from django.utils import timezone
 from governance.actions import budgets, refusal_log, stops
 from governance.idempotency import WaitingRepeats
 from governance.ledger.writer import GroupCommit
+from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.gateway import errors
+from llm.gateway.bodies import Bodies
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
 from llm.gateway.readers import Readers
+from llm.gateway.shared_reads import SharedReads
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
 from llm.state import breakers, metrics, routing, tokenizers
@@ -27,6 +31,11 @@ from llm.state.telemetry import Telemetry
 T = TypeVar("T")
 # Threads, and so connections to the database while they use it: with the ledger's writer fewer than a process has.
 READERS, KEEPERS = 3, 2
+# Whether a key may call at all is read again after so long: what it decides costs nothing, and calls ask the ledger.
+CALLER_STATUS_S = 0.25
+# Python's own 5 ms are what the event loop and the ledger's writer wait each time they come back from a system call,
+# dozens of times in a call, while a large body is parsed.
+SWITCH_INTERVAL_S = 0.0005
 # Ours are shorter; a longer one is not worth remembering.
 BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
 
@@ -40,15 +49,22 @@ class Gateway:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         # What the cache cannot answer is read by these. Repeats ask for kept answers again and again, so by others.
         self._readers = Readers("reads", count=READERS)
         self._keepers = Readers("kept-answers", count=KEEPERS)
+        self.caller_statuses = SharedReads[Decision](self.read, good_for_s=CALLER_STATUS_S)
         self.waiting = WaitingRepeats()
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
         await self.read(snapshot.current)
         await self.read(routing.load)
         known = await self.read(routing.known_names)
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
+        self.bodies = Bodies(
+            at_a_time=settings.LARGE_BODIES_PER_KEY,
+            most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
+            patience_s=settings.BODY_TIMEOUT_S,
+        )
         self.commits = GroupCommit()
         self.commits.start()
         self.refusals = refusal_log.log
@@ -87,6 +103,7 @@ class Gateway:
         await asyncio.to_thread(self.commits.close)
         await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
+        self.bodies.close()
         for threads in (self._readers, self._keepers):
             await asyncio.to_thread(threads.close)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 from django.conf import settings
 
 from governance.rules.calls import Usage
+from governance.rules.json_bounds import JsonBounds
 from llm.rules import bounds, mistral_dialect, transcription, usage
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
-
+from llm.rules.request_bounds import RequestBounds
 
 # What counts an answer: (answer, the model that was asked, the unit of the estimate).
 ReadUsage = Callable[[Any, str, str], Usage | None]
@@ -35,7 +35,6 @@ class Route:
     answer_in: str = "choices"
     # Of what is not counted in tokens and held for at a likely length: the most that one call can use, a setting.
     most_units: str = ""
-    max_body_bytes: int = MAX_BODY_BYTES
 
     def is_beyond(self, units: int, *, held: int) -> bool:
         """Whether so many units cannot have been used by one call, that was held for with so many."""
@@ -66,10 +65,24 @@ def _reserves_unbounded() -> bool:
     return bool(settings.UNBOUNDED_INPUTS == "reserve_full_context")
 
 
+def _bounds() -> RequestBounds:
+    return RequestBounds(
+        JsonBounds(
+            depth=settings.MAX_JSON_DEPTH,
+            values=settings.MAX_JSON_VALUES,
+            fields=settings.MAX_JSON_FIELDS,
+            characters=settings.MAX_TEXT_CHARACTERS,
+        ),
+        messages=settings.MAX_MESSAGES,
+        parts=settings.MAX_CONTENT_PARTS,
+        tools=settings.MAX_TOOLS,
+    )
+
+
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
-    parse=lambda body, _, extra: mistral_dialect.parse(body, extra),
+    parse=lambda body, _, extra: mistral_dialect.parse(body, extra, _bounds()),
     estimate=lambda request, default: bounds.chat(
         request.payload,
         default_max_tokens=default,
@@ -81,14 +94,14 @@ CHAT = Route(
 FIM = Route(
     path="/fim/completions",
     kind="fim",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="fim"),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="fim", bounds=_bounds()),
     estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
     read_usage=_written,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
     kind="embedding",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="embedding"),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="embedding", bounds=_bounds()),
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
     answer_in="data",
@@ -96,7 +109,7 @@ EMBEDDINGS = Route(
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="moderation"),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="moderation", bounds=_bounds()),
     estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
     answer_in="results",
@@ -104,7 +117,7 @@ MODERATIONS = Route(
 OCR = Route(
     path="/ocr",
     kind="ocr",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="ocr"),
+    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="ocr", bounds=_bounds()),
     estimate=lambda request, _: bounds.ocr(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),
@@ -138,3 +151,23 @@ ROUTES = {
         TRANSCRIPTIONS,
     )
 }
+
+# What else there is below /v1, with names below it.
+_VERSION = re.compile(r"v\d+")
+_READS = ("models", "budget", "batch")
+# Addresses of the control plane, some of which end like ours.
+_OTHERS = frozenset({"api", "admin", "billing", "metrics", "static"})
+
+
+def meant(path: str) -> str:
+    """The path below /v1 that one probably means which is none: without /v1, with more of it, or too many slashes."""
+    parts = [part for part in path[:500].split("/") if part]
+    if not parts or parts[0] in _OTHERS:
+        return ""
+    for start, part in enumerate(parts):
+        if (found := f"/v1/{'/'.join(parts[start:])}") in ROUTES or part in _READS:
+            return found
+        if _VERSION.fullmatch(part) and part != "v1":
+            # Another version is another API.
+            return ""
+    return "/v1" if parts[0] == "v1" else ""

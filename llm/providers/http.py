@@ -21,16 +21,19 @@ import aiohttp
 import orjson
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from django.conf import settings
 from multidict import CIMultiDict
 
+from governance import proxies
 from llm.providers import ProviderError
 from llm.rules import addresses, sse
 from llm.rules.packing import Packing
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
-# An answer is read no further than this.
-MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# The status line and the headers of an answer; and one line of a stream, which has an event in it.
+MOST_HEADER_BYTES = 16 * 1024
+MOST_LINE_BYTES = 16 * 1024 * 1024
 # Usage that has not come so soon after its answer's end goes on by itself when it does.
 USAGE_FOLLOWS_S = 0.25
 # So soon after a request nothing but the end of an idle connection ends it.
@@ -40,6 +43,7 @@ STALE_S = 1.0
 LARGE_BODY_BYTES = 1024 * 1024
 # What an operator waits for when a connection is tried out.
 LIST_TIMEOUT_S = 15.0
+MOST_LIST_BYTES = 8 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +108,15 @@ class PublicNames(ThreadedResolver):
 class Connection:
     """Connections to one API base. `headers` hold the key: they are sent, and shown to nobody.
 
-    `public_only`: names that lead into a private network are not called.
+    `public_only`: names that lead into a private network are not called. Through a proxy its rules hold instead: it
+    looks names up.
     """
 
     def __init__(self, *, base: str, headers: Mapping[str, str], public_only: bool = False) -> None:
         self.base = base.rstrip("/")
         self._headers = dict(headers)
         self._public_only = public_only
+        self._proxy = proxies.proxy_for(self.base)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
         # Until then each request gets a connection of its own.
@@ -132,11 +138,19 @@ class Connection:
             trace_configs=[trace],
             request_class=_Request,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
-            # No proxy, no netrc: the key goes where it was configured to go.
-            trust_env=False,
-            headers={"accept-encoding": "identity"},
             skip_auto_headers=("user-agent", "accept"),
+            **self._session_options(),
         )
+
+    def _session_options(self) -> dict[str, Any]:
+        return {
+            # No netrc: the key goes where it was configured to go.
+            "trust_env": False,
+            "proxy": self._proxy,
+            "headers": {"accept-encoding": "identity"},
+            "max_line_size": MOST_HEADER_BYTES,
+            "max_field_size": MOST_HEADER_BYTES,
+        }
 
     async def close(self) -> None:
         for session in (self._session, self._fresh):
@@ -145,7 +159,7 @@ class Connection:
         self._session = self._fresh = None
 
     def _connector(self, *, force_close: bool = False) -> aiohttp.TCPConnector:
-        resolver = PublicNames() if self._public_only else None
+        resolver = PublicNames() if self._public_only and self._proxy is None else None
         if force_close:
             return aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver)
         return aiohttp.TCPConnector(limit=0, keepalive_timeout=30, limit_per_host=0, resolver=resolver)
@@ -185,7 +199,7 @@ class Connection:
             )
         except _Unfit:
             raise
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
             raise ProviderError("upstream_unreachable", "The model's API cannot be reached.", sent=False) from error
         except TimeoutError as error:
             raise ProviderError("upstream_timeout", "The model's API did not answer in time.", sent=True) from error
@@ -203,14 +217,13 @@ class Connection:
     async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float, most_bytes: int) -> tuple[int, bytes]:
         """Status and whole body of what is at a path below the base. Raises ProviderError, never a key."""
         async with aiohttp.ClientSession(
-            connector=self._connector(),
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
-            headers={**self._headers, "accept-encoding": "identity"},
-            trust_env=False,
+            connector=self._connector(), timeout=aiohttp.ClientTimeout(total=timeout_s), **self._session_options()
         ) as session:
             body = bytearray()
             try:
-                async with session.get(self.base + path, params=query, allow_redirects=False) as response:
+                async with session.get(
+                    self.base + path, params=query, headers=self._headers, allow_redirects=False
+                ) as response:
                     async for chunk in response.content.iter_any():
                         body += chunk
                         if len(body) > most_bytes:
@@ -221,19 +234,9 @@ class Connection:
 
     async def list_models(self, path: str, *, under: str = "data", named: str = "id") -> list[str]:
         """The names in the list at a path below the base, `{under: [{named}]}`. Raises ProviderError, never a key."""
-        async with aiohttp.ClientSession(
-            connector=self._connector(),
-            timeout=aiohttp.ClientTimeout(total=LIST_TIMEOUT_S),
-            headers=self._headers,
-            trust_env=False,
-        ) as session:
-            try:
-                async with session.get(self.base + path, allow_redirects=False) as response:
-                    body = await response.read()
-            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                raise ProviderError("upstream_unreachable", "It cannot be reached.", sent=False) from error
-        if response.status != 200:
-            raise ProviderError("upstream_failed", f"It answered with status {response.status}.", sent=False)
+        status, body = await self.get(path, {}, timeout_s=LIST_TIMEOUT_S, most_bytes=MOST_LIST_BYTES)
+        if status != 200:
+            raise ProviderError("upstream_failed", f"It answered with status {status}.", sent=False)
         return _names(body, under, named)
 
 
@@ -300,13 +303,15 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
-        size = 0
+        size = line_size = 0
         packing = Packing()
         try:
             async for packed in self._response.content.iter_any():
-                chunk = packing.undo(packed, most_bytes=MOST_ANSWER_BYTES - size + 1)
+                chunk = packing.undo(packed, most_bytes=settings.MAX_ANSWER_BYTES - size + 1)
                 size += len(chunk)
-                if size > MOST_ANSWER_BYTES:
+                ended = chunk.rfind(b"\n")
+                line_size = line_size + len(chunk) if ended < 0 else len(chunk) - ended - 1
+                if size > settings.MAX_ANSWER_BYTES or (self.is_stream and line_size > MOST_LINE_BYTES):
                     self.close()
                     raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
                 if chunk:

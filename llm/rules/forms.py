@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from governance.rules import charsets
 from llm.rules.mistral_dialect import DialectError
 
 # A form of a transcription has a dozen fields.
 MOST_FIELDS = 200
+WRONG_CHARSET = "unsupported_charset"
 # A part may say that it is encoded; nobody does, and what it says would have to be undone first.
 _PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
@@ -103,6 +105,8 @@ class _Reader:
             raise _malformed("a part has no name")
         if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN_ENCODINGS:
             raise _malformed("a part is encoded")
+        if not charsets.is_utf_8(self._headers.get(b"content-type", b"").decode("latin-1")):
+            raise DialectError(charsets.SENTENCE, "content-type", WRONG_CHARSET)
         name = options[b"name"].decode("latin-1")
         self.fields.append(Field(name, self._start, self._stop, is_file=b"filename" in options))
 

@@ -25,7 +25,11 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--disable-gpu",
     "--disable-quic",
+    # Pages of made-up origins call this machine, which a browser of people asks them about.
+    "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
 ]
+# A web page that may call the data plane.
+APP_ORIGIN = "https://app.example.test"
 OPERATOR, PASSWORD = "olivia", "a-password-for-tests"
 
 
@@ -104,6 +108,7 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         "DATABASE_URL": "",
         "APP_URL": f"http://127.0.0.1:{port}",
         "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
+        "CORS_ALLOWED_ORIGINS": APP_ORIGIN,
     }
     site = Site(url=f"http://127.0.0.1:{port}", environment=environment)
     site.manage("migrate", "--verbosity", "0")

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from config.planes import Receive, Scope, Send, compose
+from config.planes import compose
+from llm.gateway.asgi import Receive, Scope, Send
 
 
 class Recorder:

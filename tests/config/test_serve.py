@@ -40,7 +40,7 @@ class Served:
 
     def children(self) -> dict[str, psutil.Process]:
         """The direct ones, by what they run. Celery writes a title over its command where setproctitle is installed."""
-        words = {"uvicorn": "web", "celery": "worker", "simulate_mistral": "sandbox"}
+        words = {"config web": "web", "celery": "worker", "simulate_mistral": "sandbox"}
         return {
             name: child
             for child in psutil.Process(self.process.pid).children()

@@ -116,7 +116,7 @@ def commands() -> dict[str, list[str]]:
 
 def test_operations_tells_the_commands_that_compose_starts() -> None:
     manual = (ROOT / "docs/operations.md").read_text()
-    told = dict(re.findall(r"^\| (\w+) \| `((?:uvicorn|celery) .+?)` \|", manual, re.MULTILINE))
+    told = dict(re.findall(r"^\| (\w+) \| `((?:python|celery) .+?)` \|", manual, re.MULTILINE))
 
     assert set(told) == {"web", "worker", "beat"}
     for name, command in told.items():

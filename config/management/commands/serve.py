@@ -17,7 +17,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
-from config.installation import INSTALLED, PACKAGES
+from config.installation import INSTALLED
 from config.supervisor import Child, PortTaken, StartFailed, Supervisor, answers, claim, free_port
 from governance.management.terminal import TerminalCommand
 
@@ -156,19 +156,10 @@ def environment(sandbox: tuple[str, int] | None) -> dict[str, str]:
 
 def web(host: str, port: int, processes: int, sandbox: tuple[str, int] | None) -> Child:
     command = [
-        *(sys.executable, "-m", "uvicorn", "config.asgi:application", "--app-dir", str(PACKAGES)),
-        *("--host", host, "--port", str(port), "--workers", str(processes)),
-        *("--lifespan", "on", "--ws", "none", "--no-server-header", "--no-access-log"),
-        *("--log-level", "warning", "--timeout-graceful-shutdown", "5"),
-        *trusted_proxies(),
+        *(sys.executable, "-m", "config", "web", "--host", host, "--port", str(port)),
+        *("--workers", str(processes), "--grace", "5"),
     ]
     return Child(name="web", command=command, environment=environment(sandbox))
-
-
-def trusted_proxies() -> list[str]:
-    """Without a setting nobody's word on who calls counts; uvicorn alone would believe this machine's."""
-    trusted = ",".join(settings.FORWARDED_ALLOW_IPS)
-    return ["--proxy-headers", "--forwarded-allow-ips", trusted] if trusted else ["--no-proxy-headers"]
 
 
 def worker(sandbox: tuple[str, int] | None) -> Child:

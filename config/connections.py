@@ -1,0 +1,183 @@
+"""The HTTP connections of the web processes: uvicorn's, with bounds for those that never come to a request.
+
+uvicorn has no bound for a header section, and waits without an end for what is left of one, or of a body that nobody
+reads any more, and for clients that do not take their answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llm.gateway import errors
+from llm.gateway.errors import GatewayError
+
+# How long what is left of a refused request is taken, and thrown away: a connection that is closed before loses the
+# answer on its way.
+LINGER_S = 2.0
+MOST_HEADERS = 200
+# Of a header section at a time, between which its bounds are looked at.
+PIECE_BYTES = 4 * 1024
+# A stream's own patience comes first, which knows why it ends.
+AFTER_STREAMS_S = 5
+
+
+class GuardedConnection(HttpToolsProtocol):
+    """One connection. Its requests' header sections come within bytes and seconds, or it ends."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_in_head = True
+        self._head_bytes = 0
+        # Bytes of a body's frame since any of the body: sizes of chunks, and what may follow them.
+        self._frame_bytes = 0
+        self._is_over = False
+        self._late: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        for timer in (self._late, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        most = settings.MAX_HEADER_BYTES
+        while self._is_in_head and data and not self._is_over:
+            if self._head_bytes >= most or len(self.headers or ()) > MOST_HEADERS:
+                self._refuse(errors.headers_too_large(most, MOST_HEADERS))
+                return
+            taken_bytes = min(most - self._head_bytes, PIECE_BYTES)
+            piece, data = data[:taken_bytes], data[taken_bytes:]
+            self._head_bytes += len(piece)
+            super().data_received(piece)
+        if self._is_over or not data:
+            return
+        self._frame_bytes += len(data)
+        super().data_received(data)
+        if self._frame_bytes > most + len(data):
+            # No part of a body for so long: a chunk's size or a trailer without an end.
+            self._refuse(errors.headers_too_large(most, MOST_HEADERS))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._is_in_head:
+            self._expect_head()
+            self._head_bytes = 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What follows a chunked body is nobody's header.
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head, self._frame_bytes = False, 0
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        super().on_headers_complete()
+        self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        self._frame_bytes = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self.finish()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """End the connection once its answer is on its way; what is left of the request is thrown away."""
+        if self._is_over:
+            return
+        if self.cycle is not None and self.cycle.more_body:
+            self._discard()
+        else:
+            self._close()
+
+    def _expect_head(self) -> None:
+        self._is_in_head, self._head_bytes = True, 0
+        if self._late is None:
+            self._late = self.loop.call_later(settings.HEADER_TIMEOUT_S, self._is_late)
+
+    def _is_late(self) -> None:
+        self._late = None
+        if self._is_over:
+            return
+        if self._is_answering:
+            # The next request's may wait for the end of this one's answer.
+            self._late = self.loop.call_later(settings.HEADER_TIMEOUT_S, self._is_late)
+        elif self._head_bytes:
+            self._refuse(errors.headers_too_slow())
+        else:
+            self._close()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer where there is no request yet that an application could; within one, just end."""
+        if not self._is_answering:
+            body = orjson.dumps(error.body())
+            head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+            self._discard()
+        else:
+            self.transport.abort()
+
+    def _discard(self) -> None:
+        self._is_over = True
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.loop.call_later(LINGER_S, self._close)
+
+    def _close(self) -> None:
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(settings.CLIENT_WRITE_TIMEOUT_S, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_at_client(0)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _look_at_client(self, waited_bytes: int) -> None:
+        """End the connection of a client that has taken nothing since the last look."""
+        waits_bytes = self.transport.get_write_buffer_size()
+        if waited_bytes and waits_bytes >= waited_bytes:
+            self.transport.abort()
+            return
+        after_s = settings.CLIENT_WRITE_TIMEOUT_S + AFTER_STREAMS_S
+        self._stalled = self.loop.call_later(after_s, self._look_at_client, waits_bytes)
+
+
+class _Lingering:
+    """A transport that closes as its connection says."""
+
+    def __init__(self, connection: GuardedConnection) -> None:
+        self._connection = connection
+
+    def close(self) -> None:
+        self._connection.finish()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection.transport, name)

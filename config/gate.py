@@ -1,0 +1,140 @@
+"""What stands before Django: a request's body comes whole, within bounds, and a large one only from who is known here.
+
+Django would take a body of any size first, into a file where it is large, and ask who sent it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http.cookies import CookieError, SimpleCookie
+from importlib import import_module
+
+import orjson
+import uuid_utils.compat as uuids
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+
+from billing.inbox import envelope
+from governance.api import authentication
+from governance.api import errors as answers
+from llm.gateway import bodies
+from llm.gateway.asgi import Application, Message, Receive, Scope, Send
+
+WEBHOOKS = "/api/webhooks/"
+# So much may come from anybody: a form to sign in with, a mistaken key's request.
+ANYBODYS_BYTES = 64 * 1024
+
+# What may be wrong with a body: status and code.
+_STATUSES: dict[type[Exception], tuple[int, str]] = {
+    bodies.BodyTooLarge: (413, "body_too_large"),
+    bodies.BodyTooSlow: (408, "body_timeout"),
+    bodies.PackingUnknown: (415, "unsupported_media_type"),
+    bodies.PackingBroken: (400, "invalid"),
+}
+
+
+class _Unknown(Exception):
+    """A large body came from nobody that is known here."""
+
+
+def gate(django: Application) -> Application:
+    """Django, behind what is looked at before it reads a body."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        if scope["type"] != "http" or not (
+            headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        ):
+            await django(scope, receive, send)
+            return
+        try:
+            body = await _body(scope, headers, receive)
+        except bodies.ClientGone:
+            return
+        except _Unknown:
+            message = "Send a key that is known here before a body of this size."
+            await _refuse(send, 401, "authentication_required", message, [(b"www-authenticate", b"Bearer")])
+        except tuple(_STATUSES) as error:
+            more = [(b"accept-encoding", ", ".join(bodies.PACKINGS).encode())] * isinstance(
+                error, bodies.PackingUnknown
+            )
+            await _refuse(send, *_STATUSES[type(error)], str(error), more)
+        else:
+            await django(_plain(scope, len(body)), _Once(body, receive), send)
+
+    return application
+
+
+async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    is_webhook = scope["path"].startswith(WEBHOOKS)
+    limit = envelope.MOST_BYTES if is_webhook else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    packing = bodies.packing_of(headers)
+    known = is_webhook
+    if bodies.announced_bytes(headers, limit=limit) > ANYBODYS_BYTES and not known:
+        known = await _is_known(headers)
+    parts, size = [], 0
+    async for part in bodies.read(receive, limit=limit, patience_s=settings.BODY_TIMEOUT_S):
+        parts.append(part)
+        size += len(part)
+        if size > ANYBODYS_BYTES and not known:
+            known = await _is_known(headers)
+    body = b"".join(parts)
+    if not packing:
+        return body
+    parts = []
+    for part in bodies.slices(body, packing, limit=limit if known else ANYBODYS_BYTES):
+        parts.append(part)
+        # Others have their turn.
+        await asyncio.sleep(0)
+    return b"".join(parts)
+
+
+async def _is_known(headers: dict[bytes, bytes]) -> bool:
+    """True; raises _Unknown for a caller without a key that works, or a session."""
+    if not await sync_to_async(_has_key_or_session)(headers):
+        raise _Unknown
+    return True
+
+
+def _has_key_or_session(headers: dict[bytes, bytes]) -> bool:
+    if authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
+        return True
+    try:
+        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
+    except CookieError:
+        return False
+    named = cookies.get(settings.SESSION_COOKIE_NAME)
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    return named is not None and SESSION_KEY in store(named.value)
+
+
+def _plain(scope: Scope, size: int) -> Scope:
+    """The request as if its body had come unpacked, and in one piece."""
+    told = (b"content-length", b"content-encoding", b"transfer-encoding")
+    headers = [header for header in scope["headers"] if header[0] not in told]
+    return {**scope, "headers": [*headers, (b"content-length", str(size).encode())]}
+
+
+class _Once:
+    """A body that was read, and then whatever the client does next."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        body, self._body = self._body, None
+        if body is None:
+            return await self._receive()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+async def _refuse(send: Send, status: int, code: str, message: str, headers: list[tuple[bytes, bytes]]) -> None:
+    request_id = str(uuids.uuid7())
+    data = orjson.dumps(answers.envelope(code, message, None, request_id))
+    # What is left of the body is not waited for.
+    about = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"x-request-id", request_id.encode())]
+    about.append((b"content-length", str(len(data)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": [*about, *headers]})
+    await send({"type": "http.response.body", "body": data})

@@ -1,0 +1,268 @@
+"""Bodies of requests, within bounds: how large, how slow, how packed, and how many large ones of a key at a time.
+
+For either plane; what is wrong with a body is told by these exceptions, and each plane has its own words for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from llm.gateway.asgi import Message, Receive
+
+T = TypeVar("T")
+
+# What is larger takes the event loop's time from everybody, so it is read in turns and parsed beside the loop.
+LARGE_BYTES = 64 * 1024
+# So much is unpacked before others have their turn: a few milliseconds' work.
+SLICE_BYTES = 1024 * 1024
+# The slowest that a body may come on the whole, after the patience that it has in any case.
+LEAST_BYTES_PER_S = 4 * 1024
+# Window bits of zlib for what may be packed, and for whom else that is.
+_PACKINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+PACKINGS = ("gzip", "deflate")
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than `limit` bytes, as it came or unpacked."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body may have at most {limit:,} bytes.")
+        self.limit = limit
+
+
+class BodyTooSlow(Exception):
+    """The body did not come in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The body did not come in time; send it again.")
+
+
+class PackingUnknown(Exception):
+    """The body is packed in a way that is not undone here."""
+
+    def __init__(self) -> None:
+        super().__init__(f"A body's content-encoding may be {' or '.join(PACKINGS)}, or none, and one alone.")
+
+
+class PackingBroken(Exception):
+    """The body is not packed as it says."""
+
+    def __init__(self, packing: str) -> None:
+        super().__init__(f"The body is not {packing}, as its content-encoding says.")
+
+
+class TooManyBodies(Exception):
+    """The key has as many large bodies on their way as it may."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many large bodies of this key are on their way; send fewer at a time.")
+
+
+class ClientGone(Exception):
+    """The client went away before its request was read."""
+
+
+def packing_of(headers: Mapping[bytes, bytes]) -> str:
+    """How a body is packed, or "". Raises PackingUnknown."""
+    named = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if named in ("", "identity"):
+        return ""
+    if named not in _PACKINGS:
+        raise PackingUnknown
+    return named
+
+
+def announced_bytes(headers: Mapping[bytes, bytes], *, limit: int) -> int:
+    """What a request says of its body's size, 0 where it does not. Raises BodyTooLarge."""
+    said = headers.get(b"content-length", b"")
+    if not said.isdigit():
+        return 0
+    # So many digits are no number of bytes that anybody has; they are not read as one.
+    if len(said) > 18 or int(said) > limit:
+        raise BodyTooLarge(limit)
+    return int(said)
+
+
+async def read(receive: Receive, *, limit: int, patience_s: float) -> AsyncIterator[bytes]:
+    """The parts of a body as they come. Raises BodyTooLarge, BodyTooSlow and ClientGone."""
+    loop = asyncio.get_running_loop()
+    # Only the client's own time counts, not what it waits for here.
+    waited_s, size, more = 0.0, 0, True
+    while more:
+        asked = loop.time()
+        message = await _received(receive, min(patience_s, patience_s + size / LEAST_BYTES_PER_S - waited_s))
+        waited_s += loop.time() - asked
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        more = message.get("more_body", False)
+        yield part
+
+
+async def _received(receive: Receive, within_s: float) -> Message:
+    try:
+        async with asyncio.timeout(within_s):
+            return await receive()
+    except TimeoutError:
+        raise BodyTooSlow from None
+
+
+def slices(data: bytes, packing: str, *, limit: int) -> Iterator[bytes]:
+    """What was packed, slice by slice: one that counts as small, then larger ones, none empty.
+
+    No more than a slice beyond `limit` bytes is ever unpacked. Raises BodyTooLarge and PackingBroken.
+    """
+    # Raw deflate, without zlib's frame, is sent under the same name.
+    bits = -15 if packing == "deflate" and not _has_zlib_frame(data) else _PACKINGS[packing]
+    unpacker = zlib.decompressobj(bits)
+    size, most, taken = 0, LARGE_BYTES, 0
+    while not unpacker.eof:
+        piece = unpacker.unconsumed_tail
+        if not piece:
+            # What is left over is copied each time, so it is kept short.
+            piece, taken = data[taken : taken + most], taken + most
+        try:
+            found = unpacker.decompress(piece, most)
+        except zlib.error:
+            raise PackingBroken(packing) from None
+        if not (piece or found):
+            raise PackingBroken(packing)
+        size += len(found)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        if found:
+            most = SLICE_BYTES
+            yield found
+    # What follows the end, gzip's further members too, is nothing that a client sends.
+    if unpacker.unused_data or taken < len(data):
+        raise PackingBroken(packing)
+
+
+def _has_zlib_frame(data: bytes) -> bool:
+    return len(data) > 1 and data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+
+
+class Turn:
+    """What one request's body takes of its key's share. `take` waits; all is given back at its end."""
+
+    def __init__(self, bodies: Bodies, key_id: int) -> None:
+        self._bodies = bodies
+        self._key_id = key_id
+        self._bytes = 0
+        self.is_taken = False
+
+    async def take(self) -> None:
+        """Wait for the turn of a large body. Raises TooManyBodies."""
+        await self._bodies.enter(self._key_id)
+        self.is_taken = True
+
+    def hold(self, size_bytes: int) -> None:
+        """Count what of the body is held in memory from now on. Raises TooManyBodies."""
+        more = size_bytes - self._bytes
+        if more > 0:
+            self._bodies.hold(self._key_id, more)
+            self._bytes = size_bytes
+
+    async def work(self, size_bytes: int, do: Callable[[], T]) -> T:
+        """Do what takes time by a body's size: at once where it is small, else beside the event loop."""
+        if size_bytes <= LARGE_BYTES:
+            return do()
+        return await self.beside(do)
+
+    async def beside(self, do: Callable[[], T]) -> T:
+        """Do it in the thread that all keys share, after what was asked for this key before."""
+        return await self._bodies.beside(self._key_id, do)
+
+    def leave(self) -> None:
+        """Another large body of the key has its turn; this one is read and parsed."""
+        if self.is_taken:
+            self.is_taken = False
+            self._bodies.leave(self._key_id)
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+        self._bodies.hold(self._key_id, -self._bytes)
+        self._bytes = 0
+
+
+class _Places:
+    """So many places for each key; who comes later waits in line. Nothing is kept of a key that takes none."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._places: dict[int, asyncio.Semaphore] = {}
+        self._entered: Counter[int] = Counter()
+
+    async def enter(self, key_id: int) -> None:
+        self._entered[key_id] += 1
+        try:
+            await self._places.setdefault(key_id, asyncio.Semaphore(self._count)).acquire()
+        except BaseException:
+            self._forget(key_id)
+            raise
+
+    def leave(self, key_id: int) -> None:
+        self._places[key_id].release()
+        self._forget(key_id)
+
+    def _forget(self, key_id: int) -> None:
+        self._entered[key_id] -= 1
+        if not self._entered[key_id]:
+            del self._entered[key_id], self._places[key_id]
+
+
+class Bodies:
+    """The large bodies of all keys: so many are read and parsed at a time for each key, others of it wait."""
+
+    def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float) -> None:
+        self._most_bytes = most_bytes
+        self._patience_s = patience_s
+        self._turns = _Places(at_a_time)
+        # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
+        self._in_line = _Places(1)
+        self._held_bytes: Counter[int] = Counter()
+        # One alone: what is parsed takes turns with the event loop, and two would take two of three.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-bodies")
+
+    def turn(self, key_id: int) -> Turn:
+        return Turn(self, key_id)
+
+    async def enter(self, key_id: int) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._turns.enter(key_id)
+        except TimeoutError:
+            raise TooManyBodies from None
+
+    def leave(self, key_id: int) -> None:
+        self._turns.leave(key_id)
+
+    def hold(self, key_id: int, size_bytes: int) -> None:
+        held = self._held_bytes[key_id] + size_bytes
+        if size_bytes > 0 and held > self._most_bytes:
+            raise TooManyBodies
+        if held:
+            self._held_bytes[key_id] = held
+        else:
+            del self._held_bytes[key_id]
+
+    async def beside(self, key_id: int, do: Callable[[], T]) -> T:
+        await self._in_line.enter(key_id)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+        finally:
+            self._in_line.leave(key_id)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)

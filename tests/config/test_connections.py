@@ -1,0 +1,171 @@
+"""Connections that never come to a request, or to its end: what they may take of bytes and of time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.product import Product
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+
+
+@contextmanager
+def connected(product: Product) -> Iterator[socket.socket]:
+    parts = urlsplit(product.url)
+    with closing(socket.create_connection((parts.hostname, parts.port), timeout=20)) as peer:
+        yield peer
+
+
+def read(peer: socket.socket) -> bytes:
+    """All that comes until the connection ends, however it ends."""
+    found = b""
+    try:
+        while piece := peer.recv(65536):
+            found += piece
+    except ConnectionError:
+        pass
+    return found
+
+
+def answered(peer: socket.socket) -> tuple[int, dict[str, Any]]:
+    """The one answer on a connection that ends with it."""
+    head, _, body = read(peer).partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    return int(head.split()[1]), json.loads(body)
+
+
+def flood(peer: socket.socket, data: bytes, times: int) -> None:
+    """Send on until the peer no longer wants it."""
+    try:
+        for _ in range(times):
+            peer.sendall(data)
+    except ConnectionError:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def impatient(settings: Any) -> None:
+    settings.HEADER_TIMEOUT_S = settings.BODY_TIMEOUT_S = settings.CLIENT_WRITE_TIMEOUT_S = 1
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x-a: " + b"b" * 1_000 + b"\r\n", b"b" * 1_000, b"x: y\r\n" * 200], ids=["headers", "one header", "many"]
+)
+@pytest.mark.parametrize("first", [HEAD, HEAD + b"x-long: ", b"GET /v1/models?"])
+def test_a_header_section_has_a_bound(product: Product, first: bytes, piece: bytes) -> None:
+    with connected(product) as peer:
+        peer.sendall(first)
+        flood(peer, piece, 300)
+        said = read(peer)
+
+    # In an address they are malformed besides.
+    assert said.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    if first.startswith(b"POST"):
+        assert b"at most 65,536 bytes" in said
+
+
+def test_the_bound_is_a_setting(product: Product, settings: Any) -> None:
+    settings.MAX_HEADER_BYTES = 2**13
+    with connected(product) as peer:
+        peer.sendall(HEAD + b"x-a: " + b"b" * 2**13 + b"\r\n\r\n")
+
+        assert answered(peer)[0] == 431
+
+
+def test_a_header_section_that_comes_slowly_is_not_waited_for(product: Product) -> None:
+    began = time.monotonic()
+    with connected(product) as peer:
+        peer.sendall(HEAD)
+        for _ in range(15):
+            flood(peer, b"x-a: b\r\n", 1)
+            time.sleep(0.2)
+            if time.monotonic() - began > 2:
+                break
+        assert answered(peer)[0] == 408
+    assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("first", [b"", HEAD[:5]])
+def test_a_connection_without_a_request_ends(product: Product, first: bytes) -> None:
+    began = time.monotonic()
+    with connected(product) as peer:
+        peer.sendall(first)
+        read(peer)
+    assert 0.5 < time.monotonic() - began < 6
+
+
+def test_a_second_request_that_never_comes_whole_ends_the_connection(product: Product) -> None:
+    began = time.monotonic()
+    with connected(product) as peer:
+        peer.sendall(b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET /v1/mo")
+        said = read(peer)
+    assert said.startswith(b"HTTP/1.1 401")
+    assert b"HTTP/1.1 408" in said
+    assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/api/spend"])
+@pytest.mark.parametrize("pace", [0.0, 0.3])
+def test_a_body_that_comes_slowly_is_not_waited_for(product: Product, settings: Any, path: bytes, pace: float) -> None:
+    key = product.key().encode()
+    began = time.monotonic()
+    with connected(product) as peer:
+        peer.sendall(
+            b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer %s\r\ncontent-length: 60000\r\n\r\n"
+            % (path, key)
+        )
+        while pace and time.monotonic() - began < 2:
+            flood(peer, b"a", 1)
+            time.sleep(pace)
+        status, said = answered(peer)
+
+    assert (status, said["error"]["code"]) == (408, "body_timeout")
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/api/spend"])
+def test_who_is_refused_reads_why_though_it_sends_on(product: Product, path: bytes) -> None:
+    began = time.monotonic()
+    with connected(product) as peer:
+        peer.sendall(
+            b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer sg_bad\r\ncontent-length: 30000000\r\n\r\n"
+            % path
+        )
+        flood(peer, b"a" * 100_000, 10)
+        status = int(read(peer).split()[1])
+
+    assert status in (401, 413)
+    # And is not listened to without an end.
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    "frame", [b"1;" + b"a" * 1_000, b"0\r\n" + b"x-a: b\r\n" * 100], ids=["a chunk's extension", "trailers"]
+)
+def test_what_frames_a_body_is_bounded(product: Product, frame: bytes) -> None:
+    key = product.key().encode()
+    with connected(product) as peer:
+        peer.sendall(HEAD + b"authorization: Bearer %s\r\ntransfer-encoding: chunked\r\n\r\n" % key + frame)
+        flood(peer, frame[-800:] * 10, 1_000)
+        began = time.monotonic()
+        read(peer)
+    assert time.monotonic() - began < 10
+
+
+def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
+    ask = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: " + b"b" * 30_000 + b"\r\n\r\n"
+    with connected(product) as peer:
+        peer.sendall(ask * 5)
+        assert read(peer).count(b"HTTP/1.1 401") == 5
+    with connected(product) as peer:
+        for _ in range(3):
+            peer.sendall(ask)
+            assert peer.recv(65536).startswith(b"HTTP/1.1 401")

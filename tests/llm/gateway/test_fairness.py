@@ -1,0 +1,122 @@
+"""What one key's requests take of what all share: of the thread that parses, and of the database."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import orjson
+import pytest
+
+from governance import ledger
+from llm.gateway import bodies, process
+from llm.gateway.bodies import Bodies
+from tests import factories as make
+from tests.llm.gateway.test_bodies import HI, error_of, send
+from tests.product import Product, eventually
+
+
+@pytest.fixture
+async def shared() -> Any:
+    found = Bodies(at_a_time=2, most_bytes=10**9, patience_s=5)
+    yield found
+    found.close()
+
+
+async def test_one_keys_large_bodies_wait_for_each_other_and_anothers_for_one_of_them(shared: Bodies) -> None:
+    done: list[int] = []
+
+    async def work(key_id: int) -> None:
+        with shared.turn(key_id) as turn:
+            await turn.work(bodies.LARGE_BYTES + 1, lambda: done.append(key_id))
+
+    await asyncio.gather(*(work(1) for _ in range(50)), work(2), work(2))
+
+    assert done[:4] == [1, 2, 1, 2]
+    assert len(done) == 52
+
+
+async def test_what_waits_for_a_cancelled_ones_place_gets_it(shared: Bodies) -> None:
+    free, began = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        began.set()
+        free.wait(5)
+
+    running = asyncio.create_task(shared.beside(1, stand))
+    await asyncio.to_thread(began.wait, 5)
+    waiting = [asyncio.create_task(shared.beside(1, lambda: None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    free.set()
+    await asyncio.gather(running, waiting[1])
+    assert waiting[0].cancelled()
+
+
+async def test_a_packed_body_is_unpacked_by_slices() -> None:
+    data = b"ab" * (2 * 2**20) + bytes(range(256)) * 1000
+    found = list(bodies.slices(gzip.compress(data), "gzip", limit=len(data)))
+
+    assert b"".join(found) == data
+    assert len(found[0]) <= bodies.LARGE_BYTES
+    assert max(map(len, found)) <= bodies.SLICE_BYTES
+    with pytest.raises(bodies.BodyTooLarge):
+        list(bodies.slices(gzip.compress(data), "gzip", limit=len(data) - 1))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Event]]:
+    """Reads of whether a key may call, each held up until its event is set."""
+    begun: list[threading.Event] = []
+    dry_run = ledger.dry_run
+
+    def held_up(*args: Any, **named: Any) -> Any:
+        begun.append(threading.Event())
+        begun[-1].wait(10)
+        return dry_run(*args, **named)
+
+    monkeypatch.setattr(ledger, "dry_run", held_up)
+    yield begun
+    for one in begun:
+        one.set()
+
+
+def test_a_flood_of_malformed_bodies_takes_one_thread_that_reads(
+    product: Product, reads: list[threading.Event]
+) -> None:
+    hostile, good = product.key(of=make.tenant("hostile")), product.key(agent="reports")
+    answers: list[httpx.Response] = []
+
+    def flood() -> None:
+        answers.append(send(product, b"{", key=hostile))
+
+    threads = [threading.Thread(target=flood) for _ in range(3 * process.READERS)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: bool(reads))
+
+    # Its first call: its key and its agent are looked up by the same threads.
+    assert product.chat(good).status_code == 200
+
+    assert len(reads) == 1
+    reads[0].set()
+    for thread in threads:
+        thread.join()
+    assert {error_of(answer)[0] for answer in answers} == {400}
+    assert len(reads) == 1
+
+
+def test_a_small_packed_body_asks_the_database_no_more_than_one_that_is_not(
+    product: Product, reads: list[threading.Event]
+) -> None:
+    assert send(product, gzip.compress(orjson.dumps(HI)), content_encoding="gzip").status_code == 200
+    assert not reads
+
+
+def test_threads_take_short_turns_while_the_gateway_runs(product: Product) -> None:
+    assert sys.getswitchinterval() == pytest.approx(process.SWITCH_INTERVAL_S)
