@@ -9,8 +9,7 @@ from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
+from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
@@ -177,14 +176,17 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return any(device.confirmed for device in obj.totpdevice_set.all())
 
     def has_reset_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        obj = User.objects.filter(pk=object_id).first() if object_id else None
+        """`object_id` is text from an address: of no user, or of none at all on the list."""
+        obj = self.get_object(request, str(object_id)) if object_id else None
         return self.has_change_permission(request, obj)
 
     @action(
         description="Remove second factor", url_path="remove-second-factor", permissions=["reset"], icon="no_encryption"
     )
     def remove_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        user = get_object_or_404(User, pk=object_id)
+        user = self.get_object(request, object_id)
+        if user is None:
+            raise Http404
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,
