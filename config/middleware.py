@@ -114,12 +114,13 @@ class SecondFactorMiddleware:
         page = reverse("admin:second-factor")
         if request.path in (page, reverse("admin:logout"), reverse("admin:login"), reverse("admin:jsi18n")):
             return None
-        has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
-        if has_key or second_factor.is_set_up(cast(User, request.user)):
+        if second_factor.is_set_up(cast(User, request.user)):
             return None
         if request.path.startswith(reverse("admin:index")):
             return redirect(page)
-        if request.path.startswith("/api/"):
+        # Under /api/ a key decides alone, and no session is looked at. The console knows no keys.
+        has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
+        if request.path.startswith("/api/") and not has_key:
             from governance.api.errors import body
 
             message = f"Set up a second factor first, at {page}."

@@ -274,7 +274,10 @@ class TestSecondFactor:
         settings.REQUIRE_TOTP = True
         client = Client()
         sign_in(client)
-        assert client.get("/admin/")["Location"] == PAGE
+        for headers in ({}, {"authorization": "Bearer sg_x"}):
+            assert client.get("/admin/", headers=headers)["Location"] == PAGE
+            assert client.get("/admin/governance/budget/", headers=headers)["Location"] == PAGE
+        assert client.get("/api/budgets", headers={"authorization": "Bearer sg_x"}).status_code == 401
         for headers in ({}, {"authorization": "Basic eA=="}):
             refused = client.get("/api/budgets", headers=headers)
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "second_factor_required")
