@@ -89,6 +89,21 @@ class TestTries:
             )
         assert sign_in(client).status_code == 429
 
+    def test_a_name_is_counted_however_it_is_written_and_whatever_browser_it_is(self, olga: User) -> None:
+        client = Client()
+        written = ["olga", " olga ", "\N{FULLWIDTH LATIN SMALL LETTER O}lga", "olga\N{NO-BREAK SPACE}", "\u2092lga"]
+        tries = [
+            client.post(
+                LOGIN,
+                {"username": name, "password": "wrong"},
+                REMOTE_ADDR="192.0.2.1",
+                headers={"user-agent": f"browser {number}"},
+            ).status_code
+            for number, name in enumerate(written)
+        ]
+        assert tries == [200, 200, 200, 200, 429]
+        assert sign_in(client).status_code == 429
+
     def test_a_sign_in_begins_the_count_anew(self, olga: User) -> None:
         for _ in range(3):
             client = Client()
