@@ -41,6 +41,10 @@ def begun(user: User) -> TOTPDevice:
     return found or TOTPDevice.objects.create(user=user, confirmed=False, name="Authenticator")
 
 
+def forget_begun(user: User) -> None:
+    TOTPDevice.objects.filter(user=user, confirmed=False).delete()
+
+
 def secret_of(device: TOTPDevice) -> str:
     """As people type it into an app that cannot scan: groups of four."""
     text = b32encode(device.bin_key).decode()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from axes.handlers.proxy import AxesProxyHandler
 from django import forms
 from django.conf import settings
 from django.contrib.admin import AdminSite
-from django.contrib.auth import REDIRECT_FIELD_NAME, login
+from django.contrib.auth import REDIRECT_FIELD_NAME, authenticate, login
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_login_failed
 from django.http import HttpRequest, HttpResponse
@@ -31,6 +31,7 @@ from config import second_factor
 # Where the session keeps whose password was right until the code is there; and for how long.
 HALF_WAY = "half_way"
 HALF_WAY_S = 300
+WRONG_CODE = "That code is not right, was used before, or came too soon after a wrong one."
 
 
 class CodeNeeded(Exception):
@@ -92,12 +93,11 @@ def code_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
         return locked_out(request, None, credentials)
     form = CodeForm(request.POST or None)
     if form.is_valid():
-        if second_factor.verify(user=who.user, code=form.cleaned_data["code"]):
+        if is_code(request, who.user, form.cleaned_data["code"]):
             request.session.pop(HALF_WAY)
             login(request, who.user, backend=settings.AUTHENTICATION_BACKENDS[-1])
             return redirect(who.goes_to)
-        user_login_failed.send(sender=__name__, credentials=credentials, request=request)
-        form.add_error("code", "That code is not right, was used before, or came too soon after a wrong one.")
+        form.add_error("code", WRONG_CODE)
     context = {
         **site.each_context(request),
         "title": "Your code",
@@ -105,6 +105,24 @@ def code_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
         "username": who.user.get_username(),
     }
     return TemplateResponse(request, "console/sign_in_code.html", context)
+
+
+def is_password(request: HttpRequest, password: str) -> bool:
+    """Whether it is that of who is signed in: a session may be somebody else's by now. Wrong ones count."""
+    found = authenticate(request, username=cast(User, request.user).get_username(), password=password)
+    return found is not None and found == request.user
+
+
+def is_code(request: HttpRequest, user: User, code: str) -> bool:
+    """Whether a code is right, which uses it up. A wrong one counts, and is made to wait, as a wrong password is."""
+    credentials = {"username": user.get_username()}
+    if not AxesProxyHandler.is_allowed(request, credentials):
+        # What axes' own backend says of passwords; its middleware then answers.
+        request.axes_locked_out = True  # type: ignore[attr-defined]
+    elif second_factor.verify(user=user, code=code):
+        return True
+    user_login_failed.send(sender=__name__, credentials=credentials, request=request)
+    return False
 
 
 def _half_way(request: HttpRequest) -> HalfWay | None:

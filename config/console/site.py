@@ -7,6 +7,7 @@ from typing import Any
 
 from django.apps import apps
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
@@ -115,6 +116,11 @@ class ConsoleSite(UnfoldAdminSite):
         except sign_in.CodeNeeded as needed:
             return sign_in.go_on_to_code(request, needed.user)
         return answer
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
+        from config.console import own_password
+
+        return own_password.page(request, self)
 
 
 def pages() -> tuple[ConsolePage, ...]:

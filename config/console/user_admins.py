@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 from django import forms
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
@@ -159,10 +160,13 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
             people.grant(user=form.instance, grants=form.grants(), by=actor(request), now=timezone.now())
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        before = User.objects.filter(pk=id).values_list("password", flat=True).first() if id.isdecimal() else None
+        # Read as Django's page reads it: an id can be written in many ways.
+        user = self.get_object(request, unquote(id))
+        if user is not None and user == request.user:
+            # One's own asks for the old one and a code.
+            return redirect("admin:password_change")
         answer: HttpResponse = super().user_change_password(request, id, form_url)
-        user = User.objects.filter(pk=id).first() if before is not None else None
-        if user is not None and user.password != before:
+        if user is not None and user.password != User.objects.get(pk=user.pk).password:
             people.record_password(user=user, by=actor(request), now=timezone.now())
         return answer
 
@@ -177,14 +181,20 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return any(device.confirmed for device in obj.totpdevice_set.all())
 
     def has_reset_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        obj = User.objects.filter(pk=object_id).first() if object_id else None
+        """`object_id` is text from an address: of no user, or of none at all on the list."""
+        obj = self.get_object(request, str(object_id)) if object_id else None
         return self.has_change_permission(request, obj)
 
     @action(
         description="Remove second factor", url_path="remove-second-factor", permissions=["reset"], icon="no_encryption"
     )
     def remove_second_factor(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        user = get_object_or_404(User, pk=object_id)
+        user = self.get_object(request, object_id)
+        if user is None:
+            raise Http404
+        if user == request.user:
+            # One's own asks for its code.
+            return redirect("admin:second-factor")
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,

@@ -86,7 +86,7 @@ def grant(*, user: User, grants: Grants, by: audit.Actor, now: datetime) -> User
 
 
 def record_password(*, user: User, by: audit.Actor, now: datetime) -> None:
-    """That somebody else gave a user a password; a password itself is written nowhere."""
+    """That a user has another password, of their own or somebody else's; the password itself is written nowhere."""
     audit.record(action="user.password", target=_target(user), by=by, now=now)
 
 

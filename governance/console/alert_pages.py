@@ -7,7 +7,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -62,7 +61,7 @@ class AlertAdmin(ReadOnlyAdmin):
         variant=ActionVariant.PRIMARY,
     )
     def acknowledge_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        row = get_object_or_404(Alert, pk=object_id)
+        row = self.row(request, object_id)
         return self._ask(request, [row], back=reverse("admin:index"))
 
     def _ask(self, request: HttpRequest, rows: list[Alert], *, back: str, name: str = "") -> HttpResponse:

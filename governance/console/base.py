@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import models
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
@@ -98,6 +98,13 @@ class ConsoleAdmin(ModelAdmin):
         if access.tenant is None or not self.tenant_path:
             return rows.none()
         return rows.filter(**{self.tenant_path: access.tenant.pk})
+
+    def row(self, request: HttpRequest, object_id: str) -> Any:
+        """For a page or an act of one row. Raises Http404 for one that whoever asks does not see."""
+        found = self.get_object(request, object_id)
+        if found is None:
+            raise Http404
+        return found
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         """A filter by tenant names all of them, so a tenant's own staff has none."""

@@ -8,7 +8,6 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -120,12 +119,12 @@ class BudgetAdmin(ConsoleAdmin):
 
     @action(description="Raise or top up", url_path="allow", permissions=["allow"], icon="add_card")
     def allow_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
+        budget = self.row(request, object_id)
         return allowance_pages.page(request, model_admin=self, budget=budget)
 
     @action(description="Reset", url_path="reset", permissions=["operate"], icon="restart_alt")
     def reset_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        budget = get_object_or_404(Budget.objects.select_related("tenant"), pk=object_id)
+        budget = self.row(request, object_id)
         return self._reset(request, [budget], back=reverse("admin:governance_budget_change", args=[budget.pk]))
 
     def _reset(self, request: HttpRequest, rows: list[Budget], *, back: str, name: str = "") -> HttpResponse:
@@ -262,7 +261,7 @@ class AllowanceAdmin(ReadOnlyAdmin):
 
     @action(description="End now", url_path="end", permissions=["operate"], icon="event_busy")
     def end_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        row = get_object_or_404(Allowance.objects.select_related("budget__tenant"), pk=object_id)
+        row = self.row(request, object_id)
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,

@@ -10,7 +10,6 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -123,15 +122,15 @@ class SpendEntryAdmin(LongTableAdmin):
 
     @action(description="Confirm", url_path="confirm", permissions=["operate"], icon="check")
     def confirm_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._confirm(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+        return self._confirm(request, [self.row(request, object_id)], _page(object_id))
 
     @action(description="Void", url_path="void", permissions=["operate"], icon="block")
     def void_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._void(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+        return self._void(request, [self.row(request, object_id)], _page(object_id))
 
     @action(description="Correct", url_path="correct", permissions=["operate"], icon="edit")
     def correct_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._correct(request, [get_object_or_404(SpendEntry, pk=object_id)], _page(object_id))
+        return self._correct(request, [self.row(request, object_id)], _page(object_id))
 
     def _confirm(self, request: HttpRequest, rows: list[SpendEntry], back: str, name: str = "") -> HttpResponse:
         by, now = actor(request), timezone.now()

@@ -6,7 +6,6 @@ from typing import Any
 
 from django import forms
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -83,7 +82,7 @@ class RateLimitAdmin(ConsoleAdmin):
         description="Delete", url_path="remove", permissions=["operate"], icon="delete", variant=ActionVariant.DANGER
     )
     def delete_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        limit = get_object_or_404(RateLimit.objects.select_related("tenant"), pk=object_id)
+        limit = self.row(request, object_id)
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,
@@ -127,7 +126,7 @@ class EmergencyStopAdmin(ReadOnlyAdmin):
         description="Lift", url_path="lift", permissions=["operate"], icon="play_arrow", variant=ActionVariant.PRIMARY
     )
     def lift_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        row = get_object_or_404(EmergencyStop.objects.select_related("tenant", "agent__tenant"), pk=object_id)
+        row = self.row(request, object_id)
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,

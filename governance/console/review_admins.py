@@ -7,7 +7,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -99,11 +98,11 @@ class PendingReportAdmin(ReadOnlyAdmin):
 
     @action(description="Accept", url_path="accept", permissions=["operate"], icon="check")
     def accept_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._accept(request, [get_object_or_404(PendingReport, pk=object_id)], _page(object_id))
+        return self._accept(request, [self.row(request, object_id)], _page(object_id))
 
     @action(description="Reject", url_path="reject", permissions=["operate"], icon="block")
     def reject_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._reject(request, [get_object_or_404(PendingReport, pk=object_id)], _page(object_id))
+        return self._reject(request, [self.row(request, object_id)], _page(object_id))
 
     def _accept(self, request: HttpRequest, rows: list[PendingReport], back: str, name: str = "") -> HttpResponse:
         by, now = actor(request), timezone.now()

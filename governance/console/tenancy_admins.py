@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -43,11 +42,11 @@ class StatusActions(ConsoleAdmin):
 
     @action(description="Pause", url_path="pause", permissions=["operate"], icon="pause")
     def pause_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._ask(request, [get_object_or_404(self.model, pk=object_id)], "Pause", self._page(object_id))
+        return self._ask(request, [self.row(request, object_id)], "Pause", self._page(object_id))
 
     @action(description="Resume", url_path="resume", permissions=["operate"], icon="play_arrow")
     def resume_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._ask(request, [get_object_or_404(self.model, pk=object_id)], "Resume", self._page(object_id))
+        return self._ask(request, [self.row(request, object_id)], "Resume", self._page(object_id))
 
     def has_stop_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return may(request, "governance.add_emergencystop")
@@ -64,7 +63,7 @@ class StatusActions(ConsoleAdmin):
         variant=ActionVariant.DANGER,
     )
     def stop_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self._stop(request, [get_object_or_404(self.model, pk=object_id)], self._page(object_id))
+        return self._stop(request, [self.row(request, object_id)], self._page(object_id))
 
     def _stop(self, request: HttpRequest, rows: list[Any], back: str, name: str = "") -> HttpResponse:
         by, now, field = actor(request), timezone.now(), str(self.opts.model_name)
@@ -188,12 +187,12 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
     @action(description="Revoke", url_path="revoke", permissions=["operate"], icon="block")
     def revoke_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        key = get_object_or_404(ApiKey, pk=object_id)
+        key = self.row(request, object_id)
         return self._revoke(request, [key], reverse("admin:governance_apikey_change", args=[key.pk]))
 
     @action(description="Rotate", url_path="rotate", permissions=["issue"], icon="autorenew")
     def rotate_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        key = get_object_or_404(ApiKey.objects.select_related("tenant", "agent__tenant"), pk=object_id)
+        key = self.row(request, object_id)
         return key_pages.rotate(request, model_admin=self, key=key)
 
     def _revoke(self, request: HttpRequest, rows: list[ApiKey], back: str, name: str = "") -> HttpResponse:

@@ -8,7 +8,6 @@ from typing import Any
 from django import forms
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import TabularInline
@@ -206,7 +205,7 @@ class ModelAdmin(CatalogueAdmin):
 
     @action(description="Clear overruns", url_path="clear-overruns", permissions=["operate"], icon="restart_alt")
     def clear_overruns(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        row = get_object_or_404(Model, pk=object_id)
+        row = self.row(request, object_id)
         by, now = actor(request), timezone.now()
         return reasons.ask(
             request,
@@ -223,7 +222,7 @@ class ModelAdmin(CatalogueAdmin):
     def _ask(
         self, request: HttpRequest, object_id: str, *, verb: str, status: Model.Status, explanation: str
     ) -> HttpResponse:
-        row = get_object_or_404(Model, pk=object_id)
+        row = self.row(request, object_id)
         by, now = actor(request), timezone.now()
 
         def act(model: Model, reason: str) -> None:
@@ -326,7 +325,7 @@ class PriceAdmin(ConsoleAdmin):
 
     @action(description="Correct", url_path="correct", permissions=["operate"], icon="edit")
     def correct_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        wrong = get_object_or_404(Price.objects.select_related("model"), pk=object_id)
+        wrong = self.row(request, object_id)
         by, now = actor(request), timezone.now()
 
         def act(price: Price, *, usd_per_million: Decimal, source: str, reason: str) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
@@ -100,7 +99,7 @@ class ProviderEndpointAdmin(ConsoleAdmin):
 
     @action(description="Try the connection", url_path="try", permissions=["operate"], icon="network_check")
     def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        endpoint = get_object_or_404(ProviderEndpoint, pk=object_id)
+        endpoint = self.row(request, object_id)
         tried = trial.try_out(only=endpoint.name)
         self._report(request, tried)
         if not tried:

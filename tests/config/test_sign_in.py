@@ -41,6 +41,11 @@ def is_in(client: Client) -> bool:
     return bool(client.get("/admin/").status_code == 200)
 
 
+def prove(client: Client) -> None:
+    """Gives the password once more, which setting up a second factor begins with."""
+    assert client.post(PAGE, {"password": PASSWORD}).status_code == 302
+
+
 def code_of(user: User, *, at: float | None = None) -> str:
     totp = TOTP(TOTPDevice.objects.get(user=user).bin_key)
     totp.time = time.time() if at is None else at
@@ -82,6 +87,21 @@ class TestTries:
                 headers={"x-forwarded-for": f"198.51.100.{number}"},
                 REMOTE_ADDR="192.0.2.1",
             )
+        assert sign_in(client).status_code == 429
+
+    def test_a_name_is_counted_however_it_is_written_and_whatever_browser_it_is(self, olga: User) -> None:
+        client = Client()
+        written = ["olga", " olga ", "\N{FULLWIDTH LATIN SMALL LETTER O}lga", "olga\N{NO-BREAK SPACE}", "\u2092lga"]
+        tries = [
+            client.post(
+                LOGIN,
+                {"username": name, "password": "wrong"},
+                REMOTE_ADDR="192.0.2.1",
+                headers={"user-agent": f"browser {number}"},
+            ).status_code
+            for number, name in enumerate(written)
+        ]
+        assert tries == [200, 200, 200, 200, 429]
         assert sign_in(client).status_code == 429
 
     def test_a_sign_in_begins_the_count_anew(self, olga: User) -> None:
@@ -130,6 +150,7 @@ class TestSecondFactor:
     def test_is_set_up_on_a_page_that_shows_picture_and_secret_and_then_the_codes(self, olga: User) -> None:
         client = Client()
         client.force_login(olga)
+        prove(client)
         page = client.get(PAGE)
         assert "<svg" in page.content.decode()
         assert second_factor.secret_of(TOTPDevice.objects.get()) in page.content.decode()
@@ -196,6 +217,66 @@ class TestSecondFactor:
         assert client.post(PAGE, {"code": code_of(olga), "remove": ""}).status_code == 302
         assert not second_factor.is_set_up(olga)
 
+    def test_wrong_codes_of_who_is_signed_in_count_too(self, olga: User, codes: list[str]) -> None:
+        client = Client()
+        client.force_login(olga)
+        tries = [{"code": "000000", "remove": ""}] * 6
+        assert [client.post(PAGE, act).status_code for act in tries] == [200, 200, 200, 200, 429, 429]
+        TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+        assert client.post(PAGE, {"code": code_of(olga), "remove": ""}).status_code == 429
+        assert second_factor.is_set_up(olga)
+
+    def test_a_session_alone_sets_none_up_and_sees_no_secret(self, olga: User) -> None:
+        client, thief = Client(), Client()
+        client.force_login(olga)
+        prove(client)
+        assert "<svg" in client.get(PAGE).content.decode()
+        secret = second_factor.secret_of(TOTPDevice.objects.get())
+        thief.force_login(olga)
+        for body in ({}, {"code": code_of(olga)}, {"password": "wrong"}, {"password": "wrong", "code": code_of(olga)}):
+            page = thief.post(PAGE, body).content.decode()
+            assert "Enter your password first" in page
+            assert "<svg" not in page
+            assert secret not in page
+        assert not second_factor.is_set_up(olga)
+        tries = [thief.post(PAGE, {"password": "wrong"}).status_code for _ in range(3)]
+        assert tries == [200, 200, 429]
+
+    def test_who_had_the_session_before_does_not_go_on_with_it(self, olga: User) -> None:
+        client, thief = Client(), Client()
+        client.force_login(olga)
+        thief.cookies = client.cookies.copy()
+        assert is_in(thief)
+        prove(client)
+        assert is_in(client)
+        assert not is_in(thief)
+
+    def test_what_was_begun_before_the_password_was_given_is_forgotten(self, olga: User) -> None:
+        begun = second_factor.begun(olga)
+        client = Client()
+        client.force_login(olga)
+        prove(client)
+        assert second_factor.secret_of(begun) not in client.get(PAGE).content.decode()
+
+    def test_the_password_counts_as_given_for_a_while(self, olga: User, clock: Any) -> None:
+        client = Client()
+        client.force_login(olga)
+        prove(client)
+        clock.shift(599)
+        assert "<svg" in client.get(PAGE).content.decode()
+        clock.shift(2)
+        assert "Enter your password first" in client.get(PAGE).content.decode()
+
+    def test_nobody_removes_their_own_as_an_owner(self) -> None:
+        me = factories.person("ona", "owner", password=PASSWORD)
+        TOTPDevice.objects.create(user=me, confirmed=True)
+        client = Client()
+        client.force_login(me)
+        for written in (f"{me.pk}", f"0{me.pk}", f"+{me.pk}"):
+            path = reverse("admin:auth_user_remove_second_factor", args=[written])
+            assert client.post(path, {"_confirmed": "yes", "reason": "mine"})["Location"] == PAGE
+        assert second_factor.is_set_up(me)
+
     def test_an_owner_removes_a_lost_one_and_says_why(self, olga: User, codes: list[str]) -> None:
         owner = Client()
         owner.force_login(factories.person("ona", "owner"))
@@ -216,9 +297,72 @@ class TestSecondFactor:
             refused = client.get("/api/budgets", headers=headers)
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "second_factor_required")
         assert client.get(PAGE).status_code == 200
+        prove(client)
+        client.get(PAGE)
         client.post(PAGE, {"code": code_of(olga)})
         assert is_in(client)
         assert client.get("/api/budgets").status_code == 200
+
+
+class TestOwnPassword:
+    PATH = "/admin/password_change/"
+    NEW = {"new_password1": "eighteen-llamas", "new_password2": "eighteen-llamas"}
+
+    @pytest.fixture
+    def client(self, olga: User) -> Client:
+        client = Client()
+        client.force_login(olga)
+        return client
+
+    def test_is_changed_with_the_old_one_and_kept_in_the_audit_trail(self, client: Client, olga: User) -> None:
+        other = Client()
+        other.force_login(olga)
+        assert client.post(self.PATH, {"old_password": PASSWORD, **self.NEW}).status_code == 302
+        assert is_in(client)
+        assert not is_in(other)
+        row = AuditEntry.objects.get()
+        assert (row.action, row.actor, row.target) == ("user.password", "olga", "user olga")
+        assert sign_in(Client(), "eighteen-llamas").status_code == 302
+
+    def test_wrong_old_ones_count_as_they_do_at_the_sign_in(self, client: Client) -> None:
+        tries = [client.post(self.PATH, {"old_password": "wrong", **self.NEW}).status_code for _ in range(5)]
+        assert tries == [200, 200, 200, 200, 429]
+        assert client.post(self.PATH, {"old_password": PASSWORD, **self.NEW}).status_code == 429
+        assert sign_in(Client(), "eighteen-llamas", address="192.0.2.9").status_code == 200
+
+    def test_takes_a_code_of_who_has_a_second_factor(self, client: Client, olga: User) -> None:
+        device = TOTPDevice.objects.create(user=olga, confirmed=True)
+        given = {"old_password": PASSWORD, **self.NEW}
+        for more in ({}, {"code": ""}, {"code": "000000"}):
+            assert client.post(self.PATH, {**given, **more}).status_code == 200
+        assert olga.check_password(PASSWORD)
+        TOTPDevice.objects.update(throttling_failure_count=0, throttling_failure_timestamp=None)
+        # What is wrong elsewhere uses no code up.
+        short = {"new_password1": "short", "new_password2": "short"}
+        code = code_of(olga)
+        assert client.post(self.PATH, {**given, **short, "code": code}).status_code == 200
+        assert client.post(self.PATH, {**given, "code": code}).status_code == 302
+        device.refresh_from_db()
+        assert device.last_t > 0
+
+    def test_is_not_changed_on_the_page_for_others(self) -> None:
+        me = factories.person("ona", "owner", password=PASSWORD)
+        client = Client()
+        client.force_login(me)
+        given = {"password1": "eighteen-llamas", "password2": "eighteen-llamas", "usable_password": "true"}
+        for written in (f"{me.pk}", f"0{me.pk}", f"+{me.pk}"):
+            path = reverse("admin:auth_user_password_change", args=[me.pk]).replace(f"/{me.pk}/", f"/{written}/")
+            assert client.post(path, given)["Location"] == self.PATH
+        me.refresh_from_db()
+        assert me.check_password(PASSWORD)
+
+    def test_one_given_to_somebody_is_kept_however_the_address_is_written(self, olga: User) -> None:
+        client = Client()
+        client.force_login(factories.person("ona", "owner"))
+        path = reverse("admin:auth_user_password_change", args=[olga.pk]).replace(f"/{olga.pk}/", f"/+{olga.pk}/")
+        given = {"password1": "eighteen-llamas", "password2": "eighteen-llamas", "usable_password": "true"}
+        assert client.post(path, given).status_code == 302
+        assert AuditEntry.objects.get().target == "user olga"
 
 
 class TestSessions:

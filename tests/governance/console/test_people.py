@@ -161,6 +161,29 @@ def test_every_view_says_what_its_methods_ask_of_people() -> None:
             assert Permission.objects.filter(content_type__app_label=app, codename=codename).exists(), (route, method)
 
 
+def acts_on_one() -> list[tuple[Any, str]]:
+    """Each admin, with each name of a page on which it acts on one row."""
+    found = []
+    for model_admin in admin.site._registry.values():
+        opts = model_admin.opts
+        named = [*getattr(model_admin, "actions_detail", ()), *getattr(model_admin, "actions_row", ())]
+        found += [(model_admin, f"admin:{opts.app_label}_{opts.model_name}_{name}") for name in named]
+    return found
+
+
+def test_an_act_on_one_row_finds_only_what_its_list_shows(two_tenants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = signed_in("root", is_superuser=True)
+    tried = set()
+    for acts_on, name in acts_on_one():
+        assert client.post(reverse(name, args=["abc"]), CONFIRMED).status_code == 404, name
+        if row := acts_on.model._default_manager.first():
+            with monkeypatch.context() as patched:
+                patched.setattr(type(acts_on), "get_queryset", lambda self, request: self.model.objects.none())
+                assert client.post(reverse(name, args=[row.pk]), CONFIRMED).status_code == 404, name
+            tried.add(acts_on.model.__name__)
+    assert tried >= {"Tenant", "Agent", "ApiKey", "Budget", "EmergencyStop", "SpendEntry", "User"}
+
+
 class TestTenantStaff:
     def test_see_their_tenant_alone_on_every_page_list_search_and_table(self, two_tenants: Any) -> None:
         client = signed_in("tess", "tenant staff", of=factories.tenant("acme"))
