@@ -33,8 +33,8 @@ def waiting():
     """How many wait for a lock in this database: other tests use the server too."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-            " WHERE NOT granted AND datname = current_database()"
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_locks"
+            " JOIN pg_database ON pg_database.oid = database WHERE datname = current_database())"
         )
         return cursor.fetchone()[0]
 
