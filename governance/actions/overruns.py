@@ -1,4 +1,4 @@
-"""Models that wrote more than their requests permitted: which are in force, and an operator's word that it is over."""
+"""Models that wrote or read more than permitted: which are in force, and an operator's word that it is over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def in_force() -> QuerySet[Overrun]:
 
 @transaction.atomic
 def clear(*, places: Collection[str], by: Actor, now: datetime, reason: str = "") -> int:
-    """Believe again, from the next call on, that `max_tokens` bounds a model; how many overruns there were.
+    """Believe again, from the next call on, that its requests bound a model; how many overruns there were.
 
     `places` are the model, as `provider/id`, at each of its providers. Raises NotOpen where it has passed no bound.
     """
@@ -35,7 +35,9 @@ def clear(*, places: Collection[str], by: Actor, now: datetime, reason: str = ""
         raise NotOpen("", f"{' and '.join(sorted(places))} passed no bound that is not cleared already")
     for place in sorted({row.place for row in rows}):
         seen = [
-            {"tokens": row.tokens, "permitted": row.permitted, "asked": row.asked} for row in rows if row.place == place
+            {"side": row.side, "tokens": row.tokens, "permitted": row.permitted, "asked": row.asked}
+            for row in rows
+            if row.place == place
         ]
         audit.record(
             action="overrun.clear", target=place, by=by, now=now, reason=reason.strip(), old={"overruns": seen}

@@ -30,6 +30,9 @@ def header(request: Request, name: str) -> str:
 class ExactJson(JSONParser):
     """JSON whose fractions become Decimals, never floats; NaN, Infinity and what is beyond its bounds are refused."""
 
+    # Whether texts that no database takes are refused, too.
+    storable = True
+
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         if not charsets.is_utf_8(media_type or ""):
             raise UnsupportedMediaType(media_type or "", charsets.SENTENCE)
@@ -46,12 +49,18 @@ class ExactJson(JSONParser):
             raise BeyondBounds("", f"is nested deeper than {bounds.depth} levels.") from error
         except (ValueError, ArithmeticError) as error:
             raise ParseError(f"The body is not JSON: {error}") from error
-        json_bounds.check(value, bounds, storable=True, any_field=False)
+        json_bounds.check(value, bounds, storable=self.storable, any_field=False)
         return value
 
     @staticmethod
     def _refuse(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
+
+
+class RelayedJson(ExactJson):
+    """What goes on to a model, which reads texts that no database takes."""
+
+    storable = False
 
 
 def _whole(digits: str) -> int | Decimal:

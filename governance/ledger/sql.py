@@ -36,7 +36,7 @@ from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.names import EACH
-from governance.rules.overruns import ModelOverrun
+from governance.rules.overruns import ModelOverrun, Side
 from governance.rules.policy import Policy
 from governance.rules.reports import is_own
 from governance.rules.scopes import BudgetRule, RateRule, keys_of
@@ -121,7 +121,7 @@ def caller_status(callers: Collection[Caller], now: datetime, growing: Collectio
         f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
         f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
         f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})"
-        f" UNION ALL SELECT 'o', tokens, place, asked FROM governance_overrun WHERE cleared_at IS NULL"
+        f" UNION ALL SELECT side, tokens, place, asked FROM governance_overrun WHERE cleared_at IS NULL"
         + (f" UNION ALL SELECT 'c', {clock.COLUMN}, '', ''" if words.is_postgres() else ""),
         [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
         _caller_status,
@@ -138,7 +138,7 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
         unusable_keys=frozenset(fact.id for fact in facts["k"]),
         stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
-        overruns=tuple(ModelOverrun(fact.word, fact.more, fact.id) for fact in facts["o"]),
+        overruns=tuple(ModelOverrun(fact.word, fact.more, fact.id, side=side) for side in Side for fact in facts[side]),
         clock_micros=next((fact.id for fact in facts["c"]), None),
     )
 
@@ -429,7 +429,8 @@ _ROLLUPS = Shape(
     "tenant_id bigint, hour timestamptz, agent text, provider text, model text", **dict.fromkeys(_FIGURES, "bigint")
 )
 _NEW_OVERRUNS = Shape(
-    "place text, asked text, tokens bigint, permitted bigint, reservation_id uuid, seen_at timestamptz, cleared_by text"
+    "place text, side text, asked text, tokens bigint, permitted bigint, reservation_id uuid, seen_at timestamptz,"
+    "cleared_by text"
 )
 _NEW_EVENTS = Shape(
     "window_id=window.id bigint, budget_id=window.budget.id bigint, tenant_id=window.tenant_id bigint, kind text,"
@@ -521,15 +522,15 @@ def insert_events(new: Iterable[EventRow], now: datetime) -> None:
 
 def insert_overruns(new: Iterable[tuple[UUID, ModelOverrun]], now: datetime) -> None:
     """Put overruns in force, each once, with the largest that was seen."""
-    found: dict[tuple[str, str], tuple[int, int, UUID]] = {}
+    found: dict[tuple[str, str, str], tuple[int, int, UUID]] = {}
     for id, one in new:
-        key = one.place, one.asked
+        key = one.place, str(one.side), one.asked
         found[key] = max(found.get(key, (0, 0, id)), (one.tokens, one.permitted, id))
     words.insert(
         "governance_overrun",
         _NEW_OVERRUNS,
         [(*key, *figures, now, "") for key, figures in sorted(found.items())],
-        tail=" ON CONFLICT (place, asked) WHERE cleared_at IS NULL DO UPDATE SET tokens = excluded.tokens,"
+        tail=" ON CONFLICT (place, side, asked) WHERE cleared_at IS NULL DO UPDATE SET tokens = excluded.tokens,"
         " permitted = excluded.permitted, reservation_id = excluded.reservation_id"
         " WHERE governance_overrun.tokens < excluded.tokens",
     )

@@ -9,6 +9,7 @@ from governance.models.bounds import within
 from governance.models.budgets import EACH, ScopeType, named_scope
 from governance.models.tenancy import Agent, Tenant
 from governance.rules import money
+from governance.rules.overruns import Side
 
 
 class RateLimit(models.Model):
@@ -154,17 +155,23 @@ class EmergencyStop(models.Model):
 
 
 class Overrun(models.Model):
-    """A model that wrote more than its request permitted: from then on its `max_tokens` bounds nothing.
+    """A model that wrote more than its request permitted, or read more than it was sent: that bounds nothing any more.
 
     Put in force by the ledger, with the settlement of the call that showed it; `governance.actions.overruns` clears it,
     and what was cleared is history.
     """
 
     place = models.CharField(max_length=200, help_text="The model, as provider/id.")
+    side = models.CharField(
+        max_length=6,
+        choices=[(side.value, side.value) for side in Side],
+        default=Side.OUTPUT.value,
+        help_text="What there was more of.",
+    )
     asked = models.CharField(
         max_length=100, blank=True, help_text="What else a request asks for that it concerns; empty: every request."
     )
-    tokens = models.BigIntegerField(help_text="The most that one answer had.")
+    tokens = models.BigIntegerField(help_text="The most that one answer, or one input, had.")
     permitted = models.BigIntegerField(help_text="The most that it could have had.")
     reservation_id = models.UUIDField(help_text="Of the call that showed it.")
     seen_at = models.DateTimeField()
@@ -175,7 +182,7 @@ class Overrun(models.Model):
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(
-                fields=["place", "asked"], condition=Q(cleared_at__isnull=True), name="overrun_one_in_force"
+                fields=["place", "side", "asked"], condition=Q(cleared_at__isnull=True), name="overrun_one_in_force"
             ),
             models.CheckConstraint(condition=~Q(place=""), name="overrun_names_its_model"),
             models.CheckConstraint(condition=Q(tokens__gt=models.F("permitted")), name="overrun_is_one"),
@@ -186,4 +193,4 @@ class Overrun(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.tokens:,} tokens of {self.place} where {self.permitted:,} were permitted"
+        return f"{self.tokens:,} tokens of {self.side} of {self.place} where {self.permitted:,} were permitted"

@@ -46,6 +46,10 @@ class ModelBody(serializers.Serializer[Model]):
         allow_null=True,
         help_text="The largest answer beyond its `max_tokens`, which is held for no more; null: it keeps to it.",
     )
+    overread_tokens = serializers.IntegerField(
+        allow_null=True,
+        help_text="The largest input (tokens, pages, seconds) beyond what was sent; null: it reads no more than that.",
+    )
 
     def get_id(self, row: Model) -> str:
         return row.name if row.provider == DEFAULT_PROVIDER else f"{row.provider}/{row.name}"

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from governance.api import errors
 from governance.api.fields import Name, Strict, Whole
 from governance.api.once import PARAMETER
+from governance.api.parsing import RelayedJson
 from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
 from governance.rules import json_bounds
@@ -95,6 +96,7 @@ class RouteBody(serializers.Serializer[Any]):
 class RouteView(RefusingView):
     """Governed as any call: the gateway reserves, calls, falls back and settles."""
 
+    parser_classes = [RelayedJson]
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
     # What the gateway refuses, and what a model's API does.
     refuses = {"POST": data_plane.statuses() | {*data_plane.RELAYED}}

@@ -159,8 +159,9 @@ class ModelAdmin(CatalogueAdmin):
 
     @display(description="Token bound", label={"passed": "danger"})
     def overrun(self, model: Model) -> tuple[str, str] | None:
-        seen = getattr(model, "overran_tokens", None)
-        return None if seen is None else ("passed", f"passed: {seen:,} written")
+        sides = (("overran_tokens", "written"), ("overread_tokens", "read"))
+        seen = [f"{tokens:,} {what}" for name, what in sides if (tokens := getattr(model, name, None)) is not None]
+        return ("passed", f"passed: {', '.join(seen)}") if seen else None
 
     @display(description="kinds")
     def kind_list(self, model: Model) -> str:

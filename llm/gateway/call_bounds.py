@@ -119,8 +119,9 @@ class CallBounds:
         return exact_count.is_plainly_sampled(orjson.loads(self.request.body))
 
     def endless(self, candidate: Candidate) -> errors.GatewayError | None:
-        """Why a model has no quote that has a price: nobody knows how much it may write."""
+        """Why a model has no quote that has a price: nobody knows how much it may write, or read."""
         estimate = self.at(candidate)
-        if candidate.entry is None or estimate is None or estimate.is_output_bounded_at(candidate.entry):
+        side = None if candidate.entry is None or estimate is None else estimate.unbounded_at(candidate.entry)
+        if candidate.entry is None or estimate is None or side is None:
             return None
-        return errors.bad_request(estimate.no_bound_at(candidate.entry), param="model", code="unbounded_output")
+        return errors.bad_request(estimate.no_bound_at(candidate.entry), param="model", code=f"unbounded_{side}")

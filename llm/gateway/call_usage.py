@@ -8,7 +8,7 @@ from typing import Any
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
-from governance.rules.overruns import ModelOverrun, asked_for
+from governance.rules.overruns import ModelOverrun, Side, asked_for
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
 from llm.rules import bounds, pricing, usage
@@ -109,7 +109,7 @@ class CallUsage:
 
     def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
         if found.unit != "token":
-            return self.route.is_beyond(found.units, held=self.estimate.units)
+            return found.units > self.route.most_units(self.estimate)
         return self._beyond_request(found, answer_bytes) or bool(
             usage.implausible(
                 found,
@@ -123,28 +123,57 @@ class CallUsage:
         """Whether more is said to be read than can have been sent, or more written than was asked for or has come.
 
         A provider may put a prompt of its own before the client's, and others than Mistral may count hidden thoughts
-        beside what they were asked for: so much is believed of them. What must be read or written unseen for reasons
-        that a call shows (pictures, a model that thinks) is bounded by the model's context alone.
+        beside what they were asked for: so much is believed of them. What must be written unseen, by a model that
+        thinks, is bounded by the model's context alone.
         """
         entry = self._entry
-        if entry is None or self.quote.max_tokens is None:
+        if entry is None:
             return False
-        beside = HIDDEN_PROMPT_TOKENS if entry.is_mistrals else UNTOLD_TOKENS
-        if not (self.estimate.images or self.estimate.whole_context):
-            sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * self.estimate.input_e2 // 100)
-            if found.input_tokens > sent + beside:
-                return True
+        if found.input_tokens > self._most_input(beside=HIDDEN_PROMPT_TOKENS if entry.is_mistrals else UNTOLD_TOKENS):
+            return True
+        if self.quote.max_tokens is None:
+            return False
         if entry.is_mistrals:
             return found.output_tokens > self._most_written() + self._beside_answers
         if bounds.hides_output(entry):
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
 
-    def overrun(self, found: Usage | None, *, shown_tokens: int) -> ModelOverrun | None:
-        """What shows that the request's length does not bound this model; None where nothing does.
+    def overruns(self, found: Usage | None, *, shown_tokens: int) -> tuple[ModelOverrun, ...]:
+        """What shows that the request does not bound what this model writes, or reads.
 
         `found` is what was reported, believed or not; `shown_tokens`: so many the text that came has at least.
         """
+        sides = (self._overrun(found, shown_tokens), None if found is None else self._overread(found))
+        return tuple(side for side in sides if side is not None)
+
+    def _overread(self, found: Usage) -> ModelOverrun | None:
+        """More is said to be read than was sent, and than is put beside it as a rule."""
+        if found.unit == "token":
+            read, permitted = found.input_tokens, self.quote.input_tokens
+            most = self._most_input(beside=HIDDEN_PROMPT_TOKENS)
+        else:
+            read, permitted = found.units, self.estimate.held_units
+            most = min(permitted + self.route.units_beside, self.route.most_units(self.estimate))
+        if read <= most or self._entry is None:
+            return None
+        inputs = self.estimate.inputs
+        asked = asked_for(self.estimate.asked)
+        return ModelOverrun(self.served.place, asked, -(-read // inputs), permitted // inputs, side=Side.INPUT)
+
+    def _most_input(self, *, beside: int) -> int:
+        """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs.
+
+        What must be read unseen for a reason that a call shows (pictures) is bounded by the model's context alone.
+        """
+        entry = self._entry
+        if entry is None or self.estimate.images or self.estimate.whole_context:
+            return self._most_read()
+        sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * self.estimate.input_e2 // 100)
+        return min(self._most_read(), sent + self.estimate.inputs * beside)
+
+    def _overrun(self, found: Usage | None, shown_tokens: int) -> ModelOverrun | None:
+        """More was written, or is said to be, than the request's length permits."""
         if self.quote.max_tokens is None:
             return None
         reported = found.output_tokens if found is not None and found.unit == "token" else 0
@@ -170,10 +199,8 @@ class CallUsage:
 
     def _most_read(self) -> int:
         """Tokens that the model can have read, however little was sent."""
-        if self.quote.max_tokens is None:
-            return self.quote.input_tokens
         context = None if self._entry is None else self._entry.context_tokens
-        return max(context or LONGEST_CONTEXT, self.quote.input_tokens)
+        return max(self.estimate.inputs * (context or LONGEST_CONTEXT), self.quote.input_tokens)
 
     def count(self) -> StreamCount:
         """What counts along with its answer. Mistral's models show what they think; others may not, if asked to.

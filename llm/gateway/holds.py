@@ -44,7 +44,7 @@ class Holds:
         overran: Callable[[ModelOverrun], None],
     ) -> None:
         """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage);
-        `overran` of a model that its request's length did not bound.
+        `overran` of a model that its request did not bound.
         """
         self.commits = commits
         self.tokenizers = tokenizers
@@ -220,7 +220,6 @@ class Hold:
         return operation.cost_nanos if result is None else result.charged_nanos, result
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
-        overrun = self.usage.overrun(self._reported, shown_tokens=self.count.shown_tokens)
         self.charge = Settle(
             reservation_id=self.id,
             cost_nanos=cost_nanos,
@@ -231,7 +230,7 @@ class Hold:
             request_id=self._request_id,
             # Of an estimate, what its tokens were counted by.
             metadata={"tokenizer": self.usage.tokenizer.name} if reason and self.usage.tokenizer else {},
-            overruns=() if overrun is None else (overrun,),
+            overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens),
         )
         return self.charge
 

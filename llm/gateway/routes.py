@@ -33,12 +33,14 @@ class Route:
     read_usage: ReadUsage
     # The field that holds what was asked for.
     answer_in: str = "choices"
-    # Of what is not counted in tokens and held for at a likely length: the most that one call can use, a setting.
-    most_units: str = ""
+    # What is not counted in tokens may be held for at a likely length: as much as one call can use is believed.
+    believes_most: bool = False
+    # And is counted up by endpoints, to minutes at most: so much beside is not held for.
+    units_beside: int = 0
 
-    def is_beyond(self, units: int, *, held: int) -> bool:
-        """Whether so many units cannot have been used by one call, that was held for with so many."""
-        return units > max(held, int(getattr(settings, self.most_units)) if self.most_units else held)
+    def most_units(self, estimate: Estimate) -> int:
+        """Units at most that are believed of one call."""
+        return max(estimate.held_units, estimate.most_units if self.believes_most else 0)
 
     def answered(self, answer: Mapping[str, Any]) -> bool:
         """Whether an answer holds what this route is asked for."""
@@ -136,7 +138,8 @@ TRANSCRIPTIONS = Route(
     ),
     read_usage=_seconds,
     answer_in="text",
-    most_units="TRANSCRIPTION_MAX_SECONDS",
+    believes_most=True,
+    units_beside=60,
 )
 
 ROUTES = {

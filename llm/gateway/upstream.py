@@ -15,7 +15,7 @@ from django.utils import timezone
 from governance import alerts
 from governance.actions.overruns import OVERRUN
 from governance.rules.calls import Usage
-from governance.rules.overruns import ModelOverrun
+from governance.rules.overruns import ModelOverrun, Side
 from llm.gateway import errors
 from llm.providers import Provider, ProviderError
 from llm.rules import cool_down, forbidden
@@ -34,6 +34,18 @@ _DOUBTS = {
     "usage_implausible": "It reported more tokens than it can read and write, or fewer than it wrote.",
     "model_unknown": "Its answer names a model that has no price here and may be dearer.",
     "price_missing": "It reported a usage that has no price here.",
+}
+# What an overrun shows, and what an operator may do before it is cleared.
+_OVERRUNS = {
+    Side.OUTPUT: (
+        "{place} wrote {tokens:,} tokens where {permitted:,} were permitted: `max_tokens` does not bound it.",
+        "Say the most that it can write as the model's context, mark it `reasoning` if it thinks, or have its endpoint"
+        " keep to `max_tokens`.",
+    ),
+    Side.INPUT: (
+        "{place} read {tokens:,} tokens (pages, seconds) where {permitted:,} were sent: that does not bound it.",
+        "Say the most that it can read as the model's context, or have its endpoint read no more than it is sent.",
+    ),
 }
 
 # A failure that every call meets is reported once in so many seconds.
@@ -166,13 +178,13 @@ class ProviderFailures:
         self._tell(self._alert(place, reason, message[:1000]))
 
     def overran(self, overrun: ModelOverrun) -> None:
-        """A model wrote more than was permitted; from the next call on it is held for all that it may write."""
+        """A model wrote or read more than was permitted; from the next call on all that it may have is held for."""
         whose = f"Calls that ask for {overrun.asked.replace(' ', ', ')}" if overrun.asked else "Its calls"
+        seen, remedy = _OVERRUNS[overrun.side]
+        seen = seen.format(place=overrun.place, tokens=overrun.tokens, permitted=overrun.permitted)
         message = (
-            f"{overrun.place} wrote {overrun.tokens:,} tokens where {overrun.permitted:,} were permitted: `max_tokens`"
-            f" does not bound it. {whose} now hold for all that its context leaves, or are refused where its context"
-            " is not known or is what it passed. Say the most that it can write as the model's context, mark it"
-            " `reasoning` if it thinks, or have its endpoint keep to `max_tokens`; then clear the overrun at the model."
+            f"{seen} {whose} now hold for all that it can have, or are refused where that is not known or is what it"
+            f" passed. {remedy} Then clear the overrun at the model."
         )
         self._tell(self._alert(overrun.place, OVERRUN, message))
 

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from governance.rules.decision import Quote
-from governance.rules.overruns import ModelOverrun
+from governance.rules.overruns import ModelOverrun, Side
 from llm.rules import pricing
 from llm.rules.pricing import GUARDS, UNKNOWN_IMAGE_TOKENS, Entry
 from llm.rules.usage import WRITE_1H_E2, WRITE_E2
@@ -56,6 +56,10 @@ _MEDIA = frozenset(
 # Of a tool call and its function, what the tool is told; what else is there, providers add and want back.
 _TOLD = frozenset({"function", "arguments"})
 _BOUNDED_PARTS = frozenset({"text", "thinking", "reference", "refusal"})
+_NO_BOUND = {
+    Side.OUTPUT: "{} writes more than `max_tokens`, and how much it may write is not known.",
+    Side.INPUT: "{} reads more than it is sent, and how much it may read is not known.",
+}
 
 
 class UnboundedInput(ValueError):
@@ -93,8 +97,14 @@ class Estimate:
     tokens_beside: int = 0
     # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`.
     asked: frozenset[str] = frozenset()
+    # How many inputs there are that a model reads each by itself.
+    inputs: int = 1
+    # The most that one call can use of what is not counted in tokens.
+    most_units: int = 0
     # The largest answer of a model that passes its bound, where it concerns this call: nothing but the model ends it.
     overran_tokens: int = 0
+    # The largest input, in the estimate's unit, of a model that reads more than it is sent.
+    overread: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -123,20 +133,35 @@ class Estimate:
         asked = self.max_tokens_at(entry)
         return asked if asked is None or not self.overran_tokens else max(asked, entry.context_tokens or 0)
 
+    def held_input_at(self, entry: Entry) -> int:
+        """What is held for of the input: at a model that reads more than it is sent, all that it may read."""
+        tokens = self.input_tokens_at(entry)
+        return max(tokens, self.inputs * (entry.context_tokens or 0)) if self.overread else tokens
+
+    @property
+    def held_units(self) -> int:
+        """Of what is not counted in tokens, as `held_input_at`."""
+        return max(self.units, self.most_units) if self.overread else self.units
+
     def knowing(self, overruns: Iterable[ModelOverrun], place: str) -> Estimate:
-        """The same call at a model, with what is known of answers beyond their bounds."""
-        seen = [one.tokens for one in overruns if one.concerns(place, self.asked)]
-        return replace(self, overran_tokens=max(seen)) if seen and self.max_tokens is not None else self
+        """The same call at a model, with what is known of answers and inputs beyond their bounds."""
+        seen = {Side.INPUT: 0, Side.OUTPUT: 0}
+        for one in overruns:
+            if one.concerns(place, self.asked):
+                seen[one.side] = max(seen[one.side], one.tokens)
+        written = 0 if self.max_tokens is None else seen[Side.OUTPUT]
+        return replace(self, overran_tokens=written, overread=seen[Side.INPUT]) if any(seen.values()) else self
 
-    def is_output_bounded_at(self, entry: Entry) -> bool:
-        """Whether there is a most that one answer may have.
+    def unbounded_at(self, entry: Entry) -> Side | None:
+        """Of what a model passes each bound that is known; None where there is a most that the call may use.
 
-        An answer above the model's context shows that this is not what bounds it; a count that no model can have
-        reached shows nothing of the kind.
+        What is above the model's context shows that this is not what bounds it; a count that no model can have reached
+        shows nothing of the kind.
         """
-        if not self.overran_tokens:
-            return True
-        return entry.context_tokens is not None and not entry.context_tokens < self.overran_tokens <= LONGEST_CONTEXT
+        if self.overran_tokens and _is_beyond(self.overran_tokens, entry.context_tokens):
+            return Side.OUTPUT
+        most_read = entry.context_tokens if self.unit == "token" else self.most_units
+        return Side.INPUT if self.overread and _is_beyond(self.overread, most_read) else None
 
     def _picture_tokens_at(self, entry: Entry) -> int:
         """Of all pictures: together they are no more than the model can read."""
@@ -145,7 +170,7 @@ class Estimate:
 
     def is_bounded_at(self, entry: Entry) -> bool:
         """Whether there is a most that the call can cost at a model."""
-        if not self.is_output_bounded_at(entry):
+        if self.unbounded_at(entry) is not None:
             return False
         if not self._needs_whole_context(entry):
             return True
@@ -153,8 +178,8 @@ class Estimate:
 
     def no_bound_at(self, entry: Entry) -> str:
         """Why there is none, as a sentence for whom the call is refused."""
-        if not self.is_output_bounded_at(entry):
-            return f"{entry.id} writes more than `max_tokens`, and how much it may write is not known."
+        if (side := self.unbounded_at(entry)) is not None:
+            return _NO_BOUND[side].format(entry.id)
         if self.whole_context or self.reserve_unbounded:
             return "This call's input has no bound, and the catalogue does not know how much the model can read."
         return f"What a picture costs at {entry.id} is not known: the catalogue may say it (tokens of an image)."
@@ -314,17 +339,23 @@ def embeddings(payload: Mapping[str, Any]) -> Estimate:
     """The bound of an embeddings request: its input only, for it writes nothing."""
     found = payload.get("input")
     if (tokens := _tokens_of(found)) is not None:
-        return Estimate(kind="embedding", text_tokens=tokens)
+        lists = found if isinstance(found, list) and found and isinstance(found[0], list) else [found]
+        return Estimate(kind="embedding", text_tokens=tokens, inputs=len(lists))
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
     return Estimate(
-        kind="embedding", text_tokens=_inputs(found), texts=tuple(text for text in texts if isinstance(text, str))
+        kind="embedding",
+        text_tokens=_inputs(found),
+        texts=tuple(text for text in texts if isinstance(text, str)),
+        inputs=max(1, len(texts)),
     )
 
 
 def moderations(payload: Mapping[str, Any]) -> Estimate:
     """The bound of a moderation request, of texts or of conversations. Raises UnboundedInput for all but texts."""
-    _refuse_hidden("", payload.get("input"), "input")
-    return Estimate(kind="moderation", text_tokens=_inputs(payload.get("input")))
+    found = payload.get("input")
+    _refuse_hidden("", found, "input")
+    inputs = found if isinstance(found, list) else [found]
+    return Estimate(kind="moderation", text_tokens=_inputs(found), inputs=max(1, len(inputs)))
 
 
 def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reserve_unbounded: bool = False) -> Estimate:
@@ -343,6 +374,7 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reser
         text_tokens=0,
         unit="annotated_page" if annotated else "page",
         units=max_pages if pages is None else pages,
+        most_units=max_pages,
     )
 
 
@@ -356,12 +388,12 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
         return None
     capable = estimate.kind == "chat" and not estimate.lacks(entry)
     if estimate.unit != "token":
-        return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.units, capable=capable)
+        return pricing.quote_units(entry, model=model, unit=estimate.unit, units=estimate.held_units, capable=capable)
     return pricing.quote_tokens(
         entry,
         model=model,
         # What is written into a cache is charged as that many more tokens.
-        input_tokens=-(-estimate.input_tokens_at(entry) * estimate.input_e2 // 100),
+        input_tokens=-(-estimate.held_input_at(entry) * estimate.input_e2 // 100),
         max_tokens=estimate.held_tokens_at(entry),
         n=estimate.n,
         capable=capable,
@@ -372,6 +404,10 @@ def quote(estimate: Estimate, entry: Entry | None, *, model: str) -> Quote | Non
 def hides_output(entry: Entry) -> bool:
     """Whether a model may write tokens that its stream does not show, so that nobody can count along."""
     return "reasoning" in entry.capabilities and not entry.is_mistrals
+
+
+def _is_beyond(seen: int, most: int | None) -> bool:
+    return most is None or most < seen <= LONGEST_CONTEXT
 
 
 def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:

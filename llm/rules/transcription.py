@@ -71,7 +71,7 @@ def estimate(
         # Samples of the speakers' voices are audio, too.
         samples = payload.get("speaker_references") or b""
         seconds = min(max_seconds, seconds + _by_size(len(samples), max_seconds, min_bitrate) * bool(samples))
-    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds)
+    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds, most_units=max_seconds)
 
 
 def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:

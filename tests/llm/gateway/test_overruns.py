@@ -1,15 +1,18 @@
-"""Models that write beyond `max_tokens`: what one answer shows holds for the next call of every process.
+"""Models that write beyond `max_tokens` or read beyond what was sent: what one answer shows holds for the next call.
 
-The endpoint's own books say what was spent; 20 such calls spent 36 times a cap.
+In every process. The endpoint's own books say what was spent; 20 such calls spent 36 times a cap.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from benchmarks.answers import Answer
@@ -296,3 +299,201 @@ def test_a_lie_beyond_all_measure_makes_its_own_model_dear_and_no_other(
     assert held_nanos() < 1_000 * OUTPUT
     assert ask(product, key) == 200
     assert nanos("0.02") > held_nanos() >= CONTEXT * OUTPUT
+
+
+def reading(tokens: int) -> Answer:
+    """An answer whose endpoint bills so much input, whatever was sent: it searched, or has a prompt of its own."""
+    return Answer(tokens=10, usage={"prompt_tokens": tokens, "completion_tokens": 10, "total_tokens": tokens + 10})
+
+
+def embedded(tokens: int) -> Answer:
+    said = {"object": "list", "model": "mistral-embed", "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return scripted(said | {"data": [{"object": "embedding", "index": 0, "embedding": [0.1]}]})
+
+
+def scanned(pages: int) -> Answer:
+    said = {"pages": [], "model": "mistral-ocr-latest", "usage_info": {"pages_processed": pages}}
+    return scripted(said)
+
+
+def scripted(said: dict[str, Any]) -> Answer:
+    body = json.dumps(said).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return Answer(script=[head + body], tokens=0)
+
+
+def embed(product: Product, key: str, text: Any = "Hi") -> int:
+    return product.post("/v1/embeddings", key, model="mistral-embed", input=text).status_code
+
+
+def scan(product: Product, key: str) -> int:
+    document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
+    return product.post("/v1/ocr", key, model="mistral-ocr-latest", document=document, pages=[0]).status_code
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("read", [2_000, 17_000, 30_000])
+def test_of_20_calls_whose_endpoint_reads_more_than_was_sent_one_passes_the_cap(
+    product: Product, booked: BookedUpstream, read: int, stream: bool
+) -> None:
+    make.budget("0.0003" if read < 10_000 else "0.004")
+    key = product.key()
+    booked.usual = reading(read)
+    statuses = [ask(product, key, stream=stream) for _ in range(20)]
+    assert statuses == [200] + [402] * 19
+    seen = Overrun.objects.get()
+    assert (seen.place, seen.side, seen.tokens) == ("own/thinker", "input", read)
+    assert seen.permitted < 1_000
+
+
+def test_once_it_read_more_its_context_is_held_for_and_what_it_reads_is_charged(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.usual = reading(30_000)
+    ask(product, key)
+    before = sum(row.cost_nanos for row in SpendEntry.objects.all())
+    assert ask(product, key) == ask(product, key, stream=True) == 200
+    assert settled(booked)
+    assert CONTEXT * INPUT <= held_nanos() < CONTEXT * INPUT + 100 * OUTPUT
+    charged = sum(row.cost_nanos for row in SpendEntry.objects.all()) - before
+    assert charged == 2 * (30_000 * INPUT + 10 * OUTPUT)
+    assert SpendEntry.objects.filter(certainty="confirmed", overage_nanos=0).count() == 2
+    assert Overrun.objects.count() == 1
+
+
+def test_a_model_that_reads_above_its_context_is_refused_until_an_operator_has_seen_to_it(
+    product: Product, booked: BookedUpstream, thinker: Model
+) -> None:
+    make.budget("1.00")
+    key, operator = product.key(), product.key(role="operator")
+    booked.next(reading(CONTEXT + 1))
+    assert ask(product, key) == 200
+    refused = product.chat(key, model="own/thinker", max_tokens=48)
+    assert (refused.status_code, refused.json()["code"]) == (400, "unbounded_input")
+    assert "reads more than it is sent" in refused.json()["message"]
+    assert len(booked.books.entries) == 1
+    alert = lambda: Alert.objects.filter(kind="model_overruns", subject="own/thinker", cleared_at=None)  # noqa: E731
+    assert eventually(lambda: alert().exists())
+    assert "own/thinker read 32,001 tokens" in alert().get().message
+    shown = product.get("/api/models/own/thinker", operator).json()
+    assert (shown["overran_tokens"], shown["overread_tokens"]) == (None, CONTEXT + 1)
+    cleared = product.post("/api/models/own/thinker/clear-overruns", operator)
+    assert (cleared.status_code, cleared.json()["overread_tokens"]) == (200, None)
+    assert ask(product, key) == 200
+
+
+def test_what_was_asked_for_makes_other_requests_input_no_dearer(product: Product, booked: BookedUpstream) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(reading(30_000))
+    assert ask(product, key, tools=[TOOL]) == 200
+    assert ask(product, key) == 200
+    assert held_nanos() < 1_000 * OUTPUT
+    assert ask(product, key, tools=[TOOL]) == 200
+    assert held_nanos() >= CONTEXT * INPUT
+
+
+@pytest.mark.parametrize("beyond", ["input", "output"])
+def test_both_sides_are_kept_and_each_holds_for_its_own(product: Product, booked: BookedUpstream, beyond: str) -> None:
+    make.budget("1.00")
+    key = product.key()
+    for answer in (THINKS, reading(30_000)) if beyond == "input" else (reading(30_000), THINKS):
+        booked.next(answer)
+        assert ask(product, key) == 200
+    assert sorted(Overrun.objects.values_list("side", "tokens")) == [("input", 30_000), ("output", 18_010)]
+    assert ask(product, key) == 200
+    assert held_nanos() == CONTEXT * (INPUT + OUTPUT)
+
+
+def test_a_prompt_of_an_endpoints_own_is_charged_and_a_short_one_is_no_overrun(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    for read, overruns in ((1_000, 0), (16_000, 1)):
+        booked.next(reading(read))
+        assert ask(product, key) == 200
+        assert settled(booked)
+        assert SpendEntry.objects.latest("occurred_at").cost_nanos == read * INPUT + 10 * OUTPUT
+        assert Overrun.objects.count() == overruns
+
+
+@pytest.mark.parametrize("read", [512, 1_030, 8_000])
+def test_of_20_embeddings_whose_endpoint_reads_more_than_was_sent_one_passes_the_cap(
+    product: Product, booked: BookedUpstream, read: int
+) -> None:
+    make.budget("0.00002")
+    key = product.key()
+    booked.usual = embedded(read)
+    statuses = [embed(product, key) for _ in range(20)]
+    assert statuses == [200] + [402] * 19
+
+
+def test_each_input_of_an_embedding_is_held_for_and_believed_by_itself(
+    product: Product, booked: BookedUpstream
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(embedded(8_000))
+    assert embed(product, key) == 200
+    assert Overrun.objects.get().tokens == 8_000
+    one = held_nanos()
+    for inputs, of in ((["Hi"] * 3, 3), ("Hi", 1)):
+        booked.next(embedded(of * 7_000))
+        assert embed(product, key, inputs) == 200
+        assert held_nanos() == of * 8_000 * 100
+        assert SpendEntry.objects.latest("occurred_at").cost_nanos == of * 7_000 * 100
+    assert one < 2_000
+
+
+def test_pages_beyond_those_asked_for_are_held_for_from_then_on(product: Product, booked: BookedUpstream) -> None:
+    make.budget("100.00")
+    key = product.key()
+    booked.usual = scanned(40)
+    assert scan(product, key) == 200
+    one = SpendEntry.objects.get().cost_nanos
+    seen = Overrun.objects.get()
+    assert (seen.side, seen.tokens, seen.permitted) == ("input", 40, 1)
+    assert scan(product, key) == 200
+    assert held_nanos() == 1_000 * one
+    assert SpendEntry.objects.latest("occurred_at").cost_nanos == 40 * one
+
+
+def test_more_pages_than_any_document_has_are_refused_from_then_on(product: Product, booked: BookedUpstream) -> None:
+    make.budget("100.00")
+    key = product.key()
+    booked.usual = scanned(1_001)
+    assert [scan(product, key) for _ in range(2)] == [200, 400]
+
+
+def test_seconds_that_a_sound_cannot_have_are_held_for_from_then_on(product: Product, booked: BookedUpstream) -> None:
+    make.budget("100.00")
+    key = product.key()
+    for seconds, overruns in ((60, 0), (3_000, 1), (3_000, 1)):
+        said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": seconds}}
+        booked.next(scripted(said))
+        assert hear(product, key) == 200
+        assert Overrun.objects.count() == overruns
+    last = SpendEntry.objects.latest("occurred_at")
+    assert (last.certainty, last.units, last.overage_nanos) == ("confirmed", 3_000, 0)
+    booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 10_801}}))
+    assert [hear(product, key) for _ in range(2)] == [200, 400]
+
+
+def hear(product: Product, key: str) -> int:
+    """One second of silence."""
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(bytes(16_000))
+    return httpx.post(
+        product.url + "/v1/audio/transcriptions",
+        data={"model": "voxtral-mini-latest"},
+        files={"file": ("a.wav", sound.getvalue())},
+        headers={"authorization": f"Bearer {key}"},
+        timeout=30,
+    ).status_code

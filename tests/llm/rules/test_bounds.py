@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
-from governance.rules.overruns import ModelOverrun
+from governance.rules.overruns import ModelOverrun, Side
 from llm.rules import anthropic_dialect, bounds, mistral_dialect
 from llm.rules.bounds import UnboundedInput
 from llm.rules.pricing import Entry, Rates
@@ -845,6 +845,43 @@ class TestAModelThatPassesItsBound:
         elsewhere = bounds.quote(self.knowing(500, place="together/m"), model, model="m")
         assert elsewhere is not None
         assert elsewhere.max_tokens == 10
+
+    def test_that_reads_more_than_it_is_sent_is_held_for_as_much_of_each_input(self) -> None:
+        model = entry("m", context_tokens=1_000)
+        seen = [ModelOverrun("groq/m", "", 500, side=Side.INPUT)]
+        for call, inputs in (
+            (self.CALL, 1),
+            (bounds.embeddings({"input": "Hi"}), 1),
+            (bounds.embeddings({"input": ["Hi", "there"]}), 2),
+            (bounds.embeddings({"input": [7, 8, 9]}), 1),
+            (bounds.embeddings({"input": [[7, 8], [9]]}), 2),
+            (bounds.moderations({"input": "Hi"}), 1),
+            (bounds.moderations({"input": ["Hi", "you", "there"]}), 3),
+            (bounds.moderations({"input": [[said("Hi")], [said("you")]]}), 2),
+        ):
+            known = call.knowing(seen, "groq/m")
+            assert known.held_input_at(model) == inputs * 1_000
+            assert known.held_tokens_at(model) == call.held_tokens_at(model)
+            assert call.knowing(seen, "groq/other") is call
+        longer = bounds.embeddings({"input": "x" * 2_000}).knowing(seen, "groq/m")
+        assert longer.held_input_at(model) > 2_000
+
+    def test_of_pages_all_that_a_document_may_have_is_held_for(self) -> None:
+        document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
+        call = bounds.ocr({"document": document, "pages": [3]}, max_pages=50)
+        assert call.held_units == 1
+        known = call.knowing([ModelOverrun("groq/m", "", 40, side=Side.INPUT)], "groq/m")
+        assert known.held_units == 50
+        assert known.unbounded_at(entry("m")) is None
+        longer = call.knowing([ModelOverrun("groq/m", "", 51, side=Side.INPUT)], "groq/m")
+        assert longer.unbounded_at(entry("m")) is Side.INPUT
+
+    def test_passes_either_bound_by_itself(self) -> None:
+        model = entry("m", context_tokens=1_000)
+        both = [ModelOverrun("groq/m", "", 500), ModelOverrun("groq/m", "", 1_001, side=Side.INPUT)]
+        assert self.CALL.knowing(both, "groq/m").unbounded_at(model) is Side.INPUT
+        assert "m reads more than it is sent" in self.CALL.knowing(both, "groq/m").no_bound_at(model)
+        assert self.CALL.knowing(both[:1], "groq/m").unbounded_at(model) is None
 
     @pytest.mark.parametrize(
         ("context", "seen", "bounded"),

@@ -60,6 +60,14 @@ def test_a_form_that_two_readers_could_take_differently_is_refused(body: bytes) 
     assert caught.value.code == "invalid_form"
 
 
+def test_a_part_in_another_charset_than_utf_8_is_refused() -> None:
+    kind = "\r\nContent-Type: text/plain; charset="
+    assert forms.read(form((named("a") + kind + "UTF-8", b"1")), KIND)
+    with pytest.raises(DialectError) as caught:
+        forms.read(form((named("a") + kind + "utf-7", b"1")), KIND)
+    assert caught.value.param == "content-type"
+
+
 @pytest.mark.parametrize(
     "kind",
     [
