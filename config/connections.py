@@ -35,6 +35,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         # Bytes of a body's frame since any of the body: sizes of chunks, and what may follow them.
         self._frame_bytes = 0
+        # A request's body is not whole yet, also where it is answered already.
+        self._is_in_body = False
+        self._unread: asyncio.TimerHandle | None = None
         self._is_over = False
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -45,7 +48,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
-        for timer in (self._late, self._stalled):
+        for timer in (self._late, self._stalled, self._unread):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -80,7 +83,7 @@ class GuardedConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._is_in_head, self._frame_bytes = False, 0
+        self._is_in_head, self._is_in_body, self._frame_bytes = False, True, 0
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -91,10 +94,18 @@ class GuardedConnection(HttpToolsProtocol):
         self._frame_bytes = 0
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:
-            self.finish()
+        if self._is_in_body and not self._is_over:
+            # Of most refused requests the rest is on its way already, and the next one comes behind it.
+            self._unread = self.loop.call_later(LINGER_S, self._close)
 
     def timeout_keep_alive_handler(self) -> None:
         self.finish()
@@ -103,7 +114,7 @@ class GuardedConnection(HttpToolsProtocol):
         """End the connection once its answer is on its way; what is left of the request is thrown away."""
         if self._is_over:
             return
-        if self.cycle is not None and self.cycle.more_body:
+        if self._is_in_body:
             self._discard()
         else:
             self._close()

@@ -252,7 +252,7 @@ def refusals_that_are_final(matrix: Matrix, subtests: pytest.Subtests) -> None:
     with subtests.test("422"):
         # The first of the two requests under one key is answered.
         seen = matrix.play("422")
-        assert seen.refusal == (refused[422], 422, "idempotency_mismatch")
+        assert seen.refusal == (refused[422], 422, "idempotency_mismatch"), seen.shown
         assert (seen.arrived, seen.sent_on) == (2, 1)
 
 

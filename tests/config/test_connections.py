@@ -147,6 +147,16 @@ def test_who_is_refused_reads_why_though_it_sends_on(product: Product, path: byt
     assert time.monotonic() - began < 8
 
 
+def test_who_is_refused_before_the_body_came_goes_on_with_the_same_connection(product: Product) -> None:
+    ask = HEAD + b"authorization: Bearer sg_bad\r\ncontent-length: 2\r\n\r\n"
+    with connected(product) as peer:
+        for _ in range(3):
+            peer.sendall(ask)
+            assert peer.recv(65536).startswith(b"HTTP/1.1 401")
+            # Clients send it in a packet of its own, as a rule.
+            peer.sendall(b"{}")
+
+
 @pytest.mark.parametrize(
     "frame", [b"1;" + b"a" * 1_000, b"0\r\n" + b"x-a: b\r\n" * 100], ids=["a chunk's extension", "trailers"]
 )

@@ -4,10 +4,12 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
+
+from governance.management.terminal import TerminalCommand
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = (
         "Serve both planes in the foreground, with bounds for slow and idle connections. SIGTERM ends it: no new "
         "request is taken, and those that run have --grace seconds."

@@ -137,7 +137,7 @@ def test_json_may_not_be_nested_without_end(product: Product, depth: int, openin
         ({"metadata": {"m" * 501: 1}}, "metadata", "500 characters"),
         ({"messages": [{}] * 1_000_000}, "messages", "200,000 values"),
         ({"stop": [[]] * 200_001}, "stop", "200,000 values"),
-        ({"messages": [{"role": "user", "content": "a" * 30_000_001}]}, "messages.0.content", "30,000,000 characters"),
+        ({"messages": [{"role": "user", "content": "a" * 32_000_001}]}, "messages.0.content", "32,000,000 characters"),
     ],
 )
 def test_what_a_call_may_hold_is_bounded_by_name(product: Product, fields: Any, param: str, bound: str) -> None:
