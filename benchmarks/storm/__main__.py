@@ -174,6 +174,8 @@ class Run:
             ]
         while self._operators.busy:
             await asyncio.sleep(0.1)
+        # Nothing else expires what agents left, and what is over later is the next gust's.
+        expired_at = time.time()
         await self._operators.command("expire", {}, "expire_reservations")
         await self._upstream_at_rest()
         try:
@@ -189,6 +191,7 @@ class Run:
             acts=self._operators.log,
             drift=_drift(str(reconciled.said)),
             now=time.time(),
+            expired_at=expired_at,
             beyond=self._options.beyond,
         )
         found = judge.breaches(evidence)

@@ -31,7 +31,10 @@ class Limit:
 
 @dataclass
 class Evidence:
-    """`books` are the upstream's entries, `rows` the ledger's (`benchmarks.storm.rows`), at rest since `now`."""
+    """`books` are the upstream's entries, `rows` the ledger's (`benchmarks.storm.rows`), at rest since `now`.
+
+    What was over at `expired_at` was expired then.
+    """
 
     calls: Sequence[Call]
     books: Sequence[Row]
@@ -39,6 +42,7 @@ class Evidence:
     acts: Sequence[Act]
     drift: Sequence[Any]
     now: float
+    expired_at: float
     beyond: bool = False
     judged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 

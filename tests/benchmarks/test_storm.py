@@ -95,6 +95,7 @@ def at_rest() -> dict[str, Any]:
         ],
         "drift": [],
         "now": 150.0,
+        "expired_at": 140.0,
     }
 
 
@@ -177,6 +178,7 @@ OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservat
         (put("rows.entries.0.overage_nanos", 1), {"above its hold"}),
         (put("rows.reservations.0.status", "pending"), {"still held"}),
         (OVERTIME, {"still held"}),
+        (both(OVERTIME, put("rows.reservations.1.expires_at", 145.0)), set()),
         (both(LEFT, put("calls.0.stream", True), put("books.0.gone_at", 116.0)), {"an upstream left running"}),
         (both(LEFT, put("calls.0.stream", True), put("books.0.ended_at", None)), {"an upstream left running"}),
         (add("drift", {"invariant": "1", "subject": "window 1"}), {"the ledger has drifted"}),
