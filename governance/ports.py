@@ -6,7 +6,7 @@ Governance imports neither. `config.apps`, which knows all apps, wires them when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NoReturn, Protocol
@@ -16,13 +16,25 @@ from django.core.exceptions import ImproperlyConfigured
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote, Quoter
 from governance.rules.judgement import CostReport
+from governance.rules.overruns import ModelOverrun
 from governance.rules.windows import WindowKind
 
 
 class QuoteTokens(Protocol):
-    """The worst case of a call of known size at a model; None where the model has no price."""
+    """The worst case of a call of known size at a model; None where the model has no price, or no bound.
 
-    def __call__(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None: ...
+    `asked` and `overruns` as of `governance.rules.overruns`.
+    """
+
+    def __call__(
+        self,
+        *,
+        model: str,
+        input_tokens: int,
+        max_tokens: int,
+        asked: Iterable[str] = (),
+        overruns: Sequence[ModelOverrun] = (),
+    ) -> Quote | None: ...
 
 
 class UpgradeLink(Protocol):
@@ -73,9 +85,13 @@ def wire(ports: Ports) -> None:
     wired = ports
 
 
-def by_tokens(*, input_tokens: int, max_tokens: int) -> Quoter:
+def by_tokens(
+    *, input_tokens: int, max_tokens: int, asked: Iterable[str] = (), overruns: Sequence[ModelOverrun] = ()
+) -> Quoter:
     """Prices a call of known size at any model."""
-    return lambda model: wired.quote(model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+    return lambda model: wired.quote(
+        model=model, input_tokens=input_tokens, max_tokens=max_tokens, asked=asked, overruns=overruns
+    )
 
 
 def true_cost(usage: Usage) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -170,19 +171,27 @@ def _refusal(decision: Decision, audience: Audience) -> refusals.Refusal:
 
 def call_of(asked: dict[str, Any], caller: Caller) -> Call:
     """The call that a request describes, priced by its estimate or by its token counts."""
+    overrun_quote = None
     if "estimated_cost" in asked:
         quote = fixed(asked["estimated_cost"])
     else:
         most = asked.get("max_tokens") or Tenant.objects.values_list("default_max_tokens", flat=True).get(
             pk=caller.tenant_id
         )
-        quote = ports.by_tokens(input_tokens=asked["input_tokens"], max_tokens=most)
+        by_tokens = partial(
+            ports.by_tokens,
+            input_tokens=asked["input_tokens"],
+            max_tokens=most,
+            asked=("tools",) if asked["tools"] else (),
+        )
+        quote, overrun_quote = by_tokens(), lambda overruns: by_tokens(overruns=overruns)
     return Call(
         model=asked["model"],
         quote=quote,
         tools=tuple(asked["tools"]),
         forced_tool=asked["forced_tool"],
         allow_downgrade=asked["allow_downgrade"],
+        overrun_quote=overrun_quote,
     )
 
 

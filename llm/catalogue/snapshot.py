@@ -24,9 +24,12 @@ from django.utils import timezone
 
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
+from governance.rules.overruns import ModelOverrun
 from llm.models import Model, Price, ProviderEndpoint
 from llm.rules import pricing
+from llm.rules.bounds import Estimate
 from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
+from llm.rules.routing import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +74,33 @@ class Catalogue:
         own = f"{home}/{name}"
         return own if own in self.by_name else name
 
-    def quote(self, *, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
-        """The worst case of a call of known size; None where the model is unknown or has no price by token."""
+    def quote(
+        self,
+        *,
+        model: str,
+        input_tokens: int,
+        max_tokens: int,
+        asked: Iterable[str] = (),
+        overruns: Sequence[ModelOverrun] = (),
+    ) -> Quote | None:
+        """The worst case of a call of known size, which asks for the words `asked`.
+
+        None where the model is unknown, has no price by token or, by `overruns`, no bound.
+        """
         entry = self.by_name.get(model)
         if entry is None:
             return None
-        return pricing.quote_tokens(entry, model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+        call = Estimate("chat", input_tokens, max_tokens=max_tokens, asked=frozenset(asked))
+        known = call.knowing(overruns, Candidate(model, entry).place)
+        if known.unbounded_at(entry) is not None:
+            return None
+        return pricing.quote_tokens(
+            entry,
+            model=model,
+            input_tokens=known.held_input_at(entry),
+            max_tokens=max(max_tokens, known.held_tokens_at(entry) or 0),
+            asked_tokens=max_tokens,
+        )
 
     def cost_of(self, usage: Usage, *, batch: bool = False) -> tuple[int, str] | None:
         """Nanodollars to charge and the price rule that says so; None where there is no price for it."""
@@ -100,9 +124,18 @@ def resolve(name: str) -> Entry | None:
     return current().resolve(name)
 
 
-def quote(*, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
+def quote(
+    *,
+    model: str,
+    input_tokens: int,
+    max_tokens: int,
+    asked: Iterable[str] = (),
+    overruns: Sequence[ModelOverrun] = (),
+) -> Quote | None:
     """`Catalogue.quote` of the moment; one of `governance.ports`."""
-    return current().quote(model=model, input_tokens=input_tokens, max_tokens=max_tokens)
+    return current().quote(
+        model=model, input_tokens=input_tokens, max_tokens=max_tokens, asked=asked, overruns=overruns
+    )
 
 
 def cost_of(usage: Usage) -> tuple[int, str] | None:

@@ -1,13 +1,23 @@
 """Prices lent to governance in these tests: a dollar a million tokens in, two out; `mystery` has none."""
 
+from collections.abc import Iterable, Sequence
+
 from governance.rules import money
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
+from governance.rules.overruns import ModelOverrun
 
 IN_PICOS, OUT_PICOS = 1_000_000, 2_000_000
 
 
-def quote(*, model: str, input_tokens: int, max_tokens: int) -> Quote | None:
+def quote(
+    *,
+    model: str,
+    input_tokens: int,
+    max_tokens: int,
+    asked: Iterable[str] = (),
+    overruns: Sequence[ModelOverrun] = (),
+) -> Quote | None:
     if model == "mystery":
         return None
     fixed = input_tokens * IN_PICOS

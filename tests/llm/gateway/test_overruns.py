@@ -10,6 +10,7 @@ import json
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import httpx2 as httpx
@@ -497,3 +498,27 @@ def hear(product: Product, key: str) -> int:
         headers={"authorization": f"Bearer {key}"},
         timeout=30,
     ).status_code
+
+
+@pytest.mark.parametrize("answer", [THINKS, reading(30_000)], ids=["writes", "reads"])
+@pytest.mark.parametrize("tools", [[], ["look"]], ids=["plain", "tools"])
+def test_a_dry_run_and_a_hold_of_an_agents_own_are_priced_by_it_too(
+    product: Product, booked: BookedUpstream, thinker: Model, answer: Answer, tools: list[str]
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    sized = {"model": "own/thinker", "input_tokens": 10, "max_tokens": 48, "tools": tools}
+    plain = Decimal(product.post("/api/decisions", key, **sized).json()["estimated_cost"])
+    booked.next(answer)
+    ask(product, key, **({"tools": [TOOL]} if tools else {}))
+    each = OUTPUT if answer is THINKS else INPUT
+    assert Decimal(product.post("/api/decisions", key, **sized).json()["estimated_cost"]) * 10**9 >= CONTEXT * each
+    assert product.post("/api/reservations", key, **sized).status_code == 201
+    assert held_nanos() >= CONTEXT * each
+    others = product.post("/api/decisions", key, **(sized | {"tools": []})).json()
+    assert (Decimal(others["estimated_cost"]) == plain) is bool(tools)
+
+    thinker.context_tokens = None
+    thinker.save()
+    snapshot.forget()
+    assert product.post("/api/decisions", key, **sized).json()["reason"] == "model_not_priced"
