@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
+from governance.ledger import clock
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
@@ -359,7 +360,8 @@ class _Shelf:
         with self._lock:
             if self._catalogue is not None and self._catalogue is not old:
                 return self._catalogue
-            now = timezone.now()
+            # Prices begin by the ledger's clock, as windows do.
+            now = timezone.now() + clock.ahead()
             try:
                 fresh = read(now=now)
             except DatabaseError:

@@ -91,6 +91,14 @@ class CallUsage:
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return priced
 
+    def named(self, used: Usage, name: str) -> PricedUsage | None:
+        """What as much costs at a model that an answer names; None where that is not believed, or has no price."""
+        try:
+            priced = self._priced(replace(used, model=name))
+        except NotChargeable:
+            return None
+        return None if self._of_another_line(priced) else priced
+
     def _priced(self, found: Usage) -> PricedUsage:
         catalogue = snapshot.current()
         entry = catalogue.used(found)
@@ -159,7 +167,8 @@ class CallUsage:
             return None
         inputs = self.estimate.inputs
         asked = asked_for(self.estimate.asked)
-        return ModelOverrun(self.served.place, asked, -(-read // inputs), permitted // inputs, side=Side.INPUT)
+        tokens = _shown(-(-read // inputs), permitted // inputs)
+        return ModelOverrun(self.served.place, asked, tokens, permitted // inputs, side=Side.INPUT)
 
     def _most_input(self, *, beside: int) -> int:
         """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs.
@@ -169,7 +178,9 @@ class CallUsage:
         entry = self._entry
         if entry is None or self.estimate.images or self.estimate.whole_context:
             return self._most_read()
-        sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * self.estimate.input_e2 // 100)
+        # Where an endpoint keeps prompts by itself, what it writes into its cache counts as more, without a mark too.
+        written_e2 = max(self.estimate.input_e2, usage.WRITE_E2)
+        sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * written_e2 // 100)
         return min(self._most_read(), sent + self.estimate.inputs * beside)
 
     def _overrun(self, found: Usage | None, shown_tokens: int) -> ModelOverrun | None:
@@ -179,7 +190,7 @@ class CallUsage:
         reported = found.output_tokens if found is not None and found.unit == "token" else 0
         if reported <= self._most_written() + self._beside_answers and shown_tokens <= self._most_written():
             return None
-        tokens = -(-max(reported, shown_tokens) // self.quote.answers)
+        tokens = _shown(-(-max(reported, shown_tokens) // self.quote.answers), self.quote.max_tokens)
         return ModelOverrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
 
     @property
@@ -218,6 +229,7 @@ class CallUsage:
             or ("reasoning" in self.estimate.needs and not is_mistrals),
             shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,
+            echoed_bytes=self.estimate.echoed_bytes,
         )
 
     @property
@@ -231,6 +243,11 @@ class CallUsage:
     @property
     def _ids(self) -> frozenset[str]:
         return frozenset() if self._entry is None else self._entry.names
+
+
+def _shown(tokens: int, permitted: int) -> int:
+    """What a count shows. None of a model has come to more than the longest context: it says "more than permitted"."""
+    return tokens if tokens <= LONGEST_CONTEXT else permitted + 1
 
 
 def _own_id(entry: Entry) -> str:

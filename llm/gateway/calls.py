@@ -371,7 +371,7 @@ class _GovernedCall:
         has_answer = bool(said and said.get(self.route.answer_in))
         written_bytes = sse.answer_bytes({"choices": choices})
         if streamed is None:
-            used = hold.usage.reported(said)
+            used = hold.reported(said)
             is_over = is_last_word = True
             if written_bytes and self.estimate.max_tokens is not None:
                 hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
@@ -474,7 +474,7 @@ class _GovernedCall:
         if with_text_arguments(said):
             data = orjson.dumps(said)
         answered = time.perf_counter()
-        used = hold.usage.reported(said) if streamed is None else streamed.told.used
+        used = hold.reported(said) if streamed is None else streamed.told.used
         if stated := error_in(said):
             if used is None and sse.answer_bytes({"choices": sse.choices_of(said)}):
                 broken = ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)

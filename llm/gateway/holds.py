@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
 from llm.rules import exact_count
+from llm.rules.usage import larger, named_model
 from llm.state.tokenizers import Tokenizers
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ EMERGENCY_STOP = "emergency_stop"
 STOPS_PERIOD_S = 0.4
 # How long an answer waits for its settlement to land before it goes out all the same.
 SETTLE_PATIENCE_S = 2.0
+# Models at most that one answer is believed to name.
+MOST_NAMES = 8
 
 
 class Holds:
@@ -101,8 +104,9 @@ class Hold:
         self.sent = False
         # What has come of its answer.
         self.count = usage.count()
-        # What its answer said that it used, whether that can be charged or not.
+        # What its answer said that it used, whether that can be charged or not, and which models it named.
         self._reported: Usage | None = None
+        self._named: set[str] = set()
         # Why the call was cut short, if it was, and how it is ended; without that its task is cancelled.
         self.cut_reason = ""
         self.closer: Callable[[], None] | None = None
@@ -147,6 +151,14 @@ class Hold:
         self.resolved = True
         await self._land(Release(self.id))
 
+    def reported(self, answer: Mapping[str, Any]) -> Usage | None:
+        """What an answer, or a stream's event, says was used: however the call ends, at least that was."""
+        found = self.usage.reported(answer)
+        self._reported = larger(self._reported, found)
+        if (name := named_model(answer)) and len(self._named) < MOST_NAMES:
+            self._named.add(name)
+        return found
+
     async def settle_reported(self, found: Usage | None) -> tuple[int, SettleResult | None]:
         """Charge the usage that an answer reports, at the model that it says served.
 
@@ -176,9 +188,9 @@ class Hold:
 
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
-        self._reported = at_least
+        self._reported = larger(self._reported, at_least)
         await self._count_texts()
-        return await self._settle(self._seen(reason, cut=cut, at_least=at_least))
+        return await self._settle(self._seen(reason, cut=cut))
 
     async def _count_texts(self) -> None:
         """Count what has come exactly, where the model's tokenizer is there; until that is done it counts by bytes."""
@@ -192,23 +204,29 @@ class Hold:
         if tokens is not None:
             self.count.counted(tokens)
 
-    def _seen(self, reason: str, *, cut: bool, at_least: Usage | None = None) -> Settle:
+    def _seen(self, reason: str, *, cut: bool) -> Settle:
         tokens = self.count.tokens(cut=cut)
-        if tokens is None:
+        if tokens is None or self.count.overruns:
             return self._whole(reason)
-        cost_nanos = self.count.cost_nanos(tokens)
-        with contextlib.suppress(NotChargeable):
-            cost_nanos = max(cost_nanos, self.usage.charge(at_least, answer_bytes=None).cost_nanos)
-        if self.count.overruns:
-            return self._whole(reason)
-        return self._settlement(min(cost_nanos, self.held_nanos), self.usage.estimated(tokens), reason=reason)
+        counted_nanos = min(self.count.cost_nanos(tokens), self.held_nanos)
+        return self._counted(counted_nanos, self.usage.estimated(tokens), reason)
 
     def _whole(self, reason: str) -> Settle:
         """All that was held; where more text came than can have been held for, that, at the strict count."""
         if not (tokens := self.count.overrun_tokens):
-            return self._settlement(self.held_nanos, self.usage.estimated(), reason=reason)
+            return self._counted(self.held_nanos, self.usage.estimated(), reason)
         cost_nanos = max(self.held_nanos, self.count.cost_nanos(tokens))
-        return self._settlement(cost_nanos, self.usage.estimated(tokens), reason=reason)
+        return self._counted(cost_nanos, self.usage.estimated(tokens), reason)
+
+    def _counted(self, cost_nanos: int, used: Usage, reason: str) -> Settle:
+        """That, or what was reported in the midst, or as much at a model that the answer names: the dearest of them."""
+        said = [self.usage.named(used, name) for name in self._named]
+        with contextlib.suppress(NotChargeable):
+            said.append(self.usage.charge(self._reported, answer_bytes=None))
+        for priced in said:
+            if priced is not None and priced.cost_nanos > cost_nanos:
+                cost_nanos, used = priced.cost_nanos, priced.usage
+        return self._settlement(cost_nanos, used, reason=reason)
 
     async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
         """The result is None where the ledger is away: the settlement is kept and lands later."""

@@ -22,7 +22,7 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
         asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         _check_names(exchange, request)
         estimate = route.estimate(request, identity.default_max_tokens)
-        asked.estimate = replace(estimate, asked=request.lengthening)
+        asked.estimate = replace(estimate, asked=estimate.asked | request.lengthening)
 
     try:
         await exchange.turn.work(len(body), parse)

@@ -16,6 +16,8 @@ from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.request_bounds import RequestBounds
 
+# What is longer than a document or sound may be is charged in full all the same, up to so many times that.
+BELIEVED_TIMES = 4
 # What counts an answer: (answer, the model that was asked, the unit of the estimate).
 ReadUsage = Callable[[Any, str, str], Usage | None]
 
@@ -39,7 +41,9 @@ class Route:
     units_beside: int = 0
 
     def most_units(self, estimate: Estimate) -> int:
-        """Units at most that are believed of one call."""
+        """Units at most that are believed of one call; of one that nobody has measured, beyond what is allowed too."""
+        if bounds.UNMEASURED in estimate.asked:
+            return BELIEVED_TIMES * max(estimate.held_units, estimate.most_units)
         return max(estimate.held_units, estimate.most_units if self.believes_most else 0)
 
     def answered(self, answer: Mapping[str, Any]) -> bool:

@@ -125,7 +125,7 @@ class Stream:
         """What an error means that came first, or after events that hold no part of an answer as it should be."""
         used: Usage | None = None
         for event in events:
-            used = usage.larger(used, self._hold.usage.reported(event.data or {}))
+            used = usage.larger(used, self._hold.reported(event.data or {}))
         if used is None and any(event.text_bytes for event in events[:-1]):
             return ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
         return ErrorInstead(stated, used)
@@ -241,13 +241,13 @@ class Stream:
             return event.raw
         if stated := error_in(event.data):
             self._failed = stated
-            self._told.used = usage.larger(self._told.used, self._hold.usage.reported(event.data))
+            self._told.used = usage.larger(self._told.used, self._hold.reported(event.data))
             return b""
         if b"tool_calls" in event.raw and with_text_arguments(event.data):
             event.raw = sse.write_event(event.data)
         self._last = event.data
         before = self._kept.raw if self._kept else b""
-        used = self._hold.usage.reported(event.data)
+        used = self._hold.reported(event.data)
         self._told.took(event, used, text_bytes=text_bytes)
         self._note_end()
         self._kept = None if used is None else event
@@ -291,6 +291,7 @@ class Stream:
         """
         if self._began:
             self._hold.count.passed(self._loop.time() - self._began)
+        self._hold.reported(self._answer.used)
         if unread_bytes := self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread):
             self._hold.count.arrived(unread_bytes)
 

@@ -33,7 +33,7 @@ def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
     for event in events:
         text_bytes = event.text_bytes
         hold.count.arrived(text_bytes, event.data)
-        told.took(event, hold.usage.reported(event.data or {}), text_bytes=text_bytes)
+        told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
     hold.count.arrived(len(unread))
     return Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 

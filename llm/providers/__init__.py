@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import Request
@@ -34,6 +34,10 @@ class Answer(Protocol):
     @property
     def kept_bytes(self) -> int:
         """Of a stream: bytes that the model has written and that wait to be passed on in one piece."""
+
+    @property
+    def used(self) -> Mapping[str, Any]:
+        """Of a stream: what it has said so far that it used, where its bytes say that at their end alone."""
 
     async def read(self) -> bytes: ...
     def chunks(self) -> AsyncIterator[bytes]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -86,6 +86,10 @@ class _Shaping:
     @property
     def kept_bytes(self) -> int:
         return self._shaper.kept_bytes + self._translator.unseen_bytes
+
+    @property
+    def used(self) -> Mapping[str, Any]:
+        return self._translator.used
 
     @property
     def waits(self) -> bool:

@@ -281,6 +281,10 @@ class HttpAnswer:
         return 0
 
     @property
+    def used(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
@@ -358,6 +362,7 @@ class RefusedAnswer:
         if broken is None:
             self.headers["content-type"] = "application/json"
         self.kept_bytes = kept_bytes
+        self.used: Mapping[str, Any] = {}
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])
@@ -381,6 +386,7 @@ class TranslatedAnswer:
         self.status = answer.status
         self.headers = answer.headers
         self.kept_bytes = 0
+        self.used: Mapping[str, Any] = {}
 
     async def read(self) -> bytes:
         body, self.kept_bytes = self._translate(await self._answer.read())
@@ -398,6 +404,8 @@ class Shaping(Protocol):
 
     @property
     def kept_bytes(self) -> int: ...
+    @property
+    def used(self) -> Mapping[str, Any]: ...
     @property
     def waits(self) -> bool: ...
     def feed(self, event: sse.Event) -> bytes: ...
@@ -419,6 +427,10 @@ class ShapedAnswer:
     @property
     def kept_bytes(self) -> int:
         return self._shaping.kept_bytes + self._unread_bytes + self._reader.waiting_bytes
+
+    @property
+    def used(self) -> Mapping[str, Any]:
+        return self._shaping.used
 
     async def read(self) -> bytes:
         return b"".join([chunk async for chunk in self.chunks()])

@@ -192,6 +192,11 @@ class Translator:
         # Position of a block in the answer -> position among the tool calls.
         self._calls: dict[Any, int] = {}
 
+    @property
+    def used(self) -> Mapping[str, Any]:
+        """What was counted so far, of the model that answers: its chunks say so at their end, when it is all."""
+        return {"model": self._head.get("model"), "usage": usage(self._usage)} if self._usage else {}
+
     def feed(self, event: sse.Event) -> list[sse.Event]:
         """The chunks that an event becomes; none for one that says nothing to a client."""
         data = event.data or {}

@@ -26,11 +26,15 @@ from llm.rules.usage import WRITE_1H_E2, WRITE_E2
 DEFAULT_MAX_TOKENS = 4_096
 TOKENS_PER_REQUEST = 8
 TOKENS_PER_MESSAGE = 4
+# Marks of a message with its role are up to 6 (ChatML and Llama's 5, harmony 6); the request's own cover the first two.
+MORE_PER_LATER_MESSAGE = 2
 # Field names and marks that a chat template puts around one tool, or one tool call.
 TOKENS_PER_TOOL = 96
 # The provider's own prompt for reasoning, safety and JSON modes.
 HIDDEN_PROMPT_TOKENS = 1_024
 DEFAULT_OCR_PAGES = 1_000
+# Of a document or sound nobody here knows how long it is: it is held for at the most that is allowed.
+UNMEASURED = "unmeasured"
 # What a model reads and writes at most whose context nobody has told us.
 LONGEST_CONTEXT = 10_000_000
 # Texts of a request that no model reads; of numbers and flags, neither. All else counts by its bytes.
@@ -95,7 +99,9 @@ class Estimate:
     thinking_tokens: int = 0
     # What one answer may have beyond its length, because it was asked to think so much.
     tokens_beside: int = 0
-    # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`.
+    # Bytes of the request that each answer may begin with.
+    echoed_bytes: int = 0
+    # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`, or UNMEASURED.
     asked: frozenset[str] = frozenset()
     # How many inputs there are that a model reads each by itself.
     inputs: int = 1
@@ -155,8 +161,7 @@ class Estimate:
     def unbounded_at(self, entry: Entry) -> Side | None:
         """Of what a model passes each bound that is known; None where there is a most that the call may use.
 
-        What is above the model's context shows that this is not what bounds it; a count that no model can have reached
-        shows nothing of the kind.
+        What is above the model's context shows that this is not what bounds it.
         """
         if self.overran_tokens and _is_beyond(self.overran_tokens, entry.context_tokens):
             return Side.OUTPUT
@@ -242,6 +247,7 @@ def chat(
         needs=_needs(payload, images=0, tools=bool(payload.get("tools"))),
         whole_context=True,
         thinking_tokens=thinking_tokens,
+        echoed_bytes=_echoed_bytes(payload["messages"]),
     )
 
 
@@ -258,7 +264,16 @@ def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estima
         n=payload.get("n") or 1,
         needs=needs,
         texts=chat_texts(payload),
+        echoed_bytes=_echoed_bytes(payload["messages"]),
     )
+
+
+def _echoed_bytes(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Of a last message that the answer is to begin with (`prefix`)."""
+    last = messages[-1] if messages else {}
+    content = last.get("content") if last.get("prefix") else None
+    texts = content if isinstance(content, list) else [{"text": content}]
+    return sum(len(text.encode()) for part in texts if isinstance(text := part.get("text"), str))
 
 
 def chat_texts(payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -285,7 +300,7 @@ def _read(payload: Mapping[str, Any]) -> tuple[int, int]:
     images = 0
     for position, message in enumerate(payload["messages"]):
         message_tokens, message_images = _message(message, f"messages.{position}")
-        tokens += message_tokens + TOKENS_PER_MESSAGE
+        tokens += message_tokens + TOKENS_PER_MESSAGE + (MORE_PER_LATER_MESSAGE if position > 1 else 0)
         images += message_images
     if tools := payload.get("tools"):
         tokens += _tools(tools)
@@ -375,6 +390,7 @@ def ocr(payload: Mapping[str, Any], *, max_pages: int = DEFAULT_OCR_PAGES, reser
         unit="annotated_page" if annotated else "page",
         units=max_pages if pages is None else pages,
         most_units=max_pages,
+        asked=frozenset({UNMEASURED} if pages is None else ()),
     )
 
 
@@ -407,7 +423,7 @@ def hides_output(entry: Entry) -> bool:
 
 
 def _is_beyond(seen: int, most: int | None) -> bool:
-    return most is None or most < seen <= LONGEST_CONTEXT
+    return most is None or most < seen
 
 
 def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:

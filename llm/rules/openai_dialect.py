@@ -238,6 +238,11 @@ class Shaper:
         return self._call_bytes + sse.answer_bytes(self._kept)
 
     @property
+    def used(self) -> Mapping[str, Any]:
+        """What the chunk that is kept back says."""
+        return self._kept or {}
+
+    @property
     def waits(self) -> bool:
         """Whether an answer's end is kept back for the usage that may follow."""
         return self._kept is not None

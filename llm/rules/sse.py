@@ -34,7 +34,8 @@ _BEFORE_JSON = b" \t\r\n\xef\xbb\xbf"
 # What an answer says of itself. All other text in it counts as written by the model, known or not.
 _ABOUT_ANSWER = frozenset(
     """id object created model usage system_fingerprint service_tier provider obfuscation p x_groq error citations
-    prompt_filter_results timings usageMetadata governor type code request_id created_at done_reason""".split()  # noqa: SIM905
+    search_results prompt_filter_results prompt_logprobs prompt_token_ids kv_transfer_params timings usageMetadata
+    governor type code request_id created_at done_reason""".split()  # noqa: SIM905
 )
 _ABOUT_CHOICE = frozenset(
     """index finish_reason native_finish_reason stop_reason matched_stop logprobs content_filter_results usage role id

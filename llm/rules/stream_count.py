@@ -28,9 +28,18 @@ class StreamCount:
     """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along.
 
     `shows_all`: it is known to show what it writes, if at its end. `keeps_texts`: somebody will count them.
+    `echoed_bytes`: each answer may begin with so many of the request's.
     """
 
-    def __init__(self, quote: Quote, *, hides: bool = False, shows_all: bool = True, keeps_texts: bool = False) -> None:
+    def __init__(
+        self,
+        quote: Quote,
+        *,
+        hides: bool = False,
+        shows_all: bool = True,
+        keeps_texts: bool = False,
+        echoed_bytes: int = 0,
+    ) -> None:
         self._quote = quote
         self._hides = hides or quote.max_tokens is None
         self._shows_all = shows_all
@@ -38,6 +47,7 @@ class StreamCount:
         self.arrived_bytes = 0
         # Of them, what the model has certainly written.
         self.written_bytes = 0
+        self._echoed_bytes = quote.answers * echoed_bytes
         # Tool calls that have begun.
         self._calls = 0
         # Seconds after the first part: the last text, and now; the longest time without any in between.
@@ -55,7 +65,10 @@ class StreamCount:
         `seconds`: after the first part.
         """
         self.arrived_bytes += more_bytes
-        self.written_bytes += sse.written_bytes(answer)
+        written_bytes = sse.written_bytes(answer)
+        echoed_bytes = min(self._echoed_bytes, written_bytes)
+        self._echoed_bytes -= echoed_bytes
+        self.written_bytes += written_bytes - echoed_bytes
         self._calls += sse.begun_calls(answer)
         self.passed(seconds)
         if more_bytes and seconds:
@@ -94,8 +107,8 @@ class StreamCount:
 
     @property
     def overruns(self) -> bool:
-        """Whether more has come than all tokens that were asked for can be: nothing holds this model back."""
-        return self.arrived_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
+        """Whether more was written than all tokens that were asked for can be: nothing holds this model back."""
+        return self.written_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
 
     @property
     def shown_tokens(self) -> int:
@@ -105,7 +118,7 @@ class StreamCount:
     @property
     def overrun_tokens(self) -> int:
         """The strict count of an answer that no bound held back; 0 where one may have."""
-        return self.arrived_bytes if self.overruns else 0
+        return self.written_bytes if self.overruns else 0
 
     @property
     def _keeps_back(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.rules.calls import Usage
 from llm.rules import forms
-from llm.rules.bounds import Estimate, UnboundedInput
+from llm.rules.bounds import UNMEASURED, Estimate, UnboundedInput
 from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
 from llm.rules.usage import count
 
@@ -71,7 +71,8 @@ def estimate(
         # Samples of the speakers' voices are audio, too.
         samples = payload.get("speaker_references") or b""
         seconds = min(max_seconds, seconds + _by_size(len(samples), max_seconds, min_bitrate) * bool(samples))
-    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds, most_units=max_seconds)
+    asked = frozenset({UNMEASURED} if seconds >= max_seconds else ())
+    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds, most_units=max_seconds, asked=asked)
 
 
 def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:

@@ -69,7 +69,7 @@ def read_tokens(answer: Any, *, model: str = "", writes: bool = True) -> Usage |
     usage = reduce(_larger, (usage for usage, _ in found)) if whole else None
     if usage is None or not usage.units or max(usage.input_tokens, usage.output_tokens) > MOST_TOKENS:
         return None
-    return replace(usage, model=_model(answer) or model)
+    return replace(usage, model=named_model(answer) or model)
 
 
 def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
@@ -78,7 +78,7 @@ def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | N
     pages = count(info.get("pages_processed")) if isinstance(info, Mapping) else None
     if not pages:
         return None
-    return Usage(provider=PROVIDER, model=_model(answer) or model, unit=unit, units=pages)
+    return Usage(provider=PROVIDER, model=named_model(answer) or model, unit=unit, units=pages)
 
 
 def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
@@ -327,8 +327,8 @@ def _larger(one: Usage, other: Usage) -> Usage:
     )
 
 
-def _model(answer: Mapping[str, Any]) -> str:
-    """What the answer says served it."""
+def named_model(answer: Mapping[str, Any]) -> str:
+    """What the answer says served it; empty where it does not."""
     holders = (answer, *(answer.get(name) for name in ("message", "response")))
     named = (
         holder.get(name) for holder in holders if isinstance(holder, Mapping) for name in ("model", "modelVersion")

@@ -479,12 +479,12 @@ def test_seconds_that_a_sound_cannot_have_are_held_for_from_then_on(product: Pro
         assert Overrun.objects.count() == overruns
     last = SpendEntry.objects.latest("occurred_at")
     assert (last.certainty, last.units, last.overage_nanos) == ("confirmed", 3_000, 0)
-    booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 10_801}}))
+    booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 50_000}}))
     assert [hear(product, key) for _ in range(2)] == [200, 400]
 
 
-def hear(product: Product, key: str) -> int:
-    """One second of silence."""
+def hear(product: Product, key: str, *, packed: bool = False) -> int:
+    """One second of silence; packed, nobody here knows how long it is."""
     sound = io.BytesIO()
     with wave.open(sound, "wb") as file:
         file.setnchannels(1)
@@ -494,7 +494,7 @@ def hear(product: Product, key: str) -> int:
     return httpx.post(
         product.url + "/v1/audio/transcriptions",
         data={"model": "voxtral-mini-latest"},
-        files={"file": ("a.wav", sound.getvalue())},
+        files={"file": ("a.ogg", b"OggS" + bytes(100)) if packed else ("a.wav", sound.getvalue())},
         headers={"authorization": f"Bearer {key}"},
         timeout=30,
     ).status_code

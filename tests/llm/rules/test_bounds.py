@@ -889,9 +889,7 @@ class TestAModelThatPassesItsBound:
             (1_000, 1_000, True),
             (1_000, 1_001, False),
             (None, 60, False),
-            # No model has written that: it says nothing of its context.
             (1_000, bounds.LONGEST_CONTEXT, False),
-            (1_000, bounds.LONGEST_CONTEXT + 1, True),
         ],
     )
     def test_has_a_bound_where_its_context_is_known_and_not_passed(

@@ -103,8 +103,21 @@ def test_the_input_and_so_many_tokens_have_a_price() -> None:
 
 
 def test_more_than_all_tokens_can_be_is_an_overrun() -> None:
-    assert not counting(come=1_000 * LONGEST_TOKEN_BYTES).overruns
-    assert counting(come=1_000 * LONGEST_TOKEN_BYTES + 1).overruns
+    most_bytes = 1_000 * LONGEST_TOKEN_BYTES
+    for text_bytes, overruns in ((most_bytes, False), (most_bytes + 1, True)):
+        count = StreamCount(QUOTE)
+        count.arrived(text_bytes, part("x" * text_bytes))
+        assert count.overruns is overruns
+        assert count.overrun_tokens == (text_bytes if overruns else 0)
+    # What nobody knows may be what a tool has found.
+    assert not counting(come=most_bytes + 1).overruns
+
+
+def test_what_an_answer_repeats_of_its_request_is_not_written() -> None:
+    count = StreamCount(replace(QUOTE, answers=2), echoed_bytes=5)
+    for text in ("Dear A", "Dear B", "C"):
+        count.arrived(len(text), part(text))
+    assert (count.arrived_bytes, count.written_bytes) == (13, 3)
 
 
 def part(text: Any, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""What an answer says before its end counts, however the call ends; what is no text of a model's does not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.models import Overrun, SpendEntry
+from llm.catalogue import snapshot
+from llm.models import Model, Price
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_chat import nothing_is_held, streaming
+from tests.llm.gateway.test_overruns import (  # noqa: F401
+    CONTEXT,
+    INPUT,
+    OUTPUT,
+    ask,
+    hear,
+    held_nanos,
+    product,
+    reading,
+    scripted,
+    settled,
+    thinker,
+)
+from tests.product import Product, eventually
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+TIMES = 100
+
+
+def framed(data: bytes) -> bytes:
+    return b"%x\r\n" % len(data) + data + b"\r\n"
+
+
+def chunk(**more: Any) -> bytes:
+    said = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "thinker"} | more
+    return framed(b"data: " + json.dumps(said).encode() + b"\n\n")
+
+
+def counting(read: int, *, model: str = "thinker", usage: bool = True) -> Answer:
+    """A slow stream whose every chunk says what was used so far."""
+    steps: list[Any] = [HEAD]
+    for written in range(1, 40):
+        used = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+        steps += [chunk(model=model, choices=[choice], **({"usage": used} if usage else {})), 0.03]
+    return Answer(script=steps, tokens=0)
+
+
+def anthropics(read: int) -> Answer:
+    """Its first event says what was read, and the last one would say what was written."""
+
+    def event(kind: str, **more: Any) -> bytes:
+        return framed(f"event: {kind}\ndata: ".encode() + json.dumps({"type": kind} | more).encode() + b"\n\n")
+
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": []}
+    steps: list[Any] = [
+        HEAD,
+        event("message_start", message=message | {"usage": {"input_tokens": read, "output_tokens": 1}}),
+    ]
+    steps.append(event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+    for _ in range(40):
+        steps += [event("content_block_delta", index=0, delta={"type": "text_delta", "text": "x"}), 0.03]
+    return Answer(script=steps, tokens=0)
+
+
+def model_of(provider: str, name: str, *, times: int = 1) -> None:
+    row = Model.objects.create(
+        name=name,
+        provider=provider,
+        owned_by="x",
+        kinds=["chat"],
+        capabilities=["chat"],
+        context_tokens=CONTEXT,
+    )
+    for unit, nanos_each in (("input", INPUT), ("output", OUTPUT)):
+        Price(model=row, unit=unit, picos_per_unit=times * nanos_each * 1000).save()
+    snapshot.forget()
+
+
+def leave(product: Product, key: str, **fields: Any) -> int:  # noqa: F811
+    """Begin a stream, read its first bytes, and go."""
+    body = {"model": "own/thinker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 48} | fields
+    with streaming(product, key, **body) as response:
+        if response.status_code == 200:
+            next(response.iter_raw())
+        else:
+            response.read()
+    assert eventually(nothing_is_held)
+    return response.status_code
+
+
+def spent() -> int:
+    return sum(SpendEntry.objects.values_list("cost_nanos", flat=True))
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_what_a_stream_said_it_had_read_is_charged_though_its_client_leaves(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    dialect: str,
+) -> None:
+    model_of("claude", "c")
+    make.budget("0.0004")
+    key = product.key()
+    answer, name = (counting(1_000), "own/thinker") if dialect == "openai" else (anthropics(1_000), "claude/c")
+    statuses = []
+    for _ in range(4):
+        booked.next(answer)
+        statuses.append(leave(product, key, model=name))
+    # Each has read $0.00015: two fit, the third begins below the cap.
+    assert statuses == [200, 200, 200, 402]
+    assert spent() >= 3 * 1_000 * INPUT
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_dearer_model_that_a_stream_names_is_charged_though_its_client_leaves(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    usage: bool,
+) -> None:
+    model_of("own", "dear", times=TIMES)
+    make.budget("1.00")
+    key = product.key()
+    booked.next(counting(10, model="dear", usage=usage))
+    assert leave(product, key) == 200
+    assert spent() >= TIMES * (10 * INPUT + OUTPUT)
+
+
+def test_a_dearer_model_that_an_answer_without_usage_names_is_charged(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    model_of("own", "dear", times=TIMES)
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=20, usage="none", model="dear"))
+    assert ask(product, key) == 200
+    assert spent() >= TIMES * (INPUT + 20 * OUTPUT)
+    # Mistral serves what it was asked for, or another model of its line.
+    booked.next(Answer(tokens=20, usage="none", model="mistral-large-latest"))
+    before = spent()
+    assert ask(product, key, model="mistral-small-latest") == 200
+    assert spent() - before <= held_nanos()
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_one_absurd_count_hides_no_later_one_that_is_true(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    side: str,
+) -> None:
+    def answer(tokens: int) -> Answer:
+        used = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
+        return reading(tokens) if side == "input" else Answer(tokens=10, usage=used)
+
+    make.budget("1.00")
+    key = product.key()
+    for tokens, status in ((10**12, 200), (1_000_000, 200), (1_000_000, 400)):
+        booked.usual = answer(tokens)
+        assert ask(product, key) == status
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_prefix_that_the_answer_repeats_is_not_written_by_the_model(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    stream: bool,
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    prefix = "a" * 1_000
+    used = {"prompt_tokens": 1_010, "completion_tokens": 1, "total_tokens": 1_011}
+    choice = {"index": 0, "finish_reason": "stop"}
+    if stream:
+        told = chunk(model="m", choices=[choice | {"delta": {"content": prefix + "b"}}], usage=used)
+        booked.next(Answer(script=[HEAD, told, framed(b"data: [DONE]\n\n"), b"0\r\n\r\n"], tokens=0))
+    else:
+        said = {"id": "c", "object": "chat.completion", "created": 1, "model": "mistral-large-latest", "usage": used}
+        message = {"role": "assistant", "content": prefix + "b"}
+        booked.next(scripted(said | {"choices": [choice | {"message": message}]}))
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": prefix, "prefix": True}]
+    fields = {"model": "mistral-large-latest", "messages": messages, "max_tokens": 1}
+    assert ask(product, key, stream=stream, **fields) == 200
+    assert settled(booked)
+    assert not Overrun.objects.exists()
+    assert SpendEntry.objects.get().overage_nanos == 0
+
+
+def test_what_a_search_found_is_no_text_and_ends_no_stream(product: Product, booked: BookedUpstream) -> None:  # noqa: F811
+    make.budget("1.00")
+    key = product.key()
+    finds = [{"title": "x" * 2_000, "unknown": ["y" * 2_000]}]
+    choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+    steps: list[Any] = [HEAD, *[chunk(choices=[choice], found_by_search=finds)] * 20]
+    used = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+    steps += [
+        chunk(choices=[choice | {"finish_reason": "stop"}], usage=used),
+        framed(b"data: [DONE]\n\n"),
+        b"0\r\n\r\n",
+    ]
+    booked.next(Answer(script=steps, tokens=0))
+    assert ask(product, key, stream=True) == 200
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 10 * INPUT + 20 * OUTPUT)
+
+
+def test_a_long_sound_is_charged_in_full_and_ends_the_route_for_nobody_else(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    make.budget("100.00")
+    key = product.key()
+    said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": 14_400}}
+    booked.next(scripted(said))
+    assert hear(product, key, packed=True) == 200
+    row = SpendEntry.objects.get()
+    assert (row.units, row.certainty) == (14_400, "confirmed")
+    assert row.overage_nanos > 0
+    assert Overrun.objects.get().asked == "unmeasured"
+    booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 1}}))
+    assert hear(product, key) == 200
+    assert hear(product, key, packed=True) == 400
+    assert nanos("0.01") > held_nanos()
