@@ -25,6 +25,8 @@ from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
 from governance.models import ApiKey, AuditEntry, RefusedCall
+from llm.models import ProviderEndpoint
+from llm.providers import trial
 from tests import factories
 from tests.governance.api.test_roles import ROUTES, methods
 
@@ -182,6 +184,32 @@ def test_an_act_on_one_row_finds_only_what_its_list_shows(two_tenants: Any, monk
                 assert client.post(reverse(name, args=[row.pk]), CONFIRMED).status_code == 404, name
             tried.add(acts_on.model.__name__)
     assert tried >= {"Tenant", "Agent", "ApiKey", "Budget", "EmergencyStop", "SpendEntry", "User"}
+
+
+def test_no_act_is_done_by_looking(two_tenants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that somebody is led to, or that a browser reads ahead, does nothing but ask."""
+
+    def never(**_: Any) -> None:
+        raise AssertionError("done by a GET")
+
+    monkeypatch.setattr(trial, "try_out", never)
+    # Before whoever looks, so that the act on a user is on another one.
+    factories.person("olga", "operator")
+    client = signed_in("root", is_superuser=True)
+    ProviderEndpoint.objects.create(name="groq", base_url="https://api.groq.com/openai/v1", updated_at=timezone.now())
+    firsts = [(name, acts_on.model._default_manager.first()) for acts_on, name in acts_on_one()]
+    urls = [reverse(name, args=[row.pk]) for name, row in firsts if row]
+    for model_admin in admin.site._registry.values():
+        opts = model_admin.opts
+        named = getattr(model_admin, "actions_list", ())
+        urls += [reverse(f"admin:{opts.app_label}_{opts.model_name}_{name}") for name in named]
+    assert len(urls) > 15
+    before = AuditEntry.objects.count()
+    for url in urls:
+        page = client.get(url)
+        assert page.status_code == 200, url
+        assert "csrfmiddlewaretoken" in page.content.decode(), url
+    assert AuditEntry.objects.count() == before
 
 
 class TestTenantStaff:
