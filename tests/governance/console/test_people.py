@@ -24,7 +24,7 @@ from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
-from governance.models import ApiKey, AuditEntry, RefusedCall
+from governance.models import ApiKey, AuditEntry, RefusedCall, Tenant
 from llm.models import ProviderEndpoint
 from llm.providers import trial
 from tests import factories
@@ -263,7 +263,28 @@ class TestTenantStaff:
             for hidden in ("globex", "77.00", "$77", "75.3", "424"):
                 assert hidden not in text, hidden
         assert client.get("/api/refusals/r-globex").status_code == 404
-        assert client.get("/admin/governance/refusedcall/").status_code == 403
+
+        rows = {row.request_id: row.pk for row in RefusedCall.objects.all()}
+        pages = ["", "?q=r-acme", f"{rows['r-acme']}/change/"]
+        for path in pages:
+            page = client.get(f"/admin/governance/refusedcall/{path}")
+            text = page.content.decode()
+            assert page.status_code == 200, path
+            assert "acme-bot" in text, path
+            for hidden in ("globex", "77.00", "$77", "75.3", "424"):
+                assert hidden not in text, (path, hidden)
+        standing = re.sub(r"<[^>]*>", "", text)
+        assert "tenant:acme per day: $0.85 spent and $0.00 reserved of $2.00" in standing
+        assert "a limit of the platform per day" in text
+        others = f"/admin/governance/refusedcall/{rows['r-globex']}/change/"
+        assert others not in client.get("/admin/governance/refusedcall/?q=r-globex").content.decode()
+        assert client.get(others).status_code == 302
+
+        Tenant.objects.update(show_amounts=False)
+        for path in pages:
+            text = client.get(f"/admin/governance/refusedcall/{path}").content.decode()
+            for hidden in ("$0.85", "$2.00", "$1.15", "498"):
+                assert hidden not in text, (path, hidden)
 
     def test_change_nothing_whatever_else_they_were_given(self, two_tenants: Any) -> None:
         user = factories.person("tom", "tenant staff", "operator", of=factories.tenant("acme"))
