@@ -14,8 +14,7 @@ from governance.staff import StaffRole
 # Everybody of the platform reads these; users, groups and sign-ins are the owners'.
 READ_BY_ALL = ("governance", "llm", "billing")
 VERBS = ("add", "change", "delete")
-# What a tenant's own staff sees: the models whose pages know which rows are one tenant's (`tenant_path`), and refused
-# calls, whose figures of wider budgets /api/refusals leaves out; their page shows them all, so it is not theirs.
+# What a tenant's own staff sees: the models whose pages know which rows are one tenant's (`tenant_path`).
 OF_A_TENANT = (
     "tenant",
     "agent",

@@ -130,6 +130,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AXES_FAILURE_LIMIT = check.whole(env, "SIGN_IN_TRIES", default=5, minimum=1, maximum=1_000)
 AXES_COOLOFF_TIME = timedelta(seconds=check.seconds(env, "SIGN_IN_LOCK_S", default=900, minimum=1))
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "config.console.sign_in.counted_address"
 AXES_LOCKOUT_CALLABLE = "config.console.sign_in.locked_out"
 # The page says until when; a try meanwhile does not make it longer.
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False

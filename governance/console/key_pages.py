@@ -15,6 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidg
 
 from governance import staff
 from governance.actions import tenancy
+from governance.console import confirm
 from governance.console.base import actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role
@@ -109,11 +110,12 @@ def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey) -> HttpRespon
             messages.error(request, error.message)
             return redirect(back)
         return shown_once(request, model_admin=model_admin, text=text, key=fresh)
-    context = {
-        **model_admin.admin_site.each_context(request),
-        "opts": model_admin.model._meta,
-        "title": "Rotate an API key",
-        "key": key,
-        "back": back,
-    }
-    return TemplateResponse(request, "console/key_rotate.html", context)
+    return confirm.page(
+        request,
+        model_admin=model_admin,
+        title="Rotate an API key",
+        verb="Rotate",
+        explanation=f"The holder of {key.prefix}… gets a new key. The old one goes on working for 24 hours, so that it "
+        "can be replaced without a gap.",
+        back=back,
+    )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from django.utils.html import format_html_join
+from django.db.models import BooleanField, QuerySet, Value
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from unfold.decorators import display
 
+from governance import staff
 from governance.console import display as show
 from governance.console.base import LongTableAdmin
 from governance.models import RefusedCall
 from governance.queries import refusals
-from governance.rules.visibility import STAFF
+from governance.rules.remedies import Blocker
+from governance.rules.visibility import STAFF, Audience
 
 
 class RefusalAdmin(LongTableAdmin):
+    """A tenant's own staff is told what /api/refusals tells it: no amount of a wider budget."""
+
+    tenant_path = "tenant"
     list_display = ("refused_at", "who", "asked", "reason_label", "because", "cost", "would_pass", "more")
     list_filter = ("reason", "tenant")
     search_fields = (
@@ -39,6 +47,12 @@ class RefusalAdmin(LongTableAdmin):
         ("model", "tools"),
         ("more",),
     )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        # What is shown of a row has the row alone, so that says who looks.
+        is_bound = staff.access_of(request.user).is_bound
+        rows = super().get_queryset(request).annotate(is_for_tenant=Value(is_bound, BooleanField()))
+        return cast("QuerySet[Any]", rows)
 
     @display(description="Who", header=True)
     def who(self, obj: RefusedCall) -> list[str]:
@@ -65,25 +79,29 @@ class RefusalAdmin(LongTableAdmin):
 
     @display(description="Would have passed", empty_value="–")
     def would_pass(self, obj: RefusedCall) -> str:
-        return refusals.would_pass(obj, audience=STAFF)
+        return refusals.would_pass(obj, audience=_audience(obj))
 
     @display(description="Budgets without room", empty_value="–")
     def standing(self, obj: RefusedCall) -> Any:
-        return format_html_join(
-            "",
-            "<div>{} per {}: {} spent and {} reserved of {}</div>",
-            (
-                (
-                    blocker.scope,
-                    blocker.kind.replace("_", " "),
-                    show.exact(blocker.settled_nanos),
-                    show.exact(blocker.reserved_nanos),
-                    show.exact(blocker.limit_nanos),
-                )
-                for blocker in refusals.remedy_of(obj).blockers
-            ),
-        )
+        audience = _audience(obj)
+        told = ((_told(blocker, audience),) for blocker in refusals.remedy_of(obj).blockers)
+        return format_html_join("", "<div>{}</div>", told)
 
     def _left(self, obj: RefusedCall) -> str:
         blockers = refusals.remedy_of(obj).blockers
-        return f"{show.dollars(blockers[0].remaining_nanos)} left" if blockers else ""
+        if not blockers or not _audience(obj).sees_amounts(blockers[0].scope):
+            return ""
+        return f"{show.dollars(blockers[0].remaining_nanos)} left"
+
+
+def _audience(obj: Any) -> Audience:
+    return Audience(is_tenants=True, show_amounts=obj.tenant.show_amounts) if obj.is_for_tenant else STAFF
+
+
+def _told(blocker: Blocker, audience: Audience) -> SafeString | str:
+    """A budget that had no room, as it stood, as far as its reader may know it."""
+    name = audience.named(blocker.scope, blocker.kind)
+    if not audience.sees_amounts(blocker.scope):
+        return name
+    figures = (blocker.settled_nanos, blocker.reserved_nanos, blocker.limit_nanos)
+    return format_html("{}: {} spent and {} reserved of {}", name, *map(show.exact, figures))

@@ -12,6 +12,7 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget
 
+from governance.console import confirm
 from governance.console.base import ConsoleAdmin, actor
 from llm.models import ProviderEndpoint
 from llm.providers import endpoints, trial
@@ -94,17 +95,29 @@ class ProviderEndpointAdmin(ConsoleAdmin):
 
     @action(description="Try all connections", url_path="try", permissions=["operate"], icon="network_check")
     def try_all(self, request: HttpRequest) -> HttpResponse:
+        back = reverse("admin:llm_providerendpoint_changelist")
+        if request.method != "POST":
+            return self._ask(request, "Try all connections", back)
         self._report(request, trial.try_out())
-        return HttpResponseRedirect(reverse("admin:llm_providerendpoint_changelist"))
+        return HttpResponseRedirect(back)
 
     @action(description="Try the connection", url_path="try", permissions=["operate"], icon="network_check")
     def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         endpoint = self.row(request, object_id)
+        back = reverse("admin:llm_providerendpoint_change", args=(object_id,))
+        if request.method != "POST":
+            return self._ask(request, f"Try the connection to {endpoint.name}", back)
         tried = trial.try_out(only=endpoint.name)
         self._report(request, tried)
         if not tried:
             messages.warning(request, f"{endpoint.name} is switched off, or its key cannot be had.")
-        return HttpResponseRedirect(reverse("admin:llm_providerendpoint_change", args=(object_id,)))
+        return HttpResponseRedirect(back)
+
+    def _ask(self, request: HttpRequest, title: str, back: str) -> HttpResponse:
+        explanation = (
+            "Models are listed with the key; none is called, which costs nothing. It takes 15 seconds at most."
+        )
+        return confirm.page(request, model_admin=self, title=title, verb="Try", explanation=explanation, back=back)
 
     def _report(self, request: HttpRequest, tried: list[trial.ProviderTrial]) -> None:
         for one in tried:

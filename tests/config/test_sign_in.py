@@ -89,6 +89,23 @@ class TestTries:
             )
         assert sign_in(client).status_code == 429
 
+    @pytest.mark.parametrize(
+        "addresses",
+        [
+            [f"2001:db8:0:1:{number}::7" for number in range(5)],
+            ["2001:db8:0:1::7", "2001:DB8:0:1::8", "2001:db8::1:0:0:0:9", "2001:db8:0:1::a", "2001:db8:0:1:ffff::b"],
+            ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201", "192.0.2.1", "192.0.2.1"],
+        ],
+    )
+    def test_a_network_of_one_owner_is_one_address(self, olga: User, addresses: list[str]) -> None:
+        assert [sign_in(Client(), "wrong", address=one).status_code for one in addresses] == [200] * 4 + [429]
+        assert sign_in(Client(), address=addresses[0]).status_code == 429
+        for other in ("2001:db8:0:2::7", "::ffff:192.0.2.2", "192.0.2.3"):
+            assert sign_in(Client(), address=other).status_code == 302
+
+    def test_who_comes_over_a_socket_of_this_machine_is_counted_too(self, olga: User) -> None:
+        assert [sign_in(Client(), "wrong", address="").status_code for _ in range(5)] == [200] * 4 + [429]
+
     def test_a_name_is_counted_however_it_is_written_and_whatever_browser_it_is(self, olga: User) -> None:
         client = Client()
         written = ["olga", " olga ", "\N{FULLWIDTH LATIN SMALL LETTER O}lga", "olga\N{NO-BREAK SPACE}", "\u2092lga"]

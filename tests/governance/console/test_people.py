@@ -24,7 +24,9 @@ from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
-from governance.models import ApiKey, AuditEntry, RefusedCall
+from governance.models import ApiKey, AuditEntry, RefusedCall, Tenant
+from llm.models import ProviderEndpoint
+from llm.providers import trial
 from tests import factories
 from tests.governance.api.test_roles import ROUTES, methods
 
@@ -184,6 +186,32 @@ def test_an_act_on_one_row_finds_only_what_its_list_shows(two_tenants: Any, monk
     assert tried >= {"Tenant", "Agent", "ApiKey", "Budget", "EmergencyStop", "SpendEntry", "User"}
 
 
+def test_no_act_is_done_by_looking(two_tenants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that somebody is led to, or that a browser reads ahead, does nothing but ask."""
+
+    def never(**_: Any) -> None:
+        raise AssertionError("done by a GET")
+
+    monkeypatch.setattr(trial, "try_out", never)
+    # Before whoever looks, so that the act on a user is on another one.
+    factories.person("olga", "operator")
+    client = signed_in("root", is_superuser=True)
+    ProviderEndpoint.objects.create(name="groq", base_url="https://api.groq.com/openai/v1", updated_at=timezone.now())
+    firsts = [(name, acts_on.model._default_manager.first()) for acts_on, name in acts_on_one()]
+    urls = [reverse(name, args=[row.pk]) for name, row in firsts if row]
+    for model_admin in admin.site._registry.values():
+        opts = model_admin.opts
+        named = getattr(model_admin, "actions_list", ())
+        urls += [reverse(f"admin:{opts.app_label}_{opts.model_name}_{name}") for name in named]
+    assert len(urls) > 15
+    before = AuditEntry.objects.count()
+    for url in urls:
+        page = client.get(url)
+        assert page.status_code == 200, url
+        assert "csrfmiddlewaretoken" in page.content.decode(), url
+    assert AuditEntry.objects.count() == before
+
+
 class TestTenantStaff:
     def test_see_their_tenant_alone_on_every_page_list_search_and_table(self, two_tenants: Any) -> None:
         client = signed_in("tess", "tenant staff", of=factories.tenant("acme"))
@@ -235,7 +263,28 @@ class TestTenantStaff:
             for hidden in ("globex", "77.00", "$77", "75.3", "424"):
                 assert hidden not in text, hidden
         assert client.get("/api/refusals/r-globex").status_code == 404
-        assert client.get("/admin/governance/refusedcall/").status_code == 403
+
+        rows = {row.request_id: row.pk for row in RefusedCall.objects.all()}
+        pages = ["", "?q=r-acme", f"{rows['r-acme']}/change/"]
+        for path in pages:
+            page = client.get(f"/admin/governance/refusedcall/{path}")
+            text = page.content.decode()
+            assert page.status_code == 200, path
+            assert "acme-bot" in text, path
+            for hidden in ("globex", "77.00", "$77", "75.3", "424"):
+                assert hidden not in text, (path, hidden)
+        standing = re.sub(r"<[^>]*>", "", text)
+        assert "tenant:acme per day: $0.85 spent and $0.00 reserved of $2.00" in standing
+        assert "a limit of the platform per day" in text
+        others = f"/admin/governance/refusedcall/{rows['r-globex']}/change/"
+        assert others not in client.get("/admin/governance/refusedcall/?q=r-globex").content.decode()
+        assert client.get(others).status_code == 302
+
+        Tenant.objects.update(show_amounts=False)
+        for path in pages:
+            text = client.get(f"/admin/governance/refusedcall/{path}").content.decode()
+            for hidden in ("$0.85", "$2.00", "$1.15", "498"):
+                assert hidden not in text, (path, hidden)
 
     def test_change_nothing_whatever_else_they_were_given(self, two_tenants: Any) -> None:
         user = factories.person("tom", "tenant staff", "operator", of=factories.tenant("acme"))
