@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from governance import ledger
 from governance.audit import Actor
@@ -14,7 +15,7 @@ from governance.ledger import book, sql, sql_dialect
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.ledger.results import HoldBeyondBound, RequestIdReused
-from governance.models import Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Budget, BudgetEvent, BudgetWindow, RateLimit, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
 from governance.upkeep import retention
@@ -361,6 +362,22 @@ def test_one_bad_operation_does_not_poison_its_neighbours():
     assert isinstance(first, Exception)
     assert second.allowed
     assert window().reserved_nanos == nanos("0.20")
+
+
+def test_what_is_refused_writes_nothing():
+    """However many calls are refused, there is no row that they wear out."""
+    make.budget("1.00", soft_cap=None)
+    RateLimit.objects.create(tenant=make.tenant(), scope_type="tenant", scope_key="acme", requests_per_minute=9)
+    op = make.reserving("0.60")
+    ledger.reserve(op, now=NOON)
+    with CaptureQueriesContext(connection) as asked:
+        assert not ledger.reserve(make.reserving("0.50"), now=NOON).allowed
+        with pytest.raises(ledger.ExtendRefused):
+            ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.50")), now=NOON)
+    assert [query["sql"] for query in asked if query["sql"].startswith(("INSERT", "UPDATE", "DELETE"))] == []
+    with CaptureQueriesContext(connection) as asked:
+        ledger.settle(make.settling(op.reservation_id), now=NOON)
+    assert any(query["sql"].startswith("UPDATE governance_budgetwindow") for query in asked)
 
 
 def test_nothing_to_do_is_done_at_once(django_assert_num_queries):
