@@ -112,6 +112,20 @@ def answered_within_s(act: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
+def answered_while_stopped_within_s(work: Callable[[], None], act: Callable[[], Any]) -> float:
+    """How long until `act` is done beside a process that was stopped in its `work`."""
+    let_go_of_connections()
+    child = FORK.Process(target=work, daemon=True)
+    child.start()
+    try:
+        assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])  # type: ignore[arg-type]
+        return answered_within_s(act)
+    finally:
+        child.kill()
+        child.join(5)
+        let_go_of_connections()
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -137,20 +151,25 @@ def test_a_stopped_process_holds_up_no_other_tenant_for_long(
     by = make.caller(other)
     if work is not before_the_ledger_is_asked:
         ledger.reserve(make.reserving("0.01", by=by), now=timezone.now())
-    let_go_of_connections()
-    child = FORK.Process(target=work, daemon=True)
-    child.start()
-    try:
-        assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])  # type: ignore[arg-type]
-        act = {
-            "reserve": lambda: ledger.reserve(make.reserving("0.01", by=by), now=timezone.now()),
-            "report": lambda: report_of(by),
-        }[others]
-        assert answered_within_s(act) < SOON_S
-    finally:
-        child.kill()
-        child.join(5)
-        let_go_of_connections()
+    act = {
+        "reserve": lambda: ledger.reserve(make.reserving("0.01", by=by), now=timezone.now()),
+        "report": lambda: report_of(by),
+    }[others]
+    assert answered_while_stopped_within_s(work, act) < SOON_S
+
+
+def test_nor_does_one_behind_a_pooler_that_takes_no_options_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PgBouncer: before PostgreSQL 17 nothing but the ledger's own deadline then ends who idles."""
+    monkeypatch.setattr(words, "_ENDS_TRANSACTIONS", 10**9)
+    options = connections["default"].settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "options", options["options"].replace("=2s", "=0"))
+    make.budget("100", scope_type="platform")
+    ledger.reserve(make.reserving("0.01"), now=timezone.now())
+
+    def act() -> None:
+        ledger.reserve(make.reserving("0.01"), now=timezone.now())
+
+    assert answered_while_stopped_within_s(with_windows_locked_for_an_act, act) < SOON_S
 
 
 def test_each_way_into_the_ledgers_locks_has_its_deadlines() -> None:

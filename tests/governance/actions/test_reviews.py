@@ -51,9 +51,9 @@ def held(amount: str = "0.10", *, by: Caller | None = None) -> Any:
     return operation.reservation_id
 
 
-def claimed(id: Any, cost: str, *, now: Any = NOON) -> SettleResult | PendingReport:
+def claimed(id: Any, cost: str, *, now: Any = NOON, price_rule: str = "") -> SettleResult | PendingReport:
     trust = reviews.trust_in(tenant_id=Tenant.objects.get(slug="acme").pk, agent_is_fixed=False)
-    operation: Settle = factories.settling(id, cost, trust=trust)
+    operation: Settle = factories.settling(id, cost, trust=trust, price_rule=price_rule)
     return reviews.settle(operation=operation, now=now)
 
 
@@ -197,6 +197,15 @@ class TestOfHeldCalls:
         charge = SpendEntry.objects.get()
         assert (charge.pk, charge.reason, charge.overage_nanos) == (row.corrects, "excess_in_review", 0)
         assert Reservation.objects.get().status == "settled"
+
+    def test_the_hold_that_is_charged_is_no_price_of_the_usage(self) -> None:
+        """So it names no rule, by which it would be priced anew; what waits does."""
+        factories.budget("1")
+        row = claimed(held("0.10"), "9", price_rule="test:1")
+        assert isinstance(row, PendingReport)
+        assert (row.price_rule, SpendEntry.objects.get().price_rule) == ("test:1", "")
+        line = SpendEntry.objects.get(pk=reviews.accept(report=row, **WHY).entry)
+        assert (line.cost_nanos, line.price_rule) == (nanos("8.90"), "test:1")
 
     def test_what_still_fits_is_an_overage_as_ever(self) -> None:
         own = factories.budget("1")

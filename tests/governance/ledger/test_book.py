@@ -6,15 +6,16 @@ from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from governance import ledger
 from governance.audit import Actor
-from governance.ledger import book, sql
+from governance.ledger import book, sql, sql_dialect
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.ledger.results import HoldBeyondBound, RequestIdReused
-from governance.models import Budget, BudgetEvent, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.models import Budget, BudgetEvent, BudgetWindow, RateLimit, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
 from governance.upkeep import retention
@@ -363,6 +364,22 @@ def test_one_bad_operation_does_not_poison_its_neighbours():
     assert window().reserved_nanos == nanos("0.20")
 
 
+def test_what_is_refused_writes_nothing():
+    """However many calls are refused, there is no row that they wear out."""
+    make.budget("1.00", soft_cap=None)
+    RateLimit.objects.create(tenant=make.tenant(), scope_type="tenant", scope_key="acme", requests_per_minute=9)
+    op = make.reserving("0.60")
+    ledger.reserve(op, now=NOON)
+    with CaptureQueriesContext(connection) as asked:
+        assert not ledger.reserve(make.reserving("0.50"), now=NOON).allowed
+        with pytest.raises(ledger.ExtendRefused):
+            ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.50")), now=NOON)
+    assert [query["sql"] for query in asked if query["sql"].startswith(("INSERT", "UPDATE", "DELETE"))] == []
+    with CaptureQueriesContext(connection) as asked:
+        ledger.settle(make.settling(op.reservation_id), now=NOON)
+    assert any(query["sql"].startswith("UPDATE governance_budgetwindow") for query in asked)
+
+
 def test_nothing_to_do_is_done_at_once(django_assert_num_queries):
     with django_assert_num_queries(0):
         assert ledger.apply([], now=NOON) == []
@@ -427,8 +444,9 @@ def test_a_report_under_the_id_that_another_agent_takes_at_that_moment_is_refuse
     ledger.record(make.reporting("0.10", by=make.caller(agent="a"), request_id="r1"), now=NOON)
     missed_once(monkeypatch, "reported", {})
     trust = ReportTrust(make.tenant().pk, 0, agent_is_fixed=True)
-    with pytest.raises(RequestIdReused):
+    with pytest.raises(RequestIdReused) as refused:
         ledger.record(make.reporting("0.20", by=make.caller(agent="b"), request_id="r1", trust=trust), now=NOON)
+    assert refused.value.field == "request_id"
     assert window().settled_nanos == nanos("0.10")
 
 
@@ -457,6 +475,18 @@ def test_only_an_agents_own_holds_count_as_claims():
     # All in one batch, beside a call of the gateway.
     found = ledger.apply([make.reserving("5"), *own], now=NOON)
     assert [getattr(each, "allowed", type(each)) for each in found] == [True, True, True, HoldBeyondBound]
+
+
+def test_what_a_claim_holds_already_counts_once_where_it_is_to_grow():
+    make.budget("10", scope_type="platform")
+    trust = ReportTrust(make.tenant().pk, nanos("1"))
+    own = replace(make.reserving("0.50", id=UUID(int=OWN_VERSION << 76 | 2 << 62)), trust=trust)
+    ledger.reserve(own, now=NOON)
+    grow = Extend(own.reservation_id, more_nanos=nanos("0.500000001"), trust=trust)
+    with pytest.raises(HoldBeyondBound):
+        ledger.extend(grow, now=NOON)
+    ledger.extend(replace(grow, more_nanos=nanos("0.50")), now=NOON)
+    assert Reservation.objects.get().amount_nanos == nanos("1")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -572,3 +602,29 @@ def test_a_correction_has_what_it_corrects_but_for_what_it_says_itself():
     assert (entry.input_tokens, entry.cached_tokens, entry.output_tokens, entry.units) == (0, 0, 0, 0)
     assert (entry.request_id, entry.price_rule, entry.certainty, entry.overage_nanos) == ("", "", "confirmed", 0)
     assert (entry.unit, entry.metadata) == ("token", {})
+
+
+@pytest.mark.postgres_only
+def test_rows_are_read_by_index_however_small_the_tables_are_thought_to_be(monkeypatch):
+    """Else a plan that was made for a young table goes on reading all of it when it has grown."""
+    make.budget("1.00")
+    run, read = book._run, []
+
+    def whole_tables():
+        asked = "SELECT relname, seq_tup_read FROM pg_stat_xact_user_tables WHERE seq_tup_read > 0 ORDER BY relname"
+        return sql_dialect.select(asked, [])
+
+    def noting(*args, **fields):
+        before = whole_tables()
+        results = run(*args, **fields)
+        read.append((before, whole_tables()))
+        return results
+
+    monkeypatch.setattr(book, "_run", noting)
+    for _ in range(3):
+        op = make.reserving("0.10")
+        ledger.reserve(op, now=NOON)
+        ledger.settle(make.settling(op.reservation_id, "0.04"), now=NOON)
+        sql_dialect.run("ANALYZE", [])
+    assert len(read) == 6
+    assert [after for before, after in read] == [before for before, after in read]

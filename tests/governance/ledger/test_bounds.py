@@ -104,6 +104,7 @@ def test_a_report_that_cannot_be_is_refused_and_leaves_its_neighbours_alone(repo
     good, bad = make.reporting("0.01"), replace(make.reporting("0.01"), **report)
     first, refused, last = ledger.apply([good, bad, make.reporting("0.02")], now=NOON)
     assert isinstance(refused, ledger.OutOfBounds)
+    assert refused.field == ("usage" if "usage" in report else "cost")
     assert (first.cost_nanos, last.cost_nanos) == (nanos("0.01"), nanos("0.02"))
     assert SpendEntry.objects.count() == 2
 

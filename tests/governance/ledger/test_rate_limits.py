@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 
 from governance import ledger
+from governance.ledger.operations import Extend
+from governance.ledger.results import ExtendTooFast
 from governance.models import RateBucket, RateLimit, Reservation
 from governance.rules.decision import Action, Reason
 from tests import factories as make
@@ -52,6 +54,17 @@ def test_what_a_call_did_not_use_flows_back_when_it_settles():
     ledger.settle(make.settling(op.reservation_id, "0.10"), now=NOON)
     assert RateBucket.objects.get().level_nanos == nanos("0.10")
     assert reserve("0.30")[1].allowed
+
+
+def test_a_hold_that_grows_too_fast_is_told_when_it_may():
+    limited(nanos_per_minute=nanos("0.60"))
+    op, _ = reserve("0.30")
+    grow = Extend(op.reservation_id, more_nanos=nanos("0.40"))
+    with pytest.raises(ExtendTooFast, match="go too fast for a rate limit") as refused:
+        ledger.extend(grow, now=NOON)
+    assert refused.value.wait == 10
+    ledger.extend(grow, now=NOON + 10 * SECOND)
+    assert Reservation.objects.get().amount_nanos == nanos("0.70")
 
 
 def test_a_released_call_counts_for_nothing():

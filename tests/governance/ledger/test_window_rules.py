@@ -207,6 +207,16 @@ def test_a_lowered_limit_is_marked_as_such(limit: str, lowered: bool) -> None:
     assert (window.limit_nanos, window.limit_lowered) == (nanos("9"), lowered)
 
 
+@pytest.mark.parametrize(("hard_cap", "lowered"), [("0.22", False), ("0.20", False), ("0.19", True)])
+def test_so_is_a_limit_whose_cap_was_lowered_below_what_is_committed(hard_cap: str, lowered: bool) -> None:
+    budget = factories.budget("10", window="day", soft_cap=None)
+    ledger.record(factories.reporting("1.50"), now=START)
+    ledger.reserve(factories.reserving("0.50"), now=START)
+    Budget.objects.filter(pk=budget.pk).update(hard_cap=hard_cap)
+    ledger.change_limit(ChangeLimit(budget.pk, nanos("10"), "plan", "ada"), now=START)
+    assert BudgetWindow.objects.get().limit_lowered is lowered
+
+
 def test_two_budgets_keep_their_allowances_apart() -> None:
     """Each budget's limit is raised by its own, each window's by what was given to it."""
     own, platform = factories.budget("1"), factories.budget("10", scope_type="platform")

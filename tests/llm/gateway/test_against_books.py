@@ -648,6 +648,18 @@ def test_one_that_ends_in_good_order_may_have_brought_the_call_there_and_is_trie
     assert holds_by_the_books(booked)
 
 
+def test_one_that_ends_only_later_had_brought_the_call_there_and_is_not_tried_again(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    assert ask(product, key, stream=False)[0] == 200
+    booked.next(Answer(script=[0.4, "close"], tokens=20))
+    assert ask(product, key, stream=False)[0] == 200
+    first, cut, stand_in = [entry.model for entry in booked.books.entries]
+    assert first == cut == MODEL != stand_in
+    assert [row.reason for row in SpendEntry.objects.order_by("id")] == ["", "upstream_disconnected", ""]
+    assert holds_by_the_books(booked)
+
+
 def test_one_that_ends_again_and_again_is_a_failure(product: Product, booked: BookedUpstream, key: str) -> None:
     assert ask(product, key, stream=False)[0] == 200
     booked.usual = Answer(script=["close"], tokens=20)

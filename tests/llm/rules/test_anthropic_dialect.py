@@ -501,6 +501,8 @@ def test_a_refusal_speaks_to_both_kinds_of_clients() -> None:
     found = anthropic_dialect.refusal(orjson.dumps(body))
     assert found["message"] == found["error"]["message"] == "model: nope"
     assert found["error"]["type"] == "not_found_error"
+    # As Mistral's own errors say of themselves.
+    assert found["object"] == "error"
     assert anthropic_dialect.refusal(b"<html>")["error"]["message"]
 
 

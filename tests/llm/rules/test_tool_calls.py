@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm.rules.tool_calls import CallParts, with_text_arguments
+from llm.rules.tool_calls import MISTRALS_IDS, CallParts, with_ids, with_text_arguments
 
 
 @pytest.mark.parametrize("arguments", ['{"a": 1}', {"a": 1}])
@@ -34,3 +34,12 @@ def test_a_brace_at_the_end_of_a_part_is_no_end_of_arguments() -> None:
 @pytest.mark.parametrize("calls", [5, ["x"], [{"function": "f"}], [{}]])
 def test_what_is_no_call_has_no_arguments(calls: object) -> None:
     assert with_text_arguments({"choices": [5, {"delta": {"tool_calls": calls}}]}) is False
+
+
+def test_a_result_of_a_call_that_is_not_there_gets_an_id_that_is_taken_all_the_same() -> None:
+    """Its call may have been cut off with the beginning of a long conversation."""
+    ids = ["call_0123456789", "call_0123456789", "aB3456789", None]
+    found = with_ids([{"role": "tool", "tool_call_id": id, "content": "5"} for id in ids], MISTRALS_IDS)
+    made, again, fitting, none = (message["tool_call_id"] for message in found)
+    assert MISTRALS_IDS.fullmatch(made)
+    assert (again, fitting, none) == (made, "aB3456789", None)

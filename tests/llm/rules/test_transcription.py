@@ -93,6 +93,12 @@ def test_of_a_wav_everything_from_its_data_on_counts(chunks: list[tuple[bytes, b
     assert transcription.seconds_at_most(riff(*chunks), **LIMITS) == seconds
 
 
+@pytest.mark.parametrize(("kind", "bits"), [(1, 16), (3, 32), (6, 8), (7, 8)], ids=["pcm", "floats", "a-law", "mu-law"])
+def test_a_wav_of_each_kind_that_is_not_compressed_is_measured(kind: int, bits: int) -> None:
+    file = riff((b"fmt ", described(kind, bits=bits)), (b"data", bytes(2 * 8_000 * bits // 8)))
+    assert transcription.seconds_at_most(file, **LIMITS) == 2
+
+
 @pytest.mark.parametrize(
     "file",
     [

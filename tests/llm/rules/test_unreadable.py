@@ -55,6 +55,8 @@ def test_what_may_be_left_of_an_answer(body: bytes) -> None:
         b"ab " * 66 + b"cd",
         b"x" * 16,
         b"a " + b"x" * 40,
+        # In lines, and with columns.
+        b"Service\r\nunavailable\tnow\nsorry",
     ],
 )
 def test_what_is_somebody_else_s_answer(body: bytes) -> None:
