@@ -77,6 +77,11 @@ class CallUsage:
         found = self.route.read_usage(answer, self.quote.model, self.estimate.unit)
         return None if found is None else replace(found, provider=self.served.provider)
 
+    def at_least(self, answer: Mapping[str, Any]) -> Usage | None:
+        """What an answer that does not say all says was used at the least."""
+        found = usage.least_tokens(answer, model=self.quote.model) if self.estimate.unit == "token" else None
+        return None if found is None else replace(found, provider=self.served.provider)
+
     def charge(self, found: Usage | None, *, answer_bytes: int | None) -> PricedUsage:
         """What a reported usage costs at the prices of the moment. Raises NotChargeable.
 

@@ -154,7 +154,7 @@ class Hold:
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer, or a stream's event, says was used: however the call ends, at least that was."""
         found = self.usage.reported(answer)
-        self._reported = larger(self._reported, found)
+        self._reported = larger(self._reported, found or self.usage.at_least(answer))
         if (name := named_model(answer)) and len(self._named) < MOST_NAMES:
             self._named.add(name)
         return found
@@ -165,7 +165,7 @@ class Hold:
         What was charged, in nanodollars, and the result. A usage that cannot be charged as it is counts as what has
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
-        self._reported = found
+        self._reported = larger(self._reported, found)
         try:
             charge = self.usage.charge(found, answer_bytes=self.count.written_bytes)
         except NotChargeable as error:

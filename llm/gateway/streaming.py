@@ -113,6 +113,8 @@ class Stream:
             raise self._instead(stated, self._first[: self._first.index(begun) + 1])
         if begun is not None:
             return True
+        for event in self._first:
+            self._hold.reported(event.data or {})
         reason = self._left or self._hold.cut_reason
         if not reason:
             raise broken or self._unreadable()

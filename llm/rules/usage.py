@@ -43,6 +43,7 @@ _CACHED_INSIDE = (
 _CACHED_BESIDE = ("cached_tokens", "cache_read_input_tokens")
 _WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
 _ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
+_BLOCKS = ("usage", "usageMetadata", "usage_metadata")
 _OLLAMAS = ("prompt_eval_count", "eval_count")
 _LLAMAS = ("prompt_n", "predicted_n")
 
@@ -70,6 +71,26 @@ def read_tokens(answer: Any, *, model: str = "", writes: bool = True) -> Usage |
     if usage is None or not usage.units or max(usage.input_tokens, usage.output_tokens) > MOST_TOKENS:
         return None
     return replace(usage, model=named_model(answer) or model)
+
+
+def least_tokens(answer: Any, *, model: str = "") -> Usage | None:
+    """The tokens that an answer says were used at the least: each count that can be read, whatever stands beside it.
+
+    None where none can be.
+    """
+    if not isinstance(answer, Mapping):
+        return None
+    holders = (answer, *(answer.get(name) for name in ("x_groq", "message", "response")))
+    blocks = [holder.get(name) for holder in holders if isinstance(holder, Mapping) for name in _BLOCKS]
+    found = [_least(block) for block in blocks if isinstance(block, Mapping)]
+    usage = reduce(_larger, found) if found else None
+    return replace(usage, model=named_model(answer) or model) if usage and usage.units else None
+
+
+def _least(block: Mapping[str, Any]) -> Usage:
+    read, written = (max(count(block.get(name)) or 0 for name in names) for names in (_INPUT, _OUTPUT))
+    cached = (count(block.get(name)) or 0 for name in (*_CACHED_INSIDE, *_CACHED_BESIDE))
+    return _usage(read, max(_counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")), *cached), written)
 
 
 def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
@@ -171,7 +192,7 @@ def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for holder in (answer, *(answer.get(name) for name in ("x_groq", "message", "response"))):
         if not isinstance(holder, Mapping):
             continue
-        for name in ("usage", "usageMetadata", "usage_metadata"):
+        for name in _BLOCKS:
             if block := _object(holder.get(name)):
                 yield block
 

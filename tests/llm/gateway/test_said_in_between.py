@@ -229,3 +229,35 @@ def test_a_long_sound_is_charged_in_full_and_ends_the_route_for_nobody_else(
     assert hear(product, key) == 200
     assert hear(product, key, packed=True) == 400
     assert nanos("0.01") > held_nanos()
+
+
+@pytest.mark.parametrize("output", [None, -5, 2**70, "many", "none"], ids=str)
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_half_a_usage_is_a_least_that_is_charged_and_learned_from(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    output: Any,
+    stream: bool,
+) -> None:
+    make.budget("0.01")
+    key = product.key()
+    used = {"prompt_tokens": 30_000} | ({} if output == "none" else {"completion_tokens": output})
+    booked.usual = Answer(tokens=10, usage=used)
+    assert [ask(product, key, stream=stream) for _ in range(4)] == [200] * 3 + [402]
+    assert Overrun.objects.get().tokens == 30_000
+    # From the second on each is charged what it has read.
+    assert spent() >= 2 * 30_000 * INPUT
+
+
+@pytest.mark.parametrize("code", [500, 502, 504])
+def test_a_failure_that_is_stated_in_a_200_costs_what_it_costs_under_its_own_status(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    code: int,
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(scripted({"error": {"message": "it broke", "code": code}}))
+    assert ask(product, key) >= 500
+    assert settled(booked)
+    assert SpendEntry.objects.get().cost_nanos == held_nanos()

@@ -237,3 +237,18 @@ def test_seconds_are_read_from_an_answer_or_nothing_is(usage: Any, seconds: int 
     if read is not None:
         assert (read.model, read.unit) == ("served", "audio_second")
     assert transcription.read_seconds([], model="asked") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        ({"usage": {"type": "duration", "seconds": 5}}, 5),
+        ({"usage": {"type": "tokens", "seconds": 5}}, None),
+        ({"text": "hi", "duration": 8.47}, 9),
+        ({"usage": {"prompt_audio_seconds": 3}, "duration": 8.47}, 3),
+        ({"usage": "much"}, None),
+    ],
+)
+def test_seconds_are_read_as_openai_and_groq_spell_them_too(answer: Any, seconds: int | None) -> None:
+    found = transcription.read_seconds(answer)
+    assert (None if found is None else found.units) == seconds

@@ -848,3 +848,25 @@ def test_answers_that_are_counted_one_by_one_have_one_prompt_and_each_its_output
 )
 def test_whose_count_a_chunk_has(chunk: dict[str, Any], answer: int | None) -> None:
     assert usage.counted_answer(chunk) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "counts"),
+    [
+        ({"usage": {"prompt_tokens": 9}}, (9, 0, 0)),
+        ({"usage": {"prompt_tokens": 9, "completion_tokens": -1}}, (9, 0, 0)),
+        ({"usage": {"prompt_tokens": "x", "completion_tokens": 4}}, (0, 0, 4)),
+        ({"usage": {"input_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}}}, (9, 5, 0)),
+        ({"usage": {"prompt_tokens": 9, "cached_tokens": 7}}, (9, 7, 0)),
+        ({"x_groq": {"usage": {"prompt_tokens": 9}}, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}, (9, 0, 2)),
+    ],
+)
+def test_the_least_of_a_usage_is_what_can_be_read_of_it(answer: Any, counts: tuple[int, int, int]) -> None:
+    found = usage.least_tokens(answer, model="m")
+    assert found is not None
+    assert (found.input_tokens, found.cached_tokens, found.output_tokens, found.model) == (*counts, "m")
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"usage": "much"}, {"usage": {}}, {"usage": {"prompt_tokens": 0}}])
+def test_what_counts_nothing_has_no_least(answer: Any) -> None:
+    assert usage.least_tokens(answer, model="m") is None
