@@ -366,10 +366,14 @@ def test_one_bad_operation_does_not_poison_its_neighbours():
 
 def test_what_is_refused_writes_nothing():
     """However many calls are refused, there is no row that they wear out."""
-    make.budget("1.00", soft_cap=None)
+    make.budget("1.00")
     RateLimit.objects.create(tenant=make.tenant(), scope_type="tenant", scope_key="acme", requests_per_minute=9)
-    op = make.reserving("0.60")
+    op = make.reserving("0.10")
     ledger.reserve(op, now=NOON)
+    ledger.record(make.reporting("0.85"), now=NOON)
+    # The first one may close the window, and says so.
+    assert not ledger.reserve(make.reserving("0.50"), now=NOON).allowed
+    assert BudgetEvent.objects.exists()
     with CaptureQueriesContext(connection) as asked:
         assert not ledger.reserve(make.reserving("0.50"), now=NOON).allowed
         with pytest.raises(ledger.ExtendRefused):
