@@ -247,17 +247,3 @@ def test_half_a_usage_is_a_least_that_is_charged_and_learned_from(
     assert Overrun.objects.get().tokens == 30_000
     # From the second on each is charged what it has read.
     assert spent() >= 2 * 30_000 * INPUT
-
-
-@pytest.mark.parametrize("code", [500, 502, 504])
-def test_a_failure_that_is_stated_in_a_200_costs_what_it_costs_under_its_own_status(
-    product: Product,  # noqa: F811
-    booked: BookedUpstream,
-    code: int,
-) -> None:
-    make.budget("1.00")
-    key = product.key()
-    booked.next(scripted({"error": {"message": "it broke", "code": code}}))
-    assert ask(product, key) >= 500
-    assert settled(booked)
-    assert SpendEntry.objects.get().cost_nanos == held_nanos()
