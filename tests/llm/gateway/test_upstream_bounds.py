@@ -15,7 +15,7 @@ from governance.models import Reservation, SpendEntry
 from tests import factories as make
 from tests.product import Product
 
-OURS = {"content-type", "content-length", "date", "transfer-encoding", "connection", "cache-control"}
+OURS = {"content-type", "content-length", "date", "transfer-encoding", "connection", "cache-control", "vary"}
 
 
 def head(status: int = 200, type: str = "application/json", **headers: str) -> bytes:
