@@ -528,3 +528,12 @@ def test_an_empty_account_is_told_from_other_refusals(
 ) -> None:
     body = orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})
     assert anthropic_dialect.out_of_money(status, headers, body) is empty
+
+
+def test_a_stream_says_at_any_time_what_it_has_counted_so_far() -> None:
+    translator = anthropic_dialect.Translator(created=1)
+    assert translator.used == {}
+    counted = {"input_tokens": 9, "output_tokens": 1}
+    start = {"type": "message_start", "message": {"id": "m", "model": "c", "usage": counted}}
+    translator.feed(sse.Event(b"", start))
+    assert translator.used == {"model": "c", "usage": anthropic_dialect.usage(counted)}

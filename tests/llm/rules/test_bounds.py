@@ -898,3 +898,23 @@ class TestAModelThatPassesItsBound:
         model, call = entry("m", context_tokens=context), self.knowing(seen)
         assert call.is_bounded_at(model) is bounded
         assert ("m writes more than `max_tokens`" in call.no_bound_at(model)) is not bounded
+
+
+@pytest.mark.parametrize(
+    ("last", "echoed_bytes"),
+    [
+        (said("aé", "assistant", prefix=True), 3),
+        (
+            said(
+                [{"type": "text", "text": "ab"}, {"type": "reference", "reference_ids": [1]}], "assistant", prefix=True
+            ),
+            2,
+        ),
+        (said("aé", "assistant"), 0),
+        (said("Hi"), 0),
+    ],
+)
+def test_what_an_answer_is_to_begin_with_is_known(last: dict[str, Any], echoed_bytes: int) -> None:
+    assert bounds.chat(asked(said("Hi"), last)).echoed_bytes == echoed_bytes
+    unbounded = said([{"type": "document_url", "document_url": "https://example.com/a.pdf"}])
+    assert bounds.chat(asked(unbounded, last), reserve_unbounded=True).echoed_bytes == echoed_bytes

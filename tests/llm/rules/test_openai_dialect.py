@@ -506,3 +506,11 @@ def test_parts_without_an_id_go_to_the_last_call_of_their_number() -> None:
     assert data is not None
     calls = data["choices"][0]["delta"]["tool_calls"]
     assert [(call["id"], call["function"]["arguments"]) for call in calls] == [("a", "1"), ("b", "23")]
+
+
+def test_an_end_that_is_kept_back_says_what_was_used() -> None:
+    shaper = Shaper()
+    assert shaper.used == {}
+    shaper.feed(sse.read_event(chunk("stop", answer=0)))
+    assert shaper.waits
+    assert shaper.used["choices"][0]["finish_reason"] == "stop"
