@@ -135,6 +135,6 @@ async def _refuse(send: Send, status: int, code: str, message: str, headers: lis
     data = orjson.dumps(answers.envelope(code, message, None, request_id))
     # What is left of the body is not waited for.
     about = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"x-request-id", request_id.encode())]
-    about.append((b"content-length", str(len(data)).encode()))
+    about += [(b"content-length", str(len(data)).encode()), (b"x-content-type-options", b"nosniff")]
     await send({"type": "http.response.start", "status": status, "headers": [*about, *headers]})
     await send({"type": "http.response.body", "body": data})

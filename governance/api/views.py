@@ -71,6 +71,12 @@ class ControlView(APIView):
         super().initial(request, *args, **kwargs)
         check_query(request.query_params)
 
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        # A browser that reads with a session keeps no copy on its disk.
+        response.setdefault("Cache-Control", "no-store")
+        return response
+
     @property
     def by(self) -> Principal:
         return principal(self.request)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 # A text, closed or not (one that never ends must not be looked for again from each quote in it), or a bracket or comma.
@@ -72,7 +74,7 @@ def check(
     """Refuse a parsed value that is beyond its bounds. Raises BeyondBounds.
 
     `storable`: also texts that no database takes, with NUL or half of a surrogate pair in them. `writable`: also what
-    cannot be written as JSON for everybody, such halves and whole numbers beyond 64 bits.
+    cannot be written as JSON for everybody, such halves, whole numbers beyond 64 bits and larger ones than a double.
     `any_field` False: of the outermost object known fields alone are taken, and who takes them names any other.
     """
     flaw = _unstorable if storable else _unwritable if writable else _none
@@ -129,8 +131,12 @@ def _unstorable(value: Any) -> str:
 def _unwritable(value: Any) -> str:
     if isinstance(value, str):
         return "" if value.isascii() or _LONE_HALF.search(value) is None else "half a surrogate pair"
-    beyond = isinstance(value, int) and not -(2**63) <= value < 2**64
-    return "a whole number beyond 64 bits" if beyond else ""
+    # Of so many digits that reading one leaves it a Decimal, whole numbers too.
+    is_whole = isinstance(value, int) or (isinstance(value, Decimal) and value.as_tuple().exponent == 0)
+    if is_whole and not -(2**63) <= value < 2**64:
+        return "a whole number beyond 64 bits"
+    too_large = isinstance(value, Decimal) and math.isinf(float(value))
+    return "a number that is too large" if too_large else ""
 
 
 def _too_many_values(bounds: JsonBounds) -> str:

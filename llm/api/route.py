@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -143,7 +144,14 @@ def _chat_request(asked: Mapping[str, Any]) -> bytes:
     except ValueError as error:
         # Its types look for the role of a message before anything else.
         raise serializers.ValidationError({"messages": ["each needs a role."]}) from error
-    return orjson.dumps(made.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    return orjson.dumps(made.model_dump(by_alias=True, exclude_unset=True), default=_number)
+
+
+def _number(value: Any) -> orjson.Fragment:
+    """Fractions are Decimals since they were read, and go on as the numbers that they were."""
+    if not isinstance(value, Decimal):
+        raise TypeError(type(value).__name__)
+    return orjson.Fragment(str(value))
 
 
 def _complaint(error: MalformedMessages) -> dict[str, list[str]]:

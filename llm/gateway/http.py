@@ -15,6 +15,8 @@ from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.bodies import Turn
 
 Headers = Iterable[tuple[str, str]]
+# What browsers are told of each answer that does not say otherwise: keep no copy, and take it for what it says it is.
+TO_BROWSERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 WhenLarge = Callable[[], Awaitable[None]]
 
 
@@ -118,7 +120,10 @@ class Exchange:
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+        told = list(headers)
+        said = {name for name, _ in told}
+        told += [(name, value) for name, value in TO_BROWSERS if name not in said]
+        raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in told]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:

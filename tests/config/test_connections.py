@@ -170,6 +170,32 @@ def test_what_frames_a_body_is_bounded(product: Product, frame: bytes) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(
+    "framed",
+    [
+        b"content-length: 4\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+        b"content-length: 4\r\ncontent-length: 40\r\n",
+        b"content-length: +4\r\n",
+        b"content-length: 4, 40\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+        b"transfer-encoding : chunked\r\n",
+        b"transfer-encoding: \x0bchunked\r\n",
+        b"x-a: b\r\n transfer-encoding: chunked\r\n",
+        b"x-a: b\n\ntransfer-encoding: chunked\r\n",
+    ],
+)
+def test_a_body_that_two_could_read_differently_hides_no_request(product: Product, framed: bytes) -> None:
+    """A proxy that reads the other length would take what follows for somebody else's request."""
+    hidden = b"0\r\n\r\nGET /v1/hidden HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    with connected(product) as peer:
+        peer.sendall(HEAD + b"authorization: Bearer %s\r\n" % product.key().encode() + framed + b"\r\n" + hidden)
+        answer = read(peer)
+    assert b"/v1/hidden" not in answer
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert not answer.startswith(b"HTTP/1.1 200")
+
+
 def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
     ask = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: " + b"b" * 30_000 + b"\r\n\r\n"
     with connected(product) as peer:

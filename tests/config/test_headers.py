@@ -6,6 +6,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests import factories
+from tests.product import Product
+
 pytestmark = pytest.mark.django_db
 PAGES = ("/admin/login/", "/admin/", "/admin/governance/budget/", "/api/docs", "/api/redoc", "/billing/topup/done")
 
@@ -46,6 +49,28 @@ def test_nothing_is_framed_sniffed_or_lent(client: Client, path: str) -> None:
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert answer["Referrer-Policy"] == "same-origin"
     assert "camera=()" in answer["Permissions-Policy"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/csv", "image/png"])
+@pytest.mark.parametrize("path", ["/admin/", "/api/budgets", "/api/budgets/99", "/api/tenants"])
+def test_no_browser_keeps_what_it_was_shown(client: Client, path: str, accept: str) -> None:
+    assert "no-store" in client.get(path, headers={"accept": accept})["Cache-Control"]
+
+
+def test_nor_what_the_gateway_said(product: Product) -> None:
+    factories.budget("1")
+    key = product.key()
+    once = {"idempotency-key": "once"}
+    answers = [product.get(path, key) for path in ("/v1/models", "/v1/budget", "/v1/nowhere")]
+    answers.append(product.get("/v1/models", "sg_bad"))
+    answers += [product.chat(key, headers=once) for _ in range(2)]
+    assert answers[-1].headers["x-idempotent-replay"] == "true"
+    for answer in answers:
+        assert answer.headers.get_list("cache-control") == ["no-store"], answer.url
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"], answer.url
+    stream = product.chat(key, stream=True)
+    assert stream.headers.get_list("cache-control") == ["no-cache"]
+    assert stream.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 def test_the_documentation_is_drawn_by_files_of_this_host_alone(client: Client) -> None:

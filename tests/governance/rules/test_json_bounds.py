@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -73,13 +74,20 @@ class TestParsed:
     def test_what_a_database_takes_passes(self) -> None:
         check({"ä": "😀"}, SMALL, storable=True)
 
-    @pytest.mark.parametrize("value", ["\ud800", "x\udfff", 2**64, -(2**63) - 1])
+    @pytest.mark.parametrize("value", ["\ud800", "x\udfff", 2**64, -(2**63) - 1, Decimal("9" * 200)])
     def test_what_cannot_be_written_for_everybody_is_refused_where_it_is_sent_on(self, value: Any) -> None:
         with pytest.raises(BeyondBounds, match=r"^may not have (half a surrogate|a whole number beyond 64)") as raised:
             check({"a": [1, value]}, SMALL, writable=True)
         assert raised.value.field == "a.1"
         check({"a": value}, SMALL)
 
-    @pytest.mark.parametrize("value", ["a\x00", "😀", 2**64 - 1, -(2**63), 1.5, True, None])
+    @pytest.mark.parametrize("value", [Decimal("1e400"), Decimal("-1.5e999")])
+    def test_a_number_that_few_can_read_is_refused_where_it_is_sent_on(self, value: Decimal) -> None:
+        with pytest.raises(BeyondBounds, match=r"^may not have a number that is too large in it\.$"):
+            check({"a": value}, SMALL, writable=True)
+
+    @pytest.mark.parametrize(
+        "value", ["a\x00", "😀", 2**64 - 1, -(2**63), 1.5, Decimal("0.1"), Decimal("-1e300"), True, None]
+    )
     def test_what_can_be_written_passes(self, value: Any) -> None:
         check({"a": value}, SMALL, writable=True)

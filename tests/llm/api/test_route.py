@@ -97,6 +97,9 @@ def called_with(arguments: str) -> str:
         (called_with('{"\\ud800": 1}'), "messages.0.tool_calls.0.function.arguments"),
         (called_with(f'{{"x": {2**64}}}'), "messages.0.tool_calls.0.function.arguments.x"),
         (called_with(f'{{"x": {-(2**63) - 1}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with(f'{{"x": {"9" * 200}}}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with('{"x": 1e400}'), "messages.0.tool_calls.0.function.arguments.x"),
+        (called_with('{"x": -1.5e999}'), "messages.0.tool_calls.0.function.arguments.x"),
         (called_with(f'{{"x": {"[" * 300 + "]" * 300}}}'), "messages.0.tool_calls.0.function.arguments.x"),
         (f'"prompt": "a", "max_tokens": {2**64}', "max_tokens"),
         (f'"prompt": "a", "max_tokens": {2**63}', "max_tokens"),
@@ -117,6 +120,16 @@ def test_what_can_be_sent_on_goes_on(product: Product, key: str) -> None:
         messages = [{"role": "user", "content": PROMPT}, message, called]
         response = product.post("/api/llm/route", key, messages=messages, model="mistral-small-latest", max_tokens=5)
         assert response.status_code == 200, response.text
+
+
+def test_numbers_go_on_as_numbers(product: Product, key: str) -> None:
+    given = {"lat": 48.8566, "steps": [0.1, -2.5e-7, 1e300, 100.0, 7], "text": "0.1"}
+    [message] = json.loads(f"{{{called_with(json.dumps(given))}}}")["messages"]
+    called = {"role": "tool", "tool_call_id": "abcdefghi", "content": "ok"}
+    messages = [{"role": "user", "content": PROMPT}, message, called]
+    response = product.post("/api/llm/route", key, messages=messages, model="mistral-small-latest", max_tokens=5)
+    assert response.status_code == 200, response.text
+    assert product.sandbox.requests[-1].body["messages"][1]["tool_calls"][0]["function"]["arguments"] == given
 
 
 def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:
