@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm.gateway import errors
 from llm.gateway.errors import GatewayError
@@ -22,6 +22,8 @@ LINGER_S = 2.0
 MOST_HEADERS = 200
 # Of a header section at a time, between which its bounds are looked at.
 PIECE_BYTES = 4 * 1024
+# Requests that may wait behind the one that is answered while the connection is still read, and its end seen.
+MOST_WAITING = 8
 # A stream's own patience comes first, which knows why it ends.
 AFTER_STREAMS_S = 5
 
@@ -38,6 +40,8 @@ class GuardedConnection(HttpToolsProtocol):
         # A request's body is not whole yet, also where it is answered already.
         self._is_in_body = False
         self._unread: asyncio.TimerHandle | None = None
+        # Requests that are not answered yet: uvicorn tells the last one alone that its client has gone.
+        self._unanswered: list[RequestResponseCycle] = []
         self._is_over = False
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -51,6 +55,10 @@ class GuardedConnection(HttpToolsProtocol):
         for timer in (self._late, self._stalled, self._unread):
             if timer is not None:
                 timer.cancel()
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -89,6 +97,10 @@ class GuardedConnection(HttpToolsProtocol):
             self._late = None
         super().on_headers_complete()
         self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+        self._unanswered = [*(each for each in self._unanswered if not each.response_complete), self.cycle]
+        if 0 < len(self.pipeline) <= MOST_WAITING:
+            # uvicorn reads no further, and would not see that the client of the first has gone.
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         self._frame_bytes = 0

@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from governance import idempotency, ledger
 from governance.actions import refusal_log
+from governance.ledger import clock
 from governance.upkeep import judgement, reconcile
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,10 @@ def judge_ledger() -> int:
 @shared_task
 def purge_refusals() -> int:
     """Delete refused calls that are older than they are kept."""
-    return refusal_log.purge(now=timezone.now())
+    return refusal_log.purge(now=clock.now())
 
 
 @shared_task
 def purge_kept_answers() -> int:
     """Delete the answers of requests whose Idempotency-Key is a day old."""
-    return idempotency.purge(now=timezone.now())
+    return idempotency.purge(now=clock.now())

@@ -10,7 +10,6 @@ from typing import Any
 
 from django.db import DatabaseError, connection
 from django.http import HttpResponse
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -20,6 +19,7 @@ from governance import idempotency
 from governance.api.parsing import header
 from governance.api.views import ControlView
 from governance.idempotency import Claim, StoredAnswer
+from governance.ledger import clock
 from governance.models import Tenant
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
 
 def _begin(tenant: Tenant, key: str, digest: str, *, api_key_id: int | None) -> Claim | StoredAnswer:
     def look() -> Claim | StoredAnswer | None:
-        return idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=timezone.now(), api_key_id=api_key_id)
+        return idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=clock.now(), api_key_id=api_key_id)
 
     found = look()
     if found is not None:

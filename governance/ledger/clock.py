@@ -66,6 +66,12 @@ def ask() -> timedelta:
     return _Known.ahead
 
 
+def now() -> datetime:
+    """The time by the clock that decides, which is asked: for what is no batch and compares many processes' times."""
+    ahead = ask()
+    return timezone.now() + ahead
+
+
 def measured(before: datetime, told: datetime, after: datetime, *, known: timedelta = NONE) -> timedelta:
     """How far a clock is ahead that said `told` between two moments of ours; `known` is what was thought before.
 

@@ -401,8 +401,13 @@ class _GovernedCall:
         self, hold: Hold, provider: Provider, answer: Answer, error: StatedError, used: Usage | None
     ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
-        await (hold.release() if used is None else hold.settle_reported(used))
         stated = upstream.StatedRefusal(error.status, answer.headers)
+        if used is not None:
+            await hold.settle_reported(used)
+        elif upstream.shows_no_work(stated):
+            await hold.release()
+        else:
+            await hold.settle_whole("upstream_failed")
         await self._pass_on_refusal(hold, provider, stated, orjson.dumps(errors.bad_request(error.message).body()))
 
     async def _pass_on_refusal(self, hold: Hold, provider: Provider, answer: upstream.Refusing, data: bytes) -> None:

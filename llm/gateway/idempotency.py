@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from django.db import Error as DatabaseTrouble
-from django.utils import timezone
 
 from governance import idempotency
 from governance.idempotency import Claim, Headers, StoredAnswer
+from governance.ledger import clock
 from governance.models import ApiKey
 from llm.gateway import errors
 from llm.gateway.asgi import Message, Send
@@ -77,7 +77,7 @@ async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) ->
 
 
 def _look(identity: Identity, key: str, digest: str) -> Claim | StoredAnswer | None:
-    now = timezone.now()
+    now = clock.now()
     # A stored answer passes the ledger by, which would notice that the key was revoked.
     key_row = ApiKey.objects.filter(pk=identity.key_id).first()
     if key_row is None or not key_row.is_usable(now):
@@ -125,7 +125,7 @@ class _Run:
         """A long answer's key is not taken over while it is still being given."""
         while True:
             await asyncio.sleep(idempotency.ALIVE_FOR.total_seconds() / 3)
-            await self._write(lambda: idempotency.stay_alive(self._claim, now=timezone.now()))
+            await self._write(lambda: idempotency.stay_alive(self._claim, now=clock.now()))
 
     async def end(self) -> None:
         """Let go of a run whose answer is not whole: cut, failed, or never given."""

@@ -48,6 +48,9 @@ _OVERRUNS = {
     ),
 }
 
+# A status that some give instead of 503, where they did nothing.
+OVERLOADED = 529
+
 # A failure that every call meets is reported once in so many seconds.
 REPORT_AGAIN_S = 10.0
 
@@ -112,7 +115,9 @@ def shows_no_work(answer: Refusing) -> bool:
     A server that fails with 500, 502 or 504 may have worked before; one that is overloaded (529) or asks to come back
     has not.
     """
-    return answer.status < 500 or answer.status == 529 or (answer.status == 503 and "retry-after" in answer.headers)
+    return (
+        answer.status < 500 or answer.status == OVERLOADED or (answer.status == 503 and "retry-after" in answer.headers)
+    )
 
 
 class ProviderFailures:
@@ -145,7 +150,7 @@ class ProviderFailures:
             )
         else:
             error = errors.upstream(
-                503 if status == 503 else 502,
+                503 if status in (503, OVERLOADED) else 502,
                 "upstream_failed",
                 f"The model's API answered with status {status}.",
                 retry_after=retry_after,

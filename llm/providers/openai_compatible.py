@@ -9,7 +9,7 @@ import orjson
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import bounds, openai_dialect, thinking
+from llm.rules import bounds, openai_dialect, sse, thinking, unreadable
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
@@ -75,7 +75,9 @@ class OpenAICompatible(HttpProvider):
         if answer.status in UNPROCESSABLE and not self._native:
             said, broken = await answer.read_refusal()
             renamed = openai_dialect.renamed_length(body, said)
-            if renamed is None or broken is not None:
+            # The hold is for one answer: a refusal that bills, or has one, is not sent again.
+            is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices")
+            if renamed is None or broken is not None or is_answer:
                 return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
             answer.close()
             answer = await self.connection.post(path, renamed, content_type=content_type, request_id=request_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
@@ -56,3 +57,29 @@ def test_a_machine_that_is_a_day_ahead_or_behind_counts_in_todays_window(
     assert SpendEntry.objects.count() == 6
     for entry in SpendEntry.objects.all():
         assert abs(entry.occurred_at - timezone.now()) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=25), -timedelta(hours=25)], ids=["ahead", "behind"])
+def test_a_request_under_a_key_is_run_once_whatever_the_clocks_say(
+    process_environment: dict[str, str], sandbox: Sandbox, sandbox_url: str, off: timedelta
+) -> None:
+    make.budget("1000")
+    key, _ = make.key()
+    sandbox.behave("latency=2")
+    let_go_of_connections()
+    environment = process_environment | {"MISTRAL_API_BASE": sandbox_url}
+    with ExitStack() as stack:
+        right = stack.enter_context(web_process(environment))[0]
+        wrong = stack.enter_context(web_process(machine(environment, off)))[0]
+        named = {"authorization": f"Bearer {key}", "idempotency-key": "invoice-7"}
+        with httpx.Client(timeout=30, headers=named) as client, ThreadPoolExecutor(1) as beside:
+
+            def call(url: str) -> httpx.Response:
+                return client.post(f"{url}/v1/chat/completions", json=BODY)
+
+            first = beside.submit(call, right)
+            assert eventually(lambda: Reservation.objects.filter(status="pending").exists())
+            # While it runs, and when it has ended.
+            answers = [call(wrong), first.result(), call(wrong), call(right)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len(sandbox.requests) == SpendEntry.objects.count() == 1

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.product import Product
+from governance.models import Reservation
+from tests import factories as make
+from tests.product import Product, eventually
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 
@@ -205,3 +207,17 @@ def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
         for _ in range(3):
             peer.sendall(ask)
             assert peer.recv(65536).startswith(b"HTTP/1.1 401")
+
+
+def test_a_client_that_leaves_with_more_requests_on_their_way_is_noticed(product: Product) -> None:
+    make.budget("10")
+    product.sandbox.behave("latency=20")
+    body = json.dumps(
+        {"model": "mistral-small-2603", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    ).encode()
+    fields = f"authorization: Bearer {product.key()}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with connected(product) as peer:
+        peer.sendall((HEAD + fields + body) * 3)
+        assert eventually(lambda: Reservation.objects.filter(status="pending").exists())
+    assert eventually(lambda: not Reservation.objects.filter(status="pending").exists(), within_s=5)
+    assert Reservation.objects.count() == 1

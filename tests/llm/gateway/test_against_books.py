@@ -437,23 +437,36 @@ def test_whatever_the_status_what_was_paid_for_is_charged(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "is_charged"),
     [
-        ({"message": "Rate limit reached", "type": "rate_limit_error", "code": 429}, 429),
-        ({"message": "Overloaded", "type": "overloaded_error"}, 503),
-        ({"message": "This model's maximum context length is 8192 tokens", "type": "invalid_request_error"}, 400),
-        ({"message": "oops"}, 502),
+        ({"message": "Rate limit reached", "type": "rate_limit_error", "code": 429}, 429, False),
+        ({"message": "Overloaded", "type": "overloaded_error"}, 503, False),
+        (
+            {"message": "This model's maximum context length is 8192 tokens", "type": "invalid_request_error"},
+            400,
+            False,
+        ),
+        ({"message": "oops"}, 502, True),
+        ({"message": "Internal", "code": 500}, 502, True),
     ],
 )
-def test_an_error_in_a_200_counts_as_what_it_says_and_costs_nothing(
-    product: Product, booked: BookedUpstream, key: str, error: dict[str, Any], status: int, stream: bool
+def test_an_error_in_a_200_counts_as_what_it_says(
+    product: Product,
+    booked: BookedUpstream,
+    key: str,
+    error: dict[str, Any],
+    status: int,
+    is_charged: bool,
+    stream: bool,
 ) -> None:
     booked.usual = Answer(tokens=0, error=error, error_after=0, billed=False)
     answered, _ = ask(product, key, stream=stream)
     assert answered == status
-    assert ledger_nanos() == 0
     assert nothing_is_held()
-    assert {row.status for row in Reservation.objects.all()} == {"released"}
+    # Another model is asked where it is the model that failed: each attempt has its own hold.
+    holds = Reservation.objects.all()
+    assert ledger_nanos() == (sum(hold.amount_nanos for hold in holds) if is_charged else 0)
+    assert {hold.status for hold in holds} == {"settled" if is_charged else "released"}
 
 
 def test_an_error_in_mid_stream_ends_it_cleanly_and_is_paid_for(

@@ -307,7 +307,8 @@ def test_a_stream_that_is_an_error_from_the_start_is_no_stream(
         # As the status that it stands for.
         assert response.status_code in (502, 503)
         assert json.loads(response.read())["code"] == "upstream_failed"
-    assert not SpendEntry.objects.exists()
+    # Who is overloaded has done nothing; a server that failed may have.
+    assert SpendEntry.objects.exists() == (provider == "openai")
     assert nothing_is_held()
 
 

@@ -247,3 +247,38 @@ def test_half_a_usage_is_a_least_that_is_charged_and_learned_from(
     assert Overrun.objects.get().tokens == 30_000
     # From the second on each is charged what it has read.
     assert spent() >= 2 * 30_000 * INPUT
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("code", [500, 502, 504, None], ids=str)
+def test_a_failure_that_is_stated_in_a_200_costs_what_it_costs_under_its_own_status(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    code: int | None,
+    stream: bool,
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    error = {"error": {"message": "upstream provider disconnected"} | ({"code": code} if code else {})}
+    said = framed(b"data: " + json.dumps(error).encode() + b"\n\n")
+    booked.next(Answer(script=[HEAD, said, b"0\r\n\r\n"], tokens=48) if stream else scripted(error))
+    assert ask(product, key, stream=stream) >= 500
+    assert settled(booked)
+    assert SpendEntry.objects.get().cost_nanos == held_nanos()
+    assert spent() >= 48 * OUTPUT
+
+
+def test_a_refusal_that_bills_is_not_sent_again_under_the_newer_name(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}
+    said = json.dumps({"error": {"message": "use max_completion_tokens"}, "usage": usage}).encode()
+    head = b"HTTP/1.1 400 Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(said)
+    booked.next(*[Answer(script=[head + said], tokens=0)] * 2)
+    assert ask(product, key) == 400
+    assert settled(booked)
+    assert len(booked.books.entries) == 1
+    assert spent() == 1_000 * INPUT + 10 * OUTPUT

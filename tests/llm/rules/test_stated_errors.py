@@ -38,7 +38,7 @@ def test_what_holds_an_answer_or_no_error_is_none(answer: Any) -> None:
         ({"error": {"message": "First", "detail": "Second"}}, 502, "First"),
         ({"object": "error", "message": "Down", "status": 500}, 500, "Down"),
         ({"type": "error", "message": "Down", "status_code": "500"}, 500, "Down"),
-        ({"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}}, 503, "Busy"),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}}, 529, "Busy"),
         ({"error": {"message": "Down"}, "status": 504}, 504, "Down"),
         ({"error": {"message": "Down", "code": 401}, "status": 504}, 401, "Down"),
         ({"error": {"message": "Down"}, "choices": []}, 502, "Down"),
@@ -87,9 +87,9 @@ def test_a_number_is_a_status_where_it_can_be_one(code: Any, status: int) -> Non
         ("rate_limit_exceeded", 429),
         ("Too many requests", 429),
         ("RESOURCE_EXHAUSTED", 429),
-        ("overloaded", 503),
+        ("overloaded", 529),
         ("Service unavailable", 503),
-        ("at capacity", 503),
+        ("at capacity", 529),
         ("timeout", 504),
         ("timed out", 504),
         ("deadline exceeded", 504),
@@ -117,7 +117,7 @@ def test_words_stand_for_a_status(words: str, status: int) -> None:
 def test_the_type_says_more_than_the_message() -> None:
     found = error_in({"error": {"type": "overloaded_error", "message": "invalid_api_key"}})
     assert found is not None
-    assert found.status == 503
+    assert found.status == 529
     # The more telling of two words in one text.
     told = error_in({"error": {"message": "invalid request: rate limit"}})
     assert told is not None
