@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 import time_machine
 from django.apps import apps
+from django.core.management.commands import flush
 from django.db import connections, transaction
 from django.db.models import Model
 from hypothesis import HealthCheck
@@ -38,6 +39,12 @@ hypothesis_settings.load_profile("patient")
 MIGRATED = pytest.StashKey[list[list[Model]]]()
 BLOCKER = pytest.StashKey[Any]()
 
+# Those that others point at come first.
+LEFT_BY_MIGRATIONS = (
+    *("contenttypes.ContentType", "auth.Permission", "auth.Group", "auth.Group_permissions"),
+    *("llm.Model", "llm.ModelAlias", "llm.Price", "billing.Plan"),
+)
+
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
 
@@ -52,6 +59,11 @@ def runs_on(item: pytest.Item, database: str) -> bool:
         return item.get_closest_marker("postgres_only") is None
     left_out = any(item.get_closest_marker(name) for name in ("sqlite_only", "browser"))
     return touches_database(item) and not left_out
+
+
+def pytest_configure() -> None:
+    """Where tables are emptied, what migrations left is put back as it was; to work it out again takes long."""
+    flush.emit_post_migrate_signal = lambda *args, **kwargs: None  # type: ignore[assignment]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -123,10 +135,9 @@ def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[list[Model]]:
-    """The models, aliases, prices and plans as migrations left them, read before a test empties their tables."""
-    names = ("llm.Model", "llm.ModelAlias", "llm.Price", "billing.Plan")
+    """What migrations left, read before a test empties its tables: models, aliases, prices, plans, roles."""
     with django_db_blocker.unblock():
-        return [list(apps.get_model(name)._default_manager.all()) for name in names]
+        return [list(apps.get_model(name)._default_manager.all()) for name in LEFT_BY_MIGRATIONS]
 
 
 @pytest.fixture(autouse=True)
