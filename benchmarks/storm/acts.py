@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.storm.bodies import GOOD_MODELS
 from benchmarks.storm.clients import Tenant
 
 ANSWER_S = 45.0
@@ -135,7 +136,8 @@ class Operators:
             await asyncio.sleep(self._random.uniform(0.5, 1.5) * pause_s)
 
     async def _operate(self) -> None:
-        await self._random.choice((*[self._reset] * 8, *[self._limit] * 4, self._stop, self._pause))()
+        usual = (*[self._reset] * 8, *[self._limit] * 4, *[self._believe] * 3)
+        await self._random.choice((*usual, self._stop, self._pause))()
 
     def _own_budget(self) -> Budget:
         return self._random.choice([budget for budget in self.budgets if budget.tenant])
@@ -149,6 +151,11 @@ class Operators:
         limit_nanos = int(budget.limit_nanos * self._random.choice((0.2, 0.5, 1, 1, 1.5, 3)))
         about = {"budget": budget.id, "limit_nanos": limit_nanos}
         await self._call("PATCH", "limit", about, f"budgets/{budget.id}", {"limit": dollars(limit_nanos)})
+
+    async def _believe(self) -> None:
+        """The model keeps to its bounds again; else it would soon be refused in every call, and the storm be over."""
+        model = self._random.choice(GOOD_MODELS)
+        await self._post("believe", {"model": model}, f"models/{model}/clear-overruns", reason="a storm")
 
     async def _stop(self) -> None:
         tenant = self._random.choice(self.tenants).slug
