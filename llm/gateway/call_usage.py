@@ -74,7 +74,8 @@ class CallUsage:
 
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer, or a stream's event, says was used, at the model that it says served."""
-        found = self.route.read_usage(answer, self.quote.model, self.estimate.unit)
+        write_e2 = max(usage.WRITE_E2, self.estimate.input_e2)
+        found = self.route.read_usage(answer, self.quote.model, self.estimate.unit, write_e2)
         return None if found is None else replace(found, provider=self.served.provider)
 
     def at_least(self, answer: Mapping[str, Any]) -> Usage | None:
@@ -95,6 +96,10 @@ class CallUsage:
         if self._of_another_line(priced):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return priced
+
+    def believes(self, found: Usage) -> bool:
+        """Whether a call can have used as much."""
+        return not self._implausible(found, None)
 
     def named(self, used: Usage, name: str) -> PricedUsage | None:
         """What as much costs at a model that an answer names; None where that is not believed, or has no price."""

@@ -385,7 +385,7 @@ class _GovernedCall:
         elif written_bytes and is_over and not broken:
             # An answer all the same, whatever its status says.
             await hold.settle_seen(USAGE_MISSING, at_least=used)
-        elif used is not None or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
+        elif hold.was_told or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
             # A part of one, or one that writes nothing.
             await hold.settle_whole("upstream_failed")
         elif upstream.shows_no_work(answer):
@@ -404,7 +404,7 @@ class _GovernedCall:
         stated = upstream.StatedRefusal(error.status, answer.headers)
         if used is not None:
             await hold.settle_reported(used)
-        elif upstream.shows_no_work(stated):
+        elif upstream.shows_no_work(stated) and not hold.was_told:
             await hold.release()
         else:
             await hold.settle_whole("upstream_failed")

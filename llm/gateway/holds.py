@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -19,9 +19,9 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
-from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable
+from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable, PricedUsage
 from llm.rules import exact_count
-from llm.rules.usage import larger, named_model
+from llm.rules.usage import larger, named_model, raised
 from llm.state.tokenizers import Tokenizers
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,9 @@ class Hold:
         self.sent = False
         # What has come of its answer.
         self.count = usage.count()
-        # What its answer said that it used, whether that can be charged or not, and which models it named.
+        # What its answer said that it used; of that, what can be; and which models it named.
         self._reported: Usage | None = None
+        self._believed: Usage | None = None
         self._named: set[str] = set()
         # Why the call was cut short, if it was, and how it is ended; without that its task is cancelled.
         self.cut_reason = ""
@@ -151,13 +152,24 @@ class Hold:
         self.resolved = True
         await self._land(Release(self.id))
 
+    @property
+    def was_told(self) -> bool:
+        """Whether the answer said anything of what was used."""
+        return self._reported is not None
+
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer, or a stream's event, says was used: however the call ends, at least that was."""
         found = self.usage.reported(answer)
-        self._reported = larger(self._reported, found or self.usage.at_least(answer))
+        self._note(found or self.usage.at_least(answer))
         if (name := named_model(answer)) and len(self._named) < MOST_NAMES:
             self._named.add(name)
         return found
+
+    def _note(self, said: Usage | None) -> None:
+        self._reported = larger(self._reported, said)
+        believed = larger(self._believed, said)
+        if believed is not None and believed != self._believed and self.usage.believes(believed):
+            self._believed = believed
 
     async def settle_reported(self, found: Usage | None) -> tuple[int, SettleResult | None]:
         """Charge the usage that an answer reports, at the model that it says served.
@@ -165,7 +177,9 @@ class Hold:
         What was charged, in nanodollars, and the result. A usage that cannot be charged as it is counts as what has
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
-        self._reported = larger(self._reported, found)
+        self._note(found)
+        # Never fewer tokens than it said before.
+        found = None if found is None else raised(found, self._believed)
         try:
             charge = self.usage.charge(found, answer_bytes=self.count.written_bytes)
         except NotChargeable as error:
@@ -173,6 +187,7 @@ class Hold:
                 return await self.settle_seen(error.reason)
             self._holds.doubt(self.usage.served.place, error.reason, found)
             return await self._settle(self._whole(error.reason))
+        charge = self._dearest(charge, charge.usage, self._named)
         if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
             self._holds.tokenizers.distrust(self.usage.served.entry)
         return await self._settle(self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule))
@@ -188,7 +203,7 @@ class Hold:
 
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
-        self._reported = larger(self._reported, at_least)
+        self._note(at_least)
         await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut))
 
@@ -219,14 +234,16 @@ class Hold:
         return self._counted(cost_nanos, self.usage.estimated(tokens), reason)
 
     def _counted(self, cost_nanos: int, used: Usage, reason: str) -> Settle:
-        """That, or what was reported in the midst, or as much at a model that the answer names: the dearest of them."""
-        said = [self.usage.named(used, name) for name in self._named]
-        with contextlib.suppress(NotChargeable):
-            said.append(self.usage.charge(self._reported, answer_bytes=None))
-        for priced in said:
-            if priced is not None and priced.cost_nanos > cost_nanos:
-                cost_nanos, used = priced.cost_nanos, priced.usage
-        return self._settlement(cost_nanos, used, reason=reason)
+        """That, and what was reported in the midst beyond it; at the dearest of the models that the answer names."""
+        most = used if self._believed is None else replace(larger(used, self._believed) or used, model=used.model)
+        names = self._named if most == used else {*self._named, used.model}
+        dearest = self._dearest(PricedUsage(used, cost_nanos, ""), most, names)
+        return self._settlement(dearest.cost_nanos, dearest.usage, reason=reason)
+
+    def _dearest(self, priced: PricedUsage, used: Usage, names: Iterable[str]) -> PricedUsage:
+        """That, or the usage at a model of these names: routers choose, and say so in some of their chunks."""
+        others = (self.usage.named(used, name) for name in names)
+        return max((priced, *filter(None, others)), key=lambda each: each.cost_nanos)
 
     async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
         """The result is None where the ledger is away: the settlement is kept and lands later."""

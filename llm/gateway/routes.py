@@ -18,8 +18,9 @@ from llm.rules.request_bounds import RequestBounds
 
 # What is longer than a document or sound may be is charged in full all the same, up to so many times that.
 BELIEVED_TIMES = 4
-# What counts an answer: (answer, the model that was asked, the unit of the estimate).
-ReadUsage = Callable[[Any, str, str], Usage | None]
+# What counts an answer: (answer, the model that was asked, the unit of the estimate, what a token costs that is written
+# into a cache for nobody says how long, in hundredths of one that is read).
+ReadUsage = Callable[[Any, str, str, int], Usage | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,19 @@ class Route:
         return self.answer_in in answer
 
 
-def _written(answer: Any, model: str, _: str) -> Usage | None:
-    return usage.read_tokens(answer, model=model)
+def _written(answer: Any, model: str, _: str, write_e2: int) -> Usage | None:
+    return usage.read_tokens(answer, model=model, write_e2=write_e2)
 
 
-def _tokens(answer: Any, model: str, _: str) -> Usage | None:
-    return usage.read_tokens(answer, model=model, writes=False)
+def _tokens(answer: Any, model: str, _: str, write_e2: int) -> Usage | None:
+    return usage.read_tokens(answer, model=model, writes=False, write_e2=write_e2)
 
 
-def _pages(answer: Any, model: str, unit: str) -> Usage | None:
+def _pages(answer: Any, model: str, unit: str, _: int) -> Usage | None:
     return usage.read_pages(answer, model=model, unit=unit)
 
 
-def _seconds(answer: Any, model: str, _: str) -> Usage | None:
+def _seconds(answer: Any, model: str, *_: Any) -> Usage | None:
     return transcription.read_seconds(answer, model=model)
 
 

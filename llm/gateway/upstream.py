@@ -112,12 +112,11 @@ class StatedRefusal:
 def shows_no_work(answer: Refusing) -> bool:
     """Whether a refusal says that the model did nothing for it, so that it cannot cost anything.
 
-    A server that fails with 500, 502 or 504 may have worked before; one that is overloaded (529) or asks to come back
-    has not.
+    A server that fails with 500, 502 or 504 may have worked before, or be at work still (1xx); one that is overloaded
+    or asks to come back has not.
     """
-    return (
-        answer.status < 500 or answer.status == OVERLOADED or (answer.status == 503 and "retry-after" in answer.headers)
-    )
+    status = answer.status
+    return 200 <= status < 500 or status == OVERLOADED or (status == 503 and "retry-after" in answer.headers)
 
 
 class ProviderFailures:

@@ -136,7 +136,9 @@ def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
     if not isinstance(message, dict):
         raise ProviderError("upstream_garbage", UNREADABLE, sent=unreadable.shows_work(body))
     if message.get("type") == "error":
-        return orjson.dumps({"error": message.get("error")}), 0
+        used = message.get("usage")
+        billed = {"model": message.get("model"), "usage": anthropic_dialect.usage(used)} if used else {}
+        return orjson.dumps({"error": message.get("error")} | billed), 0
     try:
         answer = anthropic_dialect.answer(message, created=created)
     except (TypeError, ValueError, AttributeError, KeyError) as error:

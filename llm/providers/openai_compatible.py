@@ -62,7 +62,8 @@ class OpenAICompatible(HttpProvider):
             return estimate
         # Whatever such a field is for: a byte is a token.
         extra = len(orjson.dumps({name: body[name] for name in request.extra & body.keys()}))
-        return estimate.with_text(bounds.chat_text(body) + extra, bounds.chat_texts(body))
+        indents = 0 if self._native else bounds.indents(body.get("tools"))
+        return estimate.with_text(bounds.chat_text(body) + indents + extra, bounds.chat_texts(body))
 
     def _refuse_others_extra(self, request: Request) -> None:
         """Raises DialectError for a field that another endpoint takes."""

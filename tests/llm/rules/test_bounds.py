@@ -918,3 +918,17 @@ def test_what_an_answer_is_to_begin_with_is_known(last: dict[str, Any], echoed_b
     assert bounds.chat(asked(said("Hi"), last)).echoed_bytes == echoed_bytes
     unbounded = said([{"type": "document_url", "document_url": "https://example.com/a.pdf"}])
     assert bounds.chat(asked(unbounded, last), reserve_unbounded=True).echoed_bytes == echoed_bytes
+
+
+def test_a_text_counts_in_the_normal_form_that_has_the_most_bytes() -> None:
+    # As it is; composed letters that are shorter apart; letters that stand for many.
+    for text, size in (("é", 2), ("\u0958", 6), ("\ufdfa", 33), ("\ufb01", 3)):
+        assert bounds.chat({"messages": [{"role": "user", "content": text}]}, default_max_tokens=1).text_tokens == (
+            bounds.chat({"messages": [{"role": "user", "content": "a"}]}, default_max_tokens=1).text_tokens + size - 1
+        )
+
+
+def test_what_a_template_indents_has_so_many_tokens_more() -> None:
+    assert bounds.indents(None) == bounds.indents([]) == 0
+    # Three pairs of brackets and one comma.
+    assert bounds.indents([{"a": [1, 2]}]) == 7 * bounds.TOKENS_PER_INDENT

@@ -245,7 +245,10 @@ def test_seconds_are_read_from_an_answer_or_nothing_is(usage: Any, seconds: int 
         ({"usage": {"type": "duration", "seconds": 5}}, 5),
         ({"usage": {"type": "tokens", "seconds": 5}}, None),
         ({"text": "hi", "duration": 8.47}, 9),
-        ({"usage": {"prompt_audio_seconds": 3}, "duration": 8.47}, 3),
+        # The longest of those that it tells.
+        ({"usage": {"prompt_audio_seconds": 3}, "duration": 8.47}, 9),
+        ({"usage": {"prompt_audio_seconds": 30}, "duration": "?"}, 30),
+        ({"usage": {"prompt_audio_seconds": 0}, "duration": -1.0}, None),
         ({"usage": "much"}, None),
     ],
 )

@@ -624,14 +624,48 @@ def test_what_does_not_say_all_is_no_usage(answer: Any) -> None:
             (1_000, 900, 5),
         ),
         ({"input_tokens": 8, "cache_read_input_tokens": "?", "completion_tokens": 5}, None),
-        # So much was written into a cache, with no word on how much went in.
-        ({"completion_tokens": 5, "cache_creation_input_tokens": 500}, (40, 0, 5)),
+        # More was written into a cache than there is prompt: it was beside it.
+        ({"completion_tokens": 5, "cache_creation_input_tokens": 500}, (657, 0, 5)),
+        # Reasoning beside the usual places, and more than was written.
+        ({"completion_tokens": 5, "total_tokens": 37, "reasoning_tokens": 500}, (32, 0, 505)),
+        ({"completion_tokens": 5, "reasoning_output_tokens": 3}, (32, 0, 5)),
+        ({"completion_tokens": 5, "output_token_details": {"reasoning_tokens": 500}}, (32, 0, 505)),
+        ({"completion_tokens": 5, "completion_token_details": {"reasoning_tokens": 500}}, (32, 0, 505)),
     ],
 )
 def test_the_total_and_the_details_tell_what_the_two_counts_leave_out(counted: dict[str, Any], expected: Any) -> None:
     expected = (32, 0, expected) if isinstance(expected, int) else expected
 
     assert tokens({"usage": {"prompt_tokens": 32, **counted}}) == expected
+
+
+# As OpenRouter and LiteLLM tell them; whose request was marked for an hour, and says so or does not.
+@pytest.mark.parametrize(
+    ("counted", "write_e2", "read"),
+    [
+        ({"prompt_tokens_details": {"cache_write_tokens": 80}}, 125, 100 + 20),
+        ({"prompt_tokens_details": {"cache_write_tokens": 80}}, 200, 100 + 80),
+        ({"cache_creation_input_tokens": 80, "cache_creation": {"ephemeral_1h_input_tokens": 80}}, 125, 100 + 80),
+        ({"cache_creation_input_tokens": 80, "cache_creation": {"ephemeral_5m_input_tokens": 80}}, 200, 100 + 20),
+        ({"cache_creation_input_tokens": 80, "ephemeral_1h_input_tokens": 40}, 125, 100 + 40 + 10),
+        ({"ephemeral_1h_input_tokens": 40}, 125, 100 + 40),
+        ({"cache_creation_input_tokens": 1_900}, 200, 100 + 3_800),
+        ({"cacheWriteInputTokens": 80}, 125, 100 + 20),
+    ],
+)
+def test_what_is_written_into_a_cache_costs_by_how_long_it_is_kept(
+    counted: dict[str, Any], write_e2: int, read: int
+) -> None:
+    found = usage.read_tokens({"usage": {"prompt_tokens": 100, "completion_tokens": 5, **counted}}, write_e2=write_e2)
+    assert found is not None
+    assert (found.input_tokens, found.output_tokens) == (read, 5)
+
+
+def test_anthropics_writes_cost_by_how_long_the_request_has_them_kept() -> None:
+    counted = {"input_tokens": 10, "output_tokens": 5, "cache_creation_input_tokens": 100}
+    found = usage.read_tokens({"usage": counted}, write_e2=200)
+    assert found is not None
+    assert found.input_tokens == 10 + 200
 
 
 def test_of_two_blocks_the_larger_count_of_each_kind_wins() -> None:
@@ -721,6 +755,16 @@ def test_the_larger_of_two_counts_costs_no_less_than_either(earlier: Usage, late
     assert 0 <= read.cached_tokens <= read.input_tokens
     assert read.units == read.input_tokens + read.output_tokens
     assert usage.larger(earlier, earlier) == earlier
+
+
+def test_a_count_is_raised_to_what_was_said_before_and_keeps_what_came_from_a_cache() -> None:
+    found = Usage("p", "m", 100, 80, 5, units=105)
+
+    assert usage.raised(found, None) is found
+    assert usage.raised(found, Usage("p", "m", 90, 0, 2, units=92)) == found
+    assert usage.raised(found, Usage("p", "m", 300, 0, 7, units=307)) == Usage("p", "m", 300, 80, 7, units=307)
+    pages = Usage("p", "m", unit="page", units=3)
+    assert usage.raised(pages, found) is pages
 
 
 def test_a_later_smaller_count_takes_nothing_away() -> None:
@@ -858,6 +902,16 @@ def test_whose_count_a_chunk_has(chunk: dict[str, Any], answer: int | None) -> N
         ({"usage": {"prompt_tokens": "x", "completion_tokens": 4}}, (0, 0, 4)),
         ({"usage": {"input_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}}}, (9, 5, 0)),
         ({"usage": {"prompt_tokens": 9, "cached_tokens": 7}}, (9, 7, 0)),
+        # A total holds what was read.
+        ({"usage": {"total_tokens": 9}}, (9, 0, 0)),
+        ({"usage": {"completion_tokens": 4, "total_tokens": 9, "prompt_tokens": None}}, (5, 0, 4)),
+        ({"usage": {"promptTokenCount": 5, "toolUsePromptTokenCount": 4, "thoughtsTokenCount": 3}}, (9, 0, 3)),
+        ({"usage": {"input_tokens": 2, "cache_read_input_tokens": 7, "output_tokens": "?"}}, (9, 7, 0)),
+        ({"usage": {"input_tokens": 2, "cache_creation_input_tokens": 7}}, (9, 0, 0)),
+        ({"choices": [{"usage": {"prompt_tokens": 9}}, "odd"]}, (9, 0, 0)),
+        ({"prompt_eval_count": 9}, (9, 0, 0)),
+        ({"timings": {"prompt_n": 2, "cache_n": 7, "predicted_n": 3}}, (9, 7, 3)),
+        ({"timings": {"prompt_n": 9}, "usage": [9]}, (9, 0, 0)),
         ({"x_groq": {"usage": {"prompt_tokens": 9}}, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}, (9, 0, 2)),
     ],
 )

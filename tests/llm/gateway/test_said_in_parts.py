@@ -1,0 +1,232 @@
+"""Usage of which only a part is said, or that is said beside an error or another model's name: each part is charged.
+
+Calls go on until the cap stops them, or for a while; whatever was sent by then, the ledger has no less than the books.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.models import SpendEntry
+from tests import factories as make
+from tests.llm.gateway.test_overruns import (  # noqa: F401  (fixtures)
+    INPUT,
+    OUTPUT,
+    ask,
+    product,
+    settled,
+    thinker,
+)
+from tests.llm.gateway.test_said_in_between import HEAD, TIMES, chunk, framed, model_of, spent
+from tests.product import Product
+
+DONE = (framed(b"data: [DONE]\n\n"), b"0\r\n\r\n")
+USED = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+MOST_CALLS = 8
+# How Llama 3 cuts ASCII: no token reaches across two pieces.
+PIECES = re.compile(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}| ?[^\sA-Za-z0-9]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def text(model: str = "thinker", **more: Any) -> bytes:
+    return chunk(model=model, choices=[{"index": 0, "delta": {"content": "x"}, "finish_reason": None}], **more)
+
+
+def end(model: str = "thinker", **more: Any) -> bytes:
+    return chunk(model=model, choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], **more)
+
+
+def plain(status: int, said: Any, *, then: tuple[str, ...] = ()) -> Answer:
+    body = json.dumps(said).encode()
+    head = f"HTTP/1.1 {status} As Told\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return Answer(script=[head.encode() + body, *then], tokens=0)
+
+
+def costs(product: Product, booked: BookedUpstream, answer: Answer, each_nanos: int, cap: str, **fields: Any) -> None:  # noqa: F811
+    """Each such call costs so much, and the cap holds but for the one that passes it."""
+    make.budget(cap)
+    key = product.key()
+    booked.usual = answer
+    for _ in range(MOST_CALLS):
+        if ask(product, key, **fields) == 402:
+            break
+    assert settled(booked)
+    assert booked.books.entries
+    assert spent() >= len(booked.books.entries) * each_nanos
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"total_tokens": 10_020},
+        {"completion_tokens": 20, "total_tokens": 10_020},
+        {"prompt_tokens": None, "completion_tokens": 20, "total_tokens": 10_020},
+    ],
+    ids=["total", "total and written", "no number of read"],
+)
+def test_a_total_tells_what_was_read(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    usage: Any,
+    stream: bool,
+) -> None:
+    costs(product, booked, Answer(tokens=20, usage=usage), 10_000 * INPUT + 20 * OUTPUT, "0.005", stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_what_is_said_to_be_read_and_the_text_that_came_add_up(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    stream: bool,
+) -> None:
+    answer = Answer(tokens=230, usage={"prompt_tokens": 1_000})
+    costs(product, booked, answer, 1_000 * INPUT + 230 * OUTPUT, "0.002", stream=stream, max_tokens=256)
+
+
+def test_anthropics_first_count_and_the_text_that_came_add_up(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    def event(kind: str, **more: Any) -> bytes:
+        return framed(f"event: {kind}\ndata: ".encode() + json.dumps({"type": kind} | more).encode() + b"\n\n")
+
+    model_of("claude", "c")
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": []}
+    counted = {"usage": {"input_tokens": 1_000, "output_tokens": 1}}
+    answer = Answer(
+        script=[
+            HEAD,
+            event("message_start", message=message | counted),
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            *[event("content_block_delta", index=0, delta={"type": "text_delta", "text": "7"})] * 230,
+            "close",
+        ],
+        tokens=0,
+    )
+    each_nanos = 1_000 * INPUT + 230 * OUTPUT
+    costs(product, booked, answer, each_nanos, "0.002", stream=True, max_tokens=256, model="claude/c")
+
+
+def test_a_smaller_count_at_the_end_takes_nothing_away(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    first = chunk(choices=[{"index": 0, "delta": {"content": ""}}], usage={"prompt_tokens": 1_000})
+    answer = Answer(script=[HEAD, first, *[text()] * 20, end(usage=USED), *DONE], tokens=0)
+    costs(product, booked, answer, 1_000 * INPUT + 20 * OUTPUT, "0.001", stream=True)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10_000},
+        {"total_tokens": 10_000},
+        {"prompt_tokens": 10_000, "completion_tokens": None},
+        {"prompt_tokens": 10_000, "completion_tokens": 0, "total_tokens": 10_000},
+    ],
+    ids=["read", "total", "nothing of written", "whole"],
+)
+@pytest.mark.parametrize("status", [200, 400, 403, 413, 529])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_an_error_costs_what_is_said_beside_it(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    dialect: str,
+    status: int,
+    usage: dict[str, Any],
+) -> None:
+    error = {"message": "Stopped by the content filter.", "type": "invalid_request_error", "code": "content_filter"}
+    said, name = {"error": error, "usage": usage}, "own/thinker"
+    if dialect == "anthropic":
+        if "prompt_tokens" not in usage:
+            pytest.skip("Anthropic has no total")
+        model_of("claude", "c")
+        used = {"input_tokens": 10_000, "output_tokens": usage.get("completion_tokens")}
+        said, name = {"type": "error", "error": error, "usage": used}, "claude/c"
+    costs(product, booked, plain(status, said), 10_000 * INPUT, "0.004", model=name)
+
+
+@pytest.mark.parametrize("where", ["at its usage", "in its text", "never"])
+def test_the_dearest_model_that_a_stream_names_is_charged(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    where: str,
+) -> None:
+    model_of("own", "dear", times=TIMES)
+    middle, last = (
+        text("dear" if where == "in its text" else "thinker"),
+        "dear" if where == "at its usage" else "thinker",
+    )
+    answer = Answer(script=[HEAD, *[middle] * 20, end(), chunk(model=last, choices=[], usage=USED), *DONE], tokens=0)
+    each_nanos = (10 * INPUT + 20 * OUTPUT) * (1 if where == "never" else TIMES)
+    costs(product, booked, answer, each_nanos, "0.01", stream=True)
+    if where == "never":
+        assert set(SpendEntry.objects.values_list("cost_nanos", flat=True)) == {each_nanos}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_name_that_nobody_knows_makes_nothing_cheaper(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    stream: bool,
+) -> None:
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 20, "total_tokens": 1_020}
+    answer = Answer(tokens=20, model="/models/llama-7b.gguf", usage=usage)
+    costs(product, booked, answer, 1_000 * INPUT + 20 * OUTPUT, "0.001", stream=stream)
+
+
+def test_what_is_kept_for_an_hour_costs_as_such_whether_that_is_told_or_not(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    written = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 1_990}}
+    usage = {"prompt_tokens": 2_000, "completion_tokens": 20, "total_tokens": 2_020} | written
+    marked = {"type": "text", "text": "7" * 2_000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    messages = [{"role": "user", "content": [marked]}]
+    each_nanos = (10 + 2 * 1_990) * INPUT + 20 * OUTPUT
+    costs(product, booked, Answer(tokens=20, usage=usage), each_nanos, "0.004", messages=messages)
+
+
+def test_an_answer_behind_a_status_that_only_begins_is_charged(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    message = {"role": "assistant", "content": "x" * 20}
+    said = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": USED}
+    costs(product, booked, plain(101, said, then=("close",)), 10 * INPUT + 20 * OUTPUT, "0.001")
+
+
+def test_tools_that_a_template_indents_are_held_for(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    parameters = {"type": "object", "properties": {"a": {"default": [[1]] * 1_000}}}
+    tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    read = len(PIECES.findall(json.dumps(tool, indent=4))) + 16
+    make.budget("1.00")
+    booked.next(Answer(tokens=20, usage={"prompt_tokens": read, "completion_tokens": 20, "total_tokens": read + 20}))
+    assert ask(product, product.key(), tools=[tool]) == 200
+    assert settled(booked)
+    assert SpendEntry.objects.get().overage_nanos == 0
+
+
+def test_letters_that_stand_for_many_are_held_for(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    # U+FDFA has 3 bytes, and 18 letters in 4 words where a tokenizer brings it to NFKC.
+    read = 4 * 2_000 + 6
+    make.budget("1.00")
+    booked.next(Answer(tokens=20, usage={"prompt_tokens": read, "completion_tokens": 20, "total_tokens": read + 20}))
+    assert ask(product, product.key(), messages=[{"role": "user", "content": "\ufdfa" * 2_000}]) == 200
+    assert settled(booked)
+    assert SpendEntry.objects.get().overage_nanos == 0
