@@ -68,6 +68,7 @@ class Stream:
         self._unread = b""
         self._deadline: float | None = None
         self._waiting: asyncio.Timeout | None = None
+        self._timed_out = False
         self._stops = False
         self._began = 0.0
         self._last: dict[str, Any] | None = None
@@ -183,6 +184,7 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
+            self._timed_out = not self._stops
             return await self._last_chunk() if self._stops else b""
 
     async def _last_chunk(self) -> bytes:
@@ -217,8 +219,9 @@ class Stream:
     def _pass_on(self, events: Iterable[sse.Event]) -> None:
         data = []
         for event in events:
+            # What has come with the end, and behind it, was written too: some count there.
             data.append(self._passed_on(event))
-            if self._done or self._failed is not None:
+            if self._failed is not None:
                 break
         if self._failed is not None or self._hold.count.overruns:
             # Nothing more is wanted of it.
@@ -251,7 +254,7 @@ class Stream:
         before = self._kept.raw if self._kept else b""
         used = self._hold.reported(event.data)
         self._told.took(event, used, text_bytes=text_bytes)
-        self._note_end()
+        self._note_end(writes=text_bytes > 0)
         self._kept = None if used is None else event
         return before + (event.raw if used is None else b"")
 
@@ -259,13 +262,13 @@ class Stream:
         if error.lost:
             self._hold.count.lose()
 
-    def _note_end(self) -> None:
-        """When all answers have ended, the rest must come soon: some never end their streams."""
-        if not self._told.have_ended:
-            if not self._stops:
-                self._deadline = None
-        else:
-            self._deadline = min(self._deadline or float("inf"), self._loop.time() + ENDED_S)
+    def _note_end(self, *, writes: bool) -> None:
+        """When all answers have ended, the rest must come soon: some never end their streams, some go on after all."""
+        ends_at = self._loop.time() + ENDED_S if self._told.have_ended else None
+        if self._stops:
+            self._deadline = min(filter(None, (self._deadline, ends_at)), default=None)
+        elif ends_at is None or self._deadline is None or writes:
+            self._deadline = ends_at
 
     async def _settle_counted(self) -> bytes:
         """Charge the last usage; the event kept back for it, with what the call cost."""
@@ -277,7 +280,7 @@ class Stream:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
         tail = b""
         if not self._hold.resolved:
-            over = self._done or self._told.have_ended
+            over = self._done or (self._told.have_ended and not (self._told.went_on and self._timed_out))
             if self._told.is_last_word and over:
                 tail = await self._settle_counted()
             else:

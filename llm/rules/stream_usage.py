@@ -14,6 +14,8 @@ class StreamUsage:
         self._answers = answers
         self._by_answer: dict[int, Usage] = {}
         self.ended_answers: set[int] = set()
+        # Text came although all answers had ended: what ends in each of its parts has no end that can be told.
+        self.went_on = False
         # The largest usage that was reported; the last word where no text came after it.
         self.used: Usage | None = None
         self.is_last_word = False
@@ -27,8 +29,9 @@ class StreamUsage:
         """The next event, what it says was used, and how much text it holds."""
         if text_bytes:
             self.is_last_word = False
-            if self.have_ended and not event.finished:
+            if self.have_ended:
                 # It was not the end.
+                self.went_on = True
                 self.ended_answers.clear()
         self.ended_answers.update(event.finished)
         if reported is None:

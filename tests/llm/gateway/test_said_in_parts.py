@@ -15,10 +15,12 @@ from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.models import SpendEntry
 from tests import factories as make
+from tests.llm.gateway.test_chat import streaming
 from tests.llm.gateway.test_overruns import (  # noqa: F401  (fixtures)
     INPUT,
     OUTPUT,
     ask,
+    held_nanos,
     product,
     settled,
     thinker,
@@ -194,6 +196,46 @@ def test_what_is_kept_for_an_hour_costs_as_such_whether_that_is_told_or_not(
     messages = [{"role": "user", "content": [marked]}]
     each_nanos = (10 + 2 * 1_990) * INPUT + 20 * OUTPUT
     costs(product, booked, Answer(tokens=20, usage=usage), each_nanos, "0.004", messages=messages)
+
+
+def test_a_reason_to_stop_in_every_chunk_ends_nothing(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    """As Gemini's first API has it, and proxies in front of it."""
+    written, times = 50, 10
+    part = b"".join([chunk(choices=[{"index": 0, "delta": {"content": "7"}, "finish_reason": "stop"}])] * written)
+    usage = {"prompt_tokens": 10, "completion_tokens": written * times, "total_tokens": 10 + written * times}
+    steps = [HEAD, *[part, 0.25] * times, chunk(choices=[], usage=usage), *DONE]
+    make.budget("1.00")
+    booked.next(Answer(script=steps, tokens=0))
+    body = {"model": "own/thinker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1_000}
+    with streaming(product, product.key(), **body) as response:
+        assert response.read().count(b'"7"') == written * times
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 10 * INPUT + written * times * OUTPUT)
+
+
+def test_what_ends_in_every_chunk_and_then_is_silent_is_cut(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    part = chunk(choices=[{"index": 0, "delta": {"content": "7"}, "finish_reason": "stop"}])
+    make.budget("1.00")
+    booked.next(Answer(script=[HEAD, *[part, 0.1] * 5, 30.0], tokens=0))
+    assert ask(product, product.key(), stream=True) == 200
+    assert settled(booked)
+    assert (SpendEntry.objects.get().reason, SpendEntry.objects.get().cost_nanos) == ("upstream_cut", held_nanos())
+
+
+def test_a_usage_behind_the_end_counts_where_it_has_come_with_it(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    used = chunk(choices=[], usage={"prompt_tokens": 1_000, "completion_tokens": 1, "total_tokens": 1_001})
+    answer = Answer(script=[HEAD, end(), DONE[0] + used, DONE[1]], tokens=0)
+    costs(product, booked, answer, 1_000 * INPUT + OUTPUT, "0.001", stream=True)
 
 
 def test_an_answer_behind_a_status_that_only_begins_is_charged(
