@@ -11,9 +11,15 @@ from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
 from llm.catalogue import snapshot
 from llm.models import Model, Price, ProviderEndpoint
-from llm.providers import endpoints
+from llm.providers import endpoints, registry
 from tests import factories as make
 from tests.product import Product, eventually
+
+
+@pytest.fixture(autouse=True)
+def follows_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product finds a new endpoint soon: set before it starts, which other fixtures do."""
+    monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.1)
 
 
 @pytest.fixture

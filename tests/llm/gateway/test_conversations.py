@@ -17,7 +17,7 @@ from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
 from governance.models import Reservation, SpendEntry
 from llm.models import ProviderEndpoint
-from llm.providers import endpoints, registry
+from llm.providers import endpoints
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, holds_by_the_books, ledger_nanos
 from tests.llm.gateway.test_chat import chunks_of, nothing_is_held, streaming
@@ -28,11 +28,6 @@ USER = {"role": "user", "content": "What is it like in Zug?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 USAGE = {"prompt_tokens": 14, "completion_tokens": 3, "total_tokens": 17}
 SIGNATURE = {"google": {"thought_signature": "c2lnbmF0dXJl" * 40}}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.05)
 
 
 @pytest.fixture

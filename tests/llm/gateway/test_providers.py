@@ -21,7 +21,7 @@ from governance.models import BudgetWindow, Reservation, SpendEntry
 from llm.catalogue import snapshot
 from llm.gateway.application import gateway
 from llm.models import Model, Price, ProviderEndpoint
-from llm.providers import endpoints, registry
+from llm.providers import endpoints
 from llm.rules.stream_count import UNTIL_IT_STOPS
 from llm.sandbox import Sandbox
 from tests import factories as make
@@ -544,11 +544,6 @@ def test_what_only_mistral_knows_is_translated(product: Product, fakes: dict[str
     assert not {"random_seed", "safe_prompt", "metadata", "max_tokens"} & set(sent)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.05)
-
-
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": "https://example.com/a.png"}]}]
 
 
@@ -565,7 +560,7 @@ def test_a_picture_that_costs_66_000_tokens_passes_no_cap(product: Product, fake
 
 
 def test_pictures_are_refused_where_nobody_knows_what_they_cost(
-    quick: None, product: Product, fakes: dict[str, Fake], settings: Any, monkeypatch: pytest.MonkeyPatch
+    product: Product, fakes: dict[str, Fake], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = serve("likes", "some-vl")
     # Its likes take `max_tokens`, which OpenAI refuses.
@@ -594,7 +589,7 @@ def test_pictures_are_refused_where_nobody_knows_what_they_cost(
 
 
 def test_a_provider_that_an_operator_adds_is_called_without_a_restart(
-    quick: None, product: Product, fakes: dict[str, Fake], settings: Any
+    product: Product, fakes: dict[str, Fake], settings: Any
 ) -> None:
     serve("own", "gpt-oss")
     key = product.key()
