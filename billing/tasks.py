@@ -39,5 +39,5 @@ def report_usage() -> int:
 
 @shared_task
 def review_usage() -> int:
-    """Note late corrections, as far back as Stripe takes them; how many hours changed."""
+    """Note late corrections, as far back as calls may be reported; how many hours changed."""
     return outbox.write(now=timezone.now(), reach=outbox.LATE)

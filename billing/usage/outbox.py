@@ -26,6 +26,7 @@ from governance import alerts, audit
 from governance.audit import Actor
 from governance.models import SpendRollup
 from governance.queries.sums import LongSum
+from governance.rules.reports import OLDEST_REPORT
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ State = MeterEvent.State
 SETTLING = timedelta(minutes=5)
 # How far back a run looks for hours that changed: the usual one, and the one that finds late corrections.
 FRESH = timedelta(days=2)
-LATE = usage.OLDEST_STAMP
 DAY = timedelta(days=1)
+LATE = OLDEST_REPORT + DAY
 # Longer than a call to Stripe can take with all its tries.
 CLAIM = timedelta(minutes=5)
 # A run ends by itself well before the worker would end it.
@@ -367,7 +368,7 @@ def _begin_anew(row: MeterEvent, now: datetime) -> None:
 def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
     """The same usage under an identifier of its own; its units stay those of the row it replaces."""
     meter = row.meter
-    too_old = row.stamped_at < now - LATE
+    too_old = row.stamped_at < now - usage.OLDEST_STAMP
     sequence = _sequences(meter, row.hour, row.hour + usage.HOUR)[row.hour]
     return MeterEvent.objects.create(
         meter=meter,

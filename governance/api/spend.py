@@ -41,12 +41,10 @@ from governance.queries.spend import GROUPS, MEASURES, TimeRange
 from governance.rules import money
 from governance.rules.calls import Usage
 from governance.rules.errors import OverBound
-from governance.rules.reports import ReportTrust
+from governance.rules.reports import OLDEST_REPORT, ReportTrust
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
-# What is older is no news but a mistake, and its hour may be proved and purged already.
-OLDEST_REPORT = timedelta(days=400)
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from governance.rules.decision import WindowView
@@ -17,6 +18,8 @@ from governance.rules.scopes import PLATFORM
 # budget for each user bounds nothing.
 FIXED_SCOPES = frozenset({"tenant", "key"})
 
+# What is older is no news but a mistake.
+OLDEST_REPORT = timedelta(days=400)
 # The reason of the line that an accepted report becomes.
 ACCEPTED_REPORT = "report_accepted"
 # Of the ids of holds that agents make for calls of their own; those of the gateway's calls are of another version.

@@ -234,6 +234,7 @@ class CallUsage:
             self.quote,
             hides=entry is None
             or bounds.hides_output(entry)
+            or self.estimate.hides
             or self.estimate.tokens_beside > 0
             or self.estimate.overran_tokens > 0
             or ("reasoning" in self.estimate.needs and not is_mistrals),

@@ -9,7 +9,7 @@ import orjson
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import bounds, openai_dialect, sse, thinking, unreadable
+from llm.rules import bounds, openai_dialect, request_fields, sse, thinking, unreadable
 from llm.rules.bounds import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
@@ -57,7 +57,8 @@ class OpenAICompatible(HttpProvider):
             # What stands behind such an endpoint may keep prompts, as Anthropic does.
             estimate = replace(estimate, input_e2=bounds.write_price_e2(request.payload))
         body = openai_dialect.shape(request, model=request.model, native=self._native)
-        estimate = replace(estimate, tokens_beside=thinking.tokens_beside(body))
+        hides = request_fields.hides_tokens(body)
+        estimate = replace(estimate, tokens_beside=thinking.tokens_beside(body), hides=hides)
         if estimate.whole_context:
             return estimate
         # Whatever such a field is for: a byte is a token.

@@ -107,6 +107,8 @@ class Estimate:
     echoed_bytes: int = 0
     # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`, or UNMEASURED.
     asked: frozenset[str] = frozenset()
+    # The text of its answer does not tell how many tokens were written.
+    hides: bool = False
     # How many inputs there are that a model reads each by itself.
     inputs: int = 1
     # The most that one call can use of what is not counted in tokens.

@@ -70,6 +70,18 @@ def lengthening(names: Collection[str], *, answers: int, tools: bool, extra: boo
     return frozenset(word for word, asked in flags.items() if asked)
 
 
+# What steers a model to tokens that no text shows: marks of its own have no letters.
+_STEER = frozenset({"logit_bias", "ignore_eos", "min_tokens"})
+
+
+def hides_tokens(body: Mapping[str, Any]) -> bool:
+    """Whether an answer does not tell how many tokens were written: some are steered, or are not to be shown."""
+    reasoning = body.get("reasoning")
+    asked = reasoning if isinstance(reasoning, Mapping) else {}
+    is_unshown = body.get("include_reasoning") is False or bool(asked.get("exclude")) or bool(asked.get("summary"))
+    return is_unshown or any(body.get(name) for name in _STEER)
+
+
 # What multiplies or lengthens an answer, but for the values that ask for nothing: they are left out.
 _WITHOUT_EFFECT: Mapping[str, Any] = {"best_of": 1, "echo": False, "use_beam_search": False}
 _ANYWHERE = frozenset[str]().union(*KNOWN.values())

@@ -17,7 +17,7 @@ from llm.rules.usage import LONGEST_TOKEN_BYTES
 UNTIL_IT_STOPS = 48
 NOTICES_AFTER_S = 0.25
 # What comes in less time is no pace yet.
-PACED_OVER_S = 2.0
+PACED_OVER_S = 0.25
 # Of a model that may think unseen, a pause so long within its answer was no network's.
 THINKS_FOR_S = 1.0
 # Marks around one answer, and around each of its tool calls with its id, that its text does not show.

@@ -32,7 +32,8 @@ class StreamUsage:
             if self.have_ended:
                 # It was not the end.
                 self.went_on = True
-                self.ended_answers.clear()
+                if not event.finished:
+                    self.ended_answers.clear()
         self.ended_answers.update(event.finished)
         if reported is None:
             return

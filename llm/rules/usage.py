@@ -115,8 +115,9 @@ def _least(block: Mapping[str, Any]) -> Usage:
     written = most(*_OUTPUT, "predicted_n") + most(*_MORE_OUTPUT)
     cached = max(_counted_in(block, _INPUT_DETAILS, ("cached_tokens", "cache_read")), most(*_CACHED_INSIDE))
     beside = most(*_CACHED_BESIDE, "cache_n")
-    # By its total it has read what it is not said to have written.
-    read = max(most(*_INPUT, "prompt_n") + most(*_MORE_INPUT), most(*_TOTAL) - written)
+    # By a total alone it has read what it is not said to have written.
+    is_told = any(count(block.get(name)) is not None for name in (*_INPUT, "prompt_n"))
+    read = most(*_INPUT, "prompt_n") + most(*_MORE_INPUT) if is_told else max(0, most(*_TOTAL) - written)
     if _is_anthropics(block) or "cache_n" in block:
         read += beside + most("cache_creation_input_tokens")
     return _usage(read, max(cached, beside), written)
@@ -307,13 +308,16 @@ def _of_block(block: Mapping[str, Any], *, writes: bool, write_e2: int) -> tuple
 
 
 def _written(block: Mapping[str, Any], total: int | None) -> int | None:
-    """What a block says was written; None where it does not, or its total alone can be read. Raises _Unreadable."""
+    """What a block says was written, beside a total what can be read of it; None where that is nothing.
+
+    Raises _Unreadable.
+    """
     try:
         return _said(block, _OUTPUT)
     except _Unreadable:
         if total is None:
             raise
-        return None
+        return max((tokens for name in _OUTPUT if (tokens := count(block.get(name))) is not None), default=None)
 
 
 def _prompt(block: Mapping[str, Any], write_e2: int) -> tuple[int | None, int, int]:

@@ -107,6 +107,17 @@ class TestWriting:
         assert outbox.write(now=READY, reach=outbox.LATE) == 1
         assert MeterEvent.objects.get().hour == TEN
 
+    @pytest.mark.parametrize("days", [1, 33, 40, 399])
+    def test_what_is_reported_late_is_told_however_late_it_may_be(self, acme: Tenant, days: int) -> None:
+        UsageMeter.objects.update(since=TEN - timedelta(days=500))
+        at = TEN - timedelta(days=days)
+        ledger.record(factories.reporting("5", by=factories.caller(acme), occurred_at=at), now=TEN)
+        outbox.write(now=READY, reach=outbox.LATE)
+        row = MeterEvent.objects.get()
+        assert (row.hour, row.units) == (at, 5_000_000)
+        # Stripe takes no older stamp.
+        assert row.stamped_at >= READY - timedelta(days=35)
+
     def test_what_another_tenant_spends_is_its_own(self, stripe: FakeMeters) -> None:
         customer(factories.tenant("globex"))
         factories.tenant("nobody")

@@ -25,7 +25,7 @@ from tests.llm.gateway.test_overruns import (  # noqa: F401  (fixtures)
     settled,
     thinker,
 )
-from tests.llm.gateway.test_said_in_between import HEAD, TIMES, chunk, framed, model_of, spent
+from tests.llm.gateway.test_said_in_between import HEAD, TIMES, chunk, framed, leave, model_of, spent
 from tests.product import Product
 
 DONE = (framed(b"data: [DONE]\n\n"), b"0\r\n\r\n")
@@ -272,3 +272,26 @@ def test_letters_that_stand_for_many_are_held_for(
     assert ask(product, product.key(), messages=[{"role": "user", "content": "\ufdfa" * 2_000}]) == 200
     assert settled(booked)
     assert SpendEntry.objects.get().overage_nanos == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logit_bias": {"2": 100, "55": 99}, "ignore_eos": True},
+        {"include_reasoning": False},
+        {"reasoning": {"exclude": True}},
+    ],
+    ids=["steered", "thoughts left out", "thoughts excluded"],
+)
+def test_who_asks_for_tokens_that_no_text_shows_is_charged_the_hold_when_it_leaves(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    fields: dict[str, Any],
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=None, unseen_tokens=1_500, pace=200.0, head_after_s=0.2))
+    assert leave(product, key, max_tokens=2_000, **fields) == 200
+    assert settled(booked)
+    assert spent() == held_nanos()
+    assert spent() >= booked.books.spent_nanos

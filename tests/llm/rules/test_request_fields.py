@@ -90,3 +90,22 @@ def test_fields_of_other_kinds_of_requests_are_told() -> None:
     assert request_fields.of_others(["model", "messages", "input"], kind="embedding") == ["messages"]
     # A user's name is taken with every kind.
     assert [request_fields.of_others(["user"], kind=kind) for kind in request_fields.KNOWN] == [[]] * 5
+
+
+@pytest.mark.parametrize(
+    ("body", "hides"),
+    [
+        ({}, False),
+        ({"logit_bias": {}, "ignore_eos": False, "min_tokens": 0, "include_reasoning": True, "reasoning": {}}, False),
+        ({"reasoning": {"effort": "low"}}, False),
+        ({"reasoning": "much"}, False),
+        ({"logit_bias": {"2": 100}}, True),
+        ({"ignore_eos": True}, True),
+        ({"min_tokens": 5}, True),
+        ({"include_reasoning": False}, True),
+        ({"reasoning": {"exclude": True}}, True),
+        ({"reasoning": {"summary": "auto"}}, True),
+    ],
+)
+def test_whose_text_does_not_tell_how_many_tokens_were_written(body: dict[str, Any], hides: bool) -> None:
+    assert request_fields.hides_tokens(body) == hides

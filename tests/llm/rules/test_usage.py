@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from governance.rules.calls import Usage
@@ -866,6 +866,31 @@ def test_no_answer_breaks_the_reader(answer: Any, writes: bool) -> None:
             assert 0 <= found.cached_tokens <= found.input_tokens <= 2**53
             assert 0 <= found.output_tokens <= 2**53
             assert found.units > 0
+
+
+NAMES = (
+    *usage._INPUT,
+    *usage._OUTPUT,
+    *usage._TOTAL,
+    *usage._MORE_INPUT,
+    *usage._MORE_OUTPUT,
+    *usage._CACHED_INSIDE,
+    *usage._CACHED_BESIDE,
+    *usage._WRITTEN,
+)
+COUNTS = st.sampled_from((0, 1, 5, 10, 50, 1_000, "7", 12.0, None, -1, "x", 2**60))
+BLOCKS = st.dictionaries(st.sampled_from(NAMES), COUNTS, min_size=1, max_size=5)
+
+
+@given(block=BLOCKS, other=BLOCKS)
+@settings(max_examples=500)
+@example(block={"prompt_tokens": 10, "completion_tokens": 40, "output_tokens": -1, "total_tokens": 11}, other={"x": 1})
+def test_what_is_read_is_never_below_what_can_be_read_of_it(block: dict[str, Any], other: dict[str, Any]) -> None:
+    answer = {"usage": block, "x_groq": {"usage": other}}
+    whole, least = usage.read_tokens(answer), usage.least_tokens(answer)
+    if whole is not None and least is not None:
+        assert whole.input_tokens >= least.input_tokens
+        assert whole.output_tokens >= least.output_tokens
 
 
 def test_answers_that_are_counted_one_by_one_have_one_prompt_and_each_its_output() -> None:
