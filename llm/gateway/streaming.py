@@ -223,11 +223,11 @@ class Stream:
             data.append(self._passed_on(event))
             if self._failed is not None:
                 break
-        if self._failed is not None or self._hold.count.overruns:
+        if self._failed is not None:
             # Nothing more is wanted of it.
-            if self._failed is None:
-                self._hold.cut(UPSTREAM_OVERRUN)
             self._answer.close()
+        elif self._hold.count.overruns:
+            self._hold.cut(UPSTREAM_OVERRUN)
         self._send(b"".join(data))
 
     def _send(self, data: bytes) -> None:
