@@ -187,7 +187,7 @@ class Hold:
                 return await self.settle_seen(error.reason)
             self._holds.doubt(self.usage.served.place, error.reason, found)
             return await self._settle(self._whole(error.reason))
-        charge = self._dearest(charge, charge.usage, self._named)
+        charge = self._dearest(charge, charge.usage, self._named - {found.model if found else ""})
         if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
             self._holds.tokenizers.distrust(self.usage.served.entry)
         return await self._settle(self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule))

@@ -19,7 +19,7 @@ from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.rules import mistral_dialect, sse
 from llm.rules.mistral_dialect import DialectError, Request
 from llm.rules.tool_calls import ANTHROPICS_IDS, with_ids
-from llm.rules.usage import anthropic_prompt, count
+from llm.rules.usage import anthropic_input, count
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4_096
@@ -131,21 +131,28 @@ def unseen_bytes(content: Any, shown: Iterable[Any]) -> int:
     return max(0, written - sum(map(sse.answer_bytes, shown)))
 
 
-def usage(counted: Any) -> dict[str, Any]:
-    """The tokens as chat completions count them: cached ones are part of the prompt, see `anthropic_prompt`.
+_WRITES = ("cache_creation_input_tokens", "cache_creation")
 
-    What cannot be read is left out, so that nobody takes it for zero.
+
+def usage(counted: Any) -> dict[str, Any]:
+    """The tokens as chat completions count them: those that a cache had a part in are part of the prompt.
+
+    What was written into one stays told, for it costs more. What cannot be read is left out, so that nobody takes it
+    for zero.
     """
     if not isinstance(counted, Mapping):
         return {}
     counts: dict[str, Any] = {}
-    if prompt := anthropic_prompt(counted):
-        counts |= {"prompt_tokens": prompt[0], "prompt_tokens_details": {"cached_tokens": prompt[1]}}
+    read = anthropic_input(counted)
+    if read is not None:
+        prompt = read.plain + read.read + read.written
+        counts |= {"prompt_tokens": prompt, "prompt_tokens_details": {"cached_tokens": read.read}}
+        counts |= {name: counted[name] for name in _WRITES if counted.get(name)}
     output = count(counted.get("output_tokens"))
     if output is not None:
         counts["completion_tokens"] = output
-    if prompt and output is not None:
-        counts["total_tokens"] = prompt[0] + output
+    if read is not None and output is not None:
+        counts["total_tokens"] = prompt + output
     details = counted.get("output_tokens_details")
     if isinstance(details, dict):
         counts["completion_tokens_details"] = {"reasoning_tokens": count(details.get("thinking_tokens")) or 0}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from governance.rules.calls import Usage
 from llm.rules.mistral_dialect import PROVIDER
@@ -198,29 +198,38 @@ def count(value: Any) -> int | None:
     return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
-def anthropic_prompt(counted: Mapping[str, Any], *, write_e2: int = WRITE_E2) -> tuple[int, int] | None:
-    """(prompt tokens, those read from a cache) of a usage block of Anthropic's; None where they cannot be read.
+class AnthropicInput(NamedTuple):
+    """Input tokens as Anthropic counts them: `plain` are those that no cache had a part in."""
 
-    Its `input_tokens` are what no cache had a part in. A token written into one costs 1.25 input tokens, 2 where it is
-    kept for an hour: it counts as that many, and as `write_e2` hundredths where nobody says how long.
-    """
+    plain: int
+    read: int
+    written: int
+    # Of those written into a cache, where that is told.
+    for_minutes: int
+    for_an_hour: int
+
+
+def anthropic_input(counted: Mapping[str, Any]) -> AnthropicInput | None:
+    """What a usage block of Anthropic's says was read; None where that cannot be read."""
     by_age = counted.get("cache_creation")
     aged = by_age if isinstance(by_age, Mapping) else {}
     try:
         plain = _said(counted, ("input_tokens",))
         read = _said(counted, ("cache_read_input_tokens",)) or 0
         written = _said(counted, ("cache_creation_input_tokens",)) or 0
-        for_minutes = _said(aged, ("ephemeral_5m_input_tokens",)) or 0
-        for_an_hour = _said(aged, ("ephemeral_1h_input_tokens",)) or 0
+        for_minutes, for_an_hour = (_said(aged, (name,)) or 0 for name in _WRITTEN_BY_AGE)
     except _Unreadable:
         return None
     if plain is None:
         return None
-    return plain + read + _weighted(written, for_minutes, for_an_hour, write_e2), read
+    return AnthropicInput(plain, read, max(written, for_minutes + for_an_hour), for_minutes, for_an_hour)
 
 
 def _weighted(written: int, for_minutes: int, for_an_hour: int, write_e2: int) -> int:
-    """Input tokens that cost as much as those that were written into a cache."""
+    """Input tokens that cost as much as those that were written into a cache.
+
+    One costs 1.25 input tokens, 2 where it is kept for an hour, `write_e2` hundredths where nobody says how long.
+    """
     untold = max(0, written - for_minutes - for_an_hour)
     return -(-(for_minutes * WRITE_E2 + for_an_hour * WRITE_1H_E2 + untold * write_e2) // 100)
 
@@ -329,11 +338,11 @@ def _prompt(block: Mapping[str, Any], write_e2: int) -> tuple[int | None, int, i
     prompts = [_said(block, _INPUT)]
     beside = 0
     if _is_anthropics(block):
-        counted = anthropic_prompt(block, write_e2=write_e2)
+        counted = anthropic_input(block)
         if counted is None:
             raise _Unreadable
-        prompts.append(counted[0])
-        inside = max(inside, counted[1])
+        prompts.append(counted.plain + counted.read + _weighted(*counted[2:], write_e2))
+        inside = max(inside, counted.read)
     else:
         beside = _said(block, _CACHED_BESIDE) or 0
     hit, miss = (count(block.get(f"prompt_cache_{name}_tokens")) for name in ("hit", "miss"))

@@ -186,16 +186,26 @@ def test_a_name_that_nobody_knows_makes_nothing_cheaper(
     costs(product, booked, answer, 1_000 * INPUT + 20 * OUTPUT, "0.001", stream=stream)
 
 
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_what_is_kept_for_an_hour_costs_as_such_whether_that_is_told_or_not(
     product: Product,  # noqa: F811
     booked: BookedUpstream,
+    dialect: str,
 ) -> None:
     written = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 1_990}}
-    usage = {"prompt_tokens": 2_000, "completion_tokens": 20, "total_tokens": 2_020} | written
+    usage: dict[str, Any] = {"prompt_tokens": 2_000, "completion_tokens": 20, "total_tokens": 2_020} | written
+    answer, name = Answer(tokens=20, usage=usage), "own/thinker"
+    if dialect == "anthropic":
+        model_of("claude", "c")
+        said = {"id": "m", "type": "message", "role": "assistant", "model": "c", "stop_reason": "end_turn"}
+        usage = {"input_tokens": 10, "cache_creation_input_tokens": 1_990, "output_tokens": 20}
+        content = [{"type": "text", "text": "7" * 20}]
+        answer, name = plain(200, said | {"content": content, "usage": usage}), "claude/c"
     marked = {"type": "text", "text": "7" * 2_000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     messages = [{"role": "user", "content": [marked]}]
     each_nanos = (10 + 2 * 1_990) * INPUT + 20 * OUTPUT
-    costs(product, booked, Answer(tokens=20, usage=usage), each_nanos, "0.004", messages=messages)
+    costs(product, booked, answer, each_nanos, "0.004", messages=messages, model=name)
+    assert set(SpendEntry.objects.values_list("cost_nanos", "certainty")) == {(each_nanos, "confirmed")}
 
 
 def test_a_reason_to_stop_in_every_chunk_ends_nothing(

@@ -305,12 +305,12 @@ def test_parts_of_a_schema_that_are_no_objects_are_left_to_the_api_to_judge() ->
 
 
 @pytest.mark.parametrize(
-    ("counted", "prompt", "cached"),
+    ("counted", "prompt", "cached", "charged", "charged_for_an_hour"),
     [
-        ({"input_tokens": 10, "output_tokens": 5}, 10, 0),
-        ({"input_tokens": 10, "cache_read_input_tokens": 90, "output_tokens": 5}, 100, 90),
+        ({"input_tokens": 10, "output_tokens": 5}, 10, 0, 10, 10),
+        ({"input_tokens": 10, "cache_read_input_tokens": 90, "output_tokens": 5}, 100, 90, 100, 100),
         # A token written to the cache costs 1.25 input tokens, and 2 where it stays for an hour.
-        ({"input_tokens": 10, "cache_creation_input_tokens": 100, "output_tokens": 5}, 10 + 125, 0),
+        ({"input_tokens": 10, "cache_creation_input_tokens": 100, "output_tokens": 5}, 110, 0, 10 + 125, 10 + 200),
         (
             {
                 "input_tokens": 10,
@@ -318,17 +318,29 @@ def test_parts_of_a_schema_that_are_no_objects_are_left_to_the_api_to_judge() ->
                 "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 100},
                 "output_tokens": 5,
             },
-            10 + 202,
+            111,
             0,
+            10 + 202,
+            10 + 202,
         ),
         # What was written is more than the sum says, and part of it for an hour.
-        ({"input_tokens": 10.0, "cache_creation": {"ephemeral_1h_input_tokens": "100"}, "output_tokens": "5"}, 210, 0),
+        (
+            {"input_tokens": 10.0, "cache_creation": {"ephemeral_1h_input_tokens": "100"}, "output_tokens": "5"},
+            110,
+            0,
+            210,
+            210,
+        ),
     ],
 )
-def test_usage(counted: dict[str, Any], prompt: int, cached: int) -> None:
+def test_usage(counted: dict[str, Any], prompt: int, cached: int, charged: int, charged_for_an_hour: int) -> None:
     found = anthropic_dialect.usage(counted)
     assert (found["prompt_tokens"], found["prompt_tokens_details"]["cached_tokens"]) == (prompt, cached)
     assert found["total_tokens"] == found["prompt_tokens"] + found["completion_tokens"]
+    for write_e2, tokens in ((125, charged), (200, charged_for_an_hour)):
+        read = read_tokens({"usage": found}, write_e2=write_e2)
+        assert read is not None
+        assert (read.input_tokens, read.cached_tokens, read.output_tokens) == (tokens, cached, 5)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +375,7 @@ def test_a_stream_never_counts_fewer_tokens_than_it_did() -> None:
         assert not [chunk for chunk in translator.feed(sse.Event(b"", data)) if (chunk.data or {}).get("usage")]
     [end] = translator.feed(sse.Event(b"", {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}))
     counted = (end.data or {})["usage"]
-    assert (counted["prompt_tokens"], counted["completion_tokens"]) == (35, 20)
+    assert (counted["prompt_tokens"], counted["completion_tokens"]) == (34, 20)
 
     broken = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": "many"}}
     [end] = translator.feed(sse.Event(b"", broken))
