@@ -241,6 +241,7 @@ class CallUsage:
             shows_all=is_mistrals,
             keeps_texts=self.tokenizer is not None and self.counts_answer,
             echoed_bytes=self.estimate.echoed_bytes,
+            withheld_bytes=self.estimate.withheld_bytes,
         )
 
     @property

@@ -388,7 +388,7 @@ class _GovernedCall:
         elif hold.was_told or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
             # A part of one, or one that writes nothing.
             await hold.settle_whole("upstream_failed")
-        elif upstream.shows_no_work(answer):
+        elif upstream.shows_no_work(answer) and not forbidden.is_billed(data):
             await hold.release()
         else:
             await hold.settle_whole("upstream_failed")

@@ -107,6 +107,8 @@ class Estimate:
     echoed_bytes: int = 0
     # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`, or UNMEASURED.
     asked: frozenset[str] = frozenset()
+    # Bytes of an answer at most that are not shown before its end: they may become what it is to stop at.
+    withheld_bytes: int = 0
     # The text of its answer does not tell how many tokens were written.
     hides: bool = False
     # How many inputs there are that a model reads each by itself.
@@ -241,7 +243,12 @@ def chat(
     thinking_tokens = 0 if payload.get("max_tokens") else default_thinking_tokens
     try:
         bounded = _bounded_chat(payload, default_max_tokens)
-        return replace(bounded, reserve_unbounded=reserve_unbounded, thinking_tokens=thinking_tokens)
+        return replace(
+            bounded,
+            reserve_unbounded=reserve_unbounded,
+            thinking_tokens=thinking_tokens,
+            withheld_bytes=_withheld_bytes(payload),
+        )
     except UnboundedInput:
         if not reserve_unbounded or _holds_audio(payload):
             raise
@@ -254,6 +261,7 @@ def chat(
         whole_context=True,
         thinking_tokens=thinking_tokens,
         echoed_bytes=_echoed_bytes(payload["messages"]),
+        withheld_bytes=_withheld_bytes(payload),
     )
 
 
@@ -280,6 +288,14 @@ def _echoed_bytes(messages: Sequence[Mapping[str, Any]]) -> int:
     content = last.get("content") if last.get("prefix") else None
     texts = content if isinstance(content, list) else [{"text": content}]
     return sum(len(text.encode()) for part in texts if isinstance(text := part.get("text"), str))
+
+
+def _withheld_bytes(payload: Mapping[str, Any]) -> int:
+    """vLLM shows no end of a text that may begin with what it is to stop at."""
+    stop = payload.get("stop")
+    texts = stop if isinstance(stop, list) else [stop]
+    longest = max((len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str)), default=0)
+    return max(0, longest - 1)
 
 
 def chat_texts(payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -353,6 +369,7 @@ def fim(payload: Mapping[str, Any], *, default_max_tokens: int = DEFAULT_MAX_TOK
         max_tokens=payload.get("max_tokens") or default_max_tokens,
         n=payload.get("n") or 1,
         texts=texts,
+        withheld_bytes=_withheld_bytes(payload),
     )
 
 

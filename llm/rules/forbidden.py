@@ -25,10 +25,20 @@ _ABOUT_KEY = re.compile(
 )
 
 
+# Azure bills what its content filter refuses, prompt and answer
+# (https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter).
+_BILLED = b"ResponsibleAIPolicyViolation"
+
+
 class About(StrEnum):
     REQUEST = "request"
     KEY = "key"
     UNCLEAR = "unclear"
+
+
+def is_billed(body: bytes) -> bool:
+    """Whether a refusal is one of those that cost what an answer does."""
+    return _BILLED in body
 
 
 def about(body: bytes) -> About:

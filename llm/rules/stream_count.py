@@ -28,7 +28,8 @@ class StreamCount:
     """Keeps up with one answer. `hides`: the model writes what its answer does not show, so nobody can count along.
 
     `shows_all`: it is known to show what it writes, if at its end. `keeps_texts`: somebody will count them.
-    `echoed_bytes`: each answer may begin with so many of the request's.
+    `echoed_bytes`: each answer may begin with so many of the request's. `withheld_bytes`: so many may have been written
+    that are shown at its end.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class StreamCount:
         shows_all: bool = True,
         keeps_texts: bool = False,
         echoed_bytes: int = 0,
+        withheld_bytes: int = 0,
     ) -> None:
         self._quote = quote
         self._hides = hides or quote.max_tokens is None
@@ -48,6 +50,9 @@ class StreamCount:
         # Of them, what the model has certainly written.
         self.written_bytes = 0
         self._echoed_bytes = quote.answers * echoed_bytes
+        self._withheld_bytes = withheld_bytes
+        # Parts of an answer without a text, each of which some send for a token.
+        self._bare_parts = 0
         # Tool calls that have begun.
         self._calls = 0
         # Seconds after the first part: the last text, and now; the longest time without any in between.
@@ -70,6 +75,7 @@ class StreamCount:
         self._echoed_bytes -= echoed_bytes
         self.written_bytes += written_bytes - echoed_bytes
         self._calls += sse.begun_calls(answer)
+        self._bare_parts += not more_bytes and bool(sse.choices_of(answer))
         self.passed(seconds)
         if more_bytes and seconds:
             self._longest_pause_s = max(self._longest_pause_s, seconds - self._text_at)
@@ -137,7 +143,7 @@ class StreamCount:
         """
         if self._hides or not self.arrived_bytes or (cut and self._keeps_back):
             return None
-        written = self.arrived_bytes - self._saved
+        written = self.arrived_bytes - self._saved + (self._bare_parts + self._withheld_bytes if cut else 0)
         marks = MARKS * self._quote.answers + CALL_MARKS * self._calls
         written_on = 0
         if cut:

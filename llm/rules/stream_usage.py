@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from governance.rules.calls import Usage
 from llm.rules import usage
 from llm.rules.sse import Event
@@ -40,5 +42,9 @@ class StreamUsage:
         if event.data is not None and (index := usage.counted_answer(event.data)) is not None:
             self._by_answer[index] = reported
             reported = usage.together(self._by_answer.values())
-        self.used = usage.larger(self.used, reported)
+        earlier = self.used
+        if earlier and reported and earlier.input_tokens == reported.input_tokens and not earlier.cached_tokens:
+            # Some say only at the end what of it came from a cache.
+            earlier = replace(earlier, cached_tokens=reported.cached_tokens)
+        self.used = usage.larger(earlier, reported)
         self.is_last_word = True

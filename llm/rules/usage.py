@@ -31,8 +31,8 @@ _OUTPUT = (
     "outputTokens",
 )
 _TOTAL = ("total_tokens", "totalTokenCount", "total_token_count", "totalTokens")
-# Gemini counts these beside its prompt, and beside what it answers.
-_MORE_INPUT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+# Gemini counts these beside its prompt, and beside what it answers; Perplexity what it cites.
+_MORE_INPUT = ("toolUsePromptTokenCount", "tool_use_prompt_token_count", "citation_tokens")
 _MORE_OUTPUT = ("thoughtsTokenCount", "thoughts_token_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = (
@@ -118,8 +118,10 @@ def _least(block: Mapping[str, Any]) -> Usage:
     # By a total alone it has read what it is not said to have written.
     is_told = any(count(block.get(name)) is not None for name in (*_INPUT, "prompt_n"))
     read = most(*_INPUT, "prompt_n") + most(*_MORE_INPUT) if is_told else max(0, most(*_TOTAL) - written)
-    if _is_anthropics(block) or "cache_n" in block:
-        read += beside + most("cache_creation_input_tokens")
+    if _is_anthropics(block):
+        names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        read = max(read, sum(map(most, names)))
+    read += most("cache_n")
     return _usage(read, max(cached, beside), written)
 
 

@@ -305,3 +305,39 @@ def test_who_asks_for_tokens_that_no_text_shows_is_charged_the_hold_when_it_leav
     assert settled(booked)
     assert spent() == held_nanos()
     assert spent() >= booked.books.spent_nanos
+
+
+@pytest.mark.parametrize("parts", ["bare", "none"])
+def test_what_is_withheld_for_a_long_stop_is_charged_when_its_client_leaves(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    parts: str,
+) -> None:
+    """vLLM holds back as many letters as the longest `stop` has, less one."""
+    withheld, shown = 180, 12
+    bare = chunk(choices=[{"index": 0, "delta": {"content": ""}, "finish_reason": None}])
+    word = chunk(choices=[{"index": 0, "delta": {"content": "word"}, "finish_reason": None}])
+    first = [bare] * withheld if parts == "bare" else []
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(script=[HEAD, word, 0.2, *first, *[word, 0.02] * shown, *[bare, 0.05] * 40], tokens=0))
+    body = {"model": "own/thinker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1_000}
+    with streaming(product, key, stop=["x" * (4 * withheld + 1)], **body) as response:
+        for _ in response.iter_lines():
+            break
+    assert settled(booked)
+    assert spent() >= (withheld + 1) * OUTPUT
+
+
+def test_what_azures_content_filter_refuses_is_billed(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    inner = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"jailbreak": {"filtered": True}}}
+    error = {"message": "The prompt was filtered.", "code": "content_filter", "status": 400, "innererror": inner}
+    make.budget("1.00")
+    booked.next(plain(400, {"error": error}))
+    assert ask(product, product.key()) == 400
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("estimated", held_nanos())

@@ -52,8 +52,8 @@ def test_a_stream_across_the_end_of_a_month_settles_in_the_old_one(product: Prod
         assert "[DONE]" in "".join(lines)
     march, april = BudgetWindow.objects.filter(tenant=owner).order_by("starts_at")
     assert (march.closed_at, april.starts_at, april.closed_at) == (MIDNIGHT, MIDNIGHT, None)
-    # The stream's hold is older than the other call's, and its charge is younger.
-    second, first = SpendEntry.objects.order_by("recorded_at", "id").values_list("cost_nanos", flat=True)
+    # The stream's hold is older than the other call's.
+    first, second = SpendEntry.objects.order_by("reservation__reserved_at").values_list("cost_nanos", flat=True)
     assert march.settled_nanos == first > 0
     assert april.settled_nanos == second > 0
     # In UTC it is still March: one window has both.

@@ -932,3 +932,13 @@ def test_what_a_template_indents_has_so_many_tokens_more() -> None:
     assert bounds.indents(None) == bounds.indents([]) == 0
     # Three pairs of brackets and one comma.
     assert bounds.indents([{"a": [1, 2]}]) == 7 * bounds.TOKENS_PER_INDENT
+
+
+@pytest.mark.parametrize(
+    ("stop", "withheld_bytes"),
+    [(None, 0), ([], 0), ("", 0), ("\n\n", 1), (["a", "ééé"], 5), (["x" * 700, "y"], 699), ("\ud83d", 2)],
+)
+def test_the_longest_text_to_stop_at_may_be_withheld(stop: Any, withheld_bytes: int) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}], "stop": stop}
+    assert bounds.chat(chat).withheld_bytes == withheld_bytes
+    assert bounds.fim({"prompt": "a", "stop": stop}).withheld_bytes == withheld_bytes

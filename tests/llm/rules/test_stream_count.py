@@ -223,3 +223,13 @@ def test_each_tool_call_has_marks_of_its_own() -> None:
     count.arrived(20, begun)
     count.arrived(20, {"choices": [{"delta": {"tool_calls": "odd"}}, {"delta": None}]})
     assert count.tokens(cut=False) == 40 + MARKS + 2 * CALL_MARKS
+
+
+def test_what_is_withheld_and_parts_without_a_text_count_where_an_answer_is_cut() -> None:
+    count = StreamCount(QUOTE, withheld_bytes=20)
+    count.arrived(40, part("a" * 40))
+    for _ in range(3):
+        count.arrived(0, part(""))
+    count.arrived(0, {"usage": {}})
+    assert count.tokens(cut=False) == 40 + MARKS
+    assert count.tokens(cut=True) == 40 + 3 + 20 + MARKS + max(UNTIL_IT_STOPS, 63)

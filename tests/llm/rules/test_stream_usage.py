@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from governance.rules.calls import Usage
@@ -47,3 +48,15 @@ def test_usage_of_each_answer_is_added_up() -> None:
         choice = {"index": index, "usage": {}}
         told.took(Event(b"", {"choices": [choice]}), used(5), text_bytes=0)
     assert told.used == used(10)
+
+
+def test_what_came_from_a_cache_may_be_told_at_the_end_alone() -> None:
+    told = StreamUsage(1)
+    for cached_tokens in (0, 0, 8):
+        counted = replace(used(5), input_tokens=10, cached_tokens=cached_tokens)
+        told.took(Event(b"", {"usage": {}, "choices": []}), counted, text_bytes=0)
+    assert told.used is not None
+    assert told.used.cached_tokens == 8
+    # Once it is told, less of it makes nothing cheaper.
+    told.took(Event(b"", {"usage": {}, "choices": []}), replace(told.used, cached_tokens=2), text_bytes=0)
+    assert told.used.cached_tokens == 2

@@ -626,6 +626,8 @@ def test_what_does_not_say_all_is_no_usage(answer: Any) -> None:
         ({"input_tokens": 8, "cache_read_input_tokens": "?", "completion_tokens": 5}, None),
         # More was written into a cache than there is prompt: it was beside it.
         ({"completion_tokens": 5, "cache_creation_input_tokens": 500}, (657, 0, 5)),
+        # What Perplexity cites is input beside the prompt.
+        ({"completion_tokens": 5, "total_tokens": 37, "citation_tokens": 1_000}, (1_032, 0, 5)),
         # Reasoning beside the usual places, and more than was written.
         ({"completion_tokens": 5, "total_tokens": 37, "reasoning_tokens": 500}, (32, 0, 505)),
         ({"completion_tokens": 5, "reasoning_output_tokens": 3}, (32, 0, 5)),
