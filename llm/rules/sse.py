@@ -38,9 +38,10 @@ _ABOUT_ANSWER = frozenset(
     governor type code request_id created_at done_reason""".split()  # noqa: SIM905
 )
 _ABOUT_CHOICE = frozenset(
-    """index finish_reason native_finish_reason stop_reason matched_stop logprobs content_filter_results usage role id
-    type""".split()  # noqa: SIM905
+    """index finish_reason native_finish_reason stop_reason matched_stop logprobs content_filter_results
+    content_filter_offsets token_ids prompt_token_ids usage role id type""".split()  # noqa: SIM905
 )
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 # Names that give text its place. All others, and numbers, may be the model's: arguments that come unpacked.
 _PLACES = frozenset(
     """delta message content text thinking reasoning reasoning_content refusal tool_calls function name
@@ -399,7 +400,10 @@ def _plain_texts(value: Any) -> Iterator[str]:
 
 
 def _text_bytes(value: Any, about: frozenset[str]) -> int:
-    """Bytes of every text in a value, but for what is under the names `about`; in arguments names are the model's."""
+    """Bytes of every text in a value, but for what is under the names `about`; in arguments names are the model's.
+
+    Elsewhere a field that holds nothing is a server's form.
+    """
     total = 0
     waiting = [(value, about)]
     while waiting:
@@ -410,7 +414,7 @@ def _text_bytes(value: Any, about: frozenset[str]) -> int:
             waiting += [(inner, about) for inner in value]
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if name not in about:
+                if name not in about and (inner not in _EMPTY or about is _NOTHING):
                     waiting.append((inner, _NOTHING if name in _ARGUMENTS else about))
                     if name not in _PLACES:
                         waiting.append((name, about))

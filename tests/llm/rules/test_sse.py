@@ -366,6 +366,9 @@ def test_an_event_writes_where_it_has_an_answer() -> None:
         ({"choices": [{"text": "abc"}, {"index": 1, "delta": {"content": "é"}}]}, 5),
         ({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {"city": 12, "on": None}}}]}}]}, 8),
         ({"choices": ["abc"]}, 3),
+        # What holds nothing is a server's form.
+        ({"choices": [{"token_ids": [1, 2], "message": {"content": "abc", "annotations": [], "audio": None}}]}, 3),
+        ({"choices": [{"content_filter_offsets": {"start_offset": 1}, "delta": {"mood": "", "word": {}}}]}, 0),
         ({"choices": [{"logprobs": {"content": "abc"}}]}, 0),
         ({"choices": [{"delta": {"content": "\ud800"}}]}, 3),
         ({"more": [True, 1.5]}, 7),
