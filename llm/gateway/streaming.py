@@ -37,6 +37,8 @@ UPSTREAM_OVERRUN = "upstream_overrun"
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
 # A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
 ENDED_S = 1.5
+# Where the end came with a text: some say so in every part.
+ENDED_IN_TEXT_S = 15.0
 # How long a connection may take to end after the stream on it has, to serve again.
 CLOSING_S = 0.25
 
@@ -68,7 +70,8 @@ class Stream:
         self._unread = b""
         self._deadline: float | None = None
         self._waiting: asyncio.Timeout | None = None
-        self._timed_out = False
+        # Its time was over before it ended; it ended by itself, in good order.
+        self._timed_out = self._is_whole = False
         self._stops = False
         self._began = 0.0
         self._last: dict[str, Any] | None = None
@@ -160,6 +163,7 @@ class Stream:
                 self._pass_on(self._reader.feed(chunk))
             if not self._done:
                 self._pass_on(self._last_events())
+            self._is_whole = not (self._stops or self._timed_out)
         except ProviderError as error:
             ended = error.code
             self._note_loss(error)
@@ -184,7 +188,7 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
-            self._timed_out = not self._stops
+            self._timed_out = True
             return await self._last_chunk() if self._stops else b""
 
     async def _last_chunk(self) -> bytes:
@@ -264,7 +268,8 @@ class Stream:
 
     def _note_end(self, *, writes: bool) -> None:
         """When all answers have ended, the rest must come soon: some never end their streams, some go on after all."""
-        ends_at = self._loop.time() + ENDED_S if self._told.have_ended else None
+        after_s = ENDED_IN_TEXT_S if self._told.ends_in_text else ENDED_S
+        ends_at = self._loop.time() + after_s if self._told.have_ended else None
         if self._stops:
             self._deadline = min(filter(None, (self._deadline, ends_at)), default=None)
         elif ends_at is None or self._deadline is None or writes:
@@ -280,7 +285,8 @@ class Stream:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
         tail = b""
         if not self._hold.resolved:
-            over = self._done or (self._told.have_ended and not (self._told.went_on and self._timed_out))
+            is_unclear = self._told.went_on or (self._told.ends_in_text and not self._timed_out)
+            over = self._done or (self._told.have_ended and (self._is_whole or not is_unclear))
             if self._told.is_last_word and over:
                 tail = await self._settle_counted()
             else:

@@ -16,8 +16,9 @@ class StreamUsage:
         self._answers = answers
         self._by_answer: dict[int, Usage] = {}
         self.ended_answers: set[int] = set()
-        # Text came although all answers had ended: what ends in each of its parts has no end that can be told.
-        self.went_on = False
+        # Text came although all answers had ended: what ends in each of its parts has no end that can be told. Of a
+        # part that has both nobody knows yet.
+        self.went_on = self.ends_in_text = False
         # The largest usage that was reported; the last word where no text came after it.
         self.used: Usage | None = None
         self.is_last_word = False
@@ -37,6 +38,7 @@ class StreamUsage:
                 if not event.finished:
                     self.ended_answers.clear()
         self.ended_answers.update(event.finished)
+        self.ends_in_text = self.ends_in_text or bool(text_bytes and event.finished)
         if reported is None:
             return
         if event.data is not None and (index := usage.counted_answer(event.data)) is not None:

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.models import SpendEntry
+from llm.gateway import streaming as streaming_module
 from tests import factories as make
 from tests.llm.gateway.test_chat import streaming
 from tests.llm.gateway.test_overruns import (  # noqa: F401  (fixtures)
@@ -227,16 +228,40 @@ def test_a_reason_to_stop_in_every_chunk_ends_nothing(
     assert (row.certainty, row.cost_nanos) == ("confirmed", 10 * INPUT + written * times * OUTPUT)
 
 
-def test_what_ends_in_every_chunk_and_then_is_silent_is_cut(
+@pytest.mark.parametrize("usage", [True, False], ids=["usage in each", "no usage"])
+@pytest.mark.parametrize("how", ["leaves", "reset", "silent"])
+def test_what_ends_in_every_chunk_and_then_breaks_off_is_cut(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    usage: bool,
+) -> None:
+    monkeypatch.setattr(streaming_module, "ENDED_IN_TEXT_S", 0.5)
+    steps: list[Any] = [HEAD]
+    for written in range(20, 100, 20):
+        choice = {"index": 0, "delta": {"content": "7" * 20}, "finish_reason": "stop"}
+        used = {"prompt_tokens": 10, "completion_tokens": written, "total_tokens": 10 + written}
+        steps += [chunk(choices=[choice], **({"usage": used} if usage else {})), 0.1]
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(script=[*steps, 0.4, "reset"] if how == "reset" else [*steps, 30.0], tokens=0))
+    assert (leave(product, key) if how == "leaves" else ask(product, key, stream=True)) == 200
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    # Nobody knows what was written meanwhile.
+    assert row.certainty == "estimated"
+    assert row.cost_nanos >= held_nanos()
+
+
+def test_a_pause_after_a_text_that_says_it_is_the_last_ends_nothing(
     product: Product,  # noqa: F811
     booked: BookedUpstream,
 ) -> None:
     part = chunk(choices=[{"index": 0, "delta": {"content": "7"}, "finish_reason": "stop"}])
-    make.budget("1.00")
-    booked.next(Answer(script=[HEAD, *[part, 0.1] * 5, 30.0], tokens=0))
-    assert ask(product, product.key(), stream=True) == 200
-    assert settled(booked)
-    assert (SpendEntry.objects.get().reason, SpendEntry.objects.get().cost_nanos) == ("upstream_cut", held_nanos())
+    answer = Answer(script=[HEAD, part, 2.0, part, chunk(choices=[], usage=USED), *DONE], tokens=0)
+    costs(product, booked, answer, 10 * INPUT + 20 * OUTPUT, "0.00004", stream=True)
+    assert SpendEntry.objects.first().certainty == "confirmed"
 
 
 def test_a_usage_behind_the_end_counts_where_it_has_come_with_it(

@@ -34,6 +34,7 @@ def test_text_after_all_have_ended_says_that_it_was_no_end() -> None:
     told.took(event(), None, text_bytes=1)
     told.took(event(1), None, text_bytes=1)
     assert told.have_ended
+    assert told.ends_in_text
     assert not told.went_on
     told.took(event(1), None, text_bytes=1)
     assert told.have_ended
