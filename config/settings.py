@@ -146,6 +146,7 @@ REQUIRE_TOTP = check.boolean(env, "REQUIRE_TOTP", default=False)
 SESSION_IDLE_S = check.seconds(env, "SESSION_IDLE_S", default=1_800, minimum=60)
 SESSION_LIFETIME_S = check.seconds(env, "SESSION_LIFETIME_S", default=43_200, minimum=60)
 SESSION_COOKIE_AGE = SESSION_LIFETIME_S
+SESSION_ENGINE = "config.session_store"
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 CSRF_FAILURE_VIEW = "config.unknown_paths.no_csrf"
