@@ -6,6 +6,7 @@ Django would take a body of any size first, into a file where it is large, and a
 from __future__ import annotations
 
 import asyncio
+import logging
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 
@@ -14,12 +15,15 @@ import uuid_utils.compat as uuids
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
+from django.db import DatabaseError, InterfaceError, connection
 
 from billing.inbox import envelope
 from governance.api import authentication
 from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
 
 WEBHOOKS = "/api/webhooks/"
 # So much may come from anybody: a form to sign in with, a mistaken key's request.
@@ -52,6 +56,9 @@ def gate(django: Application) -> Application:
             body = await _body(scope, headers, receive)
         except bodies.ClientGone:
             return
+        except (DatabaseError, InterfaceError):
+            log.exception("a large body's caller could not be looked up")
+            await _refuse(send, 503, "database_unavailable", answers.MESSAGES["database_unavailable"], [])
         except _Unknown:
             message = "Send a key that is known here before a body of this size."
             await _refuse(send, 401, "authentication_required", message, [(b"www-authenticate", b"Bearer")])
@@ -92,9 +99,17 @@ async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> 
 
 async def _is_known(headers: dict[bytes, bytes]) -> bool:
     """True; raises _Unknown for a caller without a key that works, or a session."""
-    if not await sync_to_async(_has_key_or_session)(headers):
+    if not await sync_to_async(_looked_up)(headers):
         raise _Unknown
     return True
+
+
+def _looked_up(headers: dict[bytes, bytes]) -> bool:
+    """Outside of Django's requests, at whose ends a connection that broke is dropped."""
+    try:
+        return _has_key_or_session(headers)
+    finally:
+        connection.close_if_unusable_or_obsolete()
 
 
 def _has_key_or_session(headers: dict[bytes, bytes]) -> bool:

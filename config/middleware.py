@@ -47,15 +47,16 @@ class RequestIdMiddleware:
 
 
 class Utf8Middleware:
-    """Answers 415 where a content type names another charset, which Django would decode a form by."""
+    """Answers 415 where a content type has no end, or names another charset, which Django would decode a form by."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if charsets.is_utf_8(request.META.get("CONTENT_TYPE", "")):
+        problem = charsets.problem(request.META.get("CONTENT_TYPE", ""))
+        if not problem:
             return self.get_response(request)
-        told = errors.body("unsupported_media_type", charsets.SENTENCE, "content-type", request)
+        told = errors.body("unsupported_media_type", problem, "content-type", request)
         return JsonResponse(told, status=415)
 
 

@@ -34,8 +34,8 @@ class ExactJson(JSONParser):
     storable = True
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
-        if not charsets.is_utf_8(media_type or ""):
-            raise UnsupportedMediaType(media_type or "", charsets.SENTENCE)
+        if problem := charsets.problem(media_type or ""):
+            raise UnsupportedMediaType(media_type or "", problem)
         bounds = JsonBounds(
             depth=settings.MAX_JSON_DEPTH, values=settings.MAX_JSON_VALUES, fields=settings.MAX_JSON_FIELDS
         )

@@ -8,10 +8,14 @@ _UTF_8 = re.compile(r"utf[-_]?8", re.IGNORECASE)
 # A parameter of a content type, quoted or not, as lenient as any reader of one may be.
 _CHARSET = re.compile(r"""(?:^|[;,\s])charset\*?\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|'([^']*)'?|([^;,\s]*))""", re.IGNORECASE)
 
-SENTENCE = "Bodies are UTF-8 here: send `charset=utf-8`, or no charset."
+LONGEST = 1_000
 
 
-def is_utf_8(content_type: str) -> bool:
-    """Whether a content type names no other charset than UTF-8."""
+def problem(content_type: str) -> str:
+    """What is wrong with a content type: it has no end, or names another charset than UTF-8; empty where nothing is."""
+    if len(content_type) > LONGEST:
+        return f"The Content-Type may have at most {LONGEST:,} characters."
     named = ("".join(found).strip() for found in _CHARSET.findall(content_type))
-    return all(_UTF_8.fullmatch(name) for name in named)
+    if all(_UTF_8.fullmatch(name) for name in named):
+        return ""
+    return "Bodies are UTF-8 here: send `charset=utf-8`, or no charset."

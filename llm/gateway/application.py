@@ -68,8 +68,8 @@ class GatewayApplication(Gateway):
         raise errors.not_found(_advice(path))
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
-        if not charsets.is_utf_8(exchange.header("content-type")):
-            raise errors.unsupported(charsets.SENTENCE, param="content-type")
+        if problem := charsets.problem(exchange.header("content-type")):
+            raise errors.unsupported(problem, param="content-type")
         identity = await self.identify(exchange)
         asked = Asked(exchange, identity)
 

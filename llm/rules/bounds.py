@@ -11,8 +11,10 @@ from __future__ import annotations
 import binascii
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -626,8 +628,14 @@ def _text_bytes(text: str) -> int:
     """UTF-8 bytes of a text, as it is or in a normal form that tokenizers bring it to, whichever are most."""
     if text.isascii():
         return len(text)
-    forms = (text, *(unicodedata.normalize(form, text) for form in _FORMS if not unicodedata.is_normalized(form, text)))
-    return max(len(each.encode()) for each in forms)
+    # Letter by letter: of a text with many marks in a row no normal form is made in any reasonable time, and what is
+    # put together is never longer than its parts.
+    return sum(times * _longest_bytes(letter) for letter, times in Counter(text).items())
+
+
+@lru_cache(maxsize=16_384)
+def _longest_bytes(letter: str) -> int:
+    return max(len(form.encode()) for form in (letter, *(unicodedata.normalize(form, letter) for form in _FORMS)))
 
 
 def _json_bytes(value: Any) -> int:

@@ -100,13 +100,15 @@ class _Reader:
         self._start, self._stop = start, stop
 
     def end(self) -> None:
+        if any(len(value) > charsets.LONGEST for value in self._headers.values()):
+            raise _malformed(f"a part's header has more than {charsets.LONGEST:,} characters")
         kind, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if kind != b"form-data" or not options.get(b"name"):
             raise _malformed("a part has no name")
         if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN_ENCODINGS:
             raise _malformed("a part is encoded")
-        if not charsets.is_utf_8(self._headers.get(b"content-type", b"").decode("latin-1")):
-            raise DialectError(charsets.SENTENCE, "content-type", WRONG_CHARSET)
+        if problem := charsets.problem(self._headers.get(b"content-type", b"").decode("latin-1")):
+            raise DialectError(problem, "content-type", WRONG_CHARSET)
         name = options[b"name"].decode("latin-1")
         self.fields.append(Field(name, self._start, self._stop, is_file=b"filename" in options))
 

@@ -139,7 +139,9 @@ class _Encoder:
 
     def count(self, text: str) -> int:
         """See `llm.rules.exact_count.Tokenizer`. Never more than the text's bytes."""
-        if self._composes and not unicodedata.is_normalized("NFC", text):
+        # Many marks in a row take for ever to be brought into order.
+        marked = self._composes and any(map(unicodedata.combining, set(text)))
+        if marked or (self._composes and not unicodedata.is_normalized("NFC", text)):
             return utf8_bytes(text)
         try:
             ids = self._encode(text)

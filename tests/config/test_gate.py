@@ -10,8 +10,10 @@ from typing import Any
 import httpx2 as httpx
 import orjson
 import pytest
+from django.db import OperationalError
 from django.test import Client
 
+from governance.api import authentication
 from tests import factories as make
 from tests.product import Product
 
@@ -96,3 +98,21 @@ def test_nothing_is_decoded_by_a_codec_that_a_client_names(path: str, type: str,
 
     assert answer.status_code == 415
     assert answer.json()["error"]["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("path", ["/api/spend", "/admin/login/", "/v1/chat/completions", "/v1/audio/transcriptions"])
+def test_a_content_type_has_an_end(product: Product, path: str) -> None:
+    kind = "multipart/form-data; boundary=x" + ";" * 60_000
+    headers = {"authorization": f"Bearer {product.key()}", "content-type": kind}
+    answer = httpx.post(product.url + path, content=b"a", headers=headers, timeout=30)
+    assert answer.status_code == 415
+    assert "1,000 characters" in answer.json()["error"]["message"]
+
+
+def test_whose_key_nobody_can_look_up_is_told_so(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: str) -> None:
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(authentication, "key_of", away)
+    answer = send(product, "/api/spend", LARGE, key="sg_x")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")

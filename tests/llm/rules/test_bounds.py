@@ -942,3 +942,9 @@ def test_the_longest_text_to_stop_at_may_be_withheld(stop: Any, withheld_bytes: 
     chat = {"messages": [{"role": "user", "content": "a"}], "stop": stop}
     assert bounds.chat(chat).withheld_bytes == withheld_bytes
     assert bounds.fim({"prompt": "a", "stop": stop}).withheld_bytes == withheld_bytes
+
+
+def test_marks_in_any_order_are_counted_in_no_time() -> None:
+    """To bring so many into order takes hours."""
+    text = "a" + "\u0301" * 100_000 + "\u0327" * 100_000
+    assert bounds.chat({"messages": [{"role": "user", "content": text}]}).text_tokens >= 400_001

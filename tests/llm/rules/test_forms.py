@@ -140,3 +140,8 @@ def test_what_is_no_form_stays_as_it_is_for_comparing() -> None:
     for kind in ("application/json; boundary=edge", "multipart/form-data", "multipart/mixed; boundary=edge"):
         assert forms.canonical(body, kind) == body
     assert forms.canonical(body, KIND) == b"----"
+
+
+def test_a_parts_headers_have_an_end() -> None:
+    with pytest.raises(DialectError, match="1,000"):
+        forms.read(form(('Content-Disposition: form-data; name="a"' + ";" * 1_000, b"1")), KIND)
