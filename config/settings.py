@@ -138,8 +138,8 @@ AXES_RESET_ON_SUCCESS = True
 AXES_ENABLE_ACCESS_FAILURE_LOG = True
 # Its tables have pages of ours.
 AXES_ENABLE_ADMIN = False
-# The log names who tried, and from where; passwords are never in it.
-AXES_SENSITIVE_PARAMETERS: list[str] = []
+# The log names who tried, and from where; passwords and codes are never in it.
+AXES_SENSITIVE_PARAMETERS = ["password1", "password2", "old_password", "new_password1", "new_password2", "code"]
 AXES_VERBOSE = False
 OTP_TOTP_ISSUER = "Spend Governor"
 REQUIRE_TOTP = check.boolean(env, "REQUIRE_TOTP", default=False)

@@ -97,9 +97,12 @@ def checked(key: str) -> str:
         raise KeyMalformed(f"it {error.message}") from error
 
 
-def digest(*, method: str, path: str, agent: str, body: bytes) -> str:
-    """What a key stands for. The agent that a key is bound to belongs to it: another's answer is not handed out."""
-    head = "\n".join((method, path.rstrip("/"), agent, ""))
+def digest(*, method: str, path: str, agent: str, body: bytes, whom: Sequence[str] = ()) -> str:
+    """What a key stands for. The agent that a key is bound to, and `whom` it is for, belong to it.
+
+    Another's answer is not handed out.
+    """
+    head = "\n".join((method, path.rstrip("/"), agent, *whom, ""))
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 

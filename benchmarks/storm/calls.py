@@ -35,6 +35,11 @@ class Call:
     seen: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def surely_streams(self) -> bool:
+        """Whether it asks for a stream; of one that asks oddly the product may answer either way."""
+        return self.stream and self.lie not in ("two streams", "odd stream")
+
+    @property
     def label(self) -> str:
         return f"call-{self.number}"
 

@@ -7,8 +7,9 @@ its peer had gone, and answers longer than they were allowed to be.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.storm.acts import Act
 from benchmarks.storm.behaviours import BY_NAME
@@ -199,7 +200,7 @@ def still_held(evidence: Evidence) -> Iterator[Breach]:
         if not is_own(row["id"]):
             call = evidence.calls_by_request.get(row["id"])
             running = any(entry["ended_at"] is None for entry in evidence.books_by_request.get(row["id"], ()))
-            if running and call is not None and (call.once or not call.stream):
+            if running and call is not None and (call.once or not call.surely_streams):
                 # It waits for a whole answer, which may be of use yet.
                 continue
             yield Breach("still held", row["id"], f"held {nanos(row['amount_nanos'])}", evidence.described(row["id"]))
@@ -211,7 +212,7 @@ def left_running(evidence: Evidence) -> Iterator[Breach]:
     """Soon after the client of a stream has gone, the upstream's connection is closed."""
     for entry in evidence.books:
         call = evidence.calls_by_label.get(entry["label"])
-        if call is None or call.whole or call.once or not call.stream or call.lie == "two streams":
+        if call is None or call.whole or call.once or not call.surely_streams:
             continue
         evidence.judged["an upstream left running"] += 1
         ended_at = entry["gone_at"] or entry["ended_at"] or evidence.now
@@ -261,13 +262,22 @@ def admitted_while_stopped(evidence: Evidence) -> Iterator[Breach]:
         evidence.judged["admitted while stopped"] += 1
         for row in evidence.rows["reservations"]:
             covered = _covers(stop, row["tenant__slug"], row["agent"])
-            if covered and stop.done_at < row["reserved_at"] < until:
+            if covered and stop.done_at < row["reserved_at"] and _seen_at(evidence, row) < until:
                 detail = f"{row['reserved_at'] - stop.done_at:.3f} s after {stop.about}"
                 yield Breach("admitted while stopped", row["id"], detail, evidence.described(row["id"]))
         for act in evidence.acts:
             meanwhile = act.kind == "extend" and act.ok and stop.done_at < act.sent_at and act.done_at < until
             if meanwhile and _covers(stop, act.about["tenant"], act.about["agent"]):
                 yield Breach("admitted while stopped", act.about["reservation"], f"extended after {stop.about}")
+
+
+def _seen_at(evidence: Evidence, row: Mapping[str, Any]) -> float:
+    """When a call had certainly been admitted: its upstream was asked, or its agent was answered."""
+    asked = (entry["began_at"] for entry in evidence.books_by_request.get(row["id"], ()))
+    answered = (
+        act.done_at for act in evidence.acts if act.kind == "reserve" and act.ok and act.said["id"] == row["id"]
+    )
+    return min((*asked, *answered), default=row["reserved_at"])
 
 
 def not_cut(evidence: Evidence) -> Iterator[Breach]:

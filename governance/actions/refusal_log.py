@@ -25,7 +25,7 @@ from governance.models import RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
-from governance.rules.names import KINDS, OF_A_CALL
+from governance.rules.names import OF_A_CALL
 from governance.rules.remedies import Remedy, remedy
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ PAUSE_S = 0.25
 AGENTS_WORTH = 20
 # Of how many groups the rest is counted by itself until it is written.
 MOST_COUNTED = 10_000
-# What is kept of the tools of a call.
-MOST_TOOLS, LONGEST_TOOL = 100, KINDS["tool"].most
+# What is kept of the tools of a call: a row is bounded by more than its number.
+MOST_TOOLS, LONGEST_TOOL = 20, 64
 MINUTE = timedelta(minutes=1)
 PURGE_BATCH = 5_000
 

@@ -148,7 +148,7 @@ class Decisions(ControlView):
         """A dry run: nothing is held and nothing is written."""
         asked = self.valid(DecisionRequest, request.data)
         caller = caller_of(self.by, asked)
-        decision = ledger.dry_run(caller, call_of(asked, caller), now=self.now)
+        decision = ledger.dry_run(caller, call_of(asked, caller, self.by.audience), now=self.now)
         return Response(decided(decision, asked["model"], audience=self.by.audience))
 
 
@@ -169,7 +169,7 @@ def _refusal(decision: Decision, audience: Audience) -> refusals.Refusal:
     return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience)
 
 
-def call_of(asked: dict[str, Any], caller: Caller) -> Call:
+def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
     """The call that a request describes, priced by its estimate or by its token counts."""
     overrun_quote = None
     if "estimated_cost" in asked:
@@ -192,6 +192,7 @@ def call_of(asked: dict[str, Any], caller: Caller) -> Call:
         forced_tool=asked["forced_tool"],
         allow_downgrade=asked["allow_downgrade"],
         overrun_quote=overrun_quote,
+        shows_amounts=audience.show_amounts,
     )
 
 

@@ -156,7 +156,7 @@ class Reservations(RefusingView, OnceView):
         operation = Reserve(
             reservation_id=id,
             caller=caller,
-            call=call_of(asked, caller),
+            call=call_of(asked, caller, self.by.audience),
             provider=asked["provider"],
             ttl_s=asked.get("ttl_s"),
             trust=trust_in(self.by),

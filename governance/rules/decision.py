@@ -190,6 +190,8 @@ class Call:
     # Why the caller may not call at all (paused, suspended, revoked), or nothing.
     blocked: Reason = Reason.NONE
     alternatives: tuple[str, ...] = ()
+    # Whether the caller may know what its tenant's budgets have left.
+    shows_amounts: bool = True
     # The prices where models are known to pass their bounds; None: nobody asks for that.
     overrun_quote: Callable[[Sequence[ModelOverrun]], Quoter] | None = None
 
@@ -287,7 +289,7 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     if len(candidates) > 1 and not call.allow_downgrade:
         return refuse(Action.HARD_STOP, Reason.DOWNGRADE_REFUSED, reached[-1][1][0].view, asked)
 
-    chosen = _choose(candidates, views)
+    chosen = _choose(candidates, views, shows_amounts=call.shows_amounts)
     if chosen is Action.IN_FLIGHT:
         waiting = refuse(chosen, Reason.BUDGET_IN_FLIGHT, tightest(views), candidates[-1])
         return replace(waiting, wanted_nanos=candidates[-1].cost_nanos)
@@ -381,7 +383,7 @@ def _fits(quote: Quote, views: Sequence[WindowView]) -> bool:
     return all(view.admits(quote.cost_nanos) for view in views)
 
 
-def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote | Action:
+def _choose(candidates: Sequence[Quote], views: Sequence[WindowView], *, shows_amounts: bool) -> Quote | Action:
     """What to reserve, or why nothing can be: the money is used up, or held by calls in flight."""
     # The last one is what the policy asks for; an earlier model is taken only where it alone fits.
     for quote in reversed(candidates):
@@ -389,7 +391,7 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView]) -> Quote |
             return quote
     if any(all(view.would_admit_alone(quote.cost_nanos) for view in views) for quote in candidates):
         return Action.IN_FLIGHT
-    if clamped := _clamp(candidates, views, room_nanos=lambda view: view.room_nanos):
+    if clamped := _clamp(candidates, views, room_nanos=lambda view: view.room_nanos, shows_amounts=shows_amounts):
         return clamped
     later = _clamp(candidates, views, room_nanos=lambda view: view.room_nanos + view.reserved_nanos)
     return Action.IN_FLIGHT if later else Action.HARD_STOP
@@ -411,12 +413,16 @@ def _action(*, degraded: bool, removed: bool, pressed: bool) -> Action:
 
 
 def _clamp(
-    candidates: Sequence[Quote], views: Sequence[WindowView], *, room_nanos: Callable[[WindowView], int]
+    candidates: Sequence[Quote],
+    views: Sequence[WindowView],
+    *,
+    room_nanos: Callable[[WindowView], int],
+    shows_amounts: bool = True,
 ) -> Quote | None:
     """The last candidate with as many output tokens as the money covers, where every policy allows that.
 
-    What the platform's budget covers is rounded down to a power of two: the bound is told to the client, which could
-    reckon to the cent from it what all tenants have left.
+    What a budget covers whose amounts the caller is not shown (the platform's; its tenant's, if that wishes so) is
+    rounded down to a power of two: the bound is told to the client, which could reckon from it what is left.
     """
     if any(view.spent_out or not view.policy.clamp for view in views):
         return None
@@ -425,7 +431,7 @@ def _clamp(
     least = max(view.policy.clamp_min_tokens for view in views)
     if quote is None or quote.max_tokens is None or quote.max_tokens < least:
         return None
-    if narrowest.scope_type == PLATFORM:
+    if narrowest.scope_type == PLATFORM or not shows_amounts:
         return quote.with_most(max(least, 1 << quote.max_tokens.bit_length() - 1))
     return quote
 

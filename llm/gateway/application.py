@@ -115,9 +115,10 @@ def _advice(path: str) -> str:
     there_is_none = f"There is no {path[:200]} here"
     if path == "/v1":
         return f"{there_is_none}: this is the base address, to which a client adds /chat/completions or /models."
-    if instead := routes.meant(path):
+    instead = routes.meant(path)
+    if instead and (instead != "/v1" or not path.startswith("/v1/")):
         return f"{there_is_none}: the base address of this API ends in /v1, so this would be {instead}."
-    return f"{there_is_none}: only calls that can be bounded and priced are passed on."
+    return f"{there_is_none}: only calls that can be bounded and priced are passed on, chats at /v1/chat/completions."
 
 
 gateway = GatewayApplication()

@@ -239,6 +239,7 @@ class _GovernedCall:
             forced_tool=self.request.forced_tool,
             allow_downgrade=self._may_move,
             alternatives=tuple(candidate.name for candidate in order[1:]),
+            shows_amounts=self.identity.audience.show_amounts,
         )
         # The first hold's id is the request's: one name for a call, from its answer to its ledger entry.
         id = uuids.uuid7() if self.failure else UUID(self.exchange.request_id)

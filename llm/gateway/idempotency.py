@@ -26,6 +26,9 @@ from llm.rules import forms
 
 log = logging.getLogger(__name__)
 
+# Whom a call is for, and what it may become, by its headers.
+WHOM = ("x-agent", "x-user", "x-session", "x-task", "x-strategy", "x-allow-downgrade")
+
 T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -53,7 +56,8 @@ async def once(gateway: Gateway, exchange: Exchange, identity: Identity, handle:
 
 def _digest(exchange: Exchange, identity: Identity, body: bytes) -> str:
     sent = forms.canonical(body, exchange.header("content-type"))
-    return idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=sent)
+    whom = [f"{name}: {value}" for name in WHOM if (value := exchange.header(name))]
+    return idempotency.digest(method=exchange.method, path=exchange.path, agent=identity.agent, body=sent, whom=whom)
 
 
 async def _begin(gateway: Gateway, identity: Identity, key: str, digest: str) -> Claim | StoredAnswer:

@@ -161,7 +161,7 @@ ROUTES = {
 }
 
 # What else there is below /v1, with names below it.
-_VERSION = re.compile(r"v\d+")
+_VERSION = re.compile(r"v\d+\w*")
 _READS = ("models", "budget", "batch")
 # Addresses of the control plane, some of which end like ours.
 _OTHERS = frozenset({"api", "admin", "billing", "metrics", "static"})

@@ -157,6 +157,10 @@ def extended(at: float) -> Callable[[dict[str, Any]], None]:
     return add("acts", Act("extend", at, about, at + 1, 200))
 
 
+def reserved(done_at: float) -> Callable[[dict[str, Any]], None]:
+    return add("acts", Act("reserve", 122.0, {}, done_at, 201, {"id": OWN}))
+
+
 REFUSED = both(put("calls.0.status", 502), put("calls.0.code", "upstream_failed"))
 LEFT = both(put("calls.0.client", "leaves"), put("calls.0.whole", False), put("rows.entries.0.certainty", "estimated"))
 OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservations.1.expires_at", 120.0))
@@ -190,6 +194,9 @@ OVERTIME = both(put("rows.reservations.1.status", "pending"), put("rows.reservat
         (put("acts.4.status", None), {"an act that broke"}),
         (put("rows.reservations.0.reserved_at", 123.0), {"admitted while stopped"}),
         (extended(122.0), {"admitted while stopped"}),
+        # It was asked for while stopped, and admitted when that was lifted.
+        (both(put("rows.reservations.1.reserved_at", 123.0), reserved(127.0)), set()),
+        (both(put("rows.reservations.1.reserved_at", 123.0), reserved(124.0)), {"admitted while stopped"}),
         (put("rows.reservations.0.resolved_at", 132.0), {"not cut by a stop"}),
         (put("rows.entries.2.cost_nanos", 240), {"not as it was told"}),
         (put("rows.entries.1.cost_nanos", 310), {"not as it was told"}),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import time_machine
-from axes.models import AccessFailureLog, AccessLog
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
@@ -139,6 +139,23 @@ class TestTries:
         owner.force_login(factories.person("ona", "owner"))
         for model in ("accesslog", "accessfailurelog", "accessattempt"):
             assert "olga" in owner.get(f"/admin/axes/{model}/").content.decode() or model == "accessattempt"
+
+    def test_no_password_and_no_code_is_kept(self, olga: User) -> None:
+        TOTPDevice.objects.create(user=olga, confirmed=True)
+        known, fresh, codes = "seventeen-alpacas-x", "the-new-secret-1", ("zzzz9999", "000000")
+        olga.set_password(known)
+        olga.save()
+        browser = Client()
+        browser.post("/admin/login/", {"username": "olga", "password": "not-hers-at-all"})
+        browser.post("/admin/login/", {"username": "olga", "password": known})
+        browser.post("/admin/login/code/", {"code": codes[0]})
+        signed_in = Client()
+        signed_in.force_login(olga)
+        changed = {"old_password": known, "new_password1": fresh, "new_password2": fresh, "code": codes[1]}
+        signed_in.post("/admin/password_change/", changed)
+        kept = [f"{row.get_data} {row.post_data}" for row in AccessAttempt.objects.all()]
+        assert kept
+        assert not [text for text in kept for secret in (known, fresh, *codes, "not-hers") if secret in text]
 
     def test_an_owner_unlocks_a_name(self, olga: User) -> None:
         client, owner = Client(), Client()

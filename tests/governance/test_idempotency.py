@@ -18,8 +18,8 @@ OK = StoredAnswer(200, [("x-request-id", "r1")], b"\x00{}")
 LATER = NOON + timedelta(seconds=1)
 
 
-def digest(body: bytes = b"{}", **change: str) -> str:
-    said = {"method": "POST", "path": "/api/spend", "agent": ""} | change
+def digest(body: bytes = b"{}", **change: Any) -> str:
+    said: dict[str, Any] = {"method": "POST", "path": "/api/spend", "agent": ""} | change
     return idempotency.digest(**said, body=body)
 
 
@@ -147,6 +147,9 @@ def test_a_digest_stands_for_method_path_agent_and_body() -> None:
     assert digest() == digest(path="/api/spend/")
     others = [digest(b"{} "), digest(method="PUT"), digest(path="/api/x"), digest(agent="a")]
     assert len({digest(), *others}) == 5
+    whom = [digest(whom=["x-user: u1"]), digest(whom=["x-user: u2"]), digest(whom=["x-task: u1"])]
+    assert len({digest(), *whom}) == 4
+    assert digest(whom=()) == digest()
 
 
 def test_patience_ends() -> None:

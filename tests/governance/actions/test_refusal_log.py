@@ -100,7 +100,7 @@ def test_what_waits_holds_no_more_than_its_row_will(log: RefusalLog) -> None:
     # Of one agent and reason, however long they were: three rows, and the rest on the last.
     assert [(len(agent), more) for agent, _, more in counts()] == [(100, 0), (100, 0), (100, 2)]
     row = RefusedCall.objects.earliest("pk")
-    assert (len(row.tools), len(row.tools[0]), len(row.model), len(row.sentence)) == (100, 200, 120, 500)
+    assert (len(row.tools), len(row.tools[0]), len(row.model), len(row.sentence)) == (20, 64, 120, 500)
 
 
 def _texts_of(log: RefusalLog) -> int:

@@ -479,6 +479,18 @@ def test_the_clamp_lowers_max_tokens_to_what_the_money_covers():
     assert decision.action == Action.WARN
 
 
+def test_to_whom_amounts_are_not_shown_the_clamp_tells_none():
+    asked = Call("large", tokens(100, 1, 1000), shows_amounts=False)
+    for settled in (400, 500, 643):
+        decision = decide(asked, [view(settled=settled)])
+        assert decision.quote is not None
+        assert decision.quote.max_tokens == 256
+    # Never below the policy's least.
+    least = decide(asked, [view(settled=400, clamp_min_tokens=400)])
+    assert least.quote is not None
+    assert least.quote.max_tokens == 400
+
+
 def test_what_fits_is_not_clamped():
     decision = decide(Call("large", tokens(100, 1, 1000)), [view(limit=1100)])
     assert not decision.clamped

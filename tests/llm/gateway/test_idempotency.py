@@ -127,6 +127,14 @@ def test_another_agents_answer_is_not_handed_out(product: Product, key: str) -> 
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+@pytest.mark.parametrize("name", ["x-user", "x-session", "x-task", "x-allow-downgrade"])
+def test_another_users_answer_is_not_handed_out(product: Product, key: str, name: str) -> None:
+    value = "false" if name == "x-allow-downgrade" else "one"
+    assert ask(product, key, "k1").status_code == 200
+    other = product.post("/v1/chat/completions", key, headers={"idempotency-key": "k1", name: value}, **body())
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
 def test_another_tenants_key_of_the_same_name_is_another_key(product: Product, key: str) -> None:
     ask(product, key, "k1")
     other = ask(product, product.key(of=make.tenant("globex")), "k1")

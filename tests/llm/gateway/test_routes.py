@@ -297,6 +297,8 @@ def test_nothing_else_passes_ungoverned(product: Product, key: str, path: str) -
     response = product.post(path, key, model="mistral-small-latest", input="Hi")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
     assert path.rstrip("/") in response.json()["message"]
+    # What is meant for an address that lacks its /v1 is not said of one that has it.
+    assert "this would be /v1." not in response.json()["message"]
     assert not product.sandbox.requests
 
 
