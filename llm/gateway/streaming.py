@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,8 @@ UPSTREAM_CUT = "upstream_cut"
 UPSTREAM_OVERRUN = "upstream_overrun"
 # What has come when a stream is stopped still counts: it is read until nothing comes for so long, and so long at most.
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
+# Of a stream that is stopped for its length, which nothing else would end.
+OVERRUN_S = 0.1
 # A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
 ENDED_S = 1.5
 # Where the end came with a text: some say so in every part.
@@ -214,7 +217,7 @@ class Stream:
         """Want no more of the answer than has come by now."""
         now = self._loop.time()
         self._stops = True
-        self._deadline = min(self._deadline or float("inf"), now + CATCHING_UP_S)
+        self._deadline = min(self._deadline or math.inf, now + CATCHING_UP_S)
         if self._waiting is not None and not self._waiting.expired():
             with contextlib.suppress(RuntimeError):
                 # It may have ended already.
@@ -232,6 +235,8 @@ class Stream:
             self._answer.close()
         elif self._hold.count.overruns:
             self._hold.cut(UPSTREAM_OVERRUN)
+            # Nothing ends it but this; what is on its way is counted.
+            self._deadline = min(self._deadline or math.inf, self._loop.time() + OVERRUN_S)
         self._send(b"".join(data))
 
     def _send(self, data: bytes) -> None:
