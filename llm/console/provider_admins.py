@@ -12,6 +12,7 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget
 
+from governance import staff
 from governance.console import confirm
 from governance.console.base import ConsoleAdmin, actor
 from llm.models import ProviderEndpoint
@@ -45,16 +46,20 @@ class ProviderEndpointForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
-        new_key, key_env = (self.cleaned_data.get(name) or "" for name in ("new_key", "key_env"))
+        new_key, key_env = self.cleaned_data.get("new_key") or "", self._said("key_env")
         if new_key and key_env:
             self.add_error("new_key", "Enter a key or name its variable, not both.")
         elif not self.errors:
             self._check_key(new_key)
         return cleaned
 
+    def _said(self, name: str) -> str:
+        """What a field is to hold; one that is not the user's to change stays."""
+        return str(self.cleaned_data.get(name, getattr(self.instance, name)) or "")
+
     def _check_key(self, new_key: str) -> None:
         before = ProviderEndpoint.objects.filter(pk=self.instance.pk).first()
-        row = ProviderEndpoint(**{name: self.cleaned_data[name] for name in ("kind", "base_url", "key_env")})
+        row = ProviderEndpoint(**{name: self._said(name) for name in ("kind", "base_url", "key_env")})
         try:
             endpoints.check_key(row=row, before=before, new_key=new_key)
         except endpoints.KeyNeeded as error:
@@ -77,7 +82,11 @@ class ProviderEndpointAdmin(ConsoleAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> tuple[str, ...]:
         # The catalogue's models and the ledger's entries go by the name.
-        return ("name",) if obj else ()
+        fixed = ("name",) if obj else ()
+        if staff.access_of(request.user).is_owner:
+            return fixed
+        # What is in the process's environment is the owners': nobody else sends it to an address of their own.
+        return (*fixed, "key_env", "base_url") if obj and obj.key_env else (*fixed, "key_env")
 
     def get_fieldsets(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> Any:
         if self.has_change_permission(request, obj):

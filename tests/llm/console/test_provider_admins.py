@@ -114,6 +114,24 @@ def test_mistakes_are_named(operator: Client, settings: Any, fields: dict[str, s
     assert not ProviderEndpoint.objects.exists()
 
 
+def test_owners_alone_say_where_a_key_of_the_environment_goes(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGSMITH_API_KEY", "ls-secret")
+    olga = Client()
+    olga.force_login(factories.person("olga", "operator"))
+    taken = {"new_key": "", "key_env": "LANGSMITH_API_KEY"}
+    olga.post(LIST + "add/", form(name="mine", base_url="https://evil.example/v1", **taken))
+    assert not [each for each in endpoints.usable() if each.api_key]
+    ProviderEndpoint.objects.all().delete()
+    assert operator.post(LIST + "add/", form(**taken)).status_code == 302
+    row = ProviderEndpoint.objects.get()
+    changed = form(new_key="", base_url="https://evil.example/v1", enabled="on")
+    assert olga.post(f"{LIST}{row.pk}/change/", changed).status_code == 302
+    [endpoint] = endpoints.usable()
+    assert (endpoint.base_url, endpoint.api_key) == ("https://api.groq.com/openai/v1", "ls-secret")
+
+
 def test_who_is_no_operator_looks_on(own: str) -> None:
     signed_in(is_staff=True, is_superuser=True).post(LIST + "add/", form(base_url=own))
     row = ProviderEndpoint.objects.get()
