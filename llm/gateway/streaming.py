@@ -290,7 +290,8 @@ class Stream:
         """Settle what no usage came for, and end the client's stream in the way that every client takes."""
         tail = b""
         if not self._hold.resolved:
-            is_unclear = self._told.went_on or (self._told.ends_in_text and not self._timed_out)
+            was_waited_for = self._timed_out and not self._stops
+            is_unclear = self._told.went_on or (self._told.ends_in_text and not was_waited_for)
             over = self._done or (self._told.have_ended and (self._is_whole or not is_unclear))
             if self._told.is_last_word and over:
                 tail = await self._settle_counted()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -63,8 +64,8 @@ class OpenAICompatible(HttpProvider):
             return estimate
         # Whatever such a field is for: a byte is a token.
         extra = len(orjson.dumps({name: body[name] for name in request.extra & body.keys()}))
-        indents = 0 if self._native else bounds.indents(body.get("tools"))
-        return estimate.with_text(bounds.chat_text(body) + indents + extra, bounds.chat_texts(body))
+        more = 0 if self._native else _written_otherwise(body)
+        return estimate.with_text(bounds.chat_text(body) + more + extra, bounds.chat_texts(body))
 
     def _refuse_others_extra(self, request: Request) -> None:
         """Raises DialectError for a field that another endpoint takes."""
@@ -96,3 +97,10 @@ class OpenAICompatible(HttpProvider):
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models")
+
+
+def _written_otherwise(body: Mapping[str, Any]) -> int:
+    """Tokens more of tools and their calls, however the template of an endpoint of one's own writes JSON."""
+    tools = body.get("tools")
+    calls = [message["tool_calls"] for message in body["messages"] if message.get("tool_calls")]
+    return bounds.indents(tools) + bounds.escapes(tools) + bounds.escapes(calls)

@@ -65,6 +65,8 @@ _FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
 # Of each mark of JSON, where a template indents it: a line's end, blanks, and the one before what follows.
 TOKENS_PER_INDENT = 3
 _MARKS_OF_JSON = b"[]{},"
+TOKENS_PER_ESCAPE = 5
+_ESCAPED_BY_GO = (b"<", b">", b"&", "\u2028".encode(), "\u2029".encode())
 _BOUNDED_PARTS = frozenset({"text", "thinking", "reference", "refusal"})
 _NO_BOUND = {
     Side.OUTPUT: "{} writes more than `max_tokens`, and how much it may write is not known.",
@@ -568,6 +570,12 @@ def indents(tools: Any) -> int:
     """Tokens that tools have beside their bytes, where a template writes them indented, as Llama's does."""
     data = orjson.dumps(tools)
     return TOKENS_PER_INDENT * sum(data.count(mark) for mark in _MARKS_OF_JSON) if tools else 0
+
+
+def escapes(value: Any) -> int:
+    r"""Tokens that JSON has beside its bytes where Go writes it, as Ollama does: `<` is six letters there, `\u003c`."""
+    data = orjson.dumps(value)
+    return TOKENS_PER_ESCAPE * sum(data.count(mark) for mark in _ESCAPED_BY_GO) if value else 0
 
 
 def _tool_call(call: Mapping[str, Any], param: str) -> int:

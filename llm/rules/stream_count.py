@@ -17,7 +17,7 @@ from llm.rules.usage import LONGEST_TOKEN_BYTES
 UNTIL_IT_STOPS = 48
 NOTICES_AFTER_S = 0.25
 # What comes in less time is no pace yet.
-PACED_OVER_S = 0.25
+PACED_OVER_S = 2.0
 # Of a model that may think unseen, a pause so long within its answer was no network's.
 THINKS_FOR_S = 1.0
 # Marks around one answer, and around each of its tool calls with its id, that its text does not show.
@@ -51,8 +51,6 @@ class StreamCount:
         self.written_bytes = 0
         self._echoed_bytes = quote.answers * echoed_bytes
         self._withheld_bytes = withheld_bytes
-        # Parts of an answer without a text, each of which some send for a token.
-        self._bare_parts = 0
         # Tool calls that have begun.
         self._calls = 0
         # Seconds after the first part: the last text, and now; the longest time without any in between.
@@ -75,7 +73,6 @@ class StreamCount:
         self._echoed_bytes -= echoed_bytes
         self.written_bytes += written_bytes - echoed_bytes
         self._calls += sse.begun_calls(answer)
-        self._bare_parts += not more_bytes and bool(sse.choices_of(answer))
         self.passed(seconds)
         if more_bytes and seconds:
             self._longest_pause_s = max(self._longest_pause_s, seconds - self._text_at)
@@ -143,7 +140,7 @@ class StreamCount:
         """
         if self._hides or not self.arrived_bytes or (cut and self._keeps_back):
             return None
-        written = self.arrived_bytes - self._saved + (self._bare_parts + self._withheld_bytes if cut else 0)
+        written = self.arrived_bytes - self._saved + (self._withheld_bytes if cut else 0)
         marks = MARKS * self._quote.answers + CALL_MARKS * self._calls
         written_on = 0
         if cut:

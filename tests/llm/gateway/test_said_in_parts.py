@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -252,6 +253,49 @@ def test_what_ends_in_every_chunk_and_then_breaks_off_is_cut(
     # Nobody knows what was written meanwhile.
     assert row.certainty == "estimated"
     assert row.cost_nanos >= held_nanos()
+
+
+def test_who_leaves_after_one_part_that_says_it_is_the_last_is_charged_as_in_the_midst(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    choice = {"index": 0, "delta": {"content": "7" * 20}, "finish_reason": "stop"}
+    part = chunk(choices=[choice], usage={"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30})
+    make.budget("1.00")
+    booked.next(Answer(script=[HEAD, part, 5.0, part], tokens=0))
+    body = {"model": "own/thinker", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 48}
+    with streaming(product, product.key(), **body):
+        time.sleep(0.8)
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("estimated", held_nanos())
+
+
+@pytest.mark.parametrize("where", ["tools", "calls"])
+def test_json_that_go_escapes_is_held_for(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    where: str,
+) -> None:
+    """Ollama's templates write tools and calls by json.Marshal."""
+    html, parameters = "<>" * 500, {"type": "object", "properties": {}}
+    tool = {"type": "function", "function": {"name": "look", "description": html, "parameters": parameters}}
+    function = {"name": "look", "arguments": json.dumps({"html": html})}
+    called = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+    answered = {"role": "tool", "tool_call_id": "1", "content": "x"}
+    asked = (
+        {"tools": [tool]} if where == "tools" else {"messages": [{"role": "user", "content": "Hi"}, called, answered]}
+    )
+    read = len(PIECES.findall(html.replace("<", "\\u003c").replace(">", "\\u003e"))) + 20
+    make.budget("1.00")
+    booked.next(Answer(tokens=20, usage={"prompt_tokens": read, "completion_tokens": 20, "total_tokens": read + 20}))
+    assert ask(product, product.key(), **asked) == 200
+    assert settled(booked)
+    assert SpendEntry.objects.get().overage_nanos == 0
 
 
 def test_a_pause_after_a_text_that_says_it_is_the_last_ends_nothing(

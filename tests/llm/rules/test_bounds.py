@@ -948,3 +948,8 @@ def test_marks_in_any_order_are_counted_in_no_time() -> None:
     """To bring so many into order takes hours."""
     text = "a" + "\u0301" * 100_000 + "\u0327" * 100_000
     assert bounds.chat({"messages": [{"role": "user", "content": text}]}).text_tokens >= 400_001
+
+
+def test_what_go_escapes_has_so_many_tokens_more() -> None:
+    assert bounds.escapes(None) == bounds.escapes([]) == 0
+    assert bounds.escapes([{"a": "<b> & \u2028\u2029"}]) == 5 * bounds.TOKENS_PER_ESCAPE
