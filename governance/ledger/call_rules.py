@@ -137,7 +137,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     for bucket in _buckets(batch, row):
         # What a tenant's key claims beyond its hold makes nobody else wait.
         is_claim = op.trust is not None and bucket.rule.scope_type == PLATFORM
-        _fill([bucket], counted.at_most(held) if is_claim else counted, less=held)
+        _fill([bucket], counted.at_most(held) if is_claim else counted, less=held, ago=batch.now - row.reserved_at)
     _resolve(batch, row, "settled")
     return SettleResult(
         entry.id,
@@ -152,7 +152,8 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    _fill(_buckets(batch, row), NOTHING, less=amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens))
+    held = amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
+    _fill(_buckets(batch, row), NOTHING, less=held, ago=batch.now - row.reserved_at)
     _resolve(batch, row, "released")
 
 
@@ -271,10 +272,10 @@ def _buckets(batch: Batch, row: ReservationRow) -> list[BucketRow]:
     return [batch.buckets[id] for id in row.buckets if id in batch.buckets]
 
 
-def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING) -> None:
-    """Book an amount, in the place of what was booked before."""
+def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING, ago: timedelta = timedelta(0)) -> None:
+    """Book an amount, in the place of what was booked so long ago."""
     for bucket in buckets:
-        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more, less=less)
+        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more, less=less, ago=ago)
         bucket.dirty = True
 
 

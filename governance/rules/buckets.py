@@ -77,12 +77,16 @@ class Ceilings:
             min(amount.tokens_e6, MOST_CEILINGS * (self.tokens or 0) * E6),
         )
 
-    def filled(self, level: Amount, *, more: Amount = NOTHING, less: Amount = NOTHING) -> Amount:
-        """The level once `more` is booked in the place of `less`, which was booked before.
+    def filled(
+        self, level: Amount, *, more: Amount = NOTHING, less: Amount = NOTHING, ago: timedelta = timedelta(0)
+    ) -> Amount:
+        """The level once `more` is booked in the place of `less`, which was booked so long ago.
 
-        A call counts as at most what a bucket holds, so that what it does not use is given back of that alone.
+        A call counts as at most what a bucket holds, so that what it does not use is given back of that alone, and of
+        that only what has not flowed off since.
         """
-        return self.most_of(level.plus(self.most_of(more)).plus(self.most_of(less).negated()))
+        more, less = after(more, self, ago), after(less, self, ago)
+        return self.most_of(level.plus(more).plus(less.negated()))
 
 
 def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:

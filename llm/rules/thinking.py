@@ -59,11 +59,11 @@ def tokens_beside(payload: Mapping[str, Any]) -> int:
 def within(payload: Mapping[str, Any], most_tokens: int) -> tuple[dict[str, Any], int]:
     """The payload whose thinking and answer are `most_tokens` together, and the length that is left for the answer."""
     bounded, left = dict(payload), most_tokens
-    for place in _BUDGETS:
-        asked = _budget(payload, place)
-        # One token is left for the answer: no endpoint takes a length of none.
-        given = min(asked, left - 1)
-        left -= given
+    numbers = {place: asked for place in _BUDGETS if (asked := _budget(payload, place))}
+    for later, (place, asked) in zip(reversed(range(len(numbers))), numbers.items(), strict=True):
+        # One token is left for the answer and for each number that follows: none at all is read as no bound.
+        given = max(1, min(asked, left - 1 - later))
+        left = max(1, left - given)
         if given == asked:
             continue
         if len(place) == 1:

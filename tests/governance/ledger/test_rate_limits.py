@@ -101,3 +101,33 @@ def test_exactly_as_many_of_a_batch_go_as_the_minute_holds():
     limited(requests_per_minute=3)
     decisions = ledger.apply([make.reserving() for _ in range(10)], now=NOON)
     assert sum(decision.allowed for decision in decisions) == 3
+
+
+def test_what_has_flowed_off_is_not_given_back_again():
+    """Holds a minute apart, each of a minute's worth, that are released at once: a minute's worth may go, not ten."""
+    limited(nanos_per_minute=nanos("0.60"))
+    held = []
+    for minute in range(10):
+        held.append(make.reserving("0.60"))
+        assert ledger.reserve(held[-1], now=NOON + minute * timedelta(minutes=1)).allowed
+    now = NOON + timedelta(minutes=10)
+    went = 0
+    for one in held:
+        ledger.release(make.releasing(one.reservation_id), now=now)
+        while ledger.reserve(make.reserving("0.10"), now=now).allowed:
+            went += 1
+    assert went <= 12
+
+
+def test_long_calls_that_end_leave_no_more_than_the_minute_holds():
+    limited(nanos_per_minute=nanos("0.60"))
+    running = [make.reserving("0.60") for _ in range(20)]
+    for minute, one in enumerate(running):
+        assert ledger.reserve(one, now=NOON + minute * timedelta(minutes=1)).allowed
+    now = NOON + timedelta(minutes=20)
+    went = 0
+    for one in running:
+        ledger.settle(make.settling(one.reservation_id, "0.06"), now=now)
+        while ledger.reserve(make.reserving("0.10"), now=now).allowed:
+            went += 1
+    assert went <= 12

@@ -116,9 +116,11 @@ def test_fields_that_cost_nothing_are_known() -> None:
         (
             {"thinking_budget": 60, "thinking.budget_tokens": 60, "chat_template_kwargs.thinking_budget": 60},
             100,
-            {"thinking_budget": 60, "thinking.budget_tokens": 39, "chat_template_kwargs.thinking_budget": 0},
+            # And one for each number: none at all bounds nothing.
+            {"thinking_budget": 60, "thinking.budget_tokens": 38, "chat_template_kwargs.thinking_budget": 1},
             1,
         ),
+        ({"thinking_budget": 60}, 1, {"thinking_budget": 1}, 1),
     ],
 )
 def test_thinking_and_answer_share_what_may_be_written(
