@@ -166,9 +166,11 @@ class Hold:
         return found
 
     def _note(self, said: Usage | None) -> None:
+        if said is None:
+            return
         self._reported = larger(self._reported, said)
         believed = larger(self._believed, said)
-        if believed is not None and believed != self._believed and self.usage.believes(believed):
+        if believed and believed != self._believed and self.usage.believes(believed):
             self._believed = believed
 
     async def settle_reported(self, found: Usage | None) -> tuple[int, SettleResult | None]:

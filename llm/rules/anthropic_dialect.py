@@ -23,6 +23,8 @@ from llm.rules.usage import anthropic_input, count
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4_096
+# What says how much was written into a cache, and for how long it is kept there.
+_WRITES = ("cache_creation_input_tokens", "cache_creation")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]+);base64,(?P<data>.+)", re.DOTALL)
 # claude-opus-4-7, claude-sonnet-4-5-20250929, claude-3-5-haiku-20241022: the version, where the name holds one.
@@ -129,9 +131,6 @@ def unseen_bytes(content: Any, shown: Iterable[Any]) -> int:
     ]
     written = sse.answer_bytes({"choices": [{"delta": counted}]})
     return max(0, written - sum(map(sse.answer_bytes, shown)))
-
-
-_WRITES = ("cache_creation_input_tokens", "cache_creation")
 
 
 def usage(counted: Any) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def least_tokens(answer: Any, *, model: str = "") -> Usage | None:
     """
     if not isinstance(answer, Mapping):
         return None
-    found = [_least(block) for block in _said_blocks(answer) if isinstance(block, Mapping)]
+    found = [_least(block) for block in _said_blocks(answer) if isinstance(block, Mapping) and block]
     usage = reduce(_larger, found) if found else None
     return replace(usage, model=named_model(answer) or model) if usage and usage.units else None
 
