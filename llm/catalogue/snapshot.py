@@ -28,7 +28,7 @@ from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
 from llm.models import Model, Price, ProviderEndpoint
 from llm.rules import pricing
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
 from llm.rules.routing import Candidate
 

@@ -11,8 +11,8 @@ from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side, asked_for
 from llm.catalogue import snapshot
 from llm.gateway.routes import Route
-from llm.rules import bounds, pricing, usage
-from llm.rules.bounds import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
+from llm.rules import estimates, pricing, usage
+from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
 from llm.rules.exact_count import Tokenizer
 from llm.rules.models import is_same_line, is_same_model
 from llm.rules.pricing import Entry
@@ -153,7 +153,7 @@ class CallUsage:
             return False
         if entry.is_mistrals:
             return found.output_tokens > self._most_written() + self._beside_answers
-        if bounds.hides_output(entry):
+        if estimates.hides_output(entry):
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
 
@@ -233,7 +233,7 @@ class CallUsage:
         return StreamCount(
             self.quote,
             hides=entry is None
-            or bounds.hides_output(entry)
+            or estimates.hides_output(entry)
             or self.estimate.hides
             or self.estimate.tokens_beside > 0
             or self.estimate.overran_tokens > 0
