@@ -64,6 +64,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "config.middleware.GiveBackMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.ContentPolicyMiddleware",
     "config.middleware.PermissionsPolicyMiddleware",

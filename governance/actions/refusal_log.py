@@ -21,6 +21,7 @@ from django.db import DataError, IntegrityError, connection, models, transaction
 from django.db import Error as DatabaseTrouble
 from django.db.models import F
 
+from governance import database
 from governance.models import RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
@@ -164,6 +165,7 @@ class RefusalLog:
                 self._count(group, number)
 
     def _run(self) -> None:
+        database.keep_own()
         try:
             while not self._closing.wait(PAUSE_S):
                 self.flush()
