@@ -231,7 +231,7 @@ def _call(tenant: Tenant, agent: str, habit: Habit, until: datetime, dice: rando
         cached_tokens=tokens_in * dice.choice((0, 0, 3, 6)) // 10,
         output_tokens=int(habit.output_tokens * dice.lognormvariate(0, 0.5)),
     )
-    cost_nanos, rule = ports.true_cost(usage) or (0, "")
+    cost_nanos, rule = ports.true_cost(usage, at=until) or (0, "")
     caller = Caller(
         tenant.pk,
         tenant.slug,

@@ -37,7 +37,7 @@ from governance.rules.calls import Caller
 from governance.rules.names import EACH
 from governance.rules.overruns import ModelOverrun, Side
 from governance.rules.policy import Policy
-from governance.rules.reports import is_own
+from governance.rules.reports import OWN_VERSION
 from governance.rules.scopes import BudgetRule, RateRule, keys_of
 from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
@@ -341,15 +341,16 @@ def unbudgeted(tenant_id: int, *, since: datetime) -> int:
     return int(dollars) * money.NANOS_PER_DOLLAR + int(rest)
 
 
-def own_holds(tenant_id: int, *, expired_since: datetime) -> list[tuple[UUID, int, tuple[int, ...]]]:
+def own_holds(tenant_id: int, *, expired_since: datetime, limit: int) -> list[tuple[UUID, int, tuple[int, ...]]]:
     """(id, nanodollars, windows) of what a tenant's keys hold for calls of their own, or let expire since then."""
     rows = words.select(
+        # The version of a UUID, which SQLite keeps without dashes.
         "SELECT id, amount_nanos, windows FROM governance_reservation WHERE tenant_id = %s"
-        " AND (status = 'pending' OR (status = 'expired' AND resolved_at > %s))",
-        [tenant_id, stamp(expired_since)],
+        " AND SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = %s"
+        " AND (status = 'pending' OR (status = 'expired' AND resolved_at > %s)) LIMIT %s",
+        [tenant_id, f"{OWN_VERSION:x}", stamp(expired_since), limit],
     )
-    found = ((uuid(id), amount_nanos, tuple(_json(windows))) for id, amount_nanos, windows in rows)
-    return [hold for hold in found if is_own(hold[0])]
+    return [(uuid(id), amount_nanos, tuple(_json(windows))) for id, amount_nanos, windows in rows]
 
 
 def scope_types(window_ids: Collection[int]) -> dict[int, str]:

@@ -171,6 +171,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
             decision, audience=call.identity.audience, tenant=call.caller.tenant, now=timezone.now()
         )
     usage = CallUsage(
+        catalogue=call.catalogue,
         route=call.route,
         estimate=call.bound.at(known[decision.model]) or call.estimate,
         served=known[decision.model],
