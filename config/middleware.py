@@ -17,7 +17,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from config import content_policy, second_factor, sessions
-from governance.api import errors
+from governance.api import errors, refusing
 from governance.rules import charsets
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class Utf8Middleware:
         if not problem:
             return self.get_response(request)
         told = errors.body("unsupported_media_type", problem, "content-type", request)
+        if request.method == "POST":
+            authorization = request.headers.get("authorization", "")
+            refusing.note_unread(request.path_info, authorization, status=415, error=told["error"])
         return JsonResponse(told, status=415)
 
 

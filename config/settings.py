@@ -304,9 +304,10 @@ KEPT_ANSWERS_PER_KEY = check.whole(env, "KEPT_ANSWERS_PER_KEY", default=20_000, 
 KEPT_MEGABYTES_PER_KEY = check.whole(env, "KEPT_MEGABYTES_PER_KEY", default=256, maximum=100_000)
 WAITING_REPEATS_PER_KEY = check.whole(env, "WAITING_REPEATS_PER_KEY", default=20, maximum=1_000)
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
-# How long refused calls are kept, and how many in a minute of one agent for one reason.
+# How long refused calls are kept, and how many: in a minute of one agent for one reason, in a day of one tenant.
 REFUSALS_DAYS = check.whole(env, "REFUSALS_DAYS", default=30, maximum=3_650)
 REFUSALS_A_MINUTE = check.whole(env, "REFUSALS_A_MINUTE", default=30, maximum=10_000)
+REFUSALS_A_DAY = check.whole(env, "REFUSALS_A_DAY", default=10_000, maximum=10_000_000)
 # How long a call waits for the database that its budget is in.
 LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
