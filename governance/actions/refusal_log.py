@@ -278,7 +278,7 @@ def _of(group: Group) -> Any:
 
 
 def _add(group: Group, number: int, days: _Days) -> None:
-    """Count refusals on the last row of their minute, or on one of their own; on one of the hour where the day is full."""
+    """Count refusals on the last row of their minute, or on one of their own; where the day is full, of their hour."""
     last, span = _last_of(group), "minute"
     if last is None and not days.take(group):
         group, span = (group[0], "", group[2], group[3] - group[3] % MINUTES_AN_HOUR), "hour"

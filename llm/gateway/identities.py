@@ -82,7 +82,7 @@ class Identities:
         return _known(identity)
 
     def find(self, key: str) -> Identity:
-        """The identity behind a key, an ended one's too. Raises the 401 and 403 of a key that is nobody's to call with."""
+        """The identity behind a key, an ended one's too. Raises the 401 and 403 that say what is wrong with others."""
         try:
             row = ApiKey.objects.select_related("tenant", "agent").filter(digest=digest_of(key)).first()
         except DatabaseError as error:
