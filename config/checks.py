@@ -20,7 +20,7 @@ def trust(**kwargs: Any) -> list[CheckMessage]:
     if ANY in settings.ALLOWED_HOSTS:
         found.append(
             Warning(
-                "ALLOWED_HOSTS=* takes any Host: what links, redirects and pages in caches lead to is then a stranger's.",
+                "ALLOWED_HOSTS=* takes any Host: where links, redirects and cached pages lead to is then a stranger's.",
                 hint="Name the hosts of APP_URL and of health checks, unless a proxy in front refuses all others.",
                 id="config.W001",
             )

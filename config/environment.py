@@ -20,8 +20,8 @@ from governance.rules import money
 
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
-# A secret that a machine can guess is none: fewer characters than this, fewer different ones, or most of them what those
-# before them lead to expect. Django's checks of SECRET_KEY ask for the same length.
+# A secret that a machine can guess is none: fewer characters than this, fewer different ones, or most of them what one
+# expects after those before. Django's checks of SECRET_KEY ask for the same length.
 LEAST_KEY, LEAST_TOKEN, LEAST_DIFFERENT = 50, 16, 8
 MADE_BY_STARTPROJECT = "django-insecure-"
 

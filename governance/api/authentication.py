@@ -47,8 +47,10 @@ class Principal:
 
     @property
     def audience(self) -> Audience:
-        """What it is told of budgets."""
-        return STAFF if self.tenant is None else Audience(is_tenants=True, show_amounts=self.tenant.show_amounts)
+        """What it is told of budgets. `show_amounts` is about what agents learn, so it is for keys and not for people."""
+        if self.tenant is None:
+            return STAFF
+        return Audience(is_tenants=True, show_amounts=self.key is None or self.tenant.show_amounts)
 
 
 def principal(request: Request) -> Principal:
