@@ -47,7 +47,7 @@ class Principal:
 
     @property
     def audience(self) -> Audience:
-        """What it is told of budgets. `show_amounts` is about what agents learn, so it is for keys and not for people."""
+        """What it is told of budgets. `show_amounts` is about what agents learn: it is for keys, and not for people."""
         if self.tenant is None:
             return STAFF
         return Audience(is_tenants=True, show_amounts=self.key is None or self.tenant.show_amounts)
