@@ -55,6 +55,7 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
     mistral_dialect.refuse_guardrails(request, model=model)
     bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
     messages = with_ids(asked["messages"], ANTHROPICS_IDS)
+    mistral_dialect.refuse_unanswered(messages, between=("system", "developer"))
     body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(messages)}
     system = [block for m in messages if m["role"] in ("system", "developer") for block in _system(m)]
     output = _output_format(asked.get("response_format"), system)
@@ -350,7 +351,9 @@ def _content(content: Any, param: str) -> list[dict[str, Any]]:
             blocks.append({"type": "image", "source": source, **_cache_mark(part, place)})
         elif kind == "text":
             blocks += [{**block, **_cache_mark(part, place)} for block in _content(part["text"], param)]
-        elif kind not in ("thinking", "reference", "refusal"):
+        elif kind == "refusal":
+            blocks += _content(part["refusal"], param)
+        elif kind not in ("thinking", "reference"):
             raise DialectError(f"Content of type {kind!r} is not supported by this model.", f"{param}.content.{at}")
     return blocks
 
