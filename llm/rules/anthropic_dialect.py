@@ -304,6 +304,8 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             turns.append({"role": speaker, "content": blocks})
     if not turns:
         raise DialectError("`messages` must hold one of a user at least for this model.", "messages")
+    if turns[0]["role"] != "user":
+        raise DialectError("`messages` must begin with one of a user for this model.", "messages")
     last = turns[-1]["content"][-1]
     if turns[-1]["role"] == "assistant" and last["type"] == "text":
         # The answer goes on from here, and the API refuses a blank at its end.

@@ -51,24 +51,22 @@ def unanswered(messages: Sequence[Mapping[str, Any]], *, between: Collection[str
     Every provider wants the results of a message's calls right after it, one for each; their ids are `with_ids`'.
     """
     # Ids of calls without a result so far, with the field of each.
-    waiting: dict[Any, str] = {}
+    waiting: dict[str, str] = {}
     for at, message in enumerate(messages):
         role = message.get("role")
         if role in between:
             continue
         if role == "tool":
-            if waiting.pop(message.get("tool_call_id"), None) is None:
+            id = message.get("tool_call_id")
+            if not isinstance(id, str) or waiting.pop(id, None) is None:
                 return f"messages.{at}.tool_call_id", "is of no call of the message before its results."
             continue
         if waiting:
             break
         for number, call in enumerate(message.get("tool_calls") or ()):
-            waiting[call.get("id")] = f"messages.{at}.tool_calls.{number}"
-    if not waiting:
-        return None
-    return next(
-        iter(waiting.values())
-    ), "has no result: send a message of the role `tool` for it, right after the calls."
+            waiting[call["id"]] = f"messages.{at}.tool_calls.{number}"
+    field = next(iter(waiting.values()), "")
+    return (field, "has no result: send a message of the role `tool` for it, right after it.") if field else None
 
 
 def from_functions(messages: list[Any]) -> list[Any]:
