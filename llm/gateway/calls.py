@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import TypeVar, cast
 from uuid import UUID
 
 import orjson
@@ -51,6 +52,8 @@ from llm.state import routing
 from llm.state.telemetry import Attempt, trace_context
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
@@ -219,13 +222,14 @@ class _GovernedCall:
                     raise
                 # An operator's stop cancelled the wait for the answer, not the server this task.
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
-                await hold.settle_whole(hold.cut_reason)
+                await (hold.settle_whole(hold.cut_reason) if hold.sent else hold.release())
                 if hold.cut_reason == CLIENT_CLOSED:
                     raise ClientGone from None
                 raise errors.stopped() from None
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+        await self._work(partial(self.bound.prepare, order))
         if isinstance(unbounded := self.bound.at_provider(order[0].provider), errors.GatewayError):
             raise Unanswered(unbounded, order[0].place)
         await self.bound.count_texts({candidate.provider for candidate in order})
@@ -257,26 +261,34 @@ class _GovernedCall:
             raise self.failure or errors.refusal(
                 decision, audience=self.identity.audience, tenant=self.caller.tenant, now=timezone.now()
             )
+        served = known[decision.model]
         usage = CallUsage(
             route=self.route,
-            estimate=self.bound.at(known[decision.model]) or self.estimate,
-            served=known[decision.model],
+            estimate=self.bound.at(served) or self.estimate,
+            served=served,
             quote=decision.quote,
-            tokenizer=self.gateway.tokenizers.of(known[decision.model].entry),
-            counts_answer=self.bound.leaves_tokens_to(known[decision.model]),
+            tokenizer=self.gateway.tokenizers.of(served.entry),
+            counts_answer=self.bound.leaves_tokens_to(served),
         )
         return Hold(self.gateway.holds, reserve, decision, usage, request_id=self.exchange.request_id)
+
+    async def _work(self, do: Callable[[], T]) -> T:
+        """Do what takes time by the size of the request: beside the event loop where that is large."""
+        return await self.exchange.turn.work(len(self.request.body), do)
 
     async def _carry_out(self, hold: Hold, provider: Provider) -> None:
         """Send the call on as it was decided, and relay what comes."""
         await self._register()
         try:
             # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
-            body = provider.body(
-                self.request,
-                model=hold.usage.served.upstream_id,
-                max_tokens=hold.quote.asked_tokens,
-                disabled_tools=hold.decision.disabled_tools,
+            body = await self._work(
+                partial(
+                    provider.body,
+                    self.request,
+                    model=hold.usage.served.upstream_id,
+                    max_tokens=hold.quote.asked_tokens,
+                    disabled_tools=hold.decision.disabled_tools,
+                )
             )
         except mistral_dialect.DialectError as error:
             await hold.release()
