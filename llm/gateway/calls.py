@@ -30,7 +30,7 @@ from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import answer_headers, errors, requests, upstream, whole_answers
 from llm.gateway.asked import Asked
-from llm.gateway.bodies import ClientGone
+from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING, CallUsage
 from llm.gateway.holds import Hold
@@ -229,7 +229,8 @@ class _GovernedCall:
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
-        await self._work(partial(self.bound.prepare, order))
+        if len(self.request.body) > LARGE_BYTES:
+            await self.exchange.turn.beside(partial(self.bound.prepare, order))
         if isinstance(unbounded := self.bound.at_provider(order[0].provider), errors.GatewayError):
             raise Unanswered(unbounded, order[0].place)
         await self.bound.count_texts({candidate.provider for candidate in order})
