@@ -174,8 +174,10 @@ MAX_TEXT_CHARACTERS = check.whole(env, "MAX_TEXT_CHARACTERS", default=32_000_000
 MAX_MESSAGES = check.whole(env, "MAX_MESSAGES", default=10_000, minimum=1, maximum=1_000_000)
 MAX_CONTENT_PARTS = check.whole(env, "MAX_CONTENT_PARTS", default=1_000, minimum=1, maximum=100_000)
 MAX_TOOLS = check.whole(env, "MAX_TOOLS", default=512, minimum=1, maximum=10_000)
-# Of one key: how many large bodies are read and parsed at a time, and how many bytes of them are held by its calls.
+# Of one key: how many large bodies are read and parsed at a time, what that takes of a processor, and how many bytes of
+# them are held by its calls.
 LARGE_BODIES_PER_KEY = check.whole(env, "LARGE_BODIES_PER_KEY", default=2, minimum=1, maximum=100)
+LARGE_BODY_PERCENT_PER_KEY = check.whole(env, "LARGE_BODY_PERCENT_PER_KEY", default=25, minimum=1, maximum=100)
 LARGE_BODY_BYTES_PER_KEY = check.whole(
     env, "LARGE_BODY_BYTES_PER_KEY", default=256 * 2**20, minimum=2**16, maximum=2**35
 )

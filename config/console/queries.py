@@ -12,21 +12,17 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import ValidationError
-from django.core.paginator import InvalidPage
-from django.db import DataError, NotSupportedError, ProgrammingError
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest
 from django.shortcuts import redirect
 from django.template.response import SimpleTemplateResponse
 
 logger = logging.getLogger(__name__)
 
 View = Callable[..., Any]
-# What Django, Python's numbers and calendars, and either database say of a value that none of them has.
-NO_SUCH_VALUE = (
-    *(DataError, NotSupportedError, ProgrammingError),
-    *(OverflowError, ValueError, ValidationError, InvalidPage),
-)
+# What is not about a value: who may look, what is there, what Django refuses itself, and a database that is away.
+MEANT = (Http404, PermissionDenied, SuspiciousOperation, OperationalError, InterfaceError)
 
 
 def forgiving(view: View) -> View:
@@ -43,7 +39,10 @@ def forgiving(view: View) -> View:
             response = view(request, *args, **kwargs)
             # A list is looked up while its page is written.
             return response.render() if isinstance(response, SimpleTemplateResponse) else response
-        except NO_SUCH_VALUE:
+        except MEANT:
+            raise
+        except Exception:
+            # Whatever a column, a calendar or a number says of a value that it cannot have: there is no list of that.
             logger.warning("%s cannot be looked up, so its query is left out", request.get_full_path(), exc_info=True)
             messages.warning(request, "What the address asks for cannot be looked up, so this is the page without it.")
             return redirect(request.path)

@@ -229,8 +229,8 @@ class _GovernedCall:
 
     async def _reserve(self, order: Sequence[Candidate]) -> Hold:
         """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
-        if len(self.request.body) > LARGE_BYTES:
-            await self.exchange.turn.beside(partial(self.bound.prepare, order))
+        if (size_bytes := len(self.request.body)) > LARGE_BYTES:
+            await self.exchange.turn.work(size_bytes, partial(self.bound.prepare, order))
         if isinstance(unbounded := self.bound.at_provider(order[0].provider), errors.GatewayError):
             raise Unanswered(unbounded, order[0].place)
         await self.bound.count_texts({candidate.provider for candidate in order})

@@ -65,6 +65,7 @@ class Gateway:
             at_a_time=settings.LARGE_BODIES_PER_KEY,
             most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
             patience_s=settings.BODY_TIMEOUT_S,
+            share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
         self.commits = GroupCommit()
         self.commits.start()

@@ -180,11 +180,11 @@ def test_whoever_asks_for_what_cannot_be_is_told_and_led_to_the_page(owner: Clie
     make.budget("1")
     for address, query in (
         ("/admin/governance/budget/", "created_at__year=99999"),
-        ("/admin/governance/budget/add/", "tenant=x"),
+        ("/admin/llm/price/add/", "effective_from=x"),
         ("/admin/search/", "s=budgets&page=x"),
     ):
         answer = owner.get(f"{address}?{query}")
-        assert (answer.status_code, answer.headers["Location"]) == (302, address), query
+        assert (answer.status_code, answer.headers.get("Location")) == (302, address), query
     assert "cannot be looked up" in owner.get("/admin/governance/budget/").content.decode()
 
 
