@@ -8,14 +8,12 @@ every call of a model on it.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-
-from llm.gateway.asgi import Receive, Scope, Send
 
 # As many requests run at once as there are; so many threads are kept for those to come.
 MOST_IDLE = 8
@@ -29,7 +27,7 @@ class ControlPlane(ASGIHandler):
         # Each an executor of one thread, which has a connection to the database while a request uses it.
         self._idle: list[ThreadPoolExecutor] = []
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         thread = self._idle.pop() if self._idle else ThreadPoolExecutor(1, thread_name_prefix="control-plane")
         try:
             async with ThreadSensitiveContext(executor=thread):
@@ -45,4 +43,4 @@ class ControlPlane(ASGIHandler):
         super().load_middleware(is_async=False)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return cast(HttpResponseBase, await sync_to_async(self.get_response)(request))
+        return await sync_to_async(self.get_response)(request)
