@@ -12,6 +12,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
+from config.console import queries
 from governance.console.pages import ConsolePage
 
 # (group, its items: model label -> title and icon). A model that no app registers is left out.
@@ -97,6 +98,9 @@ class ConsoleSite(UnfoldAdminSite):
     """The operators' console."""
 
     index_title = "Overview"
+
+    def admin_view(self, view: queries.View, cacheable: bool = False) -> Any:
+        return super().admin_view(queries.forgiving(view), cacheable)
 
     def extra_urls(self) -> list[URLPattern]:
         from config.console import second_factor_page, sign_in

@@ -17,6 +17,7 @@ from governance.ledger.writer import GroupCommit
 from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.gateway import errors
+from llm.gateway.asked import Asked
 from llm.gateway.bodies import Bodies
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
@@ -64,6 +65,7 @@ class Gateway:
             at_a_time=settings.LARGE_BODIES_PER_KEY,
             most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
             patience_s=settings.BODY_TIMEOUT_S,
+            share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
         self.commits = GroupCommit()
         self.commits.start()
@@ -124,5 +126,11 @@ class Gateway:
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
         key = found[1]
-        cached = None if afresh else self.identities.cached(key)
-        return cached if cached is not None else await self.read(lambda: self.identities.find(key))
+        identity = None if afresh else self.identities.cached(key)
+        if identity is None:
+            identity = await self.read(lambda: self.identities.find(key))
+        if identity.has_ended:
+            refused = errors.key_ended()
+            Asked(exchange, identity).note(refused, self.refusals)
+            raise refused
+        return identity
