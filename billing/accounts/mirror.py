@@ -47,9 +47,11 @@ FETCHED = "99"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A customer's paid invoices, and what became of their payments."""
+    """A customer's subscriptions by id, its paid invoices, and what became of their payments."""
 
+    subscriptions: Mapping[str, objects.StripeSubscription]
     invoices: Sequence[objects.StripeInvoice]
+    payments: Sequence[Known]
     refunds: Mapping[str, Refund]
 
 
@@ -148,11 +150,27 @@ def payer_of(data: Mapping[str, Any]) -> str:
     return ""
 
 
+def known_object(id: str) -> dict[str, Any]:
+    """What is kept of one of Stripe's objects; empty where nothing is."""
+    for model in (Subscription, Invoice, Payment, CatalogEntry):
+        if found := model._default_manager.filter(stripe_id=id).values_list("data", flat=True).first():
+            return dict(found)
+    is_customer = BillingAccount.objects.filter(stripe_customer_id=id).exists()
+    return {"id": id, "object": "customer"} if is_customer else {}
+
+
 def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False) -> bool:
     """Keep a price, plan or product unless what is kept is newer; whether it was kept."""
     kind = kind_of(data)
     id = objects.text(data.get("id"))
-    return bool(id) and _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
+    if not id:
+        return False
+    taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
+    if key := objects.text(data.get("lookup_key"))[:255]:
+        # Of several keys the latest, in whatever order they are heard of; none is no key, and takes none away.
+        sold = CatalogEntry.objects.filter(stripe_id=id, sold_as_version__lt=version)
+        sold.update(sold_as=key, sold_as_version=version)
+    return taken
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
@@ -173,7 +191,8 @@ def invoices(account: BillingAccount) -> list[objects.StripeInvoice]:
 
 def facts(account: BillingAccount) -> Facts:
     paid = invoices(account)
-    return Facts(paid, refunds.of_invoices(paid, payments(account, paid)))
+    known = payments(account, paid)
+    return Facts({one.id: one for one in subscriptions(account)}, paid, known, refunds.of_invoices(paid, known))
 
 
 def payments(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> list[Known]:
@@ -230,6 +249,8 @@ def _known(id: str, catalog: Catalog) -> dict[str, Any]:
     if id not in catalog:
         row = CatalogEntry.objects.filter(stripe_id=id).first() if id else None
         catalog[id] = dict(row.data) if row else {}
+        if row and row.sold_as:
+            catalog[id]["lookup_key"] = objects.text(row.data.get("lookup_key")) or row.sold_as
     return catalog[id]
 
 

@@ -8,7 +8,7 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +19,6 @@ from django.db.models import F, Q
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, CatalogEntry, Trial
-from billing.rules import refunds
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import Level
@@ -73,6 +72,8 @@ CATALOG_AGE = timedelta(days=1)
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
 SPENDABLE = (*LIVE, EntitlementState.LAPSED)
+# What was given counts as begun, if nothing was paid yet.
+BEGUN = (EntitlementState.ACTIVE, EntitlementState.TRIAL, EntitlementState.PROVISIONAL)
 # Stripe's statuses of a subscription whose first payment, or trial, has not come about.
 NEVER_BEGAN = ("incomplete", "incomplete_expired")
 
@@ -102,14 +103,15 @@ def customer(customer_id: str, *, now: datetime) -> BillingAccount:
 
 
 def due(*, now: datetime, limit: int = 200) -> int:
-    """Sync accounts whose period is over, or whose tenant's status does not fit; how many.
+    """Sync accounts that time has changed, or whose tenant's status does not fit; how many.
 
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
-    over = Q(period_end__lte=now, state__in=LIVE)
+    # Rows of the version before this field have none; they are over when their period is.
+    over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry())
-    ids = list(found.order_by("period_end").values_list("stripe_customer_id", flat=True)[:limit])
+    ids = list(found.order_by("due_at", "period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
         try:
             customer(customer_id, now=now)
@@ -150,15 +152,13 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
 
 def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
-    paid = mirror.invoices(account)
-    payments = mirror.payments(account, paid)
-    facts = mirror.Facts(paid, refunds.of_invoices(paid, payments))
+    facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
     if not anew and (found.period is None or found.period.starts_at != account.window_start):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
-    wrong = purchases.note(account, paid, facts.refunds, payments, now=now)
-    account.has_begun = account.has_begun or _has_begun(account, paid)
+    wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
+    account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
     if found.state != EntitlementState.NONE and binding.waits_for_consent(account):
         wrong.add(f"tenant_has_budgets:{account.tenant}")
@@ -168,11 +168,11 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     return found
 
 
-def _has_begun(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> bool:
+def _has_begun(facts: mirror.Facts) -> bool:
     """Whether a subscription was ever paid for, if with credit or a coupon, or tried. Nobody is stopped, nor given the
     free tier's limit in place of what holds, for one that never began."""
-    return any(invoice.subscription_id for invoice in paid) or any(
-        sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in mirror.subscriptions(account)
+    return any(invoice.subscription_id for invoice in facts.invoices) or any(
+        sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in facts.subscriptions.values()
     )
 
 
@@ -187,6 +187,8 @@ def _give(
         Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
     if found.period is not None and found.state in SPENDABLE:
         limit = budget_windows.apply(account, tenant, found, facts, now=now)
+    elif found.state == EntitlementState.PENDING:
+        budget_windows.hold_back(tenant, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     _set_tenant_status(tenant, found, now)
@@ -228,7 +230,7 @@ def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime,
         return closed(policy=policy.current(), now=now, reasons=("customer_deleted",))
     tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
     return entitle(
-        subscriptions=mirror.subscriptions(account),
+        subscriptions=list(facts.subscriptions.values()),
         invoices=facts.invoices,
         plans=policy.plan_rules(),
         override_nanos=account.limit_override_nanos,
@@ -279,6 +281,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
         account.limit_nanos = max(1, limit.nanos)
     account.period_start = found.period.starts_at if found.period else None
     account.period_end = found.period.ends_at if found.period else None
+    account.due_at = found.until if found.until and found.until > now else None
     account.reasons = reasons
     account.kept_values = {price: list(value) for price, value in sorted(found.kept.items())}
     account.save(
@@ -289,6 +292,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "subscription_id",
             "period_start",
             "period_end",
+            "due_at",
             "reasons",
             "kept_values",
             "window_start",

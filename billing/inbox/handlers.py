@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing.accounts import binding, mirror, purchases, sync
+from billing.accounts import binding, budget_windows, mirror, purchases, sync
 from billing.models import BillingAccount, Invoice, StripeEvent
 from billing.stripe_api import client, objects
 from billing.usage import proof
@@ -28,11 +28,32 @@ FINISHED = ("paid", "void", "uncollectible")
 @dataclass(frozen=True, slots=True)
 class EventType:
     """`names_a_charge`: its objects name a charge and no customer. `thin`: it comes without its data, which is
-    fetched, from an event destination in place of the endpoint."""
+    fetched, from an event destination in place of the endpoint. `subscribed`: we ask for it."""
 
     handler: Handler
     names_a_charge: bool = False
     thin: bool = False
+    subscribed: bool = True
+
+
+def complete(event: StripeEvent) -> StripeEvent:
+    """A thin event with the object that it is about, as its twin among the others has it; others as they are.
+
+    Raises StripeError.
+    """
+    id, url = (objects.text(event.related.get(name)) for name in ("id", "url"))
+    # An event destination can send `invoice.paid` as `v1.invoice.paid`, without the invoice.
+    name = event.type if event.type in EVENT_TYPES else event.type.removeprefix("v1.")
+    if not id or name not in EVENT_TYPES or EVENT_TYPES[name].handler is _meter_error:
+        return event
+    is_account = name.startswith(objects.ACCOUNT)
+    if is_account and not BillingAccount.objects.filter(stripe_customer_id=id).exists():
+        # Accounts are also those whom a platform pays.
+        return event
+    found = dict(client.related(url)) if client.is_configured() else mirror.known_object(id)
+    if is_account:
+        found |= {"id": id, "object": objects.ACCOUNT, "closed": found.get("closed") or name.endswith(".closed")}
+    return event.about(found, type=name, customer_id=objects.customer_id(found)) if found else event
 
 
 def readings(event: StripeEvent, *, now: datetime) -> Readings:
@@ -79,7 +100,10 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
         if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
             purchases.note_checkout(account, event.object, now=now)
 
-    _sync(event, readings, now, take)
+    account = _sync(event, readings, now, take)
+    if account is not None and account.tenant is not None and objects.checkout(event.object).mode == "subscription":
+        # Its subscription may be heard of later, or be paid later.
+        budget_windows.hold_back(account.tenant, now=now)
 
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -105,6 +129,14 @@ def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> 
         account.save(update_fields=["deleted_at"])
 
     _sync(event, readings, now, close)
+
+
+def _account(event: StripeEvent, readings: Readings, now: datetime) -> None:
+    """An account that is a customer (Accounts v2): a closed one is a customer that was deleted."""
+    if event.object.get("closed"):
+        _customer_deleted(event, readings, now)
+    else:
+        _sync(event, readings, now, lambda account: None)
 
 
 def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -158,16 +190,18 @@ def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
         sync.write(customer_id, None, now=now)
 
 
-def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]) -> None:
-    """Lock the customer, keep what the event brings, and write what follows."""
+def _sync(
+    event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]
+) -> BillingAccount | None:
+    """Lock the customer, keep what the event brings, and write what follows; None where it concerns nobody."""
     customer_id = event.customer_id or next(iter(readings), "")
     if not customer_id:
         # A checkout or invoice without a customer concerns nobody's budget.
-        return
+        return None
     account = binding.locked(customer_id)
     take(account)
     binding.claim(account=account, data=event.object, now=now)
-    sync.write(customer_id, readings.get(customer_id), now=now)
+    return sync.write(customer_id, readings.get(customer_id), now=now)
 
 
 # All that is known of a type of event is its row here: adding a row subscribes to it, fetches what was missed of it,
@@ -203,6 +237,8 @@ EVENT_TYPES: dict[str, EventType] = {
     "charge.dispute.closed": EventType(_payment, names_a_charge=True),
     "charge.dispute.funds_reinstated": EventType(_payment, names_a_charge=True),
     "entitlements.active_entitlement_summary.updated": EventType(_resync),
+    "v2.core.account.closed": EventType(_account, thin=True, subscribed=False),
+    "v2.core.account.updated": EventType(_account, thin=True, subscribed=False),
     "v1.billing.meter.error_report_triggered": EventType(_meter_error, thin=True),
     "price.created": EventType(_catalog),
     "price.updated": EventType(_catalog),
@@ -217,4 +253,6 @@ HOLDS_UP_INVOICES = "invoice.created"
 
 def asked_for(*, thin: bool = False) -> frozenset[str]:
     """The types that our endpoint at Stripe is to send; `thin`: those of the event destination beside it."""
-    return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin) - {HOLDS_UP_INVOICES}
+    return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin and one.subscribed) - {
+        HOLDS_UP_INVOICES
+    }
