@@ -74,8 +74,16 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
 def hold_back(tenant: Tenant, *, now: datetime) -> None:
     """A tenant whose subscription is not paid yet has nothing to spend, in place of the platform's default budget.
     What budgets of its own allow stays."""
-    if not OWN_BUDGETS.filter(tenant=tenant).exists() and _known_budget(tenant) is None:
+    known = _known_budget(tenant)
+    if not OWN_BUDGETS.filter(tenant=tenant).exists() and (known is None or not known.enabled):
         _make_budget(tenant, 1, None, now)
+
+
+def let_go(tenant: Tenant, *, now: datetime) -> None:
+    """Nothing came of a subscription that never began: what held its tenant back goes."""
+    held = _known_budget(tenant)
+    if held is not None and _holds_back(held):
+        budgets.delete(budget=held, by=STRIPE, now=now)
 
 
 def forgive(account: BillingAccount) -> None:
@@ -293,12 +301,17 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
         old, new = {"source": known.source}, {"source": Budget.Source.STRIPE.value}
         audit.record(action="budget.take_over", target=str(known), by=STRIPE, now=now, old=old, new=new)
         known.source = Budget.Source.STRIPE
-    elif not BillingPeriod.objects.filter(tenant=tenant).exists():
-        # It held a tenant back that had paid for nothing; now there is a plan.
+    elif _holds_back(known):
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
-        changes = budget_policy.columns_of(plan) if plan else {}
-        budgets.change(budget=known, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan}")
+        changes = {"enabled": True} | (budget_policy.columns_of(plan) if plan else {})
+        return budgets.change(budget=known, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan}")
     return known
+
+
+def _holds_back(budget: Budget) -> bool:
+    """Whether a budget stands for a tenant that has paid for nothing yet."""
+    is_ours = budget.source == Budget.Source.STRIPE
+    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exists()
 
 
 def _make_budget(tenant: Tenant, limit_nanos: int, plan: Plan | None, now: datetime) -> Budget:

@@ -47,7 +47,7 @@ FETCHED = "99"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A customer's subscriptions by id, its paid invoices, and what became of their payments."""
+    """A customer's subscriptions by id, its invoices that are paid or may be, and what became of their payments."""
 
     subscriptions: Mapping[str, objects.StripeSubscription]
     invoices: Sequence[objects.StripeInvoice]
@@ -167,9 +167,9 @@ def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force:
         return False
     taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
     if key := objects.text(data.get("lookup_key"))[:255]:
-        # Of several keys the latest, in whatever order they are heard of; none is no key, and takes none away.
-        sold = CatalogEntry.objects.filter(stripe_id=id, sold_as_version__lt=version)
-        sold.update(sold_as=key, sold_as_version=version)
+        # Of several keys the first, in whatever order they are heard of.
+        earlier = Q(sold_as="") | Q(sold_as_version__gt=version)
+        CatalogEntry.objects.filter(earlier, stripe_id=id).update(sold_as=key, sold_as_version=version)
     return taken
 
 
@@ -183,7 +183,7 @@ def subscriptions(account: BillingAccount) -> list[objects.StripeSubscription]:
 
 
 def invoices(account: BillingAccount) -> list[objects.StripeInvoice]:
-    rows = account.invoices.filter(status="paid").order_by("stripe_id")
+    rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")
     # The same few prices are on all of them: each is looked up once.
     known: Catalog = {}
     return [objects.invoice(with_catalog(row.data, known)) for row in rows]

@@ -171,7 +171,7 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
 def _has_begun(facts: mirror.Facts) -> bool:
     """Whether a subscription was ever paid for, if with credit or a coupon, or tried. Nobody is stopped, nor given the
     free tier's limit in place of what holds, for one that never began."""
-    return any(invoice.subscription_id for invoice in facts.invoices) or any(
+    return any(invoice.subscription_id and invoice.status == "paid" for invoice in facts.invoices) or any(
         sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in facts.subscriptions.values()
     )
 
@@ -182,6 +182,8 @@ def _give(
     """Bring the tenant to what its customer has come to; the limit of its window, where it has one."""
     limit = None
     if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
+        if found.state != EntitlementState.SUSPENDED:
+            budget_windows.let_go(tenant, now=now)
         return None
     for product_id, subscription_id in found.trials.items():
         Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})

@@ -28,12 +28,11 @@ FINISHED = ("paid", "void", "uncollectible")
 @dataclass(frozen=True, slots=True)
 class EventType:
     """`names_a_charge`: its objects name a charge and no customer. `thin`: it comes without its data, which is
-    fetched, from an event destination in place of the endpoint. `subscribed`: we ask for it."""
+    fetched, from an event destination in place of the endpoint."""
 
     handler: Handler
     names_a_charge: bool = False
     thin: bool = False
-    subscribed: bool = True
 
 
 def complete(event: StripeEvent) -> StripeEvent:
@@ -43,16 +42,16 @@ def complete(event: StripeEvent) -> StripeEvent:
     """
     id, url = (objects.text(event.related.get(name)) for name in ("id", "url"))
     # An event destination can send `invoice.paid` as `v1.invoice.paid`, without the invoice.
-    name = event.type if event.type in EVENT_TYPES else event.type.removeprefix("v1.")
-    if not id or name not in EVENT_TYPES or EVENT_TYPES[name].handler is _meter_error:
+    name = ACCOUNT_TWINS.get(event.type, event.type.removeprefix("v1."))
+    if not id or event.type in EVENT_TYPES or name not in EVENT_TYPES:
         return event
-    is_account = name.startswith(objects.ACCOUNT)
+    is_account = event.type in ACCOUNT_TWINS
     if is_account and not BillingAccount.objects.filter(stripe_customer_id=id).exists():
         # Accounts are also those whom a platform pays.
         return event
     found = dict(client.related(url)) if client.is_configured() else mirror.known_object(id)
     if is_account:
-        found |= {"id": id, "object": objects.ACCOUNT, "closed": found.get("closed") or name.endswith(".closed")}
+        found |= {"id": id, "object": objects.ACCOUNT}
     return event.about(found, type=name, customer_id=objects.customer_id(found)) if found else event
 
 
@@ -129,14 +128,6 @@ def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> 
         account.save(update_fields=["deleted_at"])
 
     _sync(event, readings, now, close)
-
-
-def _account(event: StripeEvent, readings: Readings, now: datetime) -> None:
-    """An account that is a customer (Accounts v2): a closed one is a customer that was deleted."""
-    if event.object.get("closed"):
-        _customer_deleted(event, readings, now)
-    else:
-        _sync(event, readings, now, lambda account: None)
 
 
 def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -222,6 +213,8 @@ EVENT_TYPES: dict[str, EventType] = {
     "customer.subscription.trial_will_end": EventType(_subscription),
     "customer.subscription.pending_update_applied": EventType(_subscription),
     "customer.subscription.pending_update_expired": EventType(_subscription),
+    # From here on the terms of an invoice that is sent run.
+    "invoice.finalized": EventType(_invoice),
     "invoice.paid": EventType(_finished_invoice),
     "invoice.payment_succeeded": EventType(_finished_invoice),
     "invoice.payment_failed": EventType(_invoice),
@@ -237,8 +230,6 @@ EVENT_TYPES: dict[str, EventType] = {
     "charge.dispute.closed": EventType(_payment, names_a_charge=True),
     "charge.dispute.funds_reinstated": EventType(_payment, names_a_charge=True),
     "entitlements.active_entitlement_summary.updated": EventType(_resync),
-    "v2.core.account.closed": EventType(_account, thin=True, subscribed=False),
-    "v2.core.account.updated": EventType(_account, thin=True, subscribed=False),
     "v1.billing.meter.error_report_triggered": EventType(_meter_error, thin=True),
     "price.created": EventType(_catalog),
     "price.updated": EventType(_catalog),
@@ -247,12 +238,12 @@ EVENT_TYPES: dict[str, EventType] = {
     "product.created": EventType(_catalog),
     "product.updated": EventType(_catalog),
 }
+# Accounts v2: what an account that is a customer says in place of what a customer does.
+ACCOUNT_TWINS = {"v2.core.account.updated": "customer.updated", "v2.core.account.closed": "customer.deleted"}
 # An answer other than 2xx to it delays the finalising of invoices by up to 72 hours, so it is never asked for.
 HOLDS_UP_INVOICES = "invoice.created"
 
 
 def asked_for(*, thin: bool = False) -> frozenset[str]:
     """The types that our endpoint at Stripe is to send; `thin`: those of the event destination beside it."""
-    return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin and one.subscribed) - {
-        HOLDS_UP_INVOICES
-    }
+    return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin) - {HOLDS_UP_INVOICES}

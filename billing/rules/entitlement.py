@@ -157,9 +157,9 @@ def entitle(
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
     known = {sub.id: sub for sub in subscriptions}
-    paid = [invoice for invoice in invoices if invoice.status == "paid"]
+    paid = [one for one in invoices if one.status == "paid"]
     billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
-    rules = _Rules(pricing, now, policy, paid, trials_used or {}, refunds or {})
+    rules = _Rules(pricing, now, policy, invoices, trials_used or {}, refunds or {})
     statuses = [one for id in sorted((known.keys() | billed) - {""}) for one in rules.of(known.get(id), id)]
     return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
 
@@ -252,7 +252,7 @@ class _Rules:
     pricing: Pricing
     now: datetime
     policy: BillingPolicy
-    paid: Sequence[StripeInvoice]
+    invoices: Sequence[StripeInvoice]
     trials_used: Mapping[str, str]
     refunds: Mapping[str, Refund]
 
@@ -278,7 +278,7 @@ class _Subscription:
     def __init__(self, rules: _Rules, sub: StripeSubscription | None, id: str, status: str) -> None:
         self.rules, self.sub, self.id, self.status, self.now = rules, sub, id, status, rules.now
         self.reasons: set[str] = set()
-        self.grants = grants.of(sub, id, rules.paid, rules.pricing, self.reasons)
+        self.grants = grants.of(sub, id, rules.invoices, rules.pricing, self.reasons)
         items = sub.items if sub else ()
         self.worths = rules.pricing.worths([item.price for item in items], self.reasons) if items else {}
         self.items: dict[Cycle, list[Item]] = defaultdict(list)
@@ -292,7 +292,9 @@ class _Subscription:
         self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
 
     def statuses(self) -> list[SubscriptionStatus]:
-        current = {cycle: span for cycle, all in self.spans.items() for span in all if self._is_now(span)}
+        # The first that is not over: Stripe's clock may be ahead of ours.
+        left = {cycle: [span for span in all if self.now < span.ends_at] for cycle, all in self.spans.items()}
+        current = {cycle: all[0] for cycle, all in left.items() if all}
         found = [self._paid(cycle, span, EntitlementState.ACTIVE) for cycle, span in current.items()]
         if self.status == "trialing":
             # Free days for somebody who has paid take nothing of that.
@@ -306,9 +308,6 @@ class _Subscription:
             span, cycle = max(ended)
             return [self._paid(cycle, span, EntitlementState.LAPSED)]
         return [SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))]
-
-    def _is_now(self, span: Period) -> bool:
-        return span.starts_at <= self.now < span.ends_at
 
     def _paid(self, cycle: Cycle, span: Period, state: EntitlementState) -> SubscriptionStatus:
         """A period that is paid for, or was until its payment went back."""
@@ -346,7 +345,8 @@ class _Subscription:
         if not items or any(self.worths[item.price.id].share_e4 for item in items):
             return paid
         asked = self._worth(cycle, items, whole)
-        moment = Period(self.now, self.now + grants.MICROSECOND)
+        now = max(self.now, period.starts_at)
+        moment = Period(now, now + grants.MICROSECOND)
         lines = [one for one in self.grants[cycle] if one.span.overlap(moment)]
         billed = sum(-one.nanos if one.is_credit else one.nanos for one in lines)
         share = asked * (period.length // grants.MICROSECOND) // (whole.length // grants.MICROSECOND)
@@ -379,7 +379,10 @@ class _Subscription:
         due_at = rolled.starts_at + timedelta(days=sub.days_until_due)
         ends_at = max(due_at, rolled.starts_at + timedelta(days=self.policy.grace_days))
         in_arrears = cycle.in_arrears and not (self.now >= ends_at and self._is_behind(cycle, rolled, sub))
-        if not (self.grants or sub.trial_ends_at or sub.days_until_due or cycle.in_arrears):
+        # Nobody has credit for a first invoice that was not sent to them.
+        is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.rules.invoices)
+        has_terms = sub.days_until_due > 0 and is_sent
+        if not (self.grants or sub.trial_ends_at or has_terms or cycle.in_arrears):
             return SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
         if self.now >= ends_at and not in_arrears and not (self.is_paused and self.policy.pause == "ignore"):
             return SubscriptionStatus(self.id, EntitlementState.SUSPENDED, reasons=("past_due",))

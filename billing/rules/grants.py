@@ -141,7 +141,7 @@ def per_cycle(pricing: Pricing, worth: Worth, item: Item, span: Period, reasons:
 
 
 def of(
-    sub: StripeSubscription | None, id: str, paid: Sequence[StripeInvoice], pricing: Pricing, reasons: set[str]
+    sub: StripeSubscription | None, id: str, invoices: Sequence[StripeInvoice], pricing: Pricing, reasons: set[str]
 ) -> Grants:
     """A subscription's grants, by cycle, of all lines of all paid invoices. What its trial bills gives nothing."""
     items = {item.price.id: item.price for item in (sub.items if sub else ())}
@@ -149,7 +149,9 @@ def of(
     beside = pricing.worths(list(items.values()), set())
     found: dict[Cycle, list[Grant]] = defaultdict(list)
     counted: set[tuple[str, Period, bool]] = set()
-    for invoice in paid:
+    for invoice in invoices:
+        if invoice.status != "paid":
+            continue
         lines = [replace(line, price=_told(line.price, items)) for line in invoice.lines if _is_of(line, invoice, id)]
         # The items say by themselves what is wrong with them.
         worths = pricing.worths([line.price for line in lines], set() if items else reasons)

@@ -104,7 +104,10 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         subscriptions = tuple(_with_all_items(api, one) for one in _all(api.v1.subscriptions.list(wanted)))
         # Charges are not listed by account: what becomes of them is heard of in events.
         payments = None if is_account else _payments(api, customer_id)
-        return CustomerSnapshot(customer, subscriptions, _invoices(api, whose), payments)
+        invoices = _invoices(api, {**whose, "status": "paid"})
+        if any(one.get("collection_method") == "send_invoice" for one in subscriptions):
+            invoices += _invoices(api, {**whose, "status": "open"})
+        return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)
 
@@ -117,8 +120,8 @@ def _customer(api: stripe.StripeClient, customer_id: str) -> Fetched:
 
 
 def _invoices(api: stripe.StripeClient, whose: Mapping[str, str]) -> tuple[Fetched, ...]:
-    """The customer's newest paid invoices, with the payments they were paid by where those can be asked for."""
-    plain: Any = {**whose, "status": "paid", "limit": PAGE}
+    """The customer's newest invoices of a status, with the payments they were paid by where those can be asked for."""
+    plain: Any = {**whose, "limit": PAGE}
     try:
         listed = api.v1.invoices.list(plain | {"expand": ["data.payments"]})
     except stripe.InvalidRequestError as error:

@@ -192,7 +192,9 @@ class TestByThemselves:
         kinds = [one.kind for one in catch_up.run_due(now=NOW + 3 * HOUR)]
         assert kinds == ["endpoint", "backfill", "reconcile"]
 
-    def test_after_an_outage_what_was_missed_comes_and_operators_are_told(self, stripe: stripe_api.Account) -> None:
+    def test_after_an_outage_what_was_missed_comes_and_operators_are_told(
+        self, stripe: stripe_api.Account, trusting: None
+    ) -> None:
         catch_up.run_due(now=NOW)
         store.sweep(now=NOW)
         back = NOW + 9 * HOUR
