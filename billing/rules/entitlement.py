@@ -337,7 +337,7 @@ class _Subscription:
         )
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
-        """What was paid for a period, where the items are worth more or less by now than what is paid at this moment.
+        """What was paid for a period, where the items are worth more or less by now than what its lines bill.
 
         A share of what is billed is what was billed.
         """
@@ -345,8 +345,8 @@ class _Subscription:
         if not items or any(self.worths[item.price.id].share_e4 for item in items):
             return paid
         asked = self._worth(cycle, items, whole)
-        now = max(self.now, period.starts_at)
-        moment = Period(now, now + grants.MICROSECOND)
+        # What is billed of a change is billed to the period's end.
+        moment = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
         lines = [one for one in self.grants[cycle] if one.span.overlap(moment)]
         billed = sum(-one.nanos if one.is_credit else one.nanos for one in lines)
         share = asked * (period.length // grants.MICROSECOND) // (whole.length // grants.MICROSECOND)

@@ -260,4 +260,4 @@ def _scaled(nanos: int, worth: Worth, price: StripePrice, span: Period) -> int:
     days = DAYS.get(price.interval, 0) * price.interval_count
     if not worth.monthly or not 0 < days <= LONGEST_MONTH.days:
         return nanos
-    return nanos * timedelta(days=days) // month(span.starts_at, span.starts_at).length
+    return nanos * days // month(span.starts_at, span.starts_at).length.days

@@ -8,7 +8,7 @@ the same amount at about the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
 
@@ -40,7 +40,7 @@ class Refund:
 
     kind: RefundKind
     refunded: int = 0
-    paid: int = 0
+    paid: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
     links = _links(invoices, [one.payment for one in known])
     for invoice in invoices:
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
-        refund = _of(invoice.total, invoice.credited, mine, before=invoice.credited_before)
+        refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
             found[invoice.id] = refund
     return found

@@ -136,9 +136,9 @@ class Pricing:
             return mapped
         plan = next((plan for plan in self.plans if plan.is_default), None)
         reasons |= {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
-        if plan is None:
-            return {}
-        default = Worth(Level.DEFAULT, plan.limit_nanos, plan.name, monthly=plan.monthly, policy=plan.policy)
+        default = Worth(Level.DEFAULT, 0)
+        if plan is not None:
+            default = Worth(Level.DEFAULT, plan.limit_nanos, plan.name, monthly=plan.monthly, policy=plan.policy)
         return {one.id: default for one in asked}
 
     def nanos(self, worth: Worth, price: StripePrice, quantity: int, charge: Charge | None, reasons: set[str]) -> int:

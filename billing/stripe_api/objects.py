@@ -234,7 +234,7 @@ def invoice(data: Object) -> StripeInvoice:
         starts_at=moment(data.get("period_start")),
         ends_at=moment(data.get("period_end")),
         amount_paid=whole(data.get("amount_paid")),
-        total=max(whole(data.get("total")), whole(data.get("amount_paid"))),
+        total=whole(data.get("total")),
         credited=whole(data.get("post_payment_credit_notes_amount")),
         credited_before=whole(data.get("pre_payment_credit_notes_amount")),
         currency=text(data.get("currency")),
