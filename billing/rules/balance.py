@@ -88,8 +88,10 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
     """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
     count against the top-up."""
-    whole = sum(part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts if not part.frozen)
-    frozen = _frozen_nanos(balance, now)
+    left_of = {part.key: part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts}
+    whole = sum(left_of[part.key] for part in now.parts if not part.frozen)
+    # What is used of parts that allow no more: they are drawn on before the others.
+    frozen = min(now.used_nanos, sum(max(0, left_of[part.key]) for part in now.parts if part.frozen))
     held = max(0, min(balance.debt_nanos, whole))
     plan = max(max(0, whole - held) + frozen, floor_nanos)
     left = max(0, now.used_nanos - plan)
@@ -101,16 +103,6 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nan
         # What is refunded is taken back as far as it is unused.
         added += max(taken, topup.amount_nanos - topup.refunded_nanos - drawn)
     return Limit(plan, added, held)
-
-
-def _frozen_nanos(balance: Balance, now: Spell) -> int:
-    """What is used of parts that allow no more: they are drawn on before the others."""
-    left, frozen = now.used_nanos, 0
-    for part in now.parts:
-        if part.frozen:
-            taken = min(left, max(0, part.whole_nanos - balance.drawn.get(part.key, 0)))
-            left, frozen = left - taken, frozen + taken
-    return frozen
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:

@@ -21,8 +21,8 @@ from enum import StrEnum
 from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
-from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Pricing, Terms, Worth
-from billing.stripe_api.objects import Item, StripeInvoice, StripePrice, StripeSubscription
+from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
+from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
 from governance.rules import money
 
 
@@ -44,8 +44,7 @@ REFUND_REASONS = {
     RefundKind.REFUNDED: "refunded",
     RefundKind.DISPUTED: "disputed",
 }
-NO_TERMS = Terms()
-WHOLLY_GONE = (RefundKind.REFUNDED, RefundKind.DISPUTED)
+OVER = ("canceled", "incomplete_expired")
 # A customer's state is the first of these that one of its subscriptions is in.
 STATE_ORDER = tuple(EntitlementState)
 LIVE = (
@@ -106,12 +105,12 @@ class WindowShare:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStatus:
-    """What one subscription gives in one cycle. `until`: when time alone changes it."""
+    """What one subscription gives in one cycle, for which prices. `until`: when time alone changes it."""
 
     subscription_id: str
     state: EntitlementState
     part: WindowShare | None = None
-    terms: Terms = NO_TERMS
+    priced: tuple[Priced, ...] = ()
     reasons: tuple[str, ...] = ()
     trial_product: str = ""
     until: datetime | None = None
@@ -159,8 +158,11 @@ def entitle(
     known = {sub.id: sub for sub in subscriptions}
     paid = [one for one in invoices if one.status == "paid"]
     billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
-    rules = _Rules(pricing, now, policy, invoices, trials_used or {}, refunds or {})
-    statuses = [one for id in sorted((known.keys() | billed) - {""}) for one in rules.of(known.get(id), id)]
+    facts = _Facts(pricing, now, policy, invoices, trials_used or {}, refunds or {})
+    ids = sorted((known.keys() | billed) - {""})
+    over = {id for id, sub in known.items() if sub.status in OVER}
+    statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
+    statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
     return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
 
 
@@ -198,37 +200,34 @@ def _combine(
         return Entitlement(EntitlementState.NONE)
     state = min((status.state for status in statuses), key=STATE_ORDER.index)
     counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
-    reasons = tuple(
-        sorted({reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons})
-    )
+    known = {reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons}
     if state == EntitlementState.CLOSED:
-        return closed(policy=policy, now=now, reasons=reasons, kept=pricing.values)
-    giving = sorted(
-        ((one.part.period, one.subscription_id, one, one.part) for one in counted if one.part is not None),
-        key=lambda found: found[:2],
-    )
+        return closed(policy=policy, now=now, kept=pricing.values)
     until = min((one.until for one in counted if one.until), default=None)
+    giving = [(one.part.period, one.subscription_id, one.part, one) for one in counted if one.part is not None]
+    giving.sort(key=lambda found: found[:2])
     if not giving:
-        return Entitlement(state, reasons=reasons, kept=pricing.values, until=until)
+        return Entitlement(state, reasons=tuple(sorted(known)), kept=pricing.values, until=until)
     if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
     period, subscription_id, _, _ = giving[-1]
-    parts = tuple(part for _, _, _, part in giving)
-    terms = [one.terms for _, _, one, _ in giving]
+    parts = tuple(part for _, _, part, _ in giving)
+    priced = [pair for *_, one in giving for pair in one.priced]
+    soft_e4, hard_e4 = valuation.caps(priced, known)
     found = Entitlement(
         state=state,
         limit_nanos=min(money.MAX_LIMIT_NANOS, sum(part.limit_nanos for part in parts)),
         period=period,
         parts=parts,
         subscription_id=subscription_id,
-        plan=" + ".join(sorted({name for one in terms for name in one.plan.split(" + ") if name})),
-        reasons=reasons,
+        plan=valuation.plans_of(priced),
+        reasons=tuple(sorted(known)),
         kept=pricing.values,
-        trials={one.trial_product: one.subscription_id for _, _, one, _ in giving if one.trial_product},
+        trials={one.trial_product: one.subscription_id for *_, one in giving if one.trial_product},
         until=until,
-        soft_e4=min((one.soft_e4 for one in terms if one.soft_e4 is not None), default=None),
-        hard_e4=min((one.hard_e4 for one in terms if one.hard_e4 is not None), default=None),
+        soft_e4=soft_e4,
+        hard_e4=hard_e4,
     )
     return found if override_nanos is None else _overridden(found, override_nanos)
 
@@ -246,9 +245,7 @@ def _overridden(found: Entitlement, nanos: int) -> Entitlement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """The rules for one subscription after the other, with what they all need."""
-
+class _Facts:
     pricing: Pricing
     now: datetime
     policy: BillingPolicy
@@ -256,85 +253,74 @@ class _Rules:
     trials_used: Mapping[str, str]
     refunds: Mapping[str, Refund]
 
-    def of(self, sub: StripeSubscription | None, id: str) -> list[SubscriptionStatus]:
-        """`sub` is None where an invoice came before its subscription: a paid one speaks for itself."""
-        status = sub.status if sub else "active"
-        if status in ("canceled", "incomplete_expired"):
-            return [SubscriptionStatus(id, EntitlementState.CLOSED)]
-        if status in ("unpaid", "paused"):
-            return [SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=(status,))]
-        one = _Subscription(self, sub, id, status)
-        if one.is_paused and one.policy.pause == "suspended":
-            return [SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=("collection_paused",))]
-        more = ["collection_paused"] if one.is_paused else []
-        if sub is not None and (sub.cancel_at_period_end or sub.cancels_at):
-            more.append("cancels_at_period_end" if sub.cancel_at_period_end else "cancels")
-        return [replace(found, reasons=(*found.reasons, *more)) for found in one.statuses()]
-
 
 class _Subscription:
-    """What one subscription that is not over gives, cycle by cycle."""
+    """What one subscription that is not over gives, cycle by cycle. Where an invoice came before it, `sub` is
+    None: a paid one speaks for itself."""
 
-    def __init__(self, rules: _Rules, sub: StripeSubscription | None, id: str, status: str) -> None:
-        self.rules, self.sub, self.id, self.status, self.now = rules, sub, id, status, rules.now
+    def __init__(self, facts: _Facts, sub: StripeSubscription | None, id: str) -> None:
+        self.facts, self.id, self.now = facts, id, facts.now
+        self.sub = sub or StripeSubscription(id, "active", ())
         self.reasons: set[str] = set()
-        self.grants = grants.of(sub, id, rules.invoices, rules.pricing, self.reasons)
-        items = sub.items if sub else ()
-        self.worths = rules.pricing.worths([item.price for item in items], self.reasons) if items else {}
+        self.grants = grants.of(sub, id, facts.invoices, facts.pricing, self.reasons)
+        self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
+        prices = [item.price for item in self.sub.items]
+        self.worths = facts.pricing.worths(prices, self.reasons)
         self.items: dict[Cycle, list[Item]] = defaultdict(list)
-        for item in items:
+        for item in self.sub.items:
             if (worth := self.worths.get(item.price.id)) is not None:
                 self.items[grants.cycle_of(item.price, worth)].append(item)
-        priced = [(item.price, self.worths[item.price.id]) for one in self.items.values() for item in one]
-        self.policy = rules.policy.with_own(valuation.terms(priced, set()).policy)
-        self.is_paused = sub is not None and sub.collection_paused
-        self.is_late = status == "past_due" or (self.is_paused and self.policy.pause == "past_due")
-        self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
+        self.policy = facts.policy.with_own(valuation.policy_of(self._priced(self.sub.items)))
+        self.is_paused = self.sub.collection_paused
+        self.is_late = self.sub.status == "past_due" or (self.is_paused and self.policy.pause == "past_due")
 
     def statuses(self) -> list[SubscriptionStatus]:
+        status = self.sub.status
+        if status in ("unpaid", "paused") or (self.is_paused and self.policy.pause == "suspended"):
+            return [self._is(EntitlementState.SUSPENDED, *([] if self.is_paused else [status]))]
         # The first that is not over: Stripe's clock may be ahead of ours.
         left = {cycle: [span for span in all if self.now < span.ends_at] for cycle, all in self.spans.items()}
         current = {cycle: all[0] for cycle, all in left.items() if all}
-        found = [self._paid(cycle, span, EntitlementState.ACTIVE) for cycle, span in current.items()]
-        if self.status == "trialing":
+        found = [self._paid(cycle, span) for cycle, span in current.items()]
+        if status == "trialing":
             # Free days for somebody who has paid take nothing of that.
             return found or [self._trial()]
-        waiting = [self._waiting(cycle, items) for cycle, items in self.items.items() if cycle not in current]
+        waiting = (self._waiting(cycle, items) for cycle, items in self.items.items() if cycle not in current)
         found += [one for one in waiting if one is not None]
-        if found:
-            return found
-        ended = [(span, cycle) for cycle, all in self.spans.items() for span in all if span.ends_at <= self.now]
-        if ended:
-            span, cycle = max(ended)
-            return [self._paid(cycle, span, EntitlementState.LAPSED)]
-        return [SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))]
+        if not found and self.spans:
+            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
+            over = self._paid(cycle, span)
+            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+        return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
-    def _paid(self, cycle: Cycle, span: Period, state: EntitlementState) -> SubscriptionStatus:
+    def _is(
+        self,
+        state: EntitlementState,
+        *reasons: str,
+        part: WindowShare | None = None,
+        priced: Sequence[Priced] = (),
+        until: datetime | None = None,
+    ) -> SubscriptionStatus:
+        more = ["collection_paused"] if self.is_paused else []
+        if self.sub.cancel_at_period_end or self.sub.cancels_at:
+            more.append("cancels_at_period_end" if self.sub.cancel_at_period_end else "cancels")
+        if part is not None:
+            more += self.reasons
+        return SubscriptionStatus(self.id, state, part, tuple(priced), (*reasons, *more), until=until)
+
+    def _paid(self, cycle: Cycle, span: Period) -> SubscriptionStatus:
         """A period that is paid for, or was until its payment went back."""
-        lines = self.grants[cycle]
+        lines, refunds = self.grants[cycle], self.facts.refunds
         in_part = any(one.span == span and one.in_part for one in lines)
         period, whole = cycle.at(span, self.now, in_part=in_part)
-        part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, self.rules.refunds)
-        if part.frozen and state == EntitlementState.ACTIVE:
-            state = EntitlementState.FROZEN
+        part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, refunds)
         nanos = grants.given(lines, period, whole) if part.frozen else part.paid_nanos
-        if state != EntitlementState.LAPSED:
-            nanos = self._changed(nanos, cycle, period, whole)
-        billed = [(one.price, one.worth) for one in lines if one.span.overlap(period) and not one.is_credit]
-        terms = self._terms([(item.price, self.worths[item.price.id]) for item in self.items.get(cycle, ())] or billed)
-        gone = {
-            self.rules.refunds[one.invoice_id].kind
-            for one in lines
-            if one.span.overlap(period) and one.invoice_id in self.rules.refunds
-        }
-        reasons = (*terms.reasons, *sorted(REFUND_REASONS[kind] for kind in gone))
-        if state == EntitlementState.LAPSED:
-            return SubscriptionStatus(
-                self.id, state, replace(part, limit_nanos=nanos), terms, (*reasons, "period_ended")
-            )
-        return SubscriptionStatus(
-            self.id, state, replace(part, limit_nanos=nanos), terms, reasons, until=period.ends_at
-        )
+        part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
+        billed = [one for one in lines if one.span.overlap(period)]
+        gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
+        priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
+        state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
+        return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.
@@ -344,109 +330,99 @@ class _Subscription:
         items = self.items.get(cycle, [])
         if not items or any(self.worths[item.price.id].share_e4 for item in items):
             return paid
-        asked = self._worth(cycle, items, whole)
         # What is billed of a change is billed to the period's end.
-        moment = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
-        lines = [one for one in self.grants[cycle] if one.span.overlap(moment)]
-        billed = sum(-one.nanos if one.is_credit else one.nanos for one in lines)
-        share = asked * (period.length // grants.MICROSECOND) // (whole.length // grants.MICROSECOND)
+        last = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
+        lines = [one for one in self.grants[cycle] if one.span.overlap(last)]
+        asked, billed = self._worth(items, whole), sum(-one.nanos if one.is_credit else one.nanos for one in lines)
         if asked > billed and self.policy.upgrade == "whole" and not self.is_late:
-            return max(paid, min(share, paid * self.policy.upgrade_times))
-        if asked < billed and self.policy.downgrade == "now" and lines:
-            return min(paid, share)
+            return max(paid, min(period.share(asked, whole), paid * self.policy.upgrade_times))
+        if asked < billed and self.policy.downgrade == "now":
+            return min(paid, period.share(asked, whole))
         return paid
 
-    def _worth(self, cycle: Cycle, items: Sequence[Item], whole: Period) -> int:
+    def _worth(self, items: Sequence[Item], whole: Period) -> int:
         """What items are worth for a whole cycle; the default plan once."""
-        worths = {item.price.id: self.worths[item.price.id] for item in items}
-        if any(worth.level == valuation.Level.DEFAULT for worth in worths.values()):
+        if any(self.worths[item.price.id].level == valuation.Level.DEFAULT for item in items):
             items = items[:1]
-        pricing, reasons = self.rules.pricing, self.reasons
-        nanos = sum(grants.per_cycle(pricing, worths[one.price.id], one, whole, reasons) for one in items)
-        return min(money.MAX_LIMIT_NANOS, nanos)
+        pricing, worths, reasons = self.facts.pricing, self.worths, self.reasons
+        each = (
+            grants.per_cycle(pricing, worths[one.price.id], one.price, one.quantity, whole, reasons) for one in items
+        )
+        return min(money.MAX_LIMIT_NANOS, sum(each))
 
     def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:
         """A period that is not paid for (yet). None where nothing has begun since the last one that is."""
-        sub = self.sub
-        known = [span for item in items if (span := grants.between(item.starts_at, item.ends_at))]
-        if sub is None or not known or self.status.startswith("incomplete"):
+        sub, known = self.sub, [span for item in items if (span := grants.between(item.starts_at, item.ends_at))]
+        if not known or sub.status.startswith("incomplete"):
             return None
-        paid_to = max((span.ends_at for span in self.spans.get(cycle, []) if span.ends_at <= self.now), default=None)
-        rolled = max(known)
-        if paid_to is not None and (sub.cancel_at_period_end or rolled.ends_at <= paid_to):
+        rolled, paid = max(known), self.spans.get(cycle, [])
+        if paid and (rolled.ends_at <= paid[-1].ends_at or (sub.cancel_at_period_end and not cycle.in_arrears)):
             return None
-        rolled = Period(max(rolled.starts_at, paid_to or rolled.starts_at), rolled.ends_at)
-        due_at = rolled.starts_at + timedelta(days=sub.days_until_due)
-        ends_at = max(due_at, rolled.starts_at + timedelta(days=self.policy.grace_days))
-        in_arrears = cycle.in_arrears and not (self.now >= ends_at and self._is_behind(cycle, rolled, sub))
         # Nobody has credit for a first invoice that was not sent to them.
-        is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.rules.invoices)
-        has_terms = sub.days_until_due > 0 and is_sent
-        if not (self.grants or sub.trial_ends_at or has_terms or cycle.in_arrears):
-            return SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
-        if self.now >= ends_at and not in_arrears and not (self.is_paused and self.policy.pause == "ignore"):
-            return SubscriptionStatus(self.id, EntitlementState.SUSPENDED, reasons=("past_due",))
-        if in_arrears:
-            # Owed only where it is still not paid for when its own invoice is late.
-            until = rolled.ends_at + (ends_at - rolled.starts_at)
-            found = self._on_credit(EntitlementState.ACTIVE, cycle, items, rolled, until)
-            changes_at = ends_at if self._is_behind(cycle, rolled, sub) else rolled.ends_at
-            return replace(found, reasons=(*found.reasons, "on_credit"), until=changes_at)
-        until_due = due_at if self.now < due_at else None
-        found = self._on_credit(EntitlementState.PROVISIONAL, cycle, items, rolled, until_due)
-        next_at = min(until_due or ends_at, found.part.period.ends_at if found.part else ends_at)
-        return replace(found, reasons=(*found.reasons, "awaiting_payment"), until=next_at)
+        is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
+        if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
+            return self._is(EntitlementState.PENDING, "awaiting_first_payment")
+        rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
+        terms = timedelta(days=sub.days_until_due)
+        grace = max(terms, timedelta(days=self.policy.grace_days))
+        ends_at, by_agreement = rolled.starts_at + grace, rolled.starts_at + terms
+        if cycle.in_arrears:
+            by_agreement = rolled.ends_at + grace
+            ends_at = ends_at if self._is_behind(paid, rolled) else by_agreement
+        if self.now >= ends_at and not (self.is_paused and self.policy.pause == "ignore"):
+            return self._is(EntitlementState.SUSPENDED, "past_due")
+        return self._on_credit(cycle, items, rolled, ends_at, by_agreement if self.now < by_agreement else None)
 
-    def _is_behind(self, cycle: Cycle, current: Period, sub: StripeSubscription) -> bool:
+    def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""
-        begun = max((at for at in (sub.starts_at, sub.trial_ends_at) if at), default=None)
-        is_first = begun is None or begun >= current.starts_at
-        is_paid = any(span.ends_at >= current.starts_at for span in self.spans.get(cycle, []))
-        return self.is_late or not (is_first or is_paid)
+        begun = max((at for at in (self.sub.starts_at, self.sub.trial_ends_at) if at), default=current.starts_at)
+        is_paid = begun >= current.starts_at or any(span.ends_at >= current.starts_at for span in paid)
+        return self.is_late or not is_paid
 
     def _on_credit(
-        self, state: EntitlementState, cycle: Cycle, items: Sequence[Item], rolled: Period, until: datetime | None
+        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, by_agreement: datetime | None
     ) -> SubscriptionStatus:
-        """What the policy gives of a period before it is paid for. `until`: by agreement it need not be before that."""
+        """What the policy gives of a period before it is paid for, which need not be before `by_agreement`, if that is
+        set. Used, and not paid for by then, it is owed."""
         period, whole = cycle.at(rolled, self.now)
-        percent = self.policy.provisional_percent if until is None else self.policy.credit_percent
-        nanos = self._worth(cycle, items, whole) * percent // 100
-        nanos = nanos * (period.length // grants.MICROSECOND) // (whole.length // grants.MICROSECOND)
-        given = 0 if until is None else nanos
-        part = WindowShare(self.id, period, whole, nanos, str(cycle), given_nanos=given, given_until=until)
-        terms = self._terms([(item.price, self.worths[item.price.id]) for item in items])
-        return SubscriptionStatus(self.id, state, part, terms, terms.reasons)
+        percent = self.policy.credit_percent if by_agreement else self.policy.provisional_percent
+        nanos = period.share(self._worth(items, whole) * percent // 100, whole)
+        given = nanos if by_agreement else 0
+        part = WindowShare(self.id, period, whole, nanos, str(cycle), given_nanos=given, given_until=by_agreement)
+        until = min(at for at in (ends_at, by_agreement, period.ends_at) if (at and at > self.now) or at == ends_at)
+        state = EntitlementState.ACTIVE if cycle.in_arrears else EntitlementState.PROVISIONAL
+        reason = "on_credit" if by_agreement else "awaiting_payment"
+        return self._is(state, reason, part=part, priced=self._priced(items), until=until)
 
     def _trial(self) -> SubscriptionStatus:
         """One trial window to the trial's end, once for each tenant and product."""
         sub = self.sub
-        starts = [item.starts_at for item in (sub.items if sub else ()) if item.starts_at]
-        ended = [span.ends_at for spans in self.spans.values() for span in spans if span.ends_at <= self.now]
-        starts_at = max(ended, default=None) or (sub and sub.trial_starts_at) or min(starts, default=None)
-        if sub is None or starts_at is None or sub.trial_ends_at is None or sub.trial_ends_at <= starts_at:
-            return SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("trial_without_period",))
+        begun = [item.starts_at for item in sub.items if item.starts_at]
+        paid_to = [all[-1].ends_at for all in self.spans.values()]
+        starts_at = max(paid_to, default=None) or sub.trial_starts_at or min(begun, default=None)
+        period = grants.between(starts_at, sub.trial_ends_at)
+        if period is None:
+            return self._is(EntitlementState.PENDING, "trial_without_period")
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
-        if self.rules.trials_used.get(product, sub.id) != sub.id:
-            return SubscriptionStatus(self.id, EntitlementState.PENDING, reasons=("trial_used",))
-        period = Period(starts_at, sub.trial_ends_at)
-        whole = sum(self._worth(cycle, items, period) for cycle, items in self.items.items())
-        terms = self._terms([(item.price, self.worths[item.price.id]) for all in self.items.values() for item in all])
-        nanos = whole * self.policy.trial_percent // 100 if terms.trial_nanos is None else terms.trial_nanos
+        if self.facts.trials_used.get(product, sub.id) != sub.id:
+            return self._is(EntitlementState.PENDING, "trial_used")
+        whole = sum(self._worth(items, period) for items in self.items.values())
+        priced = self._priced(sub.items)
+        nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
         part = WindowShare(self.id, period, period, nanos, given_nanos=nanos)
-        return SubscriptionStatus(
-            self.id, EntitlementState.TRIAL, part, terms, terms.reasons, product, until=sub.trial_ends_at
-        )
+        found = self._is(EntitlementState.TRIAL, part=part, priced=priced, until=period.ends_at)
+        return replace(found, trial_product=product)
 
-    def _terms(self, priced: Sequence[tuple[StripePrice, Worth]]) -> Terms:
-        return valuation.terms(priced, self.reasons)
+    def _priced(self, items: Sequence[Item]) -> list[Priced]:
+        return [(one.price, self.worths[one.price.id]) for one in items if one.price.id in self.worths]
 
 
-def paid_for(part: WindowShare, lines: Sequence[Grant], gone: Mapping[str, Refund]) -> WindowShare:
+def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift."""
-    refunded, disputed = ({id for id, one in gone.items() if one.kind == kind} for kind in WHOLLY_GONE)
-    stands = grants.given(lines, part.period, part.whole, gone=refunded | disputed)
+    disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
+    gone = {id for id, one in refunds.items() if one.kind.is_whole}
+    stands = grants.given(lines, part.period, part.whole, gone=gone)
     back = grants.given(lines, part.period, part.whole, gone=disputed) - stands
-    billed = any(
-        one.span.overlap(part.period) and not one.is_credit and one.invoice_id in refunded | disputed for one in lines
-    )
-    return replace(part, paid_nanos=stands, forgiven_nanos=max(0, back), frozen=billed and not stands)
+    billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
+    frozen = not stands and any(one.invoice_id in gone for one in billed)
+    return replace(part, paid_nanos=stands, forgiven_nanos=max(0, back), frozen=frozen)

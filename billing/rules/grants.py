@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from billing.rules.valuation import Level, Pricing, Worth
-from billing.stripe_api.objects import Item, Line, StripeInvoice, StripePrice, StripeSubscription
-from governance.rules.windows import anchored_month
+from billing.rules.valuation import Charge, Level, Pricing, Worth
+from billing.stripe_api.objects import Line, StripeInvoice, StripePrice, StripeSubscription
+from governance.rules.windows import add_months, anchored_month
 
 # Shorter months make 28 to 31 days; anything longer is more than one budget period.
 LONGEST_MONTH = timedelta(days=32)
@@ -25,6 +25,8 @@ LONGEST_MONTH = timedelta(days=32)
 SLACK = timedelta(days=3)
 DAYS = {"day": 1, "week": 7}
 MONTHS = {"month": 1, "year": 12}
+# Stripe bills three years at most at once.
+MOST_MONTHS = 120
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -40,6 +42,10 @@ class Period:
     def overlap(self, other: Period) -> timedelta:
         shared = min(self.ends_at, other.ends_at) - max(self.starts_at, other.starts_at)
         return max(shared, timedelta(0))
+
+    def share(self, nanos: int, whole: Period) -> int:
+        """Its part of what is for a whole, rounded down."""
+        return nanos * (self.length // MICROSECOND) // (whole.length // MICROSECOND)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,11 +70,10 @@ class Cycle:
         """A whole one from a moment on, by the calendar; None where the interval is not known."""
         if self.interval in DAYS:
             return Period(starts_at, starts_at + timedelta(days=DAYS[self.interval] * self.count))
-        ends_at = starts_at
-        for _ in range(min(MONTHS.get(self.interval, 0) * self.count, 120)):
-            # Each month from the first one's day: a 31st that became a 28th is a 31st again.
-            ends_at = month(starts_at, ends_at).ends_at
-        return Period(starts_at, ends_at) if ends_at > starts_at else None
+        if self.interval not in MONTHS:
+            return None
+        months = min(MONTHS[self.interval] * self.count, MOST_MONTHS)
+        return Period(starts_at, datetime.combine(add_months(starts_at.date(), months), starts_at.timetz()))
 
     def whole(self, span: Period, *, in_part: bool = False) -> Period:
         """The whole cycle that a span is, or is a part of; what was billed `in_part` is none, however long."""
@@ -132,12 +137,25 @@ def cycle_of(price: StripePrice, worth: Worth) -> Cycle:
     return Cycle(price.interval, price.interval_count, price.metered)
 
 
-def per_cycle(pricing: Pricing, worth: Worth, item: Item, span: Period, reasons: set[str]) -> int:
-    """What an item is worth for a whole cycle about that span, by its list price."""
-    nanos = pricing.nanos(worth, item.price, item.quantity, None, reasons)
+def per_cycle(
+    pricing: Pricing,
+    worth: Worth,
+    price: StripePrice,
+    quantity: int,
+    span: Period,
+    reasons: set[str],
+    charge: Charge | None = None,
+) -> int:
+    """What a quantity of a price gives for a whole cycle about that span, by what it charged or its list price."""
+    nanos = pricing.nanos(worth, price, quantity, charge, reasons)
     if worth.share_e4:
-        return nanos // _cycles(item.price, worth)
-    return _scaled(nanos, worth, item.price, span)
+        is_long = worth.monthly and price.interval in MONTHS
+        return nanos // (MONTHS[price.interval] * price.interval_count if is_long else 1)
+    days = DAYS.get(price.interval, 0) * price.interval_count
+    if not worth.monthly or not 0 < days <= LONGEST_MONTH.days:
+        return nanos
+    # A month's budget for a price that bills less than a month: its share of the month that begins then.
+    return nanos * days // month(span.starts_at, span.starts_at).length.days
 
 
 def of(
@@ -241,23 +259,10 @@ def _grant(
         return None
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
-    nanos = pricing.nanos(worth, price, line.quantity, (line.amount, line.currency), reasons)
+    charge = line.amount, line.currency
     at_once = bool(worth.share_e4) and (in_part or not worth.monthly or price.interval not in MONTHS)
-    if worth.share_e4 and not at_once:
-        nanos //= _cycles(price, worth)
-    elif not worth.share_e4:
-        nanos = _scaled(nanos, worth, price, span)
+    if at_once:
+        nanos = pricing.nanos(worth, price, line.quantity, charge, reasons)
+    else:
+        nanos = per_cycle(pricing, worth, price, line.quantity, span, reasons, charge)
     return Grant(cycle, span, nanos, at_once, line.credit, line.proration, in_part, invoice_id, price, worth)
-
-
-def _cycles(price: StripePrice, worth: Worth) -> int:
-    """How many months' budgets a price bills at once."""
-    return MONTHS.get(price.interval, 1) * price.interval_count if worth.monthly and price.interval in MONTHS else 1
-
-
-def _scaled(nanos: int, worth: Worth, price: StripePrice, span: Period) -> int:
-    """A month's budget for a price that bills less than a month: its share of the month that begins then."""
-    days = DAYS.get(price.interval, 0) * price.interval_count
-    if not worth.monthly or not 0 < days <= LONGEST_MONTH.days:
-        return nanos
-    return nanos * days // month(span.starts_at, span.starts_at).length.days

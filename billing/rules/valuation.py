@@ -74,18 +74,13 @@ class PlanRule:
     monthly: bool = True
     policy: PlanPolicy = PlanPolicy()
 
-    def matches(self, price: StripePrice) -> bool:
-        return (
-            price.id in self.price_ids
-            or (price.lookup_key != "" and price.lookup_key in self.lookup_keys)
-            or (price.product_id != "" and price.product_id in self.product_ids)
-        )
-
     def precision(self, price: StripePrice) -> int:
-        """A price id says more than a lookup key, and that more than a product id."""
+        """How much it says about a price: an id more than a lookup key, and that more than a product; 0: nothing."""
         if price.id in self.price_ids:
             return 3
-        return 2 if price.lookup_key and price.lookup_key in self.lookup_keys else 1
+        if price.lookup_key and price.lookup_key in self.lookup_keys:
+            return 2
+        return int(price.product_id != "" and price.product_id in self.product_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +99,8 @@ class Worth:
     policy: PlanPolicy = PlanPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What prices say together, besides how much: caps in ten thousandths, the strictest; None where none is named."""
-
-    plan: str = ""
-    reasons: tuple[str, ...] = ()
-    trial_nanos: int | None = None
-    soft_e4: int | None = None
-    hard_e4: int | None = None
-    policy: PlanPolicy = PlanPolicy()
+# A price and what it is worth.
+Priced = tuple[StripePrice, Worth]
 
 
 @dataclass(slots=True)
@@ -175,9 +162,8 @@ class Pricing:
 
     def _look_up(self, price: StripePrice, reasons: set[str]) -> Worth | None:
         per_unit = _flag(price, PER_UNIT_KEY)
-        plans = [plan for plan in self.plans if plan.matches(price)]
-        if plans:
-            plan = max(plans, key=lambda one: (one.precision(price), one.name))
+        plan = max(self.plans, key=lambda one: (one.precision(price), one.name), default=None)
+        if plan is not None and plan.precision(price):
             per_unit = plan.per_unit or per_unit
             return Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, policy=plan.policy)
         for level, metadata in (
@@ -193,19 +179,19 @@ class Pricing:
         return None
 
 
-def terms(priced: Sequence[tuple[StripePrice, Worth]], reasons: set[str]) -> Terms:
-    """What prices that are worth something say together; the plan with the highest limit has the policy."""
-    trials = [_amount(price, TRIAL_KEY, reasons) for price, _ in priced]
-    soft_e4, hard_e4 = _caps([price for price, _ in priced], reasons)
-    highest = max((worth for _, worth in priced), key=lambda one: (one.limit_nanos, one.plan), default=None)
-    return Terms(
-        plan=" + ".join(sorted({worth.plan for _, worth in priced if worth.plan})),
-        reasons=tuple(sorted(reasons)),
-        trial_nanos=sum(trial for trial in trials if trial) or None,
-        soft_e4=soft_e4,
-        hard_e4=hard_e4,
-        policy=highest.policy if highest else PlanPolicy(),
-    )
+def plans_of(priced: Sequence[Priced]) -> str:
+    return " + ".join(sorted({worth.plan for _, worth in priced if worth.plan}))
+
+
+def policy_of(priced: Sequence[Priced]) -> PlanPolicy:
+    """The policy of the plan with the highest limit."""
+    found = max((worth for _, worth in priced), key=lambda one: (one.limit_nanos, one.plan), default=None)
+    return found.policy if found else PlanPolicy()
+
+
+def trial_nanos(priced: Sequence[Priced], reasons: set[str]) -> int | None:
+    """What metadata says of a trial; None where it says nothing."""
+    return sum(_amount(price, TRIAL_KEY, reasons) or 0 for price, _ in priced) or None
 
 
 def read_amount(metadata: Object, key: str, reasons: set[str]) -> int | None:
@@ -248,12 +234,12 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
     return None
 
 
-def _caps(prices: Sequence[StripePrice], reasons: set[str]) -> tuple[int | None, int | None]:
-    """The strictest soft and hard cap that the prices name, in ten thousandths; those that no budget can have are
-    refused, with a reason."""
+def caps(priced: Sequence[Priced], reasons: set[str]) -> tuple[int | None, int | None]:
+    """The strictest soft and hard cap that the prices name, in ten thousandths; None where none does. Those that no
+    budget can have are refused, with a reason."""
     found = []
     for key in (SOFT_KEY, HARD_KEY):
-        ratios = [_number({key: _said(price, key)}, key, Decimal(1), reasons) for price in prices]
+        ratios = [_number({key: _said(price, key)}, key, Decimal(1), reasons) for price, _ in priced]
         found.append(min((int(ratio * 10_000) for ratio in ratios if ratio is not None), default=None) or None)
     soft_e4, hard_e4 = found
     if soft_e4 is not None and soft_e4 >= (hard_e4 or 10_000):

@@ -302,7 +302,7 @@ def test_an_item_is_worth_what_its_whole_cycle_is_by_list_price() -> None:
     def item(price: StripePrice, quantity: int = 1) -> int:
         pricing = Pricing([], {})
         [worth] = pricing.worths([price], set()).values()
-        return grants.per_cycle(pricing, worth, Item("si_1", price, quantity, START, NEXT), MONTH, set())
+        return grants.per_cycle(pricing, worth, price, quantity, MONTH, set())
 
     assert item(priced(llm_budget_usd="5", llm_budget_per_unit="yes"), 3) == 15 * 10**9
     assert item(priced(llm_budget_percent="50"), 2) == 30 * 10**9

@@ -39,9 +39,9 @@ def valued(*prices: StripePrice, **pricing: Any) -> Valued:
     worths = priced.worths(prices, reasons)
     known = [(one, worths[one.id]) for one in prices if one.id in worths]
     limit = sum(priced.nanos(worth, one, 1, None, reasons) for one, worth in known)
-    terms = valuation.terms(known, reasons)
-    found = (terms.plan, terms.reasons, terms.trial_nanos, terms.soft_e4, terms.hard_e4, terms.policy)
-    return Valued(limit, *found)
+    trial, caps = valuation.trial_nanos(known, reasons), valuation.caps(known, reasons)
+    plan, policy = valuation.plans_of(known), valuation.policy_of(known)
+    return Valued(limit, plan, tuple(sorted(reasons)), trial, *caps, policy)
 
 
 def nanos(price: StripePrice, quantity: int = 1, charge: Charge | None = None, **pricing: Any) -> int:
