@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from fractions import Fraction
+from math import floor
 from typing import cast
 
 from billing.rules.valuation import Charge, Level, Pricing, Worth
@@ -110,11 +112,11 @@ class Grant:
     price: StripePrice
     worth: Worth
 
-    def within(self, period: Period, whole: Period) -> int:
-        """What it gives of a period's budget, rounded against the customer, by less than a nanodollar."""
+    def within(self, period: Period, whole: Period) -> Fraction:
+        """What it gives of a period's budget, in nanodollars and parts of one."""
         shared = self.span.overlap(period) // MICROSECOND
         length = (self.span if self.at_once else whole).length // MICROSECOND
-        return (-self.nanos if self.is_credit else self.nanos) * shared // length
+        return Fraction((-self.nanos if self.is_credit else self.nanos) * shared, length)
 
 
 Grants = Mapping[Cycle, Sequence[Grant]]
@@ -185,8 +187,9 @@ def of(
 
 
 def given(grants: Sequence[Grant], period: Period, whole: Period, *, gone: Collection[str] = ()) -> int:
-    """How much of a period's budget grants give, never less than nothing. `gone`: invoices whose payment is."""
-    return max(0, sum(one.within(period, whole) for one in grants if one.invoice_id not in gone))
+    """How much of a period's budget grants give: rounded down once, so that a credit takes back just what a charge
+    gave, and never less than nothing. `gone`: invoices whose payment is."""
+    return max(0, floor(sum(one.within(period, whole) for one in grants if one.invoice_id not in gone)))
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:

@@ -5,14 +5,18 @@ Each test is a kind of report that products like this one have had; siblings of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+
+import pytest
 
 from billing.accounts import sync
 from billing.inbox import handlers
 from billing.rules import refunds
 from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
-from billing.rules.valuation import PlanRule
+from billing.rules.valuation import PlanPolicy, PlanRule
 from billing.stripe_api import objects
 from governance.models import Tenant
 from tests.billing import events as ev
@@ -368,3 +372,274 @@ def test_S23_a_stranger_cannot_take_a_tenant_by_a_payment_links_reference(tenant
     deliver(ev.subscription_deleted(customer="cus_stranger", created=ev.START + D), now=ev.START + D)
     tenant.refresh_from_db()
     assert tenant.status == "active"
+
+
+# Siblings: prices of every sort ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "count", "days", "budget"),
+    [("day", 1, 1, 50 / 30), ("week", 1, 7, 50 * 7 / 30), ("week", 2, 14, 50 * 14 / 30), ("month", 1, 30, 50)],
+)
+def test_a_price_of_less_than_a_month_has_its_days_of_a_months_budget(
+    interval: str, count: int, days: int, budget: float
+) -> None:
+    p = price(interval=interval, llm_budget_usd="50")
+    p["recurring"]["interval_count"], p["lookup_key"] = count, None
+    start, end = NOW - timedelta(hours=1), NOW - timedelta(hours=1) + days * D
+    found = comes_to(
+        sub(item(p, 1, start, end)), bill("in_1", "subscription_cycle", line(p, 1, 5000, start, end), at=start)
+    )
+    assert found.limit_nanos is not None
+    assert abs(found.limit_nanos - budget * USD) < 2
+    assert found.period is not None
+    assert found.period.ends_at == end
+
+
+@pytest.mark.parametrize(("interval", "count", "days"), [("month", 3, 91), ("month", 6, 182), ("year", 1, 365)])
+def test_a_price_of_more_than_a_month_has_a_months_budget_each_month(interval: str, count: int, days: int) -> None:
+    p = price(cents=60000, interval=interval)
+    p["recurring"]["interval_count"] = count
+    start, end = NOW - 40 * D, NOW + (days - 40) * D
+    paid = bill("in_1", "subscription_create", line(p, 1, 60000, start, end), at=start)
+    found = comes_to(sub(item(p, 1, start, end)), paid)
+    assert found.limit_nanos == 50 * USD
+    assert found.period is not None
+    assert found.period.length <= timedelta(days=31)
+
+
+def test_a_years_budget_is_one_window_and_a_change_to_it_in_mid_month_counts_at_once() -> None:
+    m = price("price_month", 5000, None, llm_budget_usd="50")
+    y = price("price_year", 48000, None, "year", llm_budget_usd="600", llm_budget_period="billing")
+    start, end = NOW - 10 * D, NOW + 20 * D
+    first = bill("in_1", "subscription_create", line(m, 1, 5000, start, end), at=start)
+    rest = line(m, 1, -3333, NOW, end, prorated=True)
+    change = bill("in_2", "subscription_update", rest, line(y, 1, 48000, NOW, NOW + 365 * D), at=NOW)
+    found = comes_to(sub(item(y, 1, NOW, NOW + 365 * D)), first, change)
+    # Ten days of the month, and the year.
+    assert {round(part.paid_nanos / USD) for part in found.parts} == {17, 600}
+
+
+def test_tiers_packages_and_amounts_that_customers_choose_pay_for_the_budget_of_their_plan() -> None:
+    start, end = NOW - D, NOW + 29 * D
+    for more in (
+        {"unit_amount": None, "billing_scheme": "tiered"},
+        {"unit_amount": 900, "transform_quantity": {"divide_by": 10, "round": "up"}},
+        {"unit_amount": None, "custom_unit_amount": {"minimum": 100}},
+    ):
+        p = price() | more
+        paid = bill("in_1", "subscription_create", line(p, 25, 2700, start, end), at=start)
+        assert comes_to(sub(item(p, 25, start, end)), paid).limit_nanos == 50 * USD
+        share = price("price_share", 900, None, llm_budget_percent="50") | more
+        paid = bill("in_1", "subscription_create", line(share, 25, 2700, start, end, off=700), at=start)
+        assert comes_to(sub(item(share, 25, start, end)), paid).limit_nanos == 10 * USD
+
+
+@pytest.mark.parametrize(("currency", "amount"), [("jpy", 5000), ("kwd", 500), ("eur", 5000), ("ugx", 5000)])
+def test_a_share_of_revenue_counts_each_currencys_own_minor_unit(currency: str, amount: int) -> None:
+    rates = {"jpy": Decimal("0.01"), "kwd": Decimal(100), "eur": Decimal(1), "ugx": Decimal(1)}
+    p = price("price_share", amount, None, llm_budget_percent="20") | {"currency": currency}
+    start, end = NOW - D, NOW + 29 * D
+    billed = line(p, 1, amount, start, end) | {"currency": currency}
+    paid = bill("in_1", "subscription_create", billed, at=start)
+    found = comes_to(sub(item(p, 1, start, end)), paid, policy=BillingPolicy(rates=rates))
+    assert found.limit_nanos == 10 * USD
+
+
+def test_several_items_of_one_product_add_up_and_an_item_beyond_the_tenth_counts() -> None:
+    start, end = NOW - D, NOW + 29 * D
+    prices = [price(f"price_{number}", 100, None, llm_budget_usd="1") | {"product": "prod_one"} for number in range(12)]
+    paid = bill("in_1", "subscription_create", *(line(p, 1, 100, start, end) for p in prices), at=start, shown=12)
+    found = comes_to(sub(*(item(p, 1, start, end) for p in prices)), paid)
+    assert found.limit_nanos == 12 * USD
+
+
+def test_a_backdated_start_pays_for_what_it_billed() -> None:
+    p, start, end = price(), NOW - 46 * D, NOW + 15 * D
+    billed = bill("in_1", "subscription_create", line(p, 1, 10000, start, end, prorated=True), at=NOW)
+    found = comes_to(sub(item(p, 1, NOW - 15 * D, end)), billed)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
+
+
+# Siblings: usage-based prices --------------------------------------------------------------------------------------
+
+
+def metered(**more: Any) -> dict[str, Any]:
+    p = price("price_usage", None, None, llm_budget_usd="50") | more
+    return p | {"recurring": p["recurring"] | {"usage_type": "metered"}}
+
+
+def test_usage_is_paid_for_when_its_period_is_over_and_given_on_credit_until_then() -> None:
+    p, a, b, c = metered(), NOW - 40 * D, NOW - 10 * D, NOW + 20 * D
+    opened = bill("in_0", "subscription_create", line(p, 0, 0, a, a), at=a)
+    new = comes_to(sub(item(p, None, b, c), start_date=seconds(b)), opened)
+    assert (new.state, new.limit_nanos, new.reasons) == (EntitlementState.ACTIVE, 50 * USD, ("on_credit",))
+    last = bill("in_1", "subscription_cycle", line(p, 700, 2100, a, b), at=b)
+    going_on = comes_to(sub(item(p, None, b, c), start_date=seconds(a)), opened, last)
+    assert (going_on.state, going_on.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
+    assert comes_to(sub(item(p, None, b, c)), last, policy=BillingPolicy(credit_percent=20)).limit_nanos == 10 * USD
+
+
+def test_usage_is_not_given_while_the_last_invoice_is_open_past_its_grace() -> None:
+    p = metered()
+    for days, state in ((6, EntitlementState.ACTIVE), (7, EntitlementState.SUSPENDED)):
+        b = NOW - days * D
+        known = sub(item(p, None, b, b + 30 * D), start_date=seconds(b - 60 * D))
+        before = bill("in_0", "subscription_cycle", line(p, 9, 90, b - 60 * D, b - 30 * D), at=b - 30 * D)
+        assert comes_to(known, before).state == state
+        late = sub(item(p, None, b, b + 30 * D), status="past_due")
+        assert comes_to(late, before).state == state
+    # Time alone ends what nobody said anything of since.
+    over = sub(item(p, None, NOW - 37 * D, NOW - 7 * D), start_date=seconds(NOW - 37 * D))
+    assert comes_to(over, before).state == EntitlementState.SUSPENDED
+
+
+def test_what_is_licensed_is_paid_for_beside_what_is_metered() -> None:
+    licensed, used, start, end = price(), metered(), NOW - 5 * D, NOW + 25 * D
+    opened = bill("in_0", "subscription_create", line(licensed, 1, 5000, start, end), at=start)
+    found = comes_to(sub(item(licensed, 1, start, end), item(used, None, start, end)), opened)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 100 * USD)
+    assert sorted((part.paid_nanos, part.given_nanos) for part in found.parts) == [(0, 50 * USD), (50 * USD, 0)]
+
+
+def test_a_cancellation_to_come_takes_no_usage_before_it() -> None:
+    p, a, b, c = metered(), NOW - 40 * D, NOW - 10 * D, NOW + 20 * D
+    last = bill("in_1", "subscription_cycle", line(p, 700, 2100, a, b), at=b)
+    found = comes_to(sub(item(p, None, b, c), cancel_at_period_end=True), last)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
+
+
+# Siblings: changes -------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_counts_as_far_as_it_is_paid_to_the_cent() -> None:
+    a, b = price(), price("price_premium", 20000, "premium")
+    start, end = NOW - 15 * D, NOW + 15 * D
+    first = bill("in_1", "subscription_create", line(a, 1, 5000, start, end), at=start)
+    rest = line(a, 1, -2500, NOW, end, prorated=True), line(b, 1, 10000, NOW, end, prorated=True)
+    upgraded = sub(item(b, 1, start, end))
+    assert comes_to(upgraded, first).limit_nanos == 50 * USD
+    paid = comes_to(upgraded, first, bill("in_2", "subscription_update", *rest, at=NOW))
+    assert (paid.limit_nanos, paid.period and paid.period.ends_at) == (125 * USD, end)
+    # Trusted, it counts at once, within a multiple of what was paid.
+    trusted = BillingPolicy(upgrade="whole", upgrade_times=3)
+    assert comes_to(upgraded, first, policy=trusted).limit_nanos == 150 * USD
+    own = [replace(one, policy=PlanPolicy(upgrade="whole")) for one in PLANS]
+    assert entitle(subscriptions=[upgraded], invoices=[first], plans=own, now=NOW).limit_nanos == 200 * USD
+
+
+def test_a_downgrade_that_was_credited_leaves_what_stands_and_one_that_was_not_its_plan() -> None:
+    a, b = price("price_premium", 20000, "premium"), price()
+    start, end = NOW - 15 * D, NOW + 15 * D
+    first = bill("in_1", "subscription_create", line(a, 1, 20000, start, end), at=start)
+    rest = line(a, 1, -10000, NOW, end, prorated=True), line(b, 1, 2500, NOW, end, prorated=True)
+    down = sub(item(b, 1, start, end))
+    assert comes_to(down, first).limit_nanos == 50 * USD
+    assert comes_to(down, first, policy=BillingPolicy(downgrade="period_end")).limit_nanos == 200 * USD
+    assert comes_to(down, first, bill("in_2", "subscription_update", *rest, at=NOW)).limit_nanos == 125 * USD
+
+
+def test_a_moved_anchor_begins_anew_with_what_stands_of_both() -> None:
+    p, start, end = price(), NOW - 10 * D, NOW + 20 * D
+    first = bill("in_1", "subscription_create", line(p, 1, 5000, start, end), at=start)
+    rest = line(p, 1, -3333, NOW, end, prorated=True)
+    moved = bill("in_2", "subscription_update", rest, line(p, 1, 5000, NOW, NOW + 30 * D), at=NOW)
+    found = comes_to(sub(item(p, 1, NOW, NOW + 30 * D)), first, moved)
+    assert (found.limit_nanos, found.period and found.period.starts_at) == (50 * USD, NOW)
+
+
+def test_a_resumed_subscription_counts_whatever_the_reason_on_its_invoice() -> None:
+    p, end = price(), NOW + 30 * D
+    old = bill("in_1", "subscription_create", line(p, 1, 5000, NOW - 90 * D, NOW - 60 * D), at=NOW - 90 * D)
+    for reason in ("subscription_update", "subscription_cycle", "manual", "subscription", ""):
+        resumed = bill("in_2", reason, line(p, 1, 5000, NOW, end), at=NOW)
+        found = comes_to(sub(item(p, 1, NOW, end)), old, resumed)
+        assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
+
+
+def test_prorations_that_another_invoice_bills_are_the_subscriptions() -> None:
+    p, q, start, end = price(), price("price_premium", 20000, "premium"), NOW - 15 * D, NOW + 15 * D
+    first = bill("in_1", "subscription_create", line(p, 1, 5000, start, end), at=start)
+    rest = line(p, 1, -2500, NOW, end, prorated=True), line(q, 1, 10000, NOW, end, prorated=True)
+    swept = bill("in_2", "manual", *rest, at=NOW, parent=None)
+    assert comes_to(sub(item(q, 1, start, end)), first, swept).limit_nanos == 125 * USD
+
+
+# Siblings: payments ------------------------------------------------------------------------------------------------
+
+
+def sent(**more: Any) -> dict[str, Any]:
+    return {"collection_method": "send_invoice", "days_until_due": 30, **more}
+
+
+def test_within_the_terms_of_an_invoice_the_whole_budget_is_given() -> None:
+    p, start, end = price(), NOW - 8 * D, NOW + 22 * D
+    before = bill("in_0", "subscription_cycle", line(p, 1, 5000, start - 30 * D, start), at=start - 30 * D)
+    renewed = comes_to(sub(item(p, 1, start, end), **sent()), before)
+    assert (renewed.state, renewed.limit_nanos) == (EntitlementState.PROVISIONAL, 50 * USD)
+    first = bill("in_1", "subscription_create", line(p, 1, 5000, start, end), at=start, status="open")
+    assert comes_to(sub(item(p, 1, start, end), **sent()), first).limit_nanos == 50 * USD
+    # Nobody has credit for what was not sent to them, and nobody beyond the terms.
+    assert comes_to(sub(item(p, 1, start, end), **sent())).state == EntitlementState.PENDING
+    overdue = comes_to(sub(item(p, 1, start, end), **sent(days_until_due=8)), first)
+    assert overdue.state == EntitlementState.SUSPENDED
+    short = comes_to(sub(item(p, 1, start + 5 * D, end + 5 * D), **sent(days_until_due=2)), first)
+    assert (short.state, short.limit_nanos) == (EntitlementState.PROVISIONAL, 5 * USD)
+
+
+def test_an_invoice_that_credit_or_nobody_asked_to_pay_is_paid() -> None:
+    p, start, end = price(), NOW - D, NOW + 29 * D
+    for more in ({"starting_balance": -5000}, {"paid_out_of_band": True}, {"amount_paid": 0}):
+        paid = bill("in_1", "subscription_cycle", line(p, 1, 5000, start, end), at=start, paid=0, total=5000, **more)
+        assert comes_to(sub(item(p, 1, start, end)), paid).limit_nanos == 50 * USD
+
+
+# Siblings: undoings ------------------------------------------------------------------------------------------------
+
+
+def undone(total: int, *charges: refunds.Known, **more: Any) -> refunds.RefundKind:
+    p, ids = price(), [one.payment.id for one in charges]
+    paid = bill(
+        "in_1",
+        "subscription_create",
+        line(p, 1, total, NOW, NOW + 30 * D),
+        at=NOW,
+        total=total,
+        **_paid_by(*ids),
+        **more,
+    )
+    found = refunds.of_invoices([paid], charges).get("in_1")
+    return found.kind if found else refunds.RefundKind.NONE
+
+
+def test_a_payment_made_twice_and_paid_back_once_stands() -> None:
+    kind = refunds.RefundKind
+    assert undone(5000, _charge("ch_1", 5000, 0), _charge("ch_2", 5000, 5000)) == kind.PARTIAL
+    assert undone(5000, _charge("ch_1", 5000, 5000), _charge("ch_2", 5000, 5000)) == kind.REFUNDED
+
+
+def test_of_several_payments_all_must_go_back_to_undo_the_invoice() -> None:
+    kind = refunds.RefundKind
+    assert undone(5000, _charge("ch_1", 2500, 2500), _charge("ch_2", 2500, 0)) == kind.PARTIAL
+    assert undone(5000, _charge("ch_1", 2500, 2500), _charge("ch_2", 2500, 2500)) == kind.REFUNDED
+
+
+def test_credit_notes_undo_what_they_credit_before_or_after_the_payment() -> None:
+    kind = refunds.RefundKind
+    assert undone(5000, pre_payment_credit_notes_amount=5000, paid=0) == kind.REFUNDED
+    assert undone(5000, _charge("ch_1", 3000, 0), pre_payment_credit_notes_amount=2000) == kind.PARTIAL
+    assert undone(5000, _charge("ch_1", 3000, 3000), pre_payment_credit_notes_amount=2000) == kind.REFUNDED
+    assert undone(5000, post_payment_credit_notes_amount=5000) == kind.REFUNDED
+    assert undone(5000, post_payment_credit_notes_amount=10) == kind.PARTIAL
+
+
+def test_an_upgrade_that_was_paid_back_leaves_what_was_paid_before() -> None:
+    a, b = price(), price("price_premium", 20000, "premium")
+    start, end = NOW - 15 * D, NOW + 15 * D
+    first = bill("in_1", "subscription_create", line(a, 1, 5000, start, end), at=start)
+    rest = line(a, 1, -2500, NOW, end, prorated=True), line(b, 1, 10000, NOW, end, prorated=True)
+    upgrade = bill("in_2", "subscription_update", *rest, at=NOW)
+    back = {"in_2": refunds.Refund(refunds.RefundKind.REFUNDED)}
+    found = comes_to(sub(item(b, 1, start, end)), first, upgrade, refunds=back)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
+    assert [(part.paid_nanos, part.forgiven_nanos) for part in found.parts] == [(50 * USD, 75 * USD)]

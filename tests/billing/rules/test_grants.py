@@ -143,7 +143,7 @@ class TestALine:
         assert worth(invoice(line(START - 30 * DAY, START + 10 * DAY))) == 333
 
     def test_that_is_a_credit_counts_against_it_and_never_below_nothing(self) -> None:
-        # 333 and a third are taken off as 334.
+        # 333 and a third are taken off, and what is left is rounded down.
         assert worth(invoice(line(), credit(START + 20 * DAY))) == 666
         assert worth(invoice(credit(START + 20 * DAY))) == 0
         assert worth(invoice(credit(START + 20 * DAY), line())) == 666
