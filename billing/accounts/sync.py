@@ -7,18 +7,20 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 from django.db import transaction
 from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.models import BillingAccount, CatalogEntry, Trial
+from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import Level
@@ -147,7 +149,29 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
         _keep(account, reading, now)
     binding.bind_claimed(account=account, now=now)
     apply(account, now=now)
+    if reading is not None:
+        account.read_digest = _digest(account, reading)
+        account.save(update_fields=["read_digest"])
     return account
+
+
+def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) -> bool:
+    """Whether nothing that a customer comes to can be other than when it was read last: it says the same, plans,
+    settings and operators do, and the time has not come for a change. `account` is locked."""
+    waits = account.tenant_id is None and account.claimed_tenant != ""
+    is_due = account.due_at is not None and account.due_at <= now
+    if waits or is_due or reading.products or account.fetches != reading.number:
+        return False
+    return account.read_digest == _digest(account, reading)
+
+
+def _digest(account: BillingAccount, reading: Reading) -> str:
+    read = reading.snapshot
+    said = (read.customer, read.subscriptions, read.invoices, read.payments, read.checkouts)
+    of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
+    plans = list(Plan.objects.order_by("pk").values())
+    data = orjson.dumps([said, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(data).hexdigest()
 
 
 def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
@@ -328,14 +352,15 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     account.fetched_at = now
     account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
     account.save(update_fields=["fetched_at", "deleted_at"])
-    for data in reading.products:
-        mirror.take_catalog(data, version=version, now=now, force=True)
-    for data in snapshot.subscriptions:
-        mirror.take_subscription(account, data, version=version, now=now, force=True)
-    for data in snapshot.invoices:
-        mirror.take_invoice(account, data, version=version, now=now, force=True)
-    for data in snapshot.payments or ():
-        mirror.take_payment(account, data, version=version, now=now, force=True)
+    mirror.take_read(
+        account,
+        subscriptions=snapshot.subscriptions,
+        invoices=snapshot.invoices,
+        payments=snapshot.payments or (),
+        catalog=reading.products,
+        version=version,
+        now=now,
+    )
     for data in snapshot.checkouts:
         purchases.note_checkout(account, data, now=now)
     for data in (snapshot.customer, *snapshot.subscriptions):

@@ -81,6 +81,8 @@ class BillingAccount(models.Model):
     deleted_at = models.DateTimeField(null=True, blank=True)
     fetches = models.PositiveBigIntegerField(default=0)
     fetched_at = models.DateTimeField(null=True, blank=True)
+    # Of what was read last and of all else that what it came to follows from.
+    read_digest = models.CharField(max_length=64, blank=True, default="", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
