@@ -18,7 +18,9 @@ from billing.rules import refunds
 from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
 from billing.rules.valuation import PlanPolicy, PlanRule
 from billing.stripe_api import objects
+from governance import ledger
 from governance.models import Tenant
+from tests import factories
 from tests.billing import events as ev
 from tests.billing.conftest import Deliver, window_of
 
@@ -643,3 +645,95 @@ def test_an_upgrade_that_was_paid_back_leaves_what_was_paid_before() -> None:
     found = comes_to(sub(item(b, 1, start, end)), first, upgrade, refunds=back)
     assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
     assert [(part.paid_nanos, part.forgiven_nanos) for part in found.parts] == [(50 * USD, 75 * USD)]
+
+
+# Siblings: with the database ---------------------------------------------------------------------------------------
+
+
+def spends(dollars: str, now: datetime = ev.START) -> bool:
+    """Whether a call of so much is let through."""
+    return ledger.reserve(factories.reserving(dollars), now=now).allowed
+
+
+def test_S24_a_tenant_that_waits_for_its_first_payment_is_not_on_the_default_budget(
+    tenant: Tenant, deliver: Deliver, settings: Any
+) -> None:
+    settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+    assert spends("1")
+    waits = {"metadata": {"tenant_id": "acme"}, "collection_method": "send_invoice", "days_until_due": 30}
+    deliver(ev.subscription_created(**waits))
+    assert not spends("1")
+    deliver(ev.event("invoice.finalized", ev.invoice(status="open")))
+    assert window_of().limit_nanos == 50 * USD
+    assert spends("20")
+    # Past its terms it ends by time alone, and is owed.
+    assert sync.due(now=ev.START + 31 * D) == 1
+    tenant.refresh_from_db()
+    assert tenant.status == "suspended"
+
+
+def test_S25_a_checkout_that_is_complete_and_unpaid_gives_nothing_yet(
+    tenant: Tenant, deliver: Deliver, settings: Any
+) -> None:
+    settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+    deliver(ev.checkout_completed(payment_status="unpaid"))
+    assert not spends("1")
+    deliver(ev.subscription_created(), ev.invoice_paid())
+    assert spends("40")
+    assert window_of().budget.downgrade_rules
+
+
+def test_what_held_a_tenant_back_goes_where_nothing_comes_of_it(
+    tenant: Tenant, deliver: Deliver, settings: Any
+) -> None:
+    settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+    deliver(ev.subscription_created(status="incomplete", metadata={"tenant_id": "acme"}))
+    assert not spends("1")
+    deliver(ev.subscription_updated(status="incomplete_expired", created=ev.START + D), now=ev.START + D)
+    assert spends("1", ev.START + D)
+    again: dict[str, Any] = {"subscription": "sub_again", "created": ev.START + 2 * D}
+    deliver(ev.subscription_created(**again), ev.invoice_paid(subscription="sub_again"), now=ev.START + 2 * D)
+    assert window_of().limit_nanos == 50 * USD
+    assert spends("40", ev.START + 2 * D)
+
+
+def test_a_tenant_with_budgets_of_its_own_keeps_them_while_it_waits(tenant: Tenant, deliver: Deliver) -> None:
+    factories.budget("5", tenant=tenant)
+    deliver(ev.checkout_completed(), ev.subscription_created(status="incomplete"))
+    assert spends("1")
+
+
+def test_what_was_used_on_credit_and_never_paid_is_owed_when_the_credit_ends(tenant: Tenant, deliver: Deliver) -> None:
+    p = metered()
+    p["id"] = "price_usage"
+    end = ev.START + 30 * D
+    first = {"price": p, "metadata": {"tenant_id": "acme"}, "start_date": seconds(ev.START)}
+    opened = ev.invoice_paid(price="price_usage", period_start=ev.START - D, period_end=ev.START, amount_paid=0)
+    deliver(ev.subscription_created(**first), opened)
+    assert window_of().limit_nanos == 50 * USD
+    ledger.record(factories.reporting("40"), now=ev.START)
+    rolled = {"period_start": end, "period_end": end + 30 * D, "created": end}
+    deliver(ev.subscription_updated(**first, **rolled), now=end)
+    # Its invoice is on its way, and the new period on credit.
+    assert window_of().limit_nanos == 50 * USD
+    sync.due(now=end + 7 * D)
+    tenant.refresh_from_db()
+    assert tenant.status == "suspended"
+    paid = ev.invoice_paid(price="price_usage", created=end + 9 * D, billing_reason="subscription_cycle")
+    deliver(paid, now=end + 9 * D)
+    tenant.refresh_from_db()
+    assert (tenant.status, window_of().limit_nanos) == ("active", 50 * USD)
+
+
+def test_a_price_that_gets_another_key_has_that_keys_plan(tenant: Tenant, deliver: Deliver) -> None:
+    end = ev.START + 30 * D
+    old = ev.price_of("price_premium_old", lookup_key="premium")
+    deliver(
+        ev.subscription_created(price=old, metadata={"tenant_id": "acme"}), ev.invoice_paid(price="price_premium_old")
+    )
+    moved: dict[str, Any] = {"period_start": end, "period_end": end + 30 * D}
+    cheaper = ev.price_of("price_premium_old", lookup_key="standard")
+    deliver(ev.subscription_updated(created=end, price=cheaper, **moved), now=end)
+    renewal = ev.invoice_paid(created=end, price="price_premium_old", billing_reason="subscription_cycle", **moved)
+    deliver(renewal, now=end)
+    assert window_of().limit_nanos == 50 * USD
