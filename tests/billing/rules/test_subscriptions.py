@@ -402,3 +402,59 @@ def test_the_last_moment_of_what_is_paid_through_is_in_its_last_month() -> None:
     assert (found.period, found.limit_nanos) == (last, 55 // 31)
     none = [PlanRule("Other", 1, lookup_keys=frozenset({"other"}))]
     assert odd([year], [paid(period_end=START + 366 * DAY)], now=last.starts_at, plans=none).limit_nanos == 0
+
+
+def metered(**fields: Any) -> objects.StripeSubscription:
+    price = events.price_of("price_standard")
+    price["recurring"]["usage_type"] = "metered"
+    return sub(price=price, **fields)
+
+
+def test_usage_is_given_on_credit_until_it_is_behind_and_owed_no_sooner() -> None:
+    second = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    first = entitled([metered(start_date=events.seconds(START))], [])
+    assert (first.state, first.reasons, first.until) == (EntitlementState.ACTIVE, ("on_credit",), NEXT)
+    [part] = first.parts
+    assert (part.cycle, part.paid_nanos, part.given_nanos) == ("1 month in arrears", 0, STANDARD.limit_nanos)
+    assert part.given_until == NEXT + 7 * DAY
+    going_on = metered(start_date=events.seconds(START), **second)
+    behind = entitled([going_on], [], now=NEXT)
+    assert (behind.state, behind.until) == (EntitlementState.ACTIVE, NEXT + 7 * DAY)
+    over = entitled([going_on], [], now=NEXT + 7 * DAY)
+    assert (over.state, over.reasons) == (EntitlementState.SUSPENDED, ("past_due",))
+    settled = entitled([going_on], [paid()], now=NEXT + 7 * DAY)
+    assert (settled.state, settled.until) == (EntitlementState.ACTIVE, NEXT + 30 * DAY)
+    # A trial is nothing to pay for.
+    tried = metered(trial_start=events.seconds(START), trial_end=events.seconds(NEXT), **second)
+    assert entitled([tried], [], now=NEXT + 8 * DAY).state == EntitlementState.ACTIVE
+    late = metered(status="past_due", **second)
+    assert entitled([late], [paid()], now=NEXT + 7 * DAY).state == EntitlementState.SUSPENDED
+
+
+def test_an_item_that_nothing_maps_gives_nothing_beside_one_that_is() -> None:
+    other = events.subscription(subscription="sub_x", price="price_x")["items"]["data"]
+    raw = events.subscription()
+    raw["items"]["data"] += [{**one, "id": "si_x"} for one in other]
+    found = entitled([objects.subscription(raw)], [paid()])
+    assert (found.limit_nanos, found.plan, found.reasons) == (STANDARD.limit_nanos, "Standard", ())
+
+
+def test_terms_are_grace_and_credit_until_an_invoice_is_due() -> None:
+    terms: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 10}
+    renewed = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, **terms)
+    given = entitled([renewed], [paid()], now=NEXT)
+    assert (given.state, given.limit_nanos, given.until) == (
+        EntitlementState.PROVISIONAL,
+        STANDARD.limit_nanos,
+        NEXT + 10 * DAY,
+    )
+    assert entitled([renewed], [paid()], now=NEXT + 10 * DAY).state == EntitlementState.SUSPENDED
+    short = entitled(
+        [sub(period_start=NEXT, period_end=NEXT + 30 * DAY, **terms | {"days_until_due": 2})], [paid()], now=NEXT
+    )
+    assert (short.limit_nanos, short.until) == (STANDARD.limit_nanos, NEXT + 2 * DAY)
+    then = entitled([renewed], [paid()], now=NEXT, policy=BillingPolicy(credit_percent=30))
+    assert then.limit_nanos == STANDARD.limit_nanos * 30 // 100
+    # An invoice that is collected has no terms, whatever is said of days.
+    at_once = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, days_until_due=10)
+    assert entitled([at_once], [paid()], now=NEXT).limit_nanos == STANDARD.limit_nanos // 10
