@@ -329,7 +329,9 @@ if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE !=
 STRIPE_TRIAL_PERCENT = check.percentage(env, "STRIPE_TRIAL_PERCENT", default=10)
 STRIPE_PROVISIONAL_PERCENT = check.percentage(env, "STRIPE_PROVISIONAL_PERCENT", default=10)
 STRIPE_GRACE_DAYS = check.whole(env, "STRIPE_GRACE_DAYS", default=7, maximum=365)
-STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("whole", "paid"), default="whole")
+STRIPE_CREDIT_PERCENT = check.percentage(env, "STRIPE_CREDIT_PERCENT", default=100)
+STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("paid", "whole"), default="paid")
+STRIPE_UPGRADE_TIMES = check.whole(env, "STRIPE_UPGRADE_TIMES", default=4, minimum=1, maximum=100)
 STRIPE_DOWNGRADE = check.choice(env, "STRIPE_DOWNGRADE", choices=("now", "period_end"), default="now")
 STRIPE_PAUSED_COLLECTION = check.choice(
     env, "STRIPE_PAUSED_COLLECTION", choices=("past_due", "suspended", "ignore"), default="past_due"
