@@ -23,10 +23,14 @@ TEST_METHODS = {
 }
 
 
-def add(state: State, form: Any) -> Row:
+def add(state: State, form: Any, *, id: str = "") -> Row:
+    """A new customer, under an id of its own unless one is given. Raises StripeRefusal."""
     if form.test_clock:
         state.get("test_helpers.test_clock", form.test_clock, "test_clock")
+    if id and state.find("customer", id):
+        raise refused("Customer already exists.", param="id", code="resource_already_exists")
     row: Row = {
+        **({"id": id} if id else {}),
         "address": None,
         "balance": form.balance,
         "created": state.now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from billing.sandbox import catalogue, invoices, lines, meters
@@ -88,22 +89,17 @@ def whole_charge(state: State, sub: Row, item: Row, start: int, end: int) -> Cha
     return Charge(price, item["quantity"], start, end, cost_of(state, item), subscription=sub["id"], item=item["id"])
 
 
-def part_charge(state: State, sub: Row, item: Row, start: int, end: int, amount: int, **more: Any) -> Charge:
-    """A part of an interval, which discounts in percent apply to as to the whole."""
+def part_charge(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> Charge:
+    """A part of an interval after a change, which discounts in percent apply to as to the whole."""
     price = state.get("price", item["price"])
     off = lines.percent_off(state, discounts_of(state, sub), amount, price["currency"], state.time_of(sub))
-    return Charge(
-        price,
-        item["quantity"],
-        start,
-        end,
-        amount,
-        subscription=sub["id"],
-        item=item["id"],
-        proration=True,
-        discounts=off,
-        **more,
-    )
+    return replace(first_part(state, sub, item, start, end, amount), proration=True, discounts=off)
+
+
+def first_part(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> Charge:
+    """The part of an interval that a subscription begins with, to Stripe a period like any other."""
+    price = state.get("price", item["price"])
+    return Charge(price, item["quantity"], start, end, amount, subscription=sub["id"], item=item["id"])
 
 
 def usage_charge(state: State, sub: Row, item: Row, start: int, end: int, *, free: bool = False) -> Charge:

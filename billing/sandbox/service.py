@@ -19,9 +19,11 @@ import orjson
 from billing.sandbox import (
     checkouts,
     clocks,
+    customers,
     endings,
     endpoints,
     fields,
+    forms,
     hosted,
     payment_forms,
     routes,
@@ -111,6 +113,12 @@ class SimulatedStripe:
         with self.lock:
             given = wire.texts({**(params or {}), **more})
             return self._do(method, path, given)
+
+    def add_customer(self, id: str, **params: Any) -> Row:
+        """A customer under an id of the caller's choice, as one that was moved here. Raises StripeRefusal."""
+        with self.lock:
+            form = fields.read(forms.CustomerForm, wire.texts(params))
+            return views.show(self.state, customers.add(self.state, form, id=id))
 
     def tick(self) -> None:
         """Let happen what fell due since, where the account's clock runs by itself."""

@@ -169,7 +169,7 @@ def _first_charges(state: State, sub: Row, form: Any, now: int, trial_ends: int 
 def _backdated(state: State, sub: Row, item: Row, since: int, until: int) -> Charge:
     whole, left, of = times.intervals(*item_charges.step_of(state, item), since, until)
     cost = item_charges.cost_of(state, item)
-    return item_charges.part_charge(
+    return item_charges.first_part(
         state, sub, item, since, until, whole * cost + amounts.part(cost, left, of, sub["currency"])
     )
 
@@ -181,7 +181,7 @@ def _until_anchor(state: State, sub: Row, item: Row, form: Any, now: int) -> lis
         return []
     of = times.whole_period(anchor, *item_charges.step_of(state, item), anchor)
     amount = amounts.part(item_charges.cost_of(state, item), min(anchor - now, of), of, sub["currency"])
-    return [item_charges.part_charge(state, sub, item, now, anchor, amount)]
+    return [item_charges.first_part(state, sub, item, now, anchor, amount)]
 
 
 # The periods
