@@ -71,4 +71,4 @@ def all_events(state: State, row: Row, form: Any) -> Iterable[Row]:
 
 
 def all_entitlements(state: State, row: Row, form: Any) -> Iterable[Row]:
-    return list(state.get("customer", form.customer, "customer").get("entitlements", ()))
+    return list(state.get("customer", form.customer, "customer").get("_entitlements", ()))

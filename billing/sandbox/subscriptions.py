@@ -66,10 +66,10 @@ def create(state: State, form: Any) -> Row:
     now = state.time_of(customer)
     trial_ends = _trial_end(form, now)
     sub = _new(state, customer, form, now)
-    items = [item_charges.new_item(state, sub, given, place) for place, given in enumerate(form.items)]
-    sub["_items"] = items
     try:
-        item_charges.check_items(state, sub, items)
+        for place, given in enumerate(form.items):
+            sub["_items"].append(item_charges.new_item(state, sub, given, place))
+        item_charges.check_items(state, sub, sub["_items"])
         anchor = _anchor(state, sub, form, now, trial_ends)
         sub["discounts"] = lines.add_discounts(state, sub, form.discounts)
         method = sub["default_payment_method"] or customer["invoice_settings"]["default_payment_method"]

@@ -47,6 +47,8 @@ INCLUDABLE: dict[tuple[str, str], Callable[[State, Row], Any]] = {
 
 def show(state: State, row: Row, expand: Sequence[str] = ()) -> Row:
     """A copy of an object as the API answers it. Raises StripeRefusal for what cannot be expanded."""
+    if row.get("deleted"):
+        return {"id": row["id"], "object": row["object"], "deleted": True}
     shown: Row = {name: value for name, value in row.items() if not name.startswith("_")}
     render = _RENDERERS.get(str(row.get("object")))
     if render is not None:

@@ -43,7 +43,9 @@ class Shop:
         flat = {} if cents is None else {"unit_amount": cents}
         recurring = params.pop("recurring", {"interval": interval, "interval_count": count})
         return str(
-            self.post("prices", **{"currency": "usd", "product": product, "recurring": recurring, **flat, **params})["id"]
+            self.post("prices", **{"currency": "usd", "product": product, "recurring": recurring, **flat, **params})[
+                "id"
+            ]
         )
 
     def subscribe(self, customer: str, *prices: str, quantity: int | None = None, **params: Any) -> dict[str, Any]:

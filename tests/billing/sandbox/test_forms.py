@@ -90,7 +90,9 @@ def members(hint: Any) -> Iterator[Any]:
 
 
 def choices(hint: Any) -> set[Any]:
-    return {value for one in members(hint) if typing.get_origin(one) is typing.Literal for value in typing.get_args(one)}
+    return {
+        value for one in members(hint) if typing.get_origin(one) is typing.Literal for value in typing.get_args(one)
+    }
 
 
 def beyond(form: type[BaseModel], known: Any, place: str = "") -> Iterator[str]:
