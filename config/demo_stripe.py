@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from billing.sandbox import SimulatedStripe, StateUnreadable
-from config import demo
+from config import demo, story
 from governance.actions import tenancy
 from governance.models import BudgetWindow, Tenant
 
@@ -18,6 +18,8 @@ DAY_S = 86_400
 SINCE = timedelta(days=75)
 GOOD_CARD, FAILING_CARD = "pm_card_visa", "pm_card_chargeCustomerFail"
 TOPUP, STANDARD, PREMIUM, SMALL = "topup_20", "standard", "premium", "small"
+# The budget of a week, renewed with it: the metadata says both.
+A_WEEK = {"llm_budget_usd": "5", "llm_budget_period": "billing"}
 # lookup key -> name, cents, metadata of the price
 PRICES: dict[str, tuple[str, int, dict[str, str]]] = {
     STANDARD: ("Standard", 12_000, {}),
@@ -25,6 +27,7 @@ PRICES: dict[str, tuple[str, int, dict[str, str]]] = {
     # Less than its customer costs: the one that is lost on.
     SMALL: ("Small", 900, {"llm_budget_usd": "15"}),
     TOPUP: ("Top-up of $20", 2_000, {"llm_topup_usd": "20"}),
+    story.PRICE: ("Weekly", 600, A_WEEK),
 }
 # One whose renewal was not paid. It has no calls of its own.
 LATE, LATE_NAME, LATE_DAYS = "hooli", "Hooli Search", 3
@@ -69,7 +72,8 @@ def _play(account: SimulatedStripe, now: datetime) -> None:
 def _price(account: SimulatedStripe, key: str) -> str:
     name, cents, metadata = PRICES[key]
     product = account.call("POST", "/v1/products", {"name": name})
-    recurring = {} if key == TOPUP else {"recurring": {"interval": "month"}}
+    interval = "week" if key == story.PRICE else "month"
+    recurring = {} if key == TOPUP else {"recurring": {"interval": interval}}
     wanted = {"product": product["id"], "currency": "usd", "unit_amount": cents, "lookup_key": key}
     return str(account.call("POST", "/v1/prices", {**wanted, "metadata": metadata, **recurring})["id"])
 
