@@ -25,7 +25,7 @@ PRICES: dict[str, tuple[str, int, dict[str, str]]] = {
     STANDARD: ("Standard", 12_000, {}),
     PREMIUM: ("Premium", 39_000, {}),
     # Less than its customer costs: the one that is lost on.
-    SMALL: ("Small", 900, {"llm_budget_usd": "15"}),
+    SMALL: ("Small", 700, {"llm_budget_usd": "15"}),
     TOPUP: ("Top-up of $20", 2_000, {"llm_topup_usd": "20"}),
     story.PRICE: ("Weekly", 600, A_WEEK),
 }

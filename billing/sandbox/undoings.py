@@ -13,6 +13,8 @@ from billing.sandbox.wire import Row, refused
 PENDING_S = 5 * times.DAY_S
 EVIDENCE_S = 9 * times.DAY_S
 DISPUTE_FEE = 1_500
+# While a dispute is in one of these, its money is not the business's to give back.
+TAKING = ("needs_response", "under_review", "lost")
 OPEN_DISPUTES = ("needs_response", "under_review", "warning_needs_response", "warning_under_review")
 
 
@@ -59,7 +61,8 @@ def give_back(state: State, charge: Row, amount: int | None, *, reason: str | No
     left = charge["amount_captured"] - charge["amount_refunded"]
     if charge["status"] != "succeeded":
         raise refused(f"Charge {charge['id']} has not succeeded, so it cannot be refunded.", param="charge")
-    if charge["disputed"]:
+    taken = [one for one in state.rows("dispute", charge=charge["id"]) if one["status"] in TAKING]
+    if taken:
         message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
         raise refused(message, param="charge", code="charge_disputed")
     if left <= 0:

@@ -45,7 +45,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     return {
         "now": now,
         "cards": _cards(found, now),
-        "steps": _steps(found),
+        "steps": _steps(found, now),
         "events": found.events,
         "waiting": found.waiting,
         "begins_in_s": begins_in_s,
@@ -69,9 +69,10 @@ def act(request: HttpRequest, step: str) -> HttpResponse:
     return redirect(f"{reverse('admin:story')}?wait=1")
 
 
-def _steps(found: StoryStatus) -> list[Step]:
+def _steps(found: StoryStatus, now: datetime) -> list[Step]:
     has_budget = found.budget is not None and not found.is_used_up
-    place = 0 if not found.is_alive else 2 if found.is_used_up else 3 if found.bought_nanos else 1
+    renews = story.may_renew(found.budget.ends_at if found.budget else None, now=now)
+    place = 0 if not found.is_alive else 2 if found.is_used_up else 3 if found.bought_nanos and renews else 1
     rows = (
         (
             "sign-up",
@@ -96,7 +97,7 @@ def _steps(found: StoryStatus) -> list[Step]:
             "Stripe's clock is moved past the end of the week. It bills the next one, and a new budget begins.",
             "Let a week pass",
             "autorenew",
-            found.is_alive and found.budget is not None,
+            found.is_alive and renews,
         ),
     )
     return [Step(*row, is_next=number == place) for number, row in enumerate(rows)]
