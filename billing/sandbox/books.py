@@ -82,7 +82,7 @@ class PaidInvoice:
 
 
 @dataclass(slots=True)
-class Books:
+class StripeBooks:
     spans: list[PaidSpan] = field(default_factory=list)
     payments: dict[str, PaidInvoice] = field(default_factory=dict)
     undoings: dict[str, Undoing] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Books:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Books:
+    def from_json(cls, data: dict[str, Any]) -> StripeBooks:
         return cls(
             spans=[PaidSpan(**row) for row in data["spans"]],
             payments={row["invoice"]: PaidInvoice(**row) for row in data["payments"]},

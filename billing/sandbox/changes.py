@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing.sandbox import amounts, catalogue, customers, invoices, item_charges, lines, payments, subscriptions, times
-from billing.sandbox.lines import Charge
+from billing.sandbox.lines import LineCharge
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, declined, refused
 
@@ -15,13 +15,13 @@ SIMPLE = ("description", "collection_method", "days_until_due")
 
 
 @dataclass(slots=True)
-class Plan:
+class ChangePlan:
     """What a change comes to before anything is done: the items after it, what is prorated, and what is billed now."""
 
     items: list[Row]
     at: int
-    prorations: list[Charge] = field(default_factory=list)
-    whole: list[Charge] = field(default_factory=list)
+    prorations: list[LineCharge] = field(default_factory=list)
+    whole: list[LineCharge] = field(default_factory=list)
     # (item, start, end): the periods that begin with the change.
     periods: list[tuple[Row, int, int]] = field(default_factory=list)
     # Debits that are given back from `at` on.
@@ -95,7 +95,7 @@ def _set_fields(state: State, sub: Row, form: Any) -> None:
 # What a change comes to
 
 
-def _plan(state: State, sub: Row, form: Any) -> Plan | None:
+def _plan(state: State, sub: Row, form: Any) -> ChangePlan | None:
     """The plan of a change of items, anchor or trial; None where it is about none of these. Raises StripeRefusal."""
     anew = form.billing_cycle_anchor is not None and form.billing_cycle_anchor.type == "now"
     if not form.items and not anew and form.trial_end is None and not form.add_invoice_items:
@@ -122,13 +122,13 @@ def plan_of(
     anew: bool = False,
     trial_end: int | str | None = None,
     extra: Sequence[Any] = (),
-) -> Plan:
+) -> ChangePlan:
     """Work a change out. Raises StripeRefusal; the subscription is as it was either way."""
     now = state.time_of(sub)
     at = now if at is None else at
     after, changed = _items_after(state, sub, specs)
     kept = {item["id"] for item in after}
-    plan = Plan(items=after, at=at, gone=[item for item in sub["_items"] if item["id"] not in kept])
+    plan = ChangePlan(items=after, at=at, gone=[item for item in sub["_items"] if item["id"] not in kept])
     item_charges.check_items(state, sub, after)
     prorates, on_trial = behaviour != "none", sub["status"] == "trialing" and trial_end != "now"
     restarts = anew or trial_end == "now" or _interval_changes(state, sub, after)
@@ -142,7 +142,7 @@ def plan_of(
     for one in extra:
         price, quantity = state.get("price", one.price, "add_invoice_items[0][price]"), one.quantity or 1
         plan.prorations.append(
-            Charge(price, quantity, now, now, catalogue.cost(price, quantity), subscription=sub["id"])
+            LineCharge(price, quantity, now, now, catalogue.cost(price, quantity), subscription=sub["id"])
         )
     return plan
 
@@ -197,7 +197,7 @@ def _interval_changes(state: State, sub: Row, after: Sequence[Row]) -> bool:
     return any(item["id"] in old and item_charges.step_of(state, item) != old[item["id"]] for item in after)
 
 
-def _in_mid_period(state: State, sub: Row, plan: Plan, changed: set[str], at: int, *, prorates: bool) -> None:
+def _in_mid_period(state: State, sub: Row, plan: ChangePlan, changed: set[str], at: int, *, prorates: bool) -> None:
     """Unused time of what was billed is given back, and the rest of the period is billed as it is from now on."""
     before = {item["id"]: item for item in sub["_items"]}
     for item in plan.gone:
@@ -223,7 +223,7 @@ def _in_mid_period(state: State, sub: Row, plan: Plan, changed: set[str], at: in
             plan.prorations.append(item_charges.part_charge(state, sub, item, at, end, amount))
 
 
-def _restart(state: State, sub: Row, plan: Plan, now: int, *, prorates: bool) -> None:
+def _restart(state: State, sub: Row, plan: ChangePlan, now: int, *, prorates: bool) -> None:
     """A new period of every item begins now, and is billed now."""
     plan.bills_now = True
     for item in sub["_items"] if prorates else ():
@@ -239,7 +239,7 @@ def _restart(state: State, sub: Row, plan: Plan, now: int, *, prorates: bool) ->
         plan.periods.append((item, now, end))
 
 
-def _into_trial(state: State, sub: Row, plan: Plan, now: int, ends: int, *, prorates: bool) -> None:
+def _into_trial(state: State, sub: Row, plan: ChangePlan, now: int, ends: int, *, prorates: bool) -> None:
     """Free days: the period is the trial's, and what was paid for beyond now is given back where it is prorated."""
     plan.bills_now = True
     for item in sub["_items"]:
@@ -250,7 +250,7 @@ def _into_trial(state: State, sub: Row, plan: Plan, now: int, ends: int, *, pror
         plan.periods.append((item, now, ends))
 
 
-def credit(state: State, sub: Row, item: Row, at: int, plan: Plan) -> None:
+def credit(state: State, sub: Row, item: Row, at: int, plan: ChangePlan) -> None:
     """Give back what was billed of an item for time after `at`, net of the discounts it was billed with."""
     for debit in item["_debits"]:
         if debit["end"] <= at or any(debit is known for known in plan.credited):
@@ -264,7 +264,7 @@ def credit(state: State, sub: Row, item: Row, at: int, plan: Plan) -> None:
         price = state.get("price", debit["price"])
         plan.credited.append(debit)
         plan.prorations.append(
-            Charge(
+            LineCharge(
                 price,
                 debit["quantity"],
                 start,
@@ -282,7 +282,7 @@ def credit(state: State, sub: Row, item: Row, at: int, plan: Plan) -> None:
 # Carrying it out
 
 
-def carry_out(state: State, sub: Row, plan: Plan) -> None:
+def carry_out(state: State, sub: Row, plan: ChangePlan) -> None:
     """Make the subscription what the plan says, and let its prorations wait for an invoice."""
     now, customer = state.time_of(sub), state.get("customer", sub["customer"])
     for item, start, end in plan.periods:
@@ -317,7 +317,7 @@ def cut(debit: Row, at: int) -> None:
     debit["end"] = max(at, debit["start"])
 
 
-def _start_periods(sub: Row, plan: Plan, now: int) -> None:
+def _start_periods(sub: Row, plan: ChangePlan, now: int) -> None:
     trial = next((charge for charge in plan.whole if charge.trial and charge.end > now), None)
     if trial is not None:
         sub.update(status="trialing", trial_start=now, trial_end=trial.end, billing_cycle_anchor=trial.end)
@@ -329,7 +329,7 @@ def _start_periods(sub: Row, plan: Plan, now: int) -> None:
     sub["billing_cycle_anchor"] = now
 
 
-def _bill(state: State, sub: Row, behaviour: str, plan: Plan) -> None:
+def _bill(state: State, sub: Row, behaviour: str, plan: ChangePlan) -> None:
     if not plan.bills_now:
         return
     invoice = item_charges.bill(state, sub, "subscription_update", plan.whole)
@@ -348,7 +348,7 @@ def apply(state: State, sub: Row, specs: Sequence[Any], *, behaviour: str) -> No
 # Changes that wait for their payment
 
 
-def _waits_for_payment(state: State, sub: Row, form: Any, plan: Plan) -> bool:
+def _waits_for_payment(state: State, sub: Row, form: Any, plan: ChangePlan) -> bool:
     """Whether a change is not made before it is paid, and cannot be paid now. Raises StripeRefusal."""
     due = sum(charge.amount for charge in (*plan.whole, *plan.prorations))
     if form.payment_behavior not in ("error_if_incomplete", "pending_if_incomplete") or due <= 0 or not plan.bills_now:
@@ -362,7 +362,7 @@ def _waits_for_payment(state: State, sub: Row, form: Any, plan: Plan) -> bool:
     return True
 
 
-def _keep_pending(state: State, sub: Row, form: Any, plan: Plan) -> None:
+def _keep_pending(state: State, sub: Row, form: Any, plan: ChangePlan) -> None:
     """The invoice of a change that is made only if it is paid within a day."""
     customer, now = state.get("customer", sub["customer"]), state.time_of(sub)
     invoice = invoices.draft(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing.sandbox import amounts, catalogue, customers, invoices, payments, subscriptions, times
-from billing.sandbox.lines import Charge
+from billing.sandbox.lines import LineCharge
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, declined, refused
 
@@ -179,7 +179,7 @@ def _pay_once(state: State, row: Row, customer: Row | None, method: Row, amount:
     if row["invoice_creation"]["enabled"] and customer is not None:
         now = state.time_of(customer)
         charges = [
-            Charge(state.get("price", one["price"]), one["quantity"], now, now, one["amount_total"])
+            LineCharge(state.get("price", one["price"]), one["quantity"], now, now, one["amount_total"])
             for one in row["_line_items"]
         ]
         invoice = invoices.draft(

@@ -14,7 +14,7 @@ def cancel(state: State, sub: Row, form: Any) -> Row:
     subscriptions.alive(sub)
     now, customer = state.time_of(sub), state.get("customer", sub["customer"])
     if form.prorate:
-        plan = changes.Plan(items=[], at=now)
+        plan = changes.ChangePlan(items=[], at=now)
         for item in sub["_items"]:
             changes.credit(state, sub, item, now, plan)
         for debit in plan.credited:

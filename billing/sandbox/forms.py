@@ -90,7 +90,7 @@ class CustomAmountForm(Form):
     preset: Count | None = None
 
 
-class PriceForm(Plain):
+class StripePriceForm(Plain):
     currency: Currency
     product: str = ""
     product_data: ProductData | None = None

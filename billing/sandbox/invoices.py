@@ -7,7 +7,7 @@ from typing import Any
 
 from billing.sandbox import customers, lines, payments, times
 from billing.sandbox.books import PaidInvoice, PaidSpan
-from billing.sandbox.lines import Charge
+from billing.sandbox.lines import LineCharge
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, declined, refused
 
@@ -22,7 +22,7 @@ def draft(
     reason: str,
     *,
     currency: str,
-    charges: Sequence[Charge] = (),
+    charges: Sequence[LineCharge] = (),
     sub: Row | None = None,
     period: tuple[int, int] | None = None,
     with_pending: bool = True,
@@ -241,7 +241,7 @@ def _book(state: State, invoice: Row, now: int) -> None:
         at=now,
     )
     for line in invoice["_lines"]:
-        charge: Charge = line["_charge"]
+        charge: LineCharge = line["_charge"]
         recurring = charge.price["recurring"] or {}
         state.books.spans.append(
             PaidSpan(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from billing.sandbox import catalogue, invoices, lines, meters
-from billing.sandbox.lines import Charge
+from billing.sandbox.lines import LineCharge
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
 
@@ -83,37 +83,41 @@ def check_items(state: State, sub: Row, items: Sequence[Row]) -> None:
 # Charges
 
 
-def whole_charge(state: State, sub: Row, item: Row, start: int, end: int) -> Charge:
+def whole_charge(state: State, sub: Row, item: Row, start: int, end: int) -> LineCharge:
     """A whole interval of an item."""
     price = state.get("price", item["price"])
-    return Charge(price, item["quantity"], start, end, cost_of(state, item), subscription=sub["id"], item=item["id"])
+    return LineCharge(
+        price, item["quantity"], start, end, cost_of(state, item), subscription=sub["id"], item=item["id"]
+    )
 
 
-def part_charge(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> Charge:
+def part_charge(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> LineCharge:
     """A part of an interval after a change, which discounts in percent apply to as to the whole."""
     price = state.get("price", item["price"])
     off = lines.percent_off(state, discounts_of(state, sub), amount, price["currency"], state.time_of(sub))
     return replace(first_part(state, sub, item, start, end, amount), proration=True, discounts=off)
 
 
-def first_part(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> Charge:
+def first_part(state: State, sub: Row, item: Row, start: int, end: int, amount: int) -> LineCharge:
     """The part of an interval that a subscription begins with, to Stripe a period like any other."""
     price = state.get("price", item["price"])
-    return Charge(price, item["quantity"], start, end, amount, subscription=sub["id"], item=item["id"])
+    return LineCharge(price, item["quantity"], start, end, amount, subscription=sub["id"], item=item["id"])
 
 
-def usage_charge(state: State, sub: Row, item: Row, start: int, end: int, *, free: bool = False) -> Charge:
+def usage_charge(state: State, sub: Row, item: Row, start: int, end: int, *, free: bool = False) -> LineCharge:
     """What a metered item counted in a span that is over; `free` in a trial."""
     price = state.get("price", item["price"])
     count = meters.used(state, price["recurring"]["meter"], sub["customer"], start, end)
     amount = 0 if free or not count else catalogue.cost(price, count)
-    return Charge(price, count, start, end, amount, subscription=sub["id"], item=item["id"], arrears=True, trial=free)
+    return LineCharge(
+        price, count, start, end, amount, subscription=sub["id"], item=item["id"], arrears=True, trial=free
+    )
 
 
-def trial_charge(state: State, sub: Row, item: Row, start: int, end: int) -> Charge:
+def trial_charge(state: State, sub: Row, item: Row, start: int, end: int) -> LineCharge:
     price = state.get("price", item["price"])
     metered = is_metered(state, item)
-    return Charge(
+    return LineCharge(
         price,
         0 if metered else item["quantity"],
         start,
@@ -138,7 +142,7 @@ def bill(
     state: State,
     sub: Row,
     reason: str,
-    charges: Sequence[Charge],
+    charges: Sequence[LineCharge],
     *,
     period: tuple[int, int] | None = None,
     with_pending: bool = True,
@@ -166,7 +170,7 @@ def bill(
     return invoice
 
 
-def note_debit(state: State, charge: Charge, off: Sequence[tuple[str, int]]) -> None:
+def note_debit(state: State, charge: LineCharge, off: Sequence[tuple[str, int]]) -> None:
     item = state.find("subscription_item", charge.item)
     if item is None or charge.arrears or charge.amount <= 0:
         return

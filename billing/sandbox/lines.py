@@ -15,7 +15,7 @@ Discounts = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class LineCharge:
     """What a line is about: a price and a quantity for a span, in whole or in part.
 
     `amount` is the list amount; below nothing it is a credit. `discounts` are fixed where they are given, as those of a
@@ -37,7 +37,7 @@ class Charge:
     metadata: Mapping[str, str] | None = None
 
 
-def pending(state: State, customer: Row, charge: Charge, *, invoice: str | None = None) -> Row:
+def pending(state: State, customer: Row, charge: LineCharge, *, invoice: str | None = None) -> Row:
     """An invoice item: it waits for the customer's next invoice, or belongs to the draft that is named."""
     parent = None
     if charge.subscription:
@@ -74,7 +74,7 @@ def pending(state: State, customer: Row, charge: Charge, *, invoice: str | None 
     return row
 
 
-def of_charge(state: State, invoice: Row, charge: Charge, *, invoiceitem: str | None = None) -> Row:
+def of_charge(state: State, invoice: Row, charge: LineCharge, *, invoiceitem: str | None = None) -> Row:
     """The line of an invoice."""
     gross = charge.amount
     return state.add(
@@ -103,7 +103,7 @@ def of_charge(state: State, invoice: Row, charge: Charge, *, invoiceitem: str | 
     )
 
 
-def _parent(charge: Charge, invoiceitem: str | None) -> Row:
+def _parent(charge: LineCharge, invoiceitem: str | None) -> Row:
     details = {
         "invoice_item": invoiceitem,
         "proration": charge.proration,
@@ -120,14 +120,14 @@ def _parent(charge: Charge, invoiceitem: str | None) -> Row:
     return {"type": "invoice_item_details", "invoice_item_details": details, "subscription_item_details": None}
 
 
-def _proration_details(charge: Charge) -> Row:
+def _proration_details(charge: LineCharge) -> Row:
     return {
         "credited_items": None,
         "discount_amounts": [{"amount": amount, "discount": id} for id, amount in charge.discounts or ()],
     }
 
 
-def _pricing(charge: Charge) -> Row:
+def _pricing(charge: LineCharge) -> Row:
     price = charge.price
     return {
         "type": "price_details",
@@ -136,7 +136,7 @@ def _pricing(charge: Charge) -> Row:
     }
 
 
-def _described(charge: Charge) -> str:
+def _described(charge: LineCharge) -> str:
     name = charge.price["nickname"] or charge.price["lookup_key"] or charge.price["id"]
     if charge.trial:
         return f"Trial period for {name}"
@@ -144,7 +144,7 @@ def _described(charge: Charge) -> str:
     return f"{charge.quantity if charge.quantity is not None else 1} × {name} ({words})"
 
 
-def whole_amount(charge: Charge) -> int | None:
+def whole_amount(charge: LineCharge) -> int | None:
     """What the price charges for a whole interval at the line's quantity."""
     if charge.price["custom_unit_amount"]:
         return None
@@ -236,7 +236,7 @@ def off(line: Row) -> int:
     return sum(one["amount"] for one in line["discount_amounts"])
 
 
-def item_charge(state: State, customer: Row, form: Any) -> Charge:
+def item_charge(state: State, customer: Row, form: Any) -> LineCharge:
     """What an invoice item asks for: a price and a quantity, or an amount by itself. Raises StripeRefusal."""
     now = state.time_of(customer)
     start, end = (form.period.start, form.period.end) if form.period else (now, now)
@@ -247,13 +247,13 @@ def item_charge(state: State, customer: Row, form: Any) -> Charge:
             raise refused(f"The price specified is set to `type={price['type']}`.", param="pricing[price]")
         quantity = 1 if form.quantity is None else form.quantity
         amount = catalogue.cost(price, quantity)
-        return Charge(price, quantity, start, end, amount, subscription=form.subscription, metadata=form.metadata)
+        return LineCharge(price, quantity, start, end, amount, subscription=form.subscription, metadata=form.metadata)
     if form.amount is None or not form.currency:
         raise refused(
             "You must specify `pricing`, or `amount` and `currency`.", param="amount", code="parameter_missing"
         )
     price = _price_of_amount(state, form)
-    return Charge(
+    return LineCharge(
         price,
         1,
         start,

@@ -18,7 +18,7 @@ from billing.sandbox.fields import (
     Plain,
     Whole,
 )
-from billing.sandbox.forms import DiscountForm, PriceForm, ProductData, RecurringForm
+from billing.sandbox.forms import DiscountForm, ProductData, RecurringForm, StripePriceForm
 
 # Invoices and payments
 
@@ -189,7 +189,7 @@ class LinePriceData(Form):
     unit_amount_decimal: Exact | None = None
 
     def __getattr__(self, name: str) -> Any:
-        fields = PriceForm.model_fields
+        fields = StripePriceForm.model_fields
         if name in fields:
             return fields[name].default
         raise AttributeError(name)

@@ -124,7 +124,7 @@ OPERATIONS = (
     _post("/v1/products/{id}", forms.ProductChange, catalogue.change_product, "product"),
     _delete("/v1/products/{id}", lambda s, r, f: catalogue.delete_product(s, r), "product"),
     _post("/v1/products/{id}/features", forms.ProductFeatureForm, catalogue.attach_feature, "product"),
-    _post("/v1/prices", forms.PriceForm, lambda s, r, f: catalogue.add_price(s, f)),
+    _post("/v1/prices", forms.StripePriceForm, lambda s, r, f: catalogue.add_price(s, f)),
     _list(
         "/v1/prices",
         forms.PriceList,

@@ -33,7 +33,7 @@ from billing.sandbox import (
     views,
     wire,
 )
-from billing.sandbox.books import Books
+from billing.sandbox.books import StripeBooks
 from billing.sandbox.state import Delivery, State
 from billing.sandbox.wire import Row, StripeRefusal, refused
 
@@ -99,7 +99,7 @@ class SimulatedStripe:
         return self.state.now
 
     @property
-    def books(self) -> Books:
+    def books(self) -> StripeBooks:
         """What was paid for, and what of it was undone."""
         return self.state.books
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from billing.sandbox import wire
-from billing.sandbox.books import Books
+from billing.sandbox.books import StripeBooks
 from billing.sandbox.wire import Row
 
 # Stripe lists events of so long.
@@ -91,7 +91,7 @@ class AccountState:
     number: int = 0
     tables: defaultdict[str, dict[str, Row]] = field(default_factory=lambda: defaultdict(dict))
     events: list[Row] = field(default_factory=list)
-    books: Books = field(default_factory=Books)
+    books: StripeBooks = field(default_factory=StripeBooks)
     outgoing: list[Delivery] = field(default_factory=list)
     answered: dict[str, list[Any]] = field(default_factory=dict)
     effects: Effects = field(default_factory=Effects)

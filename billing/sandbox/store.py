@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from billing.sandbox import lines
-from billing.sandbox.books import Books
+from billing.sandbox.books import StripeBooks
 from billing.sandbox.state import Delivery, State
 
 # What a reader must know before it reads: another number is another layout.
@@ -54,7 +54,7 @@ def load(path: Path) -> State:
         raise StateUnreadable(f"{path} is of another version; delete it to begin anew.")
     names = ("now", "seed", "base_url", "after_last_try", "number", "events", "answered")
     state = State(**{name: data[name] for name in names})
-    state.books = Books.from_json(data["books"])
+    state.books = StripeBooks.from_json(data["books"])
     state.outgoing = [Delivery(**one) for one in data["outgoing"]]
     for kind, rows in data["tables"].items():
         state.tables[kind].update(rows)
@@ -63,7 +63,7 @@ def load(path: Path) -> State:
 
 
 def _charge(value: Any) -> Any:
-    if isinstance(value, lines.Charge):
+    if isinstance(value, lines.LineCharge):
         fields = {name: getattr(value, name) for name in value.__slots__}
         return fields | {"price": value.price["id"]}
     raise TypeError(type(value))
@@ -75,7 +75,7 @@ def _join(state: State) -> None:
         kept = dict(row["_charge"])
         discounts = kept["discounts"]
         kept["discounts"] = None if discounts is None else [(id, amount) for id, amount in discounts]
-        row["_charge"] = lines.Charge(**kept | {"price": state.get("price", kept["price"])})
+        row["_charge"] = lines.LineCharge(**kept | {"price": state.get("price", kept["price"])})
     parts = (("invoice", "_lines", "line_item"), ("subscription", "_items", "subscription_item"))
     for kind, name, of in (
         *parts,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from billing.sandbox import amounts, catalogue, customers, invoices, item_charges, lines, payments, times
-from billing.sandbox.lines import Charge
+from billing.sandbox.lines import LineCharge
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, declined, refused
 
@@ -93,11 +93,14 @@ def _forget(state: State, sub: Row) -> None:
     del state.tables["subscription"][sub["id"]]
 
 
-def _begin(state: State, sub: Row, form: Any, charges: Sequence[Charge]) -> None:
+def _begin(state: State, sub: Row, form: Any, charges: Sequence[LineCharge]) -> None:
     for place, extra in enumerate(form.add_invoice_items or ()):
         price = state.get("price", extra.price, f"add_invoice_items[{place}][price]")
         quantity, at = 1 if extra.quantity is None else extra.quantity, state.time_of(sub)
-        charges = [*charges, Charge(price, quantity, at, at, catalogue.cost(price, quantity), subscription=sub["id"])]
+        charges = [
+            *charges,
+            LineCharge(price, quantity, at, at, catalogue.cost(price, quantity), subscription=sub["id"]),
+        ]
     by_card = sub["collection_method"] == "charge_automatically"
     waits = by_card and sum(charge.amount for charge in charges) > 0
     sub["status"] = "trialing" if sub["trial_end"] else "incomplete" if waits else "active"
@@ -137,9 +140,9 @@ def _anchor(state: State, sub: Row, form: Any, now: int, trial_ends: int | None)
     return int(form.billing_cycle_anchor)
 
 
-def _first_charges(state: State, sub: Row, form: Any, now: int, trial_ends: int | None) -> list[Charge]:
+def _first_charges(state: State, sub: Row, form: Any, now: int, trial_ends: int | None) -> list[LineCharge]:
     """What the first invoice is for, and with it the first periods of the items."""
-    charges: list[Charge] = []
+    charges: list[LineCharge] = []
     anchor, since = sub["billing_cycle_anchor"], form.backdate_start_date
     if since is not None and since >= now:
         raise refused("backdate_start_date must be in the past.", param="backdate_start_date")
@@ -166,7 +169,7 @@ def _first_charges(state: State, sub: Row, form: Any, now: int, trial_ends: int 
     return charges
 
 
-def _backdated(state: State, sub: Row, item: Row, since: int, until: int) -> Charge:
+def _backdated(state: State, sub: Row, item: Row, since: int, until: int) -> LineCharge:
     whole, left, of = times.intervals(*item_charges.step_of(state, item), since, until)
     cost = item_charges.cost_of(state, item)
     return item_charges.first_part(
@@ -174,7 +177,7 @@ def _backdated(state: State, sub: Row, item: Row, since: int, until: int) -> Cha
     )
 
 
-def _until_anchor(state: State, sub: Row, item: Row, form: Any, now: int) -> list[Charge]:
+def _until_anchor(state: State, sub: Row, item: Row, form: Any, now: int) -> list[LineCharge]:
     """The part of an interval until the first full period begins; nothing for it where nothing is prorated."""
     anchor = sub["billing_cycle_anchor"]
     if form.proration_behavior == "none":

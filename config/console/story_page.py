@@ -27,7 +27,7 @@ AGAIN_S = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StoryStep:
     """`is_next`: the one that the story goes on with; `open`: it can be taken now."""
 
     name: str
@@ -69,7 +69,7 @@ def act(request: HttpRequest, step: str) -> HttpResponse:
     return redirect(f"{reverse('admin:story')}?wait=1")
 
 
-def _steps(found: StoryStatus, now: datetime) -> list[Step]:
+def _steps(found: StoryStatus, now: datetime) -> list[StoryStep]:
     has_budget = found.budget is not None and not found.is_used_up
     renews = story.may_renew(found.budget.ends_at if found.budget else None, now=now)
     place = 0 if not found.is_alive else 2 if found.is_used_up else 3 if found.bought_nanos and renews else 1
@@ -100,7 +100,7 @@ def _steps(found: StoryStatus, now: datetime) -> list[Step]:
             found.is_alive and renews,
         ),
     )
-    return [Step(*row, is_next=number == place) for number, row in enumerate(rows)]
+    return [StoryStep(*row, is_next=number == place) for number, row in enumerate(rows)]
 
 
 def _begins_in_s(found: StoryStatus, now: datetime) -> int:

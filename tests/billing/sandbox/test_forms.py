@@ -19,7 +19,7 @@ PAIRS: list[tuple[type[BaseModel], Any]] = [
     (forms.ProductForm, params.ProductCreateParams),
     (forms.ProductChange, params.ProductUpdateParams),
     (forms.ProductList, params.ProductListParams),
-    (forms.PriceForm, params.PriceCreateParams),
+    (forms.StripePriceForm, params.PriceCreateParams),
     (forms.PriceChange, params.PriceUpdateParams),
     (forms.PriceList, params.PriceListParams),
     (forms.CouponForm, params.CouponCreateParams),
