@@ -32,13 +32,14 @@ def draft(
     """A draft with what waits for the customer's next invoice, and then these charges."""
     now = state.time_of(customer)
     starts, ends = period or (now, now)
-    invoice = state.add("invoice", _blank(customer, now) | {"currency": currency, "billing_reason": reason})
+    of_sub = sub["id"] if sub else None
+    about = {"currency": currency, "billing_reason": reason, "_subscription": of_sub}
+    invoice = state.add("invoice", _blank(customer, now) | about)
     invoice.update(period_start=starts, period_end=ends, test_clock=customer.get("test_clock"))
     invoice.update(more)
     if sub is not None:
         details = {"metadata": dict(sub["metadata"]), "subscription": sub["id"]}
         invoice["parent"] = {"type": "subscription_details", "quote_details": None, "subscription_details": details}
-        invoice["_subscription"] = sub["id"]
         sub["latest_invoice"] = invoice["id"]
     if with_pending:
         for item in _waiting(state, customer, sub, currency):
@@ -179,6 +180,7 @@ def _invoice_payment(state: State, invoice: Row, intent: Row, *, is_default: boo
             "payment": {"type": "payment_intent", "payment_intent": intent["id"]},
             "status": "open",
             "status_transitions": {"canceled_at": None, "paid_at": None},
+            "_intent": intent["id"],
         },
     )
 
@@ -198,11 +200,10 @@ def attach_payment(state: State, invoice: Row, intent: Row) -> Row:
 def _take(state: State, invoice: Row, intent: Row) -> None:
     """A payment has come. What it pays beyond what is due is the customer's credit."""
     now = state.time_of(invoice)
-    for row in state.rows("invoice_payment", invoice=invoice["id"], status="open"):
-        if row["payment"]["payment_intent"] == intent["id"]:
-            row.update(status="paid", amount_paid=intent["amount_received"])
-            row["status_transitions"] = {**row["status_transitions"], "paid_at": now}
-            state.emit("invoice_payment.paid", row)
+    for row in state.rows("invoice_payment", invoice=invoice["id"], _intent=intent["id"], status="open"):
+        row.update(status="paid", amount_paid=intent["amount_received"])
+        row["status_transitions"] = {**row["status_transitions"], "paid_at": now}
+        state.emit("invoice_payment.paid", row)
     received = intent["amount_received"]
     beyond = max(0, received - invoice["amount_remaining"])
     invoice["amount_paid"] += received - beyond
@@ -283,9 +284,7 @@ def _note_failure(state: State, invoice: Row, *, asks: bool) -> None:
 
 def intent_settled(state: State, intent: Row) -> None:
     """A debit that was on its way has come, or was returned: its invoice hears of it."""
-    for row in state.rows("invoice_payment", status="open"):
-        if row["payment"]["payment_intent"] != intent["id"]:
-            continue
+    for row in state.rows("invoice_payment", _intent=intent["id"], status="open"):
         invoice = state.get("invoice", row["invoice"])
         if intent["status"] == "succeeded":
             _take(state, invoice, intent)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from billing.sandbox import times
-from billing.sandbox.state import State
+from billing.sandbox.state import State, moment
 from billing.sandbox.wire import Row, refused
 
 # Identifiers are known for a day; usage is taken for 35 days back and 5 minutes ahead.
@@ -63,8 +62,8 @@ def take(state: State, *, event_name: str, payload: Mapping[str, str], identifie
     value = _value(payload.get(meter["value_settings"]["event_payload_key"]), meter)
     customer = payload.get(meter["customer_mapping"]["event_payload_key"], "")
     owner = state.find("customer", customer)
-    moment = state.time_of(owner) if at is None else at
-    if not state.time_of(owner) - OLDEST_S <= moment <= state.time_of(owner) + AHEAD_S:
+    stamp = state.time_of(owner) if at is None else at
+    if not state.time_of(owner) - OLDEST_S <= stamp <= state.time_of(owner) + AHEAD_S:
         raise refused("The timestamp must be within the past 35 calendar days or 5 minutes ahead.", param="timestamp")
     row = state.add(
         "billing.meter_event",
@@ -73,7 +72,7 @@ def take(state: State, *, event_name: str, payload: Mapping[str, str], identifie
             "event_name": event_name,
             "identifier": id,
             "payload": dict(payload),
-            "timestamp": moment,
+            "timestamp": stamp,
             "_meter": meter["id"],
             "_customer": customer if owner and not owner.get("deleted") else "",
             "_value": value,
@@ -136,12 +135,12 @@ def _report(state: State, meter: Row, event: Row, customer: str) -> None:
     """The thin event that tells of usage that could not be counted."""
     sample = {"error_message": f"No such customer: {customer}", "request": {"identifier": event["identifier"]}}
     error = {"code": "meter_event_customer_not_found", "error_count": 1, "sample_errors": [sample]}
-    moment = datetime.fromtimestamp(state.now, UTC).isoformat().replace("+00:00", "Z")
+    now = moment(state.now)
     thin = {
         "id": state.new_id("event"),
         "object": "v2.core.event",
         "type": "v1.billing.meter.error_report_triggered",
-        "created": moment,
+        "created": now,
         "livemode": False,
         "related_object": {
             "id": meter["id"],
@@ -151,8 +150,8 @@ def _report(state: State, meter: Row, event: Row, customer: str) -> None:
         "data": {
             "developer_message_summary": "There is 1 invalid event",
             "reason": {"error_count": 1, "error_types": [error]},
-            "validation_start": moment,
-            "validation_end": moment,
+            "validation_start": now,
+            "validation_end": now,
         },
         "_at": state.now,
     }

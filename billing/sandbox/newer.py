@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from billing.sandbox import endpoints, fields, meters, payment_forms, views, wire
-from billing.sandbox.state import State
+from billing.sandbox.state import State, moment
 from billing.sandbox.wire import Row, refused
 
 
@@ -49,9 +49,6 @@ def _newer_meter_event(state: State, params: Mapping[str, Any]) -> Row:
 
 
 def _session(state: State) -> Row:
-    def moment(at: int) -> str:
-        return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-
     return {
         "id": state.new_id("billing.meter_event").replace("mev_", "bmes_"),
         "object": "v2.billing.meter_event_session",

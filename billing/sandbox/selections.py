@@ -31,7 +31,8 @@ def all_subscriptions(state: State, row: Row, form: Any) -> Iterable[Row]:
     """As Stripe lists them: without a status all that are not canceled."""
     if form.customer:
         state.get("customer", form.customer, "customer")
-    for sub in state.rows("subscription"):
+    by = {"customer": form.customer} if form.customer else {}
+    for sub in state.rows("subscription", **by):
         wanted = {
             None: sub["status"] != "canceled",
             "all": True,
@@ -46,7 +47,8 @@ def all_subscriptions(state: State, row: Row, form: Any) -> Iterable[Row]:
 def all_invoices(state: State, row: Row, form: Any) -> Iterable[Row]:
     if form.customer:
         state.get("customer", form.customer, "customer")
-    for invoice in state.rows("invoice"):
+    by = {"customer": form.customer} if form.customer else {}
+    for invoice in state.rows("invoice", **by):
         of_subscription = not form.subscription or invoice["_subscription"] == form.subscription
         of_method = form.collection_method in (None, invoice["collection_method"])
         of_status = form.status in (None, invoice["status"])

@@ -11,6 +11,7 @@ import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from billing.sandbox import wire
@@ -53,6 +54,19 @@ PREFIXES = {
     "event": "evt",
     "item": "li",
 }
+# Fields by which rows are looked up at once; none of them changes once its row was added.
+INDEXED = {
+    "subscription": ("customer",),
+    "invoice": ("customer", "_subscription"),
+    "invoiceitem": ("customer",),
+    "invoice_payment": ("invoice", "_intent"),
+    "charge": ("customer", "payment_intent"),
+    "refund": ("charge",),
+    "credit_note": ("invoice",),
+    "dispute": ("charge",),
+    "customer_balance_transaction": ("customer",),
+    "billing.meter_event": ("_customer", "identifier"),
+}
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -90,6 +104,8 @@ class AccountState:
     after_last_try: str = "cancel"
     number: int = 0
     tables: defaultdict[str, dict[str, Row]] = field(default_factory=lambda: defaultdict(dict))
+    # (kind, field, value) -> the ids of the rows that have it, in their order.
+    index: defaultdict[tuple[str, str, Any], list[str]] = field(default_factory=lambda: defaultdict(list))
     events: list[Row] = field(default_factory=list)
     books: StripeBooks = field(default_factory=StripeBooks)
     outgoing: list[Delivery] = field(default_factory=list)
@@ -109,8 +125,14 @@ class AccountState:
     def add(self, kind: str, row: Row) -> Row:
         """Keep a new object under its id, which is made where it has none."""
         row = {"id": self.new_id(kind), "object": kind, "livemode": False, **row}
-        self.tables[kind][row["id"]] = row
+        self.put(kind, row)
         return row
+
+    def put(self, kind: str, row: Row) -> None:
+        """Keep a row that has its id."""
+        self.tables[kind][row["id"]] = row
+        for name in INDEXED.get(kind, ()):
+            self.index[kind, name, row.get(name)].append(row["id"])
 
     def get(self, kind: str, id: str | None, param: str = "") -> Row:
         """The object. Raises StripeRefusal; `param` is where the id was named, if not in the address."""
@@ -124,7 +146,10 @@ class AccountState:
 
     def rows(self, kind: str, **fields: Any) -> Iterator[Row]:
         """The objects of a kind with these fields, in the order in which they were made."""
-        for row in list(self.tables[kind].values()):
+        table = self.tables[kind]
+        name = next((name for name in INDEXED.get(kind, ()) if name in fields), None)
+        ids = list(table) if name is None else list(self.index[kind, name, fields[name]])
+        for row in [table[id] for id in ids if id in table]:
             if all(row.get(name) == value for name, value in fields.items()):
                 yield row
 
@@ -157,7 +182,26 @@ class AccountState:
             "type": type,
         }
         self.keep_event(event, "webhook_endpoint")
+        self._emit_twin(event, row)
         return event
+
+    def _emit_twin(self, event: Row, row: Row) -> None:
+        """The same as a thin event, where a destination asks for that: `v1.invoice.paid` tells of `invoice.paid`."""
+        type = f"v1.{event['type']}"
+        rows = self.rows("v2.core.event_destination", status="enabled")
+        if not any(type in one["enabled_events"] for one in rows):
+            return
+        kind = str(row["object"])
+        twin = {
+            "id": self.new_id("event"),
+            "object": "v2.core.event",
+            "type": type,
+            "created": moment(self.now),
+            "livemode": False,
+            "related_object": {"id": row.get("id"), "type": kind, "url": f"/v1/{kind}s/{row.get('id')}"},
+            "_at": self.now,
+        }
+        self.keep_event(twin, "v2.core.event_destination")
 
     def keep_event(self, event: Row, kind: str) -> None:
         self.events.append(event)
@@ -167,6 +211,11 @@ class AccountState:
             if "*" in endpoint["enabled_events"] or event["type"] in endpoint["enabled_events"]:
                 event["pending_webhooks"] = int(event.get("pending_webhooks") or 0) + 1
                 self.outgoing.append(Delivery(event["id"], endpoint["id"]))
+
+
+def moment(at: int) -> str:
+    """A Unix time as the newer API writes it."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 # The name by which the other modules call what they act on.

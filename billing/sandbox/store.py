@@ -57,7 +57,8 @@ def load(path: Path) -> State:
     state.books = StripeBooks.from_json(data["books"])
     state.outgoing = [Delivery(**one) for one in data["outgoing"]]
     for kind, rows in data["tables"].items():
-        state.tables[kind].update(rows)
+        for row in rows.values():
+            state.put(kind, row)
     _join(state)
     return state
 

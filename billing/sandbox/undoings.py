@@ -20,10 +20,7 @@ OPEN_DISPUTES = ("needs_response", "under_review", "warning_needs_response", "wa
 
 def _invoice_of(state: State, intent_id: str | None) -> str:
     """The invoice that a payment intent has paid; empty where it has none."""
-    for row in state.rows("invoice_payment"):
-        if row["payment"]["payment_intent"] == intent_id:
-            return str(row["invoice"])
-    return ""
+    return next((str(row["invoice"]) for row in state.rows("invoice_payment", _intent=intent_id)), "")
 
 
 def _book(state: State, row: Row, kind: str, charge: Row | None, amount: int, **more: Any) -> None:
