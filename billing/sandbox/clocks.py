@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from billing.sandbox import changes, checkouts, invoices, payments, schedules, subscriptions, times, undoings
@@ -11,16 +13,42 @@ from billing.sandbox.wire import Row, refused
 
 TELL_TRIAL_S = 3 * times.DAY_S
 KEPT_DAYS = 30
-# Something that falls due: when, which of those of one moment comes first, its row, and what happens.
-Due = tuple[int, int, Row, Callable[[State, Row], Any]]
+# Something that falls due: when, which of those of one moment comes first, and what happens.
+Due = tuple[int, int, Callable[[State, Row], Any]]
+KINDS = ("subscription_schedule", "subscription", "invoice", "payment_intent", "refund", "checkout.session")
 
 
 def run(state: State, until: int) -> None:
     """Move the account's clock, and with it all that is on no test clock."""
-    while (due := _next(state, None, until)) is not None:
-        state.now = max(state.now, due[0])
-        due[3](state, due[2])
-    state.now = max(state.now, until)
+    _play(state, None, until, lambda at: setattr(state, "now", max(state.now, at)))
+
+
+def _play(state: State, clock: str | None, until: int, move: Callable[[int], Any]) -> None:
+    """Let all happen that falls due on a clock up to a moment, in its order, and leave the clock there.
+
+    What one act brings up is due to the same customer: nobody else is looked at again.
+    """
+    numbers = itertools.count()
+    waiting: list[tuple[int, int, int, Row]] = []
+
+    def look_at(rows: Iterable[Row]) -> None:
+        for row in rows:
+            for at, order, _ in due_of(row):
+                if at <= until and state.clock_of(row) == clock:
+                    heapq.heappush(waiting, (at, order, next(numbers), row))
+
+    look_at(row for kind in KINDS for row in state.rows(kind))
+    while waiting:
+        at, order, _, row = heapq.heappop(waiting)
+        # What it was noted for may have come about, or be put off, since.
+        act = next((act for *when, act in due_of(row) if when == [at, order]), None)
+        if act is None or state.find(str(row["object"]), row["id"]) is None:
+            continue
+        move(at)
+        act(state, row)
+        customer = row.get("customer")
+        look_at([row] if customer is None else (one for kind in KINDS for one in state.rows(kind, customer=customer)))
+    move(until)
 
 
 def add(state: State, form: Any) -> Row:
@@ -47,10 +75,7 @@ def advance(state: State, clock: Row, form: Any) -> Row:
     if form.frozen_time <= clock["frozen_time"]:
         raise refused("A test clock can only be advanced to a later time.", param="frozen_time")
     state.emit("test_helpers.test_clock.advancing", clock)
-    while (due := _next(state, clock["id"], form.frozen_time)) is not None:
-        clock["frozen_time"] = max(clock["frozen_time"], due[0])
-        due[3](state, due[2])
-    clock["frozen_time"] = form.frozen_time
+    _play(state, clock["id"], form.frozen_time, lambda at: clock.update(frozen_time=max(clock["frozen_time"], at)))
     state.emit("test_helpers.test_clock.ready", clock)
     return clock
 
@@ -67,53 +92,48 @@ def delete(state: State, clock: Row) -> Row:
     return {"id": clock["id"], "object": "test_helpers.test_clock", "deleted": True}
 
 
-def _next(state: State, clock: str | None, until: int) -> Due | None:
-    """What falls due first on a clock, at `until` at the latest."""
-    found = [due for due in _all(state) if due[0] <= until and state.clock_of(due[2]) == clock]
-    return min(found, key=lambda due: due[:2], default=None)
-
-
-def _all(state: State) -> Iterator[Due]:
-    for schedule in state.rows("subscription_schedule", status="active"):
-        yield schedule["current_phase"]["end_date"], 0, schedule, schedules.advance
-    for sub in state.rows("subscription"):
-        if sub["status"] not in subscriptions.ENDED:
-            yield from _of_subscription(sub)
-    for invoice in state.rows("invoice"):
-        yield from _of_invoice(invoice)
-    for intent in state.rows("payment_intent", status="processing"):
-        yield intent["_settles_at"], 5, intent, _settle
-    for refund in state.rows("refund", status="pending"):
-        yield refund["_settles_at"], 6, refund, undoings.settle_refund
-    for session in state.rows("checkout.session", status="open"):
-        yield session["expires_at"], 7, session, checkouts.expire
+def due_of(row: Row) -> Iterator[Due]:
+    """What falls due of a row, as it is now."""
+    match row["object"]:
+        case "subscription_schedule" if row["status"] == "active":
+            yield row["current_phase"]["end_date"], 0, schedules.advance
+        case "subscription" if row["status"] not in subscriptions.ENDED:
+            yield from _of_subscription(row)
+        case "invoice":
+            yield from _of_invoice(row)
+        case "payment_intent" if row["status"] == "processing":
+            yield row["_settles_at"], 5, _settle
+        case "refund" if row["status"] == "pending":
+            yield row["_settles_at"], 6, undoings.settle_refund
+        case "checkout.session" if row["status"] == "open":
+            yield row["expires_at"], 7, checkouts.expire
 
 
 def _of_subscription(sub: Row) -> Iterator[Due]:
     if sub["status"] == "incomplete":
-        yield sub["created"] + subscriptions.INCOMPLETE_S, 1, sub, subscriptions.expire
+        yield sub["created"] + subscriptions.INCOMPLETE_S, 1, subscriptions.expire
         return
     if sub["pending_update"]:
-        yield sub["pending_update"]["expires_at"], 1, sub, changes.drop_pending
+        yield sub["pending_update"]["expires_at"], 1, changes.drop_pending
     if sub["cancel_at"]:
-        yield sub["cancel_at"], 2, sub, subscriptions.end
+        yield sub["cancel_at"], 2, subscriptions.end
     paused = sub["pause_collection"]
     if paused and paused.get("resumes_at"):
-        yield paused["resumes_at"], 3, sub, _collect_again
+        yield paused["resumes_at"], 3, _collect_again
     if sub["status"] == "trialing" and not sub["_trial_told"]:
-        yield sub["trial_end"] - TELL_TRIAL_S, 3, sub, _tell_trial
+        yield sub["trial_end"] - TELL_TRIAL_S, 3, _tell_trial
     if sub["status"] in subscriptions.RENEWING:
-        yield subscriptions.next_end(sub), 4, sub, subscriptions.renew
+        yield subscriptions.next_end(sub), 4, subscriptions.renew
 
 
 def _of_invoice(invoice: Row) -> Iterator[Due]:
     if invoice["status"] == "draft" and invoice["_finalize_at"]:
-        yield invoice["_finalize_at"], 5, invoice, _finalize
+        yield invoice["_finalize_at"], 5, _finalize
     elif invoice["status"] == "open":
         if invoice["next_payment_attempt"]:
-            yield invoice["next_payment_attempt"], 5, invoice, invoices.collect
+            yield invoice["next_payment_attempt"], 5, invoices.collect
         if invoice["due_date"] and not invoice["_overdue_told"]:
-            yield invoice["due_date"], 6, invoice, _tell_overdue
+            yield invoice["due_date"], 6, _tell_overdue
 
 
 def _finalize(state: State, invoice: Row) -> None:
