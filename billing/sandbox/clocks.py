@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from billing.sandbox import changes, checkouts, invoices, payments, schedules, subscriptions, times, undoings
+from billing.sandbox import changes, checkouts, endings, invoices, payments, schedules, subscriptions, times, undoings
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
 
@@ -116,7 +116,7 @@ def _of_subscription(sub: Row) -> Iterator[Due]:
     if sub["pending_update"]:
         yield sub["pending_update"]["expires_at"], 1, changes.drop_pending
     if sub["cancel_at"]:
-        yield sub["cancel_at"], 2, subscriptions.end
+        yield sub["cancel_at"], 2, endings.leave
     paused = sub["pause_collection"]
     if paused and paused.get("resumes_at"):
         yield paused["resumes_at"], 3, _collect_again

@@ -30,6 +30,25 @@ def cancel(state: State, sub: Row, form: Any) -> Row:
     return subscriptions.end(state, sub)
 
 
+def leave(state: State, sub: Row) -> None:
+    """End as it was arranged; what was used up to now, and what waits to be billed, comes on a last invoice."""
+    now, customer = state.time_of(sub), state.get("customer", sub["customer"])
+    metered = [item for item in sub["_items"] if item_charges.is_metered(state, item)]
+    free = sub["status"] == "trialing"
+    used = [
+        item_charges.usage_charge(state, sub, item, item["current_period_start"], now, free=free) for item in metered
+    ]
+    waits = any(item["_charge"].subscription == sub["id"] for item in _waiting(state, customer))
+    subscriptions.end(state, sub)
+    if waits or any(charge.amount for charge in used):
+        invoice = item_charges.bill(state, sub, "subscription_cycle", used)
+        subscriptions.finalize_later(invoice, now)
+
+
+def _waiting(state: State, customer: Row) -> list[Row]:
+    return list(state.rows("invoiceitem", customer=customer["id"], invoice=None))
+
+
 def resume(state: State, sub: Row, form: Any) -> Row:
     """Go on after a pause that a trial's end brought: a new period begins, and is billed."""
     if sub["status"] != "paused":

@@ -249,8 +249,11 @@ def _go_on_with(state: State, sub: Row, invoice: Row, now: int) -> None:
             how = invoices.void if paused["behavior"] == "void" else invoices.give_up
             how(state, invoice)
     else:
-        invoice["_finalize_at"] = now + invoices.DRAFT_S
-        invoice["automatically_finalizes_at"] = invoice["_finalize_at"]
+        finalize_later(invoice, now)
+
+
+def finalize_later(invoice: Row, now: int) -> None:
+    invoice["_finalize_at"] = invoice["automatically_finalizes_at"] = now + invoices.DRAFT_S
 
 
 # The end

@@ -212,6 +212,22 @@ def test_usage_is_billed_in_arrears(shop: Shop) -> None:
         shop.subscribe(customer, price, quantity=3)
 
 
+def test_what_was_used_before_the_end_comes_on_a_last_invoice(shop: Shop) -> None:
+    meter = shop.post(
+        "billing/meters", display_name="Calls", event_name="calls", default_aggregation={"formula": "sum"}
+    )
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter["id"]}
+    customer = shop.customer()
+    sub = shop.subscribe(customer, shop.price(2, recurring=recurring))["id"]
+    shop.post(f"subscriptions/{sub}", cancel_at_period_end=True)
+    payload = {"stripe_customer_id": customer, "value": "30"}
+    shop.post("billing/meter_events", event_name="calls", payload=payload, identifier="e1")
+    shop.account.advance(by=32 * DAY)
+    assert shop.sub(sub)["status"] == "canceled"
+    last = shop.invoices(customer)[-1]
+    assert (last["total"], last["status"]) == (60, "paid")
+
+
 def test_what_cannot_be_billed_is_refused_and_leaves_nothing(shop: Shop) -> None:
     customer = shop.customer()
     dollars, euros = shop.price(), shop.price(currency="eur")
