@@ -322,6 +322,8 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
+# Where the simulated Stripe listens that `serve --demo` starts; it is in use where STRIPE_API_BASE is the same.
+STRIPE_SANDBOX_URL = check.url(env, "STRIPE_SANDBOX_URL", default="http://127.0.0.1:8020")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 # Stripe's meters that are told of usage, and what each counts; none: usage stays here.
