@@ -34,6 +34,8 @@ class GatewayApplication(Gateway):
             return
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
+            if not self.is_open:
+                raise errors.ledger_unavailable()
             await self._route(exchange)
         except bodies.ClientGone:
             pass
