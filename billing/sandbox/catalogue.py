@@ -80,17 +80,18 @@ def delete_product(state: State, row: Row) -> Row:
 
 
 def add_price(state: State, form: Any) -> Row:
-    product = form.product
-    if form.product_data is not None:
-        product = add_product(state, form.product_data)["id"]
-    if not product or (form.product and form.product_data):
+    if bool(form.product) == (form.product_data is not None):
         raise refused("You must specify either `product` or `product_data`.", param="product", code="parameter_missing")
-    state.get("product", product, "product")
-    if form.lookup_key:
-        _claim_lookup_key(state, form.lookup_key, transfer=form.transfer_lookup_key)
     recurring = form.recurring.model_dump() if form.recurring else None
     if recurring is not None:
         _check_recurring(state, recurring)
+    scheme = _scheme(form, recurring)
+    product = state.get("product", form.product, "product")["id"] if form.product else ""
+    if form.lookup_key:
+        _claim_lookup_key(state, form.lookup_key, transfer=form.transfer_lookup_key)
+    if form.product_data is not None:
+        # The last, so that a price that is refused leaves no product behind.
+        product = add_product(state, form.product_data)["id"]
     row = state.add(
         "price",
         {
@@ -104,7 +105,7 @@ def add_price(state: State, form: Any) -> Row:
             "recurring": recurring,
             "tax_behavior": form.tax_behavior,
             "type": "recurring" if recurring else "one_time",
-            **_scheme(form, recurring),
+            **scheme,
         },
     )
     state.emit("price.created", row)

@@ -232,10 +232,7 @@ class SimulatedStripe:
 
     def _admit(self, headers: Mapping[str, str], path: str) -> str:
         """The key that a request came with. Raises StripeRefusal; a live key gets no further than here."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme == "Basic":
-            # No client of ours sends it.
-            key = ""
+        key = headers.get("authorization", "").removeprefix("Bearer ")
         if key.startswith(LIVE_KEYS):
             raise refused("A live key must never be sent here: this is no Stripe.", status=401)
         is_stream = path == "/v2/billing/meter_event_stream" and key.startswith("token_")

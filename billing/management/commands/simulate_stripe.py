@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ class Command(TerminalCommand):
             self._send_to(account, options["webhook"], options["webhook_secret"])
         self.stdout.write(f"Simulated Stripe on {account.state.base_url} (no money moves; Ctrl-C ends it)")
         self.stdout.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # The server hears of it first and ends; then it is raised again, and must not end us before all is kept.
+            signal.signal(number, lambda *_: None)
         postman = Postman(account)
         postman.start()
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import stripe
 
-from billing.sandbox import SimulatedStripe, wire
+from billing.sandbox import SimulatedStripe, StripeRefusal, wire
 from billing.stripe_api import client as ours
 
 
@@ -184,3 +184,46 @@ def test_test_clocks_move_their_customers_alone(sdk: stripe.StripeClient, accoun
     assert invoices[0].created == past + 14 * 86_400
     sdk.v1.test_helpers.test_clocks.delete(clock.id)
     assert not sdk.v1.customers.list().data
+
+
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        ({"unit_amount": 5, "unit_amount_decimal": "5"}, "unit_amount"),
+        ({"billing_scheme": "tiered", "tiers_mode": "volume"}, "unit_amount"),
+        ({"billing_scheme": "tiered", "tiers": [{"up_to": "inf", "unit_amount": 5}]}, "tiers"),
+        (
+            {
+                "billing_scheme": "tiered",
+                "tiers_mode": "volume",
+                "tiers": [{"up_to": 5, "unit_amount": 5}, {"up_to": 3, "unit_amount": 4}],
+            },
+            "tiers[1][up_to]",
+        ),
+        ({"unit_amount": 5, "recurring": {"interval": "month", "usage_type": "metered"}}, "recurring[meter]"),
+        ({"unit_amount": 5, "recurring": {"interval": "year", "interval_count": 4}}, "recurring[interval_count]"),
+        ({"custom_unit_amount": {"enabled": True}, "recurring": {"interval": "month"}}, "custom_unit_amount"),
+        ({"unit_amount": 5, "lookup_key": "taken"}, "lookup_key"),
+        ({"unit_amount": 5, "product": "prod_1"}, "product"),
+    ],
+)
+def test_a_price_that_makes_no_sense_is_refused_and_leaves_nothing(
+    account: SimulatedStripe, params: dict[str, Any], param: str
+) -> None:
+    taken = {"currency": "usd", "unit_amount": 5, "product_data": {"name": "x"}, "lookup_key": "taken"}
+    account.call("POST", "/v1/prices", taken)
+    with pytest.raises(StripeRefusal) as caught:
+        account.call("POST", "/v1/prices", {"currency": "usd", "product_data": {"name": "y"}, **params})
+    assert caught.value.body["error"]["param"] == param
+    assert [len(account.call("GET", f"/v1/{kind}")["data"]) for kind in ("prices", "products")] == [1, 1]
+
+
+def test_a_lookup_key_moves_on_to_a_newer_price(sdk: stripe.StripeClient) -> None:
+    def price(**more: Any) -> stripe.Price:
+        wanted: Any = {"currency": "usd", "unit_amount": 5, "product_data": {"name": "x"}, "lookup_key": "standard"}
+        return sdk.v1.prices.create(wanted | more)
+
+    old = price()
+    new = price(transfer_lookup_key=True)
+    assert sdk.v1.prices.retrieve(old.id).lookup_key is None
+    assert [one.id for one in sdk.v1.prices.list({"lookup_keys": ["standard"]}).data] == [new.id]
