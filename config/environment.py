@@ -346,7 +346,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     else:
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
-        options.setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 3})
+        options.setdefault("pool", {"min_size": 1, "max_size": 6, "timeout": 3})
         # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
         for name, value in NOTICING.items():
             options.setdefault(name, value)

@@ -18,6 +18,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from config import content_policy, second_factor, sessions, unknown_paths
+from governance import database
 from governance.api import errors, refusing
 from governance.rules import charsets
 
@@ -44,6 +45,18 @@ class RequestIdMiddleware:
         request.request_id = str(uuids.uuid7())  # type: ignore[attr-defined]
         response = self.get_response(request)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
+        return response
+
+
+class GiveBackMiddleware:
+    """Whoever reads an answer slowly keeps no connection to the database: the first, so that all others are done."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        database.give_back()
         return response
 
 

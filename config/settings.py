@@ -64,6 +64,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "config.middleware.GiveBackMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.ContentPolicyMiddleware",
     "config.middleware.PermissionsPolicyMiddleware",
@@ -321,6 +322,8 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
+# Where the simulated Stripe listens that `serve --demo` starts; it is in use where STRIPE_API_BASE is the same.
+STRIPE_SANDBOX_URL = check.url(env, "STRIPE_SANDBOX_URL", default="http://127.0.0.1:8020")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 # Stripe's meters that are told of usage, and what each counts; none: usage stays here.
@@ -328,7 +331,9 @@ if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE !=
 STRIPE_TRIAL_PERCENT = check.percentage(env, "STRIPE_TRIAL_PERCENT", default=10)
 STRIPE_PROVISIONAL_PERCENT = check.percentage(env, "STRIPE_PROVISIONAL_PERCENT", default=10)
 STRIPE_GRACE_DAYS = check.whole(env, "STRIPE_GRACE_DAYS", default=7, maximum=365)
-STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("whole", "paid"), default="whole")
+STRIPE_CREDIT_PERCENT = check.percentage(env, "STRIPE_CREDIT_PERCENT", default=100)
+STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("paid", "whole"), default="paid")
+STRIPE_UPGRADE_TIMES = check.whole(env, "STRIPE_UPGRADE_TIMES", default=4, minimum=1, maximum=100)
 STRIPE_DOWNGRADE = check.choice(env, "STRIPE_DOWNGRADE", choices=("now", "period_end"), default="now")
 STRIPE_PAUSED_COLLECTION = check.choice(
     env, "STRIPE_PAUSED_COLLECTION", choices=("past_due", "suspended", "ignore"), default="past_due"

@@ -6,7 +6,7 @@ Governance imports neither. `config.apps`, which knows all apps, wires them when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NoReturn, Protocol
@@ -37,6 +37,12 @@ class QuoteTokens(Protocol):
     ) -> Quote | None: ...
 
 
+class PriceUsage(Protocol):
+    """What usage of a moment cost in nanodollars, and the price rule that says so; None where it has no price."""
+
+    def __call__(self, usage: Usage, *, at: datetime) -> tuple[int, str] | None: ...
+
+
 class UpgradeLink(Protocol):
     """A link to buy more with; None where nothing can be bought.
 
@@ -58,8 +64,7 @@ class ProviderCosts(Protocol):
 @dataclass(frozen=True, slots=True)
 class Ports:
     quote: QuoteTokens
-    # What usage cost in nanodollars, and the price rule that says so; None where the model has no price.
-    price: Callable[[Usage], tuple[int, str] | None]
+    price: PriceUsage
     upgrade_link: UpgradeLink
     provider_costs: ProviderCosts
 
@@ -94,9 +99,9 @@ def by_tokens(
     )
 
 
-def true_cost(usage: Usage) -> tuple[int, str] | None:
-    """What usage cost in nanodollars, and the price rule that says so; None where the model has no price."""
-    return wired.price(usage)
+def true_cost(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
+    """See `PriceUsage`."""
+    return wired.price(usage, at=at)
 
 
 def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostReport]:

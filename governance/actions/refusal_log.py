@@ -22,6 +22,7 @@ from django.db import DataError, IntegrityError, connection, models, transaction
 from django.db import Error as DatabaseTrouble
 from django.db.models import F
 
+from governance import database
 from governance.models import ApiKey, RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
@@ -211,6 +212,7 @@ class RefusalLog:
                 self._count(group, number)
 
     def _run(self) -> None:
+        database.keep_own()
         try:
             while not self._closing.wait(PAUSE_S):
                 self.flush()

@@ -33,6 +33,8 @@ class Charge:
     entry: SpendEntry
     usage: Usage
     price_rule: str
+    # What it was charged by that rule, and what it costs with all that corrected it.
+    charged_nanos: int
     cost_nanos: int
     is_estimate: bool
     # An operator said what it cost, or that it cost nothing: no price says otherwise.
@@ -81,8 +83,9 @@ def changes(entries: Sequence[SpendEntry], price: Price) -> list[Change]:
     found = []
     for charge in charges(entries):
         priced = price(charge)
-        # Charged by that very rule: it is right already, whatever an operator has made of it since.
-        if priced is None or priced[1] == charge.price_rule or priced[1] in charge.repriced_by:
+        # Charged by that very rule: it is right already, whatever an operator has made of it since; unless the rule
+        # had fewer rows when it was.
+        if priced is None or priced == (charge.charged_nanos, charge.price_rule) or priced[1] in charge.repriced_by:
             continue
         if priced[0] != charge.cost_nanos:
             found.append(Change(charge, *priced))
@@ -134,6 +137,7 @@ def _charge(entry: SpendEntry, corrections: Sequence[SpendEntry]) -> Charge:
             units=said.units,
         ),
         price_rule=said.price_rule,
+        charged_nanos=entry.cost_nanos + (late.cost_nanos if late else 0),
         cost_nanos=entry.cost_nanos + sum(row.cost_nanos for row in corrections),
         is_estimate=said.certainty == SpendEntry.Certainty.ESTIMATED,
         has_last_word=any(row.reason in (*LAST_WORDS, CORRECTED) for row in corrections),

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import idempotency
+from governance import database, idempotency
 from governance.api.parsing import header
 from governance.api.views import ControlView
 from governance.idempotency import Claim, StoredAnswer
@@ -85,9 +85,7 @@ def _begin(tenant: Tenant, key: str, digest: str, *, api_key_id: int | None) -> 
         return found
     with waiting.place(api_key_id):
         for pause_s in idempotency.pauses():
-            if not connection.in_atomic_block:
-                # Others need it meanwhile, and there are not many.
-                connection.close()
+            database.give_back()
             time.sleep(pause_s)
             found = look()
             if found is not None:

@@ -333,7 +333,7 @@ def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust 
         model=asked.get("model", held.model_served),
         **{name: asked[name] for name in TOKENS},
     )
-    cost_nanos, rule = cost_of(asked, usage)
+    cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at", held.reserved_at))
     return Settle(
         reservation_id=held.pk,
         cost_nanos=cost_nanos,

@@ -225,7 +225,7 @@ class Spend(OnceView, ListView):
 
     def _operation(self, asked: dict[str, Any]) -> Record:
         usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
-        cost_nanos, rule = cost_of(asked, usage)
+        cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at", self.now))
         return Record(
             entry_id=uuids.uuid7(),
             caller=caller_of(self.by, asked),
@@ -274,11 +274,11 @@ def refuse_misdated(asked: dict[str, Any], *, now: datetime) -> None:
         raise OverBound("occurred_at", f"is more than {OLDEST_REPORT.days} days ago.")
 
 
-def cost_of(asked: dict[str, Any], usage: Usage) -> tuple[int, str]:
-    """(nanodollars, price rule) of a report."""
+def cost_of(asked: dict[str, Any], usage: Usage, *, at: datetime) -> tuple[int, str]:
+    """(nanodollars, price rule) of what is reported of a call that was made at that moment."""
     if "cost" in asked:
         return asked["cost"], "reported"
-    priced = ports.true_cost(usage)
+    priced = ports.true_cost(usage, at=at)
     if priced is None:
         raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
     money.refuse_beyond("cost", priced[0], most=money.MAX_AMOUNT_NANOS)

@@ -14,6 +14,8 @@ from django.http import StreamingHttpResponse
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 
+from governance import database
+
 # A spreadsheet runs a cell that begins like this as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 CSV = "csv"
@@ -68,9 +70,14 @@ def lines_of(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> Iterator[
 
 
 async def _in_thread(lines: Iterator[str]) -> AsyncIterator[str]:
-    """An ASGI server would otherwise gather the whole table in memory first."""
-    following = sync_to_async(lambda: next(lines, None))
-    while (line := await following()) is not None:
+    """An ASGI server would otherwise gather the whole table in memory first. Who reads slowly keeps no connection."""
+
+    def following() -> str | None:
+        line = next(lines, None)
+        database.give_back()
+        return line
+
+    while (line := await sync_to_async(following)()) is not None:
         yield line
 
 

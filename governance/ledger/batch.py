@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from governance.ledger import claims, clock, sql
+from governance.ledger import claims, clock, sql, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import (
@@ -273,9 +273,9 @@ class Batch:
             if not missing and not overtaken:
                 self._stand_in(wanted.values())
                 return
-            sql.close_windows(ended, self.now)
+            sql_writes.close_windows(ended, self.now)
             if missing:
-                sql.open_windows([new_window(item, self.now) for item in missing], self.now)
+                sql_writes.open_windows([new_window(item, self.now) for item in missing], self.now)
         raise LostWindows("windows kept changing while they were being locked")
 
     def _to_open(self, missing: list[MatchedBudget]) -> list[MatchedBudget]:
@@ -348,8 +348,10 @@ class Batch:
         if lacking:
             windows = [(item.budget.id, item.subject) for item in lacking]
             # Nothing was looked at for them before: what time has ended may stand there still.
-            sql.close_windows([row.id for row in sql.windows(keys=windows) if has_ended(row, self.now)], self.now)
-            sql.open_windows([new_window(item, self.now) for item in lacking], self.now)
+            sql_writes.close_windows(
+                [row.id for row in sql.windows(keys=windows) if has_ended(row, self.now)], self.now
+            )
+            sql_writes.open_windows([new_window(item, self.now) for item in lacking], self.now)
             rows = sql.windows(keys=windows)
             if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")
@@ -438,16 +440,16 @@ class Batch:
 
     def write(self) -> None:
         with together():
-            sql.insert_reservations(list(self.new_reservations.values()))
-            sql.update_reservations(row for row in self.reservations.values() if row.dirty)
-            sql.insert_entries(self.entries, self.now)
+            sql_writes.insert_reservations(list(self.new_reservations.values()))
+            sql_writes.update_reservations(row for row in self.reservations.values() if row.dirty)
+            sql_writes.insert_entries(self.entries, self.now)
             # Reports and corrections can be refused where an hour's sum is full; what was held lands.
             refusing = any(isinstance(op, Record | Adjust) for op in self.operations)
-            sql.add_to_rollups(self.entries, refusing=refusing)
-            sql.update_windows(row for row in self.windows.values() if row.dirty)
-            sql.insert_events(self.events, self.now)
+            sql_writes.add_to_rollups(self.entries, refusing=refusing)
+            sql_writes.update_windows(row for row in self.windows.values() if row.dirty)
+            sql_writes.insert_events(self.events, self.now)
             limits.update_buckets(row for row in self.buckets.values() if row.dirty)
-            sql.insert_overruns(self.overruns, self.now)
+            sql_writes.insert_overruns(self.overruns, self.now)
 
     # Parts --------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ from governance.ledger.rows import EntryRow, ReservationRow
 from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, WindowView
-from governance.rules.reports import ReportTrust, is_budgeted, is_own
+from governance.rules.reports import MOST_UNBUDGETED_HOLDS, ReportTrust, is_budgeted, is_own
 
 UNBUDGETED_SPAN = timedelta(days=1)
+# The amount and the windows of each.
+Holds = dict[UUID, tuple[int, tuple[int, ...]]]
 
 
 class Books(Protocol):
@@ -38,7 +40,7 @@ def decided(batch: Books, op: Reserve) -> Decision:
     if decision.quote is not None:
         refuse_beyond("estimated_cost", decision.quote.cost_nanos)
         views = batch.views_for(op.caller)
-        refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views)
+        refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views, is_new=True)
     return decision
 
 
@@ -49,7 +51,13 @@ def refuse_beyond(field: str, nanos: int) -> None:
 
 
 def refuse_unbudgeted(
-    batch: Books, trust: ReportTrust | None, field: str, nanos: int, views: Iterable[WindowView]
+    batch: Books,
+    trust: ReportTrust | None,
+    field: str,
+    nanos: int,
+    views: Iterable[WindowView],
+    *,
+    is_new: bool = False,
 ) -> None:
     """Refuse what a tenant's key would hold for calls of its own where no budget of the tenant's bounds it.
 
@@ -57,7 +65,15 @@ def refuse_unbudgeted(
     """
     if trust is None or not nanos or is_budgeted(views, trust):
         return
-    left_nanos = unbudgeted_left(batch, trust)
+    holds = _own_holds(batch, trust.tenant_id)
+    if is_new and len(holds) >= MOST_UNBUDGETED_HOLDS:
+        raise HoldBeyondBound(
+            field,
+            f"a tenant without a budget of its own has at most {MOST_UNBUDGETED_HOLDS:,} holds for calls that it makes"
+            " itself, with those that expired in the last 24 hours. Settle or release some, or an operator can give it"
+            " a budget.",
+        )
+    left_nanos = _left(batch, trust, holds)
     if nanos > left_nanos:
         left = money.format_dollars(max(0, left_nanos))
         raise HoldBeyondBound(
@@ -70,7 +86,13 @@ def refuse_unbudgeted(
 
 def unbudgeted_left(batch: Books, trust: ReportTrust) -> int:
     """What a tenant's keys may say and hold yet in these 24 hours beside its budgets."""
-    return trust.unbudgeted_nanos - _reported_nanos(batch, trust.tenant_id) - _held_nanos(batch, trust)
+    holds = _own_holds(batch, trust.tenant_id)
+    # Of more than there may be, the rest was not read.
+    return _left(batch, trust, holds) if len(holds) <= MOST_UNBUDGETED_HOLDS else 0
+
+
+def _left(batch: Books, trust: ReportTrust, holds: Holds) -> int:
+    return trust.unbudgeted_nanos - _reported_nanos(batch, trust.tenant_id) - _held_nanos(holds, trust)
 
 
 def _reported_nanos(batch: Books, tenant_id: int) -> int:
@@ -80,20 +102,26 @@ def _reported_nanos(batch: Books, tenant_id: int) -> int:
     return sql.unbudgeted(tenant_id, since=since) + sum(entry.cost_nanos for entry in mine)
 
 
-def _held_nanos(batch: Books, trust: ReportTrust) -> int:
-    """What a tenant's keys hold for calls of their own beside its budgets, or have let expire in the last 24 hours.
+def _own_holds(batch: Books, tenant_id: int) -> Holds:
+    """What a tenant's keys hold for calls of their own, or have let expire in the last 24 hours; or many of them.
 
-    Whoever asks has the windows that such holds share locked.
+    Whoever asks has the windows that such holds share locked, so that it must not take long.
     """
-    holds = sql.own_holds(trust.tenant_id, expired_since=batch.now - UNBUDGETED_SPAN)
-    held = {id: (amount_nanos, windows) for id, amount_nanos, windows in holds}
+    since = batch.now - UNBUDGETED_SPAN
+    found = sql.own_holds(tenant_id, expired_since=since, limit=MOST_UNBUDGETED_HOLDS + 1)
+    held = {id: (amount_nanos, windows) for id, amount_nanos, windows in found}
     # As this batch has it, which is not written yet.
     for row in (*batch.reservations.values(), *batch.new_reservations.values()):
-        if row.id in held or (is_own(row.id) and row.caller.tenant_id == trust.tenant_id):
+        if row.id in held or (is_own(row.id) and row.caller.tenant_id == tenant_id):
             held[row.id] = row.amount_nanos if row.status in ("pending", "expired") else 0, tuple(row.windows)
-    scopes = sql.scope_types({id for _, windows in held.values() for id in windows})
+    return held
+
+
+def _held_nanos(holds: Holds, trust: ReportTrust) -> int:
+    """What of holds is beside every budget of the tenant's own."""
+    scopes = sql.scope_types({id for _, windows in holds.values() for id in windows})
     return sum(
         amount_nanos
-        for amount_nanos, windows in held.values()
+        for amount_nanos, windows in holds.values()
         if not trust.fixed_scopes.intersection(scopes.get(id) for id in windows)
     )

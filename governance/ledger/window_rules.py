@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from governance.ledger import sql
+from governance.ledger import sql, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger.batch import LOOKS, Batch, LostWindows, has_ended, new_window
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
@@ -36,7 +36,7 @@ def reset(batch: Batch, op: Reset) -> ResetResult:
         row.closed_at = batch.now
         # Not there for another reset of the same batch.
         del batch.open[row.budget.id, row.subject]
-    sql.close_windows([row.id for row in old], batch.now)
+    sql_writes.close_windows([row.id for row in old], batch.now)
     opened = []
     for row in old:
         # One whose time was over anyway opens at the next call, as always.
@@ -83,7 +83,7 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
                 )
             )
             current.closed_at = batch.now
-            sql.close_windows([current.id], batch.now)
+            sql_writes.close_windows([current.id], batch.now)
         new = NewWindow(
             MatchedBudget(budget, tenant, budget.tenant_id),
             op.starts_at,
@@ -124,18 +124,18 @@ def roll(batch: Batch, *, limit: int) -> int:
     """Close ended calendar windows; open those of budgets with one subject."""
     batch.read_clock()
     rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
-    sql.close_windows([row.id for row in rows], batch.now)
+    sql_writes.close_windows([row.id for row in rows], batch.now)
     budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])
     new = []
     for budget, tenant, zone in budgets.values():
         subject = tenant if budget.scope_type == "tenant" else budget.scope_key
         new.append(new_window(MatchedBudget(budget, subject, budget.tenant_id, zone), batch.now))
     if new:
-        sql.open_windows(new, batch.now)
+        sql_writes.open_windows(new, batch.now)
     stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
     batch.work_out(stale)
-    sql.update_windows(stale)
-    sql.insert_events(batch.events, batch.now)
+    sql_writes.update_windows(stale)
+    sql_writes.insert_events(batch.events, batch.now)
     limits.drop_idle(batch.now, limit)
     return len(rows) + len(new) + len(stale)
 
@@ -149,7 +149,7 @@ def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
     """Open windows and hold their locks, in place of the ones just closed."""
     if not new:
         return
-    sql.open_windows(new, batch.now)
+    sql_writes.open_windows(new, batch.now)
     rows = sql.windows(keys=[(item.matched.budget.id, item.matched.subject) for item in new])
     for row in rows:
         batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row

@@ -23,7 +23,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from governance import ledger
+from governance import database, ledger
 from governance.alerts import conditions as alerts
 from governance.ledger.operations import Extend, Operation, Release, Reserve, Settle
 
@@ -117,6 +117,7 @@ class GroupCommit:
             self.put(Release(operation.reservation_id))
 
     def _drain(self) -> None:
+        database.keep_own()
         pause_s = PAUSE_S[0]
         try:
             while True:

@@ -22,6 +22,9 @@ FIXED_SCOPES = frozenset({"tenant", "key"})
 OLDEST_REPORT = timedelta(days=400)
 # The reason of the line that an accepted report becomes.
 ACCEPTED_REPORT = "report_accepted"
+# Holds that a tenant's keys may have beside every budget of its own, and have let expire in 24 hours: all of them are
+# looked at for the next.
+MOST_UNBUDGETED_HOLDS = 1_000
 # Of the ids of holds that agents make for calls of their own; those of the gateway's calls are of another version.
 OWN_VERSION = 8
 

@@ -28,7 +28,7 @@ from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
 from llm.models import Model, Price, ProviderEndpoint
 from llm.rules import pricing
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
 from llm.rules.routing import Candidate
 
@@ -54,7 +54,8 @@ class Catalogue:
     """
 
     by_name: dict[str, Entry]
-    # When the next price of the catalogue begins, if one is due.
+    # When the last of its prices began, and the next does; None where none did, or will.
+    last_change_at: datetime | None = None
     next_change_at: datetime | None = None
 
     def __iter__(self) -> Iterator[Entry]:
@@ -139,9 +140,12 @@ def quote(
     )
 
 
-def cost_of(usage: Usage) -> tuple[int, str] | None:
-    """`Catalogue.cost_of` of the moment; one of `governance.ports`."""
-    return current().cost_of(usage)
+def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
+    """`Catalogue.cost_of` of a moment, which may be past; one of `governance.ports`."""
+    catalogue = current()
+    if catalogue.last_change_at is not None and at < catalogue.last_change_at:
+        catalogue = read(now=at)
+    return catalogue.cost_of(usage)
 
 
 def current() -> Catalogue:
@@ -179,8 +183,12 @@ def read(*, now: datetime) -> Catalogue:
         for model in served
         if model.provider == DEFAULT_PROVIDER and (provider, model.name) not in own
     ]
-    starts = (price.effective_from for model in served for price in model.prices.all())
-    return Catalogue(_by_name(entries), min((at for at in starts if at and at > now), default=None))
+    changes = {price.effective_from for model in served for price in model.prices.all() if price.effective_from}
+    return Catalogue(
+        _by_name(entries),
+        last_change_at=max((at for at in changes if at <= now), default=None),
+        next_change_at=min((at for at in changes if at > now), default=None),
+    )
 
 
 def zone_of_provider(provider: str) -> str:

@@ -13,7 +13,8 @@ from governance.rules.overruns import ModelOverrun
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
 from llm.gateway.process import Gateway
-from llm.rules import bounds, exact_count, mistral_dialect
+from llm.rules import bounds, estimates, exact_count, mistral_dialect
+from llm.rules.estimates import Estimate
 from llm.rules.exact_count import Tokenizer
 from llm.rules.mistral_dialect import Request
 from llm.rules.routing import Candidate
@@ -28,11 +29,11 @@ class CallBounds:
     gateway: Gateway
     catalogue: Catalogue
     request: Request
-    estimate: bounds.Estimate
+    estimate: Estimate
     # Models, as `provider/id`, and providers that the call goes to no more; whose call it is adds to it.
     avoided: Set[str]
     # By provider, as far as it was asked for; or why it has none there.
-    estimates: dict[str, bounds.Estimate | errors.GatewayError] = field(default_factory=dict)
+    estimates: dict[str, Estimate | errors.GatewayError] = field(default_factory=dict)
     # How many tokens fewer than bytes its texts have, by provider and tokenizer.
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # What is known of models that pass their bounds.
@@ -65,14 +66,14 @@ class CallBounds:
             estimate = self.at(candidate)
             if estimate is None:
                 return None
-            found = bounds.quote(estimate, candidate.entry, model=candidate.name)
+            found = estimates.quote(estimate, candidate.entry, model=candidate.name)
             if found is None or self.avoided.isdisjoint(candidate.places):
                 return found
             return replace(found, capable=False)
 
         return quote
 
-    def at(self, candidate: Candidate) -> bounds.Estimate | None:
+    def at(self, candidate: Candidate) -> Estimate | None:
         """The bound of what would leave for a candidate, as its tokenizer counts it where that was done; None: none."""
         if candidate.entry is None:
             return self.estimate
@@ -84,7 +85,7 @@ class CallBounds:
         saved = self.saved_tokens.get((candidate.provider, tokenizer)) if tokenizer else None
         return found.with_saved(saved, candidate.entry) if saved else found
 
-    def at_provider(self, provider: str) -> bounds.Estimate | errors.GatewayError:
+    def at_provider(self, provider: str) -> Estimate | errors.GatewayError:
         """The bound of what would leave for a provider: they are sent different bodies for the same request.
 
         Where there is none, why: the ledger asks for quotes in the midst of others' calls, so nothing is raised.
@@ -112,7 +113,7 @@ class CallBounds:
             for tokenizer in self.gateway.tokenizers.at(provider, self.catalogue):
                 if (provider, tokenizer) not in self.saved_tokens:
                     bound = self.at_provider(provider)
-                    texts = bound.texts if isinstance(bound, bounds.Estimate) else ()
+                    texts = bound.texts if isinstance(bound, Estimate) else ()
                     self.saved_tokens[provider, tokenizer] = await self._saved_tokens(tokenizer, texts)
 
     async def _saved_tokens(self, tokenizer: Tokenizer, texts: Sequence[str]) -> int:

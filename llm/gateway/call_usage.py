@@ -10,9 +10,10 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side, asked_for
 from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
 from llm.gateway.routes import Route
-from llm.rules import bounds, pricing, usage
-from llm.rules.bounds import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
+from llm.rules import estimates, pricing, usage
+from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
 from llm.rules.exact_count import Tokenizer
 from llm.rules.models import is_same_line, is_same_model
 from llm.rules.pricing import Entry
@@ -51,6 +52,8 @@ class PricedUsage:
 class CallUsage:
     """How the usage of one call at the model `served` is told. `estimate` is the bound at that model."""
 
+    # Its prices are those that were held for.
+    catalogue: Catalogue
     route: Route
     estimate: Estimate
     served: Candidate
@@ -84,7 +87,7 @@ class CallUsage:
         return None if found is None else replace(found, provider=self.served.provider)
 
     def charge(self, found: Usage | None, *, answer_bytes: int | None) -> PricedUsage:
-        """What a reported usage costs at the prices of the moment. Raises NotChargeable.
+        """What a reported usage costs at the prices that the call began by. Raises NotChargeable.
 
         `answer_bytes` of text came with it; None: nobody counted.
         """
@@ -110,20 +113,24 @@ class CallUsage:
         return None if self._of_another_line(priced) else priced
 
     def _priced(self, found: Usage) -> PricedUsage:
-        catalogue = snapshot.current()
-        entry = catalogue.used(found)
+        entry = self._used(found)
         if entry is None:
             # Another name of what was asked for has its price; what may be another model has none.
             if not any(is_same_model(name, found.model) for name in (self.quote.model, self._id, *self._ids)):
                 raise NotChargeable(MODEL_UNKNOWN)
             found = replace(found, model=self.quote.model)
-            entry = catalogue.used(found)
+            entry = self._used(found)
         if entry is None or entry.rates is None:
             raise NotChargeable(PRICE_MISSING)
         cost_nanos = pricing.cost_nanos(found, entry.rates)
         if cost_nanos is None:
             raise NotChargeable(PRICE_MISSING)
         return PricedUsage(replace(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
+
+    def _used(self, found: Usage) -> Entry | None:
+        """What served, at the prices of the call's beginning; what had none then, at those of now."""
+        entry = self.catalogue.used(found)
+        return entry if entry is not None and entry.rates is not None else snapshot.current().used(found) or entry
 
     def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
         if found.unit != "token":
@@ -153,7 +160,7 @@ class CallUsage:
             return False
         if entry.is_mistrals:
             return found.output_tokens > self._most_written() + self._beside_answers
-        if bounds.hides_output(entry):
+        if estimates.hides_output(entry):
             return False
         return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
 
@@ -233,7 +240,7 @@ class CallUsage:
         return StreamCount(
             self.quote,
             hides=entry is None
-            or bounds.hides_output(entry)
+            or estimates.hides_output(entry)
             or self.estimate.hides
             or self.estimate.tokens_beside > 0
             or self.estimate.overran_tokens > 0

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+
 from governance import ledger
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import SettleResult
@@ -223,7 +225,9 @@ class Hold:
 
     def _seen(self, reason: str, *, cut: bool) -> Settle:
         tokens = self.count.tokens(cut=cut)
-        if tokens is None or self.count.overruns:
+        # Where answers are read out, models go on whoever has closed their streams.
+        goes_on = cut and settings.READ_CANCELLED_ANSWERS
+        if tokens is None or self.count.overruns or goes_on:
             return self._whole(reason)
         counted_nanos = min(self.count.cost_nanos(tokens), self.held_nanos)
         return self._counted(counted_nanos, self.usage.estimated(tokens), reason)

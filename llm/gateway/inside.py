@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
 
+from governance import database
 from llm.gateway.application import gateway
 from llm.gateway.asgi import Message, Scope
 from llm.providers.http import READ_TIMEOUT_S
@@ -38,8 +39,10 @@ def post(
 ) -> InsideAnswer:
     """POST a JSON body to the gateway from another thread, and wait for the whole answer. Raises GatewayAway.
 
-    `request_id`, a UUID, names the call there as it does here.
+    `request_id`, a UUID, names the call there as it does here. The thread's database connection is given back: a model
+    may take minutes.
     """
+    database.give_back()
     loop = gateway.loop
     if loop is None or not loop.is_running():
         raise GatewayAway("the gateway does not run in this process")

@@ -30,7 +30,7 @@ from llm.state import breakers, metrics, routing, tokenizers
 from llm.state.telemetry import Telemetry
 
 T = TypeVar("T")
-# Threads, and so connections to the database while they use it: with the ledger's writer fewer than a process has.
+# Threads, each with a connection of its own to the database.
 READERS, KEEPERS = 3, 2
 # Whether a key may call at all is read again after so long: what it decides costs nothing, and calls ask the ledger.
 CALLER_STATUS_S = 0.25

@@ -12,6 +12,8 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import OperationalError, connection
 
+from governance import database
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,9 @@ class Readers:
 
     def __init__(self, name: str, *, count: int) -> None:
         self._count = count
-        self._threads = ThreadPoolExecutor(max_workers=count, thread_name_prefix=f"gateway-{name}")
+        self._threads = ThreadPoolExecutor(
+            max_workers=count, thread_name_prefix=f"gateway-{name}", initializer=database.keep_own
+        )
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do something in one of the threads. OperationalError where the database does not answer in time."""

@@ -11,8 +11,8 @@ from django.conf import settings
 
 from governance.rules.calls import Usage
 from governance.rules.json_bounds import JsonBounds
-from llm.rules import bounds, mistral_dialect, transcription, usage
-from llm.rules.bounds import Estimate
+from llm.rules import bounds, estimates, mistral_dialect, transcription, usage
+from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.request_bounds import RequestBounds
 
@@ -43,7 +43,7 @@ class Route:
 
     def most_units(self, estimate: Estimate) -> int:
         """Units at most that are believed of one call; of one that nobody has measured, beyond what is allowed too."""
-        if bounds.UNMEASURED in estimate.asked:
+        if estimates.UNMEASURED in estimate.asked:
             return BELIEVED_TIMES * max(estimate.held_units, estimate.most_units)
         return max(estimate.held_units, estimate.most_units if self.believes_most else 0)
 

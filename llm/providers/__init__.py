@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Protocol
 
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
 
 

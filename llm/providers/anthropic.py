@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, translated both ways by `llm.rules.anthropic_dialect`."""
+"""Anthropic's Messages API, translated by `llm.rules.anthropic_dialect` and back by `anthropic_answers`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_dialect, bounds, mistral_dialect, sse, unreadable
+from llm.rules import anthropic_answers, anthropic_dialect, bounds, mistral_dialect, sse, unreadable
 from llm.rules.answers import read_json
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.openai_dialect import Shaper
 
@@ -53,11 +53,11 @@ class Anthropic(HttpProvider):
         if not 200 <= answer.status < 300:
             said, broken = await answer.read_refusal()
             status = 503 if answer.status == OVERLOADED else answer.status
-            if anthropic_dialect.out_of_money(answer.status, answer.headers, said):
+            if anthropic_answers.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
             paid, kept_bytes = _paid_refusal(said, created=created) or (None, 0)
             # What broke off is judged as it came.
-            shown = said if broken and paid is None else orjson.dumps(paid or anthropic_dialect.refusal(said))
+            shown = said if broken and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
             refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, kept_bytes=kept_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
@@ -80,7 +80,7 @@ class _Shaping:
     """Messages' events become OpenAI's chunks, and those become Mistral's."""
 
     def __init__(self, *, created: int) -> None:
-        self._translator = anthropic_dialect.Translator(created=created)
+        self._translator = anthropic_answers.Translator(created=created)
         self._shaper = Shaper()
 
     @property
@@ -137,10 +137,10 @@ def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
         raise ProviderError("upstream_garbage", UNREADABLE, sent=unreadable.shows_work(body))
     if message.get("type") == "error":
         used = message.get("usage")
-        billed = {"model": message.get("model"), "usage": anthropic_dialect.usage(used)} if used else {}
+        billed = {"model": message.get("model"), "usage": anthropic_answers.usage(used)} if used else {}
         return orjson.dumps({"error": message.get("error")} | billed), 0
     try:
-        answer = anthropic_dialect.answer(message, created=created)
+        answer = anthropic_answers.answer(message, created=created)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ProviderError("upstream_garbage", UNREADABLE, sent=True) from error
-    return orjson.dumps(answer), anthropic_dialect.unseen_bytes(message.get("content"), [answer])
+    return orjson.dumps(answer), anthropic_answers.unseen_bytes(message.get("content"), [answer])

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from llm.providers import ProviderError
 from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
 from llm.rules import bounds, mistral_dialect
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 
 
 class Mistral(HttpProvider):

@@ -11,7 +11,7 @@ import orjson
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
 from llm.rules import bounds, openai_dialect, request_fields, sse, thinking, unreadable
-from llm.rules.bounds import Estimate
+from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
 OK, PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 200, 402, 429

@@ -1,4 +1,4 @@
-"""Chat requests for Anthropic's Messages API, its answers and streams as chat completions. Pure.
+"""Chat requests for Anthropic's Messages API; its answers are `anthropic_answers`. Pure.
 
 Rules from its API reference and from how its own layer for OpenAI's clients translates: system messages are joined at
 the start, a temperature above 1 counts as 1, sampling hints it does not know are left out. What would change the
@@ -16,15 +16,12 @@ import orjson
 
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
-from llm.rules import mistral_dialect, sse
+from llm.rules import mistral_dialect
 from llm.rules.mistral_dialect import DialectError, Request
 from llm.rules.tool_calls import ANTHROPICS_IDS, with_ids
-from llm.rules.usage import anthropic_input, count
 
 VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4_096
-# What says how much was written into a cache, and for how long it is kept there.
-_WRITES = ("cache_creation_input_tokens", "cache_creation")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]+);base64,(?P<data>.+)", re.DOTALL)
 # claude-opus-4-7, claude-sonnet-4-5-20250929, claude-3-5-haiku-20241022: the version, where the name holds one.
@@ -41,9 +38,6 @@ _SCHEMA_WORDS = frozenset(
     format""".split()  # noqa: SIM905
 )
 _CACHE_TTLS = (None, "5m", "1h")
-_FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls"}
-_FINISH |= {"refusal": "content_filter"}
-_OUT_OF_MONEY = ("your credit balance is too low", "you have reached your specified", "you have reached your spend")
 
 
 def request_body(request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
@@ -98,186 +92,6 @@ def _without_data(blocks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
             block = {**block, "content": _without_data(block["content"])}
         kept.append(block)
     return kept
-
-
-def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
-    """A whole answer as a chat completion. `created` is the moment in seconds, which the API does not say."""
-    blocks = [block for block in message.get("content") or () if isinstance(block, dict)]
-    written: dict[str, Any] = {"role": "assistant", "content": _joined(blocks, "text")}
-    if reasoning := _joined(blocks, "thinking"):
-        written["reasoning_content"] = reasoning
-    if calls := [
-        _tool_call(block, index) for index, block in enumerate(b for b in blocks if b.get("type") == "tool_use")
-    ]:
-        written["tool_calls"] = calls
-    return {
-        "id": message.get("id"),
-        "object": "chat.completion",
-        "created": created,
-        "model": message.get("model"),
-        "choices": [{"index": 0, "message": written, "finish_reason": _finish_reason(message.get("stop_reason"))}],
-        "usage": usage(message.get("usage")),
-    }
-
-
-def unseen_bytes(content: Any, shown: Iterable[Any]) -> int:
-    """Bytes of what was written (blocks, or a part of one) that is in none of what is shown of it.
-
-    Signatures are no model's: its API signs what was thought.
-    """
-    blocks = content if isinstance(content, list) else [content]
-    counted = [
-        {name: value for name, value in block.items() if name != "signature"} if isinstance(block, dict) else block
-        for block in blocks
-    ]
-    written = sse.answer_bytes({"choices": [{"delta": counted}]})
-    return max(0, written - sum(map(sse.answer_bytes, shown)))
-
-
-def usage(counted: Any) -> dict[str, Any]:
-    """The tokens as chat completions count them: those that a cache had a part in are part of the prompt.
-
-    What was written into one stays told, for it costs more. What cannot be read is left out, so that nobody takes it
-    for zero.
-    """
-    if not isinstance(counted, Mapping):
-        return {}
-    counts: dict[str, Any] = {}
-    read = anthropic_input(counted)
-    if read is not None:
-        prompt = read.plain + read.read + read.written
-        counts |= {"prompt_tokens": prompt, "prompt_tokens_details": {"cached_tokens": read.read}}
-        counts |= {name: counted[name] for name in _WRITES if counted.get(name)}
-    output = count(counted.get("output_tokens"))
-    if output is not None:
-        counts["completion_tokens"] = output
-    if read is not None and output is not None:
-        counts["total_tokens"] = prompt + output
-    details = counted.get("output_tokens_details")
-    if isinstance(details, dict):
-        counts["completion_tokens_details"] = {"reasoning_tokens": count(details.get("thinking_tokens")) or 0}
-    return counts
-
-
-def refusal(body: bytes) -> dict[str, Any]:
-    """An error's body in the shape that Mistral's and OpenAI's clients read."""
-    error = _error_of(body)
-    flat = {
-        "message": str(error.get("message") or "The model's API refused the request."),
-        "type": str(error.get("type") or "invalid_request_error"),
-        "param": None,
-        "code": None,
-    }
-    return {"object": "error", **flat, "error": flat}
-
-
-def out_of_money(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether a refusal says that our account has no money left or has reached a limit that we set.
-
-    It comes as 402, as 400 with a sentence, or as 429 without a time to try again.
-    """
-    error = _error_of(body)
-    if error.get("type") == "billing_error":
-        return True
-    said = str(error.get("message") or "").lower()
-    if status == 400:
-        # From the start: further on, a sentence may quote the client's own words.
-        return said.startswith(_OUT_OF_MONEY)
-    return status == 429 and "retry-after" not in headers and ("usage limit" in said or "spend limit" in said)
-
-
-class Translator:
-    """Turns a stream of the Messages API's events into chunks of a chat completion, as OpenAI sends them."""
-
-    def __init__(self, *, created: int) -> None:
-        self._head: dict[str, Any] = {"object": "chat.completion.chunk", "created": created}
-        # What the model has written and no chunk shows.
-        self.unseen_bytes = 0
-        self._usage: dict[str, Any] = {}
-        # Whether that is of all that has come: what an answer begins with counts a token of it, or a few.
-        self._is_last_word = False
-        # Position of a block in the answer -> position among the tool calls.
-        self._calls: dict[Any, int] = {}
-
-    @property
-    def used(self) -> Mapping[str, Any]:
-        """What was counted so far, of the model that answers: its chunks say so at their end, when it is all."""
-        return {"model": self._head.get("model"), "usage": usage(self._usage)} if self._usage else {}
-
-    def feed(self, event: sse.Event) -> list[sse.Event]:
-        """The chunks that an event becomes; none for one that says nothing to a client."""
-        data = event.data or {}
-        match data.get("type"):
-            case "message_start":
-                message = data.get("message") or {}
-                self._head |= {"id": message.get("id"), "model": message.get("model")}
-                self._count(message.get("usage"))
-                return self._delta({"role": "assistant", "content": ""})
-            case "content_block_start":
-                return self._counted(data.get("content_block"), self._block_started(data))
-            case "content_block_delta":
-                return self._counted(data.get("delta"), self._block_grew(data))
-            case "message_delta":
-                self._count(data.get("usage"))
-                self._is_last_word = _counts_output(data.get("usage")) or self._is_last_word
-                reason = (data.get("delta") or {}).get("stop_reason")
-                return self._ended(reason) if reason else []
-            case "message_stop":
-                return [sse.Event(sse.DONE, done=True)]
-            case "error":
-                return [self._chunk({"error": data.get("error") or "error"})]
-        return []
-
-    def _count(self, counted: Any) -> None:
-        """Take over what an event counts: never fewer tokens than an earlier one said."""
-        for name, value in counted.items() if isinstance(counted, Mapping) else ():
-            known, told = count(self._usage.get(name)), count(value)
-            if value is not None and (known is None or told is None or told > known):
-                self._usage[name] = value
-
-    def _counted(self, written: Any, events: list[sse.Event]) -> list[sse.Event]:
-        """Note what was written: what was counted before is not all, and some has no place in a chat completion."""
-        self._is_last_word = False
-        self.unseen_bytes += unseen_bytes(written, [event.data for event in events])
-        return events
-
-    def _block_started(self, data: Mapping[str, Any]) -> list[sse.Event]:
-        block = data.get("content_block") or {}
-        if block.get("type") == "text":
-            return self._delta({"content": block["text"]}) if block.get("text") else []
-        if block.get("type") != "tool_use":
-            return []
-        index = self._calls[data.get("index")] = len(self._calls)
-        call = {**_tool_call(block, index), "function": {"name": block.get("name"), "arguments": ""}}
-        return self._delta({"tool_calls": [call]})
-
-    def _block_grew(self, data: Mapping[str, Any]) -> list[sse.Event]:
-        delta = data.get("delta") or {}
-        match delta.get("type"):
-            case "text_delta":
-                return self._delta({"content": delta.get("text") or ""})
-            case "thinking_delta":
-                return self._delta({"reasoning_content": delta.get("thinking") or ""})
-            case "input_json_delta" if data.get("index") in self._calls:
-                part = {"arguments": delta.get("partial_json") or ""}
-                return self._delta({"tool_calls": [{"index": self._calls[data["index"]], "function": part}]})
-        return []
-
-    def _delta(self, delta: Mapping[str, Any]) -> list[sse.Event]:
-        return [self._chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})]
-
-    def _ended(self, reason: Any) -> list[sse.Event]:
-        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
-        counted = {"usage": usage(self._usage)} if self._is_last_word else {}
-        return [self._chunk({"choices": [choice], **counted})]
-
-    def _chunk(self, rest: Mapping[str, Any]) -> sse.Event:
-        data = {**self._head, **rest}
-        return sse.Event(sse.write_event(data), data)
-
-
-def _counts_output(counted: Any) -> bool:
-    return isinstance(counted, Mapping) and counted.get("output_tokens") is not None
 
 
 def _refuse_the_impossible(asked: Mapping[str, Any], *, n: int) -> None:
@@ -541,30 +355,3 @@ def _stop_sequences(stop: Any) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise DialectError("`stop` must be a text or a list of texts.", "stop", "invalid_type")
     return [text for text in given if text.strip()]
-
-
-def _tool_call(block: Mapping[str, Any], index: int) -> dict[str, Any]:
-    arguments = orjson.dumps(block.get("input") or {}).decode()
-    return {
-        "id": block.get("id"),
-        "type": "function",
-        "function": {"name": block.get("name"), "arguments": arguments},
-        "index": index,
-    }
-
-
-def _joined(blocks: Iterable[Mapping[str, Any]], kind: str) -> str:
-    return "".join(block.get(kind) or "" for block in blocks if block.get("type") == kind)
-
-
-def _finish_reason(reason: Any) -> str:
-    return _FINISH.get(reason, "stop") if isinstance(reason, str) else "stop"
-
-
-def _error_of(body: bytes) -> Mapping[str, Any]:
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    return error if isinstance(error, dict) else {}

@@ -16,8 +16,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol, assert_never
 
-from llm.rules import bounds
-from llm.rules.bounds import Estimate
+from llm.rules import estimates
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import DEFAULT_PROVIDER, Entry
 
 WORKHORSE, JUDGE = "workhorse", "judge"
@@ -271,7 +271,7 @@ def _ranked(
     """The models in the strategy's order; of equals the one that is listed first comes first."""
 
     def cost(option: Option) -> int:
-        quote = bounds.quote(estimate, option.entry, model=option.name)
+        quote = estimates.quote(estimate, option.entry, model=option.name)
         return quote.cost_nanos if quote else 0
 
     def latency(option: Option) -> float:

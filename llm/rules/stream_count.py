@@ -16,8 +16,8 @@ from llm.rules.usage import LONGEST_TOKEN_BYTES
 # Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
 UNTIL_IT_STOPS = 48
 NOTICES_AFTER_S = 0.25
-# What comes in less time is no pace yet.
-PACED_OVER_S = 2.0
+# The least time in which what came is taken to have been written.
+PACED_OVER_S = 0.1
 # Of a model that may think unseen, a pause so long within its answer was no network's.
 THINKS_FOR_S = 1.0
 # Marks around one answer, and around each of its tool calls with its id, that its text does not show.

@@ -7,7 +7,8 @@ from typing import Any
 
 from governance.rules.calls import Usage
 from llm.rules import forms
-from llm.rules.bounds import UNMEASURED, Estimate, UnboundedInput
+from llm.rules.bounds import UnboundedInput
+from llm.rules.estimates import UNMEASURED, Estimate
 from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
 from llm.rules.usage import count
 

@@ -14,7 +14,7 @@ from billing.models import BillingAccount, TopUp
 from governance import ledger
 from governance.actions import allowances, budgets, spend_reports
 from governance.audit import Actor
-from governance.ledger import batch, book, sql, sql_dialect
+from governance.ledger import batch, book, sql, sql_dialect, sql_writes
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.rules.errors import NotOpen
@@ -226,7 +226,7 @@ def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock(monkeypa
     budget = make.budget("1.00")
     ledger.reserve(make.reserving("0.10"), now=NOON)
     tomorrow = NOON + timedelta(days=1)
-    changes, close, changing = {"limit_nanos": nanos("2.00")}, sql.close_windows, []
+    changes, close, changing = {"limit_nanos": nanos("2.00")}, sql_writes.close_windows, []
 
     def close_while_it_is_changed(*args):
         """The call holds the ended window, and opens the next one after this."""
@@ -234,7 +234,7 @@ def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock(monkeypa
         wait_until_someone_waits()
         close(*args)
 
-    monkeypatch.setattr(sql, "close_windows", close_while_it_is_changed)
+    monkeypatch.setattr(sql_writes, "close_windows", close_while_it_is_changed)
     ledger.reserve(make.reserving("0.10"), now=tomorrow)
     [(failures, thread)] = changing
     thread.join(20)
@@ -245,7 +245,7 @@ def test_a_window_that_opens_while_the_budget_is_changed_is_no_deadlock(monkeypa
 def test_a_window_that_ends_while_it_is_waited_for_is_locked_with_its_successor(monkeypatch):
     budget = make.budget("1.00")
     ledger.reserve(make.reserving("0.10"), now=NOON)
-    close, locking, held, let_go = sql.close_windows, [], threading.Event(), threading.Event()
+    close, locking, held, let_go = sql_writes.close_windows, [], threading.Event(), threading.Event()
 
     def lock_and_hold():
         with transaction.atomic():
@@ -258,7 +258,7 @@ def test_a_window_that_ends_while_it_is_waited_for_is_locked_with_its_successor(
         wait_until_someone_waits()
         close(*args)
 
-    monkeypatch.setattr(sql, "close_windows", close_while_it_is_waited_for)
+    monkeypatch.setattr(sql_writes, "close_windows", close_while_it_is_waited_for)
     ledger.reserve(make.reserving("0.10"), now=NOON + timedelta(days=1))
     assert held.wait(10)
     with transaction.atomic():
@@ -273,7 +273,7 @@ def test_a_budget_that_stripe_takes_over_while_it_is_reset_is_no_deadlock(monkey
     tenant = make.tenant()
     budget = make.budget("1.00", window="billing_cycle", tenant=tenant)
     ledger.reserve(make.reserving("0.10"), now=NOON)
-    insert, taking = sql.open_windows, []
+    insert, taking = sql_writes.open_windows, []
 
     def take_over():
         with transaction.atomic():
@@ -286,7 +286,7 @@ def test_a_budget_that_stripe_takes_over_while_it_is_reset_is_no_deadlock(monkey
         wait_until_someone_waits()
         insert(*args)
 
-    monkeypatch.setattr(sql, "open_windows", open_while_it_is_taken_over)
+    monkeypatch.setattr(sql_writes, "open_windows", open_while_it_is_taken_over)
     with transaction.atomic():
         ledger.apply_within([Reset(budget.pk, "again", "ops")], now=LATER)
     [(failures, thread)] = taking
@@ -372,7 +372,7 @@ def test_a_paid_period_that_meets_calls_and_resets_where_none_was_open_comes_thr
 
 def test_a_call_whose_budget_is_deleted_before_its_first_window_opens_goes_on_without(monkeypatch):
     budget = make.budget("1.00")
-    insert, deleted = sql.open_windows, []
+    insert, deleted = sql_writes.open_windows, []
 
     def open_where_it_is_gone(*args):
         if not deleted:
@@ -381,7 +381,7 @@ def test_a_call_whose_budget_is_deleted_before_its_first_window_opens_goes_on_wi
             assert not failures, failures
         insert(*args)
 
-    monkeypatch.setattr(sql, "open_windows", open_where_it_is_gone)
+    monkeypatch.setattr(sql_writes, "open_windows", open_where_it_is_gone)
     assert ledger.reserve(make.reserving("0.10"), now=NOON).allowed
     assert deleted == [True]
 

@@ -25,7 +25,7 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ports, "wired", ports.UNWIRED)
     for ask in (
         lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
-        lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1)),
+        lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1), at=NOON),
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
         lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
     ):

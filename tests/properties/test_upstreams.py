@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from governance.rules.calls import Usage
 from llm.providers import ProviderError
 from llm.providers.anthropic import _paid_refusal, _Shaping, _translated
-from llm.rules import anthropic_dialect, openai_dialect, sse, unreadable, usage
+from llm.rules import anthropic_answers, openai_dialect, sse, unreadable, usage
 from llm.rules.answers import read_json
 from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
@@ -99,8 +99,8 @@ def test_whatever_a_body_says_its_readers_answer(body: bytes) -> None:
     openai_dialect.out_of_money(body)
     openai_dialect.renamed_length(b'{"max_tokens": 5}', body)
     for status in (400, 402, 429):
-        anthropic_dialect.out_of_money(status, {}, body)
-    orjson.dumps(anthropic_dialect.refusal(body))
+        anthropic_answers.out_of_money(status, {}, body)
+    orjson.dumps(anthropic_answers.refusal(body))
     unreadable.shows_work(body)
     unreadable.begins_answer(body, "choices")
     with_text_arguments(said)

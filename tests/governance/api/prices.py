@@ -1,6 +1,7 @@
 """Prices lent to governance in these tests: a dollar a million tokens in, two out; `mystery` has none."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from governance.rules import money
 from governance.rules.calls import Usage
@@ -30,7 +31,7 @@ def quote(
     )
 
 
-def cost_of(usage: Usage) -> tuple[int, str] | None:
+def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
     if usage.model == "mystery":
         return None
     picos = usage.input_tokens * IN_PICOS + usage.output_tokens * OUT_PICOS

@@ -12,10 +12,10 @@ from django.test.utils import CaptureQueriesContext
 
 from governance import ledger
 from governance.audit import Actor
-from governance.ledger import book, sql, sql_dialect
+from governance.ledger import book, claims, sql, sql_dialect
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
-from governance.ledger.results import HoldBeyondBound, RequestIdReused
+from governance.ledger.results import HoldBeyondBound, InReview, RequestIdReused
 from governance.models import Budget, BudgetEvent, BudgetWindow, RateLimit, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
@@ -497,6 +497,51 @@ def test_what_a_claim_holds_already_counts_once_where_it_is_to_grow():
         ledger.extend(grow, now=NOON)
     ledger.extend(replace(grow, more_nanos=nanos("0.50")), now=NOON)
     assert Reservation.objects.get().amount_nanos == nanos("1")
+
+
+@pytest.mark.parametrize("ended", [None, "expired", "released"])
+def test_a_tenant_without_a_budget_has_so_many_holds_of_its_own_and_no_more(monkeypatch, ended):
+    """Each is looked at for the next, while the platform's window is locked."""
+    monkeypatch.setattr(claims, "MOST_UNBUDGETED_HOLDS", 3)
+    make.budget("10", scope_type="platform")
+    trust = ReportTrust(make.tenant().pk, nanos("1"))
+    holds = [
+        replace(make.reserving("0.000000001", id=UUID(int=OWN_VERSION << 76 | 2 << 62 | n)), trust=trust)
+        for n in range(6)
+    ]
+    assert all(ledger.reserve(hold, now=NOON).allowed for hold in holds[:3])
+    later = NOON
+    if ended == "expired":
+        later += timedelta(hours=1)
+        assert ledger.expire_due(now=later) == 3
+    elif ended == "released":
+        for hold in holds[:3]:
+            ledger.release(Release(hold.reservation_id), now=NOON)
+        assert ledger.reserve(holds[3], now=later).allowed
+        return
+    with pytest.raises(HoldBeyondBound, match="has at most 3 holds"):
+        ledger.reserve(holds[3], now=later)
+    # What is held may grow, and is settled on its holder's word as before.
+    if ended is None:
+        ledger.extend(Extend(holds[0].reservation_id, more_nanos=1, trust=trust), now=later)
+        settle = make.settling(holds[0].reservation_id, "0.000000002")
+        assert ledger.settle(replace(settle, trust=trust), now=later).charged_nanos == 2
+        assert ledger.reserve(holds[3], now=later).allowed
+    # Calls of the gateway, and other tenants, are not concerned; a day later what expired is forgotten.
+    assert ledger.reserve(make.reserving("1"), now=later).allowed
+    if ended:
+        assert ledger.reserve(holds[4], now=later + timedelta(days=2)).allowed
+
+
+def test_where_there_are_more_holds_than_there_may_be_a_report_waits_for_an_operator(monkeypatch):
+    make.budget("10", scope_type="platform")
+    trust = ReportTrust(make.tenant().pk, nanos("1"))
+    for n in range(3):
+        hold = make.reserving("0.01", id=UUID(int=OWN_VERSION << 76 | 2 << 62 | n))
+        ledger.reserve(replace(hold, trust=trust), now=NOON)
+    monkeypatch.setattr(claims, "MOST_UNBUDGETED_HOLDS", 2)
+    [found] = ledger.apply([make.reporting("0.01", trust=trust)], now=NOON)
+    assert isinstance(found, InReview)
 
 
 @pytest.mark.django_db(transaction=True)

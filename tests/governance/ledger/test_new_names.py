@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from governance import ledger
-from governance.ledger import sql
+from governance.ledger import sql_writes
 from governance.ledger.operations import Reset, Settle
 from governance.ledger.results import TooManyNames
 from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
@@ -87,8 +87,8 @@ def test_a_window_that_somebody_else_opened_and_closed_at_that_moment_is_looked_
     each()
     held = make.reserving("0.10", by=make.caller(user="old"))
     assert ledger.reserve(held, now=NOON).allowed
-    opening, open_windows = iter([lambda *_: None]), sql.open_windows
-    monkeypatch.setattr(sql, "open_windows", lambda *args: next(opening, open_windows)(*args))
+    opening, open_windows = iter([lambda *_: None]), sql_writes.open_windows
+    monkeypatch.setattr(sql_writes, "open_windows", lambda *args: next(opening, open_windows)(*args))
     settle = Settle(held.reservation_id, nanos("0.01"), Usage(model="m"))
     results = ledger.apply([settle, make.reserving("0.05", by=make.caller(user="new"))], now=NOON)
     assert results[1].allowed

@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from governance import ledger
-from governance.ledger import sql
+from governance.ledger import sql_writes
 from governance.ledger.operations import ChangeLimit, Reset, ReviewAllowances, Settle
 from governance.ledger.results import ResetResult
 from governance.models import BudgetEvent, BudgetWindow
@@ -66,14 +66,14 @@ def test_one_that_another_process_fills_at_that_moment_is_looked_at_again(monkey
     held = make.reserving("0.10", by=make.caller(agent="a1", user="old"))
     assert ledger.reserve(held, now=NOON).allowed
     theirs = make.reserving("0.10", by=make.caller(agent="a2", user="new"))
-    open_windows, is_first = sql.open_windows, [True]
+    open_windows, is_first = sql_writes.open_windows, [True]
 
     def too_late(*args: Any) -> None:
         if is_first and is_first.pop():
             elsewhere(lambda: ledger.reserve(theirs, now=NOON))
         open_windows(*args)
 
-    monkeypatch.setattr(sql, "open_windows", too_late)
+    monkeypatch.setattr(sql_writes, "open_windows", too_late)
     ours = make.reserving("0.09", by=make.caller(agent="a1", user="new"))
     _, decision = ledger.apply([Settle(held.reservation_id, nanos("0.01"), USED), ours], now=NOON)
 

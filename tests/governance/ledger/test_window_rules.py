@@ -12,7 +12,7 @@ from django.db import transaction
 from governance import ledger
 from governance.actions import allowances
 from governance.audit import Actor
-from governance.ledger import sql
+from governance.ledger import sql, sql_writes
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.ledger.results import PeriodResult
 from governance.ledger.rows import NewWindow, WindowRow
@@ -50,7 +50,7 @@ def test_a_grant_is_not_lost_to_a_window_opened_at_the_same_moment(rival: str, m
         "newer grant": lambda: ledger.apply_within([granting(budget, "newer", START + DAY / 2)], now=START),
         "call": lambda: ledger.apply_within([factories.reporting("1")], now=START),
     }
-    insert, met = sql.open_windows, []
+    insert, met = sql_writes.open_windows, []
 
     def interrupted(*args: Any) -> None:
         if not met:
@@ -58,7 +58,7 @@ def test_a_grant_is_not_lost_to_a_window_opened_at_the_same_moment(rival: str, m
             rivals[rival]()
         insert(*args)
 
-    monkeypatch.setattr(sql, "open_windows", interrupted)
+    monkeypatch.setattr(sql_writes, "open_windows", interrupted)
     with transaction.atomic():
         [result] = ledger.apply_within([granting(budget, "ours", START)], now=START)
     window = BudgetWindow.objects.get(closed_at=None)
@@ -70,12 +70,12 @@ def test_a_grant_is_not_lost_to_a_window_opened_at_the_same_moment(rival: str, m
 def test_a_grant_that_never_gets_its_window_gives_up_and_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever we open, a call's window is there instead."""
     budget = factories.budget("7", window="billing_cycle", tenant=factories.tenant())
-    insert = sql.open_windows
+    insert = sql_writes.open_windows
 
     def outrun(new: list[NewWindow], now: datetime) -> None:
         insert([replace(window, source_kind="", source_id="") for window in new], now)
 
-    monkeypatch.setattr(sql, "open_windows", outrun)
+    monkeypatch.setattr(sql_writes, "open_windows", outrun)
     with pytest.raises(ledger.LedgerUnavailable, match="while one was being opened"):
         ledger.open_period(granting(budget, "ours", START), now=START)
     assert not BudgetWindow.objects.exists()
@@ -110,12 +110,12 @@ class TestClosedWhileItsLockIsWaitedFor:
             looks.append(rows)
             if len(looks) > times:
                 return rows
-            sql.close_windows([row.id for row in rows], START)
+            sql_writes.close_windows([row.id for row in rows], START)
             successors = [
                 NewWindow(MatchedBudget(row.budget, row.subject, row.tenant_id), row.starts_at, row.ends_at)
                 for row in rows
             ]
-            sql.open_windows(successors, START)
+            sql_writes.open_windows(successors, START)
             return [replace(row, closed_at=START) for row in rows]
 
         monkeypatch.setattr(sql, "windows", overtaken)

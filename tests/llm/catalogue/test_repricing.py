@@ -76,6 +76,21 @@ def cost(entry: SpendEntry) -> int:
     return corrections.charged_nanos(entry)
 
 
+def test_prices_that_are_entered_one_by_one_for_a_moment_count_together() -> None:
+    """A call between two of them was charged by a rule of the same name."""
+    for unit, picos in (("input", 150_000), ("output", 6_000_000)):
+        price = Price(model=small(), unit=unit, picos_per_unit=picos, effective_from=AT, source="bill")
+        prices.add(price=price, by=OLGA, now=NOON)
+        entry = call()
+    assert SpendEntry.objects.count() == 2
+    first = SpendEntry.objects.earliest("id")
+    assert first.price_rule == entry.price_rule
+    assert cost(first) == nanos("0.60") < cost(entry) == nanos("6")
+    assert run().changed == 1
+    assert cost(first) == cost(entry) == nanos("6")
+    assert run().changed == 0
+
+
 def test_a_stopped_tenant_is_let_in_again_when_its_calls_cost_less() -> None:
     factories.budget("1.20", window="lifetime")
     entries = [call(), call()]

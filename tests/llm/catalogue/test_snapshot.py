@@ -109,23 +109,30 @@ def test_preview_and_retired_models_are_not_served() -> None:
     assert snapshot.resolve("mistral-embed") is None
 
 
+def cost_of(usage: Usage) -> tuple[int, str] | None:
+    return snapshot.cost_of(usage, at=timezone.now())
+
+
 def test_cost_names_the_rule_it_was_charged_by() -> None:
     usage = Usage(model="mistral-small-latest", input_tokens=1_000, cached_tokens=800, output_tokens=100)
 
-    assert snapshot.cost_of(usage) == (30_000 + 12_000 + 60_000, "mistral/mistral-small-2603@2026-03-16")
-    assert snapshot.cost_of(Usage(model="mistral-large-latest", output_tokens=2)) == (
+    assert cost_of(usage) == (
+        30_000 + 12_000 + 60_000,
+        "mistral/mistral-small-2603@2026-03-16",
+    )
+    assert cost_of(Usage(model="mistral-large-latest", output_tokens=2)) == (
         3_000,
         "mistral/mistral-large-2512@seed",
     )
-    assert snapshot.cost_of(Usage(model="mistral-ocr-latest", unit="page", units=2)) == (
+    assert cost_of(Usage(model="mistral-ocr-latest", unit="page", units=2)) == (
         8_000_000,
         "mistral/mistral-ocr-4-1@seed",
     )
 
 
 def test_what_has_no_price_has_no_cost_and_no_quote() -> None:
-    assert snapshot.cost_of(Usage(model="gpt-4o", input_tokens=5)) is None
-    assert snapshot.cost_of(Usage(provider="openai", model="mistral-embed", input_tokens=5)) is None
+    assert cost_of(Usage(model="gpt-4o", input_tokens=5)) is None
+    assert cost_of(Usage(provider="openai", model="mistral-embed", input_tokens=5)) is None
     assert snapshot.quote(model="gpt-4o", input_tokens=5, max_tokens=5) is None
     assert snapshot.quote(model="mistral-ocr-latest", input_tokens=5, max_tokens=5) is None
 
@@ -293,7 +300,7 @@ def test_a_zone_serves_mistrals_models_at_its_own_rates_without_rows_of_its_own(
     assert (entry.rates.input_picos, entry.rates.cached_picos, entry.rates.output_picos) == (165_000, 16_500, 660_000)
     assert {"mistral-small-latest", "mistral-eu/mistral-small-latest"} < entry.names
     usage = Usage(provider="mistral-us", model="mistral-small-2603", input_tokens=1_000)
-    assert snapshot.cost_of(usage) == (165_000, "mistral/mistral-small-2603@2026-03-16+us")
+    assert cost_of(usage) == (165_000, "mistral/mistral-small-2603@2026-03-16+us")
 
 
 def test_rows_of_a_zone_or_of_batch_jobs_count_before_the_surcharges() -> None:
@@ -326,7 +333,7 @@ def test_two_providers_may_use_one_name_and_a_bare_one_means_the_default() -> No
     assert theirs is not None
     assert (ours.provider, theirs.provider, theirs.id) == ("mistral", "openrouter", "openrouter/mistral-small-2603")
     usage = Usage(provider="openrouter", model="mistral-small-2603", input_tokens=1_000)
-    assert snapshot.cost_of(usage) == (7, "openrouter/mistral-small-2603@seed")
+    assert cost_of(usage) == (7, "openrouter/mistral-small-2603@seed")
     nearest = snapshot.current().nearest
     assert nearest("mistral-small-latest", home="openrouter") == "openrouter/mistral-small-latest"
     assert nearest("mistral-embed", home="openrouter") == nearest("mistral-embed", home="mistral") == "mistral-embed"
@@ -336,7 +343,10 @@ def test_a_bare_name_that_one_other_provider_alone_has_means_that_one() -> None:
     another("openai", "gpt-9", input_picos=7)
     entry = snapshot.resolve("gpt-9")
     assert entry is snapshot.resolve("openai/gpt-9")
-    assert snapshot.cost_of(Usage(provider="openai", model="gpt-9", input_tokens=1_000)) == (7, "openai/gpt-9@seed")
+    assert cost_of(Usage(provider="openai", model="gpt-9", input_tokens=1_000)) == (
+        7,
+        "openai/gpt-9@seed",
+    )
     another("azure", "gpt-9", input_picos=9)
     assert snapshot.resolve("gpt-9") is None
     assert snapshot.resolve("azure/gpt-9") is not None

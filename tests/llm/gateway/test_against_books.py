@@ -345,6 +345,28 @@ def test_an_answer_is_read_to_its_end_for_a_client_that_left_where_that_is_wishe
     assert row.output_tokens == 600
 
 
+@pytest.mark.parametrize("ends_by", ["a stop", "a shutdown", "a break"])
+def test_what_is_cut_costs_its_hold_where_models_write_on_for_nobody(
+    product: Product, booked: BookedUpstream, key: str, settings: Any, ends_by: str
+) -> None:
+    """Whoever has answers read out knows an API that bills what it writes after its stream was closed."""
+    settings.READ_CANCELLED_ANSWERS = True
+    cut_after = 300 if ends_by == "a break" else None
+    booked.next(Answer(tokens=2_500, pace=1_000, keeps_going=True, ends_after_tokens=cut_after, ends_by="reset"))
+    with open_stream(product, key, max_tokens=2_500):
+        assert eventually(lambda: bool(booked.books.entries) and booked.books.entries[0].output_tokens > 200)
+        if ends_by == "a stop":
+            stops.stop(tenant=make.tenant(), reason="a loop", by=Actor("ada"), now=timezone.now())
+        elif ends_by == "a shutdown":
+            [hold] = gateway.holds.running.values()
+            assert gateway.loop is not None
+            gateway.loop.call_soon_threadsafe(hold._task.cancel)
+        assert eventually(lambda: SpendEntry.objects.exists(), within_s=3)
+    assert eventually(lambda: booked.books.entries[0].output_tokens == (cut_after or 2_500), within_s=5)
+    assert holds_by_the_books(booked)
+    assert SpendEntry.objects.get().cost_nanos == Reservation.objects.get().amount_nanos
+
+
 def test_after_a_hundred_ordinary_answers_dense_text_passes_no_cap(product: Product, booked: BookedUpstream) -> None:
     budget = make.budget("1.00", soft_cap=None)
     key = product.key()

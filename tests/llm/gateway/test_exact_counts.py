@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from governance.models import Reservation
-from llm.rules import bounds, exact_count
+from llm.rules import bounds, exact_count, stream_count
 from llm.rules.stream_count import MARKS, UNTIL_IT_STOPS
 from llm.state import tokenizers
 from llm.state.tokenizers import AT_ONCE_BYTES
@@ -39,6 +39,12 @@ def tokenizer(settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     # However busy the machine is that tries it.
     monkeypatch.setattr(tokenizers, "PATIENCE_S", 30.0)
     return found
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes at once here shows no pace, so that what is charged is one number."""
+    monkeypatch.setattr(stream_count, "PACED_OVER_S", 60.0)
 
 
 @pytest.fixture

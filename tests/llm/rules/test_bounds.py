@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side
-from llm.rules import anthropic_dialect, bounds, mistral_dialect
+from llm.rules import anthropic_dialect, bounds, estimates, mistral_dialect
 from llm.rules.bounds import UnboundedInput
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
 
 RATES = Rates(input_picos=1_000_000, cached_picos=100_000, output_picos=2_000_000)
@@ -166,13 +167,13 @@ SEEN = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "
 def test_a_picture_is_bounded_as_its_provider_documents(fields: dict[str, Any], tokens_each: int) -> None:
     estimate = bounds.chat(asked(said([SEEN, SEEN]), max_tokens=10))
     model = entry("m", **fields)
-    quote = bounds.quote(estimate, model, model="m")
+    quote = estimates.quote(estimate, model, model="m")
 
     assert quote is not None
     assert quote.input_tokens == estimate.text_tokens + 2 * tokens_each
     assert estimate.lacks(model) == set()
     # Together they are no more than the model can read; and what mostly fits is not kept from it.
-    short = bounds.quote(estimate, replace(model, context_tokens=10_000), model="m")
+    short = estimates.quote(estimate, replace(model, context_tokens=10_000), model="m")
     assert short is not None
     assert short.input_tokens == estimate.text_tokens + min(10_000, 2 * tokens_each)
     assert estimate.lacks(replace(model, context_tokens=10_000)) == set()
@@ -188,15 +189,15 @@ def test_a_picture_has_no_bound_where_nobody_says_what_it_costs(provider: str, k
     reserved = bounds.chat(asked(said([SEEN]), max_tokens=10), reserve_unbounded=True)
 
     assert "bound" in refused.lacks(model)
-    assert bounds.quote(refused, model, model="m") is None
+    assert estimates.quote(refused, model, model="m") is None
     assert "m is not known" in refused.no_bound_at(model)
     assert "bound" not in reserved.lacks(model)
-    quote = bounds.quote(reserved, model, model="m")
+    quote = estimates.quote(reserved, model, model="m")
     assert quote is not None
     assert quote.input_tokens == 32_000
     unknown = replace(model, context_tokens=None)
     assert reserved.lacks(unknown) == {"bound"}
-    assert bounds.quote(reserved, unknown, model="m") is None
+    assert estimates.quote(reserved, unknown, model="m") is None
     assert "how much the model can read" in reserved.no_bound_at(unknown)
     # Text alone is no picture.
     assert bounds.chat(asked(said("a"))).lacks(model) == set()
@@ -283,7 +284,7 @@ def test_modes_with_a_prompt_of_the_providers_own_cost_more() -> None:
 
 
 def quoted(payload: dict[str, Any], at: Entry) -> Quote:
-    quote = bounds.quote(bounds.chat(payload), at, model=at.id)
+    quote = estimates.quote(bounds.chat(payload), at, model=at.id)
     assert quote is not None
     return quote
 
@@ -305,8 +306,8 @@ def test_a_quote_uses_the_default_length_and_never_more_than_the_context() -> No
 def test_there_is_no_quote_for_an_unknown_or_unpriced_model() -> None:
     estimate = bounds.chat(asked(said("a")))
 
-    assert bounds.quote(estimate, entry("m", rates=None), model="m") is None
-    assert bounds.quote(estimate, None, model="other") is None
+    assert estimates.quote(estimate, entry("m", rates=None), model="m") is None
+    assert estimates.quote(estimate, None, model="other") is None
 
 
 @pytest.mark.parametrize(
@@ -350,14 +351,14 @@ def test_what_has_no_bound_counts_as_all_that_the_model_can_read_where_that_is_a
     estimate = bounds.chat(asked(said([DOCUMENT]), max_tokens=10, tools=[TOOL]), reserve_unbounded=True)
 
     assert estimate.needs == {"tools"}
-    quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
+    quote = estimates.quote(estimate, entry("m", context_tokens=32_000), model="m")
     assert quote is not None
     assert quote.cost_nanos == 32_000 * 1_000 + 10 * 2_000
 
 
 def test_what_has_no_bound_is_answered_as_often_as_it_asks() -> None:
     estimate = bounds.chat(asked(said([DOCUMENT]), max_tokens=10, n=3), reserve_unbounded=True)
-    quote = bounds.quote(estimate, entry("m", context_tokens=32_000), model="m")
+    quote = estimates.quote(estimate, entry("m", context_tokens=32_000), model="m")
     assert quote is not None
     assert quote.cost_nanos == 32_000 * 1_000 + 3 * 10 * 2_000
 
@@ -372,7 +373,7 @@ def test_what_has_no_bound_lacks_one_at_a_model_of_unknown_context() -> None:
     estimate = bounds.chat(asked(said([DOCUMENT])), reserve_unbounded=True)
 
     assert estimate.lacks(entry("m", context_tokens=None)) == {"bound"}
-    assert bounds.quote(estimate, entry("m", context_tokens=None), model="m") is None
+    assert estimates.quote(estimate, entry("m", context_tokens=None), model="m") is None
 
 
 def test_audio_in_a_chat_is_refused_whatever_is_allowed() -> None:
@@ -426,7 +427,7 @@ def test_the_text_of_a_provider_s_body_has_the_same_hidden_prompts() -> None:
     with_json = bounds.chat(asked(said("a"), response_format={"type": "json_object"}))
 
     assert plain.with_text(500).text_tokens == 500
-    assert with_json.with_text(500).text_tokens == 500 + bounds.HIDDEN_PROMPT_TOKENS
+    assert with_json.with_text(500).text_tokens == 500 + estimates.HIDDEN_PROMPT_TOKENS
 
 
 def test_a_message_counts_all_of_its_fields() -> None:
@@ -515,7 +516,7 @@ class TestCaches:
 
     def test_a_quote_has_it_in_its_input_rounded_up(self) -> None:
         estimate = bounds.chat(asked(said("hello!")))
-        quote = bounds.quote(replace(estimate, input_e2=125), entry("m"), model="asked")
+        quote = estimates.quote(replace(estimate, input_e2=125), entry("m"), model="asked")
         assert quote is not None
         # Of 18.
         assert (quote.input_tokens, quote.model) == (23, "asked")
@@ -596,7 +597,7 @@ def test_a_file_at_the_provider_is_read_only_where_that_is_allowed() -> None:
 
 def test_other_kinds_are_bounded_and_never_moved_to_another_model() -> None:
     coder = entry("c", kinds=frozenset({"fim"}))
-    filled = bounds.quote(bounds.fim({"prompt": "é", "suffix": "b", "max_tokens": 5}), coder, model="c")
+    filled = estimates.quote(bounds.fim({"prompt": "é", "suffix": "b", "max_tokens": 5}), coder, model="c")
     embedded = bounds.embeddings({"input": ["é" * 50, "b"]})
 
     assert filled is not None
@@ -604,7 +605,7 @@ def test_other_kinds_are_bounded_and_never_moved_to_another_model() -> None:
     assert filled.fixed_picos == (8 + 2 + 1) * 1_000_000
     assert embedded.input_tokens >= 101
     assert embedded.max_tokens is None
-    quote = bounds.quote(embedded, entry("e"), model="e")
+    quote = estimates.quote(embedded, entry("e"), model="e")
     assert quote is not None
     assert quote.cost_nanos == embedded.input_tokens * 1_000
     assert quote.clamped(10**9) is None
@@ -633,7 +634,7 @@ def test_ocr_is_bounded_by_its_pages(fields: dict[str, Any], unit: str, pages: i
 
     assert (estimate.unit, estimate.units) == (unit, pages)
     reader = entry("o", rates=Rates(units={"page": 4_000_000_000, "annotated_page": 5_000_000_000}, by_token=False))
-    quote = bounds.quote(estimate, reader, model="o")
+    quote = estimates.quote(estimate, reader, model="o")
     assert quote is not None
     assert quote.cost_nanos == pages * (4_000_000 if unit == "page" else 5_000_000)
 
@@ -797,7 +798,7 @@ class TestTexts:
         estimate = bounds.chat(asked(said("x" * 5_000)))
         assert estimate.with_saved(3_000, entry("m")).text_tokens == estimate.text_tokens - 3_000
         elsewhere = entry("m", provider="groq")
-        hidden = bounds.HIDDEN_PROMPT_TOKENS
+        hidden = estimates.HIDDEN_PROMPT_TOKENS
         assert estimate.with_saved(3_000, elsewhere).text_tokens == estimate.text_tokens - 3_000 + hidden
         assert estimate.with_saved(hidden - 1, elsewhere).text_tokens == estimate.text_tokens
 
@@ -834,15 +835,15 @@ def test_nothing_in_a_place_of_media_is_nothing() -> None:
 class TestAModelThatPassesItsBound:
     CALL = bounds.chat(asked(said("Hi"), max_tokens=10))
 
-    def knowing(self, tokens: int, *, place: str = "groq/m") -> bounds.Estimate:
+    def knowing(self, tokens: int, *, place: str = "groq/m") -> Estimate:
         return self.CALL.knowing([ModelOverrun("groq/m", "", 50), ModelOverrun("groq/m", "", tokens)], place)
 
     def test_is_held_for_its_context_and_asked_for_what_was_asked(self) -> None:
         model = entry("m", context_tokens=1_000)
-        found = bounds.quote(self.knowing(500), model, model="m")
+        found = estimates.quote(self.knowing(500), model, model="m")
         assert found is not None
         assert (found.max_tokens, found.asked_tokens) == (1_000, 10)
-        elsewhere = bounds.quote(self.knowing(500, place="together/m"), model, model="m")
+        elsewhere = estimates.quote(self.knowing(500, place="together/m"), model, model="m")
         assert elsewhere is not None
         assert elsewhere.max_tokens == 10
 
@@ -889,7 +890,7 @@ class TestAModelThatPassesItsBound:
             (1_000, 1_000, True),
             (1_000, 1_001, False),
             (None, 60, False),
-            (1_000, bounds.LONGEST_CONTEXT, False),
+            (1_000, estimates.LONGEST_CONTEXT, False),
         ],
     )
     def test_has_a_bound_where_its_context_is_known_and_not_passed(

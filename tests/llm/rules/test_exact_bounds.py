@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm.rules import anthropic_dialect, bounds
-from llm.rules.bounds import Estimate, UnboundedInput
+from llm.rules import anthropic_dialect, bounds, estimates
+from llm.rules.bounds import UnboundedInput
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
 
 CHAT = frozenset({"chat", "tools", "json", "vision", "reasoning"})
@@ -271,20 +272,20 @@ def test_who_may_write_what_nobody_sees() -> None:
         ({"reasoning"}, "mistral-eu", False),
         ({"tools"}, "openai", False),
     ):
-        assert bounds.hides_output(entry(capabilities=frozenset(capabilities), provider=provider)) is hides
+        assert estimates.hides_output(entry(capabilities=frozenset(capabilities), provider=provider)) is hides
 
 
 def test_a_quote_is_capable_of_chats_that_a_model_can_do_alone() -> None:
     pages = entry(rates=Rates(units={"page": 1_000}, by_token=False), kinds=frozenset({"ocr", "chat"}))
-    read = bounds.quote(Estimate("ocr", 0, unit="page", units=3), pages, model="m")
+    read = estimates.quote(Estimate("ocr", 0, unit="page", units=3), pages, model="m")
     assert read is not None
     assert (read.cost_nanos, read.capable) == (3, False)
-    heard = bounds.quote(Estimate("chat", 0, unit="page", units=3), pages, model="m")
+    heard = estimates.quote(Estimate("chat", 0, unit="page", units=3), pages, model="m")
     assert heard is not None
     assert heard.capable
-    written = bounds.quote(Estimate("fim", 10, max_tokens=50, n=2), entry(kinds=frozenset({"fim"})), model="m")
+    written = estimates.quote(Estimate("fim", 10, max_tokens=50, n=2), entry(kinds=frozenset({"fim"})), model="m")
     assert written is not None
     assert (written.capable, written.max_tokens, written.answers, written.input_tokens) == (False, 50, 2, 10)
-    short = bounds.quote(Estimate("chat", 10, max_tokens=50), entry(context_tokens=40), model="m")
+    short = estimates.quote(Estimate("chat", 10, max_tokens=50), entry(context_tokens=40), model="m")
     assert short is not None
     assert (short.capable, short.max_tokens) == (False, 40)

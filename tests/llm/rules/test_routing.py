@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.rules import bounds, routing
+from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
 from llm.rules.routing import Candidate, Kind, PoolModel, Routing, Strategy, UnknownStrategy
 
@@ -84,7 +85,7 @@ def candidates(
     payload: Mapping[str, Any] | None = None,
     of: Routing = ROUTING,
     catalogue: Shop = CATALOGUE,
-    estimate: bounds.Estimate | None = None,
+    estimate: Estimate | None = None,
     **options: Any,
 ) -> tuple[str, ...]:
     payload = payload or chat()
@@ -273,7 +274,7 @@ class TestStrategies:
 
     @pytest.mark.parametrize("kind", ["chat", "embedding"])
     def test_an_unknown_strategy_is_refused_with_those_that_there_are(self, kind):
-        estimate = bounds.Estimate(kind=kind, text_tokens=1)
+        estimate = Estimate(kind=kind, text_tokens=1)
         of = with_strategy(Strategy("house", Kind.COST))
         with pytest.raises(UnknownStrategy) as caught:
             candidates(strategy="cheapest", estimate=estimate, of=of)
@@ -374,7 +375,7 @@ class TestComplexity:
     )
     def test_content_of_any_shape_has_a_score(self, content):
         payload = {"messages": [{"role": "user", "content": content}]}
-        assert 0 <= routing.complexity(payload, bounds.Estimate(kind="chat", text_tokens=10**6)) <= 100
+        assert 0 <= routing.complexity(payload, Estimate(kind="chat", text_tokens=10**6)) <= 100
 
 
 @given(
@@ -387,7 +388,7 @@ class TestComplexity:
 def test_all_but_the_model_asked_for_can_do_the_job_and_have_a_price(strategy, model, allow, needs, tokens):
     catalogue = shop(*MODELS, entry("free", price=None))
     of = replace(ROUTING, pool=(*POOL, PoolModel("free")), chains={"default": (*DEFAULT, "free")})
-    estimate = bounds.Estimate(kind="chat", text_tokens=tokens, max_tokens=10, needs=frozenset(needs))
+    estimate = Estimate(kind="chat", text_tokens=tokens, max_tokens=10, needs=frozenset(needs))
     found = candidates(model, strategy, of=of, catalogue=catalogue, estimate=estimate, allow_downgrade=allow)
     assert found
     assert len(set(found)) == len(found)
@@ -402,7 +403,7 @@ def test_all_but_the_model_asked_for_can_do_the_job_and_have_a_price(strategy, m
 
 
 def asked(*messages: Any, tokens: int = 0, images: int = 0, needs: str = "", **fields: Any) -> int:
-    estimate = bounds.Estimate("chat", tokens, images=images, needs=frozenset(needs.split()))
+    estimate = Estimate("chat", tokens, images=images, needs=frozenset(needs.split()))
     return routing.complexity({"messages": list(messages), **fields}, estimate)
 
 
@@ -473,4 +474,4 @@ def test_words_are_looked_for_in_the_beginning_of_what_the_user_wrote_last() -> 
     parts = [{"type": "text", "text": "pro"}, "odd", {"image_url": "prove"}, {"text": "compare"}]
     assert asked(user(parts)) == asked(user([{"text": "step by"}, {"text": "step"}])) == 10
     assert asked(user(None)) == 0
-    assert routing.complexity({}, bounds.Estimate("chat", 0)) == 0
+    assert routing.complexity({}, Estimate("chat", 0)) == 0

@@ -36,15 +36,21 @@ def test_a_byte_that_has_come_is_a_token_up_to_all_that_may_be_written() -> None
 
 
 def test_a_model_that_is_stopped_writes_on_until_it_notices() -> None:
-    assert counting(come=40).tokens(cut=True) == 40 + MARKS + UNTIL_IT_STOPS
+    assert streamed((1, 40)).tokens(cut=True) == 40 + MARKS + UNTIL_IT_STOPS
     assert counting(come=999).tokens(cut=True) == 1_000
     fast = StreamCount(QUOTE)
     fast.arrived(300, seconds=0.1)
     fast.arrived(300, seconds=0.5)
-    assert fast.tokens(cut=True) == 600 + MARKS + 75
+    assert fast.tokens(cut=True) == 600 + MARKS + 300
     fast.arrived(100, seconds=2.5)
     assert fast.tokens(cut=True) == 700 + MARKS + 70
     assert fast.tokens(cut=False) == 700 + MARKS
+
+
+def test_what_comes_at_once_was_written_in_a_tenth_of_a_second() -> None:
+    """Nobody knows how fast it was: 30 tokens in 0.1 s, then two tenths of silence in which it wrote another 65."""
+    assert streamed((0.1, 30), now=0.318).tokens(cut=True) == 30 + MARKS + 141
+    assert counting(come=40).tokens(cut=True) == 40 + MARKS + 100
 
 
 def test_of_what_has_not_come_or_does_not_show_nobody_knows() -> None:
@@ -141,7 +147,7 @@ def test_texts_are_kept_in_the_pieces_and_answers_that_they_came_in() -> None:
 def test_texts_that_were_counted_are_so_many_tokens_and_marks() -> None:
     count = keeping(part("a" * 100))
     count.take_texts()
-    count.arrived(7)
+    count.arrived(7, seconds=1.0)
     assert count.tokens(cut=False) == 107 + MARKS
     count.counted(30)
     assert count.tokens(cut=False) == 30 + MARKS + 7
@@ -188,14 +194,14 @@ def test_a_call_without_a_length_has_no_most_and_nothing_overruns_it_before_it_c
     assert StreamCount(replace(QUOTE, answers=3)).most_tokens == 3_000
 
 
-def test_the_pace_is_that_of_the_latest_second_and_never_of_less_than_two() -> None:
+def test_the_pace_is_that_of_the_latest_second() -> None:
     count = StreamCount(QUOTE)
     count.arrived(400, seconds=4.0)
     count.arrived(400, seconds=1.0)
     # A quarter of a second of 800 bytes in four seconds is 50.
     assert count.tokens(cut=True) == 850 + MARKS
     slow = StreamCount(QUOTE)
-    slow.arrived(385)
+    slow.arrived(385, seconds=2.0)
     # Of 192.5 bytes a second 48.125 are written on, and so 49 tokens at most.
     assert slow.tokens(cut=True) == 385 + MARKS + 49
 
@@ -227,6 +233,6 @@ def test_each_tool_call_has_marks_of_its_own() -> None:
 
 def test_what_may_be_withheld_counts_where_an_answer_is_cut() -> None:
     count = StreamCount(QUOTE, withheld_bytes=20)
-    count.arrived(40, part("a" * 40))
+    count.arrived(40, part("a" * 40), seconds=1.0)
     assert count.tokens(cut=False) == 40 + MARKS
     assert count.tokens(cut=True) == 40 + 20 + MARKS + UNTIL_IT_STOPS

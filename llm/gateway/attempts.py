@@ -1,0 +1,415 @@
+"""One attempt of a governed call at one model, under a hold of its own: sent, relayed, and settled or released."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+import orjson
+from django.conf import settings
+from django.db import DatabaseError
+
+from governance.rules import money
+from governance.rules.calls import Caller, Usage
+from llm.catalogue.snapshot import Catalogue
+from llm.gateway import answer_headers, errors, requests, upstream, whole_answers
+from llm.gateway.bodies import ClientGone
+from llm.gateway.call_bounds import CallBounds
+from llm.gateway.call_usage import USAGE_MISSING
+from llm.gateway.holds import Hold
+from llm.gateway.http import Exchange
+from llm.gateway.identities import Identity
+from llm.gateway.process import Gateway
+from llm.gateway.routes import Route
+from llm.gateway.sign_of_life import SignOfLife
+from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
+from llm.gateway.upstream import Unanswered
+from llm.providers import Answer, Provider, ProviderError
+from llm.rules import forbidden, mistral_dialect, sse, unreadable
+from llm.rules.estimates import Estimate
+from llm.rules.mistral_dialect import Request
+from llm.rules.pricing import GUARDS
+from llm.rules.routing import Candidate
+from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.tool_calls import with_text_arguments
+from llm.state.telemetry import Attempt, trace_context
+
+log = logging.getLogger(__name__)
+
+# All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
+JSON = ("content-type", "application/json")
+
+
+@dataclass(slots=True)
+class GovernedCall:
+    """What stays the same from one attempt to the next, and what the next must know of those before."""
+
+    gateway: Gateway
+    exchange: Exchange
+    route: Route
+    identity: Identity
+    caller: Caller
+    request: Request
+    estimate: Estimate
+    # What the call goes by to its end, and the model that it names there.
+    catalogue: Catalogue
+    asked: Candidate
+    # Models, as `provider/id`, and providers that did not answer this call or are known not to.
+    avoided: set[str]
+    bound: CallBounds = field(init=False)
+    # Why the first attempt failed: what the client is told if all do.
+    failure: errors.GatewayError | None = None
+    # Whether it was tried once more at a model whose connection had ended.
+    has_sent_again: bool = False
+
+    def __post_init__(self) -> None:
+        self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
+
+    @property
+    def strategy(self) -> str:
+        return self.exchange.header("x-strategy")
+
+
+@dataclass(slots=True)
+class HeldAttempt:
+    """The attempt at the model that `hold` is for."""
+
+    call: GovernedCall
+    hold: Hold
+    provider: Provider
+    # Whether the breakers were told how it went.
+    judged: bool = False
+    first_byte_s: float | None = None
+
+    async def carry_out(self) -> None:
+        """Send it, relay its answer, settle. Raises Unanswered where another model may be tried, or GatewayError."""
+        error = "internal_error"
+        try:
+            await self._under_hold()
+            error = self.hold.charge.reason if self.hold.charge else ""
+        except (Unanswered, errors.GatewayError) as failure:
+            refusal = failure.error if isinstance(failure, Unanswered) else failure
+            error = refusal.code
+            if not self.call.exchange.started or self.call.exchange.ended:
+                raise
+            await self._end_begun(error)
+            return
+        except asyncio.CancelledError:
+            error = "cancelled"
+            raise
+        finally:
+            if not self.judged:
+                # Of a call that was cancelled, or never sent, nobody knows how the model is.
+                self.call.gateway.breakers.release_probe(self.hold.usage.served.place)
+            self.call.gateway.telemetry.ended(self._record(error))
+        await self.call.gateway.provider_failures.answered(self.provider.name)
+
+    async def _under_hold(self) -> None:
+        async with self.hold:
+            try:
+                await self._send_and_relay()
+            except asyncio.CancelledError:
+                if not self.hold.cut_reason:
+                    raise
+                # An operator's stop cancelled the wait for the answer, not the server this task.
+                cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+                await (self.hold.settle_whole(self.hold.cut_reason) if self.hold.sent else self.hold.release())
+                if self.hold.cut_reason == CLIENT_CLOSED:
+                    raise ClientGone from None
+                raise errors.stopped() from None
+
+    async def _send_and_relay(self) -> None:
+        """Send the call on as it was decided, and relay what comes."""
+        await self._register()
+        try:
+            # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
+            body = await self.call.exchange.turn.work(len(self.call.request.body), self._body)
+        except mistral_dialect.DialectError as error:
+            await self.hold.release()
+            raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
+        sent = time.perf_counter()
+        if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
+            # A plain answer is on its way as a whole, and paid for.
+            self.call.exchange.watch(lambda: self.hold.cut(CLIENT_CLOSED))
+        async with self._sign_of_life() as sign:
+            answer = await self._send(body)
+            try:
+                if not 200 <= answer.status < 300:
+                    await self._refused(answer, sign)
+                elif self.call.request.stream:
+                    await self._stream(answer, sign, sent=sent)
+                else:
+                    await self._relay(answer, sent=sent)
+            finally:
+                answer.close()
+
+    def _body(self) -> bytes:
+        """What leaves for the provider. Raises DialectError where it cannot be asked this."""
+        return self.provider.body(
+            self.call.request,
+            model=self.hold.usage.served.upstream_id,
+            max_tokens=self.hold.quote.asked_tokens,
+            disabled_tools=self.hold.decision.disabled_tools,
+        )
+
+    def _sign_of_life(self) -> SignOfLife:
+        """For whom waits for a stream, however many models were tried."""
+        every_s = settings.SIGN_OF_LIFE_S if self.call.request.stream else 0
+        waited_s = time.perf_counter() - self.call.exchange.arrived
+        headers = [*self._headers(), *answer_headers.budget(self.hold, self.call.identity.audience, None)]
+        return SignOfLife(self.call.exchange, headers, first_s=max(0.0, every_s - waited_s), every_s=every_s)
+
+    async def _end_begun(self, reason: str) -> None:
+        """End a stream of which the client has the head alone, in the way that every client takes."""
+        self.call.exchange.complete = False
+        charge = self.hold.charge
+        chunk = sse.final_chunk(
+            like=None,
+            model=self.hold.quote.model,
+            usage=charge.usage if charge else Usage(provider=self.hold.usage.served.provider),
+            cost_nanos=charge.cost_nanos if charge else 0,
+            reason=reason,
+            request_id=self.call.exchange.request_id,
+            created=int(time.time()),
+            indexes=range(self.call.request.n),
+        )
+        await self.call.exchange.write(chunk + sse.DONE, more=False)
+
+    async def _register(self) -> None:
+        """Make the agent of an admitted call known to operators; where that fails, its next call does."""
+        if self.call.gateway.identities.is_registered(self.call.caller):
+            return
+        try:
+            await self.call.gateway.read(lambda: self.call.gateway.identities.register(self.call.caller))
+        except DatabaseError:
+            log.exception("request %s: its agent could not be registered", self.call.exchange.request_id)
+
+    async def _send(self, body: bytes) -> Answer:
+        self.hold.sent = True
+        try:
+            return await self.provider.send(
+                self.call.route.path,
+                body,
+                content_type=self.call.request.content_type,
+                request_id=self.call.exchange.request_id,
+            )
+        except ProviderError as error:
+            raise await self._failed(error) from error
+
+    async def _failed(self, error: ProviderError) -> Unanswered:
+        """Resolve the hold of a call that got no answer."""
+        place = self.hold.usage.served.place
+        if error.again and not self.call.has_sent_again:
+            # An idle connection had ended, as far as anybody knows: that says nothing of the model.
+            self.call.has_sent_again = True
+            await self.hold.settle_whole(error.code)
+            return Unanswered(upstream.no_answer(error))
+        self.judged = True
+        self.call.gateway.breakers.failed(place, time.time())
+        if error.sent:
+            # It may have been worked on, and but for a stream nobody says how far.
+            await self.hold.settle_seen(error.code, cut=True)
+        else:
+            await self.hold.release()
+        return Unanswered(upstream.no_answer(error), place)
+
+    async def _refused(self, answer: Answer, sign: SignOfLife) -> None:
+        """The provider's word on the request goes to the client; its word on us does not."""
+        data, broken = b"", False
+        try:
+            async for chunk in answer.chunks():
+                data += chunk
+        except ProviderError:
+            # A refusal that breaks off is one all the same.
+            broken = True
+        await sign.end()
+        is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
+        streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
+        said = whole_answers.json_object(data) if streamed is None else streamed.answer
+        choices = sse.choices_of(said)
+        has_answer = bool(said and said.get(self.call.route.answer_in))
+        written_bytes = sse.answer_bytes({"choices": choices})
+        if streamed is None:
+            used = self.hold.reported(said)
+            is_over = is_last_word = True
+            if written_bytes and self.call.estimate.max_tokens is not None:
+                self.hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
+        else:
+            used = streamed.told.used
+            # An error is over with what it says.
+            is_over = streamed.is_over or not (broken or choices)
+            is_last_word = is_over and streamed.told.is_last_word
+        if used is not None and is_last_word:
+            await self.hold.settle_reported(used)
+        elif written_bytes and is_over and not broken:
+            # An answer all the same, whatever its status says.
+            await self.hold.settle_seen(USAGE_MISSING, at_least=used)
+        elif self.hold.was_told or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
+            # A part of one, or one that writes nothing.
+            await self.hold.settle_whole("upstream_failed")
+        elif upstream.shows_no_work(answer) and not forbidden.is_billed(data):
+            await self.hold.release()
+        else:
+            await self.hold.settle_whole("upstream_failed")
+        await self._pass_on_refusal(answer, b"" if broken else data)
+
+    def _begins_answer(self, data: bytes) -> bool:
+        return sse.is_stream(data) or unreadable.begins_answer(data, self.call.route.answer_in)
+
+    async def _refused_in_200(self, answer: Answer, error: StatedError, used: Usage | None) -> None:
+        """An error where an answer should be counts as the status that it stands for; it costs what it says."""
+        stated = upstream.StatedRefusal(error.status, answer.headers)
+        if used is not None:
+            await self.hold.settle_reported(used)
+        elif upstream.shows_no_work(stated) and not self.hold.was_told:
+            await self.hold.release()
+        else:
+            await self.hold.settle_whole("upstream_failed")
+        await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
+
+    async def _pass_on_refusal(self, answer: upstream.Refusing, data: bytes) -> None:
+        place = self.hold.usage.served.place
+        if answer.status == 403 and not self._forbids_us(data):
+            # Whoever stopped it: no other model is to answer what one must not.
+            if forbidden.about(data) is forbidden.About.UNCLEAR:
+                raise upstream.forbidden_request()
+            self._succeeded(None)
+        elif not upstream.is_about_the_request(answer.status):
+            self.judged = True
+            raise await self.call.gateway.provider_failures.refused(place, self.provider, answer)
+        else:
+            self._succeeded(None)
+            if self.call.failure is not None:
+                # A stand-in's word on the request is no answer to a client that asked another model.
+                raise Unanswered(self.call.failure, place)
+        if not data:
+            raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
+        if not whole_answers.is_json(data):
+            # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
+            message = f"The model's API refused the request with status {answer.status}."
+            data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
+        if self.call.exchange.started:
+            raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
+        await self.call.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.call.exchange.request_id)])
+
+    def _forbids_us(self, said: bytes) -> bool:
+        guarded = not GUARDS.isdisjoint(self.call.estimate.needs)
+        prompt = None if guarded else hash(self.call.request.body)
+        return self.call.gateway.provider_failures.forbids_us(self.provider.name, said, prompt=prompt)
+
+    async def _stream(self, answer: Answer, sign: SignOfLife, *, sent: float) -> None:
+        """Nothing is sent to the client before the first event is here: until then another model may answer."""
+        async with Stream(self.call.exchange, self.hold, answer, answers=self.call.request.n) as stream:
+            try:
+                try:
+                    began = await stream.begin()
+                finally:
+                    await sign.end()
+            except ErrorInstead as instead:
+                await self._refused_in_200(answer, instead.error, instead.used)
+                return
+            except ProviderError as error:
+                raise await self._failed(error) from error
+            if not began:
+                return
+            first = time.perf_counter()
+            self._succeeded(first - sent)
+            await stream.relay(
+                [
+                    *self._headers(),
+                    *answer_headers.budget(self.hold, self.call.identity.audience, None),
+                    ("server-timing", answer_headers.timing(self.call.exchange.arrived, sent, first)),
+                ]
+            )
+
+    async def _relay(self, answer: Answer, *, sent: float) -> None:
+        """A plain answer: read whole, settled, then sent on with what it cost."""
+        try:
+            data = await answer.read()
+        except ProviderError as error:
+            raise await self._failed(error) from error
+        streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
+        if streamed is not None:
+            # A stream although none was asked for.
+            data = orjson.dumps(streamed.answer)
+        said = whole_answers.json_object(data)
+        if with_text_arguments(said):
+            data = orjson.dumps(said)
+        answered = time.perf_counter()
+        used = self.hold.reported(said) if streamed is None else streamed.told.used
+        if stated := error_in(said):
+            if used is None and sse.answer_bytes({"choices": sse.choices_of(said)}):
+                broken = ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
+                raise await self._failed(broken)
+            await self._refused_in_200(answer, stated, used)
+            return
+        if used is None and not self.call.route.answered(said):
+            message = "The model's API sent no answer that could be read."
+            garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
+            raise await self._failed(garbage)
+        self._succeeded(answered - sent)
+        if streamed is None and self.call.estimate.max_tokens is not None:
+            self.hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
+        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
+            cost_nanos, result = await self.hold.settle_reported(used)
+        elif streamed.is_over:
+            cost_nanos, result = await self.hold.settle_seen(USAGE_MISSING, at_least=used)
+        else:
+            # Nobody has seen when its parts came: it may have written on unseen.
+            self.call.exchange.complete = False
+            cost_nanos, result = await self.hold.settle_whole(UPSTREAM_CUT)
+        await self.call.exchange.answer(
+            200,
+            data,
+            [
+                *self._headers(),
+                *answer_headers.budget(self.hold, self.call.identity.audience, result),
+                ("x-request-cost-usd", money.format_dollars(cost_nanos)),
+                ("server-timing", answer_headers.timing(self.call.exchange.arrived, sent, answered)),
+                JSON,
+            ],
+        )
+
+    def _succeeded(self, latency_s: float | None) -> None:
+        """The model works; of a stream it also counts how long its first bytes took."""
+        self.judged = True
+        self.first_byte_s = latency_s
+        latency_ms = latency_s * 1000 if latency_s is not None and self.call.request.stream else None
+        self.call.gateway.breakers.succeeded(self.hold.usage.served.place, latency_ms, time.time())
+
+    def _record(self, error: str) -> Attempt:
+        charge = self.hold.charge
+        usage = charge.usage if charge else self.hold.usage.estimated()
+        return Attempt(
+            kind=self.call.route.kind,
+            provider=usage.provider,
+            model_requested=self.call.request.model,
+            model_served=usage.model,
+            tenant=self.call.caller.tenant,
+            agent=self.call.caller.agent,
+            request_id=self.call.exchange.request_id,
+            reservation_id=str(self.hold.id),
+            streamed=self.call.request.stream,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            reserved_nanos=self.hold.held_nanos,
+            cost_nanos=charge.cost_nanos if charge else 0,
+            certainty=charge.certainty if charge else "",
+            error=error,
+            duration_s=time.monotonic() - self.hold.since,
+            first_byte_s=self.first_byte_s,
+            traceparent=trace_context(self.call.exchange.header("traceparent")),
+        )
+
+    def _headers(self) -> list[tuple[str, str]]:
+        return answer_headers.of_call(
+            self.hold,
+            self.call.request,
+            request_id=self.call.exchange.request_id,
+            audience=self.call.identity.audience,
+            chosen=bool(self.call.strategy) and self.call.failure is None,
+        )

@@ -1,0 +1,87 @@
+"""A call costs what it was held for, whatever becomes of its model's price while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.audit import Actor
+from governance.models import Reservation, SpendEntry
+from governance.upkeep import reconcile
+from llm.catalogue import prices, repricing, snapshot
+from llm.models import Model, Price
+from tests import factories as make
+from tests.llm.gateway.test_against_books import ask
+from tests.product import Product, eventually
+
+OLGA = Actor("olga")
+
+
+@pytest.fixture(autouse=True)
+def fresh_catalogue() -> Iterator[None]:
+    yield
+    snapshot.forget()
+
+
+def small() -> Model:
+    return Model.objects.get(name="mistral-small-2603")
+
+
+def retire() -> None:
+    Model.objects.filter(pk=small().pk).update(status=Model.Status.RETIRED)
+
+
+def make_ten_times_dearer() -> None:
+    price = Price(
+        model=small(), unit="output", picos_per_unit=6_000_000, effective_from=timezone.now(), source="announced"
+    )
+    prices.add(price=price, by=OLGA, now=timezone.now())
+
+
+@pytest.mark.parametrize("act", [retire, make_ten_times_dearer])
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_price_that_was_held_for_is_charged(
+    product: Product, booked: BookedUpstream, act: Callable[[], None], stream: bool
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=600, pace=300))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, product, key, stream=stream, max_tokens=4_000)
+        assert eventually(lambda: bool(booked.books.entries) and booked.books.entries[0].output_tokens > 50)
+        act()
+        snapshot.forget()
+        snapshot.current()
+        assert asked.result()[0] == 200
+    assert eventually(lambda: SpendEntry.objects.exists())
+    row = SpendEntry.objects.get()
+    assert (row.cost_nanos, row.certainty) == (booked.books.spent_nanos, "confirmed")
+    assert row.cost_nanos < Reservation.objects.get().amount_nanos
+    assert reconcile.check() == []
+    # Nor does charging its calls again find anything.
+    later = timezone.now() + timedelta(minutes=1)
+    done = repricing.run(model=small(), starts_at=None, ends_at=later, reason="to see", by=OLGA, now=later)
+    assert done.changed == 0
+
+
+@pytest.mark.django_db
+def test_a_report_and_a_settlement_cost_what_they_did_when_they_were_made(product: Product) -> None:
+    make.budget("1.00")
+    key, before = product.key(), timezone.now()
+    held = product.post(
+        "/api/reservations", key, model="mistral-small-latest", input_tokens=100, max_tokens=1_000
+    ).json()
+    make_ten_times_dearer()
+    snapshot.forget()
+    usage = {"provider": "mistral", "model": "mistral-small-2603", "input_tokens": 0, "output_tokens": 1_000}
+    settled = product.post(f"/api/reservations/{held['id']}/settle", key, **usage)
+    late = product.post("/api/spend", key, request_id="a", occurred_at=before.isoformat(), **usage)
+    new = product.post("/api/spend", key, request_id="b", **usage)
+    assert [each.status_code for each in (settled, late, new)] == [200, 201, 201], (settled.text, late.text)
+    assert [row.cost_nanos for row in SpendEntry.objects.order_by("id")] == [600_000, 600_000, 6_000_000]
