@@ -25,7 +25,7 @@ LOOKUPS = (
     *("", "__exact", "__in", "__gt", "__range", "__contains", "__startswith", "__isnull", "__iregex"),
     *("__year", "__year__gt", "__date", "__week", "__hour", "__time", "__has_key", "__0", "__length"),
 )
-VALUES = (HUGE, "-" + HUGE, "x", "", "99999", "0", "1e400", "9999-12-31T23:59:59-14:00", "(", "\ud7ff", "NaN", "null")
+VALUES = (HUGE, "x", "99999", "9999-12-31T23:59:59-14:00", "null")
 # What Django and Unfold read of any list's address.
 ANY_LIST = (
     *(f"p={value}" for value in (HUGE, "-1", "x", "2147483647", "9" * 5_000)),
@@ -89,12 +89,12 @@ def failures(client: Client, address: str, queries: Any) -> list[tuple[str, int]
 
 
 def kinds() -> Iterator[tuple[str, str]]:
-    """(model, field): the first two of each kind of column that the console's models have."""
-    seen: dict[type, int] = {}
+    """(model, field): the first of each kind of column that the console's models have."""
+    seen: set[type] = set()
     for label, model in sorted(registered().items()):
         for field in model._meta.concrete_fields:
-            seen[type(field)] = seen.get(type(field), 0) + 1
-            if seen[type(field)] <= 2:
+            if type(field) not in seen:
+                seen.add(type(field))
                 yield label, field.name
 
 
@@ -137,7 +137,7 @@ def test_a_form_begins_with_whatever_an_address_says(owner: Client, label: str) 
     make.tenant()
     model = registered()[label]
     names = [field.name for field in (*model._meta.concrete_fields, *model._meta.many_to_many)]
-    queries = [f"{name}={quote(value)}" for name in names for value in ("x", HUGE, "1,x", "{")]
+    queries = [f"{name}={quote(value)}" for name in names for value in ("x", HUGE)]
     assert failures(owner, address_of(model, "add"), [*queries, *ANY_PAGE]) == []
 
 
