@@ -265,7 +265,16 @@ class TestTenantStaff:
         assert client.get("/api/refusals/r-globex").status_code == 404
 
         rows = {row.request_id: row.pk for row in RefusedCall.objects.all()}
-        pages = ["", "?q=r-acme", f"{rows['r-acme']}/change/"]
+        # Nor is a figure to be read digit by digit, by asking for rows where it begins so.
+        guesses = (
+            "budgets__1__limit_nanos__startswith=77",
+            "budgets__contains=77",
+            "fits_max_tokens__gt=0",
+            "more__gte=0",
+        )
+        for guess in guesses:
+            assert client.get(f"/admin/governance/refusedcall/?{guess}").status_code == 400, guess
+        pages = ["", "?q=r-acme", "?reason__exact=budget_exhausted", f"{rows['r-acme']}/change/"]
         for path in pages:
             page = client.get(f"/admin/governance/refusedcall/{path}")
             text = page.content.decode()
