@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 import orjson
 from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -26,8 +27,26 @@ PIECE_BYTES = 4 * 1024
 MOST_WAITING = 8
 # And at all: what one read holds is parsed in one go.
 MOST_AT_ONCE = 64
+# Header fields by which a client asks for another protocol.
+OF_AN_UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 # A stream's own patience comes first, which knows why it ends.
 AFTER_STREAMS_S = 5
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Goes on with a request that asks for another protocol as if it did not: none is spoken here, and what comes
+    behind its head is its body all the same (RFC 9110, 7.8). httptools takes it for bytes of that protocol."""
+
+    def __init__(self, connection: GuardedConnection) -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._connection.begins_anew(data[upgrade.args[0] :]):
+                raise
 
 
 class TooManyAtOnce(Exception):
@@ -39,7 +58,10 @@ class GuardedConnection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser: httptools.HttpRequestParser = _Parser(self)
         self._is_in_head = True
+        # The request asks for another protocol.
+        self._is_leaving = False
         self._head_bytes = 0
         # Bytes of a body's frame since any of the body: sizes of chunks, and what may follow them.
         self._frame_bytes = 0
@@ -99,7 +121,23 @@ class GuardedConnection(HttpToolsProtocol):
         if self._is_in_head:
             super().on_header(name, value)
 
+    def begins_anew(self, rest: bytes) -> bool:
+        """Parse a request once more, without its wish for another protocol; False where that is all there is to it."""
+        if not self._is_leaving:
+            return False
+        self._is_leaving = False
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        ends = any(name == b"connection" and b"close" in value.lower() for name, value in self.headers)
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in OF_AN_UPGRADE]
+        lines += [b"connection: close"] * ends
+        self.parser = _Parser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]) + rest)
+        return True
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_leaving = True
+            return
         self._is_in_head, self._is_in_body, self._frame_bytes = False, True, 0
         if self._late is not None:
             self._late.cancel()
@@ -116,6 +154,8 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_leaving:
+            return
         self._is_in_body = False
         if self._unread is not None:
             self._unread.cancel()

@@ -38,6 +38,14 @@ def read(peer: socket.socket) -> bytes:
     return found
 
 
+def next_answer(peer: socket.socket) -> bytes:
+    """One whole answer in JSON on a connection that goes on, in however many pieces it comes."""
+    found = peer.recv(65536)
+    while found and not found.endswith(b"}}"):
+        found += peer.recv(65536)
+    return found
+
+
 def answered(peer: socket.socket) -> tuple[int, dict[str, Any]]:
     """The one answer on a connection that ends with it."""
     head, _, body = read(peer).partition(b"\r\n\r\n")
@@ -155,7 +163,7 @@ def test_who_is_refused_before_the_body_came_goes_on_with_the_same_connection(pr
     with connected(product) as peer:
         for _ in range(3):
             peer.sendall(ask)
-            assert peer.recv(65536).startswith(b"HTTP/1.1 401")
+            assert next_answer(peer).startswith(b"HTTP/1.1 401")
             # Clients send it in a packet of its own, as a rule.
             peer.sendall(b"{}")
 
@@ -207,7 +215,26 @@ def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
     with connected(product) as peer:
         for _ in range(3):
             peer.sendall(ask)
-            assert peer.recv(65536).startswith(b"HTTP/1.1 401")
+            assert next_answer(peer).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "x"])
+@pytest.mark.parametrize("pause_s", [0, 0.3])
+def test_a_wish_for_another_protocol_is_ignored_and_its_body_is_a_body(
+    product: Product, protocol: str, pause_s: float
+) -> None:
+    """Java's own client wishes for h2c with every POST."""
+    make.budget("10")
+    body = json.dumps({"model": "mistral-small-2603", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    wish = f"connection: Upgrade, HTTP2-Settings\r\nupgrade: {protocol}\r\nhttp2-settings: AAEAAEAA\r\n"
+    fields = f"authorization: Bearer {product.key()}\r\ncontent-length: {len(body)}\r\n"
+    with connected(product) as peer:
+        peer.sendall(HEAD + f"{fields}{wish}\r\n".encode())
+        time.sleep(pause_s)
+        peer.sendall(body + b"GET /v1/models HTTP/1.1\r\nconnection: close\r\n\r\n")
+        answers = read(peer)
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1 401") == 1
+    assert answers.count(b"HTTP/1.1 ") == 2
 
 
 def test_thousands_of_requests_at_once_end_the_connection_and_delay_nobody(product: Product) -> None:

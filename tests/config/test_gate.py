@@ -116,3 +116,13 @@ def test_whose_key_nobody_can_look_up_is_told_so(product: Product, monkeypatch: 
     monkeypatch.setattr(authentication, "key_of", away)
     answer = send(product, "/api/spend", LARGE, key="sg_x")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+
+
+@pytest.mark.parametrize("path", ["/api/health/live", "/admin/login/"])
+def test_cookies_that_take_a_second_to_read_are_refused(product: Product, path: str) -> None:
+    def asked(cookie: str) -> int:
+        return httpx.get(product.url + path, headers={"cookie": cookie}, timeout=30).status_code
+
+    assert asked('a="' + "\\" * 1_001 + '"') == 431
+    assert asked('a="' + "\\" * 1_000 + '"') == 200
+    assert asked("a=" + "b" * 8_000) == 200
