@@ -51,6 +51,7 @@ ANY_PAGE = (
     *("app_label=x&model_name=y&field_name=z", "app_label=governance&model_name=budget&field_name=scope_key&term=a"),
     f"_changelist_filters={quote(f'id={HUGE}')}",
 )
+ANY_ROW = (f"p={HUGE}", "p=x", f"_changelist_filters={quote(f'id={HUGE}')}")
 NULS = ("q=%00", "p=%00", "o=%00", "a=b%00c", "%00=1", "_changelist_filters=%00", "s=%00", "next=%00", "term=%00")
 
 
@@ -155,7 +156,7 @@ def test_a_rows_pages_are_asked_anything(owner: Client) -> None:
                     address = reverse(f"admin:{pattern.name}", args=[row.pk])
                 except NoReverseMatch:
                     continue
-                assert failures(owner, address, ANY_PAGE) == [], address
+                assert failures(owner, address, ANY_ROW) == [], address
                 walked.add(pattern.name)
     assert {"governance_budget_change", "governance_budget_history", "governance_budget_reset_one"} <= walked
 
