@@ -32,18 +32,22 @@ class ExactJson(JSONParser):
 
     # Whether texts that no database takes are refused, too.
     storable = True
+    # None of its requests has nearly as many, and while they are parsed everybody else's calls wait.
+    most_values = 10_000
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         if problem := charsets.problem(media_type or ""):
             raise UnsupportedMediaType(media_type or "", problem)
         bounds = JsonBounds(
-            depth=settings.MAX_JSON_DEPTH, values=settings.MAX_JSON_VALUES, fields=settings.MAX_JSON_FIELDS
+            depth=settings.MAX_JSON_DEPTH,
+            values=min(settings.MAX_JSON_VALUES, self.most_values),
+            fields=settings.MAX_JSON_FIELDS,
         )
         data = stream.read()
         json_bounds.check_text(data, bounds)
         try:
             value = json.loads(
-                data.decode("utf-8-sig"), parse_float=Decimal, parse_int=_whole, parse_constant=self._refuse
+                data.decode("utf-8-sig"), parse_float=_fraction, parse_int=_whole, parse_constant=self._refuse
             )
         except RecursionError as error:
             raise BeyondBounds("", f"is nested deeper than {bounds.depth} levels.") from error
@@ -61,11 +65,19 @@ class RelayedJson(ExactJson):
     """What goes on to a model, which reads texts that no database takes."""
 
     storable = False
+    # Three a message, of the 10,000 that there may be.
+    most_values = 50_000
 
 
 def _whole(digits: str) -> int | Decimal:
     """The field that it is in refuses it by its name."""
-    return int(digits) if len(digits) <= MOST_DIGITS else Decimal(digits)
+    return int(digits) if len(digits) <= MOST_DIGITS else _fraction(digits)
+
+
+def _fraction(digits: str) -> Decimal:
+    if len(digits) > MOST_CHARACTERS:
+        raise ValueError(f"a number may have at most {MOST_CHARACTERS:,} digits")
+    return Decimal(digits)
 
 
 def check_query(query: QueryDict) -> None:

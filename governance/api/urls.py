@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
 from governance.api import (
     allowances,
     budgets,
     corrections,
     decisions,
+    document,
     rate_limits,
     reconciliation,
     refusals,
@@ -24,7 +25,7 @@ from governance.api.routes import both
 OPEN: dict[str, Any] = {"authentication_classes": [], "permission_classes": []}
 
 urlpatterns = [
-    *both("schema", SpectacularAPIView.as_view(**OPEN), name="schema"),
+    *both("schema", document.Document.as_view(**OPEN), name="schema"),
     *both("docs", SpectacularSwaggerSplitView.as_view(url_name="schema", **OPEN), name="docs"),
     *both("redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
     *both("budgets", budgets.Budgets.as_view(), name="budgets"),

@@ -13,6 +13,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
 
 from billing.models import Plan
 from governance.actions import allowances, rate_limits, reservations, stops
@@ -398,6 +399,18 @@ def test_a_format_that_a_path_has_not_is_a_406_that_names_it(operator: Api) -> N
     error = refused.json()["error"]
     assert (error["code"], error["message"]) == ("not_acceptable", "There is no format 'xml' here.")
     assert operator.get("/api/tenants", format="csv").headers["content-type"].startswith("text/csv")
+
+
+def test_the_description_is_made_once_for_each_format(nobody: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second, and strangers may ask for it."""
+    formats = ("application/json", "application/yaml", "application/vnd.oai.openapi+json")
+    first = [nobody.client.get("/api/schema", headers={"accept": each}).content for each in formats]
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("it is made again")
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", again)
+    assert [nobody.client.get("/api/schema?lang=de", headers={"accept": each}).content for each in formats] == first
 
 
 def test_the_description_is_openapi_31_and_names_every_path_and_method(nobody: Api) -> None:
