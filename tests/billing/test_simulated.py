@@ -42,6 +42,16 @@ def test_half_refunded_and_half_credited_is_all_of_it(shop: Shop, way: str) -> N
     assert read(shop, customer) == ("frozen", 1)
 
 
+def test_a_change_to_a_year_that_was_not_paid_gives_no_credit_beside_what_was_paid(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    assert read(shop, customer) == ("active", STANDARD)
+    year = shop.price(60_000, "year", metadata={"llm_budget_usd": "600", "llm_budget_period": "billing"})
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": year}], proration_behavior="none")
+    assert read(shop, customer) == ("active", STANDARD)
+
+
 def test_a_refund_that_a_credit_note_carries_is_half_of_it(shop: Shop) -> None:
     customer = shop.customer(metadata={"tenant_id": "acme"})
     shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
