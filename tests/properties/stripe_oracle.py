@@ -82,10 +82,11 @@ class Oracle:
 
     def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
         """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""
-        if any(one.item == item["id"] and one.list_amount > 0 and one.start <= at < one.end for one in spans):
-            return Fraction(0)
         price, start, quantity = self.state.get("price", item["price"]), item["current_period_start"], item["quantity"]
         about, sold, listed = price["recurring"], self.sold[price["id"]], Fraction((price["unit_amount"] or 0), 100)
+        covering = (one for one in spans if one.item == item["id"] and one.start <= at < one.end)
+        if about["usage_type"] != "metered" and any(one.list_amount > 0 for one in covering):
+            return Fraction(0)
         whole = sold.worth(quantity or 1, (about["interval"], about["interval_count"]), start)
         whole += listed * (quantity or 1) * sold.percent * sold.unit
         in_grace, is_late = at - start < GRACE_S, sub["status"] == "past_due"

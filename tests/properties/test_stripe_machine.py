@@ -12,6 +12,7 @@ import json
 import os
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -65,9 +66,14 @@ PRICES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 )
 which = st.integers(0, len(PRICES) - 1)
 who = st.integers(0, len(TENANTS) - 1)
+cards = st.sampled_from(CARDS)
 quantities = st.sampled_from([1, 1, 4, 9])
 picks = st.integers(0, 9)
 randoms = st.randoms(use_true_random=False)
+
+
+def three(each: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(each, min_size=3, max_size=3)
 
 
 def metadata_of(sold: Sold) -> dict[str, str]:
@@ -96,8 +102,8 @@ class StripeCustomers(RuleBasedStateMachine):
         self.stripe.__exit__(None, None, None)
         self.example.__exit__(Exception, None, None)
 
-    @initialize(currency=st.sampled_from(["usd", "usd", "jpy", "kwd"]), prices=st.tuples(which, which, which))
-    def begin(self, currency: str, prices: tuple[int, ...]) -> None:
+    @initialize(currency=st.sampled_from(["usd", "usd", "jpy", "kwd"]), prices=three(which), cards=three(cards))
+    def begin(self, currency: str, prices: list[int], cards: list[str]) -> None:
         self.sold: dict[str, Sold] = {}
         meter = self.shop.post(
             "billing/meters", display_name="Calls", event_name="calls", default_aggregation={"formula": "sum"}
@@ -117,6 +123,7 @@ class StripeCustomers(RuleBasedStateMachine):
         }
         for who, price in enumerate(prices):
             self.subscribe(who, [price], 4, "", "")
+            self.use_card(who, cards[who])
 
     @property
     def now(self) -> datetime:
@@ -187,10 +194,16 @@ class StripeCustomers(RuleBasedStateMachine):
             else:
                 self.shop.delete(f"subscriptions/{sub['id']}", prorate=prorate)
 
-    @rule(who=who, card=st.sampled_from(CARDS))
+    @rule(who=who, card=cards)
     def use_card(self, who: int, card: str) -> None:
         customer = list(self.customers)[who]
         self.attempt(f"customers/{customer}", invoice_settings={"default_payment_method": card})
+
+    @rule(who=who, days=st.sampled_from([3, 12]), random=randoms)
+    def fail_to_renew(self, who: int, days: int, random: Any) -> None:
+        self.use_card(who, "pm_card_chargeCustomerFail")
+        self.wait(29, 1, random)
+        self.wait(days, 1, random)
 
     @rule(pick=picks, elsewhere=st.booleans())
     def pay(self, pick: int, elsewhere: bool) -> None:
@@ -289,14 +302,18 @@ class StripeCustomers(RuleBasedStateMachine):
             tenant = Tenant.objects.get(slug=slug)
             window = self._window(tenant)
             if window is None:
-                # Nobody who paid falls on another budget.
-                assert not any(span.list_amount for span in self.account.books.paid(customer))
+                # Nobody who paid falls on another budget; who has left before anything was heard is stopped.
+                has_paid = any(span.list_amount for span in self.account.books.paid(customer))
+                assert not has_paid or tenant.status == Tenant.Status.SUSPENDED, slug
                 continue
             spendable = window.remaining_nanos if tenant.status == Tenant.Status.ACTIVE else 0
             least, most = self.oracle.bounds(customer, self.account.now)
             told = BillingAccount.objects.filter(tenant=tenant).values("state", "reasons", "limit_nanos").first()
             about = [float(one) / USD for one in (least, spendable, window.committed_nanos, most)], told
-            assert spendable <= max(0, most - window.committed_nanos) + ROUNDING, about
+            # What was used of a payment that went back is given; it is no part of what else is paid for.
+            is_undone = any(one.in_force and one.customer == customer for one in self.account.books.undoings.values())
+            used = 0 if is_undone else window.committed_nanos
+            assert spendable <= max(Fraction(0), most - used) + ROUNDING, about
             assert spendable >= least - self.used[slug] - ROUNDING, about
 
     def _window(self, tenant: Tenant) -> BudgetWindow | None:
