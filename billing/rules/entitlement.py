@@ -285,7 +285,9 @@ class _Subscription:
         if status == "trialing":
             # Free days for somebody who has paid take nothing of that.
             return found or [self._trial()]
-        waiting = (self._waiting(cycle, items) for cycle, items in self.items.items() if cycle not in current)
+        # Beside a period that is paid for, another interval that nothing was paid for is a rise: it counts when paid.
+        begun = [one for one in self.items if one in self.spans or one.in_arrears or not current]
+        waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
         found += [one for one in waiting if one is not None]
         if not found and self.spans:
             span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())

@@ -77,9 +77,11 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     if any(dispute.status not in HARMLESS and not dispute.reinstated for dispute in disputes):
         return Refund(RefundKind.DISPUTED)
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
-    noted = sum(note.amount for note in notes if note.status != "void")
-    # A credit note's refund is in both sums; what was credited before there was a payment is in the notes alone.
-    refunded = max(_refunded(mine) + before, credited + before, noted)
+    notes = [note for note in notes if note.status != "void"]
+    noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
+    # A credit note's refund is in both sums; what was credited without one, or before there was a payment, is in the
+    # notes alone.
+    refunded = max(_refunded(mine) + beside + before, credited + before, noted)
     if refunded <= 0:
         return Refund(RefundKind.NONE)
     # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.

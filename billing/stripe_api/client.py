@@ -107,6 +107,10 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         invoices = _invoices(api, {**whose, "status": "paid"})
         if any(one.get("collection_method") == "send_invoice" for one in subscriptions):
             invoices += _invoices(api, {**whose, "status": "open"})
+        if payments is not None and any(one.get("post_payment_credit_notes_amount") for one in invoices):
+            # Invoices say how much was credited, not how much of that a refund carries.
+            notes: Any = {**whose, "limit": PAGE}
+            payments += tuple(_all(api.v1.credit_notes.list(notes), at_most=MOST_INVOICES))
         return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)

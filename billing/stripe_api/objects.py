@@ -108,7 +108,8 @@ class StripeInvoice:
 class StripePayment:
     """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
 
-    `refunded` is a charge's, `reinstated` a dispute's whose money came back.
+    `refunded` is a charge's, `reinstated` a dispute's whose money came back. `unrefunded` is what a credit note gave
+    back after the payment without a refund: to the customer's balance, or outside Stripe.
     """
 
     id: str
@@ -119,6 +120,7 @@ class StripePayment:
     intent_id: str = ""
     invoice_id: str = ""
     refunded: int = 0
+    unrefunded: int = 0
     currency: str = ""
     reinstated: bool = False
     created_at: datetime | None = None
@@ -258,6 +260,9 @@ def payment(data: Object) -> StripePayment:
     """A charge, refund, dispute or credit note."""
     kind, id = text(data.get("object")), text(data.get("id"))
     moved = [whole(raw.get("amount")) for raw in members(data.get("balance_transactions"))]
+    by_refunds = sum(whole(raw.get("amount_refunded")) for raw in members(data.get("refunds")))
+    # Older versions name one refund, without its amount.
+    is_told = kind == "credit_note" and "refunds" in data
     return StripePayment(
         id=id,
         kind=kind,
@@ -267,6 +272,7 @@ def payment(data: Object) -> StripePayment:
         intent_id=identifier(data.get("payment_intent")),
         invoice_id=identifier(data.get("invoice")),
         refunded=whole(data.get("amount_refunded")),
+        unrefunded=max(0, whole(data.get("post_payment_amount")) - by_refunds) if is_told else 0,
         currency=text(data.get("currency")),
         reinstated=len(moved) > 1 and sum(moved) >= 0,
         created_at=moment(data.get("created")),

@@ -10,6 +10,7 @@ import pytest
 from billing.models import BillingAccount
 from billing.rules import refunds
 from billing.rules.refunds import Refund, RefundKind
+from billing.stripe_api import objects
 from billing.stripe_api.objects import StripeInvoice, StripePayment
 from governance import ledger
 from governance.models import Alert, Tenant
@@ -178,6 +179,28 @@ def test_a_credit_notes_refund_counts_once_and_two_notes_twice() -> None:
     note, other = (said("credit_note", f"cn_{number}", status="issued", amount=1000) for number in (1, 2))
     assert became(said("charge", "ch_1", refunded=1000), note, credited=1000) == Refund(RefundKind.PARTIAL, 1000)
     assert became(note, other).refunded == 2000
+
+
+def test_what_is_credited_without_a_refund_adds_to_what_is_refunded() -> None:
+    note = said("credit_note", "cn_1", status="issued", amount=2500, unrefunded=2500)
+    half = said("charge", "ch_1", refunded=2500)
+    assert became(half, note, credited=2500) == Refund(RefundKind.REFUNDED, 5000)
+    void = said("credit_note", "cn_1", status="void", amount=2500, unrefunded=2500)
+    assert became(half, void) == Refund(RefundKind.PARTIAL, 2500)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unrefunded"),
+    [
+        ({"refunds": []}, 3000),
+        ({"refunds": [{"amount_refunded": 1000}, {"amount_refunded": 500}]}, 1500),
+        ({"refunds": [{"amount_refunded": 3000}]}, 0),
+        ({"refund": "re_1"}, 0),
+    ],
+)
+def test_a_credit_note_says_what_no_refund_carries(fields: dict[str, Any], unrefunded: int) -> None:
+    note = {"id": "cn_1", "object": "credit_note", "amount": 5000, "post_payment_amount": 3000} | fields
+    assert objects.payment(note).unrefunded == unrefunded
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled"])

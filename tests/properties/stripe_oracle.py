@@ -1,0 +1,110 @@
+"""What a customer of the simulated Stripe may spend at a moment, from the stand-in's own books: no rule of `billing`'s.
+
+Nanodollars as fractions, Unix seconds. A span gives its price's budget times the share of the interval that it covers,
+a credit takes that back; what was paid back whole, or is in dispute, gives nothing. Under a hundred lines.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from billing.sandbox import PaidSpan, SimulatedStripe, times
+
+DAY = 86_400
+GRACE_S = 7 * DAY
+GIVES_NOTHING = ("canceled", "incomplete", "incomplete_expired", "unpaid", "paused")
+Cycle = tuple[str, int]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sold:
+    """What a price gives: a budget for a month (or for what it bills at once) or a percent of what is charged."""
+
+    budget: int = 0
+    per_unit: bool = False
+    percent: int = 0
+    monthly: bool = True
+    unit: int = 10_000_000  # nanodollars in a currency's smallest unit
+
+    def worth(self, quantity: int, cycle: Cycle, start: int) -> Fraction:
+        nanos = Fraction(self.budget * (quantity if self.per_unit else 1))
+        days = {"day": 1, "week": 7}.get(cycle[0], 0) * cycle[1] if self.monthly else 0
+        return nanos * days * DAY / (times.boundary(start, "month", 1, 1) - start) if days else nanos
+
+
+def is_whole(span: Span, cycle: Cycle) -> bool:
+    """Months differ by a tenth; what is shorter than the shortest is a part of one."""
+    return (span[1] - span[0]) * 10 >= (times.boundary(span[0], *cycle, 1) - span[0]) * 9
+
+
+class Oracle:
+    def __init__(self, account: SimulatedStripe, sold: Mapping[str, Sold]) -> None:
+        self.state, self.books, self.sold = account.state, account.books, sold
+
+    def bounds(self, customer: str, at: int) -> tuple[Fraction, Fraction]:
+        """The least and the most that can be spent of what is current at a moment, where nothing of it is used."""
+        least = most = Fraction(0)
+        for sub in self.state.rows("subscription", customer=customer):
+            if sub["status"] not in GIVES_NOTHING:
+                spans = [one for one in self.books.paid(customer) if one.subscription == sub["id"] and one.list_amount]
+                cycles: dict[Cycle, list[PaidSpan]] = defaultdict(list)
+                for one in spans:
+                    if not one.arrears:
+                        is_month = self.sold[one.price].monthly and one.interval in ("month", "year")
+                        cycles["month" if is_month else one.interval, 1 if is_month else one.interval_count].append(one)
+                for cycle, group in cycles.items():
+                    values = sorted(self.value(group, cycle, period) for period in periods(group, cycle, at))
+                    least, most = least + sum(values[:1]), most + sum(values[-1:])
+                for item in self.state.rows("subscription_item", subscription=sub["id"]):
+                    most += self.credit(sub, item, spans, at)
+        return least, most
+
+    def value(self, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
+        end = period[1] if is_whole(period, cycle) else times.boundary(period[0], *cycle, 1)
+        return max(Fraction(0), sum((self.given(one, period, end - period[0]) for one in group), Fraction(0)))
+
+    def given(self, one: PaidSpan, period: Span, whole: int) -> Fraction:
+        undone = self.books.undone(one.invoice)
+        if self.books.share_undone(one.invoice) == 1 or any(other.kind == "dispute" for other in undone):
+            return Fraction(0)
+        sold, own = self.sold[one.price], (one.interval, one.interval_count)
+        overlap = max(0, min(one.end, period[1]) - max(one.start, period[0]))
+        if not sold.percent:
+            sign = 1 if one.list_amount > 0 else -1
+            return sign * sold.worth(one.quantity, own, one.start) * overlap / whole
+        months = {"month": 1, "year": 12}.get(one.interval, 0) * one.interval_count
+        is_long = sold.monthly and months and not one.proration and is_whole((one.start, one.end), own)
+        charged = Fraction(one.amount * sold.unit * sold.percent, 100)
+        return charged * overlap / (whole * months if is_long else one.end - one.start)
+
+    def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
+        """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""
+        price, start, quantity = self.state.get("price", item["price"]), item["current_period_start"], item["quantity"]
+        about, sold, listed = price["recurring"], self.sold[price["id"]], Fraction((price["unit_amount"] or 0), 100)
+        covering = (one for one in spans if one.item == item["id"] and one.start <= at < one.end)
+        if about["usage_type"] != "metered" and any(one.list_amount > 0 for one in covering):
+            return Fraction(0)
+        whole = sold.worth(quantity or 1, (about["interval"], about["interval_count"]), start)
+        whole += listed * (quantity or 1) * sold.percent * sold.unit
+        in_grace, is_late = at - start < GRACE_S, sub["status"] == "past_due"
+        by_agreement = about["usage_type"] == "metered" and (in_grace or not is_late)
+        if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
+            return whole
+        return whole / 10 if in_grace or sub["status"] == "trialing" else Fraction(0)
+
+
+def periods(group: list[PaidSpan], cycle: Cycle, at: int) -> list[Span]:
+    """The periods that may be the current one: those billed whole that hold a moment and were not credited for it."""
+    charged = [one for one in group if one.list_amount > 0 and one.start <= at < one.end]
+    whole = [one for one in charged if not one.proration] or charged[:1]
+    begun = {one.start for one in whole} & {one.start for one in group if one.list_amount < 0}
+    found = []
+    for one in (one for one in whole if not any(one.start < start for start in begun)):
+        starts = [times.boundary(one.start, "month", 1, number) for number in range(38)]
+        month = max(number for number, start in enumerate(starts) if number == 0 or start <= at)
+        is_cut = cycle == ("month", 1) and one.end - one.start > 32 * DAY
+        found.append((starts[month], min(one.end, starts[month + 1])) if is_cut else (one.start, one.end))
+    return found
