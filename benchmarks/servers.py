@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -99,7 +100,7 @@ def product_environment(database: str, upstream: str) -> Iterator[tuple[dict[str
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "ENV_FILE": os.devnull,
             "DEBUG": "true",
-            "SECRET_KEY": "only-for-benchmarks-" * 3,
+            "SECRET_KEY": secrets.token_urlsafe(48),
             "VAR_DIR": str(Path(folder, "var")),
             "LOG_LEVEL": "WARNING",
             "MISTRAL_API_BASE": upstream,

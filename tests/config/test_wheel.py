@@ -185,7 +185,8 @@ def test_the_wheel_serves_the_demo_from_an_empty_folder(installed: Environment, 
 def test_the_wheel_serves_in_production(installed: Environment, tmp_path: Path) -> None:
     here, var_dir, env_file = tmp_path / "here", tmp_path / "var", tmp_path / "settings"
     here.mkdir()
-    env_file.write_text(f"SECRET_KEY={'7h1s-15-l0ng-' * 5}\nMISTRAL_API_KEY=a-key-for-tests\nVAR_DIR={var_dir}\n")
+    secret = "7h1s-15-a-l0ng-k3y-f0r-t35t5-wh1ch-n0b0dy-e1se-u5ed-y3t"
+    env_file.write_text(f"SECRET_KEY={secret}\nMISTRAL_API_KEY=a-key-for-tests\nVAR_DIR={var_dir}\n")
     before = installed.files()
     run(installed.command, "migrate", "--verbosity", "0", cwd=here, env=bare(here, ENV_FILE=str(env_file)))
 
