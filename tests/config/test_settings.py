@@ -16,6 +16,8 @@ READ = re.compile(r"""(?:check\.\w+\(\s*env,\s*|env\.\w+\(\s*|environ\.get\(\s*)
 # Read by helpers of config/environment.py that know their variable.
 READ_BY_NAME = {"SECRET_KEY", "DATABASE_URL"}
 
+STRONG = "7h1s-15-a-l0ng-k3y-f0r-t35t5-wh1ch-n0b0dy-e1se-u5ed-y3t"
+
 
 def read_variables() -> set[str]:
     return set(READ.findall((ROOT / "config/settings.py").read_text())) | READ_BY_NAME
@@ -55,9 +57,7 @@ def test_every_variable_in_env_example_has_a_sentence_above_it() -> None:
     ],
 )
 def test_a_bad_value_stops_start_up_with_one_sentence(tmp_path: Path, name: str, value: str, wanted: str) -> None:
-    done = start(
-        tmp_path, **({"SECRET_KEY": "7h1s-15-a-l0ng-k3y-f0r-t35t5-wh1ch-n0b0dy-e1se-u5ed-y3t"} | {name: value})
-    )
+    done = start(tmp_path, **({"SECRET_KEY": STRONG, name: value}))
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"Cannot start: {wanted}")
