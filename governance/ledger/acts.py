@@ -22,8 +22,10 @@ from governance.ledger.rows import ActsOn, EventRow, NewWindow, WindowRow, has_e
 from governance.rules.money import share_nanos
 from governance.rules.scopes import MatchedBudget, is_named_by_calls
 
-# So many open windows of one budget are changed in one transaction: a call waits a fraction of a second for that.
+# So many open windows of a budget are changed with the act itself; of more, so many follow it in one transaction. Calls
+# may have to wait for one of these: a fraction of a second.
 MOST_AT_ONCE = 500
+SLICE = 200
 RESET, LIMIT, ALLOWANCES = "reset", "limit", "allowances"
 MICROSECOND = timedelta(microseconds=1)
 # What opened a window, beside the id of the one before it.

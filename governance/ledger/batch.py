@@ -157,7 +157,7 @@ class Batch:
         sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
         self.crowded = sql_acts.crowded(acted_on, most=acts.MOST_AT_ONCE)
         self.following = {
-            op: sql_acts.behind(op.budget_id, after=op.after, limit=acts.MOST_AT_ONCE)
+            op: sql_acts.behind(op.budget_id, after=op.after, limit=acts.SLICE)
             for op in self.operations
             if isinstance(op, Follow)
         }
@@ -302,19 +302,18 @@ class Batch:
         wanted = {(item.budget.id, item.subject): item for item in needed}
         for _ in range(CALM_LOOKS if self.calmly else LOOKS):
             rows = sql.windows(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids)
-            # A reset that had not reached them yet is one that others made, too.
-            restarted = {(row.budget.id, row.subject) for row in acts.restart_behind(self, rows)}
+            if restarted := acts.restart_behind(self, rows):
+                # Their successors are to be locked, and brought up to date, with the others.
+                subjects = subjects | {(row.budget.id, row.subject) for row in restarted}
+                continue
             self.windows = {row.id: row for row in rows}
             self.open = {(row.budget.id, row.subject): row for row in rows if row.closed_at is None}
             ended = [
                 self.open.pop(key).id for key in wanted if key in self.open and has_ended(self.open[key], self.now)
             ]
-            missing = self._to_open(
-                [item for key, item in wanted.items() if key not in self.open and key not in restarted]
-            )
+            missing = self._to_open([item for key, item in wanted.items() if key not in self.open])
             # Closed while we waited for its lock: whoever did that may have opened its successor.
             overtaken = any(row.closed_at is not None and row.id not in ids for row in rows)
-            overtaken = overtaken or not restarted.isdisjoint(wanted)
             if not missing and not overtaken:
                 self._stand_in(wanted.values())
                 return

@@ -69,11 +69,11 @@ def _statements() -> Iterator[str]:
         f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"
         f" WHERE {open_window} AND {followed} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
     )
-    # Where all windows are said to have followed the acts on their budget, they have.
+    # Where all windows are said to have followed the acts on their budget, they have; none has followed more.
     yield (
         f"SELECT w.id, {NAME}, 'revision', b.revision, w.revision FROM {window} WHERE {open_window}"
-        f" AND NOT {followed} AND NOT EXISTS (SELECT 1 FROM governance_budgetact a"
-        " WHERE a.budget_id = b.id AND NOT a.is_done) ORDER BY w.id"
+        " AND w.revision <> b.revision AND (w.revision > b.revision OR NOT EXISTS ("
+        "SELECT 1 FROM governance_budgetact a WHERE a.budget_id = b.id AND NOT a.is_done)) ORDER BY w.id"
     )
     # What ran when it was worked out last runs until it has to be worked out again.
     running = (

@@ -88,7 +88,8 @@ class Overtaking:
         self.rivals = []
 
     def at(self, name, rival, *, holds=True):
-        statement = getattr(sql, name)
+        home = sql if hasattr(sql, name) else sql_writes
+        statement = getattr(home, name)
 
         def overtaken(*args, **kwargs):
             if threading.current_thread() is self._us:
@@ -97,7 +98,7 @@ class Overtaking:
                 wait_until_someone_waits(beside=before, or_else=acted.is_set)
             return statement(*args, **kwargs)
 
-        self._monkeypatch.setattr(sql, name, overtaken)
+        self._monkeypatch.setattr(home, name, overtaken)
 
     def end(self):
         self._over.set()
