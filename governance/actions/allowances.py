@@ -1,7 +1,8 @@
 """More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
 
 A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
-integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction.
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction; of very many windows
+each follows as it is called for.
 """
 
 from __future__ import annotations
