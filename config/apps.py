@@ -24,9 +24,10 @@ class CompositionConfig(AppConfig):
 
     def ready(self) -> None:
         from django.apps import apps
+        from django.core.checks import Tags, register
 
         from billing.accounts import topups
-        from config import roles, sessions
+        from config import checks, roles, sessions
         from governance import ports
         from llm.catalogue import snapshot
         from llm.providers import cost_reports
@@ -39,6 +40,7 @@ class CompositionConfig(AppConfig):
                 provider_costs=cost_reports.read,
             )
         )
+        register(checks.trust, Tags.security, deploy=True)
         user_logged_in.connect(sessions.begin, dispatch_uid="config.sessions")
         # Once, after the last app: this one has no tables, so Django sends it nothing.
         post_migrate.connect(roles.put_right, sender=apps.get_app_config("billing"), dispatch_uid="config.roles")

@@ -4,17 +4,18 @@ import os
 import warnings
 from typing import cast
 
-from django.core.asgi import get_asgi_application
+import django as framework
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Static files come from WhiteNoise, which reads them in Django's thread; they are small, and the gateway has none.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 # Loads the apps; the gateway's models may be imported only after it.
-django = get_asgi_application()
+framework.setup(set_prefix=False)
 
+from config.control_plane import ControlPlane  # noqa: E402
 from config.gate import gate  # noqa: E402
 from config.planes import compose  # noqa: E402
 from llm.gateway.application import gateway  # noqa: E402
 from llm.gateway.asgi import Application  # noqa: E402
 
-application = compose(gateway=gateway, django=gate(cast(Application, django)))
+application = compose(gateway=gateway, django=gate(cast(Application, ControlPlane())))

@@ -29,6 +29,7 @@ PERIODS = {
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
     "governance.tasks.purge_refusals": timedelta(hours=1),
+    "config.tasks.purge_sign_ins": timedelta(hours=1),
     "billing.tasks.review_usage": timedelta(hours=6),
     "governance.tasks.judge_ledger": timedelta(hours=6),
     "llm.tasks.sync_models": timedelta(days=1),

@@ -24,8 +24,14 @@ MOST_HEADERS = 200
 PIECE_BYTES = 4 * 1024
 # Requests that may wait behind the one that is answered while the connection is still read, and its end seen.
 MOST_WAITING = 8
+# And at all: what one read holds is parsed in one go.
+MOST_AT_ONCE = 64
 # A stream's own patience comes first, which knows why it ends.
 AFTER_STREAMS_S = 5
+
+
+class TooManyAtOnce(Exception):
+    """More requests come on a connection than any client sends before it has read an answer."""
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -80,6 +86,9 @@ class GuardedConnection(HttpToolsProtocol):
             self._refuse(errors.headers_too_large(most, MOST_HEADERS))
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_AT_ONCE:
+            # Ends the parsing, and with it the connection.
+            raise TooManyAtOnce
         super().on_message_begin()
         if not self._is_in_head:
             self._expect_head()

@@ -176,6 +176,11 @@ def write_history(agents: dict[str, list[Agent]], *, now: datetime, tell: Callab
                 ledger.apply_within([call], now=since + share * count / len(filling))
 
 
+def customer_of(slug: str) -> str:
+    """The id of a company's customer at the simulated Stripe."""
+    return f"cus_demo_{slug}"
+
+
 def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
     """Two paid periods of each company that has a billing cycle, by their beginning: one that ended, one that runs."""
     periods = []
@@ -183,7 +188,8 @@ def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
         if company.renewed_days_ago is None:
             continue
         budget = Budget.objects.get(tenant__slug=company.slug, window=WindowKind.BILLING_CYCLE)
-        renewed = now - timedelta(days=company.renewed_days_ago)
+        # Whole seconds, as Stripe's periods have: where it is simulated, it knows this one as the same.
+        renewed = (now - timedelta(days=company.renewed_days_ago)).replace(microsecond=0)
         spans = [(start, renewed), (renewed, renewed + timedelta(days=DAYS))]
         periods += [
             OpenPeriod(
@@ -191,12 +197,12 @@ def _billing_periods(start: datetime, now: datetime) -> list[OpenPeriod]:
                 starts_at=begins,
                 ends_at=ends,
                 limit_nanos=budget.limit_nanos,
-                source_kind="demo",
-                source_id=f"period-{number}",
+                source_kind="stripe",
+                source_id=customer_of(company.slug),
                 reason="demo data",
                 actor=BY.name,
             )
-            for number, (begins, ends) in enumerate(spans, start=1)
+            for begins, ends in spans
         ]
     return sorted(periods, key=lambda period: period.starts_at)
 

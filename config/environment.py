@@ -8,6 +8,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,8 +20,8 @@ from governance.rules import money
 
 # What `.env.example` puts where a real value must go; leaving it there is the same as leaving it out.
 PLACEHOLDER = "change-me"
-# A secret that a machine can guess is none: fewer characters than this, or fewer different ones. Django's checks of
-# SECRET_KEY ask for the same length.
+# A secret that a machine can guess is none: fewer characters than this, fewer different ones, or most of them what one
+# expects after those before. Django's checks of SECRET_KEY ask for the same length.
 LEAST_KEY, LEAST_TOKEN, LEAST_DIFFERENT = 50, 16, 8
 MADE_BY_STARTPROJECT = "django-insecure-"
 
@@ -182,7 +183,15 @@ def _write_once(path: Path, text: str) -> None:
 
 
 def is_weak_key(key: str) -> bool:
-    return len(key) < LEAST_KEY or len(set(key)) < LEAST_DIFFERENT or key.startswith(MADE_BY_STARTPROJECT)
+    return _is_guessed(key, least=LEAST_KEY) or key.startswith(MADE_BY_STARTPROJECT)
+
+
+def _is_guessed(secret: str, *, least: int) -> bool:
+    """Whether it is short, or would be without what repeats or goes on: "abcabcabc", "12345678", "aaaa"."""
+    steps = [ord(after) - ord(before) for before, after in pairwise(secret)]
+    # Three steps in a row that are nowhere else in it: a random secret has about as many as characters.
+    surprises = len(set(zip(steps, steps[1:], steps[2:], strict=False)))
+    return len(secret) < least or len(set(secret)) < LEAST_DIFFERENT or surprises < least // 2
 
 
 def token(env: environ.Env, name: str, *, debug: bool) -> str:
@@ -199,7 +208,7 @@ def tokens(env: environ.Env, name: str, *, debug: bool) -> list[str]:
 
 
 def _refuse_weak_tokens(values: list[str], name: str, *, debug: bool) -> None:
-    if not debug and any(len(value) < LEAST_TOKEN or len(set(value)) < LEAST_DIFFERENT for value in values):
+    if not debug and any(_is_guessed(value, least=LEAST_TOKEN) for value in values):
         raise ImproperlyConfigured(f"{name} is weak: it must be {LEAST_TOKEN} or more random characters.")
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
+from typing import Any
 
 import orjson
 import uuid_utils.compat as uuids
@@ -18,7 +19,7 @@ from django.contrib.auth import SESSION_KEY
 from django.db import DatabaseError, InterfaceError, connection
 
 from billing.inbox import envelope
-from governance.api import authentication
+from governance.api import authentication, refusing
 from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
@@ -58,15 +59,19 @@ def gate(django: Application) -> Application:
             return
         except (DatabaseError, InterfaceError):
             log.exception("a large body's caller could not be looked up")
-            await _refuse(send, 503, "database_unavailable", answers.MESSAGES["database_unavailable"], [])
+            await _answer(send, 503, _told("database_unavailable", answers.MESSAGES["database_unavailable"]), [])
         except _Unknown:
             message = "Send a key that is known here before a body of this size."
-            await _refuse(send, 401, "authentication_required", message, [(b"www-authenticate", b"Bearer")])
+            await _answer(send, 401, _told("authentication_required", message), [(b"www-authenticate", b"Bearer")])
         except tuple(_STATUSES) as error:
             more = [(b"accept-encoding", ", ".join(bodies.PACKINGS).encode())] * isinstance(
                 error, bodies.PackingUnknown
             )
-            await _refuse(send, *_STATUSES[type(error)], str(error), more)
+            status, code = _STATUSES[type(error)]
+            told = _told(code, str(error))
+            await _answer(send, status, told, more)
+            if scope["method"] == "POST":
+                await sync_to_async(_note)(scope["path"], headers, status, told)
         else:
             await django(_plain(scope, len(body)), _Once(body, receive), send)
 
@@ -124,6 +129,14 @@ def _has_key_or_session(headers: dict[bytes, bytes]) -> bool:
     return named is not None and SESSION_KEY in store(named.value)
 
 
+def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, Any]) -> None:
+    try:
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        refusing.note_unread(path, authorization, status=status, error=told["error"])
+    finally:
+        connection.close_if_unusable_or_obsolete()
+
+
 def _plain(scope: Scope, size: int) -> Scope:
     """The request as if its body had come unpacked, and in one piece."""
     told = (b"content-length", b"content-encoding", b"transfer-encoding")
@@ -145,11 +158,15 @@ class _Once:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _refuse(send: Send, status: int, code: str, message: str, headers: list[tuple[bytes, bytes]]) -> None:
-    request_id = str(uuids.uuid7())
-    data = orjson.dumps(answers.envelope(code, message, None, request_id))
+def _told(code: str, message: str) -> dict[str, Any]:
+    return answers.envelope(code, message, None, str(uuids.uuid7()))
+
+
+async def _answer(send: Send, status: int, told: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:
+    request_id = told["error"]["request_id"].encode()
+    data = orjson.dumps(told)
     # What is left of the body is not waited for.
-    about = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"x-request-id", request_id.encode())]
+    about = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"x-request-id", request_id)]
     about += [(b"content-length", str(len(data)).encode()), (b"x-content-type-options", b"nosniff")]
     await send({"type": "http.response.start", "status": status, "headers": [*about, *headers]})
     await send({"type": "http.response.body", "body": data})

@@ -11,14 +11,15 @@ from csp.middleware import CSPMiddleware, PolicyParts
 from django.conf import settings
 from django.contrib.auth import logout
 from django.contrib.auth.models import User
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from config import content_policy, second_factor, sessions
+from config import content_policy, second_factor, sessions, unknown_paths
 from governance import database
-from governance.api import errors
+from governance.api import errors, refusing
 from governance.rules import charsets
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,23 @@ class Utf8Middleware:
         if not problem:
             return self.get_response(request)
         told = errors.body("unsupported_media_type", problem, "content-type", request)
+        if request.method == "POST":
+            authorization = request.headers.get("authorization", "")
+            refusing.note_unread(request.path_info, authorization, status=415, error=told["error"])
         return JsonResponse(told, status=415)
+
+
+class QueryMiddleware:
+    """Answers 400 where the query of a page has a NUL, which no text in the database has; /api/ names the field."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        query = request.META.get("QUERY_STRING", "")
+        if ("%00" in query or "\0" in query) and not request.path_info.startswith("/api/"):
+            return unknown_paths.bad_request(request, SuspiciousOperation("A query has a NUL."))
+        return self.get_response(request)
 
 
 class ContentPolicyMiddleware(CSPMiddleware):

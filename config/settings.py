@@ -71,6 +71,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.middleware.RequestIdMiddleware",
     "config.middleware.Utf8Middleware",
+    "config.middleware.QueryMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -130,6 +131,8 @@ AUTH_PASSWORD_VALIDATORS = [
 # A name is locked for an address after so many wrong tries, so that nobody locks others out from afar.
 AXES_FAILURE_LIMIT = check.whole(env, "SIGN_IN_TRIES", default=5, minimum=1, maximum=1_000)
 AXES_COOLOFF_TIME = timedelta(seconds=check.seconds(env, "SIGN_IN_LOCK_S", default=900, minimum=1))
+# How long it is kept who signed in, and who tried to.
+SIGN_INS_DAYS = check.whole(env, "SIGN_INS_DAYS", default=90, minimum=1, maximum=3_650)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "config.console.sign_in.counted_address"
 AXES_LOCKOUT_CALLABLE = "config.console.sign_in.locked_out"
@@ -172,8 +175,10 @@ MAX_TEXT_CHARACTERS = check.whole(env, "MAX_TEXT_CHARACTERS", default=32_000_000
 MAX_MESSAGES = check.whole(env, "MAX_MESSAGES", default=10_000, minimum=1, maximum=1_000_000)
 MAX_CONTENT_PARTS = check.whole(env, "MAX_CONTENT_PARTS", default=1_000, minimum=1, maximum=100_000)
 MAX_TOOLS = check.whole(env, "MAX_TOOLS", default=512, minimum=1, maximum=10_000)
-# Of one key: how many large bodies are read and parsed at a time, and how many bytes of them are held by its calls.
+# Of one key: how many large bodies are read and parsed at a time, what that takes of a processor, and how many bytes of
+# them are held by its calls.
 LARGE_BODIES_PER_KEY = check.whole(env, "LARGE_BODIES_PER_KEY", default=2, minimum=1, maximum=100)
+LARGE_BODY_PERCENT_PER_KEY = check.whole(env, "LARGE_BODY_PERCENT_PER_KEY", default=25, minimum=1, maximum=100)
 LARGE_BODY_BYTES_PER_KEY = check.whole(
     env, "LARGE_BODY_BYTES_PER_KEY", default=256 * 2**20, minimum=2**16, maximum=2**35
 )
@@ -305,9 +310,10 @@ KEPT_ANSWERS_PER_KEY = check.whole(env, "KEPT_ANSWERS_PER_KEY", default=20_000, 
 KEPT_MEGABYTES_PER_KEY = check.whole(env, "KEPT_MEGABYTES_PER_KEY", default=256, maximum=100_000)
 WAITING_REPEATS_PER_KEY = check.whole(env, "WAITING_REPEATS_PER_KEY", default=20, maximum=1_000)
 OVER_BUDGET_STATUS = check.choice(env, "OVER_BUDGET_STATUS", choices=(402, 429), default=402)
-# How long refused calls are kept, and how many in a minute of one agent for one reason.
+# How long refused calls are kept, and how many: in a minute of one agent for one reason, in a day of one tenant.
 REFUSALS_DAYS = check.whole(env, "REFUSALS_DAYS", default=30, maximum=3_650)
 REFUSALS_A_MINUTE = check.whole(env, "REFUSALS_A_MINUTE", default=30, maximum=10_000)
+REFUSALS_A_DAY = check.whole(env, "REFUSALS_A_DAY", default=10_000, maximum=10_000_000)
 # How long a call waits for the database that its budget is in.
 LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
@@ -316,6 +322,8 @@ RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum
 STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
+# Where the simulated Stripe listens that `serve --demo` starts; it is in use where STRIPE_API_BASE is the same.
+STRIPE_SANDBOX_URL = check.url(env, "STRIPE_SANDBOX_URL", default="http://127.0.0.1:8020")
 if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE != "https://api.stripe.com":
     raise ImproperlyConfigured("STRIPE_API_BASE must be left at https://api.stripe.com with a live STRIPE_SECRET_KEY.")
 # Stripe's meters that are told of usage, and what each counts; none: usage stays here.
@@ -323,7 +331,9 @@ if STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_")) and STRIPE_API_BASE !=
 STRIPE_TRIAL_PERCENT = check.percentage(env, "STRIPE_TRIAL_PERCENT", default=10)
 STRIPE_PROVISIONAL_PERCENT = check.percentage(env, "STRIPE_PROVISIONAL_PERCENT", default=10)
 STRIPE_GRACE_DAYS = check.whole(env, "STRIPE_GRACE_DAYS", default=7, maximum=365)
-STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("whole", "paid"), default="whole")
+STRIPE_CREDIT_PERCENT = check.percentage(env, "STRIPE_CREDIT_PERCENT", default=100)
+STRIPE_UPGRADE = check.choice(env, "STRIPE_UPGRADE", choices=("paid", "whole"), default="paid")
+STRIPE_UPGRADE_TIMES = check.whole(env, "STRIPE_UPGRADE_TIMES", default=4, minimum=1, maximum=100)
 STRIPE_DOWNGRADE = check.choice(env, "STRIPE_DOWNGRADE", choices=("now", "period_end"), default="now")
 STRIPE_PAUSED_COLLECTION = check.choice(
     env, "STRIPE_PAUSED_COLLECTION", choices=("past_due", "suspended", "ignore"), default="past_due"

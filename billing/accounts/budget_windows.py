@@ -14,13 +14,12 @@ from decimal import Decimal
 from typing import Any, cast
 
 from billing.accounts import mirror, policy, purchases
-from billing.accounts.binding import STRIPE
+from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
-from billing.rules import balance, periods
+from billing.rules import balance, grants
 from billing.rules.balance import Limit, Spell
 from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
-from billing.rules.periods import Period
-from billing.rules.refunds import RefundKind
+from billing.rules.grants import Period
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
@@ -43,7 +42,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     is_new = account.window_start is None or period.starts_at > account.window_start
     starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
     row = _row(account, tenant, starts_at, found)
-    past = _past(account, budget, tenant, before=starts_at, facts=facts)
+    past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
     carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
     limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
@@ -70,6 +69,21 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     _set_policy(budget, account, found, now)
     _set_limit(budget, _possible(limit), found, now)
     return limit
+
+
+def hold_back(tenant: Tenant, *, now: datetime) -> None:
+    """A tenant whose subscription is not paid yet has nothing to spend, in place of the platform's default budget.
+    What budgets of its own allow stays."""
+    known = _known_budget(tenant)
+    if not OWN_BUDGETS.filter(tenant=tenant).exists() and (known is None or not known.enabled):
+        _make_budget(tenant, 1, None, now)
+
+
+def let_go(tenant: Tenant, *, now: datetime) -> None:
+    """Nothing came of a subscription that never began: what held its tenant back goes."""
+    held = _known_budget(tenant)
+    if held is not None and _holds_back(held):
+        budgets.delete(budget=held, by=STRIPE, now=now)
 
 
 def forgive(account: BillingAccount) -> None:
@@ -113,7 +127,7 @@ def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: En
 
 
 def _past(
-    account: BillingAccount, budget: Budget, tenant: Tenant, *, before: datetime, facts: mirror.Facts
+    account: BillingAccount, budget: Budget, tenant: Tenant, *, before: datetime, facts: mirror.Facts, now: datetime
 ) -> list[Spell]:
     """The tenant's earlier windows with what was paid for them, as is known now."""
     rows = list(
@@ -127,23 +141,27 @@ def _past(
     plans = policy.plan_rules() if rows else []
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
-        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans), min(nanos, row.peak_nanos))
+        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos))
         for row, nanos in zip(rows, used, strict=True)
     ]
 
 
-def _paid_parts(row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule]) -> tuple[balance.Part, ...]:
+def _paid_parts(
+    row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule], now: datetime
+) -> tuple[balance.Part, ...]:
     """An earlier window's parts with what was paid for each, as is known now."""
     pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.current().rates)
     parts = []
     for part in map(_part, row.parts):
-        paid = [one for one in facts.invoices if one.subscription_id == part.subscription_id]
-        grant = periods.grant_at(part.period.starts_at, paid)
-        if grant is not None and not part.given_nanos:
-            gone = facts.refunds[grant.invoice_id].kind if grant.invoice_id in facts.refunds else RefundKind.NONE
-            bought = paid_for(part, grant=grant, paid=paid, refunds=facts.refunds, pricing=pricing)
-            part = replace(part, paid_nanos=bought, refund=gone)
-        parts.append(_drawable(part))
+        sub = facts.subscriptions.get(part.subscription_id)
+        known = grants.of(sub, part.subscription_id, facts.invoices, pricing, set())
+        cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
+        lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
+        if part.given_until is not None and part.given_until <= now:
+            # Credit ends: from here on it counts as far as it was paid for.
+            part = replace(part, given_nanos=0)
+        period = grants.until_next(part.period, lines)
+        parts.append(_drawable(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)))
     if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
         parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
     return tuple(parts)
@@ -167,7 +185,7 @@ def _used(budget: Budget) -> int:
 
 
 def _key(part: WindowShare) -> str:
-    return f"{part.subscription_id} {part.period.starts_at.isoformat()}"
+    return f"{part.subscription_id} {part.cycle} {part.period.starts_at.isoformat()}"
 
 
 def _drawable(part: WindowShare) -> balance.Part:
@@ -176,30 +194,40 @@ def _drawable(part: WindowShare) -> balance.Part:
         ends_at=part.period.ends_at,
         whole_nanos=part.limit_nanos,
         paid_nanos=max(part.paid_nanos, part.given_nanos),
-        level_nanos=part.level_nanos,
-        frozen=part.refund.is_whole,
+        frozen=part.frozen,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
-        forgiven=part.refund == RefundKind.REFUNDED,
+        forgiven_nanos=part.forgiven_nanos,
     )
 
 
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
-    amounts = (part.limit_nanos, part.given_nanos, part.level_nanos)
-    return [part.subscription_id, *(at.isoformat() for at in spans), *amounts]
+    until = part.given_until.isoformat() if part.given_until else ""
+    return [
+        part.subscription_id,
+        *(at.isoformat() for at in spans),
+        part.limit_nanos,
+        part.given_nanos,
+        part.cycle,
+        until,
+    ]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
-    subscription_id, *spans, limit_nanos, given_nanos, level_nanos = raw
+    subscription_id, *spans = raw[:5]
+    limit_nanos, given_nanos, *more = raw[5:]
     period_start, period_end, whole_start, whole_end = map(datetime.fromisoformat, spans)
+    # Rows of earlier versions have an amount in place of the cycle, and nothing after it.
+    cycle, until = more if len(more) == 2 else ("", "")
     return WindowShare(
         subscription_id,
         Period(period_start, period_end),
         Period(whole_start, whole_end),
         limit_nanos,
+        cycle,
         given_nanos=given_nanos,
-        level_nanos=level_nanos,
+        given_until=datetime.fromisoformat(until) if until else None,
     )
 
 
@@ -266,23 +294,37 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
     known = _known_budget(tenant)
     if known is None:
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
-        return budgets.create(
-            scope_type=ScopeType.TENANT,
-            window=WindowKind.BILLING_CYCLE.value,
-            limit_nanos=max(1, limit_nanos),
-            tenant=tenant,
-            source=Budget.Source.STRIPE,
-            by=STRIPE,
-            now=now,
-            **(budget_policy.columns_of(plan) if plan else {}),
-        )
+        return _make_budget(tenant, max(1, limit_nanos), plan, now)
     if known.source != Budget.Source.STRIPE:
         ledger.lock_windows(known.pk)
         Budget.objects.filter(pk=known.pk).update(source=Budget.Source.STRIPE)
         old, new = {"source": known.source}, {"source": Budget.Source.STRIPE.value}
         audit.record(action="budget.take_over", target=str(known), by=STRIPE, now=now, old=old, new=new)
         known.source = Budget.Source.STRIPE
+    elif _holds_back(known):
+        plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
+        changes = {"enabled": True} | (budget_policy.columns_of(plan) if plan else {})
+        return budgets.change(budget=known, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan}")
     return known
+
+
+def _holds_back(budget: Budget) -> bool:
+    """Whether a budget stands for a tenant that has paid for nothing yet."""
+    is_ours = budget.source == Budget.Source.STRIPE
+    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exists()
+
+
+def _make_budget(tenant: Tenant, limit_nanos: int, plan: Plan | None, now: datetime) -> Budget:
+    return budgets.create(
+        scope_type=ScopeType.TENANT,
+        window=WindowKind.BILLING_CYCLE.value,
+        limit_nanos=limit_nanos,
+        tenant=tenant,
+        source=Budget.Source.STRIPE,
+        by=STRIPE,
+        now=now,
+        **(budget_policy.columns_of(plan) if plan else {}),
+    )
 
 
 def _policy_of(plan: str, *, instead_of: str) -> dict[str, Any]:

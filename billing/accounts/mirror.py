@@ -6,7 +6,7 @@ never overwrites a newer one: versions order what events say of one object in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from billing.stripe_api import objects
 Row = TypeVar("Row", bound=Mirrored)
 # Price or product id -> what is kept of it; empty where nothing is.
 Catalog = dict[str, dict[str, Any]]
+Columns = dict[str, Any]
 
 # Events of one second tell their order by what they are about: nothing is updated before it is created.
 TYPE_RANKS = {"created": 1, "deleted": 9}
@@ -47,9 +48,11 @@ FETCHED = "99"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A customer's paid invoices, and what became of their payments."""
+    """A customer's subscriptions by id, its invoices that are paid or may be, and what became of their payments."""
 
+    subscriptions: Mapping[str, objects.StripeSubscription]
     invoices: Sequence[objects.StripeInvoice]
+    payments: Sequence[Known]
     refunds: Mapping[str, Refund]
 
 
@@ -67,68 +70,81 @@ def version_of_reading(number: int, now: datetime) -> str:
     return f"{int(now.timestamp()):012d}.{FETCHED}.{number:012d}"
 
 
-def take_subscription(
-    account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
-) -> bool:
-    """Keep a subscription unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
+def take_subscription(account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime) -> bool:
+    """Keep a subscription unless what is kept is newer; whether it was kept."""
+    for price in _told_prices(data):
+        take_catalog(price, version=version, now=now)
     read = objects.subscription(data)
-    # The prices of its items are told in full here, and only by their ids on invoices.
-    for item in objects.members(data.get("items")):
-        for price in (item.get("price"), item.get("plan")):
-            if objects.text(objects.mapping(price).get("id")):
-                take_catalog(objects.mapping(price), version=version, now=now)
     return bool(read.id) and _take(
-        Subscription,
-        read.id,
-        data,
-        version=version,
-        now=now,
-        force=force,
-        account=account,
-        status=read.status[:30],
+        Subscription, read.id, data, version=version, now=now, account=account, status=read.status[:30]
     )
 
 
-def take_invoice(
-    account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
-) -> bool:
-    """Keep an invoice unless what is kept is newer; whether it was kept. `force`: it was just fetched."""
-    read = objects.invoice(data)
-    return bool(read.id) and _take(
-        Invoice,
-        read.id,
-        data,
-        version=version,
-        now=now,
-        force=force,
-        account=account,
-        status=read.status[:30],
-        subscription_id=read.subscription_id,
-        billing_reason=read.billing_reason[:40],
-    )
+def take_invoice(account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime) -> bool:
+    """Keep an invoice unless what is kept is newer; whether it was kept."""
+    id, columns = _of_invoice(data)
+    return bool(id) and _take(Invoice, id, data, version=version, now=now, account=account, **columns)
 
 
-def take_payment(
-    account: BillingAccount | None, data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False
-) -> bool:
+def take_payment(account: BillingAccount | None, data: Mapping[str, Any], *, version: str, now: datetime) -> bool:
     """Keep a charge, refund, dispute or credit note unless what is kept is newer; whether it was kept."""
+    id, columns = _of_payment(data)
+    if account is not None:
+        columns["account"] = account
+    return bool(id) and _take(Payment, id, data, version=version, now=now, **columns)
+
+
+def take_read(
+    account: BillingAccount,
+    *,
+    subscriptions: Sequence[Mapping[str, Any]],
+    invoices: Sequence[Mapping[str, Any]],
+    payments: Sequence[Mapping[str, Any]],
+    catalog: Sequence[Mapping[str, Any]],
+    version: str,
+    now: datetime,
+) -> None:
+    """Keep what was just read of a customer, in a few queries however much it is: nothing that is kept is newer."""
+    prices = [price for data in subscriptions for price in _told_prices(data)]
+    known = {objects.text(data.get("id")): data for data in (*prices, *catalog)}
+    for id, data in known.items():
+        if id:
+            take_catalog(data, version=version, now=now, force=True)
+    read = {data["id"]: (data, {"status": objects.text(data.get("status"))[:30]}) for data in subscriptions}
+    _take_all(Subscription, account, read, version=version, now=now)
+    _take_all(Invoice, account, _by_id(invoices, _of_invoice), version=version, now=now)
+    _take_all(Payment, account, _by_id(payments, _of_payment), version=version, now=now)
+
+
+def _told_prices(subscription: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The prices of a subscription's items, which are told in full here, and only by their ids on invoices."""
+    items = objects.members(subscription.get("items"))
+    prices = [objects.mapping(item.get(name)) for item in items for name in ("price", "plan")]
+    return [price for price in prices if objects.text(price.get("id"))]
+
+
+def _of_invoice(data: Mapping[str, Any]) -> tuple[str, Columns]:
+    read = objects.invoice(data)
+    columns = {"status": read.status[:30], "subscription_id": read.subscription_id}
+    return read.id, columns | {"billing_reason": read.billing_reason[:40]}
+
+
+def _of_payment(data: Mapping[str, Any]) -> tuple[str, Columns]:
+    """No id where it is none of the kinds that are kept."""
     read = objects.payment(data)
-    if not read.id or read.kind not in objects.PAYMENTS:
-        return False
-    known = {} if account is None else {"account": account}
-    return _take(
-        Payment,
-        read.id,
-        data,
-        version=version,
-        now=now,
-        force=force,
-        kind=read.kind,
-        charge_id=read.charge_id,
-        intent_id=read.intent_id,
-        invoice_id=read.invoice_id,
-        **known,
-    )
+    columns = {"kind": read.kind, "charge_id": read.charge_id, "intent_id": read.intent_id}
+    return read.id if read.kind in objects.PAYMENTS else "", columns | {"invoice_id": read.invoice_id}
+
+
+def _by_id(
+    read: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], tuple[str, Columns]]
+) -> dict[str, tuple[Mapping[str, Any], Columns]]:
+    found = {}
+    for data in read:
+        id, columns = of(data)
+        if id:
+            found[id] = data, columns
+    return found
 
 
 def payer_of(data: Mapping[str, Any]) -> str:
@@ -148,32 +164,64 @@ def payer_of(data: Mapping[str, Any]) -> str:
     return ""
 
 
+def known_object(id: str) -> dict[str, Any]:
+    """What is kept of one of Stripe's objects; empty where nothing is."""
+    for model in (Subscription, Invoice, Payment, CatalogEntry):
+        if found := model._default_manager.filter(stripe_id=id).values_list("data", flat=True).first():
+            return dict(found)
+    is_customer = BillingAccount.objects.filter(stripe_customer_id=id).exists()
+    return {"id": id, "object": "customer"} if is_customer else {}
+
+
 def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False) -> bool:
     """Keep a price, plan or product unless what is kept is newer; whether it was kept."""
     kind = kind_of(data)
     id = objects.text(data.get("id"))
-    return bool(id) and _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
+    if not id:
+        return False
+    taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
+    if key := objects.text(data.get("lookup_key"))[:255]:
+        # Of several keys the first, in whatever order they are heard of.
+        earlier = Q(sold_as="") | Q(sold_as_version__gt=version)
+        CatalogEntry.objects.filter(earlier, stripe_id=id).update(sold_as=key, sold_as_version=version)
+    return taken
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
     return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
 
 
-def subscriptions(account: BillingAccount) -> list[objects.StripeSubscription]:
-    known: Catalog = {}
-    return [objects.subscription(with_catalog(row.data, known)) for row in account.subscriptions.order_by("stripe_id")]
-
-
-def invoices(account: BillingAccount) -> list[objects.StripeInvoice]:
-    rows = account.invoices.filter(status="paid").order_by("stripe_id")
-    # The same few prices are on all of them: each is looked up once.
-    known: Catalog = {}
-    return [objects.invoice(with_catalog(row.data, known)) for row in rows]
-
-
 def facts(account: BillingAccount) -> Facts:
-    paid = invoices(account)
-    return Facts(paid, refunds.of_invoices(paid, payments(account, paid)))
+    subscriptions = [row.data for row in account.subscriptions.order_by("stripe_id")]
+    rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")
+    invoices = [row.data for row in rows]
+    # The same few prices are on all of them.
+    known = _catalog_of([*subscriptions, *invoices])
+    subs = [objects.subscription(with_catalog(data, known)) for data in subscriptions]
+    read = [objects.invoice(with_catalog(data, known)) for data in invoices]
+    paid = payments(account, read)
+    return Facts({one.id: one for one in subs}, read, paid, refunds.of_invoices(read, paid))
+
+
+def _catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:
+    """What is kept of all prices and products that objects name."""
+    members = [one for data in read for name in ("items", "lines") for one in objects.members(data.get(name))]
+    prices = {objects.text(_price_in(member).get("id")) for member in members} - {""}
+    known = _rows_of(prices)
+    products = {
+        _product_in(member, _price_in(member) | known.get(_price_in(member).get("id", ""), {})) for member in members
+    }
+    products.discard("")
+    return known | _rows_of(products)
+
+
+def _rows_of(ids: Collection[str]) -> Catalog:
+    found: Catalog = {}
+    for row in CatalogEntry.objects.filter(stripe_id__in=ids) if ids else ():
+        found[row.stripe_id] = dict(row.data)
+        if row.sold_as:
+            found[row.stripe_id]["lookup_key"] = objects.text(row.data.get("lookup_key")) or row.sold_as
+    return found
 
 
 def payments(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> list[Known]:
@@ -198,9 +246,9 @@ def _about(charge_id: str, intent_id: str) -> Q:
 def with_catalog(data: Mapping[str, Any], known: Catalog | None = None) -> dict[str, Any]:
     """A subscription or invoice whose prices carry their own and their product's metadata, as last seen.
 
-    `known` keeps what was looked up for the next object.
+    `known` is what was looked up for it and others.
     """
-    known = {} if known is None else known
+    known = _catalog_of([data]) if known is None else known
     found = dict(data)
     for name in ("items", "lines"):
         if name in found:
@@ -208,17 +256,13 @@ def with_catalog(data: Mapping[str, Any], known: Catalog | None = None) -> dict[
     return found
 
 
-def _with_price(member: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
-    details = objects.mapping(objects.mapping(member.get("pricing")).get("price_details"))
-    embedded = details.get("price") or member.get("price") or member.get("plan")
-    price: dict[str, Any] = {"id": embedded} if isinstance(embedded, str) else dict(objects.mapping(embedded))
+def _with_price(member: dict[str, Any], known: Catalog) -> dict[str, Any]:
+    price = _price_in(member)
     if not price:
         return member
-    known = _known(objects.text(price.get("id")), catalog)
-    price = price | known
-    product = price.get("product") or details.get("product")
-    product_id = objects.identifier(product)
-    price["product"] = {**objects.mapping(product), "id": product_id, **_known(product_id, catalog)}
+    price = price | known.get(objects.text(price.get("id")), {})
+    product_id = _product_in(member, price)
+    price["product"] = {**objects.mapping(price.get("product")), "id": product_id, **known.get(product_id, {})}
     member.pop("pricing", None)
     # Older shapes mark a subscription's lines by having a plan at all.
     slot = "plan" if "plan" in member and "price" not in member else "price"
@@ -226,11 +270,40 @@ def _with_price(member: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
     return member
 
 
-def _known(id: str, catalog: Catalog) -> dict[str, Any]:
-    if id not in catalog:
-        row = CatalogEntry.objects.filter(stripe_id=id).first() if id else None
-        catalog[id] = dict(row.data) if row else {}
-    return catalog[id]
+def _price_in(member: Mapping[str, Any]) -> dict[str, Any]:
+    """The price of an item or line as it is told there: its id at least; empty where there is none."""
+    details = objects.mapping(objects.mapping(member.get("pricing")).get("price_details"))
+    embedded = details.get("price") or member.get("price") or member.get("plan")
+    return {"id": embedded} if isinstance(embedded, str) else dict(objects.mapping(embedded))
+
+
+def _product_in(member: Mapping[str, Any], price: Mapping[str, Any]) -> str:
+    details = objects.mapping(objects.mapping(member.get("pricing")).get("price_details"))
+    return objects.identifier(price.get("product") or details.get("product"))
+
+
+def _take_all(
+    model: type[Row],
+    account: BillingAccount,
+    read: Mapping[str, tuple[Mapping[str, Any], Columns]],
+    *,
+    version: str,
+    now: datetime,
+) -> None:
+    rows = {row.stripe_id: row for row in model._default_manager.select_for_update().filter(stripe_id__in=read)}
+    new, changed = [], []
+    for id, (data, columns) in read.items():
+        values = {"data": dict(data), "account_id": account.pk, **columns}
+        if (row := rows.get(id)) is None:
+            new.append(model(stripe_id=id, version=version, updated_at=now, **values))
+        elif any(getattr(row, name) != value for name, value in values.items()):
+            for name, value in values.items():
+                setattr(row, name, value)
+            changed.append(row)
+    names = {"data", "account", *(name for _, columns in read.values() for name in columns)}
+    model._default_manager.bulk_create(new)
+    model._default_manager.bulk_update(changed, sorted(names))
+    model._default_manager.filter(stripe_id__in=rows).update(version=version, updated_at=now)
 
 
 def _take(
@@ -240,7 +313,7 @@ def _take(
     *,
     version: str,
     now: datetime,
-    force: bool,
+    force: bool = False,
     **columns: Any,
 ) -> bool:
     values = {"data": dict(data), "version": version, "updated_at": now, **columns}

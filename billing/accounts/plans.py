@@ -16,8 +16,10 @@ from governance.audit import Actor
 from governance.rules import money, policy
 from governance.rules.errors import Conflict, FieldError
 
-PERCENTAGES = ("trial_percent", "provisional_percent")
+PERCENTAGES = ("trial_percent", "provisional_percent", "credit_percent")
+CHOICES = {"upgrade": Plan.Upgrade, "downgrade": Plan.Downgrade, "pause": Plan.Pause}
 MOST_GRACE_DAYS = 365
+MOST_TIMES = 100
 MATCHERS = ("price_ids", "lookup_keys", "product_ids")
 
 
@@ -33,6 +35,11 @@ def validate(plan: Plan) -> None:
             raise FieldError(field, "must be a percentage from 0 to 100, or empty for what the settings say")
     if not 0 <= (plan.grace_days or 0) <= MOST_GRACE_DAYS:
         raise FieldError("grace_days", f"must be 0 to {MOST_GRACE_DAYS} days, or empty for what the settings say")
+    if plan.upgrade_times is not None and not 1 <= plan.upgrade_times <= MOST_TIMES:
+        raise FieldError("upgrade_times", f"must be 1 to {MOST_TIMES}, or empty for what the settings say")
+    for field, known in CHOICES.items():
+        if getattr(plan, field) not in ("", *known.values):
+            raise FieldError(field, f"must be {' or '.join(known.values)}, or empty for what the settings say")
     policy.clean(plan)
     for field in MATCHERS:
         _check_matchers(plan, field)
@@ -62,6 +69,8 @@ PLANS = ScopedRules(
         "monthly",
         *PERCENTAGES,
         "grace_days",
+        *CHOICES,
+        "upgrade_times",
         "is_default",
     ),
     validate=validate,

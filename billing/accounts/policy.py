@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import fields
 
 from django.conf import settings
 
@@ -17,8 +17,10 @@ def current() -> BillingPolicy:
     return BillingPolicy(
         trial_percent=settings.STRIPE_TRIAL_PERCENT,
         provisional_percent=settings.STRIPE_PROVISIONAL_PERCENT,
-        grace=timedelta(days=settings.STRIPE_GRACE_DAYS),
+        credit_percent=settings.STRIPE_CREDIT_PERCENT,
+        grace_days=settings.STRIPE_GRACE_DAYS,
         upgrade=settings.STRIPE_UPGRADE,
+        upgrade_times=settings.STRIPE_UPGRADE_TIMES,
         downgrade=settings.STRIPE_DOWNGRADE,
         pause=settings.STRIPE_PAUSED_COLLECTION,
         free_nanos=0 if free is None else money.nanos_from_dollars(free),
@@ -37,7 +39,7 @@ def plan_rules() -> list[PlanRule]:
             is_default=plan.is_default,
             per_unit=plan.per_unit,
             monthly=plan.monthly,
-            policy=PlanPolicy(plan.trial_percent, plan.provisional_percent, plan.grace_days),
+            policy=PlanPolicy(**{one.name: getattr(plan, one.name) for one in fields(PlanPolicy)}),
         )
         for plan in Plan.objects.all()
     ]

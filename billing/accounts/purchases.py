@@ -26,6 +26,8 @@ from governance.queries import budget_status
 from governance.rules import money
 from governance.rules.windows import WindowKind
 
+NOT_REFUNDED = Refund(RefundKind.NONE)
+
 
 def note(
     account: BillingAccount,
@@ -44,13 +46,10 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
-    paid = {invoice.id: invoice.amount_paid for invoice in invoices}
     for row in known.values():
-        if row.invoice_id:
-            gone, total = refunds.get(row.invoice_id, Refund(RefundKind.NONE)), paid.get(row.invoice_id, 0)
-        else:
-            gone, total = of_intent(row.intent_id, payments), 0
-        _refund(row, gone, total)
+        _refund(
+            row, refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
+        )
     return reasons
 
 
@@ -125,13 +124,13 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
             yield line.id or f"{invoice.id}/{number}", min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
 
 
-def _refund(row: TopUp, gone: Refund, paid: int) -> None:
+def _refund(row: TopUp, gone: Refund) -> None:
     """As much of the amount as of the payment went back."""
     refunded = 0
     if gone.kind.is_whole:
         refunded = row.amount_nanos
-    elif gone.kind == RefundKind.PARTIAL and paid:
-        refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // paid)
+    elif gone.kind == RefundKind.PARTIAL:
+        refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)
     if refunded != row.refunded_nanos:
         row.refunded_nanos = refunded
         row.save(update_fields=["refunded_nanos"])

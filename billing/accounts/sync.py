@@ -7,19 +7,20 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 from django.db import transaction
 from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.models import BillingAccount, CatalogEntry, Trial
-from billing.rules import refunds
+from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import Level
@@ -73,6 +74,8 @@ CATALOG_AGE = timedelta(days=1)
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
 SPENDABLE = (*LIVE, EntitlementState.LAPSED)
+# What was given counts as begun, if nothing was paid yet.
+BEGUN = (EntitlementState.ACTIVE, EntitlementState.TRIAL, EntitlementState.PROVISIONAL)
 # Stripe's statuses of a subscription whose first payment, or trial, has not come about.
 NEVER_BEGAN = ("incomplete", "incomplete_expired")
 
@@ -102,14 +105,15 @@ def customer(customer_id: str, *, now: datetime) -> BillingAccount:
 
 
 def due(*, now: datetime, limit: int = 200) -> int:
-    """Sync accounts whose period is over, or whose tenant's status does not fit; how many.
+    """Sync accounts that time has changed, or whose tenant's status does not fit; how many.
 
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
-    over = Q(period_end__lte=now, state__in=LIVE)
+    # Rows of the version before this field have none; they are over when their period is.
+    over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry())
-    ids = list(found.order_by("period_end").values_list("stripe_customer_id", flat=True)[:limit])
+    ids = list(found.order_by("due_at", "period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
         try:
             customer(customer_id, now=now)
@@ -145,20 +149,40 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
         _keep(account, reading, now)
     binding.bind_claimed(account=account, now=now)
     apply(account, now=now)
+    if reading is not None:
+        account.read_digest = _digest(account, reading)
+        account.save(update_fields=["read_digest"])
     return account
+
+
+def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) -> bool:
+    """Whether nothing that a customer comes to can be other than when it was read last: it says the same, plans,
+    settings and operators do, and the time has not come for a change. `account` is locked."""
+    waits = account.tenant_id is None and account.claimed_tenant != ""
+    is_due = account.due_at is not None and account.due_at <= now
+    if waits or is_due or reading.products or account.fetches != reading.number:
+        return False
+    return account.read_digest == _digest(account, reading)
+
+
+def _digest(account: BillingAccount, reading: Reading) -> str:
+    read = reading.snapshot
+    said = (read.customer, read.subscriptions, read.invoices, read.payments, read.checkouts)
+    of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
+    plans = list(Plan.objects.order_by("pk").values())
+    data = orjson.dumps([said, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(data).hexdigest()
 
 
 def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
-    paid = mirror.invoices(account)
-    payments = mirror.payments(account, paid)
-    facts = mirror.Facts(paid, refunds.of_invoices(paid, payments))
+    facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
     if not anew and (found.period is None or found.period.starts_at != account.window_start):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
-    wrong = purchases.note(account, paid, facts.refunds, payments, now=now)
-    account.has_begun = account.has_begun or _has_begun(account, paid)
+    wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
+    account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
     if found.state != EntitlementState.NONE and binding.waits_for_consent(account):
         wrong.add(f"tenant_has_budgets:{account.tenant}")
@@ -168,11 +192,11 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     return found
 
 
-def _has_begun(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> bool:
+def _has_begun(facts: mirror.Facts) -> bool:
     """Whether a subscription was ever paid for, if with credit or a coupon, or tried. Nobody is stopped, nor given the
     free tier's limit in place of what holds, for one that never began."""
-    return any(invoice.subscription_id for invoice in paid) or any(
-        sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in mirror.subscriptions(account)
+    return any(invoice.subscription_id and invoice.status == "paid" for invoice in facts.invoices) or any(
+        sub.trial_ends_at is not None and sub.status not in NEVER_BEGAN for sub in facts.subscriptions.values()
     )
 
 
@@ -182,11 +206,15 @@ def _give(
     """Bring the tenant to what its customer has come to; the limit of its window, where it has one."""
     limit = None
     if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
+        if found.state != EntitlementState.SUSPENDED:
+            budget_windows.let_go(tenant, now=now)
         return None
     for product_id, subscription_id in found.trials.items():
         Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
     if found.period is not None and found.state in SPENDABLE:
         limit = budget_windows.apply(account, tenant, found, facts, now=now)
+    elif found.state == EntitlementState.PENDING:
+        budget_windows.hold_back(tenant, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     _set_tenant_status(tenant, found, now)
@@ -228,7 +256,7 @@ def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime,
         return closed(policy=policy.current(), now=now, reasons=("customer_deleted",))
     tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
     return entitle(
-        subscriptions=mirror.subscriptions(account),
+        subscriptions=list(facts.subscriptions.values()),
         invoices=facts.invoices,
         plans=policy.plan_rules(),
         override_nanos=account.limit_override_nanos,
@@ -279,6 +307,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
         account.limit_nanos = max(1, limit.nanos)
     account.period_start = found.period.starts_at if found.period else None
     account.period_end = found.period.ends_at if found.period else None
+    account.due_at = found.until if found.until and found.until > now else None
     account.reasons = reasons
     account.kept_values = {price: list(value) for price, value in sorted(found.kept.items())}
     account.save(
@@ -289,6 +318,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "subscription_id",
             "period_start",
             "period_end",
+            "due_at",
             "reasons",
             "kept_values",
             "window_start",
@@ -322,14 +352,15 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     account.fetched_at = now
     account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
     account.save(update_fields=["fetched_at", "deleted_at"])
-    for data in reading.products:
-        mirror.take_catalog(data, version=version, now=now, force=True)
-    for data in snapshot.subscriptions:
-        mirror.take_subscription(account, data, version=version, now=now, force=True)
-    for data in snapshot.invoices:
-        mirror.take_invoice(account, data, version=version, now=now, force=True)
-    for data in snapshot.payments or ():
-        mirror.take_payment(account, data, version=version, now=now, force=True)
+    mirror.take_read(
+        account,
+        subscriptions=snapshot.subscriptions,
+        invoices=snapshot.invoices,
+        payments=snapshot.payments or (),
+        catalog=reading.products,
+        version=version,
+        now=now,
+    )
     for data in snapshot.checkouts:
         purchases.note_checkout(account, data, now=now)
     for data in (snapshot.customer, *snapshot.subscriptions):

@@ -38,6 +38,11 @@ class PlanBody(PolicyBody):
     trial_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
     provisional_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
     grace_days = Whole(required=False, allow_null=True, min_value=0, max_value=plans.MOST_GRACE_DAYS)
+    credit_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
+    upgrade = serializers.ChoiceField(choices=Plan.Upgrade.choices, required=False, allow_blank=True)
+    upgrade_times = Whole(required=False, allow_null=True, min_value=1, max_value=plans.MOST_TIMES)
+    downgrade = serializers.ChoiceField(choices=Plan.Downgrade.choices, required=False, allow_blank=True)
+    pause = serializers.ChoiceField(choices=Plan.Pause.choices, required=False, allow_blank=True)
     is_default = serializers.BooleanField(required=False)
 
 

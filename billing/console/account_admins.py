@@ -75,7 +75,11 @@ class PlanAdmin(ConsoleAdmin):
         (None, {"fields": ("name", "limit", "is_default")}),
         ("Near the limit", {"fields": tuple(policy.COLUMNS)}),
         ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
-        ("Trial and late payment", {"fields": ("trial_percent", "provisional_percent", "grace_days")}),
+        (
+            "Trial and late payment",
+            {"fields": ("trial_percent", "provisional_percent", "credit_percent", "grace_days")},
+        ),
+        ("Changes in mid-period", {"fields": ("upgrade", "upgrade_times", "downgrade", "pause")}),
     )
 
     @display(description="Limit", ordering="limit_nanos")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing.accounts import binding, mirror, purchases, sync
+from billing.accounts import binding, budget_windows, mirror, purchases, sync
 from billing.models import BillingAccount, Invoice, StripeEvent
 from billing.stripe_api import client, objects
 from billing.usage import proof
@@ -33,6 +33,26 @@ class EventType:
     handler: Handler
     names_a_charge: bool = False
     thin: bool = False
+
+
+def complete(event: StripeEvent) -> StripeEvent:
+    """A thin event with the object that it is about, as its twin among the others has it; others as they are.
+
+    Raises StripeError.
+    """
+    id, url = (objects.text(event.related.get(name)) for name in ("id", "url"))
+    # An event destination can send `invoice.paid` as `v1.invoice.paid`, without the invoice.
+    name = ACCOUNT_TWINS.get(event.type, event.type.removeprefix("v1."))
+    if not id or event.type in EVENT_TYPES or name not in EVENT_TYPES:
+        return event
+    is_account = event.type in ACCOUNT_TWINS
+    if is_account and not BillingAccount.objects.filter(stripe_customer_id=id).exists():
+        # Accounts are also those whom a platform pays.
+        return event
+    found = dict(client.related(url)) if client.is_configured() else mirror.known_object(id)
+    if is_account:
+        found |= {"id": id, "object": objects.ACCOUNT}
+    return event.about(found, type=name, customer_id=objects.customer_id(found)) if found else event
 
 
 def readings(event: StripeEvent, *, now: datetime) -> Readings:
@@ -79,7 +99,10 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
         if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
             purchases.note_checkout(account, event.object, now=now)
 
-    _sync(event, readings, now, take)
+    account = _sync(event, readings, now, take)
+    if account is not None and account.tenant is not None and objects.checkout(event.object).mode == "subscription":
+        # Its subscription may be heard of later, or be paid later.
+        budget_windows.hold_back(account.tenant, now=now)
 
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -158,16 +181,18 @@ def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
         sync.write(customer_id, None, now=now)
 
 
-def _sync(event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]) -> None:
-    """Lock the customer, keep what the event brings, and write what follows."""
+def _sync(
+    event: StripeEvent, readings: Readings, now: datetime, take: Callable[[BillingAccount], None]
+) -> BillingAccount | None:
+    """Lock the customer, keep what the event brings, and write what follows; None where it concerns nobody."""
     customer_id = event.customer_id or next(iter(readings), "")
     if not customer_id:
         # A checkout or invoice without a customer concerns nobody's budget.
-        return
+        return None
     account = binding.locked(customer_id)
     take(account)
     binding.claim(account=account, data=event.object, now=now)
-    sync.write(customer_id, readings.get(customer_id), now=now)
+    return sync.write(customer_id, readings.get(customer_id), now=now)
 
 
 # All that is known of a type of event is its row here: adding a row subscribes to it, fetches what was missed of it,
@@ -188,6 +213,8 @@ EVENT_TYPES: dict[str, EventType] = {
     "customer.subscription.trial_will_end": EventType(_subscription),
     "customer.subscription.pending_update_applied": EventType(_subscription),
     "customer.subscription.pending_update_expired": EventType(_subscription),
+    # From here on the terms of an invoice that is sent run.
+    "invoice.finalized": EventType(_invoice),
     "invoice.paid": EventType(_finished_invoice),
     "invoice.payment_succeeded": EventType(_finished_invoice),
     "invoice.payment_failed": EventType(_invoice),
@@ -211,6 +238,8 @@ EVENT_TYPES: dict[str, EventType] = {
     "product.created": EventType(_catalog),
     "product.updated": EventType(_catalog),
 }
+# Accounts v2: what an account that is a customer says in place of what a customer does.
+ACCOUNT_TWINS = {"v2.core.account.updated": "customer.updated", "v2.core.account.closed": "customer.deleted"}
 # An answer other than 2xx to it delays the finalising of invoices by up to 72 hours, so it is never asked for.
 HOLDS_UP_INVOICES = "invoice.created"
 

@@ -154,21 +154,21 @@ def replay(*, events: QuerySet[StripeEvent], by: Actor, now: datetime) -> list[s
 
 def _handle_once(event: StripeEvent, now: datetime) -> bool:
     for _ in range(sync.READINGS):
-        readings = handlers.readings(event, now=now)
+        told = handlers.complete(event)
+        readings = handlers.readings(told, now=now)
         try:
             with transaction.atomic():
-                return _effect(event, readings, now)
+                return _effect(event, told, readings, now)
         except sync.Overtaken:
             continue
     raise client.StripeUnavailable("the customer is being read by too many workers at once")
 
 
-def _effect(event: StripeEvent, readings: handlers.Readings, now: datetime) -> bool:
+def _effect(event: StripeEvent, told: StripeEvent, readings: handlers.Readings, now: datetime) -> bool:
     """Claim the event and do what it asks for; False where another worker has it."""
-    claimed = _claimable().filter(pk=event.pk).first()
-    if claimed is None:
+    if _claimable().filter(pk=event.pk).first() is None:
         return StripeEvent.objects.filter(pk=event.pk, processed_at__isnull=False).exists()
-    handlers.handle(claimed, readings, now=now)
+    handlers.handle(told, readings, now=now)
     StripeEvent.objects.filter(pk=event.pk).update(
         processed_at=now, attempts=F("attempts") + 1, next_attempt_at=None, error=""
     )

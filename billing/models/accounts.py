@@ -70,6 +70,9 @@ class BillingAccount(models.Model):
     limit_nanos = models.BigIntegerField(null=True, blank=True)
     period_start = models.DateTimeField(null=True, blank=True)
     period_end = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(
+        null=True, blank=True, help_text="When time alone changes what its subscriptions come to."
+    )
     subscription_id = models.CharField(max_length=255, blank=True)
     reasons = models.JSONField(default=list, blank=True)
     # What the prices of the window now open were worth when it opened.
@@ -78,10 +81,13 @@ class BillingAccount(models.Model):
     deleted_at = models.DateTimeField(null=True, blank=True)
     fetches = models.PositiveBigIntegerField(default=0)
     fetched_at = models.DateTimeField(null=True, blank=True)
+    # Of what was read last and of all else that what it came to follows from.
+    read_digest = models.CharField(max_length=64, blank=True, default="", db_default="")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["stripe_customer_id"]
+        indexes = [models.Index(fields=["due_at"], name="account_by_due_at")]
         constraints = [
             models.CheckConstraint(condition=~Q(stripe_customer_id=""), name="account_customer_not_empty"),
             models.CheckConstraint(

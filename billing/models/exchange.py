@@ -82,6 +82,18 @@ class StripeEvent(models.Model):
         found = data.get("object") if isinstance(data, dict) else None
         return found if isinstance(found, dict) else {}
 
+    @property
+    def related(self) -> dict[str, Any]:
+        """What a thin event is about: `id`, `type` and `url`; empty for the others."""
+        found = self.payload.get("related_object")
+        return found if isinstance(found, dict) else {}
+
+    def about(self, data: dict[str, Any], *, type: str, customer_id: str) -> StripeEvent:
+        """The same event as if it had come with its object. It is no row."""
+        payload = {**self.payload, "data": {"object": data}}
+        known = {"event_id": self.event_id, "livemode": self.livemode, "created": self.created}
+        return StripeEvent(**known, type=type, customer_id=customer_id, payload=payload, received_at=self.received_at)
+
 
 class OutboundRequest(models.Model):
     """A POST to Stripe. Its key is committed before it is sent, so that a repeat of it cannot do it twice.

@@ -51,6 +51,9 @@ class CatalogEntry(Mirrored):
         PRODUCT = "product"
 
     kind = models.CharField(max_length=8, choices=Kind.choices)
+    # The first lookup key: a price keeps the plan it was sold under when its key moves on to another.
+    sold_as = models.CharField(max_length=255, blank=True, default="", db_default="")
+    sold_as_version = models.CharField(max_length=320, blank=True, default="", db_default="")
 
     class Meta:
         ordering = ["-id"]

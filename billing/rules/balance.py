@@ -1,16 +1,9 @@
 """What a tenant may still spend of what was paid for, over all its windows. Pure.
 
-A part is one subscription's period. Spending draws on what was paid for the parts, the one that ends first before the
-others, then on what they allow beyond that (an upgrade counts at once, and is paid for later), then on top-ups. When
-a part is over, what was drawn beyond what was paid is owed:
-
-* an advance, as far as the limit in force at its end allowed it. It waits while what is paid for now is worth at
-  least that limit, because then the customer stayed with what was drawn on; what a period leaves unused repays it.
-  No more than one advance waits; a second one makes the smaller of them a debt.
-* a debt otherwise. It is taken off the next limits until it is paid.
-
-So an upgrade that is kept costs nothing, and one that is taken back is paid for. See docs/adr/0017. Amounts are
-integer nanodollars.
+A part is a subscription's period of one cycle. Spending draws on what was paid for the parts, the one that ends first
+before the others, then on what they allow beyond that, then on top-ups. When a part is over, what was drawn beyond
+what was paid is owed: it is taken off the next limits until what periods leave unused has paid it. See docs/adr/0039.
+Amounts are integer nanodollars.
 """
 
 from __future__ import annotations
@@ -24,17 +17,16 @@ from datetime import datetime
 class Part:
     """A subscription's period within a window: what it allows in all, and what was paid for it.
 
-    `level_nanos` is the plan that is kept up with it, which advances are measured by. `frozen`: its payment went
-    back or is in dispute, so it allows no more than what is used. `forgiven`: what was used of it is not owed.
+    `frozen`: its payment went back or is in dispute, so it allows no more than what is used. `forgiven_nanos`: so much
+    of what was used beyond what was paid is not owed.
     """
 
     key: str
     ends_at: datetime
     whole_nanos: int
     paid_nanos: int
-    level_nanos: int = 0
+    forgiven_nanos: int = 0
     frozen: bool = False
-    forgiven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +54,10 @@ class Purchase:
 
 @dataclass(slots=True)
 class Balance:
-    """What earlier windows leave behind. `advance_level` is the highest limit that an advance was made at."""
+    """What earlier windows leave behind: what is drawn on parts and top-ups that go on, and what is owed."""
 
     drawn: dict[str, int] = field(default_factory=dict)
     debt_nanos: int = 0
-    advance_nanos: int = 0
-    advance_level: int = 0
-
-    def owed_nanos(self, level_nanos: int) -> int:
-        """What is to be taken off a limit where a plan of `level_nanos` is kept up."""
-        waits = self.advance_level <= level_nanos
-        return self.debt_nanos + (0 if waits else self.advance_nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +88,11 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
     """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
     count against the top-up."""
-    whole = sum(part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts if not part.frozen)
-    owed = balance.owed_nanos(sum(part.level_nanos for part in now.parts))
-    frozen = _frozen_nanos(balance, now)
-    held = max(0, min(owed, whole))
+    left_of = {part.key: part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts}
+    whole = sum(left_of[part.key] for part in now.parts if not part.frozen)
+    # What is used of parts that allow no more: they are drawn on before the others.
+    frozen = min(now.used_nanos, sum(max(0, left_of[part.key]) for part in now.parts if part.frozen))
+    held = max(0, min(balance.debt_nanos, whole))
     plan = max(max(0, whole - held) + frozen, floor_nanos)
     left = max(0, now.used_nanos - plan)
     added = 0
@@ -117,16 +103,6 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nan
         # What is refunded is taken back as far as it is unused.
         added += max(taken, topup.amount_nanos - topup.refunded_nanos - drawn)
     return Limit(plan, added, held)
-
-
-def _frozen_nanos(balance: Balance, now: Spell) -> int:
-    """What is used of parts that allow no more: they are drawn on before the others."""
-    left, frozen = now.used_nanos, 0
-    for part in now.parts:
-        if part.frozen:
-            taken = min(left, max(0, part.whole_nanos - balance.drawn.get(part.key, 0)))
-            left, frozen = left - taken, frozen + taken
-    return frozen
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
@@ -148,25 +124,8 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
 
 def _close(balance: Balance, part: Part) -> None:
     """A part is over: what was drawn beyond its payment is owed, what is left of it repays what is owed."""
-    drawn = balance.drawn.pop(part.key, 0)
-    if part.forgiven:
-        return
-    unused = part.paid_nanos - drawn
-    if unused >= 0:
-        repaid = min(balance.debt_nanos, unused)
-        balance.debt_nanos -= repaid
-        balance.advance_nanos -= min(balance.advance_nanos, unused - repaid)
-    else:
-        # Nothing paid is no upgrade: a provisional period that was never paid is owed.
-        allowed = part.whole_nanos if part.paid_nanos > 0 and not part.frozen else 0
-        advance = max(0, min(drawn, allowed) - part.paid_nanos)
-        # One advance waits at a time, or a plan that is left and taken again at each period's end would collect them.
-        smaller, balance.advance_nanos = sorted((advance, balance.advance_nanos))
-        balance.debt_nanos += -unused - advance + smaller
-        if advance:
-            balance.advance_level = max(balance.advance_level, allowed)
-    if balance.advance_nanos == 0:
-        balance.advance_level = 0
+    beyond = balance.drawn.pop(part.key, 0) - part.paid_nanos
+    balance.debt_nanos = max(0, balance.debt_nanos + (beyond if beyond < 0 else max(0, beyond - part.forgiven_nanos)))
 
 
 def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]:

@@ -4,24 +4,24 @@ The answer is a function of the facts alone (subscriptions, invoices, what becam
 that the order, the repetition and the age of the events that brought them cannot matter. Amounts are integer
 nanodollars, times aware UTC.
 
-Two rules keep money from being minted. A window is opened by the period of a paid `subscription_create` or
-`subscription_cycle` invoice and by nothing else, whatever its amount. And time paid for in another way (a switch to
-an annual price bills `subscription_update`) is divided into windows that start where the last one ended. What may
-be spent of a window is then `billing.rules.balance`'s to say: it knows what was used before.
+What was paid for is `billing.rules.grants`'s to say, and nothing else counts as paid: here is what a policy gives on
+credit beside it, and for how long. What may be spent of a window is then `billing.rules.balance`'s to say: it knows
+what was used before.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-from billing.rules import periods
-from billing.rules.periods import LONGEST_MONTH, Grant, Period
+from billing.rules import grants, valuation
+from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
-from billing.rules.valuation import Kept, PlanRule, Pricing, Valued
+from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
 from governance.rules import money
 
@@ -39,9 +39,14 @@ class EntitlementState(StrEnum):
     NONE = "none"
 
 
+REFUND_REASONS = {
+    RefundKind.PARTIAL: "partial_refund",
+    RefundKind.REFUNDED: "refunded",
+    RefundKind.DISPUTED: "disputed",
+}
+OVER = ("canceled", "incomplete_expired")
 # A customer's state is the first of these that one of its subscriptions is in.
 STATE_ORDER = tuple(EntitlementState)
-NOTHING = Valued(0)
 LIVE = (
     EntitlementState.ACTIVE,
     EntitlementState.TRIAL,
@@ -53,57 +58,68 @@ LIVE = (
 
 @dataclass(frozen=True, slots=True)
 class BillingPolicy:
-    """Shares are of the plan's limit, in percent; a plan's own policy comes before it.
+    """What is given besides what was paid for. Shares are of the plan's limit, in percent; a plan's own come first.
 
-    `upgrade`: "whole" counts the new limit at once, "paid" as far as it is paid for. `downgrade`: "now", or at
-    "period_end". `pause`: paused collection counts as "past_due", as "suspended", or not ("ignore").
-    `free_nanos`: what a closed customer may spend each calendar month; 0: nothing. `rates`: dollars for one unit of
-    a currency.
+    `credit_percent`: of a period that is paid for later by agreement, with a usage-based price or within an invoice's
+    terms. `upgrade`: a rise counts as far as it is "paid", or "whole" at once, up to `upgrade_times` what was paid.
+    `downgrade`: one that was not credited yet lowers the limit "now", or at "period_end". `pause`: paused collection
+    counts as "past_due", as "suspended", or not ("ignore"). `free_nanos`: what a closed customer may spend each
+    calendar month; 0: nothing. `rates`: dollars for one unit of a currency.
     """
 
     trial_percent: int = 10
     provisional_percent: int = 10
-    grace: timedelta = timedelta(days=7)
-    upgrade: str = "whole"
+    credit_percent: int = 100
+    grace_days: int = 7
+    upgrade: str = "paid"
+    upgrade_times: int = 4
     downgrade: str = "now"
     pause: str = "past_due"
     free_nanos: int = 0
     rates: Mapping[str, Decimal] = field(default_factory=dict)
 
+    def with_own(self, own: PlanPolicy) -> BillingPolicy:
+        values = {one.name: getattr(own, one.name) for one in fields(own)}
+        return replace(self, **{name: value for name, value in values.items() if value not in (None, "")})
+
 
 @dataclass(frozen=True, slots=True)
 class WindowShare:
-    """One subscription's share of a window. `whole` is the budget period that `period` is a part of.
+    """A subscription's share of a window, of one cycle. `whole` is the budget period that `period` is a part of.
 
-    `given_nanos` need no payment: a trial, an operator's own limit. `level_nanos` is what the plan comes to.
+    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit), or none
+    before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`: nothing that was paid stands.
     """
 
     subscription_id: str
     period: Period
     whole: Period
     limit_nanos: int
+    cycle: str = ""
     paid_nanos: int = 0
     given_nanos: int = 0
-    level_nanos: int = 0
-    refund: RefundKind = RefundKind.NONE
+    given_until: datetime | None = None
+    forgiven_nanos: int = 0
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStatus:
-    """What one subscription gives."""
+    """What one subscription gives in one cycle, for which prices. `until`: when time alone changes it."""
 
     subscription_id: str
     state: EntitlementState
     part: WindowShare | None = None
-    value: Valued = NOTHING
+    priced: tuple[Priced, ...] = ()
     reasons: tuple[str, ...] = ()
     trial_product: str = ""
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
     """`limit_nanos` is that of the plans, before anything used or owed. `trials` maps a product to the subscription
-    that tries it. Caps are ten thousandths, None where no metadata names them.
+    that tries it. `until`: when time alone changes it. Caps are ten thousandths, None where no metadata names them.
     """
 
     state: EntitlementState
@@ -115,6 +131,7 @@ class Entitlement:
     reasons: tuple[str, ...] = ()
     kept: Kept = field(default_factory=dict)
     trials: Mapping[str, str] = field(default_factory=dict)
+    until: datetime | None = None
     soft_e4: int | None = None
     hard_e4: int | None = None
 
@@ -139,12 +156,13 @@ def entitle(
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
     known = {sub.id: sub for sub in subscriptions}
-    paid = [invoice for invoice in invoices if invoice.status == "paid" and invoice.subscription_id]
-    ids = sorted(known.keys() | {invoice.subscription_id for invoice in paid})
-    rules = _Rules(pricing, now, policy, trials_used or {}, refunds or {})
-    statuses = [
-        rules.status(known.get(id), id, [invoice for invoice in paid if invoice.subscription_id == id]) for id in ids
-    ]
+    paid = [one for one in invoices if one.status == "paid"]
+    billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
+    facts = _Facts(pricing, now, policy, invoices, trials_used or {}, refunds or {})
+    ids = sorted((known.keys() | billed) - {""})
+    over = {id for id, sub in known.items() if sub.status in OVER}
+    statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
+    statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
     return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
 
 
@@ -155,10 +173,17 @@ def closed(
     if not policy.free_nanos:
         return Entitlement(EntitlementState.CLOSED, reasons=reasons, kept=kept or {})
     first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    period, nanos = periods.month(first, now), policy.free_nanos
-    part = WindowShare("free", period, period, nanos, given_nanos=nanos, level_nanos=nanos)
+    period, nanos = grants.month(first, now), policy.free_nanos
+    part = WindowShare("free", period, period, nanos, given_nanos=nanos)
     return Entitlement(
-        EntitlementState.FREE, nanos, period, (part,), plan="free", reasons=(*reasons, "free_tier"), kept=kept or {}
+        EntitlementState.FREE,
+        nanos,
+        period,
+        (part,),
+        plan="free",
+        reasons=(*reasons, "free_tier"),
+        kept=kept or {},
+        until=period.ends_at,
     )
 
 
@@ -175,35 +200,34 @@ def _combine(
         return Entitlement(EntitlementState.NONE)
     state = min((status.state for status in statuses), key=STATE_ORDER.index)
     counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
-    reasons = tuple(
-        sorted({reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons})
-    )
+    known = {reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons}
     if state == EntitlementState.CLOSED:
-        return closed(policy=policy, now=now, reasons=reasons, kept=pricing.values)
-    giving = sorted(
-        ((one.part.period, one.subscription_id, one, one.part) for one in counted if one.part is not None),
-        key=lambda found: found[:2],
-    )
+        return closed(policy=policy, now=now, kept=pricing.values)
+    until = min((one.until for one in counted if one.until), default=None)
+    giving = [(one.part.period, one.subscription_id, one.part, one) for one in counted if one.part is not None]
+    giving.sort(key=lambda found: found[:2])
     if not giving:
-        return Entitlement(state, reasons=reasons, kept=pricing.values)
+        return Entitlement(state, reasons=tuple(sorted(known)), kept=pricing.values, until=until)
     if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
     period, subscription_id, _, _ = giving[-1]
-    parts = tuple(part for _, _, _, part in giving)
-    caps = [one.value for _, _, one, _ in giving]
+    parts = tuple(part for _, _, part, _ in giving)
+    priced = [pair for *_, one in giving for pair in one.priced]
+    soft_e4, hard_e4 = valuation.caps(priced, known)
     found = Entitlement(
         state=state,
         limit_nanos=min(money.MAX_LIMIT_NANOS, sum(part.limit_nanos for part in parts)),
         period=period,
         parts=parts,
         subscription_id=subscription_id,
-        plan=" + ".join(sorted({one.value.plan for _, _, one, _ in giving if one.value.plan})),
-        reasons=reasons,
+        plan=valuation.plans_of(priced),
+        reasons=tuple(sorted(known)),
         kept=pricing.values,
-        trials={one.trial_product: one.subscription_id for _, _, one, _ in giving if one.trial_product},
-        soft_e4=min((one.soft_e4 for one in caps if one.soft_e4 is not None), default=None),
-        hard_e4=min((one.hard_e4 for one in caps if one.hard_e4 is not None), default=None),
+        trials={one.trial_product: one.subscription_id for *_, one in giving if one.trial_product},
+        until=until,
+        soft_e4=soft_e4,
+        hard_e4=hard_e4,
     )
     return found if override_nanos is None else _overridden(found, override_nanos)
 
@@ -216,170 +240,189 @@ def _overridden(found: Entitlement, nanos: int) -> Entitlement:
         is_last = number + 1 == len(found.parts)
         share = left if is_last or not total else nanos * part.limit_nanos // total
         left -= share
-        parts.append(replace(part, limit_nanos=share, given_nanos=max(share, part.given_nanos), level_nanos=share))
+        parts.append(replace(part, limit_nanos=share, given_nanos=max(share, part.given_nanos), given_until=None))
     return replace(found, limit_nanos=nanos, parts=tuple(parts), reasons=(*found.reasons, "override"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """The rules for one subscription, with what they all need."""
-
+class _Facts:
     pricing: Pricing
     now: datetime
     policy: BillingPolicy
+    invoices: Sequence[StripeInvoice]
     trials_used: Mapping[str, str]
     refunds: Mapping[str, Refund]
 
-    def status(self, sub: StripeSubscription | None, id: str, paid: Sequence[StripeInvoice]) -> SubscriptionStatus:
-        """`sub` is None where an invoice came before its subscription: a paid one speaks for itself."""
-        grant = periods.newest_grant(sub, paid)
-        status = sub.status if sub else "active"
-        paused = sub is not None and sub.collection_paused
-        if status in ("canceled", "incomplete_expired"):
-            return SubscriptionStatus(id, EntitlementState.CLOSED)
-        if status in ("unpaid", "paused"):
-            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=(status,))
-        if paused and self.policy.pause == "suspended":
-            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=("collection_paused",))
-        if status == "trialing" and sub is not None:
-            return self._trial(sub, grant)
-        if grant is None:
-            return SubscriptionStatus(id, EntitlementState.PENDING, reasons=("awaiting_first_payment",))
-        # A subscription still `incomplete` whose first invoice is paid is an old state of an active one.
-        late = status == "past_due" or (paused and self.policy.pause == "past_due")
-        found = self._paid(sub, id, grant, paid, late=late)
-        more = [*self._refund_reasons(grant, paid), *(["collection_paused"] if paused else [])]
-        if sub is not None and (sub.cancel_at_period_end or sub.cancels_at):
-            more.append("cancels_at_period_end" if sub.cancel_at_period_end else "cancels")
-        return replace(found, reasons=(*found.reasons, *more))
 
-    def _refund_reasons(self, grant: Grant, paid: Sequence[StripeInvoice]) -> list[str]:
-        names = {RefundKind.PARTIAL: "partial_refund", RefundKind.REFUNDED: "refunded", RefundKind.DISPUTED: "disputed"}
-        current = [one.id for one in paid if one.id == grant.invoice_id or periods.is_within(one, grant.period)]
-        return sorted({names[self.refunds[id].kind] for id in current if id in self.refunds})
+class _Subscription:
+    """What one subscription that is not over gives, cycle by cycle. Where an invoice came before it, `sub` is
+    None: a paid one speaks for itself."""
 
-    def _trial(self, sub: StripeSubscription, grant: Grant | None) -> SubscriptionStatus:
-        """One trial window to the trial's end, once for each tenant and product."""
-        starts = [item.starts_at for item in sub.items if item.starts_at]
-        starts_at = grant.period.starts_at if grant else min(starts, default=None)
-        if starts_at is None or sub.trial_ends_at is None or sub.trial_ends_at <= starts_at:
-            return SubscriptionStatus(sub.id, EntitlementState.PENDING, reasons=("trial_without_period",))
-        value = self.pricing.of_items(sub.items)
-        product = next((item.price.product_id or item.price.id for item in sub.items), "")
-        if self.trials_used.get(product, sub.id) != sub.id:
-            return SubscriptionStatus(sub.id, EntitlementState.PENDING, reasons=("trial_used",))
-        period, nanos = Period(starts_at, sub.trial_ends_at), self._trial_nanos(value)
-        part = WindowShare(sub.id, period, period, nanos, given_nanos=nanos, level_nanos=nanos)
-        return SubscriptionStatus(sub.id, EntitlementState.TRIAL, part, value, value.reasons, product)
+    def __init__(self, facts: _Facts, sub: StripeSubscription | None, id: str) -> None:
+        self.facts, self.id, self.now = facts, id, facts.now
+        self.sub = sub or StripeSubscription(id, "active", ())
+        self.reasons: set[str] = set()
+        self.grants = grants.of(sub, id, facts.invoices, facts.pricing, self.reasons)
+        self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
+        prices = [item.price for item in self.sub.items]
+        self.worths = facts.pricing.worths(prices, self.reasons)
+        self.items: dict[Cycle, list[Item]] = defaultdict(list)
+        for item in self.sub.items:
+            if (worth := self.worths.get(item.price.id)) is not None:
+                self.items[grants.cycle_of(item.price, worth)].append(item)
+        self.policy = facts.policy.with_own(valuation.policy_of(self._priced(self.sub.items)))
+        self.is_paused = self.sub.collection_paused
+        self.is_late = self.sub.status == "past_due" or (self.is_paused and self.policy.pause == "past_due")
 
-    def _trial_nanos(self, value: Valued) -> int:
-        if value.trial_nanos is not None:
-            return value.trial_nanos
-        return value.limit_nanos * _first(value.policy.trial_percent, self.policy.trial_percent) // 100
+    def statuses(self) -> list[SubscriptionStatus]:
+        status = self.sub.status
+        if status in ("unpaid", "paused") or (self.is_paused and self.policy.pause == "suspended"):
+            return [self._is(EntitlementState.SUSPENDED, *([] if self.is_paused else [status]))]
+        # The first that is not over: Stripe's clock may be ahead of ours.
+        left = {cycle: [span for span in all if self.now < span.ends_at] for cycle, all in self.spans.items()}
+        current = {cycle: all[0] for cycle, all in left.items() if all}
+        found = [self._paid(cycle, span) for cycle, span in current.items()]
+        if status == "trialing":
+            # Free days for somebody who has paid take nothing of that.
+            return found or [self._trial()]
+        waiting = (self._waiting(cycle, items) for cycle, items in self.items.items() if cycle not in current)
+        found += [one for one in waiting if one is not None]
+        if not found and self.spans:
+            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
+            over = self._paid(cycle, span)
+            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+        return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
-    def _paid(
-        self, sub: StripeSubscription | None, id: str, grant: Grant, paid: Sequence[StripeInvoice], *, late: bool
-    ) -> SubscriptionStatus:
-        value, given = self._value(sub, grant, late=late), 0
-        if periods.is_trial(sub, grant):
-            # The trial is over early and nothing is paid yet: what is left of it is no more than a trial.
-            given = self._trial_nanos(value)
-            value = replace(value, limit_nanos=given)
-        period, whole = self._current(grant, periods.paid_through(grant, paid), value)
-        if self.now < period.ends_at:
-            return self._granted(EntitlementState.ACTIVE, id, period, whole, grant, paid, value, given)
-        rolled = periods.rolled_period(sub, after=period.ends_at)
-        if rolled is None:
-            lapsed = replace(value, reasons=(*value.reasons, "period_ended"))
-            return self._granted(EntitlementState.LAPSED, id, period, whole, grant, paid, lapsed, given)
-        grace = timedelta(days=value.policy.grace_days) if value.policy.grace_days is not None else self.policy.grace
-        if late and self.now >= rolled.starts_at + grace:
-            return SubscriptionStatus(id, EntitlementState.SUSPENDED, reasons=("past_due",))
-        if value.monthly and rolled.length > LONGEST_MONTH:
-            rolled = periods.month(rolled.starts_at, max(self.now, rolled.starts_at))
-        percent = _first(value.policy.provisional_percent, self.policy.provisional_percent)
-        part = WindowShare(id, rolled, rolled, value.limit_nanos * percent // 100, level_nanos=value.limit_nanos)
-        return SubscriptionStatus(id, EntitlementState.PROVISIONAL, part, value, (*value.reasons, "awaiting_payment"))
-
-    def _granted(
+    def _is(
         self,
         state: EntitlementState,
-        id: str,
-        period: Period,
-        whole: Period,
-        grant: Grant,
-        paid: Sequence[StripeInvoice],
-        value: Valued,
-        given: int,
+        *reasons: str,
+        part: WindowShare | None = None,
+        priced: Sequence[Priced] = (),
+        until: datetime | None = None,
     ) -> SubscriptionStatus:
+        more = ["collection_paused"] if self.is_paused else []
+        if self.sub.cancel_at_period_end or self.sub.cancels_at:
+            more.append("cancels_at_period_end" if self.sub.cancel_at_period_end else "cancels")
+        if part is not None:
+            more += self.reasons
+        return SubscriptionStatus(self.id, state, part, tuple(priced), (*reasons, *more), until=until)
+
+    def _paid(self, cycle: Cycle, span: Period) -> SubscriptionStatus:
         """A period that is paid for, or was until its payment went back."""
-        nanos = _share(value.limit_nanos, period, whole)
-        gone = self.refunds.get(grant.invoice_id, Refund(RefundKind.NONE)).kind
-        part = WindowShare(id, period, whole, nanos, given_nanos=given, refund=gone)
-        bought = paid_for(part, grant=grant, paid=paid, refunds=self.refunds, pricing=self.pricing)
-        if self.policy.upgrade == "paid":
-            nanos = min(nanos, max(bought, given))
-        part = replace(part, limit_nanos=nanos, paid_nanos=bought, level_nanos=min(nanos, max(bought, given)))
-        if gone.is_whole and state == EntitlementState.ACTIVE:
-            state = EntitlementState.FROZEN
-        return SubscriptionStatus(id, state, part, value, value.reasons)
+        lines, refunds = self.grants[cycle], self.facts.refunds
+        in_part = any(one.span == span and one.in_part for one in lines)
+        period, whole = cycle.at(span, self.now, in_part=in_part)
+        part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, refunds)
+        nanos = grants.given(lines, period, whole) if part.frozen else part.paid_nanos
+        part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
+        billed = [one for one in lines if one.span.overlap(period)]
+        gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
+        priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
+        state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
+        return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
 
-    def _value(self, sub: StripeSubscription | None, grant: Grant, *, late: bool) -> Valued:
-        """The items' worth; while a payment fails, no more than what the last paid invoice bought."""
-        bought = [periods.item_of(line) for line in grant.lines]
-        if sub is None or not sub.items:
-            return self.pricing.of_items(bought)
-        value = self.pricing.of_items([_billed(item, bought) for item in sub.items])
-        if late and bought:
-            return min(value, self.pricing.of_items(bought), key=lambda one: one.limit_nanos)
-        if self.policy.downgrade == "period_end" and bought:
-            return max(value, self.pricing.of_items(bought), key=lambda one: one.limit_nanos)
-        return value
+    def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
+        """What was paid for a period, where the items are worth more or less by now than what its lines bill.
 
-    def _current(self, grant: Grant, paid_through: datetime, value: Valued) -> tuple[Period, Period]:
-        """The budget period that holds now, and the whole one it is a part of.
-
-        A month's budget within a longer billing period starts anew each month, bounded by what is paid through.
+        A share of what is billed is what was billed.
         """
-        first = grant.period
-        if paid_through <= first.ends_at and (not value.monthly or first.length <= LONGEST_MONTH):
-            return first, first
-        is_month = first.length <= LONGEST_MONTH
-        if is_month and self.now < first.ends_at:
-            return first, first
-        anchor = first.ends_at if is_month else first.starts_at
-        if not value.monthly:
-            found = first if self.now < first.ends_at else Period(first.ends_at, paid_through)
-            return found, found
-        at = min(max(self.now, anchor), paid_through - timedelta(microseconds=1))
-        whole = periods.month(anchor, at)
-        return Period(whole.starts_at, min(whole.ends_at, paid_through)), whole
+        items = self.items.get(cycle, [])
+        if not items or any(self.worths[item.price.id].share_e4 for item in items):
+            return paid
+        # What is billed of a change is billed to the period's end.
+        last = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
+        lines = [one for one in self.grants[cycle] if one.span.overlap(last)]
+        asked, billed = self._worth(items, whole), sum(-one.nanos if one.is_credit else one.nanos for one in lines)
+        if asked > billed and self.policy.upgrade == "whole" and not self.is_late:
+            return max(paid, min(period.share(asked, whole), paid * self.policy.upgrade_times))
+        if asked < billed and self.policy.downgrade == "now":
+            return min(paid, period.share(asked, whole))
+        return paid
+
+    def _worth(self, items: Sequence[Item], whole: Period) -> int:
+        """What items are worth for a whole cycle; the default plan once."""
+        if any(self.worths[item.price.id].level == valuation.Level.DEFAULT for item in items):
+            items = items[:1]
+        pricing, worths, reasons = self.facts.pricing, self.worths, self.reasons
+        each = (
+            grants.per_cycle(pricing, worths[one.price.id], one.price, one.quantity, whole, reasons) for one in items
+        )
+        return min(money.MAX_LIMIT_NANOS, sum(each))
+
+    def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:
+        """A period that is not paid for (yet). None where nothing has begun since the last one that is."""
+        sub, known = self.sub, [span for item in items if (span := grants.between(item.starts_at, item.ends_at))]
+        if not known or sub.status.startswith("incomplete"):
+            return None
+        rolled, paid = max(known), self.spans.get(cycle, [])
+        if paid and (rolled.ends_at <= paid[-1].ends_at or (sub.cancel_at_period_end and not cycle.in_arrears)):
+            return None
+        # Nobody has credit for a first invoice that was not sent to them.
+        is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
+        if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
+            return self._is(EntitlementState.PENDING, "awaiting_first_payment")
+        rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
+        terms = timedelta(days=sub.days_until_due)
+        grace = max(terms, timedelta(days=self.policy.grace_days))
+        ends_at, by_agreement = rolled.starts_at + grace, rolled.starts_at + terms
+        if cycle.in_arrears:
+            by_agreement = rolled.ends_at + grace
+            ends_at = ends_at if self._is_behind(paid, rolled) else by_agreement
+        if self.now >= ends_at and not (self.is_paused and self.policy.pause == "ignore"):
+            return self._is(EntitlementState.SUSPENDED, "past_due")
+        return self._on_credit(cycle, items, rolled, ends_at, by_agreement if self.now < by_agreement else None)
+
+    def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
+        """Whether the period before, which is billed when it is over, is not paid for."""
+        begun = max((at for at in (self.sub.starts_at, self.sub.trial_ends_at) if at), default=current.starts_at)
+        is_paid = begun >= current.starts_at or any(span.ends_at >= current.starts_at for span in paid)
+        return self.is_late or not is_paid
+
+    def _on_credit(
+        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, by_agreement: datetime | None
+    ) -> SubscriptionStatus:
+        """What the policy gives of a period before it is paid for, which need not be before `by_agreement`, if that is
+        set. Used, and not paid for by then, it is owed."""
+        period, whole = cycle.at(rolled, self.now)
+        percent = self.policy.credit_percent if by_agreement else self.policy.provisional_percent
+        nanos = period.share(self._worth(items, whole) * percent // 100, whole)
+        given = nanos if by_agreement else 0
+        part = WindowShare(self.id, period, whole, nanos, str(cycle), given_nanos=given, given_until=by_agreement)
+        until = min(at for at in (ends_at, by_agreement, period.ends_at) if (at and at > self.now) or at == ends_at)
+        state = EntitlementState.ACTIVE if cycle.in_arrears else EntitlementState.PROVISIONAL
+        reason = "on_credit" if by_agreement else "awaiting_payment"
+        return self._is(state, reason, part=part, priced=self._priced(items), until=until)
+
+    def _trial(self) -> SubscriptionStatus:
+        """One trial window to the trial's end, once for each tenant and product."""
+        sub = self.sub
+        begun = [item.starts_at for item in sub.items if item.starts_at]
+        paid_to = [all[-1].ends_at for all in self.spans.values()]
+        starts_at = max(paid_to, default=None) or sub.trial_starts_at or min(begun, default=None)
+        period = grants.between(starts_at, sub.trial_ends_at)
+        if period is None:
+            return self._is(EntitlementState.PENDING, "trial_without_period")
+        product = next((item.price.product_id or item.price.id for item in sub.items), "")
+        if self.facts.trials_used.get(product, sub.id) != sub.id:
+            return self._is(EntitlementState.PENDING, "trial_used")
+        whole = sum(self._worth(items, period) for items in self.items.values())
+        priced = self._priced(sub.items)
+        nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
+        part = WindowShare(self.id, period, period, nanos, given_nanos=nanos)
+        found = self._is(EntitlementState.TRIAL, part=part, priced=priced, until=period.ends_at)
+        return replace(found, trial_product=product)
+
+    def _priced(self, items: Sequence[Item]) -> list[Priced]:
+        return [(one.price, self.worths[one.price.id]) for one in items if one.price.id in self.worths]
 
 
-def paid_for(
-    part: WindowShare, *, grant: Grant, paid: Sequence[StripeInvoice], refunds: Mapping[str, Refund], pricing: Pricing
-) -> int:
-    """How much of a part's budget was paid for and not paid back. A partial refund is an operator's gift."""
-    stands = [one for one in paid if one.id not in refunds or not refunds[one.id].kind.is_whole]
-    if not grant.lines or not all(line.price.id for line in grant.lines):
-        # The invoice does not say what it bills: it pays for what the subscription has.
-        return part.limit_nanos if any(one.id == grant.invoice_id for one in stands) else 0
-    return periods.paid_nanos(period=part.period, whole=part.whole, grant=grant, paid=stands, pricing=pricing)
-
-
-def _first(own: int | None, usual: int) -> int:
-    return usual if own is None else own
-
-
-def _billed(item: Item, bought: Sequence[Item]) -> Item:
-    """A subscription's item with the amount that the period's invoice billed for it, where it did."""
-    same = (one for one in bought if one.price.id == item.price.id and one.quantity == item.quantity)
-    line = next(same, None)
-    return item if line is None else replace(item, amount=line.amount, currency=line.currency)
-
-
-def _share(nanos: int, period: Period, whole: Period) -> int:
-    """The limit; of a last month that is cut short by what is paid through, its part."""
-    if period == whole:
-        return nanos
-    return max(1, nanos * int(period.length.total_seconds()) // int(whole.length.total_seconds())) if nanos else 0
+def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
+    """A part with what was paid for it and stands. What was refunded in part is the business's gift."""
+    disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
+    gone = {id for id, one in refunds.items() if one.kind.is_whole}
+    stands = grants.given(lines, part.period, part.whole, gone=gone)
+    back = grants.given(lines, part.period, part.whole, gone=disputed) - stands
+    billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
+    frozen = not stands and any(one.invoice_id in gone for one in billed)
+    return replace(part, paid_nanos=stands, forgiven_nanos=max(0, back), frozen=frozen)

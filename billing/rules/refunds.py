@@ -8,7 +8,7 @@ the same amount at about the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
 
@@ -36,10 +36,11 @@ class RefundKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """`refunded` of the invoice's payment went back, in its currency's smallest unit."""
+    """`refunded` of `paid` went back, in the currency's smallest unit."""
 
     kind: RefundKind
     refunded: int = 0
+    paid: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
     links = _links(invoices, [one.payment for one in known])
     for invoice in invoices:
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
-        refund = _of(invoice.amount_paid, invoice.credited, mine)
+        refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
             found[invoice.id] = refund
     return found
@@ -71,17 +72,23 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
     return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
 
 
-def _of(paid: int, credited: int, mine: Sequence[Known]) -> Refund:
+def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
     if any(dispute.status not in HARMLESS and not dispute.reinstated for dispute in disputes):
         return Refund(RefundKind.DISPUTED)
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
     noted = sum(note.amount for note in notes if note.status != "void")
-    # A credit note's refund is in both sums.
-    refunded = max(_refunded(mine), credited, noted)
+    # A credit note's refund is in both sums; what was credited before there was a payment is in the notes alone.
+    refunded = max(_refunded(mine) + before, credited + before, noted)
     if refunded <= 0:
         return Refund(RefundKind.NONE)
-    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded)
+    # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.
+    paid = max(paid, sum(one.payment.amount for one in mine if one.payment.kind == "charge" and _went_through(one)))
+    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid)
+
+
+def _went_through(one: Known) -> bool:
+    return one.payment.status not in FAILED
 
 
 def _refunded(mine: Sequence[Known]) -> int:
@@ -132,12 +139,12 @@ def _first(owner: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _alike(payment: StripePayment, invoices: Sequence[StripeInvoice], taken: set[str]) -> str | None:
-    """The invoice paid with this amount, the nearest in time; a dispute comes later than its payment."""
+    """The invoice paid with this amount about then, the nearest; a dispute comes later than its payment."""
     near = [
-        (abs(payment.created_at - invoice.created_at), invoice.id)
+        (min(abs(payment.created_at - at) for at in (invoice.created_at, invoice.paid_at) if at), invoice.id)
         for invoice in invoices
         if payment.created_at is not None
-        and invoice.created_at is not None
+        and (invoice.created_at or invoice.paid_at)
         and invoice.id not in taken
         and invoice.amount_paid == payment.amount > 0
         and invoice.currency in ("", payment.currency)

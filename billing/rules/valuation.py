@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import IntEnum
 
-from billing.stripe_api.objects import Item, Object, StripePrice
+from billing.stripe_api.objects import Object, StripePrice
 from governance.rules import money
 
 # A budget of more than a million dollars a period is a slip of the keyboard, not a plan.
@@ -29,7 +29,6 @@ HARD_KEY = "llm_hard_cap"
 DECIMALS = dict.fromkeys(
     ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"), 0
 ) | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
-MONTHS = {"month": 1, "year": 12}
 
 
 class Level(IntEnum):
@@ -45,15 +44,22 @@ class Level(IntEnum):
 # worth when the current window opened.
 Kept = Mapping[str, tuple[int, int, int]]
 UNMAPPED = (-1, 0, 0)
+# What was billed, in a currency's smallest unit, and the currency.
+Charge = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanPolicy:
-    """What a plan says of trials, of periods not paid yet, and of days of grace; None: as everywhere."""
+    """What a plan says of trials, of periods not paid yet, and of changes; None or empty: as everywhere."""
 
     trial_percent: int | None = None
     provisional_percent: int | None = None
     grace_days: int | None = None
+    credit_percent: int | None = None
+    upgrade: str = ""
+    upgrade_times: int | None = None
+    downgrade: str = ""
+    pause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +74,21 @@ class PlanRule:
     monthly: bool = True
     policy: PlanPolicy = PlanPolicy()
 
-    def matches(self, price: StripePrice) -> bool:
-        return (
-            price.id in self.price_ids
-            or (price.lookup_key != "" and price.lookup_key in self.lookup_keys)
-            or (price.product_id != "" and price.product_id in self.product_ids)
-        )
-
     def precision(self, price: StripePrice) -> int:
-        """A price id says more than a lookup key, and that more than a product id."""
+        """How much it says about a price: an id more than a lookup key, and that more than a product; 0: nothing."""
         if price.id in self.price_ids:
             return 3
-        return 2 if price.lookup_key and price.lookup_key in self.lookup_keys else 1
+        if price.lookup_key and price.lookup_key in self.lookup_keys:
+            return 2
+        return int(price.product_id != "" and price.product_id in self.product_ids)
 
 
 @dataclass(frozen=True, slots=True)
-class Valued:
-    """`monthly`: the limit is for a month, also where a longer period is billed."""
+class Worth:
+    """What one price gives for a month (`monthly`, also where it bills longer or shorter) or for what it bills at once.
 
-    limit_nanos: int
-    plan: str = ""
-    reasons: tuple[str, ...] = ()
-    trial_nanos: int | None = None
-    monthly: bool = True
-    soft_e4: int | None = None
-    hard_e4: int | None = None
-    policy: PlanPolicy = PlanPolicy()
-
-
-@dataclass(frozen=True, slots=True)
-class _Worth:
-    """`share_e4`: the limit is this share of what is billed, in ten thousandths."""
+    `share_e4`: this share of what is billed, in ten thousandths, in place of a limit.
+    """
 
     level: Level
     limit_nanos: int
@@ -107,6 +97,10 @@ class _Worth:
     monthly: bool = True
     share_e4: int = 0
     policy: PlanPolicy = PlanPolicy()
+
+
+# A price and what it is worth.
+Priced = tuple[StripePrice, Worth]
 
 
 @dataclass(slots=True)
@@ -118,61 +112,38 @@ class Pricing:
     rates: Mapping[str, Decimal] = field(default_factory=dict)
     values: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
-    def of_items(self, items: Sequence[Item]) -> Valued:
-        """A subscription's items together. Where none is mapped, the default plan counts once, not once an item."""
-        reasons: set[str] = set()
-        # A price that only sells top-ups is no budget, and lacks none.
+    def worths(self, prices: Sequence[StripePrice], reasons: set[str]) -> dict[str, Worth]:
+        """Price id -> worth, of prices sold together. Where none of them is mapped, each is worth the default plan,
+        which counts once; beside one that is mapped, others are worth nothing."""
         budgets = (BUDGET_KEY, PERCENT_KEY)
-        valued = [
-            item for item in items if not _said(item.price, TOPUP_KEY) or any(_said(item.price, key) for key in budgets)
-        ]
-        mapped = [(item, worth) for item in valued if (worth := self._worth(item.price, reasons)) is not None]
-        if not mapped:
-            return self._default(reasons) if valued or not items else Valued(0)
-        trials = [_amount(item.price, TRIAL_KEY, reasons) for item, _ in mapped]
-        limits = [self._limit(item, worth, reasons) for item, worth in mapped]
-        soft_e4, hard_e4 = _caps([item.price for item, _ in mapped], reasons)
-        return Valued(
-            limit_nanos=min(money.MAX_LIMIT_NANOS, sum(limits)),
-            plan=" + ".join(sorted({worth.plan for _, worth in mapped if worth.plan})),
-            reasons=tuple(sorted(reasons)),
-            trial_nanos=sum(trial for trial in trials if trial) or None,
-            monthly=all(worth.monthly for _, worth in mapped),
-            soft_e4=soft_e4,
-            hard_e4=hard_e4,
-            policy=max(mapped, key=lambda pair: (pair[1].limit_nanos, pair[1].plan))[1].policy,
-        )
+        # A price that only sells top-ups is no budget, and lacks none.
+        asked = [one for one in prices if not _said(one, TOPUP_KEY) or any(_said(one, key) for key in budgets)]
+        mapped = {one.id: worth for one in asked if (worth := self._worth(one, reasons)) is not None}
+        if mapped or not asked:
+            return mapped
+        plan = next((plan for plan in self.plans if plan.is_default), None)
+        reasons |= {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
+        default = Worth(Level.DEFAULT, 0)
+        if plan is not None:
+            default = Worth(Level.DEFAULT, plan.limit_nanos, plan.name, monthly=plan.monthly, policy=plan.policy)
+        return {one.id: default for one in asked}
 
-    def _limit(self, item: Item, worth: _Worth, reasons: set[str]) -> int:
-        if worth.share_e4:
-            nanos = self._revenue_nanos(item, worth.monthly, reasons) * worth.share_e4 // 10_000
-        else:
-            nanos = worth.limit_nanos * (item.quantity if worth.per_unit else 1)
-        # A quantity is whatever somebody typed; no limit is above this one.
-        return min(money.MAX_LIMIT_NANOS, nanos)
-
-    def _revenue_nanos(self, item: Item, monthly: bool, reasons: set[str]) -> int:
-        """What an item bills for a budget's period. A currency without a rate is worth nothing, with a reason."""
-        price, amount = item.price, item.amount
-        if amount is None:
-            amount = (price.unit_amount or 0) * item.quantity
-        currency = (item.currency or price.currency or "usd").lower()
+    def nanos(self, worth: Worth, price: StripePrice, quantity: int, charge: Charge | None, reasons: set[str]) -> int:
+        """What a quantity of a price gives: its limit, or its share of a charge (of the list price where none is
+        known). No limit is above the highest: a quantity is whatever somebody typed."""
+        if not worth.share_e4:
+            return min(money.MAX_LIMIT_NANOS, worth.limit_nanos * (quantity if worth.per_unit else 1))
+        amount, currency = charge or ((price.unit_amount or 0) * quantity, price.currency)
+        currency = (currency or price.currency or "usd").lower()
         rate = Decimal(1) if currency == "usd" else self.rates.get(currency)
         if rate is None:
+            # A currency without a rate is worth nothing, with a reason.
             reasons.add(f"no_exchange_rate:{currency}")
             return 0
-        nanos = int(Decimal(max(0, amount)).scaleb(-DECIMALS.get(currency, 2)) * rate * 1_000_000_000)
-        months = MONTHS.get(price.interval, 1) * price.interval_count if price.interval in MONTHS else 1
-        return nanos // months if monthly else nanos
+        nanos = int(Decimal(abs(amount)).scaleb(-DECIMALS.get(currency, 2)) * rate * 1_000_000_000)
+        return min(money.MAX_LIMIT_NANOS, nanos * worth.share_e4 // 10_000)
 
-    def _default(self, reasons: set[str]) -> Valued:
-        plan = next((plan for plan in self.plans if plan.is_default), None)
-        reasons = reasons | {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
-        if plan is None:
-            return Valued(0, reasons=tuple(sorted(reasons)))
-        return Valued(plan.limit_nanos, plan.name, tuple(sorted(reasons)), monthly=plan.monthly, policy=plan.policy)
-
-    def _worth(self, price: StripePrice, reasons: set[str]) -> _Worth | None:
+    def _worth(self, price: StripePrice, reasons: set[str]) -> Worth | None:
         """What a price is worth now. What it was worth when the window opened stays, unless something that says
         more about it has come: changed metadata and edited plans are for new windows."""
         found = self._look_up(price, reasons)
@@ -181,7 +152,7 @@ class Pricing:
             if level < 0:
                 self.values[price.id] = UNMAPPED
                 return None
-            found = _Worth(
+            found = Worth(
                 Level(level), limit, per_unit=_flag(price, PER_UNIT_KEY), monthly=_monthly(price), share_e4=share
             )
         elif level >= found.level:
@@ -189,24 +160,38 @@ class Pricing:
         self.values[price.id] = int(found.level), found.limit_nanos, found.share_e4
         return found
 
-    def _look_up(self, price: StripePrice, reasons: set[str]) -> _Worth | None:
+    def _look_up(self, price: StripePrice, reasons: set[str]) -> Worth | None:
         per_unit = _flag(price, PER_UNIT_KEY)
-        plans = [plan for plan in self.plans if plan.matches(price)]
-        if plans:
-            plan = max(plans, key=lambda one: (one.precision(price), one.name))
+        plan = max(self.plans, key=lambda one: (one.precision(price), one.name), default=None)
+        if plan is not None and plan.precision(price):
             per_unit = plan.per_unit or per_unit
-            return _Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, policy=plan.policy)
+            return Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, policy=plan.policy)
         for level, metadata in (
             (Level.PRICE_METADATA, price.metadata),
             (Level.PRODUCT_METADATA, price.product_metadata),
         ):
             limit = read_amount(metadata, BUDGET_KEY, reasons)
             if limit is not None:
-                return _Worth(level, limit, per_unit=per_unit, monthly=_monthly(price))
+                return Worth(level, limit, per_unit=per_unit, monthly=_monthly(price))
             share_e4 = read_percent(metadata, PERCENT_KEY, reasons)
             if share_e4 is not None:
-                return _Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
+                return Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
         return None
+
+
+def plans_of(priced: Sequence[Priced]) -> str:
+    return " + ".join(sorted({worth.plan for _, worth in priced if worth.plan}))
+
+
+def policy_of(priced: Sequence[Priced]) -> PlanPolicy:
+    """The policy of the plan with the highest limit."""
+    found = max((worth for _, worth in priced), key=lambda one: (one.limit_nanos, one.plan), default=None)
+    return found.policy if found else PlanPolicy()
+
+
+def trial_nanos(priced: Sequence[Priced], reasons: set[str]) -> int | None:
+    """What metadata says of a trial; None where it says nothing."""
+    return sum(_amount(price, TRIAL_KEY, reasons) or 0 for price, _ in priced) or None
 
 
 def read_amount(metadata: Object, key: str, reasons: set[str]) -> int | None:
@@ -249,12 +234,12 @@ def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Dec
     return None
 
 
-def _caps(prices: Sequence[StripePrice], reasons: set[str]) -> tuple[int | None, int | None]:
-    """The strictest soft and hard cap that the prices name, in ten thousandths; those that no budget can have are
-    refused, with a reason."""
+def caps(priced: Sequence[Priced], reasons: set[str]) -> tuple[int | None, int | None]:
+    """The strictest soft and hard cap that the prices name, in ten thousandths; None where none does. Those that no
+    budget can have are refused, with a reason."""
     found = []
     for key in (SOFT_KEY, HARD_KEY):
-        ratios = [_number({key: _said(price, key)}, key, Decimal(1), reasons) for price in prices]
+        ratios = [_number({key: _said(price, key)}, key, Decimal(1), reasons) for price, _ in priced]
         found.append(min((int(ratio * 10_000) for ratio in ratios if ratio is not None), default=None) or None)
     soft_e4, hard_e4 = found
     if soft_e4 is not None and soft_e4 >= (hard_e4 or 10_000):

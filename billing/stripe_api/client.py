@@ -7,11 +7,12 @@ an Idempotency-Key that its caller has committed before (see `billing.stripe_api
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import requests
 import stripe
@@ -27,6 +28,9 @@ BUSY_TRIES = 4
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 8.0
 PAGE = 100
+# Accounts v2: the id of an account that is a customer.
+ACCOUNT = "acct_"
+_PATH = re.compile(r"/v[12](/[A-Za-z0-9_.-]+)+")
 # Invoices older than this many say nothing about the current period of a customer.
 MOST_INVOICES = 200
 
@@ -87,23 +91,37 @@ def is_live() -> bool | None:
 def customer_snapshot(customer_id: str) -> CustomerSnapshot:
     """The customer with its subscriptions and newest invoices. Raises StripeUnavailable, StripeRefused.
 
-    A customer deleted at Stripe has `deleted` set and nothing else.
+    A customer deleted at Stripe, or an account that was closed, has `deleted` set and nothing else.
     """
 
     def read(api: stripe.StripeClient) -> CustomerSnapshot:
-        customer = api.v1.customers.retrieve(customer_id).to_dict(for_json=True)
+        customer = _customer(api, customer_id)
         if customer.get("deleted"):
             return CustomerSnapshot(customer, (), ())
-        subscriptions = api.v1.subscriptions.list({"customer": customer_id, "status": "all", "limit": PAGE})
-        invoices, payments = _invoices(api, customer_id), _payments(api, customer_id)
-        return CustomerSnapshot(customer, tuple(_all(subscriptions)), invoices, payments)
+        is_account = customer_id.startswith(ACCOUNT)
+        whose = {"customer_account" if is_account else "customer": customer_id}
+        wanted: Any = whose | {"status": "all", "limit": PAGE}
+        subscriptions = tuple(_with_all_items(api, one) for one in _all(api.v1.subscriptions.list(wanted)))
+        # Charges are not listed by account: what becomes of them is heard of in events.
+        payments = None if is_account else _payments(api, customer_id)
+        invoices = _invoices(api, {**whose, "status": "paid"})
+        if any(one.get("collection_method") == "send_invoice" for one in subscriptions):
+            invoices += _invoices(api, {**whose, "status": "open"})
+        return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)
 
 
-def _invoices(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]:
-    """The customer's newest paid invoices, with the payments they were paid by where those can be asked for."""
-    plain: Any = {"customer": customer_id, "status": "paid", "limit": PAGE}
+def _customer(api: stripe.StripeClient, customer_id: str) -> Fetched:
+    if not customer_id.startswith(ACCOUNT):
+        return _plain(api.v1.customers.retrieve(customer_id))
+    account = _plain(api.v2.core.accounts.retrieve(customer_id))
+    return {**account, "deleted": True} if account.get("closed") else account
+
+
+def _invoices(api: stripe.StripeClient, whose: Mapping[str, str]) -> tuple[Fetched, ...]:
+    """The customer's newest invoices of a status, with the payments they were paid by where those can be asked for."""
+    plain: Any = {**whose, "limit": PAGE}
     try:
         listed = api.v1.invoices.list(plain | {"expand": ["data.payments"]})
     except stripe.InvalidRequestError as error:
@@ -111,7 +129,27 @@ def _invoices(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]
             raise
         # Older versions, and what stands in for Stripe, have invoices that name their charge themselves.
         listed = api.v1.invoices.list(plain)
-    return tuple(_all(listed, at_most=MOST_INVOICES))
+    return tuple(_with_all_lines(api, one) for one in _all(listed, at_most=MOST_INVOICES))
+
+
+def _with_all_lines(api: stripe.StripeClient, invoice: Fetched) -> Fetched:
+    """An invoice with all its lines and payments: what is embedded is their first ten."""
+    id, payments = invoice["id"], cast(Any, {"invoice": invoice["id"], "limit": PAGE})
+    invoice = _unfolded(invoice, "lines", lambda: api.v1.invoices.line_items.list(id, {"limit": PAGE}))
+    return _unfolded(invoice, "payments", lambda: api.v1.invoice_payments.list(payments))
+
+
+def _with_all_items(api: stripe.StripeClient, subscription: Fetched) -> Fetched:
+    wanted: Any = {"subscription": subscription["id"], "limit": PAGE}
+    return _unfolded(subscription, "items", lambda: api.v1.subscription_items.list(wanted))
+
+
+def _unfolded(data: Fetched, name: str, listed: Callable[[], stripe.ListObject[Any]]) -> Fetched:
+    """The object with a list of it read to its end, where what is embedded is not all."""
+    embedded = data.get(name)
+    if not isinstance(embedded, dict) or not embedded.get("has_more"):
+        return data
+    return {**data, name: {**embedded, "data": list(_all(listed())), "has_more": False}}
 
 
 def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
@@ -141,6 +179,13 @@ def price(price_id: str) -> Fetched:
 def product(product_id: str) -> Fetched:
     """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
     return ask(lambda api: _plain(api.v1.products.retrieve(product_id)))
+
+
+def related(url: str) -> Fetched:
+    """The object that a thin event is about, by its path. Raises StripeUnavailable, StripeRefused."""
+    if not _PATH.fullmatch(url):
+        raise StripeRefused(f"not an object of Stripe's: {url[:200]}")
+    return ask(lambda api: cast(Fetched, api.raw_request("get", url).data))
 
 
 def event(event_id: str) -> Fetched:

@@ -8,7 +8,7 @@ left empty rather than guessed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ LATEST_TIMESTAMP = 4_102_444_800
 @dataclass(frozen=True, slots=True)
 class StripePrice:
     """`interval` is Stripe's: day, week, month, year, or empty for a one-time price. Amounts are in the currency's
-    smallest unit."""
+    smallest unit; `unit_amount` is None where an amount is not so many units. `metered`: it bills what was used."""
 
     id: str
     product_id: str = ""
@@ -30,25 +30,24 @@ class StripePrice:
     interval_count: int = 1
     unit_amount: int | None = None
     currency: str = ""
+    metered: bool = False
     metadata: Object = field(default_factory=dict)
     product_metadata: Object = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`amount` is what an invoice billed for it, in the currency's smallest unit; None where the price has to say."""
-
     id: str
     price: StripePrice
     quantity: int
     starts_at: datetime | None
     ends_at: datetime | None
-    amount: int | None = None
-    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StripeSubscription:
+    """`days_until_due`: the terms of its invoices, where they are sent and not collected."""
+
     id: str
     status: str
     items: tuple[Item, ...]
@@ -57,13 +56,16 @@ class StripeSubscription:
     cancel_at_period_end: bool = False
     collection_paused: bool = False
     cancels_at: datetime | None = None
+    starts_at: datetime | None = None
+    days_until_due: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
-    `amount` is net of discounts, in the currency's smallest unit; less than nothing for a credit.
+    `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
+    credit.
     """
 
     id: str
@@ -76,11 +78,14 @@ class Line:
     amount: int = 0
     credit: bool = False
     currency: str = ""
+    listed: int = 0
+    subscription_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StripeInvoice:
-    """`payments` are the ids of its charges and payment intents, as far as the object names them."""
+    """`payments` are the ids of its charges and payment intents, as far as the object names them. `total` is what they,
+    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back."""
 
     id: str
     subscription_id: str
@@ -90,9 +95,12 @@ class StripeInvoice:
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     amount_paid: int = 0
+    total: int = 0
     credited: int = 0
+    credited_before: int = 0
     currency: str = ""
     created_at: datetime | None = None
+    paid_at: datetime | None = None
     payments: frozenset[str] = frozenset()
 
 
@@ -163,15 +171,16 @@ def members(value: Any) -> Iterator[Object]:
 
 
 def customer_id(data: Object) -> str:
-    """The customer an object belongs to; a customer's own id."""
-    if data.get("object") == "customer":
+    """The customer (or, with Accounts v2, the account that is one) an object belongs to; a customer's own id."""
+    if data.get("object") in ("customer", ACCOUNT):
         return text(data.get("id"))
-    return identifier(data.get("customer"))
+    return identifier(data.get("customer")) or identifier(data.get("customer_account"))
 
 
 # Whose metadata is the business's alone to write, with its secret key or in the Dashboard. A payment method's, say, can
 # be set in the payer's browser (https://docs.stripe.com/metadata).
-NAME_TENANTS = ("checkout.session", "customer", "subscription", "invoice")
+ACCOUNT = "v2.core.account"
+NAME_TENANTS = ("checkout.session", "customer", ACCOUNT, "subscription", "invoice")
 
 
 def named_tenant(data: Object) -> str:
@@ -210,6 +219,8 @@ def subscription(data: Object) -> StripeSubscription:
         cancel_at_period_end=data.get("cancel_at_period_end") is True,
         collection_paused=bool(mapping(data.get("pause_collection"))),
         cancels_at=moment(data.get("cancel_at")),
+        starts_at=moment(data.get("start_date")),
+        days_until_due=whole(data.get("days_until_due")) if data.get("collection_method") == "send_invoice" else 0,
     )
 
 
@@ -223,9 +234,12 @@ def invoice(data: Object) -> StripeInvoice:
         starts_at=moment(data.get("period_start")),
         ends_at=moment(data.get("period_end")),
         amount_paid=whole(data.get("amount_paid")),
+        total=whole(data.get("total")),
         credited=whole(data.get("post_payment_credit_notes_amount")),
+        credited_before=whole(data.get("pre_payment_credit_notes_amount")),
         currency=text(data.get("currency")),
         created_at=moment(data.get("created")) or moment(data.get("date")),
+        paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
         payments=frozenset(_payments(data)),
     )
 
@@ -284,23 +298,29 @@ def price(data: Object) -> StripePrice:
     """A price, or the plan of older versions."""
     recurring = mapping(data.get("recurring")) or data
     product = data.get("product")
+    in_steps = data.get("billing_scheme") == "tiered" or bool(data.get("transform_quantity"))
     return StripePrice(
         id=text(data.get("id")),
         product_id=identifier(product),
         lookup_key=text(data.get("lookup_key")),
         interval=text(recurring.get("interval")),
         interval_count=max(0, whole(recurring.get("interval_count"))) or 1,
-        unit_amount=_maybe(data.get("unit_amount", data.get("amount"))),
+        unit_amount=None if in_steps else _maybe(data.get("unit_amount", data.get("amount"))),
         currency=text(data.get("currency")),
+        metered=recurring.get("usage_type") == "metered",
         metadata=mapping(data.get("metadata")),
         product_metadata=mapping(mapping(product).get("metadata")),
     )
 
 
 def _item(data: Object, top: tuple[datetime | None, datetime | None]) -> Item:
+    found = _price_of(data)
+    if data.get("quantity") is None and "quantity" in data:
+        # What is licensed has a quantity.
+        found = replace(found, metered=True)
     return Item(
         id=text(data.get("id")),
-        price=_price_of(data),
+        price=found,
         quantity=_quantity(data.get("quantity")),
         starts_at=moment(data.get("current_period_start")) or top[0],
         ends_at=moment(data.get("current_period_end")) or top[1],
@@ -333,6 +353,8 @@ def _line(data: Object) -> Line:
         amount=amount - discount,
         credit=amount < 0,
         currency=text(data.get("currency")),
+        listed=amount,
+        subscription_id=_line_subscription(data),
     )
 
 

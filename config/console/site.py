@@ -12,6 +12,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
+from config.console import queries
 from governance.console.pages import ConsolePage
 
 # (group, its items: model label -> title and icon). A model that no app registers is left out.
@@ -98,11 +99,15 @@ class ConsoleSite(UnfoldAdminSite):
 
     index_title = "Overview"
 
+    def admin_view(self, view: queries.View, cacheable: bool = False) -> Any:
+        return super().admin_view(queries.forgiving(view), cacheable)
+
     def extra_urls(self) -> list[URLPattern]:
-        from config.console import second_factor_page, sign_in
+        from config.console import second_factor_page, sign_in, story_page
 
         return [
             *(page.url(self) for page in pages()),
+            path("story/<slug:step>/", self.admin_view(story_page.act), name="story-step"),
             path("login/code/", partial(sign_in.code_page, site=self), name="sign-in-code"),
             path("second-factor/", self.admin_view(partial(second_factor_page.page, site=self)), name="second-factor"),
         ]
@@ -127,10 +132,10 @@ def pages() -> tuple[ConsolePage, ...]:
     """All pages that are no model's; in the sidebar they come before the models of their group."""
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page
-    from config.console import overview
+    from config.console import overview, story_page
     from governance.console import judgement_page
 
-    return (overview.LIVE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE)
+    return (overview.LIVE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE, story_page.PAGE)
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:

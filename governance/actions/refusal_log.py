@@ -1,19 +1,20 @@
-"""NotedRefusal calls, noted where they are refused and written by a thread of their own, some at a time.
+"""Refused calls, noted where they are refused and written by a thread of their own, some at a time.
 
 Noting is an append to a list: it waits for no database and never fails. So many are kept of one agent for one reason in
-a minute (REFUSALS_A_MINUTE); a key that gives its agents ever new names is bounded by its tenant. The rest, and what
-finds the list full, are counted, and the counts written on the rows. A process that is killed loses what it noted in
-the last moments.
+a minute (REFUSALS_A_MINUTE), and of one tenant in a day (REFUSALS_A_DAY); a key that gives its agents ever new names is
+bounded by its tenant. The rest, and what finds the list full, are counted, and the counts written on the rows. A
+process that is killed loses what it noted in the last moments.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 from django.conf import settings
@@ -22,7 +23,7 @@ from django.db import Error as DatabaseTrouble
 from django.db.models import F
 
 from governance import database
-from governance.models import RefusedCall
+from governance.models import ApiKey, RefusedCall
 from governance.rules import refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
@@ -40,7 +41,9 @@ AGENTS_WORTH = 20
 MOST_COUNTED = 10_000
 # What is kept of the tools of a call: a row is bounded by more than its number.
 MOST_TOOLS, LONGEST_TOOL = 20, 64
-MINUTE = timedelta(minutes=1)
+# How long a count of a day's rows is believed, to which other processes add theirs; and of how many tenants it is kept.
+COUNT_GOOD_FOR_S, MOST_TENANTS = 60.0, 10_000
+MINUTE, MINUTES_AN_HOUR, DAY = timedelta(minutes=1), 60, timedelta(days=1)
 PURGE_BATCH = 5_000
 
 # Tenant id, agent and reason, and the minute.
@@ -88,6 +91,47 @@ class NotedRefusal:
         )
 
 
+def bearer(key: ApiKey) -> Caller | None:
+    """Whose key it is, where what a call says of itself is not read; None for a key of the platform."""
+    if key.tenant is None:
+        return None
+    agent = key.agent.slug if key.agent else ""
+    return Caller(key.tenant.pk, key.tenant.slug, agent=agent, key_id=key.pk, key_prefix=key.prefix)
+
+
+class _Days:
+    """How many rows each tenant has of a day. One reason has half of them at the most, so that it hides no other."""
+
+    def __init__(self) -> None:
+        # By tenant: the day, when it was counted, and the rows of each reason.
+        self._counts: dict[int, tuple[date, float, Counter[str]]] = {}
+
+    def take(self, group: Group) -> bool:
+        """Count one more row, where there is room for it."""
+        most, reason, rows = settings.REFUSALS_A_DAY, group[2], self._rows(group)
+        if rows.total() >= most or rows[reason] >= -(-most // 2):
+            return False
+        rows[reason] += 1
+        return True
+
+    def forget(self) -> None:
+        """What was counted and not written is no row."""
+        self._counts.clear()
+
+    def _rows(self, group: Group) -> Counter[str]:
+        tenant_id, day, now_s = group[0], _begin_of(group).date(), time.monotonic()
+        known = self._counts.get(tenant_id)
+        if known is not None and known[0] == day and now_s - known[1] < COUNT_GOOD_FOR_S:
+            return known[2]
+        since = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        found = RefusedCall.objects.filter(tenant_id=tenant_id, refused_at__gte=since, refused_at__lt=since + DAY)
+        rows = Counter(dict(found.order_by().values_list("reason").annotate(models.Count("pk"))))
+        if len(self._counts) >= MOST_TENANTS:
+            self._counts.clear()
+        self._counts[tenant_id] = day, now_s, rows
+        return rows
+
+
 class RefusalLog:
     """What one process has noted and not yet written. `start` and `close` are the server's lifespan."""
 
@@ -98,6 +142,8 @@ class RefusalLog:
         # In the present minute: of a group, and of a tenant.
         self._minute = 0
         self._kept: Counter[Group | int] = Counter()
+        # Used by whoever writes alone.
+        self._days = _Days()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -143,17 +189,18 @@ class RefusalLog:
         if not noted and not rest:
             return
         try:
-            _write(noted, rest)
+            _write(noted, rest, self._days)
         except Exception as error:
+            self._days.forget()
             if isinstance(error, DatabaseTrouble) and not isinstance(error, IntegrityError | DataError):
                 logger.warning("%d refusals wait for the database: %s", len(noted), error)
                 self._put_back(noted, rest)
                 return
             # One of them cannot be written, as where its tenant is gone; it is the only one to be left out.
             for one in noted:
-                _write_or_drop([one], Counter())
+                _write_or_drop([one], Counter(), self._days)
             for group, number in rest.items():
-                _write_or_drop([], Counter({group: number}))
+                _write_or_drop([], Counter({group: number}), self._days)
 
     def _put_back(self, noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
         with self._lock:
@@ -189,14 +236,14 @@ def purge(*, now: datetime) -> int:
             return total
 
 
-def _write_or_drop(noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
+def _write_or_drop(noted: Sequence[NotedRefusal], rest: Counter[Group], days: _Days) -> None:
     try:
-        _write(noted, rest)
+        _write(noted, rest, days)
     except Exception:
         logger.exception("a refusal could not be kept")
 
 
-def _write(noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
+def _write(noted: Sequence[NotedRefusal], rest: Counter[Group], days: _Days) -> None:
     """Write rows and counts. Of a group that other processes note as well, no more are kept than of one alone."""
     rest = rest.copy()
     with transaction.atomic():
@@ -206,19 +253,23 @@ def _write(noted: Sequence[NotedRefusal], rest: Counter[Group]) -> None:
             group = one.group
             if group not in room:
                 room[group] = settings.REFUSALS_A_MINUTE - _of(group).exclude(request_id="").count()
-            if room[group] > 0:
+            if room[group] > 0 and days.take(group):
                 room[group] -= 1
                 rows.append(_row(one))
             else:
                 rest[group] += 1
         RefusedCall.objects.bulk_create(rows, batch_size=500)
         for group, number in rest.items():
-            _add(group, number)
+            _add(group, number, days)
+
+
+def _begin_of(group: Group) -> datetime:
+    return datetime.fromtimestamp(group[3] * 60, UTC)
 
 
 def _of(group: Group) -> Any:
-    tenant_id, agent, reason, minute = group
-    since = datetime.fromtimestamp(minute * 60, UTC)
+    tenant_id, agent, reason, _ = group
+    since = _begin_of(group)
     return RefusedCall.objects.filter(
         tenant_id=tenant_id,
         agent=agent,
@@ -228,22 +279,30 @@ def _of(group: Group) -> Any:
     )
 
 
-def _add(group: Group, number: int) -> None:
-    """Count refusals on the last row of their minute, or on one of their own."""
-    last = _of(group).order_by("-id").values_list("pk", flat=True).first()
+def _add(group: Group, number: int, days: _Days) -> None:
+    """Count refusals on the last row of their minute, or on one of their own; where the day is full, of their hour."""
+    last, span = _last_of(group), "minute"
+    if last is None and not days.take(group):
+        group, span = (group[0], "", group[2], group[3] - group[3] % MINUTES_AN_HOUR), "hour"
+        last = _last_of(group)
     if last is not None:
         RefusedCall.objects.filter(pk=last).update(more=F("more") + number)
         return
-    tenant_id, agent, reason, minute = group
+    tenant_id, agent, reason, _ = group
     RefusedCall.objects.create(
         tenant_id=tenant_id,
         agent=agent,
         reason=reason,
-        refused_at=datetime.fromtimestamp(minute * 60, UTC),
+        refused_at=_begin_of(group),
         status=429,
-        sentence="More refusals in this minute than are kept",
+        sentence=f"More refusals in this {span} than are kept",
         more=number,
     )
+
+
+def _last_of(group: Group) -> int | None:
+    found: int | None = _of(group).order_by("-id").values_list("pk", flat=True).first()
+    return found
 
 
 def _row(one: NotedRefusal) -> RefusedCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from django.utils import timezone
@@ -11,10 +12,13 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from governance import staff
+from governance.actions import refusal_log
+from governance.actions.refusal_log import NotedRefusal
 from governance.audit import Actor
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, digest_of
 from governance.queries.spend import Reader
+from governance.rules.decision import Action, Decision, Reason
 from governance.rules.visibility import STAFF, Audience
 
 
@@ -43,8 +47,10 @@ class Principal:
 
     @property
     def audience(self) -> Audience:
-        """What it is told of budgets."""
-        return STAFF if self.tenant is None else Audience(is_tenants=True, show_amounts=self.tenant.show_amounts)
+        """What it is told of budgets. `show_amounts` is about what agents learn: it is for keys, and not for people."""
+        if self.tenant is None:
+            return STAFF
+        return Audience(is_tenants=True, show_amounts=self.key is None or self.tenant.show_amounts)
 
 
 def principal(request: Request) -> Principal:
@@ -82,12 +88,24 @@ class KeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("This API key is not known.", code="invalid_api_key") from None
         if key is None:
             return None
-        if not key.is_usable(timezone.now()):
+        if not key.is_usable(now := timezone.now()):
+            _note_ended(key, request, now)
             raise AuthenticationFailed("This API key is expired or revoked.", code="invalid_api_key")
         return None, Principal(role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key)
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="Spend Governor"'
+
+
+def _note_ended(key: ApiKey, request: Request, now: datetime) -> None:
+    """Whoever still uses an ended key of a tenant is seen where its refused calls are."""
+    caller = refusal_log.bearer(key)
+    if caller is not None:
+        decision = Decision(Action.HARD_STOP, Reason.KEY_INVALID)
+        request_id = getattr(request._request, "request_id", "")
+        refusal_log.log.note(
+            NotedRefusal(request_id, caller, "", (), decision.reason.value, 401, now, decision=decision)
+        )
 
 
 class OperatorSession(SessionAuthentication):

@@ -1,4 +1,7 @@
-"""Views whose POST is a call that may be refused: each refusal is noted, as the gateway notes its own."""
+"""Views whose POST is a call that may be refused: each refusal is noted, as the gateway notes its own.
+
+`note_unread` is for what is refused before a view sees it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist, RequestDataTooBig
 from django.http import UnreadablePostError
+from django.urls import Resolver404, resolve
+from django.utils import timezone
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
 from governance.actions import refusal_log
 from governance.actions.refusal_log import NotedRefusal
+from governance.api import authentication
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.views import ControlView
@@ -103,3 +109,41 @@ def _said(request: Request) -> dict[str, Any]:
         return request.data if isinstance(request.data, dict) else {}
     except (APIException, RequestDataTooBig, UnreadablePostError):
         return {}
+
+
+def note_unread(path: str, authorization: str, *, status: int, error: dict[str, Any]) -> None:
+    """Note a POST whose body is refused before its view: packed, written or sent in a way that is not read.
+
+    `error` is what is answered. Asks the database whose key it is; nothing is noted of a call that nobody makes. Never
+    raises: the answer is due.
+    """
+    try:
+        if not _takes_calls(path):
+            return
+        key = authentication.key_of(authorization)
+        caller = refusal_log.bearer(key) if key else None
+        if caller is None:
+            return
+        refusal_log.log.note(
+            NotedRefusal(
+                request_id=error["request_id"] or "",
+                caller=caller,
+                model="",
+                tools=(),
+                reason=error["code"],
+                status=status,
+                at=timezone.now(),
+                sentence=error["message"],
+                param=error["param"] or "",
+            )
+        )
+    except Exception:
+        log.exception("a refusal could not be noted")
+
+
+def _takes_calls(path: str) -> bool:
+    try:
+        view = resolve(path).func
+    except Resolver404:
+        return False
+    return issubclass(getattr(view, "cls", object), RefusingView)

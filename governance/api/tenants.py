@@ -27,7 +27,10 @@ class TenantBody(Strict):
     slug = serializers.SlugField(max_length=50)
     name = Name("label", required=False)
     time_zone = Text(max_length=64, required=False, help_text="IANA name, such as Europe/Paris.")
-    show_amounts = serializers.BooleanField(required=False)
+    show_amounts = serializers.BooleanField(
+        required=False,
+        help_text="Whether its keys are told amounts of its budgets; its staff, who are people, always are.",
+    )
     default_max_tokens = Whole(required=False, min_value=1, max_value=10_000_000)
     status = serializers.CharField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)

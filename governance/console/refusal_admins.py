@@ -20,7 +20,7 @@ from governance.rules.visibility import STAFF, Audience
 
 
 class RefusalAdmin(LongTableAdmin):
-    """A tenant's own staff is told what /api/refusals tells it: no amount of a wider budget."""
+    """A tenant's own staff is told what /api/refusals tells it: the tenant's amounts, and none of a wider budget."""
 
     tenant_path = "tenant"
     list_display = ("refused_at", "who", "asked", "reason_label", "because", "cost", "would_pass", "more")
@@ -95,7 +95,7 @@ class RefusalAdmin(LongTableAdmin):
 
 
 def _audience(obj: Any) -> Audience:
-    return Audience(is_tenants=True, show_amounts=obj.tenant.show_amounts) if obj.is_for_tenant else STAFF
+    return Audience(is_tenants=True) if obj.is_for_tenant else STAFF
 
 
 def _told(blocker: Blocker, audience: Audience) -> SafeString | str:

@@ -23,6 +23,9 @@ LAST_WORDS = ("confirmed", "voided")
 LATE_SETTLE = "late_settle"
 # The rule of a line whose cost, and not only its usage, is an agent's word.
 REPORTED = "reported"
+# What agents say: of calls that they hold for and settle themselves, and of those that they only report.
+_TWO_PHASE = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
+_TOLD = Q(reservation=None) | _TWO_PHASE
 
 
 def last() -> LedgerJudgement | None:
@@ -43,27 +46,36 @@ def charged(*, since: date, until: date) -> dict[tuple[str, date], int]:
     return {(row["provider"], row["day"].date()): _nanos(row) for row in days}
 
 
+def told(*, since: date, until: date) -> dict[tuple[str, date], int]:
+    """Nanodollars that agents say calls of their own cost, by the ledger's name of a provider and day.
+
+    What operators recorded is none of it: they put a day right that a provider disagreed on.
+    """
+    rows = SpendEntry.objects.filter(_TOLD, period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE)
+    rows = rows.filter(key__isnull=False)
+    days = rows.order_by().annotate(day=TruncDay("occurred_at", tzinfo=UTC)).values("provider", "day")
+    return {(row["provider"], row["day"].date()): _nanos(row) for row in days.annotate(**_exact("cost_nanos"))}
+
+
 def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWord]:
     """The lines that no answer of a model proves, of the providers `named`; those of all others as `OTHERS`."""
     entries = SpendEntry.objects.filter(period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE).order_by()
     provider = Case(When(provider__in=list(named), then=F("provider")), default=Value(OTHERS), output_field=CharField())
     rows = entries.annotate(place=provider)
     estimated = Q(certainty=SpendEntry.Certainty.ESTIMATED)
-    two_phase = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
-    told = Q(reservation=None) | two_phase
     corrections = SpendEntry.objects.filter(corrects=OuterRef("pk")).filter(
         # A late settlement at an agent's own cost is its word once more.
         Q(reason__in=LAST_WORDS)
         | Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED) & ~Q(price_rule=REPORTED)
     )
     unjudged = (
-        rows.filter(estimated | told)
+        rows.filter(estimated | _TOLD)
         .filter(~Exists(corrections))
         .annotate(
-            sort=Case(When(told, then=Value("reported")), default=Value("estimated")),
+            sort=Case(When(_TOLD, then=Value("reported")), default=Value("estimated")),
             why=Case(
                 When(reservation=None, then=Value("spend_report")),
-                When(two_phase, then=Value("two_phase")),
+                When(_TWO_PHASE, then=Value("two_phase")),
                 default=F("reason"),
                 output_field=CharField(),
             ),

@@ -26,9 +26,14 @@ OTHERS = "(others)"
 
 
 class Ruling(StrEnum):
-    """What is to be said of a day, the gravest first. `open`: the provider's sums of it may still change."""
+    """What is to be said of a day, the gravest first. `open`: the provider's sums of it may still change.
+
+    `agrees_on_word`: with what agents report of calls of their own, and not without. That may be so, or hide a call
+    that the ledger missed: it neither opens an alert nor ends one.
+    """
 
     DISAGREES = "disagrees"
+    AGREES_ON_WORD = "agrees_on_word"
     UNJUDGED = "unjudged"
     OPEN = "open"
     AGREES = "agrees"
@@ -172,6 +177,7 @@ def period(*, now: datetime, since: date | None = None, until: date | None = Non
 def compare(
     *,
     charged: Mapping[tuple[str, date], int],
+    words: Mapping[tuple[str, date], int],
     reports: Sequence[CostReport],
     days: Sequence[date],
     now: datetime,
@@ -179,7 +185,8 @@ def compare(
 ) -> list[DayRuling]:
     """A ruling for each account and day on which either side knows of money, those that disagree first.
 
-    `charged`: the ledger's nanodollars by its name of the provider and day. `now` is in UTC.
+    `charged`: the ledger's nanodollars by its name of the provider and day; `words`: what of them agents say of calls
+    of their own, which may have been made with another account. `now` is in UTC.
     """
     final_before = (now - SETTLES_AFTER).date()
     known = {name for report in reports for name in report.providers}
@@ -187,7 +194,7 @@ def compare(
         ruling
         for report in reports
         for day in days
-        if (ruling := _ruling(report, day, _sum(charged, report.providers, day), day < final_before, tolerance))
+        if (ruling := _ruling(report, day, charged, words, is_final=day < final_before, tolerance=tolerance))
     ]
     found += [
         DayRuling(name, day, nanos, Ruling.UNJUDGED, silence=Silence.NO_REPORT)
@@ -268,9 +275,17 @@ def to_api(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _ruling(report: CostReport, day: date, ledger_nanos: int, is_final: bool, tolerance: Tolerance) -> DayRuling | None:
+def _ruling(
+    report: CostReport,
+    day: date,
+    charged: Mapping[tuple[str, date], int],
+    words: Mapping[tuple[str, date], int],
+    *,
+    is_final: bool,
+    tolerance: Tolerance,
+) -> DayRuling | None:
     """None where neither side knows of money on this day."""
-    reported_nanos = report.days.get(day)
+    reported_nanos, ledger_nanos = report.days.get(day), _sum(charged, report.providers, day)
     if report.silence is not None:
         silence: Silence | None = report.silence
         ruling, told = Ruling.UNJUDGED, bool(ledger_nanos)
@@ -279,10 +294,19 @@ def _ruling(report: CostReport, day: date, ledger_nanos: int, is_final: bool, to
     elif reported_nanos is None:
         silence, ruling, told = Silence.DAY_MISSING, Ruling.UNJUDGED, True
     else:
-        agrees = tolerance.allows(ledger_nanos=ledger_nanos, reported_nanos=reported_nanos)
-        silence, ruling = None, Ruling.AGREES if agrees else Ruling.DISAGREES
+        proven_nanos = ledger_nanos - _sum(words, report.providers, day)
+        silence, ruling = None, _comparison(proven_nanos, ledger_nanos, reported_nanos, tolerance)
         told = bool(ledger_nanos or reported_nanos)
     return DayRuling(report.account, day, ledger_nanos, ruling, reported_nanos, silence) if told else None
+
+
+def _comparison(proven_nanos: int, ledger_nanos: int, reported_nanos: int, tolerance: Tolerance) -> Ruling:
+    if tolerance.allows(ledger_nanos=proven_nanos, reported_nanos=reported_nanos):
+        return Ruling.AGREES
+    is_between = proven_nanos <= reported_nanos <= ledger_nanos
+    if is_between or tolerance.allows(ledger_nanos=ledger_nanos, reported_nanos=reported_nanos):
+        return Ruling.AGREES_ON_WORD
+    return Ruling.DISAGREES
 
 
 def _sum(charged: Mapping[tuple[str, date], int], providers: Iterable[str], day: date) -> int:

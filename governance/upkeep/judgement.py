@@ -47,9 +47,10 @@ def judge(*, days: Sequence[date], now: datetime) -> Judgement:
     reports = ports.provider_costs(since=since, until=until, now=now)
     billed = {name for report in reports for name in report.providers}
     charged, named = rules.gathered(queries.charged(since=since, until=until), always=billed)
+    words, _ = rules.gathered(queries.told(since=since, until=until), always=billed)
     least = settings.PROVIDER_TOLERANCE_DOLLARS or Decimal(0)
     tolerance = Tolerance(settings.PROVIDER_TOLERANCE_PERCENT, int(least * money.NANOS_PER_DOLLAR))
-    rulings = rules.compare(charged=charged, reports=reports, days=days, now=now, tolerance=tolerance)
+    rulings = rules.compare(charged=charged, words=words, reports=reports, days=days, now=now, tolerance=tolerance)
     return Judgement(
         since=since,
         until=until,

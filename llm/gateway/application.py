@@ -34,6 +34,8 @@ class GatewayApplication(Gateway):
             return
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
+            if not self.is_open:
+                raise errors.ledger_unavailable()
             await self._route(exchange)
         except bodies.ClientGone:
             pass
@@ -51,6 +53,8 @@ class GatewayApplication(Gateway):
             exchange.unwatch()
 
     async def _route(self, exchange: Exchange) -> None:
+        if exchange.path == BATCH or exchange.path.startswith(BATCH + "/"):
+            await self._refuse_batch(exchange)
         handler, allowed = self._handler(exchange.path)
         if exchange.method != allowed:
             raise errors.method_not_allowed(allowed)
@@ -63,13 +67,15 @@ class GatewayApplication(Gateway):
             return lambda exchange: reads.budget(self, exchange), "GET"
         if path == "/v1/models" or path.startswith("/v1/models/"):
             return lambda exchange: reads.models(self, exchange), "GET"
-        if path == BATCH or path.startswith(BATCH + "/"):
-            raise errors.batch_not_allowed()
         raise errors.not_found(_advice(path))
 
+    async def _refuse_batch(self, exchange: Exchange) -> None:
+        asked = Asked(exchange, await self.identify(exchange))
+        refused = errors.batch_not_allowed()
+        asked.note(refused, self.refusals)
+        raise refused
+
     async def _call(self, exchange: Exchange, route: Route) -> None:
-        if problem := charsets.problem(exchange.header("content-type")):
-            raise errors.unsupported(problem, param="content-type")
         identity = await self.identify(exchange)
         asked = Asked(exchange, identity)
 
@@ -77,6 +83,8 @@ class GatewayApplication(Gateway):
             await caller_status.check(self, identity)
 
         try:
+            if problem := charsets.problem(exchange.header("content-type")):
+                raise errors.unsupported(problem, param="content-type")
             with self.bodies.turn(identity.key_id) as turn:
                 exchange.admit(
                     limit=settings.MAX_BODY_BYTES,

@@ -116,7 +116,7 @@ class HeldAttempt:
                     raise
                 # An operator's stop cancelled the wait for the answer, not the server this task.
                 cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
-                await self.hold.settle_whole(self.hold.cut_reason)
+                await (self.hold.settle_whole(self.hold.cut_reason) if self.hold.sent else self.hold.release())
                 if self.hold.cut_reason == CLIENT_CLOSED:
                     raise ClientGone from None
                 raise errors.stopped() from None
@@ -126,12 +126,7 @@ class HeldAttempt:
         await self._register()
         try:
             # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
-            body = self.provider.body(
-                self.call.request,
-                model=self.hold.usage.served.upstream_id,
-                max_tokens=self.hold.quote.asked_tokens,
-                disabled_tools=self.hold.decision.disabled_tools,
-            )
+            body = await self.call.exchange.turn.work(len(self.call.request.body), self._body)
         except mistral_dialect.DialectError as error:
             await self.hold.release()
             raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
@@ -150,6 +145,15 @@ class HeldAttempt:
                     await self._relay(answer, sent=sent)
             finally:
                 answer.close()
+
+    def _body(self) -> bytes:
+        """What leaves for the provider. Raises DialectError where it cannot be asked this."""
+        return self.provider.body(
+            self.call.request,
+            model=self.hold.usage.served.upstream_id,
+            max_tokens=self.hold.quote.asked_tokens,
+            disabled_tools=self.hold.decision.disabled_tools,
+        )
 
     def _sign_of_life(self) -> SignOfLife:
         """For whom waits for a stream, however many models were tried."""

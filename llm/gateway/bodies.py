@@ -6,6 +6,7 @@ For either plane; what is wrong with a body is told by these exceptions, and eac
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ LARGE_BYTES = 64 * 1024
 SLICE_BYTES = 1024 * 1024
 # The slowest that a body may come on the whole, after the patience that it has in any case.
 LEAST_BYTES_PER_S = 4 * 1024
+# What a key's bodies may take of a processor at once, before its share is looked at.
+AT_ONCE_S = 0.1
 # Window bits of zlib for what may be packed, and for whom else that is.
 _PACKINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 PACKINGS = ("gzip", "deflate")
@@ -175,7 +178,7 @@ class Turn:
         """Do what takes time by a body's size: at once where it is small, else beside the event loop."""
         if size_bytes <= LARGE_BYTES:
             return do()
-        return await self.beside(do)
+        return await self._bodies.beside(self._key_id, do, counts=True)
 
     async def beside(self, do: Callable[[], T]) -> T:
         """Do it in the thread that all keys share, after what was asked for this key before."""
@@ -222,11 +225,36 @@ class _Places:
             del self._entered[key_id], self._places[key_id]
 
 
-class Bodies:
-    """The large bodies of all keys: so many are read and parsed at a time for each key, others of it wait."""
+class _Shares:
+    """How much of the processor each key's bodies have taken lately. Beyond its share a key's next body waits.
 
-    def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float) -> None:
+    What parses takes turns with the event loop for Python's lock, so that all other calls feel it for as long.
+    """
+
+    def __init__(self, *, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share = share
+        self._clock = clock
+        # When a key's share will have made up for what it took.
+        self._even_at: dict[int, float] = {}
+
+    def wait_s(self, key_id: int) -> float:
+        return max(0.0, self._even_at.get(key_id, 0.0) - self._clock() - AT_ONCE_S / self._share)
+
+    def took(self, key_id: int, seconds: float) -> None:
+        now = self._clock()
+        self._even_at = {key: even_at for key, even_at in self._even_at.items() if even_at > now}
+        self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
+
+
+class Bodies:
+    """The large bodies of all keys: so many are read and parsed at a time for each key, others of it wait.
+
+    `share`: of one processor, what the parsing of one key's bodies takes at most over time.
+    """
+
+    def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float, share: float = 1.0) -> None:
         self._most_bytes = most_bytes
+        self._shares = _Shares(share=share)
         self._patience_s = patience_s
         self._turns = _Places(at_a_time)
         # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
@@ -257,12 +285,23 @@ class Bodies:
         else:
             del self._held_bytes[key_id]
 
-    async def beside(self, key_id: int, do: Callable[[], T]) -> T:
+    async def beside(self, key_id: int, do: Callable[[], T], *, counts: bool = False) -> T:
+        """`counts`: it holds Python's lock while it works, so it takes of the key's share."""
         await self._in_line.enter(key_id)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+            if counts and (wait_s := self._shares.wait_s(key_id)):
+                await asyncio.sleep(wait_s)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, key_id, do, counts)
         finally:
             self._in_line.leave(key_id)
+
+    def _timed(self, key_id: int, do: Callable[[], T], counts: bool) -> T:
+        began_s = time.thread_time()
+        try:
+            return do()
+        finally:
+            if counts:
+                self._shares.took(key_id, time.thread_time() - began_s)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

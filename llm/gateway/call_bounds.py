@@ -38,6 +38,15 @@ class CallBounds:
     saved_tokens: dict[tuple[str, Tokenizer], int] = field(default_factory=dict)
     # What is known of models that pass their bounds.
     overruns: Sequence[ModelOverrun] = ()
+    # Whether it asks for nothing that chooses its tokens for it; None: nobody has asked yet.
+    plainly_sampled: bool | None = None
+
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Do what takes time by the size of the request. The ledger asks for quotes in the midst of others' calls."""
+        for provider in dict.fromkeys(candidate.provider for candidate in candidates):
+            self.at_provider(provider)
+        for candidate in candidates:
+            self.leaves_tokens_to(candidate)
 
     def quoter(self, known: dict[str, Candidate], home: str, overruns: Sequence[ModelOverrun] = ()) -> Quoter:
         """Prices at every model; one that is avoided can do nothing, so no rule leads to it.
@@ -117,7 +126,9 @@ class CallBounds:
         """Whether a model that is counted for writes as it will. Some are sent all that came, so that is looked at."""
         if self.gateway.tokenizers.of(candidate.entry) is None or self.estimate.max_tokens is None:
             return False
-        return exact_count.is_plainly_sampled(orjson.loads(self.request.body))
+        if self.plainly_sampled is None:
+            self.plainly_sampled = exact_count.is_plainly_sampled(orjson.loads(self.request.body))
+        return self.plainly_sampled
 
     def endless(self, candidate: Candidate) -> errors.GatewayError | None:
         """Why a model has no quote that has a price: nobody knows how much it may write, or read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from uuid import UUID
 
 import uuid_utils.compat as uuids
@@ -20,7 +21,7 @@ from llm.catalogue import snapshot
 from llm.gateway import errors, upstream
 from llm.gateway.asked import Asked
 from llm.gateway.attempts import GovernedCall, HeldAttempt
-from llm.gateway.bodies import ClientGone
+from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_usage import CallUsage
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
@@ -139,6 +140,8 @@ async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
 
 async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
     """Hold for the first of `order` that the budgets allow, or what they lead to. Raises the refusal."""
+    if (size_bytes := len(call.request.body)) > LARGE_BYTES:
+        await call.exchange.turn.work(size_bytes, partial(call.bound.prepare, order))
     if isinstance(unbounded := call.bound.at_provider(order[0].provider), errors.GatewayError):
         raise Unanswered(unbounded, order[0].place)
     await call.bound.count_texts({candidate.provider for candidate in order})
@@ -170,13 +173,14 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
         raise call.failure or errors.refusal(
             decision, audience=call.identity.audience, tenant=call.caller.tenant, now=timezone.now()
         )
+    served = known[decision.model]
     usage = CallUsage(
         catalogue=call.catalogue,
         route=call.route,
-        estimate=call.bound.at(known[decision.model]) or call.estimate,
-        served=known[decision.model],
+        estimate=call.bound.at(served) or call.estimate,
+        served=served,
         quote=decision.quote,
-        tokenizer=call.gateway.tokenizers.of(known[decision.model].entry),
-        counts_answer=call.bound.leaves_tokens_to(known[decision.model]),
+        tokenizer=call.gateway.tokenizers.of(served.entry),
+        counts_answer=call.bound.leaves_tokens_to(served),
     )
     return Hold(call.gateway.holds, reserve, decision, usage, request_id=call.exchange.request_id)

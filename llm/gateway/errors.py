@@ -7,7 +7,7 @@ serves the Mistral dialect (flat) and the OpenAI dialect (`error`); a 422 with a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from django.conf import settings
 from governance import ports
 from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
-from governance.rules.decision import Decision, Reason
+from governance.rules.decision import Action, Decision, Reason
 from governance.rules.visibility import Audience, ShownWindow
 from llm.gateway import bodies
 
@@ -100,6 +100,12 @@ def unauthorized(message: str) -> GatewayError:
     return GatewayError(
         401, "authentication_error", "invalid_api_key", message, None, (("www-authenticate", "Bearer"),)
     )
+
+
+def key_ended() -> GatewayError:
+    """The answer to a key that was revoked or has expired: the refusal that the ledger has for it."""
+    row = refusals.ROWS[Reason.KEY_INVALID]
+    return replace(unauthorized(f"{row.sentence}."), decision=Decision(Action.HARD_STOP, Reason.KEY_INVALID))
 
 
 def forbidden(message: str, *, code: str = "permission_denied") -> GatewayError:

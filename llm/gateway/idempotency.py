@@ -85,7 +85,7 @@ def _look(identity: Identity, key: str, digest: str) -> Claim | StoredAnswer | N
     # A stored answer passes the ledger by, which would notice that the key was revoked.
     key_row = ApiKey.objects.filter(pk=identity.key_id).first()
     if key_row is None or not key_row.is_usable(now):
-        raise errors.unauthorized("This API key is revoked or has expired.")
+        raise errors.key_ended()
     return idempotency.begin(tenant_id=identity.tenant_id, key=key, digest=digest, now=now, api_key_id=identity.key_id)
 
 

@@ -38,6 +38,8 @@ class Identity:
     default_max_tokens: int
     show_amounts: bool
     expires_at: datetime | None
+    # Revoked or expired: whose it was is known, so that what it is refused can be noted.
+    has_ended: bool = False
 
     @property
     def audience(self) -> Audience:
@@ -70,17 +72,17 @@ class Identities:
         self._agents: set[tuple[int, str]] = set()
 
     def cached(self, key: str) -> Identity | None:
-        """The identity of a key seen in the last seconds; raises for one known to be no good."""
+        """The identity of a key seen in the last seconds, ended or not; raises for one known to be none."""
         found = self._cached.get(key)
         if found is None or found[0] <= self._clock():
             return None
         identity = found[1]
-        if identity is not None and identity.expires_at is not None and identity.expires_at <= timezone.now():
+        if identity is not None and not identity.has_ended and _is_over(identity.expires_at):
             return None
         return _known(identity)
 
     def find(self, key: str) -> Identity:
-        """The identity behind a key. Raises the 401 and 403 that say what is wrong with it."""
+        """The identity behind a key, an ended one's too. Raises the 401 and 403 that say what is wrong with others."""
         try:
             row = ApiKey.objects.select_related("tenant", "agent").filter(digest=digest_of(key)).first()
         except DatabaseError as error:
@@ -89,7 +91,7 @@ class Identities:
         if row is not None and usable and row.tenant is None:
             raise errors.forbidden(f"A key of role {row.role} belongs to no tenant and cannot call models.")
         identity = None
-        if row is not None and usable and row.tenant is not None:
+        if row is not None and row.tenant is not None:
             identity = Identity(
                 key_id=row.pk,
                 key_prefix=row.prefix,
@@ -99,6 +101,7 @@ class Identities:
                 default_max_tokens=row.tenant.default_max_tokens,
                 show_amounts=row.tenant.show_amounts,
                 expires_at=row.expires_at,
+                has_ended=not usable,
             )
         if len(self._cached) >= MAX_CACHED:
             self._cached.clear()
@@ -123,6 +126,10 @@ class Identities:
         if len(self._agents) >= MAX_CACHED:
             self._agents.clear()
         self._agents.add((caller.tenant_id, caller.agent))
+
+
+def _is_over(expires_at: datetime | None) -> bool:
+    return expires_at is not None and expires_at <= timezone.now()
 
 
 def _known(identity: Identity | None) -> Identity:

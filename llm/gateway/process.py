@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from governance.actions import budgets, refusal_log, stops
@@ -17,6 +19,7 @@ from governance.ledger.writer import GroupCommit
 from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.gateway import errors
+from llm.gateway.asked import Asked
 from llm.gateway.bodies import Bodies
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
@@ -28,11 +31,15 @@ from llm.providers import endpoints, registry
 from llm.state import breakers, metrics, routing, tokenizers
 from llm.state.telemetry import Telemetry
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 # Threads, each with a connection of its own to the database.
 READERS, KEEPERS = 3, 2
 # Whether a key may call at all is read again after so long: what it decides costs nothing, and calls ask the ledger.
 CALLER_STATUS_S = 0.25
+# So long a start waits for the database before it goes on without, and is tried again after so long.
+START_PATIENCE_S, START_AGAIN_S = 10.0, 0.5
 # Python's own 5 ms are what the event loop and the ledger's writer wait each time they come back from a system call,
 # dozens of times in a call, while a large body is parsed.
 SWITCH_INTERVAL_S = 0.0005
@@ -45,25 +52,53 @@ class Gateway:
 
     def __init__(self) -> None:
         self.identities = Identities()
-        # The event loop that it runs in, while it runs.
+        # The event loop that it runs in, while it runs; and whether it takes calls yet.
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_open = False
 
     async def startup(self) -> None:
+        """Ready for calls; where the database is away, as soon as it is back: until then they are refused.
+
+        A process that ended instead would take its healthy siblings with it.
+        """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         # What the cache cannot answer is read by these. Repeats ask for kept answers again and again, so by others.
         self._readers = Readers("reads", count=READERS)
         self._keepers = Readers("kept-answers", count=KEEPERS)
+        self._opening = asyncio.create_task(self._open_when_it_can())
+        done, _ = await asyncio.wait([self._opening], timeout=START_PATIENCE_S)
+        for opened in done:
+            # What is no trouble of the database's stops the start.
+            opened.result()
+
+    async def _open_when_it_can(self) -> None:
+        while not self.is_open:
+            try:
+                await self._open()
+            except (OperationalError, InterfaceError) as error:
+                log.warning("the database is away, so calls are refused until it is back: %s", error)
+                await asyncio.sleep(START_AGAIN_S)
+
+    async def _open(self) -> None:
+        """Read what calls need, then start what they use."""
+        watch = endpoints.Watch()
+
+        async def added() -> tuple[endpoints.Endpoint, ...]:
+            return await self.read(lambda: watch.read(now=timezone.now()))
+
         self.caller_statuses = SharedReads[Decision](self.read, good_for_s=CALLER_STATUS_S)
         self.waiting = WaitingRepeats()
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
         await self.read(snapshot.current)
         await self.read(routing.load)
         known = await self.read(routing.known_names)
+        operators_own = await added()
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.bodies = Bodies(
             at_a_time=settings.LARGE_BODIES_PER_KEY,
             most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
             patience_s=settings.BODY_TIMEOUT_S,
+            share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
         self.commits = GroupCommit()
         self.commits.start()
@@ -80,12 +115,7 @@ class Gateway:
         )
         self.providers = registry.configured()
         await self.providers.open()
-        watch = endpoints.Watch()
-
-        async def added() -> tuple[endpoints.Endpoint, ...]:
-            return await self.read(lambda: watch.read(now=timezone.now()))
-
-        await self.providers.renew(await added())
+        await self.providers.renew(operators_own)
         self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS, always=[metrics.observe])
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
@@ -93,9 +123,19 @@ class Gateway:
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
         ]
         self.loop = asyncio.get_running_loop()
+        self.is_open = True
 
     async def shutdown(self) -> None:
         self.loop = None
+        self._opening.cancel()
+        await asyncio.gather(self._opening, return_exceptions=True)
+        if self.is_open:
+            await self._close()
+        for threads in (self._readers, self._keepers):
+            await asyncio.to_thread(threads.close)
+
+    async def _close(self) -> None:
+        self.is_open = False
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
@@ -104,8 +144,6 @@ class Gateway:
         await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
         self.bodies.close()
-        for threads in (self._readers, self._keepers):
-            await asyncio.to_thread(threads.close)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run a database read off the event loop. OperationalError where the database does not answer in time."""
@@ -124,5 +162,11 @@ class Gateway:
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
         key = found[1]
-        cached = None if afresh else self.identities.cached(key)
-        return cached if cached is not None else await self.read(lambda: self.identities.find(key))
+        identity = None if afresh else self.identities.cached(key)
+        if identity is None:
+            identity = await self.read(lambda: self.identities.find(key))
+        if identity.has_ended:
+            refused = errors.key_ended()
+            Asked(exchange, identity).note(refused, self.refusals)
+            raise refused
+        return identity

@@ -49,6 +49,7 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
     mistral_dialect.refuse_guardrails(request, model=model)
     bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
     messages = with_ids(asked["messages"], ANTHROPICS_IDS)
+    mistral_dialect.refuse_unanswered(messages, between=("system", "developer"))
     body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(messages)}
     system = [block for m in messages if m["role"] in ("system", "developer") for block in _system(m)]
     output = _output_format(asked.get("response_format"), system)
@@ -117,6 +118,8 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             turns.append({"role": speaker, "content": blocks})
     if not turns:
         raise DialectError("`messages` must hold one of a user at least for this model.", "messages")
+    if turns[0]["role"] != "user":
+        raise DialectError("`messages` must begin with one of a user for this model.", "messages")
     last = turns[-1]["content"][-1]
     if turns[-1]["role"] == "assistant" and last["type"] == "text":
         # The answer goes on from here, and the API refuses a blank at its end.
@@ -164,7 +167,9 @@ def _content(content: Any, param: str) -> list[dict[str, Any]]:
             blocks.append({"type": "image", "source": source, **_cache_mark(part, place)})
         elif kind == "text":
             blocks += [{**block, **_cache_mark(part, place)} for block in _content(part["text"], param)]
-        elif kind not in ("thinking", "reference", "refusal"):
+        elif kind == "refusal":
+            blocks += _content(part["refusal"], param)
+        elif kind not in ("thinking", "reference"):
             raise DialectError(f"Content of type {kind!r} is not supported by this model.", f"{param}.content.{at}")
     return blocks
 

@@ -35,10 +35,20 @@ REFUSED = {
 }
 # Mistral takes these or nothing; OpenAI's clients also send null.
 _NOT_NULL = ("stream", "response_format", "tool_choice", "prediction", "parallel_tool_calls", "safe_prompt")
-# What OpenAI's clients echo in a message and Mistral does not know.
-_DROPPED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning")
+# What OpenAI's clients and LiteLLM's echo in a message and Mistral does not know.
+_DROPPED_IN_MESSAGES = (
+    *("refusal", "annotations", "audio", "function_call", "reasoning_content", "reasoning", "thinking_blocks"),
+)
 # What other providers know in a message, or in what is in one: Mistral answers an unknown field with a 422.
 OTHERS_IN_MESSAGES = ("cache_control", "extra_content", "provider_specific_fields", "reasoning_details")
+_MESSAGE_FIELDS: Mapping[str, frozenset[str]] = {
+    "system": frozenset({"role", "content"}),
+    "user": frozenset({"role", "content"}),
+    "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
+    "tool": frozenset({"role", "content", "tool_call_id", "name"}),
+}
+# What stands between a tool's result and a user's next words, where the model said nothing: Mistral wants it to.
+_DONE = {"role": "assistant", "content": "Done."}
 _PART_FIELDS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"type", "text"}),
     "image_url": frozenset({"type", "image_url"}),
@@ -175,7 +185,9 @@ def shape(request: Request) -> dict[str, Any]:
     if request.shaped is None:
         payload = dict(request.payload)
         renamed = tool_calls.with_ids(payload["messages"], tool_calls.MISTRALS_IDS)
-        payload["messages"] = [_known_message(message) for message in renamed]
+        refuse_unanswered(renamed, between=("system",))
+        known = [_known_message(message, f"messages.{at}") for at, message in enumerate(renamed)]
+        payload["messages"] = _in_order(known)
         if payload.get("tools"):
             payload["tools"] = [_known_tool(tool) for tool in payload["tools"]]
         # Nearly every request is as Mistral takes it already.
@@ -183,8 +195,42 @@ def shape(request: Request) -> dict[str, Any]:
     return request.shaped
 
 
-def _known_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = {name: value for name, value in message.items() if name not in OTHERS_IN_MESSAGES}
+def refuse_unanswered(messages: Sequence[Mapping[str, Any]], *, between: Collection[str] = ()) -> None:
+    """Raises DialectError where calls and results of tools do not fit together, whoever is asked."""
+    if found := tool_calls.unanswered(messages, between=between):
+        field, problem = found
+        raise DialectError(f"`{field}` {problem}", field)
+
+
+def _in_order(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages as Mistral lets them follow each other. Raises DialectError.
+
+    An answer that is empty is left out, a system message goes to the start where it may not stand, and the model has
+    a word between a tool's result and a user's.
+    """
+    first: list[Mapping[str, Any]] = []
+    others: list[Mapping[str, Any]] = []
+    for message in messages:
+        role, before = message["role"], others[-1]["role"] if others else ""
+        if role == "assistant" and not (message.get("content") or message.get("tool_calls") or message.get("prefix")):
+            continue
+        if role == "system" and before in ("", "assistant", "tool"):
+            first.append(message)
+            continue
+        if role == "user" and before == "tool":
+            others.append(_DONE)
+        others.append(message)
+    if others and others[-1]["role"] == "assistant" and not others[-1].get("prefix"):
+        place = f"messages.{len(messages) - 1}"
+        raise DialectError(f"`{place}` must be a user's or a tool's for this model, or have `prefix`.", place)
+    return [*first, *others]
+
+
+def _known_message(message: Mapping[str, Any], param: str) -> Mapping[str, Any]:
+    fields = _MESSAGE_FIELDS[message["role"]]
+    known = {name: value for name, value in message.items() if name in fields}
+    if len(known) < len(message):
+        _refuse_unknown(message, fields, param)
     if isinstance(content := message.get("content"), list):
         known["content"] = [_known_part(part) for part in content]
     if calls := message.get("tool_calls"):
@@ -194,8 +240,20 @@ def _known_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return known
 
 
+def _refuse_unknown(message: Mapping[str, Any], fields: Collection[str], param: str) -> None:
+    for name, value in message.items():
+        if value is not None and name not in fields and name not in OTHERS_IN_MESSAGES:
+            place = f"{param}.{name[:100]}"
+            raise DialectError(f"`{place}` is not known to Mistral: leave it out.", place, "unknown_field")
+
+
 def _known_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     kind = part.get("type", "text")
+    if kind == "refusal":
+        return {"type": "text", "text": part["refusal"]}
+    if kind == "thinking" and isinstance(part.get("thinking"), str):
+        # Anthropic's: its signature is nobody else's.
+        return {"type": "thinking", "thinking": [{"type": "text", "text": part["thinking"]}]}
     fields = _PART_FIELDS.get(kind)
     if fields is None:
         return part
@@ -266,6 +324,8 @@ def load_object(
         del payload[name]
     if kind == "chat":
         _keep_allowed_tools(payload)
+        if isinstance(messages := payload.get("messages"), list):
+            payload["messages"] = tool_calls.from_functions(messages)
     return payload | {name: value for name, value in added.items() if value is not None}
 
 
@@ -442,6 +502,8 @@ def _translate_message(message: Any, param: str) -> None:
         raise DialectError(f"`{param}.role` must be one of {', '.join(sorted(ROLES))}.", f"{param}.role")
     _check_content(message, role, param)
     _check_tool_calls(message, param)
+    if role == "assistant" and isinstance(refusal := message.get("refusal"), str):
+        message["content"] = said(message, refusal)
     for name in _DROPPED_IN_MESSAGES:
         if name in message:
             if isinstance(message[name], dict):
@@ -451,6 +513,12 @@ def _translate_message(message: Any, param: str) -> None:
         message.pop("name", None)
     if role == "developer":
         message["role"] = "system"
+
+
+def said(message: Mapping[str, Any], refusal: str) -> Any:
+    """What an answer says: its refusal, where that is all."""
+    content = message.get("content")
+    return content if content or message.get("tool_calls") else refusal or content
 
 
 def _check_content(message: Mapping[str, Any], role: str, param: str) -> None:
@@ -477,6 +545,8 @@ def _check_part(part: Any, param: str) -> None:
         raise DialectError(f"`{param}.type` must be a string.", f"{param}.type", "invalid_type")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise DialectError(f"`{param}.text` must be a string.", f"{param}.text", "invalid_type")
+    if kind == "refusal" and not isinstance(part.get("refusal"), str):
+        raise DialectError(f"`{param}.refusal` must be a string.", f"{param}.refusal", "invalid_type")
     if kind == "image_url":
         image = part.get("image_url")
         url = image.get("url") if isinstance(image, dict) else image

@@ -33,6 +33,10 @@ _MISTRALS = (
 )
 # Without effect on the answer, but not on its price: predicted text that is wrong is charged, beyond `max_tokens`.
 _WITHOUT_BOUND = ("prediction",)
+# In a message: Mistral's alone, or what a search found for an answer that was given.
+_WITHOUT_EFFECT = ("prefix", "annotations")
+# Thoughts of an earlier answer. OpenAI refuses them; some endpoints want their own back.
+_OTHERS_THOUGHTS = ("reasoning_content", "reasoning", "thinking_blocks")
 # The two names of an answer's bound. Old servers pass over the newer one, and then nothing bounds what they write; so
 # it is sent where an endpoint has asked for it.
 OLDER, NEWER = "max_tokens", "max_completion_tokens"
@@ -80,7 +84,10 @@ def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
         return payload
     thinking.tokens_beside(payload)
     _translate_fields(payload, native=native)
-    messages = with_ids(payload["messages"], OPENAIS_IDS) if native else payload["messages"]
+    messages = payload["messages"]
+    if native:
+        messages = with_ids(messages, OPENAIS_IDS)
+        mistral_dialect.refuse_unanswered(messages)
     payload["messages"] = [_message(message, native=native) for message in messages]
     if payload.get("tools"):
         payload["tools"] = [{"type": "function", **tool} for tool in payload["tools"]]
@@ -161,23 +168,36 @@ def _message(message: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
     """A message without what only Mistral's have."""
     if message.get("prefix"):
         raise DialectError("`prefix` is not supported by this model.", "messages")
-    translated = {name: value for name, value in message.items() if name != "prefix"}
+    translated = {name: value for name, value in message.items() if name not in _WITHOUT_EFFECT}
     if native:
-        translated = _without_others(translated)
+        translated = {n: v for n, v in _without_others(translated).items() if n not in _OTHERS_THOUGHTS}
+    else:
+        _write_refusal(translated)
     role = message["role"]
     if role == "developer" and not native:
         translated["role"] = "system"
     if role == "tool":
         translated.pop("name", None)
     if isinstance(message.get("content"), list):
-        translated["content"] = [_part(part) for part in message["content"] if part.get("type") != "thinking"]
-        if not translated["content"]:
-            translated["content"] = None if message.get("tool_calls") else ""
+        parts = [part for part in message["content"] if part.get("type") != "thinking"]
+        translated["content"] = [_part(part, native=native) for part in parts] or None
+    if translated.get("content") is None and not (message.get("tool_calls") or translated.get("refusal")):
+        translated["content"] = ""
     if calls := message.get("tool_calls"):
         translated["tool_calls"] = [_tool_call(call, native=native) for call in calls]
     else:
         translated.pop("tool_calls", None)
     return translated
+
+
+def _write_refusal(message: dict[str, Any]) -> None:
+    """OpenAI's field for a refusal becomes what was said, and empty fields go: strict endpoints know neither."""
+    refusal = message.pop("refusal", None)
+    if isinstance(refusal, str):
+        message["content"] = mistral_dialect.said(message, refusal)
+    for name in (*_OTHERS_THOUGHTS, "audio", "function_call"):
+        if name in message and message[name] in (None, "", []):
+            del message[name]
 
 
 def _without_others(given: Any) -> Any:
@@ -193,7 +213,9 @@ def _without_others(given: Any) -> Any:
     return known
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
+    if part.get("type") == "refusal" and not native:
+        return {"type": "text", "text": part["refusal"]}
     if part.get("type") == "image_url" and isinstance(part["image_url"], str):
         return {**part, "image_url": {"url": part["image_url"]}}
     return {"type": "text", **part}

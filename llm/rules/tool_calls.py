@@ -6,7 +6,7 @@ import hashlib
 import re
 import string
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -40,6 +40,48 @@ def with_ids(messages: Sequence[Mapping[str, Any]], taken: re.Pattern[str]) -> l
             found.append({**message, "tool_calls": calls})
         elif role == "tool" and (id := _result_id(message, waiting, taken)):
             found.append({**message, "tool_call_id": id})
+        else:
+            found.append(message)
+    return found
+
+
+def unanswered(messages: Sequence[Mapping[str, Any]], *, between: Collection[str] = ()) -> tuple[str, str] | None:
+    """(field, what is wrong) where a call has no result or a result no call; messages of roles `between` may part them.
+
+    Every provider wants the results of a message's calls right after it, one for each; their ids are `with_ids`'.
+    """
+    # Ids of calls without a result so far, with the field of each.
+    waiting: dict[str, str] = {}
+    for at, message in enumerate(messages):
+        role = message.get("role")
+        if role in between:
+            continue
+        if role == "tool":
+            id = message.get("tool_call_id")
+            if not isinstance(id, str) or waiting.pop(id, None) is None:
+                return f"messages.{at}.tool_call_id", "is of no call of the message before its results."
+            continue
+        if waiting:
+            break
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            waiting[call["id"]] = f"messages.{at}.tool_calls.{number}"
+    field = next(iter(waiting.values()), "")
+    return (field, "has no result: send a message of the role `tool` for it, right after it.") if field else None
+
+
+def from_functions(messages: list[Any]) -> list[Any]:
+    """Calls in OpenAI's former way, a `function_call` and a message of the role `function`, as they are made today."""
+    found: list[Any] = []
+    id = ""
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict):
+            found.append(message)
+        elif isinstance(called := message.get("function_call"), dict) and not message.get("tool_calls"):
+            id = f"call_{at}"
+            rest = {name: value for name, value in message.items() if name != "function_call"}
+            found.append({**rest, "tool_calls": [{"id": id, "type": "function", "function": called}]})
+        elif message.get("role") == "function":
+            found.append({**message, "role": "tool", "tool_call_id": id})
         else:
             found.append(message)
     return found

@@ -119,7 +119,7 @@ def _by_size(size_bytes: int, max_seconds: int, min_bitrate: int) -> int:
 
 def _wav_seconds(file: bytes) -> int | None:
     """How long an uncompressed WAV is: all bytes from its data on, at its own rate. None for anything else."""
-    if file[:4] != b"RIFF" or file[8:12] != b"WAVE":
+    if file[:4] != b"RIFF" or file[8:12] != b"WAVE" or _is_recorders(file):
         return None
     at, bits_per_second = 12, 0
     while at + 8 <= len(file):
@@ -133,6 +133,12 @@ def _wav_seconds(file: bytes) -> int | None:
             return -(-(len(file) - start) * 8 // bits_per_second) if bits_per_second else None
         at = start + size + size % 2
     return None
+
+
+def _is_recorders(file: bytes) -> bool:
+    """Whether ffmpeg takes it for ACT, in which voice recorders pack sound a hundred times: nothing but zeros, and then
+    a mark, where a WAV has its first samples (libavformat/act.c)."""
+    return file[256:257] == b"\x84" and not any(file[44:256])
 
 
 def _wav_bits_per_second(described: bytes) -> int:

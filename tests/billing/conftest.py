@@ -31,6 +31,12 @@ def _settings(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def trusting(settings: Any) -> None:
+    """A rise counts whole at once, so that a change of plan alone shows."""
+    settings.STRIPE_UPGRADE = "whole"
+
+
+@pytest.fixture
 def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the view hands to the workers, in place of a broker."""
     found: list[str] = []

@@ -129,6 +129,7 @@ def invoice(
     status: str = "paid",
     id: str = "",
     proration: bool = False,
+    quantity: int = 1,
     tenant: str = "",
     **fields: Any,
 ) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def invoice(
                         "type": "price_details",
                         "price_details": {"price": price, "product": product},
                     },
-                    "quantity": 1,
+                    "quantity": quantity,
                 }
             ],
         },

@@ -80,7 +80,7 @@ def test_concurrent_posts_of_one_event_are_one_row_and_one_effect(
     assert BudgetWindow.objects.count() == 1
 
 
-def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant) -> None:
+def test_workers_on_one_customers_events_end_in_one_state(acme: Tenant, trusting: None) -> None:
     events = [
         checkout_completed(),
         subscription_created(),

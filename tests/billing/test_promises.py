@@ -243,7 +243,7 @@ class TestPromise7SecretRotationLosesNothing:
 class TestPromise8AnOutageOfStripe:
     @pytest.mark.parametrize("status", [401, 429, 500])
     def test_blocks_no_call_and_loses_no_webhook(
-        self, product: Product, settings: Any, monkeypatch: pytest.MonkeyPatch, status: int
+        self, product: Product, settings: Any, trusting: None, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_, **__: 0)
         settings.STRIPE_SECRET_KEY = "sk_test_1"

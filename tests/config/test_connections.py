@@ -6,12 +6,13 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from config.connections import MOST_AT_ONCE
 from governance.models import Reservation
 from tests import factories as make
 from tests.product import Product, eventually
@@ -207,6 +208,17 @@ def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:
         for _ in range(3):
             peer.sendall(ask)
             assert peer.recv(65536).startswith(b"HTTP/1.1 401")
+
+
+def test_thousands_of_requests_at_once_end_the_connection_and_delay_nobody(product: Product) -> None:
+    with connected(product) as peer:
+        began = time.process_time()
+        with suppress(ConnectionError):
+            peer.sendall(b"GET /v1 HTTP/1.1\r\n\r\n" * 50_000)
+        assert read(peer).count(b"HTTP/1.1 404") <= MOST_AT_ONCE
+        # The product runs in this process.
+        assert time.process_time() - began < 5
+    assert product.get("/v1/models").status_code == 401
 
 
 def test_a_client_that_leaves_with_more_requests_on_their_way_is_noticed(product: Product) -> None:

@@ -42,6 +42,18 @@ def test_djangos_deployment_checks_find_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["ALLOWED_HOSTS", "FORWARDED_ALLOW_IPS"])
+def test_trust_in_anybody_is_told_before_and_at_the_start(tmp_path: Path, name: str) -> None:
+    done = manage(tmp_path, "check", "--deploy", "--fail-level", "WARNING", **{name: "*"})
+    assert done.returncode == 1
+    assert f"{name}=*" in done.stderr
+
+    # An application that is none: what is said comes before it is looked for.
+    started = manage(tmp_path, "web", "--port", "0", "--application", "config:nothing", **{name: "*"})
+    assert f"Warning: {name}=*" in started.stderr
+    assert "Warning" not in manage(tmp_path, "web", "--port", "0", "--application", "config:nothing").stderr
+
+
 def test_static_files_can_be_collected(tmp_path: Path) -> None:
     done = manage(tmp_path, "collectstatic", "--noinput", "--verbosity", "0")
 

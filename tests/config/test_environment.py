@@ -1,7 +1,10 @@
 """Typed readers of environment variables: what they take, and the sentence they stop start-up with."""
 
+import base64
 import os
+import secrets
 import sqlite3
+import string
 from decimal import Decimal
 from pathlib import Path
 
@@ -136,7 +139,11 @@ class TestSecrets:
 
     @pytest.mark.parametrize(
         "weak",
-        ["a", "x" * 64, "ab" * 40, "django-insecure-7h1s-15-l0ng-and-r4nd0m-enough-for-a-t3st", "r4nd0m-but-short!"],
+        [
+            *("a", "x" * 64, "ab" * 40, "abcdefghijkl" * 6, "0123456789" * 6, "987654321" * 7, "acegikmoqsuwy" * 5),
+            *(string.ascii_letters + string.digits, "correct-horse-" * 5, "a" * 60 + "b3R7xZq9"),
+            *("django-insecure-7h1s-15-l0ng-and-r4nd0m-enough-for-a-t3st", "r4nd0m-but-short!"),
+        ],
     )
     def test_a_secret_key_that_can_be_guessed_is_refused_without_debug(self, weak: str, tmp_path: Path) -> None:
         with pytest.raises(ImproperlyConfigured, match="SECRET_KEY is weak") as stopped:
@@ -144,7 +151,15 @@ class TestSecrets:
         assert weak == "a" or weak not in str(stopped.value)
         assert environment.secret_key(env(SECRET_KEY=weak), debug=True, var_dir=tmp_path) == weak
 
-    @pytest.mark.parametrize("weak", ["short", "abababababababababab"])
+    def test_a_random_secret_is_never_taken_for_one_that_can_be_guessed(self) -> None:
+        for _ in range(300):
+            for made in (secrets.token_urlsafe(38), secrets.token_hex(25), base64.b64encode(os.urandom(48)).decode()):
+                assert not environment.is_weak_key(made), made
+            assert environment.token(env(T=secrets.token_urlsafe(16)), "T", debug=False)
+
+    @pytest.mark.parametrize(
+        "weak", ["short", "abababababababababab", "12345678901234567890", "abcdefghijklmnopqrstuvw"]
+    )
     def test_a_token_that_can_be_guessed_is_refused_without_debug(self, weak: str) -> None:
         with pytest.raises(ImproperlyConfigured, match="METRICS_TOKEN is weak"):
             environment.token(env(METRICS_TOKEN=weak), "METRICS_TOKEN", debug=False)

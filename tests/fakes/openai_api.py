@@ -82,11 +82,32 @@ def check(body: dict[str, Any]) -> None:
             raise Refused(400, "Missing required parameter: 'tools[0].type'.")
     for message in body["messages"]:
         _check_message(message)
+    _check_results(body["messages"])
+
+
+def _check_results(messages: list[dict[str, Any]]) -> None:
+    """As https://github.com/langchain-ai/langchain/issues/26826 and many others met it."""
+    waiting: set[str] = set()
+    for message in [*messages, {"role": "end"}]:
+        if message["role"] == "tool":
+            if message["tool_call_id"] not in waiting:
+                raise Refused(
+                    400, "messages with role 'tool' must be a response to a preceding message with 'tool_calls'."
+                )
+            waiting.discard(message["tool_call_id"])
+            continue
+        if waiting:
+            raise Refused(
+                400, "An assistant message with 'tool_calls' must be followed by tool messages responding to each one."
+            )
+        waiting = {call["id"] for call in message.get("tool_calls") or ()}
 
 
 def _check_message(message: dict[str, Any]) -> None:
     if unknown := set(message) - MESSAGE_FIELDS[message["role"]]:
         raise Refused(400, f"Additional properties are not allowed ({sorted(unknown)[0]!r} was unexpected)")
+    if message.get("content") is None and not (message.get("tool_calls") or message.get("refusal")):
+        raise Refused(400, "Invalid value for 'content': expected a string, got null.")
     for part in message["content"] if isinstance(message.get("content"), list) else ():
         if part["type"] not in ("text", "image_url", "input_audio", "file", "refusal"):
             raise Refused(400, f"Invalid value: {part['type']!r}.")

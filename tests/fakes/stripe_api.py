@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import responses
 
 API = "https://api.stripe.com"
+# So many members of a list come with the object that it is in.
+EMBEDDED = 10
 Rows = list[dict[str, Any]]
 
 
@@ -20,6 +22,7 @@ class Account:
 
     def __init__(self, api: responses.RequestsMock) -> None:
         self.customers: dict[str, dict[str, Any]] = {}
+        self.accounts: dict[str, dict[str, Any]] = {}
         self.subscriptions: Rows = []
         self.invoices: Rows = []
         self.products: dict[str, dict[str, Any]] = {}
@@ -61,7 +64,20 @@ class Account:
             case ["GET", "v1", "products", id]:
                 return self.products.get(id, {"id": id, "object": "product", "metadata": {}})
             case ["GET", "v1", ("subscriptions" | "invoices") as kind]:
-                return self._listing(self._of_customer(getattr(self, kind), parameters), parameters)
+                rows = self._of_customer(getattr(self, kind), parameters)
+                return self._listing([self._folded(row) for row in rows], parameters)
+            case ["GET", "v1", "invoices", id, "lines"]:
+                return self._listing(self._embedded(self.invoices, id, "lines"), parameters)
+            case ["GET", "v1", ("subscriptions" | "invoices") as kind, id]:
+                return next((self._folded(row) for row in getattr(self, kind) if row["id"] == id), None)
+            case ["GET", "v1", "invoice_payments"]:
+                return self._listing(self._embedded(self.invoices, parameters["invoice"], "payments"), parameters)
+            case ["GET", "v1", "subscription_items"]:
+                return self._listing(
+                    self._embedded(self.subscriptions, parameters["subscription"], "items"), parameters
+                )
+            case ["GET", "v2", "core", "accounts", id]:
+                return self.accounts.get(id)
             case ["GET", "v1", "events"]:
                 return self._listing(self._newest_first(parameters), parameters)
             case ["GET", "v1", "webhook_endpoints"]:
@@ -87,10 +103,23 @@ class Account:
                 return self._changed(self.event_destinations, id, {"status": "enabled"})
         return None
 
+    def _embedded(self, rows: Rows, id: str, name: str) -> Rows:
+        return list(next(row[name]["data"] for row in rows if row["id"] == id))
+
+    def _folded(self, row: dict[str, Any]) -> dict[str, Any]:
+        """As Stripe embeds lists: their first ten."""
+        short = {
+            name: {**row[name], "data": row[name]["data"][:EMBEDDED], "has_more": len(row[name]["data"]) > EMBEDDED}
+            for name in ("lines", "payments", "items")
+            if name in row
+        }
+        return row | short
+
     def _of_customer(self, rows: Rows, parameters: dict[str, Any]) -> Rows:
-        asked = parameters.get("customer")
         status = parameters.get("status", "all")
-        rows = [row for row in rows if asked in (None, row["customer"])]
+        for name in ("customer", "customer_account"):
+            if asked := parameters.get(name):
+                rows = [row for row in rows if row.get(name) == asked]
         return [row for row in rows if status in ("all", row["status"])]
 
     def _newest_first(self, parameters: dict[str, Any]) -> Rows:

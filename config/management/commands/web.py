@@ -6,6 +6,7 @@ import uvicorn
 from django.conf import settings
 from django.core.management.base import CommandParser
 
+from config import checks
 from governance.management.terminal import TerminalCommand
 
 
@@ -26,6 +27,8 @@ class Command(TerminalCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         # Without a setting nobody's word on who calls counts; uvicorn alone would believe this machine's.
         trusted = ",".join(settings.FORWARDED_ALLOW_IPS)
+        for problem in [] if settings.DEBUG else checks.trust():
+            self.stderr.write(f"Warning: {problem.msg} {problem.hint}")
         uvicorn.run(
             options["application"],
             host=options["host"],
@@ -38,6 +41,8 @@ class Command(TerminalCommand):
             forwarded_allow_ips=trusted,
             server_header=False,
             access_log=False,
+            # What it says goes where all else does, as lines with an end.
+            log_config=None,
             log_level="warning",
             timeout_graceful_shutdown=options["grace"],
         )

@@ -83,7 +83,7 @@ def test_other_billing_reasons_open_no_window(tenant: Tenant, deliver: Deliver, 
 
 
 def test_upgrade_and_downgrade_change_the_limit_at_once_and_keep_what_was_used(
-    tenant: Tenant, deliver: Deliver
+    tenant: Tenant, deliver: Deliver, trusting: None
 ) -> None:
     deliver(joined())
     spend("45")
@@ -302,7 +302,7 @@ def test_operators_budget_for_billing_cycles_is_taken_over(tenant: Tenant, deliv
     )
 
 
-def test_operators_reset_is_kept_and_follows_the_limit(tenant: Tenant, deliver: Deliver) -> None:
+def test_operators_reset_is_kept_and_follows_the_limit(tenant: Tenant, deliver: Deliver, trusting: None) -> None:
     deliver(joined())
     budget = budget_of()
     budgets.reset(budget=budget, reason="goodwill", by=Actor("ann"), now=START + DAY)

@@ -192,7 +192,9 @@ class TestByThemselves:
         kinds = [one.kind for one in catch_up.run_due(now=NOW + 3 * HOUR)]
         assert kinds == ["endpoint", "backfill", "reconcile"]
 
-    def test_after_an_outage_what_was_missed_comes_and_operators_are_told(self, stripe: stripe_api.Account) -> None:
+    def test_after_an_outage_what_was_missed_comes_and_operators_are_told(
+        self, stripe: stripe_api.Account, trusting: None
+    ) -> None:
         catch_up.run_due(now=NOW)
         store.sweep(now=NOW)
         back = NOW + 9 * HOUR
@@ -436,3 +438,57 @@ class TestSetup:
         settings.APP_URL = "http://127.0.0.1:8000"
         with pytest.raises(CommandError, match="https"):
             call_command("stripe_setup")
+
+
+class TestReadingMany:
+    """What is read of ten customers tells of ten thousand: nothing is kept of one when the next is read."""
+
+    CUSTOMERS = 10
+    # A reading is numbered, the customer locked, and what it says compared.
+    MOST_QUERIES = 25
+
+    @pytest.fixture
+    def many(self, stripe: stripe_api.Account) -> stripe_api.Account:
+        stripe.page_size = 3
+        stripe.customers, stripe.subscriptions, stripe.invoices = {}, [], []
+        for number in range(self.CUSTOMERS):
+            factories.tenant(f"tenant-{number}")
+            of: dict[str, Any] = {"customer": f"cus_{number}", "subscription": f"sub_{number}"}
+            stripe.customer(of["customer"], tenant=f"tenant-{number}")
+            stripe.subscriptions.append(subscription(**of))
+            for month in range(4):
+                at = START - month * 30 * DAY
+                stripe.invoices.append(
+                    invoice(period_start=at, period_end=at + 30 * DAY, id=f"in_{number}_{month}", **of)
+                )
+        return stripe
+
+    def test_takes_few_queries_for_each_and_tells_how_far_it_is(
+        self, many: stripe_api.Account, django_assert_max_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catch_up, "CUSTOMERS_A_REPORT", 4)
+        assert catch_up.reconcile(now=NOW).figures["differed"] == self.CUSTOMERS
+        told: list[str] = []
+        with django_assert_max_num_queries(self.MOST_QUERIES * self.CUSTOMERS):
+            done = catch_up.reconcile(now=NOW + HOUR, report=told.append)
+        assert (done.figures, done.lines) == ({"customers": 10, "differed": 0, "failed": 0}, [])
+        assert told == ["4 of 10 customers", "8 of 10 customers"]
+        many.subscriptions[3]["cancel_at_period_end"] = True
+        done = catch_up.reconcile(now=NOW + 2 * HOUR)
+        assert (done.figures["differed"], {line.split(":")[0] for line in done.lines}) == (1, {"cus_3"})
+
+    def test_looks_again_where_plans_settings_or_the_time_have_changed(
+        self, many: stripe_api.Account, settings: Any
+    ) -> None:
+        catch_up.reconcile(now=NOW)
+        spoilt = BudgetWindow.objects.filter(tenant__slug="tenant-1")
+        spoilt.update(limit_nanos=1)
+        settings.STRIPE_GRACE_DAYS = 1
+        assert catch_up.reconcile(now=NOW + HOUR).figures["differed"] == 1
+        assert spoilt.get().limit_nanos == STANDARD
+        assert catch_up.reconcile(now=START + 30 * DAY).figures["differed"] == self.CUSTOMERS
+
+    def test_keeps_a_bounded_number_of_lines(self, many: stripe_api.Account, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catch_up, "MOST_LINES", 5)
+        done = catch_up.reconcile(now=NOW)
+        assert (len(done.lines), done.figures["differed"]) == (5, self.CUSTOMERS)

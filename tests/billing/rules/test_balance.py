@@ -11,7 +11,7 @@ from tests.billing.events import DAY, START
 
 def part(whole: int, paid: int | None = None, key: str = "a", days: int = 30, **fields: Any) -> Part:
     paid = whole if paid is None else paid
-    return Part(key, START + days * DAY, whole, paid, min(whole, paid), **fields)
+    return Part(key, START + days * DAY, whole, paid, **fields)
 
 
 def spell(number: int, used: int, *parts: Part) -> Spell:
@@ -34,17 +34,23 @@ def test_what_was_used_beyond_the_limit_at_the_end_is_taken_off_the_next_ones_un
     assert left(past, spell(2, 0, part(50, key="c"))) == 20
 
 
-def test_an_advance_waits_while_the_plan_is_kept_and_is_owed_when_it_is_left() -> None:
+def test_what_a_plan_allowed_beyond_what_was_paid_is_owed_whatever_plan_follows() -> None:
     past = [spell(0, 200, part(200, paid=55))]
-    assert left(past, spell(1, 0, part(200, key="b"))) == 200
+    assert left(past, spell(1, 0, part(200, key="b"))) == 55
     assert left(past, spell(1, 0, part(50, key="b"))) == 0
 
 
-def test_what_is_left_unused_repays_an_advance() -> None:
+def test_what_is_left_unused_repays_what_is_owed() -> None:
     past = [spell(0, 200, part(200, paid=55)), spell(1, 60, part(200, key="b"))]
     assert left(past, spell(2, 0, part(50, key="c"))) == 45
     past.append(spell(2, 0, part(50, key="c")))
     assert left(past, spell(3, 0, part(50, key="d"))) == 50
+
+
+def test_what_was_paid_back_in_part_is_forgiven_in_part() -> None:
+    back = part(80, paid=50, forgiven_nanos=20)
+    assert left([spell(0, 65, back)], spell(1, 0, part(50, key="b"))) == 50
+    assert left([spell(0, 80, back)], spell(1, 0, part(50, key="b"))) == 40
 
 
 def test_a_period_that_was_never_paid_is_owed() -> None:
@@ -52,7 +58,7 @@ def test_a_period_that_was_never_paid_is_owed() -> None:
 
 
 def test_what_an_operator_paid_back_is_not_owed() -> None:
-    gone = part(50, paid=0, frozen=True, forgiven=True)
+    gone = part(50, paid=0, frozen=True, forgiven_nanos=50)
     assert left([spell(0, 30, gone)], spell(1, 0, part(50, key="b"))) == 50
 
 
@@ -99,8 +105,8 @@ def test_what_is_paid_for_all_parts_is_drawn_on_before_what_they_allow_beyond_it
     full, partly_paid = part(50), part(40, key="b", days=40, paid=20)
     # 50 and 20 of what is paid for, then 5 of what the second allows beyond it.
     assert left([Spell(START, (full, partly_paid), 75)], Spell(START + 30 * DAY, (partly_paid,), 0)) == 15
-    # Those 5 are an advance, which waits.
-    assert left([Spell(START, (full, partly_paid), 75)], spell(2, 0, part(100, key="c"))) == 100
+    # Those 5 are owed.
+    assert left([Spell(START, (full, partly_paid), 75)], spell(2, 0, part(100, key="c"))) == 95
 
 
 def test_what_one_part_does_not_hold_is_drawn_on_the_next() -> None:
@@ -127,35 +133,8 @@ def test_frozen_parts_allow_together_what_is_used_and_each_no_more_than_it_had()
 def test_debts_of_several_windows_add_up() -> None:
     assert left([spell(0, 5), spell(1, 7)], spell(2, 0, part(50, key="b"))) == 38
     past = [spell(0, 220, part(200, paid=55)), spell(1, 200, part(200, paid=155, key="b"))]
-    # 20 beyond the first limit, and the smaller of two advances, which are 145 and 45.
-    assert left(past, spell(2, 0, part(200, key="c"))) == 200 - 20 - 45
-
-
-def test_of_two_advances_the_larger_waits() -> None:
-    past = [spell(0, 200, part(200, paid=55)), spell(1, 200, part(200, paid=155, key="b"))]
-    assert left(past, spell(2, 0, part(200, key="c"))) == 155
-    assert left(past, spell(2, 0, part(199, key="c"))) == 199 - 145 - 45
-
-
-def test_what_is_left_unused_repays_debts_before_an_advance() -> None:
-    past = [spell(0, 220, part(200, paid=55)), spell(1, 65, part(100, key="b"))]
-    # Of 35 unused 20 repay the debt and 15 the advance of 145.
-    assert left(past, spell(2, 0, part(150, key="c"))) == 150 - 130
-
-
-def test_an_advance_that_is_repaid_leaves_no_level_behind() -> None:
-    past = [spell(0, 200, part(200, paid=55)), spell(1, 0, part(200, key="b")), spell(2, 100, part(100, 40, key="c"))]
-    assert left(past, spell(3, 0, part(100, key="d"))) == 100
-
-
-def test_a_period_that_was_paid_at_all_may_advance() -> None:
-    assert left([spell(0, 200, part(200, paid=1))], spell(1, 0, part(200, key="b"))) == 200
-
-
-def test_a_part_is_measured_at_no_level_unless_it_says_so() -> None:
-    past = [spell(0, 200, part(200, paid=55))]
-    assert Part("b", START + 60 * DAY, 200, 200).level_nanos == 0
-    assert left(past, spell(1, 0, Part("b", START + 60 * DAY, 200, 200))) == 55
+    # 165 beyond what was paid for the first, and 45 beyond the second.
+    assert left(past, spell(2, 0, part(300, key="c"))) == 300 - 165 - 45
 
 
 def test_a_refunded_top_up_adds_what_is_used_of_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, WindowShare, closed, entitle
-from billing.rules.periods import Period
+from billing.rules.grants import Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import PlanPolicy, PlanRule
 from billing.stripe_api import objects
@@ -128,7 +128,9 @@ def test_a_budget_for_a_whole_year_follows_the_years() -> None:
 
 def test_amounts_in_other_currencies_count_by_the_policys_rates() -> None:
     price = events.price_of("price_x", unit_amount=1000, currency="eur", metadata={"llm_budget_percent": "100"})
-    invoice = paid(price="price_y")
+    raw = events.invoice(price="price_x", amount_paid=1000)
+    raw["lines"]["data"][0]["currency"] = "eur"
+    invoice = objects.invoice(raw)
     without = entitled([sub(price=price)], [invoice])
     assert (without.limit_nanos, without.reasons) == (0, ("no_exchange_rate:eur",))
     rates = {"eur": Decimal("1.1")}
@@ -167,10 +169,7 @@ def test_an_operators_limit_is_shared_as_the_plans_was() -> None:
     found = entitled([sub(), other], [paid(), invoice], override_nanos=101)
     assert found.limit_nanos == 101
     # 50 of 250 dollars of 101 nanodollars, rounded down; the rest is the other's.
-    assert [(part.limit_nanos, part.given_nanos, part.level_nanos) for part in found.parts] == [
-        (20, 20, 20),
-        (81, 81, 81),
-    ]
+    assert [(part.limit_nanos, part.given_nanos) for part in found.parts] == [(20, 20), (81, 81)]
     third = sub(subscription="sub_c")
     shared = entitled([sub(), other, third], [paid(), invoice, paid(subscription="sub_c")], override_nanos=100)
     assert [part.limit_nanos for part in shared.parts] == [16, 66, 18]
@@ -217,9 +216,10 @@ def test_whoever_left_has_nothing_or_the_free_tier_of_the_calendar_month(status:
         EntitlementState.FREE,
         7,
         april,
-        (WindowShare("free", april, april, 7, given_nanos=7, level_nanos=7),),
+        (WindowShare("free", april, april, 7, given_nanos=7),),
         plan="free",
         reasons=("free_tier",),
+        until=april.ends_at,
     )
 
 
@@ -256,11 +256,10 @@ def test_what_waits_for_its_payment_says_so() -> None:
     later = entitled([rolled], [paid()], now=NEXT)
     assert (later.state, later.reasons) == (EntitlementState.PROVISIONAL, ("awaiting_payment",))
     period = Period(NEXT, NEXT + 30 * DAY)
-    tenth, whole = STANDARD.limit_nanos // 10, STANDARD.limit_nanos
     assert later.subscription_id == "sub_acme"
-    assert later.parts == (
-        WindowShare("sub_acme", period, period, tenth, 0, 0, level_nanos=whole, refund=RefundKind.NONE),
-    )
+    assert later.parts == (WindowShare("sub_acme", period, period, STANDARD.limit_nanos // 10, "1 month"),)
+    # Grace ends by time alone.
+    assert later.until == NEXT + 7 * DAY
 
 
 def test_a_tenth_of_a_plan_is_rounded_down() -> None:
@@ -302,10 +301,15 @@ def test_paused_collection_is_what_the_policy_says(pause: str, state: str) -> No
 
 def test_an_upgrade_counts_at_once_or_as_far_as_it_is_paid_for() -> None:
     upgraded, invoices = [sub(price="price_premium")], [paid()]
-    whole = entitled(upgraded, invoices)
-    as_paid = entitled(upgraded, invoices, policy=BillingPolicy(upgrade="paid"))
+    whole = entitled(upgraded, invoices, policy=BillingPolicy(upgrade="whole"))
+    as_paid = entitled(upgraded, invoices)
     assert (whole.limit_nanos, as_paid.limit_nanos) == (PREMIUM.limit_nanos, STANDARD.limit_nanos)
-    assert [(part.paid_nanos, part.level_nanos) for part in whole.parts] == [(STANDARD.limit_nanos,) * 2]
+    assert [part.paid_nanos for part in whole.parts] == [STANDARD.limit_nanos]
+    # Trust has a bound, and ends with a payment that fails.
+    twice = BillingPolicy(upgrade="whole", upgrade_times=2)
+    assert entitled(upgraded, invoices, policy=twice).limit_nanos == 2 * STANDARD.limit_nanos
+    late = [sub(price="price_premium", status="past_due")]
+    assert entitled(late, invoices, policy=twice).limit_nanos == STANDARD.limit_nanos
 
 
 def test_a_downgrade_counts_at_once_or_at_the_periods_end() -> None:
@@ -314,7 +318,7 @@ def test_a_downgrade_counts_at_once_or_at_the_periods_end() -> None:
     assert entitled(downgraded, invoices).limit_nanos == STANDARD.limit_nanos
     assert entitled(downgraded, invoices, policy=at_end).limit_nanos == PREMIUM.limit_nanos
     # An upgrade is none.
-    assert entitled([sub(price="price_premium")], [paid()], policy=at_end).limit_nanos == PREMIUM.limit_nanos
+    assert entitled([sub(price="price_premium")], [paid()], policy=at_end).limit_nanos == STANDARD.limit_nanos
 
 
 def test_an_invoice_speaks_for_a_subscription_that_is_not_known_or_says_nothing() -> None:
@@ -327,14 +331,20 @@ def test_a_trial_is_a_window_of_its_own_and_remembered_by_its_product() -> None:
     found = entitled([sub(**TRYING)], [])
     tenth, period = STANDARD.limit_nanos // 10, Period(START, TRIAL_END)
     assert (found.state, found.trials) == (EntitlementState.TRIAL, {"prod_standard": "sub_acme"})
-    assert found.parts == (WindowShare("sub_acme", period, period, tenth, 0, given_nanos=tenth, level_nanos=tenth),)
-    assert WindowShare("sub_acme", period, period, tenth).level_nanos == 0
+    assert found.parts == (WindowShare("sub_acme", period, period, tenth, given_nanos=tenth),)
+    assert found.until == TRIAL_END
     assert entitled([sub()], [paid()]).trials == {}
 
 
-def test_a_trial_begins_with_the_period_that_its_invoice_opened() -> None:
-    first = paid(period_start=START - DAY, period_end=TRIAL_END, amount_paid=0)
-    assert entitled([sub(**TRYING)], [first]).period == Period(START - DAY, TRIAL_END)
+def test_a_trial_begins_where_what_was_paid_for_ends() -> None:
+    free = {"price": events.price_of("price_standard", unit_amount=5000), "period_end": TRIAL_END}
+    before = paid(period_start=START - 20 * DAY, period_end=START + 10 * DAY)
+    gift = paid(period_end=TRIAL_END, amount_paid=0, billing_reason="subscription_update")
+    days_off = sub(**TRYING, **free)
+    first = entitled([days_off], [before, gift], now=START)
+    assert (first.state, first.limit_nanos) == (EntitlementState.ACTIVE, STANDARD.limit_nanos)
+    then = entitled([days_off], [before, gift], now=START + 10 * DAY)
+    assert (then.state, then.period) == (EntitlementState.TRIAL, Period(START + 10 * DAY, TRIAL_END))
 
 
 def test_a_product_is_tried_once() -> None:
@@ -380,19 +390,71 @@ def test_an_item_counts_with_what_the_invoice_billed_for_it() -> None:
     raw["lines"]["data"][0]["currency"] = "eur"
     rates = BillingPolicy(rates={"eur": Decimal(2)})
     assert entitled([sub(price=price)], [objects.invoice(raw)], policy=rates).limit_nanos == 15_000_000_000
-    for other in ({"price": "price_y"}, {"quantity": 2}):
-        raw = events.invoice(price=other.get("price", "price_x"), amount_paid=1500)
-        raw["lines"]["data"][0]["quantity"] = other.get("quantity", 1)
-        assert entitled([sub(price=price)], [objects.invoice(raw)]).limit_nanos == 10_000_000_000
+    # What an invoice bills for another price is no share of this one.
+    assert entitled([sub(price=price)], [paid(price="price_y", amount_paid=1500)]).limit_nanos == 0
 
 
 def test_the_last_moment_of_what_is_paid_through_is_in_its_last_month() -> None:
-    """Twelve months and a rest: the rest's share of a month's limit, at least one nanodollar."""
+    """Twelve months and a rest: the rest's share of a month's limit, rounded down."""
     year = sub(price=events.price_of("price_standard", interval="year"), period_end=START + 366 * DAY)
     found = odd([year], [paid(period_end=START + 366 * DAY)], now=START + 366 * DAY - timedelta(microseconds=1))
     last = Period(START + 365 * DAY, START + 366 * DAY)
     assert (found.period, found.limit_nanos) == (last, 55 // 31)
-    tiny = [PlanRule("Tiny", 1, lookup_keys=frozenset({"standard"}))]
-    assert odd([year], [paid(period_end=START + 366 * DAY)], now=last.starts_at, plans=tiny).limit_nanos == 1
     none = [PlanRule("Other", 1, lookup_keys=frozenset({"other"}))]
     assert odd([year], [paid(period_end=START + 366 * DAY)], now=last.starts_at, plans=none).limit_nanos == 0
+
+
+def metered(**fields: Any) -> objects.StripeSubscription:
+    price = events.price_of("price_standard")
+    price["recurring"]["usage_type"] = "metered"
+    return sub(price=price, **fields)
+
+
+def test_usage_is_given_on_credit_until_it_is_behind_and_owed_no_sooner() -> None:
+    second = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    first = entitled([metered(start_date=events.seconds(START))], [])
+    assert (first.state, first.reasons, first.until) == (EntitlementState.ACTIVE, ("on_credit",), NEXT)
+    [part] = first.parts
+    assert (part.cycle, part.paid_nanos, part.given_nanos) == ("1 month in arrears", 0, STANDARD.limit_nanos)
+    assert part.given_until == NEXT + 7 * DAY
+    going_on = metered(start_date=events.seconds(START), **second)
+    behind = entitled([going_on], [], now=NEXT)
+    assert (behind.state, behind.until) == (EntitlementState.ACTIVE, NEXT + 7 * DAY)
+    over = entitled([going_on], [], now=NEXT + 7 * DAY)
+    assert (over.state, over.reasons) == (EntitlementState.SUSPENDED, ("past_due",))
+    settled = entitled([going_on], [paid()], now=NEXT + 7 * DAY)
+    assert (settled.state, settled.until) == (EntitlementState.ACTIVE, NEXT + 30 * DAY)
+    # A trial is nothing to pay for.
+    tried = metered(trial_start=events.seconds(START), trial_end=events.seconds(NEXT), **second)
+    assert entitled([tried], [], now=NEXT + 8 * DAY).state == EntitlementState.ACTIVE
+    late = metered(status="past_due", **second)
+    assert entitled([late], [paid()], now=NEXT + 7 * DAY).state == EntitlementState.SUSPENDED
+
+
+def test_an_item_that_nothing_maps_gives_nothing_beside_one_that_is() -> None:
+    other = events.subscription(subscription="sub_x", price="price_x")["items"]["data"]
+    raw = events.subscription()
+    raw["items"]["data"] += [{**one, "id": "si_x"} for one in other]
+    found = entitled([objects.subscription(raw)], [paid()])
+    assert (found.limit_nanos, found.plan, found.reasons) == (STANDARD.limit_nanos, "Standard", ())
+
+
+def test_terms_are_grace_and_credit_until_an_invoice_is_due() -> None:
+    terms: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 10}
+    renewed = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, **terms)
+    given = entitled([renewed], [paid()], now=NEXT)
+    assert (given.state, given.limit_nanos, given.until) == (
+        EntitlementState.PROVISIONAL,
+        STANDARD.limit_nanos,
+        NEXT + 10 * DAY,
+    )
+    assert entitled([renewed], [paid()], now=NEXT + 10 * DAY).state == EntitlementState.SUSPENDED
+    short = entitled(
+        [sub(period_start=NEXT, period_end=NEXT + 30 * DAY, **terms | {"days_until_due": 2})], [paid()], now=NEXT
+    )
+    assert (short.limit_nanos, short.until) == (STANDARD.limit_nanos, NEXT + 2 * DAY)
+    then = entitled([renewed], [paid()], now=NEXT, policy=BillingPolicy(credit_percent=30))
+    assert then.limit_nanos == STANDARD.limit_nanos * 30 // 100
+    # An invoice that is collected has no terms, whatever is said of days.
+    at_once = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, days_until_due=10)
+    assert entitled([at_once], [paid()], now=NEXT).limit_nanos == STANDARD.limit_nanos // 10

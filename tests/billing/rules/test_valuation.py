@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from billing.rules import valuation
-from billing.rules.valuation import Level, PlanPolicy, PlanRule, Pricing, Valued
-from billing.stripe_api.objects import Item, StripePrice
+from billing.rules.valuation import Charge, Level, PlanPolicy, PlanRule, Pricing
+from billing.stripe_api.objects import StripePrice
 
 DOLLAR = 10**9
 
@@ -20,12 +21,32 @@ def price(id: str = "price_x", *, product: dict[str, Any] | None = None, **field
     return StripePrice(id, metadata=metadata, product_metadata=product or {}, **values)
 
 
-def item(price: StripePrice, quantity: int = 1, **fields: Any) -> Item:
-    return Item("si_1", price, quantity, None, None, **fields)
+@dataclass(frozen=True)
+class Valued:
+    """What prices come to together, one of each."""
+
+    limit_nanos: int
+    plan: str = ""
+    reasons: tuple[str, ...] = ()
+    trial_nanos: int | None = None
+    soft_e4: int | None = None
+    hard_e4: int | None = None
+    policy: PlanPolicy = field(default_factory=PlanPolicy)
 
 
 def valued(*prices: StripePrice, **pricing: Any) -> Valued:
-    return Pricing(**{"plans": [], "kept": {}} | pricing).of_items([item(one) for one in prices])
+    priced, reasons = Pricing(**{"plans": [], "kept": {}} | pricing), set[str]()
+    worths = priced.worths(prices, reasons)
+    known = [(one, worths[one.id]) for one in prices if one.id in worths]
+    limit = sum(priced.nanos(worth, one, 1, None, reasons) for one, worth in known)
+    trial, caps = valuation.trial_nanos(known, reasons), valuation.caps(known, reasons)
+    plan, policy = valuation.plans_of(known), valuation.policy_of(known)
+    return Valued(limit, plan, tuple(sorted(reasons)), trial, *caps, policy)
+
+
+def nanos(price: StripePrice, quantity: int = 1, charge: Charge | None = None, **pricing: Any) -> int:
+    priced = Pricing(**{"plans": [], "kept": {}} | pricing)
+    return priced.nanos(priced.worths([price], set())[price.id], price, quantity, charge, set())
 
 
 def test_amounts_and_percentages_are_bounded() -> None:
@@ -71,13 +92,20 @@ def test_a_price_that_only_sells_top_ups_is_no_budget_and_lacks_none() -> None:
     assert valued(share, plans=[default]) == Valued(5 * DOLLAR)
 
 
-def test_no_items_and_unmapped_ones_are_worth_the_default_once() -> None:
+def test_unmapped_prices_are_each_worth_the_default_and_no_price_nothing() -> None:
     policy = PlanPolicy(trial_percent=5)
     default = PlanRule("Standard", 50 * DOLLAR, is_default=True, monthly=False, policy=policy)
-    unmapped = Valued(50 * DOLLAR, "Standard", ("unmapped_plan",), monthly=False, policy=policy)
-    assert valued(plans=[PlanRule("Other", 1), default]) == unmapped
-    assert valued(price("price_a"), price("price_b"), plans=[default]) == unmapped
-    assert valued(plans=[]) == Valued(0, reasons=("no_default_plan", "unmapped_plan"))
+    unmapped = Valued(50 * DOLLAR, "Standard", ("unmapped_plan",), policy=policy)
+    assert valued(price(), plans=[PlanRule("Other", 1), default]) == unmapped
+    pricing, reasons = Pricing(plans=[default], kept={}), set[str]()
+    worths = pricing.worths([price("price_a"), price("price_b")], reasons)
+    # Whoever sums them up counts it once: the level says so.
+    assert [(id, one.level, one.monthly) for id, one in worths.items()] == [
+        ("price_a", Level.DEFAULT, False),
+        ("price_b", Level.DEFAULT, False),
+    ]
+    assert pricing.worths([], set()) == {}
+    assert valued(price(), plans=[]) == Valued(0, reasons=("no_default_plan", "unmapped_plan"))
 
 
 @pytest.mark.parametrize(
@@ -107,49 +135,29 @@ def test_a_currency_without_a_rate_is_worth_nothing_and_says_so() -> None:
 
 def test_what_was_billed_counts_in_its_own_currency_before_the_list_price() -> None:
     share = price(llm_budget_percent="100", unit_amount=5000)
-    pricing = Pricing(plans=[], kept={}, rates={"eur": Decimal("1.5")})
-    assert pricing.of_items([item(share, amount=1000, currency="EUR")]).limit_nanos == 15 * DOLLAR
-    assert pricing.of_items([item(share, amount=1000)]).limit_nanos == 10 * DOLLAR
-    assert pricing.of_items([item(share, amount=0)]).limit_nanos == 0
-    assert pricing.of_items([item(share, amount=-1000)]).limit_nanos == 0
-    assert pricing.of_items([item(share, 3)]).limit_nanos == 150 * DOLLAR
-    unlisted = price(llm_budget_percent="100", unit_amount=None)
-    assert pricing.of_items([item(unlisted, 3)]).limit_nanos == 0
-
-
-@pytest.mark.parametrize(
-    ("interval", "count", "months"),
-    [("month", 1, 1), ("month", 3, 3), ("year", 1, 12), ("year", 2, 24), ("week", 4, 1), ("day", 5, 1), ("", 1, 1)],
-)
-def test_a_share_is_of_what_a_month_costs_unless_the_budget_is_for_the_period(
-    interval: str, count: int, months: int
-) -> None:
-    fields: dict[str, Any] = {"unit_amount": 120_001, "interval": interval, "interval_count": count}
-    monthly = valued(price(llm_budget_percent="12.5", **fields))
-    whole = valued(price(llm_budget_percent="12.5", llm_budget_period="billing", **fields))
-    assert type(monthly.limit_nanos) is int
-    assert (monthly.limit_nanos, monthly.monthly) == (1_200_010_000_000 // months * 1250 // 10_000, True)
-    assert (whole.limit_nanos, whole.monthly) == (1_200_010_000_000 * 1250 // 10_000, False)
+    assert nanos(share, charge=(1000, "EUR"), rates={"eur": Decimal("1.5")}) == 15 * DOLLAR
+    assert nanos(share, charge=(1000, "")) == 10 * DOLLAR
+    assert nanos(share, charge=(0, "usd")) == 0
+    # A credit is so much less: whoever counts it knows which way.
+    assert nanos(share, charge=(-1000, "usd")) == 10 * DOLLAR
+    assert nanos(share, 3) == 150 * DOLLAR
+    assert nanos(price(llm_budget_percent="100", unit_amount=None), 3) == 0
 
 
 @pytest.mark.parametrize("flag", ["1", "true", "yes", "on", " TRUE "])
 def test_a_budget_for_each_unit_counts_with_the_quantity(flag: str) -> None:
-    pricing = Pricing(plans=[], kept={})
     each = price(llm_budget_usd="5", llm_budget_per_unit=flag)
     by_product = price(llm_budget_usd="5", product={"llm_budget_per_unit": flag})
     for one in (each, by_product):
-        assert pricing.of_items([item(one, 3)]).limit_nanos == 15 * DOLLAR
+        assert (nanos(one, 3), nanos(one, 0)) == (15 * DOLLAR, 0)
     for other in ("", "0", "false", "no"):
-        assert (
-            pricing.of_items([item(price(llm_budget_usd="5", llm_budget_per_unit=other), 3)]).limit_nanos == 5 * DOLLAR
-        )
+        assert nanos(price(llm_budget_usd="5", llm_budget_per_unit=other), 3) == 5 * DOLLAR
 
 
 def test_a_plan_counts_each_unit_where_it_or_the_price_says_so() -> None:
     for per_unit, flag, times in ((False, "", 1), (True, "", 3), (False, "true", 3), (True, "true", 3)):
         plan = PlanRule("Plan", DOLLAR, price_ids=frozenset({"price_x"}), per_unit=per_unit)
-        pricing = Pricing(plans=[plan], kept={})
-        assert pricing.of_items([item(price(llm_budget_per_unit=flag), 3)]).limit_nanos == times * DOLLAR
+        assert nanos(price(llm_budget_per_unit=flag), 3, plans=[plan]) == times * DOLLAR
 
 
 def test_of_plans_that_match_the_one_that_says_most_about_the_price_counts() -> None:
@@ -168,18 +176,19 @@ def test_of_plans_that_match_the_one_that_says_most_about_the_price_counts() -> 
     nameless = price(lookup_key="", product_id="")
     empty = PlanRule("E", 5, lookup_keys=frozenset({""}), product_ids=frozenset({""}))
     assert valued(nameless, plans=[empty]).plan == ""
-    assert valued(price(), plans=[PlanRule("F", 6, monthly=False, product_ids=frozenset({"prod_x"}))]).monthly is False
+    period = Pricing(plans=[PlanRule("F", 6, monthly=False, product_ids=frozenset({"prod_x"}))], kept={})
+    assert period.worths([price()], set())["price_x"].monthly is False
 
 
 def test_items_together() -> None:
     low, high = PlanPolicy(grace_days=1), PlanPolicy(grace_days=2)
     plans = [
-        PlanRule("A", 1, price_ids=frozenset({"price_a"}), policy=low, monthly=False),
+        PlanRule("A", 1, price_ids=frozenset({"price_a"}), policy=low),
         PlanRule("B", 2, price_ids=frozenset({"price_b"}), policy=high),
     ]
     trials = price("price_b", llm_trial_budget_usd="3"), price("price_c", llm_budget_usd="1", llm_trial_budget_usd="4")
     found = valued(price("price_a"), *trials, plans=plans)
-    assert found == Valued(DOLLAR + 3, "A + B", trial_nanos=7 * DOLLAR, monthly=False)
+    assert found == Valued(DOLLAR + 3, "A + B", trial_nanos=7 * DOLLAR)
     assert valued(price("price_b"), price("price_a"), plans=plans).policy == high
     assert valued(price("price_b"), plans=plans).trial_nanos is None
     # An item that nothing maps counts not at all beside one that is mapped.
@@ -205,7 +214,8 @@ def test_the_strictest_caps_of_the_items_count() -> None:
 def test_what_a_price_was_worth_when_the_window_opened_stays_until_something_says_more() -> None:
     def worth(one: StripePrice, kept: tuple[int, int, int], *plans: PlanRule) -> tuple[int, tuple[int, int, int]]:
         pricing = Pricing(plans=plans, kept={"price_x": kept})
-        return pricing.of_items([item(one, amount=1000)]).limit_nanos, pricing.values["price_x"]
+        found = pricing.worths([one], set())["price_x"]
+        return pricing.nanos(found, one, 1, (1000, "usd"), set()), pricing.values["price_x"]
 
     changed = price(llm_budget_usd="7")
     by_price, by_product = int(Level.PRICE_METADATA), int(Level.PRODUCT_METADATA)
@@ -220,23 +230,26 @@ def test_what_a_price_was_worth_when_the_window_opened_stays_until_something_say
     assert worth(price(llm_budget_percent="25"), (by_price, 0, 5000)) == (5 * DOLLAR, (by_price, 0, 5000))
     assert worth(price(llm_budget_percent="25"), (by_product, 0, 5000)) == (2_500_000_000, (by_price, 0, 2500))
     nothing = Pricing(plans=[], kept={"price_x": (-1, 0, 0)})
-    assert nothing.of_items([item(price())]).limit_nanos == 0
+    assert nothing.worths([price()], set())["price_x"].limit_nanos == 0
     assert nothing.values == {"price_x": (-1, 0, 0)}
 
 
 def test_what_is_kept_counts_by_unit_and_by_period_as_the_price_says() -> None:
     kept = {"price_x": (int(Level.PRICE_METADATA), 42, 0)}
-    each = Pricing(plans=[], kept=kept).of_items([item(price(llm_budget_per_unit="yes"), 2)])
-    period = Pricing(plans=[], kept=kept).of_items([item(price(llm_budget_period="billing"), 2)])
-    assert (each.limit_nanos, each.monthly) == (84, True)
-    assert (period.limit_nanos, period.monthly) == (42, False)
+    assert nanos(price(llm_budget_per_unit="yes"), 2, kept=kept) == 84
+    for period, monthly in (("", True), ("billing", False)):
+        worths = Pricing(plans=[], kept=kept).worths([price(llm_budget_period=period)], set())
+        assert (worths["price_x"].limit_nanos, worths["price_x"].monthly) == (42, monthly)
 
 
 def test_a_plan_is_for_a_month_and_not_for_each_unit_unless_it_says_so() -> None:
     plan = PlanRule("Plan", DOLLAR, price_ids=frozenset({"price_x"}))
-    found = Pricing(plans=[plan], kept={}).of_items([item(price(), 3)])
-    assert found == Valued(DOLLAR, "Plan", monthly=True, policy=PlanPolicy())
-    assert (found.policy.trial_percent, found.policy.provisional_percent, found.policy.grace_days) == (None, None, None)
+    found = Pricing(plans=[plan], kept={}).worths([price()], set())["price_x"]
+    assert (found.monthly, found.per_unit, found.policy) == (True, False, PlanPolicy())
+    policy = found.policy
+    said = (policy.trial_percent, policy.provisional_percent, policy.grace_days, policy.credit_percent)
+    assert (said, policy.upgrade_times) == ((None,) * 4, None)
+    assert (policy.upgrade, policy.downgrade, policy.pause) == ("", "", "")
 
 
 @pytest.mark.parametrize(

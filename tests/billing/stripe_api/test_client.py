@@ -84,14 +84,14 @@ def test_the_event_is_a_hint_and_what_it_carries_is_not_believed(stripe: Stripe)
     assert (window_of().starts_at, window_of().limit_nanos) == (START, STANDARD)
 
 
-def test_change_at_stripe_is_taken_over_in_the_same_second(stripe: Stripe) -> None:
+def test_change_at_stripe_is_taken_over_in_the_same_second(stripe: Stripe, trusting: None) -> None:
     handle(invoice_paid())
     stripe.subscriptions = [subscription(price="price_premium")]
     handle(invoice_paid())
     assert window_of().limit_nanos == PREMIUM
 
 
-def test_late_worker_does_not_overwrite_newer_state(stripe: Stripe) -> None:
+def test_late_worker_does_not_overwrite_newer_state(stripe: Stripe, trusting: None) -> None:
     """A worker reads, another one reads newer state and writes it, then the first comes to write."""
     overtaken: list[str] = []
 

@@ -71,6 +71,57 @@ def test_ever_new_names_of_agents_are_bounded_by_their_tenant(log: RefusalLog, s
     assert counts()[-1] == ("", "", 41)
 
 
+def many(log: RefusalLog, number: int, *, reason: str = "paused", at: Any = NOON) -> None:
+    """So many in as many minutes, that no bound of a minute is met."""
+    for minute in range(number):
+        log.note(replace(refused(f"{reason}-{minute}", reason=reason), at=at + timedelta(minutes=minute)))
+    log.flush()
+
+
+@pytest.mark.django_db
+def test_so_many_a_day_are_kept_of_a_tenant_and_the_rest_counted_by_the_hour(log: RefusalLog, settings: Any) -> None:
+    settings.REFUSALS_A_DAY = 8
+    many(log, 10)
+    # One reason leaves the other half to others, whoever makes refusals of it.
+    many(log, 3, reason="stopped")
+    many(log, 3, reason="key_invalid")
+    rows = RefusedCall.objects.order_by("pk")
+    kept = [row.request_id for row in rows if row.request_id]
+    assert kept == [*(f"paused-{n}" for n in range(4)), *(f"stopped-{n}" for n in range(3)), "key_invalid-0"]
+    counted = [(row.reason, row.agent, row.more) for row in rows if not row.request_id]
+    assert counted == [("paused", "", 6), ("key_invalid", "", 2)]
+
+    log.note(replace(refused("again"), at=NOON + timedelta(minutes=20)))
+    log.note(replace(refused("an hour later"), at=NOON + timedelta(hours=1)))
+    log.note(replace(refused("of another"), caller=factories.caller(factories.tenant("globex"))))
+    log.note(replace(refused("tomorrow"), at=NOON + timedelta(days=1)))
+    log.flush()
+    assert [row.more for row in rows.filter(reason="paused", request_id="")] == [7, 1]
+    assert {"of another", "tomorrow"} == set(rows.values_list("request_id", flat=True)) - {*kept, ""}
+
+
+@pytest.mark.django_db
+def test_what_is_counted_of_a_minute_makes_no_rows_when_the_day_is_full(log: RefusalLog, settings: Any) -> None:
+    settings.REFUSALS_A_DAY, settings.REFUSALS_A_MINUTE = 1, 1
+    for number in range(10):
+        log.note(refused(f"r-{number}", agent=f"agent-{number % 5}"))
+    log.flush()
+    assert counts() == [("agent-0", "r-0", 1), ("", "", 8)]
+
+
+@pytest.mark.django_db
+def test_what_other_processes_kept_of_a_day_counts_after_a_while(
+    log: RefusalLog, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.REFUSALS_A_DAY = 8
+    many(log, 2)
+    many(RefusalLog(), 2, at=NOON + timedelta(hours=1))
+    monkeypatch.setattr(refusal_log, "COUNT_GOOD_FOR_S", 0)
+    many(log, 2, at=NOON + timedelta(hours=2))
+    assert RefusedCall.objects.exclude(request_id="").count() == 4
+    assert counts()[-1] == ("", "", 2)
+
+
 @pytest.mark.django_db
 def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusal_log, "MOST_WAITING", 1)

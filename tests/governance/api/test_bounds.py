@@ -113,7 +113,7 @@ class TestCounts:
 
 
 def test_tokens_that_come_to_too_much(agent: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    dear = replace(ports.wired, price=lambda usage: (money.MAX_AMOUNT_NANOS + 1, "dear"))
+    dear = replace(ports.wired, price=lambda usage, *, at: (money.MAX_AMOUNT_NANOS + 1, "dear"))
     monkeypatch.setattr(ports, "wired", dear)
     body = {"request_id": "r", "model": "large", "input_tokens": 10**12}
     refused(agent.post("/api/spend", body), "cost", TEN_MILLION)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.utils import timezone
 
 from governance.management.terminal import TerminalCommand
@@ -83,14 +84,53 @@ def test_commands_mean_one_agent_however_it_is_spelled() -> None:
     assert "Reset acme agent:bot" in written("reset_budget", *reset, "--key", "BOT")
 
 
-def test_a_log_line_is_one_line() -> None:
-    logged = io.StringIO()
+def logging_to(logged: io.StringIO) -> logging.Logger:
     handler = logging.StreamHandler(logged)
     form = dict(settings.LOGGING["formatters"]["line"])
     made = logging.config.DictConfigurator({}).configure_formatter(form)  # type: ignore[attr-defined]
     handler.setFormatter(made)
     log = logging.Logger("odd")
     log.addHandler(handler)
+    return log
+
+
+def test_a_log_line_has_an_end_whatever_a_client_wrote() -> None:
+    logged = io.StringIO()
+    log = logging_to(logged)
+    for long in ("h" * 60_000, "\u202e" * 60_000):
+        log.error("Invalid HTTP_HOST header: %r.", long)
+        try:
+            raise ValueError(long)
+        except ValueError:
+            log.exception("failed")
+    assert max(map(len, logged.getvalue().splitlines())) < 13_000
+    assert "characters more)" in logged.getvalue()
+
+    before = len(logged.getvalue())
+    try:
+        raise ValueError("h\n" * 60_000)
+    except ValueError:
+        log.exception("failed")
+    # Where it came from, and what it was, are both there.
+    traceback = logged.getvalue()[before:]
+    assert traceback.count("\n") < 210
+    assert "Traceback" in traceback
+    assert "lines more)" in traceback
+
+
+def test_a_host_of_thousands_of_characters_is_logged_in_short(caplog: pytest.LogCaptureFixture) -> None:
+    logged = io.StringIO()
+    with caplog.at_level(logging.ERROR):
+        assert Client(headers={"host": "h" * 60_000}).get("/api/health").status_code == 400
+    for record in caplog.records:
+        logging_to(logged).handle(record)
+    assert "HTTP_HOST" in logged.getvalue()
+    assert len(logged.getvalue()) < 20_000
+
+
+def test_a_log_line_is_one_line() -> None:
+    logged = io.StringIO()
+    log = logging_to(logged)
     log.error("of %s", ODD)
     assert logged.getvalue().count("\n") == 1
     assert r"of evil\x1b[2J\x9b\u202e\x0dbot\x0aforged" in logged.getvalue()

@@ -30,9 +30,31 @@ def report(days: dict[date, int] | None = None, **fields: object) -> CostReport:
 
 
 def compared(
-    charged: dict[tuple[str, date], int], *reports: CostReport, now: datetime = NOW, tolerance: Tolerance = STRICT
+    charged: dict[tuple[str, date], int],
+    *reports: CostReport,
+    words: dict[tuple[str, date], int] | None = None,
+    now: datetime = NOW,
+    tolerance: Tolerance = STRICT,
 ) -> list[DayRuling]:
-    return judgement.compare(charged=charged, reports=reports, days=[DAY, TODAY], now=now, tolerance=tolerance)
+    return judgement.compare(
+        charged=charged, words=words or {}, reports=reports, days=[DAY, TODAY], now=now, tolerance=tolerance
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "ruling"),
+    [
+        (3, Ruling.DISAGREES),
+        (4, Ruling.AGREES),
+        (5, Ruling.AGREES_ON_WORD),
+        (10, Ruling.AGREES_ON_WORD),
+        (11, Ruling.DISAGREES),
+    ],
+)
+def test_a_day_that_agrees_only_with_agents_words_is_said_to(said: int, ruling: Ruling) -> None:
+    charged, words = {("openai", DAY): 7, ("openai-eu", DAY): 3}, {("openai", DAY): 4, ("openai-eu", DAY): 2}
+    [found] = compared(charged, report({DAY: said}), words=words)
+    assert (found.ruling, found.difference_nanos) == (ruling, 10 - said)
 
 
 @pytest.mark.parametrize(

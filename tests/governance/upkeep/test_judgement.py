@@ -17,7 +17,7 @@ from governance.audit import Actor
 from governance.ledger.operations import Settle
 from governance.models import Alert, LedgerJudgement, SpendEntry, SpendRollup
 from governance.rules import money
-from governance.rules.calls import Usage
+from governance.rules.calls import Caller, Usage
 from governance.rules.judgement import AGENT_SETTLED, OTHERS, CostReport, OwnWord, Ruling, Silence, WrongPeriod
 from governance.upkeep import judgement
 from tests import factories as make
@@ -68,9 +68,11 @@ def charge(
     return SpendEntry.objects.get(reservation=reserve.reservation_id, kind="charge")
 
 
-def report(cost: str, *, provider: str = "openai", at: datetime = YESTERDAY_NOON) -> None:
+def report(cost: str, *, provider: str = "openai", at: datetime = YESTERDAY_NOON, caller: Caller | None = None) -> None:
+    """An operator's report or, with a caller's key, an agent's."""
     usage = Usage(provider, "gpt", 100, 0, 20)
-    ledger.record(replace(make.reporting(cost), usage=usage, occurred_at=at, price_rule="reported"), now=at)
+    told = make.reporting(cost, by=caller)
+    ledger.record(replace(told, usage=usage, occurred_at=at, price_rule="reported"), now=at)
 
 
 def own_words(**fields: Any) -> list[OwnWord]:
@@ -111,6 +113,25 @@ def test_an_alert_is_over_when_its_day_agrees(reporting: Any) -> None:
     report("0.75")
     judgement.run(now=NOW)
     assert Alert.objects.get().cleared_at == NOW
+
+
+def test_what_agents_report_neither_ends_an_alert_nor_opens_one(reporting: Any) -> None:
+    """The ledger missed $6 of $10; or an agent called with another account, and says so."""
+    _, key = make.key()
+    agent = make.caller(key_id=key.pk)
+    charge("0.40")
+    reporting(openai("1"))
+    assert len(judgement.run(now=NOW).disagreeing) == 1
+    for cost in ("0.60", "0.20"):
+        report(cost, caller=agent)
+        [found] = judgement.run(now=NOW).rulings
+        assert (found.ruling, Alert.objects.get().cleared_at) == (Ruling.AGREES_ON_WORD, None)
+    reporting(openai("0.40"))
+    [found] = judgement.run(now=NOW).rulings
+    assert (found.ruling, found.difference_nanos) == (Ruling.AGREES, nanos("0.80"))
+    assert Alert.objects.get().cleared_at == NOW
+    reporting(openai("1.30"))
+    assert len(judgement.run(now=NOW).disagreeing) == 1
 
 
 def test_too_much_is_a_warning(reporting: Any) -> None:
@@ -314,8 +335,9 @@ def test_the_lines_of_a_period_are_found_by_an_index(reporting: Any) -> None:
 
     with connection.execute_wrapper(explain):
         judgement.run(now=NOW)
-    rollups, unproven, over = planned
+    rollups, told, unproven, over = planned
     assert "rollup_by_hour" in rollups
+    assert "entry_by_time" in told
     assert "entry_by_time" in unproven
     assert "entry_by_time" in over or "entry_overages" in over
     assert "SCAN governance_spend" not in "".join(planned)

@@ -139,6 +139,39 @@ def test_what_only_other_providers_know_is_kept_from_mistral(product: Product, k
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        (
+            [USER, {"role": "assistant", "content": None, "tool_calls": [call("call_1")]}, USER],
+            "messages.1.tool_calls.0",
+        ),
+        ([USER, {"role": "tool", "tool_call_id": "call_1", "content": "Sunny."}], "messages.1.tool_call_id"),
+        ([USER, {"role": "assistant", "content": "It is"}], "messages.1"),
+        ([{**USER, "mood": "good"}], "messages.0.mood"),
+    ],
+)
+def test_what_cannot_be_carried_is_told_by_the_name_of_its_field(
+    product: Product, key: str, messages: list[Any], field: str
+) -> None:
+    response = product.chat(key, messages=messages, tools=[TOOL])
+    assert (response.status_code, response.json()["param"]) == (400, field)
+    assert field in response.json()["message"]
+    assert not product.sandbox.requests
+    assert nothing_is_held()
+
+
+def test_a_user_who_speaks_after_a_result_is_answered_and_what_leaves_is_held_for(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.usual = Answer(tokens=20)
+    messages = [message for number in range(40) for message in (*used(str(number)), USER)]
+    assert ask(product, key, stream=False, messages=messages, tools=[TOOL])[0] == 200
+    assert [message["role"] for message in sent(booked)["messages"]].count("assistant") == 80
+    assert holds_by_the_books(booked)
+    assert SpendEntry.objects.get().cost_nanos == booked.books.spent_nanos
+
+
 # What providers add to tool calls -------------------------------------------------------------------------------------
 
 

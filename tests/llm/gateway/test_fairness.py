@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,52 @@ async def test_one_keys_large_bodies_wait_for_each_other_and_anothers_for_one_of
 
     assert done[:4] == [1, 2, 1, 2]
     assert len(done) == 52
+
+
+async def test_a_keys_bodies_take_their_share_of_a_processor_and_no_more() -> None:
+    now_s = 100.0
+    shares = bodies._Shares(share=0.25, clock=lambda: now_s)
+    assert shares.wait_s(1) == 0
+    shares.took(1, bodies.AT_ONCE_S)
+    # So much may be taken at once, ...
+    assert shares.wait_s(1) == pytest.approx(0)
+    shares.took(1, 0.05)
+    # ... and for each second beyond it three are left to others.
+    assert shares.wait_s(1) == pytest.approx(0.2)
+    assert shares.wait_s(2) == 0
+    now_s += 0.2
+    assert shares.wait_s(1) == pytest.approx(0)
+    now_s += 10
+    shares.took(2, 0.01)
+    assert list(shares._even_at) == [2]
+
+
+async def test_what_parses_counts_also_where_it_fails_and_what_unpacks_does_not() -> None:
+    found = Bodies(at_a_time=2, most_bytes=10**9, patience_s=5, share=0.05)
+    waits: list[float] = []
+
+    def busy() -> None:
+        until_s = time.thread_time() + bodies.AT_ONCE_S
+        while time.thread_time() < until_s:
+            pass
+        waits.append(found._shares.wait_s(1))
+        raise ValueError("no JSON")
+
+    try:
+        with found.turn(1) as turn:
+            await turn.beside(lambda: time.sleep(0.01))
+            for _ in range(2):
+                with pytest.raises(ValueError, match="no JSON"):
+                    await turn.work(bodies.LARGE_BYTES + 1, busy)
+            # The second one pays for itself, not for the first.
+            assert waits == [0, 0]
+            assert 0.5 < found._shares.wait_s(1) < bodies.AT_ONCE_S / 0.05
+            # A small one is nobody's burden.
+            began_s = time.monotonic()
+            assert await turn.work(1, lambda: 7) == 7
+            assert time.monotonic() - began_s < 0.1
+    finally:
+        found.close()
 
 
 async def test_what_waits_for_a_cancelled_ones_place_gets_it(shared: Bodies) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 from django.utils import timezone
 
@@ -13,7 +14,7 @@ from governance import ledger
 from governance.actions import rate_limits, refusal_log, stops
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit
-from governance.models import Agent, Budget, RefusedCall, Tenant
+from governance.models import Agent, ApiKey, Budget, RefusedCall, Tenant
 from tests import factories as make
 from tests.product import Product, eventually
 
@@ -149,6 +150,67 @@ def test_only_its_own_are_shown_to_a_key(product: Product) -> None:
         assert product.get("/api/refusals", stranger).json()["results"] == []
 
 
+ENCODED = {"content-type": "application/json; charset=utf-16"}
+PACKED = {"content-type": "application/json", "content-encoding": "br"}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/ocr", "/api/reservations", "/api/llm/route"])
+@pytest.mark.parametrize("headers", [ENCODED, PACKED], ids=["charset", "packing"])
+def test_a_call_whose_body_is_not_read_is_a_row_too(product: Product, path: str, headers: dict[str, str]) -> None:
+    key = product.key()
+    response = httpx.post(product.url + path, content=b"{}", headers=headers | {"authorization": f"Bearer {key}"})
+    assert response.status_code == 415
+    row = the_row()
+    assert (row.reason, row.status) == ("unsupported_media_type", 415)
+    assert (row.request_id, row.agent) == (response.headers["x-request-id"], "invoices")
+    assert row.sentence in response.text
+    assert product.get(f"/api/refusals/{row.request_id}", key).json()["key"] == key[:10]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_batch_job_is_a_row(product: Product, method: str) -> None:
+    key = product.key()
+    headers = {"authorization": f"Bearer {key}"}
+    response = httpx.request(method, f"{product.url}/v1/batch/jobs", headers=headers)
+    assert response.status_code == 403
+    row = the_row()
+    assert (row.reason, row.request_id) == ("batch_not_allowed", response.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("ending", ["revoked_at", "expires_at"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/budget"),
+        ("POST", "/v1/batch/jobs"),
+        ("POST", "/api/reservations"),
+        ("GET", "/api/spend"),
+    ],
+)
+def test_whoever_uses_an_ended_key_is_seen_by_its_tenant_in_a_few_rows(
+    product: Product, settings: Any, ending: str, method: str, path: str
+) -> None:
+    settings.REFUSALS_A_MINUTE = 3
+    text, others = product.key(), product.key(role="tenant")
+    ApiKey.objects.filter(prefix=text[:10]).update(**{ending: timezone.now()})
+    headers = {"authorization": f"Bearer {text}"}
+    answers = [httpx.request(method, product.url + path, headers=headers) for _ in range(8)]
+    assert {answer.status_code for answer in answers} == {401}
+
+    def rows() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = product.get("/api/refusals?reason=key_invalid", others).json()["results"]
+        return found
+
+    # Of at most two minutes.
+    assert eventually(lambda: sum(1 + row["more"] for row in rows()) == 8)
+    assert len(rows()) <= 6
+    assert {(row["agent"], row["key"], row["status"]) for row in rows()} == {("invoices", text[:10], 401)}
+    assert {row["would_pass"] for row in rows()} == {"with a key that is neither revoked nor expired"}
+    assert {row["request_id"] for row in rows()} < {answer.headers["x-request-id"] for answer in answers}
+
+
 def test_an_answered_call_and_the_models_own_refusal_are_no_rows(product: Product) -> None:
     make.budget("1.00")
     key = product.key()
@@ -156,7 +218,9 @@ def test_an_answered_call_and_the_models_own_refusal_are_no_rows(product: Produc
     product.sandbox.next("status=429", times=9)
     assert product.chat(key).status_code == 429
     assert product.get("/v1/nothing", key).status_code == 404
-    assert product.post("/v1/chat/completions", "sg_unknown").status_code == 401
+    for path in ("/v1/chat/completions", "/v1/batch/jobs", "/api/reservations"):
+        assert product.post(path, "sg_unknown").status_code == 401
+        assert httpx.post(product.url + path, content=b"{}", headers=PACKED).status_code in (401, 415)
     refusal_log.log.flush()
     assert not RefusedCall.objects.exists()
 

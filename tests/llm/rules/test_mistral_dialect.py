@@ -136,11 +136,12 @@ def test_required_tool_choice_becomes_any() -> None:
 def test_messages_lose_what_openai_clients_echo() -> None:
     echoed: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}
     system = {"role": "developer", "content": "be kind", "name": "boss"}
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     answer = {"role": "tool", "content": "4", "tool_call_id": "abcdefghi", "name": "add"}
 
-    assert sent(body(messages=[system, echoed, answer]))["messages"] == [
+    assert sent(body(messages=[system, {**echoed, "tool_calls": [call]}, answer]))["messages"] == [
         {"role": "system", "content": "be kind"},
-        {"role": "assistant", "content": "x"},
+        {"role": "assistant", "content": "x", "tool_calls": [call]},
         answer,
     ]
 
@@ -271,7 +272,7 @@ def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
         (body(messages=["hi"]), "messages.0", "invalid_type"),
         (body(messages=[{"content": "x"}]), "messages.0.role", "invalid_value"),
         (body(messages=[{"role": ["user"], "content": "x"}]), "messages.0.role", "invalid_value"),
-        (body(messages=[USER, {"role": "function", "content": "x"}]), "messages.1.role", "invalid_value"),
+        (body(messages=[USER, {"role": "critic", "content": "x"}]), "messages.1.role", "invalid_value"),
         (body(messages=[{"role": "user"}]), "messages.0.content", "missing_field"),
         (body(messages=[{"role": "user", "content": 5}]), "messages.0.content", "invalid_type"),
         (body(messages=[{"role": "user", "content": ["x"]}]), "messages.0.content.0", "invalid_type"),
@@ -289,8 +290,8 @@ def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
         ),
         (body(messages=[{"role": "assistant", "tool_calls": {}}]), "messages.0.tool_calls", "invalid_type"),
         (
-            body(messages=[{"role": "assistant", "function_call": {"name": "f"}}]),
-            "messages.0.function_call",
+            body(messages=[{"role": "assistant", "audio": {"id": "a"}}]),
+            "messages.0.audio",
             "unsupported_field",
         ),
         (body(max_tokens=True), "max_tokens", "invalid_type"),

@@ -255,3 +255,12 @@ def test_seconds_are_read_from_an_answer_or_nothing_is(usage: Any, seconds: int 
 def test_seconds_are_read_as_openai_and_groq_spell_them_too(answer: Any, seconds: int | None) -> None:
     found = transcription.read_seconds(answer)
     assert (None if found is None else found.units) == seconds
+
+
+def test_what_a_voice_recorder_packs_is_no_wav_although_it_begins_like_one() -> None:
+    """ffmpeg reads 8 kbit/s of it, whatever its header says."""
+    head = wav(0, rate=8_000, channels=2)[:44]
+    recorded = head + bytes(212) + b"\x84" + bytes(80_000)
+    silence = head + bytes(213 + 80_000)
+    assert transcription.seconds_at_most(recorded, max_seconds=7_200, min_bitrate=8_000) == -(-len(recorded) // 1_000)
+    assert transcription.seconds_at_most(silence, max_seconds=7_200, min_bitrate=8_000) == 3

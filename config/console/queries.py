@@ -1,0 +1,50 @@
+"""Addresses of the console that ask for what cannot be: a number that no column has, a year that no calendar has.
+
+Django looks at the names of a list's filters and leaves their values to the database; forms begin with whatever an
+address says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest
+from django.shortcuts import redirect
+from django.template.response import SimpleTemplateResponse
+
+logger = logging.getLogger(__name__)
+
+View = Callable[..., Any]
+# What is not about a value: who may look, what is there, what Django refuses itself, and a database that is away.
+MEANT = (Http404, PermissionDenied, SuspiciousOperation, OperationalError, InterfaceError)
+
+
+def forgiving(view: View) -> View:
+    """A page that leads to itself without a query that it cannot answer, and says so.
+
+    A page that fails without a query too is a defect, and stays one.
+    """
+
+    @wraps(view)
+    def answered(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if request.method not in ("GET", "HEAD") or not request.GET:
+            return view(request, *args, **kwargs)
+        try:
+            response = view(request, *args, **kwargs)
+            # A list is looked up while its page is written.
+            return response.render() if isinstance(response, SimpleTemplateResponse) else response
+        except MEANT:
+            raise
+        except Exception:
+            # Whatever a column, a calendar or a number says of a value that it cannot have: there is no list of that.
+            logger.warning("%s cannot be looked up, so its query is left out", request.get_full_path(), exc_info=True)
+            messages.warning(request, "What the address asks for cannot be looked up, so this is the page without it.")
+            return redirect(request.path)
+
+    return answered

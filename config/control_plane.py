@@ -1,0 +1,46 @@
+"""Django behind ASGI, each request from its first middleware to its view in one thread, which the next one uses again.
+
+Django's own handler takes a request back to the event loop between any two middlewares of different kinds, a dozen
+times in all, and starts a thread for each request and another to end it. The loop waits for each of these, and so does
+every call of a model on it.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+# As many requests run at once as there are; so many threads are kept for those to come.
+MOST_IDLE = 8
+
+
+class ControlPlane(ASGIHandler):
+    """ASGIHandler with the chain of middlewares that WSGI has; no view and no middleware here is asynchronous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Each an executor of one thread, which has a connection to the database while a request uses it.
+        self._idle: list[ThreadPoolExecutor] = []
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        thread = self._idle.pop() if self._idle else ThreadPoolExecutor(1, thread_name_prefix="control-plane")
+        try:
+            async with ThreadSensitiveContext(executor=thread):
+                await self.handle(scope, receive, send)
+        finally:
+            # What a request began in it has ended: whoever is cancelled waits for that.
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(thread)
+            else:
+                thread.shutdown(wait=False)
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        super().load_middleware(is_async=False)
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        return await sync_to_async(self.get_response)(request)

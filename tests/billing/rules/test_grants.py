@@ -1,0 +1,311 @@
+"""What the lines of invoices give, and for which time: to the nanodollar, at the edges."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from billing.rules import grants
+from billing.rules.grants import Cycle, Grant, Period
+from billing.rules.valuation import PlanRule, Pricing
+from billing.stripe_api.objects import Item, Line, StripeInvoice, StripePrice, StripeSubscription
+from tests.billing.events import DAY, START
+
+NEXT = START + 30 * DAY
+MONTH = Period(START, NEXT)
+SECOND = timedelta(seconds=1)
+PRICE = StripePrice("price_x", unit_amount=3000, currency="usd", interval="month")
+FREE = StripePrice("price_x", unit_amount=0, currency="usd", interval="month")
+MONTHLY = Cycle("month")
+
+
+def priced(interval: str = "month", count: int = 1, **metadata: str) -> StripePrice:
+    return StripePrice(
+        "price_x", unit_amount=3000, currency="usd", interval=interval, interval_count=count, metadata=metadata
+    )
+
+
+def line(starts_at: datetime | None = START, ends_at: datetime | None = NEXT, **fields: Any) -> Line:
+    values: dict[str, Any] = {"id": "il_1", "price": PRICE, "quantity": 1, "recurring": True, "proration": False}
+    values |= {"amount": 3000, "currency": "usd"} | fields
+    return Line(starts_at=starts_at, ends_at=ends_at, **{"listed": values["amount"]} | values)
+
+
+def change(starts_at: datetime, ends_at: datetime = NEXT, **fields: Any) -> Line:
+    return line(starts_at, ends_at, **{"recurring": False, "proration": True} | fields)
+
+
+def credit(starts_at: datetime, ends_at: datetime = NEXT, **fields: Any) -> Line:
+    return change(starts_at, ends_at, **{"credit": True, "amount": -1000} | fields)
+
+
+def invoice(*lines: Line, id: str = "in_1", status: str = "paid", subscription: str = "sub_1") -> StripeInvoice:
+    return StripeInvoice(id, subscription, status, "manual", lines)
+
+
+def subscription(price: StripePrice = PRICE, **fields: Any) -> StripeSubscription:
+    return StripeSubscription("sub_1", "active", (Item("si_1", price, 1, START, NEXT),), **fields)
+
+
+def of(*invoices: StripeInvoice, sub: StripeSubscription | None = None, limit: int = 1000) -> list[Grant]:
+    """All grants of invoices where the price is worth `limit`, by its id, unless its metadata says more."""
+    plans = [] if limit == 0 else [PlanRule("Plan", limit, price_ids=frozenset({"price_x"}))]
+    found = grants.of(sub, "sub_1", invoices, Pricing(plans, {}), set())
+    return [one for all in found.values() for one in all]
+
+
+def worth(*invoices: StripeInvoice, period: Period = MONTH, whole: Period = MONTH, **more: Any) -> int:
+    return grants.given(of(*invoices, **more), period, whole)
+
+
+class TestASpan:
+    def test_needs_both_ends_and_some_time_between_them(self) -> None:
+        assert grants.between(START, NEXT) == MONTH
+        assert [grants.between(START, None), grants.between(None, NEXT), grants.between(None, None)] == [None] * 3
+        assert [grants.between(START, START), grants.between(NEXT, START)] == [None] * 2
+
+    def test_overlaps_by_what_is_shared_and_never_by_less_than_nothing(self) -> None:
+        assert MONTH.overlap(Period(START + 10 * DAY, NEXT + DAY)) == 20 * DAY
+        assert MONTH.overlap(Period(NEXT, NEXT + DAY)) == timedelta(0)
+        assert MONTH.overlap(Period(NEXT + DAY, NEXT + 2 * DAY)) == timedelta(0)
+
+
+class TestACycle:
+    @pytest.mark.parametrize(
+        ("cycle", "days"),
+        [
+            (Cycle("day"), 1),
+            (Cycle("day", 10), 10),
+            (Cycle("week", 2), 14),
+            (Cycle("month"), 31),
+            (Cycle("month", 3), 92),
+            (Cycle("year"), 365),
+            (Cycle("year", 2), 731),
+        ],
+    )
+    def test_is_as_long_as_the_calendar_says(self, cycle: Cycle, days: int) -> None:
+        assert cycle.from_start(START) == Period(START, START + timedelta(days=days))
+
+    def test_of_months_counts_from_its_first_day(self) -> None:
+        at = datetime(2026, 1, 31, tzinfo=UTC)
+        assert Cycle("month").from_start(at) == Period(at, datetime(2026, 2, 28, tzinfo=UTC))
+        assert Cycle("month", 2).from_start(at) == Period(at, datetime(2026, 3, 31, tzinfo=UTC))
+        assert Cycle("").from_start(at) is None
+
+    def test_is_whole_within_what_months_differ_by(self) -> None:
+        natural = Period(START, START + 31 * DAY)
+        for days, whole in ((27, natural), (28, None), (31, None), (34, None), (35, natural)):
+            span = Period(START, START + days * DAY)
+            assert MONTHLY.whole(span) == (whole or span)
+        assert MONTHLY.whole(MONTH, in_part=True) == natural
+        week = Cycle("week")
+        assert week.whole(Period(START, START + 6 * DAY)) == Period(START, START + 7 * DAY)
+        assert Cycle("").whole(Period(START, START + DAY), in_part=True) == Period(START, START + DAY)
+
+    def test_of_a_month_divides_what_is_longer(self) -> None:
+        year = Period(START, START + 365 * DAY)
+        april = Period(datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC))
+        assert MONTHLY.at(year, april.starts_at) == (april, april)
+        assert MONTHLY.at(year, START - DAY)[0].starts_at == START
+        last = Period(datetime(2027, 2, 1, tzinfo=UTC), datetime(2027, 3, 1, tzinfo=UTC))
+        assert MONTHLY.at(year, START + 400 * DAY) == (last, last)
+        cut = Period(START, START + 40 * DAY)
+        assert MONTHLY.at(cut, cut.ends_at) == (Period(april.starts_at, cut.ends_at), april)
+        assert Cycle("year").at(year, april.starts_at) == (year, year)
+        assert MONTHLY.at(Period(START, START + 32 * DAY), START)[0].length == 32 * DAY
+
+    def test_is_a_month_where_the_budget_is_one_and_no_shorter_price_bills_it(self) -> None:
+        def cycle(price: StripePrice) -> Cycle:
+            [worth] = Pricing([], {}).worths([price], set()).values()
+            return grants.cycle_of(price, worth)
+
+        monthly = {"llm_budget_usd": "1"}
+        billing = monthly | {"llm_budget_period": "billing"}
+        assert [cycle(priced(name, **monthly)) for name in ("month", "year", "")] == [MONTHLY] * 3
+        assert cycle(priced("month", 6, **monthly)) == MONTHLY
+        assert [cycle(priced("week", n, **monthly)) for n in (1, 4, 5)] == [Cycle("week"), Cycle("week", 4), MONTHLY]
+        assert [cycle(priced(name, **billing)) for name in ("month", "year")] == [MONTHLY, Cycle("year")]
+        used = StripePrice("price_x", interval="month", metered=True, metadata=monthly)
+        assert cycle(used) == Cycle("month", in_arrears=True)
+        assert [str(one) for one in (MONTHLY, cycle(used))] == ["1 month", "1 month in arrears"]
+
+
+class TestALine:
+    def test_pays_for_the_part_of_the_budget_that_it_bills(self) -> None:
+        assert worth(invoice(line())) == 1000
+        assert worth() == 0
+        ten_days = line(ends_at=START + 10 * DAY, amount=1000)
+        # A third of 1000, rounded against the customer.
+        assert repr(worth(invoice(ten_days))) == "333"
+        assert worth(invoice(line(NEXT, NEXT + 30 * DAY))) == 0
+        assert worth(invoice(line(START - 30 * DAY, START + 10 * DAY))) == 333
+
+    def test_that_is_a_credit_counts_against_it_and_never_below_nothing(self) -> None:
+        # 333 and a third are taken off, and what is left is rounded down.
+        assert worth(invoice(line(), credit(START + 20 * DAY))) == 666
+        assert worth(invoice(credit(START + 20 * DAY))) == 0
+        assert worth(invoice(credit(START + 20 * DAY), line())) == 666
+
+    def test_that_bills_something_else_or_has_no_span_pays_for_nothing(self) -> None:
+        assert worth(invoice(line(recurring=False), change(START + 20 * DAY, amount=1000))) == 333
+        for ends in ({"starts_at": None}, {"ends_at": None}, {"ends_at": START}):
+            assert worth(invoice(line(**ends))) == 0
+
+    def test_of_an_invoice_that_is_not_paid_or_of_another_subscription_pays_for_nothing(self) -> None:
+        assert worth(invoice(line(), status="open")) == 0
+        assert worth(invoice(line(subscription_id="sub_2"))) == 0
+        assert worth(invoice(line(), subscription="sub_2")) == 0
+        # Any invoice may bill what was waiting for the next one.
+        assert worth(invoice(line(subscription_id="sub_1"), subscription="")) == 1000
+
+    def test_that_charges_nothing_for_what_has_a_price_gives_nothing(self) -> None:
+        assert worth(invoice(line(amount=0))) == 0
+        assert worth(invoice(line(amount=0, listed=3000))) == 1000
+        for price in (StripePrice("price_x", interval="month"), FREE):
+            assert worth(invoice(line(amount=0, price=price))) == 1000
+        # In another currency the list price says nothing.
+        assert worth(invoice(line(amount=0, currency="eur"))) == 1000
+        assert worth(invoice(line(amount=0, quantity=0))) == 1000
+
+    def test_of_a_trial_gives_nothing_whatever_its_price(self) -> None:
+        tiers = StripePrice("price_x", interval="month")
+        for starts_at, ends_at, found in (
+            (START, START + DAY, 0),
+            (NEXT, NEXT + DAY, 1000),
+            (START - DAY, START, 1000),
+        ):
+            tried = subscription(tiers, trial_starts_at=starts_at, trial_ends_at=ends_at)
+            assert worth(invoice(line(amount=0, price=tiers)), sub=tried) == found
+        tried = subscription(tiers, trial_starts_at=START, trial_ends_at=NEXT)
+        assert worth(invoice(line(amount=1, price=tiers)), sub=tried) == 1000
+        used = StripePrice("price_x", interval="month", metered=True)
+        assert worth(invoice(line(amount=0, price=used)), sub=subscription(used)) == 1000
+
+    def test_that_charged_less_than_its_price_bills_a_part(self) -> None:
+        [whole], [part] = of(invoice(line())), of(invoice(line(amount=2999)))
+        assert (whole.in_part, part.in_part) == (False, True)
+        assert [one.in_part for one in of(invoice(line(amount=5999, quantity=2), line(amount=6000, quantity=2)))] == [
+            True,
+            False,
+        ]
+
+    def test_that_names_its_price_by_the_id_alone_is_told_the_rest_by_the_item(self) -> None:
+        known = priced("year", llm_budget_usd="12", llm_budget_period="billing")
+        bare = line(ends_at=START + 365 * DAY, price=StripePrice("price_x"), amount=3000)
+        [found] = of(invoice(bare), sub=subscription(known), limit=0)
+        assert (found.cycle, found.nanos) == (Cycle("year"), 12 * 10**9)
+
+    def test_beside_a_mapped_item_that_nothing_maps_is_worth_nothing(self) -> None:
+        other = StripePrice("price_y", unit_amount=100, currency="usd", interval="month")
+        default = PlanRule("Standard", 50, is_default=True)
+        mapped = PlanRule("Plan", 1000, price_ids=frozenset({"price_x"}))
+        items = (Item("si_1", PRICE, 1, START, NEXT), Item("si_2", other, 1, START, NEXT))
+        sub = StripeSubscription("sub_1", "active", items)
+
+        def total(plans: list[PlanRule], sub: StripeSubscription | None, *invoices: StripeInvoice) -> int:
+            found = grants.of(sub, "sub_1", invoices, Pricing(plans, {}), set())
+            return sum(grants.given(all, MONTH, MONTH) for all in found.values())
+
+        alone, both = invoice(line(price=other, amount=100)), invoice(line(), line(price=other, amount=100))
+        assert total([default, mapped], sub, alone) == 0
+        assert total([default, mapped], sub, both) == 1000
+        assert total([default, mapped], None, both) == 1000
+        assert total([default, mapped], None, alone) == 50
+        # Where none is mapped the default counts once for a span.
+        assert total([default], sub, both) == 50
+        assert total([default], sub, invoice(line(), credit(START), line(price=other, amount=100))) == 0
+
+    def test_of_a_share_of_revenue_is_worth_that_of_what_it_charged(self) -> None:
+        share = priced(llm_budget_percent="50")
+        assert worth(invoice(line(price=share, amount=2000, listed=3000)), limit=0) == 10 * 10**9
+        part = change(START + 20 * DAY, price=share, amount=1000)
+        assert worth(invoice(part), limit=0) == 5 * 10**9
+        assert worth(invoice(line(price=share), credit(START + 20 * DAY, price=share)), limit=0) == 10 * 10**9
+        assert worth(invoice(part), limit=0, period=Period(START, START + 25 * DAY)) == 25 * 10**8
+
+    def test_of_a_share_of_a_years_revenue_is_worth_a_twelfth_each_month(self) -> None:
+        year = line(ends_at=START + 365 * DAY, price=priced("year", llm_budget_percent="50"), amount=120_000)
+        assert worth(invoice(year), limit=0) == 50 * 10**9
+        whole = line(
+            ends_at=START + 365 * DAY,
+            price=priced("year", llm_budget_percent="50", llm_budget_period="billing"),
+            amount=120_000,
+        )
+        span = Period(START, START + 365 * DAY)
+        assert worth(invoice(whole), period=span, whole=span, limit=0) == 600 * 10**9
+
+    def test_of_a_week_under_a_months_budget_is_worth_its_days(self) -> None:
+        week = Period(START, START + 7 * DAY)
+        weekly = line(ends_at=week.ends_at, price=priced("week"))
+        assert worth(invoice(weekly), period=week, whole=week, limit=3100) == 700
+        billing = {"llm_budget_usd": "31", "llm_budget_period": "billing"}
+        whole = line(ends_at=week.ends_at, price=priced("week", **billing))
+        assert worth(invoice(whole), period=week, whole=week, limit=0) == 31 * 10**9
+
+    def test_that_was_paid_back_is_left_out(self) -> None:
+        found = of(invoice(line()), invoice(credit(START + 20 * DAY), id="in_2"))
+        assert grants.given(found, MONTH, MONTH, gone={"in_1"}) == 0
+        assert grants.given(found, MONTH, MONTH, gone={"in_2"}) == 1000
+
+    def test_pays_for_a_microsecond(self) -> None:
+        part = Period(START, START + timedelta(microseconds=1))
+        assert worth(invoice(line()), period=part, limit=10**15) == 10**15 // (30 * 86_400 * 10**6)
+
+
+class TestTimeThatIsPaidFor:
+    def spans(self, *lines: Line) -> list[tuple[int, int]]:
+        found = grants.spans(of(invoice(*lines)))
+        return [((span.starts_at - START) // DAY, (span.ends_at - START) // DAY) for span in found]
+
+    def at(self, first: int, last: int, **fields: Any) -> Line:
+        return line(START + first * DAY, START + last * DAY, **fields)
+
+    def test_is_in_order_and_as_it_was_billed(self) -> None:
+        assert self.spans() == []
+        assert self.spans(self.at(30, 60), self.at(0, 30), self.at(100, 130)) == [(0, 30), (30, 60), (100, 130)]
+
+    def test_is_not_divided_by_changes_within_a_period(self) -> None:
+        up = credit(START + 10 * DAY), change(START + 10 * DAY, amount=9000)
+        assert self.spans(self.at(0, 30), *up) == [(0, 30)]
+        # The change of a period that is not paid for counts by itself.
+        assert self.spans(*up) == [(10, 30)]
+        assert self.spans(change(START), self.at(0, 30)) == [(0, 30)]
+
+    def test_begins_anew_where_the_rest_was_credited(self) -> None:
+        assert self.spans(self.at(0, 30), credit(START + 10 * DAY), self.at(10, 40)) == [(0, 10), (10, 40)]
+        for rest in (credit(START + 11 * DAY), credit(START + 10 * DAY, NEXT + DAY)):
+            assert self.spans(self.at(0, 30), rest, self.at(10, 40)) == [(0, 30), (30, 40)]
+        moved = self.at(10, 40, recurring=False, proration=True)
+        assert self.spans(self.at(0, 30), credit(START + 10 * DAY), moved) == [(0, 30), (30, 40)]
+
+    def test_goes_on_after_a_period_where_it_was_not(self) -> None:
+        assert self.spans(self.at(0, 30), self.at(10, 40)) == [(0, 30), (30, 40)]
+        assert self.spans(self.at(0, 30), self.at(0, 365)) == [(0, 30), (30, 365)]
+        assert self.spans(self.at(0, 30), credit(START), self.at(0, 30)) == [(0, 30)]
+
+    def test_is_known_afterwards_to_have_ended_with_the_next(self) -> None:
+        known = of(invoice(self.at(0, 30), credit(START + 10 * DAY), self.at(10, 40)))
+        assert grants.until_next(MONTH, known) == Period(START, START + 10 * DAY)
+        later = Period(START + 10 * DAY, START + 40 * DAY)
+        assert grants.until_next(later, known) == later
+        assert grants.until_next(MONTH, []) == MONTH
+
+    def test_tells_its_cycle_at_a_moment(self) -> None:
+        known = grants.of(None, "sub_1", [invoice(line())], Pricing([], {"price_x": (2, 5, 0)}), set())
+        found = [grants.cycle_at(known, at) for at in (START - SECOND, START, NEXT - SECOND, NEXT)]
+        assert found == ["", "1 month", "1 month", ""]
+
+
+def test_an_item_is_worth_what_its_whole_cycle_is_by_list_price() -> None:
+    def item(price: StripePrice, quantity: int = 1) -> int:
+        pricing = Pricing([], {})
+        [worth] = pricing.worths([price], set()).values()
+        return grants.per_cycle(pricing, worth, price, quantity, MONTH, set())
+
+    assert item(priced(llm_budget_usd="5", llm_budget_per_unit="yes"), 3) == 15 * 10**9
+    assert item(priced(llm_budget_percent="50"), 2) == 30 * 10**9
+    assert item(priced("year", 2, llm_budget_percent="50"), 24) == 15 * 10**9
+    assert item(priced("year", llm_budget_percent="50", llm_budget_period="billing")) == 15 * 10**9
+    assert item(priced("week", llm_budget_usd="31")) == 7 * 10**9
