@@ -37,7 +37,7 @@ def note(
 
     How many windows are open, and how many of these time has not ended.
     """
-    words.run("UPDATE governance_budget SET revision = revision + 1 WHERE id = %s", [budget_id])
+    advance(budget_id)
     words.run(
         f"INSERT INTO governance_budgetact ({_NEW_ACT.columns}, revision)"
         f" SELECT v.*, b.revision FROM {_NEW_ACT} JOIN governance_budget b ON b.id = v.budget_id"
@@ -53,6 +53,14 @@ def note(
         [stamp(now), budget_id],
     )
     return opened, lasting
+
+
+def advance(budget_id: int) -> int:
+    """Give a budget its next revision: which it is."""
+    [(revision,)] = words.select(
+        "UPDATE governance_budget SET revision = revision + 1 WHERE id = %s RETURNING revision", [budget_id]
+    )
+    return int(revision)
 
 
 def on(budget_ids: Collection[int]) -> dict[int, ActsOn]:

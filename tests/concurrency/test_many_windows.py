@@ -99,15 +99,16 @@ def test_a_slice_holds_up_the_calls_of_its_own_windows_alone():
     assert ledger.follow(budget.pk, now=LATER)
 
 
-@pytest.mark.parametrize(("act", "allowed"), [(lower, False), (raising, True)])
-def test_a_window_that_opens_as_an_act_is_made_has_followed_it(act, allowed):
+@pytest.mark.parametrize(("act", "allowed", "limit"), [(lower, False, "0.60"), (raising, True, "6.00")])
+def test_a_window_that_opens_as_an_act_is_made_has_followed_it(act, allowed, limit):
     """The call's insert waits for the act, which it cannot see when it begins."""
     budget = each()
     answers = []
     meanwhile(
         lambda: act(budget), lambda: answers.append(ledger.reserve(calling("new", cost="0.90"), now=LATER).allowed)
     )
-    assert answers == [allowed is True]
+    assert answers == [allowed]
+    assert BudgetWindow.objects.get(subject="new").limit_nanos == nanos(limit)
     assert ledger.follow(budget.pk, now=LATER)
 
 
