@@ -20,6 +20,7 @@ app.autodiscover_tasks()
 
 PERIODS = {
     "governance.tasks.expire_reservations": timedelta(seconds=15),
+    "governance.tasks.follow_acts": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
     # Asks whether something is due: hourly, nightly, or at once after a pause.

@@ -10,6 +10,9 @@ from governance.actions import refusal_log
 from governance.ledger import clock
 from governance.upkeep import judgement, reconcile
 
+# Of each run; the worker has other things to do in between.
+FOLLOW_S = 10.0
+
 log = logging.getLogger(__name__)
 
 
@@ -23,6 +26,12 @@ def expire_reservations() -> int:
 def roll_windows() -> int:
     """Close windows whose time is over, for the dashboards; calls do it by themselves."""
     return ledger.roll_windows(now=timezone.now())
+
+
+@shared_task
+def follow_acts() -> int:
+    """Have the windows of budgets with very many of them follow what was done to these; calls do it by themselves."""
+    return ledger.follow_acts(now=timezone.now(), for_s=FOLLOW_S)
 
 
 @shared_task

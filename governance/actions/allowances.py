@@ -1,7 +1,8 @@
 """More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
 
 A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
-integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction.
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction; of very many windows
+each follows as it is called for.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def raise_limit(
     if ends_at <= now:
         raise FieldError("ends_at", "must be in the future")
     # One after the other, or two raises that are each small enough come to more than there may be.
-    _lock(budget.pk)
+    _lock(budget.pk, now=now)
     allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
     return _grant(allowance, "budget.raise", by, now)
 
@@ -47,16 +48,11 @@ def top_up(
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
     # First, or a reset closes the window that is chosen here, and the money counts nowhere.
-    _lock(budget.pk)
-    windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
-    if subject is not None:
-        windows = windows.filter(subject__in=names.spellings_of_subject(budget.scope_type, subject))
-    found = list(windows[:2])
-    if not found:
-        raise FieldError("budget", "has no open window to top up: it opens with the first call")
-    if len(found) > 1:
-        raise FieldError("subject", "name whose window to top up: this budget has one for each")
-    allowance = Allowance(budget=budget, window=found[0], amount_nanos=amount_nanos, starts_at=now, reason=reason)
+    ledger.lock_windows(budget.pk)
+    chosen = _open_window(budget, subject, now)
+    _lock(budget.pk, chosen.subject, now=now)
+    window = _open_window(budget, chosen.subject, now)
+    allowance = Allowance(budget=budget, window=window, amount_nanos=amount_nanos, starts_at=now, reason=reason)
     return _grant(allowance, "budget.top_up", by, now)
 
 
@@ -65,7 +61,7 @@ def top_up(
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
     # First, or a reset meanwhile ends the top-up that is judged here.
-    _lock(allowance.budget_id)
+    _lock(allowance.budget_id, _subject(allowance), now=now)
     rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
     found = rows.filter(pk=allowance.pk).first()
     if found is None or state(found, now=now) == ENDED:
@@ -77,7 +73,7 @@ def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> 
     else:
         # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
         Allowance.objects.filter(pk=allowance.pk).delete()
-    ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+    ledger.apply_within([ReviewAllowances(allowance.budget_id, _subject(allowance))], now=now)
     audit.record(
         action="budget.allowance_end",
         target=str(allowance.budget),
@@ -97,12 +93,33 @@ def state(allowance: Allowance, *, now: datetime) -> str:
     return PLANNED if now < allowance.starts_at else RUNNING
 
 
-def _lock(budget_id: int) -> None:
+def _open_window(budget: Budget, subject: str | None, now: datetime) -> BudgetWindow:
+    """The budget's open window, or that of a subject."""
+    windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
+    if subject is not None:
+        windows = windows.filter(subject__in=names.spellings_of_subject(budget.scope_type, subject))
+    found = list(windows[:2])
+    if not found:
+        raise FieldError("budget", "has no open window to top up: it opens with the first call")
+    if len(found) > 1:
+        raise FieldError("subject", "name whose window to top up: this budget has one for each")
+    return found[0]
+
+
+def _subject(allowance: Allowance) -> str | None:
+    """Whose window it is for; None: every one of the budget."""
+    return allowance.window.subject if allowance.window is not None else None
+
+
+def _lock(budget_id: int, subject: str | None = None, *, now: datetime) -> None:
     """Lock a budget's open windows, then its row: a call that opens one more at this moment comes before, or after.
 
-    Else that call counts what no longer runs, or not what runs from now on, and nobody looks at its window again.
+    Else that call counts what no longer runs, or not what runs from now on, and nobody looks at its window again. Of
+    very many windows the subject's alone, which then has followed what was done to the budget before.
     """
     ledger.lock_windows(budget_id)
+    if subject is not None:
+        ledger.apply_within([ReviewAllowances(budget_id, subject)], now=now)
     list(Budget.objects.select_for_update(of=("self",), no_key=True).filter(pk=budget_id).order_by())
 
 
@@ -119,7 +136,7 @@ def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allow
         raise FieldError("reason", "say why")
     allowance.actor, allowance.created_at = by.name[:150], now
     allowance.save(force_insert=True)
-    ledger.apply_within([ReviewAllowances(allowance.budget_id)], now=now)
+    ledger.apply_within([ReviewAllowances(allowance.budget_id, _subject(allowance))], now=now)
     audit.record(
         action=action,
         target=str(allowance.budget),

@@ -1,6 +1,7 @@
 """Acts on budgets: create, change, delete, and the platform's default. Each leaves an audit row.
 
-A change takes hold at once: open windows get the new limit, and their states follow, in the same transaction.
+A change takes hold at once: open windows get the new limit, and their states follow, in the same transaction. Of very
+many windows each does so when it is called for, and all within minutes: see `governance.ledger.acts`.
 """
 
 from __future__ import annotations

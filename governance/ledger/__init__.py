@@ -1,7 +1,8 @@
 """The only writer of windows, reservations, entries and rollups. Callers import this package: `ledger.reserve(...)`.
 
 `book` applies operations in batches and `writer` gathers a process's operations into them; the operations themselves
-are in `operations`, what comes back in `results`. Everything else here is the ledger's own.
+are in `operations`, what comes back in `results`, how acts reach very many windows in `acts`. Everything else here is
+the ledger's own.
 """
 
 from governance.ledger.book import (
@@ -14,6 +15,8 @@ from governance.ledger.book import (
     dry_run,
     expire_due,
     extend,
+    follow,
+    follow_acts,
     lock_windows,
     open_period,
     record,
@@ -65,6 +68,8 @@ __all__ = [
     "dry_run",
     "expire_due",
     "extend",
+    "follow",
+    "follow_acts",
     "lock_windows",
     "open_period",
     "patiently",

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from governance.ledger import claims, clock, sql, sql_writes
+from governance.ledger import acts, claims, clock, sql, sql_acts, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import (
@@ -25,6 +25,7 @@ from governance.ledger.operations import (
     ChangeLimit,
     Expire,
     Extend,
+    Follow,
     OpenPeriod,
     Operation,
     Record,
@@ -35,7 +36,16 @@ from governance.ledger.operations import (
     Settle,
 )
 from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
-from governance.ledger.rows import BucketRow, CallerStatus, EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
+from governance.ledger.rows import (
+    BucketRow,
+    CallerStatus,
+    EntryRow,
+    EventRow,
+    NewWindow,
+    ReservationRow,
+    WindowRow,
+    has_ended,
+)
 from governance.ledger.sql_dialect import together
 from governance.rules import money
 from governance.rules.buckets import Amount, BucketView
@@ -108,6 +118,11 @@ class Batch:
         self.entries: list[EntryRow] = []
         self.events: list[EventRow] = []
         self.overruns: list[tuple[UUID, ModelOverrun]] = []
+        # Budgets whose windows are too many for one transaction, those of an act that is noted in their place, and
+        # the windows that follow one: see `acts`.
+        self.crowded: set[int] = set()
+        self.noted: set[int] = set()
+        self.following: dict[Follow, list[tuple[int, str]]] = {}
         self._matched: dict[Caller, list[MatchedBudget]] = {}
         self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
         # Callers that bring one more new name than there may be.
@@ -132,7 +147,7 @@ class Batch:
         acted_on = {
             op.budget_id
             for op in self.operations
-            if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances)
+            if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances | Follow)
         }
         if acted_on and not callers:
             self.read_clock()
@@ -140,6 +155,12 @@ class Batch:
             {op.trust.tenant_id for op in self.operations if isinstance(op, Settle | Record) and op.trust}
         )
         sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
+        self.crowded = sql_acts.crowded(acted_on, most=acts.MOST_AT_ONCE)
+        self.following = {
+            op: sql_acts.behind(op.budget_id, after=op.after, limit=acts.SLICE)
+            for op in self.operations
+            if isinstance(op, Follow)
+        }
         self.reservations = sql.reservations(
             {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
         )
@@ -165,11 +186,25 @@ class Batch:
         }
         self._lock_windows(
             needed=needed,
+            subjects={
+                (op.budget_id, op.subject)
+                for op in self.operations
+                if isinstance(op, Reset | ReviewAllowances) and op.subject is not None
+            },
             ids={id for row in self.reservations.values() for id in row.windows}
             | {id for row in self.corrected.values() for id in row.windows}
             | {id for op in self.operations if isinstance(op, Record) for id in op.windows or ()}
+            | {id for slice in self.following.values() for id, _ in slice}
             | sql.windows_at(past),
-            budget_ids=acted_on,
+            budget_ids={
+                op.budget_id
+                for op in self.operations
+                if isinstance(op, OpenPeriod)
+                or (
+                    isinstance(op, Reset | ReviewAllowances) and op.subject is None and op.budget_id not in self.crowded
+                )
+                or (isinstance(op, ChangeLimit) and op.budget_id not in self.crowded)
+            },
         )
         stand_ins = [row for row in self.open.values() if row.id == 0]
         self.work_out([row for row in (*self.windows.values(), *stand_ins) if self._is_stale(row)])
@@ -209,7 +244,8 @@ class Batch:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
         self.load_rules([caller])
         rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
-        self.open = {(row.budget.id, row.subject): row for row in rows if not has_ended(row, self.now)}
+        rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
+        self.open = {(row.budget.id, row.subject): row for row in rows}
         self._stand_in(self.matched(caller))
         self._notice_crowds({caller: [item for item in self.matched(caller) if self._window(item).id == 0]})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
@@ -254,14 +290,22 @@ class Batch:
             return Reason.AGENT_PAUSED
         return Reason.TOO_MANY_NAMES if caller in self._crowded else None
 
-    def _lock_windows(self, *, needed: Sequence[MatchedBudget], ids: set[int], budget_ids: set[int]) -> None:
+    def _lock_windows(
+        self, *, needed: Sequence[MatchedBudget], subjects: set[tuple[int, str]], ids: set[int], budget_ids: set[int]
+    ) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
+
+        Beside those that calls need, the open ones of `subjects` and of budgets, and those with `ids`.
 
         Raises LostWindows.
         """
         wanted = {(item.budget.id, item.subject): item for item in needed}
         for _ in range(CALM_LOOKS if self.calmly else LOOKS):
-            rows = sql.windows(keys=wanted.keys(), ids=ids, budget_ids=budget_ids)
+            rows = sql.windows(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids)
+            if restarted := acts.restart_behind(self, rows):
+                # Their successors are to be locked, and brought up to date, with the others.
+                subjects = subjects | {(row.budget.id, row.subject) for row in restarted}
+                continue
             self.windows = {row.id: row for row in rows}
             self.open = {(row.budget.id, row.subject): row for row in rows if row.closed_at is None}
             ended = [
@@ -416,12 +460,14 @@ class Batch:
         ]
 
     def _is_stale(self, row: WindowRow) -> bool:
-        return row.closed_at is None and row.extra_until is not None and row.extra_until <= self.now
+        is_due = row.closed_at is None and row.extra_until is not None and row.extra_until <= self.now
+        return is_due or acts.is_behind(row)
 
     def work_out(self, rows: Sequence[WindowRow]) -> None:
-        """Bring the limits of open windows up to date with the allowances that run now."""
+        """Bring the limits of open windows up to date with the acts on their budgets, and the allowances that run."""
         if not rows:
             return
+        acts.follow(self, rows)
         granted = limits.allowances({row.budget.id for row in rows}, self.now)
         for row in rows:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
@@ -514,11 +560,6 @@ class Batch:
 
     def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
         return tuple(view_of(self.windows[id]) for id in ids)
-
-
-def has_ended(window: WindowRow, now: datetime) -> bool:
-    """Whether time has closed a window."""
-    return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
 
 
 def covered(window: WindowRow, at: datetime) -> bool:

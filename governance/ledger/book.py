@@ -16,20 +16,21 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance import alerts
-from governance.ledger import call_rules, claims, clock, sql, window_rules
+from governance.ledger import acts, call_rules, claims, clock, sql, sql_acts, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
     Expire,
     Extend,
+    Follow,
     OpenPeriod,
     Operation,
     Record,
@@ -42,6 +43,7 @@ from governance.ledger.operations import (
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
+    FollowResult,
     LedgerError,
     LedgerUnavailable,
     OutOfBounds,
@@ -69,6 +71,7 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
     OpenPeriod: window_rules.open_period,
     ChangeLimit: window_rules.change_limit,
     ReviewAllowances: window_rules.review_allowances,
+    Follow: window_rules.follow,
 }
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
@@ -78,6 +81,8 @@ ATTEMPTS = 6
 READ_ONLY = "25006"
 # The alert of reservations that cannot be expired.
 NOT_EXPIRED, EXPIRY = "reservations_not_expired", "expiry"
+# How long whoever acts on a budget of very many windows stays to have them follow; beat sees to the rest.
+FOLLOW_S = 2.0
 # How the names of the tables' constraints on sums end.
 BOUNDS = "within_bounds"
 
@@ -181,16 +186,43 @@ def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
 def lock_windows(*budget_ids: int) -> None:
     """Lock budgets' turns and open windows in the caller's transaction, before the budgets' own rows, never after.
 
-    A call that opens a window holds the ended one when it needs the budget's row; an act that does has the turn.
+    Of a budget with very many windows the turn alone: these follow an act later, see `acts`. A call that opens a window
+    holds the ended one when it needs the budget's row; an act that does has the turn.
     """
     with together():
         keep_deadlines()
         sql.take_turns(alone=budget_ids)
+        few = set(budget_ids) - sql_acts.crowded(budget_ids, most=acts.MOST_AT_ONCE)
         for _ in range(CALM_LOOKS):
-            if all(row.closed_at is None for row in sql.windows(budget_ids=budget_ids)):
+            if all(row.closed_at is None for row in sql.windows(budget_ids=few)):
                 return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")
+
+
+def follow(budget_id: int, *, now: datetime, for_s: float = FOLLOW_S) -> bool:
+    """Have a budget's open windows follow the acts on it, a slice a transaction; whether all have within `for_s`.
+
+    Stopped in between, or begun twice, it does no harm. Not within a transaction.
+    """
+    began, after = time.monotonic(), None
+    while True:
+        passed_s = time.monotonic() - began
+        done = cast(FollowResult, _one(Follow(budget_id, after), now + timedelta(seconds=passed_s)))
+        if done.done or passed_s >= for_s:
+            return done.done
+        after = done.after
+
+
+def follow_acts(*, now: datetime, for_s: float) -> int:
+    """Have windows follow the acts that are under way, for so long at most; of how many budgets all have."""
+    began, followed = time.monotonic(), 0
+    for budget_id in sql_acts.under_way():
+        passed_s = time.monotonic() - began
+        if passed_s >= for_s:
+            break
+        followed += follow(budget_id, now=now + timedelta(seconds=passed_s), for_s=for_s - passed_s)
+    return followed
 
 
 def take_report_turn(tenant_id: int) -> None:
@@ -330,6 +362,9 @@ def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> lis
     batch.prepare()
     results = [_carry_out(batch, operation) for operation in operations]
     batch.write()
+    for budget_id in batch.noted:
+        # Where this fails, beat goes on with it.
+        transaction.on_commit(functools.partial(follow, budget_id, now=now), robust=True)
     return results
 
 

@@ -165,11 +165,34 @@ class ChangeLimit:
 
 @dataclass(frozen=True, slots=True)
 class ReviewAllowances:
-    """Bring a budget's open windows up to date with its allowances, which have just changed."""
+    """Bring a budget's open windows (one subject's, or all) up to date with its allowances, which have just changed."""
 
     budget_id: int
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Bring the next of a budget's open windows up to date with the acts that these follow one after another.
+
+    Those of the subjects `after` one; None: from the first.
+    """
+
+    budget_id: int
+    after: str | None = None
 
 
 Operation = (
-    Reserve | Extend | Settle | Release | Expire | Record | Adjust | Reset | OpenPeriod | ChangeLimit | ReviewAllowances
+    Reserve
+    | Extend
+    | Settle
+    | Release
+    | Expire
+    | Record
+    | Adjust
+    | Reset
+    | OpenPeriod
+    | ChangeLimit
+    | ReviewAllowances
+    | Follow
 )

@@ -142,8 +142,18 @@ class AdjustResult:
 
 @dataclass(frozen=True, slots=True)
 class ResetResult:
+    """How many windows a reset closes and opens; where they are very many, some of them do so within minutes."""
+
     closed: int
     opened: int
+
+
+@dataclass(frozen=True, slots=True)
+class FollowResult:
+    """`done`: no open window is behind the acts on its budget; else the next slice is of the subjects `after` one."""
+
+    done: bool
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,18 @@ class WindowRow:
     limit_lowered: bool = False
     extra_nanos: int = 0
     extra_until: datetime | None = None
+    revision: int = 0
     dirty: bool = False
+
+
+def has_ended(window: WindowRow, now: datetime) -> bool:
+    """Whether time has closed a window."""
+    return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
 
 
 @dataclass(frozen=True, slots=True)
 class NewWindow:
-    """A window to open; without a limit of its own it takes its budget's."""
+    """A window to open; without a limit of its own it takes its budget's, as of the acts that this one knows of."""
 
     matched: MatchedBudget
     starts_at: datetime
@@ -147,3 +153,27 @@ class AllowanceRow:
     amount_nanos: int
     starts_at: datetime
     ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActRow:
+    """The latest act of its kind that a budget's windows follow one after another."""
+
+    kind: str
+    revision: int
+    limit_nanos: int | None
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActsOn:
+    """A budget as it is, and the acts that its windows may not have followed yet."""
+
+    budget: BudgetRule
+    acts: Mapping[str, ActRow]
+
+    def unfollowed(self, kind: str, *, by: WindowRow) -> ActRow | None:
+        """The act of this kind, where a window has not followed it."""
+        act = self.acts.get(kind)
+        return act if act is not None and act.revision > by.revision else None

@@ -44,8 +44,8 @@ from governance.rules.windows import ENDING_BY_ACT, WindowKind
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
 UNBUDGETED = "unbudgeted"
 
-_BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos")
-_POLICY = Columns(
+BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision")
+POLICY = Columns(
     "b",
     " ".join(policy.COLUMNS),
     # The key of a cache.
@@ -55,7 +55,7 @@ RATE_LIMIT = Columns("b", "id tenant_id scope_type scope_key nanos_per_minute re
 _WINDOW = Columns(
     "w",
     "id subject tenant_id starts_at ends_at limit_nanos settled_nanos reserved_nanos state thresholds_crossed"
-    " closed_at source_kind source_id limit_lowered extra_nanos extra_until",
+    " closed_at source_kind source_id limit_lowered extra_nanos extra_until revision",
 )
 _TENANT = Columns("t", "slug time_zone")
 # Who a row is for, and on what; `_attribution` reads it.
@@ -64,7 +64,7 @@ _RESERVATION = Columns("e", f"{_WHO} amount_nanos status reserved_at expires_at 
 _ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason")
 _REPORTED = Columns("e", "id tenant_id request_id agent cost_nanos")
 
-_ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
+ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
 _NAMES = Shape("name text")
 _SUBJECTS = Shape("budget_id bigint, subject text")
 _PERIODS = Shape("budget_id bigint, subject text, at timestamptz")
@@ -144,9 +144,9 @@ def budgets(callers: Collection[Caller]) -> Select[list[BudgetRule]]:
     """Every enabled budget that could govern one of the callers."""
     where, params = _of_callers(callers)
     return Select(
-        f"SELECT {_BUDGET}, {_POLICY} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
+        f"SELECT {BUDGET}, {POLICY} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
         params,
-        lambda rows: [_budget_rule(*parts) for parts in split(rows, _BUDGET, _POLICY)],
+        lambda rows: [budget_rule(*parts) for parts in split(rows, BUDGET, POLICY)],
     )
 
 
@@ -173,13 +173,13 @@ def _of_callers(callers: Collection[Caller]) -> tuple[str, list[Any]]:
 def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[BudgetRule, str, str]]:
     """Budgets with their tenant's slug and time zone."""
     rows = words.select(
-        f"SELECT {_BUDGET}, {_POLICY}, {_TENANT} FROM governance_budget b"
+        f"SELECT {BUDGET}, {POLICY}, {_TENANT} FROM governance_budget b"
         f" LEFT JOIN governance_tenant t ON t.id = b.tenant_id WHERE b.id IN {among(IDS)}",
         [pack_ids(ids)],
     )
     return {
-        budget.id: (_budget_rule(budget, kept), tenant.slug or "", tenant.time_zone or "UTC")
-        for budget, kept, tenant in split(rows, _BUDGET, _POLICY, _TENANT)
+        budget.id: (budget_rule(budget, kept), tenant.slug or "", tenant.time_zone or "UTC")
+        for budget, kept, tenant in split(rows, BUDGET, POLICY, _TENANT)
     }
 
 
@@ -198,7 +198,7 @@ def windows(
         return []
     table = "governance_budgetwindow"
     rows = words.select(
-        f"SELECT {_WINDOW}, {_BUDGET}, {_POLICY} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id"
+        f"SELECT {_WINDOW}, {BUDGET}, {POLICY} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id"
         " WHERE w.id IN ("
         f"SELECT k.id FROM {table} k JOIN {_SUBJECTS} ON k.budget_id = v.budget_id AND k.subject = v.subject"
         f" WHERE k.closed_at IS NULL"
@@ -207,7 +207,7 @@ def windows(
         f") ORDER BY w.id{for_update('w') if lock else ''}",
         [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids)],
     )
-    return [_window(*parts) for parts in split(rows, _WINDOW, _BUDGET, _POLICY)]
+    return [_window(*parts) for parts in split(rows, _WINDOW, BUDGET, POLICY)]
 
 
 def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -> bool:
@@ -377,7 +377,7 @@ def ended_windows(now: datetime, limit: int) -> list[int]:
     """Open windows that time has closed."""
     rows = words.select(
         "SELECT w.id FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
-        f" WHERE w.closed_at IS NULL AND w.ends_at <= %s AND {_ENDS_BY_TIME} ORDER BY w.id LIMIT %s",
+        f" WHERE w.closed_at IS NULL AND w.ends_at <= %s AND {ENDS_BY_TIME} ORDER BY w.id LIMIT %s",
         [stamp(now), limit],
     )
     return [id for (id,) in rows]
@@ -386,7 +386,7 @@ def ended_windows(now: datetime, limit: int) -> list[int]:
 def budgets_without_window() -> list[int]:
     """Enabled budgets of one subject that have no open window yet; what ends by an act is opened by one."""
     rows = words.select(
-        f"SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND {_ENDS_BY_TIME}"
+        f"SELECT b.id FROM governance_budget b WHERE b.enabled AND b.scope_key <> %s AND {ENDS_BY_TIME}"
         " AND NOT EXISTS (SELECT 1 FROM governance_budgetwindow w WHERE w.budget_id = b.id AND w.closed_at IS NULL)",
         [EACH],
     )
@@ -416,7 +416,8 @@ def _json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _budget_rule(row: Any, kept: Any) -> BudgetRule:
+def budget_rule(row: Any, kept: Any) -> BudgetRule:
+    """A budget, of the columns `BUDGET` and `POLICY`."""
     return BudgetRule(
         id=row.id,
         tenant_id=row.tenant_id,
@@ -425,6 +426,7 @@ def _budget_rule(row: Any, kept: Any) -> BudgetRule:
         window=WindowKind(row.window),
         limit_nanos=row.limit_nanos,
         policy=_policy(kept),
+        revision=row.revision,
     )
 
 
@@ -442,7 +444,7 @@ def rate_rule(row: Any) -> RateRule:
 def _window(row: Any, budget: Any, kept: Any) -> WindowRow:
     return WindowRow(
         id=row.id,
-        budget=_budget_rule(budget, kept),
+        budget=budget_rule(budget, kept),
         subject=row.subject,
         tenant_id=row.tenant_id,
         starts_at=moment(row.starts_at),
@@ -458,4 +460,5 @@ def _window(row: Any, budget: Any, kept: Any) -> WindowRow:
         limit_lowered=bool(row.limit_lowered),
         extra_nanos=row.extra_nanos,
         extra_until=moment(row.extra_until) if row.extra_until else None,
+        revision=row.revision,
     )

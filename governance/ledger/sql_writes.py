@@ -15,11 +15,12 @@ from governance.rules.overruns import ModelOverrun
 _NEW_WINDOWS = Shape(
     "budget_id=matched.budget.id bigint, subject=matched.subject text, tenant_id=matched.tenant_id bigint,"
     "starts_at timestamptz, ends_at timestamptz, limit_nanos bigint, source_kind text, source_id text,"
-    "opened_at timestamptz"
+    "revision=matched.budget.revision bigint, opened_at timestamptz"
 )
 _WINDOW_CHANGES = Shape(
     "id bigint, settled_nanos bigint, reserved_nanos bigint, limit_nanos bigint, state text,"
-    "thresholds_crossed=crossed jsonb, limit_lowered boolean, extra_nanos bigint, extra_until timestamptz"
+    "thresholds_crossed=crossed jsonb, limit_lowered boolean, extra_nanos bigint, extra_until timestamptz,"
+    "revision bigint"
 )
 _NEW_WHO = (
     "id uuid, tenant_id=caller.tenant_id bigint, agent=caller.agent text, key_id=caller.key_id bigint,"
@@ -64,11 +65,15 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     words.run(
         "INSERT INTO governance_budgetwindow (budget_id, subject, tenant_id, starts_at, ends_at, limit_nanos,"
         " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed, limit_lowered,"
-        " extra_nanos, purged_nanos, extra_until)"
+        " extra_nanos, purged_nanos, extra_until, revision)"
         " SELECT b.id, v.subject, v.tenant_id, v.starts_at, v.ends_at, COALESCE(v.limit_nanos, b.limit_nanos),"
         " v.source_kind, v.source_id, v.opened_at, 0, 0, 'active', '[]', false, 0, 0,"
-        # Allowances that are running or to come are worked out when the window is locked first.
-        " (SELECT v.opened_at FROM governance_allowance g WHERE g.budget_id = b.id AND g.ends_at > v.opened_at LIMIT 1)"
+        # Allowances that are running or to come are worked out when the window is locked first. An act that we waited
+        # for may have made one since this statement began, which it does not see.
+        " CASE WHEN b.revision <> v.revision THEN v.opened_at ELSE (SELECT v.opened_at FROM governance_allowance g"
+        " WHERE g.budget_id = b.id AND g.ends_at > v.opened_at LIMIT 1) END,"
+        # One with a limit of its own may not have followed what was done since that was read.
+        " CASE WHEN v.limit_nanos IS NULL THEN b.revision ELSE v.revision END"
         f" FROM governance_budget b JOIN {_NEW_WINDOWS} ON b.id = v.budget_id"
         f" WHERE true ORDER BY b.id, v.subject{for_share('b')} ON CONFLICT DO NOTHING",
         [_NEW_WINDOWS.pack(_NEW_WINDOWS.rows(new, opened_at=now))],

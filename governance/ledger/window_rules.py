@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
-from governance.ledger import sql, sql_writes
+from governance.ledger import acts, sql, sql_acts, sql_writes
 from governance.ledger import sql_buckets as limits
-from governance.ledger.batch import LOOKS, Batch, LostWindows, has_ended, new_window
-from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset, ReviewAllowances
-from governance.ledger.results import LedgerError, PeriodResult, ResetResult
+from governance.ledger.batch import LOOKS, Batch, LostWindows, new_window
+from governance.ledger.operations import ChangeLimit, Follow, OpenPeriod, Reset, ReviewAllowances
+from governance.ledger.results import FollowResult, LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow, WindowRow
-from governance.rules.money import share_nanos
-from governance.rules.scopes import BudgetRule, MatchedBudget, is_named_by_calls
-
-MICROSECOND = timedelta(microseconds=1)
-# What opened a window, beside the id of the one before it.
-BY_RESET = "reset"
+from governance.rules.scopes import BudgetRule, MatchedBudget
 
 
 def reset(batch: Batch, op: Reset) -> ResetResult:
-    """Close a budget's open windows and open new ones now; the closed ones keep their figures."""
-    old = [row for row in _open_windows(batch, op.budget_id) if op.subject in (None, row.subject)]
+    """Close a budget's open windows and open new ones now; the closed ones keep their figures.
+
+    Where they are very many, they are closed one after another.
+    """
+    if op.subject is None and op.budget_id in batch.crowded:
+        return ResetResult(*acts.note(batch, op.budget_id, acts.RESET, reason=op.reason, actor=op.actor))
+    old = _open_windows(batch, op.budget_id, op.subject)
+    opened: list[NewWindow] = []
     for row in old:
-        batch.events.append(
-            EventRow(
-                row,
-                "budget-reset",
-                old_state=row.state,
-                new_state="active",
-                reason=op.reason,
-                actor=op.actor,
-            )
-        )
-        row.closed_at = batch.now
+        opened += acts.close(batch, row, reason=op.reason, actor=op.actor)
         # Not there for another reset of the same batch.
         del batch.open[row.budget.id, row.subject]
     sql_writes.close_windows([row.id for row in old], batch.now)
-    opened = []
-    for row in old:
-        # One whose time was over anyway opens at the next call, as always.
-        if has_ended(row, batch.now):
-            continue
-        # Later than its predecessor's, also where the two fall on one instant: a grant's windows differ by it.
-        starts_at = max(batch.now, row.starts_at + MICROSECOND) if row.source_kind else batch.now
-        opened.append(
-            NewWindow(
-                MatchedBudget(row.budget, row.subject, row.tenant_id),
-                starts_at,
-                row.ends_at if row.ends_at and row.ends_at > starts_at else None,
-                row.limit_nanos - row.extra_nanos,
-                # A name that calls brought once is not brought anew by this (`sql.has_opened`).
-                *((BY_RESET, str(row.id)) if is_named_by_calls(row.budget) else (row.source_kind, row.source_id)),
-            )
-        )
     _open(batch, opened)
     return ResetResult(closed=len(old), opened=len(opened))
 
@@ -101,23 +74,38 @@ def open_period(batch: Batch, op: OpenPeriod) -> PeriodResult:
 
 
 def change_limit(batch: Batch, op: ChangeLimit) -> int:
-    """Give open windows another limit; their states follow."""
+    """Give open windows another limit; their states follow. How many windows there are."""
+    if op.budget_id in batch.crowded:
+        noted = acts.note(batch, op.budget_id, acts.LIMIT, limit_nanos=op.limit_nanos, reason=op.reason, actor=op.actor)
+        return noted[0]
     changed = _open_windows(batch, op.budget_id)
     for row in changed:
-        # Lowering the cap below what is committed lowers the limit as well.
-        limit_nanos = op.limit_nanos + row.extra_nanos
-        over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
-        row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
-        row.limit_nanos = limit_nanos
-        batch.refresh(row, reason=op.reason, actor=op.actor)
+        acts.set_limit(batch, row, op.limit_nanos, reason=op.reason, actor=op.actor)
     return len(changed)
 
 
 def review_allowances(batch: Batch, op: ReviewAllowances) -> int:
     """Bring the budget's open windows up to date with its allowances; how many windows there are."""
-    rows = _open_windows(batch, op.budget_id)
+    if op.subject is None and op.budget_id in batch.crowded:
+        return acts.note(batch, op.budget_id, acts.ALLOWANCES)[0]
+    rows = _open_windows(batch, op.budget_id, op.subject)
+    if op.subject is None:
+        # A call whose insert waits for this transaction does not see what it makes, but sees that there is something.
+        revision = sql_acts.advance(op.budget_id)
+        for row in rows:
+            row.revision = revision
     batch.work_out(rows)
     return len(rows)
+
+
+def follow(batch: Batch, op: Follow) -> FollowResult:
+    """Say how far a budget's windows have followed the acts on it: this slice has, by being locked."""
+    if slice := batch.following[op]:
+        return FollowResult(done=False, after=slice[-1][1])
+    if op.after is None:
+        sql_acts.end(op.budget_id)
+    # A call may have opened one meanwhile that is behind, before the place where this pass was.
+    return FollowResult(done=op.after is None)
 
 
 def roll(batch: Batch, *, limit: int) -> int:
@@ -140,9 +128,11 @@ def roll(batch: Batch, *, limit: int) -> int:
     return len(rows) + len(new) + len(stale)
 
 
-def _open_windows(batch: Batch, budget_id: int) -> list[WindowRow]:
-    """A budget's open windows, without those that stand in for what a call of the batch has not opened."""
-    return [row for row in batch.open.values() if row.budget.id == budget_id and row.id]
+def _open_windows(batch: Batch, budget_id: int, subject: str | None = None) -> list[WindowRow]:
+    """A budget's open windows, or one subject's, without those that stand in for what a call has not opened."""
+    return [
+        row for row in batch.open.values() if row.budget.id == budget_id and row.id and subject in (None, row.subject)
+    ]
 
 
 def _open(batch: Batch, new: Sequence[NewWindow]) -> None:

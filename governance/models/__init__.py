@@ -1,7 +1,7 @@
 """Tables of the governance app. Money tables are written by `governance.ledger` alone."""
 
 from governance.models.alerts import Alert
-from governance.models.budgets import Allowance, Budget, BudgetWindow, ScopeType
+from governance.models.budgets import Allowance, Budget, BudgetAct, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
 from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit
@@ -17,6 +17,7 @@ __all__ = [
     "ApiKey",
     "AuditEntry",
     "Budget",
+    "BudgetAct",
     "BudgetEvent",
     "BudgetWindow",
     "EmergencyStop",

@@ -68,6 +68,8 @@ class Budget(PolicyFields):
     limit_nanos = models.BigIntegerField()
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
+    # How many acts its open windows follow one after another; a window's own says which of them it has followed.
+    revision = models.BigIntegerField(default=0, db_default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -153,6 +155,7 @@ class BudgetWindow(models.Model):
     # What opened it, where that was not time: ("stripe", "<subscription item>"). One grant opens one window.
     source_kind = models.CharField(max_length=12, blank=True)
     source_id = models.CharField(max_length=255, blank=True)
+    revision = models.BigIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         ordering = ["-starts_at", "-id"]
@@ -208,6 +211,45 @@ class BudgetWindow(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("windows are written by governance.ledger alone")
+
+
+class BudgetAct(models.Model):
+    """The latest act of its kind on a budget that had too many open windows to change them all at once.
+
+    Written by `governance.ledger`. It holds at once for whoever needs a window; the others follow until it is done.
+    """
+
+    class Kind(models.TextChoices):
+        RESET = "reset"
+        LIMIT = "limit"
+        ALLOWANCES = "allowances"
+
+    budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="acts")
+    kind = models.CharField(max_length=12, choices=Kind.choices)
+    # The budget's since this act.
+    revision = models.BigIntegerField()
+    limit_nanos = models.BigIntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=300, blank=True)
+    actor = models.CharField(max_length=150, blank=True)
+    acted_at = models.DateTimeField()
+    is_done = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["-revision"]
+        # Nobody has to do with these rows but the ledger.
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["budget", "kind"], name="act_latest_of_its_kind"),
+            models.CheckConstraint(condition=within(money.MAX_LIMIT_NANOS, "limit_nanos"), name="act_within_bounds"),
+            models.CheckConstraint(
+                condition=Q(kind="limit", limit_nanos__isnull=False) | (~Q(kind="limit") & Q(limit_nanos__isnull=True)),
+                name="act_has_a_limit_where_it_is_one",
+            ),
+        ]
+        indexes = [models.Index(fields=["budget"], condition=Q(is_done=False), name="act_under_way")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.budget}"
 
 
 class Allowance(models.Model):

@@ -29,6 +29,8 @@ class BudgetRule:
     window: WindowKind
     limit_nanos: int
     policy: Policy
+    # How many acts its windows follow one after another.
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,10 +62,18 @@ def _list(table: str, noun: str, column: str, windows: bool) -> str:
 def _statements() -> Iterator[str]:
     window = "governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
     open_window = "w.closed_at IS NULL"
+    # What an act on its budget has not reached yet is brought up to date before anything is decided by it.
+    followed = "w.revision >= b.revision"
     # A window has its budget's limit, and what allowances add to it.
     yield (
         f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"
-        f" WHERE {open_window} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
+        f" WHERE {open_window} AND {followed} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
+    )
+    # Where all windows are said to have followed the acts on their budget, they have; none has followed more.
+    yield (
+        f"SELECT w.id, {NAME}, 'revision', b.revision, w.revision FROM {window} WHERE {open_window}"
+        " AND w.revision <> b.revision AND (w.revision > b.revision OR NOT EXISTS ("
+        "SELECT 1 FROM governance_budgetact a WHERE a.budget_id = b.id AND NOT a.is_done)) ORDER BY w.id"
     )
     # What ran when it was worked out last runs until it has to be worked out again.
     running = (
@@ -73,9 +81,9 @@ def _statements() -> Iterator[str]:
     )
     granted = words.at_most(money.MAX_LIMIT_NANOS, f"COALESCE({total('g.amount_nanos')}, 0)")
     yield (
-        f"SELECT w.id, {NAME}, 'extra_nanos', {granted}, w.extra_nanos FROM governance_budgetwindow w"
+        f"SELECT w.id, {NAME}, 'extra_nanos', {granted}, w.extra_nanos FROM {window}"
         f" LEFT JOIN governance_allowance g ON g.budget_id = w.budget_id AND ({running})"
-        f" WHERE {open_window} AND (w.extra_until IS NULL OR w.extra_until <> w.opened_at)"
+        f" WHERE {open_window} AND {followed} AND (w.extra_until IS NULL OR w.extra_until <> w.opened_at)"
         f" GROUP BY w.id HAVING w.extra_nanos <> {granted} ORDER BY w.id"
     )
     yield (

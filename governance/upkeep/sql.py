@@ -184,7 +184,8 @@ def over_cap() -> list[Figure]:
 
     What no hold had to make room for (an overage, a report, a correction upwards) is not counted. Allowances are
     part of a window's limit; a part that no allowance grants is not. A window whose limit or cap was lowered says so;
-    a closed one's cap may have been lowered since, so that its whole limit stands in.
+    a closed one's cap may have been lowered since, so that its whole limit stands in. One that an act on its budget
+    has not reached yet says so as it does.
     """
     unheld = _per_window(_UNHELD, "governance_spendentry")
     # Rounded down like `money.share_nanos`, in parts: the whole product could be too big for a column.
@@ -206,7 +207,8 @@ def over_cap() -> list[Figure]:
         SELECT w.id, {NAME}, {cap},
                w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
         FROM governance_budgetwindow w JOIN caps c ON c.id = w.id LEFT JOIN unheld u ON u.id = w.id
-        WHERE NOT w.limit_lowered
+        JOIN governance_budget b ON b.id = w.budget_id
+        WHERE NOT w.limit_lowered AND (w.closed_at IS NOT NULL OR w.revision >= b.revision)
           AND w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
               > {cap}
         ORDER BY w.id"""

@@ -88,7 +88,8 @@ class Overtaking:
         self.rivals = []
 
     def at(self, name, rival, *, holds=True):
-        statement = getattr(sql, name)
+        home = sql if hasattr(sql, name) else sql_writes
+        statement = getattr(home, name)
 
         def overtaken(*args, **kwargs):
             if threading.current_thread() is self._us:
@@ -97,7 +98,7 @@ class Overtaking:
                 wait_until_someone_waits(beside=before, or_else=acted.is_set)
             return statement(*args, **kwargs)
 
-        self._monkeypatch.setattr(sql, name, overtaken)
+        self._monkeypatch.setattr(home, name, overtaken)
 
     def end(self):
         self._over.set()
@@ -408,3 +409,12 @@ def test_resets_in_a_tight_loop_beside_calls_let_everybody_through():
     assert len(windows) == 1 + done["resets"]
     assert sum(settled for settled, _ in windows) == done["calls"] * nanos("0.01")
     assert sum(closed_at is None for _, closed_at in windows) == 1
+
+
+def test_a_raise_that_a_calls_insert_waits_for_counts_in_its_window():
+    budget = make.budget("1.00", scope_type="user", scope_key="*")
+    raised = {"budget": budget, "amount_nanos": nanos("100"), "reason": "launch", "by": ADA, "now": NOON}
+    raised |= {"starts_at": NOON, "ends_at": NOON + timedelta(days=3)}
+    call = make.reserving("0.10", by=make.caller(user="ann"))
+    meanwhile(lambda: allowances.raise_limit(**raised), lambda: ledger.reserve(call, now=LATER))
+    assert BudgetWindow.objects.get().limit_nanos == nanos("101")

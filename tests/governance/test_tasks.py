@@ -6,6 +6,9 @@ import pytest
 import time_machine
 
 from governance import ledger, tasks
+from governance.actions import budgets
+from governance.audit import Actor
+from governance.ledger import acts
 from governance.models import BudgetWindow, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -41,6 +44,18 @@ def test_windows_roll_over_for_the_dashboards():
     with time_machine.travel(NOON + timedelta(days=1), tick=False):
         assert tasks.roll_windows() == 2
     assert BudgetWindow.objects.filter(closed_at=None).count() == 1
+
+
+def test_windows_follow_what_was_done_to_their_budget(monkeypatch):
+    monkeypatch.setattr(acts, "MOST_AT_ONCE", 1)
+    budget = make.budget("1.00", scope_type="user", scope_key="*")
+    for user in ("ann", "bob"):
+        ledger.reserve(make.reserving("0.10", by=make.caller(user=user)), now=NOON)
+    budgets.change(budget=budget, changes={"limit_nanos": nanos("2")}, by=Actor("ada"), now=NOON)
+    assert {window.limit_nanos for window in BudgetWindow.objects.all()} == {nanos("1")}
+    assert tasks.follow_acts() == 1
+    assert {window.limit_nanos for window in BudgetWindow.objects.all()} == {nanos("2")}
+    assert tasks.follow_acts() == 0
 
 
 def test_drift_is_counted_and_logged(caplog):

@@ -81,6 +81,8 @@ CELLS: list[tuple[str, str, str, Any]] = [
     *((WINDOW, "window", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "extra_nanos")),
     (WINDOW, "window", "purged_nanos", nanos("7")),
     *((WINDOW, "closed", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "purged_nanos")),
+    *((WINDOW, "window", "revision", value) for value in (-1, 1)),
+    ("governance_budget", "budget", "revision", 1),
     ("governance_allowance", "dated", "amount_nanos", nanos("500")),
     (WINDOW, "window", "tenant_id", "{beta}"),
     (WINDOW, "window", "tenant_id", None),
