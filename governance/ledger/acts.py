@@ -32,7 +32,7 @@ MICROSECOND = timedelta(microseconds=1)
 BY_RESET = "reset"
 
 
-class Books(Protocol):
+class Followed(Protocol):
     """What of a batch is changed here."""
 
     now: datetime
@@ -43,7 +43,7 @@ class Books(Protocol):
 
 
 def note(
-    batch: Books, budget_id: int, kind: str, *, limit_nanos: int | None = None, reason: str = "", actor: str = ""
+    batch: Followed, budget_id: int, kind: str, *, limit_nanos: int | None = None, reason: str = "", actor: str = ""
 ) -> tuple[int, int]:
     """Note an act that windows are to follow; how many are open, and how many of these time has not ended."""
     batch.noted.add(budget_id)
@@ -55,7 +55,7 @@ def is_behind(row: WindowRow) -> bool:
     return row.closed_at is None and row.revision < row.budget.revision
 
 
-def restart_behind(batch: Books, rows: Iterable[WindowRow]) -> list[WindowRow]:
+def restart_behind(batch: Followed, rows: Iterable[WindowRow]) -> list[WindowRow]:
     """Close the windows that a reset has not reached yet, and open their successors; those that were closed.
 
     The rows are locked.
@@ -87,7 +87,7 @@ def as_restarted(rows: Iterable[WindowRow]) -> list[WindowRow]:
     return [*found.values()]
 
 
-def follow(batch: Books, rows: Iterable[WindowRow]) -> None:
+def follow(batch: Followed, rows: Iterable[WindowRow]) -> None:
     """Give windows that are behind the limit that their budget has got since. Their allowances are the caller's affair.
 
     One that is to be reset is left to `restart_behind`.
@@ -102,7 +102,7 @@ def follow(batch: Books, rows: Iterable[WindowRow]) -> None:
 
 
 def close(
-    batch: Books, row: WindowRow, *, reason: str, actor: str, limit_nanos: int | None = None
+    batch: Followed, row: WindowRow, *, reason: str, actor: str, limit_nanos: int | None = None
 ) -> Sequence[NewWindow]:
     """Close a window before its time; its successor, where it has one. What is written is the caller's affair.
 
@@ -129,7 +129,7 @@ def close(
     ]
 
 
-def set_limit(batch: Books, row: WindowRow, limit_nanos: int, *, reason: str, actor: str) -> None:
+def set_limit(batch: Followed, row: WindowRow, limit_nanos: int, *, reason: str, actor: str) -> None:
     """Give an open window another limit, beside its allowances; its state follows."""
     # Lowering the cap below what is committed lowers the limit as well.
     limit_nanos += row.extra_nanos
