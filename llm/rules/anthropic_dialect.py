@@ -187,10 +187,7 @@ def _image(image: Any, param: str) -> dict[str, str]:
 
 
 def _tool_result(message: Mapping[str, Any], param: str) -> dict[str, Any]:
-    id = message.get("tool_call_id")
-    if not isinstance(id, str) or not id:
-        raise DialectError(f"`{param}.tool_call_id` is missing.", f"{param}.tool_call_id", "missing_field")
-    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": id}
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
     if blocks := _content(message.get("content"), param):
         # What is in a result is kept with it.
         marks = [mark for block in blocks if (mark := block.pop("cache_control", None))]
