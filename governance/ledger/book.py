@@ -221,7 +221,11 @@ def follow_acts(*, now: datetime, for_s: float) -> int:
         passed_s = time.monotonic() - began
         if passed_s >= for_s:
             break
-        followed += follow(budget_id, now=now + timedelta(seconds=passed_s), for_s=for_s - passed_s)
+        try:
+            followed += follow(budget_id, now=now + timedelta(seconds=passed_s), for_s=for_s - passed_s)
+        except (LedgerError, DatabaseError):
+            # The others must not wait for this one; calls bring its windows along as well.
+            log.exception("the windows of budget %s could not follow", budget_id)
     return followed
 
 

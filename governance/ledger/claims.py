@@ -63,10 +63,11 @@ def refuse_unbudgeted(
 
     Such a hold is as much a mere claim as a report, and takes from every wider budget as long as it lives.
     """
-    if trust is None or not nanos or is_budgeted(views, trust):
+    if trust is None or not (nanos or is_new) or is_budgeted(views, trust):
         return
     holds = _own_holds(batch, trust.tenant_id)
-    if is_new and len(holds) >= MOST_UNBUDGETED_HOLDS:
+    # Of more than there may be, the rest was not read.
+    if len(holds) + is_new > MOST_UNBUDGETED_HOLDS:
         raise HoldBeyondBound(
             field,
             f"a tenant without a budget of its own has at most {MOST_UNBUDGETED_HOLDS:,} holds for calls that it makes"

@@ -11,12 +11,13 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from django.db.models import Case, CharField, Count, Exists, F, OuterRef, Q, Sum, Value, When
-from django.db.models.functions import TruncDay
+from django.db.models.functions import Cast, Replace, Substr, TruncDay
 
 from governance.models import LedgerJudgement, SpendEntry, SpendRollup
 from governance.queries.spend import TimeRange
 from governance.rules import money
 from governance.rules.judgement import AGENT_SETTLED, OTHERS, OwnWord
+from governance.rules.reports import OWN_VERSION
 
 # A correction that says what a line truly cost: an operator's word, or a settlement that came late.
 LAST_WORDS = ("confirmed", "voided")
@@ -26,6 +27,13 @@ REPORTED = "reported"
 # What agents say: of calls that they hold for and settle themselves, and of those that they only report.
 _TWO_PHASE = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
 _TOLD = Q(reservation=None) | _TWO_PHASE
+# The version of the UUIDs of agents' own holds (`governance.rules.reports.is_own`).
+_OWN = f"{OWN_VERSION:x}"
+
+
+def _version(id: str) -> Substr:
+    """A UUID's version. SQLite keeps it without dashes."""
+    return Substr(Replace(Cast(id, CharField()), Value("-"), Value("")), 13, 1)
 
 
 def last() -> LedgerJudgement | None:
@@ -49,12 +57,18 @@ def charged(*, since: date, until: date) -> dict[tuple[str, date], int]:
 def told(*, since: date, until: date) -> dict[tuple[str, date], int]:
     """Nanodollars that agents say calls of their own cost, by the ledger's name of a provider and day.
 
-    What operators recorded is none of it: they put a day right that a provider disagreed on.
+    That is all that a tenant's key reported or held for by itself, whatever the ledger charged it by, with what
+    corrected it. What operators recorded is none of it: they put a day right that a provider disagreed on.
     """
-    rows = SpendEntry.objects.filter(_TOLD, period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE)
-    rows = rows.filter(key__isnull=False)
-    days = rows.order_by().annotate(day=TruncDay("occurred_at", tzinfo=UTC)).values("provider", "day")
-    return {(row["provider"], row["day"].date()): _nanos(row) for row in days.annotate(**_exact("cost_nanos"))}
+    rows = SpendEntry.objects.filter(period(since, until).on("occurred_at")).annotate(
+        version=_version("reservation_id"), version_of_corrected=_version("corrects__reservation_id")
+    )
+    charges = Q(kind=SpendEntry.Kind.CHARGE, key__isnull=False) & (Q(reservation=None) | Q(version=_OWN))
+    corrected = Q(corrects__reservation=None) | Q(version_of_corrected=_OWN)
+    corrections = Q(corrects__isnull=False, corrects__key__isnull=False) & corrected
+    said = rows.filter(charges | corrections).order_by().annotate(day=TruncDay("occurred_at", tzinfo=UTC))
+    days = said.values("provider", "day").annotate(**_exact("cost_nanos"))
+    return {(row["provider"], row["day"].date()): _nanos(row) for row in days}
 
 
 def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWord]:

@@ -128,9 +128,15 @@ class CallUsage:
         return PricedUsage(replace(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
 
     def _used(self, found: Usage) -> Entry | None:
-        """What served, at the prices of the call's beginning; what had none then, at those of now."""
-        entry = self.catalogue.used(found)
-        return entry if entry is not None and entry.rates is not None else snapshot.current().used(found) or entry
+        """What served, at the price that the call was held for; what had none then, at that of now.
+
+        A price that begins meanwhile is for later calls; one that was put right meanwhile was wrong for this one, too.
+        """
+        now = snapshot.current()
+        has_begun = now.last_change_at != self.catalogue.last_change_at
+        first, then = (self.catalogue, now) if has_begun else (now, self.catalogue)
+        entry = first.used(found)
+        return entry if entry is not None and entry.rates is not None else then.used(found) or entry
 
     def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
         if found.unit != "token":

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
 from governance.actions import budgets, refusal_log, stops
 from governance.idempotency import WaitingRepeats
+from governance.ledger.results import LedgerUnavailable
 from governance.ledger.writer import GroupCommit
 from governance.rules.decision import Decision
 from llm.catalogue import snapshot
@@ -40,6 +41,7 @@ READERS, KEEPERS = 3, 2
 CALLER_STATUS_S = 0.25
 # So long a start waits for the database before it goes on without, and is tried again after so long.
 START_PATIENCE_S, START_AGAIN_S = 10.0, 0.5
+AWAY = (OperationalError, InterfaceError, InternalError, LedgerUnavailable)
 # Python's own 5 ms are what the event loop and the ledger's writer wait each time they come back from a system call,
 # dozens of times in a call, while a large body is parsed.
 SWITCH_INTERVAL_S = 0.0005
@@ -55,6 +57,7 @@ class Gateway:
         # The event loop that it runs in, while it runs; and whether it takes calls yet.
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_open = False
+        self._is_late = False
 
     async def startup(self) -> None:
         """Ready for calls; where the database is away, as soon as it is back: until then they are refused.
@@ -66,7 +69,8 @@ class Gateway:
         self._readers = Readers("reads", count=READERS)
         self._keepers = Readers("kept-answers", count=KEEPERS)
         self._opening = asyncio.create_task(self._open_when_it_can())
-        done, _ = await asyncio.wait([self._opening], timeout=START_PATIENCE_S)
+        done, waits = await asyncio.wait([self._opening], timeout=START_PATIENCE_S)
+        self._is_late = bool(waits)
         for opened in done:
             # What is no trouble of the database's stops the start.
             opened.result()
@@ -75,8 +79,11 @@ class Gateway:
         while not self.is_open:
             try:
                 await self._open()
-            except (OperationalError, InterfaceError) as error:
-                log.warning("the database is away, so calls are refused until it is back: %s", error)
+            except Exception as error:
+                # Once the process has been let go on, nobody is left to be told of anything else.
+                if not (isinstance(error, AWAY) or self._is_late):
+                    raise
+                log.warning("calls are refused until the gateway can start: %s", error, exc_info=self._is_late)
                 await asyncio.sleep(START_AGAIN_S)
 
     async def _open(self) -> None:

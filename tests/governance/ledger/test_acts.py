@@ -11,7 +11,7 @@ import pytest
 from governance import ledger
 from governance.actions import allowances, budgets
 from governance.audit import Actor
-from governance.ledger import acts, sql_acts
+from governance.ledger import acts, book, sql_acts
 from governance.ledger.operations import Extend, Follow, Reset
 from governance.models import Allowance, AuditEntry, Budget, BudgetAct, BudgetEvent, BudgetWindow
 from governance.rules.errors import FieldError, NotOpen
@@ -125,6 +125,18 @@ def test_whoever_is_stopped_between_two_slices_is_taken_over_from() -> None:
     assert limits() == dict.fromkeys(USERS, nanos("0.80"))
     assert BudgetEvent.objects.filter(kind="threshold-breach", threshold="0.75").count() == 5
     assert ledger.follow_acts(now=LATER, for_s=60) == 0
+
+
+def test_a_budget_that_cannot_follow_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    change(each(), limit_nanos=nanos("0.80"))
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise ledger.LedgerUnavailable("a lock that never comes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(book, "follow", fails)
+        assert ledger.follow_acts(now=LATER, for_s=60) == 0
+    assert ledger.follow_acts(now=LATER, for_s=60) == 1
 
 
 def test_a_run_of_beat_ends_when_its_time_is_over() -> None:

@@ -533,6 +533,20 @@ def test_a_tenant_without_a_budget_has_so_many_holds_of_its_own_and_no_more(monk
         assert ledger.reserve(holds[4], now=later + timedelta(days=2)).allowed
 
 
+def test_holds_of_nothing_count_and_where_there_are_too_many_none_grows(monkeypatch):
+    make.budget("10", scope_type="platform")
+    trust = ReportTrust(make.tenant().pk, nanos("1"))
+    holds = [replace(make.reserving("0", id=UUID(int=OWN_VERSION << 76 | 2 << 62 | n)), trust=trust) for n in range(4)]
+    assert all(ledger.reserve(hold, now=NOON).allowed for hold in holds[:3])
+    monkeypatch.setattr(claims, "MOST_UNBUDGETED_HOLDS", 3)
+    with pytest.raises(HoldBeyondBound, match="has at most 3 holds"):
+        ledger.reserve(holds[3], now=NOON)
+    # Of more than are looked at, the rest may hold whatever.
+    monkeypatch.setattr(claims, "MOST_UNBUDGETED_HOLDS", 2)
+    with pytest.raises(HoldBeyondBound, match="has at most 2 holds"):
+        ledger.extend(Extend(holds[0].reservation_id, more_nanos=1, trust=trust), now=NOON)
+
+
 def test_where_there_are_more_holds_than_there_may_be_a_report_waits_for_an_operator(monkeypatch):
     make.budget("10", scope_type="platform")
     trust = ReportTrust(make.tenant().pk, nanos("1"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
@@ -19,6 +20,7 @@ from governance.models import Alert, LedgerJudgement, SpendEntry, SpendRollup
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from governance.rules.judgement import AGENT_SETTLED, OTHERS, CostReport, OwnWord, Ruling, Silence, WrongPeriod
+from governance.rules.reports import OWN_VERSION
 from governance.upkeep import judgement
 from tests import factories as make
 from tests.factories import nanos
@@ -132,6 +134,33 @@ def test_what_agents_report_neither_ends_an_alert_nor_opens_one(reporting: Any) 
     assert Alert.objects.get().cleared_at == NOW
     reporting(openai("1.30"))
     assert len(judgement.run(now=NOW).disagreeing) == 1
+
+
+@pytest.mark.parametrize("ends", ["it expires", "a settlement by tokens", "a report that is voided"])
+def test_whatever_an_agent_says_by_itself_proves_nothing(reporting: Any, ends: str) -> None:
+    """Not by what the ledger makes of it: an expiry has no rule and a settlement by tokens has a real one."""
+    _, key = make.key()
+    agent = make.caller(key_id=key.pk)
+    charge("0.40")
+    if ends == "a report that is voided":
+        report("0.60", caller=agent)
+        corrections.void(entry=SpendEntry.objects.get(price_rule="reported"), reason="never was", by=BY, now=NOW)
+    else:
+        hold = make.reserving("0.60", by=agent, id=UUID(int=OWN_VERSION << 76 | 2 << 62 | 1))
+        assert ledger.reserve(replace(hold, provider="openai"), now=YESTERDAY_NOON).allowed
+        if ends == "it expires":
+            assert ledger.expire_due(now=YESTERDAY_NOON + timedelta(hours=1)) == 1
+        else:
+            usage = Usage("openai", "gpt", 100, 0, 20)
+            settle = Settle(hold.reservation_id, nanos("0.60"), usage, price_rule="openai/gpt@1", reason="unbudgeted")
+            ledger.settle(settle, now=YESTERDAY_NOON)
+    is_voided = ends == "a report that is voided"
+    reporting(openai("0.40" if is_voided else "1"))
+    [found] = judgement.run(now=NOW).rulings
+    assert found.ruling is (Ruling.AGREES if is_voided else Ruling.AGREES_ON_WORD)
+    reporting(openai("0.60"))
+    [found] = judgement.run(now=NOW).rulings
+    assert found.ruling is (Ruling.DISAGREES if is_voided else Ruling.AGREES_ON_WORD)
 
 
 def test_too_much_is_a_warning(reporting: Any) -> None:

@@ -70,6 +70,27 @@ def test_the_price_that_was_held_for_is_charged(
     assert done.changed == 0
 
 
+def test_a_price_that_is_put_right_in_mid_call_counts_for_it(product: Product, booked: BookedUpstream) -> None:
+    """It was wrong when the call began, too, and whoever charged calls again has not seen this one yet."""
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=600, pace=300))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, product, key, stream=True, max_tokens=4_000)
+        assert eventually(lambda: bool(booked.books.entries) and booked.books.entries[0].output_tokens > 50)
+        wrong = Price.objects.get(model=small(), unit="output", superseded_by=None)
+        prices.correct(
+            price=wrong, picos_per_unit=1_200_000, source="bill", by=OLGA, now=timezone.now(), reason="read it"
+        )
+        snapshot.forget()
+        snapshot.current()
+        assert asked.result()[0] == 200
+    assert eventually(lambda: SpendEntry.objects.exists())
+    row = SpendEntry.objects.get()
+    assert row.cost_nanos == row.input_tokens * 150 + 600 * 1_200
+    assert row.price_rule.endswith("#2")
+
+
 @pytest.mark.django_db
 def test_a_report_and_a_settlement_cost_what_they_did_when_they_were_made(product: Product) -> None:
     make.budget("1.00")

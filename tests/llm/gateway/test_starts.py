@@ -64,6 +64,25 @@ def test_calls_are_refused_until_the_database_is_back(away: list[Exception]) -> 
     assert asyncio.run(run()) == [503, 401, 503]
 
 
+def test_nothing_that_is_wrong_afterwards_ends_it_in_silence(away: list[Exception]) -> None:
+    away.append(OperationalError("connection refused"))
+
+    async def run() -> int:
+        gateway = GatewayApplication()
+        await gateway.startup()
+        away[:] = [ProgrammingError("there is no such table yet")]
+        await asyncio.sleep(0.1)
+        away.clear()
+        async with asyncio.timeout(10):
+            while not gateway.is_open:
+                await asyncio.sleep(0.01)
+        found = await status_of(gateway)
+        await gateway.shutdown()
+        return found
+
+    assert asyncio.run(run()) == 401
+
+
 def test_one_that_never_comes_back_holds_up_no_shutdown(away: list[Exception]) -> None:
     away.append(OperationalError("connection refused"))
 
