@@ -120,6 +120,9 @@ def due(*, now: datetime, limit: int = 200) -> int:
         except client.StripeError as error:
             # The others must not wait for this one; it is due again at the next run.
             log.warning("customer %s was not synced: %s", customer_id, error)
+        except Exception:
+            # Nor for one whose figures cannot be worked out.
+            log.exception("customer %s could not be computed", customer_id)
     return len(ids)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from billing.accounts import sync
 from billing.inbox import handlers
+from billing.models import BillingAccount
 from billing.rules import refunds
 from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
 from billing.rules.valuation import PlanPolicy, PlanRule
@@ -670,6 +671,22 @@ def test_S24_a_tenant_that_waits_for_its_first_payment_is_not_on_the_default_bud
     assert sync.due(now=ev.START + 31 * D) == 1
     tenant.refresh_from_db()
     assert tenant.status == "suspended"
+
+
+def test_S18_one_whose_figures_cannot_be_worked_out_holds_up_nobodys_grace(
+    tenant: Tenant, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(ev.subscription_created(metadata={"tenant_id": "acme"}), ev.invoice_paid())
+    asked: list[str] = []
+
+    def fails(customer_id: str, *, now: datetime) -> None:
+        asked.append(customer_id)
+        raise OverflowError("a figure beyond all bounds")
+
+    BillingAccount.objects.create(stripe_customer_id="cus_first", due_at=ev.START)
+    monkeypatch.setattr(sync, "customer", fails)
+    assert sync.due(now=ev.START + 40 * D) == 2
+    assert len(asked) == 2
 
 
 def test_S25_a_checkout_that_is_complete_and_unpaid_gives_nothing_yet(
