@@ -13,6 +13,7 @@ from datetime import datetime
 
 from billing.accounts import binding, budget_windows, mirror, purchases, sync
 from billing.models import BillingAccount, Invoice, StripeEvent
+from billing.rules.entitlement import EntitlementState
 from billing.stripe_api import client, objects
 from billing.usage import proof
 from governance import alerts
@@ -100,8 +101,10 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
             purchases.note_checkout(account, event.object, now=now)
 
     account = _sync(event, readings, now, take)
-    if account is not None and account.tenant is not None and objects.checkout(event.object).mode == "subscription":
-        # Its subscription may be heard of later, or be paid later.
+    if account is None or account.tenant is None or objects.checkout(event.object).mode != "subscription":
+        return
+    if account.state in (EntitlementState.NONE, EntitlementState.PENDING):
+        # Its subscription may be heard of later, or be paid later; one that is over already is not waited for.
         budget_windows.hold_back(account.tenant, now=now)
 
 

@@ -708,6 +708,9 @@ def test_what_held_a_tenant_back_goes_where_nothing_comes_of_it(
     assert not spends("1")
     deliver(ev.subscription_updated(status="incomplete_expired", created=ev.START + D), now=ev.START + D)
     assert spends("1", ev.START + D)
+    # Nor does its checkout, when that is heard of late.
+    deliver(ev.checkout_completed(payment_status="unpaid", created=ev.START + D), now=ev.START + D)
+    assert spends("1", ev.START + D)
     again: dict[str, Any] = {"subscription": "sub_again", "created": ev.START + 2 * D}
     deliver(ev.subscription_created(**again), ev.invoice_paid(subscription="sub_again"), now=ev.START + 2 * D)
     assert window_of().limit_nanos == 50 * USD
