@@ -79,6 +79,22 @@ def hold_back(tenant: Tenant, *, now: datetime) -> None:
         _make_budget(tenant, 1, None, now)
 
 
+def end_spending(tenant: Tenant, *, now: datetime) -> None:
+    """What was paid for is over, and what comes next is not paid yet: what is used stays, and no more can be.
+
+    A billing period's window ends by an act alone. Of who has bought more beside the plan it stays as it is.
+    """
+    known = _known_budget(tenant)
+    if known is None or known.source != Budget.Source.STRIPE or purchases.of_tenant(tenant):
+        return
+    ledger.lock_windows(known.pk)
+    window = _open_window(known)
+    if window is None or window.source_kind != SOURCE or window.limit_nanos <= (used := max(1, window.committed_nanos)):
+        return
+    reason = "awaiting payment"
+    budgets.change(budget=known, changes={"limit_nanos": used}, by=STRIPE, now=now, reason=reason)
+
+
 def let_go(tenant: Tenant, *, now: datetime) -> None:
     """Nothing came of a subscription that never began: what held its tenant back goes."""
     held = _known_budget(tenant)

@@ -218,6 +218,7 @@ def _give(
         limit = budget_windows.apply(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.PENDING:
         budget_windows.hold_back(tenant, now=now)
+        budget_windows.end_spending(tenant, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     _set_tenant_status(tenant, found, now)

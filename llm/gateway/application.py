@@ -34,8 +34,6 @@ class GatewayApplication(Gateway):
             return
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
-            if not self.is_open:
-                raise errors.ledger_unavailable()
             await self._route(exchange)
         except bodies.ClientGone:
             pass
@@ -58,6 +56,8 @@ class GatewayApplication(Gateway):
         handler, allowed = self._handler(exchange.path)
         if exchange.method != allowed:
             raise errors.method_not_allowed(allowed)
+        if not self.is_open:
+            raise errors.ledger_unavailable()
         await handler(exchange)
 
     def _handler(self, path: str) -> tuple[Callable[[Exchange], Awaitable[None]], str]:
