@@ -186,29 +186,43 @@ class Batch:
         }
         self._lock_windows(
             needed=needed,
-            subjects={
-                (op.budget_id, op.subject)
-                for op in self.operations
-                if isinstance(op, Reset | ReviewAllowances) and op.subject is not None
-            },
-            ids={id for row in self.reservations.values() for id in row.windows}
-            | {id for row in self.corrected.values() for id in row.windows}
-            | {id for op in self.operations if isinstance(op, Record) for id in op.windows or ()}
-            | {id for slice in self.following.values() for id, _ in slice}
-            | sql.windows_at(past),
-            budget_ids={
-                op.budget_id
-                for op in self.operations
-                if isinstance(op, OpenPeriod)
-                or (
-                    isinstance(op, Reset | ReviewAllowances) and op.subject is None and op.budget_id not in self.crowded
-                )
-                or (isinstance(op, ChangeLimit) and op.budget_id not in self.crowded)
-            },
+            subjects=self._subjects_acted_on(),
+            ids=self._charged_windows() | sql.windows_at(past),
+            budget_ids=self._budgets_acted_on(),
         )
         stand_ins = [row for row in self.open.values() if row.id == 0]
         self.work_out([row for row in (*self.windows.values(), *stand_ins) if self._is_stale(row)])
         self._lock_buckets()
+
+    def _charged_windows(self) -> set[int]:
+        """Those that what is settled, grows, ends, is corrected or follows an act is in already."""
+        lists = [
+            *(row.windows for row in self.reservations.values()),
+            *(row.windows for row in self.corrected.values()),
+            *(op.windows or () for op in self.operations if isinstance(op, Record)),
+        ]
+        following = {id for slice in self.following.values() for id, _ in slice}
+        return following.union(*lists)
+
+    def _subjects_acted_on(self) -> set[tuple[int, str]]:
+        """Whose windows an act names, each with its budget."""
+        return {
+            (op.budget_id, op.subject)
+            for op in self.operations
+            if isinstance(op, Reset | ReviewAllowances) and op.subject is not None
+        }
+
+    def _budgets_acted_on(self) -> set[int]:
+        """Those of which an act changes every window, and has not so many that these follow it."""
+        return {
+            op.budget_id
+            for op in self.operations
+            if isinstance(op, OpenPeriod)
+            or (
+                (isinstance(op, ChangeLimit) or (isinstance(op, Reset | ReviewAllowances) and op.subject is None))
+                and op.budget_id not in self.crowded
+            )
+        }
 
     def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
         """Read which budgets and rate limits govern the callers and whether they may call at all.
