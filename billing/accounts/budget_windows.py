@@ -37,6 +37,7 @@ CAPS_AND_RULES = ("soft_cap", "hard_cap", "downgrade_rules", "disabled_tools")
 def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
     """Open the window of an entitlement's period where it is new, and give it its limit. `account` is locked."""
     period = cast(Period, found.period)
+    bought = purchases.uncounted(account, tenant, now=now)
     budget = _budget(tenant, found.limit_nanos or 0, found, now)
     ledger.lock_windows(budget.pk)
     is_new = account.window_start is None or period.starts_at > account.window_start
@@ -57,7 +58,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     )
     ledger.apply_within([opening], now=now)
     account.window_start = starts_at
-    if purchases.count_in(account, tenant, starts_at):
+    if bought:
+        purchases.count_in(bought, tenant, starts_at)
         # What was used beyond the limit before the purchase is the plan's affair, not the top-up's.
         used = _used(budget)
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)

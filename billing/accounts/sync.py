@@ -152,6 +152,9 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
         _keep(account, reading, now)
     binding.bind_claimed(account=account, now=now)
     apply(account, now=now)
+    # Who pays by now comes before who does not.
+    if account.state in LIVE and binding.bind_claimed(account=account, now=now):
+        apply(account, now=now)
     if reading is not None:
         account.read_digest = _digest(account, reading)
         account.save(update_fields=["read_digest"])
@@ -301,7 +304,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     if limit is not None and limit.topups_nanos:
         reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
     if account.tenant is None:
-        reasons.append(binding.why_unbound(account, is_over=found.state.value in binding.CLOSED))
+        reasons.append(binding.why_unbound(account, state=found.state.value))
     elif binding.names_another(account):
         reasons.append(f"names_another_tenant:{account.claimed_tenant}")
     _alert(account, reasons, now)
