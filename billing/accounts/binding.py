@@ -53,12 +53,9 @@ def of_customer(customer_id: str) -> BillingAccount:
 
 def locked(customer_id: str) -> BillingAccount:
     """The customer's account, locked until the transaction ends: no other worker changes the customer meanwhile."""
-    of_customer(customer_id)
-    return (
-        BillingAccount.objects.select_for_update(of=("self",))
-        .select_related("tenant")
-        .get(stripe_customer_id=customer_id)
-    )
+    rows = BillingAccount.objects.select_for_update(of=("self",)).select_related("tenant")
+    found = rows.filter(stripe_customer_id=customer_id).first()
+    return found or rows.get(pk=of_customer(customer_id).pk)
 
 
 def claim(*, account: BillingAccount, data: objects.Object, now: datetime) -> None:
@@ -110,13 +107,14 @@ def bind_claimed(*, account: BillingAccount, now: datetime) -> bool:
     giving_up = holders.select_for_update(of=("self",)).first()
     # Locked, so that two customers that claim it at once are bound one after the other.
     tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
-    if tenant is None or _obstacle(account):
+    if tenant is None:
         return False
-    if giving_up is not None and giving_up == _holders(tenant.slug, account).first():
-        why = "over" if _is_over(giving_up) else "has no subscription"
-        _give_up(giving_up, tenant, STRIPE, now, reason=f"{why}; {account} pays since")
-    if _holders(tenant.slug, account).exists():
+    holder = _holders(tenant.slug, account).first()
+    if holder != giving_up or _obstacle(account, holder):
         return False
+    if holder is not None:
+        why = "over" if _is_over(holder) else "has no subscription"
+        _give_up(holder, tenant, STRIPE, now, reason=f"{why}; {account} pays since")
     _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
     return True
 
@@ -210,7 +208,7 @@ def why_unbound(account: BillingAccount, *, state: str) -> str:
         # What a payer writes may be any number of the business's own.
         return "unbound" if account.claim_source == Source.PAYER else f"unknown_tenant:{slug}"
     # Of one that is over nothing waits for a decision any more.
-    code = "" if state in CLOSED else _obstacle(account)
+    code = "" if state in CLOSED else _obstacle(account, _holders(slug, account).first())
     if code == "tenant_taken" and state in (NONE, PENDING) and not account.topups.filter(tenant=None).exists():
         # Nor of one that never had anything, while another has the tenant.
         code = ""
@@ -230,9 +228,8 @@ def waits_for_consent(account: BillingAccount) -> bool:
     return not BillingPeriod.objects.filter(account=account, tenant=tenant).exists()
 
 
-def _obstacle(account: BillingAccount) -> str:
-    """What is in the way of a claim to a tenant that exists: a reason code; empty where nothing is."""
-    holder = _holders(account.claimed_tenant, account).first()
+def _obstacle(account: BillingAccount, holder: BillingAccount | None) -> str:
+    """What is in the way of a claim to a tenant that exists, and that `holder` has: a reason code, or nothing."""
     if holder is not None and not _gives_way(holder, to=account):
         return "tenant_taken"
     if account.claim_source == Source.PAYER:

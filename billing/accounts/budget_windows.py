@@ -17,7 +17,7 @@ from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import Limit, Spell
+from billing.rules.balance import Limit, Purchase, Spell
 from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
 from billing.rules.grants import Period
 from billing.rules.valuation import Kept, PlanRule, Pricing
@@ -44,8 +44,9 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
     row = _row(account, tenant, starts_at, found)
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
-    carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
-    limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
+    topups = purchases.of_tenant(tenant)
+    carried = balance.carried(past, topups, alive=[_key(part) for part in found.parts])
+    limit = _limit(row, carried, found, topups, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=period.starts_at,
@@ -64,7 +65,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         used = _used(budget)
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
-    limit = _limit(row, carried, found, tenant, used=_used(budget))
+        topups = purchases.of_tenant(tenant)
+    limit = _limit(row, carried, found, topups, used=_used(budget))
     if limit.nanos > row.peak_nanos:
         row.peak_nanos = limit.nanos
         row.save(update_fields=["peak_nanos"])
@@ -114,14 +116,16 @@ def forgive(account: BillingAccount) -> None:
         rows.update(given_nanos=window.committed_nanos)
 
 
-def _limit(row: BillingPeriod, carried: balance.Balance, found: Entitlement, tenant: Tenant, *, used: int) -> Limit:
+def _limit(
+    row: BillingPeriod, carried: balance.Balance, found: Entitlement, topups: Sequence[Purchase], *, used: int
+) -> Limit:
     parts = tuple(_drawable(part) for part in found.parts)
     spell = Spell(row.starts_at, parts, used)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
         carried = balance.Balance(drawn=carried.drawn)
-    return balance.limit(carried, spell, purchases.of_tenant(tenant), floor_nanos=row.floor_nanos)
+    return balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
 
 
 def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement) -> BillingPeriod:
@@ -153,10 +157,12 @@ def _past(
         .select_related("account")
         .order_by("starts_at")
     )
+    if not rows:
+        return []
     used = _used_since(budget, [*(row.starts_at for row in rows), before])
     others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
     known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
-    plans = policy.plan_rules() if rows else []
+    plans = policy.plan_rules()
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
         Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos))
