@@ -83,20 +83,26 @@ def hold_back(tenant: Tenant, *, now: datetime) -> None:
         _make_budget(tenant, 1, None, now)
 
 
-def end_spending(tenant: Tenant, *, now: datetime) -> None:
-    """What was paid for is over, and what comes next is not paid yet: what is used stays, and no more can be.
+def end_spending(
+    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime
+) -> Limit | None:
+    """Nothing that was paid for is current: of the last window what is used stays, and no more can be spent but what
+    was bought beside the plan. None where nothing ever was. `account` is locked.
 
-    A billing period's window ends by an act alone. Of who has bought more beside the plan it stays as it is.
+    A billing period's window ends by an act alone.
     """
-    known = _known_budget(tenant)
-    if known is None or known.source != Budget.Source.STRIPE or purchases.of_tenant(tenant):
-        return
-    ledger.lock_windows(known.pk)
-    window = _open_window(known)
-    if window is None or window.source_kind != SOURCE or window.limit_nanos <= (used := max(1, window.committed_nanos)):
-        return
-    reason = "awaiting payment"
-    budgets.change(budget=known, changes={"limit_nanos": used}, by=STRIPE, now=now, reason=reason)
+    begun = account.window_start
+    row = BillingPeriod.objects.filter(tenant=tenant, starts_at=begun).first() if begun else None
+    bought_at = None if row else purchases.bought_at(account, tenant)
+    if row is not None:
+        parts = tuple(replace(_part(raw), frozen=True) for raw in row.parts)
+        period, kept = Period(row.starts_at, row.ends_at), kept_of(row.kept_values)
+        found = replace(found, period=period, parts=parts, kept=kept)
+    elif bought_at is not None and not OWN_BUDGETS.filter(tenant=tenant).exists():
+        found = replace(found, period=grants.month(bought_at, now))
+    else:
+        return None
+    return apply(account, tenant, found, facts, now=now)
 
 
 def let_go(tenant: Tenant, *, now: datetime) -> None:
@@ -289,7 +295,7 @@ def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now
 
 def _set_limit(budget: Budget, limit_nanos: int, found: Entitlement, now: datetime) -> None:
     """Raise or lower what is open, at once; nothing is written where nothing differs."""
-    reason = f"plan {found.plan or 'of its price'}"
+    reason = "awaiting payment" if found.state == EntitlementState.PENDING else f"plan {found.plan or 'of its price'}"
     if budget.limit_nanos != limit_nanos:
         budgets.change(budget=budget, changes={"limit_nanos": limit_nanos}, by=STRIPE, now=now, reason=reason)
         return

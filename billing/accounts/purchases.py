@@ -105,6 +105,11 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
     return rows
 
 
+def bought_at(account: BillingAccount, tenant: Tenant) -> datetime | None:
+    """When the first of the top-ups was heard of that count in no window of a subscription yet."""
+    return _bought(account, tenant).values_list("noted_at", flat=True).first()
+
+
 def count_in(bought: Sequence[TopUp], tenant: Tenant, starts_at: datetime) -> None:
     """Let top-ups count from the window that begins at `starts_at`."""
     for row in bought:

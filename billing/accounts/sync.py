@@ -219,6 +219,7 @@ def _give(
     if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
         if found.state != EntitlementState.SUSPENDED:
             budget_windows.let_go(tenant, now=now)
+            purchases.count_without_window(account, tenant, now=now)
         return None
     for product_id, subscription_id in found.trials.items():
         Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
@@ -226,7 +227,7 @@ def _give(
         limit = budget_windows.apply(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.PENDING:
         budget_windows.hold_back(tenant, now=now)
-        budget_windows.end_spending(tenant, now=now)
+        limit = budget_windows.end_spending(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     _set_tenant_status(tenant, found, now)

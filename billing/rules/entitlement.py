@@ -290,9 +290,7 @@ class _Subscription:
         waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
         found += [one for one in waiting if one is not None]
         if not found and self.spans:
-            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
-            over = self._paid(cycle, span)
-            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+            found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
     def _is(
@@ -323,6 +321,14 @@ class _Subscription:
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
+
+    def _over(self, span: Period, cycle: Cycle) -> SubscriptionStatus:
+        """A paid period is over, and nobody has said what comes after it: for as long as a payment may be late."""
+        ends_at = span.ends_at + timedelta(days=self.policy.grace_days)
+        if self.now >= ends_at:
+            return self._is(EntitlementState.SUSPENDED, "period_ended")
+        over = self._paid(cycle, span)
+        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=ends_at)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from billing.accounts import sync
+from billing.models import BillingAccount
 from billing.rules.entitlement import EntitlementState
 from billing.sandbox import SimulatedStripe
 from billing.stripe_api import objects
 from governance.models import Tenant
 from tests import factories
 from tests.billing import events
-from tests.billing.conftest import window_of
+from tests.billing.conftest import Deliver, window_of
 from tests.billing.rules.test_entitlement import NEXT, entitled, paid, sub
 from tests.billing.sandbox.conftest import DAY, START, Shop
 from tests.fakes.simulated_stripe import answering
@@ -105,6 +106,22 @@ def test_from_a_flat_to_a_metered_price_at_a_periods_end_nothing_is_due(shop: Sh
     for days in (32, 8, 15):
         shop.account.advance(by=days * DAY)
         assert read(shop, customer) == ("active", factories.nanos("30"))
+
+
+def test_a_period_that_is_over_and_of_which_nothing_is_heard_ends_by_time_alone(
+    tenant: Tenant, deliver: Deliver
+) -> None:
+    deliver(events.checkout_completed(), events.subscription_created(), events.invoice_paid())
+    assert sync.due(now=NEXT) == 1
+    account = BillingAccount.objects.get()
+    assert (account.state, account.due_at) == ("lapsed", NEXT + 7 * events.DAY)
+    assert sync.due(now=NEXT + 7 * events.DAY) == 1
+    account.refresh_from_db()
+    tenant.refresh_from_db()
+    assert (account.state, account.reasons, tenant.status) == ("suspended", ["period_ended"], "suspended")
+    deliver(events.invoice_paid(billing_reason="subscription_cycle", **ROLLED), now=NEXT + 8 * events.DAY)
+    tenant.refresh_from_db()
+    assert (tenant.status, window_of().remaining_nanos) == ("active", STANDARD)
 
 
 def used(**fields: Any) -> dict[str, Any]:

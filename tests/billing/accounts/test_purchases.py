@@ -24,6 +24,8 @@ from tests.billing.events import (
     price_of,
     seconds,
     subscription_created,
+    subscription_deleted,
+    subscription_updated,
 )
 
 pytestmark = pytest.mark.django_db
@@ -153,6 +155,39 @@ def test_a_price_told_of_later_is_looked_at_again(tenant: Tenant, deliver: Deliv
     assert window_of().limit_nanos == STANDARD
     deliver(event("price.updated", TOPUP))
     assert window_of().limit_nanos == STANDARD + TWENTY
+
+
+class TestWhileASubscriptionWaits:
+    """Nothing of a plan is current: what was bought beside it can be spent, and nothing else."""
+
+    WAITING: dict[str, Any] = {"subscription": "sub_again", "status": "incomplete", "created": START + DAY}
+
+    @pytest.mark.parametrize(("used", "left"), [("0", "20"), ("30", "20"), ("55", "15"), ("75", "0")])
+    def test_the_last_plan_is_over(self, tenant: Tenant, deliver: Deliver, used: str, left: str) -> None:
+        deliver(joined(), bought())
+        spend(used)
+        over = [subscription_deleted(created=START + DAY), subscription_created(**self.WAITING)]
+        deliver(over, over[1], now=START + DAY)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", factories.nanos(left))
+        deliver(subscription_updated(**{**self.WAITING, "status": "active", "created": START + 2 * DAY}))
+        paid = {"period_start": START + DAY, "period_end": START + 31 * DAY}
+        deliver(invoice_paid(subscription="sub_again", **paid), now=START + 2 * DAY)
+        assert window_of().remaining_nanos == STANDARD + factories.nanos(left)
+
+    def test_one_that_is_bought_then_counts_at_once(self, tenant: Tenant, deliver: Deliver, settings: Any) -> None:
+        deliver(checkout_completed(), subscription_created(status="incomplete"), bought())
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", TWENTY)
+        spend("5", START + DAY)
+        deliver(subscription_updated(created=START + 2 * DAY), invoice_paid(), now=START + 2 * DAY)
+        assert window_of().remaining_nanos == STANDARD + TWENTY - factories.nanos("5")
+        deliver(renewal(), now=NEXT)
+        assert window_of().remaining_nanos == STANDARD + TWENTY
+
+    def test_one_of_who_bought_nothing_has_nothing(self, tenant: Tenant, deliver: Deliver) -> None:
+        deliver(joined())
+        spend("30")
+        deliver(subscription_deleted(created=START + DAY), subscription_created(**self.WAITING), now=START + DAY)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", 0)
 
 
 class TestBeforeASubscription:
