@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from itertools import permutations
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from django.db import connection
 from django.test import Client
 
 from billing.accounts import references, sync
-from billing.console import account_admins
 from billing.inbox import envelope, store
 from billing.models import BillingAccount
 from governance.models import Alert, AuditEntry, Budget, Tenant
@@ -57,9 +55,7 @@ def hook(post: Callable[..., Any], dispatched: list[str]) -> Hook:
 
 
 @pytest.fixture
-def console(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
-    # Operators decide in the days of the events.
-    monkeypatch.setattr(account_admins, "timezone", SimpleNamespace(now=lambda: LATER))
+def console(client: Client) -> Client:
     client.force_login(User.objects.create_superuser("ann"))
     return client
 

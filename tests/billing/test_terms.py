@@ -81,17 +81,16 @@ def test_from_a_flat_to_a_metered_price_at_a_periods_end_nothing_is_due(shop: Sh
         assert read(shop, customer) == ("active", factories.nanos("30"))
 
 
-def test_a_period_that_is_over_and_of_which_nothing_is_heard_ends_by_time_alone(
-    tenant: Tenant, deliver: Deliver
-) -> None:
-    deliver(events.checkout_completed(), events.subscription_created(), events.invoice_paid())
+def test_a_last_period_ends_by_time_alone(tenant: Tenant, deliver: Deliver) -> None:
+    ending = events.subscription_created(cancel_at_period_end=True)
+    deliver(events.checkout_completed(), ending, events.invoice_paid())
     assert sync.due(now=NEXT) == 1
     account = BillingAccount.objects.get()
     assert (account.state, account.due_at) == ("lapsed", NEXT + 7 * events.DAY)
     assert sync.due(now=NEXT + 7 * events.DAY) == 1
     account.refresh_from_db()
     tenant.refresh_from_db()
-    assert (account.state, account.reasons, tenant.status) == ("suspended", ["period_ended"], "suspended")
+    assert (account.state, tenant.status) == ("suspended", "suspended")
     deliver(events.invoice_paid(billing_reason="subscription_cycle", **ROLLED), now=NEXT + 8 * events.DAY)
     tenant.refresh_from_db()
     assert (tenant.status, window_of().remaining_nanos) == ("active", STANDARD)

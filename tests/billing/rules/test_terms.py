@@ -21,12 +21,20 @@ ROLLED: dict[str, Any] = {"period_start": NEXT, "period_end": NEXT + 30 * events
 
 
 @pytest.mark.parametrize("days", [3, 7])
-def test_what_is_left_of_a_period_that_is_over_is_left_for_as_long_as_a_payment_may_be_late(days: int) -> None:
-    policy, last = BillingPolicy(grace_days=days), NEXT + days * events.DAY
-    over = entitled([sub()], [paid()], now=last - grants.MICROSECOND, policy=policy)
+def test_what_is_left_of_a_last_period_is_left_for_as_long_as_a_payment_may_be_late(days: int) -> None:
+    policy, last, ending = BillingPolicy(grace_days=days), NEXT + days * events.DAY, sub(cancel_at_period_end=True)
+    over = entitled([ending], [paid()], now=last - grants.MICROSECOND, policy=policy)
     assert (over.state, over.limit_nanos, over.until) == (EntitlementState.LAPSED, STANDARD, last)
-    gone = entitled([sub()], [paid()], now=last, policy=policy)
-    assert (gone.state, gone.reasons, gone.until) == (EntitlementState.SUSPENDED, ("period_ended",), None)
+    gone = entitled([ending], [paid()], now=last, policy=policy)
+    assert (gone.state, gone.until) == (EntitlementState.SUSPENDED, None)
+    assert "period_ended" in gone.reasons
+
+
+@pytest.mark.parametrize("days", [0, 1, 30])
+def test_a_period_that_is_over_is_asked_about_each_day(days: int) -> None:
+    found = entitled([sub()], [paid()], now=NEXT + days * events.DAY)
+    assert (found.state, found.limit_nanos) == (EntitlementState.LAPSED, STANDARD)
+    assert found.until == NEXT + (days + 1) * events.DAY
 
 
 @pytest.mark.parametrize(("due", "state"), [(20, "provisional"), (3, "suspended")])
