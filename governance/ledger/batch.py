@@ -171,13 +171,7 @@ class Batch:
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
-        # A report that was made before opens nothing.
-        callers = {
-            op.caller
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
-        }
-        needed = [budget for caller in callers for budget in self.matched(caller)]
+        needed = [budget for caller in {op.caller for op in self._opening()} for budget in self.matched(caller)]
         past = {
             (item.budget.id, item.subject, op.occurred_at)
             for op in self.operations
@@ -343,14 +337,13 @@ class Batch:
         lacking = {(item.budget.id, item.subject) for item in missing if is_named_by_calls(item.budget)}
         brought = {
             op.caller: [item for item in self.matched(op.caller) if (item.budget.id, item.subject) in lacking]
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
+            for op in self._opening()
         }
         self._crowded.clear()
         self._notice_crowds(brought)
-        calls = [op for op in self.operations if isinstance(op, Reserve) and brought[op.caller]]
-        admitted = {op.caller for op in self.operations if isinstance(op, Record)} - self._crowded
-        admitted |= {op.caller for op in calls if self._would_admit(op)}
+        opening = [op for op in self._opening() if brought[op.caller]]
+        admitted = {op.caller for op in opening if isinstance(op, Record)} - self._crowded
+        admitted |= {op.caller for op in opening if isinstance(op, Reserve) and self._would_admit(op)}
         known = {(item.budget.id, item.subject) for caller in admitted for item in brought.get(caller, ())}
         return [
             item for item in missing if not is_named_by_calls(item.budget) or (item.budget.id, item.subject) in known
@@ -390,8 +383,18 @@ class Batch:
         """The windows of a caller as a decision sees them."""
         return [view_of(self._window(item)) for item in self.matched(caller)]
 
-    def _is_reported(self, op: Record) -> bool:
-        return (op.caller.tenant_id, op.request_id) in self.reported
+    def _opening(self) -> list[Reserve | Record]:
+        """What opens the windows of its caller: a call, and a report that was not made before."""
+        return [
+            op
+            for op in self.operations
+            if isinstance(op, Reserve)
+            or (
+                isinstance(op, Record)
+                and op.windows is None
+                and (op.caller.tenant_id, op.request_id) not in self.reported
+            )
+        ]
 
     def is_crowded(self, caller: Caller) -> bool:
         return caller in self._crowded
