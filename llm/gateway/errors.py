@@ -65,6 +65,7 @@ def unsupported(message: str, *, param: str) -> GatewayError:
 BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
     bodies.BodyTooLarge: (413, "body_too_large", None),
     bodies.BodyTooSlow: (408, "body_timeout", None),
+    bodies.CodingUnknown: (501, "transfer_encoding_unknown", "transfer-encoding"),
     bodies.PackingUnknown: (415, "unsupported_media_type", "content-encoding"),
     bodies.PackingBroken: (400, "invalid_request", "content-encoding"),
     bodies.TooManyBodies: (429, "too_many_large_bodies", None),
