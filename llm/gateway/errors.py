@@ -234,7 +234,7 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
     """`x-budget-*` of a window, as far as it is shown."""
     if window is None:
         return []
-    headers = [("x-budget-scope", window.scope)]
+    headers = [("x-budget-scope", names.for_header(window.scope))]
     if window.state is not None:
         headers.append(("x-budget-state", window.state.value))
     if window.limit_nanos is not None and window.remaining_nanos is not None:
