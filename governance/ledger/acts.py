@@ -78,12 +78,22 @@ def restart_behind(batch: Followed, rows: Iterable[WindowRow]) -> list[WindowRow
 
 
 def as_restarted(rows: Iterable[WindowRow]) -> list[WindowRow]:
-    """Windows as the next call finds them: those that a reset has not reached begin anew. Nothing is written."""
+    """Windows as the next call finds them: those that a reset has not reached begin anew, without what was granted for
+    that window alone, and have no id yet. Nothing is written."""
     found = {row.id: row for row in rows}
     for row, on in _behind(found.values()):
         if on.unfollowed(RESET, by=row) is not None:
             # Behind it stays, for the acts beside the reset.
-            found[row.id] = replace(row, settled_nanos=0, reserved_nanos=0, state="active", crossed=[])
+            found[row.id] = replace(
+                row,
+                id=0,
+                limit_nanos=row.limit_nanos - row.extra_nanos,
+                extra_nanos=0,
+                settled_nanos=0,
+                reserved_nanos=0,
+                state="active",
+                crossed=[],
+            )
     return [*found.values()]
 
 

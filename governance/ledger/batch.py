@@ -260,8 +260,9 @@ class Batch:
         rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
         rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
         self.open = {(row.budget.id, row.subject): row for row in rows}
-        self._stand_in(self.matched(caller))
-        self._notice_crowds({caller: [item for item in self.matched(caller) if self._window(item).id == 0]})
+        lacking = [item for item in self.matched(caller) if (item.budget.id, item.subject) not in self.open]
+        self._stand_in(lacking)
+        self._notice_crowds({caller: lacking})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
         rules, keys = self._limits_of([caller])
         self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}

@@ -306,6 +306,20 @@ def test_a_top_up_whose_window_a_reset_is_to_close_is_over() -> None:
     follow(budget)
 
 
+def test_a_dry_run_knows_that_a_top_up_ends_with_its_window(settings: Any) -> None:
+    budget = each()
+    top_up(budget, "eve")
+    raised(budget, "0.50")
+    reset(budget)
+    # Who had a window brings no new name.
+    settings.NEW_NAMES_PER_HOUR = 0
+    by = make.caller(user="eve")
+    dry = ledger.dry_run(by, make.reserving("1.40", by=by).call, now=LATER)
+    assert [view.limit_nanos for view in dry.views] == [nanos("1.50")]
+    assert not fits("1.60", user="eve")
+    assert fits("1.40", user="eve")
+
+
 def test_one_subjects_reset_is_no_act_on_the_others() -> None:
     budget = each()
     done = ledger.reset(Reset(budget.pk, "again", "ada", "eve"), now=LATER)
