@@ -482,7 +482,7 @@ class Batch:
         """Bring the limits of open windows up to date with the acts on their budgets, and the allowances that run."""
         if not rows:
             return
-        acts.follow(self, rows)
+        limited = acts.follow(rows)
         granted = limits.allowances({row.budget.id for row in rows}, self.now)
         for row in rows:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
@@ -495,7 +495,11 @@ class Batch:
                 row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
                 row.limit_nanos += extra_nanos - row.extra_nanos
                 row.extra_nanos = extra_nanos
-                self.refresh(row, reason="an allowance began or ended")
+                if all(row is not each for each, _ in limited):
+                    self.refresh(row, reason="an allowance began or ended")
+        # By both together: what the limit stops, a raise beside it may let on.
+        for row, act in limited:
+            self.refresh(row, reason=act.reason, actor=act.actor)
 
     # Writing ------------------------------------------------------------------------------------------------
 

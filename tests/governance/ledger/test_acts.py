@@ -149,7 +149,7 @@ def test_a_slice_that_fails_leaves_the_rest_to_beat(monkeypatch: pytest.MonkeyPa
     budget = each()
     change(budget, limit_nanos=nanos("0.80"))
     with monkeypatch.context() as broken:
-        broken.setattr(acts, "set_limit", lambda *_, **__: 1 / 0)
+        broken.setattr(acts, "_give_limit", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ledger.follow(budget.pk, now=LATER)
     assert not fits("0.30")
@@ -280,6 +280,19 @@ def test_a_raise_holds_at_once_and_so_does_taking_it_back() -> None:
     assert not fits("1.40", user="new")
     follow(budget)
     assert set(limits().values()) == {nanos("1")}
+
+
+def test_a_limit_that_a_raise_makes_up_for_stops_nobody_on_the_way() -> None:
+    """Windows follow both at once: a hard stop that is taken back at the same moment would be told for nothing."""
+    budget = each()
+    change(budget, limit_nanos=nanos("0.50"))
+    raised(budget)
+    assert fits("0.80")
+    follow(budget)
+    assert limits() == dict.fromkeys(USERS, nanos("1.50"))
+    assert set(BudgetWindow.objects.values_list("state", flat=True)) == {"active"}
+    assert not BudgetEvent.objects.filter(reason="less").exists()
+    assert not BudgetEvent.objects.filter(kind="hard-stop").exists()
 
 
 def test_a_top_up_counts_in_the_window_that_a_reset_has_not_reached_yet() -> None:
