@@ -130,6 +130,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 # A name is locked for an address after so many wrong tries, so that nobody locks others out from afar.
 AXES_FAILURE_LIMIT = check.whole(env, "SIGN_IN_TRIES", default=5, minimum=1, maximum=1_000)
+# Whatever names they are of: a name that is new each time is never locked, and each try hashes a password.
+SIGN_IN_TRIES_PER_ADDRESS = check.whole(env, "SIGN_IN_TRIES_PER_ADDRESS", default=100, minimum=1, maximum=100_000)
+AXES_HANDLER = "config.backends.CountingHandler"
 AXES_COOLOFF_TIME = timedelta(seconds=check.seconds(env, "SIGN_IN_LOCK_S", default=900, minimum=1))
 # How long it is kept who signed in, and who tried to.
 SIGN_INS_DAYS = check.whole(env, "SIGN_INS_DAYS", default=90, minimum=1, maximum=3_650)

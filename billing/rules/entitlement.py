@@ -22,7 +22,7 @@ from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
-from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
+from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
 
 
@@ -365,7 +365,7 @@ class _Subscription:
         if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
             return self._is(EntitlementState.PENDING, "awaiting_first_payment")
         rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
-        terms = timedelta(days=sub.days_until_due)
+        terms = self._terms(rolled, in_arrears=cycle.in_arrears)
         grace = max(terms, timedelta(days=self.policy.grace_days))
         ends_at, by_agreement = rolled.starts_at + grace, rolled.starts_at + terms
         if cycle.in_arrears:
@@ -375,10 +375,33 @@ class _Subscription:
             return self._is(EntitlementState.SUSPENDED, "past_due")
         return self._on_credit(cycle, items, rolled, ends_at, by_agreement if self.now < by_agreement else None)
 
+    def _terms(self, current: Period, *, in_arrears: bool) -> timedelta:
+        """How long after the period's start what is billed then is due: what was sent says so, once it is."""
+        sent = (
+            one.due_at
+            for one in self.facts.invoices
+            if one.status == "open"
+            and one.due_at
+            and any(self._bills(line, one, current, in_arrears) for line in one.lines)
+        )
+        due_at = max(sent, default=None)
+        return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
+
+    def _bills(self, line: Line, invoice: StripeInvoice, current: Period, in_arrears: bool) -> bool:
+        """Whether a line bills a period, or where that is done in arrears the one before it."""
+        span = grants.between(line.starts_at, line.ends_at)
+        if span is None or not line.recurring or (line.subscription_id or invoice.subscription_id) != self.id:
+            return False
+        return span.ends_at == current.starts_at if in_arrears else bool(span.overlap(current))
+
     def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""
         begun = max((at for at in (self.sub.starts_at, self.sub.trial_ends_at) if at), default=current.starts_at)
         is_paid = begun >= current.starts_at or any(span.ends_at >= current.starts_at for span in paid)
+        # Or it was paid for at another price, which is sold no more.
+        sold = {item.price.id for item in self.sub.items}
+        before = (one for lines in self.grants.values() for one in lines if one.price.id not in sold)
+        is_paid = is_paid or any(not one.is_credit and one.span.ends_at >= current.starts_at for one in before)
         return self.is_late or not is_paid
 
     def _on_credit(

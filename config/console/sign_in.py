@@ -28,6 +28,7 @@ from unfold.forms import AuthenticationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from config import second_factor
+from config.backends import address_locked_until
 
 # Where the session keeps whose password was right until the code is there; and for how long.
 HALF_WAY = "half_way"
@@ -174,6 +175,11 @@ def locked_out(request: HttpRequest, original: HttpResponse | None, credentials:
 
 def _locked_until(request: HttpRequest, credentials: dict[str, Any], now: datetime) -> datetime:
     cooloff: timedelta = settings.AXES_COOLOFF_TIME
-    counted = AxesProxyHandler.get_implementation().get_user_attempts(request, credentials)
-    rows = [row.attempt_time for found in counted for row in found]
-    return max(rows, default=now) + cooloff
+    of_address = address_locked_until(request)
+    rows = [
+        row for found in AxesProxyHandler.get_implementation().get_user_attempts(request, credentials) for row in found
+    ]
+    if of_address and sum(row.failures_since_start for row in rows) < settings.AXES_FAILURE_LIMIT:
+        return of_address
+    of_name = max((row.attempt_time for row in rows), default=now) + cooloff
+    return max(of_name, of_address or of_name)

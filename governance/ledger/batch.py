@@ -293,8 +293,9 @@ class Batch:
         rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
         rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
         self.open = {(row.budget.id, row.subject): row for row in rows}
-        self._stand_in(self.matched(caller))
-        self._notice_crowds({caller: [item for item in self.matched(caller) if self._window(item).id == 0]})
+        lacking = [item for item in self.matched(caller) if (item.budget.id, item.subject) not in self.open]
+        self._stand_in(lacking)
+        self._notice_crowds({caller: lacking})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
         rules, keys = self._limits_of([caller])
         self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
@@ -523,7 +524,7 @@ class Batch:
         """Bring the limits of open windows up to date with the acts on their budgets, and the allowances that run."""
         if not rows:
             return
-        acts.follow(self, rows)
+        limited = acts.follow(rows)
         granted = limits.allowances({row.budget.id for row in rows}, self.now)
         for row in rows:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
@@ -536,7 +537,11 @@ class Batch:
                 row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
                 row.limit_nanos += extra_nanos - row.extra_nanos
                 row.extra_nanos = extra_nanos
-                self.refresh(row, reason="an allowance began or ended")
+                if all(row is not each for each, _ in limited):
+                    self.refresh(row, reason="an allowance began or ended")
+        # By both together: what the limit stops, a raise beside it may let on.
+        for row, act in limited:
+            self.refresh(row, reason=act.reason, actor=act.actor)
 
     # Writing ------------------------------------------------------------------------------------------------
 

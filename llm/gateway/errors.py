@@ -65,6 +65,7 @@ def unsupported(message: str, *, param: str) -> GatewayError:
 BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
     bodies.BodyTooLarge: (413, "body_too_large", None),
     bodies.BodyTooSlow: (408, "body_timeout", None),
+    bodies.CodingUnknown: (501, "transfer_encoding_unknown", "transfer-encoding"),
     bodies.PackingUnknown: (415, "unsupported_media_type", "content-encoding"),
     bodies.PackingBroken: (400, "invalid_request", "content-encoding"),
     bodies.TooManyBodies: (429, "too_many_large_bodies", None),
@@ -233,7 +234,7 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
     """`x-budget-*` of a window, as far as it is shown."""
     if window is None:
         return []
-    headers = [("x-budget-scope", window.scope)]
+    headers = [("x-budget-scope", names.for_header(window.scope))]
     if window.state is not None:
         headers.append(("x-budget-state", window.state.value))
     if window.limit_nanos is not None and window.remaining_nanos is not None:
