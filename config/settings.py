@@ -283,6 +283,9 @@ UPSTREAM_PROXY = check.proxy(env, "UPSTREAM_PROXY")
 # Bytes of one model's answer, unpacked: what is longer is cut.
 MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, minimum=2**16, maximum=2**30)
 
+# An API that gives its answer byte by byte keeps a call's hold for so long.
+LONGEST_CALL_S = check.seconds(env, "LONGEST_CALL_S", default=3600, minimum=1)
+
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
