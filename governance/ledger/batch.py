@@ -166,18 +166,13 @@ class Batch:
         )
         # It came along with them, where nothing was read before.
         self.now = self._given + clock.ahead()
+        self._match_growing()
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
-        # A report that was made before opens nothing.
-        callers = {
-            op.caller
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
-        }
-        needed = [budget for caller in callers for budget in self.matched(caller)]
+        needed = [budget for caller in {op.caller for op in self._opening()} for budget in self.matched(caller)]
         past = {
             (item.budget.id, item.subject, op.occurred_at)
             for op in self.operations
@@ -240,10 +235,48 @@ class Batch:
             return cast(CallerStatus, status)
 
         self.caller_status = self._asked(ask)
+        self._match(callers, budgets, rates, zones=self.caller_status.time_zones)
+
+    def _match_growing(self) -> None:
+        """Read what governs now the callers of holds that are to be more than they were."""
+        callers = {
+            row.caller
+            for op in self.operations
+            if (isinstance(op, Extend) and op.more_nanos) or (isinstance(op, Settle) and op.trust)
+            if (row := self.reservations.get(op.reservation_id)) and row.caller not in self._matched
+            # To what expired, anything may be more than what was charged.
+            if isinstance(op, Extend) or row.status == "expired" or op.cost_nanos > row.amount_nanos
+        }
+        if callers:
+            budgets, rates = words.answers(sql.budgets(callers), sql.rate_rules(callers))
+            # The zone says when a window ends, and none is opened for these.
+            self._match(callers, budgets, rates, zones={})
+
+    def _match(
+        self,
+        callers: Iterable[Caller],
+        budgets: Sequence[BudgetRule],
+        rates: Sequence[RateRule],
+        *,
+        zones: Mapping[int, str],
+    ) -> None:
         for caller in callers:
-            zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
-            self._matched[caller] = governing(caller, budgets, time_zone=zone)
+            self._matched[caller] = governing(caller, budgets, time_zone=zones.get(caller.tenant_id, "UTC"))
             self._limited[caller] = matching(caller, rates) if rates else []
+
+    def governs_since(self, row: ReservationRow) -> WindowView | None:
+        """A budget that governs a growing hold's caller now and did not when it was held: no window of it has the hold.
+
+        As a window of it would open.
+        """
+        held = {self.windows[id].budget.id for id in row.windows}
+        later = [item for item in self.matched(row.caller) if item.budget.id not in held]
+        return view_of(unopened(later[0], self.now)) if later else None
+
+    def is_limited_since(self, row: ReservationRow) -> bool:
+        """Whether a rate limit holds for a growing hold's caller now and did not when it was held."""
+        held = {self.buckets[id].rule.id for id in row.buckets if id in self.buckets}
+        return any(rule.id not in held for rule, _ in self._limited[row.caller])
 
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""
@@ -344,14 +377,13 @@ class Batch:
         lacking = {(item.budget.id, item.subject) for item in missing if is_named_by_calls(item.budget)}
         brought = {
             op.caller: [item for item in self.matched(op.caller) if (item.budget.id, item.subject) in lacking]
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None and not self._is_reported(op))
+            for op in self._opening()
         }
         self._crowded.clear()
         self._notice_crowds(brought)
-        calls = [op for op in self.operations if isinstance(op, Reserve) and brought[op.caller]]
-        admitted = {op.caller for op in self.operations if isinstance(op, Record)} - self._crowded
-        admitted |= {op.caller for op in calls if self._would_admit(op)}
+        opening = [op for op in self._opening() if brought[op.caller]]
+        admitted = {op.caller for op in opening if isinstance(op, Record)} - self._crowded
+        admitted |= {op.caller for op in opening if isinstance(op, Reserve) and self._would_admit(op)}
         known = {(item.budget.id, item.subject) for caller in admitted for item in brought.get(caller, ())}
         return [
             item for item in missing if not is_named_by_calls(item.budget) or (item.budget.id, item.subject) in known
@@ -391,8 +423,18 @@ class Batch:
         """The windows of a caller as a decision sees them."""
         return [view_of(self._window(item)) for item in self.matched(caller)]
 
-    def _is_reported(self, op: Record) -> bool:
-        return (op.caller.tenant_id, op.request_id) in self.reported
+    def _opening(self) -> list[Reserve | Record]:
+        """What opens the windows of its caller: a call, and a report that was not made before."""
+        return [
+            op
+            for op in self.operations
+            if isinstance(op, Reserve)
+            or (
+                isinstance(op, Record)
+                and op.windows is None
+                and (op.caller.tenant_id, op.request_id) not in self.reported
+            )
+        ]
 
     def is_crowded(self, caller: Caller) -> bool:
         return caller in self._crowded

@@ -73,7 +73,7 @@ streams = st.lists(
               st.sampled_from([b"\n\n", b"\n", b"\r\n\r\n", b"\r", b""])),
     max_size=4,
 ).map(lambda lines: b"".join(b"".join(line) for line in lines))  # fmt: skip
-bounded = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def is_sound(found: Usage | None) -> bool:
