@@ -371,8 +371,9 @@ LOGGING = {
             "style": "{",
         }
     },
+    "filters": {"plain_refusals": {"()": "config.logs.PlainRefusals"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # A line for each request that a client of ours makes tells nobody anything.
-    "loggers": {"httpx2": {"level": "WARNING"}},
+    "loggers": {"httpx2": {"level": "WARNING"}, "django.request": {"filters": ["plain_refusals"]}},
 }
