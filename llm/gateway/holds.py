@@ -236,6 +236,8 @@ class Hold:
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
         self._note(at_least)
+        if reason == USAGE_MISSING and not self.was_told:
+            self.count.end_untold()
         await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut))
 
