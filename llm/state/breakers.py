@@ -40,10 +40,10 @@ SLOTS, SLOT_BYTES = 1024, 640
 # A name's slot is one of so many that follow each other. The last window needs room behind the last slot.
 WINDOW = 16
 FILE_BYTES = len(MAGIC) + (SLOTS + WINDOW) * SLOT_BYTES
-# checksum; digest, name's length, passed, failures, openings, latency_ms, measured_at, changed_at, opened_at,
+# checksum; digest, name's length, passed, openings, latency_ms, measured_at, changed_at, failures, opened_at,
 # cool_until, the tenants that have a breaker of their own (0: none); everybody's probes (process, tenant, until); the
 # own ones (counted, passed, failures, opened_at, cool_until, probes (process, until)); name.
-_HEAD = struct.Struct(f"<I16sHxBII5d{TENANTS}q")
+_HEAD = struct.Struct(f"<I16sHxBI3dI2d{TENANTS}q")
 _PROBE = struct.Struct("<Iqd")
 _OWN = struct.Struct("<BBI2d")
 _OWN_PROBE = struct.Struct("<Id")
@@ -52,10 +52,10 @@ _OWN_BYTES = _OWN.size + PROBES * _OWN_PROBE.size
 _NAME_AT = _OWN_AT + TENANTS * _OWN_BYTES
 _LONGEST_NAME = SLOT_BYTES - _NAME_AT
 _CHANGED = struct.Struct("<d")
-# Where opened_at, cool_until and the tenants are: all that a call at a healthy model reads.
-_BLOCKING = struct.Struct(f"<2d{TENANTS}q")
-_BLOCKING_AT = _HEAD.size - _BLOCKING.size
-_CHANGED_AT = _BLOCKING_AT - _CHANGED.size
+# Where failures, opened_at, cool_until and the tenants are: all that a call at a healthy model reads.
+_TROUBLES = struct.Struct(f"<I2d{TENANTS}q")
+_TROUBLES_AT = _HEAD.size - _TROUBLES.size
+_CHANGED_AT = _TROUBLES_AT - _CHANGED.size
 # A slot that is being written as it is read is read again.
 READS = 3
 # A verdict that cannot be written in this time is given up: whoever holds the lock is not running.
@@ -136,6 +136,8 @@ class Breakers:
     def succeeded(self, name: str, tenant: int, latency_ms: float | None, now: float) -> None:
         """The model answered the tenant; `latency_ms` after it was asked, where that says how quick it is."""
         data = self._look(name)
+        if data is not None and latency_ms is None and _is_well(data, tenant):
+            return
         known = _unpacked(data) if data is not None else SharedBreaker()
         well = known.is_well(tenant)
         if well and (latency_ms is None or 0 <= now - known.everyone.measured_at < MEASURED_EVERY_S):
@@ -368,8 +370,14 @@ def _checksum(data: bytes) -> bytes:
 
 def _admits_all_of(data: bytes, tenant: int) -> bool:
     """Whether nothing is held against the model that concerns the tenant's calls."""
-    opened_at, cool_until, *tenants = _BLOCKING.unpack_from(data, _BLOCKING_AT)
+    _, opened_at, cool_until, *tenants = _TROUBLES.unpack_from(data, _TROUBLES_AT)
     return not opened_at and not cool_until and tenant not in tenants
+
+
+def _is_well(data: bytes, tenant: int) -> bool:
+    """`SharedBreaker.is_well`, of a slot."""
+    failures, opened_at, _, *tenants = _TROUBLES.unpack_from(data, _TROUBLES_AT)
+    return not failures and not opened_at and tenant not in tenants
 
 
 def _packed(name: str, breaker: SharedBreaker, now: float) -> bytes:
@@ -382,11 +390,11 @@ def _packed(name: str, breaker: SharedBreaker, now: float) -> bytes:
                 _key(name)[0],
                 len(shown),
                 min(everyone.passed, 255),
-                min(everyone.failures, 2**32 - 1),
                 min(everyone.openings, 2**32 - 1),
                 -1.0 if everyone.latency_ms is None else everyone.latency_ms,
                 everyone.measured_at,
                 now,
+                min(everyone.failures, 2**32 - 1),
                 everyone.opened_at or 0.0,
                 everyone.cool_until,
                 *tenants,
@@ -410,7 +418,7 @@ def _packed_own(own: OwnBreaker) -> bytes:
 
 
 def _unpacked(data: bytes) -> SharedBreaker:
-    _, _, _, passed, failures, openings, latency_ms, measured_at, _, opened_at, cool_until, *tenants = (
+    _, _, _, passed, openings, latency_ms, measured_at, _, failures, opened_at, cool_until, *tenants = (
         _HEAD.unpack_from(data)
     )
     probes = (_PROBE.unpack_from(data, _HEAD.size + place * _PROBE.size) for place in range(PROBES))
