@@ -290,9 +290,7 @@ class _Subscription:
         waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
         found += [one for one in waiting if one is not None]
         if not found and self.spans:
-            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
-            over = self._paid(cycle, span)
-            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+            found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
     def _is(
@@ -323,6 +321,14 @@ class _Subscription:
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
+
+    def _over(self, span: Period, cycle: Cycle) -> SubscriptionStatus:
+        """A paid period is over, and nobody has said what comes after it: for as long as a payment may be late."""
+        ends_at = span.ends_at + timedelta(days=self.policy.grace_days)
+        if self.now >= ends_at:
+            return self._is(EntitlementState.SUSPENDED, "period_ended")
+        over = self._paid(cycle, span)
+        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=ends_at)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.
@@ -377,14 +383,9 @@ class _Subscription:
 
     def _terms(self, current: Period, *, in_arrears: bool) -> timedelta:
         """How long after the period's start what is billed then is due: what was sent says so, once it is."""
-        sent = (
-            one.due_at
-            for one in self.facts.invoices
-            if one.status == "open"
-            and one.due_at
-            and any(self._bills(line, one, current, in_arrears) for line in one.lines)
-        )
-        due_at = max(sent, default=None)
+        sent = [one for one in self.facts.invoices if one.status == "open" and one.due_at]
+        mine = (one for one in sent if any(self._bills(line, one, current, in_arrears) for line in one.lines))
+        due_at = max((one.due_at for one in mine if one.due_at), default=None)
         return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
 
     def _bills(self, line: Line, invoice: StripeInvoice, current: Period, in_arrears: bool) -> bool:
