@@ -358,7 +358,7 @@ class _Subscription:
         if not known or sub.status.startswith("incomplete"):
             return None
         rolled, paid = max(known), self.spans.get(cycle, [])
-        if paid and (rolled.ends_at <= paid[-1].ends_at or (sub.cancel_at_period_end and not cycle.in_arrears)):
+        if paid and rolled.ends_at <= paid[-1].ends_at:
             return None
         # Nobody has credit for a first invoice that was not sent to them.
         is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)

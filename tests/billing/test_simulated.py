@@ -12,7 +12,7 @@ from billing.accounts import sync
 from billing.sandbox import SimulatedStripe
 from governance.models import Tenant
 from tests.billing.conftest import window_of
-from tests.billing.sandbox.conftest import START, Shop
+from tests.billing.sandbox.conftest import DAY, START, Shop
 from tests.fakes.simulated_stripe import answering
 
 STANDARD = 50_000_000_000
@@ -58,3 +58,15 @@ def test_a_refund_that_a_credit_note_carries_is_half_of_it(shop: Shop) -> None:
     invoice = shop.invoices(customer)[0]["id"]
     shop.post("credit_notes", invoice=invoice, amount=2500, refund_amount=2500)
     assert read(shop, customer) == ("active", STANDARD)
+
+
+def test_a_cancellation_within_a_period_that_was_not_paid_leaves_nothing_of_the_one_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    assert read(shop, customer) == ("active", STANDARD)
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.account.advance(by=33 * DAY)
+    shop.post(f"subscriptions/{sub}", cancel_at_period_end=True)
+    assert read(shop, customer) == ("provisional", STANDARD // 10)
+    shop.account.advance(by=7 * DAY)
+    assert read(shop, customer)[0] == "suspended"

@@ -69,9 +69,11 @@ def test_paused_collection_counts_as_past_due() -> None:
 
 
 def test_cancelled_at_period_end_opens_nothing_past_it() -> None:
-    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
-    found = entitled([rolled], [paid()], now=NEXT + DAY)
+    found = entitled([sub(cancel_at_period_end=True)], [paid()], now=NEXT + DAY)
     assert (found.state, found.period and found.period.ends_at) == (EntitlementState.LAPSED, NEXT)
+    # The one that has begun ends by it, and waits for its payment until then.
+    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
+    assert entitled([rolled], [paid()], now=NEXT + DAY).state == EntitlementState.PROVISIONAL
 
 
 def test_quantity_multiplies_only_where_the_price_says_so() -> None:
