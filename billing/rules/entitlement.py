@@ -87,8 +87,9 @@ class BillingPolicy:
 class WindowShare:
     """A subscription's share of a window, of one cycle. `whole` is the budget period that `period` is a part of.
 
-    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit), or none
-    before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`: nothing that was paid stands.
+    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
+    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
+    nothing that was paid stands.
     """
 
     subscription_id: str
@@ -316,7 +317,7 @@ class _Subscription:
         in_part = any(one.span == span and one.in_part for one in lines)
         period, whole = cycle.at(span, self.now, in_part=in_part)
         part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, refunds)
-        nanos = grants.given(lines, period, whole) if part.frozen else part.paid_nanos
+        nanos = grants.given(lines, period, whole) if part.frozen else max(part.paid_nanos, part.given_nanos)
         part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
         billed = [one for one in lines if one.span.overlap(period)]
         gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
@@ -367,13 +368,12 @@ class _Subscription:
         rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
         terms = timedelta(days=sub.days_until_due)
         grace = max(terms, timedelta(days=self.policy.grace_days))
-        ends_at, by_agreement = rolled.starts_at + grace, rolled.starts_at + terms
-        if cycle.in_arrears:
-            by_agreement = rolled.ends_at + grace
-            ends_at = ends_at if self._is_behind(paid, rolled) else by_agreement
+        due_at = (rolled.ends_at if cycle.in_arrears else rolled.starts_at) + terms
+        is_behind = not cycle.in_arrears or self._is_behind(paid, rolled)
+        ends_at = (rolled.starts_at if is_behind else rolled.ends_at) + grace
         if self.now >= ends_at and not (self.is_paused and self.policy.pause == "ignore"):
             return self._is(EntitlementState.SUSPENDED, "past_due")
-        return self._on_credit(cycle, items, rolled, ends_at, by_agreement if self.now < by_agreement else None)
+        return self._on_credit(cycle, items, rolled, ends_at, due_at)
 
     def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""
@@ -382,18 +382,19 @@ class _Subscription:
         return self.is_late or not is_paid
 
     def _on_credit(
-        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, by_agreement: datetime | None
+        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, due_at: datetime
     ) -> SubscriptionStatus:
-        """What the policy gives of a period before it is paid for, which need not be before `by_agreement`, if that is
-        set. Used, and not paid for by then, it is owed."""
+        """What the policy gives of a period before it is paid for: its credit where that was agreed, until it is due.
+        Used, and not paid for by then, it is owed."""
         period, whole = cycle.at(rolled, self.now)
-        percent = self.policy.credit_percent if by_agreement else self.policy.provisional_percent
+        is_agreed = cycle.in_arrears or self.now < due_at
+        percent = self.policy.credit_percent if is_agreed else self.policy.provisional_percent
         nanos = period.share(self._worth(items, whole) * percent // 100, whole)
-        given = nanos if by_agreement else 0
-        part = WindowShare(self.id, period, whole, nanos, str(cycle), given_nanos=given, given_until=by_agreement)
-        until = min(at for at in (ends_at, by_agreement, period.ends_at) if (at and at > self.now) or at == ends_at)
+        part = WindowShare(self.id, period, whole, nanos, str(cycle))
+        part = replace(part, given_nanos=nanos, given_until=due_at) if is_agreed else part
+        until = min(at for at in (ends_at, due_at, period.ends_at) if at > self.now or at == ends_at)
         state = EntitlementState.ACTIVE if cycle.in_arrears else EntitlementState.PROVISIONAL
-        reason = "on_credit" if by_agreement else "awaiting_payment"
+        reason = "on_credit" if is_agreed else "awaiting_payment"
         return self._is(state, reason, part=part, priced=self._priced(items), until=until)
 
     def _trial(self) -> SubscriptionStatus:
@@ -420,11 +421,27 @@ class _Subscription:
 
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
-    """A part with what was paid for it and stands. What was refunded in part is the business's gift."""
+    """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
+    for in arrears is what was used, so that none of it is left."""
     disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
     gone = {id for id, one in refunds.items() if one.kind.is_whole}
     stands = grants.given(lines, part.period, part.whole, gone=gone)
     back = grants.given(lines, part.period, part.whole, gone=disputed) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
     frozen = not stands and any(one.invoice_id in gone for one in billed)
-    return replace(part, paid_nanos=stands, forgiven_nanos=max(0, back), frozen=frozen)
+    part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
+    if any(one.cycle.in_arrears for one in lines):
+        return replace(part, given_nanos=max(part.given_nanos, stands))
+    return replace(part, paid_nanos=stands)
+
+
+def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:
+    """Whether what was given of a part before its payment is to be paid by now. That ends with its subscription, and
+    without terms of payment when another period begins, be it before its time."""
+    if part.given_until is None:
+        return False
+    if sub is None or sub.status in OVER:
+        return True
+    begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
+    is_cut = begun > part.period.starts_at
+    return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)

@@ -734,8 +734,8 @@ def test_what_was_used_on_credit_and_never_paid_is_owed_when_the_credit_ends(ten
     ledger.record(factories.reporting("40"), now=ev.START)
     rolled = {"period_start": end, "period_end": end + 30 * D, "created": end}
     deliver(ev.subscription_updated(**first, **rolled), now=end)
-    # Its invoice is on its way, and the new period on credit.
-    assert window_of().limit_nanos == 50 * USD
+    # Its invoice is on its way, and what is left of the credit goes on.
+    assert window_of().limit_nanos == 10 * USD
     sync.due(now=end + 7 * D)
     tenant.refresh_from_db()
     assert tenant.status == "suspended"

@@ -10,11 +10,14 @@ import pytest
 
 from billing.accounts import sync
 from billing.sandbox import SimulatedStripe
+from governance import ledger
 from governance.models import Tenant
+from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, START, Shop
 from tests.fakes.simulated_stripe import answering
 
+HOUR = 3_600
 STANDARD = 50_000_000_000
 
 
@@ -29,6 +32,31 @@ def read(shop: Shop, customer: str) -> tuple[str, int]:
     """The state that a customer comes to, and what its tenant can spend."""
     found = sync.customer(customer, now=datetime.fromtimestamp(shop.account.now, UTC))
     return found.state, window_of().remaining_nanos
+
+
+def spend(shop: Shop, customer: str) -> float:
+    """Spend what there is, as soon as its state is known; dollars."""
+    state, left = read(shop, customer)
+    now, dollars = datetime.fromtimestamp(shop.account.now, UTC), left / 10**9
+    if state not in ("active", "provisional", "trial") or left <= 1:
+        return 0
+    hold = factories.reserving(str(dollars))
+    assert ledger.reserve(hold, now=now).allowed
+    ledger.settle(factories.settling(hold.reservation_id, str(dollars)), now=now)
+    return dollars
+
+
+def usage_price(shop: Shop) -> str:
+    meter = shop.post(
+        "billing/meters", display_name="Calls", event_name="calls", default_aggregation={"formula": "sum"}
+    )
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter["id"]}
+    return shop.price(10, recurring=recurring, metadata={"llm_budget_usd": "50"})
+
+
+def use(shop: Shop, customer: str, calls: int) -> None:
+    payload = {"stripe_customer_id": customer, "value": str(calls)}
+    shop.post("billing/meter_events", event_name="calls", payload=payload)
 
 
 @pytest.mark.parametrize("way", ["credit_amount", "out_of_band_amount"])
@@ -70,3 +98,64 @@ def test_a_cancellation_within_a_period_that_was_not_paid_leaves_nothing_of_the_
     assert read(shop, customer) == ("provisional", STANDARD // 10)
     shop.account.advance(by=7 * DAY)
     assert read(shop, customer)[0] == "suspended"
+
+
+# What is given on credit ------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_anew_gives_no_usage_anew_while_the_last_ones_is_not_paid(shop: Shop) -> None:
+    customer, price = shop.customer(metadata={"tenant_id": "acme"}), usage_price(shop)
+    spent = []
+    for _ in range(3):
+        sub = shop.subscribe(customer, price)["id"]
+        spent.append(spend(shop, customer))
+        use(shop, customer, 100)
+        shop.account.advance(by=DAY)
+        shop.delete(f"subscriptions/{sub}")
+        read(shop, customer)
+    assert spent == [50, 0, 0]
+    # Nor does a month that nothing was used in, and nothing paid for, repay it.
+    shop.subscribe(customer, price)
+    for _ in range(3):
+        spent.append(spend(shop, customer))
+        shop.account.advance(by=32 * DAY)
+    assert sum(spent) == 50
+
+
+def test_an_anchor_anew_gives_usage_anew_as_soon_as_it_is_paid(shop: Shop) -> None:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, usage_price(shop))["id"]
+    spent = []
+    for _ in range(3):
+        spent.append(spend(shop, customer))
+        use(shop, customer, 100)
+        shop.account.advance(by=DAY)
+        shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"})
+    assert spent == [50, 0, 0]
+    for invoice in shop.all("invoices", status="open"):
+        shop.post(f"invoices/{invoice['id']}/pay", payment_method="pm_card_visa")
+    assert spend(shop, customer) > 0
+
+
+def test_usage_that_is_paid_for_each_month_is_given_each_month(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, usage_price(shop))
+    assert spend(shop, customer) == 50
+    for month in (4, 5):
+        use(shop, customer, 100)
+        shop.account.advance(to=int(datetime(2026, month, 1, tzinfo=UTC).timestamp()))
+        # Its invoice is a draft for an hour.
+        assert spend(shop, customer) == 0
+        shop.account.advance(by=HOUR)
+        assert spend(shop, customer) == 50
+
+
+def test_usage_with_terms_is_given_until_its_invoice_is_due(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, usage_price(shop), collection_method="send_invoice", days_until_due=30)
+    spent = [spend(shop, customer)]
+    for _ in range(2):
+        use(shop, customer, 100)
+        shop.account.advance(by=31 * DAY)
+        spent.append(spend(shop, customer))
+    assert spent == [50, 50, 0]
