@@ -219,28 +219,19 @@ def _drawable(part: WindowShare) -> balance.Part:
 
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
-    spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     until = part.given_until.isoformat() if part.given_until else ""
-    return [
-        part.subscription_id,
-        *(at.isoformat() for at in spans),
-        part.limit_nanos,
-        part.given_nanos,
-        part.cycle,
-        until,
-    ]
+    spans = part.period.starts_at.isoformat(), part.period.ends_at.isoformat()
+    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
-    subscription_id, *spans = raw[:5]
-    limit_nanos, given_nanos, *more = raw[5:]
-    period_start, period_end, whole_start, whole_end = map(datetime.fromisoformat, spans)
-    # Rows of earlier versions have an amount in place of the cycle, and nothing after it.
+    subscription_id, starts_at, ends_at, *rest = raw
+    # Rows of earlier versions have the whole that the period was a part of; those before them no cycle, nor an end.
+    limit_nanos, given_nanos, *more = rest[2:] if isinstance(rest[0], str) else rest
     cycle, until = more if len(more) == 2 else ("", "")
     return WindowShare(
         subscription_id,
-        Period(period_start, period_end),
-        Period(whole_start, whole_end),
+        Period(datetime.fromisoformat(starts_at), datetime.fromisoformat(ends_at)),
         limit_nanos,
         cycle,
         given_nanos=given_nanos,

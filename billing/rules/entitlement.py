@@ -85,7 +85,7 @@ class BillingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class WindowShare:
-    """A subscription's share of a window, of one cycle. `whole` is the budget period that `period` is a part of.
+    """A subscription's share of a window, of one cycle.
 
     `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
     billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
@@ -94,7 +94,6 @@ class WindowShare:
 
     subscription_id: str
     period: Period
-    whole: Period
     limit_nanos: int
     cycle: str = ""
     paid_nanos: int = 0
@@ -175,7 +174,7 @@ def closed(
         return Entitlement(EntitlementState.CLOSED, reasons=reasons, kept=kept or {})
     first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     period, nanos = grants.month(first, now), policy.free_nanos
-    part = WindowShare("free", period, period, nanos, given_nanos=nanos)
+    part = WindowShare("free", period, nanos, given_nanos=nanos)
     return Entitlement(
         EntitlementState.FREE,
         nanos,
@@ -316,8 +315,8 @@ class _Subscription:
         lines, refunds = self.grants[cycle], self.facts.refunds
         in_part = any(one.span == span and one.in_part for one in lines)
         period, whole = cycle.at(span, self.now, in_part=in_part)
-        part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, refunds)
-        nanos = grants.given(lines, period, whole) if part.frozen else max(part.paid_nanos, part.given_nanos)
+        part = paid_for(WindowShare(self.id, period, 0, str(cycle)), lines, refunds)
+        nanos = grants.given(lines, period) if part.frozen else max(part.paid_nanos, part.given_nanos)
         part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
         billed = [one for one in lines if one.span.overlap(period)]
         gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
@@ -333,10 +332,7 @@ class _Subscription:
         items = self.items.get(cycle, [])
         if not items or any(self.worths[item.price.id].share_e4 for item in items):
             return paid
-        # What is billed of a change is billed to the period's end.
-        last = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
-        lines = [one for one in self.grants[cycle] if one.span.overlap(last)]
-        asked, billed = self._worth(items, whole), sum(-one.nanos if one.is_credit else one.nanos for one in lines)
+        asked, billed = self._worth(items, whole), grants.billed_at(self.grants[cycle], period.ends_at)
         if asked > billed and self.policy.upgrade == "whole" and not self.is_late:
             return max(paid, min(period.share(asked, whole), paid * self.policy.upgrade_times))
         if asked < billed and self.policy.downgrade == "now":
@@ -390,7 +386,7 @@ class _Subscription:
         is_agreed = cycle.in_arrears or self.now < due_at
         percent = self.policy.credit_percent if is_agreed else self.policy.provisional_percent
         nanos = period.share(self._worth(items, whole) * percent // 100, whole)
-        part = WindowShare(self.id, period, whole, nanos, str(cycle))
+        part = WindowShare(self.id, period, nanos, str(cycle))
         part = replace(part, given_nanos=nanos, given_until=due_at) if is_agreed else part
         until = min(at for at in (ends_at, due_at, period.ends_at) if at > self.now or at == ends_at)
         state = EntitlementState.ACTIVE if cycle.in_arrears else EntitlementState.PROVISIONAL
@@ -412,7 +408,7 @@ class _Subscription:
         whole = sum(self._worth(items, period) for items in self.items.values())
         priced = self._priced(sub.items)
         nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
-        part = WindowShare(self.id, period, period, nanos, given_nanos=nanos)
+        part = WindowShare(self.id, period, nanos, given_nanos=nanos)
         found = self._is(EntitlementState.TRIAL, part=part, priced=priced, until=period.ends_at)
         return replace(found, trial_product=product)
 
@@ -425,8 +421,8 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Re
     for in arrears is what was used, so that none of it is left."""
     disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
     gone = {id for id, one in refunds.items() if one.kind.is_whole}
-    stands = grants.given(lines, part.period, part.whole, gone=gone)
-    back = grants.given(lines, part.period, part.whole, gone=disputed) - stands
+    stands = grants.given(lines, part.period, gone=gone)
+    back = grants.given(lines, part.period, gone=disputed) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
     frozen = not stands and any(one.invoice_id in gone for one in billed)
     part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)

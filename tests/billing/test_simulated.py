@@ -34,10 +34,10 @@ def read(shop: Shop, customer: str) -> tuple[str, int]:
     return found.state, window_of().remaining_nanos
 
 
-def spend(shop: Shop, customer: str) -> float:
+def spend(shop: Shop, customer: str, *, at_most: float = 1000) -> float:
     """Spend what there is, as soon as its state is known; dollars."""
     state, left = read(shop, customer)
-    now, dollars = datetime.fromtimestamp(shop.account.now, UTC), left / 10**9
+    now, dollars = datetime.fromtimestamp(shop.account.now, UTC), min(at_most, left / 10**9)
     if state not in ("active", "provisional", "trial") or left <= 1:
         return 0
     hold = factories.reserving(str(dollars))
@@ -134,7 +134,8 @@ def test_an_anchor_anew_gives_usage_anew_as_soon_as_it_is_paid(shop: Shop) -> No
     assert spent == [50, 0, 0]
     for invoice in shop.all("invoices", status="open"):
         shop.post(f"invoices/{invoice['id']}/pay", payment_method="pm_card_visa")
-    assert spend(shop, customer) > 0
+    # All that was used is paid for, however short the period was that it was used in.
+    assert spend(shop, customer) == 50
 
 
 def test_usage_that_is_paid_for_each_month_is_given_each_month(shop: Shop) -> None:
@@ -159,3 +160,62 @@ def test_usage_with_terms_is_given_until_its_invoice_is_due(shop: Shop) -> None:
         shop.account.advance(by=31 * DAY)
         spent.append(spend(shop, customer))
     assert spent == [50, 50, 0]
+
+
+# Periods that begin anew -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("month", "day", "days", "of"), [(3, 1, 15, 31), (3, 1, 30, 31), (4, 10, 28, 30)])
+@pytest.mark.parametrize("used", [10, 50])
+def test_an_anchor_anew_that_is_not_credited_gives_all_that_both_periods_cost(
+    shop: Shop, month: int, day: int, days: int, of: int, used: int
+) -> None:
+    shop.account.advance(to=int(datetime(2026, month, day, tzinfo=UTC).timestamp()))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    spent = spend(shop, customer, at_most=used)
+    shop.account.advance(by=days * DAY)
+    shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"}, proration_behavior="none")
+    spent += spend(shop, customer)
+    # What was paid for until then and not used goes with its time.
+    assert spent == pytest.approx(100 - max(0, 50 * days / of - used))
+    # And what is used of the new period is all there is until it is over.
+    shop.account.advance(by=29 * DAY)
+    assert spend(shop, customer) == 0
+    shop.account.advance(by=3 * DAY)
+    assert spend(shop, customer) == 50
+
+
+def test_an_anchor_anew_that_is_credited_gives_its_period_and_no_more(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    shop.account.advance(by=15 * DAY)
+    shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"})
+    assert spend(shop, customer) == 50
+
+
+def test_what_costs_something_after_it_was_free_begins_anew_when_it_is_paid(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(0, metadata={"llm_budget_usd": "5"}))["id"]
+    assert spend(shop, customer) == 5
+    shop.account.advance(by=10 * DAY)
+    standard = shop.price(5000, lookup_key="standard")
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": standard}])
+    lines = [line for invoice in shop.invoices(customer) for line in invoice["lines"]["data"]]
+    assert sorted(line["amount"] for line in lines) == [0, 0, 5000]
+    # Of five dollars' time a third had gone by: what was used of the rest is owed.
+    assert spend(shop, customer) == pytest.approx(50 - 5 * 21 / 31)
+    assert window_of().starts_at == datetime.fromtimestamp(shop.account.now, UTC)
+
+
+def test_what_is_free_after_it_cost_something_keeps_what_was_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    shop.account.advance(by=int(15.5 * DAY))
+    free = shop.price(0, metadata={"llm_budget_usd": "6"})
+    shop.post(
+        f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": free}], proration_behavior="always_invoice"
+    )
+    assert spend(shop, customer) == 28
