@@ -230,23 +230,27 @@ def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
 def spans(grants: Sequence[Grant]) -> list[Period]:
     """The time that is paid for, as it was billed, in order and without overlap.
 
-    A change within a period is a part of it. A period that begins anew ends the one before, whose rest counts in it
-    unless that was credited; what goes on beyond it does so when it is over.
+    What is billed within a period is a part of it. A period that begins anew, and goes on beyond it or has the rest of
+    it credited, ends it; what was not credited of it counts in the new one.
     """
     found: list[Period] = []
     billed = [one for one in grants if not one.is_credit]
     for one in sorted(billed, key=lambda one: (one.span.starts_at, one.is_change, one.span.ends_at)):
-        begins, ends, last = one.span.starts_at, one.span.ends_at, found[-1] if found else None
-        if last is None or begins >= last.ends_at:
+        last = found[-1] if found else None
+        if last is None or one.span.starts_at >= last.ends_at:
             found.append(one.span)
-        elif begins > last.starts_at and not one.is_change:
-            found[-1:] = [Period(last.starts_at, begins), one.span]
-            rest = Period(begins, last.ends_at)
-            if ends < last.ends_at and not any(other.is_credit and other.span == rest for other in grants):
-                found.append(Period(ends, last.ends_at))
-        elif ends > last.ends_at:
-            found.append(Period(last.ends_at, ends))
+        elif _begins_anew(one, last, grants):
+            found[-1:] = [Period(last.starts_at, one.span.starts_at), one.span]
+        elif one.span.ends_at > last.ends_at:
+            found.append(Period(last.ends_at, one.span.ends_at))
     return found
+
+
+def _begins_anew(one: Grant, last: Period, grants: Sequence[Grant]) -> bool:
+    if one.is_change or one.span.starts_at == last.starts_at:
+        return False
+    rest = Period(one.span.starts_at, last.ends_at)
+    return one.span.ends_at > last.ends_at or any(other.is_credit and other.span == rest for other in grants)
 
 
 def until_next(period: Period, grants: Sequence[Grant]) -> Period:

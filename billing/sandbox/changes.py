@@ -282,7 +282,7 @@ def credit(state: State, sub: Row, item: Row, at: int, plan: ChangePlan) -> None
                 subscription=sub["id"],
                 item=item["id"],
                 proration=True,
-                gives_back=tuple(debit["line"]),
+                gives_back=debit.get("line", ["", ""]),
                 description=f"Unused time on {price['nickname'] or price['id']}",
                 discounts=off,
             )

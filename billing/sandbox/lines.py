@@ -33,7 +33,7 @@ class LineCharge:
     proration: bool = False
     arrears: bool = False
     trial: bool = False
-    gives_back: tuple[str, str] | None = None
+    gives_back: Sequence[str] | None = None
     description: str = ""
     discounts: Discounts | None = None
     metadata: Mapping[str, str] | None = None

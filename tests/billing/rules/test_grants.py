@@ -283,12 +283,13 @@ class TestTimeThatIsPaidFor:
         moved = self.at(10, 40, recurring=False, proration=True)
         assert self.spans(self.at(0, 30), credit(START + 10 * DAY), moved) == [(0, 30), (30, 40)]
 
-    def test_begins_anew_and_goes_on_after_it_where_it_was_not(self) -> None:
+    def test_begins_anew_where_it_was_not_and_goes_on_beyond_it(self) -> None:
         assert self.spans(self.at(0, 30), self.at(10, 40)) == [(0, 10), (10, 40)]
+        # What is billed within a period, and does not go on beyond it, is a part of it.
         year = self.at(0, 365)
         for rest in ((), (credit(START + 11 * DAY, year.ends_at),), (credit(START + 10 * DAY, year.ends_at - DAY),)):
-            assert self.spans(year, *rest, self.at(10, 40)) == [(0, 10), (10, 40), (40, 365)]
-        assert self.spans(year, self.at(10, 40), self.at(40, 70)) == [(0, 10), (10, 40), (40, 365)]
+            assert self.spans(year, *rest, self.at(10, 40)) == [(0, 365)]
+        assert self.spans(self.at(0, 30), self.at(10, 30)) == [(0, 30)]
         assert self.spans(self.at(0, 30), self.at(0, 365)) == [(0, 30), (30, 365)]
         assert self.spans(self.at(0, 30), credit(START), self.at(0, 30)) == [(0, 30)]
 
