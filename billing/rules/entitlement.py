@@ -361,7 +361,6 @@ class _Subscription:
         is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
         if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
             return self._is(EntitlementState.PENDING, "awaiting_first_payment")
-        rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
         terms = timedelta(days=sub.days_until_due)
         grace = max(terms, timedelta(days=self.policy.grace_days))
         due_at = (rolled.ends_at if cycle.in_arrears else rolled.starts_at) + terms
@@ -369,7 +368,9 @@ class _Subscription:
         ends_at = (rolled.starts_at if is_behind else rolled.ends_at) + grace
         if self.now >= ends_at and not (self.is_paused and self.policy.pause == "ignore"):
             return self._is(EntitlementState.SUSPENDED, "past_due")
-        return self._on_credit(cycle, items, rolled, ends_at, due_at)
+        # What of it is paid for, as by the period that it has cut short, needs no credit; and its grace began with it.
+        rest = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
+        return self._on_credit(cycle, items, rest, ends_at, due_at)
 
     def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""

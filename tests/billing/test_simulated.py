@@ -100,6 +100,19 @@ def test_a_cancellation_within_a_period_that_was_not_paid_leaves_nothing_of_the_
     assert read(shop, customer)[0] == "suspended"
 
 
+def test_grace_begins_with_the_period_that_is_not_paid_whatever_was_paid_for_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    shop.account.advance(by=20 * DAY)
+    shop.post(f"subscriptions/{sub}", trial_end=shop.account.now + 2 * DAY, proration_behavior="none")
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.account.advance(by=10 * DAY)
+    assert read(shop, customer) == ("active", STANDARD)
+    # Its invoice has been open for nine days when the month that was paid for is over.
+    shop.account.advance(by=DAY)
+    assert read(shop, customer)[0] == "suspended"
+
+
 # What is given on credit ------------------------------------------------------------------------------------------
 
 
