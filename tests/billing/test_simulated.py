@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from billing.accounts import sync
+from billing.models import Plan
 from billing.sandbox import SimulatedStripe
 from governance import ledger
 from governance.models import Tenant
@@ -232,3 +233,28 @@ def test_what_is_free_after_it_cost_something_keeps_what_was_paid_for(shop: Shop
         f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": free}], proration_behavior="always_invoice"
     )
     assert spend(shop, customer) == 28
+
+
+# What prices are worth together -------------------------------------------------------------------------------------
+
+
+def test_a_credit_takes_back_the_default_plan_beside_what_is_mapped(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(4000))["id"]
+    assert read(shop, customer) == ("active", STANDARD)
+    shop.account.advance(by=int(15.5 * DAY))
+    items = [{"id": shop.item(sub), "price": shop.price(20_000, lookup_key="premium")}]
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+    assert spend(shop, customer) == 125
+
+
+def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:
+    Plan.objects.filter(name="Premium").update(product_ids=[(product := shop.post("products", name="Premium")["id"])])
+    meter = shop.post("billing/meters", display_name="Over", event_name="over", default_aggregation={"formula": "sum"})
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter["id"]}
+    licensed, over = shop.price(20_000, product=product), shop.price(1, product=product, recurring=recurring)
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, licensed, over)
+    assert spend(shop, customer) == 200
+    shop.account.advance(by=32 * DAY)
+    assert spend(shop, customer) == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -217,6 +218,36 @@ class TestALine:
         # Where none is mapped the default counts once for a span.
         assert total([default], sub, both) == 50
         assert total([default], sub, invoice(line(), credit(START), line(price=other, amount=100))) == 0
+
+    def test_that_is_a_credit_takes_back_what_its_price_was_charged_as(self) -> None:
+        default = PlanRule("Standard", 90, is_default=True)
+        mapped = PlanRule("Plan", 1000, price_ids=frozenset({"price_x"}))
+        other = StripePrice("price_y", unit_amount=100, currency="usd", interval="month")
+
+        def total(*invoices: StripeInvoice, sub: StripeSubscription | None) -> int:
+            found = grants.of(sub, "sub_1", invoices, Pricing([default, mapped], {}), set())
+            return sum(grants.given(all, MONTH) for all in found.values())
+
+        rest = {"starts_at": START + 20 * DAY, "price": other}
+        up = invoice(credit(**rest), change(START + 20 * DAY, amount=1000), id="in_2")
+        alone, both = invoice(line(price=other, amount=100)), invoice(line(), line(price=other, amount=100))
+        assert total(alone, up, sub=subscription()) == 90 - 30 + 333
+        # What was worth nothing beside another is that when it goes.
+        assert total(both, invoice(credit(**rest), id="in_2"), sub=subscription()) == 1000
+        # Of two that nothing maps the first was worth the plan.
+        third = replace(other, id="price_z")
+        two = invoice(line(price=other, amount=100), line(price=third, amount=100))
+        assert total(two, invoice(credit(**rest), id="in_2"), sub=None) == 60
+        assert total(two, invoice(credit(**rest | {"price": third}), id="in_2"), sub=None) == 90
+
+    def test_of_nothing_that_gives_back_what_was_free_takes_it(self) -> None:
+        paid = StripePrice("price_y", unit_amount=3000, currency="usd", interval="month")
+        free, back = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)
+        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(paid)) == 666
+        # Of what is free still, it is a charge, unless its invoice says what it gives back.
+        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(FREE)) == 1333
+        told = replace(back, credit=True)
+        assert worth(invoice(free), invoice(told, id="in_2"), sub=subscription(FREE)) == 666
 
     def test_of_a_share_of_revenue_is_worth_that_of_what_it_charged(self) -> None:
         share = priced(llm_budget_percent="50")
