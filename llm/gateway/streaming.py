@@ -124,7 +124,11 @@ class Stream:
             self._hold.reported(event.data or {})
         reason = self._left or self._hold.cut_reason
         if not reason:
-            raise broken or self._unreadable()
+            try:
+                raise broken or self._unreadable()
+            finally:
+                # It knows this frame, which is not to know it.
+                del broken
         await self._hold.settle_seen(reason, cut=True)
         if self._hold.cut_reason:
             raise errors.stopped()
