@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, cast
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
@@ -94,6 +93,6 @@ class Hasher(PBKDF2PasswordHasher):
 
     def encode(self, password: str, salt: str, iterations: int | None = None) -> str:
         def encode() -> str:
-            return cast(str, PBKDF2PasswordHasher.encode(cast(Any, self), password, salt, iterations))
+            return PBKDF2PasswordHasher.encode(self, password, salt, iterations)
 
         return line.hashed(encode)

@@ -51,7 +51,8 @@ class SignInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Raises passwords.TooMany, which `PasswordsMiddleware` answers."""
         with passwords.addresses.place(counted_address(cast(HttpRequest, self.request))):
-            return super().clean()
+            found: dict[str, Any] = super().clean()
+            return found
 
     def confirm_login_allowed(self, user: User) -> None:
         """Raises CodeNeeded, which is no complaint of the form's: `ConsoleSite.login` asks for the code."""
