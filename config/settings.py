@@ -80,8 +80,9 @@ MIDDLEWARE = [
     "config.middleware.SecondFactorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # The last: it puts the page of who must wait in place of the sign-in page's answer.
+    # It puts the page of who must wait in place of the sign-in page's answer.
     "axes.middleware.AxesMiddleware",
+    "config.middleware.PasswordsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -118,6 +119,7 @@ LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 # The console's people: how they sign in, and for how long.
 AUTHENTICATION_BACKENDS = ["config.backends.CountingBackend", "django.contrib.auth.backends.ModelBackend"]
+PASSWORD_HASHERS = ["config.passwords.Hasher"]
 VALIDATORS: dict[str, dict[str, Any]] = {
     "MinimumLengthValidator": {"min_length": 12},
     "UserAttributeSimilarityValidator": {},

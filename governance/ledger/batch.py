@@ -53,6 +53,7 @@ from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import (
+    PLATFORM,
     BudgetRule,
     MatchedBudget,
     RateRule,
@@ -655,7 +656,8 @@ def view_of(window: WindowRow) -> WindowView:
 
 
 def bucket_view(row: BucketRow, now: datetime) -> BucketView:
-    return BucketView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
+    is_shared = row.rule.scope_type == PLATFORM
+    return BucketView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now, is_shared)
 
 
 def unopened(matched: MatchedBudget, now: datetime) -> WindowRow:

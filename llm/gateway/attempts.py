@@ -69,6 +69,11 @@ class GovernedCall:
     def __post_init__(self) -> None:
         self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
 
+    def first_failure(self) -> errors.GatewayError | None:
+        """To be raised, and forgotten here: by the frames that it comes through it knows the call."""
+        failure, self.failure = self.failure, None
+        return failure
+
     @property
     def strategy(self) -> str:
         return self.exchange.header("x-strategy")
