@@ -18,7 +18,7 @@ from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
 from billing.rules.balance import Limit, Purchase, Spell
-from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
+from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, is_due, paid_for
 from billing.rules.grants import Period
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
@@ -187,13 +187,13 @@ def _paid_parts(
         known = grants.of(sub, part.subscription_id, facts.invoices, pricing, set())
         cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
         lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
-        if part.given_until is not None and part.given_until <= now:
-            # Credit ends: from here on it counts as far as it was paid for.
+        if is_due(part, sub, now):
+            # From here on it counts as far as it was paid for.
             part = replace(part, given_nanos=0)
         period = grants.until_next(part.period, lines)
         parts.append(_drawable(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)))
-    if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
-        parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
+    if parts and (missing := row.given_nanos - sum(part.covered_nanos for part in parts)) > 0:
+        parts[-1] = replace(parts[-1], given_nanos=parts[-1].covered_nanos + missing)
     return tuple(parts)
 
 
@@ -223,7 +223,8 @@ def _drawable(part: WindowShare) -> balance.Part:
         key=_key(part),
         ends_at=part.period.ends_at,
         whole_nanos=part.limit_nanos,
-        paid_nanos=max(part.paid_nanos, part.given_nanos),
+        paid_nanos=part.paid_nanos,
+        given_nanos=part.given_nanos,
         frozen=part.frozen,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
         forgiven_nanos=part.forgiven_nanos,
@@ -232,28 +233,19 @@ def _drawable(part: WindowShare) -> balance.Part:
 
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
-    spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     until = part.given_until.isoformat() if part.given_until else ""
-    return [
-        part.subscription_id,
-        *(at.isoformat() for at in spans),
-        part.limit_nanos,
-        part.given_nanos,
-        part.cycle,
-        until,
-    ]
+    spans = part.period.starts_at.isoformat(), part.period.ends_at.isoformat()
+    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
-    subscription_id, *spans = raw[:5]
-    limit_nanos, given_nanos, *more = raw[5:]
-    period_start, period_end, whole_start, whole_end = map(datetime.fromisoformat, spans)
-    # Rows of earlier versions have an amount in place of the cycle, and nothing after it.
+    subscription_id, starts_at, ends_at, *rest = raw
+    # Rows of earlier versions have the whole that the period was a part of; those before them no cycle, nor an end.
+    limit_nanos, given_nanos, *more = rest[2:] if isinstance(rest[0], str) else rest
     cycle, until = more if len(more) == 2 else ("", "")
     return WindowShare(
         subscription_id,
-        Period(period_start, period_end),
-        Period(whole_start, whole_end),
+        Period(datetime.fromisoformat(starts_at), datetime.fromisoformat(ends_at)),
         limit_nanos,
         cycle,
         given_nanos=given_nanos,

@@ -128,8 +128,10 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
     bought = list(_bought(account, tenant))
     if not bought:
         return
-    # All turns at once: `top_up` takes its own, and who holds a budget's windows must not wait for another's turn.
-    ledger.lock_windows(*{window.budget_id for window in windows})
+    # All at once, as a call takes them: `top_up` takes its own, and who holds a budget's windows must wait neither for
+    # another's turn nor for a window that comes before.
+    subjects = {(window.budget_id, window.subject) for window in windows}
+    ledger.lock_windows(*{budget_id for budget_id, _ in subjects}, subjects=subjects)
     found = list(windows.all())
     for row in bought:
         if row.tenant is not None:
