@@ -248,6 +248,18 @@ def test_a_credit_takes_back_the_default_plan_beside_what_is_mapped(shop: Shop) 
     assert spend(shop, customer) == 125
 
 
+def test_a_price_that_is_no_item_any_more_has_its_lookup_keys_plan(shop: Shop, settings: Any) -> None:
+    settings.STRIPE_DOWNGRADE = "period_end"
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(200_000, "year", lookup_key="premium"))["id"]
+    read(shop, customer)
+    items = [{"id": shop.item(sub), "price": shop.price(50_000, "year", lookup_key="standard")}]
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="none")
+    # In the window that opens after it, too.
+    shop.account.advance(by=40 * DAY)
+    assert spend(shop, customer) == 200
+
+
 def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:
     Plan.objects.filter(name="Premium").update(product_ids=[(product := shop.post("products", name="Premium")["id"])])
     meter = shop.post("billing/meters", display_name="Over", event_name="over", default_aggregation={"formula": "sum"})
