@@ -114,6 +114,18 @@ def test_grace_begins_with_the_period_that_is_not_paid_whatever_was_paid_for_bef
     assert read(shop, customer)[0] == "suspended"
 
 
+def test_what_was_used_of_a_subscription_that_ended_was_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    first = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    assert spend(shop, customer, at_most=80) == 80
+    shop.account.advance(by=DAY)
+    shop.delete(f"subscriptions/{first}")
+    read(shop, customer)
+    shop.account.advance(by=31 * DAY)
+    assert spend(shop, customer) == 50
+
+
 # What is given on credit ------------------------------------------------------------------------------------------
 
 
