@@ -38,13 +38,14 @@ export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
 
-.PHONY: help run test test-dates coverage mutants check bench storm wheel install fmt lock clean
+.PHONY: help run test explore test-dates coverage mutants check bench storm wheel install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
 	@echo "make test     the whole test suite on SQLite, what depends on the database on PostgreSQL too, and whether all that decides about money was tried"
 	@echo "make coverage what of the product the tests run; half an hour"
+	@echo "make explore  the property tests with other examples than make test, and more; half an hour"
 	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
 	@echo "make mutants  change rules and ledger a little, many times, and see whether tests notice; hours"
 	@echo "make check    lint, types, import rules, migrations, templates"
@@ -76,6 +77,10 @@ coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_c
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERED)
+
+explore: .venv/dev
+	STRIPE_CUSTOMERS=60 CUSTOMER_LIVES=60 LEDGERS=300 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=others \
+		tests/properties $(wildcard tests/*/rules) tests/billing
 
 test-dates: .venv/dev
 	$(BIN)/python tests/any_day

@@ -31,10 +31,11 @@ from tests.servers import served
 CLEAR_OF_THE_HOUR_S = 5
 
 # How long an example takes says something of the machine and of what else it does; coverage alone doubles it.
-hypothesis_settings.register_profile(
-    "patient", hypothesis_settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-hypothesis_settings.load_profile("patient")
+PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A run tries the examples of the run before, so that what fails was broken by a change. `make explore` tries others.
+hypothesis_settings.register_profile("same", PATIENT, derandomize=True)
+hypothesis_settings.register_profile("others", PATIENT, derandomize=False, print_blob=True)
+hypothesis_settings.load_profile("same")
 
 MIGRATED = pytest.StashKey[list[list[Model]]]()
 BLOCKER = pytest.StashKey[Any]()

@@ -22,7 +22,7 @@ from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
-from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
+from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
 
 
@@ -290,9 +290,7 @@ class _Subscription:
         waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
         found += [one for one in waiting if one is not None]
         if not found and self.spans:
-            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
-            over = self._paid(cycle, span)
-            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+            found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
     def _is(
@@ -323,6 +321,14 @@ class _Subscription:
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
+
+    def _over(self, span: Period, cycle: Cycle) -> SubscriptionStatus:
+        """A paid period is over, and nobody has said what comes after it: for as long as a payment may be late."""
+        ends_at = span.ends_at + timedelta(days=self.policy.grace_days)
+        if self.now >= ends_at:
+            return self._is(EntitlementState.SUSPENDED, "period_ended")
+        over = self._paid(cycle, span)
+        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=ends_at)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.
@@ -361,7 +367,7 @@ class _Subscription:
         is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
         if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
             return self._is(EntitlementState.PENDING, "awaiting_first_payment")
-        terms = timedelta(days=sub.days_until_due)
+        terms = self._terms(rolled, in_arrears=cycle.in_arrears)
         grace = max(terms, timedelta(days=self.policy.grace_days))
         due_at = (rolled.ends_at if cycle.in_arrears else rolled.starts_at) + terms
         is_behind = not cycle.in_arrears or self._is_behind(paid, rolled)
@@ -372,10 +378,28 @@ class _Subscription:
         rest = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
         return self._on_credit(cycle, items, rest, ends_at, due_at)
 
+    def _terms(self, current: Period, *, in_arrears: bool) -> timedelta:
+        """How long after the period's start what is billed then is due: what was sent says so, once it is."""
+        sent = [one for one in self.facts.invoices if one.status == "open" and one.due_at]
+        mine = (one for one in sent if any(self._bills(line, one, current, in_arrears) for line in one.lines))
+        due_at = max((one.due_at for one in mine if one.due_at), default=None)
+        return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
+
+    def _bills(self, line: Line, invoice: StripeInvoice, current: Period, in_arrears: bool) -> bool:
+        """Whether a line bills a period, or where that is done in arrears the one before it."""
+        span = grants.between(line.starts_at, line.ends_at)
+        if span is None or not line.recurring or (line.subscription_id or invoice.subscription_id) != self.id:
+            return False
+        return span.ends_at == current.starts_at if in_arrears else bool(span.overlap(current))
+
     def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""
         begun = max((at for at in (self.sub.starts_at, self.sub.trial_ends_at) if at), default=current.starts_at)
         is_paid = begun >= current.starts_at or any(span.ends_at >= current.starts_at for span in paid)
+        # Or it was paid for at another price, which is sold no more.
+        sold = {item.price.id for item in self.sub.items}
+        before = (one for lines in self.grants.values() for one in lines if one.price.id not in sold)
+        is_paid = is_paid or any(not one.is_credit and one.span.ends_at >= current.starts_at for one in before)
         return self.is_late or not is_paid
 
     def _on_credit(

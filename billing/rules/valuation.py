@@ -182,6 +182,10 @@ class Pricing:
                 of_product = level == Level.PRODUCT_METADATA
                 return Worth(level, limit, per_unit=per_unit, monthly=_monthly(price), by_product=of_product)
             share_e4 = read_percent(metadata, PERCENT_KEY, reasons)
+            if share_e4 is not None and price.metered:
+                # What it bills is known when it is over, and cannot bound what is used before.
+                reasons.add(f"invalid_metadata:{PERCENT_KEY}")
+                return Worth(level, 0, monthly=_monthly(price))
             if share_e4 is not None:
                 return Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
         return None

@@ -85,7 +85,8 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them. `total` is what they,
-    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back."""
+    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back.
+    `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str
@@ -100,6 +101,7 @@ class StripeInvoice:
     credited_before: int = 0
     currency: str = ""
     created_at: datetime | None = None
+    due_at: datetime | None = None
     paid_at: datetime | None = None
     payments: frozenset[str] = frozenset()
 
@@ -241,6 +243,7 @@ def invoice(data: Object) -> StripeInvoice:
         credited_before=whole(data.get("pre_payment_credit_notes_amount")),
         currency=text(data.get("currency")),
         created_at=moment(data.get("created")) or moment(data.get("date")),
+        due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
         payments=frozenset(_payments(data)),
     )

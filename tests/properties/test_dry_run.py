@@ -340,7 +340,6 @@ def test_a_dry_run_decides_as_the_real_thing_does() -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
-        derandomize=True,
     )
     @given(cases)
     def run(case: dict[str, Any]) -> None:

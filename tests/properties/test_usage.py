@@ -115,7 +115,6 @@ def die(*args: Any) -> Any:
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    derandomize=True,
 )
 @override_settings(STRIPE_METERS={"llm_cost": "microdollars"}, STRIPE_SECRET_KEY="sk_test_1")
 def test_stripe_bills_what_the_ledger_says_and_once(story: list[tuple[int, int | None, timedelta, str]]) -> None:

@@ -80,7 +80,7 @@ def test_of_a_year_that_is_over_its_last_month_is_shown() -> None:
         period_end=START + 365 * DAY,
         cancel_at_period_end=True,
     )
-    found = entitled([year], [paid(period_end=START + 365 * DAY)], now=START + 400 * DAY)
+    found = entitled([year], [paid(period_end=START + 365 * DAY)], now=START + 370 * DAY)
     assert (found.state, found.period) == (
         EntitlementState.LAPSED,
         Period(datetime(2027, 2, 1, tzinfo=UTC), datetime(2027, 3, 1, tzinfo=UTC)),

@@ -160,3 +160,13 @@ def test_a_report_that_was_made_before_opens_nothing_and_says_so(settings: Any) 
     again = replace(report, caller=make.caller(user="b"))
     assert ledger.record(again, now=NOON).duplicate
     assert subjects() == {"a"}
+
+
+def test_a_report_that_was_made_before_opens_nothing_for_a_refused_call_beside_it() -> None:
+    each(limit="0.05")
+    report = make.reporting("0.01", by=make.caller(user="a"))
+    ledger.record(report, now=NOON)
+    by = make.caller(user="b")
+    recorded, decision = ledger.apply([replace(report, caller=by), make.reserving("0.10", by=by)], now=NOON)
+    assert (recorded.duplicate, decision.reason) == (True, Reason.BUDGET_EXHAUSTED)
+    assert subjects() == {"a"}
