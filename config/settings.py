@@ -368,8 +368,13 @@ LOGGING = {
             "style": "{",
         }
     },
+    "filters": {"unknown_hosts": {"()": "config.logs.UnknownHosts"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    # A line for each request that a client of ours makes tells nobody anything.
-    "loggers": {"httpx2": {"level": "WARNING"}},
+    "loggers": {
+        # A line for each request that a client of ours makes tells nobody anything.
+        "httpx2": {"level": "WARNING"},
+        # Any stranger may send one.
+        "django.security.DisallowedHost": {"filters": ["unknown_hosts"]},
+    },
 }

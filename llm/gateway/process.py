@@ -161,10 +161,12 @@ class Gateway:
         return await self._keepers.run(work)
 
     async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
-        """Who calls; raises the 401 or 403 that says why not.
+        """Who calls; raises the 400, 401 or 403 that says why not.
 
         `afresh`: past the cache, for what is answered without the ledger, which would notice a revoked key.
         """
+        if exchange.is_doubled("authorization"):
+            raise errors.sent_twice("authorization")
         found = BEARER.fullmatch(exchange.header("authorization"))
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")
