@@ -39,6 +39,15 @@ class UnknownHosts(logging.Filter):
         return True
 
 
+class PlainRefusals(logging.Filter):
+    """A request that is refused is a line: where in our code that was decided tells nobody anything."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            record.exc_info = None
+        return True
+
+
 class PrintableLines(logging.Formatter):
     """Messages are one line each, with unprintable characters as their numbers; tracebacks keep their lines."""
 

@@ -80,8 +80,9 @@ MIDDLEWARE = [
     "config.middleware.SecondFactorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # The last: it puts the page of who must wait in place of the sign-in page's answer.
+    # It puts the page of who must wait in place of the sign-in page's answer.
     "axes.middleware.AxesMiddleware",
+    "config.middleware.PasswordsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -118,6 +119,7 @@ LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 # The console's people: how they sign in, and for how long.
 AUTHENTICATION_BACKENDS = ["config.backends.CountingBackend", "django.contrib.auth.backends.ModelBackend"]
+PASSWORD_HASHERS = ["config.passwords.Hasher"]
 VALIDATORS: dict[str, dict[str, Any]] = {
     "MinimumLengthValidator": {"min_length": 12},
     "UserAttributeSimilarityValidator": {},
@@ -283,6 +285,9 @@ UPSTREAM_PROXY = check.proxy(env, "UPSTREAM_PROXY")
 # Bytes of one model's answer, unpacked: what is longer is cut.
 MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, minimum=2**16, maximum=2**30)
 
+# An API that gives its answer byte by byte keeps a call's hold for so long.
+LONGEST_CALL_S = check.seconds(env, "LONGEST_CALL_S", default=3600, minimum=1)
+
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
@@ -368,12 +373,16 @@ LOGGING = {
             "style": "{",
         }
     },
-    "filters": {"unknown_hosts": {"()": "config.logs.UnknownHosts"}},
+    "filters": {
+        "plain_refusals": {"()": "config.logs.PlainRefusals"},
+        "unknown_hosts": {"()": "config.logs.UnknownHosts"},
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         # A line for each request that a client of ours makes tells nobody anything.
         "httpx2": {"level": "WARNING"},
+        "django.request": {"filters": ["plain_refusals"]},
         # Any stranger may send one.
         "django.security.DisallowedHost": {"filters": ["unknown_hosts"]},
     },

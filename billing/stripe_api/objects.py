@@ -65,7 +65,7 @@ class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
     `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
-    credit.
+    credit, and nothing for one of what was free.
     """
 
     id: str
@@ -346,6 +346,7 @@ def _line(data: Object) -> Line:
     item_details = mapping(parent.get("subscription_item_details"))
     details = item_details or mapping(parent.get("invoice_item_details"))
     proration = data.get("proration") is True or details.get("proration") is True
+    credited = mapping(mapping(details.get("proration_details")).get("credited_items"))
     belongs = bool(item_details) or data.get("type") == "subscription" or bool(data.get("plan"))
     period = mapping(data.get("period"))
     amount = whole(data.get("amount"))
@@ -360,7 +361,7 @@ def _line(data: Object) -> Line:
         recurring=belongs and not proration and data.get("type") != "invoiceitem",
         proration=proration,
         amount=amount - discount,
-        credit=amount < 0,
+        credit=amount < 0 or (proration and amount == 0 and bool(credited)),
         currency=text(data.get("currency")),
         listed=amount,
         subscription_id=_line_subscription(data),

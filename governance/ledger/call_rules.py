@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance.ledger import claims, sql
-from governance.ledger.batch import Batch, bucket_view, view_of
+from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -30,6 +30,7 @@ from governance.ledger.results import (
     TooManyNames,
 )
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow, has_ended
+from governance.ledger.views import bucket_view, view_of
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import orjson
 from django.conf import settings
@@ -35,6 +35,7 @@ from llm.rules.pricing import GUARDS
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.tool_calls import with_text_arguments
+from llm.rules.usage import larger
 from llm.state.telemetry import Attempt, trace_context
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ class GovernedCall:
 
     def __post_init__(self) -> None:
         self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
+
+    def first_failure(self) -> errors.GatewayError | None:
+        """To be raised, and forgotten here: by the frames that it comes through it knows the call."""
+        failure, self.failure = self.failure, None
+        return failure
 
     @property
     def strategy(self) -> str:
@@ -218,13 +224,8 @@ class HeldAttempt:
 
     async def _refused(self, answer: Answer, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
-        data, broken = b"", False
-        try:
-            async for chunk in answer.chunks():
-                data += chunk
-        except ProviderError:
-            # A refusal that breaks off is one all the same.
-            broken = True
+        # A refusal that breaks off is one all the same.
+        data, broken = await whole_answers.read(answer)
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
         streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
@@ -232,11 +233,18 @@ class HeldAttempt:
         choices = sse.choices_of(said)
         has_answer = bool(said and said.get(self.call.route.answer_in))
         written_bytes = sse.answer_bytes({"choices": choices})
+        # A part of an answer, or one that writes nothing.
+        is_begun = (
+            has_answer or bool(choices) or (broken is not None and (is_event_stream or self._begins_answer(data)))
+        )
         if streamed is None:
             used = self.hold.reported(said)
             is_over = is_last_word = True
-            if written_bytes and self.call.estimate.max_tokens is not None:
-                self.hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
+            if written_bytes:
+                self._count(said, answer)
+            elif not said and unreadable.begins_answer(data, self.call.route.answer_in):
+                is_begun = True
+                self.hold.count.broke(data)
         else:
             used = streamed.told.used
             # An error is over with what it says.
@@ -247,14 +255,23 @@ class HeldAttempt:
         elif written_bytes and is_over and not broken:
             # An answer all the same, whatever its status says.
             await self.hold.settle_seen(USAGE_MISSING, at_least=used)
-        elif self.hold.was_told or choices or has_answer or (broken and (is_event_stream or self._begins_answer(data))):
-            # A part of one, or one that writes nothing.
+        elif is_begun:
             await self.hold.settle_whole("upstream_failed")
-        elif upstream.shows_no_work(answer) and not forbidden.is_billed(data):
+        else:
+            await self._settle_error(said, is_free=upstream.shows_no_work(answer) and not forbidden.is_billed(data))
+        await self._pass_on_refusal(answer, b"" if broken else data)
+
+    async def _settle_error(self, said: dict[str, Any], *, is_free: bool, used: Usage | None = None) -> None:
+        """Charge what an error says was used, or shows of what was written; what shows neither by its status."""
+        shown, work = whole_answers.count_work(said, self.hold)
+        if (used := larger(used, shown)) is not None:
+            await self.hold.settle_reported(used)
+        elif work.text_bytes and self.call.request.n == 1:
+            await self.hold.settle_seen("upstream_failed")
+        elif is_free and not work.is_told and not self.hold.was_told:
             await self.hold.release()
         else:
             await self.hold.settle_whole("upstream_failed")
-        await self._pass_on_refusal(answer, b"" if broken else data)
 
     def _begins_answer(self, data: bytes) -> bool:
         return sse.is_stream(data) or unreadable.begins_answer(data, self.call.route.answer_in)
@@ -262,12 +279,7 @@ class HeldAttempt:
     async def _refused_in_200(self, answer: Answer, error: StatedError, used: Usage | None) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         stated = upstream.StatedRefusal(error.status, answer.headers)
-        if used is not None:
-            await self.hold.settle_reported(used)
-        elif upstream.shows_no_work(stated) and not self.hold.was_told:
-            await self.hold.release()
-        else:
-            await self.hold.settle_whole("upstream_failed")
+        await self._settle_error(error.said, is_free=upstream.shows_no_work(stated), used=used)
         await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
 
     async def _pass_on_refusal(self, answer: upstream.Refusing, data: bytes) -> None:
@@ -329,10 +341,10 @@ class HeldAttempt:
 
     async def _relay(self, answer: Answer, *, sent: float) -> None:
         """A plain answer: read whole, settled, then sent on with what it cost."""
-        try:
-            data = await answer.read()
-        except ProviderError as error:
-            raise await self._failed(error) from error
+        data, broken = await whole_answers.read(answer)
+        if broken is not None:
+            whole_answers.count_broken(data, self.hold, answers=self.call.request.n)
+            raise await self._failed(broken) from broken
         streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
         if streamed is not None:
             # A stream although none was asked for.
@@ -343,18 +355,18 @@ class HeldAttempt:
         answered = time.perf_counter()
         used = self.hold.reported(said) if streamed is None else streamed.told.used
         if stated := error_in(said):
-            if used is None and sse.answer_bytes({"choices": sse.choices_of(said)}):
-                broken = ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
-                raise await self._failed(broken)
             await self._refused_in_200(answer, stated, used)
             return
         if used is None and not self.call.route.answered(said):
             message = "The model's API sent no answer that could be read."
             garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
+            if streamed is None:
+                self.hold.count.broke(data)
+            self.hold.count.lose()
             raise await self._failed(garbage)
         self._succeeded(answered - sent)
-        if streamed is None and self.call.estimate.max_tokens is not None:
-            self.hold.count.arrived(sse.answer_bytes(said) + answer.kept_bytes, said)
+        if streamed is None:
+            self._count(said, answer)
         if streamed is None or (streamed.told.is_last_word and streamed.is_over):
             cost_nanos, result = await self.hold.settle_reported(used)
         elif streamed.is_over:
@@ -374,6 +386,10 @@ class HeldAttempt:
                 JSON,
             ],
         )
+
+    def _count(self, said: dict[str, Any], answer: Answer) -> None:
+        self.hold.count.arrived(sse.answer_bytes(said), said)
+        self.hold.count.keeps(answer.kept_bytes)
 
     def _succeeded(self, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""

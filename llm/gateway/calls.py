@@ -75,7 +75,7 @@ async def _try_in_order(call: GovernedCall) -> None:
         except Unanswered as unanswered:
             call.failure = call.failure or unanswered.error
             call.avoided.update(unanswered.avoid)
-    raise call.failure or _blocked(call, plan)
+    raise call.first_failure() or _blocked(call, plan)
 
 
 def _blocked(call: GovernedCall, candidates: Iterable[Candidate]) -> errors.GatewayError:

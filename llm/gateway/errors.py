@@ -6,6 +6,7 @@ serves the Mistral dialect (flat) and the OpenAI dialect (`error`); a 422 with a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -207,6 +208,19 @@ def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetim
         _metadata(because, tenant=tenant, now=now),
         decision,
     )
+
+
+def let_go(error: BaseException) -> None:
+    """Empty the frames that an error came through, which are over: one that knows the error again would keep the call,
+    and its body, until Python's collector comes by."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]
 
 
 def stopped() -> GatewayError:

@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from governance.rules.calls import Usage
-from llm.gateway import errors
+from llm.gateway import errors, whole_answers
 from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
@@ -120,15 +120,26 @@ class Stream:
             raise self._instead(stated, self._first[: self._first.index(begun) + 1])
         if begun is not None:
             return True
-        for event in self._first:
-            self._hold.reported(event.data or {})
+        self._count_first()
         reason = self._left or self._hold.cut_reason
         if not reason:
-            raise broken or self._unreadable()
+            try:
+                raise broken or self._unreadable()
+            finally:
+                # It knows this frame, which is not to know it.
+                del broken
         await self._hold.settle_seen(reason, cut=True)
         if self._hold.cut_reason:
             raise errors.stopped()
         return False
+
+    def _count_first(self) -> None:
+        """Count what came where no answer began: nobody knows of what it is a part, so more may have been written."""
+        for event in self._first:
+            self._hold.reported(event.data or {})
+            self._hold.count.came(event, text_bytes=event.text_bytes)
+        self._count_unread()
+        self._hold.count.lose()
 
     def _instead(self, stated: StatedError, events: list[sse.Event]) -> Exception:
         """What an error means that came first, or after events that hold no part of an answer as it should be."""
@@ -136,6 +147,7 @@ class Stream:
         for event in events:
             used = usage.larger(used, self._hold.reported(event.data or {}))
         if used is None and any(event.text_bytes for event in events[:-1]):
+            self._count_first()
             return ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
         return ErrorInstead(stated, used)
 
@@ -245,17 +257,19 @@ class Stream:
 
     def _passed_on(self, event: sse.Event) -> bytes:
         """What the client gets when this event comes."""
+        text_bytes = event.text_bytes
+        self._began = self._began or self._loop.time()
+        self._hold.count.came(event, text_bytes=text_bytes, seconds=self._loop.time() - self._began)
         if event.done:
             self._done = True
             return b""
-        text_bytes = event.text_bytes
-        self._began = self._began or self._loop.time()
-        self._hold.count.arrived(text_bytes, event.data, seconds=self._loop.time() - self._began)
         if event.data is None:
             return event.raw
         if stated := error_in(event.data):
             self._failed = stated
-            self._told.used = usage.larger(self._told.used, self._hold.reported(event.data))
+            shown, _ = whole_answers.count_work(event.data, self._hold)
+            for used in (self._hold.reported(event.data), shown):
+                self._told.used = usage.larger(self._told.used, used)
             return b""
         if b"tool_calls" in event.raw and with_text_arguments(event.data):
             event.raw = sse.write_event(event.data)
@@ -309,8 +323,9 @@ class Stream:
         if self._began:
             self._hold.count.passed(self._loop.time() - self._began)
         self._hold.reported(self._answer.used)
-        if unread_bytes := self._answer.kept_bytes + self._reader.waiting_bytes + len(self._unread):
-            self._hold.count.arrived(unread_bytes)
+        self._hold.count.keeps(self._answer.kept_bytes)
+        for unread in (self._answer.waiting, self._reader.waiting, self._unread):
+            self._hold.count.broke(unread)
 
     async def _settle_unreported(self, reason: str, *, cut: bool) -> bytes:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""

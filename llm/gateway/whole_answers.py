@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import orjson
 
+from governance.rules.calls import Usage
 from llm.gateway.holds import Hold
-from llm.rules import sse
+from llm.providers import Answer, ProviderError
+from llm.rules import shown_work, sse, usage
 from llm.rules.answers import read_json
+from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
 
 
@@ -22,6 +27,32 @@ class Streamed:
     is_over: bool
 
 
+async def read(answer: Answer) -> tuple[bytes, ProviderError | None]:
+    """A body as far as it came, and why it broke off."""
+    came = bytearray()
+    try:
+        async for chunk in answer.chunks():
+            came += chunk
+    except ProviderError as error:
+        return bytes(came), error
+    return bytes(came), None
+
+
+def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, ShownWork]:
+    """Count what an error shows of work before it. What it says was used, and the rest of what it shows."""
+    work = shown_work.of(said)
+    hold.count.keeps(work.text_bytes)
+    used = reduce(usage.larger, map(hold.reported, work.counts), None)
+    return used, work
+
+
+def count_broken(data: bytes, hold: Hold, *, answers: int) -> None:
+    """Count a body that is no whole answer by what of it came; nobody has seen when, so more may have been written."""
+    if read_events(data, hold, answers=answers) is None:
+        hold.count.broke(data)
+    hold.count.lose()
+
+
 def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
     """What a body says that is a stream, counted as it is in a stream; None for any other."""
     found = sse.body_events(data)
@@ -32,9 +63,9 @@ def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
     told = StreamUsage(answers)
     for event in events:
         text_bytes = event.text_bytes
-        hold.count.arrived(text_bytes, event.data)
+        hold.count.came(event, text_bytes=text_bytes)
         told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
-    hold.count.arrived(len(unread))
+    hold.count.broke(unread)
     return Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
 

@@ -33,14 +33,19 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def kept_bytes(self) -> int:
-        """Of a stream: bytes that the model has written and that wait to be passed on in one piece."""
+        """Bytes that the model has written and that wait to be passed on in one piece, or have no place in it."""
+
+    @property
+    def waiting(self) -> bytes:
+        """Of a stream: what has come of an event that is not complete."""
 
     @property
     def used(self) -> Mapping[str, Any]:
         """Of a stream: what it has said so far that it used, where its bytes say that at their end alone."""
 
-    async def read(self) -> bytes: ...
-    def chunks(self) -> AsyncIterator[bytes]: ...
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; raises ProviderError where it breaks off, when all that has come was given."""
+
     def close(self) -> None: ...
 
 

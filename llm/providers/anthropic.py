@@ -51,7 +51,7 @@ class Anthropic(HttpProvider):
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
         created = int(time.time())
         if not 200 <= answer.status < 300:
-            said, broken = await answer.read_refusal()
+            said, broken = await answer.read()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_answers.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED

@@ -137,7 +137,9 @@ class Connection:
             connector=self._connector(force_close=force_close),
             trace_configs=[trace],
             request_class=_Request,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(
+                total=settings.LONGEST_CALL_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
+            ),
             skip_auto_headers=("user-agent", "accept"),
             **self._session_options(),
         )
@@ -281,6 +283,10 @@ class HttpAnswer:
         return 0
 
     @property
+    def waiting(self) -> bytes:
+        return b""
+
+    @property
     def used(self) -> Mapping[str, Any]:
         return {}
 
@@ -288,12 +294,8 @@ class HttpAnswer:
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
-    async def read(self) -> bytes:
-        """The whole body; raises ProviderError where it breaks off."""
-        return b"".join([chunk async for chunk in self.chunks()])
-
-    async def read_refusal(self) -> tuple[bytes, ProviderError | None]:
-        """The body of an error as far as it came, and why it broke off: it is an error all the same."""
+    async def read(self) -> tuple[bytes, ProviderError | None]:
+        """The body as far as it came, and why it broke off."""
         came = bytearray()
         try:
             async for chunk in self.chunks():
@@ -362,10 +364,8 @@ class RefusedAnswer:
         if broken is None:
             self.headers["content-type"] = "application/json"
         self.kept_bytes = kept_bytes
+        self.waiting = b""
         self.used: Mapping[str, Any] = {}
-
-    async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body
@@ -386,14 +386,20 @@ class TranslatedAnswer:
         self.status = answer.status
         self.headers = answer.headers
         self.kept_bytes = 0
+        self.waiting = b""
         self.used: Mapping[str, Any] = {}
 
-    async def read(self) -> bytes:
-        body, self.kept_bytes = self._translate(await self._answer.read())
-        return body
-
     async def chunks(self) -> AsyncIterator[bytes]:
-        yield await self.read()
+        """The whole body in Mistral's shape; as it came where it breaks off or cannot be read, and ProviderError."""
+        said, broken = await self._answer.read()
+        if broken is None:
+            try:
+                said, self.kept_bytes = self._translate(said)
+            except ProviderError as error:
+                broken = error
+        yield said
+        if broken is not None:
+            raise broken
 
     def close(self) -> None:
         self._answer.close()
@@ -426,14 +432,15 @@ class ShapedAnswer:
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaping.kept_bytes + self._unread_bytes + self._reader.waiting_bytes
+        return self._shaping.kept_bytes + self._unread_bytes
+
+    @property
+    def waiting(self) -> bytes:
+        return self._reader.waiting
 
     @property
     def used(self) -> Mapping[str, Any]:
         return self._shaping.used
-
-    async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The stream in Mistral's shape; raises ProviderError where it breaks off."""
@@ -452,13 +459,11 @@ class ShapedAnswer:
                     break
                 if shaped := self._shape(self._reader.feed(chunk)):
                     yield shaped
-            events, unread = self._reader.rest()
-            if shaped := self._shape(events) + unread:
-                yield shaped
         except ProviderError as error:
             broken = error
         # What was written before a stream broke was paid for, and goes on.
-        if rest := self._shaping.rest():
+        events, unread = self._reader.rest()
+        if rest := self._shape(events) + self._shaping.rest() + unread:
             yield rest
         if broken is not None:
             raise broken

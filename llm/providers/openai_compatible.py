@@ -10,7 +10,8 @@ import orjson
 
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
-from llm.rules import bounds, openai_dialect, request_fields, sse, thinking, unreadable
+from llm.rules import bounds, openai_dialect, request_fields, shown_work, sse, thinking, unreadable
+from llm.rules.answers import read_json
 from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
@@ -76,10 +77,10 @@ class OpenAICompatible(HttpProvider):
     async def send(self, path: str, body: bytes, *, content_type: str, request_id: str) -> Answer:
         answer = await self.connection.post(path, body, content_type=content_type, request_id=request_id)
         if answer.status in UNPROCESSABLE and not self._native:
-            said, broken = await answer.read_refusal()
+            said, broken = await answer.read()
             renamed = openai_dialect.renamed_length(body, said)
             # The hold is for one answer: a refusal that bills, or has one, is not sent again.
-            is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices")
+            is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices") or _shows_work(said)
             if renamed is None or broken is not None or is_answer:
                 return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
             answer.close()
@@ -87,7 +88,7 @@ class OpenAICompatible(HttpProvider):
             if answer.status == OK:
                 self._newer.add(openai_dialect.model_of(body))
         if answer.status == TOO_MANY_REQUESTS:
-            said, broken = await answer.read_refusal()
+            said, broken = await answer.read()
             # An empty account is the operators' to fill; waiting, as for a rate limit, would not help.
             status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
             return RefusedAnswer(answer, status=status, body=said, broken=broken)
@@ -97,6 +98,11 @@ class OpenAICompatible(HttpProvider):
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models")
+
+
+def _shows_work(said: bytes) -> bool:
+    work = shown_work.of(read_json(said))
+    return bool(work.counts or work.is_told)
 
 
 def _written_otherwise(body: Mapping[str, Any]) -> int:

@@ -41,6 +41,14 @@ _ABOUT_CHOICE = frozenset(
     """index finish_reason native_finish_reason stop_reason matched_stop logprobs content_filter_results
     content_filter_offsets token_ids prompt_token_ids usage role id type""".split()  # noqa: SIM905
 )
+# What endpoints put beside what a model wrote, as large as it comes: what searches and tools have found, what they were
+# sent, pictures and sounds, what is sealed. Text in any other place is the model's.
+_BESIDE = frozenset(
+    """annotations audio b64_json citations context documents encrypted_content executed_tools extra_content
+    grounding_metadata groundingMetadata hidden_states image_url images inline_data input_audio metadata prompt
+    prompt_logprobs provider_metadata provider_specific_fields references request safety_ratings search_info
+    search_results signature thought_signature videos warnings web_search""".split()  # noqa: SIM905
+)
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 # Names that give text its place. All others, and numbers, may be the model's: arguments that come unpacked.
 _PLACES = frozenset(
@@ -53,24 +61,29 @@ _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
 _ARGUMENTS = frozenset({"arguments", "input"})
 _NOTHING: frozenset[str] = frozenset()
+_BESIDE_CHOICE = _ABOUT_CHOICE | _BESIDE
+# How lines of an event begin that hold no data; the last is a comment's.
+_FIELDS = (b"event:", b"id:", b"retry:", b":")
 # An id or a fingerprint; what is longer is a text.
 _LONGEST_MARK = 256
 
 
 @dataclass(slots=True)
 class Event:
-    """One event. `raw` is what came, its empty line included; `data` its JSON object, None where it holds none."""
+    """One event. `raw` is what came, its empty line included; `data` its JSON object, None where it holds none.
+
+    `unread`: what else it holds that nobody can read, without what says that it lives.
+    """
 
     raw: bytes
     data: dict[str, Any] | None = None
     done: bool = False
+    unread: bytes = b""
 
     @property
     def text_bytes(self) -> int:
         """UTF-8 bytes of what the model wrote in this event, at most: all of an event that nobody can read."""
-        if self.data is not None:
-            return answer_bytes(self.data)
-        return 0 if self.done else len(_data_of(self.raw))
+        return len(self.unread) + (answer_bytes(self.data) if self.data is not None else 0)
 
     @property
     def finished(self) -> list[int]:
@@ -106,9 +119,9 @@ class EventReader:
         self._whole = False
 
     @property
-    def waiting_bytes(self) -> int:
+    def waiting(self) -> bytes:
         """What has come of an event that is not complete."""
-        return len(self._buffer)
+        return bytes(self._buffer)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
@@ -181,16 +194,14 @@ class EventReader:
 
 def read_event(raw: bytes) -> Event:
     """One complete event. What is no JSON object is relayed all the same, with no data."""
-    text = _data_of(raw)
+    text, others = _lines_of(raw)
     if text == b"[DONE]":
-        return Event(raw, done=True)
-    if not text:
-        return Event(raw)
-    data = read_json(text)
+        return Event(raw, done=True, unread=others)
+    data = read_json(text) if text else None
     if not isinstance(data, dict):
-        return Event(raw)
+        return Event(raw, unread=text + others)
     chunk = as_chunk(data)
-    return Event(raw if chunk is data else write_event(chunk), chunk)
+    return Event(raw if chunk is data else write_event(chunk), chunk, unread=others)
 
 
 def read_events(raw: bytes) -> list[Event]:
@@ -335,15 +346,7 @@ def answer_bytes(answer: Any) -> int:
 
     Log probabilities, which repeat the text, do not count; a field that nobody knows does.
     """
-    if not isinstance(answer, dict):
-        return 0
-    total = 0
-    for name, value in answer.items():
-        if name == "choices" and isinstance(value, list):
-            total += sum(_text_bytes(choice, _ABOUT_CHOICE) for choice in value)
-        elif name not in _ABOUT_ANSWER or (isinstance(value, str) and len(value) > _LONGEST_MARK):
-            total += _text_bytes(value, _ABOUT_CHOICE)
-    return total
+    return _answer_bytes(answer, _ABOUT_CHOICE)
 
 
 def begun_calls(answer: Any) -> int:
@@ -374,11 +377,8 @@ def answer_texts(answer: Any) -> Iterator[tuple[tuple[int, str], str]]:
                         yield (index if isinstance(index, int) else 0, field), text
 
 
-def written_bytes(answer: Any) -> int:
-    """Of what `answer_bytes` counts, what a model has certainly written: texts, and the arguments of its tool calls.
-
-    Beside them an answer may hold what its tools have found.
-    """
+def plain_bytes(answer: Any) -> int:
+    """Of what `answer_bytes` counts, what stands where all models write: texts, and the arguments of tool calls."""
     total = sum(len(text.encode(errors="surrogatepass")) for _, text in answer_texts(answer))
     for choice in choices_of(answer):
         for part in (choice.get("delta"), choice.get("message")):
@@ -388,6 +388,30 @@ def written_bytes(answer: Any) -> int:
                 arguments = function.get("arguments") if isinstance(function, dict) else None
                 total += len(arguments.encode(errors="surrogatepass")) if isinstance(arguments, str) else 0
     return total
+
+
+def written_bytes(answer: Any) -> int:
+    """Of what `answer_bytes` counts, all but what endpoints are known to put beside what a model wrote."""
+    return _answer_bytes(answer, _BESIDE_CHOICE)
+
+
+def _answer_bytes(answer: Any, about: frozenset[str]) -> int:
+    if not isinstance(answer, dict):
+        return 0
+    total = 0
+    for name, value in answer.items():
+        if name == "choices" and isinstance(value, list):
+            total += sum(_text_bytes(choice, about) for choice in value)
+        elif name in about and name in _BESIDE:
+            continue
+        elif name not in _ABOUT_ANSWER or _is_text(value):
+            total += _text_bytes(value, about)
+    return total
+
+
+def _is_text(value: Any) -> bool:
+    """Whether what stands in the place of a mark (an id, a reason, a role) is longer than any."""
+    return isinstance(value, str) and len(value) > _LONGEST_MARK
 
 
 def _plain_texts(value: Any) -> Iterator[str]:
@@ -414,7 +438,11 @@ def _text_bytes(value: Any, about: frozenset[str]) -> int:
             waiting += [(inner, about) for inner in value]
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if name not in about and (inner not in _EMPTY or about is _NOTHING):
+                if name in about:
+                    is_counted = name not in _BESIDE and _is_text(inner)
+                else:
+                    is_counted = inner not in _EMPTY or about is _NOTHING
+                if is_counted:
                     waiting.append((inner, _NOTHING if name in _ARGUMENTS else about))
                     if name not in _PLACES:
                         waiting.append((name, about))
@@ -423,14 +451,20 @@ def _text_bytes(value: Any, about: frozenset[str]) -> int:
     return total
 
 
-def _data_of(raw: bytes) -> bytes:
+def _lines_of(raw: bytes) -> tuple[bytes, bytes]:
+    """The data of an event, and lines of it that are no field of one, or longer than any but data."""
     if raw.startswith(b"data: {"):
         # Nearly every event is one line; JSON holds no raw line ends.
         text = raw[6:].strip()
         if b"\n" not in text and b"\r" not in text:
-            return text
-    lines = raw.removeprefix(b"\xef\xbb\xbf").splitlines()
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")).strip()
+            return text, b""
+    data, others = [], []
+    for line in raw.removeprefix(b"\xef\xbb\xbf").splitlines():
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif not line.startswith(_FIELDS) or len(line) > _LONGEST_MARK:
+            others.append(line)
+    return b"\n".join(data).strip(), b"\n".join(others).strip()
 
 
 def _delta(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -446,7 +480,7 @@ def _whole_json(data: bytes) -> list[Event]:
     found = read_json(data.strip(_BEFORE_JSON))
     objects = found if isinstance(found, list) else [found]
     if not objects or not all(isinstance(each, dict) for each in objects):
-        return [Event(data)]
+        return [Event(data, unread=data)]
     return [_json_event(each) for each in objects]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from governance.rules import money
 from governance.rules.decision import Quote
-from llm.rules import exact_count, sse
+from llm.rules import exact_count, sse, unreadable
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
@@ -22,6 +22,12 @@ PACED_OVER_S = 0.1
 THINKS_FOR_S = 1.0
 # Marks around one answer, and around each of its tool calls with its id, that its text does not show.
 MARKS, CALL_MARKS = 8, 16
+
+
+# Where the data of an event begins, at the latest.
+_LONGEST_HEAD = 128
+# Bytes of an answer in places that nobody knows which may be an endpoint's, and none of the model's: how long it took.
+FRAME_BYTES = 1_024
 
 
 class StreamCount:
@@ -49,6 +55,9 @@ class StreamCount:
         self.arrived_bytes = 0
         # Of them, what the model has certainly written.
         self.written_bytes = 0
+        self._frame_bytes = FRAME_BYTES
+        # What was looked at as certainly written, echoes included.
+        self._taken_bytes = 0
         self._echoed_bytes = quote.answers * echoed_bytes
         self._withheld_bytes = withheld_bytes
         # Tool calls that have begun.
@@ -68,10 +77,7 @@ class StreamCount:
         `seconds`: after the first part.
         """
         self.arrived_bytes += more_bytes
-        written_bytes = sse.written_bytes(answer)
-        echoed_bytes = min(self._echoed_bytes, written_bytes)
-        self._echoed_bytes -= echoed_bytes
-        self.written_bytes += written_bytes - echoed_bytes
+        self._note_written(answer)
         self._calls += sse.begun_calls(answer)
         self.passed(seconds)
         if more_bytes and seconds:
@@ -79,6 +85,49 @@ class StreamCount:
             self._text_at = max(self._text_at, seconds)
         if self._keeps_texts:
             self._keep(answer)
+
+    def _note_written(self, answer: Any) -> None:
+        """A part has come: what of it the model has written, in what place soever, but for what an endpoint may say."""
+        plain_bytes = sse.plain_bytes(answer)
+        others = max(0, sse.written_bytes(answer) - plain_bytes)
+        frame_bytes = min(self._frame_bytes, others)
+        self._frame_bytes -= frame_bytes
+        self._wrote(plain_bytes + others - frame_bytes)
+
+    def _wrote(self, text_bytes: int) -> None:
+        if self._quote.max_tokens is None:
+            # Who writes nothing answers with numbers, and with what was sent.
+            return
+        self._taken_bytes += text_bytes
+        echoed_bytes = min(self._echoed_bytes, text_bytes)
+        self._echoed_bytes -= echoed_bytes
+        self.written_bytes += text_bytes - echoed_bytes
+
+    def came(self, event: sse.Event, *, text_bytes: int, seconds: float = 0.0) -> None:
+        """An event of the answer has come, with so many bytes of text; `seconds`: after the first one."""
+        self.arrived(text_bytes, event.data, seconds=seconds)
+        self._note_unread(event.unread)
+
+    def broke(self, data: bytes) -> None:
+        """Bytes of it have come that nobody can read as they are: all of them may be text."""
+        self.arrived(len(data))
+        self._note_unread(data)
+
+    def _note_unread(self, data: bytes) -> None:
+        """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
+        if data := _value_of(data.strip()):
+            found, unread_bytes = unreadable.readable(data)
+            self._note_written(found)
+            self._wrote(unread_bytes)
+
+    def keeps(self, text_bytes: int) -> None:
+        """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
+        self.arrived_bytes += text_bytes
+        self._wrote(text_bytes)
+
+    def end_untold(self) -> None:
+        """It has ended, and said nothing of what was used: whatever came may be the model's, in any place."""
+        self._wrote(max(0, self.arrived_bytes - self._taken_bytes - FRAME_BYTES))
 
     def lose(self) -> None:
         """Some of it may never have been read, so what was read says nothing of what was written."""
@@ -153,3 +202,9 @@ class StreamCount:
         """What the input and so many output tokens cost at most, in nanodollars."""
         picos = self._quote.picos_per_output_token * tokens
         return money.ceil_from_picos(self._quote.fixed_picos + -(-picos // self._quote.answers))
+
+
+def _value_of(data: bytes) -> bytes:
+    """What may be JSON in half an event: behind the names of its lines."""
+    start = data.find(b"data:")
+    return data[start + 5 :].strip() if 0 <= start < _LONGEST_HEAD else data

@@ -1,8 +1,11 @@
-"""Answers that nobody can read: whether a model worked for them all the same. Pure."""
+"""Answers that nobody can read: whether a model worked for them all the same, and what it wrote. Pure."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from llm.rules.answers import read_json
 
@@ -27,6 +30,62 @@ _JSON_START = re.compile(r"""[\[{]\s*["\[{]""")
 # What somebody says who is no model: a few words, or a small object of them.
 _LONGEST_SENTENCE, _LONGEST_WORD = 200, 40
 _ONE_WORD = 16
+
+# Of JSON: texts, where they end and where they do not, and what opens and closes.
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
+_CLOSERS = {"[": "]", "{": "}"}
+# What may lack at the end of JSON that breaks off: in a text, in a name, behind one, before a value.
+_ENDINGS = ('"', "", '":null', ":null", "null")
+_HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")
+_HALF_WORD = re.compile(r"[-+.\w]+$")
+
+
+def readable(data: bytes) -> tuple[Any, int]:
+    """What JSON that breaks off holds, as if it ended there, and the bytes behind that, which nobody can read.
+
+    None and all of its bytes where nothing can be read. Never raises.
+    """
+    text = data.decode("utf-8", "replace")
+    end, open_ends = _balanced(text)
+    rest_bytes = len(text[end:].encode())
+    for begun in _begun(text[:end]):
+        for ending in _ENDINGS:
+            try:
+                return json.loads(begun + ending + open_ends, strict=False), rest_bytes
+            except (ValueError, RecursionError):
+                continue
+    return None, len(data)
+
+
+def _balanced(text: str) -> tuple[int, str]:
+    """Where the JSON that a text begins with ends, or breaks, and what closes it there."""
+    closers: list[str] = []
+    end = len(text.rstrip())
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark in _CLOSERS:
+            closers.append(_CLOSERS[mark])
+        elif mark in ("]", "}"):
+            if not closers or closers[-1] != mark:
+                end = found.start()
+                break
+            closers.pop()
+            if not closers:
+                end = found.end()
+                break
+        elif len(mark) < 2 or not mark.endswith('"'):
+            # A text without its end, nor half a sign at it.
+            end = found.end()
+            break
+    return end, "".join(reversed(closers))
+
+
+def _begun(text: str) -> Iterator[str]:
+    """A text that breaks off, and what is left of it without the half of what came last."""
+    yield text
+    yield _HALF_ESCAPE.sub("", text)
+    yield text.rstrip(" \t\r\n,")
+    yield _HALF_WORD.sub("", text)
 
 
 def shows_work(body: bytes) -> bool:

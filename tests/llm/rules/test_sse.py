@@ -238,7 +238,7 @@ def test_a_list_of_chunks_is_a_stream() -> None:
 def test_what_nobody_can_read_is_left_over(cut: bytes) -> None:
     reader = sse.EventReader()
     reader.feed(cut)
-    assert reader.waiting_bytes > 0
+    assert reader.waiting
     events, rest = reader.rest()
     assert events == []
     assert cut.endswith(rest)
@@ -446,11 +446,11 @@ def test_the_parts_of_tool_calls_come_together_by_their_number() -> None:
 
 def test_what_waits_is_told_and_a_stream_that_ended_is_empty() -> None:
     reader = sse.EventReader()
-    assert reader.waiting_bytes == 0
+    assert reader.waiting == b""
     reader.feed(b"data: {")
-    assert reader.waiting_bytes == 7
+    assert len(reader.waiting) == 7
     assert reader.rest() == ([], b"data: {")
-    assert (reader.waiting_bytes, reader.rest()) == (0, ([], b""))
+    assert (reader.waiting, reader.rest()) == (b"", ([], b""))
 
 
 def test_a_comment_and_the_end_are_what_clients_know() -> None:
