@@ -117,7 +117,8 @@ class StreamCount:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if data := _value_of(data.strip()):
             found, unread_bytes = unreadable.readable(data)
-            self._note_written(found)
+            # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
+            self._note_written(found if sse.choices_of(found) else {"choices": [found]})
             self._wrote(unread_bytes)
 
     def keeps(self, text_bytes: int) -> None:
@@ -170,7 +171,7 @@ class StreamCount:
     @property
     def overrun_tokens(self) -> int:
         """The strict count of an answer that no bound held back; 0 where one may have."""
-        return self.written_bytes if self.overruns else 0
+        return self.written_bytes + FRAME_BYTES - self._frame_bytes if self.overruns else 0
 
     @property
     def _keeps_back(self) -> bool:
