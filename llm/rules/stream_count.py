@@ -91,6 +91,10 @@ class StreamCount:
         plain_bytes = sse.plain_bytes(answer)
         self._wrote(plain_bytes + self._beyond_frame(sse.written_bytes(answer) - plain_bytes))
 
+    @property
+    def _framed_bytes(self) -> int:
+        return FRAME_BYTES - self._frame_bytes
+
     def _beyond_frame(self, more_bytes: int) -> int:
         """Of bytes in places that nobody knows, those that no endpoint would say of itself."""
         frame_bytes = min(self._frame_bytes, max(0, more_bytes))
@@ -131,7 +135,7 @@ class StreamCount:
 
     def end_untold(self) -> None:
         """It has ended, and said nothing of what was used: whatever came may be the model's, in any place."""
-        self._wrote(self._beyond_frame(self.arrived_bytes - self._taken_bytes))
+        self._wrote(self._beyond_frame(self.arrived_bytes - self._taken_bytes - self._framed_bytes))
 
     def lose(self) -> None:
         """Some of it may never have been read, so what was read says nothing of what was written."""
@@ -174,7 +178,7 @@ class StreamCount:
     @property
     def overrun_tokens(self) -> int:
         """The strict count of an answer that no bound held back; 0 where one may have."""
-        return self.written_bytes + FRAME_BYTES - self._frame_bytes if self.overruns else 0
+        return self.written_bytes + self._framed_bytes if self.overruns else 0
 
     @property
     def _keeps_back(self) -> bool:
