@@ -88,6 +88,10 @@ class GuardedConnection(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         super().connection_lost(exc)
+        # What refers to each other in a circle stays, with what a client sent, until Python's collector comes by.
+        self.cycle = None  # type: ignore[assignment]
+        self._unanswered.clear()
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         most = settings.MAX_HEADER_BYTES

@@ -39,6 +39,7 @@ TOO_MANY_ESCAPES = f"Cookies may hold {MOST_ESCAPES:,} backslashes at most."
 _STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.BodyTooLarge: (413, "body_too_large"),
     bodies.BodyTooSlow: (408, "body_timeout"),
+    bodies.CodingUnknown: (501, "transfer_encoding_unknown"),
     bodies.PackingUnknown: (415, "unsupported_media_type"),
     bodies.PackingBroken: (400, "invalid"),
 }
@@ -78,7 +79,7 @@ def gate(django: Application) -> Application:
             status, code = _STATUSES[type(error)]
             told = _told(code, str(error))
             await _answer(send, status, told, more)
-            if scope["method"] == "POST":
+            if scope["method"] == "POST" and status < 500:
                 await sync_to_async(_note)(scope["path"], headers, status, told)
         else:
             await django(_plain(scope, len(body)), _Once(body, receive), send)

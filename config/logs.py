@@ -10,6 +10,15 @@ from governance.rules import names
 LONGEST_LINE, MOST_LINES = 2_000, 200
 
 
+class PlainRefusals(logging.Filter):
+    """A request that is refused is a line: where in our code that was decided tells nobody anything."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            record.exc_info = None
+        return True
+
+
 class PrintableLines(logging.Formatter):
     """Messages are one line each, with unprintable characters as their numbers; tracebacks keep their lines."""
 

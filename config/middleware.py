@@ -17,7 +17,8 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from config import content_policy, second_factor, sessions, unknown_paths
+from config import content_policy, passwords, second_factor, sessions, unknown_paths
+from config.console import sign_in
 from governance import database
 from governance.api import errors, refusing
 from governance.rules import charsets
@@ -143,6 +144,19 @@ def _is_signed_in(request: HttpRequest) -> bool:
 
 def _asks_by_itself(request: HttpRequest) -> bool:
     return request.headers.get("HX-Request") == "true" and request.method == "GET"
+
+
+class PasswordsMiddleware:
+    """Answers 429 where too many passwords are looked at already, on whichever page this one came."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return sign_in.come_again(request) if isinstance(error, passwords.TooMany) else None
 
 
 class SecondFactorMiddleware:

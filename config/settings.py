@@ -80,8 +80,9 @@ MIDDLEWARE = [
     "config.middleware.SecondFactorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # The last: it puts the page of who must wait in place of the sign-in page's answer.
+    # It puts the page of who must wait in place of the sign-in page's answer.
     "axes.middleware.AxesMiddleware",
+    "config.middleware.PasswordsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -118,6 +119,7 @@ LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 # The console's people: how they sign in, and for how long.
 AUTHENTICATION_BACKENDS = ["config.backends.CountingBackend", "django.contrib.auth.backends.ModelBackend"]
+PASSWORD_HASHERS = ["config.passwords.Hasher"]
 VALIDATORS: dict[str, dict[str, Any]] = {
     "MinimumLengthValidator": {"min_length": 12},
     "UserAttributeSimilarityValidator": {},
@@ -130,6 +132,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 # A name is locked for an address after so many wrong tries, so that nobody locks others out from afar.
 AXES_FAILURE_LIMIT = check.whole(env, "SIGN_IN_TRIES", default=5, minimum=1, maximum=1_000)
+# Whatever names they are of: a name that is new each time is never locked, and each try hashes a password.
+SIGN_IN_TRIES_PER_ADDRESS = check.whole(env, "SIGN_IN_TRIES_PER_ADDRESS", default=100, minimum=1, maximum=100_000)
+AXES_HANDLER = "config.backends.CountingHandler"
 AXES_COOLOFF_TIME = timedelta(seconds=check.seconds(env, "SIGN_IN_LOCK_S", default=900, minimum=1))
 # How long it is kept who signed in, and who tried to.
 SIGN_INS_DAYS = check.whole(env, "SIGN_INS_DAYS", default=90, minimum=1, maximum=3_650)
@@ -280,6 +285,9 @@ UPSTREAM_PROXY = check.proxy(env, "UPSTREAM_PROXY")
 # Bytes of one model's answer, unpacked: what is longer is cut.
 MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, minimum=2**16, maximum=2**30)
 
+# An API that gives its answer byte by byte keeps a call's hold for so long.
+LONGEST_CALL_S = check.seconds(env, "LONGEST_CALL_S", default=3600, minimum=1)
+
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
 DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
@@ -365,8 +373,9 @@ LOGGING = {
             "style": "{",
         }
     },
+    "filters": {"plain_refusals": {"()": "config.logs.PlainRefusals"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # A line for each request that a client of ours makes tells nobody anything.
-    "loggers": {"httpx2": {"level": "WARNING"}},
+    "loggers": {"httpx2": {"level": "WARNING"}, "django.request": {"filters": ["plain_refusals"]}},
 }

@@ -3,7 +3,8 @@
 The business's word binds a tenant: a reference that we signed, metadata that only its secret key writes, an operator.
 Whatever else names one, such as the reference in a payment link's address, is the payer's word and waits for an
 operator; so does a claim to a tenant that another customer pays for or that has budgets of its own. The first binding
-wins, and a customer whose subscriptions are over, or that was deleted, gives its tenant up to the next.
+wins, and a customer whose subscriptions are over, or that was deleted, gives its tenant up to the next. So does one of
+which no subscription has come about, to one that has one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from billing.accounts import references
 from billing.models import BillingAccount, BillingPeriod
+from billing.rules.entitlement import LIVE
 from billing.stripe_api import objects
 from governance import audit
 from governance.actions import tenancy
@@ -32,7 +34,8 @@ STRIPE = Actor("stripe")
 # Reason codes of an account that counts for no tenant; all but the first name the tenant after a colon.
 UNBOUND = ("unbound", "tenant_taken", "unknown_tenant", "unproven_claim", "tenant_has_budgets")
 # A closed customer of the free tier is closed all the same.
-CLOSED = (BillingAccount.State.CLOSED, BillingAccount.State.FREE)
+FREE, NONE, PENDING = BillingAccount.State.FREE, BillingAccount.State.NONE, BillingAccount.State.PENDING
+CLOSED = (BillingAccount.State.CLOSED, FREE)
 OVER = Q(deleted_at__isnull=False) | Q(state__in=CLOSED)
 Source = BillingAccount.ClaimSource
 # A budget for billing cycles is meant for Stripe, whoever made it: a subscription takes it over.
@@ -50,12 +53,9 @@ def of_customer(customer_id: str) -> BillingAccount:
 
 def locked(customer_id: str) -> BillingAccount:
     """The customer's account, locked until the transaction ends: no other worker changes the customer meanwhile."""
-    of_customer(customer_id)
-    return (
-        BillingAccount.objects.select_for_update(of=("self",))
-        .select_related("tenant")
-        .get(stripe_customer_id=customer_id)
-    )
+    rows = BillingAccount.objects.select_for_update(of=("self",)).select_related("tenant")
+    found = rows.filter(stripe_customer_id=customer_id).first()
+    return found or rows.get(pk=of_customer(customer_id).pk)
 
 
 def claim(*, account: BillingAccount, data: objects.Object, now: datetime) -> None:
@@ -96,32 +96,40 @@ def _named_by(account: BillingAccount, data: objects.Object, now: datetime) -> t
     return said[:200], Source.PAYER, ""
 
 
-def bind_claimed(*, account: BillingAccount, now: datetime) -> None:
-    """Bind the claimed tenant where it exists by now and nothing is in the way. `account` is locked."""
+def bind_claimed(*, account: BillingAccount, now: datetime) -> bool:
+    """Bind the claimed tenant where it exists by now and nothing is in the way; whether it was. `account` is locked."""
     if account.tenant_id is not None or not account.claimed_tenant or account.claim_source == Source.PAYER:
-        return
+        return False
     if settings.STRIPE_CREATE_TENANTS:
         _make_tenant(account.claimed_tenant, now)
     # Customers before tenants, as whoever applies what a customer has bought locks them.
-    giving_up = _holders(account.claimed_tenant, account).filter(OVER).select_for_update(of=("self",)).first()
+    holders = _holders(account.claimed_tenant, account).filter(OVER | Q(has_begun=False))
+    giving_up = holders.select_for_update(of=("self",)).first()
     # Locked, so that two customers that claim it at once are bound one after the other.
     tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
-    if tenant is None or _obstacle(account):
-        return
-    if giving_up is not None and giving_up == _holders(tenant.slug, account).first():
-        _give_up(giving_up, tenant, STRIPE, now, reason=f"over; {account} pays since")
-    if not _holders(tenant.slug, account).exists():
-        _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
+    if tenant is None:
+        return False
+    holder = _holders(tenant.slug, account).first()
+    if holder != giving_up or _obstacle(account, holder):
+        return False
+    if holder is not None:
+        why = "over" if _is_over(holder) else "has no subscription"
+        _give_up(holder, tenant, STRIPE, now, reason=f"{why}; {account} pays since")
+    _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
+    return True
 
 
 def claims_to_retry() -> Q:
     """Accounts whose claim can be met by now: the tenant was made since, or its customer is over."""
     business = Q(tenant__isnull=True, claim_source__in=(Source.BUSINESS, Source.PURCHASE))
     free = Tenant.objects.filter(billing_account=None)
-    over = BillingAccount.objects.filter(OVER, tenant__isnull=False)
+    bound = BillingAccount.objects.filter(tenant__isnull=False)
+    over, on_free = bound.filter(OVER), bound.filter(state=FREE, deleted_at=None)
     owning = Tenant.objects.filter(Exists(OWN_BUDGETS.filter(tenant=OuterRef("pk"))))
     claimed = Q(claimed_tenant__in=free.values("slug")) | (
-        Q(claimed_tenant__in=over.values("tenant__slug"), deleted_at__isnull=True) & ~Q(state__in=CLOSED)
+        Q(claimed_tenant__in=over.values("tenant__slug"), deleted_at__isnull=True)
+        & ~Q(state__in=CLOSED)
+        & ~Q(claimed_tenant__in=on_free.values("tenant__slug"), state=NONE)
     )
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
 
@@ -191,15 +199,19 @@ def dismiss(*, account: BillingAccount, by: Actor, now: datetime) -> None:
         _audit("billing.dismiss_claim", account, by, now, old={"claimed_tenant": claimed})
 
 
-def why_unbound(account: BillingAccount, *, is_over: bool) -> str:
-    """A reason code for an account without a tenant. `is_over`: nothing of it waits for a decision any more."""
+def why_unbound(account: BillingAccount, *, state: str) -> str:
+    """A reason code for an account without a tenant, whose subscriptions come to `state`."""
     slug = account.claimed_tenant
     if not slug:
         return "unbound"
     if not Tenant.objects.filter(slug=slug).exists():
         # What a payer writes may be any number of the business's own.
         return "unbound" if account.claim_source == Source.PAYER else f"unknown_tenant:{slug}"
-    code = "" if is_over else _obstacle(account)
+    # Of one that is over nothing waits for a decision any more.
+    code = "" if state in CLOSED else _obstacle(account, _holders(slug, account).first())
+    if code == "tenant_taken" and state in (NONE, PENDING) and not account.topups.filter(tenant=None).exists():
+        # Nor of one that never had anything, while another has the tenant.
+        code = ""
     return f"{code}:{slug}" if code else "unbound"
 
 
@@ -216,10 +228,9 @@ def waits_for_consent(account: BillingAccount) -> bool:
     return not BillingPeriod.objects.filter(account=account, tenant=tenant).exists()
 
 
-def _obstacle(account: BillingAccount) -> str:
-    """What is in the way of a claim to a tenant that exists: a reason code; empty where nothing is."""
-    holder = _holders(account.claimed_tenant, account).first()
-    if holder is not None and (_is_over(account) or not _is_over(holder)):
+def _obstacle(account: BillingAccount, holder: BillingAccount | None) -> str:
+    """What is in the way of a claim to a tenant that exists, and that `holder` has: a reason code, or nothing."""
+    if holder is not None and not _gives_way(holder, to=account):
         return "tenant_taken"
     if account.claim_source == Source.PAYER:
         return "unproven_claim"
@@ -237,6 +248,18 @@ def _is_over(account: BillingAccount) -> bool:
     return account.deleted_at is not None or account.state in CLOSED
 
 
+def _gives_way(holder: BillingAccount, *, to: BillingAccount) -> bool:
+    """Whether a customer gives its tenant up to another that the business names for it."""
+    if _is_over(to):
+        return False
+    if _is_over(holder):
+        # Who has nothing yet takes nothing from the free tier.
+        return holder.deleted_at is not None or (holder.state, to.state) != (FREE, NONE)
+    # An abandoned checkout, or who has bought something once. What an operator has decided stays.
+    has_decided = holder.tenant is not None and holder.tenant.slug in holder.decided_claims
+    return to.state in LIVE and not (holder.has_begun or holder.state in LIVE or has_decided)
+
+
 def _decide(account: BillingAccount, *slugs: str) -> None:
     account.decided_claims = sorted({*account.decided_claims, *slugs} - {""})
     account.claimed_tenant, account.claim_source = "", Source.PAYER
@@ -247,6 +270,8 @@ def _give_up(account: BillingAccount, tenant: Tenant, by: Actor, now: datetime, 
     """Free the tenant of a customer that is over. Should it come back, an operator hears of it."""
     account.decided_claims = [slug for slug in account.decided_claims if slug != tenant.slug]
     account.claimed_tenant, account.claim_source = tenant.slug, Source.BUSINESS
+    # What it has bought beside a subscription is the tenant's.
+    account.topups.filter(tenant=None).update(tenant=tenant)
     account.save(update_fields=["decided_claims", "claimed_tenant", "claim_source"])
     _bind(account, None, by, now, reason=reason)
 

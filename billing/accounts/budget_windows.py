@@ -17,8 +17,8 @@ from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import Limit, Spell
-from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, paid_for
+from billing.rules.balance import Limit, Purchase, Spell
+from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, is_due, paid_for
 from billing.rules.grants import Period
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
@@ -37,14 +37,16 @@ CAPS_AND_RULES = ("soft_cap", "hard_cap", "downgrade_rules", "disabled_tools")
 def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime) -> Limit:
     """Open the window of an entitlement's period where it is new, and give it its limit. `account` is locked."""
     period = cast(Period, found.period)
+    bought = purchases.uncounted(account, tenant, now=now)
     budget = _budget(tenant, found.limit_nanos or 0, found, now)
     ledger.lock_windows(budget.pk)
     is_new = account.window_start is None or period.starts_at > account.window_start
     starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
     row = _row(account, tenant, starts_at, found)
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
-    carried = balance.carried(past, purchases.of_tenant(tenant), alive=[_key(part) for part in found.parts])
-    limit = _limit(row, carried, found, tenant, used=0 if is_new else _used(budget))
+    topups = purchases.of_tenant(tenant)
+    carried = balance.carried(past, topups, alive=[_key(part) for part in found.parts])
+    limit = _limit(row, carried, found, topups, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=period.starts_at,
@@ -57,12 +59,14 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     )
     ledger.apply_within([opening], now=now)
     account.window_start = starts_at
-    if purchases.count_in(account, tenant, starts_at):
+    if bought:
+        purchases.count_in(bought, tenant, starts_at)
         # What was used beyond the limit before the purchase is the plan's affair, not the top-up's.
         used = _used(budget)
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
-    limit = _limit(row, carried, found, tenant, used=_used(budget))
+        topups = purchases.of_tenant(tenant)
+    limit = _limit(row, carried, found, topups, used=_used(budget))
     if limit.nanos > row.peak_nanos:
         row.peak_nanos = limit.nanos
         row.save(update_fields=["peak_nanos"])
@@ -79,20 +83,26 @@ def hold_back(tenant: Tenant, *, now: datetime) -> None:
         _make_budget(tenant, 1, None, now)
 
 
-def end_spending(tenant: Tenant, *, now: datetime) -> None:
-    """What was paid for is over, and what comes next is not paid yet: what is used stays, and no more can be.
+def end_spending(
+    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime
+) -> Limit | None:
+    """Nothing that was paid for is current: of the last window what is used stays, and no more can be spent but what
+    was bought beside the plan. None where nothing ever was. `account` is locked.
 
-    A billing period's window ends by an act alone. Of who has bought more beside the plan it stays as it is.
+    A billing period's window ends by an act alone.
     """
-    known = _known_budget(tenant)
-    if known is None or known.source != Budget.Source.STRIPE or purchases.of_tenant(tenant):
-        return
-    ledger.lock_windows(known.pk)
-    window = _open_window(known)
-    if window is None or window.source_kind != SOURCE or window.limit_nanos <= (used := max(1, window.committed_nanos)):
-        return
-    reason = "awaiting payment"
-    budgets.change(budget=known, changes={"limit_nanos": used}, by=STRIPE, now=now, reason=reason)
+    begun = account.window_start
+    row = BillingPeriod.objects.filter(tenant=tenant, starts_at=begun).first() if begun else None
+    bought_at = None if row else purchases.bought_at(account, tenant)
+    if row is not None:
+        parts = tuple(replace(_part(raw), frozen=True) for raw in row.parts)
+        period, kept = Period(row.starts_at, row.ends_at), kept_of(row.kept_values)
+        found = replace(found, period=period, parts=parts, kept=kept)
+    elif bought_at is not None and not OWN_BUDGETS.filter(tenant=tenant).exists():
+        found = replace(found, period=grants.month(bought_at, now))
+    else:
+        return None
+    return apply(account, tenant, found, facts, now=now)
 
 
 def let_go(tenant: Tenant, *, now: datetime) -> None:
@@ -112,14 +122,16 @@ def forgive(account: BillingAccount) -> None:
         rows.update(given_nanos=window.committed_nanos)
 
 
-def _limit(row: BillingPeriod, carried: balance.Balance, found: Entitlement, tenant: Tenant, *, used: int) -> Limit:
+def _limit(
+    row: BillingPeriod, carried: balance.Balance, found: Entitlement, topups: Sequence[Purchase], *, used: int
+) -> Limit:
     parts = tuple(_drawable(part) for part in found.parts)
     spell = Spell(row.starts_at, parts, used)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
         carried = balance.Balance(drawn=carried.drawn)
-    return balance.limit(carried, spell, purchases.of_tenant(tenant), floor_nanos=row.floor_nanos)
+    return balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
 
 
 def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement) -> BillingPeriod:
@@ -151,10 +163,12 @@ def _past(
         .select_related("account")
         .order_by("starts_at")
     )
+    if not rows:
+        return []
     used = _used_since(budget, [*(row.starts_at for row in rows), before])
     others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
     known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
-    plans = policy.plan_rules() if rows else []
+    plans = policy.plan_rules()
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
         Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos))
@@ -173,13 +187,13 @@ def _paid_parts(
         known = grants.of(sub, part.subscription_id, facts.invoices, pricing, set())
         cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
         lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
-        if part.given_until is not None and part.given_until <= now:
-            # Credit ends: from here on it counts as far as it was paid for.
+        if is_due(part, sub, now):
+            # From here on it counts as far as it was paid for.
             part = replace(part, given_nanos=0)
         period = grants.until_next(part.period, lines)
         parts.append(_drawable(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)))
-    if parts and (missing := row.given_nanos - sum(part.paid_nanos for part in parts)) > 0:
-        parts[-1] = replace(parts[-1], paid_nanos=parts[-1].paid_nanos + missing)
+    if parts and (missing := row.given_nanos - sum(part.covered_nanos for part in parts)) > 0:
+        parts[-1] = replace(parts[-1], given_nanos=parts[-1].covered_nanos + missing)
     return tuple(parts)
 
 
@@ -209,7 +223,8 @@ def _drawable(part: WindowShare) -> balance.Part:
         key=_key(part),
         ends_at=part.period.ends_at,
         whole_nanos=part.limit_nanos,
-        paid_nanos=max(part.paid_nanos, part.given_nanos),
+        paid_nanos=part.paid_nanos,
+        given_nanos=part.given_nanos,
         frozen=part.frozen,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
         forgiven_nanos=part.forgiven_nanos,
@@ -218,28 +233,19 @@ def _drawable(part: WindowShare) -> balance.Part:
 
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
-    spans = (part.period.starts_at, part.period.ends_at, part.whole.starts_at, part.whole.ends_at)
     until = part.given_until.isoformat() if part.given_until else ""
-    return [
-        part.subscription_id,
-        *(at.isoformat() for at in spans),
-        part.limit_nanos,
-        part.given_nanos,
-        part.cycle,
-        until,
-    ]
+    spans = part.period.starts_at.isoformat(), part.period.ends_at.isoformat()
+    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
-    subscription_id, *spans = raw[:5]
-    limit_nanos, given_nanos, *more = raw[5:]
-    period_start, period_end, whole_start, whole_end = map(datetime.fromisoformat, spans)
-    # Rows of earlier versions have an amount in place of the cycle, and nothing after it.
+    subscription_id, starts_at, ends_at, *rest = raw
+    # Rows of earlier versions have the whole that the period was a part of; those before them no cycle, nor an end.
+    limit_nanos, given_nanos, *more = rest[2:] if isinstance(rest[0], str) else rest
     cycle, until = more if len(more) == 2 else ("", "")
     return WindowShare(
         subscription_id,
-        Period(period_start, period_end),
-        Period(whole_start, whole_end),
+        Period(datetime.fromisoformat(starts_at), datetime.fromisoformat(ends_at)),
         limit_nanos,
         cycle,
         given_nanos=given_nanos,
@@ -281,7 +287,7 @@ def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now
 
 def _set_limit(budget: Budget, limit_nanos: int, found: Entitlement, now: datetime) -> None:
     """Raise or lower what is open, at once; nothing is written where nothing differs."""
-    reason = f"plan {found.plan or 'of its price'}"
+    reason = "awaiting payment" if found.state == EntitlementState.PENDING else f"plan {found.plan or 'of its price'}"
     if budget.limit_nanos != limit_nanos:
         budgets.change(budget=budget, changes={"limit_nanos": limit_nanos}, by=STRIPE, now=now, reason=reason)
         return

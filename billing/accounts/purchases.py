@@ -2,15 +2,19 @@
 
 A checkout that makes no invoice counts by itself. A top-up counts from the first window that is open after it is
 paid. What becomes of an unused rest is policy: it rolls over until it is used, or goes with the window.
+
+A tenant without a subscription has it in the windows that are open then, those of its own or of the default budget: an
+allowance of the ledger's each, of which its first subscription takes over what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import cast
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, TopUp
@@ -21,7 +25,7 @@ from billing.stripe_api import objects
 from billing.stripe_api.objects import StripeInvoice
 from governance import ledger
 from governance.actions import allowances
-from governance.models import BudgetWindow, ScopeType, Tenant
+from governance.models import Allowance, BudgetWindow, ScopeType, Tenant
 from governance.queries import budget_status
 from governance.rules import money
 from governance.rules.windows import WindowKind
@@ -72,46 +76,113 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
     """The tenant's top-ups that count in its windows."""
     expires = settings.STRIPE_TOPUPS == "expire"
     return [
-        balance.Purchase(row.key, row.counts_from, row.amount_nanos, row.refunded_nanos, expires)
+        balance.Purchase(
+            row.key,
+            row.counts_from,
+            row.amount_nanos - row.used_before_nanos,
+            min(row.refunded_nanos, row.amount_nanos - row.used_before_nanos),
+            expires,
+        )
         for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
         if row.counts_from is not None
     ]
 
 
-def count_in(account: BillingAccount, tenant: Tenant, starts_at: datetime) -> int:
-    """Let top-ups that were bought since count from the window that begins at `starts_at`; how many."""
-    new = Q(account=account, counts_from__isnull=True) & (Q(tenant=None) | Q(tenant=tenant))
-    return TopUp.objects.filter(new).update(tenant=tenant, counts_from=starts_at)
+def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list[TopUp]:
+    """Top-ups that count in no window of a subscription yet, with what was used of them before there was one."""
+    rows = list(_bought(account, tenant))
+    given = [one for row in rows for one in _given(row)]
+    # All of them before any is ended, as they share windows.
+    used = {one.pk: _used_of(one) for one in given}
+    for row in rows:
+        mine = [used[one.pk] for one in given if one.reason == _reason(row)]
+        goes = mine and settings.STRIPE_TOPUPS == "expire"
+        row.used_before_nanos = row.amount_nanos if goes else min(row.amount_nanos, max(mine, default=0))
+    for one in given:
+        # The default budget counts no more beside a subscription's; the tenant's own do.
+        if one.budget.tenant_id is None and allowances.state(one, now=now) == allowances.RUNNING:
+            allowances.end(allowance=one, by=STRIPE, now=now, reason="counts beside the subscription")
+    return rows
+
+
+def bought_at(account: BillingAccount, tenant: Tenant) -> datetime | None:
+    """When the first of the top-ups was heard of that count in no window of a subscription yet."""
+    return _bought(account, tenant).values_list("noted_at", flat=True).first()
+
+
+def count_in(bought: Sequence[TopUp], tenant: Tenant, starts_at: datetime) -> None:
+    """Let top-ups count from the window that begins at `starts_at`."""
+    for row in bought:
+        row.tenant, row.counts_from = tenant, starts_at
+        row.save(update_fields=["tenant", "counts_from", "used_before_nanos"])
 
 
 def count_without_window(account: BillingAccount, tenant: Tenant, *, now: datetime) -> None:
-    """Add top-ups to the open windows of a tenant that has no subscription: those of its own or the default budget."""
+    """Add top-ups to the open windows of a tenant that has no subscription, and take back what was refunded of them."""
     windows = budget_status.live(
         BudgetWindow.objects.filter(tenant=tenant, budget__scope_type=ScopeType.TENANT).exclude(
             budget__window=WindowKind.BILLING_CYCLE.value
         ),
         now=now,
     ).select_related("budget")
-    bought = list(TopUp.objects.filter(account=account, tenant=None, counts_from__isnull=True, refunded_nanos=0))
+    bought = list(_bought(account, tenant))
     if not bought:
         return
-    # All turns at once: `top_up` takes its own, and who holds a budget's windows must not wait for another's turn.
-    ledger.lock_windows(*{window.budget_id for window in windows})
+    # All at once, as a call takes them: `top_up` takes its own, and who holds a budget's windows must wait neither for
+    # another's turn nor for a window that comes before.
+    subjects = {(window.budget_id, window.subject) for window in windows}
+    ledger.lock_windows(*{budget_id for budget_id, _ in subjects}, subjects=subjects)
     found = list(windows.all())
-    if not found:
-        return
     for row in bought:
-        row.tenant = tenant
-        row.save(update_fields=["tenant"])
-        for window in found:
-            allowances.top_up(
-                budget=window.budget,
-                subject=window.subject,
-                amount_nanos=row.amount_nanos,
-                reason=f"top-up {row.key}"[:300],
-                by=STRIPE,
-                now=now,
-            )
+        if row.tenant is not None:
+            _take_back(row, [one for one in _given(row) if one.window in found], now)
+        elif found and row.refunded_nanos < row.amount_nanos:
+            row.tenant = tenant
+            row.save(update_fields=["tenant"])
+            for window in found:
+                _give(row, window, row.amount_nanos - row.refunded_nanos, now)
+
+
+def _bought(account: BillingAccount, tenant: Tenant) -> QuerySet[TopUp]:
+    """Top-ups for a tenant that no subscription's window counts: bought by its customer, or by one that gave it up."""
+    whose = Q(account=account, tenant=None) | Q(tenant=tenant)
+    return TopUp.objects.filter(whose, counts_from=None).order_by("pk")
+
+
+def _given(row: TopUp) -> list[Allowance]:
+    """What windows without a subscription were given of a top-up."""
+    if row.tenant_id is None:
+        return []
+    named = Allowance.objects.filter(window__tenant=row.tenant_id, actor=STRIPE.name, reason=_reason(row))
+    return list(named.select_related("budget", "window"))
+
+
+def _give(row: TopUp, window: BudgetWindow, nanos: int, now: datetime) -> None:
+    allowances.top_up(
+        budget=window.budget, subject=window.subject, amount_nanos=nanos, reason=_reason(row), by=STRIPE, now=now
+    )
+
+
+def _take_back(row: TopUp, given: Sequence[Allowance], now: datetime) -> None:
+    """Leave in open windows what was not refunded, or what is used of it; a refund that failed is given again."""
+    for one in given:
+        window = cast(BudgetWindow, one.window)
+        nanos = max(_used_of(one), row.amount_nanos - row.refunded_nanos)
+        if nanos != one.amount_nanos:
+            allowances.end(allowance=one, by=STRIPE, now=now, reason=f"refunded: {row.key}")
+            if nanos:
+                _give(row, window, nanos, now)
+
+
+def _used_of(allowance: Allowance) -> int:
+    """What is used of a top-up in its window: of several the older one first, and after the limit itself."""
+    window = cast(BudgetWindow, allowance.window)
+    later = sum(window.allowances.filter(pk__gte=allowance.pk).values_list("amount_nanos", flat=True))
+    return min(allowance.amount_nanos, max(0, window.committed_nanos - (window.limit_nanos - later)))
+
+
+def _reason(row: TopUp) -> str:
+    return f"top-up {row.key}"[:300]
 
 
 def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]]:

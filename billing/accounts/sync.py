@@ -151,11 +151,18 @@ def write(customer_id: str, reading: Reading | None, *, now: datetime) -> Billin
             raise Overtaken
         _keep(account, reading, now)
     binding.bind_claimed(account=account, now=now)
-    apply(account, now=now)
-    if reading is not None:
-        account.read_digest = _digest(account, reading)
-        account.save(update_fields=["read_digest"])
+    _apply_reading(account, reading, now)
+    # Who pays by now comes before who does not.
+    if account.state in LIVE and binding.bind_claimed(account=account, now=now):
+        _apply_reading(account, reading, now)
     return account
+
+
+def _apply_reading(account: BillingAccount, reading: Reading | None, now: datetime) -> None:
+    if reading is not None:
+        # Kept with what the reading comes to.
+        account.read_digest = _digest(account, reading)
+    apply(account, now=now)
 
 
 def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) -> bool:
@@ -163,7 +170,8 @@ def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) ->
     settings and operators do, and the time has not come for a change. `account` is locked."""
     waits = account.tenant_id is None and account.claimed_tenant != ""
     is_due = account.due_at is not None and account.due_at <= now
-    if waits or is_due or reading.products or account.fetches != reading.number:
+    is_new = account.read_digest == ""
+    if is_new or waits or is_due or reading.products or account.fetches != reading.number:
         return False
     return account.read_digest == _digest(account, reading)
 
@@ -181,7 +189,7 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
     facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
-    if not anew and (found.period is None or found.period.starts_at != account.window_start):
+    if account.kept_values and not anew and (found.period is None or found.period.starts_at != account.window_start):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
     wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
@@ -211,6 +219,7 @@ def _give(
     if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
         if found.state != EntitlementState.SUSPENDED:
             budget_windows.let_go(tenant, now=now)
+            purchases.count_without_window(account, tenant, now=now)
         return None
     for product_id, subscription_id in found.trials.items():
         Trial.objects.get_or_create(tenant=tenant, product_id=product_id, defaults={"subscription_id": subscription_id})
@@ -218,7 +227,7 @@ def _give(
         limit = budget_windows.apply(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.PENDING:
         budget_windows.hold_back(tenant, now=now)
-        budget_windows.end_spending(tenant, now=now)
+        limit = budget_windows.end_spending(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     _set_tenant_status(tenant, found, now)
@@ -301,7 +310,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     if limit is not None and limit.topups_nanos:
         reasons.append(f"topups:{money.format_dollars(limit.topups_nanos)}")
     if account.tenant is None:
-        reasons.append(binding.why_unbound(account, is_over=found.state.value in binding.CLOSED))
+        reasons.append(binding.why_unbound(account, state=found.state.value))
     elif binding.names_another(account):
         reasons.append(f"names_another_tenant:{account.claimed_tenant}")
     _alert(account, reasons, now)
@@ -327,6 +336,9 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "kept_values",
             "window_start",
             "has_begun",
+            "fetched_at",
+            "deleted_at",
+            "read_digest",
         ]
     )
 
@@ -355,7 +367,6 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     version = mirror.version_of_reading(reading.number, now)
     account.fetched_at = now
     account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
-    account.save(update_fields=["fetched_at", "deleted_at"])
     mirror.take_read(
         account,
         subscriptions=snapshot.subscriptions,

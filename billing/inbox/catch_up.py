@@ -298,7 +298,8 @@ def _describe(account: BillingAccount) -> dict[str, Any]:
         "reasons": ", ".join(account.reasons),
         "deleted": account.deleted_at is not None,
     }
-    for window in BudgetWindow.objects.filter(tenant=tenant, closed_at=None, source_id=account.stripe_customer_id):
+    windows = BudgetWindow.objects.filter(tenant=tenant, closed_at=None, source_id=account.stripe_customer_id)
+    for window in windows if tenant else ():
         name = f"window {_span(window.starts_at, window.ends_at)}"
         found[name] = f"{_dollars(window.limit_nanos)}, {window.state}"
     for model in Mirrored.__subclasses__():

@@ -151,6 +151,9 @@ class TopUp(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     amount_nanos = models.BigIntegerField()
     refunded_nanos = models.BigIntegerField(default=0)
+    used_before_nanos = models.BigIntegerField(
+        default=0, db_default=0, help_text="Used before the tenant had a subscription, in nanodollars."
+    )
     invoice_id = models.CharField(max_length=255, blank=True)
     intent_id = models.CharField(max_length=255, blank=True)
     noted_at = models.DateTimeField()
@@ -163,6 +166,10 @@ class TopUp(models.Model):
             models.CheckConstraint(
                 condition=Q(amount_nanos__gt=0, refunded_nanos__gte=0, refunded_nanos__lte=F("amount_nanos")),
                 name="topup_amounts_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(used_before_nanos__gte=0, used_before_nanos__lte=F("amount_nanos")),
+                name="topup_used_before_in_range",
             ),
             models.CheckConstraint(
                 condition=Q(counts_from__isnull=True) | Q(tenant__isnull=False), name="topup_counts_for_a_tenant"

@@ -2,7 +2,8 @@
 
 A part is a subscription's period of one cycle. Spending draws on what was paid for the parts, the one that ends first
 before the others, then on what they allow beyond that, then on top-ups. When a part is over, what was drawn beyond
-what was paid is owed: it is taken off the next limits until what periods leave unused has paid it. See docs/adr/0039.
+what was paid or given is owed: it is taken off the next limits until what was paid for and left unused has paid it. See
+docs/adr/0039.
 Amounts are integer nanodollars.
 """
 
@@ -17,16 +18,22 @@ from datetime import datetime
 class Part:
     """A subscription's period within a window: what it allows in all, and what was paid for it.
 
-    `frozen`: its payment went back or is in dispute, so it allows no more than what is used. `forgiven_nanos`: so much
-    of what was used beyond what was paid is not owed.
+    `given_nanos` of it need no payment: what is used of them is not owed, and what is not repays nothing. `frozen`: its
+    payment went back or is in dispute, so it allows no more than what is used. `forgiven_nanos`: so much of what was
+    used beyond what was paid is not owed.
     """
 
     key: str
     ends_at: datetime
     whole_nanos: int
     paid_nanos: int
+    given_nanos: int = 0
     forgiven_nanos: int = 0
     frozen: bool = False
+
+    @property
+    def covered_nanos(self) -> int:
+        return max(self.paid_nanos, self.given_nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nan
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     left = spell.used_nanos
     parts = sorted(spell.parts, key=lambda part: (not part.frozen, part.ends_at, part.key))
-    takers = [(part.key, part.whole_nanos if part.frozen else part.paid_nanos) for part in parts]
+    takers = [(part.key, part.whole_nanos if part.frozen else part.covered_nanos) for part in parts]
     takers += [(part.key, part.whole_nanos) for part in parts]
     takers += [(topup.key, topup.amount_nanos) for topup in _counting(topups, spell.starts_at)]
     for key, most in takers:
@@ -123,9 +130,10 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
 
 
 def _close(balance: Balance, part: Part) -> None:
-    """A part is over: what was drawn beyond its payment is owed, what is left of it repays what is owed."""
-    beyond = balance.drawn.pop(part.key, 0) - part.paid_nanos
-    balance.debt_nanos = max(0, balance.debt_nanos + (beyond if beyond < 0 else max(0, beyond - part.forgiven_nanos)))
+    """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
+    drawn = balance.drawn.pop(part.key, 0)
+    owed, left = drawn - part.covered_nanos - part.forgiven_nanos, part.paid_nanos - drawn
+    balance.debt_nanos = max(0, balance.debt_nanos + max(0, owed) - max(0, left))
 
 
 def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]:

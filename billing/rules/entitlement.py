@@ -22,7 +22,7 @@ from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
-from billing.stripe_api.objects import Item, StripeInvoice, StripeSubscription
+from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
 
 
@@ -85,15 +85,15 @@ class BillingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class WindowShare:
-    """A subscription's share of a window, of one cycle. `whole` is the budget period that `period` is a part of.
+    """A subscription's share of a window, of one cycle.
 
-    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit), or none
-    before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`: nothing that was paid stands.
+    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
+    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
+    nothing that was paid stands.
     """
 
     subscription_id: str
     period: Period
-    whole: Period
     limit_nanos: int
     cycle: str = ""
     paid_nanos: int = 0
@@ -174,7 +174,7 @@ def closed(
         return Entitlement(EntitlementState.CLOSED, reasons=reasons, kept=kept or {})
     first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     period, nanos = grants.month(first, now), policy.free_nanos
-    part = WindowShare("free", period, period, nanos, given_nanos=nanos)
+    part = WindowShare("free", period, nanos, given_nanos=nanos)
     return Entitlement(
         EntitlementState.FREE,
         nanos,
@@ -290,9 +290,7 @@ class _Subscription:
         waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
         found += [one for one in waiting if one is not None]
         if not found and self.spans:
-            span, cycle = max((all[-1], cycle) for cycle, all in self.spans.items())
-            over = self._paid(cycle, span)
-            found = [replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=None)]
+            found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
     def _is(
@@ -315,14 +313,22 @@ class _Subscription:
         lines, refunds = self.grants[cycle], self.facts.refunds
         in_part = any(one.span == span and one.in_part for one in lines)
         period, whole = cycle.at(span, self.now, in_part=in_part)
-        part = paid_for(WindowShare(self.id, period, whole, 0, str(cycle)), lines, refunds)
-        nanos = grants.given(lines, period, whole) if part.frozen else part.paid_nanos
+        part = paid_for(WindowShare(self.id, period, 0, str(cycle)), lines, refunds)
+        nanos = grants.given(lines, period) if part.frozen else max(part.paid_nanos, part.given_nanos)
         part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
         billed = [one for one in lines if one.span.overlap(period)]
         gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
+
+    def _over(self, span: Period, cycle: Cycle) -> SubscriptionStatus:
+        """A paid period is over, and nobody has said what comes after it: for as long as a payment may be late."""
+        ends_at = span.ends_at + timedelta(days=self.policy.grace_days)
+        if self.now >= ends_at:
+            return self._is(EntitlementState.SUSPENDED, "period_ended")
+        over = self._paid(cycle, span)
+        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=ends_at)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.
@@ -332,10 +338,7 @@ class _Subscription:
         items = self.items.get(cycle, [])
         if not items or any(self.worths[item.price.id].share_e4 for item in items):
             return paid
-        # What is billed of a change is billed to the period's end.
-        last = Period(period.ends_at - grants.MICROSECOND, period.ends_at)
-        lines = [one for one in self.grants[cycle] if one.span.overlap(last)]
-        asked, billed = self._worth(items, whole), sum(-one.nanos if one.is_credit else one.nanos for one in lines)
+        asked, billed = self._worth(items, whole), grants.billed_at(self.grants[cycle], period.ends_at)
         if asked > billed and self.policy.upgrade == "whole" and not self.is_late:
             return max(paid, min(period.share(asked, whole), paid * self.policy.upgrade_times))
         if asked < billed and self.policy.downgrade == "now":
@@ -358,42 +361,61 @@ class _Subscription:
         if not known or sub.status.startswith("incomplete"):
             return None
         rolled, paid = max(known), self.spans.get(cycle, [])
-        if paid and (rolled.ends_at <= paid[-1].ends_at or (sub.cancel_at_period_end and not cycle.in_arrears)):
+        if paid and rolled.ends_at <= paid[-1].ends_at:
             return None
         # Nobody has credit for a first invoice that was not sent to them.
         is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
         if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
             return self._is(EntitlementState.PENDING, "awaiting_first_payment")
-        rolled = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
-        terms = timedelta(days=sub.days_until_due)
+        terms = self._terms(rolled, in_arrears=cycle.in_arrears)
         grace = max(terms, timedelta(days=self.policy.grace_days))
-        ends_at, by_agreement = rolled.starts_at + grace, rolled.starts_at + terms
-        if cycle.in_arrears:
-            by_agreement = rolled.ends_at + grace
-            ends_at = ends_at if self._is_behind(paid, rolled) else by_agreement
+        due_at = (rolled.ends_at if cycle.in_arrears else rolled.starts_at) + terms
+        is_behind = not cycle.in_arrears or self._is_behind(paid, rolled)
+        ends_at = (rolled.starts_at if is_behind else rolled.ends_at) + grace
         if self.now >= ends_at and not (self.is_paused and self.policy.pause == "ignore"):
             return self._is(EntitlementState.SUSPENDED, "past_due")
-        return self._on_credit(cycle, items, rolled, ends_at, by_agreement if self.now < by_agreement else None)
+        # What of it is paid for, as by the period that it has cut short, needs no credit; and its grace began with it.
+        rest = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
+        return self._on_credit(cycle, items, rest, ends_at, due_at)
+
+    def _terms(self, current: Period, *, in_arrears: bool) -> timedelta:
+        """How long after the period's start what is billed then is due: what was sent says so, once it is."""
+        sent = [one for one in self.facts.invoices if one.status == "open" and one.due_at]
+        mine = (one for one in sent if any(self._bills(line, one, current, in_arrears) for line in one.lines))
+        due_at = max((one.due_at for one in mine if one.due_at), default=None)
+        return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
+
+    def _bills(self, line: Line, invoice: StripeInvoice, current: Period, in_arrears: bool) -> bool:
+        """Whether a line bills a period, or where that is done in arrears the one before it."""
+        span = grants.between(line.starts_at, line.ends_at)
+        if span is None or not line.recurring or (line.subscription_id or invoice.subscription_id) != self.id:
+            return False
+        return span.ends_at == current.starts_at if in_arrears else bool(span.overlap(current))
 
     def _is_behind(self, paid: Sequence[Period], current: Period) -> bool:
         """Whether the period before, which is billed when it is over, is not paid for."""
         begun = max((at for at in (self.sub.starts_at, self.sub.trial_ends_at) if at), default=current.starts_at)
         is_paid = begun >= current.starts_at or any(span.ends_at >= current.starts_at for span in paid)
+        # Or it was paid for at another price, which is sold no more.
+        sold = {item.price.id for item in self.sub.items}
+        before = (one for lines in self.grants.values() for one in lines if one.price.id not in sold)
+        is_paid = is_paid or any(not one.is_credit and one.span.ends_at >= current.starts_at for one in before)
         return self.is_late or not is_paid
 
     def _on_credit(
-        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, by_agreement: datetime | None
+        self, cycle: Cycle, items: Sequence[Item], rolled: Period, ends_at: datetime, due_at: datetime
     ) -> SubscriptionStatus:
-        """What the policy gives of a period before it is paid for, which need not be before `by_agreement`, if that is
-        set. Used, and not paid for by then, it is owed."""
+        """What the policy gives of a period before it is paid for: its credit where that was agreed, until it is due.
+        Used, and not paid for by then, it is owed."""
         period, whole = cycle.at(rolled, self.now)
-        percent = self.policy.credit_percent if by_agreement else self.policy.provisional_percent
+        is_agreed = cycle.in_arrears or self.now < due_at
+        percent = self.policy.credit_percent if is_agreed else self.policy.provisional_percent
         nanos = period.share(self._worth(items, whole) * percent // 100, whole)
-        given = nanos if by_agreement else 0
-        part = WindowShare(self.id, period, whole, nanos, str(cycle), given_nanos=given, given_until=by_agreement)
-        until = min(at for at in (ends_at, by_agreement, period.ends_at) if (at and at > self.now) or at == ends_at)
+        part = WindowShare(self.id, period, nanos, str(cycle))
+        part = replace(part, given_nanos=nanos, given_until=due_at) if is_agreed else part
+        until = min(at for at in (ends_at, due_at, period.ends_at) if at > self.now or at == ends_at)
         state = EntitlementState.ACTIVE if cycle.in_arrears else EntitlementState.PROVISIONAL
-        reason = "on_credit" if by_agreement else "awaiting_payment"
+        reason = "on_credit" if is_agreed else "awaiting_payment"
         return self._is(state, reason, part=part, priced=self._priced(items), until=until)
 
     def _trial(self) -> SubscriptionStatus:
@@ -411,7 +433,7 @@ class _Subscription:
         whole = sum(self._worth(items, period) for items in self.items.values())
         priced = self._priced(sub.items)
         nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
-        part = WindowShare(self.id, period, period, nanos, given_nanos=nanos)
+        part = WindowShare(self.id, period, nanos, given_nanos=nanos)
         found = self._is(EntitlementState.TRIAL, part=part, priced=priced, until=period.ends_at)
         return replace(found, trial_product=product)
 
@@ -420,11 +442,27 @@ class _Subscription:
 
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
-    """A part with what was paid for it and stands. What was refunded in part is the business's gift."""
+    """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
+    for in arrears is what was used, so that none of it is left."""
     disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
     gone = {id for id, one in refunds.items() if one.kind.is_whole}
-    stands = grants.given(lines, part.period, part.whole, gone=gone)
-    back = grants.given(lines, part.period, part.whole, gone=disputed) - stands
+    stands = grants.given(lines, part.period, gone=gone)
+    back = grants.given(lines, part.period, gone=disputed) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
     frozen = not stands and any(one.invoice_id in gone for one in billed)
-    return replace(part, paid_nanos=stands, forgiven_nanos=max(0, back), frozen=frozen)
+    part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
+    if any(one.cycle.in_arrears for one in lines):
+        return replace(part, given_nanos=max(part.given_nanos, stands))
+    return replace(part, paid_nanos=stands)
+
+
+def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:
+    """Whether what was given of a part before its payment is to be paid by now. That ends with its subscription, and
+    without terms of payment when another period begins, be it before its time."""
+    if part.given_until is None:
+        return False
+    if sub is None or sub.status in OVER:
+        return True
+    begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
+    is_cut = begun > part.period.starts_at
+    return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)

@@ -1,9 +1,11 @@
 """What the lines of paid invoices give: a grant each. Pure.
 
 A grant is a subscription's item, a span of time, and budget for it: the plan's limit times the share of the price's
-interval that the span covers, or a share of what the line charged, net of discounts. A credit takes budget back. No
-invoice's reason and no subscription's status matter here: a period is paid for by the lines that cover it.
+interval that the span covers, or a share of what the line charged, net of discounts. A credit takes budget back. What
+was used is paid for by the line that bills it, however short its span. No invoice's reason and no subscription's status
+matter here: a period is paid for by the lines that cover it.
 
+Each grant is measured by its own intervals, whatever windows divide them, so that they give what it gives to the cent.
 Items whose budgets last equally long (a `Cycle`) have their windows together. Amounts are integer nanodollars.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import floor
 from typing import cast
@@ -30,6 +32,7 @@ MONTHS = {"month": 1, "year": 12}
 # Stripe bills three years at most at once.
 MOST_MONTHS = 120
 MICROSECOND = timedelta(microseconds=1)
+FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -96,7 +99,8 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Budget for a span: `nanos` for each whole cycle or, where `at_once`, for the span. A credit takes it back.
+    """Budget for a span: `nanos` for each of the `wholes`, its own intervals, as far as it covers them. A credit takes
+    it back.
 
     `is_change`: it bills a part of a period that is paid for otherwise. `in_part`: it charged less than the whole.
     """
@@ -104,7 +108,7 @@ class Grant:
     cycle: Cycle
     span: Period
     nanos: int
-    at_once: bool
+    wholes: Sequence[Period]
     is_credit: bool
     is_change: bool
     in_part: bool
@@ -112,11 +116,14 @@ class Grant:
     price: StripePrice
     worth: Worth
 
-    def within(self, period: Period, whole: Period) -> Fraction:
-        """What it gives of a period's budget, in nanodollars and parts of one."""
-        shared = self.span.overlap(period) // MICROSECOND
-        length = (self.span if self.at_once else whole).length // MICROSECOND
-        return Fraction((-self.nanos if self.is_credit else self.nanos) * shared, length)
+    def within(self, period: Period) -> Fraction:
+        """What it gives within a period, in nanodollars and parts of one."""
+        if (
+            shared := between(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
+        ) is None:
+            return Fraction(0)
+        parts = (Fraction(one.overlap(shared) // MICROSECOND, one.length // MICROSECOND) for one in self.wholes)
+        return (-self.nanos if self.is_credit else self.nanos) * sum(parts, Fraction(0))
 
 
 Grants = Mapping[Cycle, Sequence[Grant]]
@@ -168,35 +175,63 @@ def of(
     # What is not mapped is worth the default plan alone; not beside an item that is.
     beside = pricing.worths(list(items.values()), set())
     found: dict[Cycle, list[Grant]] = defaultdict(list)
-    counted: set[tuple[str, Period, bool]] = set()
-    for invoice in invoices:
-        if invoice.status != "paid":
-            continue
-        lines = [replace(line, price=_told(line.price, items)) for line in invoice.lines if _is_of(line, invoice, id)]
+    # What a price was worth when it was charged last: that is what a credit takes back.
+    charged: dict[str, Worth | None] = {}
+    paid = [one for one in invoices if one.status == "paid"]
+    for invoice in sorted(paid, key=lambda one: (one.created_at or FIRST, one.id)):
+        lines = [_told(line, items) for line in invoice.lines if _is_of(line, invoice, id)]
         # The items say by themselves what is wrong with them.
         worths = pricing.worths([line.price for line in lines], set() if items else reasons)
+        counted: dict[tuple[Period, bool, str], str] = {}
         for line in lines:
-            worth = (beside if line.price.id in items else worths).get(line.price.id)
-            if worth is None or (grant := _grant(line, invoice.id, worth, pricing, sub, reasons)) is None:
-                continue
-            once = invoice.id, grant.span, grant.is_credit
-            if worth.level != Level.DEFAULT or once not in counted:
+            price = line.price
+            worth = (beside if price.id in items else worths).get(price.id)
+            if line.credit:
+                worth = charged.get(price.id, worth)
+            grant = worth and _grant(line, invoice.id, worth, found, pricing, sub, reasons)
+            if worth and grant and (once := _once(grant)) is not None:
+                is_first = once not in counted
+                worth = worth if counted.setdefault(once, price.id) == price.id else None
+                grant = grant if is_first else None
+            if grant:
                 found[grant.cycle].append(grant)
-                counted.add(once)
+            if not line.credit:
+                charged[price.id] = worth
     return found
 
 
-def given(grants: Sequence[Grant], period: Period, whole: Period, *, gone: Collection[str] = ()) -> int:
-    """How much of a period's budget grants give: rounded down once, so that a credit takes back just what a charge
+def _once(grant: Grant) -> tuple[Period, bool, str] | None:
+    """What counts once among the lines of an invoice: the default plan, and a limit whose price bills each tier by
+    itself. None for what adds up."""
+    worth, price = grant.worth, grant.price
+    if worth.level == Level.DEFAULT:
+        return grant.span, grant.is_credit, ""
+    if price.unit_amount is None and not (worth.share_e4 or worth.per_unit):
+        return grant.span, grant.is_credit, price.id
+    return None
+
+
+def given(grants: Sequence[Grant], period: Period, *, gone: Collection[str] = ()) -> int:
+    """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
     gave, and never less than nothing. `gone`: invoices whose payment is."""
-    return max(0, floor(sum(one.within(period, whole) for one in grants if one.invoice_id not in gone)))
+    return max(0, floor(sum(one.within(period) for one in grants if one.invoice_id not in gone)))
+
+
+def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
+    """What was billed for the end of a period, for a whole cycle, as changes within it are. Where a price was billed
+    anew before its time, what it was billed before is no part of that."""
+    last = Period(ends_at - MICROSECOND, ends_at)
+    lines = sorted((one for one in grants if one.span.overlap(last)), key=lambda one: one.span)
+    begun = {one.price.id: one.span.starts_at for one in lines if not (one.is_change or one.is_credit)}
+    counted = (one for one in lines if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at))
+    return sum(-one.nanos if one.is_credit else one.nanos for one in counted)
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:
     """The time that is paid for, as it was billed, in order and without overlap.
 
-    A change within a period is a part of it. A period that begins anew ends the one before where the rest of that was
-    credited; where it was not, it goes on when that is over.
+    What is billed within a period is a part of it. A period that begins anew, and goes on beyond it or has the rest of
+    it credited, ends it; what was not credited of it counts in the new one.
     """
     found: list[Period] = []
     billed = [one for one in grants if not one.is_credit]
@@ -204,12 +239,18 @@ def spans(grants: Sequence[Grant]) -> list[Period]:
         last = found[-1] if found else None
         if last is None or one.span.starts_at >= last.ends_at:
             found.append(one.span)
-        elif _ends_early(last, one, grants):
-            found[-1] = Period(last.starts_at, one.span.starts_at)
-            found.append(one.span)
+        elif _begins_anew(one, last, grants):
+            found[-1:] = [Period(last.starts_at, one.span.starts_at), one.span]
         elif one.span.ends_at > last.ends_at:
             found.append(Period(last.ends_at, one.span.ends_at))
     return found
+
+
+def _begins_anew(one: Grant, last: Period, grants: Sequence[Grant]) -> bool:
+    if one.is_change or one.span.starts_at == last.starts_at:
+        return False
+    rest = Period(one.span.starts_at, last.ends_at)
+    return one.span.ends_at > last.ends_at or any(other.is_credit and other.span == rest for other in grants)
 
 
 def until_next(period: Period, grants: Sequence[Grant]) -> Period:
@@ -224,29 +265,24 @@ def cycle_at(known: Grants, at: datetime) -> str:
     return next((str(cycle) for cycle in found), "")
 
 
-def _ends_early(last: Period, one: Grant, grants: Sequence[Grant]) -> bool:
-    rest = Period(one.span.starts_at, last.ends_at)
-    return (
-        not one.is_change
-        and one.span.starts_at > last.starts_at
-        and any(other.is_credit and other.span == rest for other in grants)
-    )
-
-
 def _is_of(line: Line, invoice: StripeInvoice, id: str) -> bool:
     """Whether a line bills an item of this subscription, and not a fee or a purchase beside it."""
     return (line.recurring or line.proration) and (line.subscription_id or invoice.subscription_id) == id
 
 
-def _told(price: StripePrice, items: Mapping[str, StripePrice]) -> StripePrice:
-    """Invoices may name a price by its id alone; the subscription tells the rest of it."""
-    return price if price.interval else items.get(price.id, price)
+def _told(line: Line, items: Mapping[str, StripePrice]) -> Line:
+    """Invoices may name a price by its id alone; the subscription tells the rest of it. A part of a period that charges
+    nothing, for a price that is no item any more, gives that back."""
+    price = line.price if line.price.interval else items.get(line.price.id, line.price)
+    gives_back = line.credit or (line.proration and line.listed == 0 and price.id not in items)
+    return replace(line, price=price, credit=gives_back)
 
 
 def _grant(
     line: Line,
     invoice_id: str,
     worth: Worth,
+    known: Grants,
     pricing: Pricing,
     sub: StripeSubscription | None,
     reasons: set[str],
@@ -263,9 +299,27 @@ def _grant(
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
     charge = line.amount, line.currency
-    at_once = bool(worth.share_e4) and (in_part or not worth.monthly or price.interval not in MONTHS)
-    if at_once:
+    if worth.share_e4 and (in_part or not worth.monthly or price.interval not in MONTHS):
+        wholes: Sequence[Period] = (span,)
         nanos = pricing.nanos(worth, price, line.quantity, charge, reasons)
     else:
-        nanos = per_cycle(pricing, worth, price, line.quantity, span, reasons, charge)
-    return Grant(cycle, span, nanos, at_once, line.credit, line.proration, in_part, invoice_id, price, worth)
+        wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
+        nanos = per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons, charge)
+    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice_id, price, worth)
+
+
+def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:
+    """The intervals that a line's budget is for. A change's are those of the period that it goes to the end of, so that
+    a credit takes back what was charged."""
+    for one in known:
+        is_whole = not (one.is_change or one.is_credit)
+        if is_whole and one.span.ends_at == span.ends_at and one.span.starts_at <= span.starts_at:
+            return one.wholes
+    if not cycle.is_month or span.length <= LONGEST_MONTH:
+        return (span,) if cycle.in_arrears else (cycle.whole(span, in_part=in_part),)
+    found = [month(span.starts_at, span.starts_at)]
+    while found[-1].ends_at < span.ends_at:
+        found.append(month(span.starts_at, found[-1].ends_at))
+    if cycle.in_arrears:
+        found[-1] = Period(found[-1].starts_at, span.ends_at)
+    return found

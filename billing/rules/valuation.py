@@ -87,7 +87,8 @@ class PlanRule:
 class Worth:
     """What one price gives for a month (`monthly`, also where it bills longer or shorter) or for what it bills at once.
 
-    `share_e4`: this share of what is billed, in ten thousandths, in place of a limit.
+    `share_e4`: this share of what is billed, in ten thousandths, in place of a limit. `by_product`: its product says
+    so, and not the price itself.
     """
 
     level: Level
@@ -97,6 +98,7 @@ class Worth:
     monthly: bool = True
     share_e4: int = 0
     policy: PlanPolicy = PlanPolicy()
+    by_product: bool = False
 
 
 # A price and what it is worth.
@@ -114,13 +116,18 @@ class Pricing:
 
     def worths(self, prices: Sequence[StripePrice], reasons: set[str]) -> dict[str, Worth]:
         """Price id -> worth, of prices sold together. Where none of them is mapped, each is worth the default plan,
-        which counts once; beside one that is mapped, others are worth nothing."""
+        which counts once; beside one that is mapped, others are worth nothing, and so is what is used beyond a plan:
+        a metered price for which its product speaks, and that is sold with another of the same."""
         budgets = (BUDGET_KEY, PERCENT_KEY)
         # A price that only sells top-ups is no budget, and lacks none.
         asked = [one for one in prices if not _said(one, TOPUP_KEY) or any(_said(one, key) for key in budgets)]
         mapped = {one.id: worth for one in asked if (worth := self._worth(one, reasons)) is not None}
         if mapped or not asked:
-            return mapped
+            sold = {one.product_id for one in asked if one.id in mapped and not one.metered}
+            beyond = {one.id for one in asked if one.metered and one.product_id in sold}
+            return {
+                id: worth for id, worth in mapped.items() if id not in beyond or worth.share_e4 or not worth.by_product
+            }
         plan = next((plan for plan in self.plans if plan.is_default), None)
         reasons |= {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
         default = Worth(Level.DEFAULT, 0)
@@ -164,16 +171,21 @@ class Pricing:
         per_unit = _flag(price, PER_UNIT_KEY)
         plan = max(self.plans, key=lambda one: (one.precision(price), one.name), default=None)
         if plan is not None and plan.precision(price):
-            per_unit = plan.per_unit or per_unit
-            return Worth(Level.PLAN, plan.limit_nanos, plan.name, per_unit, plan.monthly, policy=plan.policy)
+            found = Worth(Level.PLAN, plan.limit_nanos, plan.name, plan.per_unit or per_unit, plan.monthly)
+            return replace(found, policy=plan.policy, by_product=plan.precision(price) == 1)
         for level, metadata in (
             (Level.PRICE_METADATA, price.metadata),
             (Level.PRODUCT_METADATA, price.product_metadata),
         ):
             limit = read_amount(metadata, BUDGET_KEY, reasons)
             if limit is not None:
-                return Worth(level, limit, per_unit=per_unit, monthly=_monthly(price))
+                of_product = level == Level.PRODUCT_METADATA
+                return Worth(level, limit, per_unit=per_unit, monthly=_monthly(price), by_product=of_product)
             share_e4 = read_percent(metadata, PERCENT_KEY, reasons)
+            if share_e4 is not None and price.metered:
+                # What it bills is known when it is over, and cannot bound what is used before.
+                reasons.add(f"invalid_metadata:{PERCENT_KEY}")
+                return Worth(level, 0, monthly=_monthly(price))
             if share_e4 is not None:
                 return Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
         return None

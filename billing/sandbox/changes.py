@@ -131,7 +131,7 @@ def plan_of(
     plan = ChangePlan(items=after, at=at, gone=[item for item in sub["_items"] if item["id"] not in kept])
     item_charges.check_items(state, sub, after)
     prorates, on_trial = behaviour != "none", sub["status"] == "trialing" and trial_end != "now"
-    restarts = anew or trial_end == "now" or _interval_changes(state, sub, after)
+    restarts = anew or trial_end == "now" or _interval_changes(state, sub, after) or _begins_to_cost(state, sub, after)
     if isinstance(trial_end, int):
         _into_trial(state, sub, plan, now, trial_end, prorates=prorates)
     elif restarts and not (on_trial and not anew):
@@ -195,6 +195,15 @@ def _interval_changes(state: State, sub: Row, after: Sequence[Row]) -> bool:
     """Whether an item that stays is billed in another rhythm: then its period begins anew."""
     old = {item["id"]: item_charges.step_of(state, item) for item in sub["_items"]}
     return any(item["id"] in old and item_charges.step_of(state, item) != old[item["id"]] for item in after)
+
+
+def _begins_to_cost(state: State, sub: Row, after: Sequence[Row]) -> bool:
+    """Whether what was free is so no more: then its period begins anew, too."""
+
+    def is_free(items: Sequence[Row]) -> bool:
+        return not any(item_charges.is_metered(state, one) or item_charges.cost_of(state, one) for one in items)
+
+    return is_free(sub["_items"]) and not is_free(after)
 
 
 def _in_mid_period(state: State, sub: Row, plan: ChangePlan, changed: set[str], at: int, *, prorates: bool) -> None:
@@ -273,6 +282,7 @@ def credit(state: State, sub: Row, item: Row, at: int, plan: ChangePlan) -> None
                 subscription=sub["id"],
                 item=item["id"],
                 proration=True,
+                gives_back=debit.get("line", ["", ""]),
                 description=f"Unused time on {price['nickname'] or price['id']}",
                 discounts=off,
             )

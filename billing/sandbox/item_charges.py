@@ -166,13 +166,17 @@ def bill(
     )
     for line in invoice["_lines"]:
         if line["_invoiceitem"] is None:
-            note_debit(state, line["_charge"], [(one["discount"], one["amount"]) for one in line["discount_amounts"]])
+            off = [(one["discount"], one["amount"]) for one in line["discount_amounts"]]
+            note_debit(state, line["_charge"], off, line=(invoice["id"], line["id"]))
     return invoice
 
 
-def note_debit(state: State, charge: LineCharge, off: Sequence[tuple[str, int]]) -> None:
+def note_debit(
+    state: State, charge: LineCharge, off: Sequence[tuple[str, int]], *, line: tuple[str, str] = ("", "")
+) -> None:
+    """Note what was billed with its item; `line` is its invoice's id and its own, where it has them yet."""
     item = state.find("subscription_item", charge.item)
-    if item is None or charge.arrears or charge.amount <= 0:
+    if item is None or charge.arrears or charge.trial or charge.gives_back is not None or charge.amount < 0:
         return
     item["_debits"].append(
         {
@@ -182,6 +186,7 @@ def note_debit(state: State, charge: LineCharge, off: Sequence[tuple[str, int]])
             "end": charge.end,
             "amount": charge.amount,
             "discounts": [list(one) for one in off],
+            "line": list(line),
         }
     )
 

@@ -18,7 +18,8 @@ Discounts = Sequence[tuple[str, int]]
 class LineCharge:
     """What a line is about: a price and a quantity for a span, in whole or in part.
 
-    `amount` is the list amount; below nothing it is a credit. `discounts` are fixed where they are given, as those of a
+    `amount` is the list amount; below nothing it is a credit, and one of a free price is of nothing: it `gives_back`,
+    as far as that is known, a line of an invoice (their ids). `discounts` are fixed where they are given, as those of a
     credit are by what it gives back: (discount's id, amount).
     """
 
@@ -32,6 +33,7 @@ class LineCharge:
     proration: bool = False
     arrears: bool = False
     trial: bool = False
+    gives_back: Sequence[str] | None = None
     description: str = ""
     discounts: Discounts | None = None
     metadata: Mapping[str, str] | None = None
@@ -121,8 +123,9 @@ def _parent(charge: LineCharge, invoiceitem: str | None) -> Row:
 
 
 def _proration_details(charge: LineCharge) -> Row:
+    invoice, line = charge.gives_back or ("", "")
     return {
-        "credited_items": None,
+        "credited_items": {"invoice": invoice, "invoice_line_items": [line]} if invoice else None,
         "discount_amounts": [{"amount": amount, "discount": id} for id, amount in charge.discounts or ()],
     }
 

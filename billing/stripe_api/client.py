@@ -31,8 +31,10 @@ PAGE = 100
 # Accounts v2: the id of an account that is a customer.
 ACCOUNT = "acct_"
 _PATH = re.compile(r"/v[12](/[A-Za-z0-9_.-]+)+")
-# Invoices older than this many say nothing about the current period of a customer.
-MOST_INVOICES = 200
+# Stripe bills three years at most at once: what is older than the newest by more says nothing about what is current.
+LONGEST_S = 3 * 366 * 86_400
+# Addresses of Stripe's that carry a token, which is another each time that their object is read.
+TOKENS = ("invoice_pdf", "pdf")
 
 Fetched = Mapping[str, Any]
 Client = stripe.StripeClient
@@ -89,7 +91,7 @@ def is_live() -> bool | None:
 
 
 def customer_snapshot(customer_id: str) -> CustomerSnapshot:
-    """The customer with its subscriptions and newest invoices. Raises StripeUnavailable, StripeRefused.
+    """The customer with its subscriptions, invoices and payments. Raises StripeUnavailable, StripeRefused.
 
     A customer deleted at Stripe, or an account that was closed, has `deleted` set and nothing else.
     """
@@ -104,13 +106,11 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         subscriptions = tuple(_with_all_items(api, one) for one in _all(api.v1.subscriptions.list(wanted)))
         # Charges are not listed by account: what becomes of them is heard of in events.
         payments = None if is_account else _payments(api, customer_id)
-        invoices = _invoices(api, {**whose, "status": "paid"})
-        if any(one.get("collection_method") == "send_invoice" for one in subscriptions):
-            invoices += _invoices(api, {**whose, "status": "open"})
+        invoices = _invoices(api, whose)
         if payments is not None and any(one.get("post_payment_credit_notes_amount") for one in invoices):
             # Invoices say how much was credited, not how much of that a refund carries.
             notes: Any = {**whose, "limit": PAGE}
-            payments += tuple(_all(api.v1.credit_notes.list(notes), at_most=MOST_INVOICES))
+            payments += tuple(_recent(api.v1.credit_notes.list(notes)))
         return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)
@@ -124,7 +124,7 @@ def _customer(api: stripe.StripeClient, customer_id: str) -> Fetched:
 
 
 def _invoices(api: stripe.StripeClient, whose: Mapping[str, str]) -> tuple[Fetched, ...]:
-    """The customer's newest invoices of a status, with the payments they were paid by where those can be asked for."""
+    """The customer's invoices of whatever status but drafts, with their payments where those can be asked for."""
     plain: Any = {**whose, "limit": PAGE}
     try:
         listed = api.v1.invoices.list(plain | {"expand": ["data.payments"]})
@@ -133,7 +133,7 @@ def _invoices(api: stripe.StripeClient, whose: Mapping[str, str]) -> tuple[Fetch
             raise
         # Older versions, and what stands in for Stripe, have invoices that name their charge themselves.
         listed = api.v1.invoices.list(plain)
-    return tuple(_with_all_lines(api, one) for one in _all(listed, at_most=MOST_INVOICES))
+    return tuple(_with_all_lines(api, one) for one in _recent(listed) if one.get("status") != "draft")
 
 
 def _with_all_lines(api: stripe.StripeClient, invoice: Fetched) -> Fetched:
@@ -160,7 +160,7 @@ def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]
     """The customer's newest charges and their disputes; None where what stands in for Stripe does not know them."""
     try:
         charges = api.v1.charges.list({"customer": customer_id, "limit": PAGE})
-        found = list(_all(charges, at_most=MOST_INVOICES))
+        found = list(_recent(charges))
         for id in [charge["id"] for charge in found if charge.get("disputed")]:
             found += _all(api.v1.disputes.list({"charge": id, "limit": PAGE}))
     except stripe.StripeError as error:
@@ -261,11 +261,33 @@ def _plain(found: stripe.StripeObject) -> Fetched:
     return found.to_dict(for_json=True)
 
 
-def _all(listed: stripe.ListObject[Any], *, at_most: int | None = None) -> Iterator[Fetched]:
-    for count, item in enumerate(listed.auto_paging_iter()):
-        if at_most is not None and count >= at_most:
+def _all(listed: stripe.ListObject[Any]) -> Iterator[Fetched]:
+    """What is listed, to its end, as it reads each time alike."""
+    for item in listed.auto_paging_iter():
+        yield _without_tokens(item.to_dict(for_json=True))
+
+
+def _recent(listed: stripe.ListObject[Any]) -> Iterator[Fetched]:
+    """What is listed, newest first, and not too old to say anything about what is current."""
+    newest: int | None = None
+    for one in _all(listed):
+        created = int(one.get("created") or 0)
+        newest = created if newest is None else newest
+        if created < newest - LONGEST_S:
             return
-        yield item.to_dict(for_json=True)
+        yield one
+
+
+def _without_tokens(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_without_tokens(one) for one in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: value if name == "metadata" else _without_tokens(value)
+        for name, value in data.items()
+        if not (name.endswith("_url") or name in TOKENS)
+    }
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
     `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
-    credit.
+    credit, and nothing for one of what was free.
     """
 
     id: str
@@ -85,7 +85,8 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them. `total` is what they,
-    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back."""
+    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back.
+    `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str
@@ -100,6 +101,7 @@ class StripeInvoice:
     credited_before: int = 0
     currency: str = ""
     created_at: datetime | None = None
+    due_at: datetime | None = None
     paid_at: datetime | None = None
     payments: frozenset[str] = frozenset()
 
@@ -241,6 +243,7 @@ def invoice(data: Object) -> StripeInvoice:
         credited_before=whole(data.get("pre_payment_credit_notes_amount")),
         currency=text(data.get("currency")),
         created_at=moment(data.get("created")) or moment(data.get("date")),
+        due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
         payments=frozenset(_payments(data)),
     )
@@ -343,6 +346,7 @@ def _line(data: Object) -> Line:
     item_details = mapping(parent.get("subscription_item_details"))
     details = item_details or mapping(parent.get("invoice_item_details"))
     proration = data.get("proration") is True or details.get("proration") is True
+    credited = mapping(mapping(details.get("proration_details")).get("credited_items"))
     belongs = bool(item_details) or data.get("type") == "subscription" or bool(data.get("plan"))
     period = mapping(data.get("period"))
     amount = whole(data.get("amount"))
@@ -357,7 +361,7 @@ def _line(data: Object) -> Line:
         recurring=belongs and not proration and data.get("type") != "invoiceitem",
         proration=proration,
         amount=amount - discount,
-        credit=amount < 0,
+        credit=amount < 0 or (proration and amount == 0 and bool(credited)),
         currency=text(data.get("currency")),
         listed=amount,
         subscription_id=_line_subscription(data),

@@ -27,7 +27,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.forms import AuthenticationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from config import second_factor
+from config import passwords, second_factor
+from config.backends import address_locked_until
 
 # Where the session keeps whose password was right until the code is there; and for how long.
 HALF_WAY = "half_way"
@@ -47,6 +48,12 @@ class CodeNeeded(Exception):
 
 
 class SignInForm(AuthenticationForm):
+    def clean(self) -> dict[str, Any]:
+        """Raises passwords.TooMany, which `PasswordsMiddleware` answers."""
+        with passwords.addresses.place(counted_address(cast(HttpRequest, self.request))):
+            found: dict[str, Any] = super().clean()
+            return found
+
     def confirm_login_allowed(self, user: User) -> None:
         """Raises CodeNeeded, which is no complaint of the form's: `ConsoleSite.login` asks for the code."""
         super().confirm_login_allowed(user)
@@ -172,8 +179,22 @@ def locked_out(request: HttpRequest, original: HttpResponse | None, credentials:
     return page.render()
 
 
+def come_again(request: HttpRequest) -> HttpResponse:
+    """The answer to whose password was not looked at."""
+    from django.contrib import admin
+
+    context = {**admin.site.each_context(request), "title": "Too many at a time", "again_s": passwords.AGAIN_S}
+    headers = {"Retry-After": str(passwords.AGAIN_S)}
+    return TemplateResponse(request, "console/busy.html", context, status=429, headers=headers)
+
+
 def _locked_until(request: HttpRequest, credentials: dict[str, Any], now: datetime) -> datetime:
     cooloff: timedelta = settings.AXES_COOLOFF_TIME
-    counted = AxesProxyHandler.get_implementation().get_user_attempts(request, credentials)
-    rows = [row.attempt_time for found in counted for row in found]
-    return max(rows, default=now) + cooloff
+    of_address = address_locked_until(request)
+    rows = [
+        row for found in AxesProxyHandler.get_implementation().get_user_attempts(request, credentials) for row in found
+    ]
+    if of_address and sum(row.failures_since_start for row in rows) < settings.AXES_FAILURE_LIMIT:
+        return of_address
+    of_name = max((row.attempt_time for row in rows), default=now) + cooloff
+    return max(of_name, of_address or of_name)

@@ -81,9 +81,7 @@ def create(
     if (deleted := _deleted(budget)) is None:
         return BUDGETS.create(budget, values, by=by, now=now)
     anew = {name: getattr(budget, name) for name in BUDGETS.fields} | {"enabled": True} | values
-    with transaction.atomic():
-        Budget.objects.filter(pk=deleted.pk).update(source=source)
-        return change(budget=deleted, changes=anew, by=by, now=now, reason="made anew after it was deleted")
+    return _make_anew(deleted, anew, source=source, by=by, now=now)
 
 
 @ledger.run_again
@@ -101,6 +99,15 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
 
     ledger.lock_windows(budget.pk)
     return BUDGETS.change(budget, changes, by=by, now=now, reason=reason, then=hold)
+
+
+@ledger.run_again
+@transaction.atomic
+def _make_anew(deleted: Budget, changes: Mapping[str, Any], *, source: str, by: Actor, now: datetime) -> Budget:
+    # Before the budget's own row is written.
+    ledger.lock_windows(deleted.pk)
+    Budget.objects.filter(pk=deleted.pk).update(source=source)
+    return change(budget=deleted, changes=changes, by=by, now=now, reason="made anew after it was deleted")
 
 
 def _deleted(budget: Budget) -> Budget | None:

@@ -96,7 +96,7 @@ def bearer(key: ApiKey) -> Caller | None:
     if key.tenant is None:
         return None
     agent = key.agent.slug if key.agent else ""
-    return Caller(key.tenant.pk, key.tenant.slug, agent=agent, key_id=key.pk, key_prefix=key.prefix)
+    return Caller(key.tenant.pk, key.tenant.slug, agent=agent, key_id=key.pk, key_prefix=key.scope_key)
 
 
 class _Days:

@@ -7,7 +7,7 @@ price however often it is asked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +24,8 @@ from governance.rules.calls import Usage
 from governance.rules.decision import state_of
 
 REPRICED = "repriced"
+# Behind a rule's name, how often a charge was brought to it: each time it had got rows since.
+AGAIN = "~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,14 @@ class Charge:
     entry: SpendEntry
     usage: Usage
     price_rule: str
-    # What it was charged by that rule, and what it costs with all that corrected it.
-    charged_nanos: int
+    # What it cost as a price was last brought to bear on it, and by which rule; and what it costs by now.
+    priced_nanos: int
+    priced_by: str
     cost_nanos: int
     is_estimate: bool
     # An operator said what it cost, or that it cost nothing: no price says otherwise.
     has_last_word: bool
-    # The rules that it was brought to before.
+    # The names of the rules that it was brought to before.
     repriced_by: frozenset[str]
 
 
@@ -85,11 +88,18 @@ def changes(entries: Sequence[SpendEntry], price: Price) -> list[Change]:
         priced = price(charge)
         # Charged by that very rule: it is right already, whatever an operator has made of it since; unless the rule
         # had fewer rows when it was.
-        if priced is None or priced == (charge.charged_nanos, charge.price_rule) or priced[1] in charge.repriced_by:
+        if priced is None or priced == (charge.priced_nanos, charge.priced_by.partition(AGAIN)[0]):
             continue
-        if priced[0] != charge.cost_nanos:
-            found.append(Change(charge, *priced))
+        nanos, rule = priced
+        if nanos != charge.cost_nanos:
+            found.append(Change(charge, nanos, _unused(rule, charge.repriced_by)))
     return found
+
+
+def _unused(rule: str, names: Collection[str]) -> str:
+    """A rule's name, or that of its next edition: the database takes one correction of a charge for each name."""
+    editions = sum(name.partition(AGAIN)[0] == rule for name in names)
+    return f"{rule}{AGAIN}{editions + 1}" if editions else rule
 
 
 @ledger.run_again
@@ -125,6 +135,8 @@ def windows_after(deltas_nanos: Mapping[int, int]) -> list[WindowChange]:
 def _charge(entry: SpendEntry, corrections: Sequence[SpendEntry]) -> Charge:
     late = next((row for row in corrections if row.reason == LATE_SETTLE), None)
     said = late or entry
+    # The last that a price said: each makes up what all before it came to.
+    by_price = max((at for at, row in enumerate(corrections) if row.reason in (LATE_SETTLE, REPRICED)), default=-1)
     return Charge(
         entry=entry,
         usage=Usage(
@@ -137,7 +149,8 @@ def _charge(entry: SpendEntry, corrections: Sequence[SpendEntry]) -> Charge:
             units=said.units,
         ),
         price_rule=said.price_rule,
-        charged_nanos=entry.cost_nanos + (late.cost_nanos if late else 0),
+        priced_nanos=entry.cost_nanos + sum(row.cost_nanos for row in corrections[: by_price + 1]),
+        priced_by=corrections[by_price].price_rule if by_price >= 0 else entry.price_rule,
         cost_nanos=entry.cost_nanos + sum(row.cost_nanos for row in corrections),
         is_estimate=said.certainty == SpendEntry.Certainty.ESTIMATED,
         has_last_word=any(row.reason in (*LAST_WORDS, CORRECTED) for row in corrections),

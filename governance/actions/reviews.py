@@ -225,7 +225,7 @@ def _charge(row: PendingReport, now: datetime) -> UUID:
         tenant=row.tenant.slug,
         agent=row.agent,
         key_id=row.key_id,
-        key_prefix=row.key.prefix if row.key else "",
+        key_prefix=row.key.scope_key if row.key else "",
         user=row.user,
         session=row.session,
         task=row.task,

@@ -16,7 +16,7 @@ from django.db import IntegrityError, models, transaction
 
 from governance import audit, ledger
 from governance.audit import Actor
-from governance.models import ScopeType, Tenant
+from governance.models import ApiKey, ScopeType, Tenant
 from governance.models.budgets import EACH
 from governance.rules import names
 from governance.rules.errors import Conflict, FieldError, Gone
@@ -168,6 +168,10 @@ def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> d
         raise FieldError("scope_key", f"name the {scope_type}, or * for each one separately")
     elif tenant is None and scope_key != EACH:
         raise FieldError("tenant", f"name the tenant whose {scope_type} {scope_key!r} this is")
+    elif scope_type == ScopeType.KEY:
+        # A rotated key may be named by its own prefix, too.
+        rotated = ApiKey.objects.filter(tenant=tenant, prefix=scope_key).exclude(rotated_from="").first()
+        scope_key = rotated.scope_key if rotated else scope_key
     return {"tenant": tenant, "scope_type": scope_type, "scope_key": scope_key}
 
 

@@ -157,7 +157,10 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 
 @transaction.atomic
 def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
-    """A new key for the same holder, which ends when the old one would have; that one ends after `grace` if sooner."""
+    """A new key for the same holder, which ends when the old one would have; that one ends after `grace` if sooner.
+
+    Budgets and rate limits of a key take the two for one, or a rotation would be a second budget beside the first.
+    """
     # As it is now, under its lock: whoever rotates it at the same moment takes turns.
     key = ApiKey.objects.select_related("tenant", "agent__tenant").select_for_update(of=("self",)).get(pk=key.pk)
     if not key.is_usable(now):
@@ -171,6 +174,8 @@ def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Acto
         by=by,
         now=now,
     )
+    fresh.rotated_from = key.scope_key
+    fresh.save(update_fields=["rotated_from"])
     ends_at = min(now + grace, key.expires_at) if key.expires_at else now + grace
     old, new = (
         {"expires_at": _text(key.expires_at)},

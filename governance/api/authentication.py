@@ -43,7 +43,7 @@ class Principal:
         if self.tenant is None:
             return Reader()
         agent = self.agent.slug if self.agent else ""
-        return Reader(tenant=self.tenant, agent=agent, key_prefix=self.key.prefix if self.key else "")
+        return Reader(tenant=self.tenant, agent=agent, key_prefix=self.key.scope_key if self.key else "")
 
     @property
     def audience(self) -> Audience:

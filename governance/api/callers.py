@@ -22,7 +22,7 @@ def caller_of(by: Principal, asked: Mapping[str, Any]) -> Caller:
         agent=_agent(by, asked.get("agent", "")),
         # An operator acts for a tenant, so an operator's own key is not what spends.
         key_id=by.key.pk if by.key and by.tenant else None,
-        key_prefix=by.key.prefix if by.key and by.tenant else "",
+        key_prefix=by.key.scope_key if by.key and by.tenant else "",
         user=asked.get("user", ""),
         session=asked.get("session", ""),
         task=asked.get("task", ""),

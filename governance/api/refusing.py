@@ -74,7 +74,7 @@ class RefusingView(ControlView):
             tenant.slug,
             agent=by.agent.slug if by.agent else "",
             key_id=key.pk if key else None,
-            key_prefix=key.prefix if key else "",
+            key_prefix=key.scope_key if key else "",
         )
 
     def _note(self, request: Request, response: Any) -> None:

@@ -268,7 +268,7 @@ class ReservationExtend(RefusingView, ReservationAct):
             row.tenant.slug,
             agent=row.agent,
             key_id=key.pk if key else None,
-            key_prefix=key.prefix if key else "",
+            key_prefix=key.scope_key if key else "",
             user=row.user,
             session=row.session,
             task=row.task,

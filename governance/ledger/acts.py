@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from governance.ledger import sql_acts, sql_writes
-from governance.ledger.rows import ActsOn, EventRow, NewWindow, WindowRow, has_ended
+from governance.ledger.rows import ActRow, ActsOn, EventRow, NewWindow, WindowRow, has_ended
 from governance.rules.money import share_nanos
 from governance.rules.scopes import MatchedBudget, is_named_by_calls
 
@@ -78,27 +78,41 @@ def restart_behind(batch: Followed, rows: Iterable[WindowRow]) -> list[WindowRow
 
 
 def as_restarted(rows: Iterable[WindowRow]) -> list[WindowRow]:
-    """Windows as the next call finds them: those that a reset has not reached begin anew. Nothing is written."""
+    """Windows as the next call finds them: those that a reset has not reached begin anew, without what was granted for
+    that window alone, and have no id yet. Nothing is written."""
     found = {row.id: row for row in rows}
     for row, on in _behind(found.values()):
         if on.unfollowed(RESET, by=row) is not None:
             # Behind it stays, for the acts beside the reset.
-            found[row.id] = replace(row, settled_nanos=0, reserved_nanos=0, state="active", crossed=[])
+            found[row.id] = replace(
+                row,
+                id=0,
+                limit_nanos=row.limit_nanos - row.extra_nanos,
+                extra_nanos=0,
+                settled_nanos=0,
+                reserved_nanos=0,
+                state="active",
+                crossed=[],
+            )
     return [*found.values()]
 
 
-def follow(batch: Followed, rows: Iterable[WindowRow]) -> None:
-    """Give windows that are behind the limit that their budget has got since. Their allowances are the caller's affair.
+def follow(rows: Iterable[WindowRow]) -> list[tuple[WindowRow, ActRow]]:
+    """Give windows that are behind the limit that their budget has got since; which did, and by which act.
 
+    Their allowances are the caller's affair, and then their states: what the limit alone would make of one is no event.
     One that is to be reset is left to `restart_behind`.
     """
+    changed = []
     for row, on in _behind(rows):
         limit = on.unfollowed(LIMIT, by=row)
         row.budget, row.dirty = on.budget, True
         if limit is not None and limit.limit_nanos is not None:
-            set_limit(batch, row, limit.limit_nanos, reason=limit.reason, actor=limit.actor)
+            _give_limit(row, limit.limit_nanos)
+            changed.append((row, limit))
         if on.unfollowed(RESET, by=row) is None:
             row.revision = on.budget.revision
+    return changed
 
 
 def close(
@@ -131,12 +145,16 @@ def close(
 
 def set_limit(batch: Followed, row: WindowRow, limit_nanos: int, *, reason: str, actor: str) -> None:
     """Give an open window another limit, beside its allowances; its state follows."""
+    _give_limit(row, limit_nanos)
+    batch.refresh(row, reason=reason, actor=actor)
+
+
+def _give_limit(row: WindowRow, limit_nanos: int) -> None:
     # Lowering the cap below what is committed lowers the limit as well.
     limit_nanos += row.extra_nanos
     over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
     row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
     row.limit_nanos = limit_nanos
-    batch.refresh(row, reason=reason, actor=actor)
 
 
 def _behind(rows: Iterable[WindowRow]) -> Iterator[tuple[WindowRow, ActsOn]]:

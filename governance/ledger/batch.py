@@ -8,18 +8,16 @@ because their ids are needed at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import cast
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
 from governance.ledger import acts, claims, clock, sql, sql_acts, sql_writes
 from governance.ledger import sql_buckets as limits
-from governance.ledger import sql_dialect as words
+from governance.ledger.caller_rules import CallerRules
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -38,31 +36,23 @@ from governance.ledger.operations import (
 from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
 from governance.ledger.rows import (
     BucketRow,
-    CallerStatus,
     EntryRow,
     EventRow,
-    NewWindow,
     ReservationRow,
     WindowRow,
     has_ended,
 )
 from governance.ledger.sql_dialect import together
+from governance.ledger.views import bucket_view, covered, new_window, unopened, view_of
 from governance.rules import money
-from governance.rules.buckets import Amount, BucketView
+from governance.rules.buckets import Amount
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import (
-    BudgetRule,
     MatchedBudget,
-    RateRule,
-    Scoped,
-    governing,
     is_named_by_calls,
-    is_stopped,
-    matching,
 )
-from governance.rules.windows import span_at
 
 HARD_STOP = "hard-stop"
 # In which a tenant's calls may bring so many new subjects to a budget for each one: settings.NEW_NAMES_PER_HOUR.
@@ -99,8 +89,6 @@ class Batch:
     the ledger's own transactions by themselves, acts by `run_again`.
     """
 
-    caller_status: CallerStatus
-
     def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
         self.operations = operations
         # By the caller's clock; put right by the database's before anything depends on it.
@@ -123,8 +111,7 @@ class Batch:
         self.crowded: set[int] = set()
         self.noted: set[int] = set()
         self.following: dict[Follow, list[tuple[int, str]]] = {}
-        self._matched: dict[Caller, list[MatchedBudget]] = {}
-        self._limited: dict[Caller, list[tuple[RateRule, str]]] = {}
+        self.rules = CallerRules()
         # Callers that bring one more new name than there may be.
         self._crowded: set[Caller] = set()
 
@@ -140,9 +127,10 @@ class Batch:
         # Of those who hold already the database is asked along, by their reservations.
         growing = {op.reservation_id for op in self.operations if isinstance(op, Extend) and op.asks_for_leave}
         if callers:
-            self.load_rules(callers, growing)
+            self._read_rules(callers, growing)
         elif growing:
-            self.caller_status = self._asked(lambda: words.answer(sql.caller_status((), self.now, growing)))
+            self.rules.read_status(growing, self.now)
+            self.now = self._given + clock.ahead()
         needed = [budget for caller in callers for budget in self.matched(caller)]
         acted_on = {
             op.budget_id
@@ -166,6 +154,7 @@ class Batch:
         )
         # It came along with them, where nothing was read before.
         self.now = self._given + clock.ahead()
+        self._read_rules_of_growing()
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
@@ -218,50 +207,56 @@ class Batch:
             )
         }
 
-    def load_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
-        """Read which budgets and rate limits govern the callers and whether they may call at all.
+    def _read_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
+        self.rules.read(callers, growing, self.now)
+        self.now = self._given + clock.ahead()
 
-        The latter also of the callers of the reservations that are `growing`.
+    def _read_rules_of_growing(self) -> None:
+        """Read what governs now the callers of holds that are to be more than they were."""
+        callers = {
+            row.caller
+            for op in self.operations
+            if (isinstance(op, Extend) and op.more_nanos) or (isinstance(op, Settle) and op.trust)
+            if (row := self.reservations.get(op.reservation_id)) and row.caller not in self.rules.matched
+            # To what expired, anything may be more than what was charged.
+            if isinstance(op, Extend) or row.status == "expired" or op.cost_nanos > row.amount_nanos
+        }
+        if callers:
+            self.rules.read_more(callers)
+
+    def governs_since(self, row: ReservationRow) -> WindowView | None:
+        """A budget that governs a growing hold's caller now and did not when it was held: no window of it has the hold.
+
+        As a window of it would open.
         """
-        callers = set(callers)
-        budgets: list[BudgetRule] = []
-        rates: list[RateRule] = []
+        held = {self.windows[id].budget.id for id in row.windows}
+        later = [item for item in self.matched(row.caller) if item.budget.id not in held]
+        return view_of(unopened(later[0], self.now)) if later else None
 
-        def ask() -> CallerStatus:
-            status, budgets[:], rates[:] = words.answers(
-                sql.caller_status(callers, self.now, growing), sql.budgets(callers), sql.rate_rules(callers)
-            )
-            return cast(CallerStatus, status)
-
-        self.caller_status = self._asked(ask)
-        for caller in callers:
-            zone = self.caller_status.time_zones.get(caller.tenant_id, "UTC")
-            self._matched[caller] = governing(caller, budgets, time_zone=zone)
-            self._limited[caller] = matching(caller, rates) if rates else []
+    def is_limited_since(self, row: ReservationRow) -> bool:
+        """Whether a rate limit holds for a growing hold's caller now and did not when it was held."""
+        held = {self.buckets[id].rule.id for id in row.buckets if id in self.buckets}
+        return any(rule.id not in held for rule, _ in self.rules.limited[row.caller])
 
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""
         self.now = self._given + clock.ask()
 
-    def _asked(self, ask: Callable[[], CallerStatus]) -> CallerStatus:
-        status = clock.asked(ask, lambda status: status.clock_micros)
-        self.now = self._given + clock.ahead()
-        return status
-
     def read_unlocked(self, caller: Caller) -> None:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
-        self.load_rules([caller])
+        self._read_rules([caller])
         rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
         rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
         self.open = {(row.budget.id, row.subject): row for row in rows}
-        self._stand_in(self.matched(caller))
-        self._notice_crowds({caller: [item for item in self.matched(caller) if self._window(item).id == 0]})
+        lacking = [item for item in self.matched(caller) if (item.budget.id, item.subject) not in self.open]
+        self._stand_in(lacking)
+        self._notice_crowds({caller: lacking})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
-        rules, keys = self._limits_of([caller])
+        rules, keys = self.rules.limits_of([caller])
         self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
 
     def matched(self, caller: Caller) -> list[MatchedBudget]:
-        return self._matched[caller]
+        return self.rules.matched[caller]
 
     def window_at(self, matched: MatchedBudget, at: datetime) -> WindowRow:
         """The window that a call of `at` counts in: that of its own period, closed or open, else the open one.
@@ -275,28 +270,6 @@ class Batch:
         key = matched.budget.id, matched.subject
         closed = [row for row in self.windows.values() if (row.budget.id, row.subject) == key and covered(row, at)]
         return max(closed, key=lambda row: row.starts_at, default=current)
-
-    def with_caller_status(self, call: Call, caller: Caller) -> Call:
-        """The call, marked with the reason why its caller may not call, if there is one, and priced anew where models
-        pass their bounds."""
-        call = call.knowing(self.caller_status.overruns)
-        reason = self.blocked(caller)
-        return call if reason is None else replace(call, blocked=reason)
-
-    def blocked(self, caller: Caller) -> Reason | None:
-        """Why a caller may not call; None where it may."""
-        status = self.caller_status.statuses.get(caller.tenant_id)
-        if is_stopped(self.caller_status.stops, tenant_id=caller.tenant_id, agent=caller.agent):
-            return Reason.EMERGENCY_STOP
-        if caller.key_id in self.caller_status.unusable_keys:
-            return Reason.KEY_INVALID
-        if status == "suspended":
-            return Reason.TENANT_SUSPENDED
-        if status != "active":
-            return Reason.TENANT_PAUSED
-        if (caller.tenant_id, caller.agent) in self.caller_status.paused_agents:
-            return Reason.AGENT_PAUSED
-        return Reason.TOO_MANY_NAMES if caller in self._crowded else None
 
     def _lock_windows(
         self, *, needed: Sequence[MatchedBudget], subjects: set[tuple[int, str]], ids: set[int], budget_ids: set[int]
@@ -352,25 +325,35 @@ class Batch:
     def _would_admit(self, op: Reserve) -> bool:
         """Whether a call goes through as things stand, before the others of this batch. Nothing is opened for it."""
         tried = Batch((), self._given)
-        tried.now, tried.caller_status, tried._crowded = self.now, self.caller_status, self._crowded
-        tried._matched, tried._limited = self._matched, self._limited
+        tried.now, tried.rules, tried._crowded = self.now, self.rules, self._crowded
         tried.open = {key: replace(row, crossed=list(row.crossed)) for key, row in self.open.items()}
         tried._stand_in(self.matched(op.caller))
         tried.work_out([row for row in tried.open.values() if tried._is_stale(row)])
-        rules, keys = self._limits_of([op.caller])
+        rules, keys = self.rules.limits_of([op.caller])
         tried.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
         return tried.admits(op)
 
     def decided(self, caller: Caller, call: Call) -> Decision:
         """What happens to a call, by the windows and buckets as they are."""
         decision = decide(
-            self.with_caller_status(call, caller),
+            self._with_status(call, caller),
             self.views_for(caller),
             [bucket_view(bucket, self.now) for bucket in self.buckets_of(caller)],
         )
         if decision.reason != Reason.TOO_MANY_NAMES:
             return decision
         return replace(decision, most_names=settings.NEW_NAMES_PER_HOUR)
+
+    def _with_status(self, call: Call, caller: Caller) -> Call:
+        """The call, marked with the reason why its caller may not call, if there is one, and priced anew where models
+        pass their bounds."""
+        call = call.knowing(self.rules.status.overruns)
+        reason = self.blocked(caller)
+        return call if reason is None else replace(call, blocked=reason)
+
+    def blocked(self, caller: Caller) -> Reason | None:
+        """Why a caller may not call; None where it may."""
+        return self.rules.blocked(caller) or (Reason.TOO_MANY_NAMES if caller in self._crowded else None)
 
     def admits(self, op: Reserve) -> bool:
         """Whether a call goes through, by the windows and buckets as they are."""
@@ -422,7 +405,7 @@ class Batch:
         keys = {(bucket.rule.id, bucket.subject) for bucket in self.buckets_of(caller) if bucket.id == 0}
         if keys:
             limits.open_buckets(keys, self.now)
-            rules, _ = self._limits_of([caller])
+            rules, _ = self.rules.limits_of([caller])
             opened = limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=True)
             self.buckets |= {row.id: row for row in opened}
         return bool(lacking or keys)
@@ -448,21 +431,17 @@ class Batch:
                     self._crowded.add(caller)
                 opening[key] += 1
 
-    def _limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
-        pairs = [pair for caller in callers for pair in self._limited[caller]]
-        return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
-
     def _lock_buckets(self) -> None:
         """Lock rate buckets, after the windows; make those that are missing, but for names that are refused."""
         calls = [op for op in self.operations if isinstance(op, Reserve)]
-        rules, keys = self._limits_of({op.caller for op in calls})
+        rules, keys = self.rules.limits_of({op.caller for op in calls})
         ids = {id for row in self.reservations.values() for id in row.buckets}
         rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
         self.buckets = {row.id: row for row in rows}
         missing = keys - {(row.rule.id, row.subject) for row in rows}
         if any(is_named_by_calls(rules[id]) for id, _ in missing):
             admitted = {op.caller for op in calls if self.admits(op)}
-            missing &= self._limits_of(admitted)[1]
+            missing &= self.rules.limits_of(admitted)[1]
         if missing:
             limits.open_buckets(missing, self.now)
             rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
@@ -473,7 +452,7 @@ class Batch:
         known = {(row.rule.id, row.subject): row for row in self.buckets.values()}
         return [
             known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount(), self.now)
-            for rule, subject in self._limited[caller]
+            for rule, subject in self.rules.limited[caller]
         ]
 
     def _is_stale(self, row: WindowRow) -> bool:
@@ -484,7 +463,7 @@ class Batch:
         """Bring the limits of open windows up to date with the acts on their budgets, and the allowances that run."""
         if not rows:
             return
-        acts.follow(self, rows)
+        limited = acts.follow(rows)
         granted = limits.allowances({row.budget.id for row in rows}, self.now)
         for row in rows:
             mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
@@ -497,7 +476,11 @@ class Batch:
                 row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
                 row.limit_nanos += extra_nanos - row.extra_nanos
                 row.extra_nanos = extra_nanos
-                self.refresh(row, reason="an allowance began or ended")
+                if all(row is not each for each, _ in limited):
+                    self.refresh(row, reason="an allowance began or ended")
+        # By both together: what the limit stops, a raise beside it may let on.
+        for row, act in limited:
+            self.refresh(row, reason=act.reason, actor=act.actor)
 
     # Writing ------------------------------------------------------------------------------------------------
 
@@ -577,58 +560,3 @@ class Batch:
 
     def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
         return tuple(view_of(self.windows[id]) for id in ids)
-
-
-def covered(window: WindowRow, at: datetime) -> bool:
-    """Whether `at` is in a closed window's time. It may have been closed long after its period was over."""
-    if window.closed_at is None or at < window.starts_at:
-        return False
-    return at < window.closed_at and not has_ended(window, at)
-
-
-def new_window(matched: MatchedBudget, now: datetime) -> NewWindow:
-    """The window that holds `now`."""
-    span = span_at(matched.budget.window, now, ZoneInfo(matched.time_zone))
-    return NewWindow(matched, span.starts_at, span.ends_at)
-
-
-def view_of(window: WindowRow) -> WindowView:
-    budget = window.budget
-    return WindowView(
-        budget_id=budget.id,
-        window_id=window.id,
-        scope=_scope(budget, window.subject),
-        scope_type=budget.scope_type,
-        scope_key=window.subject,
-        kind=budget.window.value,
-        starts_at=window.starts_at,
-        ends_at=window.ends_at,
-        limit_nanos=window.limit_nanos,
-        settled_nanos=window.settled_nanos,
-        reserved_nanos=window.reserved_nanos,
-        policy=budget.policy,
-    )
-
-
-def bucket_view(row: BucketRow, now: datetime) -> BucketView:
-    return BucketView(_scope(row.rule, row.subject), row.rule.ceilings, row.level, now)
-
-
-def unopened(matched: MatchedBudget, now: datetime) -> WindowRow:
-    """A window as it would open at the first call; its allowances are still to be worked out."""
-    new = new_window(matched, now)
-    return WindowRow(
-        id=0,
-        budget=matched.budget,
-        subject=matched.subject,
-        tenant_id=matched.tenant_id,
-        starts_at=new.starts_at,
-        ends_at=new.ends_at,
-        limit_nanos=matched.budget.limit_nanos,
-        extra_until=now,
-    )
-
-
-def _scope(rule: Scoped, subject: str) -> str:
-    """The scope as people name it: "platform", "tenant:acme", "agent:invoices"."""
-    return f"{rule.scope_type}:{subject}" if subject else rule.scope_type

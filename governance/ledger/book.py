@@ -15,7 +15,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -183,10 +183,11 @@ def change_limit(operation: ChangeLimit, *, now: datetime) -> int:
     return cast(int, _one(operation, now))
 
 
-def lock_windows(*budget_ids: int) -> None:
+def lock_windows(*budget_ids: int, subjects: Collection[tuple[int, str]] = ()) -> None:
     """Lock budgets' turns and open windows in the caller's transaction, before the budgets' own rows, never after.
 
-    Of a budget with very many windows the turn alone: these follow an act later, see `acts`. A call that opens a window
+    Of a budget with very many windows the turn alone, and those of `subjects`, each with its budget: the others follow
+    an act later, see `acts`. A call that opens a window
     holds the ended one when it needs the budget's row; an act that does has the turn.
     """
     with together():
@@ -194,7 +195,7 @@ def lock_windows(*budget_ids: int) -> None:
         sql.take_turns(alone=budget_ids)
         few = set(budget_ids) - sql_acts.crowded(budget_ids, most=acts.MOST_AT_ONCE)
         for _ in range(CALM_LOOKS):
-            if all(row.closed_at is None for row in sql.windows(budget_ids=few)):
+            if all(row.closed_at is None for row in sql.windows(keys=subjects, budget_ids=few)):
                 return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")

@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 
 from governance.ledger import claims, sql
-from governance.ledger.batch import Batch, bucket_view, view_of
+from governance.ledger.batch import Batch
 from governance.ledger.operations import Adjust, Expire, Extend, Record, Release, Reserve, Settle
 from governance.ledger.results import (
     AdjustResult,
@@ -30,6 +30,7 @@ from governance.ledger.results import (
     TooManyNames,
 )
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow, has_ended
+from governance.ledger.views import bucket_view, view_of
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
@@ -99,6 +100,8 @@ def extend(batch: Batch, op: Extend) -> None:
     if op.more_nanos and any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
         # What an earlier period has left is not to be spent in this one.
         raise ExtendRefused("the period that it was held in is over: reserve anew")
+    if op.more_nanos and (batch.governs_since(row) or batch.is_limited_since(row)):
+        raise ExtendRefused("a budget or rate limit holds for it now that did not when it was held: reserve anew")
     if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
         raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
     claims.refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
@@ -401,6 +404,9 @@ def _held_against(
     if excess_nanos <= 0:
         return (op if late or is_budgeted(charged, op.trust) else replace(op, reason=sql.UNBUDGETED)), None
     bound, budgeted = _bound(batch, op.trust, views=map(view_of, windows), charged=charged, late=late)
+    if later := batch.governs_since(row):
+        # It is not charged in a budget that came after it, whose room is therefore none for it.
+        bound = ReportBound(0, later.scope, later.kind)
     if excess_nanos <= bound.room_nanos:
         return (op if budgeted else replace(op, reason=sql.UNBUDGETED)), None
     # Not at the usage's price, so by no rule that could be corrected.

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from governance.ledger import acts, sql, sql_acts, sql_writes
 from governance.ledger import sql_buckets as limits
-from governance.ledger.batch import LOOKS, Batch, LostWindows, new_window
+from governance.ledger.batch import LOOKS, Batch, LostWindows
 from governance.ledger.operations import ChangeLimit, Follow, OpenPeriod, Reset, ReviewAllowances
 from governance.ledger.results import FollowResult, LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow, WindowRow
+from governance.ledger.views import new_window
 from governance.rules.scopes import BudgetRule, MatchedBudget
 
 

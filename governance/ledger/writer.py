@@ -125,6 +125,8 @@ class GroupCommit:
                 jobs = self._waiting + jobs
                 if jobs:
                     self._waiting = self._carry_out(jobs)
+                # Until the next ones come, these would keep what they refer to, their calls' bodies too.
+                del jobs
                 if self._waiting:
                     # Tried again with what arrives next; new reservations in it are still answered at once.
                     time.sleep(pause_s)

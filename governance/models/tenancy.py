@@ -119,6 +119,8 @@ class ApiKey(models.Model):
         related_name="+",
         help_text="Under /api/ the key may do nothing that this user may not. Empty: made on the command line.",
     )
+    # Of a key that took the place of another: the prefix of the first of these.
+    rotated_from = models.CharField(max_length=16, blank=True, default="", db_default="", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -138,6 +140,11 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}… ({self.role})"
+
+    @property
+    def scope_key(self) -> str:
+        """What budgets and rate limits of a key know it by: one that is rotated goes on in the same windows."""
+        return self.rotated_from or self.prefix
 
     def is_usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

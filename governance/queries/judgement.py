@@ -24,11 +24,14 @@ LAST_WORDS = ("confirmed", "voided")
 LATE_SETTLE = "late_settle"
 # The rule of a line whose cost, and not only its usage, is an agent's word.
 REPORTED = "reported"
-# What agents say: of calls that they hold for and settle themselves, and of those that they only report.
-_TWO_PHASE = Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED)
-_TOLD = Q(reservation=None) | _TWO_PHASE
 # The version of the UUIDs of agents' own holds (`governance.rules.reports.is_own`).
 _OWN = f"{OWN_VERSION:x}"
+# What agents say: of calls that they hold for and settle themselves (also where the reason tells another thing of the
+# line, as that no budget of theirs bounds it), and of those that they only report. Of entries with their `version`.
+_TWO_PHASE = (
+    Q(price_rule=REPORTED) | Q(reason=AGENT_SETTLED) | Q(version=_OWN, certainty=SpendEntry.Certainty.CONFIRMED)
+)
+_TOLD = Q(reservation=None) | _TWO_PHASE
 
 
 def _version(id: str) -> Substr:
@@ -75,16 +78,15 @@ def own_words(*, since: date, until: date, named: Collection[str]) -> list[OwnWo
     """The lines that no answer of a model proves, of the providers `named`; those of all others as `OTHERS`."""
     entries = SpendEntry.objects.filter(period(since, until).on("occurred_at"), kind=SpendEntry.Kind.CHARGE).order_by()
     provider = Case(When(provider__in=list(named), then=F("provider")), default=Value(OTHERS), output_field=CharField())
-    rows = entries.annotate(place=provider)
+    rows = entries.annotate(place=provider, version=_version("reservation_id"))
     estimated = Q(certainty=SpendEntry.Certainty.ESTIMATED)
-    corrections = SpendEntry.objects.filter(corrects=OuterRef("pk")).filter(
-        # A late settlement at an agent's own cost is its word once more.
-        Q(reason__in=LAST_WORDS)
-        | Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED) & ~Q(price_rule=REPORTED)
-    )
+    corrections = SpendEntry.objects.filter(corrects=OuterRef("pk")).annotate(version=_version("reservation_id"))
+    # A late settlement by an agent is its word once more.
+    late = Q(reason=LATE_SETTLE, certainty=SpendEntry.Certainty.CONFIRMED) & ~_TWO_PHASE
+    judged = corrections.filter(Q(reason__in=LAST_WORDS) | late)
     unjudged = (
         rows.filter(estimated | _TOLD)
-        .filter(~Exists(corrections))
+        .filter(~Exists(judged))
         .annotate(
             sort=Case(When(_TOLD, then=Value("reported")), default=Value("estimated")),
             why=Case(

@@ -109,18 +109,24 @@ def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:
 
 @dataclass(frozen=True, slots=True)
 class BucketView:
-    """One rate limit as a decision sees it: its level as of now."""
+    """One rate limit as a decision sees it: its level as of now. `is_shared`: by all tenants."""
 
     scope: str
     ceilings: Ceilings
     level: Amount
     measured_at: datetime
+    is_shared: bool = False
 
     def wait_s(self, more: Amount) -> int:
-        """Whole seconds until `more` may go; 0 where it may go now."""
+        """Whole seconds until `more` may go; 0 where it may go now.
+
+        Of a limit that all tenants share always the longest wait: less would tell each of them how much all use.
+        """
         waits = [0]
         for ceiling, has, adds in self.ceilings.pairs(self.level, more):
             if has and has + adds > ceiling:
                 too_much = min(has, has + adds - ceiling)
                 waits.append(-(-too_much * MICROS_PER_MINUTE // ceiling))
+        if self.is_shared and len(waits) > 1:
+            return LONGEST_WAIT_S
         return min(LONGEST_WAIT_S, -(-max(waits) // E6))

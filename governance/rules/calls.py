@@ -13,6 +13,7 @@ class Caller:
     tenant: str
     agent: str = ""
     key_id: int | None = None
+    # What budgets of a key know it by: of a rotated one the first key's.
     key_prefix: str = ""
     user: str = ""
     session: str = ""

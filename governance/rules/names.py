@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from governance.rules.errors import FieldError
 
@@ -19,6 +20,8 @@ from governance.rules.errors import FieldError
 EACH = "*"
 # Shown as nothing at all, although Unicode calls them letters and marks: two names would look like one.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# What a header can hold as it is, but for what is written in its place, and what stands between two names.
+_OF_HEADERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "").replace(",", "")
 # A composed letter is at most so many characters of what comes in.
 _MOST_PARTS = 4
 
@@ -128,6 +131,14 @@ def from_header(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def for_header(text: str) -> str:
+    """A name for a header of an answer: ASCII, what is not of it percent-encoded as UTF-8, and so are "%" and ",".
+
+    Bytes beyond ASCII are read as Latin-1 by one client and as UTF-8 by the next; a decoded URL component is one text.
+    """
+    return quote(text, safe=_OF_HEADERS)
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -110,7 +110,7 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
     },
 }
 
-# What an answer's headers say of the call.
+# What an answer's headers say of the call. Names are in ASCII, what is not of it percent-encoded.
 ANSWER_HEADERS: Mapping[str, str] = {
     "x-request-id": "Names the call, also in the ledger.",
     "x-model-requested": "The model that was asked for.",
@@ -121,7 +121,7 @@ ANSWER_HEADERS: Mapping[str, str] = {
     "x-max-tokens-clamped": "The length that the budget was enough for.",
     "x-reserved-usd": "What was held for the call.",
     "x-request-cost-usd": "What it cost; a stream says it in its last event, as `usage.cost_usd`.",
-    "x-budget-scope": "The tightest budget of those that the key is shown.",
+    "x-budget-scope": "The tightest budget of those that the key is shown; percent-encoded, as all names in headers.",
     "x-budget-state": "How that one stands.",
     "x-budget-limit-usd": "Its limit.",
     "x-budget-remaining-usd": "What is left of it.",

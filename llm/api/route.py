@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from django.conf import settings
@@ -169,10 +170,10 @@ def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) 
     message = next((message for message in messages if isinstance(message, dict)), {})
     used = usage.read_tokens(said)
     headers = answer.headers
-    clamped = headers.get("x-max-tokens-clamped")
+    clamped, tools = headers.get("x-max-tokens-clamped"), headers.get("x-tools-disabled", "")
     return {
         "content": _text(message.get("content")),
-        "model": headers.get("x-model-served", ""),
+        "model": unquote(headers.get("x-model-served", "")),
         "strategy": strategy or None,
         "cost": headers["x-request-cost-usd"],
         "usage": {
@@ -182,13 +183,13 @@ def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) 
         },
         "latency_ms": round(latency_ms, 1),
         "decision": {
-            "model_requested": headers.get("x-model-requested"),
-            "downgrade_reason": headers.get("x-downgrade-reason"),
-            "tools_disabled": headers["x-tools-disabled"].split(",") if "x-tools-disabled" in headers else [],
+            "model_requested": unquote(headers.get("x-model-requested", "")) or None,
+            "downgrade_reason": unquote(headers.get("x-downgrade-reason", "")) or None,
+            "tools_disabled": [unquote(tool) for tool in tools.split(",") if tool],
             "max_tokens_clamped": int(clamped) if clamped else None,
             "reserved": headers.get("x-reserved-usd"),
             "budget_state": headers.get("x-budget-state"),
-            "budget_scope": headers.get("x-budget-scope"),
+            "budget_scope": unquote(headers.get("x-budget-scope", "")) or None,
             "budget_remaining": headers.get("x-budget-remaining-usd"),
             "budget_resets_at": headers.get("x-budget-resets-at"),
         },

@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import DatabaseError, connection
+from django.db.models import Q
 from django.utils import timezone
 
 from governance.ledger import clock
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
-from llm.models import Model, Price, ProviderEndpoint
+from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.rules import pricing
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import DEFAULT_PROVIDER, STANDARD_TIER, Entry, Rates
@@ -37,8 +38,8 @@ logger = logging.getLogger(__name__)
 TTL_S = 30.0
 # How long the old snapshot serves before the database is asked again after it failed.
 RETRY_S = 5.0
-# As long as the ledger keeps it.
-RULE_LENGTH = 120
+# As long as the ledger keeps it, with what follows where a charge is brought to it again (`repricing.AGAIN`).
+RULE_LENGTH = 116
 # The providers that the environment names go by their kinds; of two with one name the database's counts.
 _ENVIRONMENTS_KINDS = {
     kind.value: kind.value for kind in (ProviderEndpoint.Kind.OPENAI, ProviderEndpoint.Kind.ANTHROPIC)
@@ -144,7 +145,7 @@ def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
     """`Catalogue.cost_of` of a moment, which may be past; one of `governance.ports`."""
     catalogue = current()
     if catalogue.last_change_at is not None and at < catalogue.last_change_at:
-        catalogue = read(now=at)
+        catalogue = read(now=at, named=usage.model)
     return catalogue.cost_of(usage)
 
 
@@ -171,9 +172,12 @@ def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:
     return _closest(model, at=at, place=_Place())
 
 
-def read(*, now: datetime) -> Catalogue:
-    """The catalogue as the database has it at `now`. Four queries."""
-    served = list(Model.objects.filter(status__in=Model.SERVED).prefetch_related("aliases", "prices"))
+def read(*, now: datetime, named: str | None = None) -> Catalogue:
+    """The catalogue as the database has it at `now`, or what of it says what one name means. Four queries."""
+    models = Model.objects.filter(status__in=Model.SERVED)
+    if named is not None:
+        models = models.filter(_may_mean(named))
+    served = list(models.prefetch_related("aliases", "prices"))
     kinds = _ENVIRONMENTS_KINDS | dict(ProviderEndpoint.objects.filter(enabled=True).values_list("name", "kind"))
     entries = [_entry(model, provider=model.provider, now=now, kind=kinds.get(model.provider, "")) for model in served]
     own = {(entry.provider, entry.upstream) for entry in entries}
@@ -202,6 +206,14 @@ def zone_of(api_base: str) -> str:
     """Mistral's API zone by host name: api.eu.mistral.ai is "eu"; anything else is "global"."""
     labels = (urlsplit(api_base).hostname or "").split(".")
     return next((zone for zone in ("eu", "us") if zone in labels and "mistral" in labels), "global")
+
+
+def _may_mean(name: str) -> Q:
+    """The models that have a name, with a provider before it or without; and those whose ids are ids of these."""
+    names = {name, name.partition("/")[2] or name}
+    aliased = ModelAlias.objects.filter(name__in=names)
+    ids = Model.objects.filter(pk__in=aliased.values("model")).values("name")
+    return Q(name__in=names) | Q(name__in=ids) | Q(pk__in=aliased.values("model"))
 
 
 def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Entry:

@@ -155,7 +155,10 @@ class ModelAdmin(CatalogueAdmin):
         if status is None:
             return None
         latency_ms = status.breaker.known_latency_ms(now)
-        return status.label, status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
+        shown = status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
+        if status.tenants and not status.is_impaired:
+            shown += f", open for {status.tenants} tenant{'s' if status.tenants > 1 else ''}"
+        return status.label, shown
 
     @display(description="Token bound", label={"passed": "danger"})
     def overrun(self, model: Model) -> tuple[str, str] | None:

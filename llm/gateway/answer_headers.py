@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from governance.ledger.results import SettleResult
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.decision import Action, Decision
 from governance.rules.visibility import Audience
 from llm.gateway import errors
@@ -20,14 +20,14 @@ def of_call(
     decision, requested = hold.decision, request.model
     headers = [
         ("x-request-id", request_id),
-        ("x-model-requested", requested),
-        ("x-model-served", decision.model),
+        ("x-model-requested", names.for_header(requested)),
+        ("x-model-served", names.for_header(decision.model)),
         ("x-reserved-usd", money.format_dollars(hold.quote.cost_nanos)),
     ]
     if reason := _reason(decision, requested, chosen=chosen, audience=audience):
-        headers.append(("x-downgrade-reason", reason))
+        headers.append(("x-downgrade-reason", names.for_header(reason)))
     if decision.disabled_tools:
-        headers.append(("x-tools-disabled", ",".join(decision.disabled_tools)))
+        headers.append(("x-tools-disabled", ",".join(map(names.for_header, decision.disabled_tools))))
     if request.max_tokens is None and hold.quote.max_tokens is not None:
         headers.append(("x-max-tokens-default", str(hold.quote.asked_tokens)))
     if decision.clamped:

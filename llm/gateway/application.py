@@ -35,20 +35,13 @@ class GatewayApplication(Gateway):
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
         try:
             await self._route(exchange)
-        except bodies.ClientGone:
-            pass
-        except tuple(errors.BODIES) as error:
-            await self._refuse(exchange, errors.bad_body(error))
-        except errors.GatewayError as error:
-            await self._refuse(exchange, error)
-        except DatabaseError:
-            log.exception("request %s: the database is away", exchange.request_id)
-            await self._refuse(exchange, errors.ledger_unavailable())
-        except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            await self._refuse(exchange, errors.internal())
+        except bodies.ClientGone as error:
+            errors.let_go(error)
+        except Exception as error:
+            await self._refuse(exchange, _told(exchange, error))
+            errors.let_go(error)
         finally:
-            exchange.unwatch()
+            exchange.forget()
 
     async def _route(self, exchange: Exchange) -> None:
         if exchange.path == BATCH or exchange.path.startswith(BATCH + "/"):
@@ -71,9 +64,7 @@ class GatewayApplication(Gateway):
 
     async def _refuse_batch(self, exchange: Exchange) -> None:
         asked = Asked(exchange, await self.identify(exchange))
-        refused = errors.batch_not_allowed()
-        asked.note(refused, self.refusals)
-        raise refused
+        raise asked.noted(errors.batch_not_allowed(), self.refusals)
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         identity = await self.identify(exchange)
@@ -96,9 +87,7 @@ class GatewayApplication(Gateway):
                 await requests.read(self, asked, route)
                 await idempotency.once(self, exchange, identity, lambda exchange: self._serve(exchange, route, asked))
         except tuple(errors.BODIES) as error:
-            refused = errors.bad_body(error)
-            asked.note(refused, self.refusals)
-            raise refused from error
+            raise asked.noted(errors.bad_body(error), self.refusals) from error
         except errors.GatewayError as error:
             asked.note(error, self.refusals)
             raise
@@ -116,6 +105,19 @@ class GatewayApplication(Gateway):
             # Too late for a status: the answer just ends.
             return
         await exchange.answer_json(error.status, error.body(), error.headers)
+
+
+def _told(exchange: Exchange, error: Exception) -> errors.GatewayError:
+    """What a client is told of any error; called where it is handled."""
+    if isinstance(error, errors.GatewayError):
+        return error
+    if isinstance(error, tuple(errors.BODIES)):
+        return errors.bad_body(error)
+    if isinstance(error, DatabaseError):
+        log.exception("request %s: the database is away", exchange.request_id)
+        return errors.ledger_unavailable()
+    log.exception("request %s failed", exchange.request_id)
+    return errors.internal()
 
 
 def _advice(path: str) -> str:

@@ -52,6 +52,11 @@ class Asked:
             )
         )
 
+    def noted(self, error: errors.GatewayError, log: RefusalLog) -> errors.GatewayError:
+        """The refusal itself, noted: to be raised without a name, by which its frames, and a body, would keep alive."""
+        self.note(error, log)
+        return error
+
     def _bare_caller(self) -> Caller:
         """Whose key it is, where what the request says of itself was not read, or is at fault."""
         who = self.identity

@@ -69,6 +69,11 @@ class GovernedCall:
     def __post_init__(self) -> None:
         self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
 
+    def first_failure(self) -> errors.GatewayError | None:
+        """To be raised, and forgotten here: by the frames that it comes through it knows the call."""
+        failure, self.failure = self.failure, None
+        return failure
+
     @property
     def strategy(self) -> str:
         return self.exchange.header("x-strategy")
@@ -104,7 +109,7 @@ class HeldAttempt:
         finally:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
-                self.call.gateway.breakers.release_probe(self.hold.usage.served.place)
+                self.call.gateway.breakers.release_probe(self.hold.usage.served.place, self.call.caller.tenant_id)
             self.call.gateway.telemetry.ended(self._record(error))
         await self.call.gateway.provider_failures.answered(self.provider.name)
 
@@ -209,7 +214,7 @@ class HeldAttempt:
             await self.hold.settle_whole(error.code)
             return Unanswered(upstream.no_answer(error))
         self.judged = True
-        self.call.gateway.breakers.failed(place, time.time())
+        self.call.gateway.breakers.failed(place, self.call.caller.tenant_id, time.time())
         if error.sent:
             # It may have been worked on, and but for a stream nobody says how far.
             await self.hold.settle_seen(error.code, cut=True)
@@ -286,7 +291,9 @@ class HeldAttempt:
             self._succeeded(None)
         elif not upstream.is_about_the_request(answer.status):
             self.judged = True
-            raise await self.call.gateway.provider_failures.refused(place, self.provider, answer)
+            raise await self.call.gateway.provider_failures.refused(
+                place, self.provider, answer, data, tenant=self.call.caller.tenant_id
+            )
         else:
             self._succeeded(None)
             if self.call.failure is not None:
@@ -391,7 +398,8 @@ class HeldAttempt:
         self.judged = True
         self.first_byte_s = latency_s
         latency_ms = latency_s * 1000 if latency_s is not None and self.call.request.stream else None
-        self.call.gateway.breakers.succeeded(self.hold.usage.served.place, latency_ms, time.time())
+        place, tenant = self.hold.usage.served.place, self.call.caller.tenant_id
+        self.call.gateway.breakers.succeeded(place, tenant, latency_ms, time.time())
 
     def _record(self, error: str) -> Attempt:
         charge = self.hold.charge

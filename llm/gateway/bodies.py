@@ -45,6 +45,15 @@ class BodyTooSlow(Exception):
         super().__init__("The body did not come in time; send it again.")
 
 
+class CodingUnknown(Exception):
+    """The body is coded for the way in a manner that is not undone here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A body's transfer-encoding may be chunked, and that alone; what it is packed with is its content-encoding."
+        )
+
+
 class PackingUnknown(Exception):
     """The body is packed in a way that is not undone here."""
 
@@ -71,7 +80,9 @@ class ClientGone(Exception):
 
 
 def packing_of(headers: Mapping[bytes, bytes]) -> str:
-    """How a body is packed, or "". Raises PackingUnknown."""
+    """How a body is packed, or "". Raises PackingUnknown, and CodingUnknown where it is packed for the way as well."""
+    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+        raise CodingUnknown
     named = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if named in ("", "identity"):
         return ""

@@ -11,7 +11,7 @@ from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side, asked_for
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway.routes import Route
+from llm.gateway.routes import BELIEVED_TIMES, Route
 from llm.rules import estimates, pricing, usage
 from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
 from llm.rules.exact_count import Tokenizer
@@ -86,6 +86,12 @@ class CallUsage:
         found = usage.least_tokens(answer, model=self.quote.model) if self.estimate.unit == "token" else None
         return None if found is None else replace(found, provider=self.served.provider)
 
+    def shown(self, answer: Mapping[str, Any]) -> Usage | None:
+        """The units that came, whatever was said: no more of them than a call that nobody has measured may have."""
+        most = BELIEVED_TIMES * max(self.estimate.held_units, self.estimate.most_units)
+        units = min(self.route.shown_units(answer), most)
+        return replace(self.estimated(), units=units) if units else None
+
     def charge(self, found: Usage | None, *, answer_bytes: int | None) -> PricedUsage:
         """What a reported usage costs at the prices that the call began by. Raises NotChargeable.
 
@@ -95,22 +101,22 @@ class CallUsage:
             raise NotChargeable(USAGE_MISSING)
         if self._implausible(found, answer_bytes):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
-        priced = self._priced(found)
-        if self._of_another_line(priced):
-            raise NotChargeable(USAGE_IMPLAUSIBLE)
-        return priced
+        return self.named(found, found.model)
 
     def believes(self, found: Usage) -> bool:
         """Whether a call can have used as much."""
         return not self._implausible(found, None)
 
-    def named(self, used: Usage, name: str) -> PricedUsage | None:
-        """What as much costs at a model that an answer names; None where that is not believed, or has no price."""
-        try:
-            priced = self._priced(replace(used, model=name))
-        except NotChargeable:
-            return None
-        return None if self._of_another_line(priced) else priced
+    def named(self, used: Usage, name: str) -> PricedUsage:
+        """What as much costs at a model that an answer names. Raises NotChargeable."""
+        priced = self._priced(replace(used, model=name))
+        if self._of_another_line(priced):
+            raise NotChargeable(USAGE_IMPLAUSIBLE)
+        return priced
+
+    def id_of(self, name: str) -> str:
+        """The id of a model that an answer names. Raises NotChargeable where nobody knows it or its price."""
+        return self._priced(replace(self.estimated(0), model=name)).usage.model
 
     def _priced(self, found: Usage) -> PricedUsage:
         entry = self._used(found)
@@ -160,7 +166,10 @@ class CallUsage:
         entry = self._entry
         if entry is None:
             return False
-        if found.input_tokens > self._most_input(beside=HIDDEN_PROMPT_TOKENS if entry.is_mistrals else UNTOLD_TOKENS):
+        # Of a picture some read more than anybody has said: so much is charged, and an overrun.
+        beside = HIDDEN_PROMPT_TOKENS if entry.is_mistrals else UNTOLD_TOKENS
+        most_read = self._most_read() if self.estimate.images else self._most_input(entry, beside=beside)
+        if found.input_tokens > most_read:
             return True
         if self.quote.max_tokens is None:
             return False
@@ -179,28 +188,25 @@ class CallUsage:
         return tuple(side for side in sides if side is not None)
 
     def _overread(self, found: Usage) -> ModelOverrun | None:
-        """More is said to be read than was sent, and than is put beside it as a rule."""
+        """More is said to be read than was sent, and than is put beside it as a rule, pictures or not."""
+        entry = self._entry
+        if entry is None:
+            return None
         if found.unit == "token":
             read, permitted = found.input_tokens, self.quote.input_tokens
-            most = self._most_input(beside=HIDDEN_PROMPT_TOKENS)
+            most = self._most_input(entry, beside=HIDDEN_PROMPT_TOKENS)
         else:
             read, permitted = found.units, self.estimate.held_units
             most = min(permitted + self.route.units_beside, self.route.most_units(self.estimate))
-        if read <= most or self._entry is None:
+        if read <= most:
             return None
         inputs = self.estimate.inputs
-        asked = asked_for(self.estimate.asked)
+        asked = asked_for(self.estimate.read_by)
         tokens = _shown(-(-read // inputs), permitted // inputs)
         return ModelOverrun(self.served.place, asked, tokens, permitted // inputs, side=Side.INPUT)
 
-    def _most_input(self, *, beside: int) -> int:
-        """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs.
-
-        What must be read unseen for a reason that a call shows (pictures) is bounded by the model's context alone.
-        """
-        entry = self._entry
-        if entry is None or self.estimate.images or self.estimate.whole_context:
-            return self._most_read()
+    def _most_input(self, entry: Entry, *, beside: int) -> int:
+        """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs."""
         # Where an endpoint keeps prompts by itself, what it writes into its cache counts as more, without a mark too.
         written_e2 = max(self.estimate.input_e2, usage.WRITE_E2)
         sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * written_e2 // 100)

@@ -75,11 +75,12 @@ async def _try_in_order(call: GovernedCall) -> None:
         except Unanswered as unanswered:
             call.failure = call.failure or unanswered.error
             call.avoided.update(unanswered.avoid)
-    raise call.failure or _blocked(call, plan)
+    raise call.first_failure() or _blocked(call, plan)
 
 
 def _blocked(call: GovernedCall, candidates: Iterable[Candidate]) -> errors.GatewayError:
-    return upstream.blocked([candidate.place for candidate in candidates], call.gateway.breakers, time.time())
+    places = [candidate.place for candidate in candidates]
+    return upstream.blocked(places, call.gateway.breakers, time.time(), tenant=call.caller.tenant_id)
 
 
 def _is_moved_to(call: GovernedCall, candidate: Candidate) -> bool:
@@ -113,11 +114,11 @@ def _plan(call: GovernedCall) -> tuple[Candidate, ...]:
 
 def _open_ones(call: GovernedCall, plan: Sequence[Candidate]) -> list[Candidate]:
     """Those that may answer: not avoided, and not blocked by a breaker."""
-    now = time.time()
+    now, breakers, tenant = time.time(), call.gateway.breakers, call.caller.tenant_id
     return [
         candidate
         for candidate in plan
-        if call.avoided.isdisjoint(candidate.places) and not call.gateway.breakers.blocks(candidate.place, now)
+        if call.avoided.isdisjoint(candidate.places) and not breakers.blocks(candidate.place, tenant, now)
     ]
 
 
@@ -132,7 +133,7 @@ async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
         # An operator took it away while this call waited for its hold.
         hold.drop()
         raise Unanswered(errors.provider_not_configured(served.name, served.provider), served.provider)
-    if not call.gateway.breakers.admits(served.place, time.time()):
+    if not call.gateway.breakers.admits(served.place, call.caller.tenant_id, time.time()):
         hold.drop()
         raise Unanswered(_blocked(call, [served]), served.place)
     await HeldAttempt(call, hold, call.gateway.providers[served.provider]).carry_out()

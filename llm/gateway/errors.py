@@ -6,6 +6,7 @@ serves the Mistral dialect (flat) and the OpenAI dialect (`error`); a 422 with a
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -65,6 +66,7 @@ def unsupported(message: str, *, param: str) -> GatewayError:
 BODIES: Mapping[type[Exception], tuple[int, str, str | None]] = {
     bodies.BodyTooLarge: (413, "body_too_large", None),
     bodies.BodyTooSlow: (408, "body_timeout", None),
+    bodies.CodingUnknown: (501, "transfer_encoding_unknown", "transfer-encoding"),
     bodies.PackingUnknown: (415, "unsupported_media_type", "content-encoding"),
     bodies.PackingBroken: (400, "invalid_request", "content-encoding"),
     bodies.TooManyBodies: (429, "too_many_large_bodies", None),
@@ -203,6 +205,19 @@ def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetim
     )
 
 
+def let_go(error: BaseException) -> None:
+    """Empty the frames that an error came through, which are over: one that knows the error again would keep the call,
+    and its body, until Python's collector comes by."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]
+
+
 def stopped() -> GatewayError:
     """The answer to a plain call that was running when an operator stopped it."""
     row = refusals.ROWS[Reason.EMERGENCY_STOP]
@@ -233,7 +248,7 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
     """`x-budget-*` of a window, as far as it is shown."""
     if window is None:
         return []
-    headers = [("x-budget-scope", window.scope)]
+    headers = [("x-budget-scope", names.for_header(window.scope))]
     if window.state is not None:
         headers.append(("x-budget-state", window.state.value))
     if window.limit_nanos is not None and window.remaining_nanos is not None:

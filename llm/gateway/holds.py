@@ -21,9 +21,10 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
-from llm.gateway.call_usage import USAGE_MISSING, CallUsage, NotChargeable, PricedUsage
+from llm.gateway.call_usage import USAGE_IMPLAUSIBLE, USAGE_MISSING, CallUsage, NotChargeable, PricedUsage
 from llm.rules import exact_count
-from llm.rules.usage import larger, named_model, raised
+from llm.rules.told_usage import ToldUsage
+from llm.rules.usage import larger, named_models, raised
 from llm.state.tokenizers import Tokenizers
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ EMERGENCY_STOP = "emergency_stop"
 STOPS_PERIOD_S = 0.4
 # How long an answer waits for its settlement to land before it goes out all the same.
 SETTLE_PATIENCE_S = 2.0
-# Models at most that one answer is believed to name.
-MOST_NAMES = 8
 
 
 class Holds:
@@ -106,10 +105,14 @@ class Hold:
         self.sent = False
         # What has come of its answer.
         self.count = usage.count()
-        # What its answer said that it used; of that, what can be; and which models it named.
+        # What its answer said that it used, in all and of which answers; of that, what can be; and what it showed.
         self._reported: Usage | None = None
+        self._told = ToldUsage(usage.quote.answers)
         self._believed: Usage | None = None
+        self._shown: Usage | None = None
+        # The models that it named: ids of the catalogue, and why another has no price.
         self._named: set[str] = set()
+        self._unpriced = self._last_name = ""
         # Why the call was cut short, if it was, and how it is ended; without that its task is cancelled.
         self.cut_reason = ""
         self.closer: Callable[[], None] | None = None
@@ -160,12 +163,29 @@ class Hold:
         return self._reported is not None
 
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
-        """What an answer, or a stream's event, says was used: however the call ends, at least that was."""
-        found = self.usage.reported(answer)
-        self._note(found or self.usage.at_least(answer))
-        if (name := named_model(answer)) and len(self._named) < MOST_NAMES:
-            self._named.add(name)
+        """What an answer, or a stream's event, says the call has used: however it ends, at least that was.
+
+        None too where it says so of some of several answers, until all have been counted.
+        """
+        said = self.usage.reported(answer)
+        found = self._told.took(answer, said, None if said else self.usage.at_least(answer))
+        self._note(self._told.least)
+        if shown := self.usage.shown(answer):
+            self._shown = larger(self._shown, shown)
+            self._reported = larger(self._reported, shown)
+        for name in named_models(answer):
+            self._note_name(name)
         return found
+
+    def _note_name(self, name: str) -> None:
+        """Keep which model it is, however many are named."""
+        if name == self._last_name:
+            return
+        self._last_name = name
+        try:
+            self._named.add(self.usage.id_of(name))
+        except NotChargeable as error:
+            self._unpriced = error.reason
 
     def _note(self, said: Usage | None) -> None:
         if said is None:
@@ -182,19 +202,27 @@ class Hold:
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
         self._note(found)
-        # Never fewer tokens than it said before.
-        found = None if found is None else raised(found, self._believed)
+        # Never fewer tokens than it said before, nor units than it shows.
+        used = None if found is None else raised(raised(found, self._believed), self._shown)
+        falls_short = found is not None and used is not None and used.unit != "token" and used.units > found.units
         try:
-            charge = self.usage.charge(found, answer_bytes=self.count.written_bytes)
+            charge = self.usage.charge(used, answer_bytes=self.count.written_bytes)
+            charge, doubt = self._dearest(charge, charge.usage, self._named)
+            if doubt:
+                raise NotChargeable(doubt)
         except NotChargeable as error:
             if error.reason == USAGE_MISSING:
                 return await self.settle_seen(error.reason)
             self._holds.doubt(self.usage.served.place, error.reason, found)
             return await self._settle(self._whole(error.reason))
-        charge = self._dearest(charge, charge.usage, self._named - {found.model if found else ""})
+        if falls_short:
+            self._holds.doubt(self.usage.served.place, USAGE_IMPLAUSIBLE, found)
         if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
             self._holds.tokenizers.distrust(self.usage.served.entry)
-        return await self._settle(self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule))
+        reason = USAGE_IMPLAUSIBLE if falls_short else ""
+        return await self._settle(
+            self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule, reason=reason)
+        )
 
     async def settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
         """Charge the whole hold: something may have been spent, and nobody says how much."""
@@ -229,29 +257,53 @@ class Hold:
         tokens = self.count.tokens(cut=cut)
         # Where answers are read out, models go on whoever has closed their streams.
         goes_on = cut and settings.READ_CANCELLED_ANSWERS
-        if tokens is None or self.count.overruns or goes_on:
+        if tokens is None or self.count.overruns or goes_on or self._unpriced:
             return self._whole(reason)
         counted_nanos = min(self.count.cost_nanos(tokens), self.held_nanos)
-        return self._counted(counted_nanos, self.usage.estimated(tokens), reason)
+        charge, doubt = self._counted(counted_nanos, self.usage.estimated(tokens))
+        return self._whole(reason) if doubt else self._settlement(charge.cost_nanos, charge.usage, reason=reason)
 
     def _whole(self, reason: str) -> Settle:
         """All that was held; where more text came than can have been held for, that, at the strict count."""
-        if not (tokens := self.count.overrun_tokens):
-            return self._counted(self.held_nanos, self.usage.estimated(), reason)
-        cost_nanos = max(self.held_nanos, self.count.cost_nanos(tokens))
-        return self._counted(cost_nanos, self.usage.estimated(tokens), reason)
+        tokens = self.count.overrun_tokens
+        cost_nanos = max(self.held_nanos, self.count.cost_nanos(tokens)) if tokens else self.held_nanos
+        charge, doubt = self._counted(cost_nanos, self.usage.estimated(tokens or None))
+        if doubt and doubt != reason:
+            self._holds.doubt(self.usage.served.place, doubt, self._reported)
+        return self._settlement(charge.cost_nanos, charge.usage, reason=reason)
 
-    def _counted(self, cost_nanos: int, used: Usage, reason: str) -> Settle:
-        """That, and what was reported in the midst beyond it; at the dearest of the models that the answer names."""
-        most = used if self._believed is None else replace(larger(used, self._believed) or used, model=used.model)
+    def _counted(self, cost_nanos: int, used: Usage) -> tuple[PricedUsage, str]:
+        """That, and what was reported or shown beyond it, as `_dearest`."""
+        least = self._least(used.output_tokens)
+        most = used if least is None else replace(larger(used, least) or used, model=used.model)
         names = self._named if most == used else {*self._named, used.model}
-        dearest = self._dearest(PricedUsage(used, cost_nanos, ""), most, names)
-        return self._settlement(dearest.cost_nanos, dearest.usage, reason=reason)
+        return self._dearest(PricedUsage(used, cost_nanos, ""), most, names)
 
-    def _dearest(self, priced: PricedUsage, used: Usage, names: Iterable[str]) -> PricedUsage:
-        """That, or the usage at a model of these names: routers choose, and say so in some of their chunks."""
-        others = (self.usage.named(used, name) for name in names)
-        return max((priced, *filter(None, others)), key=lambda each: each.cost_nanos)
+    def _least(self, counted_tokens: int) -> Usage | None:
+        """What was used at the least: that and, where some answers were counted alone, what the others may have.
+
+        `counted_tokens` is the output of all answers at most, by what came of them. Where those that were counted have
+        more than that, there is more to the others as well than came.
+        """
+        least, untold = larger(self._believed, self._shown), self._told.untold_answers
+        if least is None or not untold:
+            return least
+        most = untold * (self.quote.max_tokens or 0)
+        rest = most if least.output_tokens > counted_tokens else min(counted_tokens, most)
+        return raised(least, replace(least, output_tokens=least.output_tokens + rest))
+
+    def _dearest(self, priced: PricedUsage, used: Usage, names: Iterable[str]) -> tuple[PricedUsage, str]:
+        """That, or the usage at a model of these names: routers choose, and say so in some of their chunks.
+
+        And why the price of another model that was named is not known, or not believed.
+        """
+        found, doubt = [priced], self._unpriced
+        for name in names:
+            try:
+                found.append(self.usage.named(used, name))
+            except NotChargeable as error:
+                doubt = doubt or error.reason
+        return max(found, key=lambda each: each.cost_nanos), doubt
 
     async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
         """The result is None where the ledger is away: the settlement is kept and lands later."""

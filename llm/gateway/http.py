@@ -11,13 +11,17 @@ import orjson
 
 from governance.rules import names
 from llm.gateway import bodies
-from llm.gateway.asgi import Receive, Scope, Send
+from llm.gateway.asgi import Message, Receive, Scope, Send
 from llm.gateway.bodies import Turn
 
 Headers = Iterable[tuple[str, str]]
 # What browsers are told of each answer that does not say otherwise: keep no copy, and take it for what it says it is.
 TO_BROWSERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 WhenLarge = Callable[[], Awaitable[None]]
+
+
+async def _to_nobody(message: Message) -> None:
+    """The answer is over."""
 
 
 class Exchange:
@@ -107,9 +111,12 @@ class Exchange:
         elif self.is_gone and on_leave is not None:
             on_leave()
 
-    def unwatch(self) -> None:
+    def forget(self) -> None:
+        """Let go of what only a call that runs needs: in a circle, a body would stay until the collector comes by."""
         if self._watching is not None:
             self._watching.cancel()
+        self._watching = self._on_leave = self._body = None
+        self._send = _to_nobody
 
     async def _notice(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

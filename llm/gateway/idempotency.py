@@ -124,6 +124,7 @@ class _Run:
                 raise
             # Answered here, so that the refusal is recorded as well.
             await self._exchange.answer_json(error.status, error.body(), error.headers)
+            errors.let_go(error)
 
     async def stay_alive(self) -> None:
         """A long answer's key is not taken over while it is still being given."""

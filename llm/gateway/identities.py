@@ -94,7 +94,7 @@ class Identities:
         if row is not None and row.tenant is not None:
             identity = Identity(
                 key_id=row.pk,
-                key_prefix=row.prefix,
+                key_prefix=row.scope_key,
                 tenant_id=row.tenant.pk,
                 tenant=row.tenant.slug,
                 agent=row.agent.slug if row.agent else "",

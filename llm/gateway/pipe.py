@@ -65,9 +65,10 @@ class Pipe:
         self._look_again.cancel()
 
     def close(self) -> None:
-        """Forget what still waits."""
+        """Forget what still waits, and who is told of a break: it knows this pipe."""
         self._look_again.cancel()
         self._task.cancel()
+        self._on_break = lambda: None
 
     async def _write_on(self) -> None:
         more = True

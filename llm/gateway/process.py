@@ -173,7 +173,5 @@ class Gateway:
         if identity is None:
             identity = await self.read(lambda: self.identities.find(key))
         if identity.has_ended:
-            refused = errors.key_ended()
-            Asked(exchange, identity).note(refused, self.refusals)
-            raise refused
+            raise Asked(exchange, identity).noted(errors.key_ended(), self.refusals)
         return identity

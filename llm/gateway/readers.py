@@ -35,6 +35,9 @@ class Readers:
                 return await running
         except TimeoutError as error:
             raise OperationalError("the database does not answer") from error
+        finally:
+            # It keeps its error, which by this frame would keep it.
+            del running
 
     def close(self) -> None:
         """End the threads and their connections; waits for what they do."""

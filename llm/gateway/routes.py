@@ -40,6 +40,8 @@ class Route:
     believes_most: bool = False
     # And is counted up by endpoints, to minutes at most: so much beside is not held for.
     units_beside: int = 0
+    # Units that an answer shows, whatever it says.
+    shown_units: Callable[[Mapping[str, Any]], int] = lambda _: 0
 
     def most_units(self, estimate: Estimate) -> int:
         """Units at most that are believed of one call; of one that nobody has measured, beyond what is allowed too."""
@@ -130,6 +132,7 @@ OCR = Route(
     ),
     read_usage=_pages,
     answer_in="pages",
+    shown_units=usage.shown_pages,
 )
 TRANSCRIPTIONS = Route(
     path="/audio/transcriptions",

@@ -123,7 +123,11 @@ class Stream:
         self._count_first()
         reason = self._left or self._hold.cut_reason
         if not reason:
-            raise broken or self._unreadable()
+            try:
+                raise broken or self._unreadable()
+            finally:
+                # It knows this frame, which is not to know it.
+                del broken
         await self._hold.settle_seen(reason, cut=True)
         if self._hold.cut_reason:
             raise errors.stopped()

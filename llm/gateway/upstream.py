@@ -18,7 +18,7 @@ from governance.rules.calls import Usage
 from governance.rules.overruns import ModelOverrun, Side
 from llm.gateway import errors
 from llm.providers import Provider, ProviderError
-from llm.rules import cool_down, forbidden
+from llm.rules import cool_down, forbidden, too_large
 from llm.state.breakers import Breakers
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ class Unanswered(Exception):
         self.avoid = avoid
 
 
-def blocked(places: Collection[str], breakers: Breakers, now: float) -> errors.GatewayError:
-    """No model that could answer may be called: rate limited ones until they have cooled down."""
-    known = [status for place in places if (status := breakers.status(place, now))]
+def blocked(places: Collection[str], breakers: Breakers, now: float, *, tenant: int) -> errors.GatewayError:
+    """No model that could answer the tenant may be called: rate limited ones until they have cooled down."""
+    known = [status for place in places if (status := breakers.status(place, now, tenant=tenant))]
     impaired = [status for status in known if status.is_impaired]
     ends = [status.breaker.cool_until - now for status in impaired if status.cooling_down]
     if ends and len(ends) == len(impaired):
@@ -132,18 +132,25 @@ class ProviderFailures:
         self._forbidden: dict[str, int] = {}
         self._telling: set[asyncio.Future[None]] = set()
 
-    async def refused(self, place: str, provider: Provider, answer: Refusing) -> Unanswered:
-        """What a refusal that is not about the request means."""
+    async def refused(
+        self, place: str, provider: Provider, answer: Refusing, said: bytes, *, tenant: int
+    ) -> Unanswered:
+        """What a refusal of a tenant's call means that is not, by its status, about the request. `said` is its body."""
         status, retry_after = answer.status, answer.headers.get("retry-after", "")
         if status in _OURS:
             code, message = _OURS[status]
-            self._breakers.release_probe(place)
+            self._breakers.release_probe(place, tenant)
             await self._alert(provider.name, code, f"{message} It answered with status {status}.")
             return Unanswered(errors.upstream(503, code, message), provider.name)
+        if status == 429 and too_large.says(said):
+            # The same call meets the same tomorrow, and a smaller one does not.
+            self._breakers.release_probe(place, tenant)
+            message = "The model's API takes no request of so many tokens: they are more than its limit a minute."
+            return Unanswered(errors.upstream(429, "upstream_rate_limit", message), place)
         now = time.time()
-        self._breakers.failed(place, now)
+        self._breakers.failed(place, tenant, now)
         if status == 429:
-            self._breakers.cool_down(place, now + cool_down.duration_s(answer.headers, now=now))
+            self._breakers.cool_down(place, tenant, now + cool_down.duration_s(answer.headers, now=now))
             error = errors.upstream(
                 429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
             )

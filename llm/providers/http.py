@@ -137,7 +137,9 @@ class Connection:
             connector=self._connector(force_close=force_close),
             trace_configs=[trace],
             request_class=_Request,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(
+                total=settings.LONGEST_CALL_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
+            ),
             skip_auto_headers=("user-agent", "accept"),
             **self._session_options(),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 FAILURES = 5
 OPEN_S = 60.0
@@ -29,11 +30,18 @@ class Phase(StrEnum):
     HALF_OPEN = "half-open"
 
 
+class Sender(NamedTuple):
+    """The process that a call goes from, and the id of the tenant that it is for."""
+
+    process: int
+    tenant: int
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A call that tries a half-open model. `owner` is its process."""
+    """A call that tries a half-open model."""
 
-    owner: int
+    owner: Sender
     until: float
 
     def runs(self, now: float) -> bool:
@@ -70,16 +78,18 @@ class Breaker:
         phase = self.phase(now)
         return phase is Phase.OPEN or (phase is Phase.HALF_OPEN and not self._has_room(now))
 
-    def admitted(self, owner: int, now: float) -> Breaker | None:
+    def admitted(self, owner: Sender, now: float) -> Breaker | None:
         """The breaker once a call of `owner` has gone; None where it must not."""
-        if self.blocks(now):
-            return None
+        return None if self.blocks(now) else self.probed(owner, now)
+
+    def probed(self, owner: Sender, now: float) -> Breaker:
+        """With one more probe of `owner`, where it is not closed."""
         if self.opened_at is None:
             return self
         running = tuple(probe for probe in self.probes if probe.runs(now))
         return replace(self, probes=(*running, Probe(owner, now + PROBE_S)))
 
-    def succeeded(self, owner: int, now: float) -> Breaker:
+    def succeeded(self, owner: Sender, now: float) -> Breaker:
         if self.phase(now) is Phase.CLOSED:
             return replace(self, failures=0) if self.failures else self
         released = self.released(owner, now)
@@ -90,15 +100,19 @@ class Breaker:
             return replace(released, passed=self.passed + 1)
         return replace(self, failures=0, opened_at=None, passed=0, probes=())
 
-    def failed(self, owner: int, now: float) -> Breaker:
+    def failed(self, owner: Sender, now: float) -> Breaker:
         phase = self.phase(now)
         if phase is Phase.CLOSED and self.failures + 1 < FAILURES:
             return replace(self, failures=self.failures + 1)
         if phase is Phase.OPEN or (phase is Phase.HALF_OPEN and self.released(owner, now) is self):
             return self
+        return self.tripped(now)
+
+    def tripped(self, now: float) -> Breaker:
+        """Opened by one more failure."""
         return replace(self, failures=self.failures + 1, openings=self.openings + 1, opened_at=now, passed=0, probes=())
 
-    def released(self, owner: int, now: float) -> Breaker:
+    def released(self, owner: Sender, now: float) -> Breaker:
         """Without one probe of `owner`, its oldest; the same where it has none."""
         if self.phase(now) is not Phase.HALF_OPEN:
             return self

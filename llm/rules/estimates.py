@@ -16,6 +16,8 @@ HIDDEN_PROMPT_TOKENS = 1_024
 PROMPTED = frozenset({"json", "reasoning", "safe_prompt"})
 # Of a document or sound nobody here knows how long it is: it is held for at the most that is allowed.
 UNMEASURED = "unmeasured"
+# Of a call with pictures: what a model reads of them says nothing of calls that have none.
+PICTURES = "pictures"
 # What a model reads and writes at most whose context nobody has told us.
 LONGEST_CONTEXT = 10_000_000
 _NO_BOUND = {
@@ -103,11 +105,16 @@ class Estimate:
         """Of what is not counted in tokens, as `held_input_at`."""
         return max(self.units, self.most_units) if self.overread else self.units
 
+    @property
+    def read_by(self) -> frozenset[str]:
+        """What an overrun of the input concerns: what is asked for, and whether there are pictures."""
+        return self.asked | {PICTURES} if self.images else self.asked
+
     def knowing(self, overruns: Iterable[ModelOverrun], place: str) -> Estimate:
         """The same call at a model, with what is known of answers and inputs beyond their bounds."""
         seen = {Side.INPUT: 0, Side.OUTPUT: 0}
         for one in overruns:
-            if one.concerns(place, self.asked):
+            if one.concerns(place, self.read_by):
                 seen[one.side] = max(seen[one.side], one.tokens)
         written = 0 if self.max_tokens is None else seen[Side.OUTPUT]
         return replace(self, overran_tokens=written, overread=seen[Side.INPUT]) if any(seen.values()) else self

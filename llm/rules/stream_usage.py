@@ -14,7 +14,6 @@ class StreamUsage:
 
     def __init__(self, answers: int) -> None:
         self._answers = answers
-        self._by_answer: dict[int, Usage] = {}
         self.ended_answers: set[int] = set()
         # Text came although all answers had ended: what ends in each of its parts has no end that can be told. Of a
         # part that has both nobody knows yet.
@@ -29,7 +28,7 @@ class StreamUsage:
         return len(self.ended_answers) >= self._answers
 
     def took(self, event: Event, reported: Usage | None, *, text_bytes: int) -> None:
-        """The next event, what it says was used, and how much text it holds."""
+        """The next event, what the call has used by what it says, and how much text it holds."""
         if text_bytes:
             self.is_last_word = False
             if self.have_ended:
@@ -41,11 +40,8 @@ class StreamUsage:
         self.ends_in_text = self.ends_in_text or bool(text_bytes and event.finished)
         if reported is None:
             return
-        if event.data is not None and (index := usage.counted_answer(event.data)) is not None:
-            self._by_answer[index] = reported
-            reported = usage.together(self._by_answer.values())
         earlier = self.used
-        if earlier and reported and earlier.input_tokens == reported.input_tokens and not earlier.cached_tokens:
+        if earlier and earlier.input_tokens == reported.input_tokens and not earlier.cached_tokens:
             # Some say only at the end what of it came from a cache.
             earlier = replace(earlier, cached_tokens=reported.cached_tokens)
         self.used = usage.larger(earlier, reported)

@@ -55,6 +55,7 @@ _ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_
 # Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
 _HOLDERS = ("x_groq", "message", "response")
 _BLOCKS = ("usage", "usageMetadata", "usage_metadata")
+_NAMES = ("model", "modelVersion", "model_version")
 _OLLAMAS = ("prompt_eval_count", "eval_count")
 _LLAMAS = ("prompt_n", "predicted_n")
 
@@ -92,18 +93,18 @@ def least_tokens(answer: Any, *, model: str = "") -> Usage | None:
     """
     if not isinstance(answer, Mapping):
         return None
-    found = [_least(block) for block in _said_blocks(answer) if isinstance(block, Mapping) and block]
+    found = [_least(block) for block in _call_blocks(answer) if isinstance(block, Mapping) and block]
+    if of_answers := together(_least(block) for _, block in _counted_choices(answer)):
+        found.append(of_answers)
     usage = reduce(_larger, found) if found else None
     return replace(usage, model=named_model(answer) or model) if usage and usage.units else None
 
 
-def _said_blocks(answer: Mapping[str, Any]) -> Iterator[Any]:
-    """Everything in an answer that may count tokens, whatever is there."""
+def _call_blocks(answer: Mapping[str, Any]) -> Iterator[Any]:
+    """Everything in an answer that may count the tokens of the call, whatever is there."""
     yield {name: answer[name] for name in _OLLAMAS if name in answer}
     yield answer.get("timings")
-    choices = answer.get("choices")
-    holders = (answer, *(answer.get(name) for name in _HOLDERS), *(choices if isinstance(choices, list) else ()))
-    for holder in holders:
+    for holder in (answer, *(answer.get(name) for name in _HOLDERS)):
         if isinstance(holder, Mapping):
             yield from (holder.get(name) for name in _BLOCKS)
 
@@ -147,10 +148,18 @@ def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
     )
 
 
+def shown_pages(answer: Any) -> int:
+    """Pages that an OCR answer holds."""
+    pages = answer.get("pages") if isinstance(answer, Mapping) else None
+    return sum(isinstance(page, Mapping) for page in pages) if isinstance(pages, list) else 0
+
+
 def raised(found: Usage, least: Usage | None) -> Usage:
-    """A count of tokens, with no fewer of a kind than were said to be used at the least; those come from no cache."""
-    if least is None or found.unit != "token":
+    """A count, with no fewer of a kind than were said or shown to be used at the least; those come from no cache."""
+    if least is None:
         return found
+    if found.unit != "token":
+        return replace(found, units=max(found.units, least.units))
     input_tokens = max(found.input_tokens, least.input_tokens)
     output_tokens = max(found.output_tokens, least.output_tokens)
     return replace(found, input_tokens=input_tokens, output_tokens=output_tokens, units=input_tokens + output_tokens)
@@ -166,13 +175,39 @@ def together(parts: Iterable[Usage]) -> Usage | None:
     return replace(found, output_tokens=output_tokens, units=found.input_tokens + output_tokens)
 
 
-def counted_answer(chunk: Mapping[str, Any]) -> int | None:
-    """The one answer of several that a chunk's usage is of, by its index; None where it is of the whole call."""
-    choices = chunk.get("choices")
-    if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
+def answer_places(answer: Mapping[str, Any]) -> list[int]:
+    """Which answers an answer or a chunk holds something of: by their index, or in their order where that says less."""
+    choices = answer.get("choices")
+    listed = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    indexes = [count(choice.get("index")) or 0 for choice in listed]
+    return indexes if len(set(indexes)) == len(indexes) else list(range(len(listed)))
+
+
+def counted_answers(answer: Mapping[str, Any]) -> frozenset[int] | None:
+    """The answers that the counts in an answer or a chunk are of, each by itself; None where they are of the call.
+
+    A count of the call that is smaller than those of its answers is none.
+    """
+    counted = _counted_choices(answer)
+    if not counted:
         return None
-    choice = choices[0] if isinstance(choices[0], Mapping) else {}
-    return count(choice.get("index")) or 0 if choice.get("usage") is not None else None
+    of_call = max(
+        (_least(block).output_tokens for block in _call_blocks(answer) if isinstance(block, Mapping)), default=0
+    )
+    of_answers = sum(_least(block).output_tokens for _, block in counted)
+    says_call = any(_least(block).units for block in _call_blocks(answer) if isinstance(block, Mapping))
+    return None if says_call and of_call >= of_answers else frozenset(place for place, _ in counted)
+
+
+def _counted_choices(answer: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """(which answer, its own count), of those that have one, readable or not."""
+    choices = answer.get("choices")
+    listed = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    return [
+        (place, block if isinstance(block, Mapping) else {})
+        for place, choice in zip(answer_places(answer), listed, strict=True)
+        if (block := choice.get("usage")) is not None
+    ]
 
 
 def implausible(usage: Usage, *, most_input: int, most_output: int, answer_bytes: int | None) -> str:
@@ -417,8 +452,17 @@ def _larger(one: Usage, other: Usage) -> Usage:
 
 def named_model(answer: Mapping[str, Any]) -> str:
     """What the answer says served it; empty where it does not."""
-    holders = (answer, *(answer.get(name) for name in ("message", "response")))
-    named = (
-        holder.get(name) for holder in holders if isinstance(holder, Mapping) for name in ("model", "modelVersion")
+    return next(named_models(answer), "")
+
+
+def named_models(answer: Mapping[str, Any]) -> Iterator[str]:
+    """All models that an answer names: routers may name one in its head, and another where they count."""
+    choices = answer.get("choices")
+    holders = (
+        *(answer, *(answer.get(name) for name in ("message", "response"))),
+        *(choices if isinstance(choices, list) else ()),
     )
-    return next((name for name in named if isinstance(name, str) and name), "")
+    for holder in holders:
+        if isinstance(holder, Mapping):
+            named = (holder.get(name) for name in _NAMES)
+            yield from (name for name in named if isinstance(name, str) and name)

@@ -1,9 +1,10 @@
 """How the models do that are called from this machine: circuit breakers that all its processes share.
 
-They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0011). A look is
-one `pread`; a change holds the slot's `fcntl` lock for microseconds. Each slot carries a checksum, so a torn read, a
-crash in mid-write or a foreign file costs what was known of a model, and nothing else. Where the file does not work
-every model counts as well: a breaker is advice, and never what stops a call.
+They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0011). A slot also
+has the breakers of the few tenants whose calls alone fail there (docs/adr/0041). A look is one `pread`; a change holds
+the slot's `fcntl` lock for microseconds. Each slot carries a checksum, so a torn read, a crash in mid-write or a
+foreign file costs what was known of a model and no more. Where the file does not work every model counts as well: a
+breaker is advice, and never what stops a call.
 """
 
 from __future__ import annotations
@@ -26,27 +27,35 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from llm.rules.breakers import LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, PROBES, Breaker, Phase, Probe
+from llm.rules.breakers import LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, PROBES, Breaker, Phase, Probe, Sender
 from llm.rules.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
+from llm.rules.shared_breakers import TENANTS, OwnBreaker, SharedBreaker
 
 log = logging.getLogger(__name__)
 
 # A new layout gets a new name: processes of two versions then do not fight over one file.
-FILE = "breakers-1"
-MAGIC = b"spend-governor breakers 1\n".ljust(64, b"\0")
-SLOTS, SLOT_BYTES = 1024, 256
+FILE = "breakers-2"
+MAGIC = b"spend-governor breakers 2\n".ljust(64, b"\0")
+SLOTS, SLOT_BYTES = 1024, 640
 # A name's slot is one of so many that follow each other. The last window needs room behind the last slot.
 WINDOW = 16
 FILE_BYTES = len(MAGIC) + (SLOTS + WINDOW) * SLOT_BYTES
-# checksum; digest, name's length, passed, failures, openings, opened_at, cool_until, latency_ms, measured_at,
-# changed_at, probes (owner, until), name.
-_HEAD = struct.Struct("<I16sHxBII5d")
-_PROBE = struct.Struct("<Id")
-_NAME_AT = _HEAD.size + PROBES * _PROBE.size
+# checksum; digest, name's length, passed, openings, latency_ms, measured_at, changed_at, failures, opened_at,
+# cool_until, the tenants that have a breaker of their own (0: none); everybody's probes (process, tenant, until); the
+# own ones (counted, passed, failures, opened_at, cool_until, probes (process, until)); name.
+_HEAD = struct.Struct(f"<I16sHxBI3dI2d{TENANTS}q")
+_PROBE = struct.Struct("<Iqd")
+_OWN = struct.Struct("<BBI2d")
+_OWN_PROBE = struct.Struct("<Id")
+_OWN_AT = _HEAD.size + PROBES * _PROBE.size
+_OWN_BYTES = _OWN.size + PROBES * _OWN_PROBE.size
+_NAME_AT = _OWN_AT + TENANTS * _OWN_BYTES
 _LONGEST_NAME = SLOT_BYTES - _NAME_AT
-# Where opened_at and cool_until are: all that a call at a healthy model reads.
-_BLOCKING = struct.Struct("<2d")
-_BLOCKING_AT = _HEAD.size - 5 * 8
+_CHANGED = struct.Struct("<d")
+# Where failures, opened_at, cool_until and the tenants are: all that a call at a healthy model reads.
+_TROUBLES = struct.Struct(f"<I2d{TENANTS}q")
+_TROUBLES_AT = _HEAD.size - _TROUBLES.size
+_CHANGED_AT = _TROUBLES_AT - _CHANGED.size
 # A slot that is being written as it is read is read again.
 READS = 3
 # A verdict that cannot be written in this time is given up: whoever holds the lock is not running.
@@ -59,13 +68,14 @@ _MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
 
 @dataclass(frozen=True, slots=True)
 class BreakerStatus:
-    """What is known of one model at a moment."""
+    """What is known of one model at a moment. `tenants`: for how many it is impaired as their calls alone failed."""
 
     name: str
     phase: Phase
     cooling_down: bool
     breaker: Breaker
     changed_at: float
+    tenants: int
 
     @property
     def is_impaired(self) -> bool:
@@ -86,7 +96,10 @@ class _Process(NamedTuple):
 
 
 class Breakers:
-    """The breakers in one file. Names are places, `provider/id`. Nothing here raises, or waits longer than 50 ms."""
+    """The breakers in one file. Names are places, `provider/id`; a tenant is its id, never 0.
+
+    Nothing here raises, or waits longer than 50 ms.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,72 +108,71 @@ class Breakers:
         self._processes: dict[int, _Process] = {}
         self._complained_at = -COMPLAIN_AGAIN_S
 
-    def admits(self, name: str, now: float) -> bool:
+    def admits(self, name: str, tenant: int, now: float) -> bool:
         """Whether a call may go. One to a half-open model is a probe, and needs a verdict or `release_probe`."""
         data = self._look(name)
-        if data is None:
-            return True
-        opened_at, cool_until = _BLOCKING.unpack_from(data, _BLOCKING_AT)
-        if not opened_at and not cool_until:
+        if data is None or _admits_all_of(data, tenant):
             return True
         breaker = _unpacked(data)
-        if breaker.blocks(now):
+        if breaker.blocks(tenant, now):
             return False
-        if breaker.phase(now) is Phase.CLOSED:
+        if breaker.admitted(sender := self._sender(tenant), now) == breaker:
             return True
         admitted = False
 
-        def admit(breaker: Breaker) -> Breaker:
+        def admit(breaker: SharedBreaker) -> SharedBreaker:
             nonlocal admitted
-            after = breaker.admitted(self._me().owner, now)
+            after = breaker.admitted(sender, now)
             admitted = after is not None
             return after or breaker
 
         return self._change(name, admit, now) and admitted
 
-    def blocks(self, name: str, now: float) -> bool:
+    def blocks(self, name: str, tenant: int, now: float) -> bool:
         """Whether `admits` would say no. A look: no probe is taken."""
         data = self._look(name)
-        return data is not None and any(_BLOCKING.unpack_from(data, _BLOCKING_AT)) and _unpacked(data).blocks(now)
+        return data is not None and not _admits_all_of(data, tenant) and _unpacked(data).blocks(tenant, now)
 
-    def succeeded(self, name: str, latency_ms: float | None, now: float) -> None:
-        """The model answered; `latency_ms` after it was asked, where that says how quick it is."""
+    def succeeded(self, name: str, tenant: int, latency_ms: float | None, now: float) -> None:
+        """The model answered the tenant; `latency_ms` after it was asked, where that says how quick it is."""
         data = self._look(name)
-        known = _unpacked(data) if data is not None else Breaker()
-        well = known.opened_at is None and not known.failures
-        if well and (latency_ms is None or 0 <= now - known.measured_at < MEASURED_EVERY_S):
+        if data is not None and latency_ms is None and _is_well(data, tenant):
+            return
+        known = _unpacked(data) if data is not None else SharedBreaker()
+        well = known.is_well(tenant)
+        if well and (latency_ms is None or 0 <= now - known.everyone.measured_at < MEASURED_EVERY_S):
             return
 
-        def succeed(breaker: Breaker) -> Breaker:
-            after = breaker.succeeded(self._me().owner, now)
+        def succeed(breaker: SharedBreaker) -> SharedBreaker:
+            after = breaker.succeeded(self._sender(tenant), now)
             return after if latency_ms is None else after.measured(latency_ms, now)
 
         self._change(name, succeed, now, patient=not well)
 
-    def failed(self, name: str, now: float) -> None:
-        """The model did not answer: 429, 5xx, silence, no connection or a broken one."""
-        self._change(name, lambda breaker: breaker.failed(self._me().owner, now), now)
+    def failed(self, name: str, tenant: int, now: float) -> None:
+        """The model did not answer the tenant: 429, 5xx, silence, no connection or a broken one."""
+        self._change(name, lambda breaker: breaker.failed(self._sender(tenant), now), now)
 
-    def cool_down(self, name: str, until: float, now: float | None = None) -> None:
-        """The model asked to be left alone; it is for LONGEST_COOL_DOWN_S at most."""
+    def cool_down(self, name: str, tenant: int, until: float, now: float | None = None) -> None:
+        """The model asked the tenant's call to leave it alone; it is for LONGEST_COOL_DOWN_S at most."""
         now = time.time() if now is None else now
         until = min(until, now + LONGEST_COOL_DOWN_S)
-        self._change(name, lambda breaker: breaker.cooling_down(until), now)
+        self._change(name, lambda breaker: breaker.cooling_down(tenant, until, now), now)
 
-    def release_probe(self, name: str, now: float | None = None) -> None:
+    def release_probe(self, name: str, tenant: int, now: float | None = None) -> None:
         """A call that was admitted ended without a verdict."""
         now = time.time() if now is None else now
-        self._change(name, lambda breaker: breaker.released(self._me().owner, now), now)
+        self._change(name, lambda breaker: breaker.released(self._sender(tenant), now), now)
 
     def latency_ms(self, name: str, now: float) -> float | None:
         """The mean latency of late; None where it is not known."""
         data = self._look(name)
-        return None if data is None else _unpacked(data).known_latency_ms(now)
+        return None if data is None else _unpacked(data).everyone.known_latency_ms(now)
 
-    def status(self, name: str, now: float) -> BreakerStatus | None:
-        """What is known of one model, if anything."""
+    def status(self, name: str, now: float, *, tenant: int | None = None) -> BreakerStatus | None:
+        """What is known of one model, if anything; as it is for a tenant, where one is named."""
         data = self._look(name)
-        return None if data is None else _status(data, now)
+        return None if data is None else _status(data, now, tenant)
 
     def snapshot(self, now: float) -> list[BreakerStatus]:
         """All models that are known, by name."""
@@ -208,14 +220,16 @@ class Breakers:
                 break
         return None
 
-    def _change(self, name: str, change: Callable[[Breaker], Breaker], now: float, *, patient: bool = True) -> bool:
+    def _change(
+        self, name: str, change: Callable[[SharedBreaker], SharedBreaker], now: float, *, patient: bool = True
+    ) -> bool:
         """Put what `change` makes of a breaker in its place. False where that could not be done."""
         try:
             with self._locked(name, wait_s=LONGEST_WAIT_S if patient else 0) as fd:
                 if fd < 0:
                     return False
                 data = self._read(fd, name)
-                before = _unpacked(data) if data is not None else Breaker()
+                before = _unpacked(data) if data is not None else SharedBreaker()
                 after = change(before)
                 if after != before:
                     at = self._places[name][1] if data is not None else self._free(fd, name)
@@ -252,6 +266,9 @@ class Breakers:
         _, start = _key(name)
         window = os.pread(fd, WINDOW * SLOT_BYTES, start).ljust(WINDOW * SLOT_BYTES, b"\0")
         return start + min(range(0, len(window), SLOT_BYTES), key=lambda at: _changed_at(window[at : at + SLOT_BYTES]))
+
+    def _sender(self, tenant: int) -> Sender:
+        return Sender(self._me().owner, tenant)
 
     def _me(self) -> _Process:
         """A forked process is another. Of threads that are the first at once one makes it."""
@@ -351,52 +368,102 @@ def _checksum(data: bytes) -> bytes:
     return zlib.crc32(memoryview(data)[4:]).to_bytes(4, "little")
 
 
-def _packed(name: str, breaker: Breaker, now: float) -> bytes:
-    shown = name.encode()[:_LONGEST_NAME]
-    probes = (*breaker.probes, *[Probe(0, 0.0)] * PROBES)[:PROBES]
+def _admits_all_of(data: bytes, tenant: int) -> bool:
+    """Whether nothing is held against the model that concerns the tenant's calls."""
+    _, opened_at, cool_until, *tenants = _TROUBLES.unpack_from(data, _TROUBLES_AT)
+    return not opened_at and not cool_until and tenant not in tenants
+
+
+def _is_well(data: bytes, tenant: int) -> bool:
+    """`SharedBreaker.is_well`, of a slot."""
+    failures, opened_at, _, *tenants = _TROUBLES.unpack_from(data, _TROUBLES_AT)
+    return not failures and not opened_at and tenant not in tenants
+
+
+def _packed(name: str, breaker: SharedBreaker, now: float) -> bytes:
+    shown, everyone = name.encode()[:_LONGEST_NAME], breaker.everyone
+    tenants = (*(own.tenant for own in breaker.own), *[0] * TENANTS)[:TENANTS]
     body = b"".join(
         (
             _HEAD.pack(
                 0,
                 _key(name)[0],
                 len(shown),
-                breaker.passed,
-                min(breaker.failures, 2**32 - 1),
-                min(breaker.openings, 2**32 - 1),
-                breaker.opened_at or 0.0,
-                breaker.cool_until,
-                -1.0 if breaker.latency_ms is None else breaker.latency_ms,
-                breaker.measured_at,
+                min(everyone.passed, 255),
+                min(everyone.openings, 2**32 - 1),
+                -1.0 if everyone.latency_ms is None else everyone.latency_ms,
+                everyone.measured_at,
                 now,
+                min(everyone.failures, 2**32 - 1),
+                everyone.opened_at or 0.0,
+                everyone.cool_until,
+                *tenants,
             ),
-            *(_PROBE.pack(probe.owner, probe.until) for probe in probes),
+            b"".join(_PROBE.pack(*probe.owner, probe.until) for probe in everyone.probes).ljust(
+                PROBES * _PROBE.size, b"\0"
+            ),
+            b"".join(map(_packed_own, breaker.own)).ljust(TENANTS * _OWN_BYTES, b"\0"),
             shown,
         )
     ).ljust(SLOT_BYTES, b"\0")
     return _checksum(body) + body[4:]
 
 
-def _unpacked(data: bytes) -> Breaker:
-    _, _, _, passed, failures, openings, opened_at, cool_until, latency_ms, measured_at, _ = _HEAD.unpack_from(data)
-    probes = (Probe(*_PROBE.unpack_from(data, _HEAD.size + place * _PROBE.size)) for place in range(PROBES))
-    return Breaker(
+def _packed_own(own: OwnBreaker) -> bytes:
+    breaker = own.breaker
+    failures = min(breaker.failures, 2**32 - 1)
+    head = _OWN.pack(own.counted, breaker.passed, failures, breaker.opened_at or 0.0, breaker.cool_until)
+    probes = (_OWN_PROBE.pack(probe.owner.process, probe.until) for probe in breaker.probes)
+    return b"".join((head, *probes)).ljust(_OWN_BYTES, b"\0")
+
+
+def _unpacked(data: bytes) -> SharedBreaker:
+    _, _, _, passed, openings, latency_ms, measured_at, _, failures, opened_at, cool_until, *tenants = (
+        _HEAD.unpack_from(data)
+    )
+    probes = (_PROBE.unpack_from(data, _HEAD.size + place * _PROBE.size) for place in range(PROBES))
+    everyone = Breaker(
         failures=failures,
         openings=openings,
         opened_at=opened_at or None,
         passed=passed,
-        probes=tuple(probe for probe in probes if probe.until),
+        probes=tuple(Probe(Sender(process, tenant), until) for process, tenant, until in probes if until),
         cool_until=cool_until,
         latency_ms=None if latency_ms < 0 else latency_ms,
         measured_at=measured_at,
     )
+    own = (_unpacked_own(data, _OWN_AT + place * _OWN_BYTES, tenant) for place, tenant in enumerate(tenants) if tenant)
+    return SharedBreaker(everyone, tuple(own))
+
+
+def _unpacked_own(data: bytes, start: int, tenant: int) -> OwnBreaker:
+    counted, passed, failures, opened_at, cool_until = _OWN.unpack_from(data, start)
+    places = range(start + _OWN.size, start + _OWN_BYTES, _OWN_PROBE.size)
+    probes = (_OWN_PROBE.unpack_from(data, place) for place in places)
+    breaker = Breaker(
+        failures=failures,
+        opened_at=opened_at or None,
+        passed=passed,
+        probes=tuple(Probe(Sender(process, tenant), until) for process, until in probes if until),
+        cool_until=cool_until,
+    )
+    return OwnBreaker(tenant, breaker, counted)
 
 
 def _changed_at(data: bytes) -> float:
     """0 for a slot that is free to take."""
-    return float(_HEAD.unpack_from(data)[10]) if _is_whole(data) else 0.0
+    return float(_CHANGED.unpack_from(data, _CHANGED_AT)[0]) if _is_whole(data) else 0.0
 
 
-def _status(data: bytes, now: float) -> BreakerStatus:
-    breaker = _unpacked(data)
+def _status(data: bytes, now: float, tenant: int | None = None) -> BreakerStatus:
+    known = _unpacked(data)
+    breaker = known.shown(now) if tenant is None else known.seen_by(tenant, now)
     name = data[_NAME_AT : _NAME_AT + _HEAD.unpack_from(data)[2]].decode(errors="replace")
-    return BreakerStatus(name, breaker.phase(now), breaker.is_cooling_down(now), breaker, _changed_at(data))
+    return BreakerStatus(
+        name=name,
+        phase=breaker.phase(now),
+        cooling_down=breaker.is_cooling_down(now),
+        breaker=breaker,
+        changed_at=_changed_at(data),
+        tenants=sum(own.is_impaired(now) for own in known.own),
+    )

@@ -102,11 +102,15 @@ def _breakers(now: datetime) -> Iterator[Metric]:
     openings = CounterMetricFamily(
         "spend_governor_breaker_openings", "How often a model failed so often that its breaker opened.", labels=labels
     )
+    for_tenants = GaugeMetricFamily(
+        "spend_governor_breaker_tenants", "Tenants that a model is closed to, as their calls alone fail.", labels=labels
+    )
     for status in breakers.shared().snapshot(now.timestamp()):
         not_closed.add_metric([status.name], status.phase is not Phase.CLOSED)
         cooling_down.add_metric([status.name], status.cooling_down)
         openings.add_metric([status.name], status.breaker.openings)
-    yield from (not_closed, cooling_down, openings)
+        for_tenants.add_metric([status.name], status.tenants)
+    yield from (not_closed, cooling_down, openings, for_tenants)
 
 
 def _bounded(model: str) -> str:

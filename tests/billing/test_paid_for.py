@@ -438,6 +438,29 @@ def test_tiers_packages_and_amounts_that_customers_choose_pay_for_the_budget_of_
         assert comes_to(sub(item(share, 25, start, end)), paid).limit_nanos == 10 * USD
 
 
+def test_a_price_that_bills_each_of_its_tiers_by_itself_gives_its_limit_once() -> None:
+    p = price("price_tiers") | {"unit_amount": None, "billing_scheme": "tiered", "tiers_mode": "graduated"}
+    start, middle, end = NOW - 15 * D, NOW, NOW + 15 * D
+    tiers = line(p, 5, 3500, start, end), line(p, 4, 2000, start, end), line(p, 0, 1000, start, end)
+    first = bill("in_1", "subscription_create", *tiers, at=start)
+    known = sub(item(p, 9, start, end))
+    assert comes_to(known, first).limit_nanos == 50 * USD
+    # Nor does a change take more back, or give more, than once.
+    less = (line(p, 5, -1750, middle, end, prorated=True), line(p, 4, -1000, middle, end, prorated=True))
+    more = (line(p, 5, 1750, middle, end, prorated=True), line(p, 7, 1750, middle, end, prorated=True))
+    change = bill("in_2", "subscription_update", *less, *more, at=middle)
+    assert comes_to(sub(item(p, 12, start, end)), first, change).limit_nanos == 50 * USD
+    gone = bill("in_2", "subscription_update", *less, at=middle)
+    assert comes_to(known, first, gone, policy=BillingPolicy(downgrade="period_end")).limit_nanos == 25 * USD
+    # What is for each unit, or a share of what is charged, adds up.
+    seats = p | {"lookup_key": None, "metadata": {"llm_budget_usd": "2", "llm_budget_per_unit": "true"}}
+    per_seat = [line(seats, one.quantity, one.amount, start, end) for one in first.lines]
+    assert comes_to(sub(item(seats, 9, start, end)), bill("in_1", "", *per_seat, at=start)).limit_nanos == 18 * USD
+    share = p | {"lookup_key": None, "metadata": {"llm_budget_percent": "40"}}
+    charged = [line(share, one.quantity, one.amount, start, end) for one in first.lines]
+    assert comes_to(sub(item(share, 9, start, end)), bill("in_1", "", *charged, at=start)).limit_nanos == 26 * USD
+
+
 @pytest.mark.parametrize(("currency", "amount"), [("jpy", 5000), ("kwd", 500), ("eur", 5000), ("ugx", 5000)])
 def test_a_share_of_revenue_counts_each_currencys_own_minor_unit(currency: str, amount: int) -> None:
     rates = {"jpy": Decimal("0.01"), "kwd": Decimal(100), "eur": Decimal(1), "ugx": Decimal(1)}
@@ -734,8 +757,8 @@ def test_what_was_used_on_credit_and_never_paid_is_owed_when_the_credit_ends(ten
     ledger.record(factories.reporting("40"), now=ev.START)
     rolled = {"period_start": end, "period_end": end + 30 * D, "created": end}
     deliver(ev.subscription_updated(**first, **rolled), now=end)
-    # Its invoice is on its way, and the new period on credit.
-    assert window_of().limit_nanos == 50 * USD
+    # Its invoice is on its way, and what is left of the credit goes on.
+    assert window_of().limit_nanos == 10 * USD
     sync.due(now=end + 7 * D)
     tenant.refresh_from_db()
     assert tenant.status == "suspended"

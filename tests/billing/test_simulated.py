@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from billing.accounts import sync
+from billing.models import Plan
 from billing.sandbox import SimulatedStripe
+from governance import ledger
 from governance.models import Tenant
+from tests import factories
 from tests.billing.conftest import window_of
-from tests.billing.sandbox.conftest import START, Shop
+from tests.billing.sandbox.conftest import DAY, START, Shop
 from tests.fakes.simulated_stripe import answering
 
+HOUR = 3_600
 STANDARD = 50_000_000_000
 
 
@@ -29,6 +33,31 @@ def read(shop: Shop, customer: str) -> tuple[str, int]:
     """The state that a customer comes to, and what its tenant can spend."""
     found = sync.customer(customer, now=datetime.fromtimestamp(shop.account.now, UTC))
     return found.state, window_of().remaining_nanos
+
+
+def spend(shop: Shop, customer: str, *, at_most: float = 1000) -> float:
+    """Spend what there is, as soon as its state is known; dollars."""
+    state, left = read(shop, customer)
+    now, dollars = datetime.fromtimestamp(shop.account.now, UTC), min(at_most, left / 10**9)
+    if state not in ("active", "provisional", "trial") or left <= 1:
+        return 0
+    hold = factories.reserving(str(dollars))
+    assert ledger.reserve(hold, now=now).allowed
+    ledger.settle(factories.settling(hold.reservation_id, str(dollars)), now=now)
+    return dollars
+
+
+def usage_price(shop: Shop) -> str:
+    meter = shop.post(
+        "billing/meters", display_name="Calls", event_name="calls", default_aggregation={"formula": "sum"}
+    )
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter["id"]}
+    return shop.price(10, recurring=recurring, metadata={"llm_budget_usd": "50"})
+
+
+def use(shop: Shop, customer: str, calls: int) -> None:
+    payload = {"stripe_customer_id": customer, "value": str(calls)}
+    shop.post("billing/meter_events", event_name="calls", payload=payload)
 
 
 @pytest.mark.parametrize("way", ["credit_amount", "out_of_band_amount"])
@@ -58,3 +87,174 @@ def test_a_refund_that_a_credit_note_carries_is_half_of_it(shop: Shop) -> None:
     invoice = shop.invoices(customer)[0]["id"]
     shop.post("credit_notes", invoice=invoice, amount=2500, refund_amount=2500)
     assert read(shop, customer) == ("active", STANDARD)
+
+
+def test_a_cancellation_within_a_period_that_was_not_paid_leaves_nothing_of_the_one_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    assert read(shop, customer) == ("active", STANDARD)
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.account.advance(by=33 * DAY)
+    shop.post(f"subscriptions/{sub}", cancel_at_period_end=True)
+    assert read(shop, customer) == ("provisional", STANDARD // 10)
+    shop.account.advance(by=7 * DAY)
+    assert read(shop, customer)[0] == "suspended"
+
+
+def test_grace_begins_with_the_period_that_is_not_paid_whatever_was_paid_for_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    shop.account.advance(by=20 * DAY)
+    shop.post(f"subscriptions/{sub}", trial_end=shop.account.now + 2 * DAY, proration_behavior="none")
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.account.advance(by=10 * DAY)
+    assert read(shop, customer) == ("active", STANDARD)
+    # Its invoice has been open for nine days when the month that was paid for is over.
+    shop.account.advance(by=DAY)
+    assert read(shop, customer)[0] == "suspended"
+
+
+# What is given on credit ------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_anew_gives_no_usage_anew_while_the_last_ones_is_not_paid(shop: Shop) -> None:
+    customer, price = shop.customer(metadata={"tenant_id": "acme"}), usage_price(shop)
+    spent = []
+    for _ in range(3):
+        sub = shop.subscribe(customer, price)["id"]
+        spent.append(spend(shop, customer))
+        use(shop, customer, 100)
+        shop.account.advance(by=DAY)
+        shop.delete(f"subscriptions/{sub}")
+        read(shop, customer)
+    assert spent == [50, 0, 0]
+    # Nor does a month that nothing was used in, and nothing paid for, repay it.
+    shop.subscribe(customer, price)
+    for _ in range(3):
+        spent.append(spend(shop, customer))
+        shop.account.advance(by=32 * DAY)
+    assert sum(spent) == 50
+
+
+def test_an_anchor_anew_gives_usage_anew_as_soon_as_it_is_paid(shop: Shop) -> None:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, usage_price(shop))["id"]
+    spent = []
+    for _ in range(3):
+        spent.append(spend(shop, customer))
+        use(shop, customer, 100)
+        shop.account.advance(by=DAY)
+        shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"})
+    assert spent == [50, 0, 0]
+    for invoice in shop.all("invoices", status="open"):
+        shop.post(f"invoices/{invoice['id']}/pay", payment_method="pm_card_visa")
+    # All that was used is paid for, however short the period was that it was used in.
+    assert spend(shop, customer) == 50
+
+
+def test_usage_that_is_paid_for_each_month_is_given_each_month(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, usage_price(shop))
+    assert spend(shop, customer) == 50
+    for month in (4, 5):
+        use(shop, customer, 100)
+        shop.account.advance(to=int(datetime(2026, month, 1, tzinfo=UTC).timestamp()))
+        # Its invoice is a draft for an hour.
+        assert spend(shop, customer) == 0
+        shop.account.advance(by=HOUR)
+        assert spend(shop, customer) == 50
+
+
+def test_usage_with_terms_is_given_until_its_invoice_is_due(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, usage_price(shop), collection_method="send_invoice", days_until_due=30)
+    spent = [spend(shop, customer)]
+    for _ in range(2):
+        use(shop, customer, 100)
+        shop.account.advance(by=31 * DAY)
+        spent.append(spend(shop, customer))
+    assert spent == [50, 50, 0]
+
+
+# Periods that begin anew -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("month", "day", "days", "of"), [(3, 1, 15, 31), (3, 1, 30, 31), (4, 10, 28, 30)])
+@pytest.mark.parametrize("used", [10, 50])
+def test_an_anchor_anew_that_is_not_credited_gives_all_that_both_periods_cost(
+    shop: Shop, month: int, day: int, days: int, of: int, used: int
+) -> None:
+    shop.account.advance(to=int(datetime(2026, month, day, tzinfo=UTC).timestamp()))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    spent = spend(shop, customer, at_most=used)
+    shop.account.advance(by=days * DAY)
+    shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"}, proration_behavior="none")
+    spent += spend(shop, customer)
+    # What was paid for until then and not used goes with its time.
+    assert spent == pytest.approx(100 - max(0, 50 * days / of - used))
+    # And what is used of the new period is all there is until it is over.
+    shop.account.advance(by=29 * DAY)
+    assert spend(shop, customer) == 0
+    shop.account.advance(by=3 * DAY)
+    assert spend(shop, customer) == 50
+
+
+def test_an_anchor_anew_that_is_credited_gives_its_period_and_no_more(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    shop.account.advance(by=15 * DAY)
+    shop.post(f"subscriptions/{sub}", billing_cycle_anchor={"type": "now"})
+    assert spend(shop, customer) == 50
+
+
+def test_what_costs_something_after_it_was_free_begins_anew_when_it_is_paid(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(0, metadata={"llm_budget_usd": "5"}))["id"]
+    assert spend(shop, customer) == 5
+    shop.account.advance(by=10 * DAY)
+    standard = shop.price(5000, lookup_key="standard")
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": standard}])
+    lines = [line for invoice in shop.invoices(customer) for line in invoice["lines"]["data"]]
+    assert sorted(line["amount"] for line in lines) == [0, 0, 5000]
+    # Of five dollars' time a third had gone by: what was used of the rest is owed.
+    assert spend(shop, customer) == pytest.approx(50 - 5 * 21 / 31)
+    assert window_of().starts_at == datetime.fromtimestamp(shop.account.now, UTC)
+
+
+def test_what_is_free_after_it_cost_something_keeps_what_was_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    shop.account.advance(by=int(15.5 * DAY))
+    free = shop.price(0, metadata={"llm_budget_usd": "6"})
+    shop.post(
+        f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": free}], proration_behavior="always_invoice"
+    )
+    assert spend(shop, customer) == 28
+
+
+# What prices are worth together -------------------------------------------------------------------------------------
+
+
+def test_a_credit_takes_back_the_default_plan_beside_what_is_mapped(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(4000))["id"]
+    assert read(shop, customer) == ("active", STANDARD)
+    shop.account.advance(by=int(15.5 * DAY))
+    items = [{"id": shop.item(sub), "price": shop.price(20_000, lookup_key="premium")}]
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+    assert spend(shop, customer) == 125
+
+
+def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:
+    Plan.objects.filter(name="Premium").update(product_ids=[(product := shop.post("products", name="Premium")["id"])])
+    meter = shop.post("billing/meters", display_name="Over", event_name="over", default_aggregation={"formula": "sum"})
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter["id"]}
+    licensed, over = shop.price(20_000, product=product), shop.price(1, product=product, recurring=recurring)
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, licensed, over)
+    assert spend(shop, customer) == 200
+    shop.account.advance(by=32 * DAY)
+    assert spend(shop, customer) == 200

@@ -14,7 +14,7 @@ from billing.models import BillingAccount, TopUp
 from governance import ledger
 from governance.actions import allowances, budgets, spend_reports
 from governance.audit import Actor
-from governance.ledger import batch, book, sql, sql_dialect, sql_writes
+from governance.ledger import acts, batch, book, sql, sql_dialect, sql_writes
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.models import Allowance, Budget, BudgetWindow
 from governance.rules.errors import NotOpen
@@ -208,6 +208,53 @@ def test_a_bought_top_up_for_two_budgets_takes_their_turns_at_once(monkeypatch):
     thread.join(20)
     assert not failures, failures
     assert [window.limit_nanos for window in BudgetWindow.objects.all()] == [nanos("6.00")] * 2
+
+
+def test_a_bought_top_up_beside_a_crowded_budget_locks_its_windows_in_their_order(monkeypatch):
+    monkeypatch.setattr(acts, "MOST_AT_ONCE", 1)
+    tenant = make.tenant()
+    budgets.create(scope_type="tenant", scope_key="*", window="day", limit_nanos=nanos("1.00"), by=ADA, now=NOON)
+    for slug in (tenant.slug, "globex"):
+        ledger.reserve(make.reserving("0.10", by=make.caller(make.tenant(slug))), now=NOON)
+    make.budget("1.00", tenant=tenant, window="month")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    account = BillingAccount.objects.create(stripe_customer_id="cus_1", tenant=tenant)
+    TopUp.objects.create(key="cs_1", account=account, amount_nanos=nanos("5.00"), noted_at=NOON)
+    crowded, own = BudgetWindow.objects.filter(tenant=tenant).order_by("id")
+
+    def count():
+        with transaction.atomic():
+            purchases.count_without_window(account, tenant, now=LATER)
+
+    with transaction.atomic():
+        # As a call does that both govern: one after the other.
+        BudgetWindow.objects.select_for_update().get(pk=crowded.pk)
+        failures, thread = started(count)
+        wait_until_someone_waits()
+        BudgetWindow.objects.select_for_update(nowait=True).get(pk=own.pk)
+    thread.join(20)
+    assert not failures, failures
+    assert [row.limit_nanos for row in BudgetWindow.objects.filter(tenant=tenant)] == [nanos("6.00")] * 2
+
+
+def test_a_budget_that_is_made_anew_is_locked_after_its_windows():
+    budget = make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=NOON)
+    assert not budgets.delete(budget=budget, by=ADA, now=NOON)
+
+    def make_anew():
+        anew = {"scope_type": budget.scope_type, "tenant": budget.tenant, "window": budget.window}
+        budgets.create(**anew, limit_nanos=nanos("2.00"), by=ADA, now=LATER)
+
+    with transaction.atomic():
+        BudgetWindow.objects.select_for_update().get()
+        failures, thread = started(make_anew)
+        wait_until_someone_waits()
+        Budget.objects.select_for_update(of=("self",), nowait=True).get(pk=budget.pk)
+    thread.join(20)
+    assert not failures, failures
+    assert Budget.objects.get().enabled
+    assert BudgetWindow.objects.get().limit_nanos == nanos("2.00")
 
 
 def test_a_top_up_that_a_reset_ends_is_not_ended_again():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -205,6 +206,21 @@ def test_a_body_that_two_could_read_differently_hides_no_request(product: Produc
     assert b"/v1/hidden" not in answer
     assert answer.count(b"HTTP/1.1 ") <= 1
     assert not answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"deflate, chunked"])
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/api/spend"])
+def test_a_body_that_is_coded_for_the_way_otherwise_is_told_what_may_be_sent(
+    product: Product, path: bytes, coding: bytes
+) -> None:
+    packed = gzip.compress(b'{"model": "mistral-small-2603"}')
+    with connected(product) as peer:
+        head = b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer %s\r\n" % (path, product.key().encode())
+        framed = b"transfer-encoding: %s\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (coding, len(packed), packed)
+        peer.sendall(head + framed)
+        status, body = answered(peer)
+    assert (status, body["error"]["code"]) == (501, "transfer_encoding_unknown")
+    assert "chunked, and that alone" in body["error"]["message"]
 
 
 def test_requests_in_a_row_and_at_once_are_answered(product: Product) -> None:

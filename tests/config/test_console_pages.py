@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
@@ -72,3 +73,18 @@ def test_bookmarks_of_stripe_runs_lead_to_their_present_address(client: Client, 
     answer = client.get(f"/admin/billing/stripecheck/{rest}")
 
     assert (answer.status_code, answer["Location"]) == (302, f"/admin/billing/striperun/{rest}")
+
+
+def test_a_page_that_is_refused_is_a_line_of_the_log_and_a_failure_has_its_traceback(
+    viewer: HttpRequest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(raise_request_exception=False)
+    assert isinstance(viewer.user, User)
+    client.force_login(viewer.user)
+    assert client.get("/admin/axes/accesslog/").status_code == 403
+    monkeypatch.setattr(site, "pages", lambda: 1 / 0)
+    assert client.get("/admin/").status_code == 500
+    refused, failed = (record for record in caplog.records if record.name == "django.request")
+    assert (refused.levelname, refused.exc_info) == ("WARNING", None)
+    assert "/admin/axes/accesslog/" in refused.getMessage()
+    assert failed.exc_info is not None

@@ -121,6 +121,27 @@ class TestTries:
         assert tries == [200, 200, 200, 200, 429]
         assert sign_in(client).status_code == 429
 
+    def test_an_address_that_tries_ever_new_names_waits_and_no_password_is_hashed(
+        self, olga: User, clock: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.SIGN_IN_TRIES_PER_ADDRESS = 7
+        hashed = []
+        monkeypatch.setattr(User, "set_password", lambda user, password: hashed.append(user.get_username()))
+
+        def tried(name: str, address: str = "192.0.2.1") -> Any:
+            clock.shift(60)
+            return Client().post(LOGIN, {"username": name, "password": "wrong"}, REMOTE_ADDR=address)
+
+        answers = [tried(f"nobody-{number}") for number in range(9)]
+        assert [answer.status_code for answer in answers] == [200] * 7 + [429] * 2
+        assert hashed == [""] * 7
+        # The first of seven was eight minutes ago.
+        assert answers[-1]["Retry-After"] == str(900 - 8 * 60)
+        assert sign_in(Client()).status_code == 429
+        assert tried("nobody", "192.0.2.2").status_code == 200
+        clock.shift(400)
+        assert sign_in(Client()).status_code == 302
+
     def test_a_sign_in_begins_the_count_anew(self, olga: User) -> None:
         for _ in range(3):
             client = Client()

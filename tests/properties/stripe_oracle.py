@@ -4,6 +4,7 @@ Nanodollars as fractions, Unix seconds. A span gives its price's budget times th
 a credit takes that back; what was paid back whole, or is in dispute, gives nothing. Under a hundred lines.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,29 +57,30 @@ class Oracle:
                         is_month = self.sold[one.price].monthly and one.interval in ("month", "year")
                         cycles["month" if is_month else one.interval, 1 if is_month else one.interval_count].append(one)
                 for cycle, group in cycles.items():
-                    values = sorted(self.value(group, cycle, period) for period in periods(group, cycle, at))
+                    values = sorted(
+                        max(Fraction(0), sum((self.given(one, group, cycle, period) for one in group), Fraction(0)))
+                        for period in periods(group, cycle, at)
+                    )
                     least, most = least + sum(values[:1]), most + sum(values[-1:])
                 for item in self.state.rows("subscription_item", subscription=sub["id"]):
                     most += self.credit(sub, item, spans, at)
         return least, most
 
-    def value(self, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
-        end = period[1] if is_whole(period, cycle) else times.boundary(period[0], *cycle, 1)
-        return max(Fraction(0), sum((self.given(one, period, end - period[0]) for one in group), Fraction(0)))
-
-    def given(self, one: PaidSpan, period: Span, whole: int) -> Fraction:
+    def given(self, one: PaidSpan, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
         undone = self.books.undone(one.invoice)
         if self.books.share_undone(one.invoice) == 1 or any(other.kind == "dispute" for other in undone):
             return Fraction(0)
         sold, own = self.sold[one.price], (one.interval, one.interval_count)
-        overlap = max(0, min(one.end, period[1]) - max(one.start, period[0]))
-        if not sold.percent:
-            sign = 1 if one.list_amount > 0 else -1
-            return sign * sold.worth(one.quantity, own, one.start) * overlap / whole
         months = {"month": 1, "year": 12}.get(one.interval, 0) * one.interval_count
         is_long = sold.monthly and months and not one.proration and is_whole((one.start, one.end), own)
+        start, end = max(one.start, period[0]), min(one.end, period[1])
         charged = Fraction(one.amount * sold.unit * sold.percent, 100)
-        return charged * overlap / (whole * months if is_long else one.end - one.start)
+        if sold.percent and not is_long:
+            return charged * max(0, end - start) / (one.end - one.start)
+        wholes = intervals(one, group, cycle)
+        worth = charged / months if sold.percent else sold.worth(one.quantity, own, wholes[0][0])
+        sign = 1 if sold.percent or one.list_amount > 0 else -1
+        return sum((sign * worth * max(0, min(end, b) - max(start, a)) / (b - a) for a, b in wholes), Fraction(0))
 
     def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
         """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""
@@ -94,6 +96,16 @@ class Oracle:
         if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
             return whole
         return whole / 10 if in_grace or sub["status"] == "trialing" else Fraction(0)
+
+
+def intervals(one: PaidSpan, group: list[PaidSpan], cycle: Cycle) -> list[Span]:
+    """A span's own: of a change, those of the period that it ends with."""
+    of = [other for other in group if not other.proration and other.end == one.end and other.start <= one.start]
+    start, end = (of[0].start, of[0].end) if one.proration and of else (one.start, one.end)
+    if cycle != ("month", 1) or end - start <= 32 * DAY:
+        return [(start, end if is_whole((start, end), cycle) else times.boundary(start, *cycle, 1))]
+    starts = [times.boundary(start, "month", 1, number) for number in range(38)]
+    return [pair for pair in itertools.pairwise(starts) if pair[0] < end]
 
 
 def periods(group: list[PaidSpan], cycle: Cycle, at: int) -> list[Span]:

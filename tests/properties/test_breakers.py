@@ -13,6 +13,7 @@ from llm.state.breakers import Breakers
 
 NAMES = ("mistral/a", "mistral/b")
 OWNERS = 3
+TENANT, ANOTHER = 7, 8
 owners, names = st.integers(0, OWNERS - 1), st.sampled_from(NAMES)
 
 
@@ -82,29 +83,35 @@ class Machine(RuleBasedStateMachine):
 
     @rule(owner=owners, name=names)
     def call(self, owner: int, name: str) -> None:
-        assert self.breakers[owner].admits(name, self.now) == self.plain[name].admits(owner, self.now)
+        assert self.breakers[owner].admits(name, TENANT, self.now) == self.plain[name].admits(owner, self.now)
 
     @rule(owner=owners, name=names, latency_ms=st.none() | st.integers(1, 1000))
     def succeed(self, owner: int, name: str, latency_ms: int | None) -> None:
-        self.breakers[owner].succeeded(name, latency_ms, self.now)
+        self.breakers[owner].succeeded(name, TENANT, latency_ms, self.now)
         self.plain[name].verdict(owner, self.now, well=True)
 
     @rule(owner=owners, name=names, times=st.integers(1, 6))
     def fail(self, owner: int, name: str, times: int) -> None:
         for _ in range(times):
-            self.breakers[owner].failed(name, self.now)
+            self.breakers[owner].failed(name, TENANT, self.now)
             self.plain[name].verdict(owner, self.now, well=False)
+
+    @rule(owner=owners, name=names)
+    def another_tenant_is_answered(self, owner: int, name: str) -> None:
+        """Whatever the first one's calls met: what they did is told of nobody else's."""
+        assert self.breakers[owner].admits(name, ANOTHER, self.now)
+        self.breakers[owner].succeeded(name, ANOTHER, None, self.now)
 
     @rule(owner=owners, name=names, seconds=st.integers(1, 300))
     def cool(self, owner: int, name: str, seconds: int) -> None:
         until = self.now + seconds
-        self.breakers[owner].cool_down(name, until, self.now)
+        self.breakers[owner].cool_down(name, TENANT, until, self.now)
         self.plain[name].cool_until = max(self.plain[name].cool_until, until)
 
     @precondition(lambda self: any(plain.half_open(self.now) for plain in self.plain.values()))
     @rule(owner=owners, name=names)
     def give_up(self, owner: int, name: str) -> None:
-        self.breakers[owner].release_probe(name, self.now)
+        self.breakers[owner].release_probe(name, TENANT, self.now)
         if self.plain[name].half_open(self.now):
             self.plain[name].take_probe(owner)
 
@@ -130,7 +137,7 @@ class Machine(RuleBasedStateMachine):
             blocked = self.now < plain.cool_until or (
                 plain.open_until is not None and (self.now < plain.open_until or plain.successes + len(living) >= 3)
             )
-            assert [breakers.blocks(name, self.now) for breakers in self.breakers] == [blocked] * OWNERS
+            assert [breakers.blocks(name, TENANT, self.now) for breakers in self.breakers] == [blocked] * OWNERS
 
 
 TestBreakers = Machine.TestCase

@@ -172,7 +172,7 @@ class StripeCustomers(RuleBasedStateMachine):
     def change(self, pick: int, price: int, quantity: int, how: str, anew: bool) -> None:
         if sub := self.pick("subscriptions", pick):
             items = [{"id": sub["items"]["data"][0]["id"], **self._item(price, quantity)}]
-            more = {"billing_cycle_anchor": "now"} if anew else {}
+            more = {"billing_cycle_anchor": {"type": "now"}} if anew else {}
             self.attempt(f"subscriptions/{sub['id']}", items=items, proration_behavior=how, **more)
 
     @rule(pick=picks, days=st.sampled_from([2, 20]))

@@ -17,6 +17,7 @@ from llm.rules import anthropic_answers, openai_dialect, sse, unreadable, usage
 from llm.rules.answers import read_json
 from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
+from llm.rules.told_usage import ToldUsage
 from llm.rules.tool_calls import CallParts, with_text_arguments
 from llm.rules.transcription import read_seconds
 
@@ -113,15 +114,18 @@ def test_whatever_a_body_says_its_readers_answer(body: bytes) -> None:
 @given(streams, st.integers(1, 40))
 @bounded
 def test_whatever_a_stream_says_it_is_read_and_passed_on(body: bytes, size: int) -> None:
-    reader, shaper, told = sse.EventReader(), openai_dialect.Shaper(), StreamUsage(1)
+    reader, shaper, told, counts = sse.EventReader(), openai_dialect.Shaper(), StreamUsage(2), ToldUsage(2)
     events = [event for at in range(0, len(body), size) for event in reader.feed(body[at : at + size])]
     events += reader.rest()[0]
     passed = b""
     for event in events:
-        told.took(event, usage.read_tokens(event.data or {}), text_bytes=event.text_bytes)
+        data = event.data or {}
+        found = counts.took(data, usage.read_tokens(data), usage.least_tokens(data))
+        told.took(event, found, text_bytes=event.text_bytes)
         passed += shaper.feed(event)
     passed += shaper.rest()
     assert is_sound(told.used)
+    assert told.used is None or counts.least is not None
     assert shaper.kept_bytes >= 0
     sse.whole_answer(body)
     sse.whole_answer(passed)

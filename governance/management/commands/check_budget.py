@@ -92,7 +92,8 @@ def _caller(*, tenant: str, key: str, **options: Any) -> Caller:
     if key and known is None:
         raise FieldError("key", f"{tenant} has no key {key!r}.")
     named = {name: names.of_call(name, options[name]) for name in names.OF_A_CALL}
-    return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=key, **named)
+    prefix = known.scope_key if known else ""
+    return Caller(tenant_id=owner.pk, tenant=owner.slug, key_id=known.pk if known else None, key_prefix=prefix, **named)
 
 
 def _of_decision(decision: Decision) -> int:

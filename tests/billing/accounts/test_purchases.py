@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from billing.accounts import binding, sync
 from billing.models import BillingAccount, TopUp
 from governance import ledger
-from governance.models import AuditEntry, Tenant
+from governance.actions import budgets
+from governance.audit import Actor
+from governance.models import AuditEntry, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.conftest import Deliver, window_of
 from tests.billing.events import (
@@ -20,6 +24,8 @@ from tests.billing.events import (
     price_of,
     seconds,
     subscription_created,
+    subscription_deleted,
+    subscription_updated,
 )
 
 pytestmark = pytest.mark.django_db
@@ -149,3 +155,94 @@ def test_a_price_told_of_later_is_looked_at_again(tenant: Tenant, deliver: Deliv
     assert window_of().limit_nanos == STANDARD
     deliver(event("price.updated", TOPUP))
     assert window_of().limit_nanos == STANDARD + TWENTY
+
+
+class TestWhileASubscriptionWaits:
+    """Nothing of a plan is current: what was bought beside it can be spent, and nothing else."""
+
+    WAITING: dict[str, Any] = {"subscription": "sub_again", "status": "incomplete", "created": START + DAY}
+
+    @pytest.mark.parametrize(("used", "left"), [("0", "20"), ("30", "20"), ("55", "15"), ("75", "0")])
+    def test_the_last_plan_is_over(self, tenant: Tenant, deliver: Deliver, used: str, left: str) -> None:
+        deliver(joined(), bought())
+        spend(used)
+        over = [subscription_deleted(created=START + DAY), subscription_created(**self.WAITING)]
+        deliver(over, over[1], now=START + DAY)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", factories.nanos(left))
+        deliver(subscription_updated(**{**self.WAITING, "status": "active", "created": START + 2 * DAY}))
+        paid = {"period_start": START + DAY, "period_end": START + 31 * DAY}
+        deliver(invoice_paid(subscription="sub_again", **paid), now=START + 2 * DAY)
+        assert window_of().remaining_nanos == STANDARD + factories.nanos(left)
+
+    def test_one_that_is_bought_then_counts_at_once(self, tenant: Tenant, deliver: Deliver, settings: Any) -> None:
+        deliver(checkout_completed(), subscription_created(status="incomplete"), bought())
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", TWENTY)
+        spend("5", START + DAY)
+        deliver(subscription_updated(created=START + 2 * DAY), invoice_paid(), now=START + 2 * DAY)
+        assert window_of().remaining_nanos == STANDARD + TWENTY - factories.nanos("5")
+        deliver(renewal(), now=NEXT)
+        assert window_of().remaining_nanos == STANDARD + TWENTY
+
+    def test_one_of_who_bought_nothing_has_nothing(self, tenant: Tenant, deliver: Deliver) -> None:
+        deliver(joined())
+        spend("30")
+        deliver(subscription_deleted(created=START + DAY), subscription_created(**self.WAITING), now=START + DAY)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", 0)
+
+
+class TestBeforeASubscription:
+    """A top-up of a tenant on the platform's default budget, of $10 a day."""
+
+    @pytest.fixture(autouse=True)
+    def _default(self, tenant: Tenant, settings: Any) -> None:
+        settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+        budgets.sync_default(now=START)
+
+    def left(self) -> int:
+        return BudgetWindow.objects.get(tenant__slug="acme", closed_at=None, budget__tenant=None).remaining_nanos
+
+    @pytest.mark.parametrize(("used", "rest"), [("5", "20"), ("25", "5"), ("31", "0")])
+    @pytest.mark.parametrize("policy", ["roll_over", "expire"])
+    def test_counts_once(self, deliver: Deliver, settings: Any, policy: str, used: str, rest: str) -> None:
+        settings.STRIPE_TOPUPS = policy
+        spend("1")
+        deliver(checkout_completed(mode="payment"), bought())
+        assert self.left() == factories.nanos("29")
+        spend(str(int(used) - 1))
+        deliver(subscription_created(), invoice_paid())
+        kept = 0 if policy == "expire" else factories.nanos(rest)
+        assert window_of().remaining_nanos == STANDARD + kept
+        assert self.left() == max(0, factories.nanos("10") - factories.nanos(used))
+        deliver(renewal(), now=NEXT)
+        assert window_of().remaining_nanos == STANDARD + kept
+
+    @pytest.mark.parametrize(("used", "back", "left"), [("1", 2000, "9"), ("15", 2000, "0"), ("15", 500, "10")])
+    def test_is_taken_back_as_far_as_it_is_unused(self, deliver: Deliver, used: str, back: int, left: str) -> None:
+        spend(used if used == "1" else "10")
+        deliver(checkout_completed(mode="payment"), bought())
+        if used != "1":
+            spend("5")
+        deliver(refunded(back), refunded(back))
+        assert self.left() == factories.nanos(left)
+        deliver(subscription_created(), invoice_paid())
+        kept = max(0, 20 - back // 100 - (0 if used == "1" else 5))
+        assert window_of().remaining_nanos == STANDARD + factories.nanos(str(kept))
+
+    def test_of_two_is_each_used_once(self, deliver: Deliver) -> None:
+        spend("10")
+        deliver(checkout_completed(mode="payment"), bought(), bought("in_more"))
+        spend("25")
+        deliver(subscription_created(), invoice_paid())
+        assert window_of().remaining_nanos == STANDARD + factories.nanos("15")
+
+    def test_of_a_tenant_with_budgets_of_its_own_is_left_in_them(self, tenant: Tenant, deliver: Deliver) -> None:
+        budget = factories.budget("5", window="day", tenant=tenant)
+        spend("5")
+        deliver(checkout_completed(mode="payment"), bought())
+        spend("8")
+        deliver(subscription_created(), invoice_paid())
+        account = BillingAccount.objects.get()
+        binding.accept(account=account, by=Actor("ann"), now=START)
+        sync.customer("cus_acme", now=START)
+        assert window_of().remaining_nanos == STANDARD + factories.nanos("12")
+        assert budget.windows.get().remaining_nanos == factories.nanos("12")

@@ -324,7 +324,8 @@ def test_customer_bound_later_gets_its_window_then(db: None, deliver: Deliver) -
 def test_first_binding_wins(tenant: Tenant, deliver: Deliver) -> None:
     factories.tenant("other")
     deliver(joined(), checkout_completed(tenant="other"))
-    deliver(checkout_completed(customer="cus_thief"))
+    deliver(checkout_completed(customer="cus_thief"), subscription_created(customer="cus_thief", subscription="sub_2"))
+    deliver(invoice_paid(customer="cus_thief", subscription="sub_2"))
     assert dict(BillingAccount.objects.values_list("stripe_customer_id", "tenant__slug")) == {
         "cus_acme": "acme",
         "cus_thief": None,

@@ -47,6 +47,17 @@ def test_what_is_left_unused_repays_what_is_owed() -> None:
     assert left(past, spell(3, 0, part(50, key="d"))) == 50
 
 
+def test_what_was_given_and_left_unused_repays_nothing() -> None:
+    past = [spell(0, 40, part(50, paid=0)), spell(1, 10, part(50, paid=0, given_nanos=50, key="b"))]
+    assert left(past, spell(2, 0, part(50, key="c"))) == 10
+    # What was paid for beside it does, as far as it is left.
+    past.append(spell(2, 30, part(50, paid=45, given_nanos=50, key="c")))
+    assert left(past, spell(3, 0, part(50, key="d"))) == 25
+    # Nor is what was used of it owed.
+    assert left([spell(0, 60, part(80, paid=50, given_nanos=60))], spell(1, 0, part(50, key="b"))) == 50
+    assert left([spell(0, 70, part(80, paid=50, given_nanos=60))], spell(1, 0, part(50, key="b"))) == 40
+
+
 def test_what_was_paid_back_in_part_is_forgiven_in_part() -> None:
     back = part(80, paid=50, forgiven_nanos=20)
     assert left([spell(0, 65, back)], spell(1, 0, part(50, key="b"))) == 50

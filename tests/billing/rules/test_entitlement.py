@@ -69,9 +69,11 @@ def test_paused_collection_counts_as_past_due() -> None:
 
 
 def test_cancelled_at_period_end_opens_nothing_past_it() -> None:
-    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
-    found = entitled([rolled], [paid()], now=NEXT + DAY)
+    found = entitled([sub(cancel_at_period_end=True)], [paid()], now=NEXT + DAY)
     assert (found.state, found.period and found.period.ends_at) == (EntitlementState.LAPSED, NEXT)
+    # The one that has begun ends by it, and waits for its payment until then.
+    rolled = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, cancel_at_period_end=True)
+    assert entitled([rolled], [paid()], now=NEXT + DAY).state == EntitlementState.PROVISIONAL
 
 
 def test_quantity_multiplies_only_where_the_price_says_so() -> None:
@@ -123,7 +125,7 @@ def test_invalid_metadata_keeps_the_old_limit() -> None:
     assert (found.limit_nanos, found.reasons) == (42, ("invalid_metadata:llm_budget_usd",))
 
 
-def test_old_shapes_without_a_reason_tell_a_renewal_from_a_change() -> None:
+def test_old_shapes_open_their_periods_without_a_reason() -> None:
     proration = {
         "id": "il_credit",
         "amount": -3000,
@@ -142,21 +144,18 @@ def test_old_shapes_without_a_reason_tell_a_renewal_from_a_change() -> None:
     renewed = entitled([sub()], [paid(billing_reason=None), with_proration(NEXT)], now=NEXT)
     assert changed.period is not None
     assert renewed.period is not None
-    assert (changed.period.starts_at, renewed.period.starts_at) == (START, NEXT)
+    assert (changed.period.starts_at, renewed.period.starts_at) == (START + 10 * DAY, NEXT)
 
 
-def test_time_paid_by_an_update_continues_where_the_window_ended_and_grants_only_its_share() -> None:
-    """Switching to a new month on day 10 pays for days 10 to 40: the window of days 0 to 30 is followed by ten days."""
+def test_a_period_that_begins_anew_without_a_credit_has_the_rest_of_the_one_before() -> None:
+    """Switching to a new month on day 10 pays for days 10 to 40: two thirds of the month before are in it."""
     switch = START + 10 * DAY
     update = paid(billing_reason="subscription_update", period_start=switch, period_end=switch + 30 * DAY)
     moved = sub(period_start=switch, period_end=switch + 30 * DAY)
-    before = entitled([moved], [paid(), update], now=switch)
-    after = entitled([moved], [paid(), update], now=NEXT)
-    assert before.period is not None
-    assert after.period is not None
-    assert (before.period.starts_at, before.period.ends_at) == (START, NEXT)
-    assert (after.period.starts_at, after.period.ends_at) == (NEXT, switch + 30 * DAY)
-    assert after.limit_nanos == STANDARD.limit_nanos * 10 // 30 or after.limit_nanos == STANDARD.limit_nanos * 10 // 31
+    for now in (switch, NEXT):
+        found = entitled([moved], [paid(), update], now=now)
+        assert found.period == Period(switch, switch + 30 * DAY)
+        assert found.limit_nanos == STANDARD.limit_nanos + STANDARD.limit_nanos * 20 // 30
 
 
 def test_trial_ended_early_by_payment_opens_its_period() -> None:
@@ -204,7 +203,7 @@ def test_a_second_year_that_is_not_paid_yet_gives_a_part_of_each_month() -> None
 
 
 def test_a_budget_for_each_billing_period_is_not_divided_into_months() -> None:
-    """A month, and the year that it was changed to on day 10: the rest of the year follows as one."""
+    """A month, and the year that it was changed to on day 10: the year is one."""
     price = events.price_of(
         "price_x", interval="year", metadata={"llm_budget_usd": "600", "llm_budget_period": "billing"}
     )
@@ -214,7 +213,7 @@ def test_a_budget_for_each_billing_period_is_not_divided_into_months() -> None:
     before, after = (
         entitled([sub(price=price, **year)], [paid(price="price_x"), update], now=now) for now in (switch, NEXT)
     )
-    assert (before.period, after.period) == (Period(START, NEXT), Period(NEXT, switch + 365 * DAY))
+    assert before.period == after.period == Period(switch, switch + 365 * DAY)
 
 
 def test_an_invoice_pays_by_its_lines_alone() -> None:
@@ -280,15 +279,16 @@ def test_metadata_amounts_are_positive_bounded_and_exact_or_refused(value: Any) 
         assert Decimal(found).scaleb(-9) == Decimal(str(value).strip())
 
 
-@given(days=st.lists(st.integers(0, 300), min_size=1, max_size=12), later=st.integers(0, 400))
-def test_windows_over_time_never_grant_more_than_was_paid_for(days: list[int], later: int) -> None:
-    """Months that overlap as they never do: at any moment the limit is one month's at most."""
+@given(days=st.lists(st.integers(0, 300), min_size=1, max_size=12, unique=True))
+def test_windows_over_time_grant_what_was_paid_for_to_the_cent(days: list[int]) -> None:
+    """Months that begin anew at any time, without a credit, follow each other without a gap in what they give."""
     invoices = [paid(period_start=START + d * DAY, period_end=START + (d + 30) * DAY, id=f"in_{d}") for d in days]
-    found = entitled([sub()], invoices, now=START + later * DAY)
-    assert found.limit_nanos is not None
-    assert found.limit_nanos <= STANDARD.limit_nanos * (1 if found.state == EntitlementState.ACTIVE else len(days))
-    assert found.period is not None
-    assert any(START + d * DAY <= found.period.starts_at < START + (d + 30) * DAY for d in days)
+    changes = sorted({START + (day + length) * DAY for day in days for length in (0, 30)})
+    found = [entitled([sub()], invoices, now=at) for at in changes]
+    limits = {one.period: one.limit_nanos or 0 for one in found if one.state == EntitlementState.ACTIVE and one.period}
+    # Each window is rounded down.
+    assert 0 <= len(days) * STANDARD.limit_nanos - sum(limits.values()) <= len(limits)
+    assert [one for one in limits if any(one.overlap(other) for other in limits if other != one)] == []
 
 
 def test_annual_windows_tile_the_year_without_gap_or_overlap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -56,8 +57,8 @@ def of(*invoices: StripeInvoice, sub: StripeSubscription | None = None, limit: i
     return [one for all in found.values() for one in all]
 
 
-def worth(*invoices: StripeInvoice, period: Period = MONTH, whole: Period = MONTH, **more: Any) -> int:
-    return grants.given(of(*invoices, **more), period, whole)
+def worth(*invoices: StripeInvoice, period: Period = MONTH, **more: Any) -> int:
+    return grants.given(of(*invoices, **more), period)
 
 
 class TestASpan:
@@ -137,8 +138,8 @@ class TestALine:
         assert worth(invoice(line())) == 1000
         assert worth() == 0
         ten_days = line(ends_at=START + 10 * DAY, amount=1000)
-        # A third of 1000, rounded against the customer.
-        assert repr(worth(invoice(ten_days))) == "333"
+        # Of a month that has 31, and rounded against the customer.
+        assert repr(worth(invoice(ten_days))) == str(1000 * 10 // 31)
         assert worth(invoice(line(NEXT, NEXT + 30 * DAY))) == 0
         assert worth(invoice(line(START - 30 * DAY, START + 10 * DAY))) == 333
 
@@ -146,10 +147,11 @@ class TestALine:
         # 333 and a third are taken off, and what is left is rounded down.
         assert worth(invoice(line(), credit(START + 20 * DAY))) == 666
         assert worth(invoice(credit(START + 20 * DAY))) == 0
-        assert worth(invoice(credit(START + 20 * DAY), line())) == 666
+        # Measured alone, it is a part of the month that begins with it.
+        assert worth(invoice(credit(START + 20 * DAY), line())) == 1000 - 1000 * 10 // 31 - 1
 
     def test_that_bills_something_else_or_has_no_span_pays_for_nothing(self) -> None:
-        assert worth(invoice(line(recurring=False), change(START + 20 * DAY, amount=1000))) == 333
+        assert worth(invoice(line(recurring=False), change(START + 20 * DAY, amount=1000))) == 1000 * 10 // 31
         for ends in ({"starts_at": None}, {"ends_at": None}, {"ends_at": START}):
             assert worth(invoice(line(**ends))) == 0
 
@@ -206,7 +208,7 @@ class TestALine:
 
         def total(plans: list[PlanRule], sub: StripeSubscription | None, *invoices: StripeInvoice) -> int:
             found = grants.of(sub, "sub_1", invoices, Pricing(plans, {}), set())
-            return sum(grants.given(all, MONTH, MONTH) for all in found.values())
+            return sum(grants.given(all, MONTH) for all in found.values())
 
         alone, both = invoice(line(price=other, amount=100)), invoice(line(), line(price=other, amount=100))
         assert total([default, mapped], sub, alone) == 0
@@ -216,6 +218,36 @@ class TestALine:
         # Where none is mapped the default counts once for a span.
         assert total([default], sub, both) == 50
         assert total([default], sub, invoice(line(), credit(START), line(price=other, amount=100))) == 0
+
+    def test_that_is_a_credit_takes_back_what_its_price_was_charged_as(self) -> None:
+        default = PlanRule("Standard", 90, is_default=True)
+        mapped = PlanRule("Plan", 1000, price_ids=frozenset({"price_x"}))
+        other = StripePrice("price_y", unit_amount=100, currency="usd", interval="month")
+
+        def total(*invoices: StripeInvoice, sub: StripeSubscription | None) -> int:
+            found = grants.of(sub, "sub_1", invoices, Pricing([default, mapped], {}), set())
+            return sum(grants.given(all, MONTH) for all in found.values())
+
+        rest = {"starts_at": START + 20 * DAY, "price": other}
+        up = invoice(credit(**rest), change(START + 20 * DAY, amount=1000), id="in_2")
+        alone, both = invoice(line(price=other, amount=100)), invoice(line(), line(price=other, amount=100))
+        assert total(alone, up, sub=subscription()) == 90 - 30 + 333
+        # What was worth nothing beside another is that when it goes.
+        assert total(both, invoice(credit(**rest), id="in_2"), sub=subscription()) == 1000
+        # Of two that nothing maps the first was worth the plan.
+        third = replace(other, id="price_z")
+        two = invoice(line(price=other, amount=100), line(price=third, amount=100))
+        assert total(two, invoice(credit(**rest), id="in_2"), sub=None) == 60
+        assert total(two, invoice(credit(**rest | {"price": third}), id="in_2"), sub=None) == 90
+
+    def test_of_nothing_that_gives_back_what_was_free_takes_it(self) -> None:
+        paid = StripePrice("price_y", unit_amount=3000, currency="usd", interval="month")
+        free, back = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)
+        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(paid)) == 666
+        # Of what is free still, it is a charge, unless its invoice says what it gives back.
+        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(FREE)) == 1333
+        told = replace(back, credit=True)
+        assert worth(invoice(free), invoice(told, id="in_2"), sub=subscription(FREE)) == 666
 
     def test_of_a_share_of_revenue_is_worth_that_of_what_it_charged(self) -> None:
         share = priced(llm_budget_percent="50")
@@ -227,27 +259,29 @@ class TestALine:
 
     def test_of_a_share_of_a_years_revenue_is_worth_a_twelfth_each_month(self) -> None:
         year = line(ends_at=START + 365 * DAY, price=priced("year", llm_budget_percent="50"), amount=120_000)
-        assert worth(invoice(year), limit=0) == 50 * 10**9
+        month = Period(START, START + 31 * DAY)
+        assert worth(invoice(year), limit=0, period=month) == 50 * 10**9
+        assert worth(invoice(year), limit=0) == 50 * 10**9 * 30 // 31
         whole = line(
             ends_at=START + 365 * DAY,
             price=priced("year", llm_budget_percent="50", llm_budget_period="billing"),
             amount=120_000,
         )
         span = Period(START, START + 365 * DAY)
-        assert worth(invoice(whole), period=span, whole=span, limit=0) == 600 * 10**9
+        assert worth(invoice(whole), period=span, limit=0) == 600 * 10**9
 
     def test_of_a_week_under_a_months_budget_is_worth_its_days(self) -> None:
         week = Period(START, START + 7 * DAY)
         weekly = line(ends_at=week.ends_at, price=priced("week"))
-        assert worth(invoice(weekly), period=week, whole=week, limit=3100) == 700
+        assert worth(invoice(weekly), period=week, limit=3100) == 700
         billing = {"llm_budget_usd": "31", "llm_budget_period": "billing"}
         whole = line(ends_at=week.ends_at, price=priced("week", **billing))
-        assert worth(invoice(whole), period=week, whole=week, limit=0) == 31 * 10**9
+        assert worth(invoice(whole), period=week, limit=0) == 31 * 10**9
 
     def test_that_was_paid_back_is_left_out(self) -> None:
         found = of(invoice(line()), invoice(credit(START + 20 * DAY), id="in_2"))
-        assert grants.given(found, MONTH, MONTH, gone={"in_1"}) == 0
-        assert grants.given(found, MONTH, MONTH, gone={"in_2"}) == 1000
+        assert grants.given(found, MONTH, gone={"in_1"}) == 0
+        assert grants.given(found, MONTH, gone={"in_2"}) == 1000
 
     def test_pays_for_a_microsecond(self) -> None:
         part = Period(START, START + timedelta(microseconds=1))
@@ -275,13 +309,18 @@ class TestTimeThatIsPaidFor:
 
     def test_begins_anew_where_the_rest_was_credited(self) -> None:
         assert self.spans(self.at(0, 30), credit(START + 10 * DAY), self.at(10, 40)) == [(0, 10), (10, 40)]
-        for rest in (credit(START + 11 * DAY), credit(START + 10 * DAY, NEXT + DAY)):
-            assert self.spans(self.at(0, 30), rest, self.at(10, 40)) == [(0, 30), (30, 40)]
+        year = self.at(0, 365)
+        assert self.spans(year, credit(START + 10 * DAY, year.ends_at), self.at(10, 40)) == [(0, 10), (10, 40)]
         moved = self.at(10, 40, recurring=False, proration=True)
         assert self.spans(self.at(0, 30), credit(START + 10 * DAY), moved) == [(0, 30), (30, 40)]
 
-    def test_goes_on_after_a_period_where_it_was_not(self) -> None:
-        assert self.spans(self.at(0, 30), self.at(10, 40)) == [(0, 30), (30, 40)]
+    def test_begins_anew_where_it_was_not_and_goes_on_beyond_it(self) -> None:
+        assert self.spans(self.at(0, 30), self.at(10, 40)) == [(0, 10), (10, 40)]
+        # What is billed within a period, and does not go on beyond it, is a part of it.
+        year = self.at(0, 365)
+        for rest in ((), (credit(START + 11 * DAY, year.ends_at),), (credit(START + 10 * DAY, year.ends_at - DAY),)):
+            assert self.spans(year, *rest, self.at(10, 40)) == [(0, 365)]
+        assert self.spans(self.at(0, 30), self.at(10, 30)) == [(0, 30)]
         assert self.spans(self.at(0, 30), self.at(0, 365)) == [(0, 30), (30, 365)]
         assert self.spans(self.at(0, 30), credit(START), self.at(0, 30)) == [(0, 30)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -272,3 +272,13 @@ def test_metadata_that_cannot_be_is_told_by_its_key(fields: dict[str, Any], key:
 def test_a_hard_cap_of_more_than_all_is_none() -> None:
     found = valued(price(llm_budget_usd="1", llm_hard_cap="1.1", llm_soft_cap="0.9"))
     assert (found.hard_e4, found.soft_e4, found.reasons) == (None, 9000, ("invalid_metadata:llm_hard_cap",))
+
+
+def test_a_share_of_what_usage_will_bill_is_no_budget_and_says_so() -> None:
+    used = replace(price(llm_budget_percent="40", unit_amount=10), metered=True)
+    found = valued(used)
+    assert (found.limit_nanos, found.reasons) == (0, ("invalid_metadata:llm_budget_percent",))
+    assert nanos(used, quantity=100, charge=(5000, "usd")) == 0
+    # What a price says in dollars counts, whatever its product says of a share.
+    told = replace(price(llm_budget_usd="30", product={"llm_budget_percent": "40"}), metered=True)
+    assert (nanos(told), valued(told).reasons) == (30 * DOLLAR, ())

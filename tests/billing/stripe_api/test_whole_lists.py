@@ -63,9 +63,10 @@ def test_what_is_embedded_whole_is_not_asked_for_again(stripe: stripe_api.Accoun
     assert not [path for path in stripe.calls("GET") if path.endswith("/lines") or "items" in path]
 
 
-def test_open_invoices_are_read_of_those_who_have_terms(stripe: stripe_api.Account) -> None:
-    stripe.invoices = [invoice(status="open")]
+def test_open_invoices_are_read_and_drafts_are_not(stripe: stripe_api.Account) -> None:
+    stripe.invoices = [invoice(status="draft")]
     assert client.customer_snapshot("cus_acme").invoices == ()
+    stripe.invoices = [invoice(status="open")]
     stripe.subscriptions = [subscription(collection_method="send_invoice", days_until_due=30)]
     assert [one["status"] for one in client.customer_snapshot("cus_acme").invoices] == ["open"]
     sync.customer("cus_acme", now=START)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import Sum
 from django.utils import timezone
 
 from governance import ledger
 from governance.actions import stops
 from governance.audit import Actor
 from governance.ledger.operations import Extend
-from governance.models import ApiKey, BudgetWindow, EmergencyStop, Reservation, Tenant
+from governance.models import (
+    ApiKey,
+    BudgetWindow,
+    EmergencyStop,
+    PendingReport,
+    RateLimit,
+    Reservation,
+    SpendEntry,
+    Tenant,
+)
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import nanos
@@ -130,6 +141,48 @@ def test_what_is_lifted_is_given_again(agent: Api, held: str) -> None:
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 403
     stops.lift(stop=active, by=BY, now=timezone.now())
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 200
+
+
+class TestABudgetThatCameAfterTheHold:
+    """Its windows do not have the hold, so that more of it would be in none of them."""
+
+    @pytest.fixture(params=[("agent", "*"), ("user", "*"), ("tenant", "acme"), ("platform", "")], autouse=True)
+    def later(self, held: str, request: pytest.FixtureRequest) -> None:
+        scope_type, scope_key = request.param
+        make.budget("1", scope_type=scope_type, scope_key=scope_key, window="month")
+
+    @pytest.fixture
+    def held(self, agent: Api) -> Any:
+        make.budget("10")
+        body = {"model": "large", "estimated_cost": "0.10", "user": "ann"}
+        return agent.post("/api/reservations", body).json()["id"]
+
+    def test_gets_no_more(self, agent: Api, held: str) -> None:
+        refused = agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"})
+        assert (refused.status_code, "reserve anew" in refused.text) == (402, True)
+        assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
+
+    def test_what_it_cost_beyond_waits_for_an_operator(self, agent: Api, held: str) -> None:
+        assert agent.post(f"/api/reservations/{held}/settle", {"cost": "0.6"}).status_code == 409
+        assert list(SpendEntry.objects.values_list("cost_nanos", flat=True)) == [nanos("0.10")]
+        waiting = PendingReport.objects.get()
+        assert (waiting.cost_nanos, waiting.charged_nanos) == (nanos("0.6"), nanos("0.10"))
+
+    def test_what_it_cost_within_is_charged(self, agent: Api, held: str) -> None:
+        assert agent.post(f"/api/reservations/{held}/settle", {"cost": "0.1"}).status_code == 200
+
+    def test_late_the_rest_waits_too(self, agent: Api, held: str) -> None:
+        ledger.expire_due(now=timezone.now() + timedelta(hours=1))
+        assert agent.post(f"/api/reservations/{held}/settle", {"cost": "0.05"}).status_code == 200
+        assert SpendEntry.objects.aggregate(sum=Sum("cost_nanos"))["sum"] == nanos("0.05")
+
+
+def test_a_rate_limit_that_came_after_the_hold_lets_it_have_no_more(agent: Api, held: str) -> None:
+    RateLimit.objects.create(
+        tenant=make.tenant(), scope_type="tenant", scope_key="acme", nanos_per_minute=nanos("0.01")
+    )
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"}).status_code == 402
+    assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
 
 
 class TestARotatedKey:

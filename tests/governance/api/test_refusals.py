@@ -154,3 +154,24 @@ def test_what_an_operator_was_answered_is_not_replayed_to_the_tenant(operator: A
     again = tenant.client.post("/api/reservations", ASK | {"tenant": "acme"}, **sent)
     assert again.status_code == 422
     assert "9.000123" not in again.content.decode()
+
+
+def test_what_all_use_of_the_platforms_minute_is_told_to_nobody(
+    agent: Api, stranger: Api, operator: Api, log: RefusalLog
+) -> None:
+    made = operator.post("/api/rate-limits", {"scope_type": "platform", "dollars_per_minute": "6.00"})
+    assert made.status_code == 201
+    ask, waits, warnings, ends = {"model": "large", "estimated_cost": "6.00"}, [], [], []
+    for used in ("0.50", "1.00", "2.00"):
+        assert stranger.post("/api/reservations", ask | {"estimated_cost": used}).status_code == 201
+        asked_at = timezone.now()
+        refused = agent.post("/api/reservations", ask)
+        log.flush()
+        row = RefusedCall.objects.get(request_id=refused["x-request-id"])
+        assert row.free_at is not None
+        ends.append(round((row.free_at - asked_at).total_seconds()))
+        waits.append(refused["retry-after"])
+        warnings.append(agent.post("/api/decisions", ask).json()["warning"])
+    assert waits == ["59"] * 3
+    assert ends == [59] * 3
+    assert set(warnings) == {"Too fast for a limit a minute of the platform; try again in 59 s."}

@@ -138,3 +138,22 @@ def test_a_rotated_key_ends_when_the_old_one_would_have(operator: Api, agent: Ap
     # Also where the old one is in its grace, and was rotated before.
     again = operator.post(f"/api/keys/{agent.key.pk}/rotate", {}).json()
     assert ApiKey.objects.get(pk=again["id"]).expires_at == ApiKey.objects.get(pk=agent.key.pk).expires_at
+
+
+@pytest.mark.parametrize("scope_key", ["*", "its own"])
+def test_a_rotated_key_goes_on_in_the_budget_of_the_old_one(operator: Api, agent: Api, scope_key: str) -> None:
+    assert agent.key is not None
+    named = "*" if scope_key == "*" else agent.key.prefix
+    budget = factories.budget("1.00", scope_type="key", scope_key=named)
+    spent = {"cost": "0.70", "model": "mistral-large-latest"}
+    assert agent.post("/api/spend", spent | {"request_id": "r-1"}).status_code == 201
+    fresh = operator.post(f"/api/keys/{agent.key.pk}/rotate", {}).json()
+    again = operator.post(f"/api/keys/{fresh['id']}/rotate", {}).json()
+    for text in (fresh["key"], again["key"]):
+        [found] = Api(text).get("/api/budgets").json()["results"]
+        assert (found["id"], found["spent"]) == (budget.pk, "0.70")
+    assert Api(again["key"]).post("/api/spend", spent | {"request_id": "r-2"}).status_code == 409
+    # By its own prefix it is found as well.
+    scope = {"scope_type": "key", "scope_key": again["prefix"], "tenant": "acme", "limit": "5", "window": "month"}
+    made = operator.post("/api/budgets", scope)
+    assert (made.status_code, made.json()["scope_key"]) == (201, agent.key.prefix)

@@ -149,7 +149,7 @@ def test_a_slice_that_fails_leaves_the_rest_to_beat(monkeypatch: pytest.MonkeyPa
     budget = each()
     change(budget, limit_nanos=nanos("0.80"))
     with monkeypatch.context() as broken:
-        broken.setattr(acts, "set_limit", lambda *_, **__: 1 / 0)
+        broken.setattr(acts, "_give_limit", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ledger.follow(budget.pk, now=LATER)
     assert not fits("0.30")
@@ -282,6 +282,19 @@ def test_a_raise_holds_at_once_and_so_does_taking_it_back() -> None:
     assert set(limits().values()) == {nanos("1")}
 
 
+def test_a_limit_that_a_raise_makes_up_for_stops_nobody_on_the_way() -> None:
+    """Windows follow both at once: a hard stop that is taken back at the same moment would be told for nothing."""
+    budget = each()
+    change(budget, limit_nanos=nanos("0.50"))
+    raised(budget)
+    assert fits("0.80")
+    follow(budget)
+    assert limits() == dict.fromkeys(USERS, nanos("1.50"))
+    assert set(BudgetWindow.objects.values_list("state", flat=True)) == {"active"}
+    assert not BudgetEvent.objects.filter(reason="less").exists()
+    assert not BudgetEvent.objects.filter(kind="hard-stop").exists()
+
+
 def test_a_top_up_counts_in_the_window_that_a_reset_has_not_reached_yet() -> None:
     budget = each()
     reset(budget)
@@ -304,6 +317,20 @@ def test_a_top_up_whose_window_a_reset_is_to_close_is_over() -> None:
     with pytest.raises(NotOpen):
         allowances.end(allowance=given, by=ADA, now=LATER)
     follow(budget)
+
+
+def test_a_dry_run_knows_that_a_top_up_ends_with_its_window(settings: Any) -> None:
+    budget = each()
+    top_up(budget, "eve")
+    raised(budget, "0.50")
+    reset(budget)
+    # Who had a window brings no new name.
+    settings.NEW_NAMES_PER_HOUR = 0
+    by = make.caller(user="eve")
+    dry = ledger.dry_run(by, make.reserving("1.40", by=by).call, now=LATER)
+    assert [view.limit_nanos for view in dry.views] == [nanos("1.50")]
+    assert not fits("1.60", user="eve")
+    assert fits("1.40", user="eve")
 
 
 def test_one_subjects_reset_is_no_act_on_the_others() -> None:

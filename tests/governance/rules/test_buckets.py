@@ -105,3 +105,11 @@ def test_what_is_larger_than_a_minutes_worth_may_go_when_the_bucket_is_empty() -
     assert wait_s(ALL, Amount(), Amount(10**6, 0, 0)) == 0
     assert wait_s(ALL, Amount(10, 0, 0), Amount(10**6, 0, 0)) == 10
     assert wait_s(ALL, Amount(1, 0, 0), Amount(10**6, 0, 0)) == 1
+
+
+def test_the_wait_of_a_limit_that_all_share_does_not_tell_how_full_it_is() -> None:
+    def told(level: int, more: int) -> int:
+        return BucketView("platform", ALL, Amount(nanos=level), NOON, is_shared=True).wait_s(Amount(nanos=more))
+
+    assert {told(level, more) for level in range(1, 121) for more in (1, 7, 60) if level + more > 60} == {59}
+    assert (told(59, 1), told(0, 1_000)) == (0, 0)

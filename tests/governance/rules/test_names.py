@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,21 @@ def test_each_of_a_kind_is_nobodys_name() -> None:
 )
 def test_a_header_is_utf_8_or_else_latin_1(raw: bytes, text: str) -> None:
     assert names.from_header(raw) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("user:bob per day", "user:bob per day"),
+        ("user:Zoë", "user:Zo%C3%AB"),
+        ("user:日本", "user:%E6%97%A5%E6%9C%AC"),
+        ("user:50%", "user:50%25"),
+        ("a,b", "a%2Cb"),
+    ],
+)
+def test_a_name_comes_through_a_header_as_ascii(name: str, header: str) -> None:
+    assert names.for_header(name) == header
+    assert unquote(header) == name
 
 
 def test_a_terminal_sees_the_number_of_what_would_move_its_cursor() -> None:

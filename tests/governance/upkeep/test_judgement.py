@@ -77,6 +77,13 @@ def report(cost: str, *, provider: str = "openai", at: datetime = YESTERDAY_NOON
     ledger.record(replace(told, usage=usage, occurred_at=at, price_rule="reported"), now=at)
 
 
+def held_by_agent() -> UUID:
+    """A hold of $1 that an agent made for a call of its own; its id."""
+    hold = make.reserving("1.00", id=UUID(int=OWN_VERSION << 76 | 2 << 62 | 1))
+    assert ledger.reserve(replace(hold, provider="openai"), now=YESTERDAY_NOON).allowed
+    return hold.reservation_id
+
+
 def own_words(**fields: Any) -> list[OwnWord]:
     return list(judgement.run(now=NOW, **fields).own_words)
 
@@ -241,6 +248,23 @@ def test_what_agents_report_is_their_word_by_whatever_way(reporting: Any) -> Non
         OwnWord("openai", "reported", "two_phase", 2, nanos("0.30")),
         OwnWord("openai", "reported", "spend_report", 1, nanos("0.25")),
     ]
+
+
+@pytest.mark.parametrize("reason", [AGENT_SETTLED, "unbudgeted", "in_review"])
+def test_what_an_agent_settles_is_its_word_whatever_else_is_said_of_the_line(reporting: Any, reason: str) -> None:
+    reporting()
+    hold = held_by_agent()
+    usage = Usage("openai", "gpt", 100, 0, 20)
+    ledger.settle(Settle(hold, nanos("0.20"), usage, reason=reason), now=YESTERDAY_NOON)
+    assert own_words() == [OwnWord("openai", "reported", "two_phase", 1, nanos("0.20"))]
+
+
+def test_a_late_settlement_by_an_agent_s_tokens_proves_nothing(reporting: Any) -> None:
+    reporting()
+    hold = held_by_agent()
+    ledger.expire_due(now=NOW)
+    ledger.settle(make.settling(hold, "0.20", price_rule="openai/gpt@1"), now=NOW)
+    assert [(one.kind, one.reason) for one in own_words()] == [("estimated", "expired")]
 
 
 def test_a_late_settlement_at_an_agent_s_own_cost_proves_nothing(reporting: Any) -> None:

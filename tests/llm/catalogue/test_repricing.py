@@ -48,9 +48,11 @@ def small() -> Model:
     return Model.objects.get(name=SMALL)
 
 
-def call(*, output_tokens: int = 1_000_000, provider: str = "mistral", at: datetime = AT) -> SpendEntry:
-    """A call as the gateway settles it: 60 cents of output, unless told."""
-    usage = Usage(provider, SMALL, 0, 0, output_tokens)
+def call(
+    *, output_tokens: int = 1_000_000, provider: str = "mistral", at: datetime = AT, input_tokens: int = 0
+) -> SpendEntry:
+    """A call as the gateway settles it: 60 cents of output, unless told; half of its input was cached."""
+    usage = Usage(provider, SMALL, input_tokens, input_tokens // 2, output_tokens)
     priced = snapshot.read(now=at).cost_of(usage)
     assert priced is not None
     operation = factories.reserving(money.format_dollars(priced[0]))
@@ -88,6 +90,21 @@ def test_prices_that_are_entered_one_by_one_for_a_moment_count_together() -> Non
     assert cost(first) == nanos("0.60") < cost(entry) == nanos("6")
     assert run().changed == 1
     assert cost(first) == cost(entry) == nanos("6")
+    assert run().changed == 0
+
+
+def test_prices_that_are_entered_one_by_one_after_a_run_count_in_the_next() -> None:
+    """A rule that a call was charged by again has got another row since; what was credited then stays."""
+    usage = Usage("mistral", SMALL, 2_000_000, 1_000_000, 1_000_000)
+    entry = call(input_tokens=usage.input_tokens)
+    for unit, picos in (("input", 170_000), ("output", 6_000_000), ("cached_input", 10_000)):
+        price = Price(model=small(), unit=unit, picos_per_unit=picos, effective_from=AT, source="bill")
+        prices.add(price=price, by=OLGA, now=NOON)
+        priced = snapshot.read(now=AT).cost_of(usage)
+        assert run().changed == 1
+        assert priced is not None
+        assert cost(entry) == priced[0]
+    ledger.adjust(Adjust(uuids.uuid7(), entry.pk, -nanos("0.10"), "a credit"), now=LATER)
     assert run().changed == 0
 
 

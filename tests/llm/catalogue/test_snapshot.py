@@ -130,6 +130,31 @@ def test_cost_names_the_rule_it_was_charged_by() -> None:
     )
 
 
+def test_a_cost_of_the_past_reads_the_models_that_its_name_may_mean_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_price("mistral-small-2603", "input", 1_000, BEFORE)
+    last = add_price("mistral-large-2512", "input", 1_000, timezone.now() - timedelta(hours=1))
+    for provider, name in (("openrouter", "meta/llama"), ("groq", "meta/llama"), ("mistral-eu", "mistral-small-2603")):
+        model = Model.objects.create(name=name, provider=provider, kinds=["chat"])
+        Price.objects.create(model=model, unit="input", picos_per_unit=7_000)
+    ModelAlias.objects.create(model=Model.objects.get(provider="groq"), name="llama")
+    at = timezone.now() - timedelta(days=1)
+    assert last.effective_from is not None
+    whole = snapshot.read(now=at)
+    names = {entry.provider: set() for entry in whole.by_name.values()}
+    for name, entry in whole.by_name.items():
+        names[entry.provider] |= {name, name.removeprefix(f"{entry.provider}/")}
+    for provider in ("", "openai", *names):
+        for name in set().union(*names.values()) if provider in ("", "openai") else names[provider]:
+            usage = Usage(provider, name, 100, 0, 0)
+            assert snapshot.cost_of(usage, at=at) == whole.cost_of(usage), usage
+
+    read = []
+    entry = snapshot._entry
+    monkeypatch.setattr(snapshot, "_entry", lambda model, **fields: read.append(model.name) or entry(model, **fields))
+    assert snapshot.cost_of(Usage(model="mistral-small-latest", input_tokens=100), at=at) is not None
+    assert set(read) == {"mistral-small-2603"}
+
+
 def test_what_has_no_price_has_no_cost_and_no_quote() -> None:
     assert cost_of(Usage(model="gpt-4o", input_tokens=5)) is None
     assert cost_of(Usage(provider="openai", model="mistral-embed", input_tokens=5)) is None

@@ -345,6 +345,28 @@ def test_an_answer_is_read_to_its_end_for_a_client_that_left_where_that_is_wishe
     assert row.output_tokens == 600
 
 
+@pytest.mark.parametrize("repeats", ["meanwhile", "afterwards"])
+def test_a_repeat_of_a_stream_that_is_read_out_for_nobody_gets_its_answer_and_pays_nothing(
+    product: Product, booked: BookedUpstream, key: str, settings: Any, repeats: str
+) -> None:
+    settings.READ_CANCELLED_ANSWERS = True
+    booked.next(Answer(tokens=600, pace=1_000, token_bytes=4))
+    asked = {
+        "url": f"{product.url}/v1/chat/completions",
+        "headers": {"authorization": f"Bearer {key}", "idempotency-key": "k1"},
+        "json": {"model": MODEL, "messages": MESSAGES, "stream": True, "max_tokens": 4_000},
+    }
+    with httpx.stream("POST", **asked) as first:
+        next(first.iter_raw())
+    if repeats == "afterwards":
+        assert eventually(lambda: SpendEntry.objects.exists())
+    again = httpx.post(**asked, timeout=30)
+    assert (again.status_code, again.headers.get("x-idempotent-replay")) == (200, "true")
+    assert again.text.endswith("data: [DONE]\n\n")
+    assert len(booked.books.entries) == 1
+    assert SpendEntry.objects.get().cost_nanos == booked.books.spent_nanos
+
+
 @pytest.mark.parametrize("ends_by", ["a stop", "a shutdown", "a break"])
 def test_what_is_cut_costs_its_hold_where_models_write_on_for_nobody(
     product: Product, booked: BookedUpstream, key: str, settings: Any, ends_by: str

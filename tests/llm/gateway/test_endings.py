@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_client_is_never_told_to_wait_for_long(
 ) -> None:
     upstream(head(429, retry_after=given, content_length=2) + b"{}")
     assert product.chat(key).headers.get("retry-after") == passed_on
+
+
+def test_a_request_larger_than_a_limit_a_minute_says_nothing_of_the_model(
+    product: Product, upstream: Upstream, key: str
+) -> None:
+    said = b'{"error":{"message":"Request too large on tokens per min (TPM): Limit 200000, Requested 250000."}}'
+    upstream(head(429, retry_after=300, content_length=len(said)) + said)
+    response = product.chat(key)
+    assert (response.status_code, response.json()["code"]) == (429, "upstream_rate_limit")
+    assert "retry-after" not in response.headers
+    assert gateway.breakers.snapshot(time.time()) == []
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\r\nx-injected: 1", "a\x7fb"])

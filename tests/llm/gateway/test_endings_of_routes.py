@@ -69,6 +69,11 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_timeout", aiohttp.ClientTimeout(sock_read=0.1))
 
 
+def dripping(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = gateway.providers["mistral"].connection._session  # type: ignore[attr-defined]
+    monkeypatch.setattr(session, "_timeout", aiohttp.ClientTimeout(total=0.5))
+
+
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         base = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -108,6 +113,9 @@ ENDINGS: Mapping[str, Ending] = {
     "timeout": Ending(Left(504, HELD, "upstream_timeout"), do="latency=5", arrange=silent),
     "silence in mid-stream": Ending(
         Left(200, TRUE), do="pace=5", arrange=silent, stream=Left(200, HELD, "upstream_timeout")
+    ),
+    "longer than a call may take": Ending(
+        Left(200, TRUE), do="pace=0.4", arrange=dripping, stream=Left(200, PART, "upstream_timeout")
     ),
     "unreachable": Ending(Left(502, NONE), arrange=unreachable),
     "400": Ending(Left(400, NONE), do="status=400"),

@@ -152,6 +152,46 @@ def test_a_model_that_limits_its_rate_is_left_alone_for_as_long_as_it_asks(produ
     assert len(product.sandbox.requests) == 1
 
 
+@pytest.fixture
+def rival(product: Product) -> str:
+    of = make.tenant("rival")
+    make.budget("1.00", tenant=of)
+    return product.key(of=of)
+
+
+def test_one_tenants_failures_close_no_model_to_another(product: Product, key: str, rival: str) -> None:
+    for _ in range(breakers.FAILURES):
+        # Each walks the whole chain.
+        product.sandbox.next("status=500", times=9)
+        product.chat(key)
+    product.sandbox.reset()
+    assert (product.chat(key).status_code, len(product.sandbox.requests)) == (503, 0)
+    response = product.chat(rival)
+    assert (response.status_code, response.headers["x-model-served"]) == (200, "mistral-large-latest")
+    shown = gateway.breakers.status("mistral/mistral-large-2512", time.time())
+    assert shown is not None
+    assert (shown.label, shown.tenants) == ("closed", 1)
+
+
+def test_an_outage_that_two_tenants_meet_closes_the_model_to_a_third(product: Product, key: str, rival: str) -> None:
+    for caller in [key] * 5 + [rival] * 2:
+        product.sandbox.next("status=500")
+        product.chat(caller)
+    third = make.tenant("third")
+    make.budget("1.00", tenant=third)
+    product.sandbox.forget()
+    assert product.chat(product.key(of=third)).headers["x-model-served"] == NEXT
+    assert models_asked(product) == [NEXT]
+
+
+def test_a_rate_limit_that_one_tenant_meets_holds_up_no_other(product: Product, key: str, rival: str) -> None:
+    product.sandbox.next("status=429", times=9)
+    assert product.chat(key).status_code == 429
+    product.sandbox.reset()
+    assert (product.chat(key).status_code, len(product.sandbox.requests)) == (429, 0)
+    assert product.chat(rival).headers["x-model-served"] == "mistral-large-latest"
+
+
 def test_a_strategy_chooses_and_the_money_narrows_it_down(product: Product) -> None:
     make.budget("0.0001", soft_cap=None)
     response = product.post(
@@ -198,7 +238,7 @@ def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
 def test_a_call_without_a_verdict_gives_its_probe_back(product: Product, key: str) -> None:
     place, past = "mistral/mistral-large-2512", time.time() - breakers.OPEN_S - 1
     for _ in range(breakers.FAILURES):
-        gateway.breakers.failed(place, past)
+        gateway.breakers.failed(place, make.tenant().pk, past)
     for _ in range(breakers.PROBES + 1):
         # Our key says nothing of the model.
         product.sandbox.next("status=401")
@@ -212,7 +252,7 @@ def test_what_stands_in_for_a_resting_model_is_chosen_by_the_money_too(product: 
     make.budget("0.00003", soft_cap=None)
     for name in ("mistral-large-2512",):
         for _ in range(breakers.FAILURES):
-            gateway.breakers.failed(f"mistral/{name}", time.time())
+            gateway.breakers.failed(f"mistral/{name}", make.tenant().pk, time.time())
     response = product.chat(product.key(), max_tokens=150)
     assert response.status_code == 200, response.text
     assert response.headers["x-model-served"].startswith("ministral-")

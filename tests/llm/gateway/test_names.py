@@ -61,6 +61,16 @@ def test_a_models_name_is_checked_before_anything_is_done(
     assert nothing_was_done(product)
 
 
+def test_headers_of_an_answer_tell_a_name_in_any_script(product: Product, key: str) -> None:
+    make.budget("0.90", scope_type="user", scope_key="*")
+    named = {"x-user": "Zoë 日本 100%"}
+    answered = ask(product, key, named)
+    assert answered.headers["x-budget-scope"] == "user:Zo%C3%AB %E6%97%A5%E6%9C%AC 100%25"
+    raw = [(b"authorization", f"Bearer {key}".encode()), (b"x-user", named["x-user"].encode())]
+    routed = httpx.post(f"{product.url}/api/llm/route", json={"prompt": "Hi", "max_tokens": 5}, headers=raw, timeout=30)
+    assert routed.json()["decision"]["budget_scope"] == "user:Zoë 日本 100%"
+
+
 @pytest.mark.parametrize("odd", [b"a\xc2\x9b", "a\u202eb".encode(), b"*", b"a" * 201])
 @pytest.mark.parametrize("kind", ["agent", "user", "session", "task"])
 def test_a_headers_name_is_checked_before_anything_is_done(product: Product, key: str, kind: str, odd: bytes) -> None:

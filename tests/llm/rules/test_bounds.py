@@ -867,6 +867,16 @@ class TestAModelThatPassesItsBound:
         longer = bounds.embeddings({"input": "x" * 2_000}).knowing(seen, "groq/m")
         assert longer.held_input_at(model) > 2_000
 
+    def test_what_is_read_of_pictures_makes_calls_without_them_no_dearer(self) -> None:
+        model = entry("m", context_tokens=100_000)
+        picture = {"type": "image_url", "image_url": "https://example.com/a.png"}
+        pictures = bounds.chat(asked(said([picture]), max_tokens=10))
+        of_pictures = [ModelOverrun("groq/m", estimates.PICTURES, 50_000, side=Side.INPUT)]
+        assert pictures.knowing(of_pictures, "groq/m").held_input_at(model) == 100_000
+        assert self.CALL.knowing(of_pictures, "groq/m") is self.CALL
+        of_all = [ModelOverrun("groq/m", "", 50_000, side=Side.INPUT)]
+        assert pictures.knowing(of_all, "groq/m").held_input_at(model) == 100_000
+
     def test_of_pages_all_that_a_document_may_have_is_held_for(self) -> None:
         document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
         call = bounds.ocr({"document": document, "pages": [3]}, max_pages=50)

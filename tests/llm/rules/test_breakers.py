@@ -1,9 +1,19 @@
 from __future__ import annotations
 
-from llm.rules.breakers import FAILURES, LATENCY_KNOWN_S, LONGEST_COOL_DOWN_S, OPEN_S, PROBE_S, PROBES, Breaker, Phase
+from llm.rules.breakers import (
+    FAILURES,
+    LATENCY_KNOWN_S,
+    LONGEST_COOL_DOWN_S,
+    OPEN_S,
+    PROBE_S,
+    PROBES,
+    Breaker,
+    Phase,
+    Sender,
+)
 
 NOW = 1_800_000_000.0
-ME, OTHER = 1, 2
+ME, OTHER = Sender(1, 1), Sender(2, 1)
 
 
 def opened(at: float = NOW) -> Breaker:
@@ -13,7 +23,7 @@ def opened(at: float = NOW) -> Breaker:
     return breaker
 
 
-def probing(*owners: int) -> tuple[Breaker, float]:
+def probing(*owners: Sender) -> tuple[Breaker, float]:
     """A half-open breaker with a probe of each owner, and its moment."""
     now = NOW + OPEN_S
     breaker = opened()

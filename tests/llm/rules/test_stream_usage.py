@@ -43,14 +43,6 @@ def test_text_after_all_have_ended_says_that_it_was_no_end() -> None:
     assert not told.have_ended
 
 
-def test_usage_of_each_answer_is_added_up() -> None:
-    told = StreamUsage(2)
-    for index in (0, 1):
-        choice = {"index": index, "usage": {}}
-        told.took(Event(b"", {"choices": [choice]}), used(5), text_bytes=0)
-    assert told.used == used(10)
-
-
 def test_what_came_from_a_cache_may_be_told_at_the_end_alone() -> None:
     told = StreamUsage(1)
     for cached_tokens in (0, 0, 8):

@@ -766,7 +766,8 @@ def test_a_count_is_raised_to_what_was_said_before_and_keeps_what_came_from_a_ca
     assert usage.raised(found, Usage("p", "m", 90, 0, 2, units=92)) == found
     assert usage.raised(found, Usage("p", "m", 300, 0, 7, units=307)) == Usage("p", "m", 300, 80, 7, units=307)
     pages = Usage("p", "m", unit="page", units=3)
-    assert usage.raised(pages, found) is pages
+    assert usage.raised(pages, replace(pages, units=2)) == pages
+    assert usage.raised(pages, replace(pages, units=4)).units == 4
 
 
 def test_a_later_smaller_count_takes_nothing_away() -> None:
@@ -902,22 +903,66 @@ def test_answers_that_are_counted_one_by_one_have_one_prompt_and_each_its_output
     assert usage.together([]) is None
 
 
+COUNTED = {"prompt_tokens": 1, "completion_tokens": 4}
+
+
 @pytest.mark.parametrize(
-    ("chunk", "answer"),
+    ("chunk", "answers"),
     [
-        ({"choices": [{"index": 2, "usage": {"prompt_tokens": 1}}]}, 2),
-        ({"choices": [{"usage": {"prompt_tokens": 1}}]}, 0),
-        ({"choices": [{"index": "odd", "usage": {}}]}, 0),
-        ({"choices": [{"index": 2, "usage": {"prompt_tokens": 1}}], "usage": {"prompt_tokens": 1}}, None),
+        ({"choices": [{"index": 2, "usage": COUNTED}]}, {2}),
+        ({"choices": [{"usage": COUNTED}]}, {0}),
+        ({"choices": [{"index": "odd", "usage": {}}]}, {0}),
+        ({"choices": [{"index": 2, "usage": "odd"}]}, {2}),
+        ({"choices": [{"index": 4}, {"index": 2, "usage": COUNTED}, "odd", {"index": 7, "usage": COUNTED}]}, {2, 7}),
+        # Indexes that say nothing: they come in their order.
+        (
+            {"choices": [{"index": 5}, {"index": 5, "usage": COUNTED}, {"usage": COUNTED}, {"usage": COUNTED}]},
+            {1, 2, 3},
+        ),
+        # What is said of the call is none if it is less than its answers have.
+        ({"choices": [{"index": 2, "usage": COUNTED}], "usage": COUNTED}, None),
+        ({"choices": [{"index": 2, "usage": COUNTED}], "x_groq": {"usage": COUNTED}}, None),
+        ({"choices": [{"index": 2, "usage": COUNTED}], "usage": {"prompt_tokens": 9}}, {2}),
+        ({"choices": [{"index": 2, "usage": COUNTED}], "usage": {"cost": 1}}, {2}),
+        ({"choices": [{"index": 0, "usage": COUNTED}, {"index": 1, "usage": COUNTED}], "usage": COUNTED}, {0, 1}),
+        ({"choices": [{"index": 2, "usage": {}}], "usage": COUNTED}, None),
         ({"choices": [{"index": 2}]}, None),
-        ({"choices": [{"usage": {}}, {"usage": {}}]}, None),
         ({"choices": ["odd"]}, None),
         ({"choices": "odd"}, None),
         ({}, None),
     ],
 )
-def test_whose_count_a_chunk_has(chunk: dict[str, Any], answer: int | None) -> None:
-    assert usage.counted_answer(chunk) == answer
+def test_whose_count_a_chunk_has(chunk: dict[str, Any], answers: set[int] | None) -> None:
+    assert usage.counted_answers(chunk) == answers
+
+
+def test_the_least_of_several_answers_is_what_each_of_them_has() -> None:
+    choices = [{"index": 0, "usage": {"prompt_tokens": 9, "completion_tokens": 4}}, {"usage": {"completion_tokens": 5}}]
+    found = usage.least_tokens({"choices": choices})
+    assert found is not None
+    assert (found.input_tokens, found.output_tokens) == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ({"model": "a", "modelVersion": "b", "response": {"model": "c"}}, ["a", "b", "c"]),
+        ({"model": "", "message": {"model": 7, "model_version": "d"}, "response": ["e"]}, ["d"]),
+        ({"model": "a", "choices": [{"model": "f"}, "g", {"index": 1}]}, ["a", "f"]),
+        ({"choices": "f"}, []),
+    ],
+)
+def test_an_answer_may_name_several_models(answer: dict[str, Any], named: list[str]) -> None:
+    assert list(usage.named_models(answer)) == named
+    assert usage.named_model(answer) == (named[0] if named else "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "pages"),
+    [({"pages": [{}, {"index": 0}, "odd", None]}, 2), ({"pages": []}, 0), ({"pages": {"0": {}}}, 0), ({}, 0), ([], 0)],
+)
+def test_pages_that_an_answer_shows(answer: Any, pages: int) -> None:
+    assert usage.shown_pages(answer) == pages
 
 
 @pytest.mark.parametrize(

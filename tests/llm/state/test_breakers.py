@@ -21,6 +21,7 @@ from tests.concurrency.processes import FORK, in_processes
 
 NAME = "mistral/mistral-small-2603"
 NOW = 1_800_000_000.0
+TENANT, OTHER_TENANT, THIRD_TENANT = 1, 2, 3
 LATER = NOW + OPEN_S
 
 
@@ -38,7 +39,7 @@ def breakers(path: Path) -> Iterator[Breakers]:
 
 def fail(breakers: Breakers, name: str = NAME, now: float = NOW) -> None:
     for _ in range(FAILURES):
-        breakers.failed(name, now)
+        breakers.failed(name, TENANT, now)
 
 
 def statuses(breakers: Breakers, now: float = NOW) -> dict[str, BreakerStatus]:
@@ -48,47 +49,48 @@ def statuses(breakers: Breakers, now: float = NOW) -> dict[str, BreakerStatus]:
 class TestOneProcess:
     def test_a_model_that_keeps_failing_is_left_alone_and_the_others_are_not(self, breakers):
         fail(breakers)
-        assert not breakers.admits(NAME, NOW)
-        assert breakers.blocks(NAME, NOW)
-        assert breakers.admits("mistral/other", NOW)
+        assert not breakers.admits(NAME, TENANT, NOW)
+        assert breakers.blocks(NAME, TENANT, NOW)
+        assert breakers.admits("mistral/other", TENANT, NOW)
 
     def test_three_good_probes_bring_it_back(self, breakers):
         fail(breakers)
-        assert [breakers.admits(NAME, LATER) for _ in range(PROBES + 1)] == [True, True, True, False]
+        assert [breakers.admits(NAME, TENANT, LATER) for _ in range(PROBES + 1)] == [True, True, True, False]
         for _ in range(PROBES):
-            breakers.succeeded(NAME, 12, LATER)
-        assert breakers.admits(NAME, LATER)
+            breakers.succeeded(NAME, TENANT, 12, LATER)
+        assert breakers.admits(NAME, TENANT, LATER)
         assert statuses(breakers, LATER)[NAME].phase is Phase.CLOSED
 
     def test_a_look_takes_no_probe(self, breakers):
         fail(breakers)
-        assert not any(breakers.blocks(NAME, LATER) for _ in range(10))
-        assert sum(breakers.admits(NAME, LATER) for _ in range(10)) == PROBES
+        assert not any(breakers.blocks(NAME, TENANT, LATER) for _ in range(10))
+        assert sum(breakers.admits(NAME, TENANT, LATER) for _ in range(10)) == PROBES
 
     def test_a_cool_down_is_bounded(self, breakers):
         now = time.time()
-        breakers.cool_down(NAME, now + 86_400)
-        assert not breakers.admits(NAME, now + 1)
-        assert breakers.admits(NAME, now + 301)
+        breakers.cool_down(NAME, TENANT, now + 86_400)
+        assert not breakers.admits(NAME, TENANT, now + 1)
+        assert breakers.admits(NAME, TENANT, now + 301)
 
     def test_the_mean_latency_is_kept_and_forgotten(self, breakers):
-        breakers.succeeded(NAME, 100, NOW)
-        breakers.succeeded(NAME, 200, NOW + 1)
+        breakers.succeeded(NAME, TENANT, 100, NOW)
+        breakers.succeeded(NAME, TENANT, 200, NOW + 1)
         assert breakers.latency_ms(NAME, NOW + 1) == 120
         assert breakers.latency_ms(NAME, NOW + 700) is None
         assert breakers.latency_ms("mistral/other", NOW) is None
 
     def test_a_healthy_model_is_not_written_for_each_call(self, breakers, path):
-        breakers.succeeded(NAME, 100, NOW)
+        breakers.succeeded(NAME, TENANT, 100, NOW)
         before = path.read_bytes()
-        breakers.succeeded(NAME, 900, NOW + 0.01)
-        breakers.succeeded(NAME, None, NOW + 10)
+        breakers.succeeded(NAME, TENANT, 900, NOW + 0.01)
+        breakers.succeeded(NAME, TENANT, None, NOW + 10)
         assert path.read_bytes() == before
 
     def test_the_snapshot_tells_of_every_model(self, breakers):
         fail(breakers)
-        breakers.succeeded("mistral/good", 20, NOW)
-        breakers.cool_down("openai/gpt", NOW + 30, NOW)
+        breakers.succeeded("mistral/good", TENANT, 20, NOW)
+        breakers.failed("openai/gpt", TENANT, NOW)
+        breakers.cool_down("openai/gpt", TENANT, NOW + 30, NOW)
         found = statuses(breakers)
         assert list(found) == ["mistral/good", NAME, "openai/gpt"]
         assert [each.phase for each in found.values()] == [Phase.CLOSED, Phase.OPEN, Phase.CLOSED]
@@ -102,14 +104,14 @@ class TestOneProcess:
         shared_breakers._key.cache_clear()
         for number in range(100):
             fail(breakers, f"other/{number}", NOW + number)
-        assert not breakers.admits("other/99", NOW + 99)
+        assert not breakers.admits("other/99", TENANT, NOW + 99)
         assert 4 <= len(breakers.snapshot(NOW)) <= 4 + shared_breakers.WINDOW
         shared_breakers._key.cache_clear()
 
     def test_a_name_of_any_length_and_letters_has_a_breaker(self, breakers):
         for name in ("", "é" * 500, "x" * 5000, "a\nb"):
             fail(breakers, name)
-            assert not breakers.admits(name, NOW)
+            assert not breakers.admits(name, TENANT, NOW)
         assert len(breakers.snapshot(NOW)) == 4
 
 
@@ -119,7 +121,7 @@ class TestAFileThatIsNotAsItShouldBe:
         path.write_bytes(content)
         breakers = Breakers(path)
         fail(breakers)
-        assert not breakers.admits(NAME, NOW)
+        assert not breakers.admits(NAME, TENANT, NOW)
         assert path.stat().st_size == shared_breakers.FILE_BYTES
         breakers.close()
 
@@ -127,35 +129,35 @@ class TestAFileThatIsNotAsItShouldBe:
     def test_a_file_cut_short_under_way_costs_what_was_known(self, breakers, path, wound):
         fail(breakers)
         wound(path)
-        assert breakers.admits(NAME, NOW)
+        assert breakers.admits(NAME, TENANT, NOW)
         fail(breakers)
-        assert not breakers.admits(NAME, NOW)
-        assert not Breakers(path).admits(NAME, NOW)
+        assert not breakers.admits(NAME, TENANT, NOW)
+        assert not Breakers(path).admits(NAME, TENANT, NOW)
 
     def test_a_slot_with_a_wrong_byte_counts_as_unknown_and_is_written_again(self, breakers, path):
         fail(breakers)
         data = bytearray(path.read_bytes())
         data[data.index(NAME.encode())] ^= 1
         path.write_bytes(data)
-        assert breakers.admits(NAME, NOW)
+        assert breakers.admits(NAME, TENANT, NOW)
         assert breakers.snapshot(NOW) == []
         fail(breakers)
-        assert not breakers.admits(NAME, NOW)
+        assert not breakers.admits(NAME, TENANT, NOW)
 
     def test_a_deleted_file_is_made_again_by_whoever_writes_next(self, breakers, path):
         fail(breakers)
         path.unlink()
         fail(breakers)
-        assert not Breakers(path).admits(NAME, NOW)
+        assert not Breakers(path).admits(NAME, TENANT, NOW)
 
     def test_where_there_can_be_no_file_every_model_is_called(self, tmp_path, caplog):
         breakers = Breakers(tmp_path)
         for _ in range(3):
             fail(breakers)
-            breakers.succeeded(NAME, 10, NOW)
-            breakers.cool_down(NAME, NOW + 10)
-            breakers.release_probe(NAME)
-            assert breakers.admits(NAME, NOW)
+            breakers.succeeded(NAME, TENANT, 10, NOW)
+            breakers.cool_down(NAME, TENANT, NOW + 10)
+            breakers.release_probe(NAME, TENANT)
+            assert breakers.admits(NAME, TENANT, NOW)
         assert breakers.snapshot(NOW) == []
         assert breakers.latency_ms(NAME, NOW) is None
         assert len(caplog.records) == 1
@@ -175,7 +177,7 @@ class TestSeveralProcesses:
         def work(index: int) -> None:
             breakers = Breakers(path)
             for _ in range(50):
-                breakers.failed(f"{NAME}-{index % 2}", NOW)
+                breakers.failed(f"{NAME}-{index % 2}", TENANT, NOW)
 
         in_processes(4, work)
         found = statuses(Breakers(path))
@@ -188,7 +190,7 @@ class TestSeveralProcesses:
         def work(index: int) -> None:
             breakers = Breakers(path)
             for _ in range(300):
-                breakers.failed(NAME, NOW)
+                breakers.failed(NAME, TENANT, NOW)
 
         in_processes(4, work)
         assert statuses(Breakers(path))[NAME].breaker.failures == 1200
@@ -198,7 +200,7 @@ class TestSeveralProcesses:
 
         def work(index: int) -> int:
             breakers = Breakers(path)
-            return sum(breakers.admits(NAME, LATER) for _ in range(20))
+            return sum(breakers.admits(NAME, TENANT, LATER) for _ in range(20))
 
         assert sum(in_processes(6, work)) == PROBES
 
@@ -206,7 +208,7 @@ class TestSeveralProcesses:
         def work(index: int) -> None:
             breakers = Breakers(path)
             for number in range(100):
-                breakers.failed(f"other/{number}", NOW)
+                breakers.failed(f"other/{number}", TENANT, NOW)
 
         in_processes(4, work)
         snapshot = Breakers(path).snapshot(NOW)
@@ -220,16 +222,16 @@ class TestSeveralProcesses:
         child.start()
         child.join(20)
         assert child.exitcode == -signal.SIGKILL
-        assert not breakers.admits(NAME, LATER)
-        assert breakers.admits(NAME, LATER + PROBE_S)
+        assert not breakers.admits(NAME, TENANT, LATER)
+        assert breakers.admits(NAME, TENANT, LATER + PROBE_S)
 
     def test_a_child_has_probes_of_its_own(self, breakers):
         """A fork shares the file's descriptor and the memory, and must be told apart all the same."""
         fail(breakers)
-        assert breakers.admits(NAME, LATER)
+        assert breakers.admits(NAME, TENANT, LATER)
 
         def verdict_of_a_stranger(index: int) -> None:
-            breakers.failed(NAME, LATER)
+            breakers.failed(NAME, TENANT, LATER)
 
         in_processes(1, verdict_of_a_stranger)
         assert statuses(breakers, LATER)[NAME].phase is Phase.HALF_OPEN
@@ -238,12 +240,12 @@ class TestSeveralProcesses:
         fail(breakers)
         with locked_by_another(path):
             began = time.monotonic()
-            assert breakers.blocks(NAME, NOW)
-            assert not breakers.admits(NAME, LATER)
-            breakers.failed(NAME, LATER)
-            breakers.succeeded("mistral/other", 10, NOW)
+            assert breakers.blocks(NAME, TENANT, NOW)
+            assert not breakers.admits(NAME, TENANT, LATER)
+            breakers.failed(NAME, TENANT, LATER)
+            breakers.succeeded("mistral/other", TENANT, 10, NOW)
             assert time.monotonic() - began < 5 * shared_breakers.LONGEST_WAIT_S
-        assert breakers.admits(NAME, LATER)
+        assert breakers.admits(NAME, TENANT, LATER)
 
     def test_threads_of_one_process_do_not_undo_each_other(self, breakers, monkeypatch):
         monkeypatch.setattr("llm.rules.breakers.FAILURES", 10**6)
@@ -253,7 +255,7 @@ class TestSeveralProcesses:
         def work() -> None:
             barrier.wait()
             for _ in range(200):
-                breakers.failed(NAME, NOW)
+                breakers.failed(NAME, TENANT, NOW)
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -265,7 +267,7 @@ class TestSeveralProcesses:
 
 def take_all_probes_and_die(path: Path) -> None:
     breakers = Breakers(path)
-    assert [breakers.admits(NAME, LATER) for _ in range(PROBES)] == [True] * PROBES
+    assert [breakers.admits(NAME, TENANT, LATER) for _ in range(PROBES)] == [True] * PROBES
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -302,15 +304,15 @@ class TestWhatIsShown:
         settings.MISTRAL_API_KEY = ""
         assert shared_breakers.state() in ("sandbox", "not_configured")
         settings.MISTRAL_API_KEY = "key"
-        breakers.succeeded("mistral/good", 10, now)
+        breakers.succeeded("mistral/good", TENANT, 10, now)
         fail(breakers, "openai/gpt", now)
         assert shared_breakers.state() == "configured"
         fail(breakers, NAME, now)
         assert shared_breakers.state() == "failing"
         fail(breakers, "mistral/good", now - OPEN_S)
         assert shared_breakers.state() == "down"
-        assert breakers.admits("mistral/good", now)
-        breakers.succeeded("mistral/good", 10, now)
+        assert breakers.admits("mistral/good", TENANT, now)
+        breakers.succeeded("mistral/good", TENANT, 10, now)
         assert shared_breakers.state() == "failing"
 
     def test_what_failed_long_ago_and_was_not_tried_since_is_no_state(self, breakers, settings):
@@ -329,7 +331,7 @@ class TestWhatIsShown:
     def test_the_console_shows_it_beside_the_model(self, breakers, admin_client):
         now = time.time()
         fail(breakers, NAME, now)
-        breakers.succeeded("mistral/mistral-large-2512", 350, now)
+        breakers.succeeded("mistral/mistral-large-2512", TENANT, 350, now)
         page = admin_client.get("/admin/llm/model/").content.decode()
         assert "closed, 350 ms" in page
         assert ">open<" in page.replace(" ", "").replace("\n", "")
@@ -337,8 +339,9 @@ class TestWhatIsShown:
     def test_the_metrics(self, breakers):
         now = timezone.now()
         fail(breakers, NAME, now.timestamp())
-        breakers.succeeded("mistral/good", 10, now.timestamp())
-        breakers.cool_down("mistral/good", now.timestamp() + 9, now.timestamp())
+        breakers.succeeded("mistral/good", TENANT, 10, now.timestamp())
+        breakers.failed("mistral/good", TENANT, now.timestamp())
+        breakers.cool_down("mistral/good", TENANT, now.timestamp() + 9, now.timestamp())
         found = {
             (sample.name, sample.labels["model"]): sample.value
             for family in metrics.collect(now)

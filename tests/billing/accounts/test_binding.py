@@ -1,0 +1,123 @@
+"""Customers that name one tenant: who pays comes before who does not, and what was bought is not lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from billing.accounts import binding, sync
+from billing.models import BillingAccount
+from billing.sandbox import SimulatedStripe
+from governance.audit import Actor
+from governance.models import Alert, Tenant
+from tests import factories
+from tests.billing.conftest import window_of
+from tests.billing.sandbox.conftest import START, Shop
+from tests.fakes.simulated_stripe import answering
+
+STANDARD, TWENTY = factories.nanos("50"), factories.nanos("20")
+ACME = {"tenant_id": "acme"}
+
+
+@pytest.fixture
+def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
+    with answering(SimulatedStripe(now=int(START.timestamp()), seed="binding")) as account:
+        yield Shop(account)
+
+
+def read(shop: Shop, *customers: str) -> None:
+    for customer in customers:
+        sync.customer(customer, now=datetime.fromtimestamp(shop.account.now, UTC))
+
+
+def owner() -> str:
+    return BillingAccount.objects.get(tenant__slug="acme").stripe_customer_id
+
+
+def top_up(shop: Shop, customer: str, dollars: str = "20") -> str:
+    """A paid invoice that sells a top-up; the charge that paid it."""
+    price = shop.post(
+        "prices",
+        currency="usd",
+        unit_amount=2000,
+        product=shop.post("products", name="More")["id"],
+        metadata={"llm_topup_usd": dollars},
+    )
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_visa"})
+    invoice = shop.post("invoices", customer=customer, metadata=ACME)["id"]
+    shop.post("invoiceitems", customer=customer, invoice=invoice, pricing={"price": price["id"]})
+    shop.post(f"invoices/{invoice}/finalize")
+    if shop.get(f"invoices/{invoice}")["status"] == "open":
+        shop.post(f"invoices/{invoice}/pay")
+    return str(shop.all("charges", customer=customer)[0]["id"])
+
+
+def abandoned(shop: Shop) -> str:
+    return shop.customer(metadata=ACME)
+
+
+def declined(shop: Shop) -> str:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata=ACME)
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), payment_behavior="default_incomplete")
+    return customer
+
+
+def buyer(shop: Shop) -> str:
+    customer = shop.customer(metadata=ACME)
+    top_up(shop, customer)
+    return customer
+
+
+@pytest.mark.parametrize("first", [abandoned, declined, buyer])
+def test_a_customer_that_has_no_subscription_gives_way_to_one_that_pays(shop: Shop, first: Any) -> None:
+    early = first(shop)
+    read(shop, early)
+    assert owner() == early
+    payer = shop.customer(metadata=ACME)
+    shop.subscribe(payer, shop.price(5000))
+    read(shop, payer)
+    assert owner() == payer
+    assert window_of().remaining_nanos == STANDARD + (TWENTY if first is buyer else 0)
+    read(shop, early, payer)
+    assert (owner(), Tenant.objects.get().status) == (payer, "active")
+    assert not Alert.objects.filter(kind="tenant_taken", cleared_at=None).exists()
+
+
+def test_one_that_a_subscription_came_of_gives_way_to_nobody(shop: Shop) -> None:
+    first, second = shop.customer(metadata=ACME), shop.customer(metadata=ACME)
+    shop.subscribe(first, shop.price(5000))
+    shop.subscribe(second, shop.price(5000))
+    read(shop, first, second, first)
+    assert owner() == first
+    assert BillingAccount.objects.get(stripe_customer_id=second).reasons == ["unmapped_plan", "tenant_taken:acme"]
+
+
+def test_one_that_an_operator_bound_gives_way_to_nobody(shop: Shop) -> None:
+    first, second = shop.customer(), shop.customer(metadata=ACME)
+    read(shop, first)
+    account = BillingAccount.objects.get(stripe_customer_id=first)
+    binding.bind(account=account, tenant=Tenant.objects.get(), by=Actor("ann"), now=START)
+    shop.subscribe(second, shop.price(5000, lookup_key="standard"))
+    read(shop, second, first)
+    assert owner() == first
+    assert Alert.objects.filter(kind="tenant_taken", cleared_at=None).count() == 1
+
+
+def test_who_has_no_subscription_takes_nothing_from_the_free_tier(shop: Shop, settings: Any) -> None:
+    settings.STRIPE_FREE_BUDGET = Decimal(5)
+    left, idle = shop.customer(metadata=ACME), shop.customer(metadata=ACME)
+    sub = shop.subscribe(left, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, left)
+    shop.delete(f"subscriptions/{sub}")
+    read(shop, left, idle)
+    assert sync.due(now=START) == 0
+    assert (owner(), window_of().limit_nanos) == (left, factories.nanos("5"))
+    # One that pays does, and the one that left takes it back by paying again.
+    shop.subscribe(idle, shop.price(5000))
+    read(shop, idle)
+    assert owner() == idle
