@@ -69,10 +69,10 @@ class PackingBroken(Exception):
 
 
 class TooManyBodies(Exception):
-    """The key has as many large bodies on their way as it may."""
+    """There are as many large bodies on their way as may be, of a key, a tenant or all."""
 
-    def __init__(self) -> None:
-        super().__init__("Too many large bodies of this key are on their way; send fewer at a time.")
+    def __init__(self, whose: str = " of this key") -> None:
+        super().__init__(f"Too many large bodies{whose} are on their way; send fewer at a time, or try again shortly.")
 
 
 class ClientGone(Exception):
@@ -167,9 +167,10 @@ def _has_zlib_frame(data: bytes) -> bool:
 class Turn:
     """What one request's body takes of its key's share. `take` waits; all is given back at its end."""
 
-    def __init__(self, bodies: Bodies, key_id: int) -> None:
+    def __init__(self, bodies: Bodies, key_id: int, tenant_id: int) -> None:
         self._bodies = bodies
         self._key_id = key_id
+        self._tenant_id = tenant_id
         self._bytes = 0
         self.is_taken = False
 
@@ -182,7 +183,7 @@ class Turn:
         """Count what of the body is held in memory from now on. Raises TooManyBodies."""
         more = size_bytes - self._bytes
         if more > 0:
-            self._bodies.hold(self._key_id, more)
+            self._bodies.held.add(more, key_id=self._key_id, tenant_id=self._tenant_id)
             self._bytes = size_bytes
 
     async def work(self, size_bytes: int, do: Callable[[], T]) -> T:
@@ -206,7 +207,7 @@ class Turn:
 
     def __exit__(self, *error: object) -> None:
         self.leave()
-        self._bodies.hold(self._key_id, -self._bytes)
+        self._bodies.held.give_back(self._bytes, key_id=self._key_id, tenant_id=self._tenant_id)
         self._bytes = 0
 
 
@@ -257,25 +258,49 @@ class _Shares:
         self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
 
 
+class HeldBytes:
+    """The bytes of large bodies that calls hold in this process: so many of a key, of a tenant, and of all."""
+
+    def __init__(self, *, of_a_key: int, of_a_tenant: int, of_all: int) -> None:
+        self._most = (of_a_key, of_a_tenant, of_all)
+        self._bytes: Counter[tuple[str, int]] = Counter()
+
+    def add(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+        """Raises TooManyBodies, and adds nothing then."""
+        whose = _whose(key_id, tenant_id)
+        for who, most in zip(whose, self._most, strict=True):
+            if self._bytes[who] + size_bytes > most:
+                raise TooManyBodies(who[0])
+        self._bytes.update(dict.fromkeys(whose, size_bytes))
+
+    def give_back(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+        self._bytes.subtract(dict.fromkeys(_whose(key_id, tenant_id), size_bytes))
+        # Nothing is kept of whoever holds nothing.
+        self._bytes = +self._bytes
+
+
+def _whose(key_id: int, tenant_id: int) -> tuple[tuple[str, int], ...]:
+    return (" of this key", key_id), (" of this tenant", tenant_id), ("", 0)
+
+
 class Bodies:
     """The large bodies of all keys: so many are read and parsed at a time for each key, others of it wait.
 
     `share`: of one processor, what the parsing of one key's bodies takes at most over time.
     """
 
-    def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float, share: float = 1.0) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, *, at_a_time: int, held: HeldBytes, patience_s: float, share: float = 1.0) -> None:
+        self.held = held
         self._shares = _Shares(share=share)
         self._patience_s = patience_s
         self._turns = _Places(at_a_time)
         # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
         self._in_line = _Places(1)
-        self._held_bytes: Counter[int] = Counter()
         # One alone: what is parsed takes turns with the event loop, and two would take two of three.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-bodies")
 
-    def turn(self, key_id: int) -> Turn:
-        return Turn(self, key_id)
+    def turn(self, key_id: int, tenant_id: int) -> Turn:
+        return Turn(self, key_id, tenant_id)
 
     async def enter(self, key_id: int) -> None:
         try:
@@ -286,15 +311,6 @@ class Bodies:
 
     def leave(self, key_id: int) -> None:
         self._turns.leave(key_id)
-
-    def hold(self, key_id: int, size_bytes: int) -> None:
-        held = self._held_bytes[key_id] + size_bytes
-        if size_bytes > 0 and held > self._most_bytes:
-            raise TooManyBodies
-        if held:
-            self._held_bytes[key_id] = held
-        else:
-            del self._held_bytes[key_id]
 
     async def beside(self, key_id: int, do: Callable[[], T], *, counts: bool = False) -> T:
         """`counts`: it holds Python's lock while it works, so it takes of the key's share."""
