@@ -25,6 +25,8 @@ SLICE_BYTES = 1024 * 1024
 LEAST_BYTES_PER_S = 4 * 1024
 # What a key's bodies may take of a processor at once, before its share is looked at.
 AT_ONCE_S = 0.1
+# What JSON of many small values takes to be parsed, checked and worked on by Django.
+LIKELY_S_PER_BYTE = 3e-7
 # Window bits of zlib for what may be packed, and for whom else that is.
 _PACKINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 PACKINGS = ("gzip", "deflate")
@@ -216,10 +218,10 @@ class _Places:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._places: dict[int, asyncio.Semaphore] = {}
-        self._entered: Counter[int] = Counter()
+        self._places: dict[int | str, asyncio.Semaphore] = {}
+        self._entered: Counter[int | str] = Counter()
 
-    async def enter(self, key_id: int) -> None:
+    async def enter(self, key_id: int | str) -> None:
         self._entered[key_id] += 1
         try:
             await self._places.setdefault(key_id, asyncio.Semaphore(self._count)).acquire()
@@ -227,11 +229,11 @@ class _Places:
             self._forget(key_id)
             raise
 
-    def leave(self, key_id: int) -> None:
+    def leave(self, key_id: int | str) -> None:
         self._places[key_id].release()
         self._forget(key_id)
 
-    def _forget(self, key_id: int) -> None:
+    def _forget(self, key_id: int | str) -> None:
         self._entered[key_id] -= 1
         if not self._entered[key_id]:
             del self._entered[key_id], self._places[key_id]
@@ -247,15 +249,39 @@ class _Shares:
         self._share = share
         self._clock = clock
         # When a key's share will have made up for what it took.
-        self._even_at: dict[int, float] = {}
+        self._even_at: dict[int | str, float] = {}
 
-    def wait_s(self, key_id: int) -> float:
+    def wait_s(self, key_id: int | str) -> float:
         return max(0.0, self._even_at.get(key_id, 0.0) - self._clock() - AT_ONCE_S / self._share)
 
-    def took(self, key_id: int, seconds: float) -> None:
+    def took(self, key_id: int | str, seconds: float) -> None:
         now = self._clock()
         self._even_at = {key: even_at for key, even_at in self._even_at.items() if even_at > now}
         self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
+
+
+class Spread:
+    """Large bodies that are parsed elsewhere, whose thread's time is known when they are done: a key's next one begins
+    when the key's share has made up for those before, and for what those that are not done are likely to take."""
+
+    def __init__(self, *, share: float) -> None:
+        self._shares = _Shares(share=share)
+        self._in_line = _Places(1)
+
+    async def begin(self, key: int | str, size_bytes: int, *, patience_s: float) -> Callable[[float], None]:
+        """Waits; what it returns is told the seconds that the body took. Raises TooManyBodies."""
+        likely_s = size_bytes * LIKELY_S_PER_BYTE
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._in_line.enter(key)
+                try:
+                    await asyncio.sleep(self._shares.wait_s(key))
+                    self._shares.took(key, likely_s)
+                finally:
+                    self._in_line.leave(key)
+        except TimeoutError:
+            raise TooManyBodies from None
+        return lambda seconds: self._shares.took(key, seconds - likely_s)
 
 
 class HeldBytes:
