@@ -268,8 +268,9 @@ def _none_fits(strategy: str, models: Sequence[Entry], estimate: Estimate) -> No
         return NoneFits("x-strategy", f"{of} may be used: none has a price for this call")
     too_short = [model for model in models if lacking.get(model.id) == frozenset({"context"})]
     if not too_short:
-        least = ", ".join(sorted(min(lacking.values(), key=len)))
-        return NoneFits("model", f"{of} can do all that this call needs ({least}): name one that can")
+        fewest = min(lacking.values(), key=len)
+        needs = ", ".join(sorted(fewest))
+        return NoneFits("model", f"{of} can do all that this call needs ({needs}): name one that can")
     longest = max(too_short, key=lambda model: model.context_tokens or 0)
     context_tokens, input_tokens = longest.context_tokens or 0, estimate.likely_input_at(longest)
     if (room_tokens := context_tokens - input_tokens) > 0:
