@@ -29,7 +29,8 @@ class Behaviour:
     def tells(self) -> bool:
         """Whether it says its true cost to those who read to the end."""
         answer = self.answer
-        spoils = self.fails or self.hangs or self.disobeys or answer.script is not None or answer.model is not None
+        spoils = self.fails or self.hangs or self.disobeys or answer.script is not None
+        spoils = spoils or answer.model is not None or answer.text_model is not None
         return not spoils and answer.is_billed and answer.usage in USAGES_THAT_TELL and answer.usage_at != "first"
 
 
@@ -44,6 +45,13 @@ def _said(body: bytes, *, status: int = 200, content_type: str = "application/js
 
 _WHOLE_ANSWER = b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
 _CUT_ANSWER = _WHOLE_ANSWER + b'{"role":"assistant","content":"' + b"7" * 30
+_BROKEN_ANSWER = _WHOLE_ANSWER + b'{"role":"assistant","content":"' + b"7" * 30 + b'"}}]]'
+_THOUGHT = (
+    _WHOLE_ANSWER + b'{"content":[{"type":"thinking","thinking":[{"type":"text","text":"' + b"7" * 30 + b'"}]}]}}]}'
+)
+_FAILED_CALL = (
+    b'{"error":{"message":"no call of a tool","code":"tool_use_failed","failed_generation":"' + b"7" * 30 + b'"}}'
+)
 ERROR = {"message": "The model is overloaded.", "type": "server_error", "code": "overloaded"}
 
 WELL: tuple[Behaviour, ...] = (
@@ -97,7 +105,9 @@ ODD: tuple[Behaviour, ...] = (
     _one("usage first", 1, usage_at="first", pace=200.0),
     _one("no usage in json to a stream", 1, framing="json", usage="none"),
     _one("no usage in lines of json", 1, framing="ndjson", usage="none"),
+    _one("thinking parts, no usage", tokens=30, script=_said(_THOUGHT)),
     _one("unknown model serves", 1, model="gpt-9-ultra", pace=200.0),
+    _one("unknown model in its text", 1, text_model="gpt-9-ultra", pace=200.0),
     Behaviour(answer=Answer(name="disobeys", obeys_max_tokens=False, pace=300.0), disobeys=True),
     Behaviour(answer=Answer(name="keeps going", keeps_going=True, pace=200.0), weight=2),
 )
@@ -125,6 +135,10 @@ WRONG: tuple[Behaviour, ...] = (
     _one("nothing", fails=True, billed=False, script=_said(b"")),
     _one("an error body in a 200", fails=True, billed=False, script=_said(b'{"error":{"message":"overloaded"}}')),
     _one("half of the json", 2, fails=True, tokens=30, script=_said(_CUT_ANSWER)),
+    _one("another end of the json", fails=True, tokens=30, script=_said(_BROKEN_ANSWER)),
+    _one("a json that breaks off", fails=True, framing="json", ends_after_bytes=150, ends_by="close"),
+    _one("a failed call in a refusal", fails=True, tokens=30, billed=True, script=_said(_FAILED_CALL, status=400)),
+    _one("a failed call in a 200", fails=True, tokens=30, script=_said(_FAILED_CALL)),
 )
 ALL = (*WELL, *ODD, *WRONG)
 BY_NAME = {behaviour.answer.name: behaviour for behaviour in ALL}

@@ -388,7 +388,9 @@ class HeldAttempt:
         )
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:
-        self.hold.count.arrived(sse.answer_bytes(said), said)
+        # Without its answers where they should be, it is one itself.
+        whole = said if self.call.route.answered(said) else {"choices": [said]}
+        self.hold.count.arrived(sse.answer_bytes(said), whole)
         self.hold.count.keeps(answer.kept_bytes)
 
     def _succeeded(self, latency_s: float | None) -> None:

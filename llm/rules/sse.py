@@ -346,7 +346,15 @@ def answer_bytes(answer: Any) -> int:
 
     Log probabilities, which repeat the text, do not count; a field that nobody knows does.
     """
-    return _answer_bytes(answer, _ABOUT_CHOICE)
+    if not isinstance(answer, dict):
+        return 0
+    total = 0
+    for name, value in answer.items():
+        if name == "choices" and isinstance(value, list):
+            total += sum(_text_bytes(choice, _ABOUT_CHOICE) for choice in value)
+        elif name not in _ABOUT_ANSWER or _is_text(value):
+            total += _text_bytes(value, _ABOUT_CHOICE)
+    return total
 
 
 def begun_calls(answer: Any) -> int:
@@ -391,22 +399,12 @@ def plain_bytes(answer: Any) -> int:
 
 
 def written_bytes(answer: Any) -> int:
-    """Of what `answer_bytes` counts, all but what endpoints are known to put beside what a model wrote."""
-    return _answer_bytes(answer, _BESIDE_CHOICE)
+    """Of what `answer_bytes` counts, what stands in its answers, but for what endpoints are known to put there.
 
-
-def _answer_bytes(answer: Any, about: frozenset[str]) -> int:
-    if not isinstance(answer, dict):
-        return 0
-    total = 0
-    for name, value in answer.items():
-        if name == "choices" and isinstance(value, list):
-            total += sum(_text_bytes(choice, about) for choice in value)
-        elif name in about and name in _BESIDE:
-            continue
-        elif name not in _ABOUT_ANSWER or _is_text(value):
-            total += _text_bytes(value, about)
-    return total
+    Beside them an endpoint may say anything, as what its searches have found.
+    """
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return sum(_text_bytes(choice, _BESIDE_CHOICE) for choice in choices) if isinstance(choices, list) else 0
 
 
 def _is_text(value: Any) -> bool:

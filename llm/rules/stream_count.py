@@ -56,7 +56,7 @@ class StreamCount:
         # Of them, what the model has certainly written.
         self.written_bytes = 0
         self._frame_bytes = FRAME_BYTES
-        # What was looked at as certainly written, echoes included.
+        # What was taken for written, echoes included.
         self._taken_bytes = 0
         self._echoed_bytes = quote.answers * echoed_bytes
         self._withheld_bytes = withheld_bytes
@@ -89,10 +89,17 @@ class StreamCount:
     def _note_written(self, answer: Any) -> None:
         """A part has come: what of it the model has written, in what place soever, but for what an endpoint may say."""
         plain_bytes = sse.plain_bytes(answer)
-        others = max(0, sse.written_bytes(answer) - plain_bytes)
-        frame_bytes = min(self._frame_bytes, others)
+        self._wrote(plain_bytes + self._beyond_frame(sse.written_bytes(answer) - plain_bytes))
+
+    @property
+    def _framed_bytes(self) -> int:
+        return FRAME_BYTES - self._frame_bytes
+
+    def _beyond_frame(self, more_bytes: int) -> int:
+        """Of bytes in places that nobody knows, those that no endpoint would say of itself."""
+        frame_bytes = min(self._frame_bytes, max(0, more_bytes))
         self._frame_bytes -= frame_bytes
-        self._wrote(plain_bytes + others - frame_bytes)
+        return max(0, more_bytes) - frame_bytes
 
     def _wrote(self, text_bytes: int) -> None:
         if self._quote.max_tokens is None:
@@ -117,7 +124,8 @@ class StreamCount:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if data := _value_of(data.strip()):
             found, unread_bytes = unreadable.readable(data)
-            self._note_written(found)
+            # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
+            self._note_written(found if sse.choices_of(found) else {"choices": [found]})
             self._wrote(unread_bytes)
 
     def keeps(self, text_bytes: int) -> None:
@@ -127,7 +135,7 @@ class StreamCount:
 
     def end_untold(self) -> None:
         """It has ended, and said nothing of what was used: whatever came may be the model's, in any place."""
-        self._wrote(max(0, self.arrived_bytes - self._taken_bytes - FRAME_BYTES))
+        self._wrote(self._beyond_frame(self.arrived_bytes - self._taken_bytes - self._framed_bytes))
 
     def lose(self) -> None:
         """Some of it may never have been read, so what was read says nothing of what was written."""
@@ -170,7 +178,7 @@ class StreamCount:
     @property
     def overrun_tokens(self) -> int:
         """The strict count of an answer that no bound held back; 0 where one may have."""
-        return self.written_bytes if self.overruns else 0
+        return self.written_bytes + self._framed_bytes if self.overruns else 0
 
     @property
     def _keeps_back(self) -> bool:

@@ -33,6 +33,7 @@ _ONE_WORD = 16
 
 # Of JSON: texts, where they end and where they do not, and what opens and closes.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
+_STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
 # What may lack at the end of JSON that breaks off: in a text, in a name, behind one, before a value.
 _ENDINGS = ('"', "", '":null', ":null", "null")
@@ -46,6 +47,8 @@ def readable(data: bytes) -> tuple[Any, int]:
     None and all of its bytes where nothing can be read. Never raises.
     """
     text = data.decode("utf-8", "replace")
+    if not text.startswith(_STARTS):
+        return None, len(data)
     end, open_ends = _balanced(text)
     rest_bytes = len(text[end:].encode())
     for begun in _begun(text[:end]):

@@ -108,10 +108,52 @@ def test_a_number_is_a_status_where_it_can_be_one(code: Any, status: int) -> Non
     ],
 )
 def test_words_stand_for_a_status(words: str, status: int) -> None:
-    for name in ("type", "code", "status", "message"):
+    for name in ("type", "code", "status"):
         found = error_in({"error": {name: words}})
         assert found is not None
         assert found.status == status
+
+
+@pytest.mark.parametrize(
+    ("sentence", "status"),
+    [
+        ("Incorrect: invalid API key", 401),
+        ("Insufficient credits", 402),
+        ("Your credit balance is too low", 402),
+        ("Rate limit reached", 429),
+        ("The model is overloaded", 529),
+        ("We are at capacity", 529),
+        ("Service unavailable", 503),
+        ("It timed out", 504),
+        ("The model `x` was not found", 404),
+        ("Permission denied", 403),
+        ("Your prompt was stopped by moderation", 403),
+        ("Invalid request: no messages", 400),
+        ("Unsupported parameter: 'x'", 400),
+        ("maximum context length", 400),
+        ("Your input met our content policy", 400),
+        # What was written, or nobody knows.
+        ("The model produced an invalid tool call", 502),
+        ("invalid JSON", 502),
+        ("The answer was stopped by a content filter", 502),
+        ("Tool not found", 502),
+        ("Invalid request: the model generated invalid JSON", 502),
+        ("unsupported", 502),
+    ],
+)
+def test_a_sentence_stands_for_a_status_where_it_speaks_of_the_request(sentence: str, status: int) -> None:
+    found = error_in({"error": {"message": sentence}})
+    assert found is not None
+    assert found.status == status
+
+
+def test_no_sentence_makes_a_server_s_error_the_request_s() -> None:
+    for kind in ("server_error", "internal_error", "api_error"):
+        told = error_in({"error": {"message": "Invalid request", "type": kind}})
+        busy = error_in({"error": {"message": "Rate limit reached", "type": kind}})
+        assert told is not None
+        assert busy is not None
+        assert (told.status, busy.status) == (502, 429)
 
 
 def test_the_type_says_more_than_the_message() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from governance.rules.decision import Quote
 from llm.rules import exact_count, sse
-from llm.rules.stream_count import CALL_MARKS, MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
+from llm.rules.stream_count import CALL_MARKS, FRAME_BYTES, MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # 100 input tokens at 1 nanodollar, 1,000 output tokens at 2.
@@ -236,3 +236,55 @@ def test_what_may_be_withheld_counts_where_an_answer_is_cut() -> None:
     count.arrived(40, part("a" * 40), seconds=1.0)
     assert count.tokens(cut=False) == 40 + MARKS
     assert count.tokens(cut=True) == 40 + 20 + MARKS + UNTIL_IT_STOPS
+
+
+def test_what_cannot_be_read_counts_by_what_it_holds() -> None:
+    count = StreamCount(QUOTE)
+    broken = b'data: {"id": "' + b"i" * 100 + b'", "choices": [{"delta": {"content": "abc'
+    count.broke(broken)
+    assert (count.arrived_bytes, count.written_bytes) == (len(broken), 3)
+    # Without answers it is one, or a part of one: a little of it may be its server's.
+    count.broke(b'{"text": "' + b"x" * 2 * FRAME_BYTES)
+    assert count.written_bytes == 3 + FRAME_BYTES
+    count.broke(b"{what is this")
+    count.broke(b" \n")
+    assert count.written_bytes == 3 + FRAME_BYTES + 13
+
+
+def test_an_event_counts_with_what_is_unread_of_it() -> None:
+    count = StreamCount(QUOTE)
+    event = sse.read_event(b'data: {"choices": [{"delta": {"content": "abc"}}]}\nxyz\n: sign of life\n\n')
+    count.came(event, text_bytes=event.text_bytes, seconds=1.0)
+    assert (event.unread, count.arrived_bytes, count.written_bytes) == (b"xyz", 6, 6)
+
+
+def test_what_waits_counts_as_written() -> None:
+    count = StreamCount(QUOTE)
+    count.keeps(7)
+    assert (count.arrived_bytes, count.written_bytes) == (7, 7)
+
+
+def test_text_in_unknown_places_is_written_but_for_a_frame() -> None:
+    count = StreamCount(QUOTE)
+    size = 1_000 * LONGEST_TOKEN_BYTES
+    said = {"choices": [{"delta": {"thinking": "x" * (size + FRAME_BYTES)}}]}
+    count.arrived(sse.answer_bytes(said), said)
+    assert (count.written_bytes, count.overruns) == (size, False)
+    count.arrived(1, part("y"))
+    # Once it is more than can be, all of it counts.
+    assert (count.overruns, count.overrun_tokens) == (True, size + 1 + FRAME_BYTES)
+
+
+def test_of_an_answer_that_says_nothing_of_its_usage_all_may_be_written() -> None:
+    count = StreamCount(QUOTE, echoed_bytes=2)
+    said = part("abc", annotations="x" * (FRAME_BYTES + 10))
+    count.arrived(sse.answer_bytes(said), said)
+    assert count.written_bytes == 1
+    count.end_untold()
+    assert count.written_bytes == 1 + 10 + len("annotations")
+
+
+def test_who_writes_nothing_passes_no_bound() -> None:
+    count = StreamCount(replace(QUOTE, max_tokens=None))
+    count.keeps(10_000)
+    assert (count.written_bytes, count.overruns, count.overrun_tokens) == (0, False, 0)

@@ -1,8 +1,10 @@
-"""Bodies that nobody can read: whether they may be what is left of an answer that cost money."""
+"""Bodies that nobody can read: whether they may be what is left of an answer that cost money, and what it holds."""
+
+from typing import Any
 
 import pytest
 
-from llm.rules.unreadable import begins_answer, shows_work
+from llm.rules.unreadable import begins_answer, readable, shows_work
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,37 @@ def test_what_is_somebody_else_s_answer(body: bytes) -> None:
 )
 def test_half_a_body_under_an_errors_status_is_an_answer_where_a_name_of_one_shows(body: bytes, begins: bool) -> None:
     assert begins_answer(body, "pages") is begins
+
+
+WHOLE = rb'{"a": [1.5, true, null, "x\\y\"z", "\u00e9"], "b": {"c": -12}, "d": "end"}'
+
+
+@pytest.mark.parametrize("size", range(1, len(WHOLE) + 1))
+def test_json_that_breaks_off_anywhere_is_read_as_far_as_it_came(size: int) -> None:
+    found, unread_bytes = readable(WHOLE[:size])
+    assert isinstance(found, dict)
+    # Half an escape at most.
+    assert unread_bytes <= 1
+    assert set(found) <= {"a", "b", "d", ""} or size < 3
+    if size > 20:
+        assert found["a"][0] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("body", "found", "unread_bytes"),
+    [
+        (b'{"a": "b"', {"a": "b"}, 0),
+        (b'{"a": "b"}]', {"a": "b"}, 1),
+        (b'{"a": ["b"}', {"a": ["b"]}, 1),
+        (b'{"a": "b"}{"c": 1}', {"a": "b"}, 8),
+        (b'{"a": "b\nc"', {"a": "b\nc"}, 0),
+        (b'"abc', "abc", 0),
+        (b"{broken 123", None, 11),
+        (b"nothing", None, 7),
+        (b"\xff\xfe", None, 2),
+        (b"", None, 0),
+        (b"[" * 100_000, None, 100_000),
+    ],
+)
+def test_what_json_holds_that_is_broken(body: bytes, found: Any, unread_bytes: int) -> None:
+    assert readable(body) == (found, unread_bytes)

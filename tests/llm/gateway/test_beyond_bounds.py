@@ -1,0 +1,211 @@
+"""Answers far beyond `max_tokens`, broken off, unreadable or in odd places: one passes a cap, and none after it.
+
+So do refusals that show what was written before them. The API's own books say what was spent.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.models import Overrun, SpendEntry
+from tests import factories as make
+from tests.factories import nanos
+from tests.llm.gateway.test_against_books import MODEL, ask, ledger_nanos
+from tests.llm.gateway.test_chat import nothing_is_held
+from tests.llm.gateway.test_odd_answers import CLOSES, DONE, event, text
+from tests.product import Product, eventually
+
+TOKENS = 20_000
+LONG = "1234567890" * (TOKENS // 10)
+USED = {"prompt_tokens": 14, "completion_tokens": 5, "total_tokens": 19}
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("0.01")
+    return product.key()
+
+
+def body(data: bytes, *, status: int = 200, kind: str = "application/json", missing: int = 0) -> list[Any]:
+    """Bytes of a body from which `missing` more are said to come."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(data) + missing}\r\n\r\n"
+    return [head.encode() + data, *([0.05, "close"] if missing else [])]
+
+
+def whole(message: Any = None, **more: Any) -> bytes:
+    choice = {"index": 0, "message": message or {"role": "assistant", "content": LONG}, "finish_reason": "stop"}
+    return json.dumps({"id": "c", "object": "chat.completion", "model": MODEL, "choices": [choice], **more}).encode()
+
+
+def delta(**fields: Any) -> bytes:
+    return event({"id": "c", "model": MODEL, "choices": [{"index": 0, "delta": fields, "finish_reason": None}]})
+
+
+def stream(*events: bytes, used: bool = True) -> list[Any]:
+    end = text("", "stop", **({"usage": USED} if used else {}))
+    return [CLOSES + b"".join(events) + end + DONE, "close"]
+
+
+EVENTS = "text/event-stream"
+BROKEN: dict[str, tuple[bool, list[Any]]] = {
+    "plain, cut": (False, body(whole()[:-9], missing=9)),
+    "plain, its status too": (False, body(whole()[:-9], status=500, missing=9)),
+    "plain, under a refusal's status": (False, body(whole()[:-9], status=400, missing=9)),
+    "plain, another end": (False, body(whole()[:-1] + b"]")),
+    "plain, another end under a refusal's status": (False, body(whole()[:-1] + b"]", status=400)),
+    "plain, a line's end in a text": (False, body(whole().replace(b"12345", b"1234\n5", 1))),
+    "plain in place of a stream, cut": (True, body(whole()[:-9], missing=9)),
+    "a stream in place of plain, cut": (False, body(text(LONG)[:-9], kind=EVENTS, missing=9)),
+    "an event without its end": (True, body(text(LONG)[:-9], kind=EVENTS, missing=9)),
+    "a second event without its end": (True, body(text("1") + text(LONG)[:-9], kind=EVENTS, missing=9)),
+    "an event that cannot be read": (True, stream(text("1"), b"data: {broken " + LONG.encode() + b"\n\n")),
+    "a line that is no field": (True, stream(text("1"), LONG.encode() + b"\n\n")),
+    "behind the end": (True, [CLOSES + text("1") + b"data: [DONE]\n" + LONG.encode() + b"\n\n", "close"]),
+}
+
+
+def passes_once(product: Product, booked: BookedUpstream, key: str, answer: Answer, *, streams: bool) -> bool:
+    """Whether one such answer is paid for, and no call after it is sent."""
+    booked.next(answer)
+    ask(product, key, stream=streams, max_tokens=5)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert Overrun.objects.exists()
+    statuses = {ask(product, key, stream=streams, max_tokens=5)[0] for _ in range(3)}
+    sent = [entry for entry in booked.books.entries if entry.output_tokens > 5]
+    # But for a few tokens that had not come.
+    assert ledger_nanos() >= booked.books.spent_nanos * 0.99 > nanos("0.01")
+    assert not SpendEntry.objects.filter(certainty="confirmed", cost_nanos__gt=nanos("0.0001")).exists()
+    return statuses == {402} and len(sent) == 1
+
+
+@pytest.mark.parametrize(("streams", "script"), BROKEN.values(), ids=BROKEN)
+def test_what_came_of_a_broken_answer_counts(
+    product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
+) -> None:
+    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True)
+    assert passes_once(product, booked, key, answer, streams=streams)
+
+
+CALL = {"id": "abcdefghi", "type": "function", "index": 0}
+THOUGHT = [{"type": "thinking", "thinking": [{"type": "text", "text": LONG}]}]
+PLACES: dict[str, dict[str, Any]] = {
+    "thinking parts": {"content": THOUGHT},
+    "arguments as an object": {"tool_calls": [CALL | {"function": {"name": "f", "arguments": {"x": LONG}}}]},
+    "a name in arguments": {"tool_calls": [CALL | {"function": {"name": "f", "arguments": {LONG: 1}}}]},
+    "a function's name": {"tool_calls": [CALL | {"function": {"name": LONG, "arguments": "{}"}}]},
+    "a call's id": {"tool_calls": [CALL | {"id": LONG, "function": {"name": "f", "arguments": "{}"}}]},
+    "a field that nobody knows": {"thinking": LONG},
+    "a name that nobody knows": {"found": {LONG: 1}},
+}
+
+
+@pytest.mark.parametrize("usage", [True, False], ids=["little usage", "no usage"])
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("fields", PLACES.values(), ids=PLACES)
+def test_text_counts_in_whatever_place(
+    product: Product, booked: BookedUpstream, key: str, fields: dict[str, Any], streams: bool, usage: bool
+) -> None:
+    message = {"role": "assistant", "content": "", **fields}
+    script = (
+        stream(delta(**fields), used=usage) if streams else body(whole(message, **({"usage": USED} if usage else {})))
+    )
+    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=script)
+    assert passes_once(product, booked, key, answer, streams=streams)
+
+
+@pytest.mark.parametrize("name", ["annotations", "citations", "executed_tools", "context"])
+def test_what_endpoints_put_beside_an_answer_is_not_written_by_its_model(
+    product: Product, booked: BookedUpstream, key: str, name: str
+) -> None:
+    message = {"role": "assistant", "content": "1234", name: [{"title": "x", "content": "found " * 2_000}]}
+    booked.next(Answer(tokens=5, script=body(whole(message, usage=USED))))
+    assert ask(product, key, stream=False, max_tokens=5)[0] == 200
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert (SpendEntry.objects.get().certainty, ledger_nanos()) == ("confirmed", booked.books.spent_nanos)
+    assert not Overrun.objects.exists()
+
+
+def test_beside_an_answer_that_says_no_usage_all_may_be_the_models(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    message = {"role": "assistant", "content": "", "annotations": [{"title": LONG}]}
+    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=body(whole(message)))
+    assert passes_once(product, booked, key, answer, streams=False)
+
+
+def test_log_probabilities_that_break_off_are_no_text(product: Product, booked: BookedUpstream, key: str) -> None:
+    booked.next(Answer(tokens=5, logprobs=True, framing="json", ends_after_bytes=9_000, ends_by="close"))
+    ask(product, key, stream=False, max_tokens=5)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() >= booked.books.spent_nanos
+    assert not Overrun.objects.exists()
+
+
+FAILED = {"message": "Failed to call a function.", "type": "invalid_request_error", "code": "tool_use_failed"}
+SHOWN = {**FAILED, "failed_generation": "<function=look>" + "1234567890" * 100}
+SPENT = {"prompt_tokens": 14, "completion_tokens": 1_000, "total_tokens": 1_014}
+PRODUCED = {"message": "The model produced an invalid tool call", "type": "server_error"}
+QUOTED = {"error": {"message": "Provider returned error", "metadata": {"raw": json.dumps({"error": SHOWN})}}}
+REFUSALS: dict[str, tuple[bool, list[Any]]] = {
+    "what failed": (False, body(json.dumps({"error": SHOWN}).encode(), status=400)),
+    "nothing of what failed": (False, body(json.dumps({"error": FAILED}).encode(), status=400)),
+    "a usage": (False, body(json.dumps({"error": {"message": "no", "usage": SPENT}}).encode(), status=400)),
+    "a usage in half": (False, body(json.dumps({"error": {"usage": {"total_tokens": 1_014}}}).encode(), status=429)),
+    "in details": (False, body(json.dumps({"detail": [{"completion": LONG[:1_000]}]}).encode(), status=422)),
+    "quoted": (False, body(json.dumps(QUOTED).encode(), status=400)),
+    "words": (False, body(json.dumps({"error": PRODUCED}).encode(), status=400)),
+    "words in a 200": (False, body(json.dumps({"error": PRODUCED}).encode())),
+    "a usage in a 200": (False, body(json.dumps({"error": {"message": "no", "code": 400, "usage": SPENT}}).encode())),
+    "a stream's first event": (True, [CLOSES + event({"error": {**SHOWN, "status_code": 400}}), "close"]),
+    "under a stream's status": (True, [CLOSES.replace(b"200 OK", b"400 No") + event({"error": SHOWN}), "close"]),
+}
+
+
+@pytest.mark.parametrize(("streams", "script"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_that_shows_work_is_charged(
+    product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=1_000, script=script, billed=True))
+    ask(product, key, stream=streams, max_tokens=1_000)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() >= booked.books.spent_nanos > 0
+    assert not Overrun.objects.exists()
+
+
+@pytest.mark.parametrize("status", [400, 422, 429])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"message": "Provider returned error", "metadata": {"raw": '{"error":{"message":"no"}}'}}},
+        {"object": "error", "message": "messages: invalid role", "type": "invalid_request_error"},
+        {"detail": [{"loc": ["body", "n"], "msg": "too large", "input": {"completion": "1", "output": "1"}}]},
+        {"error": {"message": "max_tokens is above what the model can write", "usage": {"total_tokens": 0}}},
+        {"error": {"message": "no", "output": None, "choices": []}},
+    ],
+)
+def test_a_mere_refusal_costs_nothing(
+    product: Product, booked: BookedUpstream, key: str, said: dict[str, Any], status: int
+) -> None:
+    booked.next(Answer(tokens=0, billed=False, script=body(json.dumps(said).encode(), status=status)))
+    ask(product, key, stream=False)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() == booked.books.spent_nanos
+
+
+def test_an_error_in_mid_stream_is_charged_by_what_it_says(product: Product, booked: BookedUpstream, key: str) -> None:
+    script = [CLOSES + text("1") + event({"error": {"message": "no", "usage": SPENT}}), "close"]
+    booked.next(Answer(tokens=1_000, script=script, billed=True))
+    ask(product, key, stream=True, max_tokens=1_000)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() >= booked.books.spent_nanos > 0
