@@ -154,7 +154,7 @@ class TestSeveralTenants:
 
 class TestCoolingDown:
     def test_what_one_is_told_holds_up_nobody_else(self) -> None:
-        cooling = CALM.cooling_down(ACME, NOW + 300, NOW)
+        cooling = CALM.cooling_down(ACME, NOW + 5, NOW).cooling_down(ACME, NOW + 300, NOW)
         assert cooling.blocks(ACME, NOW + 299)
         assert not cooling.blocks(ACME, NOW + 300)
         assert not cooling.blocks(RIVAL, NOW)
