@@ -52,8 +52,8 @@ class Described(AutoSchema):
         if self.method in ANY_WRITE:
             statuses |= {409}
         if self.method in ANY_WRITE and self.method != "DELETE":
-            # A body that does not come in time, too.
-            statuses |= {408, 413, 415}
+            # A body that does not come in time, too, and one beyond its key's share of a processor.
+            statuses |= {408, 413, 415, 429}
         return frozenset(statuses)
 
 
