@@ -36,7 +36,7 @@ def _step_back() -> None:
         os.nice(NICENESS)
 
 
-class Line:
+class HashingLine:
     """Who waits for a password to be hashed holds no connection to the database meanwhile."""
 
     def __init__(self, *, most: int = MOST_AT_A_TIME, patience_s: float = PATIENCE_S) -> None:
@@ -84,7 +84,7 @@ class Addresses:
                     del self._entered[address]
 
 
-line = Line()
+line = HashingLine()
 addresses = Addresses()
 
 

@@ -15,7 +15,7 @@ from django.db import connection
 from django.test import Client
 
 from config import passwords
-from config.passwords import Addresses, Line, TooMany
+from config.passwords import Addresses, HashingLine, TooMany
 
 LOGIN = "/admin/login/"
 
@@ -33,9 +33,9 @@ def free() -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def slow(started: threading.Event, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Line:
+def slow(started: threading.Event, free: threading.Event, monkeypatch: pytest.MonkeyPatch) -> HashingLine:
     """A line in which the first password takes until `free` is set."""
-    line = Line(most=2, patience_s=5)
+    line = HashingLine(most=2, patience_s=5)
     monkeypatch.setattr(passwords, "line", line)
 
     def stand() -> str:
@@ -56,7 +56,7 @@ def test_passwords_are_djangos_own_and_older_ones_go_on() -> None:
     assert not check_password("sixteen-llamas", kept)
 
 
-def test_one_is_hashed_at_a_time_and_a_few_wait(slow: Line, free: threading.Event) -> None:
+def test_one_is_hashed_at_a_time_and_a_few_wait(slow: HashingLine, free: threading.Event) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(slow.hashed, lambda: "second")
         while slow._places._value:  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ def test_one_is_hashed_at_a_time_and_a_few_wait(slow: Line, free: threading.Even
 
 
 def test_nobody_waits_without_end_and_what_was_given_up_is_not_hashed(started: threading.Event) -> None:
-    line, free, hashed = Line(most=2, patience_s=0.05), threading.Event(), []
+    line, free, hashed = HashingLine(most=2, patience_s=0.05), threading.Event(), []
 
     def stand() -> str:
         started.set()
@@ -95,7 +95,7 @@ def test_nobody_waits_without_end_and_what_was_given_up_is_not_hashed(started: t
 @pytest.mark.skipif("sys.platform != 'linux'")
 def test_it_is_done_behind_everything_else() -> None:
     before = os.nice(0)
-    assert int(Line().hashed(lambda: str(os.nice(0)))) == min(19, before + passwords.NICENESS)
+    assert int(HashingLine().hashed(lambda: str(os.nice(0)))) == min(19, before + passwords.NICENESS)
     assert os.nice(0) == before
 
 
@@ -103,7 +103,7 @@ def test_it_is_done_behind_everything_else() -> None:
 def test_who_waits_for_it_holds_no_connection() -> None:
     assert not User.objects.filter(username="olga").exists()
     assert connection.connection is not None
-    assert Line().hashed(lambda: "hashed") == "hashed"
+    assert HashingLine().hashed(lambda: "hashed") == "hashed"
     assert connection.connection is None
 
 

@@ -181,7 +181,7 @@ def held(now: datetime) -> UUID:
         id=reservations.new_id(now=now),
         tenant=factories.tenant(),
         agent="invoices",
-        amount_nanos=1,
+        amount_nanos=factories.nanos("0.01"),
         reserved_at=now,
         expires_at=now + timedelta(hours=1),
     )
