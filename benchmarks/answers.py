@@ -53,6 +53,8 @@ class Answer:
     # Further fields of each event, or of the plain answer.
     more: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
+    # What the events of a stream name, but for the last, where that is another model.
+    text_model: str | None = None
     # Status, head and framing.
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -260,6 +262,7 @@ class Events:
         self._answer = answer
         self._n = n
         self._head = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, **answer.more}
+        self._text_head = self._head if answer.text_model is None else self._head | {"model": answer.text_model}
 
     def framed(self, chunk: Mapping[str, Any] | str) -> bytes:
         data = chunk if isinstance(chunk, str) else json.dumps(chunk)
@@ -271,7 +274,7 @@ class Events:
         parts = [
             {"index": i, "delta": {"role": "assistant", "content": ""}, "finish_reason": None} for i in range(self._n)
         ]
-        return b"".join(self.framed({**self._head, "choices": [part]}) for part in parts)
+        return b"".join(self.framed({**self._text_head, "choices": [part]}) for part in parts)
 
     def written(self, first: int, count: int, used: Used) -> bytes:
         """So many tokens of each answer, from the one numbered `first` on."""
@@ -280,7 +283,7 @@ class Events:
         sent = b""
         for index in range(self._n):
             choices = [_choice(answer, text, index=index, count=count, finish=None, plain=False)]
-            chunk: dict[str, Any] = {**self._head, "choices": choices}
+            chunk: dict[str, Any] = {**self._text_head, "choices": choices}
             if answer.usage_at == "every" or (answer.usage_at == "first" and first == 0):
                 for block in usage_blocks(answer, used)[-1:]:
                     chunk["usage"] = block

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from typing import Any
@@ -19,10 +20,12 @@ from django.contrib.auth import SESSION_KEY
 from django.db import DatabaseError, InterfaceError, connection
 
 from billing.inbox import envelope
+from config.control_plane import TOOK_S
 from governance.api import authentication, refusing
 from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
+from llm.gateway.bodies import Spread
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.CodingUnknown: (501, "transfer_encoding_unknown"),
     bodies.PackingUnknown: (415, "unsupported_media_type"),
     bodies.PackingBroken: (400, "invalid"),
+    bodies.TooManyBodies: (429, "too_many_large_bodies"),
 }
 
 
@@ -51,6 +55,7 @@ class _Unknown(Exception):
 
 def gate(django: Application) -> Application:
     """Django, behind what is looked at before it reads a body."""
+    spread = Spread(share=settings.LARGE_BODY_PERCENT_PER_KEY / 100)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", ()))
@@ -63,7 +68,8 @@ def gate(django: Application) -> Application:
             await django(scope, receive, send)
             return
         try:
-            body = await _body(scope, headers, receive)
+            body, whose = await _body(scope, headers, receive)
+            settle = await _turn(spread, whose, len(body))
         except bodies.ClientGone:
             return
         except (DatabaseError, InterfaceError):
@@ -78,11 +84,16 @@ def gate(django: Application) -> Application:
             )
             status, code = _STATUSES[type(error)]
             told = _told(code, str(error))
+            more += [(b"retry-after", b"5")] * (status == 429)
             await _answer(send, status, told, more)
             if scope["method"] == "POST" and status < 500:
                 await sync_to_async(_note)(scope["path"], headers, status, told)
         else:
-            await django(_plain(scope, len(body)), _Once(body, receive), send)
+            took_s: list[float] = []
+            try:
+                await django({**_plain(scope, len(body)), TOOK_S: took_s}, _Once(body, receive), send)
+            finally:
+                settle(sum(took_s))
 
     return application
 
@@ -91,55 +102,65 @@ def _escapes(scope: Scope) -> int:
     return sum(value.count(b"\\") for name, value in scope["headers"] if name == b"cookie")
 
 
-async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> tuple[bytes, str]:
+    """A body, and whose a large one is; "" where that is Stripe's."""
     is_webhook = scope["path"].startswith(WEBHOOKS)
     limit = envelope.MOST_BYTES if is_webhook else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     packing = bodies.packing_of(headers)
-    known = is_webhook
-    if bodies.announced_bytes(headers, limit=limit) > ANYBODYS_BYTES and not known:
-        known = await _is_known(headers)
+    whose = ""
+    if bodies.announced_bytes(headers, limit=limit) > ANYBODYS_BYTES and not is_webhook:
+        whose = await _whose(headers)
     parts, size = [], 0
     async for part in bodies.read(receive, limit=limit, patience_s=settings.BODY_TIMEOUT_S):
         parts.append(part)
         size += len(part)
-        if size > ANYBODYS_BYTES and not known:
-            known = await _is_known(headers)
+        if size > ANYBODYS_BYTES and not (whose or is_webhook):
+            whose = await _whose(headers)
     body = b"".join(parts)
     if not packing:
-        return body
+        return body, whose
     parts = []
-    for part in bodies.slices(body, packing, limit=limit if known else ANYBODYS_BYTES):
+    for part in bodies.slices(body, packing, limit=limit if whose or is_webhook else ANYBODYS_BYTES):
         parts.append(part)
         # Others have their turn.
         await asyncio.sleep(0)
-    return b"".join(parts)
+    return b"".join(parts), whose
 
 
-async def _is_known(headers: dict[bytes, bytes]) -> bool:
-    """True; raises _Unknown for a caller without a key that works, or a session."""
-    if not await sync_to_async(_looked_up)(headers):
+async def _turn(spread: Spread, whose: str, size: int) -> Callable[[float], None]:
+    """Waits until a body's owner has its share of the processor for it. Raises TooManyBodies."""
+    if whose and size > ANYBODYS_BYTES:
+        return await spread.begin(whose, size, patience_s=settings.BODY_TIMEOUT_S)
+    return lambda seconds: None
+
+
+async def _whose(headers: dict[bytes, bytes]) -> str:
+    """Which key's or user's a request is; raises _Unknown for a caller without a key that works, or a session."""
+    if not (whose := await sync_to_async(_looked_up)(headers)):
         raise _Unknown
-    return True
+    return whose
 
 
-def _looked_up(headers: dict[bytes, bytes]) -> bool:
+def _looked_up(headers: dict[bytes, bytes]) -> str:
     """Outside of Django's requests, at whose ends a connection that broke is dropped."""
     try:
-        return _has_key_or_session(headers)
+        return _key_or_user(headers)
     finally:
         connection.close_if_unusable_or_obsolete()
 
 
-def _has_key_or_session(headers: dict[bytes, bytes]) -> bool:
-    if authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
-        return True
+def _key_or_user(headers: dict[bytes, bytes]) -> str:
+    if key := authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
+        return f"key {key.pk}"
     try:
         cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
     except CookieError:
-        return False
+        return ""
     named = cookies.get(settings.SESSION_COOKIE_NAME)
-    store = import_module(settings.SESSION_ENGINE).SessionStore
-    return named is not None and SESSION_KEY in store(named.value)
+    if named is None:
+        return ""
+    user = import_module(settings.SESSION_ENGINE).SessionStore(named.value).get(SESSION_KEY)
+    return f"user {user}" if user else ""
 
 
 def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, Any]) -> None:

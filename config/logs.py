@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from governance.rules import names
 
 # Characters of one line, for a Host, a path or an upstream's words may be thousands; and lines of a traceback.
 LONGEST_LINE, MOST_LINES = 2_000, 200
+# What is shown of a Host that is none of ours, and how often.
+LONGEST_HOST, HOSTS_AGAIN_S = 200, 1.0
+
+
+class UnknownHosts(logging.Filter):
+    """For Django's logger of them: a stranger's Host is no fault of ours but a warning of one line.
+
+    There is one in HOSTS_AGAIN_S seconds at most; it says how many were left out before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at = -HOSTS_AGAIN_S
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not logging.getLogger(record.name).isEnabledFor(logging.WARNING):
+            return False
+        now = time.monotonic()
+        if now - self._told_at < HOSTS_AGAIN_S:
+            self._left_out += 1
+            return False
+        said, left_out = record.getMessage()[:LONGEST_HOST], self._left_out
+        record.msg, record.args = f"{said} ({left_out:,} more since the last such line)" if left_out else said, ()
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = record.exc_text = None
+        self._told_at, self._left_out = now, 0
+        return True
 
 
 class PlainRefusals(logging.Filter):

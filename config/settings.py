@@ -181,12 +181,16 @@ MAX_MESSAGES = check.whole(env, "MAX_MESSAGES", default=10_000, minimum=1, maxim
 MAX_CONTENT_PARTS = check.whole(env, "MAX_CONTENT_PARTS", default=1_000, minimum=1, maximum=100_000)
 MAX_TOOLS = check.whole(env, "MAX_TOOLS", default=512, minimum=1, maximum=10_000)
 # Of one key: how many large bodies are read and parsed at a time, what that takes of a processor, and how many bytes of
-# them are held by its calls.
+# them are held by its calls; and by those of a tenant, and of all.
 LARGE_BODIES_PER_KEY = check.whole(env, "LARGE_BODIES_PER_KEY", default=2, minimum=1, maximum=100)
 LARGE_BODY_PERCENT_PER_KEY = check.whole(env, "LARGE_BODY_PERCENT_PER_KEY", default=25, minimum=1, maximum=100)
 LARGE_BODY_BYTES_PER_KEY = check.whole(
     env, "LARGE_BODY_BYTES_PER_KEY", default=256 * 2**20, minimum=2**16, maximum=2**35
 )
+LARGE_BODY_BYTES_PER_TENANT = check.whole(
+    env, "LARGE_BODY_BYTES_PER_TENANT", default=256 * 2**20, minimum=2**16, maximum=2**35
+)
+LARGE_BODY_BYTES = check.whole(env, "LARGE_BODY_BYTES", default=512 * 2**20, minimum=2**16, maximum=2**36)
 # How slowly requests may come: seconds for the header section, and of silence in a body.
 HEADER_TIMEOUT_S = check.seconds(env, "HEADER_TIMEOUT_S", default=10, minimum=1)
 BODY_TIMEOUT_S = check.seconds(env, "BODY_TIMEOUT_S", default=20, minimum=1)
@@ -373,9 +377,17 @@ LOGGING = {
             "style": "{",
         }
     },
-    "filters": {"plain_refusals": {"()": "config.logs.PlainRefusals"}},
+    "filters": {
+        "plain_refusals": {"()": "config.logs.PlainRefusals"},
+        "unknown_hosts": {"()": "config.logs.UnknownHosts"},
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    # A line for each request that a client of ours makes tells nobody anything.
-    "loggers": {"httpx2": {"level": "WARNING"}, "django.request": {"filters": ["plain_refusals"]}},
+    "loggers": {
+        # A line for each request that a client of ours makes tells nobody anything.
+        "httpx2": {"level": "WARNING"},
+        "django.request": {"filters": ["plain_refusals"]},
+        # Any stranger may send one.
+        "django.security.DisallowedHost": {"filters": ["unknown_hosts"]},
+    },
 }

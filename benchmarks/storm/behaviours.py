@@ -29,7 +29,8 @@ class Behaviour:
     def tells(self) -> bool:
         """Whether it says its true cost to those who read to the end."""
         answer = self.answer
-        spoils = self.fails or self.hangs or self.disobeys or answer.script is not None or answer.model is not None
+        spoils = self.fails or self.hangs or self.disobeys or answer.script is not None
+        spoils = spoils or answer.model is not None or answer.text_model is not None
         return not spoils and answer.is_billed and answer.usage in USAGES_THAT_TELL and answer.usage_at != "first"
 
 
@@ -106,6 +107,7 @@ ODD: tuple[Behaviour, ...] = (
     _one("no usage in lines of json", 1, framing="ndjson", usage="none"),
     _one("thinking parts, no usage", tokens=30, script=_said(_THOUGHT)),
     _one("unknown model serves", 1, model="gpt-9-ultra", pace=200.0),
+    _one("unknown model in its text", 1, text_model="gpt-9-ultra", pace=200.0),
     Behaviour(answer=Answer(name="disobeys", obeys_max_tokens=False, pace=300.0), disobeys=True),
     Behaviour(answer=Answer(name="keeps going", keeps_going=True, pace=200.0), weight=2),
 )

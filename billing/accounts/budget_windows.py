@@ -135,7 +135,10 @@ def _limit(
 
 
 def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement) -> BillingPeriod:
-    """The record of the current window, brought up to date; written only where it differs."""
+    """The record of the current window, brought up to date; written only where it differs.
+
+    What was a part of it and is no more, as of a subscription that has ended, stays: what was used of it was paid for.
+    """
     ends_at = cast(Period, found.period).ends_at
     values: dict[str, Any] = {
         "account_id": account.pk,
@@ -144,6 +147,8 @@ def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: En
         "kept_values": {price: list(value) for price, value in sorted(found.kept.items())},
     }
     row = BillingPeriod.objects.filter(tenant=tenant, starts_at=starts_at).first()
+    keys = {_key(part) for part in found.parts}
+    values["parts"] += [raw for raw in (row.parts if row else ()) if _key(_part(raw)) not in keys]
     if row is None:
         return BillingPeriod.objects.create(tenant=tenant, starts_at=starts_at, **values)
     changed = [name for name, value in values.items() if getattr(row, name) != value]

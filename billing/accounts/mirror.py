@@ -117,9 +117,10 @@ def take_read(
 
 
 def _told_prices(subscription: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The prices of a subscription's items, which are told in full here, and only by their ids on invoices."""
+    """The prices of a subscription's items, which are told in full here, and only by their ids on invoices. The plan
+    that stands beside a price says less of it."""
     items = objects.members(subscription.get("items"))
-    prices = [objects.mapping(item.get(name)) for item in items for name in ("price", "plan")]
+    prices = [objects.mapping(item.get("price")) or objects.mapping(item.get("plan")) for item in items]
     return [price for price in prices if objects.text(price.get("id"))]
 
 

@@ -323,12 +323,15 @@ class _Subscription:
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
 
     def _over(self, span: Period, cycle: Cycle) -> SubscriptionStatus:
-        """A paid period is over, and nobody has said what comes after it: for as long as a payment may be late."""
-        ends_at = span.ends_at + timedelta(days=self.policy.grace_days)
-        if self.now >= ends_at:
+        """A paid period is over, and nobody has said what comes after it. What is left of it was paid for, and is asked
+        about each day; of what was to end with it, that is over when a payment would be late as well."""
+        ends_at, is_last = span.ends_at + timedelta(days=self.policy.grace_days), self.sub.cancel_at_period_end
+        if is_last and self.now >= ends_at:
             return self._is(EntitlementState.SUSPENDED, "period_ended")
+        days = (self.now - span.ends_at) // timedelta(days=1) + 1
+        until = ends_at if is_last else span.ends_at + timedelta(days=days)
         over = self._paid(cycle, span)
-        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=ends_at)
+        return replace(over, state=EntitlementState.LAPSED, reasons=(*over.reasons, "period_ended"), until=until)
 
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.

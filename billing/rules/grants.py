@@ -122,8 +122,11 @@ class Grant:
             shared := between(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
         ) is None:
             return Fraction(0)
-        parts = (Fraction(one.overlap(shared) // MICROSECOND, one.length // MICROSECOND) for one in self.wholes)
-        return (-self.nanos if self.is_credit else self.nanos) * sum(parts, Fraction(0))
+        covered = ((one.overlap(shared), one.length) for one in self.wholes)
+        parts = sum(
+            (Fraction(part // MICROSECOND, length // MICROSECOND) for part, length in covered if part), Fraction(0)
+        )
+        return (-self.nanos if self.is_credit else self.nanos) * parts
 
 
 Grants = Mapping[Cycle, Sequence[Grant]]
@@ -182,33 +185,24 @@ def of(
         lines = [_told(line, items) for line in invoice.lines if _is_of(line, invoice, id)]
         # The items say by themselves what is wrong with them.
         worths = pricing.worths([line.price for line in lines], set() if items else reasons)
-        counted: dict[tuple[Period, bool, str], str] = {}
-        for line in lines:
+        # The default plan counts once on an invoice, and so does a limit whose price bills each of its tiers by itself.
+        counted: dict[tuple[Period, bool, str], tuple[int, str]] = {}
+        for number, line in enumerate(lines):
             price = line.price
             worth = (beside if price.id in items else worths).get(price.id)
             if line.credit:
                 worth = charged.get(price.id, worth)
-            grant = worth and _grant(line, invoice.id, worth, found, pricing, sub, reasons)
-            if worth and grant and (once := _once(grant)) is not None:
-                is_first = once not in counted
-                worth = worth if counted.setdefault(once, price.id) == price.id else None
-                grant = grant if is_first else None
-            if grant:
-                found[grant.cycle].append(grant)
+            if worth and (grant := _grant(line, invoice.id, worth, found, pricing, sub, reasons)):
+                adds_up = price.unit_amount is not None or worth.share_e4 or worth.per_unit
+                once = "" if worth.level == Level.DEFAULT else str(number) if adds_up else price.id
+                first = counted.setdefault((grant.span, grant.is_credit, once), (number, price.id))
+                if first[0] == number:
+                    found[grant.cycle].append(grant)
+                elif first[1] != price.id:
+                    worth = None
             if not line.credit:
                 charged[price.id] = worth
     return found
-
-
-def _once(grant: Grant) -> tuple[Period, bool, str] | None:
-    """What counts once among the lines of an invoice: the default plan, and a limit whose price bills each tier by
-    itself. None for what adds up."""
-    worth, price = grant.worth, grant.price
-    if worth.level == Level.DEFAULT:
-        return grant.span, grant.is_credit, ""
-    if price.unit_amount is None and not (worth.share_e4 or worth.per_unit):
-        return grant.span, grant.is_credit, price.id
-    return None
 
 
 def given(grants: Sequence[Grant], period: Period, *, gone: Collection[str] = ()) -> int:

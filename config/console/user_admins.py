@@ -29,7 +29,6 @@ from governance.models import Tenant
 from governance.rules.errors import FieldError
 from governance.staff import StaffRole
 
-NAMED = ("username", "first_name", "last_name", "email")
 WHAT_THEY_DO = {
     StaffRole.OWNER: "everything, users and roles too",
     StaffRole.OPERATOR: "reads everything; changes budgets, stops, keys, models and prices",
@@ -150,10 +149,10 @@ class UserAdmin(PlainLookups, DjangoUserAdmin, ModelAdmin):  # type: ignore[type
         return False
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        if not change:
+        if change:
+            people.rename(user=obj, by=actor(request), now=timezone.now())
+        else:
             people.create(user=obj, grants=Grants(), by=actor(request), now=timezone.now())
-            return
-        obj.save(update_fields=NAMED)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         if change:

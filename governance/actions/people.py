@@ -1,4 +1,4 @@
-"""Console users: made, and given or taken roles. Every grant writes its audit row in the same transaction."""
+"""Console users: made, named, and given or taken roles. Every act writes its audit row in the same transaction."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from governance import audit, staff
 from governance.models import Tenant, TenantStaff
 from governance.rules.errors import FieldError, NotAllowed
 from governance.staff import StaffRole
+
+# What somebody is called: for others to know them by, and no more.
+NAMES = ("username", "first_name", "last_name", "email")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,21 @@ def grant(*, user: User, grants: Grants, by: audit.Actor, now: datetime) -> User
         old={name: before[name] for name in changed},
         new={name: after[name] for name in changed},
     )
+    return user
+
+
+@transaction.atomic
+def rename(*, user: User, by: audit.Actor, now: datetime) -> User:
+    """Keep what `user` is called now; where that is nothing new, nothing is written.
+
+    The row's target is the old name, under which the acts before it stand in the audit trail.
+    """
+    stored = User.objects.select_for_update().get(pk=user.pk)
+    changed = [name for name in NAMES if getattr(stored, name) != getattr(user, name)]
+    if changed:
+        user.save(update_fields=changed)
+        old, new = ({name: getattr(each, name) for name in changed} for each in (stored, user))
+        audit.record(action="user.rename", target=_target(stored), by=by, now=now, old=old, new=new)
     return user
 
 

@@ -20,6 +20,7 @@ from governance.actions.refusal_log import NotedRefusal
 from governance.api import authentication
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
+from governance.api.permissions import HasRole
 from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.rules.calls import Caller
@@ -56,9 +57,10 @@ class RefusingView(ControlView):
         return caller_of(by, asked)
 
     def _caller(self, request: Request) -> Caller | None:
-        """As far as it is known; None for a call that nobody makes, as of a viewer or for no tenant."""
+        """As far as it is known; None for a call that nobody makes: for no tenant, or of who may make none for it."""
         by = request.auth
-        if not isinstance(by, Principal):
+        # Whoever may only read would else write into the lists of any tenant that they name.
+        if not isinstance(by, Principal) or not HasRole().has_permission(request, self):
             return None
         said = _said(request)
         names = {name: said[name] for name in NAMED if isinstance(said.get(name), str)}

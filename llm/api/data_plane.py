@@ -27,6 +27,7 @@ DOLLARS: Schema = {"type": "string", "format": "decimal"}
 
 # What a caller may be answered before its key is known, and because of it.
 KNOWN_CALLERS = (
+    errors.sent_twice("authorization"),
     errors.unauthorized(""),
     errors.forbidden(""),
     errors.ledger_unavailable(),
@@ -37,7 +38,6 @@ KNOWN_CALLERS = (
 # A call may also be refused by each row of the table of refusals.
 CALLS = (
     *KNOWN_CALLERS,
-    errors.bad_request(""),
     errors.too_many_agents(0),
     errors.unsupported("", param=""),
     *(errors.of_body(kind, "") for kind in errors.BODIES),
@@ -240,8 +240,6 @@ def _call(path: str, route: Route) -> Schema:
 def _read(name: str, says: str, schema: Schema, *, named: str = "", names_itself: bool = False) -> Schema:
     found = [(error.status, error.code) for error in KNOWN_CALLERS]
     parameters = _naming() if names_itself else []
-    if names_itself:
-        found.append((400, errors.bad_request("").code))
     if named:
         found.append((404, errors.not_found("").code))
         parameters.append({"name": named, "in": "path", "required": True, "schema": TEXT})

@@ -74,9 +74,11 @@ class GatewayApplication(Gateway):
             await caller_status.check(self, identity)
 
         try:
+            if doubled := next(filter(exchange.is_doubled, idempotency.ONCE), None):
+                raise errors.sent_twice(doubled)
             if problem := charsets.problem(exchange.header("content-type")):
                 raise errors.unsupported(problem, param="content-type")
-            with self.bodies.turn(identity.key_id) as turn:
+            with self.bodies.turn(identity.key_id, identity.tenant_id) as turn:
                 exchange.admit(
                     limit=settings.MAX_BODY_BYTES,
                     patience_s=settings.BODY_TIMEOUT_S,

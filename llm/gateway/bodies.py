@@ -25,6 +25,8 @@ SLICE_BYTES = 1024 * 1024
 LEAST_BYTES_PER_S = 4 * 1024
 # What a key's bodies may take of a processor at once, before its share is looked at.
 AT_ONCE_S = 0.1
+# What JSON of many small values takes to be parsed, checked and worked on by Django.
+LIKELY_S_PER_BYTE = 3e-7
 # Window bits of zlib for what may be packed, and for whom else that is.
 _PACKINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 PACKINGS = ("gzip", "deflate")
@@ -69,10 +71,10 @@ class PackingBroken(Exception):
 
 
 class TooManyBodies(Exception):
-    """The key has as many large bodies on their way as it may."""
+    """There are as many large bodies on their way as may be, of a key, a tenant or all."""
 
-    def __init__(self) -> None:
-        super().__init__("Too many large bodies of this key are on their way; send fewer at a time.")
+    def __init__(self, whose: str = " of this key") -> None:
+        super().__init__(f"Too many large bodies{whose} are on their way; send fewer at a time, or try again shortly.")
 
 
 class ClientGone(Exception):
@@ -167,9 +169,10 @@ def _has_zlib_frame(data: bytes) -> bool:
 class Turn:
     """What one request's body takes of its key's share. `take` waits; all is given back at its end."""
 
-    def __init__(self, bodies: Bodies, key_id: int) -> None:
+    def __init__(self, bodies: Bodies, key_id: int, tenant_id: int) -> None:
         self._bodies = bodies
         self._key_id = key_id
+        self._tenant_id = tenant_id
         self._bytes = 0
         self.is_taken = False
 
@@ -182,7 +185,7 @@ class Turn:
         """Count what of the body is held in memory from now on. Raises TooManyBodies."""
         more = size_bytes - self._bytes
         if more > 0:
-            self._bodies.hold(self._key_id, more)
+            self._bodies.held.add(more, key_id=self._key_id, tenant_id=self._tenant_id)
             self._bytes = size_bytes
 
     async def work(self, size_bytes: int, do: Callable[[], T]) -> T:
@@ -206,7 +209,7 @@ class Turn:
 
     def __exit__(self, *error: object) -> None:
         self.leave()
-        self._bodies.hold(self._key_id, -self._bytes)
+        self._bodies.held.give_back(self._bytes, key_id=self._key_id, tenant_id=self._tenant_id)
         self._bytes = 0
 
 
@@ -215,10 +218,10 @@ class _Places:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._places: dict[int, asyncio.Semaphore] = {}
-        self._entered: Counter[int] = Counter()
+        self._places: dict[int | str, asyncio.Semaphore] = {}
+        self._entered: Counter[int | str] = Counter()
 
-    async def enter(self, key_id: int) -> None:
+    async def enter(self, key_id: int | str) -> None:
         self._entered[key_id] += 1
         try:
             await self._places.setdefault(key_id, asyncio.Semaphore(self._count)).acquire()
@@ -226,11 +229,11 @@ class _Places:
             self._forget(key_id)
             raise
 
-    def leave(self, key_id: int) -> None:
+    def leave(self, key_id: int | str) -> None:
         self._places[key_id].release()
         self._forget(key_id)
 
-    def _forget(self, key_id: int) -> None:
+    def _forget(self, key_id: int | str) -> None:
         self._entered[key_id] -= 1
         if not self._entered[key_id]:
             del self._entered[key_id], self._places[key_id]
@@ -246,15 +249,64 @@ class _Shares:
         self._share = share
         self._clock = clock
         # When a key's share will have made up for what it took.
-        self._even_at: dict[int, float] = {}
+        self._even_at: dict[int | str, float] = {}
 
-    def wait_s(self, key_id: int) -> float:
+    def wait_s(self, key_id: int | str) -> float:
         return max(0.0, self._even_at.get(key_id, 0.0) - self._clock() - AT_ONCE_S / self._share)
 
-    def took(self, key_id: int, seconds: float) -> None:
+    def took(self, key_id: int | str, seconds: float) -> None:
         now = self._clock()
         self._even_at = {key: even_at for key, even_at in self._even_at.items() if even_at > now}
         self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
+
+
+class Spread:
+    """Large bodies that are parsed elsewhere, whose thread's time is known when they are done: a key's next one begins
+    when the key's share has made up for those before, and for what those that are not done are likely to take."""
+
+    def __init__(self, *, share: float) -> None:
+        self._shares = _Shares(share=share)
+        self._in_line = _Places(1)
+
+    async def begin(self, key: int | str, size_bytes: int, *, patience_s: float) -> Callable[[float], None]:
+        """Waits; what it returns is told the seconds that the body took. Raises TooManyBodies."""
+        likely_s = size_bytes * LIKELY_S_PER_BYTE
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._in_line.enter(key)
+                try:
+                    await asyncio.sleep(self._shares.wait_s(key))
+                    self._shares.took(key, likely_s)
+                finally:
+                    self._in_line.leave(key)
+        except TimeoutError:
+            raise TooManyBodies from None
+        return lambda seconds: self._shares.took(key, seconds - likely_s)
+
+
+class HeldBytes:
+    """The bytes of large bodies that calls hold in this process: so many of a key, of a tenant, and of all."""
+
+    def __init__(self, *, of_a_key: int, of_a_tenant: int, of_all: int) -> None:
+        self._most = (of_a_key, of_a_tenant, of_all)
+        self._bytes: Counter[tuple[str, int]] = Counter()
+
+    def add(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+        """Raises TooManyBodies, and adds nothing then."""
+        whose = _whose(key_id, tenant_id)
+        for who, most in zip(whose, self._most, strict=True):
+            if self._bytes[who] + size_bytes > most:
+                raise TooManyBodies(who[0])
+        self._bytes.update(dict.fromkeys(whose, size_bytes))
+
+    def give_back(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+        self._bytes.subtract(dict.fromkeys(_whose(key_id, tenant_id), size_bytes))
+        # Nothing is kept of whoever holds nothing.
+        self._bytes = +self._bytes
+
+
+def _whose(key_id: int, tenant_id: int) -> tuple[tuple[str, int], ...]:
+    return (" of this key", key_id), (" of this tenant", tenant_id), ("", 0)
 
 
 class Bodies:
@@ -263,19 +315,18 @@ class Bodies:
     `share`: of one processor, what the parsing of one key's bodies takes at most over time.
     """
 
-    def __init__(self, *, at_a_time: int, most_bytes: int, patience_s: float, share: float = 1.0) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, *, at_a_time: int, held: HeldBytes, patience_s: float, share: float = 1.0) -> None:
+        self.held = held
         self._shares = _Shares(share=share)
         self._patience_s = patience_s
         self._turns = _Places(at_a_time)
         # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
         self._in_line = _Places(1)
-        self._held_bytes: Counter[int] = Counter()
         # One alone: what is parsed takes turns with the event loop, and two would take two of three.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-bodies")
 
-    def turn(self, key_id: int) -> Turn:
-        return Turn(self, key_id)
+    def turn(self, key_id: int, tenant_id: int) -> Turn:
+        return Turn(self, key_id, tenant_id)
 
     async def enter(self, key_id: int) -> None:
         try:
@@ -286,15 +337,6 @@ class Bodies:
 
     def leave(self, key_id: int) -> None:
         self._turns.leave(key_id)
-
-    def hold(self, key_id: int, size_bytes: int) -> None:
-        held = self._held_bytes[key_id] + size_bytes
-        if size_bytes > 0 and held > self._most_bytes:
-            raise TooManyBodies
-        if held:
-            self._held_bytes[key_id] = held
-        else:
-            del self._held_bytes[key_id]
 
     async def beside(self, key_id: int, do: Callable[[], T], *, counts: bool = False) -> T:
         """`counts`: it holds Python's lock while it works, so it takes of the key's share."""

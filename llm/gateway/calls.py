@@ -31,7 +31,7 @@ from llm.gateway.upstream import Unanswered
 from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import Entry
-from llm.rules.routing import Candidate, UnknownStrategy, candidates
+from llm.rules.routing import Candidate, NoneFits, UnknownStrategy, candidates
 from llm.state import routing
 
 
@@ -110,6 +110,8 @@ def _plan(call: GovernedCall) -> tuple[Candidate, ...]:
         )
     except UnknownStrategy as error:
         raise errors.bad_request(f"{error}", param="x-strategy", code="unknown_strategy") from error
+    except NoneFits as error:
+        raise errors.bad_request(f"{error}.", param=error.param, code="model_not_capable") from error
 
 
 def _open_ones(call: GovernedCall, plan: Sequence[Candidate]) -> list[Candidate]:
@@ -171,7 +173,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
     if decision.reason == Reason.MODEL_NOT_PRICED and (endless := call.bound.endless(order[0])):
         raise Unanswered(endless, order[0].place)
     if decision.quote is None:
-        raise call.failure or errors.refusal(
+        raise call.first_failure() or errors.refusal(
             decision, audience=call.identity.audience, tenant=call.caller.tenant, now=timezone.now()
         )
     served = known[decision.model]

@@ -57,6 +57,11 @@ def bad_request(message: str, *, param: str | None = None, code: str = "invalid_
     return GatewayError(400, "invalid_request_error", code, message, param)
 
 
+def sent_twice(header: str) -> GatewayError:
+    """Of two values nobody knows which is meant, and a proxy before us may go by the other one."""
+    return bad_request(f"The header {header} was sent more than once: send it once.", param=header)
+
+
 def unsupported(message: str, *, param: str) -> GatewayError:
     """The body is written or packed in a way that is not read here."""
     return GatewayError(415, "invalid_request_error", "unsupported_media_type", message, param)

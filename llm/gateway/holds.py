@@ -202,6 +202,8 @@ class Hold:
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
         self._note(found)
+        if self._told.untold_answers:
+            return await self.settle_seen(USAGE_MISSING)
         # Never fewer tokens than it said before, nor units than it shows.
         used = None if found is None else raised(raised(found, self._believed), self._shown)
         falls_short = found is not None and used is not None and used.unit != "token" and used.units > found.units

@@ -33,6 +33,10 @@ class Exchange:
         self.request_id = request_id
         self.arrived = time.perf_counter()
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        # As they came, where a name came more than once.
+        self._repeated: Iterable[tuple[bytes, bytes]] = (
+            scope["headers"] if len(self._headers) < len(scope["headers"]) else ()
+        )
         self._receive = receive
         self._send = send
         self._body: bytes | None = None
@@ -46,6 +50,10 @@ class Exchange:
     def header(self, name: str) -> str:
         """A request header's text, or ""."""
         return names.from_header(self._headers.get(name.encode(), b""))
+
+    def is_doubled(self, name: str) -> bool:
+        """Whether a request header came more than once, and `header` has the last of them."""
+        return sum(each == name.encode() for each, _ in self._repeated) > 1
 
     def send_through(self, wrap: Callable[[Send], Send]) -> None:
         """From here on every message of the answer goes through what `wrap` makes of the sender."""

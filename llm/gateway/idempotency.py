@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Whom a call is for, and what it may become, by its headers.
 WHOM = ("x-agent", "x-user", "x-session", "x-task", "x-strategy", "x-allow-downgrade")
+# What a call says once or not at all.
+ONCE = (idempotency.HEADER, *WHOM)
 
 T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]

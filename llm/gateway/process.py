@@ -21,7 +21,7 @@ from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.gateway import errors
 from llm.gateway.asked import Asked
-from llm.gateway.bodies import Bodies
+from llm.gateway.bodies import Bodies, HeldBytes
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
@@ -103,7 +103,11 @@ class Gateway:
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.bodies = Bodies(
             at_a_time=settings.LARGE_BODIES_PER_KEY,
-            most_bytes=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
+            held=HeldBytes(
+                of_a_key=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
+                of_a_tenant=max(settings.LARGE_BODY_BYTES_PER_TENANT, settings.MAX_BODY_BYTES),
+                of_all=max(settings.LARGE_BODY_BYTES, settings.MAX_BODY_BYTES),
+            ),
             patience_s=settings.BODY_TIMEOUT_S,
             share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
@@ -161,10 +165,12 @@ class Gateway:
         return await self._keepers.run(work)
 
     async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
-        """Who calls; raises the 401 or 403 that says why not.
+        """Who calls; raises the 400, 401 or 403 that says why not.
 
         `afresh`: past the cache, for what is answered without the ledger, which would notice a revoked key.
         """
+        if exchange.is_doubled("authorization"):
+            raise errors.sent_twice("authorization")
         found = BEARER.fullmatch(exchange.header("authorization"))
         if found is None:
             raise errors.unauthorized("Send your key as `Authorization: Bearer <key>`.")

@@ -80,8 +80,9 @@ class Stream:
         self._last: dict[str, Any] | None = None
         self._kept: sse.Event | None = None
         self._done = False
-        # Why the client is no longer sent anything.
+        # Why there is no client any more, and whether nothing is written for it on that account.
         self._left = ""
+        self._is_mute = False
         self._failed: StatedError | None = None
         self._pipe: Pipe | None = None
         self._loop = asyncio.get_running_loop()
@@ -224,6 +225,9 @@ class Stream:
         self._left = self._left or reason
         if not settings.READ_CANCELLED_ANSWERS:
             self._stop()
+        # What is read out is also written: a connection that is closed takes it for nothing, and a repeat under its
+        # Idempotency-Key, which waits meanwhile, gets it. Of a client that is too slow parts are lost already.
+        self._is_mute = self._is_mute or self._stops or reason != CLIENT_CLOSED
 
     def _stop(self) -> None:
         """Want no more of the answer than has come by now."""
@@ -252,7 +256,7 @@ class Stream:
         self._send(b"".join(data))
 
     def _send(self, data: bytes) -> None:
-        if self._pipe is not None and not self._left:
+        if self._pipe is not None and not self._is_mute:
             self._pipe.put(data)
 
     def _passed_on(self, event: sse.Event) -> bytes:
@@ -312,7 +316,7 @@ class Stream:
             else:
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
             tail += sse.DONE
-        if self._pipe is not None and not self._left:
+        if self._pipe is not None and not self._is_mute:
             await self._pipe.finish(tail)
 
     def _count_unread(self) -> None:

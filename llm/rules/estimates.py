@@ -166,6 +166,10 @@ class Estimate:
         hidden = 0 if entry.is_mistrals else HIDDEN_PROMPT_TOKENS
         return replace(self, text_tokens=self.text_tokens - max(0, saved_tokens - hidden))
 
+    def likely_input_at(self, entry: Entry) -> int:
+        """Too long a call is refused by the model, for nothing: its pictures are taken for what such mostly are."""
+        return self.input_tokens_at(entry) - max(0, self._picture_tokens_at(entry) - self.images * UNKNOWN_IMAGE_TOKENS)
+
     def lacks(self, entry: Entry) -> frozenset[str]:
         """What the call needs and the model cannot do; "context" where it is too long for it in the worst case."""
         missing = self.needs - entry.abilities
@@ -173,9 +177,7 @@ class Estimate:
             missing |= {self.kind}
         if not self.is_bounded_at(entry):
             missing |= {"bound"}
-        # Too long a call is refused by the model, for nothing: its pictures are taken for what such mostly are.
-        rare_tokens = max(0, self._picture_tokens_at(entry) - self.images * UNKNOWN_IMAGE_TOKENS)
-        whole_tokens = self.input_tokens_at(entry) - rare_tokens + (self.max_tokens or 0)
+        whole_tokens = self.likely_input_at(entry) + (self.max_tokens or 0)
         if entry.context_tokens is not None and whole_tokens > entry.context_tokens:
             missing |= {"context"}
         return missing

@@ -42,6 +42,14 @@ class UnknownStrategy(ValueError):
         self.name, self.known = name, known
 
 
+class NoneFits(ValueError):
+    """No model of a strategy can do what a call needs. `param` names what of the call is too much."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class Kind(StrEnum):
     """How a strategy puts models in order."""
 
@@ -240,13 +248,37 @@ def candidates(
     if chosen is not None and estimate.kind == "chat":
         able = [option for option in options.of(chosen) if option.can_do(estimate)]
         ranked = _ranked(chosen, able, estimate, observed, payload or {})
-        return _kept(ranked, allow_downgrade=allow_downgrade) or (asked,)
+        kept = _kept(ranked, allow_downgrade=allow_downgrade)
+        if not kept and asked.entry is None:
+            raise _none_fits(strategy, [option.able for option in options.of(chosen) if option.able], estimate)
+        return kept or (asked,)
     if asked.entry is None:
         return (asked,)
     others = [*options.elsewhere(asked)]
     if allow_downgrade and estimate.kind == "chat":
         others += options.chain(asked)
     return _kept([asked, *(option for option in others if option.can_do(estimate))], allow_downgrade=True)
+
+
+def _none_fits(strategy: str, models: Sequence[Entry], estimate: Estimate) -> NoneFits:
+    """Why none of the models that may be used will do, and what would."""
+    of = f"No model of the strategy {strategy}"
+    lacking = {model.id: lacks for model in models if (lacks := estimate.lacks(model))}
+    if not lacking:
+        return NoneFits("x-strategy", f"{of} may be used: none has a price for this call")
+    too_short = [model for model in models if lacking.get(model.id) == frozenset({"context"})]
+    if not too_short:
+        fewest = min(lacking.values(), key=len)
+        needs = ", ".join(sorted(fewest))
+        return NoneFits("model", f"{of} can do all that this call needs ({needs}): name one that can")
+    longest = max(too_short, key=lambda model: model.context_tokens or 0)
+    context_tokens, input_tokens = longest.context_tokens or 0, estimate.likely_input_at(longest)
+    if (room_tokens := context_tokens - input_tokens) > 0:
+        return NoneFits("max_tokens", f"{of} has room for so long an answer: max_tokens up to {room_tokens:,} would do")
+    return NoneFits(
+        "messages",
+        f"{of} reads as much: the call may have {input_tokens:,} tokens, and {longest.id} takes {context_tokens:,}",
+    )
 
 
 def _rest(chains: Sequence[Sequence[Option]], asked: Candidate) -> Sequence[Option] | None:

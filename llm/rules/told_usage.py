@@ -23,6 +23,9 @@ class ToldUsage:
         self._seen: set[int] = set()
         # The most that was said of the whole call, and of these answers; and which answers have their count.
         self._whole: Usage | None = None
+        # The same, of counts that came with the ends of some answers; and of which: they may be of these alone.
+        self._beside: Usage | None = None
+        self._beside_answers: set[frozenset[int]] = set()
         self._parts: dict[frozenset[int], Usage] = {}
         self._counted: set[int] = set()
         self._is_crowded = False
@@ -32,11 +35,18 @@ class ToldUsage:
 
         `said` is what it says was used, `least` what it says was used at the least.
         """
-        self._see(usage.answer_places(answer))
+        places = usage.answer_places(answer)
+        if len(self._seen) < MOST_KEPT:
+            self._seen.update(places)
         found = said or least
         if found is None:
             return None
         of = usage.counted_answers(answer)
+        if of is None and 0 < len(places) < self._answers:
+            self._beside = usage.larger(self._beside, found)
+            if found.output_tokens and len(self._beside_answers) < MOST_KEPT:
+                self._beside_answers.add(frozenset(places))
+            return None if self.untold_answers else said
         if of is None:
             self._whole = usage.larger(self._whole, found)
             return said
@@ -55,22 +65,26 @@ class ToldUsage:
         earlier = usage.together([self._parts.pop(answers) for answers in inside])
         self._parts[of] = usage.larger(earlier, found) or found
 
-    def _see(self, places: list[int]) -> None:
-        if len(self._seen) < MOST_KEPT:
-            self._seen.update(places)
-
     @property
     def least(self) -> Usage | None:
         """All that was said so far."""
-        return usage.larger(self._whole, usage.together(self._parts.values()))
+        of_call = usage.larger(self._whole, self._beside)
+        return usage.larger(of_call, usage.together(self._parts.values()))
 
     @property
     def untold_answers(self) -> int:
         """Answers whose count nobody has said, where others have theirs; 0 where all are counted, or none by itself."""
         parts = usage.together(self._parts.values())
-        if parts is None or (self._whole is not None and self._whole.output_tokens >= parts.output_tokens):
+        if len(self._beside_answers) > 1 and _output(self._whole) < _output(self._beside):
+            # Of the call each time, or of one answer each: nobody knows.
+            return self._answers - 1
+        if parts is None or max(_output(self._whole), _output(self._beside)) >= parts.output_tokens:
             return 0
         missing = max(self._answers, len(self._seen)) - len(self._counted)
         # One that is counted in two places stands for another: whose count it is nobody knows.
         is_doubtful = self._is_crowded or sum(map(len, self._parts)) > len(frozenset[int]().union(*self._parts))
         return max(missing, int(is_doubtful))
+
+
+def _output(found: Usage | None) -> int:
+    return -1 if found is None else found.output_tokens

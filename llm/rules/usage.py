@@ -39,6 +39,9 @@ _OUTPUT_DETAILS = (
     *("completion_tokens_details", "output_tokens_details"),
     *("completion_token_details", "output_token_details"),
 )
+# Of which kinds tokens are, and which were foretold: part of what was read or written, unless they are more than that.
+_KINDS = ("text_tokens", "audio_tokens", "image_tokens", "video_tokens")
+_FORETOLD = ("accepted_prediction_tokens", "rejected_prediction_tokens")
 _REASONING = ("reasoning_tokens", "reasoning_output_tokens")
 # Part of the prompt by their definition, or told beside it and part of it or not.
 _CACHED_INSIDE = (
@@ -349,7 +352,8 @@ def _of_block(block: Mapping[str, Any], *, writes: bool, write_e2: int) -> tuple
         output = max(output + rest, reasoning)
     else:
         # More reasoning than all that was written is no part of it, whether the total has it or not.
-        output += max(rest, reasoning if reasoning > output else 0)
+        most = max(reasoning, _counted_in(block, _OUTPUT_DETAILS, _KINDS + _FORETOLD))
+        output += max(rest, most if most > output else 0)
     return _usage(prompt + outside + _of_writes(block, prompt, write_e2), cached, output), True
 
 
@@ -387,6 +391,10 @@ def _prompt(block: Mapping[str, Any], write_e2: int) -> tuple[int | None, int, i
         prompts.append(hit + miss)
     known = [tokens for tokens in prompts if tokens is not None]
     prompt = max(known) + (_said(block, _MORE_INPUT) or 0) if known else None
+    of_a_kind = _counted_in(block, _INPUT_DETAILS, _KINDS)
+    if prompt is not None and of_a_kind > prompt:
+        # Pictures are counted beside it.
+        prompt += of_a_kind
     return prompt, max(inside, beside), beside
 
 

@@ -114,6 +114,18 @@ def test_grace_begins_with_the_period_that_is_not_paid_whatever_was_paid_for_bef
     assert read(shop, customer)[0] == "suspended"
 
 
+def test_what_was_used_of_a_subscription_that_ended_was_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    first = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    assert spend(shop, customer, at_most=80) == 80
+    shop.account.advance(by=DAY)
+    shop.delete(f"subscriptions/{first}")
+    read(shop, customer)
+    shop.account.advance(by=31 * DAY)
+    assert spend(shop, customer) == 50
+
+
 # What is given on credit ------------------------------------------------------------------------------------------
 
 
@@ -246,6 +258,18 @@ def test_a_credit_takes_back_the_default_plan_beside_what_is_mapped(shop: Shop) 
     items = [{"id": shop.item(sub), "price": shop.price(20_000, lookup_key="premium")}]
     shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
     assert spend(shop, customer) == 125
+
+
+def test_a_price_that_is_no_item_any_more_has_its_lookup_keys_plan(shop: Shop, settings: Any) -> None:
+    settings.STRIPE_DOWNGRADE = "period_end"
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(200_000, "year", lookup_key="premium"))["id"]
+    read(shop, customer)
+    items = [{"id": shop.item(sub), "price": shop.price(50_000, "year", lookup_key="standard")}]
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="none")
+    # In the window that opens after it, too.
+    shop.account.advance(by=40 * DAY)
+    assert spend(shop, customer) == 200
 
 
 def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:

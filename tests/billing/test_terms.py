@@ -10,14 +10,12 @@ import pytest
 
 from billing.accounts import sync
 from billing.models import BillingAccount
-from billing.rules.entitlement import EntitlementState
 from billing.sandbox import SimulatedStripe
-from billing.stripe_api import objects
 from governance.models import Tenant
 from tests import factories
 from tests.billing import events
 from tests.billing.conftest import Deliver, window_of
-from tests.billing.rules.test_entitlement import NEXT, entitled, paid, sub
+from tests.billing.rules.test_entitlement import NEXT
 from tests.billing.sandbox.conftest import DAY, START, Shop
 from tests.fakes.simulated_stripe import answering
 
@@ -64,31 +62,6 @@ def test_an_invoice_that_was_sent_is_credit_until_it_is_due(shop: Shop) -> None:
     assert read(shop, customer)[0] == "suspended"
 
 
-@pytest.mark.parametrize(("due", "state"), [(20, "provisional"), (3, "suspended")])
-def test_terms_of_an_invoice_come_before_its_subscriptions(due: int, state: str) -> None:
-    """The business may have given it another date."""
-    renewed = sub(**SENT, **ROLLED)
-    sent = paid(status="open", due_date=events.seconds(NEXT + due * events.DAY), **ROLLED)
-    found = entitled([renewed], [paid(), sent], now=NEXT + 15 * events.DAY)
-    assert found.state == state
-    if state == "provisional":
-        assert found.until == NEXT + due * events.DAY
-
-
-@pytest.mark.parametrize("what", ["another subscription's", "another period's", "paid by then"])
-def test_what_is_due_for_something_else_gives_no_terms(what: str) -> None:
-    fields = dict(ROLLED) if what == "another subscription's" else {}
-    fields |= {"subscription": "sub_b"} if what == "another subscription's" else {}
-    late = paid(
-        id="in_other",
-        status="paid" if what == "paid by then" else "open",
-        due_date=events.seconds(NEXT + 20 * events.DAY),
-        **fields,
-    )
-    found = entitled([sub(**ROLLED)], [paid(), late], now=NEXT + 8 * events.DAY)
-    assert found.state == EntitlementState.SUSPENDED
-
-
 def test_from_a_flat_to_a_metered_price_at_a_periods_end_nothing_is_due(shop: Shop) -> None:
     customer, usage = shop.customer(metadata={"tenant_id": "acme"}), metered(shop)
     sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
@@ -108,52 +81,19 @@ def test_from_a_flat_to_a_metered_price_at_a_periods_end_nothing_is_due(shop: Sh
         assert read(shop, customer) == ("active", factories.nanos("30"))
 
 
-def test_a_period_that_is_over_and_of_which_nothing_is_heard_ends_by_time_alone(
-    tenant: Tenant, deliver: Deliver
-) -> None:
-    deliver(events.checkout_completed(), events.subscription_created(), events.invoice_paid())
+def test_a_last_period_ends_by_time_alone(tenant: Tenant, deliver: Deliver) -> None:
+    ending = events.subscription_created(cancel_at_period_end=True)
+    deliver(events.checkout_completed(), ending, events.invoice_paid())
     assert sync.due(now=NEXT) == 1
     account = BillingAccount.objects.get()
     assert (account.state, account.due_at) == ("lapsed", NEXT + 7 * events.DAY)
     assert sync.due(now=NEXT + 7 * events.DAY) == 1
     account.refresh_from_db()
     tenant.refresh_from_db()
-    assert (account.state, account.reasons, tenant.status) == ("suspended", ["period_ended"], "suspended")
+    assert (account.state, tenant.status) == ("suspended", "suspended")
     deliver(events.invoice_paid(billing_reason="subscription_cycle", **ROLLED), now=NEXT + 8 * events.DAY)
     tenant.refresh_from_db()
     assert (tenant.status, window_of().remaining_nanos) == ("active", STANDARD)
-
-
-def used(**fields: Any) -> dict[str, Any]:
-    price = events.price_of("price_x", metadata={"llm_budget_usd": "30"})
-    return price | {"recurring": price["recurring"] | {"usage_type": "metered"}} | fields
-
-
-@pytest.mark.parametrize("begun", [events.START, events.START - 90 * events.DAY])
-def test_an_item_that_is_new_has_no_usage_of_the_period_before(begun: datetime) -> None:
-    """Nor need an invoice say so."""
-    changed = sub(price=used(), start_date=events.seconds(begun), **ROLLED)
-    for days in (0, 8, 29):
-        found = entitled([changed], [paid()], now=NEXT + days * events.DAY)
-        assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, factories.nanos("30"))
-    late = sub(price=used(), start_date=events.seconds(begun), status="past_due", **ROLLED)
-    assert entitled([late], [paid()], now=NEXT + 8 * events.DAY).state == EntitlementState.SUSPENDED
-
-
-def test_a_flat_price_that_goes_on_beside_pays_for_no_usage() -> None:
-    raw = events.subscription(start_date=events.seconds(START), **ROLLED)
-    [flat] = raw["items"]["data"]
-    raw["items"]["data"].append({**flat, "id": "si_used", "price": used()})
-    found = entitled([objects.subscription(raw)], [paid(), paid(**ROLLED)], now=NEXT + 8 * events.DAY)
-    assert found.limit_nanos == STANDARD
-
-
-@pytest.mark.parametrize(("due", "state"), [(20, EntitlementState.ACTIVE), (5, EntitlementState.SUSPENDED)])
-def test_usage_is_due_when_the_invoice_over_it_is(due: int, state: EntitlementState) -> None:
-    going_on = sub(price=used(), start_date=events.seconds(START), **SENT, **ROLLED)
-    over = paid(price="price_x", status="open", due_date=events.seconds(NEXT + due * events.DAY))
-    found = entitled([going_on], [over], now=NEXT + 10 * events.DAY)
-    assert found.state == state
 
 
 def test_from_a_metered_to_another_metered_price_the_last_period_is_due(shop: Shop) -> None:

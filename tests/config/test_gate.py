@@ -14,6 +14,7 @@ from django.db import OperationalError
 from django.test import Client
 
 from governance.api import authentication
+from llm.gateway import bodies
 from tests import factories as make
 from tests.product import Product
 
@@ -126,3 +127,21 @@ def test_cookies_that_take_a_second_to_read_are_refused(product: Product, path: 
     assert asked('a="' + "\\" * 1_001 + '"') == 431
     assert asked('a="' + "\\" * 1_000 + '"') == 200
     assert asked("a=" + "b" * 8_000) == 200
+
+
+def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
+    product: Product, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.BODY_TIMEOUT_S = 2
+    key, other = product.key(role="operator"), product.key(role="operator")
+    body = orjson.dumps({"tenant": "acme", "pad": [{"a": 1}] * 60_000})
+    took = bodies._Shares.took
+    # As if each took as long as a thousand.
+    monkeypatch.setattr(bodies._Shares, "took", lambda shares, key, seconds: took(shares, key, seconds * 1_000))
+
+    assert send(product, "/api/tenants", body, key=key).status_code == 400
+    again = send(product, "/api/tenants", body, key=key)
+    assert (again.status_code, again.json()["error"]["code"]) == (429, "too_many_large_bodies")
+    assert again.headers["retry-after"] == "5"
+    assert send(product, "/api/tenants", b"{}", key=key).status_code == 400
+    assert send(product, "/api/tenants", body, key=other).status_code == 400

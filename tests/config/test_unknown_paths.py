@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
+from config.logs import LONGEST_HOST, UnknownHosts
 from tests.product import Product
 
 
@@ -89,3 +92,37 @@ def test_a_host_that_is_none_of_ours_is_told_so_in_json(product: Product, path: 
     answer = ask(product, "GET", path, host="evil.example.test")
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid")
+
+
+@pytest.fixture
+def unknown_hosts() -> Iterator[logging.Logger]:
+    """Django's logger of them, as if it had said nothing yet."""
+    logger = logging.getLogger("django.security.DisallowedHost")
+    before, logger.filters = logger.filters, [UnknownHosts()]
+    yield logger
+    logger.filters = before
+
+
+def test_unknown_hosts_are_a_warning_of_one_line_now_and_then(
+    product: Product, settings: Any, unknown_hosts: logging.Logger, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALLOWED_HOSTS = ["governor.example.test"]
+
+    def lines() -> list[str]:
+        found = [record for record in caplog.records if record.name == unknown_hosts.name]
+        assert all(record.levelname == "WARNING" and not record.exc_info for record in found)
+        return [record.getMessage() for record in found]
+
+    for _ in range(5):
+        ask(product, "GET", "/nothing", host="a" * 900 + ".example.test")
+    [line] = lines()
+    assert "aaa" in line
+    assert len(line) <= LONGEST_HOST
+    monkeypatch.setattr("config.logs.HOSTS_AGAIN_S", 0.0)
+    ask(product, "GET", "/nothing", host="evil.example.test")
+    assert lines()[1].endswith("(4 more since the last such line)")
+
+
+def test_the_product_logs_unknown_hosts_so() -> None:
+    logger = logging.getLogger("django.security.DisallowedHost")
+    assert {type(each) for each in logger.filters} == {UnknownHosts}

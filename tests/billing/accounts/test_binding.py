@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from billing.accounts import binding, sync
 from billing.models import BillingAccount
 from billing.sandbox import SimulatedStripe
+from governance import ledger
+from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import Alert, Tenant
 from tests import factories
@@ -121,3 +123,20 @@ def test_who_has_no_subscription_takes_nothing_from_the_free_tier(shop: Shop, se
     shop.subscribe(idle, shop.price(5000))
     read(shop, idle)
     assert owner() == idle
+
+
+def test_one_without_a_subscription_leaves_its_tenant_as_it_was(shop: Shop, settings: Any) -> None:
+    """Until the first one, after which nothing falls back on the platform's default budget."""
+    settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+    budgets.sync_default(now=START)
+    customer = abandoned(shop)
+    read(shop, customer)
+    assert (owner(), ledger.reserve(factories.reserving("9"), now=START).allowed) == (customer, True)
+    assert not ledger.reserve(factories.reserving("9"), now=START).allowed
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    assert ledger.reserve(factories.reserving("45"), now=START).allowed
+    shop.delete(f"subscriptions/{sub}")
+    read(shop, customer)
+    later = START + timedelta(days=3)
+    assert not ledger.reserve(factories.reserving("1"), now=later).allowed

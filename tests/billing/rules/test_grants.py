@@ -240,6 +240,24 @@ class TestALine:
         assert total(two, invoice(credit(**rest), id="in_2"), sub=None) == 60
         assert total(two, invoice(credit(**rest | {"price": third}), id="in_2"), sub=None) == 90
 
+    def test_whose_price_bills_each_tier_by_itself_counts_once(self) -> None:
+        tiers = StripePrice("price_x", interval="month")
+        assert worth(invoice(line(price=tiers), line(price=tiers, amount=500))) == 1000
+        rest = credit(START + 20 * DAY, price=tiers)
+        assert worth(invoice(line(price=tiers), line(price=tiers)), invoice(rest, rest, id="in_2")) == 666
+
+    def test_in_arrears_pays_for_what_was_used_however_short_its_span(self) -> None:
+        used = StripePrice("price_x", interval="month", metered=True)
+        short = line(ends_at=START + DAY, price=used, amount=7)
+        assert worth(invoice(short), sub=subscription(used)) == 1000
+        year = Period(START, START + 345 * DAY)
+        yearly = replace(used, interval="year")
+        long = invoice(line(ends_at=year.ends_at, price=yearly))
+        # A month's budget twelve times, the last of them for what there was of it.
+        assert worth(long, sub=subscription(yearly), period=year) == 12 * 1000
+        last = Period(datetime(2027, 2, 1, tzinfo=UTC), year.ends_at)
+        assert worth(long, sub=subscription(yearly), period=last) == 1000
+
     def test_of_nothing_that_gives_back_what_was_free_takes_it(self) -> None:
         paid = StripePrice("price_y", unit_amount=3000, currency="usd", interval="month")
         free, back = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)

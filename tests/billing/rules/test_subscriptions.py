@@ -429,6 +429,13 @@ def test_usage_is_given_on_credit_until_it_is_behind_and_owed_no_sooner() -> Non
     assert entitled([late], [paid()], now=NEXT + 7 * DAY).state == EntitlementState.SUSPENDED
 
 
+def test_usage_that_is_paid_for_is_covered_and_leaves_nothing_over() -> None:
+    # Stripe's clock may be ahead of ours.
+    found = entitled([metered()], [paid()], now=START + DAY)
+    assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, STANDARD.limit_nanos)
+    assert [(part.paid_nanos, part.given_nanos) for part in found.parts] == [(0, STANDARD.limit_nanos)]
+
+
 def test_what_was_given_before_its_payment_is_due_with_its_period_its_terms_and_its_subscription() -> None:
     second = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
     sent: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 10}

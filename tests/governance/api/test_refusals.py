@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from governance.actions import refusal_log
@@ -93,6 +94,25 @@ def test_a_hold_that_is_not_there_is_told_as_it_is(agent: Api, viewer: Api, log:
     log.flush()
     # A viewer makes no calls.
     assert [(row.status, row.agent) for row in RefusedCall.objects.all()] == [(400, "invoices")]
+
+
+@pytest.mark.parametrize("who", ["viewer key", "viewer", "billing", "tenant staff", "nobody"])
+def test_who_may_make_no_calls_for_a_tenant_puts_nothing_into_its_list(
+    viewer: Api, agent: Api, log: RefusalLog, who: str
+) -> None:
+    factories.tenant("rival")
+    client = viewer.client
+    if who != "viewer key":
+        roles = [] if who == "nobody" else [who]
+        person = factories.person("eve", *roles, of=factories.tenant() if who == "tenant staff" else None)
+        client = Client()
+        client.force_login(person)
+    for tenant in ("rival", "acme"):
+        for path in ("/api/reservations", "/api/llm/route", f"/api/reservations/{uuid4()}/extend"):
+            body = ASK | {"tenant": tenant, "user": "injected"}
+            assert client.post(path, body, content_type="application/json").status_code == 403
+    log.flush()
+    assert not RefusedCall.objects.exists()
 
 
 def test_what_cannot_be_noted_is_refused_all_the_same(

@@ -369,6 +369,23 @@ class TestGrants:
         assert owner.post(self.path(user), self.form(user, is_staff=None)).status_code == 302
         assert rows.count() == 2
 
+    def test_another_name_is_kept_with_actor_old_and_new(self) -> None:
+        owner, user = signed_in("ona", "owner"), factories.person("ned")
+        for _ in range(2):
+            form = self.form(user, username="alice", email="alice@example.test")
+            assert owner.post(self.path(user), form).status_code == 302
+        row = AuditEntry.objects.get(action__startswith="user.")
+        assert (row.action, row.actor, row.target) == ("user.rename", "ona", "user ned")
+        assert row.old == {"username": "ned", "email": ""}
+        assert row.new == {"username": "alice", "email": "alice@example.test"}
+
+    def test_ones_own_other_name_stands_under_the_old_one(self) -> None:
+        owner = signed_in("ona", "owner")
+        user = User.objects.get(username="ona")
+        assert owner.post(self.path(user), self.form(user, "owner", username="viewer_")).status_code == 302
+        row = AuditEntry.objects.get()
+        assert (row.action, row.actor, row.target) == ("user.rename", "ona", "user ona")
+
     def test_only_superusers_make_and_change_superusers(self) -> None:
         owner, user = signed_in("ona", "owner"), factories.person("ned")
         root = factories.person("root", is_superuser=True)

@@ -351,6 +351,22 @@ def test_headers_change_neither_the_tenant_nor_the_agent_of_a_bound_key(product:
     assert (row.user, row.session, row.task) == ("ann", "s1", "t1")
 
 
+@pytest.mark.parametrize("name", ["authorization", "idempotency-key", "x-agent", "x-user", "x-allow-downgrade"])
+def test_a_header_that_is_said_twice_is_a_400_that_names_it(product: Product, name: str) -> None:
+    make.budget("1.00")
+    key = product.key()
+    value = f"Bearer {key}" if name == "authorization" else "true"
+    headers = [("authorization", f"Bearer {key}"), ("accept", "a/b"), ("accept", "c/d"), (name, value)]
+    if name != "authorization":
+        headers.append((name, "false"))
+    body = {"model": "mistral-small-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    response = httpx.post(product.url + "/v1/chat/completions", json=body, headers=headers)
+    assert (response.status_code, response.json()["param"]) == (400, name)
+    assert "more than once" in response.json()["message"]
+    assert not product.sandbox.requests
+    assert httpx.post(product.url + "/v1/chat/completions", json=body, headers=headers[:3]).status_code == 200
+
+
 def test_a_tenants_key_names_its_agent_and_makes_it_known(product: Product) -> None:
     make.budget("1.00")
     key = product.key(role="tenant")

@@ -43,6 +43,15 @@ def stream(*counted: int, indexes: tuple[int, ...] = (0, 1, 2), tokens: int = TO
     return Answer(script=[HEAD, *parts, *DONE], tokens=ANSWERS * tokens)
 
 
+def beside(at_most: int) -> Answer:
+    """Three answers, with a count beside the end of each, of so many tokens at most."""
+    parts = [chunk(choices=[{"index": at, "delta": {"content": DIGITS}, "finish_reason": None}]) for at in range(3)]
+    for at in range(ANSWERS):
+        end = {"index": at, "delta": {}, "finish_reason": "stop"}
+        parts.append(chunk(choices=[end], usage=used(min(at_most, (at + 1) * TOKENS))))
+    return Answer(script=[HEAD, *parts, *DONE], tokens=ANSWERS * TOKENS)
+
+
 def plain(*counted: int, **more: Any) -> Answer:
     choices: list[dict[str, Any]] = [
         {"index": at, "finish_reason": "stop", "message": {"role": "assistant", "content": DIGITS}}
@@ -70,12 +79,23 @@ def charged(product: Product, booked: BookedUpstream, answer: Answer, **fields: 
         (stream(0), True),
         (stream(0, 0, 0, indexes=(0, 0, 0)), True),
         (stream(0, 0, 0), True),
+        (beside(TOKENS), True),
         (plain(0, 1), False),
         (plain(2), False),
         (plain(2, usage={"prompt_tokens": 10}), False),
         (plain(0, 1, usage=used(TOKENS)), False),
     ],
-    ids=["2 of 3", "1 of 3", "one index", "one thrice", "plain 2", "plain 1", "beside a half", "beside a smaller one"],
+    ids=[
+        "2 of 3",
+        "1 of 3",
+        "one index",
+        "one thrice",
+        "beside each end",
+        "plain 2",
+        "plain 1",
+        "beside a half",
+        "beside a smaller one",
+    ],
 )
 def test_answers_without_a_count_are_charged_by_what_came_of_them(
     product: Product,  # noqa: F811

@@ -16,15 +16,17 @@ import pytest
 
 from governance import ledger
 from llm.gateway import bodies, process
-from llm.gateway.bodies import Bodies
+from llm.gateway.bodies import Bodies, HeldBytes, TooManyBodies
 from tests import factories as make
 from tests.llm.gateway.test_bodies import HI, error_of, send
 from tests.product import Product, eventually
 
+PLENTY = HeldBytes(of_a_key=10**9, of_a_tenant=10**9, of_all=10**9)
+
 
 @pytest.fixture
 async def shared() -> Any:
-    found = Bodies(at_a_time=2, most_bytes=10**9, patience_s=5)
+    found = Bodies(at_a_time=2, held=PLENTY, patience_s=5)
     yield found
     found.close()
 
@@ -33,7 +35,7 @@ async def test_one_keys_large_bodies_wait_for_each_other_and_anothers_for_one_of
     done: list[int] = []
 
     async def work(key_id: int) -> None:
-        with shared.turn(key_id) as turn:
+        with shared.turn(key_id, 1) as turn:
             await turn.work(bodies.LARGE_BYTES + 1, lambda: done.append(key_id))
 
     await asyncio.gather(*(work(1) for _ in range(50)), work(2), work(2))
@@ -60,8 +62,32 @@ async def test_a_keys_bodies_take_their_share_of_a_processor_and_no_more() -> No
     assert list(shares._even_at) == [2]
 
 
+async def test_bodies_that_are_parsed_elsewhere_are_spread_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "AT_ONCE_S", 0.0)
+    monkeypatch.setattr(bodies, "LIKELY_S_PER_BYTE", 0.01)
+    spread, loop = bodies.Spread(share=0.5), asyncio.get_running_loop()
+
+    async def begins_after_s(key: str, size_bytes: int) -> float:
+        began = loop.time()
+        await spread.begin(key, size_bytes, patience_s=0.5)
+        return loop.time() - began
+
+    # Of three that come at once each waits for what those before are likely to take, and another key's for none.
+    *waits, others = await asyncio.gather(*(begins_after_s("key 1", 5) for _ in range(3)), begins_after_s("key 2", 5))
+    assert [round(wait, 1) for wait in waits] == [0.0, 0.1, 0.2]
+    assert others < 0.05
+    # What one took in the end counts instead.
+    settle = await spread.begin("key 2", 5, patience_s=0.5)
+    settle(0.5)
+    with pytest.raises(TooManyBodies):
+        await spread.begin("key 2", 5, patience_s=0.5)
+    settle = await spread.begin("key 3", 20, patience_s=0.5)
+    settle(0.0)
+    assert await begins_after_s("key 3", 5) < 0.05
+
+
 async def test_what_parses_counts_also_where_it_fails_and_what_unpacks_does_not() -> None:
-    found = Bodies(at_a_time=2, most_bytes=10**9, patience_s=5, share=0.05)
+    found = Bodies(at_a_time=2, held=PLENTY, patience_s=5, share=0.05)
     waits: list[float] = []
 
     def busy() -> None:
@@ -72,7 +98,7 @@ async def test_what_parses_counts_also_where_it_fails_and_what_unpacks_does_not(
         raise ValueError("no JSON")
 
     try:
-        with found.turn(1) as turn:
+        with found.turn(1, 1) as turn:
             await turn.beside(lambda: time.sleep(0.01))
             for _ in range(2):
                 with pytest.raises(ValueError, match="no JSON"):
@@ -167,3 +193,42 @@ def test_a_small_packed_body_asks_the_database_no_more_than_one_that_is_not(
 
 def test_threads_take_short_turns_while_the_gateway_runs(product: Product) -> None:
     assert sys.getswitchinterval() == pytest.approx(process.SWITCH_INTERVAL_S)
+
+
+def test_what_is_held_is_bounded_for_a_key_a_tenant_and_all() -> None:
+    held = HeldBytes(of_a_key=10, of_a_tenant=15, of_all=20)
+    held.add(10, key_id=1, tenant_id=1)
+    for size, key_id, tenant_id, whose in ((1, 1, 1, "of this key"), (6, 2, 1, "of this tenant")):
+        with pytest.raises(TooManyBodies, match=whose):
+            held.add(size, key_id=key_id, tenant_id=tenant_id)
+    held.add(10, key_id=3, tenant_id=2)
+    with pytest.raises(TooManyBodies, match="large bodies are on their way"):
+        held.add(1, key_id=4, tenant_id=3)
+    # What was refused counts nowhere, and what is over no longer.
+    held.give_back(10, key_id=3, tenant_id=2)
+    held.add(5, key_id=2, tenant_id=1)
+    held.give_back(5, key_id=2, tenant_id=1)
+    held.give_back(10, key_id=1, tenant_id=1)
+    assert not held._bytes
+
+
+async def test_a_call_gives_back_what_its_body_held(shared: Bodies) -> None:
+    with shared.turn(1, 7) as turn:
+        turn.hold(100)
+        turn.hold(50)
+        turn.hold(300)
+        assert shared.held._bytes == {(" of this key", 1): 300, (" of this tenant", 7): 300, ("", 0): 300}
+    assert not shared.held._bytes
+
+
+def test_another_key_of_a_tenant_brings_no_more(product: Product) -> None:
+    from llm.gateway.application import gateway
+
+    body = orjson.dumps(HI | {"messages": [{"role": "user", "content": "a" * 300_000}]})
+    make.budget("10.00")
+    held, other = gateway.bodies.held, product.key(agent="refunds")
+    room = held._most[1] - 200_000
+    held.add(room, key_id=0, tenant_id=make.tenant().pk)
+    assert error_of(send(product, body, key=other)) == (429, "too_many_large_bodies", None)
+    held.give_back(room, key_id=0, tenant_id=make.tenant().pk)
+    assert send(product, body, key=other).status_code == 200

@@ -222,6 +222,17 @@ def test_where_nothing_fits_the_call_is_refused(product: Product) -> None:
     assert not product.sandbox.requests
 
 
+def test_where_no_model_of_a_strategy_will_do_it_is_said_why(product: Product, key: str) -> None:
+    ask = {"headers": {"x-strategy": "cost-optimized"}, "model": "auto"}
+    long = product.chat(key, **ask, messages=[{"role": "user", "content": "x " * 300_000}])
+    assert (long.status_code, long.json()["code"], long.json()["param"]) == (400, "model_not_capable", "messages")
+    assert "No model of the strategy cost-optimized reads as much" in long.json()["message"]
+    endless = product.post("/api/llm/route", key, prompt="Hi", max_tokens=9_000_000)
+    said = endless.json()["error"]
+    assert (endless.status_code, said["code"], said["param"]) == (400, "model_not_capable", "max_tokens")
+    assert "max_tokens up to" in said["message"]
+
+
 def test_an_unknown_strategy_is_named(product: Product, key: str) -> None:
     response = product.post(
         "/v1/chat/completions",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm.rules import bounds, routing
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
-from llm.rules.routing import Candidate, Kind, PoolModel, Routing, Strategy, UnknownStrategy
+from llm.rules.routing import Candidate, Kind, NoneFits, PoolModel, Routing, Strategy, UnknownStrategy
 
 DEFAULT = ("medium", "large", "small", "tiny")
 CODE = ("medium", "coder", "small")
@@ -258,6 +258,36 @@ class TestStrategies:
     def test_where_nothing_will_do_the_model_that_was_asked_for_remains(self):
         assert candidates("medium", strategy="cost-optimized", of=Routing()) == ("medium",)
 
+    @pytest.mark.parametrize(
+        ("estimate", "param", "says"),
+        [
+            (
+                Estimate("chat", 200_000, max_tokens=10),
+                "messages",
+                "reads as much: the call may have 200,000 tokens, and small takes 128,000",
+            ),
+            (
+                Estimate("chat", 28_000, max_tokens=9_000_000),
+                "max_tokens",
+                "has room for so long an answer: max_tokens up to 100,000 would do",
+            ),
+            (
+                Estimate("chat", 10, max_tokens=10, needs=frozenset({"audio", "tools"})),
+                "model",
+                "can do all that this call needs (audio): name one that can",
+            ),
+        ],
+    )
+    def test_where_nothing_will_do_for_any_word_it_is_said_what_would(self, estimate, param, says):
+        with pytest.raises(NoneFits, match=r"^No model of the strategy cost-optimized ") as refused:
+            candidates("auto", strategy="cost-optimized", estimate=estimate)
+        assert (refused.value.param, says in str(refused.value)) == (param, True)
+
+    def test_a_pool_without_a_price_says_so(self):
+        with pytest.raises(NoneFits, match="none has a price") as refused:
+            candidates("auto", strategy="quality", of=replace(ROUTING, pool=()))
+        assert refused.value.param == "x-strategy"
+
     def test_a_caller_who_wants_no_downgrade_gets_the_strategys_first_choice_wherever_it_is_served(self):
         assert candidates(strategy="quality", allow_downgrade=False) == ("medium",)
         eu = replace(MODELS[0], id="mistral-eu/medium", provider="mistral-eu", names=frozenset({"mistral-eu/medium"}))
@@ -389,7 +419,11 @@ def test_all_but_the_model_asked_for_can_do_the_job_and_have_a_price(strategy, m
     catalogue = shop(*MODELS, entry("free", price=None))
     of = replace(ROUTING, pool=(*POOL, PoolModel("free")), chains={"default": (*DEFAULT, "free")})
     estimate = Estimate(kind="chat", text_tokens=tokens, max_tokens=10, needs=frozenset(needs))
-    found = candidates(model, strategy, of=of, catalogue=catalogue, estimate=estimate, allow_downgrade=allow)
+    try:
+        found = candidates(model, strategy, of=of, catalogue=catalogue, estimate=estimate, allow_downgrade=allow)
+    except NoneFits:
+        assert (bool(strategy), model) == (True, "auto")
+        return
     assert found
     assert len(set(found)) == len(found)
     for name in found:

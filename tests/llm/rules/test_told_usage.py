@@ -109,3 +109,28 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert took(told, of(a7=1)) is None
     assert took(told, of(a5=4)) is None
     assert told.untold_answers == 1
+
+
+def beside(index: int, tokens: int) -> dict[str, Any]:
+    """A count in the name of the call that comes with the end of one answer."""
+    return {"choices": [{"index": index, "finish_reason": "stop"}], **block(tokens)}
+
+
+def test_counts_that_come_with_the_end_of_each_answer_may_be_of_it_alone() -> None:
+    told = ToldUsage(3)
+    assert took(told, beside(0, 0), beside(1, 5)) == used(5)
+    assert took(told, beside(2, 5)) is None
+    assert (told.least, told.untold_answers) == (used(5), 2)
+    # One of the call makes clear what they were.
+    assert took(told, {"choices": [], **block(4)}) == used(4)
+    assert told.untold_answers == 2
+    assert took(told, {"choices": [], **block(5)}) == used(5)
+    assert told.untold_answers == 0
+    assert took(ToldUsage(1), beside(0, 5), beside(1, 5)) == used(5)
+
+
+def test_which_answers_counts_came_with_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told_usage, "MOST_KEPT", 2)
+    told = ToldUsage(9)
+    assert took(told, *[beside(at, 5) for at in range(5)]) is None
+    assert told.untold_answers == 8

@@ -936,6 +936,23 @@ def test_whose_count_a_chunk_has(chunk: dict[str, Any], answers: set[int] | None
     assert usage.counted_answers(chunk) == answers
 
 
+@pytest.mark.parametrize("kind", ["text_tokens", "audio_tokens", "image_tokens", "video_tokens"])
+@pytest.mark.parametrize(("said", "prompt", "output"), [(10, 10, 20), (11, 21, 20), (21, 31, 41)])
+def test_more_of_a_kind_than_there_is_was_counted_beside_it(kind: str, said: int, prompt: int, output: int) -> None:
+    details = {"prompt_tokens_details": {kind: said}, "completion_tokens_details": {kind: said}}
+    assert tokens_of({"prompt_tokens": 10, "completion_tokens": 20} | details) == (prompt, 0, output)
+
+
+@pytest.mark.parametrize("name", ["accepted_prediction_tokens", "rejected_prediction_tokens"])
+def test_more_that_was_foretold_than_was_written_counts_too(name: str) -> None:
+    foretold = {"prompt_tokens": 10, "completion_tokens": 20, "completion_tokens_details": {name: 30}}
+    assert tokens_of(foretold) == (10, 0, 50)
+
+
+def tokens_of(block: dict[str, Any]) -> tuple[int, int, int] | None:
+    return tokens({"usage": block})
+
+
 def test_the_least_of_several_answers_is_what_each_of_them_has() -> None:
     choices = [{"index": 0, "usage": {"prompt_tokens": 9, "completion_tokens": 4}}, {"usage": {"completion_tokens": 5}}]
     found = usage.least_tokens({"choices": choices})
