@@ -209,3 +209,30 @@ def test_an_error_in_mid_stream_is_charged_by_what_it_says(product: Product, boo
     assert booked.idle()
     assert eventually(nothing_is_held)
     assert ledger_nanos() >= booked.books.spent_nanos > 0
+
+
+GREW = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LONG}})
+BEGUN = event({"type": "message_start", "message": {"id": "m", "model": "m", "usage": {"input_tokens": 14}}})
+MESSAGE = json.dumps({"id": "m", "type": "message", "model": "m", "content": [{"type": "text", "text": LONG}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("likes", "streams", "script"),
+    [
+        ("anthropic", False, body(MESSAGE[:-9], missing=9)),
+        ("anthropic", True, body(BEGUN + GREW[:-9], kind=EVENTS, missing=9)),
+        ("openai_compatible", False, body(whole()[:-9], missing=9)),
+        ("openai_compatible", True, body(text("1", model="m") + text(LONG, model="m")[:-9], kind=EVENTS, missing=9)),
+    ],
+    indirect=["likes"],
+)
+def test_what_came_counts_in_whatever_dialect(
+    product: Product, booked: BookedUpstream, likes: str, streams: bool, script: list[Any]
+) -> None:
+    before = ledger_nanos()
+    booked.next(Answer(tokens=TOKENS, obeys_max_tokens=False, script=script))
+    ask(product, likes, stream=streams, model="likes/m", max_tokens=5)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos * 0.99 > nanos("0.01")
+    assert Overrun.objects.get().place == "likes/m"

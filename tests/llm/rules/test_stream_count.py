@@ -273,6 +273,7 @@ def test_text_in_unknown_places_is_written_but_for_a_frame() -> None:
     count.arrived(1, part("y"))
     # Once it is more than can be, all of it counts.
     assert (count.overruns, count.overrun_tokens) == (True, size + 1 + FRAME_BYTES)
+    assert count.shown_tokens == 1_001
 
 
 def test_of_an_answer_that_says_nothing_of_its_usage_all_may_be_written() -> None:
@@ -288,3 +289,9 @@ def test_who_writes_nothing_passes_no_bound() -> None:
     count = StreamCount(replace(QUOTE, max_tokens=None))
     count.keeps(10_000)
     assert (count.written_bytes, count.overruns, count.overrun_tokens) == (0, False, 0)
+
+
+def test_of_an_answer_of_which_some_is_lost_nobody_knows_how_much_was_written() -> None:
+    count = counting(come=40)
+    count.lose()
+    assert count.tokens(cut=False) is None
