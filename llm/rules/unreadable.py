@@ -33,6 +33,8 @@ _ONE_WORD = 16
 
 # Of JSON: texts, where they end and where they do not, and what opens and closes.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
+# So much is read of it, in bytes; what comes after that counts as what nobody can read.
+_MOST_READ = 4 * 1024 * 1024
 _STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
 # What may lack at the end of JSON that breaks off: in a text, in a name, behind one, before a value.
@@ -46,11 +48,11 @@ def readable(data: bytes) -> tuple[Any, int]:
 
     None and all of its bytes where nothing can be read. Never raises.
     """
-    text = data.decode("utf-8", "replace")
+    text = data[:_MOST_READ].decode("utf-8", "replace")
     if not text.startswith(_STARTS):
         return None, len(data)
     end, open_ends = _balanced(text)
-    rest_bytes = len(text[end:].encode())
+    rest_bytes = len(text[end:].encode()) + max(0, len(data) - _MOST_READ)
     for begun in _begun(text[:end]):
         for ending in _ENDINGS:
             try:
