@@ -91,11 +91,11 @@ class Oracle:
             return Fraction(0)
         whole = sold.worth(quantity or 1, (about["interval"], about["interval_count"]), start)
         whole += listed * (quantity or 1) * sold.percent * sold.unit
-        in_grace, is_late = at - start < GRACE_S, sub["status"] == "past_due"
-        by_agreement = about["usage_type"] == "metered" and (in_grace or not is_late)
+        in_grace, status = at - start < GRACE_S, sub["status"]
+        by_agreement = about["usage_type"] == "metered" and status != "trialing" and (in_grace or status != "past_due")
         if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
             return whole
-        return whole / 10 if in_grace or sub["status"] == "trialing" else Fraction(0)
+        return whole / 10 if in_grace or status == "trialing" else Fraction(0)
 
 
 def intervals(one: PaidSpan, group: list[PaidSpan], cycle: Cycle) -> list[Span]:
