@@ -118,14 +118,9 @@ class Grant:
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
-        if (
-            shared := between(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
-        ) is None:
-            return Fraction(0)
-        covered = ((one.overlap(shared), one.length) for one in self.wholes)
-        parts = sum(
-            (Fraction(part // MICROSECOND, length // MICROSECOND) for part, length in covered if part), Fraction(0)
-        )
+        shared = Period(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
+        covered = ((one.overlap(shared) // MICROSECOND, one.length // MICROSECOND) for one in self.wholes)
+        parts = sum((Fraction(*pair) for pair in covered if pair[0]), Fraction(0))
         return (-self.nanos if self.is_credit else self.nanos) * parts
 
 
