@@ -106,11 +106,21 @@ def end_spending(
     return apply(account, tenant, found, facts, now=now)
 
 
-def let_go(tenant: Tenant, *, now: datetime) -> None:
-    """Nothing came of a subscription that never began: what held its tenant back goes."""
+def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
+    """Nothing came of a subscription that never began: what held its tenant back goes, and what is left of the top-ups
+    that could be spent meanwhile counts as before it. `account` is locked."""
     held = _known_budget(tenant)
-    if held is not None and _holds_back(held):
-        budgets.delete(budget=held, by=STRIPE, now=now)
+    if held is None or not _holds_back(held):
+        return
+    ledger.lock_windows(held.pk)
+    rows = BillingPeriod.objects.filter(tenant=tenant)
+    if last := rows.order_by("starts_at").last():
+        past = _past(account, held, tenant, before=last.ends_at, facts=facts, now=now)
+        drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
+        purchases.uncount(account, tenant, drawn, now=now)
+        rows.delete()
+        account.window_start = None
+    budgets.delete(budget=held, by=STRIPE, now=now)
 
 
 def forgive(account: BillingAccount) -> None:
@@ -351,7 +361,7 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
         old, new = {"source": known.source}, {"source": Budget.Source.STRIPE.value}
         audit.record(action="budget.take_over", target=str(known), by=STRIPE, now=now, old=old, new=new)
         known.source = Budget.Source.STRIPE
-    elif _holds_back(known):
+    elif _holds_back(known) and (found.parts or not known.enabled):
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
         changes = {"enabled": True} | (budget_policy.columns_of(plan) if plan else {})
         return budgets.change(budget=known, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan}")
@@ -359,9 +369,9 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
 
 
 def _holds_back(budget: Budget) -> bool:
-    """Whether a budget stands for a tenant that has paid for nothing yet."""
+    """Whether a budget stands for a tenant that has paid for nothing yet but top-ups."""
     is_ours = budget.source == Budget.Source.STRIPE
-    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exists()
+    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exclude(parts=[]).exists()
 
 
 def _make_budget(tenant: Tenant, limit_nanos: int, plan: Plan | None, now: datetime) -> Budget:
