@@ -119,6 +119,12 @@ def test_who_has_no_subscription_takes_nothing_from_the_free_tier(shop: Shop, se
     read(shop, left, idle)
     assert sync.due(now=START) == 0
     assert (owner(), window_of().limit_nanos) == (left, factories.nanos("5"))
+    # Nor does a checkout that was begun and is never paid.
+    started = shop.customer("pm_card_chargeCustomerFail", metadata=ACME)
+    shop.subscribe(started, shop.price(5000), payment_behavior="default_incomplete")
+    read(shop, started, left, started)
+    assert sync.due(now=START) == 0
+    assert (owner(), window_of().limit_nanos) == (left, factories.nanos("5"))
     # One that pays does, and the one that left takes it back by paying again.
     shop.subscribe(idle, shop.price(5000))
     read(shop, idle)
