@@ -152,6 +152,20 @@ def test_what_was_used_on_credit_of_one_that_ended_is_not_given_beside_another(s
     assert read(shop, customer) == ("active", 0)
 
 
+def test_a_quantity_of_nothing_gives_nothing(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    item = {"price": shop.price(5000, lookup_key="standard"), "quantity": 0}
+    more = shop.price(1000, metadata={"llm_budget_usd": "10"})
+    sub = shop.post("subscriptions", customer=customer, items=[item, {"price": more}])["id"]
+    assert read(shop, customer) == ("active", STANDARD // 5)
+    shop.account.advance(by=32 * DAY)
+    assert read(shop, customer) == ("active", STANDARD // 5)
+    # Nor is what was paid for kept where it is given up uncredited.
+    [other] = (one["id"] for one in shop.get(f"subscriptions/{sub}")["items"]["data"] if one["price"]["id"] == more)
+    shop.post(f"subscriptions/{sub}", items=[{"id": other, "quantity": 0}], proration_behavior="none")
+    assert read(shop, customer) == ("active", 1)
+
+
 # What is given on credit ------------------------------------------------------------------------------------------
 
 
