@@ -41,7 +41,10 @@ def note(
     *,
     now: datetime,
 ) -> set[str]:
-    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none."""
+    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none.
+
+    A refund of what counts for a tenant that another customer has by now makes that one due.
+    """
     reasons: set[str] = set()
     known = {row.key: row for row in TopUp.objects.filter(account=account)}
     for invoice in invoices:
@@ -50,10 +53,9 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
-    for row in known.values():
-        _refund(
-            row, refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
-        )
+    refunded = [row for row in known.values() if _refund(row, _gone(row, refunds, payments))]
+    holders = BillingAccount.objects.filter(tenant__in={row.tenant_id for row in refunded} - {None})
+    holders.exclude(pk=account.pk).update(due_at=now)
     return reasons
 
 
@@ -218,13 +220,19 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
             yield line.id or f"{invoice.id}/{number}", min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
 
 
-def _refund(row: TopUp, gone: Refund) -> None:
-    """As much of the amount as of the payment went back."""
+def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) -> Refund:
+    return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
+
+
+def _refund(row: TopUp, gone: Refund) -> bool:
+    """As much of the amount as of the payment went back; whether that is news."""
     refunded = 0
     if gone.kind.is_whole:
         refunded = row.amount_nanos
     elif gone.kind == RefundKind.PARTIAL:
         refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)
-    if refunded != row.refunded_nanos:
+    is_news = refunded != row.refunded_nanos
+    if is_news:
         row.refunded_nanos = refunded
         row.save(update_fields=["refunded_nanos"])
+    return is_news
