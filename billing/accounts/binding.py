@@ -129,7 +129,7 @@ def claims_to_retry() -> Q:
     claimed = Q(claimed_tenant__in=free.values("slug")) | (
         Q(claimed_tenant__in=over.values("tenant__slug"), deleted_at__isnull=True)
         & ~Q(state__in=CLOSED)
-        & ~Q(claimed_tenant__in=on_free.values("tenant__slug"), state=NONE)
+        & (Q(state__in=LIVE) | ~Q(claimed_tenant__in=on_free.values("tenant__slug")))
     )
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
 
@@ -253,8 +253,8 @@ def _gives_way(holder: BillingAccount, *, to: BillingAccount) -> bool:
     if _is_over(to):
         return False
     if _is_over(holder):
-        # Who has nothing yet takes nothing from the free tier.
-        return holder.deleted_at is not None or (holder.state, to.state) != (FREE, NONE)
+        # Who has nothing yet, as one that never pays, takes nothing from the free tier.
+        return holder.deleted_at is not None or holder.state != FREE or to.state in LIVE
     # An abandoned checkout, or who has bought something once. What an operator has decided stays.
     has_decided = holder.tenant is not None and holder.tenant.slug in holder.decided_claims
     return to.state in LIVE and not (holder.has_begun or holder.state in LIVE or has_decided)

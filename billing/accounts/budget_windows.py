@@ -18,7 +18,7 @@ from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
 from billing.rules.balance import Limit, Purchase, Spell
-from billing.rules.entitlement import Entitlement, EntitlementState, WindowShare, is_due, paid_for
+from billing.rules.entitlement import OVER, Entitlement, EntitlementState, WindowShare, is_due, paid_for
 from billing.rules.grants import Period
 from billing.rules.valuation import Kept, PlanRule, Pricing
 from governance import audit, ledger
@@ -45,8 +45,9 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     row = _row(account, tenant, starts_at, found)
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
     topups = purchases.of_tenant(tenant)
-    carried = balance.carried(past, topups, alive=[_key(part) for part in found.parts])
-    limit = _limit(row, carried, found, topups, used=0 if is_new else _used(budget))
+    ended = _ended(row, found, facts, now)
+    carried = balance.carried(past, topups, alive=[_key(part) for part in found.parts], ended=ended)
+    limit = _limit(row, carried, found, ended, topups, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=period.starts_at,
@@ -66,7 +67,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
         topups = purchases.of_tenant(tenant)
-    limit = _limit(row, carried, found, topups, used=_used(budget))
+    limit = _limit(row, carried, found, ended, topups, used=_used(budget))
     if limit.nanos > row.peak_nanos:
         row.peak_nanos = limit.nanos
         row.save(update_fields=["peak_nanos"])
@@ -105,11 +106,21 @@ def end_spending(
     return apply(account, tenant, found, facts, now=now)
 
 
-def let_go(tenant: Tenant, *, now: datetime) -> None:
-    """Nothing came of a subscription that never began: what held its tenant back goes."""
+def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
+    """Nothing came of a subscription that never began: what held its tenant back goes, and what is left of the top-ups
+    that could be spent meanwhile counts as before it. `account` is locked."""
     held = _known_budget(tenant)
-    if held is not None and _holds_back(held):
-        budgets.delete(budget=held, by=STRIPE, now=now)
+    if held is None or not _holds_back(held):
+        return
+    ledger.lock_windows(held.pk)
+    rows = BillingPeriod.objects.filter(tenant=tenant)
+    if last := rows.order_by("starts_at").last():
+        past = _past(account, held, tenant, before=last.ends_at, facts=facts, now=now)
+        drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
+        purchases.uncount(account, tenant, drawn, now=now)
+        rows.delete()
+        account.window_start = None
+    budgets.delete(budget=held, by=STRIPE, now=now)
 
 
 def forgive(account: BillingAccount) -> None:
@@ -123,10 +134,16 @@ def forgive(account: BillingAccount) -> None:
 
 
 def _limit(
-    row: BillingPeriod, carried: balance.Balance, found: Entitlement, topups: Sequence[Purchase], *, used: int
+    row: BillingPeriod,
+    carried: balance.Balance,
+    found: Entitlement,
+    ended: Sequence[balance.Part],
+    topups: Sequence[Purchase],
+    *,
+    used: int,
 ) -> Limit:
     parts = tuple(_drawable(part) for part in found.parts)
-    spell = Spell(row.starts_at, parts, used)
+    spell = Spell(row.starts_at, (*parts, *ended), used)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
@@ -179,6 +196,22 @@ def _past(
         Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos))
         for row, nanos in zip(rows, used, strict=True)
     ]
+
+
+def _ended(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> tuple[balance.Part, ...]:
+    """Parts of the current window whose subscription is over, beside those that count: what is used of them stays, as
+    far as it was paid for. An operator's own limit is all there is."""
+    keys = {_key(part) for part in found.parts}
+    over = {id for id, sub in facts.subscriptions.items() if sub.status in OVER}
+    gone = [part.subscription_id in over and _key(part) not in keys for part in map(_part, row.parts)]
+    if not any(gone) or "override" in found.reasons:
+        return ()
+    known = zip(gone, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
+    return tuple(
+        replace(part, whole_nanos=part.covered_nanos + part.forgiven_nanos, frozen=True)
+        for is_gone, part in known
+        if is_gone
+    )
 
 
 def _paid_parts(
@@ -328,7 +361,7 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
         old, new = {"source": known.source}, {"source": Budget.Source.STRIPE.value}
         audit.record(action="budget.take_over", target=str(known), by=STRIPE, now=now, old=old, new=new)
         known.source = Budget.Source.STRIPE
-    elif _holds_back(known):
+    elif _holds_back(known) and (found.parts or not known.enabled):
         plan = Plan.objects.filter(name=found.plan).first() or Plan.objects.filter(is_default=True).first()
         changes = {"enabled": True} | (budget_policy.columns_of(plan) if plan else {})
         return budgets.change(budget=known, changes=changes, by=STRIPE, now=now, reason=f"plan {found.plan}")
@@ -336,9 +369,9 @@ def _budget(tenant: Tenant, limit_nanos: int, found: Entitlement, now: datetime)
 
 
 def _holds_back(budget: Budget) -> bool:
-    """Whether a budget stands for a tenant that has paid for nothing yet."""
+    """Whether a budget stands for a tenant that has paid for nothing yet but top-ups."""
     is_ours = budget.source == Budget.Source.STRIPE
-    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exists()
+    return is_ours and not BillingPeriod.objects.filter(tenant__budgets=budget).exclude(parts=[]).exists()
 
 
 def _make_budget(tenant: Tenant, limit_nanos: int, plan: Plan | None, now: datetime) -> Budget:

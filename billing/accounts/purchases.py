@@ -41,7 +41,10 @@ def note(
     *,
     now: datetime,
 ) -> set[str]:
-    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none."""
+    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none.
+
+    A refund of what counts for a tenant that another customer has by now makes that one due.
+    """
     reasons: set[str] = set()
     known = {row.key: row for row in TopUp.objects.filter(account=account)}
     for invoice in invoices:
@@ -50,10 +53,9 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
-    for row in known.values():
-        _refund(
-            row, refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
-        )
+    refunded = [row for row in known.values() if _refund(row, _gone(row, refunds, payments))]
+    holders = BillingAccount.objects.filter(tenant__in={row.tenant_id for row in refunded} - {None})
+    holders.exclude(pk=account.pk).update(due_at=now)
     return reasons
 
 
@@ -97,7 +99,8 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
     for row in rows:
         mine = [used[one.pk] for one in given if one.reason == _reason(row)]
         goes = mine and settings.STRIPE_TOPUPS == "expire"
-        row.used_before_nanos = row.amount_nanos if goes else min(row.amount_nanos, max(mine, default=0))
+        used_before = row.used_before_nanos + max(mine, default=0)
+        row.used_before_nanos = row.amount_nanos if goes else min(row.amount_nanos, used_before)
     for one in given:
         # The default budget counts no more beside a subscription's; the tenant's own do.
         if one.budget.tenant_id is None and allowances.state(one, now=now) == allowances.RUNNING:
@@ -115,6 +118,19 @@ def count_in(bought: Sequence[TopUp], tenant: Tenant, starts_at: datetime) -> No
     for row in bought:
         row.tenant, row.counts_from = tenant, starts_at
         row.save(update_fields=["tenant", "counts_from", "used_before_nanos"])
+
+
+def uncount(account: BillingAccount, tenant: Tenant, drawn: Mapping[str, int], *, now: datetime) -> None:
+    """Let the tenant's top-ups count in no window of a subscription any more, less what was `drawn` on each there, in
+    nanodollars by their keys. `account` is the tenant's, and locked."""
+    for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False):
+        row.used_before_nanos = min(row.amount_nanos, row.used_before_nanos + drawn.get(row.key, 0))
+        # Windows that begin with it are others from now on.
+        row.counts_from, row.noted_at = None, now
+        if row.account_id == account.pk:
+            # To be given to the windows that are open without one.
+            row.tenant = None
+        row.save(update_fields=["tenant", "counts_from", "used_before_nanos", "noted_at"])
 
 
 def count_without_window(account: BillingAccount, tenant: Tenant, *, now: datetime) -> None:
@@ -136,11 +152,13 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
     for row in bought:
         if row.tenant is not None:
             _take_back(row, [one for one in _given(row) if one.window in found], now)
-        elif found and row.refunded_nanos < row.amount_nanos:
-            row.tenant = tenant
-            row.save(update_fields=["tenant"])
+        elif found and _left(row):
+            # What an open window has beyond its limit of what was used before is counted there again.
+            beyond = (max(0, window.committed_nanos - window.limit_nanos) for window in found)
+            row.tenant, row.used_before_nanos = tenant, row.used_before_nanos - min(row.used_before_nanos, *beyond)
+            row.save(update_fields=["tenant", "used_before_nanos"])
             for window in found:
-                _give(row, window, row.amount_nanos - row.refunded_nanos, now)
+                _give(row, window, _left(row), now)
 
 
 def _bought(account: BillingAccount, tenant: Tenant) -> QuerySet[TopUp]:
@@ -167,11 +185,16 @@ def _take_back(row: TopUp, given: Sequence[Allowance], now: datetime) -> None:
     """Leave in open windows what was not refunded, or what is used of it; a refund that failed is given again."""
     for one in given:
         window = cast(BudgetWindow, one.window)
-        nanos = max(_used_of(one), row.amount_nanos - row.refunded_nanos)
+        nanos = max(_used_of(one), _left(row))
         if nanos != one.amount_nanos:
             allowances.end(allowance=one, by=STRIPE, now=now, reason=f"refunded: {row.key}")
             if nanos:
                 _give(row, window, nanos, now)
+
+
+def _left(row: TopUp) -> int:
+    """What a top-up comes to in windows without a subscription, in nanodollars."""
+    return max(0, row.amount_nanos - row.refunded_nanos - row.used_before_nanos)
 
 
 def _used_of(allowance: Allowance) -> int:
@@ -182,7 +205,9 @@ def _used_of(allowance: Allowance) -> int:
 
 
 def _reason(row: TopUp) -> str:
-    return f"top-up {row.key}"[:300]
+    # What windows were given before a subscription that came to nothing is used, or counts anew.
+    less = f", {money.format_dollars(row.used_before_nanos)} used before" if row.used_before_nanos else ""
+    return f"top-up {row.key}"[: 300 - len(less)] + less
 
 
 def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]]:
@@ -195,13 +220,19 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
             yield line.id or f"{invoice.id}/{number}", min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
 
 
-def _refund(row: TopUp, gone: Refund) -> None:
-    """As much of the amount as of the payment went back."""
+def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) -> Refund:
+    return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
+
+
+def _refund(row: TopUp, gone: Refund) -> bool:
+    """As much of the amount as of the payment went back; whether that is news."""
     refunded = 0
     if gone.kind.is_whole:
         refunded = row.amount_nanos
     elif gone.kind == RefundKind.PARTIAL:
         refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)
-    if refunded != row.refunded_nanos:
+    is_news = refunded != row.refunded_nanos
+    if is_news:
         row.refunded_nanos = refunded
         row.save(update_fields=["refunded_nanos"])
+    return is_news

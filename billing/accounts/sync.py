@@ -218,7 +218,7 @@ def _give(
     limit = None
     if found.state in (*STOPPING, EntitlementState.FREE) and not account.has_begun:
         if found.state != EntitlementState.SUSPENDED:
-            budget_windows.let_go(tenant, now=now)
+            budget_windows.let_go(account, tenant, facts, now=now)
             purchases.count_without_window(account, tenant, now=now)
         return None
     for product_id, subscription_id in found.trials.items():

@@ -80,15 +80,21 @@ class Limit:
         return self.plan_nanos + self.topups_nanos
 
 
-def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collection[str]) -> Balance:
-    """Draw all past windows in order. `alive` are the keys of the parts that count in the current one."""
+def carried(
+    past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collection[str], ended: Sequence[Part] = ()
+) -> Balance:
+    """Draw all past windows in order. `alive` are the keys of the parts that count in the current one, `ended` those
+    of which no more than what was paid for does."""
     balance = Balance()
+    alive = {*alive, *(part.key for part in ended)}
     for number, spell in enumerate(past):
         _draw(balance, spell, topups)
         later = {part.key for part in past[number + 1].parts} if number + 1 < len(past) else alive
         for part in spell.parts:
             if part.key not in later:
                 _close(balance, part)
+    # What was drawn beyond that is owed by now: its credit is over.
+    balance.debt_nanos += sum(max(0, balance.drawn.get(part.key, 0) - part.whole_nanos) for part in ended)
     return balance
 
 

@@ -349,7 +349,8 @@ class _Subscription:
         return paid
 
     def _worth(self, items: Sequence[Item], whole: Period) -> int:
-        """What items are worth for a whole cycle; the default plan once."""
+        """What items are worth for a whole cycle; the default plan once, and nothing where there is none of an item."""
+        items = [one for one in items if one.quantity]
         if any(self.worths[item.price.id].level == valuation.Level.DEFAULT for item in items):
             items = items[:1]
         pricing, worths, reasons = self.facts.pricing, self.worths, self.reasons

@@ -284,7 +284,8 @@ def _grant(
     trial = between(sub.trial_starts_at, sub.trial_ends_at) if sub else None
     is_listed = price.unit_amount is not None and price.currency in ("", line.currency)
     list_amount = (price.unit_amount or 0) * line.quantity if is_listed else 0
-    is_given = list_amount > 0 or bool(trial and trial.overlap(span))
+    has_price = list_amount > 0 or (line.quantity == 0 and price.unit_amount != 0)
+    is_given = has_price or bool(trial and trial.overlap(span))
     if price.metered:
         is_given = invoice.created_at is not None and invoice.created_at < span.ends_at
     if line.listed == 0 and is_given:

@@ -121,9 +121,49 @@ def test_what_was_used_of_a_subscription_that_ended_was_paid_for(shop: Shop) -> 
     assert spend(shop, customer, at_most=80) == 80
     shop.account.advance(by=DAY)
     shop.delete(f"subscriptions/{first}")
-    read(shop, customer)
+    # What the other one paid for is still there.
+    assert read(shop, customer) == ("active", 20_000_000_000)
     shop.account.advance(by=31 * DAY)
     assert spend(shop, customer) == 50
+
+
+def test_what_was_used_of_one_that_ended_and_was_credited_is_paid_for_as_far_as_that_stands(shop: Shop) -> None:
+    shop.account.advance(to=int(datetime(2026, 4, 1, tzinfo=UTC).timestamp()))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    first = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    assert spend(shop, customer, at_most=60) == 60
+    shop.account.advance(by=15 * DAY)
+    shop.delete(f"subscriptions/{first}", prorate="true", invoice_now="true")
+    # Half of a month of the one, and the other.
+    assert read(shop, customer) == ("active", 15_000_000_000)
+
+
+def test_what_was_used_on_credit_of_one_that_ended_is_not_given_beside_another(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    used = shop.subscribe(customer, usage_price(shop))["id"]
+    assert spend(shop, customer) == 50
+    shop.account.advance(by=DAY)
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    assert spend(shop, customer, at_most=10) == 10
+    shop.account.advance(by=DAY)
+    shop.delete(f"subscriptions/{used}")
+    # It is owed at once, out of what the other one paid for.
+    assert read(shop, customer) == ("active", 0)
+
+
+def test_a_quantity_of_nothing_gives_nothing(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    item = {"price": shop.price(5000, lookup_key="standard"), "quantity": 0}
+    more = shop.price(1000, metadata={"llm_budget_usd": "10"})
+    sub = shop.post("subscriptions", customer=customer, items=[item, {"price": more}])["id"]
+    assert read(shop, customer) == ("active", STANDARD // 5)
+    shop.account.advance(by=32 * DAY)
+    assert read(shop, customer) == ("active", STANDARD // 5)
+    # Nor is what was paid for kept where it is given up uncredited.
+    [other] = (one["id"] for one in shop.get(f"subscriptions/{sub}")["items"]["data"] if one["price"]["id"] == more)
+    shop.post(f"subscriptions/{sub}", items=[{"id": other, "quantity": 0}], proration_behavior="none")
+    assert read(shop, customer) == ("active", 1)
 
 
 # What is given on credit ------------------------------------------------------------------------------------------

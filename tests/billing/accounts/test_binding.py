@@ -99,6 +99,23 @@ def test_one_that_a_subscription_came_of_gives_way_to_nobody(shop: Shop) -> None
     assert BillingAccount.objects.get(stripe_customer_id=second).reasons == ["unmapped_plan", "tenant_taken:acme"]
 
 
+def test_a_refund_of_what_was_bought_before_a_tenant_was_given_up_is_taken_back_at_once(shop: Shop) -> None:
+    early = shop.customer(metadata=ACME)
+    charge = top_up(shop, early)
+    read(shop, early)
+    payer = shop.customer(metadata=ACME)
+    shop.subscribe(payer, shop.price(5000))
+    read(shop, payer)
+    assert window_of().remaining_nanos == STANDARD + TWENTY
+    shop.post("refunds", charge=charge)
+    read(shop, early)
+    assert sync.due(now=datetime.fromtimestamp(shop.account.now, UTC)) == 1
+    assert window_of().remaining_nanos == STANDARD
+    # Once.
+    read(shop, early)
+    assert sync.due(now=datetime.fromtimestamp(shop.account.now, UTC)) == 0
+
+
 def test_one_that_an_operator_bound_gives_way_to_nobody(shop: Shop) -> None:
     first, second = shop.customer(), shop.customer(metadata=ACME)
     read(shop, first)
@@ -117,6 +134,12 @@ def test_who_has_no_subscription_takes_nothing_from_the_free_tier(shop: Shop, se
     read(shop, left)
     shop.delete(f"subscriptions/{sub}")
     read(shop, left, idle)
+    assert sync.due(now=START) == 0
+    assert (owner(), window_of().limit_nanos) == (left, factories.nanos("5"))
+    # Nor does a checkout that was begun and is never paid.
+    started = shop.customer("pm_card_chargeCustomerFail", metadata=ACME)
+    shop.subscribe(started, shop.price(5000), payment_behavior="default_incomplete")
+    read(shop, started, left, started)
     assert sync.due(now=START) == 0
     assert (owner(), window_of().limit_nanos) == (left, factories.nanos("5"))
     # One that pays does, and the one that left takes it back by paying again.

@@ -228,6 +228,30 @@ class TestBeforeASubscription:
         kept = max(0, 20 - back // 100 - (0 if used == "1" else 5))
         assert window_of().remaining_nanos == STANDARD + factories.nanos(str(kept))
 
+    @pytest.mark.parametrize(
+        ("used", "waiting", "left", "rest"), [("5", "0", "25", "20"), ("15", "3", "12", "11"), ("15", "15", "0", "0")]
+    )
+    def test_counts_again_where_the_subscriptions_first_payment_never_came(
+        self, tenant: Tenant, deliver: Deliver, used: str, waiting: str, left: str, rest: str
+    ) -> None:
+        spend("1")
+        deliver(checkout_completed(mode="payment"), bought())
+        spend(str(int(used) - 1))
+        deliver(subscription_created(status="incomplete"))
+        ledger.record(factories.reporting(waiting), now=START)
+        expired = subscription_updated(status="incomplete_expired", created=START + DAY)
+        deliver(expired, expired, now=START + DAY / 4)
+        account = BillingAccount.objects.get()
+        assert (account.state, account.window_start) == ("closed", None)
+        assert self.left() == factories.nanos(left)
+        # The default budget is in force again.
+        assert ledger.reserve(factories.reserving("1"), now=START + DAY / 4).allowed == (left != "0")
+        again: dict[str, Any] = {"subscription": "sub_again", "period_start": START + DAY, "period_end": NEXT}
+        new = subscription_created(created=START + DAY, **again), invoice_paid(created=START + DAY, **again)
+        deliver(*new, now=START + DAY)
+        assert window_of().remaining_nanos == STANDARD + factories.nanos(rest)
+        assert window_of().budget.downgrade_rules
+
     def test_of_two_is_each_used_once(self, deliver: Deliver) -> None:
         spend("10")
         deliver(checkout_completed(mode="payment"), bought(), bought("in_more"))

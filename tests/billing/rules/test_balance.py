@@ -141,6 +141,18 @@ def test_frozen_parts_allow_together_what_is_used_and_each_no_more_than_it_had()
     assert left([], spell(0, 60, *two)) == 60
 
 
+def test_of_one_that_ended_no_more_than_was_paid_goes_on_and_the_rest_is_owed_at_once() -> None:
+    ended, other = part(30, frozen=True), part(50, key="b")
+
+    def after(drawn: int, used: int) -> int:
+        past = [spell(0, drawn, part(50, paid=30))]
+        carried = balance.carried(past, [], alive=[other.key], ended=[ended])
+        return balance.limit(carried, spell(1, used, other, ended), []).nanos
+
+    assert [after(10, used) for used in (0, 15, 60)] == [50, 65, 70]
+    assert [after(45, used) for used in (0, 60)] == [35, 35]
+
+
 def test_debts_of_several_windows_add_up() -> None:
     assert left([spell(0, 5), spell(1, 7)], spell(2, 0, part(50, key="b"))) == 38
     past = [spell(0, 220, part(200, paid=55)), spell(1, 200, part(200, paid=155, key="b"))]

@@ -83,6 +83,13 @@ def test_quantity_multiplies_only_where_the_price_says_so() -> None:
         assert found.limit_nanos == nanos_from_dollars("5") * times
 
 
+def test_an_item_of_nothing_is_worth_nothing() -> None:
+    """Also where what it was paid for before is not credited."""
+    assert entitled([sub(quantity=0)], [paid()]).limit_nanos == 0
+    assert entitled([sub(quantity=0)], [paid()], policy=BillingPolicy(downgrade="period_end")).limit_nanos == 50 * 10**9
+    assert entitled([sub(quantity=0)], [paid(quantity=0, amount_paid=0)]).state == EntitlementState.PENDING
+
+
 @pytest.mark.parametrize("quantity", [10**6, 10**12, 2**63])
 def test_no_quantity_makes_more_of_a_price_than_a_limit_may_be(quantity: int) -> None:
     price = events.price_of("price_x", metadata={"llm_budget_usd": "1000000", "llm_budget_per_unit": "true"})

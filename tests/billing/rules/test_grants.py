@@ -169,7 +169,10 @@ class TestALine:
             assert worth(invoice(line(amount=0, price=price))) == 1000
         # In another currency the list price says nothing.
         assert worth(invoice(line(amount=0, currency="eur"))) == 1000
-        assert worth(invoice(line(amount=0, quantity=0))) == 1000
+        # Nor does one of nothing, but where that has no price.
+        assert worth(invoice(line(amount=0, quantity=0))) == 0
+        assert worth(invoice(line(amount=0, quantity=0, price=StripePrice("price_x", interval="month")))) == 0
+        assert worth(invoice(line(amount=0, quantity=0, price=FREE))) == 1000
 
     def test_of_a_trial_gives_nothing_whatever_its_price(self) -> None:
         tiers = StripePrice("price_x", interval="month")
