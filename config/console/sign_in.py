@@ -175,7 +175,7 @@ def come_again(request: HttpRequest) -> HttpResponse:
 
 def _locked_until(request: HttpRequest, credentials: dict[str, Any], now: datetime) -> datetime:
     cooloff: timedelta = settings.AXES_COOLOFF_TIME
-    of_address = address_locked_until(request)
+    of_address = address_locked_until(request, credentials)
     rows = [
         row for found in AxesProxyHandler.get_implementation().get_user_attempts(request, credentials) for row in found
     ]
