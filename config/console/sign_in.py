@@ -26,7 +26,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.forms import AuthenticationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from config import addresses, passwords, second_factor
+from config import addresses, passwords, second_factor, sign_ins
 from config.backends import address_locked_until
 
 # Where the session keeps whose password was right until the code is there; and for how long.
@@ -46,7 +46,10 @@ class CodeNeeded(Exception):
 class SignInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Raises passwords.TooMany, which `PasswordsMiddleware` answers."""
-        with passwords.addresses.place(counted_address(cast(HttpRequest, self.request))):
+        request, username = cast(HttpRequest, self.request), self.cleaned_data.get("username", "")
+        is_known = sign_ins.has_signed_in(username=username, address=counted_address(request), now=timezone.now())
+        site = addresses.counted(request.META.get("REMOTE_ADDR", ""), bits=addresses.SITE_BITS)
+        with passwords.sign_in(username=username, address=site, is_known=is_known):
             found: dict[str, Any] = super().clean()
             return found
 
