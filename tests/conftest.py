@@ -17,6 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from benchmarks.own_books import BookedUpstream
+from config.passwords import Hasher
 from governance import ledger
 from governance.ledger import clock
 from governance.upkeep import reconcile
@@ -36,6 +37,9 @@ PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.
 hypothesis_settings.register_profile("same", PATIENT, derandomize=True)
 hypothesis_settings.register_profile("others", PATIENT, derandomize=False, print_blob=True)
 hypothesis_settings.load_profile("same")
+
+# A hash is to take long, which shows nothing a thousand times over. Servers of the product take theirs.
+Hasher.iterations = 1_000
 
 MIGRATED = pytest.StashKey[list[list[Model]]]()
 BLOCKER = pytest.StashKey[Any]()
