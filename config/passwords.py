@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from django.db import connection
 
 from governance import database
 
@@ -40,14 +41,22 @@ class HashingLine:
     """Who waits for a password to be hashed holds no connection to the database meanwhile."""
 
     def __init__(self, *, most: int = MOST_AT_A_TIME, patience_s: float = PATIENCE_S) -> None:
-        self._places = threading.BoundedSemaphore(most)
+        self._most = most
+        self._lock = threading.Lock()
+        self._inside = 0
         self._patience_s = patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords", initializer=_step_back)
 
     def hashed(self, do: Callable[[], str]) -> str:
-        """What `do` makes, in its turn. Raises TooMany."""
-        if not self._places.acquire(blocking=False):
-            raise TooMany
+        """What `do` makes, in its turn. Raises TooMany.
+
+        Within a transaction nobody waits: others wait for it, of SQLite whoever writes.
+        """
+        most = 1 if connection.in_atomic_block else self._most
+        with self._lock:
+            if self._inside >= most:
+                raise TooMany
+            self._inside += 1
         try:
             database.give_back()
             running = self._thread.submit(do)
@@ -57,7 +66,8 @@ class HashingLine:
                 running.cancel()
                 raise TooMany from None
         finally:
-            self._places.release()
+            with self._lock:
+                self._inside -= 1
 
 
 class Addresses:
