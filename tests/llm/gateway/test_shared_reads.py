@@ -27,5 +27,6 @@ async def test_who_is_done_with_an_error_ends_nobody_else_who_has_it() -> None:
             told.append((name, str(error)))
             errors.let_go(error)
 
-    await asyncio.gather(ask("quick", goes_on_for_s=0.01), ask("slow", goes_on_for_s=0.1))
+    asks = asyncio.gather(ask("quick", goes_on_for_s=0.01), ask("slow", goes_on_for_s=0.1))
+    await asyncio.wait_for(asks, 5)
     assert told == [("quick", "away"), ("slow", "away")]
