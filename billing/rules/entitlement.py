@@ -424,10 +424,9 @@ class _Subscription:
     def _trial(self) -> SubscriptionStatus:
         """One trial window to the trial's end, once for each tenant and product."""
         sub = self.sub
-        begun = [item.starts_at for item in sub.items if item.starts_at]
-        paid_to = [all[-1].ends_at for all in self.spans.values()]
-        starts_at = max(paid_to, default=None) or sub.trial_starts_at or min(begun, default=None)
-        period = grants.between(starts_at, sub.trial_ends_at)
+        begun = sub.trial_starts_at or min((item.starts_at for item in sub.items if item.starts_at), default=None)
+        known = [at for at in (begun, *(all[-1].ends_at for all in self.spans.values())) if at]
+        period = grants.between(max(known, default=None), sub.trial_ends_at)
         if period is None:
             return self._is(EntitlementState.PENDING, "trial_without_period")
         product = next((item.price.product_id or item.price.id for item in sub.items), "")

@@ -118,14 +118,9 @@ class Grant:
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
-        if (
-            shared := between(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
-        ) is None:
-            return Fraction(0)
-        covered = ((one.overlap(shared), one.length) for one in self.wholes)
-        parts = sum(
-            (Fraction(part // MICROSECOND, length // MICROSECOND) for part, length in covered if part), Fraction(0)
-        )
+        shared = Period(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
+        covered = ((one.overlap(shared) // MICROSECOND, one.length // MICROSECOND) for one in self.wholes)
+        parts = sum((Fraction(*pair) for pair in covered if pair[0]), Fraction(0))
         return (-self.nanos if self.is_credit else self.nanos) * parts
 
 
@@ -192,7 +187,7 @@ def of(
             worth = (beside if price.id in items else worths).get(price.id)
             if line.credit:
                 worth = charged.get(price.id, worth)
-            if worth and (grant := _grant(line, invoice.id, worth, found, pricing, sub, reasons)):
+            if worth and (grant := _grant(line, invoice, worth, found, pricing, sub, reasons)):
                 adds_up = price.unit_amount is not None or worth.share_e4 or worth.per_unit
                 once = "" if worth.level == Level.DEFAULT else str(number) if adds_up else price.id
                 first = counted.setdefault((grant.span, grant.is_credit, once), (number, price.id))
@@ -274,21 +269,25 @@ def _told(line: Line, items: Mapping[str, StripePrice]) -> Line:
 
 def _grant(
     line: Line,
-    invoice_id: str,
+    invoice: StripeInvoice,
     worth: Worth,
     known: Grants,
     pricing: Pricing,
     sub: StripeSubscription | None,
     reasons: set[str],
 ) -> Grant | None:
-    """The grant of a line; None of one that charges nothing for what has a price, as in a trial."""
+    """The grant of a line; None of one that charges nothing for what has a price, as in a trial; a usage-based
+    one bills time that is not over then."""
     span, price = between(line.starts_at, line.ends_at), line.price
     if span is None:
         return None
     trial = between(sub.trial_starts_at, sub.trial_ends_at) if sub else None
     is_listed = price.unit_amount is not None and price.currency in ("", line.currency)
     list_amount = (price.unit_amount or 0) * line.quantity if is_listed else 0
-    if line.listed == 0 and not price.metered and (list_amount > 0 or (trial and trial.overlap(span))):
+    is_given = list_amount > 0 or bool(trial and trial.overlap(span))
+    if price.metered:
+        is_given = invoice.created_at is not None and invoice.created_at < span.ends_at
+    if line.listed == 0 and is_given:
         return None
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
@@ -299,7 +298,7 @@ def _grant(
     else:
         wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
         nanos = per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons, charge)
-    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice_id, price, worth)
+    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, price, worth)
 
 
 def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:

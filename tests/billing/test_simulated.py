@@ -188,6 +188,32 @@ def test_usage_with_terms_is_given_until_its_invoice_is_due(shop: Shop) -> None:
     assert spent == [50, 50, 0]
 
 
+def test_usage_is_tried_as_anything_else(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, usage_price(shop), trial_period_days=5)
+    assert read(shop, customer) == ("trial", STANDARD // 10)
+    shop.account.advance(by=6 * DAY)
+    assert read(shop, customer) == ("active", STANDARD)
+
+
+def test_free_days_of_usage_are_paid_for_by_nothing(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, usage_price(shop))["id"]
+    assert spend(shop, customer, at_most=30) == 30
+    use(shop, customer, 100)
+    shop.account.advance(by=40 * DAY)
+    shop.post(f"subscriptions/{sub}", trial_end=shop.account.now + 20 * DAY, proration_behavior="none")
+    assert read(shop, customer) == ("trial", STANDARD // 10)
+    shop.account.advance(by=DAY)
+    anew: dict[str, Any] = {"billing_cycle_anchor": {"type": "now"}, "proration_behavior": "none"}
+    shop.post(f"subscriptions/{sub}", **anew)
+    assert read(shop, customer) == ("active", STANDARD)
+    # Nor is anything left of them beside what is paid for at once.
+    flat = shop.price(700, metadata={"llm_budget_usd": "3"})
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": flat}], **anew)
+    assert spend(shop, customer) == 3
+
+
 # Periods that begin anew -------------------------------------------------------------------------------------------
 
 

@@ -87,15 +87,16 @@ class Oracle:
         price, start, quantity = self.state.get("price", item["price"]), item["current_period_start"], item["quantity"]
         about, sold, listed = price["recurring"], self.sold[price["id"]], Fraction((price["unit_amount"] or 0), 100)
         covering = (one for one in spans if one.item == item["id"] and one.start <= at < one.end)
-        if about["usage_type"] != "metered" and any(one.list_amount > 0 for one in covering):
+        # What was credited, as of a year that became a month, covers nothing any more.
+        if about["usage_type"] != "metered" and sum(1 if one.list_amount > 0 else -1 for one in covering) > 0:
             return Fraction(0)
         whole = sold.worth(quantity or 1, (about["interval"], about["interval_count"]), start)
         whole += listed * (quantity or 1) * sold.percent * sold.unit
-        in_grace, is_late = at - start < GRACE_S, sub["status"] == "past_due"
-        by_agreement = about["usage_type"] == "metered" and (in_grace or not is_late)
+        in_grace, status = at - start < GRACE_S, sub["status"]
+        by_agreement = about["usage_type"] == "metered" and status != "trialing" and (in_grace or status != "past_due")
         if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
             return whole
-        return whole / 10 if in_grace or sub["status"] == "trialing" else Fraction(0)
+        return whole / 10 if in_grace or status == "trialing" else Fraction(0)
 
 
 def intervals(one: PaidSpan, group: list[PaidSpan], cycle: Cycle) -> list[Span]:

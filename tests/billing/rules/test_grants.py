@@ -258,6 +258,15 @@ class TestALine:
         last = Period(datetime(2027, 2, 1, tzinfo=UTC), year.ends_at)
         assert worth(long, sub=subscription(yearly), period=last) == 1000
 
+    def test_in_arrears_of_time_to_come_that_charges_nothing_is_a_trials(self) -> None:
+        used = StripePrice("price_x", interval="month", metered=True)
+
+        def billed(at: datetime | None, amount: int = 0) -> int:
+            return worth(replace(invoice(line(price=used, amount=amount)), created_at=at), sub=subscription(used))
+
+        assert [billed(at) for at in (START, NEXT - SECOND, NEXT, None)] == [0, 0, 1000, 1000]
+        assert billed(START, amount=7) == 1000
+
     def test_of_nothing_that_gives_back_what_was_free_takes_it(self) -> None:
         paid = StripePrice("price_y", unit_amount=3000, currency="usd", interval="month")
         free, back = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)
