@@ -11,10 +11,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from django.db import connection
 
 from governance import database
 
@@ -24,7 +25,7 @@ MOST_AT_A_TIME, MOST_OF_AN_ADDRESS = 8, 2
 # would else keep everybody out.
 KEPT = 2
 # How long one waits, and when to come again.
-PATIENCE_S = 10
+PATIENCE_S = 30
 AGAIN_S = 5
 # Among the threads of a busy machine this one gets a tenth of what another does, and of an idle one all.
 NICENESS = 10
@@ -44,14 +45,18 @@ class HashingLine:
     """Who waits for a password to be hashed holds no connection to the database meanwhile."""
 
     def __init__(self, *, most: int = MOST_AT_A_TIME, kept: int = KEPT, patience_s: float = PATIENCE_S) -> None:
-        self._places = threading.BoundedSemaphore(most)
-        self._strangers = threading.BoundedSemaphore(most - kept)
+        self._most, self._kept = most, kept
+        self._lock = threading.Lock()
+        self._inside = self._strangers = 0
         self._patience_s = patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords", initializer=_step_back)
 
     def hashed(self, do: Callable[[], str], *, of_stranger: bool = False) -> str:
-        """What `do` makes, in its turn. Raises TooMany."""
-        with _place(self._strangers) if of_stranger else nullcontext(), _place(self._places):
+        """What `do` makes, in its turn. Raises TooMany.
+
+        Within a transaction nobody waits: others wait for it, of SQLite whoever writes.
+        """
+        with self._place(of_stranger=of_stranger):
             database.give_back()
             running = self._thread.submit(do)
             try:
@@ -60,15 +65,20 @@ class HashingLine:
                 running.cancel()
                 raise TooMany from None
 
-
-@contextmanager
-def _place(places: threading.BoundedSemaphore) -> Iterator[None]:
-    if not places.acquire(blocking=False):
-        raise TooMany
-    try:
-        yield
-    finally:
-        places.release()
+    @contextmanager
+    def _place(self, *, of_stranger: bool) -> Iterator[None]:
+        most = 1 if connection.in_atomic_block else self._most
+        with self._lock:
+            if self._inside >= most or (of_stranger and self._strangers >= self._most - self._kept):
+                raise TooMany
+            self._inside += 1
+            self._strangers += of_stranger
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._strangers -= of_stranger
 
 
 class Addresses:

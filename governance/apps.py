@@ -1,7 +1,36 @@
+from __future__ import annotations
+
+from typing import Any
+
 from django.apps import AppConfig
+from django.db import connections
+from django.db.models.signals import post_migrate, pre_migrate
+
+TIMEOUT = "idle_in_transaction_session_timeout"
 
 
 class GovernanceConfig(AppConfig):
     name = "governance"
     verbose_name = "Spend governance"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        pre_migrate.connect(take_the_time, sender=self)
+        post_migrate.connect(keep_deadlines, sender=self)
+
+
+def take_the_time(using: str, **_: Any) -> None:
+    """Migrations work things out between their statements; one that is ended for that begins anew, and is ended again."""
+    _set(using, f"SET {TIMEOUT} = 0")
+
+
+def keep_deadlines(using: str, **_: Any) -> None:
+    """The connection may go on to other work."""
+    _set(using, f"RESET {TIMEOUT}")
+
+
+def _set(using: str, statement: str) -> None:
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(statement)

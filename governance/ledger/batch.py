@@ -234,9 +234,13 @@ class Batch:
         return view_of(unopened(later[0], self.now)) if later else None
 
     def is_limited_since(self, row: ReservationRow) -> bool:
-        """Whether a rate limit holds for a growing hold's caller now and did not when it was held."""
+        """Whether a rate limit holds for a growing hold's caller now and did not when it was held.
+
+        Buckets that were dropped as idle meanwhile have a limit each that may be one of those of now.
+        """
         held = {self.buckets[id].rule.id for id in row.buckets if id in self.buckets}
-        return any(rule.id not in held for rule, _ in self.rules.limited[row.caller])
+        later = [rule for rule, _ in self.rules.limited[row.caller] if rule.id not in held]
+        return len(later) > len(row.buckets) - len(held)
 
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""

@@ -26,6 +26,7 @@ from django.utils import timezone
 from governance import database, ledger
 from governance.alerts import conditions as alerts
 from governance.ledger.operations import Extend, Operation, Release, Reserve, Settle
+from governance.rules.errors import own_of
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class GroupCommit:
             return self._refuse(jobs, error)
         except Exception as error:
             log.exception("a batch failed")
-            results = [error] * len(jobs)
+            results = [own_of(error) for _ in jobs]
         ended = [(job, result) for job, result in zip(jobs, results, strict=True) if not self._kept(job, result)]
         self._answer([job for job, _ in ended], [_said(result) for _, result in ended])
         return []
@@ -227,7 +228,7 @@ class GroupCommit:
             if error.unsure and isinstance(job.operation, Reserve):
                 # The commit may have landed before the connection broke; nobody will use this hold.
                 kept.append(_Job(Release(job.operation.reservation_id), None, None))
-        self._answer(refused, [error] * len(refused))
+        self._answer(refused, [own_of(error) for _ in refused])
         return kept
 
     def _answer(self, jobs: Sequence[_Job], results: Sequence[Any]) -> None:

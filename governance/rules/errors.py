@@ -5,6 +5,22 @@ Interfaces map these alone, whatever the act: a wrong field, something that stan
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+
+def own_of(error: E) -> E:
+    """The same error for one of several who are told of it, without where it came from.
+
+    One instance for all would know the frames of each, and who is done with it may empty those of others that still
+    run.
+    """
+    # By no initializer: an error may take something else than what it says.
+    own = type(error).__new__(type(error), *error.args)
+    own.__dict__.update(error.__dict__)
+    return own
+
 
 class FieldError(ValueError):
     """A value that cannot be as asked: which field, and what would be right. An empty field is the whole."""

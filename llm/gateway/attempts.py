@@ -389,6 +389,9 @@ class HeldAttempt:
         )
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:
+        if self.hold.quote.max_tokens is None:
+            # Who writes nothing answers with numbers, too many to be looked at one by one.
+            return
         # Without its answers where they should be, it is one itself.
         whole = said if self.call.route.answered(said) else {"choices": [said]}
         self.hold.count.arrived(sse.answer_bytes(said), whole)

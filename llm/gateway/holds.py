@@ -238,7 +238,8 @@ class Hold:
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
         self._note(at_least)
-        if reason == USAGE_MISSING and not self.was_told:
+        if reason == USAGE_MISSING and (self._reported is None or not self._reported.output_tokens):
+            # Nothing was said of what was written.
             self.count.end_untold()
         await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut))

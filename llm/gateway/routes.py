@@ -148,6 +148,7 @@ TRANSCRIPTIONS = Route(
     answer_in="text",
     believes_most=True,
     units_beside=60,
+    shown_units=transcription.shown_seconds,
 )
 
 ROUTES = {

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from governance.rules.errors import own_of
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,10 @@ class SharedReads(Generic[T]):
         if task is None:
             task = self._tasks[key_id] = asyncio.create_task(self._run(key_id, work))
         # It goes on for the others when one of them is cancelled.
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if (error := task.exception()) is not None:
+            raise own_of(error)
+        return task.result()
 
     async def _run(self, key_id: int, work: Callable[[], T]) -> T:
         good_for_s = 0.0

@@ -264,11 +264,12 @@ class Stream:
         text_bytes = event.text_bytes
         self._began = self._began or self._loop.time()
         self._hold.count.came(event, text_bytes=text_bytes, seconds=self._loop.time() - self._began)
-        if event.done:
-            self._done = True
-            return b""
-        if event.data is None:
-            return event.raw
+        if event.done or event.data is None:
+            # What nobody can read of it may be text, written after the last usage.
+            self._told.took(event, None, text_bytes=text_bytes)
+            self._note_end(writes=text_bytes > 0)
+            self._done = self._done or event.done
+            return b"" if event.done else event.raw
         if stated := error_in(event.data):
             self._failed = stated
             shown, _ = whole_answers.count_work(event.data, self._hold)
@@ -311,7 +312,7 @@ class Stream:
             was_waited_for = self._timed_out and not self._stops
             is_unclear = self._told.went_on or (self._told.ends_in_text and not was_waited_for)
             over = self._done or (self._told.have_ended and (self._is_whole or not is_unclear))
-            if self._told.is_last_word and over:
+            if self._told.is_last_word and over and not any(part.strip() for part in self._unread_parts()):
                 tail = await self._settle_counted()
             else:
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
@@ -328,8 +329,11 @@ class Stream:
             self._hold.count.passed(self._loop.time() - self._began)
         self._hold.reported(self._answer.used)
         self._hold.count.keeps(self._answer.kept_bytes)
-        for unread in (self._answer.waiting, self._reader.waiting, self._unread):
+        for unread in self._unread_parts():
             self._hold.count.broke(unread)
+
+    def _unread_parts(self) -> tuple[bytes, ...]:
+        return self._answer.waiting, self._reader.waiting, self._unread
 
     async def _settle_unreported(self, reason: str, *, cut: bool) -> bytes:
         """Charge what was seen, or all of it; what the client's stream still needs before it is done."""

@@ -66,6 +66,8 @@ def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
         hold.count.came(event, text_bytes=text_bytes)
         told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
     hold.count.broke(unread)
+    # It may be text, written after the last usage.
+    told.is_last_word = told.is_last_word and not unread.strip()
     return Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
 

@@ -51,7 +51,9 @@ class StreamCount:
         withheld_bytes: int = 0,
     ) -> None:
         self._quote = quote
-        self._hides = hides or quote.max_tokens is None
+        # It answers with numbers, too many to be looked at one by one, and with what was sent.
+        self._writes_nothing = quote.max_tokens is None
+        self._hides = hides or self._writes_nothing
         self._shows_all = shows_all
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
@@ -90,6 +92,8 @@ class StreamCount:
 
     def _note_written(self, answer: Any) -> None:
         """A part has come: what of it the model has written, in what place soever, but for what an endpoint may say."""
+        if self._writes_nothing:
+            return
         plain_bytes = sse.plain_bytes(answer)
         self._wrote(plain_bytes + self._beyond_frame(sse.written_bytes(answer) - plain_bytes))
 
@@ -104,8 +108,7 @@ class StreamCount:
         return max(0, more_bytes) - frame_bytes
 
     def _wrote(self, text_bytes: int) -> None:
-        if self._quote.max_tokens is None:
-            # Who writes nothing answers with numbers, and with what was sent.
+        if self._writes_nothing:
             return
         self._taken_bytes += text_bytes
         echoed_bytes = min(self._echoed_bytes, text_bytes)
@@ -124,7 +127,7 @@ class StreamCount:
 
     def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ) -> None:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
-        if data := _value_of(data.strip()):
+        if not self._writes_nothing and (data := _value_of(data.strip())):
             found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
             # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
             self._note_written(found if sse.choices_of(found) else {"choices": [found]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from governance.rules.calls import Usage
@@ -100,9 +100,8 @@ def read_seconds(answer: Any, *, model: str = "") -> Usage | None:
     # Mistral's; OpenAI's and Groq's; what OpenAI's long form says of the sound.
     seconds_of_usage = usage.get("seconds") if usage.get("type") == "duration" else None
     spelled = (usage.get("prompt_audio_seconds"), seconds_of_usage, answer.get("duration"))
-    told = (value if isinstance(value, float) else count(value) for value in spelled)
-    seconds = max((value for value in told if value is not None and 0 < value < 2**40), default=None)
-    if seconds is None:
+    seconds = _longest(spelled)
+    if not seconds:
         return None
     served = answer.get("model")
     return Usage(
@@ -111,6 +110,25 @@ def read_seconds(answer: Any, *, model: str = "") -> Usage | None:
         unit=UNIT,
         units=int(-(-seconds // 1)),
     )
+
+
+def shown_seconds(answer: Any) -> int:
+    """The seconds at which the last part of an answer ends, rounded up.
+
+    None where it tells of as many itself; less than one more is how it has rounded them.
+    """
+    if not isinstance(answer, dict):
+        return 0
+    parts = [part for name in ("segments", "words") if isinstance(answer.get(name), list) for part in answer[name]]
+    seconds = _longest(part.get("end") for part in parts if isinstance(part, dict))
+    told = read_seconds(answer)
+    return 0 if told is not None and seconds < told.units + 1 else int(-(-seconds // 1))
+
+
+def _longest(values: Iterable[Any]) -> float:
+    """The most seconds of these, of those that are a time; 0 where none is."""
+    told = (value if isinstance(value, float) else count(value) for value in values)
+    return max((value for value in told if value is not None and 0 < value < 2**40), default=0)
 
 
 def _by_size(size_bytes: int, max_seconds: int, min_bitrate: int) -> int:

@@ -58,7 +58,8 @@ _ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_
 # Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
 _HOLDERS = ("x_groq", "message", "response")
 _BLOCKS = ("usage", "usageMetadata", "usage_metadata")
-_NAMES = ("model", "modelVersion", "model_version")
+# Beside `model` these say which version of it served; where that is not there, the model.
+_VERSIONS = ("modelVersion", "model_version")
 _OLLAMAS = ("prompt_eval_count", "eval_count")
 _LLAMAS = ("prompt_n", "predicted_n")
 
@@ -472,5 +473,5 @@ def named_models(answer: Mapping[str, Any]) -> Iterator[str]:
     )
     for holder in holders:
         if isinstance(holder, Mapping):
-            named = (holder.get(name) for name in _NAMES)
-            yield from (name for name in named if isinstance(name, str) and name)
+            versions = [name for key in _VERSIONS if isinstance(name := holder.get(key), str) and name]
+            yield from [name] if isinstance(name := holder.get("model"), str) and name else versions

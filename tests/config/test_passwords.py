@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -60,7 +61,7 @@ def test_passwords_are_djangos_own_and_older_ones_go_on() -> None:
 def test_one_is_hashed_at_a_time_and_a_few_wait(slow: HashingLine, free: threading.Event) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(slow.hashed, lambda: "second")
-        while slow._places._value:  # type: ignore[attr-defined]
+        while slow._inside < 2:
             pass
         with pytest.raises(TooMany):
             slow.hashed(lambda: "third")
@@ -124,6 +125,19 @@ def test_who_waits_for_it_holds_no_connection() -> None:
     assert connection.connection is not None
     assert HashingLine().hashed(lambda: "hashed") == "hashed"
     assert connection.connection is None
+
+
+@pytest.mark.django_db
+def test_within_a_transaction_nobody_waits_for_it(slow: HashingLine, free: threading.Event) -> None:
+    began = time.monotonic()
+    with pytest.raises(TooMany):
+        slow.hashed(lambda: "second")
+    assert time.monotonic() - began < 2
+    free.set()
+    deadline = time.monotonic() + 5
+    while slow._inside and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert slow.hashed(lambda: "third") == "third"
 
 
 def test_an_address_has_two_places_and_others_have_theirs() -> None:

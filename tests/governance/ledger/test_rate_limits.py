@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 
 from governance import ledger
+from governance.ledger import sql_buckets
 from governance.ledger.operations import Extend
-from governance.ledger.results import ExtendTooFast
+from governance.ledger.results import ExtendRefused, ExtendTooFast
 from governance.models import RateBucket, RateLimit, Reservation
 from governance.rules.decision import Action, Reason
 from tests import factories as make
@@ -65,6 +66,20 @@ def test_a_hold_that_grows_too_fast_is_told_when_it_may():
     assert refused.value.wait == 10
     ledger.extend(grow, now=NOON + 10 * SECOND)
     assert Reservation.objects.get().amount_nanos == nanos("0.70")
+
+
+def test_a_hold_may_grow_whose_bucket_was_dropped_as_idle_but_by_no_limit_of_later():
+    limited(nanos_per_minute=nanos("0.60"))
+    op, _ = reserve("0.30", by=make.caller(agent="churn"))
+    grow = Extend(op.reservation_id, more_nanos=nanos("0.10"))
+    ledger.extend(grow, now=NOON)
+    sql_buckets.drop_idle(NOON + timedelta(hours=2), 10)
+    assert not RateBucket.objects.exists()
+    ledger.extend(grow, now=NOON)
+    assert Reservation.objects.get().amount_nanos == nanos("0.50")
+    limited(scope_type="agent", scope_key="*", nanos_per_minute=nanos("0.60"))
+    with pytest.raises(ExtendRefused, match="did not when it was held"):
+        ledger.extend(grow, now=NOON)
 
 
 def test_a_released_call_counts_for_nothing():

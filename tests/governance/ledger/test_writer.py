@@ -111,6 +111,22 @@ async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by
     assert await Reservation.objects.acount() == 1
 
 
+@pytest.mark.parametrize("error", [OperationalError("away"), ValueError("a mistake of ours")], ids=["away", "mistake"])
+async def test_each_call_of_a_batch_that_fails_has_an_error_of_its_own(commit, by, monkeypatch, error):
+    """Who is done with an error empties its frames; those of the others' calls still run."""
+
+    def failing(operations, *, now):
+        raise ledger.LedgerUnavailable("away", unsure=True) if isinstance(error, OperationalError) else error
+
+    monkeypatch.setattr(ledger, "apply", failing)
+    calls = [commit.submit(make.reserving("0.001", by=by)) for _ in range(20)]
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    monkeypatch.undo()
+    assert {str(one) for one in errors} == {str(error)}
+    assert len({id(one) for one in errors}) == 20
+    assert all(one.__context__ is None for one in errors)
+
+
 async def test_a_settlement_is_kept_until_it_lands(commit, by, fault):
     op = make.reserving("0.10", by=by)
     await commit.submit(op)

@@ -1,4 +1,6 @@
-from governance.rules.errors import Conflict, FieldError, Gone, Unknown
+import pytest
+
+from governance.rules.errors import Conflict, FieldError, Gone, Unknown, own_of
 
 
 def test_an_error_names_its_field_and_reads_as_its_message() -> None:
@@ -20,3 +22,13 @@ def test_what_is_gone_names_no_field() -> None:
     error = Gone("the budget has just been deleted")
 
     assert (error.field, str(error)) == ("", "the budget has just been deleted")
+
+
+def test_each_of_several_has_an_error_of_its_own_that_says_the_same() -> None:
+    with pytest.raises(Gone) as raised:
+        raise Gone("the budget has just been deleted")
+    own = own_of(raised.value)
+
+    assert own is not raised.value
+    assert (type(own), own.args, own.field, str(own)) == (Gone, raised.value.args, "", str(raised.value))
+    assert (own.__traceback__, own.__cause__, own.__context__) == (None, None, None)

@@ -94,6 +94,41 @@ def test_usage_that_no_end_follows_is_not_the_last_word(
     assert SpendEntry.objects.get().certainty == "estimated"
 
 
+GARBLED = b'data: {"choices":[{"index":0,"delta":{"content":"' + DIGITS.encode() + b"\n\n"
+ENDS = text("1", "stop") + event(
+    {"model": "mistral-small-2603", "choices": [], "usage": {"prompt_tokens": 14, "completion_tokens": 1}}
+)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        GARBLED,
+        GARBLED + DONE,
+        GARBLED[:-2],
+        DONE[:-2] + b"\n" + GARBLED,
+        DONE + GARBLED[:-2],
+    ],
+    ids=["event", "before the end", "half an event", "with the end", "behind the end"],
+)
+def test_text_that_nobody_can_read_after_the_usage_counts(
+    product: Product, booked: BookedUpstream, key: str, rest: bytes, stream: bool
+) -> None:
+    asked(product, booked, key, CLOSES + ENDS + rest, "close", tokens=401, stream=stream)
+    row = SpendEntry.objects.get()
+    assert row.certainty == "estimated"
+
+
+@pytest.mark.parametrize("rest", [b"", DONE, DONE[:-1], b": keeps alive\n\n" + DONE], ids=str)
+def test_an_end_without_more_text_leaves_the_usage_the_last_word(
+    product: Product, booked: BookedUpstream, key: str, rest: bytes
+) -> None:
+    asked(product, booked, key, CLOSES + ENDS + rest, "close", tokens=1)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.output_tokens) == ("confirmed", 1)
+
+
 def test_a_client_that_leaves_after_some_usage_pays_for_what_came(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from governance.models import Reservation, SpendEntry
 from llm.gateway.routes import ROUTES
+from llm.rules import sse
 from llm.sandbox import service
 from tests import factories as make
 from tests.factories import nanos
@@ -66,6 +67,18 @@ def test_ten_embedding_tokens_are_held_for_and_charged(product: Product, key: st
     assert held_nanos() >= entry().cost_nanos
     assert nanos(response.headers["x-request-cost-usd"]) == 1_000
     assert nothing_is_held()
+
+
+def test_the_numbers_of_an_embedding_are_not_looked_at_one_by_one(
+    product: Product, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, answer_bytes = [], sse.answer_bytes
+    monkeypatch.setattr(sse, "answer_bytes", lambda answer: looked.append(answer) or answer_bytes(answer))
+    assert product.post("/v1/embeddings", key, model="mistral-embed", input=["x" * 32]).status_code == 200
+    assert looked == []
+    messages = [{"role": "user", "content": "Hi"}]
+    assert product.post("/v1/chat/completions", key, model="mistral-small-latest", messages=messages).status_code == 200
+    assert len(looked) == 1
 
 
 def test_code_is_filled_in_and_charged_by_its_tokens(product: Product, key: str) -> None:

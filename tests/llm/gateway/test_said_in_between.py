@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
-from governance.models import Overrun, SpendEntry
+from governance.models import Alert, Overrun, SpendEntry
 from llm.catalogue import snapshot
 from llm.models import Model, Price
 from tests import factories as make
@@ -230,6 +230,49 @@ def test_a_long_sound_is_charged_in_full_and_ends_the_route_for_nobody_else(
     assert hear(product, key) == 200
     assert hear(product, key, packed=True) == 400
     assert nanos("0.01") > held_nanos()
+
+
+def test_a_sound_that_goes_on_behind_the_seconds_it_tells_is_charged_as_it_goes(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    make.budget("100.00")
+    segments = [{"start": 0, "end": 9.5, "text": "hi"}, {"start": 9.5, "end": 3_599.2, "text": "ho"}]
+    said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": 1}, "segments": segments}
+    booked.next(scripted(said))
+    assert hear(product, product.key(), packed=True) == 200
+    row = SpendEntry.objects.get()
+    assert (row.units, row.certainty, row.reason) == (3_600, "estimated", "usage_implausible")
+    assert eventually(lambda: Alert.objects.filter(kind="usage_implausible").exists())
+
+
+def test_a_version_beside_the_model_is_no_other_model(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    make.budget("1.00")
+    used = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "x" * 20}, "finish_reason": "stop"}
+    booked.next(scripted({"model": "thinker", "model_version": "1.1.0", "choices": [choice], "usage": used}))
+    assert ask(product, product.key()) == 200
+    assert settled(booked)
+    row = SpendEntry.objects.get()
+    assert (row.certainty, row.cost_nanos) == ("confirmed", 10 * INPUT + 20 * OUTPUT)
+
+
+@pytest.mark.parametrize("usage", [{}, {"usage": {"prompt_tokens": 10}}], ids=["nothing", "half"])
+def test_text_in_any_place_is_written_where_nothing_is_said_of_what_was(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+    usage: dict[str, Any],
+) -> None:
+    make.budget("100.00")
+    choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+    booked.next(scripted({"model": "thinker", "choices": [choice], "notes": "y" * 100_000} | usage))
+    assert ask(product, product.key()) == 200
+    assert settled(booked)
+    assert SpendEntry.objects.get().certainty == "estimated"
+    assert eventually(lambda: Overrun.objects.filter(side="output").exists())
 
 
 @pytest.mark.parametrize("output", [None, -5, 2**70, "many", "none"], ids=str)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from governance.rules.decision import Quote
 from llm.rules import exact_count, sse
 from llm.rules.stream_count import CALL_MARKS, FRAME_BYTES, MARKS, NOTICES_AFTER_S, UNTIL_IT_STOPS, StreamCount
@@ -299,6 +301,17 @@ def test_who_writes_nothing_passes_no_bound() -> None:
     count = StreamCount(replace(QUOTE, max_tokens=None))
     count.keeps(10_000)
     assert (count.written_bytes, count.overruns, count.overrun_tokens) == (0, False, 0)
+
+
+def test_what_nobody_writes_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = StreamCount(replace(QUOTE, max_tokens=None))
+    looked: list[Any] = []
+    monkeypatch.setattr(sse, "written_bytes", lambda answer: looked.append(answer) or 0)
+    count.arrived(1, {"data": [{"embedding": [0.1] * 1_024}]})
+    count.broke(b'{"data": [{"embedding": [0.1, ')
+    assert looked == []
+    StreamCount(QUOTE).arrived(1, {"data": []})
+    assert looked == [{"data": []}]
 
 
 def test_of_an_answer_of_which_some_is_lost_nobody_knows_how_much_was_written() -> None:

@@ -257,6 +257,24 @@ def test_seconds_are_read_as_openai_and_groq_spell_them_too(answer: Any, seconds
     assert (None if found is None else found.units) == seconds
 
 
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        ({"usage": {"prompt_audio_seconds": 1}, "segments": [{"end": 4.5}, {"end": 3_600}]}, 3_600),
+        ({"usage": {"prompt_audio_seconds": 1}, "words": [{"end": 59.2}, {"end": 3}], "segments": []}, 60),
+        ({"segments": [{"end": 4.5}]}, 5),
+        # How it has rounded them.
+        ({"usage": {"prompt_audio_seconds": 7}, "segments": [{"end": 7.9}]}, 0),
+        ({"usage": {"prompt_audio_seconds": 7}, "segments": [{"end": 8.0}]}, 8),
+        ({"segments": [{"end": float("inf")}, {"end": True}, {"end": "?"}, {}, 7], "words": 7}, 0),
+        ({}, 0),
+        ([], 0),
+    ],
+)
+def test_seconds_are_shown_by_where_the_last_part_of_an_answer_ends(answer: Any, seconds: int) -> None:
+    assert transcription.shown_seconds(answer) == seconds
+
+
 def test_what_a_voice_recorder_packs_is_no_wav_although_it_begins_like_one() -> None:
     """ffmpeg reads 8 kbit/s of it, whatever its header says."""
     head = wav(0, rate=8_000, channels=2)[:44]

@@ -963,7 +963,9 @@ def test_the_least_of_several_answers_is_what_each_of_them_has() -> None:
 @pytest.mark.parametrize(
     ("answer", "named"),
     [
-        ({"model": "a", "modelVersion": "b", "response": {"model": "c"}}, ["a", "b", "c"]),
+        # A version beside the model is none: watsonx has both.
+        ({"model": "ibm/granite-4", "model_version": "1.1.0", "response": {"model": "c"}}, ["ibm/granite-4", "c"]),
+        ({"modelVersion": "a", "model_version": "b"}, ["a", "b"]),
         ({"model": "", "message": {"model": 7, "model_version": "d"}, "response": ["e"]}, ["d"]),
         ({"model": "a", "choices": [{"model": "f"}, "g", {"index": 1}]}, ["a", "f"]),
         ({"choices": "f"}, []),
