@@ -13,9 +13,9 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 framework.setup(set_prefix=False)
 
 from config.control_plane import ControlPlane  # noqa: E402
-from config.gate import gate  # noqa: E402
+from config.gate import Gate  # noqa: E402
 from config.planes import compose  # noqa: E402
 from llm.gateway.application import gateway  # noqa: E402
 from llm.gateway.asgi import Application  # noqa: E402
 
-application = compose(gateway=gateway, django=gate(cast(Application, ControlPlane())))
+application = compose(gateway=gateway, django=Gate(cast(Application, ControlPlane())))

@@ -7,9 +7,12 @@ from typing import Any, cast
 
 from axes.backends import AxesStandaloneBackend
 from axes.handlers.database import AxesDatabaseHandler
+from axes.helpers import get_client_username
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.http import HttpRequest
+
+from config import sign_ins
 
 
 class CountingBackend(AxesStandaloneBackend):  # type: ignore[misc]
@@ -21,17 +24,29 @@ class CountingBackend(AxesStandaloneBackend):  # type: ignore[misc]
 
 
 class CountingHandler(AxesDatabaseHandler):  # type: ignore[misc]
-    """AXES_HANDLER: an address is locked too, whatever names it tries: each try costs a third of a second to hash."""
+    """AXES_HANDLER: an address is locked too, whatever names it tries: each try costs a third of a second to hash.
+
+    But for names that signed in from there before, as behind one address may be a whole office; each has its own tries.
+    """
 
     def is_locked(self, request: HttpRequest, credentials: dict[str, Any] | None = None) -> bool:
-        return super().is_locked(request, credentials) or address_locked_until(request) is not None
+        return super().is_locked(request, credentials) or address_locked_until(request, credentials) is not None
 
 
-def address_locked_until(request: Any) -> datetime | None:
-    """When few enough of the tries of its address are young; None where they are few enough now.
+def address_locked_until(request: Any, credentials: dict[str, Any] | None = None) -> datetime | None:
+    """When few enough of the tries of its address are young; None where they are few enough now, or the name is known.
 
     `request` has been through axes, which gave it `axes_ip_address` and `axes_attempt_time`.
     """
+    until = _locked_until(request)
+    if until is None:
+        return None
+    username = get_client_username(request, credentials) or ""
+    known = sign_ins.has_signed_in(username=username, address=request.axes_ip_address, now=request.axes_attempt_time)
+    return None if known else until
+
+
+def _locked_until(request: Any) -> datetime | None:
     cooloff: timedelta = settings.AXES_COOLOFF_TIME
     since = request.axes_attempt_time - cooloff
     tries = AccessAttempt.objects.filter(ip_address=request.axes_ip_address, attempt_time__gte=since)

@@ -8,30 +8,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import uuid_utils.compat as uuids
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 
 from billing.inbox import envelope
+from config import addresses
 from config.control_plane import TOOK_S
+from governance import database
 from governance.api import authentication, refusing
 from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
-from llm.gateway.bodies import Spread
+from llm.gateway.bodies import HeldBytes, Spread
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WEBHOOKS = "/api/webhooks/"
 # So much may come from anybody: a form to sign in with, a mistaken key's request.
 ANYBODYS_BYTES = 64 * 1024
+# So many of the largest bodies are held in a process at a time: of a key or user, of a tenant, and of all. Django takes
+# ten times as much for one while it is parsed.
+OF_A_KEY, OF_A_TENANT, ALL = 8, 16, 64
+# Threads that look up whose large bodies are.
+LOOKUPS = 4
 
 # Backslashes in cookies: a page of messages has a hundred. Python before 3.11.10 and 3.12.6 takes quadratic time for
 # them (CVE-2024-7592), a second for 16 kB.
@@ -53,23 +62,69 @@ class _Unknown(Exception):
     """A large body came from nobody that is known here."""
 
 
-def gate(django: Application) -> Application:
-    """Django, behind what is looked at before it reads a body."""
-    spread = Spread(share=settings.LARGE_BODY_PERCENT_PER_KEY / 100)
+class Owner(NamedTuple):
+    """Whose a large body is: a key, a user or an address; and for whom it counts besides, its tenant or itself."""
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    name: str
+    counts_for: str
+
+
+class Holding:
+    """What one request's body takes of the memory for large ones; all is given back at its end."""
+
+    def __init__(self, held: HeldBytes) -> None:
+        self._held = held
+        self._bytes = 0
+        self.owner: Owner | None = None
+
+    def hold(self, size_bytes: int) -> None:
+        """Count what of the body has come; nothing of a small one. Raises TooManyBodies."""
+        if self.owner is not None and size_bytes > max(self._bytes, ANYBODYS_BYTES):
+            self._held.add(size_bytes - self._bytes, key_id=self.owner.name, tenant_id=self.owner.counts_for)
+            self._bytes = size_bytes
+
+    def __enter__(self) -> Holding:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.owner is not None:
+            self._held.give_back(self._bytes, key_id=self.owner.name, tenant_id=self.owner.counts_for)
+        self._bytes = 0
+
+
+class Gate:
+    """Django, behind what is looked at before it reads a body."""
+
+    def __init__(self, django: Application) -> None:
+        self._django = django
+        self._spread = Spread(share=settings.LARGE_BODY_PERCENT_PER_KEY / 100)
+        most, most_of_webhooks = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, ALL * envelope.MOST_BYTES
+        self._known = HeldBytes(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
+        # Of these nobody is known but an address, which has half of what others leave.
+        self._webhooks = HeldBytes(of_a_key=most_of_webhooks, of_a_tenant=most_of_webhooks, of_all=most_of_webhooks)
+        # Their own, as asgiref has one thread for whatever is no request of Django's, which any flood would fill; and
+        # two kinds, so that no large body waits for what is written of refused ones.
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="gate-lookups")
+        self._notes = ThreadPoolExecutor(1, thread_name_prefix="gate-notes")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", ()))
         if scope["type"] == "http" and _escapes(scope) > MOST_ESCAPES:
             await _answer(send, 431, _told("headers_too_large", TOO_MANY_ESCAPES), [])
-            return
-        if scope["type"] != "http" or not (
+        elif scope["type"] != "http" or not (
             headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         ):
-            await django(scope, receive, send)
-            return
+            await self._django(scope, receive, send)
+        else:
+            with Holding(self._webhooks if _is_webhook(scope) else self._known) as holding:
+                await self._pass_on(scope, headers, holding, receive, send)
+
+    async def _pass_on(
+        self, scope: Scope, headers: dict[bytes, bytes], holding: Holding, receive: Receive, send: Send
+    ) -> None:
         try:
-            body, whose = await _body(scope, headers, receive)
-            settle = await _turn(spread, whose, len(body))
+            body, whose = await self._body(scope, headers, holding, receive)
+            settle = await self._turn(whose, len(body))
         except bodies.ClientGone:
             return
         except (DatabaseError, InterfaceError):
@@ -87,80 +142,97 @@ def gate(django: Application) -> Application:
             more += [(b"retry-after", b"5")] * (status == 429)
             await _answer(send, status, told, more)
             if scope["method"] == "POST" and status < 500:
-                await sync_to_async(_note)(scope["path"], headers, status, told)
+                await _run(self._notes, _note, scope["path"], headers, status, told)
         else:
             took_s: list[float] = []
             try:
-                await django({**_plain(scope, len(body)), TOOK_S: took_s}, _Once(body, receive), send)
+                await self._django({**_plain(scope, len(body)), TOOK_S: took_s}, _Once(body, receive), send)
             finally:
                 settle(sum(took_s))
 
-    return application
+    async def _body(
+        self, scope: Scope, headers: dict[bytes, bytes], holding: Holding, receive: Receive
+    ) -> tuple[bytes, str]:
+        """A body, and whose a large one is; "" where that is Stripe's."""
+        is_webhook = _is_webhook(scope)
+        limit = envelope.MOST_BYTES if is_webhook else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        packing = bodies.packing_of(headers)
+        if is_webhook:
+            holding.owner = _of_address(scope)
+        elif bodies.announced_bytes(headers, limit=limit) > ANYBODYS_BYTES:
+            holding.owner = await self._owner(headers)
+        parts, size = [], 0
+        async for part in bodies.read(receive, limit=limit, patience_s=settings.BODY_TIMEOUT_S):
+            parts.append(part)
+            size += len(part)
+            if size > ANYBODYS_BYTES and holding.owner is None:
+                holding.owner = await self._owner(headers)
+            holding.hold(size)
+        whose = "" if is_webhook or holding.owner is None else holding.owner.name
+        body = b"".join(parts)
+        if not packing:
+            return body, whose
+        parts = []
+        for part in bodies.slices(body, packing, limit=limit if holding.owner else ANYBODYS_BYTES):
+            parts.append(part)
+            size += len(part)
+            holding.hold(size)
+            # Others have their turn.
+            await asyncio.sleep(0)
+        return b"".join(parts), whose
+
+    async def _turn(self, whose: str, size: int) -> Callable[[float], None]:
+        """Waits until a body's owner has its share of the processor for it. Raises TooManyBodies."""
+        if whose and size > ANYBODYS_BYTES:
+            return await self._spread.begin(whose, size, patience_s=settings.BODY_TIMEOUT_S)
+        return lambda seconds: None
+
+    async def _owner(self, headers: dict[bytes, bytes]) -> Owner:
+        """Which key's or user's a request is; raises _Unknown for a caller without a key that works, or a session."""
+        if not (owner := await _run(self._lookups, _looked_up, headers)):
+            raise _Unknown
+        return owner
+
+
+async def _run(threads: ThreadPoolExecutor, do: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, do, *arguments)
+
+
+def _is_webhook(scope: Scope) -> bool:
+    return bool(scope["path"].startswith(WEBHOOKS))
+
+
+def _of_address(scope: Scope) -> Owner:
+    client = scope.get("client")
+    whose = f"address {addresses.counted(client[0] if client else '', bits=addresses.SITE_BITS)}"
+    return Owner(whose, whose)
 
 
 def _escapes(scope: Scope) -> int:
     return sum(value.count(b"\\") for name, value in scope["headers"] if name == b"cookie")
 
 
-async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> tuple[bytes, str]:
-    """A body, and whose a large one is; "" where that is Stripe's."""
-    is_webhook = scope["path"].startswith(WEBHOOKS)
-    limit = envelope.MOST_BYTES if is_webhook else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    packing = bodies.packing_of(headers)
-    whose = ""
-    if bodies.announced_bytes(headers, limit=limit) > ANYBODYS_BYTES and not is_webhook:
-        whose = await _whose(headers)
-    parts, size = [], 0
-    async for part in bodies.read(receive, limit=limit, patience_s=settings.BODY_TIMEOUT_S):
-        parts.append(part)
-        size += len(part)
-        if size > ANYBODYS_BYTES and not (whose or is_webhook):
-            whose = await _whose(headers)
-    body = b"".join(parts)
-    if not packing:
-        return body, whose
-    parts = []
-    for part in bodies.slices(body, packing, limit=limit if whose or is_webhook else ANYBODYS_BYTES):
-        parts.append(part)
-        # Others have their turn.
-        await asyncio.sleep(0)
-    return b"".join(parts), whose
-
-
-async def _turn(spread: Spread, whose: str, size: int) -> Callable[[float], None]:
-    """Waits until a body's owner has its share of the processor for it. Raises TooManyBodies."""
-    if whose and size > ANYBODYS_BYTES:
-        return await spread.begin(whose, size, patience_s=settings.BODY_TIMEOUT_S)
-    return lambda seconds: None
-
-
-async def _whose(headers: dict[bytes, bytes]) -> str:
-    """Which key's or user's a request is; raises _Unknown for a caller without a key that works, or a session."""
-    if not (whose := await sync_to_async(_looked_up)(headers)):
-        raise _Unknown
-    return whose
-
-
-def _looked_up(headers: dict[bytes, bytes]) -> str:
-    """Outside of Django's requests, at whose ends a connection that broke is dropped."""
+def _looked_up(headers: dict[bytes, bytes]) -> Owner | None:
+    """Outside of Django's requests, at whose ends the connection is given back."""
     try:
         return _key_or_user(headers)
     finally:
-        connection.close_if_unusable_or_obsolete()
+        database.give_back()
 
 
-def _key_or_user(headers: dict[bytes, bytes]) -> str:
+def _key_or_user(headers: dict[bytes, bytes]) -> Owner | None:
     if key := authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
-        return f"key {key.pk}"
+        whose = f"key {key.pk}"
+        return Owner(whose, f"tenant {key.tenant_id}" if key.tenant_id else whose)
     try:
         cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
     except CookieError:
-        return ""
+        return None
     named = cookies.get(settings.SESSION_COOKIE_NAME)
     if named is None:
-        return ""
+        return None
     user = import_module(settings.SESSION_ENGINE).SessionStore(named.value).get(SESSION_KEY)
-    return f"user {user}" if user else ""
+    return Owner(f"user {user}", f"user {user}") if user else None
 
 
 def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, Any]) -> None:
@@ -168,7 +240,7 @@ def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, A
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         refusing.note_unread(path, authorization, status=status, error=told["error"])
     finally:
-        connection.close_if_unusable_or_obsolete()
+        database.give_back()
 
 
 def _plain(scope: Scope, size: int) -> Scope:

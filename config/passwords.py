@@ -11,7 +11,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
@@ -19,6 +20,9 @@ from governance import database
 
 # Passwords that are hashed, or wait for it: of all in a process, and of those those that came from one address.
 MOST_AT_A_TIME, MOST_OF_AN_ADDRESS = 8, 2
+# Of the places in line these are for whoever is known: signed in, or was from the same address before. A few addresses
+# would else keep everybody out.
+KEPT = 2
 # How long one waits, and when to come again.
 PATIENCE_S = 10
 AGAIN_S = 5
@@ -39,16 +43,15 @@ def _step_back() -> None:
 class HashingLine:
     """Who waits for a password to be hashed holds no connection to the database meanwhile."""
 
-    def __init__(self, *, most: int = MOST_AT_A_TIME, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, *, most: int = MOST_AT_A_TIME, kept: int = KEPT, patience_s: float = PATIENCE_S) -> None:
         self._places = threading.BoundedSemaphore(most)
+        self._strangers = threading.BoundedSemaphore(most - kept)
         self._patience_s = patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="passwords", initializer=_step_back)
 
-    def hashed(self, do: Callable[[], str]) -> str:
+    def hashed(self, do: Callable[[], str], *, of_stranger: bool = False) -> str:
         """What `do` makes, in its turn. Raises TooMany."""
-        if not self._places.acquire(blocking=False):
-            raise TooMany
-        try:
+        with _place(self._strangers) if of_stranger else nullcontext(), _place(self._places):
             database.give_back()
             running = self._thread.submit(do)
             try:
@@ -56,8 +59,16 @@ class HashingLine:
             except TimeoutError:
                 running.cancel()
                 raise TooMany from None
-        finally:
-            self._places.release()
+
+
+@contextmanager
+def _place(places: threading.BoundedSemaphore) -> Iterator[None]:
+    if not places.acquire(blocking=False):
+        raise TooMany
+    try:
+        yield
+    finally:
+        places.release()
 
 
 class Addresses:
@@ -86,6 +97,19 @@ class Addresses:
 
 line = HashingLine()
 addresses = Addresses()
+# Whether the sign-in that this thread looks at is a stranger's.
+_of_stranger: ContextVar[bool] = ContextVar("of_stranger", default=False)
+
+
+@contextmanager
+def sign_in(*, username: str, address: str, is_known: bool) -> Iterator[None]:
+    """Whose password is hashed meanwhile. A name that is known has its own places at an address. Raises TooMany."""
+    with addresses.place(f"{username} {address}" if is_known else address):
+        before = _of_stranger.set(not is_known)
+        try:
+            yield
+        finally:
+            _of_stranger.reset(before)
 
 
 class Hasher(PBKDF2PasswordHasher):
@@ -95,4 +119,4 @@ class Hasher(PBKDF2PasswordHasher):
         def encode() -> str:
             return PBKDF2PasswordHasher.encode(self, password, salt, iterations)
 
-        return line.hashed(encode)
+        return line.hashed(encode, of_stranger=_of_stranger.get())

@@ -1,4 +1,4 @@
-"""How long it is kept who signed in to the console, and who tried to in vain."""
+"""Who signed in to the console and who tried to in vain: for how long it is kept, and what it says of who tries now."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.conf import settings
 
 BATCH = 5_000
+
+
+def has_signed_in(*, username: str, address: str, now: datetime) -> bool:
+    """Whether somebody signed in by this name from this address within SIGN_INS_DAYS; `address` as it is counted."""
+    since = now - timedelta(days=settings.SIGN_INS_DAYS)
+    found = AccessLog.objects.filter(username=username, ip_address=address, attempt_time__gte=since)
+    return bool(found.exists())
 
 
 def purge(*, now: datetime) -> int:

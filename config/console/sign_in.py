@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -27,15 +26,12 @@ from django.views.decorators.debug import sensitive_post_parameters
 from unfold.forms import AuthenticationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from config import passwords, second_factor
+from config import addresses, passwords, second_factor, sign_ins
 from config.backends import address_locked_until
 
 # Where the session keeps whose password was right until the code is there; and for how long.
 HALF_WAY = "half_way"
 HALF_WAY_S = 300
-# What one line to the internet has of addresses of version 6; of version 4 it has one.
-OWNERS_BITS = 64
-NO_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing listens there
 WRONG_CODE = "That code is not right, was used before, or came too soon after a wrong one."
 
 
@@ -50,7 +46,10 @@ class CodeNeeded(Exception):
 class SignInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Raises passwords.TooMany, which `PasswordsMiddleware` answers."""
-        with passwords.addresses.place(counted_address(cast(HttpRequest, self.request))):
+        request, username = cast(HttpRequest, self.request), self.cleaned_data.get("username", "")
+        is_known = sign_ins.has_signed_in(username=username, address=counted_address(request), now=timezone.now())
+        site = addresses.counted(request.META.get("REMOTE_ADDR", ""), bits=addresses.SITE_BITS)
+        with passwords.sign_in(username=username, address=site, is_known=is_known):
             found: dict[str, Any] = super().clean()
             return found
 
@@ -152,19 +151,8 @@ def _half_way(request: HttpRequest) -> HalfWay | None:
 
 
 def counted_address(request: HttpRequest) -> str:
-    """AXES_CLIENT_IP_CALLABLE: the connection's address, of version 6 its /64, as whoever has one has all of it.
-
-    Connections without an address, over a socket of this machine, count as one.
-    """
-    try:
-        ip = ipaddress.ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0])
-    except ValueError:
-        return NO_ADDRESS
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((ip, OWNERS_BITS), strict=False).network_address)
+    """AXES_CLIENT_IP_CALLABLE: the connection's address, of version 6 its /64, as whoever has one has all of it."""
+    return addresses.counted(request.META.get("REMOTE_ADDR", ""))
 
 
 def locked_out(request: HttpRequest, original: HttpResponse | None, credentials: dict[str, Any]) -> HttpResponse:
@@ -190,7 +178,7 @@ def come_again(request: HttpRequest) -> HttpResponse:
 
 def _locked_until(request: HttpRequest, credentials: dict[str, Any], now: datetime) -> datetime:
     cooloff: timedelta = settings.AXES_COOLOFF_TIME
-    of_address = address_locked_until(request)
+    of_address = address_locked_until(request, credentials)
     rows = [
         row for found in AxesProxyHandler.get_implementation().get_user_attempts(request, credentials) for row in found
     ]

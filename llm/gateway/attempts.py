@@ -28,7 +28,7 @@ from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import forbidden, mistral_dialect, sse, unreadable
+from llm.rules import forbidden, mistral_dialect, shown_work, sse, unreadable
 from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import GUARDS
@@ -258,7 +258,8 @@ class HeldAttempt:
         elif is_begun:
             await self.hold.settle_whole("upstream_failed")
         else:
-            await self._settle_error(said, is_free=upstream.shows_no_work(answer) and not forbidden.is_billed(data))
+            shown = shown_work.refusal(data) if streamed is None else said
+            await self._settle_error(shown, is_free=upstream.shows_no_work(answer) and not forbidden.is_billed(data))
         await self._pass_on_refusal(answer, b"" if broken else data)
 
     async def _settle_error(self, said: dict[str, Any], *, is_free: bool, used: Usage | None = None) -> None:

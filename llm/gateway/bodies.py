@@ -285,27 +285,33 @@ class Spread:
 
 
 class HeldBytes:
-    """The bytes of large bodies that calls hold in this process: so many of a key, of a tenant, and of all."""
+    """The bytes of large bodies that calls hold in this process: so many of a key, of a tenant, and of all.
+
+    A tenant holds no more than half of what others leave, so that some tenants, or many, leave room for one more.
+    """
 
     def __init__(self, *, of_a_key: int, of_a_tenant: int, of_all: int) -> None:
         self._most = (of_a_key, of_a_tenant, of_all)
-        self._bytes: Counter[tuple[str, int]] = Counter()
+        self._bytes: Counter[tuple[str, int | str]] = Counter()
 
-    def add(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+    def add(self, size_bytes: int, *, key_id: int | str, tenant_id: int | str) -> None:
         """Raises TooManyBodies, and adds nothing then."""
-        whose = _whose(key_id, tenant_id)
-        for who, most in zip(whose, self._most, strict=True):
+        whose = key, tenant, all_ = _whose(key_id, tenant_id)
+        for who, most in zip((key, tenant), self._most, strict=False):
             if self._bytes[who] + size_bytes > most:
                 raise TooManyBodies(who[0])
+        others = self._bytes[all_] - self._bytes[tenant]
+        if self._bytes[tenant] + size_bytes > (self._most[2] - others) // 2:
+            raise TooManyBodies(all_[0])
         self._bytes.update(dict.fromkeys(whose, size_bytes))
 
-    def give_back(self, size_bytes: int, *, key_id: int, tenant_id: int) -> None:
+    def give_back(self, size_bytes: int, *, key_id: int | str, tenant_id: int | str) -> None:
         self._bytes.subtract(dict.fromkeys(_whose(key_id, tenant_id), size_bytes))
         # Nothing is kept of whoever holds nothing.
         self._bytes = +self._bytes
 
 
-def _whose(key_id: int, tenant_id: int) -> tuple[tuple[str, int], ...]:
+def _whose(key_id: int | str, tenant_id: int | str) -> tuple[tuple[str, int | str], ...]:
     return (" of this key", key_id), (" of this tenant", tenant_id), ("", 0)
 
 

@@ -116,6 +116,8 @@ class CallUsage:
 
     def id_of(self, name: str) -> str:
         """The id of a model that an answer names. Raises NotChargeable where nobody knows it or its price."""
+        if self._entry is not None and name in self._entry.names:
+            return _own_id(self._entry)
         return self._priced(replace(self.estimated(0), model=name)).usage.model
 
     def _priced(self, found: Usage) -> PricedUsage:

@@ -209,7 +209,7 @@ class Hold:
         falls_short = found is not None and used is not None and used.unit != "token" and used.units > found.units
         try:
             charge = self.usage.charge(used, answer_bytes=self.count.written_bytes)
-            charge, doubt = self._dearest(charge, charge.usage, self._named)
+            charge, doubt = self._dearest(charge, charge.usage, self._named - {charge.usage.model})
             if doubt:
                 raise NotChargeable(doubt)
         except NotChargeable as error:

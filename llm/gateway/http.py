@@ -76,9 +76,8 @@ class Exchange:
     async def _read(self) -> bytes:
         limit = self._limit
         packing = bodies.packing_of(self._headers)
-        size = bodies.announced_bytes(self._headers, limit=limit)
-        if size > bodies.LARGE_BYTES:
-            await self._take_turn(size)
+        if bodies.announced_bytes(self._headers, limit=limit) > bodies.LARGE_BYTES:
+            await self._take_turn(0)
         parts: list[bytes] = []
         size = 0
         async for part in bodies.read(self._receive, limit=limit, patience_s=self._patience_s):
@@ -106,6 +105,7 @@ class Exchange:
         return b"".join(parts)
 
     async def _take_turn(self, size_bytes: int) -> None:
+        """`size_bytes`: what has come so far. What is announced, and then comes slowly or never, takes no memory."""
         if not self.turn.is_taken:
             await self._when_large()
             await self.turn.take()

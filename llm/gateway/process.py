@@ -106,7 +106,8 @@ class Gateway:
             held=HeldBytes(
                 of_a_key=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
                 of_a_tenant=max(settings.LARGE_BODY_BYTES_PER_TENANT, settings.MAX_BODY_BYTES),
-                of_all=max(settings.LARGE_BODY_BYTES, settings.MAX_BODY_BYTES),
+                # A tenant alone has half of it.
+                of_all=max(settings.LARGE_BODY_BYTES, 2 * settings.MAX_BODY_BYTES),
             ),
             patience_s=settings.BODY_TIMEOUT_S,
             share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,

@@ -12,7 +12,7 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_answers, anthropic_dialect, bounds, mistral_dialect, sse, unreadable
+from llm.rules import anthropic_answers, anthropic_dialect, bounds, mistral_dialect, shown_work, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import Request
@@ -56,8 +56,9 @@ class Anthropic(HttpProvider):
             if anthropic_answers.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
             paid, kept_bytes = _paid_refusal(said, created=created) or (None, 0)
-            # What broke off is judged as it came.
-            shown = said if broken and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
+            # What broke off, or shows work in another place than answers do, is judged as it came.
+            is_judged = broken or shown_work.of({"error": shown_work.refusal(said)})
+            shown = said if is_judged and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
             refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, kept_bytes=kept_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
@@ -127,7 +128,8 @@ def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | 
             answer = orjson.loads(data)
         except ProviderError:
             return None
-    return (answer, kept_bytes) if answer.get("usage") or sse.choices_of(answer) else None
+    shows_work = answer.get("usage") or sse.choices_of(answer) or shown_work.of(answer)
+    return (answer, kept_bytes) if shows_work else None
 
 
 def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
@@ -137,8 +139,8 @@ def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
         raise ProviderError("upstream_garbage", UNREADABLE, sent=unreadable.shows_work(body))
     if message.get("type") == "error":
         used = message.get("usage")
-        billed = {"model": message.get("model"), "usage": anthropic_answers.usage(used)} if used else {}
-        return orjson.dumps({"error": message.get("error")} | billed), 0
+        billed = {"usage": anthropic_answers.usage(used) or used} if used else {}
+        return orjson.dumps(message | billed), 0
     try:
         answer = anthropic_answers.answer(message, created=created)
     except (TypeError, ValueError, AttributeError, KeyError) as error:

@@ -11,7 +11,6 @@ import orjson
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
 from llm.rules import bounds, openai_dialect, request_fields, shown_work, sse, thinking, unreadable
-from llm.rules.answers import read_json
 from llm.rules.estimates import Estimate
 from llm.rules.mistral_dialect import DialectError, Request
 
@@ -80,8 +79,8 @@ class OpenAICompatible(HttpProvider):
             said, broken = await answer.read()
             renamed = openai_dialect.renamed_length(body, said)
             # The hold is for one answer: a refusal that bills, or has one, is not sent again.
-            is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices") or _shows_work(said)
-            if renamed is None or broken is not None or is_answer:
+            is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices")
+            if renamed is None or broken is not None or is_answer or shown_work.of(shown_work.refusal(said)):
                 return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
             answer.close()
             answer = await self.connection.post(path, renamed, content_type=content_type, request_id=request_id)
@@ -98,11 +97,6 @@ class OpenAICompatible(HttpProvider):
 
     async def list_models(self) -> list[str]:
         return await self.connection.list_models("/models")
-
-
-def _shows_work(said: bytes) -> bool:
-    work = shown_work.of(read_json(said))
-    return bool(work.counts or work.is_told)
 
 
 def _written_otherwise(body: Mapping[str, Any]) -> int:

@@ -142,7 +142,10 @@ class Translator:
             case "message_stop":
                 return [sse.Event(sse.DONE, done=True)]
             case "error":
-                return [self._chunk({"error": data.get("error") or "error"})]
+                # What was used, or written, before may stand beside it.
+                self._count(data.get("usage"))
+                counted = {"usage": usage(self._usage) or data["usage"]} if data.get("usage") else {}
+                return [self._chunk({**data, "error": data.get("error") or "error", **counted})]
         return []
 
     def _count(self, counted: Any) -> None:

@@ -17,6 +17,8 @@ from llm.rules.answers import read_json
 
 # What is looked at of an error: so many values, and texts with JSON in them of so many letters.
 _MOST_VALUES, _LONGEST_QUOTE = 1_000, 1_000_000
+# Of a long text what says why stands at its start, or at its end, behind what it quotes: so many letters of each.
+_MOST_WORDS = 2_000
 # What an answer is told by; where a refusal has it at its top, it is read as an answer.
 _ANSWERS = frozenset({"choices", "usage", "usageMetadata", "usage_metadata", "x_groq"})
 _USAGES = _ANSWERS - {"choices"}
@@ -29,11 +31,17 @@ _WRITTEN = re.compile(
 # Names of what quotes the request.
 _QUOTES = frozenset({"input", "body", "request", "messages", "prompt", "loc", "ctx", "tools", "schema", "params"})
 _CODES = frozenset({"tool_use_failed", "json_validate_failed", "output_parse_failed", "invalid_model_output"})
+# The JSON that is sent is our own: what is said of broken JSON is said of what was written. vLLM and TGI refuse so what
+# their models wrote, after all of it.
 _SAYS = re.compile(
     r"failed_generation|could not finish the message|failed to generate json|(?:generated|produced) (?:an? )?invalid"
-    r"|\b(?:model|assistant|llm) (?:has )?(?:produced|generated|returned|wrote)\b(?! (?:an? )?(?:error|status|http|\d))"
+    r"|\b(?:model|assistant|llm) (?:has )?(?:produced|generated|returned|wrote)\b"
+    r"(?! (?:(?:an?|the following) )?(?:errors?|status|http|\d))"
     r"|\bmodel(?:'s)? (?:output|response|answer|completion)\b.{0,40}\b(?:invalid|not valid|malformed|parse)"
-    r"|failed to (?:parse|validate) (?:the )?(?:model|output|generation)",
+    r"|failed to (?:parse|validate) (?:the )?(?:outputs?|generation"
+    r"|(?:model|assistant|llm)(?:'s)?[ _](?:outputs?|response|answer|completion|generation|tool.?calls?))\b"
+    r"|json_invalid|invalid.json(?!.?schema)|eof while parsing|unterminated string|expecting .{1,20} delimiter"
+    r"|generated text|during generation|incomplete.generation|tool error:",
     re.I,
 )
 
@@ -46,6 +54,17 @@ class ShownWork:
     counts: list[dict[str, Any]] = field(default_factory=list)
     text_bytes: int = 0
     is_told: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.counts or self.text_bytes or self.is_told)
+
+
+def refusal(body: bytes) -> dict[str, Any]:
+    """The body of a refusal as an object, to be looked at by `of`: a list, or a text, is its error."""
+    said = read_json(body)
+    if isinstance(said, dict):
+        return said
+    return {"error": body.decode(errors="replace") if said is None else said}
 
 
 def of(said: Any) -> ShownWork:
@@ -71,7 +90,8 @@ def of(said: Any) -> ShownWork:
 
 def says_so(message: str) -> bool:
     """Whether the words of an error say that the model had written."""
-    return message in _CODES or _SAYS.search(message) is not None
+    parts = [message] if len(message) <= 2 * _MOST_WORDS else [message[:_MOST_WORDS], message[-_MOST_WORDS:]]
+    return message in _CODES or any(map(_SAYS.search, parts))
 
 
 def _look_at(part: Mapping[str, Any], found: ShownWork, model: Any) -> list[Any]:

@@ -17,6 +17,11 @@ _STATUSES = range(400, 600)
 # Of thousands of digits no number can be made.
 _LONGEST_SENTENCE = 2_000
 _STATUS = re.compile(r"[0-9]{3}")
+# Invalid, and not what the model wrote.
+_INVALID = (
+    r"(?<!json.)invalid"
+    r"(?!.?(?:model.?)?(?:output|response|tool|generation|completion|json)(?!.?(?:format|schema|choice)))"
+)
 # Words of types and codes, the more telling ones first.
 _MEANINGS = (
     (401, re.compile(r"invalid.?api.?key|authentication|unauthori[sz]ed")),
@@ -27,7 +32,7 @@ _MEANINGS = (
     (504, re.compile(r"time.?out|timed.?out|deadline")),
     (404, re.compile(r"not.?found")),
     (403, re.compile(r"permission|forbidden|moderation|guardrail")),
-    (400, re.compile(r"invalid|bad.?request|context.?length|content.?(policy|filter)|unsupported")),
+    (400, re.compile(rf"{_INVALID}|bad.?request|context.?length|content.?(policy|filter)|unsupported")),
 )
 # Sentences: of who is asked too much or too often, or not by whom it should be; and of the request.
 _SENTENCES = (

@@ -26,6 +26,8 @@ MARKS, CALL_MARKS = 8, 16
 
 # Where the data of an event begins, at the latest.
 _LONGEST_HEAD = 128
+# Bytes that are read of an event that nobody can read as it is: there may be any number of them.
+_MOST_OF_EVENT = 64 * 1024
 # Bytes of an answer in places that nobody knows which may be an endpoint's, and none of the model's: how long it took.
 FRAME_BYTES = 1_024
 
@@ -113,17 +115,17 @@ class StreamCount:
     def came(self, event: sse.Event, *, text_bytes: int, seconds: float = 0.0) -> None:
         """An event of the answer has come, with so many bytes of text; `seconds`: after the first one."""
         self.arrived(text_bytes, event.data, seconds=seconds)
-        self._note_unread(event.unread)
+        self._note_unread(event.unread, most_bytes=_MOST_OF_EVENT)
 
     def broke(self, data: bytes) -> None:
         """Bytes of it have come that nobody can read as they are: all of them may be text."""
         self.arrived(len(data))
         self._note_unread(data)
 
-    def _note_unread(self, data: bytes) -> None:
+    def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ) -> None:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if data := _value_of(data.strip()):
-            found, unread_bytes = unreadable.readable(data)
+            found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
             # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
             self._note_written(found if sse.choices_of(found) else {"choices": [found]})
             self._wrote(unread_bytes)

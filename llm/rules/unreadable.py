@@ -34,31 +34,30 @@ _ONE_WORD = 16
 # Of JSON: texts, where they end and where they do not, and what opens and closes.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
 # So much is read of it, in bytes; what comes after that counts as what nobody can read.
-_MOST_READ = 4 * 1024 * 1024
+MOST_READ = 4 * 1024 * 1024
 _STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
-# What may lack at the end of JSON that breaks off: in a text, in a name, behind one, before a value.
-_ENDINGS = ('"', "", '":null', ":null", "null")
 _HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")
 _HALF_WORD = re.compile(r"[-+.\w]+$")
+# Longer than any of both.
+_END_LETTERS = 64
 
 
-def readable(data: bytes) -> tuple[Any, int]:
+def readable(data: bytes, *, most_bytes: int = MOST_READ) -> tuple[Any, int]:
     """What JSON that breaks off holds, as if it ended there, and the bytes behind that, which nobody can read.
 
-    None and all of its bytes where nothing can be read. Never raises.
+    None and all of its bytes where nothing can be read. No more than `most_bytes` are read of it. Never raises.
     """
-    text = data[:_MOST_READ].decode("utf-8", "replace")
+    text = data[:most_bytes].decode("utf-8", "replace")
     if not text.startswith(_STARTS):
         return None, len(data)
     end, open_ends = _balanced(text)
-    rest_bytes = len(text[end:].encode()) + max(0, len(data) - _MOST_READ)
-    for begun in _begun(text[:end]):
-        for ending in _ENDINGS:
-            try:
-                return json.loads(begun + ending + open_ends, strict=False), rest_bytes
-            except (ValueError, RecursionError):
-                continue
+    rest_bytes = len(text[end:].encode()) + max(0, len(data) - most_bytes)
+    for begun in _mended(text[:end]):
+        try:
+            return json.loads(begun + open_ends, strict=False), rest_bytes
+        except (ValueError, RecursionError):
+            continue
     return None, len(data)
 
 
@@ -85,12 +84,18 @@ def _balanced(text: str) -> tuple[int, str]:
     return end, "".join(reversed(closers))
 
 
-def _begun(text: str) -> Iterator[str]:
-    """A text that breaks off, and what is left of it without the half of what came last."""
-    yield text
-    yield _HALF_ESCAPE.sub("", text)
-    yield text.rstrip(" \t\r\n,")
-    yield _HALF_WORD.sub("", text)
+def _mended(text: str) -> Iterator[str]:
+    """A text that breaks off with what may lack at its end, in ten ways at most: it may be long."""
+    start, end = text[:-_END_LETTERS], text[-_END_LETTERS:]
+    # In a text, in a name, behind one, before a value; and without the half of what came last.
+    ways = (
+        (end, ('"', "", '":null', ":null", "null")),
+        (_HALF_ESCAPE.sub("", end), ('"', '":null')),
+        (end.rstrip(" \t\r\n,"), ("",)),
+        (_HALF_WORD.sub("", end), ("", "null")),
+    )
+    ends = dict.fromkeys(left + ending for left, endings in ways for ending in endings)
+    return (start + each for each in ends)
 
 
 def shows_work(body: bytes) -> bool:

@@ -20,6 +20,7 @@ PRODUCTION = {
     "SECRET_KEY": "7h1s-15-l0ng-and-r4nd0m-enough-f0r-a-t3st-0f-pr0duct10n-s3tt1ngs",
     "ALLOWED_HOSTS": "governor.example.test",
     "APP_URL": "https://governor.example.test",
+    "FORWARDED_ALLOW_IPS": "127.0.0.1",
     "MISTRAL_API_KEY": "a-key-for-tests",
 }
 
@@ -52,6 +53,12 @@ def test_trust_in_anybody_is_told_before_and_at_the_start(tmp_path: Path, name: 
     started = manage(tmp_path, "web", "--port", "0", "--application", "config:nothing", **{name: "*"})
     assert f"Warning: {name}=*" in started.stderr
     assert "Warning" not in manage(tmp_path, "web", "--port", "0", "--application", "config:nothing").stderr
+
+
+def test_https_without_a_proxy_that_is_named_is_told(tmp_path: Path) -> None:
+    told = "no proxy is named in FORWARDED_ALLOW_IPS"
+    assert told in manage(tmp_path, "check", "--deploy", FORWARDED_ALLOW_IPS="").stderr
+    assert told not in manage(tmp_path, "check", "--deploy", FORWARDED_ALLOW_IPS="", APP_URL="http://[::1]").stderr
 
 
 def test_static_files_can_be_collected(tmp_path: Path) -> None:

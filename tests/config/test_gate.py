@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import tempfile
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx2 as httpx
@@ -13,6 +17,8 @@ import pytest
 from django.db import OperationalError
 from django.test import Client
 
+from config import gate
+from config.gate import Gate, Owner
 from governance.api import authentication
 from llm.gateway import bodies
 from tests import factories as make
@@ -145,3 +151,119 @@ def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
     assert again.headers["retry-after"] == "5"
     assert send(product, "/api/tenants", b"{}", key=key).status_code == 400
     assert send(product, "/api/tenants", body, key=other).status_code == 400
+
+
+class Waiting:
+    """Requests at a gate whose bodies have come but for their ends."""
+
+    def __init__(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100_000
+        monkeypatch.setattr(gate.envelope, "MOST_BYTES", 100_000)
+        monkeypatch.setattr(gate, "_looked_up", self.owner)
+        self.gate = Gate(self.django)
+        self.running: list[asyncio.Task[None]] = []
+
+    @staticmethod
+    def owner(headers: dict[bytes, bytes]) -> Owner:
+        key = headers[b"authorization"].decode()
+        return Owner(key, key.partition("-")[0])
+
+    async def django(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask(self, key: str, *, path: str = "/api/spend", address: str = "192.0.2.1", whole: bool = False) -> int:
+        """The status of the answer; 0 where the gate waits for the rest."""
+        parts = iter([{"type": "http.request", "body": b"a" * 100_000, "more_body": not whole}])
+        answers: list[int] = []
+
+        async def receive() -> Any:
+            if (part := next(parts, None)) is None:
+                await asyncio.Event().wait()
+            return part
+
+        async def send(message: Any) -> None:
+            answers.append(message.get("status", 0))
+
+        headers = [(b"authorization", key.encode()), (b"transfer-encoding", b"chunked")]
+        scope = {"type": "http", "method": "PUT", "path": path, "headers": headers, "client": (address, 1)}
+        running = asyncio.create_task(self.gate(scope, receive, send))
+        done, _ = await asyncio.wait([running], timeout=5 if whole else 0.1)
+        if not done:
+            self.running.append(running)
+        return answers[0] if answers else 0
+
+    async def leave(self) -> None:
+        for running in self.running:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+        self.running.clear()
+
+
+@pytest.fixture
+def waiting(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    return Waiting(settings, monkeypatch)
+
+
+async def test_what_is_held_of_large_bodies_is_bounded(waiting: Waiting) -> None:
+    assert [await waiting.ask("acme-1") for _ in range(9)] == [0] * 8 + [429]
+    assert [await waiting.ask("acme-2") for _ in range(9)] == [0] * 8 + [429]
+    assert await waiting.ask("acme-3", whole=True) == 429
+    assert await waiting.ask("globex-1", whole=True) == 200
+    await waiting.leave()
+    assert await waiting.ask("acme-1", whole=True) == 200
+    assert not waiting.gate._known._bytes
+
+
+async def test_so_it_is_for_who_is_no_more_than_an_address(waiting: Waiting) -> None:
+    hook = {"path": "/api/webhooks/stripe"}
+    one, same, other = "2001:db8:1:1::7", "2001:db8:1:2::7", "2001:db8:2:1::7"
+    assert [await waiting.ask("", address=one, **hook) for _ in range(32)] == [0] * 32
+    assert await waiting.ask("", address=same, whole=True, **hook) == 429
+    assert await waiting.ask("", address=other, whole=True, **hook) == 200
+    # They leave to who is known what is theirs.
+    assert await waiting.ask("acme-1", whole=True) == 200
+    await waiting.leave()
+    assert await waiting.ask("", address=same, whole=True, **hook) == 200
+    assert not waiting.gate._webhooks._bytes
+
+
+async def test_what_is_unpacked_is_held_too(waiting: Waiting) -> None:
+    body = gzip.compress(b"a" * 90_000)
+    held: list[int] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        held.append(waiting.gate._webhooks._bytes[("", 0)])
+
+    waiting.gate._django = django
+    headers = [(b"content-encoding", b"gzip"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": "/api/webhooks/stripe", "headers": headers, "client": None}
+    await waiting.gate(scope, receive, receive)  # type: ignore[arg-type]
+    assert held == [90_000 + len(body)]
+    assert not waiting.gate._webhooks._bytes
+
+
+def test_whose_key_takes_long_to_find_holds_up_nobody_else(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, found, free = product.key(role="operator"), authentication.key_of, threading.Event()
+    begun = threading.Event()
+
+    def key_of(authorization: str) -> Any:
+        if "sg_slow" in authorization:
+            begun.set()
+            free.wait(10)
+        return found(authorization)
+
+    monkeypatch.setattr(authentication, "key_of", key_of)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(send, product, "/api/tenants", LARGE, key="sg_slow")
+        try:
+            assert begun.wait(10)
+            assert send(product, "/api/tenants", LARGE, key=key).status_code == 400
+            assert not slow.done()
+        finally:
+            free.set()
+        assert slow.result(10).status_code == 401

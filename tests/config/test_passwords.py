@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -16,6 +16,7 @@ from django.test import Client
 
 from config import passwords
 from config.passwords import Addresses, HashingLine, TooMany
+from tests import factories as make
 
 LOGIN = "/admin/login/"
 
@@ -67,6 +68,24 @@ def test_one_is_hashed_at_a_time_and_a_few_wait(slow: HashingLine, free: threadi
         free.set()
         assert waiting.result(5) == "second"
     assert slow.hashed(lambda: "fourth") == "fourth"
+
+
+def test_strangers_leave_places_to_who_is_known(slow: HashingLine, free: threading.Event) -> None:
+    line = HashingLine(most=3, kept=1)
+    line._thread = slow._thread
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(line.hashed, lambda: "stranger", of_stranger=True) for _ in range(2)]
+        while line._strangers._value:  # type: ignore[attr-defined]
+            pass
+        with pytest.raises(TooMany):
+            line.hashed(lambda: "stranger", of_stranger=True)
+        waiting.append(threads.submit(line.hashed, lambda: "known"))
+        while line._places._value:  # type: ignore[attr-defined]
+            pass
+        with pytest.raises(TooMany):
+            line.hashed(lambda: "known")
+        free.set()
+        assert [one.result(5) for one in waiting] == ["stranger", "stranger", "known"]
 
 
 def test_nobody_waits_without_end_and_what_was_given_up_is_not_hashed(started: threading.Event) -> None:
@@ -130,3 +149,27 @@ def test_a_sign_in_beyond_that_is_told_to_come_again(monkeypatch: pytest.MonkeyP
     assert (refused.status_code, refused["Retry-After"]) == (429, str(passwords.AGAIN_S))
     assert b"Try again in 5 seconds" in refused.content
     assert other.status_code == 200
+
+
+@pytest.mark.django_db
+def test_who_signed_in_from_an_address_before_is_no_stranger_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    make.person("olga", "operator", password="seventeen-llamas")
+    tried, strangers, hashed = {"username": "olga", "password": "seventeen-llamas"}, [], HashingLine.hashed
+
+    def noted(line: HashingLine, do: Callable[[], str], *, of_stranger: bool = False) -> str:
+        strangers.append(of_stranger)
+        return hashed(line, do, of_stranger=of_stranger)
+
+    monkeypatch.setattr(HashingLine, "hashed", noted)
+    monkeypatch.setattr(passwords, "addresses", Addresses())
+
+    def sign_in(address: str) -> int:
+        return int(Client().post(LOGIN, tried, REMOTE_ADDR=address).status_code)
+
+    assert sign_in("2001:db8:1:1::7") == 302
+    # Whoever has a network of version 6 has as many of the smaller ones as there are.
+    with passwords.addresses.place("2001:db8:1::"), passwords.addresses.place("2001:db8:1::"):
+        assert [sign_in(f"2001:db8:{site}::7") for site in ("1:1", "1:2", "2:1")] == [302, 429, 302]
+    assert strangers == [True, False, True]
+    make_password("seventeen-llamas")
+    assert strangers[3:] == [False]

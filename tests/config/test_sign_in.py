@@ -142,6 +142,31 @@ class TestTries:
         clock.shift(400)
         assert sign_in(Client()).status_code == 302
 
+    def test_whom_an_address_knows_is_not_locked_with_it_and_has_five_tries(
+        self, olga: User, clock: Any, settings: Any
+    ) -> None:
+        settings.SIGN_IN_TRIES_PER_ADDRESS = 7
+        factories.person("otto", "operator", password=PASSWORD)
+
+        def tried(name: str, password: str = "wrong") -> int:
+            return int(
+                Client().post(LOGIN, {"username": name, "password": password}, REMOTE_ADDR="192.0.2.1").status_code
+            )
+
+        assert sign_in(Client()).status_code == 302
+        assert sign_in(Client(), address="192.0.2.2").status_code == 302
+        assert [tried(f"nobody-{number}") for number in range(8)] == [200] * 7 + [429]
+        # He signs in from there for the first time, and she does not.
+        assert tried("otto", PASSWORD) == 429
+        assert tried(" olga ", PASSWORD) == 302
+        clock.shift(60)
+        assert [tried("olga") for _ in range(5)] == [200] * 4 + [429]
+        locked = sign_in(Client())
+        assert (locked.status_code, locked["Retry-After"]) == (429, "900")
+        clock.shift(timedelta(days=settings.SIGN_INS_DAYS + 1))
+        assert [tried(f"nobody-{number}") for number in range(8)] == [200] * 7 + [429]
+        assert tried("olga", PASSWORD) == 429
+
     def test_a_sign_in_begins_the_count_anew(self, olga: User) -> None:
         for _ in range(3):
             client = Client()

@@ -162,6 +162,10 @@ REFUSALS: dict[str, tuple[bool, list[Any]]] = {
     "in details": (False, body(json.dumps({"detail": [{"completion": LONG[:1_000]}]}).encode(), status=422)),
     "quoted": (False, body(json.dumps(QUOTED).encode(), status=400)),
     "words": (False, body(json.dumps({"error": PRODUCED}).encode(), status=400)),
+    "broken JSON": (False, body(b'{"error":{"message":"1 validation error: Invalid JSON","code":400}}', status=400)),
+    "a list": (False, body(json.dumps([{"error": SHOWN}]).encode(), status=400)),
+    "a text": (False, body(b"Failed: " + json.dumps({"error": SHOWN}).encode(), status=422, kind="text/plain")),
+    "words in a text": (False, body(b"Request failed during generation", status=424, kind="text/plain")),
     "words in a 200": (False, body(json.dumps({"error": PRODUCED}).encode())),
     "a usage in a 200": (False, body(json.dumps({"error": {"message": "no", "code": 400, "usage": SPENT}}).encode())),
     "a stream's first event": (True, [CLOSES + event({"error": {**SHOWN, "status_code": 400}}), "close"]),
@@ -190,16 +194,60 @@ def test_a_refusal_that_shows_work_is_charged(
         {"detail": [{"loc": ["body", "n"], "msg": "too large", "input": {"completion": "1", "output": "1"}}]},
         {"error": {"message": "max_tokens is above what the model can write", "usage": {"total_tokens": 0}}},
         {"error": {"message": "no", "output": None, "choices": []}},
+        {"message": "The model returned the following errors: `temperature` is deprecated for this model."},
+        [{"error": {"message": "no", "code": 400}}],
+        "no",
     ],
 )
 def test_a_mere_refusal_costs_nothing(
-    product: Product, booked: BookedUpstream, key: str, said: dict[str, Any], status: int
+    product: Product, booked: BookedUpstream, key: str, said: Any, status: int
 ) -> None:
     booked.next(Answer(tokens=0, billed=False, script=body(json.dumps(said).encode(), status=status)))
     ask(product, key, stream=False)
     assert booked.idle()
     assert eventually(nothing_is_held)
     assert ledger_nanos() == booked.books.spent_nanos
+
+
+ERROR = {"type": "invalid_request_error", "message": "no"}
+COUNTED = {"input_tokens": 14, "output_tokens": 1_000}
+REFUSED = CLOSES.replace(b"200 OK", b"400 No")
+
+
+def failed(status: int = 400, **more: Any) -> list[Any]:
+    return body(json.dumps({"type": "error", "error": ERROR, **more}).encode(), status=status)
+
+
+def failed_event(**more: Any) -> bytes:
+    return event({"type": "error", "error": ERROR, **more})
+
+
+ANTHROPIC_S: dict[str, tuple[bool, list[Any]]] = {
+    "a usage in the error": (False, failed(error={**ERROR, "usage": COUNTED})),
+    "a usage in the error of a 200": (False, failed(200, error={**ERROR, "usage": COUNTED})),
+    "a part of the answer": (False, failed(error={**ERROR, "partial_output": LONG[:1_000]})),
+    "a part of the answer beside": (False, failed(partial_output=LONG[:1_000])),
+    "a part of the answer beside in a 200": (False, failed(200, partial_output=LONG[:1_000])),
+    "a list": (False, body(json.dumps([{"error": SHOWN}]).encode(), status=400)),
+    "a code": (False, failed(error=FAILED)),
+    "a usage beside what is no content": (False, failed(type="message", usage=COUNTED, content=7)),
+    "an event": (True, [CLOSES + failed_event(usage=COUNTED), "close"]),
+    "an event with more in its error": (True, [CLOSES + failed_event(error={**ERROR, "usage": COUNTED}), "close"]),
+    "an event under its status": (True, [REFUSED + failed_event(error={**ERROR, "usage": COUNTED}), "close"]),
+}
+
+
+@pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+@pytest.mark.parametrize(("streams", "script"), ANTHROPIC_S.values(), ids=ANTHROPIC_S)
+def test_a_refusal_of_anthropic_s_likes_that_shows_work_is_charged(
+    product: Product, booked: BookedUpstream, likes: str, streams: bool, script: list[Any]
+) -> None:
+    before = ledger_nanos()
+    booked.next(Answer(tokens=1_000, script=script, billed=True))
+    ask(product, likes, stream=streams, model="likes/m", max_tokens=1_000)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
 
 
 def test_an_error_in_mid_stream_is_charged_by_what_it_says(product: Product, booked: BookedUpstream, key: str) -> None:

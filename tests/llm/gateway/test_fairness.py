@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx2 as httpx
 import orjson
@@ -17,6 +17,7 @@ import pytest
 from governance import ledger
 from llm.gateway import bodies, process
 from llm.gateway.bodies import Bodies, HeldBytes, TooManyBodies
+from llm.gateway.http import Exchange
 from tests import factories as make
 from tests.llm.gateway.test_bodies import HI, error_of, send
 from tests.product import Product, eventually
@@ -196,20 +197,49 @@ def test_threads_take_short_turns_while_the_gateway_runs(product: Product) -> No
 
 
 def test_what_is_held_is_bounded_for_a_key_a_tenant_and_all() -> None:
-    held = HeldBytes(of_a_key=10, of_a_tenant=15, of_all=20)
+    held = HeldBytes(of_a_key=10, of_a_tenant=15, of_all=40)
     held.add(10, key_id=1, tenant_id=1)
     for size, key_id, tenant_id, whose in ((1, 1, 1, "of this key"), (6, 2, 1, "of this tenant")):
         with pytest.raises(TooManyBodies, match=whose):
             held.add(size, key_id=key_id, tenant_id=tenant_id)
-    held.add(10, key_id=3, tenant_id=2)
-    with pytest.raises(TooManyBodies, match="large bodies are on their way"):
-        held.add(1, key_id=4, tenant_id=3)
     # What was refused counts nowhere, and what is over no longer.
-    held.give_back(10, key_id=3, tenant_id=2)
     held.add(5, key_id=2, tenant_id=1)
     held.give_back(5, key_id=2, tenant_id=1)
     held.give_back(10, key_id=1, tenant_id=1)
     assert not held._bytes
+
+
+def test_a_tenant_holds_half_of_what_others_leave_so_that_one_more_finds_room() -> None:
+    held = HeldBytes(of_a_key=200, of_a_tenant=200, of_all=400)
+    for tenant, most in ((1, 200), (2, 100), (3, 50), (4, 25)):
+        held.add(most, key_id=tenant, tenant_id=tenant)
+        with pytest.raises(TooManyBodies, match="large bodies are on their way" if tenant > 1 else "of this key"):
+            held.add(1, key_id=tenant, tenant_id=tenant)
+    held.add(12, key_id=5, tenant_id=5)
+    held.give_back(200, key_id=1, tenant_id=1)
+    held.add(56, key_id=2, tenant_id=2)
+
+
+async def test_what_a_body_announces_is_not_held_before_it_comes(shared: Bodies) -> None:
+    length = 10 * bodies.LARGE_BYTES
+    parts = iter([bodies.LARGE_BYTES, 1, length - bodies.LARGE_BYTES - 1])
+    held: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        held.append(shared.held._bytes[("", 0)])
+        return {"type": "http.request", "body": b"a" * (size := next(parts)), "more_body": size < length // 2}
+
+    async def known() -> None:
+        """Whoever sends it may call."""
+
+    scope = {"method": "POST", "path": "/", "headers": [(b"content-length", str(length).encode())]}
+    exchange = Exchange(scope, receive, cast(Any, None), request_id="")
+    with shared.turn(1, 7) as turn:
+        exchange.admit(limit=length, patience_s=5, turn=turn, when_large=known)
+        await exchange.body()
+        assert turn.is_taken
+        held.append(shared.held._bytes[("", 0)])
+    assert held == [0, 0, bodies.LARGE_BYTES + 1, length]
 
 
 async def test_a_call_gives_back_what_its_body_held(shared: Bodies) -> None:

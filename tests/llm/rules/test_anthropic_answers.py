@@ -221,6 +221,24 @@ def test_an_error_in_the_stream_is_one() -> None:
     [chunk] = anthropic_answers.Translator(created=0).feed(event)
     assert chunk.data is not None
     assert chunk.data["error"] == {"type": "overloaded_error", "message": "Overloaded"}
+    assert "usage" not in chunk.data
+
+
+@pytest.mark.parametrize(
+    ("counted", "told"),
+    [
+        ({"input_tokens": 9, "output_tokens": 4}, {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}),
+        # Its likes may count in another way.
+        ({"total_tokens": 13}, {"total_tokens": 13}),
+    ],
+)
+def test_an_error_in_the_stream_keeps_what_shows_work(counted: dict[str, int], told: dict[str, int]) -> None:
+    error = {"type": "api_error", "partial_output": "abc"}
+    event = sse.Event(b"", {"type": "error", "error": error, "usage": counted, "output": "d"})
+    [chunk] = anthropic_answers.Translator(created=0).feed(event)
+    assert chunk.data is not None
+    assert (chunk.data["error"], chunk.data["output"]) == (error, "d")
+    assert told.items() <= chunk.data["usage"].items()
 
 
 def test_a_refusal_speaks_to_both_kinds_of_clients() -> None:

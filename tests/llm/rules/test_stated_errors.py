@@ -104,6 +104,17 @@ def test_a_number_is_a_status_where_it_can_be_one(code: Any, status: int) -> Non
         ("content_filter", 400),
         ("content policy", 400),
         ("unsupported", 400),
+        ("invalid_response_format", 400),
+        ("invalid_tool_choice", 400),
+        # Of what the model wrote.
+        ("invalid_output", 502),
+        ("invalid_model_output", 502),
+        ("invalid_response", 502),
+        ("invalid_tool_call", 502),
+        ("InvalidGeneration", 502),
+        ("invalid completion", 502),
+        ("invalid_json", 502),
+        ("json_invalid", 502),
         ("something else", 502),
     ],
 )

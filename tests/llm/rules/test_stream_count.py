@@ -258,6 +258,16 @@ def test_an_event_counts_with_what_is_unread_of_it() -> None:
     assert (event.unread, count.arrived_bytes, count.written_bytes) == (b"xyz", 6, 6)
 
 
+def test_of_an_event_that_nobody_can_read_the_start_is_read_and_the_rest_counts() -> None:
+    count = StreamCount(QUOTE)
+    unread = b'{"choices": [{"delta": {}, "metadata": "' + b"x" * 100_000
+    count.came(sse.Event(b"", unread=unread), text_bytes=len(unread))
+    assert count.written_bytes == len(unread) - 64 * 1024
+    # It may be the whole of an answer, of which there is one.
+    count.broke(unread)
+    assert count.written_bytes == len(unread) - 64 * 1024
+
+
 def test_what_waits_counts_as_written() -> None:
     count = StreamCount(QUOTE)
     count.keeps(7)

@@ -6,6 +6,13 @@ import pytest
 
 from llm.rules import too_large
 
+ANTHROPIC = (
+    b'{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed the rate limit for your'
+    b" organization (org) of 40,000 input tokens per minute. For details, refer to:"
+    b" https://docs.claude.com/en/api/rate-limits. You can see the response headers for current usage. Please reduce"
+    b' the prompt length or the maximum tokens requested, or try again later."}}'
+)
+
 
 @pytest.mark.parametrize(
     "said",
@@ -15,6 +22,7 @@ from llm.rules import too_large
         b'{"error":{"message":"TPM: Limit 6000, Requested 10042, please reduce your message size and try again."}}',
         b'{"message":"tokens per minute (TPM): limit: 6000, requested: 6001"}',
         b'{"detail":"Prompt is too long"}',
+        b'{"message":"Over the rate limit: limit 6000, requested 6001. Send less, or try again later."}',
     ],
 )
 def test_a_request_that_no_minute_has_room_for(said: bytes) -> None:
@@ -31,6 +39,8 @@ def test_a_request_that_no_minute_has_room_for(said: bytes) -> None:
         b' 2000. Please try again in 6s."}}',
         b'{"error":{"message":"limit 6000, requested 6000"}}',
         b'{"message":"Please reduce your request rate."}',
+        ANTHROPIC,
+        b'{"message":"Rate limit exceeded: too many requests, or a request too large. Try again later."}',
         b" " * 20_000 + b"request too large",
     ],
 )

@@ -1,5 +1,6 @@
 """Bodies that nobody can read: whether they may be what is left of an answer that cost money, and what it holds."""
 
+import json
 from typing import Any
 
 import pytest
@@ -114,3 +115,42 @@ def test_json_that_breaks_off_anywhere_is_read_as_far_as_it_came(size: int) -> N
 )
 def test_what_json_holds_that_is_broken(body: bytes, found: Any, unread_bytes: int) -> None:
     assert readable(body) == (found, unread_bytes)
+
+
+def test_no_more_is_read_than_is_asked_for() -> None:
+    body = b'{"a": "' + b"b" * 100_000 + b'"}'
+    assert readable(body, most_bytes=1_000) == ({"a": "b" * 993}, len(body) - 1_000)
+
+
+def test_what_cannot_be_mended_is_tried_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    loads = json.loads
+
+    def counted(text: str, **options: Any) -> Any:
+        tried.append(text)
+        return loads(text, **options)
+
+    monkeypatch.setattr("json.loads", counted)
+    for body in (b'{"a": 1 2, "b": tr', b'{"a": 1 2, "b": "\\u12', b'{"a": 1 2, "b": 3,'):
+        tried.clear()
+        assert readable(body) == (None, len(body))
+        assert len(tried) == len(set(tried)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        (b"fal", [None]),
+        (b'"\\u12', [""]),
+        (b'{"name": fal', [{"name": None}]),
+        (b'{"name', [{"name": None}]),
+    ],
+)
+def test_a_long_body_is_mended_as_a_short_one(end: bytes, last: list[Any]) -> None:
+    found, unread_bytes = readable(b"[" + b'{"logprob": -1.25},' * 1_000 + end)
+    assert (len(found), found[-1:], unread_bytes) == (1_001, last, 0)
+
+
+def test_a_long_word_is_no_work() -> None:
+    # As long as it is, its end alone is looked at: this takes hours otherwise.
+    assert readable(b'{"a": 1 2, "b": "' + b"c" * 1_000_000 + b'!" ')[0] is None
