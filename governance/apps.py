@@ -20,7 +20,7 @@ class GovernanceConfig(AppConfig):
 
 
 def take_the_time(using: str, **_: Any) -> None:
-    """Migrations work things out between their statements; one that is ended for that begins anew, and is ended again."""
+    """Migrations work things out between their statements: who is ended for that begins anew, and is ended again."""
     _set(using, f"SET {TIMEOUT} = 0")
 
 

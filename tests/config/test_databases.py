@@ -5,7 +5,9 @@ import sys
 
 import pytest
 from django.apps import apps
+from django.core.management import call_command
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 
 from governance.models import Tenant
 
@@ -48,3 +50,20 @@ def test_redis_answers(redis_url: str) -> None:
     import redis
 
     assert redis.Redis.from_url(redis_url).ping()
+
+
+@pytest.mark.postgres_only
+@pytest.mark.django_db(transaction=True)
+def test_migrations_are_not_ended_while_they_work_something_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    def look(**_: object) -> None:
+        with connection.cursor() as cursor:
+            found.extend(cursor.execute("SHOW idle_in_transaction_session_timeout").fetchone())
+
+    look()
+    with monkeypatch.context() as patch:
+        patch.setattr(MigrationExecutor, "migrate", lambda self, *args, **options: look() or options["state"])
+        call_command("migrate", verbosity=0)
+    look()
+    assert found == ["30s", "0", "30s"]

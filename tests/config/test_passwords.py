@@ -76,12 +76,12 @@ def test_strangers_leave_places_to_who_is_known(slow: HashingLine, free: threadi
     line._thread = slow._thread
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(line.hashed, lambda: "stranger", of_stranger=True) for _ in range(2)]
-        while line._strangers._value:  # type: ignore[attr-defined]
+        while line._strangers < 2:
             pass
         with pytest.raises(TooMany):
             line.hashed(lambda: "stranger", of_stranger=True)
         waiting.append(threads.submit(line.hashed, lambda: "known"))
-        while line._places._value:  # type: ignore[attr-defined]
+        while line._inside < 3:
             pass
         with pytest.raises(TooMany):
             line.hashed(lambda: "known")
