@@ -45,7 +45,7 @@ help:
 	@echo "make run      install, migrate, add demo data and start everything on http://127.0.0.1:$(PORT)"
 	@echo "make test     the whole test suite on SQLite, what depends on the database on PostgreSQL too, and whether all that decides about money was tried"
 	@echo "make coverage what of the product the tests run; half an hour"
-	@echo "make explore  the property tests with other examples than make test, and more; half an hour"
+	@echo "make explore  the property tests with other examples than make test, and more of them"
 	@echo "make test-dates  the tests as of other days and hours, in three time zones; two hours"
 	@echo "make mutants  change rules and ledger a little, many times, and see whether tests notice; hours"
 	@echo "make check    lint, types, import rules, migrations, templates"

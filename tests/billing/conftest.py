@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,15 @@ from django.test import Client
 
 from billing import dispatch
 from billing.inbox import envelope, store
+from billing.sandbox import SimulatedStripe
 from billing.stripe_api import client
 from governance.models import Budget, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.events import START, standard_plans
+from tests.billing.sandbox.conftest import START as SHOP_OPENS
+from tests.billing.sandbox.conftest import Shop
 from tests.billing.signing import PATH, SECRET, signed_headers
+from tests.fakes.simulated_stripe import answering
 
 Deliver = Callable[..., None]
 
@@ -48,6 +52,14 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def tenant(db: None) -> Tenant:
     standard_plans()
     return factories.tenant("acme")
+
+
+@pytest.fixture
+def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
+    """A simulated Stripe that the product asks, and what sells there."""
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
+    with answering(SimulatedStripe(now=int(SHOP_OPENS.timestamp()), seed="shop")) as account:
+        yield Shop(account)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,23 +9,13 @@ import pytest
 
 from billing.accounts import sync
 from billing.models import Plan
-from billing.sandbox import SimulatedStripe
 from governance import ledger
-from governance.models import Tenant
 from tests import factories
 from tests.billing.conftest import window_of
-from tests.billing.sandbox.conftest import DAY, START, Shop
-from tests.fakes.simulated_stripe import answering
+from tests.billing.sandbox.conftest import DAY, Shop
 
 HOUR = 3_600
 STANDARD = 50_000_000_000
-
-
-@pytest.fixture
-def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
-    settings.STRIPE_SECRET_KEY = "sk_test_1"
-    with answering(SimulatedStripe(now=int(START.timestamp()), seed="plain")) as account:
-        yield Shop(account)
 
 
 def read(shop: Shop, customer: str) -> tuple[str, int]:

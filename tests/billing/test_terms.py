@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
 from billing.accounts import sync
 from billing.models import BillingAccount
-from billing.sandbox import SimulatedStripe
 from governance.models import Tenant
 from tests import factories
 from tests.billing import events
 from tests.billing.conftest import Deliver, window_of
 from tests.billing.rules.test_entitlement import NEXT
 from tests.billing.sandbox.conftest import DAY, START, Shop
-from tests.fakes.simulated_stripe import answering
 
 STANDARD = factories.nanos("50")
 HOUR = 3600
 SENT: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 14}
 ROLLED: dict[str, Any] = {"period_start": NEXT, "period_end": NEXT + 30 * events.DAY}
-
-
-@pytest.fixture
-def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
-    settings.STRIPE_SECRET_KEY = "sk_test_1"
-    with answering(SimulatedStripe(now=int(START.timestamp()), seed="terms")) as account:
-        yield Shop(account)
 
 
 def read(shop: Shop, customer: str) -> tuple[str, int]:

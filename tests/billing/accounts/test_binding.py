@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from billing.accounts import binding, sync
 from billing.models import BillingAccount
-from billing.sandbox import SimulatedStripe
 from governance import ledger
 from governance.actions import budgets
 from governance.audit import Actor
@@ -19,17 +17,9 @@ from governance.models import Alert, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import START, Shop
-from tests.fakes.simulated_stripe import answering
 
 STANDARD, TWENTY = factories.nanos("50"), factories.nanos("20")
 ACME = {"tenant_id": "acme"}
-
-
-@pytest.fixture
-def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
-    settings.STRIPE_SECRET_KEY = "sk_test_1"
-    with answering(SimulatedStripe(now=int(START.timestamp()), seed="binding")) as account:
-        yield Shop(account)
 
 
 def read(shop: Shop, *customers: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,22 +11,13 @@ import pytest
 from billing.accounts import sync
 from billing.inbox import catch_up
 from billing.models import BillingAccount, Invoice
-from billing.sandbox import SimulatedStripe, views
-from governance.models import Tenant
+from billing.sandbox import views
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, START, Shop
-from tests.fakes.simulated_stripe import answering
 
 STANDARD = factories.nanos("50")
 ACME = {"tenant_id": "acme"}
-
-
-@pytest.fixture
-def shop(tenant: Tenant, settings: Any) -> Iterator[Shop]:
-    settings.STRIPE_SECRET_KEY = "sk_test_1"
-    with answering(SimulatedStripe(now=int(START.timestamp()), seed="readings")) as account:
-        yield Shop(account)
 
 
 def at(shop: Shop) -> datetime:
