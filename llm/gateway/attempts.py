@@ -28,10 +28,11 @@ from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import forbidden, mistral_dialect, shown_work, sse, unreadable
+from llm.rules import forbidden, shown_work, sse, unreadable
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import GUARDS
+from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.tool_calls import with_text_arguments
@@ -133,7 +134,7 @@ class HeldAttempt:
         try:
             # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
             body = await self.call.exchange.turn.work(len(self.call.request.body), self._body)
-        except mistral_dialect.DialectError as error:
+        except DialectError as error:
             await self.hold.release()
             raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
         sent = time.perf_counter()

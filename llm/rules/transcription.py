@@ -8,8 +8,10 @@ from typing import Any
 from governance.rules.calls import Usage
 from llm.rules import forms
 from llm.rules.bounds import UnboundedInput
+from llm.rules.client_requests import Request
 from llm.rules.estimates import UNMEASURED, Estimate
-from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
+from llm.rules.mistral_dialect import PROVIDER
+from llm.rules.request_checks import DialectError
 from llm.rules.usage import count
 
 KIND = "transcription"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.rules import mistral_dialect, transcription
+from llm.rules import client_requests, mistral_dialect, transcription
 from llm.rules.bounds import UnboundedInput
-from llm.rules.mistral_dialect import DialectError
+from llm.rules.request_checks import DialectError
 from tests.llm.rules.test_forms import KIND, form, named
 
 LIMITS = {"max_seconds": 10_800, "min_bitrate": 2_000}
@@ -39,7 +39,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(parts) + 4) + b"WAVE" + parts
 
 
-def parsed(*parts: tuple[str, bytes]) -> mistral_dialect.Request:
+def parsed(*parts: tuple[str, bytes]) -> client_requests.Request:
     return transcription.parse(form((named("model"), b"voxtral"), *parts), KIND)
 
 
