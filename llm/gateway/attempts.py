@@ -303,13 +303,10 @@ class HeldAttempt:
                 raise Unanswered(self.call.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
-        if not whole_answers.is_json(data):
-            # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
-            message = f"The model's API refused the request with status {answer.status}."
-            data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
         if self.call.exchange.started:
             raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
-        await self.call.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.call.exchange.request_id)])
+        body = whole_answers.refusal(data, status=answer.status)
+        await self.call.exchange.answer(answer.status, body, [JSON, ("x-request-id", self.call.exchange.request_id)])
 
     def _forbids_us(self, said: bytes) -> bool:
         guarded = not GUARDS.isdisjoint(self.call.estimate.needs)
