@@ -58,8 +58,10 @@ _WINDOW = Columns(
     " closed_at source_kind source_id limit_lowered extra_nanos extra_until revision",
 )
 _TENANT = Columns("t", "slug time_zone")
-# Who a row is for, and on what; `_attribution` reads it.
+_KEY = Columns("k", "prefix rotated_from")
+# Who a row is for, and on what; `_attribution` reads it, all of whom its caller was.
 _WHO = "id tenant_id agent key_id user session task provider model_requested model_served windows"
+_OF_WHOM = " JOIN governance_tenant t ON t.id = e.tenant_id LEFT JOIN governance_apikey k ON k.id = e.key_id"
 _RESERVATION = Columns("e", f"{_WHO} amount_nanos status reserved_at expires_at meters tokens")
 _ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason")
 _REPORTED = Columns("e", "id tenant_id request_id agent cost_nanos")
@@ -246,16 +248,15 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     told = f", {clock.COLUMN}" if words.is_postgres() else ""
     rows = clock.asked(
         lambda: words.select(
-            f"SELECT {_RESERVATION}, {_TENANT}{told} FROM governance_reservation e"
-            f" JOIN governance_tenant t ON t.id = e.tenant_id WHERE e.id IN {among(UUIDS)} ORDER BY e.id"
-            f"{for_update('e')}",
+            f"SELECT {_RESERVATION}, {_TENANT}, {_KEY}{told} FROM governance_reservation e"
+            f"{_OF_WHOM} WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
             [pack_ids(ids)],
         ),
         lambda rows: rows[-1][-1] if rows and told else None,
     )
     return {
         uuid(row.id): ReservationRow(
-            **_attribution(row, tenant.slug),
+            **_attribution(row, tenant, key),
             amount_nanos=row.amount_nanos,
             status=row.status,
             reserved_at=moment(row.reserved_at),
@@ -263,7 +264,7 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
             buckets=_json(row.meters),
             tokens=row.tokens,
         )
-        for row, tenant in split(rows, _RESERVATION, _TENANT)
+        for row, tenant, key in split(rows, _RESERVATION, _TENANT, _KEY)
     }
 
 
@@ -291,20 +292,19 @@ def entries_of_reservation(id: UUID) -> list[EntryRow]:
 
 def _entries(where: str, ids: Collection[UUID]) -> list[EntryRow]:
     rows = words.select(
-        f"SELECT {_ENTRY}, {_TENANT} FROM governance_spendentry e JOIN governance_tenant t ON t.id = e.tenant_id"
-        f" WHERE {where} ORDER BY e.id",
+        f"SELECT {_ENTRY}, {_TENANT}, {_KEY} FROM governance_spendentry e{_OF_WHOM} WHERE {where} ORDER BY e.id",
         [pack_ids(ids)],
     )
     return [
         EntryRow(
-            **_attribution(row, tenant.slug),
+            **_attribution(row, tenant, key),
             kind=row.kind,
             cost_nanos=row.cost_nanos,
             occurred_at=moment(row.occurred_at),
             reservation_id=uuid(row.reservation_id) if row.reservation_id else None,
             reason=row.reason,
         )
-        for row, tenant in split(rows, _ENTRY, _TENANT)
+        for row, tenant, key in split(rows, _ENTRY, _TENANT, _KEY)
     ]
 
 
@@ -393,14 +393,15 @@ def budgets_without_window() -> list[int]:
     return [id for (id,) in rows]
 
 
-def _attribution(row: Any, tenant: str) -> dict[str, Any]:
+def _attribution(row: Any, tenant: Any, key: Any) -> dict[str, Any]:
     return {
         "id": uuid(row.id),
         "caller": Caller(
             tenant_id=row.tenant_id,
-            tenant=tenant,
+            tenant=tenant.slug,
             agent=row.agent,
             key_id=row.key_id,
+            key_prefix=key.rotated_from or key.prefix or "",
             user=row.user,
             session=row.session,
             task=row.task,
