@@ -61,7 +61,10 @@ def buckets(
         measured_at = moment(row.measured_at)
         level = after(held, rule.ceilings, now - measured_at)
         # Else what flowed off until a later moment would flow off once more.
-        found.append(BucketRow(row.id, rule, row.subject, level, max(measured_at, now)))
+        as_of = max(measured_at, now)
+        # The database's clock was wrong: nothing would flow off until then, so it does from now on, kept at once.
+        is_wrong = as_of - now > FULLEST_FLOWS_OFF
+        found.append(BucketRow(row.id, rule, row.subject, level, now if is_wrong else as_of, dirty=is_wrong))
     return found
 
 

@@ -12,7 +12,7 @@ from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import is_postgres
 from governance.rules import money
 from governance.rules.reports import ACCEPTED_REPORT
-from governance.upkeep.sql import NAME, Contradiction, elements, total
+from governance.upkeep.sql import NAME, Contradiction, total
 
 # Whom an entry is for must be whom its reservation was for; so with a correction and what it corrects.
 _WHO = ("tenant_id", "agent", "key_id", '"user"', "session", "task", "windows")
@@ -43,7 +43,7 @@ def found() -> list[Contradiction]:
 
 def _list(table: str, noun: str, column: str, windows: bool) -> str:
     """Lists whose elements are not all that they may be: windows of the row's tenant or of all, each once."""
-    listed = elements(f"x.{column}")
+    listed = words.elements(f"x.{column}")
     is_list = words.is_list(f"x.{column}")
     one, of = listed.text if column == "thresholds_crossed" else listed.id, ""
     if windows:

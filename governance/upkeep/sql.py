@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import (
@@ -313,37 +313,10 @@ def _figures(statement: str) -> list[Figure]:
 
 def _per_window(amount: str, table: str, where: str = "true") -> str:
     """Sums of rows `x` for each window in their lists."""
-    found = elements("x.windows")
+    found = words.elements("x.windows")
     return (
         f"SELECT {found.id} AS id, {total(amount)} AS total FROM {table} x JOIN {found.item} ON {found.id} IS NOT NULL"
         f" WHERE {where} AND {words.is_list('x.windows')} GROUP BY {found.id}"
-    )
-
-
-class Elements(NamedTuple):
-    """A FROM item of what a column of JSON lists, whatever is in it, and each element as a row's id and as text.
-
-    Either is NULL where it is none. Where the column holds no list, it is the one element itself.
-    """
-
-    item: str
-    id: str
-    text: str
-
-
-def elements(column: str) -> Elements:
-    if is_postgres():
-        listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE jsonb_build_array({column}) END"
-        return Elements(
-            f"jsonb_array_elements({listed}) WITH ORDINALITY AS j(value, key)",
-            "CASE WHEN j.value::text ~ '^[0-9]{1,18}$' THEN j.value::text::bigint END",
-            "CASE WHEN jsonb_typeof(j.value) = 'string' THEN j.value::text END",
-        )
-    listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE json_array({column}) END"
-    return Elements(
-        f"json_each({listed}) AS j",
-        "CASE WHEN j.type = 'integer' THEN j.value END",
-        "CASE WHEN j.type = 'text' THEN j.value END",
     )
 
 
