@@ -9,7 +9,7 @@ from governance.ledger import sql_dialect as words
 from governance.ledger.rows import AllowanceRow, BucketRow
 from governance.ledger.sql import RATE_LIMIT, rate_rule
 from governance.ledger.sql_dialect import IDS, Columns, Shape, among, for_update, moment, pack_ids, split
-from governance.rules.buckets import Amount, after
+from governance.rules.buckets import FULLEST_FLOWS_OFF, Amount, after
 from governance.rules.scopes import RateRule
 
 _NEW = Shape(
@@ -20,7 +20,7 @@ _CHANGES = Shape(
     "id bigint, level_nanos=level.nanos bigint, level_requests_e6=level.requests_e6 bigint,"
     "level_tokens_e6=level.tokens_e6 bigint, measured_at timestamptz"
 )
-# Longer than the two minutes in which the fullest bucket flows off.
+# Longer than the fullest bucket takes to flow off.
 IDLE = timedelta(hours=1)
 _SUBJECTS = Shape("rate_limit_id bigint, subject text")
 _BUCKET = Columns("m", "id subject measured_at level_nanos level_requests_e6 level_tokens_e6")
@@ -73,10 +73,16 @@ def update_buckets(changed: Iterable[BucketRow]) -> None:
 
 
 def drop_idle(now: datetime, limit: int) -> None:
-    """Delete buckets that nothing has filled for an hour: empty by then, and calls bring many names once."""
+    """Delete buckets that nothing has filled for an hour: empty by then, and calls bring many names once.
+
+    Those of what is held stay: by them a hold that is to grow knows the limits that it was made under.
+    """
+    listed = words.elements("r.meters")
     words.run(
         "DELETE FROM governance_ratemeter WHERE id IN (SELECT m.id FROM governance_ratemeter m"
-        f" WHERE m.measured_at < %s ORDER BY m.id LIMIT %s{for_update('m')}{words.skip_locked()})",
+        f" WHERE m.measured_at < %s AND m.id NOT IN (SELECT {listed.id} FROM governance_reservation r"
+        f" JOIN {listed.item} ON {listed.id} IS NOT NULL WHERE r.status = 'pending')"
+        f" ORDER BY m.id LIMIT %s{for_update('m')}{words.skip_locked()})",
         [words.stamp(now - IDLE), limit],
     )
 
