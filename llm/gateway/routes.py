@@ -38,8 +38,6 @@ class Route:
     answer_in: str = "choices"
     # What is not counted in tokens may be held for at a likely length: as much as one call can use is believed.
     believes_most: bool = False
-    # And is counted up by endpoints, to minutes at most: so much beside is not held for.
-    units_beside: int = 0
     # Units that an answer shows, whatever it says.
     shown_units: Callable[[Mapping[str, Any]], int] = lambda _: 0
 
@@ -147,7 +145,6 @@ TRANSCRIPTIONS = Route(
     read_usage=_seconds,
     answer_in="text",
     believes_most=True,
-    units_beside=60,
     shown_units=transcription.shown_seconds,
 )
 

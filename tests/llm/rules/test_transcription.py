@@ -147,8 +147,9 @@ def test_a_wav_longer_than_allowed_is_refused_with_its_length() -> None:
 def test_voices_that_come_along_count_as_audio() -> None:
     voices = (named("speaker_references"), b"x" * 1_000)
 
-    assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 1
-    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload, min_bitrate=2_000).units == 5
+    assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 60
+    long = parsed(file_part(wav(8_000 * 60)), voices).payload
+    assert transcription.estimate(long, min_bitrate=2_000).units == 120
     assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload).units == 10_800
 
 
