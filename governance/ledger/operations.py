@@ -27,7 +27,8 @@ class Reserve:
     """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `decision.Decision`.
 
     `model_requested` is what the client asked for, where the call is tried at another model. `trust`, where a tenant's
-    key holds for a call of its own: only its word says that there is one, so it is bounded as reports are.
+    key holds for a call of its own: only its word says that there is one, so it is bounded as reports are. `is_repeat`:
+    an earlier try, whose answer nobody has heard, may have held it; then it is AlreadyResolved, whatever is so by now.
     """
 
     reservation_id: UUID
@@ -37,6 +38,7 @@ class Reserve:
     ttl_s: int | None = None
     model_requested: str = ""
     trust: ReportTrust | None = None
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,11 @@ def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
     }
 
 
+def is_held(id: UUID) -> bool:
+    """Whether there is such a reservation, resolved or not. Not locked."""
+    return bool(words.select("SELECT 1 FROM governance_reservation WHERE id = %s", [words.key(id)]))
+
+
 def due_reservations(now: datetime, limit: int, *, after: Due | None = None) -> list[Due]:
     """Pending reservations whose time is over, the longest due first; those `after` another one, where it is given."""
     beyond = " AND expires_at >= %s AND (expires_at > %s OR id > %s)" if after else ""
