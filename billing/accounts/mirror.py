@@ -180,6 +180,9 @@ def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force:
     id = objects.text(data.get("id"))
     if not id:
         return False
+    if data.get("deleted"):
+        # Who subscribes to it goes on: it is worth what it was.
+        data = {**next(iter(CatalogEntry.objects.filter(stripe_id=id).values_list("data", flat=True)), {}), **data}
     taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
     if key := objects.text(data.get("lookup_key"))[:255]:
         # Of several keys the first, in whatever order they are heard of.

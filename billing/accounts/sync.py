@@ -70,6 +70,8 @@ ALERTS = {
 # A reading overtaken by a later one is taken anew, so often.
 READINGS = 5
 CATALOG_AGE = timedelta(days=1)
+# A customer that is due and could not be read is due again after so long.
+AFTER_FAILURE = timedelta(minutes=10)
 # Billing decides over the tenant's status in these states; in the others it leaves it alone.
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
@@ -117,12 +119,13 @@ def due(*, now: datetime, limit: int = 200) -> int:
     for customer_id in ids:
         try:
             customer(customer_id, now=now)
+            continue
         except client.StripeError as error:
-            # The others must not wait for this one; it is due again at the next run.
             log.warning("customer %s was not synced: %s", customer_id, error)
         except Exception:
-            # Nor for one whose figures cannot be worked out.
             log.exception("customer %s could not be computed", customer_id)
+        # The others must not wait for it, at the next run neither.
+        BillingAccount.objects.filter(stripe_customer_id=customer_id).update(due_at=now + AFTER_FAILURE)
     return len(ids)
 
 
@@ -383,16 +386,13 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
 
 
 def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.Fetched, ...]:
-    """Products of the customer's prices that are not known yet, or not lately."""
-    ids = {
-        item.price.product_id
-        for data in snapshot.subscriptions
-        for item in objects.subscription(data).items
-        if item.price.product_id
-    }
-    ids |= {line.price.product_id for line in _bought(snapshot)} - {""}
-    fresh = CatalogEntry.objects.filter(stripe_id__in=ids, updated_at__gt=now - CATALOG_AGE)
-    missing = ids - set(fresh.values_list("stripe_id", flat=True))
+    """Products of the customer's prices that are not known yet; of what it is subscribed to, or not lately."""
+    items = (item for data in snapshot.subscriptions for item in objects.subscription(data).items)
+    subscribed = {item.price.product_id for item in items}
+    ids = (subscribed | {line.price.product_id for line in _bought(snapshot)}) - {""}
+    known = CatalogEntry.objects.filter(stripe_id__in=ids)
+    stale = Q(stripe_id__in=subscribed, updated_at__lte=now - CATALOG_AGE)
+    missing = ids - set(known.exclude(stale).values_list("stripe_id", flat=True))
     return (*_prices(snapshot), *(client.product(id) for id in sorted(missing)))
 
 
@@ -401,11 +401,7 @@ def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:
     known = {item.price.id for data in snapshot.subscriptions for item in objects.subscription(data).items}
     ids = {line.price.id for line in _bought(snapshot)} - known - {""}
     for id in sorted(ids - set(CatalogEntry.objects.filter(stripe_id__in=ids).values_list("stripe_id", flat=True))):
-        try:
-            yield client.price(id)
-        except client.StripeRefused as error:
-            # One that was deleted since says nothing of today.
-            log.warning("price %s was not read: %s", id, error)
+        yield client.price(id)
 
 
 def _bought(snapshot: client.CustomerSnapshot) -> Iterator[objects.Line]:

@@ -176,13 +176,25 @@ def charge(charge_id: str) -> Fetched:
 
 
 def price(price_id: str) -> Fetched:
-    """A price, for its lookup key and metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.prices.retrieve(price_id)))
+    """A price, for its lookup key and metadata; `deleted` as a product's. Raises StripeUnavailable, StripeRefused."""
+    return _unless_deleted("price", price_id, lambda api: api.v1.prices.retrieve(price_id))
 
 
 def product(product_id: str) -> Fetched:
-    """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.products.retrieve(product_id)))
+    """A product, for its metadata. Raises StripeUnavailable, StripeRefused.
+
+    One that was deleted, whose subscribers go on, has `deleted` set and says nothing else.
+    """
+    return _unless_deleted("product", product_id, lambda api: api.v1.products.retrieve(product_id))
+
+
+def _unless_deleted(kind: str, id: str, call: Callable[[stripe.StripeClient], stripe.StripeObject]) -> Fetched:
+    try:
+        return ask(lambda api: _plain(call(api)))
+    except StripeRefused as error:
+        if error.status != 404:
+            raise
+        return {"id": id, "object": kind, "deleted": True}
 
 
 def related(url: str) -> Fetched:
