@@ -195,6 +195,18 @@ def kind_of(data: Mapping[str, Any]) -> str:
     return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
 
 
+def prices_of(product_id: str) -> set[str]:
+    """The ids of a product's prices that are kept."""
+    rows = CatalogEntry.objects.filter(kind=CatalogEntry.Kind.PRICE, data__product=product_id)
+    return set(rows.values_list("stripe_id", flat=True))
+
+
+def names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
+    """Whether an invoice's lines are of one of these prices or products."""
+    found = [(line, _price_in(line)) for line in objects.members(data.get("lines"))]
+    return any(price.get("id") in ids or _product_in(line, price) in ids for line, price in found)
+
+
 def facts(account: BillingAccount) -> Facts:
     subscriptions = [row.data for row in account.subscriptions.order_by("stripe_id")]
     rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")

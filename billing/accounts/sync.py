@@ -20,10 +20,10 @@ from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.models import BillingAccount, CatalogEntry, Plan, Trial
+from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
-from billing.rules.valuation import Level
+from billing.rules.valuation import TOPUP_KEY, Level
 from billing.stripe_api import client, objects
 from governance import alerts, audit, ledger
 from governance.audit import Actor
@@ -257,14 +257,21 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
         budget_windows.forgive(account)
 
 
-def concerned_by(kind: str) -> Collection[str]:
-    """Customers with a price whose limit comes from less than a price's (or product's) metadata: news may map it."""
-    level = Level.PRODUCT_METADATA if kind == CatalogEntry.Kind.PRODUCT else Level.PRICE_METADATA
-    rows = BillingAccount.objects.exclude(kept_values={}).values_list("stripe_customer_id", "kept_values")
-    # A price may turn out to sell top-ups: those are on invoices without a subscription.
-    bought = BillingAccount.objects.filter(invoices__subscription_id="", invoices__status="paid")
-    unmapped = {id for id, kept in rows if any(value[0] < level for value in kept.values())}
-    return sorted(unmapped | set(bought.values_list("stripe_customer_id", flat=True)))
+def look_again(entry: objects.Object, *, now: datetime) -> None:
+    """Have customers looked at again, each by itself, whom news of a price or product may concern.
+
+    Their price's limit comes from less than such metadata; or they bought something once that sells a top-up now.
+    """
+    kind, id = mirror.kind_of(entry), objects.text(entry.get("id"))
+    level, prices = Level.PRICE_METADATA, {id}
+    if kind == CatalogEntry.Kind.PRODUCT:
+        level, prices = Level.PRODUCT_METADATA, mirror.prices_of(id)
+    worth = BillingAccount.objects.filter(kept_values__has_any_keys=sorted(prices)) if prices else ()
+    concerned = {row.pk for row in worth if any(row.kept_values.get(price, [level])[0] < level for price in prices)}
+    if TOPUP_KEY in objects.mapping(entry.get("metadata")):
+        bought = Invoice.objects.filter(subscription_id="", status="paid").values_list("account_id", "data")
+        concerned |= {pk for pk, data in bought.iterator() if mirror.names_any(data, {id, *prices})}
+    BillingAccount.objects.filter(pk__in=concerned).update(due_at=now)
 
 
 def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:

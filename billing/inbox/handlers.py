@@ -177,11 +177,12 @@ def _meter_error(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
 
 def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
-    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
-    if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
-        return
-    for customer_id in sync.concerned_by(mirror.kind_of(event.object)):
-        sync.write(customer_id, None, now=now)
+    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again.
+
+    However many customers they concern: no transaction holds the windows of more than one.
+    """
+    if mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
+        sync.look_again(event.object, now=now)
 
 
 def _sync(
@@ -227,9 +228,15 @@ EVENT_TYPES: dict[str, EventType] = {
     "invoice.voided": EventType(_finished_invoice),
     "invoice.marked_uncollectible": EventType(_finished_invoice),
     "charge.refunded": EventType(_payment),
+    # One that is cancelled is told of by this alone.
+    "refund.updated": EventType(_payment, names_a_charge=True),
     "refund.failed": EventType(_payment, names_a_charge=True),
     "credit_note.created": EventType(_payment),
+    "credit_note.voided": EventType(_payment),
     "charge.dispute.created": EventType(_payment, names_a_charge=True),
+    # An inquiry, which takes no money, becomes a dispute that does.
+    "charge.dispute.updated": EventType(_payment, names_a_charge=True),
+    "charge.dispute.funds_withdrawn": EventType(_payment, names_a_charge=True),
     "charge.dispute.closed": EventType(_payment, names_a_charge=True),
     "charge.dispute.funds_reinstated": EventType(_payment, names_a_charge=True),
     "entitlements.active_entitlement_summary.updated": EventType(_resync),

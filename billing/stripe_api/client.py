@@ -30,7 +30,7 @@ LONGEST_PAUSE_S = 8.0
 PAGE = 100
 # Accounts v2: the id of an account that is a customer.
 ACCOUNT = "acct_"
-_PATH = re.compile(r"/v[12](/[A-Za-z0-9_.-]+)+")
+_PATH = re.compile(r"/v[12](/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 # Stripe bills three years at most at once: what is older than the newest by more says nothing about what is current.
 LONGEST_S = 3 * 366 * 86_400
 # Addresses of Stripe's that carry a token, which is another each time that their object is read.
