@@ -1,7 +1,7 @@
 """Bring a tenant's budget to what its customer's subscriptions come to.
 
 A reading of Stripe is taken outside any transaction and numbered before it begins. It is written only under the
-customer's lock and only while no later reading has begun, so a slow worker never overwrites newer state, and no
+customer's lock and only while none is that began later, so a slow worker never overwrites newer state, and no
 database lock is held while Stripe answers: model calls never wait for Stripe.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -67,8 +68,8 @@ ALERTS = {
         "{customer} pays for {tenant}, and Stripe's objects name the tenant {detail} by now: an operator decides.",
     ),
 }
-# A reading overtaken by a later one is taken anew, so often.
-READINGS = 5
+# Whoever reads a customer for its events has it for so long; a worker that died does not keep it longer.
+TURN = timedelta(minutes=1)
 CATALOG_AGE = timedelta(days=1)
 # A customer that is due and could not be read is due again after so long.
 AFTER_FAILURE = timedelta(minutes=10)
@@ -82,10 +83,6 @@ BEGUN = (EntitlementState.ACTIVE, EntitlementState.TRIAL, EntitlementState.PROVI
 NEVER_BEGAN = ("incomplete", "incomplete_expired")
 
 
-class Overtaken(Exception):
-    """Another worker began a later reading of this customer; this one must not be written."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What Stripe said of a customer, and the number the reading was given before it began."""
@@ -97,13 +94,25 @@ class Reading:
 
 def customer(customer_id: str, *, now: datetime) -> BillingAccount:
     """Read one customer anew (from Stripe with a key, else from the mirror) and write what follows."""
-    for _ in range(READINGS):
-        reading = read(customer_id, now=now)
-        try:
-            return ledger.run_again(transaction.atomic(write))(customer_id, reading, now=now)
-        except Overtaken:
-            continue
-    raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+    reading = read(customer_id, now=now)
+    return ledger.run_again(transaction.atomic(write))(customer_id, reading, now=now)
+
+
+@contextmanager
+def turn(customer_id: str, *, now: datetime) -> Iterator[datetime | None]:
+    """One worker's turn at reading a customer: None for the one who has it, else until when another has it.
+
+    Nothing hangs on it but how often Stripe is asked: readings side by side are written in their order.
+    """
+    account, until = binding.of_customer(customer_id), now + TURN
+    mine = BillingAccount.objects.filter(pk=account.pk)
+    if not mine.filter(Q(turn_until=None) | Q(turn_until__lte=now)).update(turn_until=until):
+        yield mine.values_list("turn_until", flat=True).get() or now
+        return
+    try:
+        yield None
+    finally:
+        mine.filter(turn_until=until).update(turn_until=None)
 
 
 def due(*, now: datetime, limit: int = 200) -> int:
@@ -146,13 +155,23 @@ def read_as(customer_id: str, number: int, *, now: datetime) -> Reading:
     return Reading(number, snapshot, _products(snapshot, now))
 
 
-def write(customer_id: str, reading: Reading | None, *, now: datetime) -> BillingAccount:
-    """Write what a reading (or the mirror alone) comes to, in the caller's transaction. Raises Overtaken."""
+def write(
+    customer_id: str, reading: Reading | None, *, now: datetime, said: objects.Object | None = None
+) -> BillingAccount:
+    """Write what a reading (or the mirror alone) comes to, in the caller's transaction.
+
+    Of one that began before the one that is written only the checkouts count: no list tells of those. What the object
+    of an event `said` of its tenant comes after what was read, which is the same whichever event comes first.
+    """
     account = binding.locked(customer_id)
-    if reading is not None:
-        if account.fetches != reading.number:
-            raise Overtaken
+    for data in reading.snapshot.checkouts if reading else ():
+        purchases.note_checkout(account, data, now=now)
+    if reading is not None and reading.number > account.written:
         _keep(account, reading, now)
+    elif reading is not None:
+        reading = None
+    if said:
+        binding.claim(account=account, data=said, now=now)
     binding.bind_claimed(account=account, now=now)
     _apply_reading(account, reading, now)
     # Who pays by now comes before who does not.
@@ -174,7 +193,7 @@ def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) ->
     waits = account.tenant_id is None and account.claimed_tenant != ""
     is_due = account.due_at is not None and account.due_at <= now
     is_new = account.read_digest == ""
-    if is_new or waits or is_due or reading.products or account.fetches != reading.number:
+    if is_new or waits or is_due or reading.products or reading.number <= account.written:
         return False
     return account.read_digest == _digest(account, reading)
 
@@ -347,6 +366,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "window_start",
             "has_begun",
             "fetched_at",
+            "written",
             "deleted_at",
             "read_digest",
         ]
@@ -375,7 +395,7 @@ def _alerting(reasons: Collection[str]) -> set[str]:
 def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     snapshot = reading.snapshot
     version = mirror.version_of_reading(reading.number, now)
-    account.fetched_at = now
+    account.fetched_at, account.written = now, reading.number
     account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
     mirror.take_read(
         account,
@@ -386,9 +406,11 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
         version=version,
         now=now,
     )
-    for data in snapshot.checkouts:
-        purchases.note_checkout(account, data, now=now)
-    for data in (snapshot.customer, *snapshot.subscriptions):
+    # Of several subscriptions that name a tenant each the first one.
+    begun = sorted(
+        snapshot.subscriptions, key=lambda one: (objects.whole(one.get("created")), objects.text(one.get("id")))
+    )
+    for data in (snapshot.customer, *begun):
         binding.claim(account=account, data=data, now=now)
 
 

@@ -56,15 +56,19 @@ def complete(event: StripeEvent) -> StripeEvent:
     return event.about(found, type=name, customer_id=objects.customer_id(found)) if found else event
 
 
-def readings(event: StripeEvent, *, now: datetime) -> Readings:
-    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
-    known = EVENT_TYPES.get(event.type)
-    if known is None:
+def readings(event: StripeEvent, *, now: datetime, known: Readings | None = None) -> Readings:
+    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError.
+
+    `known`: what was read already, after the event had come.
+    """
+    type, known = EVENT_TYPES.get(event.type), known or {}
+    if type is None:
         return {}
-    customer_id = event.customer_id or (_payer(event) if known.names_a_charge else "")
+    customer_id = event.customer_id or (_payer(event) if type.names_a_charge else "")
     if not customer_id:
         return {}
-    return {customer_id: _with_checkout(sync.read(customer_id, now=now), event)}
+    reading = known[customer_id] if customer_id in known else sync.read(customer_id, now=now)
+    return {customer_id: _with_checkout(reading, event)}
 
 
 def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Reading | None:
@@ -87,7 +91,7 @@ def _payer(event: StripeEvent) -> str:
 
 
 def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
-    """Carry out an event in the caller's transaction; a type that asks for nothing is fine. Raises sync.Overtaken."""
+    """Carry out an event in the caller's transaction; a type that asks for nothing is fine."""
     known = EVENT_TYPES.get(event.type)
     if known is not None:
         known.handler(event, readings, now)
@@ -195,8 +199,7 @@ def _sync(
         return None
     account = binding.locked(customer_id)
     take(account)
-    binding.claim(account=account, data=event.object, now=now)
-    return sync.write(customer_id, readings.get(customer_id), now=now)
+    return sync.write(customer_id, readings.get(customer_id), now=now, said=event.object)
 
 
 # All that is known of a type of event is its row here: adding a row subscribes to it, fetches what was missed of it,

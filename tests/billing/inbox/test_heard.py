@@ -13,6 +13,8 @@ from billing.accounts import sync
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount
 from billing.sandbox import undoings
+from governance.models import Tenant
+from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
 
@@ -106,3 +108,18 @@ def test_a_credit_note_that_is_voided_takes_nothing(shop: Shop, hear: Hear, sett
     shop.post(f"invoices/{invoice['id']}/pay")
     hear()
     assert (state(), BillingAccount.objects.get().reasons) == ("active", [])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_subscriptions_that_name_a_tenant_each_the_first_binds_in_any_order(
+    shop: Shop, hear: Hear, order: int
+) -> None:
+    for slug in ("red", "blue"):
+        factories.tenant(slug)
+    customer, price = shop.customer(), shop.price(5000, lookup_key="standard")
+    for slug in ("red", "blue"):
+        shop.subscribe(customer, price, metadata={"tenant_id": slug})
+        shop.account.advance(by=5)
+    hear(order)
+    account = BillingAccount.objects.get()
+    assert (account.tenant, account.reasons) == (Tenant.objects.get(slug="red"), ["names_another_tenant:blue"])
