@@ -71,6 +71,8 @@ ALERTS = {
 # Whoever reads a customer for its events has it for so long; a worker that died does not keep it longer.
 TURN = timedelta(minutes=1)
 CATALOG_AGE = timedelta(days=1)
+# Of who spends top-ups alone it is asked so often whether they are used up.
+TOPUPS_AGE = timedelta(days=1)
 # A customer that is due and could not be read is due again after so long.
 AFTER_FAILURE = timedelta(minutes=10)
 # Billing decides over the tenant's status in these states; in the others it leaves it alone.
@@ -122,7 +124,7 @@ def due(*, now: datetime, limit: int = 200) -> int:
     """
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
-    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True)
+    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry())
     ids = list(found.order_by("due_at", "period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
@@ -221,6 +223,9 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
         wrong.add(f"tenant_has_budgets:{account.tenant}")
     elif account.tenant is not None:
         limit = _give(account, account.tenant, found, facts, now)
+    if found.state in STOPPING and limit is not None:
+        # Nobody says when they are used up.
+        found = replace(found, until=now + TOPUPS_AGE)
     _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
     return found
 
@@ -252,7 +257,9 @@ def _give(
         limit = budget_windows.end_spending(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
-    _set_tenant_status(tenant, found, now)
+    elif purchases.has_any(account, tenant):
+        limit = budget_windows.topups_alone(account, tenant, found, facts, now=now)
+    _set_tenant_status(tenant, found, now, stops=found.state in STOPPING and limit is None)
     return limit
 
 
@@ -310,12 +317,12 @@ def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime,
     )
 
 
-def _set_tenant_status(tenant: Tenant, found: Entitlement, now: datetime) -> None:
+def _set_tenant_status(tenant: Tenant, found: Entitlement, now: datetime, *, stops: bool) -> None:
     """Suspend or take back; a tenant that an operator paused stays paused."""
     status = Tenant.Status
-    if found.state in STOPPING:
+    if stops:
         old, new = status.ACTIVE, status.SUSPENDED
-    elif found.state in LIVE:
+    elif found.state in (*LIVE, *STOPPING):
         old, new = status.SUSPENDED, status.ACTIVE
     else:
         return
