@@ -106,6 +106,18 @@ def end_spending(
     return apply(account, tenant, found, facts, now=now)
 
 
+def topups_alone(
+    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime
+) -> Limit | None:
+    """The plan is over or stopped: what is left of top-ups has a window of its own, in which nothing else can be spent.
+    None where nothing is left. `account` is locked."""
+    rows = BillingPeriod.objects.filter(tenant=tenant, parts=[])
+    row = rows.filter(starts_at=account.window_start).first() if account.window_start else None
+    period = Period(row.starts_at, row.ends_at) if row else grants.month(now, now)
+    limit = apply(account, tenant, replace(found, period=period), facts, now=now)
+    return limit if limit.nanos > _used(_budget(tenant, 0, found, now)) else None
+
+
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
     """Nothing came of a subscription that never began: what held its tenant back goes, and what is left of the top-ups
     that could be spent meanwhile counts as before it. `account` is locked."""

@@ -180,6 +180,9 @@ def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force:
     id = objects.text(data.get("id"))
     if not id:
         return False
+    if data.get("deleted"):
+        # Who subscribes to it goes on: it is worth what it was.
+        data = {**next(iter(CatalogEntry.objects.filter(stripe_id=id).values_list("data", flat=True)), {}), **data}
     taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
     if key := objects.text(data.get("lookup_key"))[:255]:
         # Of several keys the first, in whatever order they are heard of.
@@ -190,6 +193,18 @@ def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force:
 
 def kind_of(data: Mapping[str, Any]) -> str:
     return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
+
+
+def prices_of(product_id: str) -> set[str]:
+    """The ids of a product's prices that are kept."""
+    rows = CatalogEntry.objects.filter(kind=CatalogEntry.Kind.PRICE, data__product=product_id)
+    return set(rows.values_list("stripe_id", flat=True))
+
+
+def names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
+    """Whether an invoice's lines are of one of these prices or products."""
+    found = [(line, _price_in(line)) for line in objects.members(data.get("lines"))]
+    return any(price.get("id") in ids or _product_in(line, price) in ids for line, price in found)
 
 
 def facts(account: BillingAccount) -> Facts:

@@ -108,6 +108,11 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
     return rows
 
 
+def has_any(account: BillingAccount, tenant: Tenant) -> bool:
+    """Whether the tenant has top-ups, used up or not."""
+    return TopUp.objects.filter(Q(account=account, tenant=None) | Q(tenant=tenant)).exists()
+
+
 def bought_at(account: BillingAccount, tenant: Tenant) -> datetime | None:
     """When the first of the top-ups was heard of that count in no window of a subscription yet."""
     return _bought(account, tenant).values_list("noted_at", flat=True).first()

@@ -250,31 +250,28 @@ def _reconcile_one(customer_id: str, done: Outcome, *, now: datetime, dry_run: b
 
 def _recompute(customer_id: str, *, now: datetime, dry_run: bool) -> list[str]:
     """Read and write one customer; what is other than before. A dry run takes it all back."""
-    for _ in range(sync.READINGS):
-        reading = _read_without_trace(customer_id, now) if dry_run else sync.read(customer_id, now=now)
-        found: list[str] = []
-        try:
-            with transaction.atomic():
-                account = binding.locked(customer_id)
-                if reading is not None and sync.is_unchanged(account, reading, now=now):
-                    if not dry_run:
-                        BillingAccount.objects.filter(pk=account.pk).update(fetched_at=now)
-                    return []
-                before = _describe(account)
-                after = _describe(sync.write(customer_id, reading, now=now))
-                found = [
-                    f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}"
-                    for name in {**before, **after}
-                    if before.get(name) != after.get(name)
-                ]
-                if dry_run:
-                    raise _Undo
-        except sync.Overtaken:
-            continue
-        except _Undo:
-            pass
-        return found
-    raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+    reading = _read_without_trace(customer_id, now) if dry_run else sync.read(customer_id, now=now)
+    found: list[str] = []
+    try:
+        with transaction.atomic():
+            account = binding.locked(customer_id)
+            if reading is not None and sync.is_unchanged(account, reading, now=now):
+                if not dry_run:
+                    rows = BillingAccount.objects.filter(pk=account.pk)
+                    rows.update(fetched_at=now, written=reading.number)
+                return []
+            before = _describe(account)
+            after = _describe(sync.write(customer_id, reading, now=now))
+            found = [
+                f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}"
+                for name in {**before, **after}
+                if before.get(name) != after.get(name)
+            ]
+            if dry_run:
+                raise _Undo
+    except _Undo:
+        pass
+    return found
 
 
 def _read_without_trace(customer_id: str, now: datetime) -> sync.Reading | None:
@@ -282,7 +279,7 @@ def _read_without_trace(customer_id: str, now: datetime) -> sync.Reading | None:
     if not client.is_configured():
         return None
     known = BillingAccount.objects.filter(stripe_customer_id=customer_id).values_list("fetches", flat=True).first()
-    return sync.read_as(customer_id, known or 0, now=now)
+    return sync.read_as(customer_id, (known or 0) + 1, now=now)
 
 
 def _describe(account: BillingAccount) -> dict[str, Any]:

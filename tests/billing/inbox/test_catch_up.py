@@ -69,7 +69,7 @@ def _deep(levels: int) -> Any:
 
 def written() -> list[Any]:
     """Every row that says what anybody has or may spend; of a reading's own traces nothing."""
-    traces = {"fetches", "fetched_at", "version", "updated_at"}
+    traces = {"fetches", "written", "fetched_at", "version", "updated_at"}
     models = (
         BillingAccount,
         Subscription,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from billing.accounts import sync
 from billing.inbox import catch_up
 from billing.models import BillingAccount, Invoice
 from billing.sandbox import views
+from billing.stripe_api import client
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, START, Shop
@@ -75,3 +76,67 @@ def test_an_invoice_that_was_voided_is_open_no_more(shop: Shop) -> None:
     shop.post(f"invoices/{invoice['id']}/void")
     found = sync.customer(customer, now=at(shop))
     assert (Invoice.objects.get().status, found.state) == ("void", "pending")
+
+
+@pytest.mark.parametrize("kind", ["product", "price"])
+def test_what_was_deleted_is_worth_what_it_was_to_who_subscribes_to_it(
+    shop: Shop, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan of older versions can be deleted, and its product then; its subscribers go on."""
+    product = shop.post("products", name="Old", metadata={"llm_budget_usd": "70"})["id"]
+    price, customer = shop.price(5000, product=product), shop.customer(metadata=ACME)
+    sub = shop.subscribe(customer, price)["id"]
+    if kind == "price":
+        shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": shop.price(4000, product=product)}])
+    else:
+        sync.customer(customer, now=at(shop))
+    del shop.account.state.tables[kind][{"product": product, "price": price}[kind]]
+    shop.account.advance(by=31 * DAY + 7200)
+    done = catch_up.reconcile(now=at(shop))
+    assert (done.figures["failed"], window_of().limit_nanos) == (0, factories.nanos("70"))
+    # Once a day is enough to hear of it.
+    asked: list[str] = []
+    monkeypatch.setattr(client, kind, lambda id: asked.append(id))
+    sync.customer(customer, now=at(shop))
+    assert not asked
+
+
+def test_a_product_that_only_an_invoice_names_is_asked_for_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    customer = shop.customer(metadata=ACME)
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    for _ in range(3):
+        shop.post("invoiceitems", customer=customer, amount=100, currency="usd")
+    invoice = shop.post("invoices", customer=customer, pending_invoice_items_behavior="include")["id"]
+    shop.post(f"invoices/{invoice}/pay")
+    asked: list[str] = []
+    product = client.product
+    monkeypatch.setattr(client, "product", lambda id: asked.append(id) or product(id))
+    counts = []
+    for _ in range(3):
+        asked.clear()
+        sync.customer(customer, now=at(shop))
+        counts.append(len(asked))
+        shop.account.advance(by=DAY + 1)
+    # Of its subscription's it hears once a day.
+    assert counts == [4, 1, 1]
+
+
+def test_customers_that_cannot_be_read_keep_nobody_waiting(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    price = shop.price(5000, lookup_key="standard")
+    for place in range(3):
+        customer = shop.customer()
+        shop.subscribe(customer, price)
+        sync.customer(customer, now=at(shop))
+        BillingAccount.objects.filter(stripe_customer_id=customer).update(due_at=START + timedelta(minutes=place))
+    broken = list(BillingAccount.objects.order_by("due_at").values_list("stripe_customer_id", flat=True))[:2]
+    snapshot = client.customer_snapshot
+
+    def read(customer_id: str) -> client.CustomerSnapshot:
+        if customer_id == broken[0]:
+            raise client.StripeRefused("No such customer", status=404)
+        return snapshot(customer_id) if customer_id != broken[1] else snapshot("")
+
+    monkeypatch.setattr(client, "customer_snapshot", read)
+    later = START + timedelta(hours=1)
+    assert [sync.due(now=later, limit=1) for _ in range(4)] == [1, 1, 1, 0]
+    assert sync.due(now=later + sync.AFTER_FAILURE) == 2
