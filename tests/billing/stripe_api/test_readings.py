@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing.accounts import sync
-from billing.inbox import catch_up
+from billing.inbox import catch_up, runs
 from billing.models import BillingAccount, Invoice
 from billing.sandbox import views
 from billing.stripe_api import client
@@ -140,3 +140,18 @@ def test_customers_that_cannot_be_read_keep_nobody_waiting(shop: Shop, monkeypat
     later = START + timedelta(hours=1)
     assert [sync.due(now=later, limit=1) for _ in range(4)] == [1, 1, 1, 0]
     assert sync.due(now=later + sync.AFTER_FAILURE) == 2
+
+
+def test_a_listing_of_all_customers_whose_place_is_lost_begins_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 1)
+    price = shop.price(5000, lookup_key="standard")
+    subs = [shop.subscribe(shop.customer(), price)["id"] for _ in range(2)]
+    run = runs.begin("reconcile", now=at(shop))
+    # Where the listing was is no more: its test clock is deleted.
+    runs.keep(run, cursor="sub_gone")
+    for place in (subs[1], "0"):
+        assert not catch_up._reconcile_slice(run, now=at(shop), enough=lambda: True)
+        assert run.cursor == place
+    assert BillingAccount.objects.count() == 2
