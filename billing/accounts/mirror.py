@@ -186,6 +186,11 @@ def _take_whole_catalog(read: Sequence[Mapping[str, Any]], *, version: str, now:
     _note_sold_as(read, version)
 
 
+def confirm_catalog(ids: Sequence[str], *, now: datetime) -> None:
+    """Note that prices and products were read, and say what is kept of them."""
+    CatalogEntry.objects.filter(stripe_id__in=ids).update(updated_at=now)
+
+
 def _of_catalog(read: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], Columns]]:
     found = {objects.text(data.get("id")): data for data in read}
     found.pop("", None)
@@ -228,14 +233,14 @@ def facts(account: BillingAccount) -> Facts:
     rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")
     invoices = [row.data for row in rows]
     # The same few prices are on all of them.
-    known = _catalog_of([*subscriptions, *invoices])
+    known = catalog_of([*subscriptions, *invoices])
     subs = [objects.subscription(with_catalog(data, known)) for data in subscriptions]
     read = [objects.invoice(with_catalog(data, known)) for data in invoices]
     paid = payments(account, read)
     return Facts({one.id: one for one in subs}, read, paid, refunds.of_invoices(read, paid))
 
 
-def _catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:
+def catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:
     """What is kept of all prices and products that objects name."""
     members = [one for data in read for name in ("items", "lines") for one in objects.members(data.get(name))]
     prices = {objects.text(_price_in(member).get("id")) for member in members} - {""}
@@ -280,7 +285,7 @@ def with_catalog(data: Mapping[str, Any], known: Catalog | None = None) -> dict[
 
     `known` is what was looked up for it and others.
     """
-    known = _catalog_of([data]) if known is None else known
+    known = catalog_of([data]) if known is None else known
     found = dict(data)
     for name in ("items", "lines"):
         if name in found:

@@ -195,17 +195,28 @@ def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) ->
     waits = account.tenant_id is None and account.claimed_tenant != ""
     is_due = account.due_at is not None and account.due_at <= now
     is_new = account.read_digest == ""
-    if is_new or waits or is_due or reading.products or reading.number <= account.written:
+    if is_new or waits or is_due or reading.number <= account.written:
         return False
     return account.read_digest == _digest(account, reading)
+
+
+def confirm(account: BillingAccount, reading: Reading, *, now: datetime) -> None:
+    """Note that a reading said what was known. `account` is locked."""
+    BillingAccount.objects.filter(pk=account.pk).update(fetched_at=now, written=reading.number)
+    mirror.confirm_catalog([one["id"] for one in reading.products], now=now)
 
 
 def _digest(account: BillingAccount, reading: Reading) -> str:
     read = reading.snapshot
     said = (read.customer, read.subscriptions, read.invoices, read.payments, read.checkouts)
+    # Another customer's reading may have brought what its prices and products say now.
+    catalog = mirror.catalog_of([*read.subscriptions, *read.invoices])
+    catalog |= {one["id"]: {**catalog.get(one["id"], {}), **one} for one in reading.products}
     of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
     plans = list(Plan.objects.order_by("pk").values())
-    data = orjson.dumps([said, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(
+        [said, catalog, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS
+    )
     return hashlib.sha256(data).hexdigest()
 
 
@@ -429,7 +440,7 @@ def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.
     known = CatalogEntry.objects.filter(stripe_id__in=ids)
     stale = Q(stripe_id__in=subscribed, updated_at__lte=now - CATALOG_AGE)
     missing = ids - set(known.exclude(stale).values_list("stripe_id", flat=True))
-    return (*_prices(snapshot), *(client.product(id) for id in sorted(missing)))
+    return (*_prices(snapshot), *client.products(sorted(missing)))
 
 
 def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:

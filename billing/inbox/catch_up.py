@@ -277,8 +277,7 @@ def _recompute(customer_id: str, *, now: datetime, dry_run: bool) -> list[str]:
             account = binding.locked(customer_id)
             if reading is not None and sync.is_unchanged(account, reading, now=now):
                 if not dry_run:
-                    rows = BillingAccount.objects.filter(pk=account.pk)
-                    rows.update(fetched_at=now, written=reading.number)
+                    sync.confirm(account, reading, now=now)
                 return []
             before = _describe(account)
             after = _describe(sync.write(customer_id, reading, now=now))
