@@ -222,8 +222,13 @@ def prices_of(product_id: str) -> set[str]:
     return set(rows.values_list("stripe_id", flat=True))
 
 
-def names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
-    """Whether an invoice's lines are of one of these prices or products."""
+def buyers_of(ids: Collection[str]) -> set[int]:
+    """The accounts that bought one of these prices or products once, by their keys."""
+    bought = Invoice.objects.filter(subscription_id="", status="paid").values_list("account_id", "data")
+    return {pk for pk, data in bought.iterator() if _names_any(data, ids)}
+
+
+def _names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
     found = [(line, _price_in(line)) for line in objects.members(data.get("lines"))]
     return any(price.get("id") in ids or _product_in(line, price) in ids for line, price in found)
 

@@ -21,7 +21,7 @@ from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, Trial
+from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import TOPUP_KEY, Level
@@ -295,7 +295,7 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
 
 
 def look_again(entry: objects.Object, *, now: datetime) -> None:
-    """Have customers looked at again, each by itself, whom news of a price or product may concern.
+    """Have customers looked at again, each in a transaction of its own, whom news of a price or product may concern.
 
     Their price's limit comes from less than such metadata; or they bought something once that sells a top-up now.
     """
@@ -303,12 +303,12 @@ def look_again(entry: objects.Object, *, now: datetime) -> None:
     level, prices = Level.PRICE_METADATA, {id}
     if kind == CatalogEntry.Kind.PRODUCT:
         level, prices = Level.PRODUCT_METADATA, mirror.prices_of(id)
-    worth = BillingAccount.objects.filter(kept_values__has_any_keys=sorted(prices)) if prices else ()
-    concerned = {row.pk for row in worth if any(row.kept_values.get(price, [level])[0] < level for price in prices)}
+    rows = BillingAccount.objects.exclude(kept_values={}).values_list("pk", "kept_values")
+    found = {pk for pk, kept in rows.iterator() if any(kept[price][0] < level for price in prices & kept.keys())}
     if TOPUP_KEY in objects.mapping(entry.get("metadata")):
-        bought = Invoice.objects.filter(subscription_id="", status="paid").values_list("account_id", "data")
-        concerned |= {pk for pk, data in bought.iterator() if mirror.names_any(data, {id, *prices})}
-    BillingAccount.objects.filter(pk__in=concerned).update(due_at=now)
+        found |= mirror.buyers_of({id, *prices})
+    locked = BillingAccount.objects.select_for_update().filter(pk__in=found).order_by("pk")
+    BillingAccount.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(due_at=now)
 
 
 def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
