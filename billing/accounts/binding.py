@@ -10,6 +10,7 @@ which no subscription has come about, or that is stopped as it does not pay, to 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -52,6 +53,13 @@ class BindingError(ValueError):
 def of_customer(customer_id: str) -> BillingAccount:
     """The customer's account, made on the first sight of it."""
     return BillingAccount.objects.get_or_create(stripe_customer_id=customer_id)[0]
+
+
+def make_known(customer_ids: Collection[str]) -> None:
+    """Make an account for each of these customers that has none."""
+    known = BillingAccount.objects.filter(stripe_customer_id__in=customer_ids)
+    new = sorted(set(customer_ids) - set(known.values_list("stripe_customer_id", flat=True)))
+    BillingAccount.objects.bulk_create([BillingAccount(stripe_customer_id=id) for id in new], ignore_conflicts=True)
 
 
 def locked(customer_id: str) -> BillingAccount:

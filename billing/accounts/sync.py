@@ -21,7 +21,7 @@ from django.db.models import F, Q
 
 from billing.accounts import binding, budget_windows, mirror, policy, purchases
 from billing.accounts.binding import STRIPE
-from billing.models import BillingAccount, CatalogEntry, Invoice, Plan, Trial
+from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import TOPUP_KEY, Level
@@ -195,17 +195,28 @@ def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) ->
     waits = account.tenant_id is None and account.claimed_tenant != ""
     is_due = account.due_at is not None and account.due_at <= now
     is_new = account.read_digest == ""
-    if is_new or waits or is_due or reading.products or reading.number <= account.written:
+    if is_new or waits or is_due or reading.number <= account.written:
         return False
     return account.read_digest == _digest(account, reading)
+
+
+def confirm(account: BillingAccount, reading: Reading, *, now: datetime) -> None:
+    """Note that a reading said what was known. `account` is locked."""
+    BillingAccount.objects.filter(pk=account.pk).update(fetched_at=now, written=reading.number)
+    mirror.confirm_catalog([one["id"] for one in reading.products], now=now)
 
 
 def _digest(account: BillingAccount, reading: Reading) -> str:
     read = reading.snapshot
     said = (read.customer, read.subscriptions, read.invoices, read.payments, read.checkouts)
+    # Another customer's reading may have brought what its prices and products say now.
+    catalog = mirror.catalog_of([*read.subscriptions, *read.invoices])
+    catalog |= {one["id"]: {**catalog.get(one["id"], {}), **one} for one in reading.products}
     of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
     plans = list(Plan.objects.order_by("pk").values())
-    data = orjson.dumps([said, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(
+        [said, catalog, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS
+    )
     return hashlib.sha256(data).hexdigest()
 
 
@@ -284,7 +295,7 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
 
 
 def look_again(entry: objects.Object, *, now: datetime) -> None:
-    """Have customers looked at again, each by itself, whom news of a price or product may concern.
+    """Have customers looked at again, each in a transaction of its own, whom news of a price or product may concern.
 
     Their price's limit comes from less than such metadata; or they bought something once that sells a top-up now.
     """
@@ -292,12 +303,12 @@ def look_again(entry: objects.Object, *, now: datetime) -> None:
     level, prices = Level.PRICE_METADATA, {id}
     if kind == CatalogEntry.Kind.PRODUCT:
         level, prices = Level.PRODUCT_METADATA, mirror.prices_of(id)
-    worth = BillingAccount.objects.filter(kept_values__has_any_keys=sorted(prices)) if prices else ()
-    concerned = {row.pk for row in worth if any(row.kept_values.get(price, [level])[0] < level for price in prices)}
+    rows = BillingAccount.objects.exclude(kept_values={}).values_list("pk", "kept_values")
+    found = {pk for pk, kept in rows.iterator() if any(kept[price][0] < level for price in prices & kept.keys())}
     if TOPUP_KEY in objects.mapping(entry.get("metadata")):
-        bought = Invoice.objects.filter(subscription_id="", status="paid").values_list("account_id", "data")
-        concerned |= {pk for pk, data in bought.iterator() if mirror.names_any(data, {id, *prices})}
-    BillingAccount.objects.filter(pk__in=concerned).update(due_at=now)
+        found |= mirror.buyers_of({id, *prices})
+    locked = BillingAccount.objects.select_for_update().filter(pk__in=found).order_by("pk")
+    BillingAccount.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(due_at=now)
 
 
 def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
@@ -429,7 +440,7 @@ def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.
     known = CatalogEntry.objects.filter(stripe_id__in=ids)
     stale = Q(stripe_id__in=subscribed, updated_at__lte=now - CATALOG_AGE)
     missing = ids - set(known.exclude(stale).values_list("stripe_id", flat=True))
-    return (*_prices(snapshot), *(client.product(id) for id in sorted(missing)))
+    return (*_prices(snapshot), *client.products(sorted(missing)))
 
 
 def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:

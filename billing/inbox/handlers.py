@@ -202,8 +202,10 @@ def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
     However many customers they concern: no transaction holds the windows of more than one.
     """
-    if mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
-        sync.look_again(event.object, now=now)
+    # Customers are locked before prices, as whoever reads one of them does. They are looked at also where a reading of
+    # one of them has brought the news before.
+    sync.look_again(event.object, now=now)
+    mirror.take_catalog(event.object, version=mirror.version_of(event), now=now)
 
 
 def _sync(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.accounts import binding, sync
+from billing.accounts import binding, mirror, sync
 from billing.models import BillingAccount, StripeEvent, TopUp
 from governance import ledger
 from governance.actions import budgets
@@ -174,6 +174,19 @@ def test_news_of_a_price_holds_nobodys_windows(tenant: Tenant, deliver: Deliver,
     deliver(event("price.updated", TOPUP))
     assert not StripeEvent.objects.waiting().exists()
     assert BillingAccount.objects.get().due_at == START
+
+
+def test_news_that_a_reading_of_one_customer_has_brought_before_reaches_the_others(
+    tenant: Tenant, deliver: Deliver
+) -> None:
+    line = (late := bought())["data"]["object"]["lines"]["data"][0]
+    line["price"] = {"id": "price_topup"}
+    deliver(joined(), late)
+    news = event("price.updated", TOPUP)
+    mirror.take_catalog(TOPUP, version=mirror.version_of_reading(1, START), now=START)
+    deliver(news)
+    assert sync.due(now=START) == 1
+    assert window_of().limit_nanos == STANDARD + TWENTY
 
 
 class TestWhileASubscriptionWaits:
