@@ -150,20 +150,30 @@ def entitle(
 ) -> Entitlement:
     """The tenant's limit and current period.
 
-    `kept` holds the limits that prices had when the current window opened; `trials_used` maps products to the
-    subscription that has had their one trial; `refunds` maps invoices to what became of their payment.
+    `kept` holds what prices were worth when the current window opened: it stays unless something says more about them
+    by now, and that comes to more. `trials_used` maps products to the subscription that has had their one trial;
+    `refunds` maps invoices to what became of their payment.
     """
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
-    known = {sub.id: sub for sub in subscriptions}
-    paid = [one for one in invoices if one.status == "paid"]
-    billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
     facts = _Facts(pricing, now, policy, invoices, trials_used or {}, refunds or {})
+    found = _entitled(facts, subscriptions, override_nanos)
+    if pricing.is_outdone:
+        facts = replace(facts, pricing=replace(pricing, may_rise=True, values={}))
+        raised = _entitled(facts, subscriptions, override_nanos)
+        return raised if (raised.limit_nanos or 0) > (found.limit_nanos or 0) else found
+    return found
+
+
+def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], override_nanos: int | None) -> Entitlement:
+    known = {sub.id: sub for sub in subscriptions}
+    paid = [one for one in facts.invoices if one.status == "paid"]
+    billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
     ids = sorted((known.keys() | billed) - {""})
     over = {id for id, sub in known.items() if sub.status in OVER}
     statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
     statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
-    return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
+    return _combine(statuses, facts, override_nanos)
 
 
 def closed(
@@ -187,14 +197,7 @@ def closed(
     )
 
 
-def _combine(
-    statuses: Sequence[SubscriptionStatus],
-    *,
-    pricing: Pricing,
-    override_nanos: int | None,
-    policy: BillingPolicy,
-    now: datetime,
-) -> Entitlement:
+def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nanos: int | None) -> Entitlement:
     """Live subscriptions add up; the newest period is the tenant's."""
     if not statuses:
         return Entitlement(EntitlementState.NONE)
@@ -202,12 +205,12 @@ def _combine(
     counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
     known = {reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons}
     if state == EntitlementState.CLOSED:
-        return closed(policy=policy, now=now, kept=pricing.values)
+        return closed(policy=facts.policy, now=facts.now, kept=facts.pricing.values)
     until = min((one.until for one in counted if one.until), default=None)
     giving = [(one.part.period, one.subscription_id, one.part, one) for one in counted if one.part is not None]
     giving.sort(key=lambda found: found[:2])
     if not giving:
-        return Entitlement(state, reasons=tuple(sorted(known)), kept=pricing.values, until=until)
+        return Entitlement(state, reasons=tuple(sorted(known)), kept=facts.pricing.values, until=until)
     if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
@@ -223,7 +226,7 @@ def _combine(
         subscription_id=subscription_id,
         plan=valuation.plans_of(priced),
         reasons=tuple(sorted(known)),
-        kept=pricing.values,
+        kept=facts.pricing.values,
         trials={one.trial_product: one.subscription_id for *_, one in giving if one.trial_product},
         until=until,
         soft_e4=soft_e4,
