@@ -184,6 +184,8 @@ def of(
         counted: dict[tuple[Period, bool, str], tuple[int, str]] = {}
         for number, line in enumerate(lines):
             price = line.price
+            if line.proration and line.listed == 0:
+                line = replace(line, credit=line.credit or _is_given(line, found))
             worth = (beside if price.id in items else worths).get(price.id)
             if line.credit:
                 worth = charged.get(price.id, worth)
@@ -260,11 +262,17 @@ def _is_of(line: Line, invoice: StripeInvoice, id: str) -> bool:
 
 
 def _told(line: Line, items: Mapping[str, StripePrice]) -> Line:
-    """Invoices may name a price by its id alone; the subscription tells the rest of it. A part of a period that charges
-    nothing, for a price that is no item any more, gives that back."""
-    price = line.price if line.price.interval else items.get(line.price.id, line.price)
-    gives_back = line.credit or (line.proration and line.listed == 0 and price.id not in items)
-    return replace(line, price=price, credit=gives_back)
+    """Invoices may name a price by its id alone; the subscription tells the rest of it."""
+    return line if line.price.interval else replace(line, price=items.get(line.price.id, line.price))
+
+
+def _is_given(line: Line, known: Grants) -> bool:
+    """Whether the time that a part of a period is for was given at its price already, so that one of nothing gives it
+    back: an invoice need not say so."""
+    mine = [one for all in known.values() for one in all if one.price.id == line.price.id]
+    span = between(line.starts_at, line.ends_at)
+    until = [one.is_credit for one in mine if span and one.span.ends_at == span.ends_at and one.span <= span]
+    return until.count(False) > until.count(True)
 
 
 def _grant(

@@ -337,3 +337,30 @@ def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:
     assert spend(shop, customer) == 200
     shop.account.advance(by=32 * DAY)
     assert spend(shop, customer) == 200
+
+
+def test_an_item_that_was_free_takes_its_own_budget_when_it_goes_and_nothing_else(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    free = shop.price(0, metadata={"llm_budget_usd": "31"})
+    shop.account.advance(by=DAY)
+    shop.post(f"subscriptions/{sub}", items=[{"price": free}], proration_behavior="always_invoice")
+    assert read(shop, customer) == ("active", STANDARD + 30_000_000_000)
+    shop.account.advance(by=3 * DAY)
+    item = next(one["id"] for one in shop.sub(sub)["items"]["data"] if one["price"]["id"] == free)
+    shop.post(f"subscriptions/{sub}", items=[{"id": item, "deleted": True}], proration_behavior="always_invoice")
+    assert read(shop, customer) == ("active", STANDARD + 3_000_000_000)
+
+
+def test_a_free_price_between_two_that_cost_something_leaves_what_both_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    more = shop.price(3100, metadata={"llm_budget_usd": "31"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"), more)["id"]
+    item = shop.sub(sub)["items"]["data"][1]["id"]
+    for days, cents in ((1, 0), (3, 3100)):
+        shop.account.advance(by=days * DAY)
+        change = {"id": item, "price": shop.price(cents, metadata={"llm_budget_usd": "62"})}
+        shop.post(f"subscriptions/{sub}", items=[change], proration_behavior="always_invoice")
+        read(shop, customer)
+    # Beside the plan a day at the first price, three that were free, and twenty-seven at the last.
+    assert read(shop, customer) == ("active", STANDARD + 61_000_000_000)
