@@ -362,6 +362,21 @@ class _Subscription:
         )
         return min(money.MAX_LIMIT_NANOS, sum(each))
 
+    def _trusted(self, cycle: Cycle, items: Sequence[Item], whole: Period) -> int:
+        """What credit is a share of. Whoever pays can type a quantity: it counts as far as it was paid for in the
+        period before, or before anything was, as it was billed at first; and as one of each at least."""
+        if lines := self.grants.get(cycle):
+            period, _ = cycle.at(self.spans[cycle][-1], self.now)
+            last = paid_for(WindowShare(self.id, period, 0), lines, self.facts.refunds)
+            known = max(last.paid_nanos, last.given_nanos)
+        else:
+            mine = [one for one in self.facts.invoices if one.subscription_id == self.id]
+            first = min(mine, key=grants.age, default=None)
+            billed = [replace(first, status="paid")] if first else []
+            lines = grants.of(self.sub, self.id, billed, self.facts.pricing, set()).get(cycle, ())
+            known = grants.billed_at(lines, whole.ends_at)
+        return min(self._worth(items, whole), max(known, self._worth(_one_each(items), whole)))
+
     def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:
         """A period that is not paid for (yet). None where nothing has begun since the last one that is."""
         sub, known = self.sub, [span for item in items if (span := grants.between(item.starts_at, item.ends_at))]
@@ -417,7 +432,7 @@ class _Subscription:
         period, whole = cycle.at(rolled, self.now)
         is_agreed = cycle.in_arrears or self.now < due_at
         percent = self.policy.credit_percent if is_agreed else self.policy.provisional_percent
-        nanos = period.share(self._worth(items, whole) * percent // 100, whole)
+        nanos = period.share(self._trusted(cycle, items, whole) * percent // 100, whole)
         part = WindowShare(self.id, period, nanos, str(cycle))
         part = replace(part, given_nanos=nanos, given_until=due_at) if is_agreed else part
         until = min(at for at in (ends_at, due_at, period.ends_at) if at > self.now or at == ends_at)
@@ -436,7 +451,7 @@ class _Subscription:
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
         if self.facts.trials_used.get(product, sub.id) != sub.id:
             return self._is(EntitlementState.PENDING, "trial_used")
-        whole = sum(self._worth(items, period) for items in self.items.values())
+        whole = sum(self._worth(_one_each(items), period) for items in self.items.values())
         priced = self._priced(sub.items)
         nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
         part = WindowShare(self.id, period, nanos, given_nanos=nanos)
@@ -445,6 +460,10 @@ class _Subscription:
 
     def _priced(self, items: Sequence[Item]) -> list[Priced]:
         return [(one.price, self.worths[one.price.id]) for one in items if one.price.id in self.worths]
+
+
+def _one_each(items: Sequence[Item]) -> list[Item]:
+    return [replace(one, quantity=min(one.quantity, 1)) for one in items]
 
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:

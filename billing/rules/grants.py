@@ -176,7 +176,7 @@ def of(
     # What a price was worth when it was charged last: that is what a credit takes back.
     charged: dict[str, Worth | None] = {}
     paid = [one for one in invoices if one.status == "paid"]
-    for invoice in sorted(paid, key=lambda one: (one.created_at or FIRST, one.id)):
+    for invoice in sorted(paid, key=age):
         lines = [_told(line, items) for line in invoice.lines if _is_of(line, invoice, id)]
         # The items say by themselves what is wrong with them.
         worths = pricing.worths([line.price for line in lines], set() if items else reasons)
@@ -216,6 +216,11 @@ def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
     begun = {one.price.id: one.span.starts_at for one in lines if not (one.is_change or one.is_credit)}
     counted = (one for one in lines if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at))
     return sum(-one.nanos if one.is_credit else one.nanos for one in counted)
+
+
+def age(invoice: StripeInvoice) -> tuple[datetime, str]:
+    """Puts the oldest first."""
+    return invoice.created_at or FIRST, invoice.id
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:
