@@ -226,7 +226,9 @@ def _paid_parts(
         if sub is not None and kept:
             # What has become an item since says nothing of then.
             sub = replace(sub, items=tuple(item for item in sub.items if item.price.id in kept))
-        known = grants.of(sub, part.subscription_id, facts.invoices, pricing, set())
+        # Those alone: a price that bills each day has a window and an invoice for each of three years.
+        invoices = grants.about(part.period, facts.invoices)
+        known = grants.of(sub, part.subscription_id, invoices, pricing, set())
         cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
         lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
         if is_due(part, sub, now):

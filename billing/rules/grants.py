@@ -218,6 +218,15 @@ def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
     return sum(-one.nanos if one.is_credit else one.nanos for one in counted)
 
 
+def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoice]:
+    """The invoices of which a line bills some time of a period: no other has a part in what is given within it."""
+    starts_at, ends_at = period.starts_at, period.ends_at
+    spans = ((line.starts_at, line.ends_at, one) for one in invoices for line in one.lines)
+    return list(
+        {one.id: one for start, end, one in spans if start and end and start < ends_at and starts_at < end}.values()
+    )
+
+
 def age(invoice: StripeInvoice) -> tuple[datetime, str]:
     """Puts the oldest first."""
     return invoice.created_at or FIRST, invoice.id

@@ -1,8 +1,8 @@
 """Which paid invoices were paid back, wholly or in part, and which are in dispute. Pure.
 
-Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to. Where
-nothing names the other, as without an API key, a charge belongs to the invoice of its customer that was paid with
-the same amount at about the same time.
+Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to, as with an
+API key: then a charge that no invoice names belongs to none. Where nothing names the other a charge belongs to the
+invoice of its customer that was paid with the same amount at about the same time.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _links(invoices: Sequence[StripeInvoice], payments: Sequence[StripePayment])
         found = _first(owner, (payment.invoice_id, payment.charge_id, payment.intent_id))
         if found:
             owner.update({name: found for name in (payment.charge_id, payment.intent_id) if name})
-    taken = set(owner.values()) & {invoice.id for invoice in invoices if invoice.payments}
+    taken = {invoice.id for invoice in invoices if invoice.payments or invoice.tells_payments}
     for payment in sorted(payments, key=lambda one: one.id):
         names = (payment.invoice_id, payment.charge_id, payment.intent_id)
         if payment.kind not in ("charge", "dispute") or _first(owner, names):

@@ -9,11 +9,12 @@ import pytest
 
 from billing.accounts import plans
 from billing.models import BillingPeriod, Plan
+from billing.rules import grants
 from governance.audit import Actor
 from tests.billing.conftest import window_of
 from tests.billing.events import START
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import read, spend
+from tests.billing.test_simulated import HOUR, read, spend
 
 MONTH = 31 * DAY + 7200
 DOLLAR = 10**9
@@ -139,3 +140,24 @@ def test_an_item_that_is_mapped_takes_nothing_of_the_months_before_it_was_one(sh
     more = shop.price(2000, metadata={"llm_budget_usd": "20"})
     shop.post(f"subscriptions/{sub}", items=[{"price": more}], proration_behavior="always_invoice")
     assert months_to_come(shop, customer) == [20, 20, 20]
+
+
+def test_a_past_window_is_measured_by_its_own_invoices_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(200, "day", metadata={"llm_budget_usd": "2", "llm_budget_period": "billing"}))
+    # A day is paid for an hour after it has begun.
+    shop.account.advance(by=2 * HOUR)
+    for _ in range(6):
+        assert spend(shop, customer) == 2
+        shop.account.advance(by=DAY)
+    looked_at: list[int] = []
+    inner = grants.of
+
+    def counted(sub: Any, id: str, invoices: Any, *rest: Any) -> Any:
+        looked_at.append(len(invoices))
+        return inner(sub, id, invoices, *rest)
+
+    monkeypatch.setattr(grants, "of", counted)
+    assert read(shop, customer) == ("active", 2 * DOLLAR)
+    # All of them for what is current, in both of its valuations, and one for each day before it.
+    assert looked_at == [7, 7] + [1] * 6

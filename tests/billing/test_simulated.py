@@ -364,3 +364,21 @@ def test_a_free_price_between_two_that_cost_something_leaves_what_both_paid_for(
         read(shop, customer)
     # Beside the plan a day at the first price, three that were free, and twenty-seven at the last.
     assert read(shop, customer) == ("active", STANDARD + 61_000_000_000)
+
+
+@pytest.mark.parametrize("how", ["refunded", "disputed"])
+def test_a_payment_of_the_same_amount_that_paid_for_no_invoice_takes_nothing_when_it_goes_back(
+    shop: Shop, how: str
+) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sent: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 14}
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), **sent)
+    shop.post(f"invoices/{shop.invoices(customer)[0]['id']}/pay", paid_out_of_band=True)
+    beside = {"amount": 5000, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    shop.post("payment_intents", customer=customer, **beside)
+    charge = shop.all("charges", customer=customer)[0]["id"]
+    if how == "refunded":
+        shop.post("refunds", charge=charge)
+    else:
+        shop.account.dispute(charge)
+    assert read(shop, customer) == ("active", STANDARD)

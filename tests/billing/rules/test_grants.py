@@ -391,3 +391,11 @@ def test_an_item_is_worth_what_its_whole_cycle_is_by_list_price() -> None:
     assert item(priced("year", 2, llm_budget_percent="50"), 24) == 15 * 10**9
     assert item(priced("year", llm_budget_percent="50", llm_budget_period="billing")) == 15 * 10**9
     assert item(priced("week", llm_budget_usd="31")) == 7 * 10**9
+
+
+def test_invoices_about_a_period_are_those_that_bill_some_of_it() -> None:
+    before, after = line(START - DAY, START), line(NEXT, NEXT + DAY)
+    touching, long = invoice(before, after, id="in_1"), invoice(line(START - DAY, NEXT + DAY), id="in_2")
+    within, half = invoice(before, change(START + DAY), id="in_3"), invoice(line(starts_at=None), id="in_4")
+    open_ended = invoice(line(ends_at=None), id="in_5")
+    assert grants.about(MONTH, [touching, long, within, half, open_ended]) == [long, within]

@@ -299,3 +299,21 @@ def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:
         assert refunds.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED)}
     guessed = loose_charge(intent_id="pi_1", refunded=0)
     assert refunds.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED)}
+
+
+def test_an_invoice_that_says_how_it_was_paid_is_paid_by_no_charge_that_it_does_not_name(tenant: Tenant) -> None:
+    at = {"created": seconds(START)}
+    plain = {"id": "in_1", "object": "invoice", "status": "paid", "amount_paid": 5000, **at}
+    beside = charge(5000)["data"]["object"]
+    known = [refunds.Known(objects.payment(beside), seconds(START))]
+    told: dict[str, Any]
+    for told, kind in (
+        ({}, RefundKind.REFUNDED),
+        ({"amount_paid_off_stripe": 0}, RefundKind.REFUNDED),
+        ({"amount_paid_off_stripe": 5000}, None),
+        ({"payments": {"object": "list", "data": []}}, None),
+        ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_2"}}]}}, None),
+        ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_1"}}]}}, RefundKind.REFUNDED),
+    ):
+        found = refunds.of_invoices([objects.invoice(plain | told)], known).get("in_1")
+        assert (found.kind if found else None) == kind
