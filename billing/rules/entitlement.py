@@ -156,7 +156,7 @@ def entitle(
     """
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
-    facts = _Facts(pricing, now, policy, invoices, trials_used or {}, refunds or {})
+    facts = _Facts(pricing, now, policy, invoices, dict(trials_used or {}), refunds or {})
     found = _entitled(facts, subscriptions, override_nanos)
     if pricing.is_outdone:
         facts = replace(facts, pricing=replace(pricing, may_rise=True, values={}))
@@ -169,7 +169,9 @@ def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], overri
     known = {sub.id: sub for sub in subscriptions}
     paid = [one for one in facts.invoices if one.status == "paid"]
     billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
-    ids = sorted((known.keys() | billed) - {""})
+    # Of two trials of a product that nobody has heard of before, the one that began first is the one.
+    begun = {id: sub.trial_starts_at or grants.FIRST for id, sub in known.items()}
+    ids = sorted((known.keys() | billed) - {""}, key=lambda id: (begun.get(id, grants.FIRST), id))
     over = {id for id, sub in known.items() if sub.status in OVER}
     statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
     statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
@@ -253,7 +255,7 @@ class _Facts:
     now: datetime
     policy: BillingPolicy
     invoices: Sequence[StripeInvoice]
-    trials_used: Mapping[str, str]
+    trials_used: dict[str, str]
     refunds: Mapping[str, Refund]
 
 
@@ -449,7 +451,7 @@ class _Subscription:
         if period is None:
             return self._is(EntitlementState.PENDING, "trial_without_period")
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
-        if self.facts.trials_used.get(product, sub.id) != sub.id:
+        if self.facts.trials_used.setdefault(product, sub.id) != sub.id:
             return self._is(EntitlementState.PENDING, "trial_used")
         whole = sum(self._worth(_one_each(items), period) for items in self.items.values())
         priced = self._priced(sub.items)

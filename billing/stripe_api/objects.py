@@ -85,8 +85,8 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them; `tells_payments`: all
-    that it has. `total` is what they, the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back.
-    `due_at` has one that is sent, to be paid by then."""
+    that it has. `total` is what they, the customer's balance and credit notes `credited_before` paid together,
+    `credited` what later ones took back. `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str

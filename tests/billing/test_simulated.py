@@ -382,3 +382,18 @@ def test_a_payment_of_the_same_amount_that_paid_for_no_invoice_takes_nothing_whe
     else:
         shop.account.dispute(charge)
     assert read(shop, customer) == ("active", STANDARD)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_several_trials_of_a_product_the_first_is_the_one_whoever_hears_of_them_when(
+    shop: Shop, together: bool
+) -> None:
+    customer, price = shop.customer(metadata={"tenant_id": "acme"}), shop.price(5000, lookup_key="standard")
+    for days in (10, 30, 20):
+        shop.subscribe(customer, price, trial_period_days=days)
+        if not together:
+            assert read(shop, customer) == ("trial", STANDARD // 10)
+        shop.account.advance(by=60)
+    for _ in range(2):
+        assert read(shop, customer) == ("trial", STANDARD // 10)
+        assert window_of().ends_at == datetime(2026, 3, 11, tzinfo=UTC)
