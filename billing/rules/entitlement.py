@@ -471,12 +471,12 @@ def _one_each(items: Sequence[Item]) -> list[Item]:
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
-    disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
-    gone = {id for id, one in refunds.items() if one.kind.is_whole}
-    stands = grants.given(lines, part.period, gone=gone)
-    back = grants.given(lines, part.period, gone=disputed) - stands
+    lost = {id: one.lost for id, one in refunds.items()}
+    disputed = {id: share for id, share in lost.items() if refunds[id].kind == RefundKind.DISPUTED}
+    stands = grants.given(lines, part.period, lost=lost)
+    back = grants.given(lines, part.period, lost=disputed) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
-    frozen = not stands and any(one.invoice_id in gone for one in billed)
+    frozen = not stands and any(lost.get(one.invoice_id) for one in billed)
     part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands))

@@ -12,7 +12,7 @@ Items whose budgets last equally long (a `Cycle`) have their windows together. A
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -202,10 +202,14 @@ def of(
     return found
 
 
-def given(grants: Sequence[Grant], period: Period, *, gone: Collection[str] = ()) -> int:
+def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fraction] | None = None) -> int:
     """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
-    gave, and never less than nothing. `gone`: invoices whose payment is."""
-    return max(0, floor(sum(one.within(period) for one in grants if one.invoice_id not in gone)))
+    gave, and never less than nothing. `lost`: so much of an invoice's charges stands on no payment. What its credits
+    paid for stands, and they do, unless nothing of it does."""
+    gone = lost or {}
+    found = ((one, gone.get(one.invoice_id, Fraction(0))) for one in grants)
+    left = ((one, 1 - share if share == 1 or not one.is_credit else Fraction(1)) for one, share in found)
+    return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
 
 
 def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -323,8 +324,12 @@ class TestALine:
 
     def test_that_was_paid_back_is_left_out(self) -> None:
         found = of(invoice(line()), invoice(credit(START + 20 * DAY), id="in_2"))
-        assert grants.given(found, MONTH, gone={"in_1"}) == 0
-        assert grants.given(found, MONTH, gone={"in_2"}) == 1000
+        assert grants.given(found, MONTH, lost={"in_1": Fraction(1)}) == 0
+        assert grants.given(found, MONTH, lost={"in_2": Fraction(1)}) == 1000
+        assert grants.given(found, MONTH, lost={"in_1": Fraction(1, 2)}) == 500 - 333 - 1
+        # A credit paid for something.
+        assert grants.given(found, MONTH, lost={"in_2": Fraction(1, 2)}) == grants.given(found, MONTH) == 666
+        assert grants.given(found, MONTH, lost={}) == grants.given(found, MONTH, lost={"in_1": Fraction(0)}) == 666
 
     def test_pays_for_a_microsecond(self) -> None:
         part = Period(START, START + timedelta(microseconds=1))
