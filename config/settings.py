@@ -196,6 +196,9 @@ HEADER_TIMEOUT_S = check.seconds(env, "HEADER_TIMEOUT_S", default=10, minimum=1)
 BODY_TIMEOUT_S = check.seconds(env, "BODY_TIMEOUT_S", default=20, minimum=1)
 MAX_HEADER_BYTES = check.whole(env, "MAX_HEADER_BYTES", default=2**16, minimum=2**13, maximum=2**20)
 
+# Hourly sums that one summary of a tenant's key adds up.
+SUMMARY_HOURLY_SUMS = check.whole(env, "SUMMARY_HOURLY_SUMS", default=200_000, minimum=1_000, maximum=10**9)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "governance.api.authentication.KeyAuthentication",

@@ -63,5 +63,38 @@ class NewestFirst(CursorPagination):
         }
 
 
+class ByPlace(NewestFirst):
+    """Pages of what is put together anew for each, such as sums: a cursor says how many rows come before.
+
+    What is written meanwhile may move a row over a page's edge.
+    """
+
+    page_size = 500
+    # Of a cursor; more rows than a summary has.
+    offset_cutoff = 10**MOST_DIGITS
+
+    def begin(self, request: Request) -> tuple[int, int]:
+        """(rows before the page, rows of the page). Raises ValidationError."""
+        self.base_url = request.build_absolute_uri()
+        self._size = self.get_page_size(request) or self.page_size
+        cursor = self.decode_cursor(request)
+        self._place = cursor.offset if cursor else 0
+        return self._place, self._size
+
+    def links(self, *, more: bool) -> dict[str, str | None]:
+        """Where the pages beside this one are; `more`: whether rows come after it."""
+        before = max(0, self._place - self._size)
+        return {
+            "next": self._link(self._place + self._size) if more else None,
+            "previous": self._link(before) if self._place else None,
+        }
+
+    def _link(self, place: int) -> str:
+        return str(self.encode_cursor(Cursor(offset=place, reverse=False, position=None)))
+
+    def _position(self, text: str) -> None:
+        raise ValueError("a page of sums begins at no row's key")
+
+
 def _is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS

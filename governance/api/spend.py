@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.db.models import Q
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -14,6 +15,7 @@ from rest_framework.response import Response
 
 from governance import ports
 from governance.actions import corrections, reviews, spend_reports
+from governance.api import tables
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.errors import Refused
@@ -30,9 +32,10 @@ from governance.api.fields import (
     looked_for,
 )
 from governance.api.once import PARAMETER, OnceView, once
+from governance.api.pagination import ByPlace
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
-from governance.api.views import ListView, columns_of, describe_list, presenter
+from governance.api.views import ListView, columns_of, describe_list, paging, presenter
 from governance.ledger.operations import Record
 from governance.ledger.results import RecordResult
 from governance.models import PendingReport, SpendEntry
@@ -45,6 +48,8 @@ from governance.rules.reports import OLDEST_REPORT, ReportTrust
 
 # Clocks differ a little; a call from further ahead is a mistake.
 CLOCK_SKEW = timedelta(minutes=5)
+# Of a summary as CSV, which comes as one table or not at all.
+MOST_LINES = 10_000
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
@@ -171,9 +176,13 @@ class SummaryRow(serializers.Serializer[Any]):
 
 
 class SummaryBody(serializers.Serializer[Any]):
+    """A page of the groups; `total` and `calls` are of them all."""
+
     total = Dollars()
     calls = serializers.IntegerField()
     results = SummaryRow(many=True)
+    next = serializers.URLField(allow_null=True)
+    previous = serializers.URLField(allow_null=True)
 
 
 class Spend(OnceView, ListView):
@@ -242,20 +251,43 @@ class Spend(OnceView, ListView):
 class SpendSummary(ListView):
     acts_on = "governance.spendrollup"
     roles = {"GET": EVERYONE}
+    refuses = {"GET": (422,)}
     table_name = "spend-summary"
 
-    @extend_schema(operation_id="spend_summary", parameters=[SummaryQuery], responses=SummaryBody)
+    @extend_schema(
+        operation_id="spend_summary",
+        parameters=[SummaryQuery, *paging(ByPlace.page_size)],
+        responses={(200, "application/json"): SummaryBody, (200, "text/csv"): str},
+    )
     def get(self, request: Request) -> Any:
-        """Sums from the hourly rollups: `from` and `to` count the hours that begin between them."""
+        """Sums from the hourly rollups: `from` and `to` count the hours that begin between them.
+
+        For a tenant's key so many hourly sums are added up at most (`SUMMARY_HOURLY_SUMS`), and a table (CSV) has so
+        many lines at most: 10,000.
+        """
         asked = self.valid(SummaryQuery, request.query_params.dict())
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
         groups = asked.pop("group_by")
         where = Q(**{looked_for(name, value, model="model"): value for name, value in asked.items()})
-        rows = spend.summary(group_by=groups, reader=self.by.reader, period=period, where=where)
-        total = Dollars().to_representation(sum(row["cost_nanos"] for row in rows))
-        calls = sum(row["calls"] for row in rows)
+        asked_of: dict[str, Any] = {"reader": self.by.reader, "period": period, "where": where}
+        if self.by.tenant is not None:
+            spend.refuse_too_much(**asked_of, most=settings.SUMMARY_HOURLY_SUMS)
+        if tables.wanted(request):
+            return self._table(groups, asked_of)
+        pages = ByPlace()
+        place, size = pages.begin(request)
+        rows = spend.summary(group_by=groups, **asked_of, offset=place, limit=size + 1)
+        cost_nanos, calls = spend.total(**asked_of)
+        about = {"total": Dollars().to_representation(cost_nanos), "calls": calls}
+        found = [_printed(row) for row in rows[:size]]
+        return Response(about | {"results": found} | pages.links(more=len(rows) > size))
+
+    def _table(self, groups: list[str], asked_of: dict[str, Any]) -> Any:
+        rows = spend.summary(group_by=groups, **asked_of, limit=MOST_LINES + 1)
+        if len(rows) > MOST_LINES:
+            raise OverBound("group_by", f"makes more than {MOST_LINES:,} lines: name a shorter period, or take pages.")
         columns = [*groups, *(name for name in MEASURES if name != "cost_nanos"), "cost"]
-        return self.answered([_printed(row) for row in rows], columns=columns, total=total, calls=calls)
+        return tables.streamed(self.request, map(_printed, rows), columns=columns, name=self.table_name)
 
 
 def trust_in(by: Principal) -> ReportTrust | None:

@@ -30,10 +30,13 @@ Present = Callable[[Sequence[Any]], list[dict[str, Any]]]
 Found = TypeVar("Found")
 
 
-PAGING = [
-    OpenApiParameter("cursor", str, description="Where a page begins; from `next` or `previous`."),
-    OpenApiParameter("page_size", int, description="Rows a page, 50 unless told, 500 at most."),
-]
+def paging(rows: int = NewestFirst.page_size) -> list[OpenApiParameter]:
+    """What a list's pages are asked for by; `rows`: of a page, unless told."""
+    told = f"Rows a page, {rows} unless told, {NewestFirst.max_page_size} at most."
+    return [
+        OpenApiParameter("cursor", str, description="Where a page begins; from `next` or `previous`."),
+        OpenApiParameter("page_size", int, description=told),
+    ]
 
 
 def describe_list(operation_id: str, body: type[Serializer[Any]], *queries: type[Serializer[Any]]) -> Any:
@@ -42,7 +45,7 @@ def describe_list(operation_id: str, body: type[Serializer[Any]], *queries: type
     fields = {"results": body(many=True), "next": link, "previous": link}
     page = inline_serializer(f"{body.__name__.removesuffix('Body')}Page", fields)
     table = {(200, "application/json"): page, (200, "text/csv"): str}
-    return extend_schema(operation_id=operation_id, parameters=[*queries, *PAGING], responses=table)
+    return extend_schema(operation_id=operation_id, parameters=[*queries, *paging()], responses=table)
 
 
 class Negotiation(DefaultContentNegotiation):

@@ -13,6 +13,7 @@ from django.db.models.functions import TruncDay, TruncMonth
 from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
 from governance.queries.sums import LongSum
 from governance.rules import names
+from governance.rules.errors import OverBound
 
 # What a summary can be grouped by: the rollups' columns, and calendar units of UTC.
 GROUPS: dict[str, Any] = {
@@ -105,13 +106,16 @@ def summary(
     reader: Reader = EVERYTHING,
     period: TimeRange = TimeRange(),
     where: Q | None = None,
+    offset: int = 0,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Sums per group: the groups by name, then `MEASURES`. Times first to last, else the dearest first.
 
+    `offset` and `limit`: of the groups in that order, those from so many on, and so many of them.
+
     A rollup is an hour long, so a period counts the hours that begin inside it.
     """
-    rows = SpendRollup.objects.filter(reader.scope, where or Q(), period.on("hour"))
+    rows = _rollups(reader, period, where)
     # The aliases keep clear of the columns they may be named after.
     aliases = {f"by_{name}": GROUPS[name] for name in group_by}
     grouped = rows.annotate(**aliases).values(*aliases).annotate(**{f"sum_{m}": LongSum(m) for m in MEASURES})
@@ -120,7 +124,7 @@ def summary(
     found = grouped.order_by(*times, "-sum_cost_nanos", *others)
     return [
         {name: row[f"by_{name}"] for name in group_by} | {m: row[f"sum_{m}"] or 0 for m in MEASURES}
-        for row in found[:limit]
+        for row in found[offset : None if limit is None else offset + limit]
         if row["sum_calls"] is not None
     ]
 
@@ -141,10 +145,16 @@ def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Poi
     ]
 
 
-def total(*, reader: Reader = EVERYTHING, period: TimeRange) -> tuple[int, int]:
+def refuse_too_much(*, reader: Reader = EVERYTHING, period: TimeRange, where: Q | None = None, most: int) -> None:
+    """Raises OverBound where more than `most` hourly sums are of the period."""
+    if _rollups(reader, period, where)[: most + 1].count() > most:
+        message = f"and to have more than {most:,} hourly sums between them: name less time, an agent or a model."
+        raise OverBound("from", message)
+
+
+def total(*, reader: Reader = EVERYTHING, period: TimeRange, where: Q | None = None) -> tuple[int, int]:
     """(nanodollars, calls) of a whole period."""
-    rows = SpendRollup.objects.filter(reader.scope, period.on("hour"))
-    sums = rows.aggregate(cost_nanos=LongSum("cost_nanos"), calls=LongSum("calls"))
+    sums = _rollups(reader, period, where).aggregate(cost_nanos=LongSum("cost_nanos"), calls=LongSum("calls"))
     return sums["cost_nanos"] or 0, sums["calls"] or 0
 
 
@@ -157,3 +167,7 @@ def recent(*, reader: Reader = EVERYTHING, minutes: int, now: datetime, where: Q
     rows = SpendEntry.objects.filter(reader.scope, period.on("occurred_at"), where or Q()).order_by()
     sums = rows.aggregate(cost_nanos=LongSum("cost_nanos"), calls=Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)))
     return sums["cost_nanos"] or 0, sums["calls"]
+
+
+def _rollups(reader: Reader, period: TimeRange, where: Q | None) -> QuerySet[SpendRollup]:
+    return SpendRollup.objects.filter(reader.scope, where or Q(), period.on("hour"))

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from governance import ledger
+from governance.api import spend as api_of_spend
 from governance.ledger import sql
 from governance.models import AuditEntry, SpendEntry
 from tests import factories
@@ -175,6 +176,59 @@ def test_a_summary_groups_by_what_is_asked_and_adds_up_to_the_ledger(operator: A
     ]
     models = operator.get("/api/spend/summary", group_by="tenant,model", to="2026-03-02").json()["results"]
     assert [(row["tenant"], row["model"], row["cost"]) for row in models] == [("acme", "large", "5.00")]
+
+
+def test_a_summary_comes_in_pages_and_its_total_is_of_them_all(operator: Api) -> None:
+    for number in range(5):
+        entry("1", agent=f"a{number}")
+    pages, address = [], "/api/spend/summary?group_by=agent&page_size=2"
+    while address:
+        found = operator.client.get(address).json()
+        pages.append([row["agent"] for row in found["results"]])
+        assert (found["total"], found["calls"]) == ("5.00", 5)
+        before, address = found["previous"], found["next"]
+    assert pages == [["a0", "a1"], ["a2", "a3"], ["a4"]]
+    first = operator.client.get(operator.client.get(before).json()["previous"]).json()
+    assert [row["agent"] for row in first["results"]] == pages[0]
+    assert first["previous"] is None
+
+
+def test_a_summary_takes_no_cursor_of_another_list(operator: Api) -> None:
+    for _ in range(2):
+        entry("1")
+    other = operator.get("/api/spend", page_size=1).json()["next"].partition("cursor=")[2].partition("&")[0]
+    refused = operator.client.get(f"/api/spend/summary?cursor={other}")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cursor")
+
+
+def test_a_summary_of_a_tenants_key_adds_up_so_many_hourly_sums(
+    operator: Api, tenant: Api, agent: Api, settings: Any
+) -> None:
+    for number in range(3):
+        entry("1", agent="invoices" if number else "churn", at=datetime(2026, 3, 1 + number, tzinfo=UTC))
+    settings.SUMMARY_HOURLY_SUMS = 2
+
+    for accept in ("application/json", "text/csv"):
+        refused = tenant.client.get("/api/spend/summary", headers={"accept": accept})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "from")
+        assert "more than 2 hourly sums" in refused.json()["error"]["message"]
+    assert tenant.get("/api/spend/summary", agent="invoices").json()["total"] == "2.00"
+    assert tenant.get("/api/spend/summary", **{"from": "2026-03-02"}).json()["total"] == "2.00"
+    assert agent.get("/api/spend/summary").json()["total"] == "2.00"
+    assert operator.get("/api/spend/summary").json()["total"] == "3.00"
+
+
+def test_a_table_of_sums_comes_whole_or_not_at_all(operator: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        entry("1", agent=f"a{number}")
+    csv = {"accept": "text/csv"}
+    monkeypatch.setattr(api_of_spend, "MOST_LINES", 2)
+    refused = operator.client.get("/api/spend/summary?group_by=agent", headers=csv)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "group_by")
+    assert "more than 2 lines" in refused.json()["error"]["message"]
+    monkeypatch.setattr(api_of_spend, "MOST_LINES", 3)
+    whole = operator.client.get("/api/spend/summary?group_by=agent", headers=csv)
+    assert len(whole.getvalue().splitlines()) == 4
 
 
 def test_csv_has_the_rows_of_the_json_and_no_formulas(operator: Api) -> None:
