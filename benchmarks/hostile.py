@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,8 @@ from benchmarks import load, reports, servers
 
 MOST_P99_MS = 200
 CALLS_PER_S = 20
+# What the hostile key's tenant has to read: hourly sums, and lines of the ledger.
+SUMS, ENTRIES = 100_000, 20_000
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 
@@ -88,6 +91,35 @@ class Attacker:
         body = b'{"model":"m","messages":[],"metadata":{"a":"' + b"a" * 2_000_000 + b'"}}'
         await self._post(body, **{"idempotency-key": self._name})
 
+    async def _get(self, path: str) -> None:
+        """As many as are answered, over one connection; what is refused is asked again at once."""
+        given = {"authorization": f"Bearer {self._key}"}
+        timeout = aiohttp.ClientTimeout(total=60)
+        with suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                while True:
+                    async with session.get(self._url + path, headers=given) as answer:
+                        await answer.read()
+        await asyncio.sleep(0.01)
+
+    async def summaries(self) -> None:
+        await self._get("/api/spend/summary?group_by=hour,agent,provider,model")
+
+    async def tables_of_sums(self) -> None:
+        await self._get("/api/spend/summary?format=csv&group_by=hour,agent,provider,model")
+
+    async def lists(self) -> None:
+        await self._get("/api/spend?page_size=500")
+
+    async def tables(self) -> None:
+        await self._get("/api/spend?format=csv")
+
+    async def models(self) -> None:
+        await self._get("/v1/models")
+
+    async def budgets(self) -> None:
+        await self._get("/v1/budget")
+
     async def slow_bodies(self) -> None:
         head = (
             f"POST {CHAT} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {self._key}\r\ncontent-length: 30000000\r\n\r\n"
@@ -128,6 +160,12 @@ ATTACKS: dict[str, int] = {
     "bombs": 8,
     "control_bodies": 8,
     "repeats": 50,
+    "summaries": 12,
+    "tables_of_sums": 8,
+    "lists": 8,
+    "tables": 4,
+    "models": 40,
+    "budgets": 40,
     "slow_bodies": 200,
     "idle_connections": 500,
     "slow_headers": 200,
@@ -192,12 +230,38 @@ async def feel(name: str, url: str, key: str, *, seconds: float) -> Felt:
     return Felt(name, len(took_ms), failed, p50, p99, took_ms[-1])
 
 
+def fill(slug: str) -> None:
+    """Put so much behind a tenant as its one agent would bring in a day, with a model of its own for each report."""
+    import django
+
+    django.setup()
+    from django.utils import timezone
+
+    from governance.models import SpendEntry, SpendRollup, Tenant
+
+    tenant, now = Tenant.objects.get(slug=slug), timezone.now()
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    told: dict[str, Any] = {"tenant": tenant, "agent": "one", "provider": "mistral", "cost_nanos": 1}
+    sums = (
+        SpendRollup(**told, model=f"m{number % 1_000}", hour=hour - timedelta(hours=1 + number // 1_000), calls=1)
+        for number in range(SUMS)
+    )
+    SpendRollup.objects.bulk_create(sums, batch_size=2_000)
+    entries = (
+        SpendEntry(**told, model_served=f"m{number}", request_id=str(number), occurred_at=now, recorded_at=now)
+        for number in range(ENTRIES)
+    )
+    SpendEntry.objects.bulk_create(entries, batch_size=2_000)
+    print(f"{SUMS} hourly sums, {ENTRIES} lines")
+
+
 def run(attacks: list[str], *, seconds: float, database: str = "sqlite") -> Iterator[Felt]:
     with servers.upstream("fixed") as upstream, servers.product_environment(database, upstream) as (environment, _):
         environment["LOG_LEVEL"] = "ERROR"
         good = servers.command(environment, "-m", "benchmarks.prepare")
         issue = ("create_api_key", "--tenant", "hostile", "--agent", "one", "--role", "agent", "--create", "--json")
         bad = json.loads(servers.command(environment, "manage.py", *issue))["key"]
+        servers.command(environment, "-m", "benchmarks.hostile", "--fill", "hostile")
         with servers.product(environment, processes=servers.PROCESSES[database]) as (url, _):
             asyncio.run(feel("warm-up", url, good, seconds=1))
             for name in attacks:
@@ -214,9 +278,13 @@ def main() -> None:
     parser.add_argument("--database", choices=servers.PROCESSES, default="sqlite", help="default: sqlite")
     parser.add_argument("--only", nargs="+", choices=[NOTHING, *ATTACKS, ALL], help="default: each, then all at once")
     parser.add_argument("--attack", help=argparse.SUPPRESS)
+    parser.add_argument("--fill", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
         asyncio.run(attack(**json.loads(options.attack)))
+        return
+    if options.fill:
+        fill(options.fill)
         return
     report: dict[str, Any] = {"machine": reports.machine(), "parameters": vars(options), "runs": []}
     print(

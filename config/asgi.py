@@ -18,4 +18,4 @@ from config.planes import compose  # noqa: E402
 from llm.gateway.application import gateway  # noqa: E402
 from llm.gateway.asgi import Application  # noqa: E402
 
-application = compose(gateway=gateway, django=Gate(cast(Application, ControlPlane())))
+application = compose(gateway=gateway, django=Gate(cast(Application, ControlPlane()), turns=gateway.turns))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import uuid_utils.compat as uuids
@@ -28,7 +29,8 @@ from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway import idempotency as repeats
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
-from llm.gateway.bodies import HeldBytes, Spread
+from llm.gateway.bodies import LIKELY_S_PER_BYTE, HeldBytes
+from llm.gateway.turns import LIKELY_S, Owner, TooManyRequests, Turn, Turns
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ T = TypeVar("T")
 
 API = "/api/"
 WEBHOOKS = "/api/webhooks/"
+HEALTH = "/api/health"
 # What a request of the API says once or not at all: who asks, for whom, and whether it has asked before.
 ONCE = frozenset(name.encode() for name in (*repeats.ONCE, "authorization", "stripe-signature"))
 # So much may come from anybody: a form to sign in with, a mistaken key's request.
@@ -43,8 +46,8 @@ ANYBODYS_BYTES = 64 * 1024
 # So many of the largest bodies are held in a process at a time: of a key or user, of a tenant, and of all. Django takes
 # ten times as much for one while it is parsed.
 OF_A_KEY, OF_A_TENANT, ALL = 8, 16, 64
-# Threads that look up whose large bodies are.
-LOOKUPS = 4
+# Threads that look up whose requests are, and seconds for which that is remembered: what it decides is who waits.
+LOOKUPS, KNOWN_S, MOST_KNOWN = 4, 10.0, 10_000
 
 # Backslashes in cookies: a page of messages has a hundred. Python before 3.11.10 and 3.12.6 takes quadratic time for
 # them (CVE-2024-7592), a second for 16 kB.
@@ -64,13 +67,6 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
 
 class _Unknown(Exception):
     """A large body came from nobody that is known here."""
-
-
-class Owner(NamedTuple):
-    """Whose a large body is: a key, a user or an address; and for whom it counts besides, its tenant or itself."""
-
-    name: str
-    counts_for: str
 
 
 class Holding:
@@ -97,11 +93,13 @@ class Holding:
 
 
 class Gate:
-    """Django, behind what is looked at before it reads a body."""
+    """Django, behind what is looked at before it reads a body, and the line in which each one's requests wait."""
 
-    def __init__(self, django: Application) -> None:
+    def __init__(self, django: Application, *, turns: Turns) -> None:
         self._django = django
-        self._spread = Spread(share=settings.LARGE_BODY_PERCENT_PER_KEY / 100)
+        self._turns = turns
+        # By what a request bears: until when it is remembered whose that is.
+        self._owners: dict[bytes, tuple[float, Owner]] = {}
         most, most_of_webhooks = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, ALL * envelope.MOST_BYTES
         self._known = HeldBytes(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
         # Of these nobody is known but an address, which has half of what others leave.
@@ -123,7 +121,7 @@ class Gate:
         elif scope["type"] != "http" or not (
             headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         ):
-            await self._django(scope, receive, send)
+            await self._take_turn(scope, headers, receive, send)
         else:
             with Holding(self._webhooks if _is_webhook(scope) else self._known) as holding:
                 await self._pass_on(scope, headers, holding, receive, send)
@@ -132,8 +130,7 @@ class Gate:
         self, scope: Scope, headers: dict[bytes, bytes], holding: Holding, receive: Receive, send: Send
     ) -> None:
         try:
-            body, whose = await self._body(scope, headers, holding, receive)
-            settle = await self._turn(whose, len(body))
+            body = await self._body(scope, headers, holding, receive)
         except bodies.ClientGone:
             return
         except (DatabaseError, InterfaceError):
@@ -153,16 +150,45 @@ class Gate:
             if scope["method"] == "POST" and status < 500:
                 await _run(self._notes, _note, scope["path"], headers, status, told)
         else:
-            took_s: list[float] = []
-            try:
-                await self._django({**_plain(scope, len(body)), TOOK_S: took_s}, _Once(body, receive), send)
-            finally:
-                settle(sum(took_s))
+            await self._take_turn(_plain(scope, len(body)), headers, _Once(body, receive), send, size=len(body))
 
-    async def _body(
-        self, scope: Scope, headers: dict[bytes, bytes], holding: Holding, receive: Receive
-    ) -> tuple[bytes, str]:
-        """A body, and whose a large one is; "" where that is Stripe's."""
+    async def _take_turn(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, *, size: int = 0
+    ) -> None:
+        """Have Django answer, when whoever asks has its share of a processor for it."""
+        if scope["type"] != "http" or _is_webhook(scope):
+            await self._django(scope, receive, send)
+            return
+        owner = await self._counted_for(scope, headers)
+        is_read, likely_s = scope["method"] in ("GET", "HEAD"), LIKELY_S + size * LIKELY_S_PER_BYTE
+        try:
+            async with self._turns.turn(
+                owner, is_read=is_read, patience_s=settings.BODY_TIMEOUT_S, likely_s=likely_s
+            ) as turn:
+                took_s: list[float] = []
+                try:
+                    await self._django({**scope, TOOK_S: took_s}, receive, _paced(send, turn))
+                finally:
+                    turn.took(sum(took_s))
+        except TooManyRequests as error:
+            told = _told("too_many_requests", str(error))
+            await _answer(send, 429, told, [(b"retry-after", b"5")])
+            if scope["method"] == "POST":
+                await _run(self._notes, _note, scope["path"], headers, 429, told)
+
+    async def _counted_for(self, scope: Scope, headers: dict[bytes, bytes]) -> Owner:
+        """Whose share a request takes of. Whoever bears nothing that is known here is its address."""
+        address = _of_address(scope)
+        if scope["path"].startswith(HEALTH):
+            # A probe waits for none of what else comes from its address.
+            return Owner(f"probe of {address.name}", f"probe of {address.name}")
+        try:
+            return await self._known_owner(headers) or address
+        except (DatabaseError, InterfaceError):
+            # Django says so.
+            return address
+
+    async def _body(self, scope: Scope, headers: dict[bytes, bytes], holding: Holding, receive: Receive) -> bytes:
         is_webhook = _is_webhook(scope)
         limit = envelope.MOST_BYTES if is_webhook else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         packing = bodies.packing_of(headers)
@@ -177,10 +203,9 @@ class Gate:
             if size > ANYBODYS_BYTES and holding.owner is None:
                 holding.owner = await self._owner(headers)
             holding.hold(size)
-        whose = "" if is_webhook or holding.owner is None else holding.owner.name
         body = b"".join(parts)
         if not packing:
-            return body, whose
+            return body
         parts = []
         for part in bodies.slices(body, packing, limit=limit if holding.owner else ANYBODYS_BYTES):
             parts.append(part)
@@ -188,19 +213,43 @@ class Gate:
             holding.hold(size)
             # Others have their turn.
             await asyncio.sleep(0)
-        return b"".join(parts), whose
-
-    async def _turn(self, whose: str, size: int) -> Callable[[float], None]:
-        """Waits until a body's owner has its share of the processor for it. Raises TooManyBodies."""
-        if whose and size > ANYBODYS_BYTES:
-            return await self._spread.begin(whose, size, patience_s=settings.BODY_TIMEOUT_S)
-        return lambda seconds: None
+        return b"".join(parts)
 
     async def _owner(self, headers: dict[bytes, bytes]) -> Owner:
         """Which key's or user's a request is; raises _Unknown for a caller without a key that works, or a session."""
-        if not (owner := await _run(self._lookups, _looked_up, headers)):
+        if not (owner := await self._known_owner(headers)):
             raise _Unknown
         return owner
+
+    async def _known_owner(self, headers: dict[bytes, bytes]) -> Owner | None:
+        """Raises DatabaseError and InterfaceError."""
+        borne = headers.get(b"authorization") or headers.get(b"cookie")
+        if not borne:
+            return None
+        now_s = time.monotonic()
+        until_s, owner = self._owners.get(borne, (0.0, None))
+        if owner is not None and until_s > now_s:
+            return owner
+        if (owner := await _run(self._lookups, _looked_up, headers)) is not None:
+            if len(self._owners) >= MOST_KNOWN:
+                self._owners.clear()
+            self._owners[borne] = now_s + KNOWN_S, owner
+        return owner
+
+
+def _paced(send: Send, turn: Turn) -> Send:
+    """What is made while it is sent counts as it is made, and the rest of it waits for its share."""
+    sent_s = 0.0
+
+    async def paced(message: Message) -> None:
+        nonlocal sent_s
+        if sent_s and message.get("more_body"):
+            turn.took(time.monotonic() - sent_s)
+            await turn.wait()
+        await send(message)
+        sent_s = time.monotonic()
+
+    return paced
 
 
 async def _run(threads: ThreadPoolExecutor, do: Callable[..., T], *arguments: Any) -> T:

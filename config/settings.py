@@ -196,6 +196,8 @@ HEADER_TIMEOUT_S = check.seconds(env, "HEADER_TIMEOUT_S", default=10, minimum=1)
 BODY_TIMEOUT_S = check.seconds(env, "BODY_TIMEOUT_S", default=20, minimum=1)
 MAX_HEADER_BYTES = check.whole(env, "MAX_HEADER_BYTES", default=2**16, minimum=2**13, maximum=2**20)
 
+# Percent of a processor that what else one key, user or address asks for takes over time; a tenant's keys, twice that.
+API_PERCENT_PER_KEY = check.whole(env, "API_PERCENT_PER_KEY", default=25, minimum=1, maximum=100)
 # Hourly sums that one summary of a tenant's key adds up.
 SUMMARY_HOURLY_SUMS = check.whole(env, "SUMMARY_HOURLY_SUMS", default=200_000, minimum=1_000, maximum=10**9)
 

@@ -239,7 +239,7 @@ def _call(path: str, route: Route) -> Schema:
 
 
 def _read(name: str, says: str, schema: Schema, *, named: str = "", names_itself: bool = False) -> Schema:
-    found = [(error.status, error.code) for error in KNOWN_CALLERS]
+    found = [(error.status, error.code) for error in (*KNOWN_CALLERS, errors.too_many_requests(""))]
     parameters = _naming() if names_itself else []
     if named:
         found.append((404, errors.not_found("").code))

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from llm.gateway.asgi import Message, Receive
@@ -213,7 +214,7 @@ class Turn:
         self._bytes = 0
 
 
-class _Places:
+class Places:
     """So many places for each key; who comes later waits in line. Nothing is kept of a key that takes none."""
 
     def __init__(self, count: int) -> None:
@@ -233,55 +234,42 @@ class _Places:
         self._places[key_id].release()
         self._forget(key_id)
 
+    @asynccontextmanager
+    async def place(self, key_id: int | str) -> AsyncIterator[None]:
+        await self.enter(key_id)
+        try:
+            yield
+        finally:
+            self.leave(key_id)
+
     def _forget(self, key_id: int | str) -> None:
         self._entered[key_id] -= 1
         if not self._entered[key_id]:
             del self._entered[key_id], self._places[key_id]
 
 
-class _Shares:
-    """How much of the processor each key's bodies have taken lately. Beyond its share a key's next body waits.
+class Shares:
+    """How much of the processor each key's bodies, or requests, have taken lately. Beyond its share the next waits.
 
     What parses takes turns with the event loop for Python's lock, so that all other calls feel it for as long.
     """
 
-    def __init__(self, *, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, share: float, at_once_s: float = AT_ONCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._share = share
+        self._at_once_s = at_once_s
         self._clock = clock
         # When a key's share will have made up for what it took.
         self._even_at: dict[int | str, float] = {}
 
     def wait_s(self, key_id: int | str) -> float:
-        return max(0.0, self._even_at.get(key_id, 0.0) - self._clock() - AT_ONCE_S / self._share)
+        return max(0.0, self._even_at.get(key_id, 0.0) - self._clock() - self._at_once_s / self._share)
 
     def took(self, key_id: int | str, seconds: float) -> None:
         now = self._clock()
         self._even_at = {key: even_at for key, even_at in self._even_at.items() if even_at > now}
         self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
-
-
-class Spread:
-    """Large bodies that are parsed elsewhere, whose thread's time is known when they are done: a key's next one begins
-    when the key's share has made up for those before, and for what those that are not done are likely to take."""
-
-    def __init__(self, *, share: float) -> None:
-        self._shares = _Shares(share=share)
-        self._in_line = _Places(1)
-
-    async def begin(self, key: int | str, size_bytes: int, *, patience_s: float) -> Callable[[float], None]:
-        """Waits; what it returns is told the seconds that the body took. Raises TooManyBodies."""
-        likely_s = size_bytes * LIKELY_S_PER_BYTE
-        try:
-            async with asyncio.timeout(patience_s):
-                await self._in_line.enter(key)
-                try:
-                    await asyncio.sleep(self._shares.wait_s(key))
-                    self._shares.took(key, likely_s)
-                finally:
-                    self._in_line.leave(key)
-        except TimeoutError:
-            raise TooManyBodies from None
-        return lambda seconds: self._shares.took(key, seconds - likely_s)
 
 
 class HeldBytes:
@@ -323,11 +311,11 @@ class Bodies:
 
     def __init__(self, *, at_a_time: int, held: HeldBytes, patience_s: float, share: float = 1.0) -> None:
         self.held = held
-        self._shares = _Shares(share=share)
+        self._shares = Shares(share=share)
         self._patience_s = patience_s
-        self._turns = _Places(at_a_time)
+        self._turns = Places(at_a_time)
         # The thread's line has one piece of work of a key at most, whatever else of it waits: keys take turns there.
-        self._in_line = _Places(1)
+        self._in_line = Places(1)
         # One alone: what is parsed takes turns with the event loop, and two would take two of three.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway-bodies")
 

@@ -127,6 +127,10 @@ def too_many_agents(most: int) -> GatewayError:
     return forbidden(message, code="too_many_agents")
 
 
+def too_many_requests(message: str) -> GatewayError:
+    return GatewayError(429, "rate_limit_error", "too_many_requests", message, None, (("retry-after", "5"),))
+
+
 def not_found(message: str) -> GatewayError:
     return GatewayError(404, "invalid_request_error", "not_found", message)
 

@@ -25,8 +25,10 @@ from llm.gateway.bodies import Bodies, HeldBytes
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
+from llm.gateway.model_list import ModelList
 from llm.gateway.readers import Readers
 from llm.gateway.shared_reads import SharedReads
+from llm.gateway.turns import Turns
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
 from llm.state import breakers, metrics, routing, tokenizers
@@ -54,10 +56,13 @@ class Gateway:
 
     def __init__(self) -> None:
         self.identities = Identities()
+        # Of what calls no model: reads here, and all of the control plane.
+        self.turns = Turns(share=settings.API_PERCENT_PER_KEY / 100)
         # The event loop that it runs in, while it runs; and whether it takes calls yet.
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_open = False
         self._is_late = False
+        self.model_list = ModelList()
 
     async def startup(self) -> None:
         """Ready for calls; where the database is away, as soon as it is back: until then they are refused.

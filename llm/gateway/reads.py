@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
+from django.conf import settings
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
@@ -16,13 +20,15 @@ from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, fixed
 from governance.rules.visibility import ShownWindow
 from llm.catalogue import snapshot
-from llm.gateway import callers, errors
+from llm.gateway import callers, errors, model_list
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
-from llm.rules.pricing import Entry
+from llm.gateway.turns import Owner, TooManyRequests
 
 # "The usual cost" of a call is its mean over so many days.
 USUAL_DAYS = 7
+# What a read takes of a processor, here and in a thread that asks the database.
+READ_S = 0.003
 
 
 async def models(gateway: Gateway, exchange: Exchange) -> None:
@@ -30,38 +36,50 @@ async def models(gateway: Gateway, exchange: Exchange) -> None:
 
     Clients look in the list for what they were told to ask for, so an alias has a card of its own.
     """
-    await gateway.identify(exchange, afresh=True)
+    async with _turn(gateway, exchange):
+        await gateway.identify(exchange, afresh=True)
     missing = gateway.providers.unconfigured()
     name = exchange.path.removeprefix("/v1/models").strip("/")
     if not name:
-        cards = [
-            _card(entry, known)
-            for known, entry in snapshot.current().callable_names()
-            if entry.rates and entry.provider not in missing
-        ]
-        await exchange.answer_json(200, {"object": "list", "data": cards})
+        await exchange.answer_json(200, orjson.Fragment(gateway.model_list.of(snapshot.current(), missing)))
         return
     entry = snapshot.resolve(name)
     if entry is None or entry.rates is None or entry.provider in missing:
         raise errors.not_found(f"There is no model {name!r} in the catalogue.")
-    await exchange.answer_json(200, _card(entry, entry.id))
+    await exchange.answer_json(200, model_list.card(entry, entry.id))
 
 
 async def budget(gateway: Gateway, exchange: Exchange) -> None:
     """The tightest budget of the caller, and how many more calls it lasts at their usual cost."""
-    identity = await gateway.identify(exchange, afresh=True)
-    caller = identity.caller(**callers.named(exchange))
-    now = timezone.now()
-    try:
-        decision, usual_nanos = await gateway.read(lambda: _standing(caller, now))
-    except (DatabaseError, ledger.LedgerUnavailable) as error:
-        raise errors.ledger_unavailable() from error
+    async with _turn(gateway, exchange):
+        identity = await gateway.identify(exchange, afresh=True)
+        caller = identity.caller(**callers.named(exchange))
+        now = timezone.now()
+        try:
+            decision, usual_nanos = await gateway.read(lambda: _standing(caller, now))
+        except (DatabaseError, ledger.LedgerUnavailable) as error:
+            raise errors.ledger_unavailable() from error
     tightest = identity.audience.tightest(decision.views)
     window = identity.audience.window(tightest) if tightest else None
     shown = _shown(decision, window, usual_nanos)
     if window is not None:
         shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=window.kind, now=now)
     await exchange.answer_json(200, shown)
+
+
+@asynccontextmanager
+async def _turn(gateway: Gateway, exchange: Exchange) -> AsyncIterator[None]:
+    """A key's reads here take of its share of a processor as those of the control plane do."""
+    identity = await gateway.identify(exchange)
+    owner = Owner(f"key {identity.key_id}", f"tenant {identity.tenant_id}")
+    try:
+        async with gateway.turns.turn(owner, is_read=True, patience_s=settings.BODY_TIMEOUT_S) as turn:
+            try:
+                yield
+            finally:
+                turn.took(READ_S)
+    except TooManyRequests as error:
+        raise errors.too_many_requests(str(error)) from None
 
 
 def _standing(caller: Caller, now: datetime) -> tuple[Decision, int]:
@@ -89,26 +107,3 @@ def _shown(decision: Decision, window: ShownWindow | None, usual_nanos: int) -> 
     if window.remaining_nanos is not None:
         shown["calls_left"] = window.remaining_nanos // usual_nanos if usual_nanos else None
     return shown
-
-
-def _card(entry: Entry, name: str) -> dict[str, Any]:
-    """`root` is the model that a name stands for."""
-    abilities = entry.capabilities
-    return {
-        "id": name,
-        "root": entry.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": entry.owned_by,
-        "type": "base",
-        "aliases": entry.aliases,
-        "max_context_length": entry.context_tokens or 0,
-        "capabilities": {
-            "completion_chat": "chat" in abilities,
-            "completion_fim": "fim" in abilities,
-            "function_calling": "tools" in abilities,
-            "vision": "vision" in abilities,
-            "fine_tuning": False,
-            "classification": "moderation" in abilities,
-        },
-    }

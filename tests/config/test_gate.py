@@ -18,9 +18,10 @@ from django.db import OperationalError
 from django.test import Client
 
 from config import gate
-from config.gate import Gate, Owner
+from config.gate import Gate
 from governance.api import authentication
 from llm.gateway import bodies
+from llm.gateway.turns import Owner, Turns
 from tests import factories as make
 from tests.product import Product
 
@@ -158,15 +159,18 @@ def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
     settings.BODY_TIMEOUT_S = 2
     key, other = product.key(role="operator"), product.key(role="operator")
     body = orjson.dumps({"tenant": "acme", "pad": [{"a": 1}] * 60_000})
-    took = bodies._Shares.took
+    took = bodies.Shares.took
     # As if each took as long as a thousand.
-    monkeypatch.setattr(bodies._Shares, "took", lambda shares, key, seconds: took(shares, key, seconds * 1_000))
+    monkeypatch.setattr(bodies.Shares, "took", lambda shares, key, seconds: took(shares, key, seconds * 1_000))
 
     assert send(product, "/api/tenants", body, key=key).status_code == 400
     again = send(product, "/api/tenants", body, key=key)
-    assert (again.status_code, again.json()["error"]["code"]) == (429, "too_many_large_bodies")
+    assert (again.status_code, again.json()["error"]["code"]) == (429, "too_many_requests")
     assert again.headers["retry-after"] == "5"
-    assert send(product, "/api/tenants", b"{}", key=key).status_code == 400
+    assert "25% over time" in again.json()["error"]["message"]
+    # Whatever it asks for; another key and a probe wait for none of it.
+    assert httpx.get(product.url + "/api/tenants", headers={"authorization": f"Bearer {key}"}).status_code == 429
+    assert httpx.get(product.url + "/api/health/ready").status_code == 200
     assert send(product, "/api/tenants", body, key=other).status_code == 400
 
 
@@ -177,7 +181,7 @@ class Waiting:
         settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100_000
         monkeypatch.setattr(gate.envelope, "MOST_BYTES", 100_000)
         monkeypatch.setattr(gate, "_looked_up", self.owner)
-        self.gate = Gate(self.django)
+        self.gate = Gate(self.django, turns=Turns(share=0.25))
         self.running: list[asyncio.Task[None]] = []
 
     @staticmethod

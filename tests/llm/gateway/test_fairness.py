@@ -47,7 +47,7 @@ async def test_one_keys_large_bodies_wait_for_each_other_and_anothers_for_one_of
 
 async def test_a_keys_bodies_take_their_share_of_a_processor_and_no_more() -> None:
     now_s = 100.0
-    shares = bodies._Shares(share=0.25, clock=lambda: now_s)
+    shares = bodies.Shares(share=0.25, clock=lambda: now_s)
     assert shares.wait_s(1) == 0
     shares.took(1, bodies.AT_ONCE_S)
     # So much may be taken at once, ...
@@ -61,30 +61,6 @@ async def test_a_keys_bodies_take_their_share_of_a_processor_and_no_more() -> No
     now_s += 10
     shares.took(2, 0.01)
     assert list(shares._even_at) == [2]
-
-
-async def test_bodies_that_are_parsed_elsewhere_are_spread_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "AT_ONCE_S", 0.0)
-    monkeypatch.setattr(bodies, "LIKELY_S_PER_BYTE", 0.01)
-    spread, loop = bodies.Spread(share=0.5), asyncio.get_running_loop()
-
-    async def begins_after_s(key: str, size_bytes: int) -> float:
-        began = loop.time()
-        await spread.begin(key, size_bytes, patience_s=0.5)
-        return loop.time() - began
-
-    # Of three that come at once each waits for what those before are likely to take, and another key's for none.
-    *waits, others = await asyncio.gather(*(begins_after_s("key 1", 5) for _ in range(3)), begins_after_s("key 2", 5))
-    assert [round(wait, 1) for wait in waits] == [0.0, 0.1, 0.2]
-    assert others < 0.05
-    # What one took in the end counts instead.
-    settle = await spread.begin("key 2", 5, patience_s=0.5)
-    settle(0.5)
-    with pytest.raises(TooManyBodies):
-        await spread.begin("key 2", 5, patience_s=0.5)
-    settle = await spread.begin("key 3", 20, patience_s=0.5)
-    settle(0.0)
-    assert await begins_after_s("key 3", 5) < 0.05
 
 
 async def test_what_parses_counts_also_where_it_fails_and_what_unpacks_does_not() -> None:
