@@ -259,17 +259,22 @@ def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView
     """Apply the decision table to one call, every window that governs it and every rate limit; the strictest wins.
 
     Where the money does not reach for the model asked for, its alternatives are tried in order; if none may go, the
-    first refusal is the answer.
+    refusal of what needed the least is the answer, so that what it says was missing is what would have done.
     """
     refusal: Decision | None = None
     for model in (call.model, *call.alternatives):
         decision = _decide(replace(call, model=model), views, buckets)
         if decision.allowed:
             return decision
-        refusal = refusal or decision
+        if refusal is None or _needs_less(decision, refusal):
+            refusal = decision
         if refusal.reason not in _FOR_WANT_OF_MONEY:
             return refusal
     return cast(Decision, refusal)
+
+
+def _needs_less(one: Decision, other: Decision) -> bool:
+    return one.wanted is not None and other.wanted is not None and one.wanted.cost_nanos < other.wanted.cost_nanos
 
 
 def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView]) -> Decision:

@@ -693,10 +693,19 @@ def test_the_first_alternative_that_the_money_allows_is_taken():
     assert decide(asked, [view(0, soft_e4=None)]).model == "large"
 
 
-def test_where_no_alternative_fits_the_first_refusal_is_the_answer():
-    asked = call(500, costs={"small": 300}, alternatives=("small", "unpriced"))
+def test_where_no_alternative_fits_the_refusal_of_what_needed_the_least_is_the_answer():
+    asked = call(500, costs={"small": 300, "medium": 400}, alternatives=("small", "medium", "unpriced"))
     decision = decide(asked, [view(800)])
-    assert (decision.action, decision.reason, decision.model) == (Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, "large")
+    assert (decision.action, decision.reason, decision.model) == (Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, "small")
+    assert decision.wanted is not None
+    assert decision.wanted.cost_nanos == 300
+    # With what it says was missing the call goes.
+    assert decide(asked, [view(700)]).model == "small"
+
+
+def test_of_alternatives_that_need_as_much_the_first_is_the_answer():
+    asked = call(500, costs={"other": 500}, alternatives=("other", "unpriced"))
+    assert decide(asked, [view(800)]).model == "large"
 
 
 def test_a_refusal_that_is_not_about_money_tries_no_alternative():
