@@ -200,7 +200,10 @@ def products(ids: Sequence[str]) -> list[Fetched]:
 
 
 def _listed_products(wanted: Any, api: stripe.StripeClient) -> list[Fetched]:
-    return [_plain(one) for one in api.v1.products.list(wanted).data]
+    try:
+        return [_plain(one) for one in api.v1.products.list(wanted).data]
+    except stripe.InvalidRequestError:
+        return []
 
 
 def _unless_deleted(kind: str, id: str, call: Callable[[stripe.StripeClient], stripe.StripeObject]) -> Fetched:

@@ -293,7 +293,7 @@ def test_a_customers_life_never_spends_more_than_was_paid_for(
     db: None, settings_of_stripe: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "customer_snapshot", lambda id: CustomerLife.stripe.snapshot())
-    monkeypatch.setattr(client, "product", lambda id: {"id": id, "object": "product", "metadata": {}})
+    monkeypatch.setattr(client, "products", lambda ids: [{"id": id, "object": "product", "metadata": {}} for id in ids])
     monkeypatch.setattr(client, "price", lambda id: CustomerLife.stripe.price(id))
     monkeypatch.setattr(client, "charge", lambda id: {"id": id, "object": "charge", "customer": "cus_acme"})
     run_state_machine_as_test(

@@ -41,8 +41,10 @@ class Stripe:
             api.add_callback("GET", f"{API}/{kind}", lambda _, kind=kind: self.listing(self.payments[kind]))
         for name in ("price_standard", "price_premium"):
             api.add("GET", f"{API}/prices/{name}", json=price_of(name))
-        for product in ("prod_standard", "prod_premium"):
-            api.add("GET", f"{API}/products/{product}", json={"id": product, "object": "product", "metadata": {}})
+        products = [{"id": id, "object": "product", "metadata": {}} for id in ("prod_standard", "prod_premium")]
+        api.add_callback("GET", f"{API}/products", lambda _: self.listing(products))
+        for product in products:
+            api.add("GET", f"{API}/products/{product['id']}", json=product)
 
     def answer(self, body: Any) -> tuple[int, dict[str, str], str]:
         text = json.dumps(body)

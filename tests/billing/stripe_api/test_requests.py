@@ -164,3 +164,10 @@ class TestMeters:
         assert {addresses["api"], addresses["meter_events"]} == {"http://127.0.0.1:9"}
         settings.STRIPE_API_BASE = stripe.DEFAULT_API_BASE
         assert client.make_client()._requestor.base_addresses["meter_events"].endswith("meter-events.stripe.com")
+
+
+def test_products_are_asked_for_one_by_one_where_no_list_of_them_is_known(api: responses.RequestsMock) -> None:
+    api.add("GET", f"{API}/v1/products", status=400, json={"error": {"message": "Unknown parameter: ids"}})
+    for id in ("prod_1", "prod_2"):
+        api.add("GET", f"{API}/v1/products/{id}", json={"id": id, "object": "product"})
+    assert [one["id"] for one in client.products(["prod_1", "prod_2"])] == ["prod_1", "prod_2"]
