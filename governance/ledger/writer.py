@@ -173,6 +173,9 @@ class GroupCommit:
         unheld = [job for job, result in answered if self._has_lost_hold(job, result)]
         ended = [(job, result) for job, result in answered if job not in unheld and not self._kept(job, result)]
         self._answer([job for job, _ in ended], [_said(result) for _, result in ended])
+        for job, _ in ended:
+            if job.tries >= TOLD_AT:
+                self._clear(job)
         return unheld
 
     def _has_lost_hold(self, job: _Job, result: Any) -> bool:
@@ -222,8 +225,6 @@ class GroupCommit:
                 continue
             self._stuck.remove(job)
             self._waiting += away
-            if tries >= TOLD_AT and not away:
-                self._clear(job)
 
     def _tell(self, job: _Job, error: Exception) -> None:
         """Tell the operators: with what it is, the line can be posted by hand."""

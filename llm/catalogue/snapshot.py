@@ -1,8 +1,8 @@
 """The catalogue in memory: what a name means and what it costs now. The data plane only ever looks it up.
 
-A snapshot is read from the database once and again after TTL_S, or sooner when a price begins. Inside an event loop
-the old snapshot is served while a thread reads the new one; elsewhere the caller reads it. If the database is down
-the old one stays. `forget()` drops it, for changes that must be seen at once.
+A snapshot is read from the database once and again after TTL_S, or sooner when a price begins or `forget()` says that
+something has changed. Inside an event loop the old snapshot is served while a thread reads the new one; elsewhere the
+caller reads it. If the database is down the old one stays: who settles a call needs no database for its price.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -150,12 +149,15 @@ def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
 
 
 def current() -> Catalogue:
-    """The snapshot of the moment. Reads the database at most every TTL_S, and never inside an event loop."""
+    """The snapshot of the moment. Reads the database at most every TTL_S, and never inside an event loop.
+
+    A process with an event loop reads its first one before that has anything to do.
+    """
     return _shelf.current()
 
 
 def forget() -> None:
-    """Have the next reader see the database as it is then."""
+    """Have the next reader see the database as it is then; one inside an event loop, a moment later."""
     _shelf.forget()
 
 
@@ -356,23 +358,20 @@ class _Shelf:
         catalogue = self._catalogue
         if catalogue is not None and time.monotonic() < self._stale_at:
             return catalogue
-        if not _in_event_loop():
+        if catalogue is None or not _in_event_loop():
             return self._renew(catalogue)
-        if catalogue is None:
-            # The first reader of a process that did not warm up: once, for the time of two queries.
-            with ThreadPoolExecutor(1) as pool:
-                return pool.submit(self._renew_in_thread, None).result()
         self._stale_at = time.monotonic() + RETRY_S
         threading.Thread(target=self._renew_in_thread, args=(catalogue,), name="catalogue", daemon=True).start()
         return catalogue
 
     def forget(self) -> None:
+        # Not while one is read, which may have begun before the change.
         with self._lock:
-            self._catalogue = None
+            self._stale_at = 0.0
 
-    def _renew_in_thread(self, old: Catalogue | None) -> Catalogue:
+    def _renew_in_thread(self, old: Catalogue) -> None:
         try:
-            return self._renew(old)
+            self._renew(old)
         finally:
             connection.close()
 

@@ -138,9 +138,15 @@ def test_so_is_whoever_asks_the_ledger_itself(by: Any, refusing: Refusing, error
     assert len(refusing.tried) == 1
 
 
+@pytest.mark.parametrize("goes_away", [False, True])
 @pytest.mark.parametrize("error", ERRORS[4:], ids=repr)
 async def test_one_that_fails_for_itself_holds_up_nobody_and_operators_are_told(
-    commit: GroupCommit, by: Any, refusing: Refusing, error: Exception, monkeypatch: pytest.MonkeyPatch
+    commit: GroupCommit,
+    by: Any,
+    refusing: Refusing,
+    error: Exception,
+    goes_away: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(writer, "LONGEST_PAUSE_S", 0.2)
     ops = [make.reserving("0.10", by=by) for _ in range(3)]
@@ -165,6 +171,9 @@ async def test_one_that_fails_for_itself_holds_up_nobody_and_operators_are_told(
     assert "cost_nanos=40000000" in alert.message
     # Alone: what others do is not tried twice because of it.
     assert sum(len(tried) > 1 for tried in refusing.tried if settles[1] in tried) <= 1
+    if goes_away:
+        refusing.error = ERRORS[0]
+        await until(lambda: not commit._stuck)
     refusing.error = None
     assert (await asyncio.wait_for(landing[1], 5)).charged_nanos == nanos("0.04")
     for _ in range(500):

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -239,12 +239,25 @@ def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.Monk
     monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
 
     assert snapshot.current() is old
+    # Also where it should be another.
     snapshot.forget()
+    assert snapshot.current() is old
     with pytest.raises(DatabaseError):
-        snapshot.current()
+        snapshot._Shelf().current()
 
 
-def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
+
+
+def changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot.forget()
+
+
+@pytest.mark.parametrize("made_stale", [stale, changed])
+def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(
+    monkeypatch: pytest.MonkeyPatch, made_stale: Callable[[pytest.MonkeyPatch], None]
+) -> None:
     old = snapshot.current()
     started, threads = threading.Event(), []
 
@@ -254,7 +267,7 @@ def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(monkeypatch:
         return snapshot.Catalogue({})
 
     monkeypatch.setattr(snapshot, "read", slow)
-    monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
+    made_stale(monkeypatch)
 
     async def look() -> snapshot.Catalogue:
         return snapshot.current()

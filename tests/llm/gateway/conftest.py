@@ -37,6 +37,7 @@ def likes(product: Product, booked: BookedUpstream, request: pytest.FixtureReque
     for unit, picos in (("input", 150_000), ("cached_input", 15_000), ("output", 600_000)):
         Price(model=row, unit=unit, picos_per_unit=picos).save()
     snapshot.forget()
+    snapshot.current()
     make.budget("10.00")
     base = booked.base_url + ("/v1" if kind == "openai_compatible" else "")
     endpoint = ProviderEndpoint(name="likes", kind=kind, base_url=base)

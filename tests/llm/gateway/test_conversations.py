@@ -394,6 +394,7 @@ def test_tokens_are_embedded_where_the_provider_takes_them(
 
     Model.objects.filter(name="m", provider="likes").update(kinds=["chat", "embedding"])
     snapshot.forget()
+    snapshot.current()
     before = ledger_nanos()
     response = product.post("/v1/embeddings", likes, model="likes/m", input=given)
     assert response.status_code == 200, response.text

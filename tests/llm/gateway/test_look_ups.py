@@ -27,6 +27,7 @@ def looked_up(product: Product, monkeypatch: pytest.MonkeyPatch) -> Counter[str]
     # A renewed catalogue resolves the routing file anew.
     monkeypatch.setattr(snapshot, "TTL_S", 3600.0)
     snapshot.forget()
+    snapshot.current()
     make.budget("1.00")
     product.chat(product.key())
     # An observer that wants to know more of a model looks it up for itself, after the answer.

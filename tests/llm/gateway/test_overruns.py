@@ -132,6 +132,7 @@ def test_a_model_that_passes_its_bound_and_has_no_other_is_refused_until_an_oper
     thinker.context_tokens = None
     thinker.save()
     snapshot.forget()
+    snapshot.current()
     key, operator = product.key(), product.key(role="operator")
     booked.next(THINKS)
     assert ask(product, key) == 200
@@ -164,6 +165,7 @@ def test_an_answer_above_the_context_shows_that_this_bounds_nothing_either(
     thinker.context_tokens = 64_000
     thinker.save()
     snapshot.forget()
+    snapshot.current()
     assert ask(product, key) == 200
 
 
@@ -242,6 +244,7 @@ def test_it_holds_by_every_name_that_leads_to_the_model(
 ) -> None:
     ModelAlias(name="other-name", model=thinker).save()
     snapshot.forget()
+    snapshot.current()
     rule = {"from": ["mistral-large-latest"], "to": "own/thinker"}
     make.budget("0.50", downgrade_rules=[rule], soft_cap="0.0001")
     key = product.key()
@@ -270,6 +273,7 @@ def test_anthropics_are_held_to_it_too(product: Product, booked: BookedUpstream,
     for unit, nanos_each in (("input", INPUT), ("output", OUTPUT)):
         Price(model=row, unit=unit, picos_per_unit=nanos_each * 1000).save()
     snapshot.forget()
+    snapshot.current()
     make.budget("1.00")
     key = product.key()
     said = json.dumps(
@@ -539,4 +543,5 @@ def test_a_dry_run_and_a_hold_of_an_agents_own_are_priced_by_it_too(
     thinker.context_tokens = None
     thinker.save()
     snapshot.forget()
+    snapshot.current()
     assert product.post("/api/decisions", key, **sized).json()["reason"] == "model_not_priced"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from django.db import DatabaseError
 from django.utils import timezone
 
 from benchmarks.answers import Answer
@@ -89,6 +92,38 @@ def test_a_price_that_is_put_right_in_mid_call_counts_for_it(product: Product, b
     row = SpendEntry.objects.get()
     assert row.cost_nanos == row.input_tokens * 150 + 600 * 1_200
     assert row.price_rule.endswith("#2")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("says", [time.sleep, DatabaseError], ids=["hangs", "is gone"])
+def test_a_call_settles_after_a_price_change_while_the_catalogue_cannot_be_read(
+    product: Product,
+    booked: BookedUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    says: Callable[[int], Exception | None],
+    stream: bool,
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=200, pace=200))
+    tries: list[str] = []
+
+    def read(*, now: datetime) -> snapshot.Catalogue:
+        tries.append(threading.current_thread().name)
+        if error := says(3):
+            raise error
+        raise DatabaseError
+
+    monkeypatch.setattr(snapshot, "read", read)
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, product, key, stream=stream, max_tokens=4_000)
+        assert eventually(lambda: bool(booked.books.entries) and booked.books.entries[0].output_tokens > 50)
+        make_ten_times_dearer()
+        assert asked.result(timeout=2.5)[0] == 200
+    assert eventually(lambda: SpendEntry.objects.exists(), within_s=1)
+    row = SpendEntry.objects.get()
+    assert (row.cost_nanos, row.certainty) == (booked.books.spent_nanos, "confirmed")
+    assert set(tries) == {"catalogue"}
 
 
 @pytest.mark.django_db

@@ -108,6 +108,7 @@ def serve(provider: str, name: str, *capabilities: str, kinds: Sequence[str] = (
     for unit, nanos_each in (("input", INPUT), ("cached_input", CACHED), ("output", OUTPUT)):
         Price(model=row, unit=unit, picos_per_unit=nanos_each * 1000).save()
     snapshot.forget()
+    snapshot.current()
     return row
 
 
@@ -584,6 +585,7 @@ def test_pictures_are_refused_where_nobody_knows_what_they_cost(
     model.image_tokens = 6_404
     model.save()
     snapshot.forget()
+    snapshot.current()
     assert product.chat(key, **asked).status_code == 200
     assert Reservation.objects.latest("reserved_at").amount_nanos < 7_000 * INPUT
 

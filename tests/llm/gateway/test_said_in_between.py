@@ -82,6 +82,7 @@ def model_of(provider: str, name: str, *, times: int = 1) -> None:
     for unit, nanos_each in (("input", INPUT), ("output", OUTPUT)):
         Price(model=row, unit=unit, picos_per_unit=times * nanos_each * 1000).save()
     snapshot.forget()
+    snapshot.current()
 
 
 def leave(product: Product, key: str, **fields: Any) -> int:  # noqa: F811
