@@ -133,6 +133,7 @@ class Gateway:
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.providers.keep_current(added)),
             asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
+            asyncio.create_task(metrics.keep_written()),
         ]
         self.loop = asyncio.get_running_loop()
         self.is_open = True
@@ -156,6 +157,7 @@ class Gateway:
         await asyncio.to_thread(self.refusals.close)
         self.tokenizers.close()
         self.bodies.close()
+        metrics.write()
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run a database read off the event loop. OperationalError where the database does not answer in time."""
