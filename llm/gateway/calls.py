@@ -37,7 +37,8 @@ from llm.state import routing
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
     """Answer a call of any route, plain or streaming, that was read."""
-    exchange.watch()
+    if exchange.has_left():
+        raise ClientGone
     identity, request, estimate, caller = asked.identity, asked.request, asked.estimate, asked.caller
     assert request is not None and estimate is not None and caller is not None  # noqa: S101, PT018 - it was read
     catalogue = snapshot.current()
@@ -136,7 +137,7 @@ def _open_ones(call: GovernedCall, plan: Sequence[Candidate]) -> list[Candidate]
 
 async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
     hold = await _reserve(call, order)
-    if call.exchange.is_gone:
+    if call.exchange.has_left():
         # It went while it waited for its hold; nobody is left who wants the answer.
         hold.drop()
         raise ClientGone
