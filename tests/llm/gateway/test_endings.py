@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from governance.ledger.operations import Reserve
+from governance import ledger
+from governance.ledger.operations import Reserve, Settle
 from governance.models import Reservation, SpendEntry
 from llm.gateway.application import gateway
 from tests import factories as make
@@ -252,4 +253,26 @@ def test_a_call_whose_client_left_while_it_waited_for_its_hold_is_not_sent(
     left.set()
     assert eventually(lambda: [row.status for row in Reservation.objects.all()] == ["released"])
     assert len(product.sandbox.requests) == 0
+    assert nothing_is_held()
+
+
+def test_an_answer_does_not_wait_long_for_its_settlement_which_lands_all_the_same(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    may_land, apply = threading.Event(), ledger.apply
+
+    def waiting(operations: Any, **options: Any) -> Any:
+        if any(isinstance(operation, Settle) for operation in operations):
+            may_land.wait(10)
+        return apply(operations, **options)
+
+    monkeypatch.setattr(ledger, "apply", waiting)
+    monkeypatch.setattr("llm.gateway.holds.SETTLE_PATIENCE_S", 0.2)
+    response = product.chat(key)
+    assert (response.status_code, SpendEntry.objects.count()) == (200, 0)
+    assert float(response.headers["x-request-cost-usd"]) > 0
+    may_land.set()
+    assert eventually(lambda: SpendEntry.objects.count() == 1)
     assert nothing_is_held()
