@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import floor
+
 # SQLite wants one web process: with two, writers sleep on each other.
 PROCESSES = {"sqlite": 1, "postgres": 2}
 START_S = 30.0
@@ -131,6 +133,18 @@ def product(environment: Mapping[str, str], *, processes: int, log: Path | None 
         *("--workers", str(processes), "--grace", "20"),
     ]
     with process(command, port=port, environment=environment, log=log) as pid:
+        yield f"http://127.0.0.1:{port}", pid
+
+
+@contextmanager
+def relay(upstream: str, *, processes: int) -> Iterator[tuple[str, int]]:
+    """The floor's base URL and its main process."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "uvicorn", "benchmarks.floor:relay", "--port", str(port)),
+        *("--workers", str(processes), "--ws", "none", "--no-access-log", "--log-level", "warning"),
+    ]
+    with process(command, port=port, environment=os.environ | {floor.UPSTREAM: upstream}) as pid:
         yield f"http://127.0.0.1:{port}", pid
 
 

@@ -263,7 +263,7 @@ def decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketView
     """
     refusal: Decision | None = None
     for model in (call.model, *call.alternatives):
-        decision = _decide(replace(call, model=model), views, buckets)
+        decision = _decide(call if model == call.model else replace(call, model=model), views, buckets)
         if decision.allowed:
             return decision
         if refusal is None or _needs_less(decision, refusal):

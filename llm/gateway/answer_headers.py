@@ -49,9 +49,9 @@ def budget(hold: Hold, audience: Audience, result: SettleResult | None) -> list[
     decided = audience.tightest(hold.decision.views)
     if decided is None:
         return []
-    held = replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
     settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
-    return errors.budget_headers(audience.window(next(settled, held)))
+    shown = next(settled, None) or replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
+    return errors.budget_headers(audience.window(shown))
 
 
 def timing(arrived: float, sent: float, answered: float) -> str:

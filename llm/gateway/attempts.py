@@ -166,8 +166,12 @@ class HeldAttempt:
         """For whom waits for a stream, however many models were tried."""
         every_s = settings.SIGN_OF_LIFE_S if self.call.request.stream else 0
         waited_s = time.perf_counter() - self.call.exchange.arrived
-        headers = [*self._headers(), *answer_headers.budget(self.hold, self.call.identity.audience, None)]
-        return SignOfLife(self.call.exchange, headers, first_s=max(0.0, every_s - waited_s), every_s=every_s)
+        return SignOfLife(
+            self.call.exchange,
+            lambda: [*self._headers(), *answer_headers.budget(self.hold, self.call.identity.audience, None)],
+            first_s=max(0.0, every_s - waited_s),
+            every_s=every_s,
+        )
 
     async def _end_begun(self, reason: str) -> None:
         """End a stream of which the client has the head alone, in the way that every client takes."""

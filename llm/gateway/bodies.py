@@ -210,8 +210,9 @@ class Turn:
 
     def __exit__(self, *error: object) -> None:
         self.leave()
-        self._bodies.held.give_back(self._bytes, key_id=self._key_id, tenant_id=self._tenant_id)
-        self._bytes = 0
+        if self._bytes:
+            self._bodies.held.give_back(self._bytes, key_id=self._key_id, tenant_id=self._tenant_id)
+            self._bytes = 0
 
 
 class Places:

@@ -79,12 +79,12 @@ class CallUsage:
         """What an answer, or a stream's event, says was used, at the model that it says served."""
         write_e2 = max(usage.WRITE_E2, self.estimate.input_e2)
         found = self.route.read_usage(answer, self.quote.model, self.estimate.unit, write_e2)
-        return None if found is None else replace(found, provider=self.served.provider)
+        return None if found is None else _renamed(found, provider=self.served.provider)
 
     def at_least(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer that does not say all says was used at the least."""
         found = usage.least_tokens(answer, model=self.quote.model) if self.estimate.unit == "token" else None
-        return None if found is None else replace(found, provider=self.served.provider)
+        return None if found is None else _renamed(found, provider=self.served.provider)
 
     def shown(self, answer: Mapping[str, Any]) -> Usage | None:
         """The units that came, whatever was said: no more of them than a call that nobody has measured may have."""
@@ -109,7 +109,7 @@ class CallUsage:
 
     def named(self, used: Usage, name: str) -> PricedUsage:
         """What as much costs at a model that an answer names. Raises NotChargeable."""
-        priced = self._priced(replace(used, model=name))
+        priced = self._priced(_renamed(used, model=name))
         if self._of_another_line(priced):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return priced
@@ -133,7 +133,7 @@ class CallUsage:
         cost_nanos = pricing.cost_nanos(found, entry.rates)
         if cost_nanos is None:
             raise NotChargeable(PRICE_MISSING)
-        return PricedUsage(replace(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
+        return PricedUsage(_renamed(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
 
     def _used(self, found: Usage) -> Entry | None:
         """What served, at the price that the call was held for; what had none then, at that of now.
@@ -276,6 +276,13 @@ class CallUsage:
     @property
     def _ids(self) -> frozenset[str]:
         return frozenset() if self._entry is None else self._entry.names
+
+
+def _renamed(found: Usage, *, provider: str | None = None, model: str | None = None) -> Usage:
+    """The same usage at another provider or model; itself where it is there already."""
+    provider, model = found.provider if provider is None else provider, found.model if model is None else model
+    is_there = provider == found.provider and model == found.model
+    return found if is_there else replace(found, provider=provider, model=model)
 
 
 def _shown(tokens: int, permitted: int) -> int:

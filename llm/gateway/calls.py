@@ -37,7 +37,8 @@ from llm.state import routing
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
     """Answer a call of any route, plain or streaming, that was read."""
-    exchange.watch()
+    if exchange.has_left():
+        raise ClientGone
     identity, request, estimate, caller = asked.identity, asked.request, asked.estimate, asked.caller
     assert request is not None and estimate is not None and caller is not None  # noqa: S101, PT018 - it was read
     catalogue = snapshot.current()
@@ -66,16 +67,26 @@ def _check(entry: Entry, request: Request, route: Route, estimate: Estimate, unc
 
 async def _try_in_order(call: GovernedCall) -> None:
     """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
+    # What stands in for a model is worked out where it has to be: most calls are answered by the one that they name.
+    if not call.strategy and (alone := _open_ones(call, (call.asked,))) and await _is_answered(call, alone):
+        return
     plan = _plan(call)
     while order := _open_ones(call, plan):
-        try:
-            # A strategy's candidates, and what a failed call falls back to, do as well as the first.
-            await _attempt(call, order if _is_moved_to(call, order[0]) else order[:1])
+        # A strategy's candidates, and what a failed call falls back to, do as well as the first.
+        if await _is_answered(call, order if _is_moved_to(call, order[0]) else order[:1]):
             return
-        except Unanswered as unanswered:
-            call.failure = call.failure or unanswered.error
-            call.avoided.update(unanswered.avoid)
     raise call.first_failure() or _blocked(call, plan)
+
+
+async def _is_answered(call: GovernedCall, order: Sequence[Candidate]) -> bool:
+    """Whether an attempt answered the call; what did not is known to it, and avoided."""
+    try:
+        await _attempt(call, order)
+    except Unanswered as unanswered:
+        call.failure = call.failure or unanswered.error
+        call.avoided.update(unanswered.avoid)
+        return False
+    return True
 
 
 def _blocked(call: GovernedCall, candidates: Iterable[Candidate]) -> errors.GatewayError:
@@ -126,7 +137,7 @@ def _open_ones(call: GovernedCall, plan: Sequence[Candidate]) -> list[Candidate]
 
 async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
     hold = await _reserve(call, order)
-    if call.exchange.is_gone:
+    if call.exchange.has_left():
         # It went while it waited for its hold; nobody is left who wants the answer.
         hold.drop()
         raise ClientGone

@@ -334,20 +334,12 @@ class Hold:
         return self.charge
 
     async def _land(self, operation: Settle | Release) -> SettleResult | None:
-        landing = asyncio.ensure_future(self._holds.commits.submit(operation))
+        """What it came to, where that is known soon. It is queued at once, and lands whatever becomes of who waits."""
         try:
-            async with asyncio.timeout(SETTLE_PATIENCE_S):
-                landed = await asyncio.shield(landing)
-            # Without its hold it is charged as a report is, whose windows nobody asks for here.
-            return landed if isinstance(landed, SettleResult) else None
-        except TimeoutError:
-            landing.add_done_callback(_log_late)
+            landed = await self._holds.commits.submit(operation, timeout_s=SETTLE_PATIENCE_S)
+        except (ledger.LedgerUnavailable, ledger.AlreadyResolved, ledger.ReservationUnknown):
+            # It is tried on until it lands; an earlier try had, although its answer was lost; or there is nothing that
+            # could be released.
             return None
-        except (ledger.AlreadyResolved, ledger.ReservationUnknown):
-            # An earlier try had landed, although its answer was lost; or there is nothing that could be released.
-            return None
-
-
-def _log_late(landing: asyncio.Future[Any]) -> None:
-    if not landing.cancelled() and (error := landing.exception()):
-        log.warning("a settlement that was kept for later ended so: %s", error)
+        # Without its hold it is charged as a report is, whose windows nobody asks for here.
+        return landed if isinstance(landed, SettleResult) else None

@@ -111,13 +111,29 @@ class Exchange:
             await self.turn.take()
         self.turn.hold(size_bytes)
 
-    def watch(self, on_leave: Callable[[], None] | None = None) -> None:
-        """Notice, once the body is read, when the client goes away: `is_gone`, and what is to be done then."""
+    def watch(self, on_leave: Callable[[], None] | None) -> None:
+        """Notice, once the body is read, when the client goes away, and do what is to be done then."""
         self._on_leave = on_leave
         if self._watching is None:
             self._watching = asyncio.create_task(self._notice())
         elif self.is_gone and on_leave is not None:
             on_leave()
+
+    def has_left(self) -> bool:
+        """Whether the client is known to have gone, once the body is read.
+
+        A look at what the server would say, without a task that waits for it: a plain call needs no more.
+        """
+        while not self.is_gone:
+            asked = self._receive().__await__()
+            try:
+                next(asked)
+            except StopIteration as found:
+                self.is_gone = found.value["type"] == "http.disconnect"
+            else:
+                asked.close()
+                break
+        return self.is_gone
 
     def forget(self) -> None:
         """Let go of what only a call that runs needs: in a circle, a body would stay until the collector comes by."""

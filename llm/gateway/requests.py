@@ -23,7 +23,8 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
         asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         _check_names(exchange, request)
         estimate = route.estimate(request, identity.default_max_tokens)
-        asked.estimate = replace(estimate, asked=estimate.asked | request.lengthening)
+        more = request.lengthening - estimate.asked
+        asked.estimate = replace(estimate, asked=estimate.asked | more) if more else estimate
 
     try:
         await exchange.turn.work(len(body), parse)

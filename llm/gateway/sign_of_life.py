@@ -7,7 +7,7 @@ give another: so the first sign waits as long as a fallback may still be wanted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llm.gateway.http import Exchange
 from llm.rules import sse
@@ -23,11 +23,12 @@ STREAM_HEADERS = (
 class SignOfLife:
     """Used as a context around the wait for an answer's first event; `end` it before anything else is written.
 
-    The first sign is due `first_s` from now, the next ones `every_s` later; with `every_s` 0 none comes.
+    The first sign is due `first_s` from now, the next ones `every_s` later; with `every_s` 0 none comes. `headers` are
+    asked for with the first one: most answers come before it.
     """
 
     def __init__(
-        self, exchange: Exchange, headers: Sequence[tuple[str, str]], *, first_s: float, every_s: float
+        self, exchange: Exchange, headers: Callable[[], Sequence[tuple[str, str]]], *, first_s: float, every_s: float
     ) -> None:
         self._exchange, self._headers = exchange, headers
         self._first_s, self._every_s = first_s, every_s
@@ -53,7 +54,7 @@ class SignOfLife:
         wait_s = self._first_s
         while not await self._is_over(wait_s):
             if not self._exchange.started:
-                await self._exchange.start(200, [*self._headers, *STREAM_HEADERS])
+                await self._exchange.start(200, [*self._headers(), *STREAM_HEADERS])
             await self._exchange.write(sse.COMMENT)
             wait_s = self._every_s
 

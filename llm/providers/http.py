@@ -13,7 +13,7 @@ import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from types import SimpleNamespace
+from contextvars import ContextVar
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -60,6 +60,10 @@ class _Sent:
         return self.reused and time.monotonic() - self._began < IDLE_END_S
 
 
+# Of the request that is being sent: what sends it is made within aiohttp.
+_sending: ContextVar[_Sent] = ContextVar("sending")
+
+
 class _Unfit(aiohttp.ClientConnectionError):
     """A connection from the pool has ended, or brought what nobody asked for; nothing was sent on it."""
 
@@ -72,8 +76,10 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
         protocol = conn.protocol
-        if protocol in self._served and (protocol.should_close or _is_readable(protocol.transport)):
-            raise _Unfit("The connection cannot be used again.")
+        if protocol in self._served:
+            if protocol.should_close or _is_readable(protocol.transport):
+                raise _Unfit("The connection cannot be used again.")
+            _sending.get().reused = True
         self._served.add(protocol)
         return await super().send(conn)
 
@@ -86,11 +92,6 @@ def _is_readable(transport: asyncio.Transport | None) -> bool:
     waiting = select.poll()
     waiting.register(peer.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
-
-
-async def _note_reuse(session: Any, context: SimpleNamespace, params: Any) -> None:
-    if isinstance(context.trace_request_ctx, _Sent):
-        context.trace_request_ctx.reused = True
 
 
 class PublicNames(ThreadedResolver):
@@ -131,11 +132,8 @@ class Connection:
         self._session = self._new_session()
 
     def _new_session(self, *, force_close: bool = False) -> aiohttp.ClientSession:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
         return aiohttp.ClientSession(
             connector=self._connector(force_close=force_close),
-            trace_configs=[trace],
             request_class=_Request,
             timeout=aiohttp.ClientTimeout(
                 total=settings.LONGEST_CALL_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
@@ -191,13 +189,13 @@ class Connection:
         self, session: aiohttp.ClientSession, path: str, body: bytes, *, content_type: str, request_id: str
     ) -> aiohttp.ClientResponse:
         sent = _Sent()
+        _sending.set(sent)
         try:
             return await session.post(
                 self.base + path,
                 data=body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body),
                 headers={**self._headers, "content-type": content_type, "x-request-id": request_id},
                 allow_redirects=False,
-                trace_request_ctx=sent,
             )
         except _Unfit:
             raise

@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -82,12 +81,8 @@ def chat(
     """
     thinking_tokens = 0 if payload.get("max_tokens") else default_thinking_tokens
     try:
-        bounded = _bounded_chat(payload, default_max_tokens)
-        return replace(
-            bounded,
-            reserve_unbounded=reserve_unbounded,
-            thinking_tokens=thinking_tokens,
-            withheld_bytes=_withheld_bytes(payload),
+        return _bounded_chat(
+            payload, default_max_tokens, thinking_tokens=thinking_tokens, reserve_unbounded=reserve_unbounded
         )
     except UnboundedInput:
         if not reserve_unbounded or _holds_audio(payload):
@@ -105,7 +100,9 @@ def chat(
     )
 
 
-def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estimate:
+def _bounded_chat(
+    payload: Mapping[str, Any], default_max_tokens: int, *, thinking_tokens: int, reserve_unbounded: bool
+) -> Estimate:
     tokens, images = _read(payload)
     needs = _needs(payload, images=images, tools=bool(payload.get("tools")))
     if needs & PROMPTED:
@@ -117,8 +114,11 @@ def _bounded_chat(payload: Mapping[str, Any], default_max_tokens: int) -> Estima
         max_tokens=payload.get("max_tokens") or default_max_tokens,
         n=payload.get("n") or 1,
         needs=needs,
+        reserve_unbounded=reserve_unbounded,
         texts=chat_texts(payload),
+        thinking_tokens=thinking_tokens,
         echoed_bytes=_echoed_bytes(payload["messages"]),
+        withheld_bytes=_withheld_bytes(payload),
     )
 
 

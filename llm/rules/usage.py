@@ -55,6 +55,14 @@ _WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation
 # By how long it is kept; a cache may also be told in these alone.
 _WRITTEN_BY_AGE = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _ANTHROPICS = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
+# All that is looked for in a block beside these three, which most of them have alone.
+_PLAIN = ("prompt_tokens", "completion_tokens", "total_tokens")
+_BEYOND_PLAIN = frozenset(
+    (
+        *(*_INPUT, *_OUTPUT, *_TOTAL, *_MORE_INPUT, *_MORE_OUTPUT, *_INPUT_DETAILS, *_OUTPUT_DETAILS, *_REASONING),
+        *(*_CACHED_INSIDE, *_CACHED_BESIDE, *_WRITTEN, *_WRITTEN_BY_AGE, *_ANTHROPICS, "prompt_cache_miss_tokens"),
+    )
+) - frozenset(_PLAIN)
 # Groq's own; the answer that an event of Anthropic's or of the Responses API holds.
 _HOLDERS = ("x_groq", "message", "response")
 _BLOCKS = ("usage", "usageMetadata", "usage_metadata")
@@ -75,7 +83,7 @@ def read_tokens(answer: Any, *, model: str = "", writes: bool = True, write_e2: 
     count. `writes`: of a call that writes; one that does not (embeddings, moderation) has all of its total as input.
     `write_e2`: what a token that is written into a cache costs, where nobody says how long it is kept.
     """
-    if not isinstance(answer, Mapping):
+    if not isinstance(answer, dict):
         return None
     try:
         found = [_of_block(block, writes=writes, write_e2=write_e2) for block in _blocks(answer)]
@@ -95,9 +103,9 @@ def least_tokens(answer: Any, *, model: str = "") -> Usage | None:
 
     None where none can be.
     """
-    if not isinstance(answer, Mapping):
+    if not isinstance(answer, dict):
         return None
-    found = [_least(block) for block in _call_blocks(answer) if isinstance(block, Mapping) and block]
+    found = [_least(block) for block in _call_blocks(answer) if isinstance(block, dict) and block]
     if of_answers := together(_least(block) for _, block in _counted_choices(answer)):
         found.append(of_answers)
     usage = reduce(_larger, found) if found else None
@@ -109,7 +117,7 @@ def _call_blocks(answer: Mapping[str, Any]) -> Iterator[Any]:
     yield {name: answer[name] for name in _OLLAMAS if name in answer}
     yield answer.get("timings")
     for holder in (answer, *(answer.get(name) for name in _HOLDERS)):
-        if isinstance(holder, Mapping):
+        if isinstance(holder, dict):
             yield from (holder.get(name) for name in _BLOCKS)
 
 
@@ -132,8 +140,8 @@ def _least(block: Mapping[str, Any]) -> Usage:
 
 def read_pages(answer: Any, *, model: str = "", unit: str = "page") -> Usage | None:
     """The pages that an OCR answer was made of; None where it does not say."""
-    info = answer.get("usage_info") if isinstance(answer, Mapping) else None
-    pages = count(info.get("pages_processed")) if isinstance(info, Mapping) else None
+    info = answer.get("usage_info") if isinstance(answer, dict) else None
+    pages = count(info.get("pages_processed")) if isinstance(info, dict) else None
     if not pages:
         return None
     return Usage(provider=PROVIDER, model=named_model(answer) or model, unit=unit, units=pages)
@@ -145,8 +153,8 @@ def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
     Cached tokens are what is left of the input beside the larger share that was not cached: with cached input at most
     as dear as other, the cost is never below that of either.
     """
-    if earlier is None or later is None:
-        return earlier or later
+    if earlier is None or later is None or earlier is later:
+        return later or earlier
     return replace(
         _larger(earlier, later), provider=later.provider or earlier.provider, model=later.model or earlier.model
     )
@@ -154,13 +162,13 @@ def larger(earlier: Usage | None, later: Usage | None) -> Usage | None:
 
 def shown_pages(answer: Any) -> int:
     """Pages that an OCR answer holds."""
-    pages = answer.get("pages") if isinstance(answer, Mapping) else None
-    return sum(isinstance(page, Mapping) for page in pages) if isinstance(pages, list) else 0
+    pages = answer.get("pages") if isinstance(answer, dict) else None
+    return sum(isinstance(page, dict) for page in pages) if isinstance(pages, list) else 0
 
 
 def raised(found: Usage, least: Usage | None) -> Usage:
     """A count, with no fewer of a kind than were said or shown to be used at the least; those come from no cache."""
-    if least is None:
+    if least is None or least is found:
         return found
     if found.unit != "token":
         return replace(found, units=max(found.units, least.units))
@@ -182,7 +190,7 @@ def together(parts: Iterable[Usage]) -> Usage | None:
 def answer_places(answer: Mapping[str, Any]) -> list[int]:
     """Which answers an answer or a chunk holds something of: by their index, or in their order where that says less."""
     choices = answer.get("choices")
-    listed = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    listed = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     indexes = [count(choice.get("index")) or 0 for choice in listed]
     return indexes if len(set(indexes)) == len(indexes) else list(range(len(listed)))
 
@@ -195,20 +203,18 @@ def counted_answers(answer: Mapping[str, Any]) -> frozenset[int] | None:
     counted = _counted_choices(answer)
     if not counted:
         return None
-    of_call = max(
-        (_least(block).output_tokens for block in _call_blocks(answer) if isinstance(block, Mapping)), default=0
-    )
+    of_call = max((_least(block).output_tokens for block in _call_blocks(answer) if isinstance(block, dict)), default=0)
     of_answers = sum(_least(block).output_tokens for _, block in counted)
-    says_call = any(_least(block).units for block in _call_blocks(answer) if isinstance(block, Mapping))
+    says_call = any(_least(block).units for block in _call_blocks(answer) if isinstance(block, dict))
     return None if says_call and of_call >= of_answers else frozenset(place for place, _ in counted)
 
 
 def _counted_choices(answer: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
     """(which answer, its own count), of those that have one, readable or not."""
     choices = answer.get("choices")
-    listed = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    listed = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     return [
-        (place, block if isinstance(block, Mapping) else {})
+        (place, block if isinstance(block, dict) else {})
         for place, choice in zip(answer_places(answer), listed, strict=True)
         if (block := choice.get("usage")) is not None
     ]
@@ -253,7 +259,7 @@ class AnthropicInput(NamedTuple):
 def anthropic_input(counted: Mapping[str, Any]) -> AnthropicInput | None:
     """What a usage block of Anthropic's says was read; None where that cannot be read."""
     by_age = counted.get("cache_creation")
-    aged = by_age if isinstance(by_age, Mapping) else {}
+    aged = by_age if isinstance(by_age, dict) else {}
     try:
         plain = _said(counted, ("input_tokens",))
         read = _said(counted, ("cache_read_input_tokens",)) or 0
@@ -282,7 +288,7 @@ def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if timings := _object(answer.get("timings")):
         yield _of_llama(timings)
     for holder in (answer, *(answer.get(name) for name in _HOLDERS)):
-        if not isinstance(holder, Mapping):
+        if not isinstance(holder, dict):
             continue
         for name in _BLOCKS:
             if block := _object(holder.get(name)):
@@ -293,7 +299,7 @@ def _object(value: Any) -> Mapping[str, Any]:
     """A usage block; empty where there is none. Raises _Unreadable for what should be one and is none."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise _Unreadable
     return value
 
@@ -313,7 +319,7 @@ def _of_choices(answer: Mapping[str, Any], *, writes: bool, write_e2: int) -> li
     blocks = [
         _object(choice.get("usage"))
         for choice in (choices if isinstance(choices, list) else ())
-        if isinstance(choice, Mapping)
+        if isinstance(choice, dict)
     ]
     found = [_of_block(block, writes=writes, write_e2=write_e2) for block in blocks if block]
     if len(found) < 2:
@@ -325,6 +331,8 @@ def _of_choices(answer: Mapping[str, Any], *, writes: bool, write_e2: int) -> li
 
 def _of_block(block: Mapping[str, Any], *, writes: bool, write_e2: int) -> tuple[Usage, bool]:
     """What one block says, and whether it says all. Raises _Unreadable."""
+    if (plain := _plain(block)) is not None:
+        return plain, True
     prompt, cached, beside = _prompt(block, write_e2)
     total = _said(block, _TOTAL)
     written = _written(block, total)
@@ -356,6 +364,16 @@ def _of_block(block: Mapping[str, Any], *, writes: bool, write_e2: int) -> tuple
         most = max(reasoning, _counted_in(block, _OUTPUT_DETAILS, _KINDS + _FORETOLD))
         output += max(rest, most if most > output else 0)
     return _usage(prompt + outside + _of_writes(block, prompt, write_e2), cached, output), True
+
+
+def _plain(block: Mapping[str, Any]) -> Usage | None:
+    """What a block says of which nothing but a prompt, an answer and the sum of both is known; None for any other."""
+    prompt, written, total = map(block.get, _PLAIN)
+    if not (type(prompt) is int and type(written) is int and type(total) is int and min(prompt, written) >= 0):
+        return None
+    if prompt + written == total <= MOST_TOKENS and _BEYOND_PLAIN.isdisjoint(block):
+        return _usage(prompt, 0, written)
+    return None
 
 
 def _written(block: Mapping[str, Any], total: int | None) -> int | None:
@@ -432,7 +450,7 @@ def _said(block: Mapping[str, Any], names: Sequence[str]) -> int | None:
 
 def _counted_in(block: Mapping[str, Any], details: Sequence[str], names: Sequence[str]) -> int:
     """The largest count in these details: what is no count there makes nothing cheaper."""
-    objects = [block[name] for name in details if isinstance(block.get(name), Mapping)]
+    objects = [block[name] for name in details if isinstance(block.get(name), dict)]
     return max((count(found.get(name)) or 0 for found in objects for name in names), default=0)
 
 
@@ -472,6 +490,6 @@ def named_models(answer: Mapping[str, Any]) -> Iterator[str]:
         *(choices if isinstance(choices, list) else ()),
     )
     for holder in holders:
-        if isinstance(holder, Mapping):
+        if isinstance(holder, dict):
             versions = [name for key in _VERSIONS if isinstance(name := holder.get(key), str) and name]
             yield from [name] if isinstance(name := holder.get("model"), str) and name else versions

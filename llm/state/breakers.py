@@ -1,10 +1,10 @@
 """How the models do that are called from this machine: circuit breakers that all its processes share.
 
 They live in one small file of fixed slots, a slot a model, found by the digest of its name (docs/adr/0011). A slot also
-has the breakers of the few tenants whose calls alone fail there (docs/adr/0041). A look is one `pread`; a change holds
-the slot's `fcntl` lock for microseconds. Each slot carries a checksum, so a torn read, a crash in mid-write or a
-foreign file costs what was known of a model and no more. Where the file does not work every model counts as well: a
-breaker is advice, and never what stops a call.
+has the breakers of the few tenants whose calls alone fail there (docs/adr/0041). A look is one `pread`, and what was
+well is taken to be so for WELL_FOR_S; a change holds the slot's `fcntl` lock for microseconds. Each slot carries a
+checksum, so a torn read, a crash in mid-write or a foreign file costs what was known of a model and no more. Where the
+file does not work every model counts as well: a breaker is advice, and never what stops a call.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ _CHANGED = struct.Struct("<d")
 # Where failures, opened_at, cool_until and the tenants are: all that a call at a healthy model reads.
 _TROUBLES = struct.Struct(f"<I2d{TENANTS}q")
 _TROUBLES_AT = _HEAD.size - _TROUBLES.size
+_NO_TROUBLES = bytes(_TROUBLES.size)
 _CHANGED_AT = _TROUBLES_AT - _CHANGED.size
 # A slot that is being written as it is read is read again.
 READS = 3
@@ -62,6 +63,8 @@ READS = 3
 LONGEST_WAIT_S = 0.05
 # The mean latency of a healthy model is renewed no oftener than this, to keep most calls from writing at all.
 MEASURED_EVERY_S = 0.05
+# So long after a look at which all was well a process does not look again: by so much it learns later what others meet.
+WELL_FOR_S = 0.02
 COMPLAIN_AGAIN_S = 60.0
 _MISTRALS = frozenset({DEFAULT_PROVIDER, *ZONE_PROVIDERS})
 
@@ -101,10 +104,13 @@ class Breakers:
     Nothing here raises, or waits longer than 50 ms.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, well_for_s: float = WELL_FOR_S) -> None:
         self.path = path
+        self._well_for_s = well_for_s
         self._fd = -1
         self._places: dict[str, tuple[bytes, int]] = {}
+        # Until when a model is taken to be well, and what its slot held, None for nothing.
+        self._well: dict[str, tuple[float, bytes | None]] = {}
         self._processes: dict[int, _Process] = {}
         self._complained_at = -COMPLAIN_AGAIN_S
 
@@ -193,14 +199,24 @@ class Breakers:
                 os.close(self._fd)
             self._fd = -1
             self._places.clear()
+            self._well.clear()
 
     def _look(self, name: str) -> bytes | None:
-        """The slot of a name without a lock; None where nothing is known of it."""
+        """The slot of a name without a lock, as of a moment ago where all was well; None: nothing is known of it."""
+        now = time.monotonic()
+        kept = self._well.get(name)
+        if kept is not None and now < kept[0]:
+            return kept[1]
         try:
-            return self._read(self._file(), name)
+            data = self._read(self._file(), name)
         except OSError as error:
             self._complain(error)
             return None
+        if data is None or data.startswith(_NO_TROUBLES, _TROUBLES_AT):
+            if len(self._well) >= SLOTS:
+                self._well.clear()
+            self._well[name] = now + self._well_for_s, data
+        return data
 
     def _read(self, fd: int, name: str) -> bytes | None:
         known = self._places.get(name)
@@ -234,6 +250,8 @@ class Breakers:
                 if after != before:
                     at = self._places[name][1] if data is not None else self._free(fd, name)
                     os.pwrite(fd, _packed(name, after, now), at)
+                # What this process changed, or saw changed, it knows.
+                self._well.pop(name, None)
             return True
         except OSError as error:
             self._complain(error)

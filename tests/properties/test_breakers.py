@@ -70,8 +70,8 @@ class Machine(RuleBasedStateMachine):
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "breakers"
-        # Each stands for a process: what it is told apart by is its own.
-        self.breakers = [Breakers(path) for _ in range(OWNERS)]
+        # Each stands for a process: what it is told apart by is its own. None waits for what another met.
+        self.breakers = [Breakers(path, well_for_s=0) for _ in range(OWNERS)]
         self.plain = {name: PlainBreaker() for name in NAMES}
         self.now = 1_800_000_000.0
 
@@ -124,7 +124,7 @@ class Machine(RuleBasedStateMachine):
         """A process that ends leaves the breakers behind; its probes too, until their time is over."""
         path = self.breakers[owner].path
         self.breakers[owner].close()
-        self.breakers[owner] = Breakers(path)
+        self.breakers[owner] = Breakers(path, well_for_s=0)
         for plain in self.plain.values():
             plain.running = [(-1, since) if who == owner else (who, since) for who, since in plain.running]
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from governance import ledger
+from governance.ledger.operations import Reserve, Settle
 from governance.models import Reservation, SpendEntry
 from llm.gateway.application import gateway
 from tests import factories as make
@@ -220,4 +222,57 @@ def test_a_stream_that_the_servers_end_interrupts_is_charged_for_what_came(produ
         assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)
     assert (entry().certainty, entry().reason) == ("estimated", "interrupted")
     assert 0 < entry().cost_nanos < Reservation.objects.get().amount_nanos
+    assert nothing_is_held()
+
+
+@pytest.mark.parametrize("text", ["Hi", "a" * 300_000])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_whose_client_left_while_it_waited_for_its_hold_is_not_sent(
+    product: Product, monkeypatch: pytest.MonkeyPatch, text: str, stream: bool
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    reserving, left = threading.Event(), threading.Event()
+    submit = gateway.commits.submit
+
+    async def slowly(operation: Any, **options: Any) -> Any:
+        if isinstance(operation, Reserve):
+            reserving.set()
+            await asyncio.to_thread(left.wait, 10)
+            # The end of a connection comes with what is read next.
+            await asyncio.sleep(0.1)
+        return await submit(operation, **options)
+
+    monkeypatch.setattr(gateway.commits, "submit", slowly)
+    messages = [{"role": "user", "content": text}]
+    body = json.dumps({"model": "mistral-small-latest", "messages": messages, "max_tokens": 9, "stream": stream})
+    with socket.create_connection(("127.0.0.1", int(product.url.rpartition(":")[2]))) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        assert reserving.wait(10)
+    left.set()
+    assert eventually(lambda: [row.status for row in Reservation.objects.all()] == ["released"])
+    assert len(product.sandbox.requests) == 0
+    assert nothing_is_held()
+
+
+def test_an_answer_does_not_wait_long_for_its_settlement_which_lands_all_the_same(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    may_land, apply = threading.Event(), ledger.apply
+
+    def waiting(operations: Any, **options: Any) -> Any:
+        if any(isinstance(operation, Settle) for operation in operations):
+            may_land.wait(10)
+        return apply(operations, **options)
+
+    monkeypatch.setattr(ledger, "apply", waiting)
+    monkeypatch.setattr("llm.gateway.holds.SETTLE_PATIENCE_S", 0.2)
+    response = product.chat(key)
+    assert (response.status_code, SpendEntry.objects.count()) == (200, 0)
+    assert float(response.headers["x-request-cost-usd"]) > 0
+    may_land.set()
+    assert eventually(lambda: SpendEntry.objects.count() == 1)
     assert nothing_is_held()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from governance.models import Reservation, SpendEntry
+from llm.gateway import calls
 from llm.gateway.application import gateway
 from llm.rules import breakers
 from tests import factories as make
@@ -44,6 +45,24 @@ def test_the_next_model_answers_a_plain_call(product: Product, key: str, behavio
     # The second hold is at the second model's price.
     assert Reservation.objects.get(pk=entry.reservation_id).amount_nanos < 100 * 1500
     assert nothing_is_held()
+
+
+def test_what_stands_in_for_a_model_is_worked_out_only_where_it_must(
+    product: Product, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked_out: list[Any] = []
+    candidates = calls.candidates
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        worked_out.append(kwargs["asked"].name)
+        return candidates(*args, **kwargs)
+
+    monkeypatch.setattr(calls, "candidates", noted)
+    assert product.chat(key).status_code == 200
+    assert worked_out == []
+    product.sandbox.next("status=500")
+    assert product.chat(key).headers["x-model-served"] == NEXT
+    assert worked_out == ["mistral-large-latest"]
 
 
 @pytest.mark.parametrize("behaviour", ["status=500", "status=429"])

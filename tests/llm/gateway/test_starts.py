@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -108,3 +109,20 @@ def test_what_is_no_trouble_of_the_databases_stops_the_start(away: list[Exceptio
 
     with pytest.raises(ProgrammingError):
         asyncio.run(run())
+
+
+def test_the_collector_leaves_alone_what_was_there_before_calls() -> None:
+    before = gc.get_threshold()
+
+    async def live() -> tuple[int, tuple[int, int, int]]:
+        gateway = GatewayApplication()
+        await gateway.startup()
+        try:
+            return gc.get_freeze_count(), gc.get_threshold()
+        finally:
+            await gateway.shutdown()
+
+    frozen, threshold = asyncio.run(live())
+    assert frozen > 10_000
+    assert threshold == process.COLLECTED_AT
+    assert (gc.get_freeze_count(), gc.get_threshold()) == (0, before)

@@ -1014,3 +1014,30 @@ def test_the_least_of_a_usage_is_what_can_be_read_of_it(answer: Any, counts: tup
 @pytest.mark.parametrize("answer", [None, [], {}, {"usage": "much"}, {"usage": {}}, {"usage": {"prompt_tokens": 0}}])
 def test_what_counts_nothing_has_no_least(answer: Any) -> None:
     assert usage.least_tokens(answer, model="m") is None
+
+
+COUNTS = st.none() | st.booleans() | st.integers(-2, 60) | st.sampled_from([2**53, 2**53 + 1, 12.0, 1.5, "7", "x", {}])
+NAMES = st.sampled_from([*usage._PLAIN, *usage._PLAIN, *sorted(usage._BEYOND_PLAIN), "of_nobody"])
+
+
+@settings(max_examples=300)
+@example({"prompt_tokens": 16, "completion_tokens": 34, "total_tokens": 50}, True)
+@example({"prompt_tokens": 16, "completion_tokens": 34, "total_tokens": 50, "of_nobody": 3}, False)
+@given(st.dictionaries(NAMES, COUNTS, max_size=5), st.booleans())
+def test_a_plain_block_is_read_as_any_other_would_be(block: dict[str, Any], writes: bool) -> None:
+    """The short way, which nearly every block takes, leads where the long one does."""
+
+    def read() -> Usage | None:
+        return usage.read_tokens({"usage": block}, writes=writes)
+
+    short = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "_plain", lambda block: None)
+        assert short == read()
+
+
+def test_a_count_is_no_larger_than_itself() -> None:
+    used = usage.read_tokens({"usage": {"prompt_tokens": 16, "completion_tokens": 34, "total_tokens": 50}}, model="m")
+    assert used is not None
+    assert usage.larger(used, used) == usage.larger(used, replace(used)) == used
+    assert usage.raised(used, used) == usage.raised(used, replace(used)) == used

@@ -18,6 +18,7 @@ from llm.state import breakers as shared_breakers
 from llm.state import metrics
 from llm.state.breakers import Breakers, BreakerStatus
 from tests.concurrency.processes import FORK, in_processes
+from tests.product import eventually
 
 NAME = "mistral/mistral-small-2603"
 NOW = 1_800_000_000.0
@@ -165,6 +166,60 @@ class TestAFileThatIsNotAsItShouldBe:
     def test_the_file_is_the_owners_alone(self, breakers, path):
         fail(breakers)
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+class TestLooks:
+    """How often the file is looked at, and how late what others meet is known."""
+
+    @pytest.fixture
+    def looks(self, monkeypatch) -> list[int]:
+        sizes: list[int] = []
+        pread = os.pread
+
+        def counted(fd: int, size: int, at: int) -> bytes:
+            sizes.append(size)
+            return pread(fd, size, at)
+
+        monkeypatch.setattr(shared_breakers.os, "pread", counted)
+        return sizes
+
+    def test_calls_at_a_healthy_model_look_once_in_a_while(self, path, looks):
+        breakers = Breakers(path, well_for_s=60)
+        breakers.succeeded(NAME, TENANT, 100, NOW)
+        before = breakers.admits(NAME, TENANT, NOW), len(looks)
+        for _ in range(10):
+            assert not breakers.blocks(NAME, TENANT, NOW)
+            assert breakers.admits(NAME, OTHER_TENANT, NOW)
+            breakers.succeeded(NAME, TENANT, None, NOW)
+            assert breakers.latency_ms(NAME, NOW) == 100
+        assert (True, len(looks)) == before
+
+    def test_what_another_process_meets_is_known_a_moment_later(self, path):
+        mine, other = Breakers(path, well_for_s=0.3), Breakers(path)
+        assert mine.admits(NAME, TENANT, NOW)
+        fail(other)
+        assert mine.admits(NAME, TENANT, NOW)
+        assert eventually(lambda: not mine.admits(NAME, TENANT, NOW), within_s=2)
+        assert mine.blocks(NAME, TENANT, NOW)
+
+    def test_what_the_process_meets_itself_it_knows_at_once(self, path):
+        breakers = Breakers(path, well_for_s=60)
+        for _ in range(FAILURES):
+            assert breakers.admits(NAME, TENANT, NOW)
+            breakers.failed(NAME, TENANT, NOW)
+        assert not breakers.admits(NAME, TENANT, NOW)
+        breakers.cool_down("mistral/other", TENANT, NOW + 10, NOW)
+        assert breakers.blocks("mistral/other", TENANT, NOW)
+
+    @pytest.mark.parametrize(
+        "trouble", [lambda b: b.failed(NAME, TENANT, NOW), lambda b: b.cool_down(NAME, TENANT, NOW)]
+    )
+    def test_what_is_held_against_a_model_is_looked_at_anew(self, path, looks, trouble):
+        mine, other = Breakers(path, well_for_s=60), Breakers(path)
+        trouble(mine)
+        assert mine.admits(NAME, TENANT, NOW + 1)
+        fail(other, now=NOW + 1)
+        assert not mine.admits(NAME, TENANT, NOW + 1)
 
 
 class TestSeveralProcesses:

@@ -1,0 +1,121 @@
+"""What calls add to the files that all processes' figures are read from, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client import Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from llm.state import metrics
+from tests import factories as make
+from tests.llm.state.test_telemetry import ATTEMPT
+from tests.product import Product, eventually
+
+pytestmark = pytest.mark.django_db
+LABELS = {
+    "gen_ai_operation_name": "chat",
+    "gen_ai_provider_name": "mistral_ai",
+    "gen_ai_response_model": "mistral-large-2512",
+}
+SECONDS = "gen_ai_client_operation_duration_seconds"
+TOKENS = "gen_ai_client_token_usage"
+CHARGED = "spend_governor_charged_dollars_total"
+
+
+class Figures:
+    """What the files of all processes hold, beyond what they held before."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._before: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self._before = self._read()
+
+    def _read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        collector: Any = MultiProcessCollector(None, path=self._folder)  # type: ignore[no-untyped-call]
+        samples = [sample for metric in collector.collect() for sample in metric.samples]
+        return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+    def __call__(self, name: str, **labels: str) -> float:
+        key = name, frozenset((LABELS | labels).items())
+        return self._read().get(key, 0.0) - self._before.get(key, 0.0)
+
+
+@pytest.fixture
+def figures(settings: Any) -> Iterator[Figures]:
+    # What other tests left to be written is no news here.
+    metrics.write()
+    yield Figures(str(settings.METRICS_DIR))
+    metrics.write()
+
+
+def test_calls_are_written_together_and_once(figures: Figures) -> None:
+    for _ in range(3):
+        metrics.observe(ATTEMPT)
+    metrics.observe(replace(ATTEMPT, streamed=True, certainty="estimated", error="upstream_cut", duration_s=70.0))
+    metrics.observe(replace(ATTEMPT, certainty="", cost_nanos=0, error="status"))
+    assert figures(f"{SECONDS}_count", error_type="") == 0
+
+    metrics.write()
+    metrics.write()
+
+    assert figures(f"{SECONDS}_count", error_type="") == 3
+    assert figures(f"{SECONDS}_sum", error_type="") == pytest.approx(1.5)
+    assert figures(f"{SECONDS}_bucket", error_type="", le="0.32") == 0
+    assert figures(f"{SECONDS}_bucket", error_type="", le="0.64") == 3
+    assert figures(f"{SECONDS}_bucket", error_type="upstream_cut", le="40.96") == 0
+    assert figures(f"{SECONDS}_count", error_type="upstream_cut") == 1
+    assert figures("gen_ai_client_operation_time_to_first_chunk_seconds_count") == 1
+    assert figures(f"{TOKENS}_sum", gen_ai_token_type="input") == 300
+    assert figures(f"{TOKENS}_sum", gen_ai_token_type="output") == 60
+    assert figures(CHARGED, certainty="confirmed") == pytest.approx(3 * 0.000044)
+    assert figures(CHARGED, certainty="estimated") == pytest.approx(0.000044)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.005, 0.01, 0.0100001, 0.5, 0.64, 81.92, 10_000.0])
+def test_many_values_fall_into_the_buckets_that_each_would(value: float) -> None:
+    """What writes them all at once knows prometheus_client from within."""
+    ours, theirs = (Histogram(name, "", buckets=metrics._SECONDS, registry=None) for name in ("ours", "theirs"))
+    for _ in range(3):
+        theirs.observe(value)
+    theirs.observe(1.0)
+    metrics._add(ours, [value, 1.0, value, value])
+    assert buckets_of(ours) == pytest.approx(buckets_of(theirs))
+
+
+def buckets_of(histogram: Histogram) -> dict[str, float]:
+    """What it holds, by the end of a bucket; `sum` and `count` beside them."""
+    samples = [sample for metric in histogram.collect() for sample in metric.samples]
+    return {
+        sample.labels.get("le") or sample.name.partition("_")[2]: sample.value
+        for sample in samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_what_cannot_be_written_is_logged_and_changes_no_call(
+    figures: Figures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    metrics.observe(ATTEMPT)
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(metrics, "_add", full)
+        metrics.write()
+    assert "metrics of calls could not be written" in caplog.text
+    metrics.observe(ATTEMPT)
+    metrics.write()
+    assert figures(f"{SECONDS}_count", error_type="") == 1
+
+
+def test_a_running_product_writes_what_it_observed_within_a_moment(product: Product, figures: Figures) -> None:
+    make.budget("1.00")
+    key = product.key()
+    for _ in range(3):
+        assert product.chat(key).status_code == 200
+    assert eventually(lambda: figures(f"{SECONDS}_count", error_type="") == 3)
