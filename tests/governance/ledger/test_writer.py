@@ -12,7 +12,7 @@ from governance import ledger
 from governance.ledger import book
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Extend, Record, Release
-from governance.ledger.writer import BATCH, GroupCommit
+from governance.ledger.writer import BATCH, TOLD_AT, GroupCommit
 from governance.models import Alert, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
