@@ -146,6 +146,8 @@ class Connection:
         return {
             # No netrc: the key goes where it was configured to go.
             "trust_env": False,
+            # What an answer to one tenant's call asks to be told again is not sent with another's.
+            "cookie_jar": aiohttp.DummyCookieJar(),
             "proxy": self._proxy,
             "headers": {"accept-encoding": "identity"},
             "max_line_size": MOST_HEADER_BYTES,

@@ -12,6 +12,7 @@ from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway.application import gateway
 from llm.gateway.identities import Identities
+from llm.state import routing
 from llm.state.telemetry import Telemetry
 from tests import factories as make
 from tests.llm.gateway.test_chat import streaming
@@ -27,9 +28,9 @@ def looked_up(product: Product, monkeypatch: pytest.MonkeyPatch) -> Counter[str]
     # A renewed catalogue resolves the routing file anew.
     monkeypatch.setattr(snapshot, "TTL_S", 3600.0)
     snapshot.forget()
-    snapshot.current()
     make.budget("1.00")
     product.chat(product.key())
+    routing.options(snapshot.current())
     # An observer that wants to know more of a model looks it up for itself, after the answer.
     monkeypatch.setattr(gateway, "telemetry", Telemetry([]))
     found: Counter[str] = Counter()

@@ -399,6 +399,16 @@ def test_without_usage_what_came_is_counted_strictly(
     assert nothing_is_held()
 
 
+def test_a_cookie_of_one_answer_goes_with_no_other_call(
+    product: Product, fake: Fake, provider: str, model: str
+) -> None:
+    fake.next.append((200, {"set-cookie": "whose=acme; Path=/"}, fake.answer(*request_of(fake, provider))))
+    for _ in range(2):
+        assert product.chat(product.key(), model=model).status_code == 200
+
+    assert [request.headers.get("cookie") for request in fake.seen[-2:]] == [None, None]
+
+
 def test_an_answer_that_comes_compressed_all_the_same_is_read(
     product: Product, fake: Fake, provider: str, model: str
 ) -> None:
