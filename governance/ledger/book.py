@@ -15,7 +15,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -54,7 +54,7 @@ from governance.ledger.results import (
     ResetResult,
     SettleResult,
 )
-from governance.ledger.sql_dialect import by_index, keep_deadlines, together
+from governance.ledger.sql_dialect import by_index, committed, is_refusal, keep_deadlines, together
 from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision
@@ -103,11 +103,14 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     if not operations:
         return []
     try:
-        return _durably(lambda calmly: _run(operations, now, calmly=calmly))
+        results, noted = _durably(lambda calmly: _run(operations, now, calmly=calmly))
     except LedgerUnavailable:
         raise
     except Exception as error:
         failure = error
+    else:
+        _have_followed(noted, now)
+        return results
     if len(operations) == 1:
         return [_durably(lambda _: _explained(operations[0], failure))]
     # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
@@ -125,7 +128,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     try:
         with together():
             keep_deadlines()
-            results = _run(operations, now, calmly=True)
+            results, noted = _run(operations, now, calmly=True)
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
     except IntegrityError as error:
@@ -135,6 +138,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     for result in results:
         if isinstance(result, Exception):
             raise result
+    _have_followed(noted, now)
     return results
 
 
@@ -362,15 +366,20 @@ def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
     return OutOfBounds("cost", f"brings an hour's sum over the bound of {money.whole_dollars(money.MAX_SUM)}")
 
 
-def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> list[Any]:
+def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> tuple[list[Any], Collection[int]]:
+    """Carry out operations in the open transaction; their results, and the budgets whose windows are to follow acts."""
     batch = Batch(operations, now, calmly=calmly)
     batch.prepare()
     results = [_carry_out(batch, operation) for operation in operations]
     batch.write()
-    for budget_id in batch.noted:
+    return results, batch.noted
+
+
+def _have_followed(budget_ids: Iterable[int], now: datetime) -> None:
+    """Have the windows of budgets follow the acts on them, as soon as these are committed."""
+    for budget_id in budget_ids:
         # Where this fails, beat goes on with it.
         transaction.on_commit(functools.partial(follow, budget_id, now=now), robust=True)
-    return results
 
 
 def _carry_out(batch: Batch, operation: Operation) -> Any:
@@ -391,10 +400,9 @@ def _durably(work: Callable[[bool], T]) -> T:
         attempt += 1
         committing = False
         try:
-            with transaction.atomic(durable=True):
-                with together():
-                    by_index()
-                    result = work(calmly)
+            with committed():
+                by_index()
+                result = work(calmly)
                 committing = True
             return result
         except LostWindows as error:
@@ -408,7 +416,7 @@ def _durably(work: Callable[[bool], T]) -> T:
             # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
                 _let_go(error)
-                raise _unavailable(error, unsure=committing) from error
+                raise _unavailable(error, unsure=committing and not is_refusal(error.__cause__)) from error
             _pause(attempt)
 
 
@@ -416,8 +424,9 @@ def _let_go(error: Exception) -> None:
     """Have the next try make a connection of its own, where this one is no good any more."""
     connection = transaction.get_connection()
     if getattr(error.__cause__, "sqlstate", None) == READ_ONLY and not connection.in_atomic_block:
-        # It works, and would stay with a server that is no primary any longer.
+        # It works, and would stay with a server that is no primary any longer; a pool would give it to others.
         connection.connection.close()
+        connection.close()
     connection.close_if_unusable_or_obsolete()
 
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import orjson
-from django.db import connection
+from django.db import Error, connection, transaction
 
 T = TypeVar("T")
 # Of names that are data.
@@ -223,7 +223,8 @@ def _of_deadlines() -> dict[str, str]:
 def _ends_transactions() -> bool:
     """Whether the server has `transaction_timeout`."""
     connection.ensure_connection()
-    return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
+    with connection.wrap_database_errors:
+        return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
 
 
 def _set_locally(values: Mapping[str, str]) -> None:
@@ -321,19 +322,60 @@ def together() -> Iterator[None]:
 
     Errors surface at the next answer read.
 
-    A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits. One inside
-    another adds nothing.
+    A batch so waits for the server a few times instead of a dozen. In a transaction of Django's, leave it before that
+    commits. One inside another adds nothing.
     """
-    if not is_postgres():
-        yield
-        return
-    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
-    # pipeline or just after one that does not run.
-    if not _ends_transactions() or connection.connection.pgconn.pipeline_status:
+    if not _sends_together() or connection.connection.pgconn.pipeline_status:
         yield
         return
     with connection.wrap_database_errors, connection.connection.pipeline():
         yield
+
+
+@contextmanager
+def committed() -> Iterator[None]:
+    """A durable transaction, within `together`: what begins it goes with its first statement, COMMIT with its last.
+
+    Django's `atomic` would wait for the server twice more at the beginning and once at the end, for nothing else. So
+    Django does not know of this transaction: nothing in it may use `atomic`, `on_commit` or models.
+    """
+    connection.close_if_health_check_failed()
+    # Within a transaction of somebody else's, `atomic` has the say.
+    if connection.in_atomic_block or not _sends_together():
+        with transaction.atomic(durable=True), together():
+            yield
+        return
+    try:
+        with together():
+            run("BEGIN", [])
+            yield
+            run("COMMIT", [])
+    except BaseException:
+        _give_up()
+        raise
+
+
+def _give_up() -> None:
+    """Roll back; or drop a connection that can do no more, so that the server does."""
+    try:
+        connection.rollback()
+    except Error:
+        connection.close()
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether an error is the server's answer that a statement, or COMMIT, was not done: its transaction did nothing.
+
+    One that ends the session is none: COMMIT may have been done before it.
+    """
+    diagnostics = getattr(error, "diag", None)
+    return diagnostics is not None and diagnostics.severity_nonlocalized == "ERROR"
+
+
+def _sends_together() -> bool:
+    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
+    # pipeline or just after one that does not run.
+    return is_postgres() and _ends_transactions()
 
 
 @contextmanager
