@@ -34,9 +34,9 @@ class Columns:
     def __init__(self, alias: str, names: str, *, as_text: Collection[str] = ()) -> None:
         kind = _named_tuple("Row", names)
         self.make: Callable[[Iterable[Any]], Any] = kind._make
-        self.count = len(kind._fields)
+        self.names: tuple[str, ...] = kind._fields
         self._text = ", ".join(
-            f'CAST({alias}."{name}" AS text)' if name in as_text else f'{alias}."{name}"' for name in kind._fields
+            f'CAST({alias}."{name}" AS text)' if name in as_text else f'{alias}."{name}"' for name in self.names
         )
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class Columns:
 
 def split(rows: Iterable[Sequence[Any]], *parts: Columns) -> list[tuple[Any, ...]]:
     """Each row as one named tuple for each of the parts that its SELECT names, in their order."""
-    ends = list(accumulate(part.count for part in parts))
-    cuts = [(part.make, slice(end - part.count, end)) for part, end in zip(parts, ends, strict=True)]
+    ends = list(accumulate(len(part.names) for part in parts))
+    cuts = [(part.make, slice(end - len(part.names), end)) for part, end in zip(parts, ends, strict=True)]
     return [tuple([make(row[cut]) for make, cut in cuts]) for row in rows]
 
 
@@ -111,27 +111,29 @@ def select(statement: str, params: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Select(Generic[T]):
-    """A statement that reads, and what its rows mean."""
+    """A statement that reads, and what its rows mean. One that is not needed is not sent: it has no rows."""
 
     statement: str
     params: Sequence[Any]
     meaning: Callable[[list[Any]], T]
+    is_needed: bool = True
 
 
 def answer(query: Select[T]) -> T:
-    return query.meaning(select(query.statement, query.params))
+    return query.meaning(select(query.statement, query.params) if query.is_needed else [])
 
 
 def answers(*queries: Select[Any]) -> list[Any]:
-    """What several queries mean; on PostgreSQL asked together, for the time of one."""
+    """What several queries mean; on PostgreSQL asked together, in this order, for the time of one."""
     if not is_postgres():
         return [answer(query) for query in queries]
     with ExitStack() as stack:
         stack.enter_context(together())
-        cursors = [stack.enter_context(_cursor()) for _ in queries]
-        for cursor, query in zip(cursors, queries, strict=True):
-            cursor.execute(query.statement, query.params)
-        return [query.meaning(cursor.fetchall()) for cursor, query in zip(cursors, queries, strict=True)]
+        asked = [(query, stack.enter_context(_cursor()) if query.is_needed else None) for query in queries]
+        for query, cursor in asked:
+            if cursor is not None:
+                cursor.execute(query.statement, query.params)
+        return [query.meaning([] if cursor is None else cursor.fetchall()) for query, cursor in asked]
 
 
 def run(statement: str, params: Sequence[Any]) -> None:
@@ -255,6 +257,11 @@ def is_list(column: str) -> str:
     if is_postgres():
         return f"jsonb_typeof({column}) = 'array'"
     return f"(CASE WHEN json_valid({column}) THEN json_type({column}) END) IS 'array'"
+
+
+def elements(column: str) -> str:
+    """A FROM item: the elements of a list in a column of JSON, each as `value`; it wants an alias."""
+    return f"{'jsonb_array_elements_text' if is_postgres() else 'json_each'}({column})"
 
 
 def differ(one: str, other: str) -> str:
