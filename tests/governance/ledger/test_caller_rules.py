@@ -221,6 +221,12 @@ def test_a_hold_grows_no_more_once_its_caller_is_paused(by: Caller) -> None:
     elsewhere(lambda: Tenant.objects.update(status="paused"))
     with pytest.raises(ExtendBlocked):
         ledger.extend(Extend(op.reservation_id, more_nanos=5), now=timezone.now())
+    elsewhere(lambda: Tenant.objects.update(status="active"))
+    # Also to live longer, where that is asked for.
+    ledger.extend(Extend(op.reservation_id, asked=True), now=timezone.now())
+    elsewhere(lambda: Tenant.objects.update(status="paused"))
+    with pytest.raises(ExtendBlocked):
+        ledger.extend(Extend(op.reservation_id, asked=True), now=timezone.now())
     # What is only kept alive needs no leave.
     ledger.extend(Extend(op.reservation_id), now=timezone.now())
 
@@ -436,6 +442,15 @@ class TestCompaction:
         assert failures == [True]
 
 
+@pytest.fixture
+def batches(by: Caller, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each batch that was begun looked ahead."""
+    begun: list[bool] = []
+    prepare = Batch.prepare
+    monkeypatch.setattr(Batch, "prepare", lambda batch: (begun.append(batch._ahead), prepare(batch)))
+    return begun
+
+
 class TestWhatIsRemembered:
     def test_is_no_more_than_so_many_callers(self, by: Caller, remembered: Remembered, monkeypatch: Any) -> None:
         monkeypatch.setattr(caller_rules, "MOST_CALLERS", 3)
@@ -445,7 +460,7 @@ class TestWhatIsRemembered:
         assert replace(by, session="s4") in remembered.rules.matched
 
     def test_is_read_for_those_alone_who_are_new(
-        self, by: Caller, remembered: Remembered, monkeypatch: pytest.MonkeyPatch
+        self, by: Caller, remembered: Remembered, batches: list[bool], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[set[Caller]] = []
         facts = caller_rules._facts
@@ -455,23 +470,17 @@ class TestWhatIsRemembered:
         assert [callers for callers in asked if callers] == [{other}]
         # Under another version, the known ones anew too.
         asked.clear()
+        batches.clear()
         Tenant.objects.update(time_zone="Europe/Paris")
         third = replace(by, session="third")
         ledger.apply([make.reserving("0.01", by=by), make.reserving("0.01", by=third)], now=timezone.now())
         assert [callers for callers in asked if callers] == [{third}, {by}]
+        assert batches == [True]
         assert {matched.time_zone for matched in remembered.rules.matched[by]} == {"Europe/Paris"}
 
 
 class TestLookingAhead:
     """What is locked at once is what would be locked step by step."""
-
-    @pytest.fixture
-    def batches(self, by: Caller, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-        """Whether each batch that was begun looked ahead."""
-        begun: list[bool] = []
-        prepare = Batch.prepare
-        monkeypatch.setattr(Batch, "prepare", lambda batch: (begun.append(batch._ahead), prepare(batch)))
-        return begun
 
     def test_a_window_is_opened_before_buckets_are_held(self, by: Caller, batches: list[bool]) -> None:
         RateLimit.objects.create(scope_type="platform", requests_per_minute=100)
@@ -499,6 +508,7 @@ class TestLookingAhead:
         ledger.reserve(replace(held, call=long), now=NOON)
         assert RateBucket.objects.get().level_tokens_e6 == 50_000 * 10**6
         RateLimit.objects.filter(pk=limit.pk).update(enabled=False)
+        assert ledger.reserve(make.reserving("0.01", by=by), now=NOON).allowed
         ledger.release(make.releasing(held.reservation_id), now=NOON)
         assert RateBucket.objects.get().level_tokens_e6 == 0
 
