@@ -392,8 +392,9 @@ def _cursor() -> Iterator[Any]:
         with connection.cursor() as cursor:
             yield cursor
         return
-    import psycopg
+    # Where SQLite alone is used, there need be no psycopg.
+    from governance.ledger.queued_cursor import QueuedCursor
 
     connection.ensure_connection()
-    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+    with connection.wrap_database_errors, QueuedCursor(connection.connection) as cursor:
         yield cursor

@@ -531,13 +531,17 @@ class RoundTrips:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.statements: list[str] = []
         self.waits = 0
-        self._unanswered = False
+        # How often the network was looked at before there was anything to wait for.
+        self.looks = 0
+        self._unanswered = self._executing = False
+        wait = psycopg.Connection.wait
         execute, fetch, leave = psycopg.Cursor.execute, psycopg.Cursor.fetchall, psycopg.Pipeline.__exit__
 
         def executed(cursor: Any, query: Any, *args: Any, **options: Any) -> Any:
             self.statements.append(str(query))
-            self._unanswered = True
+            self._unanswered = self._executing = True
             result = execute(cursor, query, *args, **options)
+            self._executing = False
             if not cursor.connection.pgconn.pipeline_status:
                 self._wait()
             return result
@@ -550,6 +554,17 @@ class RoundTrips:
             self._wait()
             return leave(pipeline, *error)
 
+        def looked(asked: Any) -> Any:
+            found = None
+            while True:
+                try:
+                    wanted = asked.send(found)
+                except StopIteration as done:
+                    return done.value
+                self.looks += self._executing
+                found = yield wanted
+
+        monkeypatch.setattr(psycopg.Connection, "wait", lambda self, asked, *args: wait(self, looked(asked), *args))
         monkeypatch.setattr(psycopg.Cursor, "execute", executed)
         monkeypatch.setattr(psycopg.Cursor, "fetchall", fetched)
         monkeypatch.setattr(psycopg.Pipeline, "__exit__", left)
@@ -558,7 +573,7 @@ class RoundTrips:
 
     def of(self, work: Callable[[], Any]) -> tuple[int, int]:
         """(round trips, statements) of `work`."""
-        self.statements, self.waits = [], 0
+        self.statements, self.waits, self.looks = [], 0, 0
         work()
         return self.waits, len(self.statements)
 
@@ -589,6 +604,8 @@ class TestRoundTrips:
         # And reservations; reservations changed, entries, rollups. The budget's threshold is an event, where it is one.
         waits, statements = trips.of(lambda: ledger.apply(mixed, now=timezone.now()))
         assert (waits, statements) == (2, 11)
+        # They leave together.
+        assert trips.looks == 0
         assert trips.of(lambda: ledger.release(make.releasing(other.reservation_id), now=timezone.now())) == (2, 8)
 
     def test_rate_limits_cost_none_more(self, by: Caller, trips: RoundTrips) -> None:
