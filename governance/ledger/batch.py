@@ -16,22 +16,16 @@ from uuid import UUID
 
 from django.conf import settings
 
-from governance.ledger import acts, claims, clock, sql, sql_acts, sql_callers, sql_writes
+from governance.ledger import acts, claims, clock, needs, sql, sql_acts, sql_callers, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger.caller_rules import CallerRules, Remembered, told
 from governance.ledger.operations import (
     Adjust,
-    ChangeLimit,
-    Expire,
     Extend,
     Follow,
-    OpenPeriod,
     Operation,
     Record,
-    Release,
     Reserve,
-    Reset,
-    ReviewAllowances,
     Settle,
 )
 from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
@@ -79,11 +73,6 @@ class _Looked(NamedTuple):
     buckets: list[tuple[Any, Any]]
 
 
-def _is_of_a_call(op: Operation) -> bool:
-    """Whether all that an operation needs can be told from what it says and the rules: it waits for no turn."""
-    return isinstance(op, Reserve | Release | Extend | Expire) or (isinstance(op, Settle) and op.trust is None)
-
-
 class Batch:
     """The working state of one transaction.
 
@@ -125,7 +114,7 @@ class Batch:
         self._given = now
         self.now = now + clock.ahead()
         self.calmly = calmly
-        self._ahead = ahead and not calmly and all(map(_is_of_a_call, operations))
+        self._ahead = ahead and not calmly and needs.are_calls(operations)
         # Without any of others: what a transaction sees of its own is nobody else's affair.
         self._remembered = remembered if remembered is not None else Remembered()
         self.windows: dict[int, WindowRow] = {}
@@ -152,11 +141,7 @@ class Batch:
 
     def prepare(self) -> None:
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
-        callers = {
-            op.caller
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None)
-        }
+        callers = needs.governed(self.operations)
         self.rules = self._remembered.rules
         is_sure = not self._ahead or bool(self.rules.lacking(callers))
         if is_sure:
@@ -176,9 +161,9 @@ class Batch:
         }
         self._lock_windows(
             needed=needed,
-            subjects=self._subjects_acted_on(),
+            subjects=needs.subjects(self.operations),
             ids=self._charged_windows() | sql.windows_at(past),
-            budget_ids=self._budgets_acted_on(),
+            budget_ids=needs.acted_on_whole(self.operations, crowded=self.crowded),
             looked=looked,
         )
         stand_ins = [row for row in self.open.values() if row.id == 0]
@@ -190,7 +175,7 @@ class Batch:
 
         Raises Unforeseen where they are not.
         """
-        held = self._held()
+        held = needs.reservations(self.operations)
         subjects = {(item.budget.id, item.subject) for caller in callers for item in self.matched(caller)}
         # Mostly there are no limits at all.
         filled, keys = held if self.rules.are_limited else (), self.rules.limits_of(callers)[1]
@@ -213,14 +198,8 @@ class Batch:
     def _take_steps(self, callers: Collection[Caller]) -> None:
         """Take turns, and read what comes before windows."""
         needed = [budget for caller in callers for budget in self.matched(caller)]
-        acted_on = {
-            op.budget_id
-            for op in self.operations
-            if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances | Follow)
-        }
-        sql.take_report_turns(
-            {op.trust.tenant_id for op in self.operations if isinstance(op, Settle | Record) and op.trust}
-        )
+        acted_on = needs.acted_on(self.operations)
+        sql.take_report_turns(needs.reporting_tenants(self.operations))
         sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
         self.crowded = sql_acts.crowded(acted_on, most=acts.MOST_AT_ONCE)
         self.following = {
@@ -228,16 +207,12 @@ class Batch:
             for op in self.operations
             if isinstance(op, Follow)
         }
-        self.reservations = answer(sql.reservations(self._held()))
+        self.reservations = answer(sql.reservations(needs.reservations(self.operations)))
         corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
         )
-
-    def _held(self) -> set[UUID]:
-        """The reservations that operations are about."""
-        return {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
 
     def _charged_windows(self) -> set[int]:
         """Those that what is settled, grows, ends, is corrected or follows an act is in already."""
@@ -248,26 +223,6 @@ class Batch:
         ]
         following = {id for slice in self.following.values() for id, _ in slice}
         return following.union(*lists)
-
-    def _subjects_acted_on(self) -> set[tuple[int, str]]:
-        """Whose windows an act names, each with its budget."""
-        return {
-            (op.budget_id, op.subject)
-            for op in self.operations
-            if isinstance(op, Reset | ReviewAllowances) and op.subject is not None
-        }
-
-    def _budgets_acted_on(self) -> set[int]:
-        """Those of which an act changes every window, and has not so many that these follow it."""
-        return {
-            op.budget_id
-            for op in self.operations
-            if isinstance(op, OpenPeriod)
-            or (
-                (isinstance(op, ChangeLimit) or (isinstance(op, Reset | ReviewAllowances) and op.subject is None))
-                and op.budget_id not in self.crowded
-            )
-        }
 
     def _read_rules(self, callers: Collection[Caller]) -> None:
         self.rules = self._remembered.read(callers)
