@@ -26,6 +26,7 @@ from governance import database
 from governance.api import authentication, refusing
 from governance.api import errors as answers
 from llm.gateway import bodies
+from llm.gateway import idempotency as repeats
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
 from llm.gateway.bodies import HeldBytes, Spread
 
@@ -33,7 +34,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+API = "/api/"
 WEBHOOKS = "/api/webhooks/"
+# What a request of the API says once or not at all: who asks, for whom, and whether it has asked before.
+ONCE = frozenset(name.encode() for name in (*repeats.ONCE, "authorization", "stripe-signature"))
 # So much may come from anybody: a form to sign in with, a mistaken key's request.
 ANYBODYS_BYTES = 64 * 1024
 # So many of the largest bodies are held in a process at a time: of a key or user, of a tenant, and of all. Django takes
@@ -111,6 +115,11 @@ class Gate:
         headers = dict(scope.get("headers", ()))
         if scope["type"] == "http" and _escapes(scope) > MOST_ESCAPES:
             await _answer(send, 431, _told("headers_too_large", TOO_MANY_ESCAPES), [])
+        elif doubled := _doubled(scope):
+            told = _told("invalid", f"The header {doubled} was sent more than once: send it once.", param=doubled)
+            await _answer(send, 400, told, [])
+            if scope["method"] == "POST":
+                await _run(self._notes, _note, scope["path"], headers, 400, told)
         elif scope["type"] != "http" or not (
             headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         ):
@@ -198,6 +207,17 @@ async def _run(threads: ThreadPoolExecutor, do: Callable[..., T], *arguments: An
     return await asyncio.get_running_loop().run_in_executor(threads, do, *arguments)
 
 
+def _doubled(scope: Scope) -> str:
+    """A header of the API that came more than once and says something once or not at all; "" where there is none.
+
+    Django would join its values, to a name that no budget knows.
+    """
+    if scope["type"] != "http" or not scope["path"].startswith(API):
+        return ""
+    names = [name for name, _ in scope["headers"] if name in ONCE]
+    return next((name.decode() for name in names if names.count(name) > 1), "")
+
+
 def _is_webhook(scope: Scope) -> bool:
     return bool(scope["path"].startswith(WEBHOOKS))
 
@@ -264,8 +284,8 @@ class _Once:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-def _told(code: str, message: str) -> dict[str, Any]:
-    return answers.envelope(code, message, None, str(uuids.uuid7()))
+def _told(code: str, message: str, *, param: str | None = None) -> dict[str, Any]:
+    return answers.envelope(code, message, param, str(uuids.uuid7()))
 
 
 async def _answer(send: Send, status: int, told: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:

@@ -4,12 +4,13 @@ The business's word binds a tenant: a reference that we signed, metadata that on
 Whatever else names one, such as the reference in a payment link's address, is the payer's word and waits for an
 operator; so does a claim to a tenant that another customer pays for or that has budgets of its own. The first binding
 wins, and a customer whose subscriptions are over, or that was deleted, gives its tenant up to the next. So does one of
-which no subscription has come about, to one that has one.
+which no subscription has come about, or that is stopped as it does not pay, to one that pays.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -34,9 +35,12 @@ STRIPE = Actor("stripe")
 # Reason codes of an account that counts for no tenant; all but the first name the tenant after a colon.
 UNBOUND = ("unbound", "tenant_taken", "unknown_tenant", "unproven_claim", "tenant_has_budgets")
 # A closed customer of the free tier is closed all the same.
-FREE, NONE, PENDING = BillingAccount.State.FREE, BillingAccount.State.NONE, BillingAccount.State.PENDING
-CLOSED = (BillingAccount.State.CLOSED, FREE)
+State = BillingAccount.State
+FREE, NONE, PENDING, SUSPENDED = State.FREE, State.NONE, State.PENDING, State.SUSPENDED
+CLOSED = (State.CLOSED, FREE)
 OVER = Q(deleted_at__isnull=False) | Q(state__in=CLOSED)
+# Who has nothing: over, or stopped as it does not pay. To one that pays it gives way.
+STOPPED = OVER | Q(state=SUSPENDED)
 Source = BillingAccount.ClaimSource
 # A budget for billing cycles is meant for Stripe, whoever made it: a subscription takes it over.
 OWN_BUDGETS = Budget.objects.filter(scope_type=ScopeType.TENANT).exclude(window=WindowKind.BILLING_CYCLE.value)
@@ -49,6 +53,13 @@ class BindingError(ValueError):
 def of_customer(customer_id: str) -> BillingAccount:
     """The customer's account, made on the first sight of it."""
     return BillingAccount.objects.get_or_create(stripe_customer_id=customer_id)[0]
+
+
+def make_known(customer_ids: Collection[str]) -> None:
+    """Make an account for each of these customers that has none."""
+    known = BillingAccount.objects.filter(stripe_customer_id__in=customer_ids)
+    new = sorted(set(customer_ids) - set(known.values_list("stripe_customer_id", flat=True)))
+    BillingAccount.objects.bulk_create([BillingAccount(stripe_customer_id=id) for id in new], ignore_conflicts=True)
 
 
 def locked(customer_id: str) -> BillingAccount:
@@ -103,7 +114,7 @@ def bind_claimed(*, account: BillingAccount, now: datetime) -> bool:
     if settings.STRIPE_CREATE_TENANTS:
         _make_tenant(account.claimed_tenant, now)
     # Customers before tenants, as whoever applies what a customer has bought locks them.
-    holders = _holders(account.claimed_tenant, account).filter(OVER | Q(has_begun=False))
+    holders = _holders(account.claimed_tenant, account).filter(STOPPED | Q(has_begun=False))
     giving_up = holders.select_for_update(of=("self",)).first()
     # Locked, so that two customers that claim it at once are bound one after the other.
     tenant = Tenant.objects.select_for_update(no_key=True).filter(slug=account.claimed_tenant).first()
@@ -113,7 +124,7 @@ def bind_claimed(*, account: BillingAccount, now: datetime) -> bool:
     if holder != giving_up or _obstacle(account, holder):
         return False
     if holder is not None:
-        why = "over" if _is_over(holder) else "has no subscription"
+        why = "over" if _is_over(holder) else "does not pay"
         _give_up(holder, tenant, STRIPE, now, reason=f"{why}; {account} pays since")
     _bind(account, tenant, STRIPE, now, reason="named by Stripe's objects")
     return True
@@ -124,12 +135,12 @@ def claims_to_retry() -> Q:
     business = Q(tenant__isnull=True, claim_source__in=(Source.BUSINESS, Source.PURCHASE))
     free = Tenant.objects.filter(billing_account=None)
     bound = BillingAccount.objects.filter(tenant__isnull=False)
-    over, on_free = bound.filter(OVER), bound.filter(state=FREE, deleted_at=None)
+    over, needs_more = bound.filter(STOPPED), bound.filter(state__in=(FREE, SUSPENDED), deleted_at=None)
     owning = Tenant.objects.filter(Exists(OWN_BUDGETS.filter(tenant=OuterRef("pk"))))
     claimed = Q(claimed_tenant__in=free.values("slug")) | (
         Q(claimed_tenant__in=over.values("tenant__slug"), deleted_at__isnull=True)
         & ~Q(state__in=CLOSED)
-        & (Q(state__in=LIVE) | ~Q(claimed_tenant__in=on_free.values("tenant__slug")))
+        & (Q(state__in=LIVE) | ~Q(claimed_tenant__in=needs_more.values("tenant__slug")))
     )
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
 
@@ -255,9 +266,10 @@ def _gives_way(holder: BillingAccount, *, to: BillingAccount) -> bool:
     if _is_over(holder):
         # Who has nothing yet, as one that never pays, takes nothing from the free tier.
         return holder.deleted_at is not None or holder.state != FREE or to.state in LIVE
-    # An abandoned checkout, or who has bought something once. What an operator has decided stays.
+    # An abandoned checkout, who has bought something once, or who does not pay. What an operator has decided stays.
     has_decided = holder.tenant is not None and holder.tenant.slug in holder.decided_claims
-    return to.state in LIVE and not (holder.has_begun or holder.state in LIVE or has_decided)
+    has_less = holder.state == SUSPENDED or not (holder.has_begun or holder.state in LIVE)
+    return to.state in LIVE and has_less and not has_decided
 
 
 def _decide(account: BillingAccount, *slugs: str) -> None:

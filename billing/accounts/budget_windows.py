@@ -20,7 +20,7 @@ from billing.rules import balance, grants
 from billing.rules.balance import Limit, Purchase, Spell
 from billing.rules.entitlement import OVER, Entitlement, EntitlementState, WindowShare, is_due, paid_for
 from billing.rules.grants import Period
-from billing.rules.valuation import Kept, PlanRule, Pricing
+from billing.rules.valuation import Kept, Level, PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
@@ -104,6 +104,18 @@ def end_spending(
     else:
         return None
     return apply(account, tenant, found, facts, now=now)
+
+
+def topups_alone(
+    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime
+) -> Limit | None:
+    """The plan is over or stopped: what is left of top-ups has a window of its own, in which nothing else can be spent.
+    None where nothing is left. `account` is locked."""
+    rows = BillingPeriod.objects.filter(tenant=tenant, parts=[])
+    row = rows.filter(starts_at=account.window_start).first() if account.window_start else None
+    period = Period(row.starts_at, row.ends_at) if row else grants.month(now, now)
+    limit = apply(account, tenant, replace(found, period=period), facts, now=now)
+    return limit if limit.nanos > _used(_budget(tenant, 0, found, now)) else None
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -218,11 +230,17 @@ def _paid_parts(
     row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule], now: datetime
 ) -> tuple[balance.Part, ...]:
     """An earlier window's parts with what was paid for each, as is known now."""
-    pricing = Pricing(plans, kept_of(row.kept_values), rates=policy.current().rates)
+    kept = kept_of(row.kept_values)
+    pricing = Pricing(plans, kept, rates=policy.current().rates)
     parts = []
     for part in map(_part, row.parts):
         sub = facts.subscriptions.get(part.subscription_id)
-        known = grants.of(sub, part.subscription_id, facts.invoices, pricing, set())
+        if sub is not None and kept:
+            # What has become an item since says nothing of then.
+            sub = replace(sub, items=tuple(item for item in sub.items if item.price.id in kept))
+        # Those alone: a price that bills each day has a window and an invoice for each of three years.
+        invoices = grants.about(part.period, facts.invoices)
+        known = grants.of(sub, part.subscription_id, invoices, pricing, set())
         cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
         lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
         if is_due(part, sub, now):
@@ -292,12 +310,8 @@ def _part(raw: Sequence[Any]) -> WindowShare:
 
 
 def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
-    """Kept values as they are stored."""
-    found = {}
-    for price, value in stored.items():
-        level, limit, share = (*value, 0)[:3]
-        found[price] = (level, limit, share)
-    return found
+    """Kept values as they are stored. Earlier versions did not keep what was on the default plan."""
+    return {price: tuple(value) for price, value in stored.items() if value[0] >= Level.DEFAULT}
 
 
 def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:

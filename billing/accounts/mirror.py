@@ -106,14 +106,11 @@ def take_read(
 ) -> None:
     """Keep what was just read of a customer, in a few queries however much it is: nothing that is kept is newer."""
     prices = [price for data in subscriptions for price in _told_prices(data)]
-    known = {objects.text(data.get("id")): data for data in (*prices, *catalog)}
-    for id, data in known.items():
-        if id:
-            take_catalog(data, version=version, now=now, force=True)
+    _take_whole_catalog([*prices, *catalog], version=version, now=now)
     read = {data["id"]: (data, {"status": objects.text(data.get("status"))[:30]}) for data in subscriptions}
-    _take_all(Subscription, account, read, version=version, now=now)
-    _take_all(Invoice, account, _by_id(invoices, _of_invoice), version=version, now=now)
-    _take_all(Payment, account, _by_id(payments, _of_payment), version=version, now=now)
+    _take_all(Subscription, read, account=account, version=version, now=now)
+    _take_all(Invoice, _by_id(invoices, _of_invoice), account=account, version=version, now=now)
+    _take_all(Payment, _by_id(payments, _of_payment), account=account, version=version, now=now)
 
 
 def _told_prices(subscription: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -174,22 +171,66 @@ def known_object(id: str) -> dict[str, Any]:
     return {"id": id, "object": "customer"} if is_customer else {}
 
 
-def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime, force: bool = False) -> bool:
+def take_catalog(data: Mapping[str, Any], *, version: str, now: datetime) -> bool:
     """Keep a price, plan or product unless what is kept is newer; whether it was kept."""
-    kind = kind_of(data)
-    id = objects.text(data.get("id"))
-    if not id:
-        return False
-    taken = _take(CatalogEntry, id, data, version=version, now=now, force=force, kind=kind)
-    if key := objects.text(data.get("lookup_key"))[:255]:
-        # Of several keys the first, in whatever order they are heard of.
-        earlier = Q(sold_as="") | Q(sold_as_version__gt=version)
-        CatalogEntry.objects.filter(earlier, stripe_id=id).update(sold_as=key, sold_as_version=version)
+    taken = False
+    for id, (one, columns) in _of_catalog([data]).items():
+        taken = _take(CatalogEntry, id, one, version=version, now=now, **columns)
+    _note_sold_as([data], version)
     return taken
+
+
+def _take_whole_catalog(read: Sequence[Mapping[str, Any]], *, version: str, now: datetime) -> None:
+    """Keep prices and products that were just read, in a few queries however many they are."""
+    _take_all(CatalogEntry, _of_catalog(read), account=None, version=version, now=now)
+    _note_sold_as(read, version)
+
+
+def confirm_catalog(ids: Sequence[str], *, now: datetime) -> None:
+    """Note that prices and products were read, and say what is kept of them."""
+    CatalogEntry.objects.filter(stripe_id__in=ids).update(updated_at=now)
+
+
+def _of_catalog(read: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Mapping[str, Any], Columns]]:
+    found = {objects.text(data.get("id")): data for data in read}
+    found.pop("", None)
+    # Who subscribes to what was deleted goes on: it is worth what it was.
+    deleted = [id for id, data in found.items() if data.get("deleted")]
+    for id, data in CatalogEntry.objects.filter(stripe_id__in=deleted).values_list("stripe_id", "data"):
+        found[id] = {**data, **found[id]}
+    return {id: (data, {"kind": kind_of(data)}) for id, data in found.items()}
+
+
+def _note_sold_as(read: Sequence[Mapping[str, Any]], version: str) -> None:
+    """Of several lookup keys of a price the first counts, in whatever order they are heard of."""
+    keys = {objects.text(data.get("id")): objects.text(data.get("lookup_key"))[:255] for data in read}
+    keyed = [id for id, key in keys.items() if key]
+    later = Q(sold_as="") | Q(sold_as_version__gt=version)
+    rows = CatalogEntry.objects.select_for_update().filter(later, stripe_id__in=keyed)
+    for row in rows:
+        row.sold_as, row.sold_as_version = keys[row.stripe_id], version
+    CatalogEntry.objects.bulk_update(rows, ["sold_as", "sold_as_version"])
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
     return CatalogEntry.Kind.PRODUCT if data.get("object") == "product" else CatalogEntry.Kind.PRICE
+
+
+def prices_of(product_id: str) -> set[str]:
+    """The ids of a product's prices that are kept."""
+    rows = CatalogEntry.objects.filter(kind=CatalogEntry.Kind.PRICE, data__product=product_id)
+    return set(rows.values_list("stripe_id", flat=True))
+
+
+def buyers_of(ids: Collection[str]) -> set[int]:
+    """The accounts that bought one of these prices or products once, by their keys."""
+    bought = Invoice.objects.filter(subscription_id="", status="paid").values_list("account_id", "data")
+    return {pk for pk, data in bought.iterator() if _names_any(data, ids)}
+
+
+def _names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
+    found = [(line, _price_in(line)) for line in objects.members(data.get("lines"))]
+    return any(price.get("id") in ids or _product_in(line, price) in ids for line, price in found)
 
 
 def facts(account: BillingAccount) -> Facts:
@@ -197,14 +238,14 @@ def facts(account: BillingAccount) -> Facts:
     rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")
     invoices = [row.data for row in rows]
     # The same few prices are on all of them.
-    known = _catalog_of([*subscriptions, *invoices])
+    known = catalog_of([*subscriptions, *invoices])
     subs = [objects.subscription(with_catalog(data, known)) for data in subscriptions]
     read = [objects.invoice(with_catalog(data, known)) for data in invoices]
     paid = payments(account, read)
     return Facts({one.id: one for one in subs}, read, paid, refunds.of_invoices(read, paid))
 
 
-def _catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:
+def catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:
     """What is kept of all prices and products that objects name."""
     members = [one for data in read for name in ("items", "lines") for one in objects.members(data.get(name))]
     prices = {objects.text(_price_in(member).get("id")) for member in members} - {""}
@@ -249,7 +290,7 @@ def with_catalog(data: Mapping[str, Any], known: Catalog | None = None) -> dict[
 
     `known` is what was looked up for it and others.
     """
-    known = _catalog_of([data]) if known is None else known
+    known = catalog_of([data]) if known is None else known
     found = dict(data)
     for name in ("items", "lines"):
         if name in found:
@@ -285,24 +326,27 @@ def _product_in(member: Mapping[str, Any], price: Mapping[str, Any]) -> str:
 
 def _take_all(
     model: type[Row],
-    account: BillingAccount,
     read: Mapping[str, tuple[Mapping[str, Any], Columns]],
     *,
+    account: BillingAccount | None,
     version: str,
     now: datetime,
 ) -> None:
+    """Keep what was read: of the account's, or of what all accounts share."""
+    owner = {} if account is None else {"account_id": account.pk}
     rows = {row.stripe_id: row for row in model._default_manager.select_for_update().filter(stripe_id__in=read)}
     new, changed = [], []
     for id, (data, columns) in read.items():
-        values = {"data": dict(data), "account_id": account.pk, **columns}
+        values = {"data": dict(data), **owner, **columns}
         if (row := rows.get(id)) is None:
             new.append(model(stripe_id=id, version=version, updated_at=now, **values))
         elif any(getattr(row, name) != value for name, value in values.items()):
             for name, value in values.items():
                 setattr(row, name, value)
             changed.append(row)
-    names = {"data", "account", *(name for _, columns in read.values() for name in columns)}
-    model._default_manager.bulk_create(new)
+    names = {"data", *owner, *(name for _, columns in read.values() for name in columns)}
+    # Of what is shared another worker may have made a row at this moment, of as new a reading.
+    model._default_manager.bulk_create(new, ignore_conflicts=account is None)
     model._default_manager.bulk_update(changed, sorted(names))
     model._default_manager.filter(stripe_id__in=rows).update(version=version, updated_at=now)
 
@@ -314,7 +358,6 @@ def _take(
     *,
     version: str,
     now: datetime,
-    force: bool = False,
     **columns: Any,
 ) -> bool:
     values = {"data": dict(data), "version": version, "updated_at": now, **columns}
@@ -327,7 +370,7 @@ def _take(
         except IntegrityError:
             # Another worker made it at this moment; only catalog entries are shared between customers.
             row = model._default_manager.select_for_update().get(stripe_id=id)
-    if row.version >= version and not force:
+    if row.version >= version:
         return False
     for name, value in values.items():
         setattr(row, name, value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from math import floor
 from typing import cast
 
 from django.conf import settings
@@ -106,6 +107,11 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
         if one.budget.tenant_id is None and allowances.state(one, now=now) == allowances.RUNNING:
             allowances.end(allowance=one, by=STRIPE, now=now, reason="counts beside the subscription")
     return rows
+
+
+def has_any(account: BillingAccount, tenant: Tenant) -> bool:
+    """Whether the tenant has top-ups, used up or not."""
+    return TopUp.objects.filter(Q(account=account, tenant=None) | Q(tenant=tenant)).exists()
 
 
 def bought_at(account: BillingAccount, tenant: Tenant) -> datetime | None:
@@ -227,7 +233,9 @@ def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) 
 def _refund(row: TopUp, gone: Refund) -> bool:
     """As much of the amount as of the payment went back; whether that is news."""
     refunded = 0
-    if gone.kind.is_whole:
+    if gone.kind == RefundKind.DISPUTED:
+        refunded = floor(row.amount_nanos * gone.lost)
+    elif gone.kind == RefundKind.REFUNDED:
         refunded = row.amount_nanos
     elif gone.kind == RefundKind.PARTIAL:
         refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)

@@ -1,7 +1,7 @@
 """Bring a tenant's budget to what its customer's subscriptions come to.
 
 A reading of Stripe is taken outside any transaction and numbered before it begins. It is written only under the
-customer's lock and only while no later reading has begun, so a slow worker never overwrites newer state, and no
+customer's lock and only while none is that began later, so a slow worker never overwrites newer state, and no
 database lock is held while Stripe answers: model calls never wait for Stripe.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
-from billing.rules.valuation import Level
+from billing.rules.valuation import TOPUP_KEY, Level
 from billing.stripe_api import client, objects
 from governance import alerts, audit, ledger
 from governance.audit import Actor
@@ -67,9 +68,13 @@ ALERTS = {
         "{customer} pays for {tenant}, and Stripe's objects name the tenant {detail} by now: an operator decides.",
     ),
 }
-# A reading overtaken by a later one is taken anew, so often.
-READINGS = 5
+# Whoever reads a customer for its events has it for so long; a worker that died does not keep it longer.
+TURN = timedelta(minutes=1)
 CATALOG_AGE = timedelta(days=1)
+# Of who spends top-ups alone it is asked so often whether they are used up.
+TOPUPS_AGE = timedelta(days=1)
+# A customer that is due and could not be read is due again after so long.
+AFTER_FAILURE = timedelta(minutes=10)
 # Billing decides over the tenant's status in these states; in the others it leaves it alone.
 STOPPING = (EntitlementState.SUSPENDED, EntitlementState.CLOSED)
 # What is left of a window whose period is over can be spent until the next one opens.
@@ -78,10 +83,6 @@ SPENDABLE = (*LIVE, EntitlementState.LAPSED)
 BEGUN = (EntitlementState.ACTIVE, EntitlementState.TRIAL, EntitlementState.PROVISIONAL)
 # Stripe's statuses of a subscription whose first payment, or trial, has not come about.
 NEVER_BEGAN = ("incomplete", "incomplete_expired")
-
-
-class Overtaken(Exception):
-    """Another worker began a later reading of this customer; this one must not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,25 @@ class Reading:
 
 def customer(customer_id: str, *, now: datetime) -> BillingAccount:
     """Read one customer anew (from Stripe with a key, else from the mirror) and write what follows."""
-    for _ in range(READINGS):
-        reading = read(customer_id, now=now)
-        try:
-            return ledger.run_again(transaction.atomic(write))(customer_id, reading, now=now)
-        except Overtaken:
-            continue
-    raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+    reading = read(customer_id, now=now)
+    return ledger.run_again(transaction.atomic(write))(customer_id, reading, now=now)
+
+
+@contextmanager
+def turn(customer_id: str, *, now: datetime) -> Iterator[datetime | None]:
+    """One worker's turn at reading a customer: None for the one who has it, else until when another has it.
+
+    Nothing hangs on it but how often Stripe is asked: readings side by side are written in their order.
+    """
+    account, until = binding.of_customer(customer_id), now + TURN
+    mine = BillingAccount.objects.filter(pk=account.pk)
+    if not mine.filter(Q(turn_until=None) | Q(turn_until__lte=now)).update(turn_until=until):
+        yield mine.values_list("turn_until", flat=True).get() or now
+        return
+    try:
+        yield None
+    finally:
+        mine.filter(turn_until=until).update(turn_until=None)
 
 
 def due(*, now: datetime, limit: int = 200) -> int:
@@ -111,18 +124,19 @@ def due(*, now: datetime, limit: int = 200) -> int:
     """
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
-    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True)
+    unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry())
     ids = list(found.order_by("due_at", "period_end").values_list("stripe_customer_id", flat=True)[:limit])
     for customer_id in ids:
         try:
             customer(customer_id, now=now)
+            continue
         except client.StripeError as error:
-            # The others must not wait for this one; it is due again at the next run.
             log.warning("customer %s was not synced: %s", customer_id, error)
         except Exception:
-            # Nor for one whose figures cannot be worked out.
             log.exception("customer %s could not be computed", customer_id)
+        # The others must not wait for it, at the next run neither.
+        BillingAccount.objects.filter(stripe_customer_id=customer_id).update(due_at=now + AFTER_FAILURE)
     return len(ids)
 
 
@@ -143,13 +157,23 @@ def read_as(customer_id: str, number: int, *, now: datetime) -> Reading:
     return Reading(number, snapshot, _products(snapshot, now))
 
 
-def write(customer_id: str, reading: Reading | None, *, now: datetime) -> BillingAccount:
-    """Write what a reading (or the mirror alone) comes to, in the caller's transaction. Raises Overtaken."""
+def write(
+    customer_id: str, reading: Reading | None, *, now: datetime, said: objects.Object | None = None
+) -> BillingAccount:
+    """Write what a reading (or the mirror alone) comes to, in the caller's transaction.
+
+    Of one that began before the one that is written only the checkouts count: no list tells of those. What the object
+    of an event `said` of its tenant comes after what was read, which is the same whichever event comes first.
+    """
     account = binding.locked(customer_id)
-    if reading is not None:
-        if account.fetches != reading.number:
-            raise Overtaken
+    for data in reading.snapshot.checkouts if reading else ():
+        purchases.note_checkout(account, data, now=now)
+    if reading is not None and reading.number > account.written:
         _keep(account, reading, now)
+    elif reading is not None:
+        reading = None
+    if said:
+        binding.claim(account=account, data=said, now=now)
     binding.bind_claimed(account=account, now=now)
     _apply_reading(account, reading, now)
     # Who pays by now comes before who does not.
@@ -171,17 +195,28 @@ def is_unchanged(account: BillingAccount, reading: Reading, *, now: datetime) ->
     waits = account.tenant_id is None and account.claimed_tenant != ""
     is_due = account.due_at is not None and account.due_at <= now
     is_new = account.read_digest == ""
-    if is_new or waits or is_due or reading.products or account.fetches != reading.number:
+    if is_new or waits or is_due or reading.number <= account.written:
         return False
     return account.read_digest == _digest(account, reading)
+
+
+def confirm(account: BillingAccount, reading: Reading, *, now: datetime) -> None:
+    """Note that a reading said what was known. `account` is locked."""
+    BillingAccount.objects.filter(pk=account.pk).update(fetched_at=now, written=reading.number)
+    mirror.confirm_catalog([one["id"] for one in reading.products], now=now)
 
 
 def _digest(account: BillingAccount, reading: Reading) -> str:
     read = reading.snapshot
     said = (read.customer, read.subscriptions, read.invoices, read.payments, read.checkouts)
+    # Another customer's reading may have brought what its prices and products say now.
+    catalog = mirror.catalog_of([*read.subscriptions, *read.invoices])
+    catalog |= {one["id"]: {**catalog.get(one["id"], {}), **one} for one in reading.products}
     of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
     plans = list(Plan.objects.order_by("pk").values())
-    data = orjson.dumps([said, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(
+        [said, catalog, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS
+    )
     return hashlib.sha256(data).hexdigest()
 
 
@@ -199,6 +234,9 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
         wrong.add(f"tenant_has_budgets:{account.tenant}")
     elif account.tenant is not None:
         limit = _give(account, account.tenant, found, facts, now)
+    if found.state in STOPPING and limit is not None:
+        # Nobody says when they are used up.
+        found = replace(found, until=now + TOPUPS_AGE)
     _note(account, replace(found, reasons=(*found.reasons, *sorted(wrong))), limit, now)
     return found
 
@@ -230,7 +268,9 @@ def _give(
         limit = budget_windows.end_spending(account, tenant, found, facts, now=now)
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
-    _set_tenant_status(tenant, found, now)
+    elif purchases.has_any(account, tenant):
+        limit = budget_windows.topups_alone(account, tenant, found, facts, now=now)
+    _set_tenant_status(tenant, found, now, stops=found.state in STOPPING and limit is None)
     return limit
 
 
@@ -254,14 +294,21 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
         budget_windows.forgive(account)
 
 
-def concerned_by(kind: str) -> Collection[str]:
-    """Customers with a price whose limit comes from less than a price's (or product's) metadata: news may map it."""
-    level = Level.PRODUCT_METADATA if kind == CatalogEntry.Kind.PRODUCT else Level.PRICE_METADATA
-    rows = BillingAccount.objects.exclude(kept_values={}).values_list("stripe_customer_id", "kept_values")
-    # A price may turn out to sell top-ups: those are on invoices without a subscription.
-    bought = BillingAccount.objects.filter(invoices__subscription_id="", invoices__status="paid")
-    unmapped = {id for id, kept in rows if any(value[0] < level for value in kept.values())}
-    return sorted(unmapped | set(bought.values_list("stripe_customer_id", flat=True)))
+def look_again(entry: objects.Object, *, now: datetime) -> None:
+    """Have customers looked at again, each in a transaction of its own, whom news of a price or product may concern.
+
+    Their price's limit comes from less than such metadata; or they bought something once that sells a top-up now.
+    """
+    kind, id = mirror.kind_of(entry), objects.text(entry.get("id"))
+    level, prices = Level.PRICE_METADATA, {id}
+    if kind == CatalogEntry.Kind.PRODUCT:
+        level, prices = Level.PRODUCT_METADATA, mirror.prices_of(id)
+    rows = BillingAccount.objects.exclude(kept_values={}).values_list("pk", "kept_values")
+    found = {pk for pk, kept in rows.iterator() if any(kept[price][0] < level for price in prices & kept.keys())}
+    if TOPUP_KEY in objects.mapping(entry.get("metadata")):
+        found |= mirror.buyers_of({id, *prices})
+    locked = BillingAccount.objects.select_for_update().filter(pk__in=found).order_by("pk")
+    BillingAccount.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(due_at=now)
 
 
 def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
@@ -281,12 +328,12 @@ def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime,
     )
 
 
-def _set_tenant_status(tenant: Tenant, found: Entitlement, now: datetime) -> None:
+def _set_tenant_status(tenant: Tenant, found: Entitlement, now: datetime, *, stops: bool) -> None:
     """Suspend or take back; a tenant that an operator paused stays paused."""
     status = Tenant.Status
-    if found.state in STOPPING:
+    if stops:
         old, new = status.ACTIVE, status.SUSPENDED
-    elif found.state in LIVE:
+    elif found.state in (*LIVE, *STOPPING):
         old, new = status.SUSPENDED, status.ACTIVE
     else:
         return
@@ -337,6 +384,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "window_start",
             "has_begun",
             "fetched_at",
+            "written",
             "deleted_at",
             "read_digest",
         ]
@@ -365,7 +413,7 @@ def _alerting(reasons: Collection[str]) -> set[str]:
 def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
     snapshot = reading.snapshot
     version = mirror.version_of_reading(reading.number, now)
-    account.fetched_at = now
+    account.fetched_at, account.written = now, reading.number
     account.deleted_at = (account.deleted_at or now) if snapshot.customer.get("deleted") else None
     mirror.take_read(
         account,
@@ -376,24 +424,23 @@ def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
         version=version,
         now=now,
     )
-    for data in snapshot.checkouts:
-        purchases.note_checkout(account, data, now=now)
-    for data in (snapshot.customer, *snapshot.subscriptions):
+    # Of several subscriptions that name a tenant each the first one.
+    begun = sorted(
+        snapshot.subscriptions, key=lambda one: (objects.whole(one.get("created")), objects.text(one.get("id")))
+    )
+    for data in (snapshot.customer, *begun):
         binding.claim(account=account, data=data, now=now)
 
 
 def _products(snapshot: client.CustomerSnapshot, now: datetime) -> tuple[client.Fetched, ...]:
-    """Products of the customer's prices that are not known yet, or not lately."""
-    ids = {
-        item.price.product_id
-        for data in snapshot.subscriptions
-        for item in objects.subscription(data).items
-        if item.price.product_id
-    }
-    ids |= {line.price.product_id for line in _bought(snapshot)} - {""}
-    fresh = CatalogEntry.objects.filter(stripe_id__in=ids, updated_at__gt=now - CATALOG_AGE)
-    missing = ids - set(fresh.values_list("stripe_id", flat=True))
-    return (*_prices(snapshot), *(client.product(id) for id in sorted(missing)))
+    """Products of the customer's prices that are not known yet; of what it is subscribed to, or not lately."""
+    items = (item for data in snapshot.subscriptions for item in objects.subscription(data).items)
+    subscribed = {item.price.product_id for item in items}
+    ids = (subscribed | {line.price.product_id for line in _bought(snapshot)}) - {""}
+    known = CatalogEntry.objects.filter(stripe_id__in=ids)
+    stale = Q(stripe_id__in=subscribed, updated_at__lte=now - CATALOG_AGE)
+    missing = ids - set(known.exclude(stale).values_list("stripe_id", flat=True))
+    return (*_prices(snapshot), *client.products(sorted(missing)))
 
 
 def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:
@@ -401,11 +448,7 @@ def _prices(snapshot: client.CustomerSnapshot) -> Iterator[client.Fetched]:
     known = {item.price.id for data in snapshot.subscriptions for item in objects.subscription(data).items}
     ids = {line.price.id for line in _bought(snapshot)} - known - {""}
     for id in sorted(ids - set(CatalogEntry.objects.filter(stripe_id__in=ids).values_list("stripe_id", flat=True))):
-        try:
-            yield client.price(id)
-        except client.StripeRefused as error:
-            # One that was deleted since says nothing of today.
-            log.warning("price %s was not read: %s", id, error)
+        yield client.price(id)
 
 
 def _bought(snapshot: client.CustomerSnapshot) -> Iterator[objects.Line]:

@@ -201,12 +201,17 @@ def reconcile(*, now: datetime, dry_run: bool = False, report: Report = ignore) 
 
 
 def _reconcile_slice(run: StripeRun, *, now: datetime, enough: Callable[[], bool]) -> bool:
-    """Go on with all customers, in the order of their rows; whether it is through."""
-    if not run.cursor:
-        for customer_id in _at_stripe():
-            binding.of_customer(customer_id)
-        runs.keep(run, cursor="0")
-    # One customer at least, or slices that are short would never end.
+    """Go on with all customers, in the order of their rows; whether it is through.
+
+    First those that Stripe alone knows get a row, a page of subscriptions at a time: until then the cursor is the last
+    of these. A page, or a customer, is done at least, or slices that are short would never end.
+    """
+    while not run.cursor.isdecimal():
+        ids, last = _page_at_stripe(after=run.cursor)
+        binding.make_known(ids)
+        runs.keep(run, cursor=last or "0")
+        if enough():
+            return False
     while True:
         rows = BillingAccount.objects.filter(pk__gt=int(run.cursor)).order_by("pk")
         found = list(rows.values_list("pk", "stripe_customer_id")[:CUSTOMERS_A_STEP])
@@ -223,11 +228,26 @@ def _reconcile_slice(run: StripeRun, *, now: datetime, enough: Callable[[], bool
 
 
 def _at_stripe() -> set[str]:
-    def read(api: client.Client) -> set[str]:
-        listed = api.v1.subscriptions.list({"status": "all", "limit": client.PAGE})
-        return {objects.customer_id(one.to_dict(for_json=True)) for one in listed.auto_paging_iter()} - {""}
+    ids, last = _page_at_stripe(after="")
+    while last:
+        more, last = _page_at_stripe(after=last)
+        ids |= more
+    return ids
 
-    return client.ask(read)
+
+def _page_at_stripe(*, after: str) -> tuple[set[str], str]:
+    """The customers of Stripe's next subscriptions, and the last of these; none where there are no more."""
+    wanted: Any = {"status": "all", "limit": client.PAGE} | ({"starting_after": after} if after else {})
+    try:
+        page = client.ask(lambda api: api.v1.subscriptions.list(wanted))
+    except client.StripeRefused as error:
+        if not after or error.code != "resource_missing":
+            raise
+        # The place is lost where that subscription is no more: from the first one again.
+        return _page_at_stripe(after="")
+    found = [one.to_dict(for_json=True) for one in page.data]
+    last = str(found[-1]["id"]) if found and page.has_more else ""
+    return {objects.customer_id(one) for one in found} - {""}, last
 
 
 def _reconcile_one(customer_id: str, done: Outcome, *, now: datetime, dry_run: bool) -> None:
@@ -250,31 +270,27 @@ def _reconcile_one(customer_id: str, done: Outcome, *, now: datetime, dry_run: b
 
 def _recompute(customer_id: str, *, now: datetime, dry_run: bool) -> list[str]:
     """Read and write one customer; what is other than before. A dry run takes it all back."""
-    for _ in range(sync.READINGS):
-        reading = _read_without_trace(customer_id, now) if dry_run else sync.read(customer_id, now=now)
-        found: list[str] = []
-        try:
-            with transaction.atomic():
-                account = binding.locked(customer_id)
-                if reading is not None and sync.is_unchanged(account, reading, now=now):
-                    if not dry_run:
-                        BillingAccount.objects.filter(pk=account.pk).update(fetched_at=now)
-                    return []
-                before = _describe(account)
-                after = _describe(sync.write(customer_id, reading, now=now))
-                found = [
-                    f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}"
-                    for name in {**before, **after}
-                    if before.get(name) != after.get(name)
-                ]
-                if dry_run:
-                    raise _Undo
-        except sync.Overtaken:
-            continue
-        except _Undo:
-            pass
-        return found
-    raise client.StripeUnavailable(f"{customer_id} is being read by too many workers at once")
+    reading = _read_without_trace(customer_id, now) if dry_run else sync.read(customer_id, now=now)
+    found: list[str] = []
+    try:
+        with transaction.atomic():
+            account = binding.locked(customer_id)
+            if reading is not None and sync.is_unchanged(account, reading, now=now):
+                if not dry_run:
+                    sync.confirm(account, reading, now=now)
+                return []
+            before = _describe(account)
+            after = _describe(sync.write(customer_id, reading, now=now))
+            found = [
+                f"{name}: {_in_words(before.get(name))} -> {_in_words(after.get(name))}"
+                for name in {**before, **after}
+                if before.get(name) != after.get(name)
+            ]
+            if dry_run:
+                raise _Undo
+    except _Undo:
+        pass
+    return found
 
 
 def _read_without_trace(customer_id: str, now: datetime) -> sync.Reading | None:
@@ -282,7 +298,7 @@ def _read_without_trace(customer_id: str, now: datetime) -> sync.Reading | None:
     if not client.is_configured():
         return None
     known = BillingAccount.objects.filter(stripe_customer_id=customer_id).values_list("fetches", flat=True).first()
-    return sync.read_as(customer_id, known or 0, now=now)
+    return sync.read_as(customer_id, (known or 0) + 1, now=now)
 
 
 def _describe(account: BillingAccount) -> dict[str, Any]:

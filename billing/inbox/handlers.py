@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing.accounts import binding, budget_windows, mirror, purchases, sync
+from billing.accounts import binding, budget_windows, mirror, purchases, references, sync
 from billing.models import BillingAccount, Invoice, StripeEvent
 from billing.rules.entitlement import EntitlementState
 from billing.stripe_api import client, objects
@@ -23,6 +23,7 @@ Readings = Mapping[str, sync.Reading | None]
 Handler = Callable[[StripeEvent, Readings, datetime], None]
 
 NOT_FINALIZED = "invoice_not_finalized"
+GUEST = "checkout_without_customer"
 FINISHED = ("paid", "void", "uncollectible")
 
 
@@ -56,15 +57,19 @@ def complete(event: StripeEvent) -> StripeEvent:
     return event.about(found, type=name, customer_id=objects.customer_id(found)) if found else event
 
 
-def readings(event: StripeEvent, *, now: datetime) -> Readings:
-    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError."""
-    known = EVENT_TYPES.get(event.type)
-    if known is None:
+def readings(event: StripeEvent, *, now: datetime, known: Readings | None = None) -> Readings:
+    """Ask Stripe about the customer an event concerns, before any transaction. Raises StripeError.
+
+    `known`: what was read already, after the event had come.
+    """
+    type, known = EVENT_TYPES.get(event.type), known or {}
+    if type is None:
         return {}
-    customer_id = event.customer_id or (_payer(event) if known.names_a_charge else "")
+    customer_id = event.customer_id or (_payer(event) if type.names_a_charge else "")
     if not customer_id:
         return {}
-    return {customer_id: _with_checkout(sync.read(customer_id, now=now), event)}
+    reading = known[customer_id] if customer_id in known else sync.read(customer_id, now=now)
+    return {customer_id: _with_checkout(reading, event)}
 
 
 def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Reading | None:
@@ -87,7 +92,7 @@ def _payer(event: StripeEvent) -> str:
 
 
 def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
-    """Carry out an event in the caller's transaction; a type that asks for nothing is fine. Raises sync.Overtaken."""
+    """Carry out an event in the caller's transaction; a type that asks for nothing is fine."""
     known = EVENT_TYPES.get(event.type)
     if known is not None:
         known.handler(event, readings, now)
@@ -100,12 +105,28 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
         if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
             purchases.note_checkout(account, event.object, now=now)
 
+    _tell_of_guest(event, now)
     account = _sync(event, readings, now, take)
     if account is None or account.tenant is None or objects.checkout(event.object).mode != "subscription":
         return
     if account.state in (EntitlementState.NONE, EntitlementState.PENDING):
         # Its subscription may be heard of later, or be paid later; one that is over already is not waited for.
         budget_windows.hold_back(account.tenant, now=now)
+
+
+def _tell_of_guest(event: StripeEvent, now: datetime) -> None:
+    """What is sold once makes no customer unless Stripe is asked to: then nobody's budget can have what was paid."""
+    session = objects.checkout(event.object)
+    if event.customer_id or not session.paid:
+        return
+    reference = objects.payer_reference(event.object)
+    slug = objects.named_tenant(event.object) or references.tenant_of(reference, at=session.created_at or now)
+    if slug:
+        message = (
+            f"The tenant {slug} was bought something for by a checkout without a customer, which counts for nobody: "
+        )
+        message += "have Stripe make one (customer_creation: always), and give this tenant its budget by hand."
+        alerts.report(kind=GUEST, subject=session.id, message=message[:500], now=now)
 
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -177,11 +198,14 @@ def _meter_error(event: StripeEvent, readings: Readings, now: datetime) -> None:
 
 
 def _catalog(event: StripeEvent, readings: Readings, now: datetime) -> None:
-    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again."""
-    if not mirror.take_catalog(event.object, version=mirror.version_of(event), now=now):
-        return
-    for customer_id in sync.concerned_by(mirror.kind_of(event.object)):
-        sync.write(customer_id, None, now=now)
+    """Changed metadata is for new windows; prices that nothing mapped so far are looked at again.
+
+    However many customers they concern: no transaction holds the windows of more than one.
+    """
+    # Customers are locked before prices, as whoever reads one of them does. They are looked at also where a reading of
+    # one of them has brought the news before.
+    sync.look_again(event.object, now=now)
+    mirror.take_catalog(event.object, version=mirror.version_of(event), now=now)
 
 
 def _sync(
@@ -194,8 +218,7 @@ def _sync(
         return None
     account = binding.locked(customer_id)
     take(account)
-    binding.claim(account=account, data=event.object, now=now)
-    return sync.write(customer_id, readings.get(customer_id), now=now)
+    return sync.write(customer_id, readings.get(customer_id), now=now, said=event.object)
 
 
 # All that is known of a type of event is its row here: adding a row subscribes to it, fetches what was missed of it,
@@ -227,9 +250,15 @@ EVENT_TYPES: dict[str, EventType] = {
     "invoice.voided": EventType(_finished_invoice),
     "invoice.marked_uncollectible": EventType(_finished_invoice),
     "charge.refunded": EventType(_payment),
+    # One that is cancelled is told of by this alone.
+    "refund.updated": EventType(_payment, names_a_charge=True),
     "refund.failed": EventType(_payment, names_a_charge=True),
     "credit_note.created": EventType(_payment),
+    "credit_note.voided": EventType(_payment),
     "charge.dispute.created": EventType(_payment, names_a_charge=True),
+    # An inquiry, which takes no money, becomes a dispute that does.
+    "charge.dispute.updated": EventType(_payment, names_a_charge=True),
+    "charge.dispute.funds_withdrawn": EventType(_payment, names_a_charge=True),
     "charge.dispute.closed": EventType(_payment, names_a_charge=True),
     "charge.dispute.funds_reinstated": EventType(_payment, names_a_charge=True),
     "entitlements.active_entitlement_summary.updated": EventType(_resync),

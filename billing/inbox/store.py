@@ -36,6 +36,8 @@ HEAD_START = timedelta(seconds=10)
 LEASE = timedelta(minutes=5)
 # So few at once: a sweep holds what it will soon get to, and leaves the rest to others.
 TAKEN_AT_ONCE = 20
+# So often does a worker look for events of a customer that came meanwhile; the rest is the sweep's.
+MOST_TURNS = 5
 DEAD_LETTER = "dead_letter"
 
 
@@ -83,21 +85,59 @@ def _row(envelope: Envelope, now: datetime, head_start: timedelta) -> StripeEven
 def process(event_id: str, *, now: datetime) -> bool:
     """Handle an event: its effect and its `processed_at` in one transaction. Whether it is done, now or before.
 
-    A failure is noted and tried again later, and after twelve tries put aside for an operator; it is not raised.
+    A failure is noted and tried again later, and after twelve tries put aside for an operator; it is not raised. Other
+    events of its customer that wait are handled with it, by one reading; while another worker reads that customer, the
+    event is left to that one.
     """
     event = StripeEvent.objects.filter(event_id=event_id).first()
     if event is None or event.quarantine_reason:
         return False
-    if event.processed_at is not None:
-        return True
+    if event.processed_at is None and event.customer_id and client.is_configured():
+        _take_turns(event, now)
+    elif event.processed_at is None:
+        _try(event, {}, now)
+    return StripeEvent.objects.filter(pk=event.pk, processed_at__isnull=False).exists()
+
+
+def _take_turns(event: StripeEvent, now: datetime) -> None:
+    """Handle an event with the others of its customer, and those that came while these were handled."""
+    for _ in range(MOST_TURNS):
+        with sync.turn(event.customer_id, now=now) as until:
+            if until is not None:
+                # Whoever has it looks for others when it is through. Should it have died, the sweep comes then.
+                StripeEvent.objects.waiting().filter(pk=event.pk).update(next_attempt_at=until)
+                return
+            readings: dict[str, sync.Reading | None] = {}
+            wanted = {event.pk: event} | {one.pk: one for one in _waiting_of(event.customer_id, now)}
+            if not all(_try(one, readings, now) for one in wanted.values()):
+                return
+        # Only now: who came before the turn was over has left its event to it.
+        if not (waiting := _waiting_of(event.customer_id, now)):
+            return
+        event = waiting[0]
+
+
+def _waiting_of(customer_id: str, now: datetime) -> list[StripeEvent]:
+    """A customer's events that wait and have not failed lately."""
+    fresh = StripeEvent.objects.waiting().filter(Q(attempts=0) | Q(next_attempt_at__lte=now), customer_id=customer_id)
+    return list(fresh.order_by("created", "id")[:TAKEN_AT_ONCE])
+
+
+def _try(event: StripeEvent, readings: dict[str, sync.Reading | None], now: datetime) -> bool:
+    """Handle an event once; whether nothing failed. `readings` were begun after it had come; what is read is added."""
     try:
-        return _handle_once(event, now)
+        told = handlers.complete(event)
+        read = handlers.readings(told, now=now, known=readings)
+        readings.update(read)
+        with transaction.atomic():
+            _effect(event, told, read, now)
+        return True
     except client.StripeRefused as error:
         _put_aside(event, f"Stripe refuses: {error}", error, now)
     except (client.StripeError, LedgerError, DatabaseError) as error:
         _try_later(event, error, now)
     except Exception as error:
-        log.exception("Stripe event %s failed", event_id)
+        log.exception("Stripe event %s failed", event.event_id)
         _try_later(event, error, now)
     return False
 
@@ -152,27 +192,14 @@ def replay(*, events: QuerySet[StripeEvent], by: Actor, now: datetime) -> list[s
     return replayed
 
 
-def _handle_once(event: StripeEvent, now: datetime) -> bool:
-    for _ in range(sync.READINGS):
-        told = handlers.complete(event)
-        readings = handlers.readings(told, now=now)
-        try:
-            with transaction.atomic():
-                return _effect(event, told, readings, now)
-        except sync.Overtaken:
-            continue
-    raise client.StripeUnavailable("the customer is being read by too many workers at once")
-
-
-def _effect(event: StripeEvent, told: StripeEvent, readings: handlers.Readings, now: datetime) -> bool:
-    """Claim the event and do what it asks for; False where another worker has it."""
+def _effect(event: StripeEvent, told: StripeEvent, readings: handlers.Readings, now: datetime) -> None:
+    """Claim the event and do what it asks for; nothing where another worker has it."""
     if _claimable().filter(pk=event.pk).first() is None:
-        return StripeEvent.objects.filter(pk=event.pk, processed_at__isnull=False).exists()
+        return
     handlers.handle(told, readings, now=now)
     StripeEvent.objects.filter(pk=event.pk).update(
         processed_at=now, attempts=F("attempts") + 1, next_attempt_at=None, error=""
     )
-    return True
 
 
 def _claimable() -> QuerySet[StripeEvent]:

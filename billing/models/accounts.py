@@ -11,8 +11,9 @@ from governance.models import Tenant
 class BillingAccount(models.Model):
     """A Stripe customer, the tenant it pays for, and what its subscriptions come to.
 
-    The row is the customer's lock. `fetches` counts the readings of Stripe begun for it: one that is not the last
-    is out of date. Written by `billing.accounts.sync` and `billing.accounts.binding`.
+    The row is the customer's lock. `fetches` counts the readings of Stripe begun for it; `written` is the number of the
+    one that was written last, before which the others are out of date. A worker that reads it for its events has its
+    turn until `turn_until`. Written by `billing.accounts.sync` and `billing.accounts.binding`.
     """
 
     class State(models.TextChoices):
@@ -80,6 +81,8 @@ class BillingAccount(models.Model):
     window_start = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
     fetches = models.PositiveBigIntegerField(default=0)
+    written = models.PositiveBigIntegerField(default=0, db_default=0)
+    turn_until = models.DateTimeField(null=True, blank=True)
     fetched_at = models.DateTimeField(null=True, blank=True)
     # Of what was read last and of all else that what it came to follows from.
     read_digest = models.CharField(max_length=64, blank=True, default="", db_default="")

@@ -150,20 +150,32 @@ def entitle(
 ) -> Entitlement:
     """The tenant's limit and current period.
 
-    `kept` holds the limits that prices had when the current window opened; `trials_used` maps products to the
-    subscription that has had their one trial; `refunds` maps invoices to what became of their payment.
+    `kept` holds what prices were worth when the current window opened: it stays unless something says more about them
+    by now, and that comes to more. `trials_used` maps products to the subscription that has had their one trial;
+    `refunds` maps invoices to what became of their payment.
     """
     policy = policy or BillingPolicy()
     pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
+    facts = _Facts(pricing, now, policy, invoices, dict(trials_used or {}), refunds or {})
+    found = _entitled(facts, subscriptions, override_nanos)
+    if pricing.is_outdone:
+        facts = replace(facts, pricing=replace(pricing, may_rise=True, values={}))
+        raised = _entitled(facts, subscriptions, override_nanos)
+        return raised if (raised.limit_nanos or 0) > (found.limit_nanos or 0) else found
+    return found
+
+
+def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], override_nanos: int | None) -> Entitlement:
     known = {sub.id: sub for sub in subscriptions}
-    paid = [one for one in invoices if one.status == "paid"]
+    paid = [one for one in facts.invoices if one.status == "paid"]
     billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
-    facts = _Facts(pricing, now, policy, invoices, trials_used or {}, refunds or {})
-    ids = sorted((known.keys() | billed) - {""})
+    # Of two trials of a product that nobody has heard of before, the one that began first is the one.
+    begun = {id: sub.trial_starts_at or grants.FIRST for id, sub in known.items()}
+    ids = sorted((known.keys() | billed) - {""}, key=lambda id: (begun.get(id, grants.FIRST), id))
     over = {id for id, sub in known.items() if sub.status in OVER}
     statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
     statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
-    return _combine(statuses, pricing=pricing, override_nanos=override_nanos, policy=policy, now=now)
+    return _combine(statuses, facts, override_nanos)
 
 
 def closed(
@@ -187,14 +199,7 @@ def closed(
     )
 
 
-def _combine(
-    statuses: Sequence[SubscriptionStatus],
-    *,
-    pricing: Pricing,
-    override_nanos: int | None,
-    policy: BillingPolicy,
-    now: datetime,
-) -> Entitlement:
+def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nanos: int | None) -> Entitlement:
     """Live subscriptions add up; the newest period is the tenant's."""
     if not statuses:
         return Entitlement(EntitlementState.NONE)
@@ -202,12 +207,12 @@ def _combine(
     counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
     known = {reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons}
     if state == EntitlementState.CLOSED:
-        return closed(policy=policy, now=now, kept=pricing.values)
+        return closed(policy=facts.policy, now=facts.now, kept=facts.pricing.values)
     until = min((one.until for one in counted if one.until), default=None)
     giving = [(one.part.period, one.subscription_id, one.part, one) for one in counted if one.part is not None]
     giving.sort(key=lambda found: found[:2])
     if not giving:
-        return Entitlement(state, reasons=tuple(sorted(known)), kept=pricing.values, until=until)
+        return Entitlement(state, reasons=tuple(sorted(known)), kept=facts.pricing.values, until=until)
     if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
@@ -223,7 +228,7 @@ def _combine(
         subscription_id=subscription_id,
         plan=valuation.plans_of(priced),
         reasons=tuple(sorted(known)),
-        kept=pricing.values,
+        kept=facts.pricing.values,
         trials={one.trial_product: one.subscription_id for *_, one in giving if one.trial_product},
         until=until,
         soft_e4=soft_e4,
@@ -250,7 +255,7 @@ class _Facts:
     now: datetime
     policy: BillingPolicy
     invoices: Sequence[StripeInvoice]
-    trials_used: Mapping[str, str]
+    trials_used: dict[str, str]
     refunds: Mapping[str, Refund]
 
 
@@ -359,6 +364,21 @@ class _Subscription:
         )
         return min(money.MAX_LIMIT_NANOS, sum(each))
 
+    def _trusted(self, cycle: Cycle, items: Sequence[Item], whole: Period) -> int:
+        """What credit is a share of. Whoever pays can type a quantity: it counts as far as it was paid for in the
+        period before, or before anything was, as it was billed at first; and as one of each at least."""
+        if lines := self.grants.get(cycle):
+            period, _ = cycle.at(self.spans[cycle][-1], self.now)
+            last = paid_for(WindowShare(self.id, period, 0), lines, self.facts.refunds)
+            known = max(last.paid_nanos, last.given_nanos)
+        else:
+            mine = [one for one in self.facts.invoices if one.subscription_id == self.id]
+            first = min(mine, key=grants.age, default=None)
+            billed = [replace(first, status="paid")] if first else []
+            lines = grants.of(self.sub, self.id, billed, self.facts.pricing, set()).get(cycle, ())
+            known = grants.billed_at(lines, whole.ends_at)
+        return min(self._worth(items, whole), max(known, self._worth(_one_each(items), whole)))
+
     def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:
         """A period that is not paid for (yet). None where nothing has begun since the last one that is."""
         sub, known = self.sub, [span for item in items if (span := grants.between(item.starts_at, item.ends_at))]
@@ -414,7 +434,7 @@ class _Subscription:
         period, whole = cycle.at(rolled, self.now)
         is_agreed = cycle.in_arrears or self.now < due_at
         percent = self.policy.credit_percent if is_agreed else self.policy.provisional_percent
-        nanos = period.share(self._worth(items, whole) * percent // 100, whole)
+        nanos = period.share(self._trusted(cycle, items, whole) * percent // 100, whole)
         part = WindowShare(self.id, period, nanos, str(cycle))
         part = replace(part, given_nanos=nanos, given_until=due_at) if is_agreed else part
         until = min(at for at in (ends_at, due_at, period.ends_at) if at > self.now or at == ends_at)
@@ -431,9 +451,9 @@ class _Subscription:
         if period is None:
             return self._is(EntitlementState.PENDING, "trial_without_period")
         product = next((item.price.product_id or item.price.id for item in sub.items), "")
-        if self.facts.trials_used.get(product, sub.id) != sub.id:
+        if self.facts.trials_used.setdefault(product, sub.id) != sub.id:
             return self._is(EntitlementState.PENDING, "trial_used")
-        whole = sum(self._worth(items, period) for items in self.items.values())
+        whole = sum(self._worth(_one_each(items), period) for items in self.items.values())
         priced = self._priced(sub.items)
         nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
         part = WindowShare(self.id, period, nanos, given_nanos=nanos)
@@ -444,15 +464,19 @@ class _Subscription:
         return [(one.price, self.worths[one.price.id]) for one in items if one.price.id in self.worths]
 
 
+def _one_each(items: Sequence[Item]) -> list[Item]:
+    return [replace(one, quantity=min(one.quantity, 1)) for one in items]
+
+
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
-    disputed = {id for id, one in refunds.items() if one.kind == RefundKind.DISPUTED}
-    gone = {id for id, one in refunds.items() if one.kind.is_whole}
-    stands = grants.given(lines, part.period, gone=gone)
-    back = grants.given(lines, part.period, gone=disputed) - stands
+    lost = {id: one.lost for id, one in refunds.items()}
+    disputed = {id: share for id, share in lost.items() if refunds[id].kind == RefundKind.DISPUTED}
+    stands = grants.given(lines, part.period, lost=lost)
+    back = grants.given(lines, part.period, lost=disputed) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
-    frozen = not stands and any(one.invoice_id in gone for one in billed)
+    frozen = not stands and any(lost.get(one.invoice_id) for one in billed)
     part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands))

@@ -12,7 +12,7 @@ Items whose budgets last equally long (a `Cycle`) have their windows together. A
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -176,7 +176,7 @@ def of(
     # What a price was worth when it was charged last: that is what a credit takes back.
     charged: dict[str, Worth | None] = {}
     paid = [one for one in invoices if one.status == "paid"]
-    for invoice in sorted(paid, key=lambda one: (one.created_at or FIRST, one.id)):
+    for invoice in sorted(paid, key=age):
         lines = [_told(line, items) for line in invoice.lines if _is_of(line, invoice, id)]
         # The items say by themselves what is wrong with them.
         worths = pricing.worths([line.price for line in lines], set() if items else reasons)
@@ -184,6 +184,8 @@ def of(
         counted: dict[tuple[Period, bool, str], tuple[int, str]] = {}
         for number, line in enumerate(lines):
             price = line.price
+            if line.proration and line.listed == 0:
+                line = replace(line, credit=line.credit or _is_given(line, found))
             worth = (beside if price.id in items else worths).get(price.id)
             if line.credit:
                 worth = charged.get(price.id, worth)
@@ -200,10 +202,14 @@ def of(
     return found
 
 
-def given(grants: Sequence[Grant], period: Period, *, gone: Collection[str] = ()) -> int:
+def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fraction] | None = None) -> int:
     """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
-    gave, and never less than nothing. `gone`: invoices whose payment is."""
-    return max(0, floor(sum(one.within(period) for one in grants if one.invoice_id not in gone)))
+    gave, and never less than nothing. `lost`: so much of an invoice's charges stands on no payment. What its credits
+    paid for stands, and they do, unless nothing of it does."""
+    gone = lost or {}
+    found = ((one, gone.get(one.invoice_id, Fraction(0))) for one in grants)
+    left = ((one, 1 - share if share == 1 or not one.is_credit else Fraction(1)) for one, share in found)
+    return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
 
 
 def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
@@ -214,6 +220,20 @@ def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
     begun = {one.price.id: one.span.starts_at for one in lines if not (one.is_change or one.is_credit)}
     counted = (one for one in lines if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at))
     return sum(-one.nanos if one.is_credit else one.nanos for one in counted)
+
+
+def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoice]:
+    """The invoices of which a line bills some time of a period: no other has a part in what is given within it."""
+    starts_at, ends_at = period.starts_at, period.ends_at
+    spans = ((line.starts_at, line.ends_at, one) for one in invoices for line in one.lines)
+    return list(
+        {one.id: one for start, end, one in spans if start and end and start < ends_at and starts_at < end}.values()
+    )
+
+
+def age(invoice: StripeInvoice) -> tuple[datetime, str]:
+    """Puts the oldest first."""
+    return invoice.created_at or FIRST, invoice.id
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:
@@ -260,11 +280,17 @@ def _is_of(line: Line, invoice: StripeInvoice, id: str) -> bool:
 
 
 def _told(line: Line, items: Mapping[str, StripePrice]) -> Line:
-    """Invoices may name a price by its id alone; the subscription tells the rest of it. A part of a period that charges
-    nothing, for a price that is no item any more, gives that back."""
-    price = line.price if line.price.interval else items.get(line.price.id, line.price)
-    gives_back = line.credit or (line.proration and line.listed == 0 and price.id not in items)
-    return replace(line, price=price, credit=gives_back)
+    """Invoices may name a price by its id alone; the subscription tells the rest of it."""
+    return line if line.price.interval else replace(line, price=items.get(line.price.id, line.price))
+
+
+def _is_given(line: Line, known: Grants) -> bool:
+    """Whether the time that a part of a period is for was given at its price already, so that one of nothing gives it
+    back: an invoice need not say so."""
+    mine = [one for all in known.values() for one in all if one.price.id == line.price.id]
+    span = between(line.starts_at, line.ends_at)
+    until = [one.is_credit for one in mine if span and one.span.ends_at == span.ends_at and one.span <= span]
+    return until.count(False) > until.count(True)
 
 
 def _grant(

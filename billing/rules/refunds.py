@@ -1,16 +1,17 @@
 """Which paid invoices were paid back, wholly or in part, and which are in dispute. Pure.
 
-Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to. Where
-nothing names the other, as without an API key, a charge belongs to the invoice of its customer that was paid with
-the same amount at about the same time.
+Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to, as with an
+API key: then a charge that no invoice names belongs to none. Where nothing names the other a charge belongs to the
+invoice of its customer that was paid with the same amount at about the same time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import IntEnum
+from fractions import Fraction
 
 from billing.stripe_api.objects import StripeInvoice, StripePayment
 
@@ -30,17 +31,26 @@ class RefundKind(IntEnum):
 
     @property
     def is_whole(self) -> bool:
-        """Nothing of the payment is left, or it may be taken any day: no budget stands on it."""
+        """Nothing of the payment is left, or what is in dispute may be taken any day: no budget stands on that."""
         return self >= RefundKind.REFUNDED
 
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """`refunded` of `paid` went back, in the currency's smallest unit."""
+    """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
+    credits of the same invoice paid for together."""
 
     kind: RefundKind
     refunded: int = 0
     paid: int = field(default=0, compare=False)
+    charged: int = field(default=0, compare=False)
+
+    @property
+    def lost(self) -> Fraction:
+        """How much of what was charged stands on no payment any more. What was refunded in part is a gift."""
+        if not self.kind.is_whole:
+            return Fraction(0)
+        return min(Fraction(1), Fraction(self.refunded, self.charged)) if self.charged > 0 else Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,8 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
-            found[invoice.id] = refund
+            credits = -sum(min(0, line.amount) for line in invoice.lines)
+            found[invoice.id] = replace(refund, charged=refund.paid + credits)
     return found
 
 
@@ -74,19 +85,22 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
 
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
-    if any(dispute.status not in HARMLESS and not dispute.reinstated for dispute in disputes):
-        return Refund(RefundKind.DISPUTED)
+    disputed = [one.amount for one in disputes if one.status not in HARMLESS and not one.reinstated]
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
     notes = [note for note in notes if note.status != "void"]
     noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
     # A credit note's refund is in both sums; what was credited without one, or before there was a payment, is in the
     # notes alone.
     refunded = max(_refunded(mine) + beside + before, credited + before, noted)
-    if refunded <= 0:
+    if refunded <= 0 and not disputed:
         return Refund(RefundKind.NONE)
     # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.
     paid = max(paid, sum(one.payment.amount for one in mine if one.payment.kind == "charge" and _went_through(one)))
-    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid)
+    if disputed:
+        # One that does not say how much it is about is about all.
+        is_all = min(disputed) <= 0 or sum(disputed) + refunded >= paid
+        return Refund(RefundKind.DISPUTED, paid if is_all else sum(disputed), paid, paid)
+    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
 
 
 def _went_through(one: Known) -> bool:
@@ -121,7 +135,7 @@ def _links(invoices: Sequence[StripeInvoice], payments: Sequence[StripePayment])
         found = _first(owner, (payment.invoice_id, payment.charge_id, payment.intent_id))
         if found:
             owner.update({name: found for name in (payment.charge_id, payment.intent_id) if name})
-    taken = set(owner.values()) & {invoice.id for invoice in invoices if invoice.payments}
+    taken = {invoice.id for invoice in invoices if invoice.payments or invoice.tells_payments}
     for payment in sorted(payments, key=lambda one: one.id):
         names = (payment.invoice_id, payment.charge_id, payment.intent_id)
         if payment.kind not in ("charge", "dispute") or _first(owner, names):

@@ -40,10 +40,9 @@ class Level(IntEnum):
     PLAN = 3
 
 
-# Price id -> (level, limit of one unit, or 0 and the share of what it bills in ten thousandths): what the prices were
-# worth when the current window opened.
-Kept = Mapping[str, tuple[int, int, int]]
-UNMAPPED = (-1, 0, 0)
+# Price id -> (level, limit of one unit or 0, share of what it bills in ten thousandths, whether each unit counts, and
+# whether it is for a month): what the prices were worth in a window. Rows of earlier versions lack the last two.
+Kept = Mapping[str, tuple[int, ...]]
 # What was billed, in a currency's smallest unit, and the currency.
 Charge = tuple[int, str]
 
@@ -100,6 +99,11 @@ class Worth:
     policy: PlanPolicy = PlanPolicy()
     by_product: bool = False
 
+    @property
+    def is_of_product(self) -> bool:
+        """Whether it is a limit that the product has for all its prices together."""
+        return self.by_product and not self.share_e4
+
 
 # A price and what it is worth.
 Priced = tuple[StripePrice, Worth]
@@ -107,12 +111,18 @@ Priced = tuple[StripePrice, Worth]
 
 @dataclass(slots=True)
 class Pricing:
-    """Values prices, and remembers in `values` what they came to. `rates`: dollars for one of a currency's units."""
+    """Values prices, and remembers in `values` what they came to. `rates`: dollars for one of a currency's units.
+
+    What prices were worth in a window is `kept`, whatever is said since: changed metadata, mappings and edited plans
+    are for new windows. `may_rise`: unless something says more about a price now. `is_outdone`: something does.
+    """
 
     plans: Sequence[PlanRule]
     kept: Kept
     rates: Mapping[str, Decimal] = field(default_factory=dict)
-    values: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    may_rise: bool = False
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    is_outdone: bool = False
 
     def worths(self, prices: Sequence[StripePrice], reasons: set[str]) -> dict[str, Worth]:
         """Price id -> worth, of prices sold together. Where none of them is mapped, each is worth the default plan,
@@ -121,19 +131,15 @@ class Pricing:
         budgets = (BUDGET_KEY, PERCENT_KEY)
         # A price that only sells top-ups is no budget, and lacks none.
         asked = [one for one in prices if not _said(one, TOPUP_KEY) or any(_said(one, key) for key in budgets)]
-        mapped = {one.id: worth for one in asked if (worth := self._worth(one, reasons)) is not None}
-        if mapped or not asked:
-            sold = {one.product_id for one in asked if one.id in mapped and not one.metered}
-            beyond = {one.id for one in asked if one.metered and one.product_id in sold}
-            return {
-                id: worth for id, worth in mapped.items() if id not in beyond or worth.share_e4 or not worth.by_product
-            }
-        plan = next((plan for plan in self.plans if plan.is_default), None)
-        reasons |= {"unmapped_plan"} | ({"no_default_plan"} if plan is None else set())
-        default = Worth(Level.DEFAULT, 0)
-        if plan is not None:
-            default = Worth(Level.DEFAULT, plan.limit_nanos, plan.name, monthly=plan.monthly, policy=plan.policy)
-        return {one.id: default for one in asked}
+        said = {one.id: self._look_up(one, reasons) for one in asked}
+        found = {id: self._held(id, worth) for id, worth in said.items()}
+        mapped = [one for one in asked if found[one.id].level != Level.DEFAULT]
+        if asked and not mapped and all(worth.level == Level.DEFAULT for worth in said.values()):
+            is_default = any(plan.is_default for plan in self.plans)
+            reasons |= {"unmapped_plan"} | (set() if is_default else {"no_default_plan"})
+        sold = {one.product_id for one in mapped if not one.metered}
+        beyond = {one.id for one in mapped if one.metered and one.product_id in sold and found[one.id].is_of_product}
+        return {one.id: found[one.id] for one in mapped or asked if one.id not in beyond}
 
     def nanos(self, worth: Worth, price: StripePrice, quantity: int, charge: Charge | None, reasons: set[str]) -> int:
         """What a quantity of a price gives: its limit, or its share of a charge (of the list price where none is
@@ -150,24 +156,19 @@ class Pricing:
         nanos = int(Decimal(abs(amount)).scaleb(-DECIMALS.get(currency, 2)) * rate * 1_000_000_000)
         return min(money.MAX_LIMIT_NANOS, nanos * worth.share_e4 // 10_000)
 
-    def _worth(self, price: StripePrice, reasons: set[str]) -> Worth | None:
-        """What a price is worth now. What it was worth when the window opened stays, unless something that says
-        more about it has come: changed metadata and edited plans are for new windows."""
-        found = self._look_up(price, reasons)
-        level, limit, share = self.kept.get(price.id, UNMAPPED)
-        if found is None:
-            if level < 0:
-                self.values[price.id] = UNMAPPED
-                return None
-            found = Worth(
-                Level(level), limit, per_unit=_flag(price, PER_UNIT_KEY), monthly=_monthly(price), share_e4=share
-            )
-        elif level >= found.level:
+    def _held(self, id: str, found: Worth) -> Worth:
+        """What a price was worth when the window opened, if it was known then, or else by now."""
+        level, limit, share, *more = self.kept.get(id, (Level.DEFAULT, 0, 0))
+        self.is_outdone |= id in self.kept and found.level > level
+        if id in self.kept and not (self.may_rise and found.level > level):
             found = replace(found, level=Level(level), limit_nanos=limit, share_e4=share)
-        self.values[price.id] = int(found.level), found.limit_nanos, found.share_e4
+            if more:
+                found = replace(found, per_unit=bool(more[0]), monthly=bool(more[1]))
+        self.values[id] = int(found.level), found.limit_nanos, found.share_e4, int(found.per_unit), int(found.monthly)
         return found
 
-    def _look_up(self, price: StripePrice, reasons: set[str]) -> Worth | None:
+    def _look_up(self, price: StripePrice, reasons: set[str]) -> Worth:
+        """What plans and metadata say of a price now, or else the default plan."""
         per_unit = _flag(price, PER_UNIT_KEY)
         plan = max(self.plans, key=lambda one: (one.precision(price), one.name), default=None)
         if plan is not None and plan.precision(price):
@@ -188,7 +189,10 @@ class Pricing:
                 return Worth(level, 0, monthly=_monthly(price))
             if share_e4 is not None:
                 return Worth(level, 0, monthly=_monthly(price), share_e4=share_e4)
-        return None
+        default = next((plan for plan in self.plans if plan.is_default), None)
+        if default is None:
+            return Worth(Level.DEFAULT, 0)
+        return Worth(Level.DEFAULT, default.limit_nanos, default.name, monthly=default.monthly, policy=default.policy)
 
 
 def plans_of(priced: Sequence[Priced]) -> str:

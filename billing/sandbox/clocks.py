@@ -7,7 +7,18 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from billing.sandbox import changes, checkouts, endings, invoices, payments, schedules, subscriptions, times, undoings
+from billing.sandbox import (
+    changes,
+    checkouts,
+    endings,
+    invoices,
+    item_charges,
+    payments,
+    schedules,
+    subscriptions,
+    times,
+    undoings,
+)
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
 
@@ -74,10 +85,24 @@ def advance(state: State, clock: Row, form: Any) -> Row:
     """
     if form.frozen_time <= clock["frozen_time"]:
         raise refused("A test clock can only be advanced to a later time.", param="frozen_time")
+    if form.frozen_time > _reach(state, clock):
+        raise refused(
+            "A test clock can only be advanced by two intervals of its shortest subscription, or by two years.",
+            param="frozen_time",
+        )
     state.emit("test_helpers.test_clock.advancing", clock)
     _play(state, clock["id"], form.frozen_time, lambda at: clock.update(frozen_time=max(clock["frozen_time"], at)))
     state.emit("test_helpers.test_clock.ready", clock)
     return clock
+
+
+def _reach(state: State, clock: Row) -> int:
+    """How far a clock can be advanced at once: https://docs.stripe.com/api/test_clocks/advance."""
+    customers = state.rows("customer", test_clock=clock["id"])
+    subs = [sub for one in customers for sub in state.rows("subscription", customer=one["id"])]
+    items = [item for sub in subs if sub["status"] not in subscriptions.ENDED for item in sub["_items"]]
+    steps = [item_charges.step_of(state, item) for item in items] or [("year", 1)]
+    return min(times.boundary(clock["frozen_time"], interval, count, 2) for interval, count in steps)
 
 
 def delete(state: State, clock: Row) -> Row:

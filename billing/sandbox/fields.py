@@ -9,13 +9,20 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from billing.sandbox import wire
+from billing.sandbox import times, wire
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}", value):
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
         return int(value)
     raise ValueError(f"Invalid integer: {value}")
+
+
+def _moment(value: Any) -> int:
+    found = _whole(value)
+    if not 0 <= found <= times.LATEST:
+        raise ValueError(f"Invalid timestamp: {value} is no moment until the year 2100, in seconds of Unix time.")
+    return found
 
 
 def _flag(value: Any) -> bool:
@@ -29,7 +36,8 @@ def _decimal(value: Any) -> str:
         found = Decimal(str(value))
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite() or found < 0:
+    # As long as Stripe's longest amounts, and as fine as its finest.
+    if not found.is_finite() or not 0 <= found < 10**12 or found != round(found, 12):
         raise ValueError(f"Invalid decimal: {value}")
     return str(value)
 
@@ -41,7 +49,12 @@ def _currency(value: Any) -> str:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+Moment = Annotated[int, BeforeValidator(_moment)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+# So that what they come to is a number of 64 bits, as JSON's are.
+Quantity = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=999_999)]
+# Stripe's longest trial is two years.
+TrialDays = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=730)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Exact = Annotated[str, BeforeValidator(_decimal)]
 Currency = Annotated[str, BeforeValidator(_currency)]

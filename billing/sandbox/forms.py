@@ -23,8 +23,11 @@ from billing.sandbox.fields import (
     ListedByTime,
     ListedStatus,
     Metadata,
+    Moment,
     Plain,
     Proration,
+    Quantity,
+    TrialDays,
     Whole,
 )
 
@@ -218,21 +221,21 @@ class MethodList(Listed):
 
 class ItemForm(Form):
     price: str = ""
-    quantity: Count | None = None
+    quantity: Quantity | None = None
     metadata: Metadata = None
 
 
 class ItemChange(Form):
     id: str = ""
     price: str = ""
-    quantity: Count | None = None
+    quantity: Quantity | None = None
     deleted: Flag = False
     metadata: Metadata = None
 
 
 class ExtraItem(Form):
     price: str
-    quantity: Count | None = None
+    quantity: Quantity | None = None
 
 
 class EndBehaviorForm(Form):
@@ -249,7 +252,7 @@ class BillingModeForm(Form):
 
 class PauseForm(Form):
     behavior: Literal["keep_as_draft", "mark_uncollectible", "void"]
-    resumes_at: Whole | None = None
+    resumes_at: Moment | None = None
 
 
 class AnchorForm(Form):
@@ -260,10 +263,10 @@ class SubscriptionForm(Plain):
     customer: str
     items: Annotated[list[ItemForm], Field(min_length=1)]
     add_invoice_items: list[ExtraItem] = []
-    backdate_start_date: Whole | None = None
-    billing_cycle_anchor: Whole | None = None
+    backdate_start_date: Moment | None = None
+    billing_cycle_anchor: Moment | None = None
     billing_mode: BillingModeForm | None = None
-    cancel_at: Whole | None = None
+    cancel_at: Moment | None = None
     cancel_at_period_end: Flag = False
     collection_method: Literal["charge_automatically", "send_invoice"] = "charge_automatically"
     currency: Currency | Literal[""] = ""
@@ -275,8 +278,8 @@ class SubscriptionForm(Plain):
     off_session: Flag = False
     payment_behavior: Incomplete = "allow_incomplete"
     proration_behavior: Proration = "create_prorations"
-    trial_end: Literal["now"] | Whole | None = None
-    trial_period_days: Count | None = None
+    trial_end: Literal["now"] | Moment | None = None
+    trial_period_days: TrialDays | None = None
     trial_settings: TrialSettingsForm | None = None
 
 
@@ -284,7 +287,7 @@ class SubscriptionChange(Plain):
     items: list[ItemChange] = []
     add_invoice_items: list[ExtraItem] = []
     billing_cycle_anchor: AnchorForm | None = None
-    cancel_at: Literal["min_period_end", "max_period_end", ""] | Whole | None = None
+    cancel_at: Literal["min_period_end", "max_period_end", ""] | Moment | None = None
     cancel_at_period_end: Flag = False
     collection_method: Literal["charge_automatically", "send_invoice"] = "charge_automatically"
     days_until_due: Count | None = None
@@ -296,8 +299,8 @@ class SubscriptionChange(Plain):
     pause_collection: PauseForm | Literal[""] | None = None
     payment_behavior: Incomplete = "allow_incomplete"
     proration_behavior: Proration = "create_prorations"
-    proration_date: Whole | None = None
-    trial_end: Literal["now"] | Whole | None = None
+    proration_date: Moment | None = None
+    trial_end: Literal["now"] | Moment | None = None
     trial_settings: TrialSettingsForm | None = None
 
 
@@ -332,13 +335,13 @@ class DurationForm(Form):
 
 class PhaseItemForm(Form):
     price: str
-    quantity: Count | None = None
+    quantity: Quantity | None = None
 
 
 class PhaseForm(Form):
     items: Annotated[list[PhaseItemForm], Field(min_length=1)]
-    start_date: Whole | None = None
-    end_date: Whole | None = None
+    start_date: Moment | None = None
+    end_date: Moment | None = None
     duration: DurationForm | None = None
     proration_behavior: Proration = "create_prorations"
 

@@ -15,7 +15,10 @@ from billing.sandbox.fields import (
     Listed,
     ListedByTime,
     Metadata,
+    Moment,
     Plain,
+    Quantity,
+    TrialDays,
     Whole,
 )
 from billing.sandbox.forms import DiscountForm, ProductData, RecurringForm, StripePriceForm
@@ -70,8 +73,8 @@ class PaymentList(Listed):
 
 
 class PeriodForm(Form):
-    start: Whole
-    end: Whole
+    start: Moment
+    end: Moment
 
 
 class ItemPricing(Form):
@@ -87,7 +90,7 @@ class InvoiceItemForm(Plain):
     metadata: Metadata = None
     period: PeriodForm | None = None
     pricing: ItemPricing | None = None
-    quantity: Count | None = None
+    quantity: Quantity | None = None
     subscription: str = ""
 
 
@@ -198,13 +201,13 @@ class LinePriceData(Form):
 class LineForm(Form):
     price: str = ""
     price_data: LinePriceData | None = None
-    quantity: Count | None = None
+    quantity: Quantity | None = None
 
 
 class SubscriptionDataForm(Form):
     description: str = ""
     metadata: Metadata = None
-    trial_period_days: Count | None = None
+    trial_period_days: TrialDays | None = None
 
 
 class IntentDataForm(Form):
@@ -230,7 +233,7 @@ class CheckoutForm(Plain):
     customer: str = ""
     customer_creation: Literal["always", "if_required"] | None = None
     customer_email: str = ""
-    expires_at: Whole | None = None
+    expires_at: Moment | None = None
     invoice_creation: InvoiceCreationForm | None = None
     metadata: Metadata = None
     payment_intent_data: IntentDataForm | None = None
@@ -277,13 +280,13 @@ class MeterEventForm(Plain):
     event_name: str
     payload: dict[str, str]
     identifier: Annotated[str, Field(max_length=100)] = ""
-    timestamp: Whole | None = None
+    timestamp: Moment | None = None
 
 
 class SummaryForm(Listed):
     customer: str
-    start_time: Whole
-    end_time: Whole
+    start_time: Moment
+    end_time: Moment
     value_grouping_window: Literal["day", "hour"] | None = None
 
 
@@ -291,12 +294,12 @@ class SummaryForm(Listed):
 
 
 class ClockForm(Plain):
-    frozen_time: Whole
+    frozen_time: Moment
     name: str = ""
 
 
 class ClockAdvance(Plain):
-    frozen_time: Whole
+    frozen_time: Moment
 
 
 class EventList(ListedByTime):

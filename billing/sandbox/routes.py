@@ -119,7 +119,13 @@ def _delete(path: str, act: Act, kind: str, form: type[Form] = fields.Plain) -> 
 OPERATIONS = (
     # Catalogue
     _post("/v1/products", forms.ProductForm, lambda s, r, f: catalogue.add_product(s, f)),
-    _list("/v1/products", forms.ProductList, selections.of_kind("product", "active")),
+    _list(
+        "/v1/products",
+        forms.ProductList,
+        lambda s, r, f: (
+            one for one in selections.of_kind("product", "active")(s, r, f) if not f.ids or one["id"] in f.ids
+        ),
+    ),
     _get("/v1/products/{id}", "product"),
     _post("/v1/products/{id}", forms.ProductChange, catalogue.change_product, "product"),
     _delete("/v1/products/{id}", lambda s, r, f: catalogue.delete_product(s, r), "product"),

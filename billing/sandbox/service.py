@@ -46,6 +46,7 @@ TEST_KEYS = ("sk_test_", "rk_test_")
 # Stripe knows an Idempotency-Key for a day.
 KNOWN_S = times.DAY_S
 MOST_BYTES = 1 << 20
+MOST_AHEAD_S = 3 * 366 * times.DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,14 @@ class SimulatedStripe:
                 clocks.run(self.state, int(self._clock()) + self._ahead_s)
 
     def advance(self, *, to: int = 0, by: int = 0) -> None:
-        """Move the account's clock to a moment, or by so many seconds; what falls due happens in its order."""
+        """Move the account's clock to a moment, or by so many seconds; what falls due happens in its order.
+
+        Raises StripeRefusal: forwards alone, and no further at once than the longest interval is.
+        """
         with self.lock:
             until = max(to, self.state.now + by)
+            if not self.state.now <= until <= min(self.state.now + MOST_AHEAD_S, times.LATEST):
+                raise refused("The clock moves forwards, by three years at most, in seconds of Unix time.", param="to")
             self._ahead_s += until - self.state.now if self._clock else 0
             clocks.run(self.state, until)
 

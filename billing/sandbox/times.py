@@ -9,6 +9,8 @@ HOUR_S = 3_600
 DAY_S = 24 * HOUR_S
 SECONDS = {"day": DAY_S, "week": 7 * DAY_S}
 MONTHS = {"month": 1, "year": 12}
+# The latest moment that anything is set for; what follows from it is within the calendar.
+LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 # Stripe bills no longer interval than three years.
 MOST = {"day": 1095, "week": 156, "month": 36, "year": 3}
 

@@ -15,6 +15,8 @@ Row = dict[str, Any]
 EMBEDDED = 10
 PAGE = 10
 MOST_PAGE = 100
+# No parameter lies deeper.
+MOST_DEPTH = 20
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _PART = re.compile(r"\[([^\[\]]*)\]")
 
@@ -70,6 +72,8 @@ def unflatten(pairs: Iterable[tuple[str, str]]) -> Row:
         if found is None:
             raise refused(f"Received unknown parameter: {name}", param=name, code="parameter_unknown")
         place, keys = root, [found[1], *_PART.findall(found[2])]
+        if len(keys) > MOST_DEPTH:
+            raise refused(f"Received unknown parameter: {name[:200]}", param=keys[0], code="parameter_unknown")
         for key in keys[:-1]:
             place = place.setdefault(key or str(len(place)), {})
             if not isinstance(place, dict):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import requests
@@ -30,7 +31,7 @@ LONGEST_PAUSE_S = 8.0
 PAGE = 100
 # Accounts v2: the id of an account that is a customer.
 ACCOUNT = "acct_"
-_PATH = re.compile(r"/v[12](/[A-Za-z0-9_.-]+)+")
+_PATH = re.compile(r"/v[12](/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 # Stripe bills three years at most at once: what is older than the newest by more says nothing about what is current.
 LONGEST_S = 3 * 366 * 86_400
 # Addresses of Stripe's that carry a token, which is another each time that their object is read.
@@ -176,13 +177,39 @@ def charge(charge_id: str) -> Fetched:
 
 
 def price(price_id: str) -> Fetched:
-    """A price, for its lookup key and metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.prices.retrieve(price_id)))
+    """A price, for its lookup key and metadata; `deleted` as a product's. Raises StripeUnavailable, StripeRefused."""
+    return _unless_deleted("price", price_id, lambda api: api.v1.prices.retrieve(price_id))
 
 
 def product(product_id: str) -> Fetched:
-    """A product, for its metadata. Raises StripeUnavailable, StripeRefused."""
-    return ask(lambda api: _plain(api.v1.products.retrieve(product_id)))
+    """A product, for its metadata. Raises StripeUnavailable, StripeRefused.
+
+    One that was deleted, whose subscribers go on, has `deleted` set and says nothing else.
+    """
+    return _unless_deleted("product", product_id, lambda api: api.v1.products.retrieve(product_id))
+
+
+def products(ids: Sequence[str]) -> list[Fetched]:
+    """Each as `product` has it, in a request for a hundred of them. Raises StripeUnavailable, StripeRefused."""
+    found: dict[str, Fetched] = {}
+    for first in range(0, len(ids) if len(ids) > 1 else 0, PAGE):
+        wanted: Any = {"ids": list(ids[first : first + PAGE]), "limit": PAGE}
+        found |= {str(one["id"]): one for one in ask(partial(_listed_products, wanted))}
+    # What is not listed was deleted; or what stands in for Stripe knows no such list.
+    return [found[id] if id in found else product(id) for id in ids]
+
+
+def _listed_products(wanted: Any, api: stripe.StripeClient) -> list[Fetched]:
+    return [_plain(one) for one in api.v1.products.list(wanted).data]
+
+
+def _unless_deleted(kind: str, id: str, call: Callable[[stripe.StripeClient], stripe.StripeObject]) -> Fetched:
+    try:
+        return ask(lambda api: _plain(call(api)))
+    except StripeRefused as error:
+        if error.status != 404:
+            raise
+        return {"id": id, "object": kind, "deleted": True}
 
 
 def related(url: str) -> Fetched:

@@ -84,9 +84,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class StripeInvoice:
-    """`payments` are the ids of its charges and payment intents, as far as the object names them. `total` is what they,
-    the customer's balance and credit notes `credited_before` paid together, `credited` what later ones took back.
-    `due_at` has one that is sent, to be paid by then."""
+    """`payments` are the ids of its charges and payment intents, as far as the object names them; `tells_payments`: all
+    that it has. `total` is what they, the customer's balance and credit notes `credited_before` paid together,
+    `credited` what later ones took back. `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str
@@ -104,6 +104,7 @@ class StripeInvoice:
     due_at: datetime | None = None
     paid_at: datetime | None = None
     payments: frozenset[str] = frozenset()
+    tells_payments: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,7 @@ def invoice(data: Object) -> StripeInvoice:
         due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
         payments=frozenset(_payments(data)),
+        tells_payments="payments" in data or whole(data.get("amount_paid_off_stripe")) > 0,
     )
 
 

@@ -160,6 +160,7 @@ class Reservations(RefusingView, OnceView):
             provider=asked["provider"],
             ttl_s=asked.get("ttl_s"),
             trust=trust_in(self.by),
+            is_repeat=self.claim is not None and self.claim.taken_over,
         )
         try:
             decision = _carry_out(self, operation)

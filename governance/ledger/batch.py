@@ -252,11 +252,10 @@ class Batch:
     def is_limited_since(self, row: ReservationRow) -> bool:
         """Whether a rate limit holds for a growing hold's caller now and did not when it was held.
 
-        Buckets that were dropped as idle meanwhile have a limit each that may be one of those of now.
+        The buckets of those that did are there as long as the limits are: what is held keeps them.
         """
         held = {self.buckets[id].rule.id for id in row.buckets if id in self.buckets}
-        later = [rule for rule, _ in self.rules.limited[row.caller] if rule.id not in held]
-        return len(later) > len(row.buckets) - len(held)
+        return any(rule.id not in held for rule, _ in self.rules.limited[row.caller])
 
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""

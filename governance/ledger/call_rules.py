@@ -51,7 +51,8 @@ IMPLAUSIBLE = "implausible"
 
 def reserve(batch: Batch, op: Reserve) -> Decision:
     """Decide, and hold the worst case in every window that governs the call."""
-    if op.reservation_id in batch.new_reservations:
+    # An earlier try held in the same windows and buckets: having them locked, we have waited for its commit.
+    if op.reservation_id in batch.new_reservations or (op.is_repeat and sql.is_held(op.reservation_id)):
         raise AlreadyResolved(op.reservation_id, "reserved")
     decision = claims.decided(batch, op)
     if decision.allowed and batch.open_for(op.caller):

@@ -11,10 +11,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import uuid_utils.compat as uuids
+
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call
 from governance.rules.overruns import ModelOverrun
 from governance.rules.reports import ReportTrust
+
+# The reason of a charge whose hold was gone when it came.
+HOLD_LOST = "hold_lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,8 @@ class Reserve:
     """Decide on a call and, where it may go, hold its worst-case cost. Answered by a `decision.Decision`.
 
     `model_requested` is what the client asked for, where the call is tried at another model. `trust`, where a tenant's
-    key holds for a call of its own: only its word says that there is one, so it is bounded as reports are.
+    key holds for a call of its own: only its word says that there is one, so it is bounded as reports are. `is_repeat`:
+    an earlier try, whose answer nobody has heard, may have held it; then it is AlreadyResolved, whatever is so by now.
     """
 
     reservation_id: UUID
@@ -32,6 +38,7 @@ class Reserve:
     ttl_s: int | None = None
     model_requested: str = ""
     trust: ReportTrust | None = None
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,8 @@ class Settle:
     """Charge what a call truly cost and return the rest of its hold.
 
     `trust`, where a tenant's key says what it cost: beyond its bound the hold is charged, and the rest waits.
-    `overruns` are in force for every process once this has landed.
+    `overruns` are in force for every process once this has landed. `caller`: who is charged where the hold is not there
+    any more, see `unheld`.
     """
 
     reservation_id: UUID
@@ -75,6 +83,24 @@ class Settle:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     trust: ReportTrust | None = None
     overruns: tuple[ModelOverrun, ...] = ()
+    caller: Caller | None = None
+
+    def unheld(self) -> Record | None:
+        """The same charge without its hold, once however often it is made; None where nobody knows for whom."""
+        if self.caller is None:
+            return None
+        return Record(
+            entry_id=uuids.uuid7(),
+            caller=self.caller,
+            request_id=str(self.reservation_id),
+            cost_nanos=self.cost_nanos,
+            usage=self.usage,
+            certainty=self.certainty,
+            reason=self.reason or HOLD_LOST,
+            price_rule=self.price_rule,
+            occurred_at=self.occurred_at,
+            metadata={**self.metadata, "request_id": self.request_id},
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,10 @@ _WINDOW = Columns(
     " closed_at source_kind source_id limit_lowered extra_nanos extra_until revision",
 )
 _TENANT = Columns("t", "slug time_zone")
-# Who a row is for, and on what; `_attribution` reads it.
+_KEY = Columns("k", "prefix rotated_from")
+# Who a row is for, and on what; `_attribution` reads it, all of whom its caller was.
 _WHO = "id tenant_id agent key_id user session task provider model_requested model_served windows"
+_OF_WHOM = " JOIN governance_tenant t ON t.id = e.tenant_id LEFT JOIN governance_apikey k ON k.id = e.key_id"
 _RESERVATION = Columns("e", f"{_WHO} amount_nanos status reserved_at expires_at meters tokens")
 _ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason")
 _REPORTED = Columns("e", "id tenant_id request_id agent cost_nanos")
@@ -108,10 +110,8 @@ def windows(
     This is the ledger's one lock on windows: whoever needs several takes them here, in one statement.
     """
     table = "governance_budgetwindow"
-    held = (
-        f" UNION SELECT CAST(i.value AS bigint) FROM governance_reservation r, {words.elements('r.windows')} i"
-        f" WHERE r.id IN {among(UUIDS)}"
-    )
+    listed = words.elements("r.windows")
+    held = f" UNION SELECT {listed.id} FROM governance_reservation r, {listed.item} WHERE r.id IN {among(UUIDS)}"
     return Select(
         f"SELECT {_WINDOW}, {BUDGET}, {POLICY} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id"
         " WHERE w.id IN ("
@@ -159,9 +159,8 @@ def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
 def reservations(ids: Collection[UUID]) -> Select[dict[UUID, ReservationRow]]:
     """Reservations, locked in primary-key order. Taken before windows, always."""
     return Select(
-        f"SELECT {_RESERVATION}, {_TENANT} FROM governance_reservation e"
-        f" JOIN governance_tenant t ON t.id = e.tenant_id WHERE e.id IN {among(UUIDS)} ORDER BY e.id"
-        f"{for_update('e')}",
+        f"SELECT {_RESERVATION}, {_TENANT}, {_KEY} FROM governance_reservation e"
+        f"{_OF_WHOM} WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
         [pack_ids(ids)],
         _reservations,
         is_needed=bool(ids),
@@ -171,7 +170,7 @@ def reservations(ids: Collection[UUID]) -> Select[dict[UUID, ReservationRow]]:
 def _reservations(rows: list[Any]) -> dict[UUID, ReservationRow]:
     return {
         uuid(row.id): ReservationRow(
-            **_attribution(row, tenant.slug),
+            **_attribution(row, tenant, key),
             amount_nanos=row.amount_nanos,
             status=row.status,
             reserved_at=moment(row.reserved_at),
@@ -179,8 +178,13 @@ def _reservations(rows: list[Any]) -> dict[UUID, ReservationRow]:
             buckets=_json(row.meters),
             tokens=row.tokens,
         )
-        for row, tenant in split(rows, _RESERVATION, _TENANT)
+        for row, tenant, key in split(rows, _RESERVATION, _TENANT, _KEY)
     }
+
+
+def is_held(id: UUID) -> bool:
+    """Whether there is such a reservation, resolved or not. Not locked."""
+    return bool(words.select("SELECT 1 FROM governance_reservation WHERE id = %s", [words.key(id)]))
 
 
 def due_reservations(now: datetime, limit: int, *, after: Due | None = None) -> list[Due]:
@@ -207,20 +211,19 @@ def entries_of_reservation(id: UUID) -> list[EntryRow]:
 
 def _entries(where: str, ids: Collection[UUID]) -> list[EntryRow]:
     rows = words.select(
-        f"SELECT {_ENTRY}, {_TENANT} FROM governance_spendentry e JOIN governance_tenant t ON t.id = e.tenant_id"
-        f" WHERE {where} ORDER BY e.id",
+        f"SELECT {_ENTRY}, {_TENANT}, {_KEY} FROM governance_spendentry e{_OF_WHOM} WHERE {where} ORDER BY e.id",
         [pack_ids(ids)],
     )
     return [
         EntryRow(
-            **_attribution(row, tenant.slug),
+            **_attribution(row, tenant, key),
             kind=row.kind,
             cost_nanos=row.cost_nanos,
             occurred_at=moment(row.occurred_at),
             reservation_id=uuid(row.reservation_id) if row.reservation_id else None,
             reason=row.reason,
         )
-        for row, tenant in split(rows, _ENTRY, _TENANT)
+        for row, tenant, key in split(rows, _ENTRY, _TENANT, _KEY)
     ]
 
 
@@ -309,14 +312,15 @@ def budgets_without_window() -> list[int]:
     return [id for (id,) in rows]
 
 
-def _attribution(row: Any, tenant: str) -> dict[str, Any]:
+def _attribution(row: Any, tenant: Any, key: Any) -> dict[str, Any]:
     return {
         "id": uuid(row.id),
         "caller": Caller(
             tenant_id=row.tenant_id,
-            tenant=tenant,
+            tenant=tenant.slug,
             agent=row.agent,
             key_id=row.key_id,
+            key_prefix=key.rotated_from or key.prefix or "",
             user=row.user,
             session=row.session,
             task=row.task,

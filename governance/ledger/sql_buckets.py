@@ -22,7 +22,7 @@ from governance.ledger.sql_dialect import (
     pack_ids,
     split,
 )
-from governance.rules.buckets import Amount, after
+from governance.rules.buckets import FULLEST_FLOWS_OFF, Amount, after
 from governance.rules.scopes import RateRule
 
 _NEW = Shape(
@@ -33,7 +33,7 @@ _CHANGES = Shape(
     "id bigint, level_nanos=level.nanos bigint, level_requests_e6=level.requests_e6 bigint,"
     "level_tokens_e6=level.tokens_e6 bigint, measured_at timestamptz"
 )
-# Longer than the two minutes in which the fullest bucket flows off.
+# Longer than the fullest bucket takes to flow off.
 IDLE = timedelta(hours=1)
 _SUBJECTS = Shape("rate_limit_id bigint, subject text")
 _BUCKET = Columns("m", "id subject measured_at level_nanos level_requests_e6 level_tokens_e6")
@@ -61,10 +61,8 @@ def buckets(
 
     Each with its limit; `levels` makes rows of them.
     """
-    held = (
-        f" UNION SELECT CAST(i.value AS bigint) FROM governance_reservation r, {words.elements('r.meters')} i"
-        f" WHERE r.id IN {among(UUIDS)}"
-    )
+    listed = words.elements("r.meters")
+    held = f" UNION SELECT {listed.id} FROM governance_reservation r, {listed.item} WHERE r.id IN {among(UUIDS)}"
     return Select(
         f"SELECT {_BUCKET}, {RATE_LIMIT}"
         " FROM governance_ratemeter m JOIN governance_ratelimit b ON b.id = m.rate_limit_id WHERE m.id IN ("
@@ -86,7 +84,10 @@ def levels(found: list[tuple[Any, Any]], rules: Mapping[int, RateRule], now: dat
         measured_at = moment(row.measured_at)
         level = after(held, rule.ceilings, now - measured_at)
         # Else what flowed off until a later moment would flow off once more.
-        rows.append(BucketRow(row.id, rule, row.subject, level, max(measured_at, now)))
+        as_of = max(measured_at, now)
+        # The database's clock was wrong: nothing would flow off until then, so it does from now on, kept at once.
+        is_wrong = as_of - now > FULLEST_FLOWS_OFF
+        rows.append(BucketRow(row.id, rule, row.subject, level, now if is_wrong else as_of, dirty=is_wrong))
     return rows
 
 
@@ -95,10 +96,16 @@ def update_buckets(changed: Iterable[BucketRow]) -> None:
 
 
 def drop_idle(now: datetime, limit: int) -> None:
-    """Delete buckets that nothing has filled for an hour: empty by then, and calls bring many names once."""
+    """Delete buckets that nothing has filled for an hour: empty by then, and calls bring many names once.
+
+    Those of what is held stay: by them a hold that is to grow knows the limits that it was made under.
+    """
+    listed = words.elements("r.meters")
     words.run(
         "DELETE FROM governance_ratemeter WHERE id IN (SELECT m.id FROM governance_ratemeter m"
-        f" WHERE m.measured_at < %s ORDER BY m.id LIMIT %s{for_update('m')}{words.skip_locked()})",
+        f" WHERE m.measured_at < %s AND m.id NOT IN (SELECT {listed.id} FROM governance_reservation r"
+        f" JOIN {listed.item} ON {listed.id} IS NOT NULL WHERE r.status = 'pending')"
+        f" ORDER BY m.id LIMIT %s{for_update('m')}{words.skip_locked()})",
         [words.stamp(now - IDLE), limit],
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate, chain
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import orjson
@@ -259,9 +259,31 @@ def is_list(column: str) -> str:
     return f"(CASE WHEN json_valid({column}) THEN json_type({column}) END) IS 'array'"
 
 
-def elements(column: str) -> str:
-    """A FROM item: the elements of a list in a column of JSON, each as `value`; it wants an alias."""
-    return f"{'jsonb_array_elements_text' if is_postgres() else 'json_each'}({column})"
+class Elements(NamedTuple):
+    """A FROM item of what a column of JSON lists, whatever is in it, and each element as a row's id and as text.
+
+    Either is NULL where it is none. Where the column holds no list, it is the one element itself.
+    """
+
+    item: str
+    id: str
+    text: str
+
+
+def elements(column: str) -> Elements:
+    if is_postgres():
+        listed = f"CASE WHEN {is_list(column)} THEN {column} ELSE jsonb_build_array({column}) END"
+        return Elements(
+            f"jsonb_array_elements({listed}) WITH ORDINALITY AS j(value, key)",
+            "CASE WHEN j.value::text ~ '^[0-9]{1,18}$' THEN j.value::text::bigint END",
+            "CASE WHEN jsonb_typeof(j.value) = 'string' THEN j.value::text END",
+        )
+    listed = f"CASE WHEN {is_list(column)} THEN {column} ELSE json_array({column}) END"
+    return Elements(
+        f"json_each({listed}) AS j",
+        "CASE WHEN j.type = 'integer' THEN j.value END",
+        "CASE WHEN j.type = 'text' THEN j.value END",
+    )
 
 
 def differ(one: str, other: str) -> str:

@@ -2,9 +2,10 @@
 
 So throughput grows with load, and nobody waits for a timer. Reservations fail at once when the database is away, and
 after a while when it does not answer (nothing is sent upstream then). What resolves a reservation is kept and tried
-again until it lands, whatever the database says; only the ledger's own word that the reservation is resolved, or is
-none, ends it. One that fails for itself while others land is tried again alone, so that it holds up nobody, with longer
-and longer pauses; operators are told of it. Should it never land, the reservation's expiry charges the whole hold.
+again until it lands, whatever the database says; only the ledger's own word that the reservation is resolved ends it.
+Where there is none any more (a standby took over that lacks the last commits), the call is charged without it. One that
+fails for itself while others land is tried again alone, so that it holds up nobody, with longer and longer pauses;
+operators are told of it. Should it never land, the reservation's expiry charges the whole hold.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from django.utils import timezone
 
 from governance import database, ledger
 from governance.alerts import conditions as alerts
-from governance.ledger.operations import Extend, Operation, Release, Reserve, Settle
+from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ LONGEST_PAUSE_S = 60.0
 # An alert is opened at this try of it.
 TOLD_AT = 4
 STUCK = "settlement_stuck"
+LOST = "holds_lost"
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +53,7 @@ class _Job:
 
     @property
     def must_land(self) -> bool:
-        return isinstance(self.operation, Settle | Release)
+        return isinstance(self.operation, Settle | Release | Record)
 
 
 class GroupCommit:
@@ -167,9 +169,28 @@ class GroupCommit:
         except Exception as error:
             log.exception("a batch failed")
             results = [own_of(error) for _ in jobs]
-        ended = [(job, result) for job, result in zip(jobs, results, strict=True) if not self._kept(job, result)]
+        answered = list(zip(jobs, results, strict=True))
+        unheld = [job for job, result in answered if self._has_lost_hold(job, result)]
+        ended = [(job, result) for job, result in answered if job not in unheld and not self._kept(job, result)]
         self._answer([job for job, _ in ended], [_said(result) for _, result in ended])
-        return []
+        return unheld
+
+    def _has_lost_hold(self, job: _Job, result: Any) -> bool:
+        """Whether a settlement's hold is not there; then it is charged without, and operators are told."""
+        if not isinstance(result, ledger.ReservationUnknown) or not isinstance(job.operation, Settle):
+            return False
+        charge = job.operation.unheld()
+        if charge is None:
+            return False
+        log.error("charged without its hold, which is not there: %r", job.operation)
+        job.operation = charge
+        message = (
+            f"The hold of request {charge.request_id} of {charge.caller.tenant} is not in the database, so its call is"
+            " charged without one. The database lacks what it had: a standby took over that was behind, or a backup was"
+            " put back. What was charged just before is not in the ledger; compare it with what providers report."
+        )
+        self._report(LOST, LOST, message)
+        return True
 
     def _kept(self, job: _Job, result: Any) -> bool:
         """Keep what must land and failed for itself; False where it did not."""
@@ -206,9 +227,11 @@ class GroupCommit:
 
     def _tell(self, job: _Job, error: Exception) -> None:
         """Tell the operators: with what it is, the line can be posted by hand."""
-        message = f"It is tried again until it lands: {error!r}: {job.operation!r}"
+        self._report(STUCK, _subject(job), f"It is tried again until it lands: {error!r}: {job.operation!r}")
+
+    def _report(self, kind: str, subject: str, message: str) -> None:
         try:
-            alerts.report(kind=STUCK, subject=_subject(job), message=message, severity="critical", now=self._clock())
+            alerts.report(kind=kind, subject=subject, message=message, severity="critical", now=self._clock())
         except DatabaseError:
             log.exception("an alert could not be opened")
 
@@ -255,7 +278,11 @@ def _said(result: Any) -> Any:
 
 
 def _subject(job: _Job) -> str:
-    return f"reservation {cast(Settle | Release, job.operation).reservation_id}"
+    match job.operation:
+        case Settle() | Release() as resolving:
+            return f"reservation {resolving.reservation_id}"
+        case operation:
+            return f"reservation {cast(Record, operation).request_id}"
 
 
 def _expected(operation: Operation, error: Exception) -> bool:

@@ -14,6 +14,7 @@ MICROS_PER_MINUTE = 60_000_000
 E6 = 1_000_000
 # No level is above so many ceilings: nothing that is booked closes a limit for longer than its second minute.
 MOST_CEILINGS = 2
+FULLEST_FLOWS_OFF = MOST_CEILINGS * timedelta(minutes=1)
 LONGEST_WAIT_S = 59
 
 

@@ -12,7 +12,7 @@ from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import is_postgres
 from governance.rules import money
 from governance.rules.reports import ACCEPTED_REPORT
-from governance.upkeep.sql import NAME, Contradiction, elements, total
+from governance.upkeep.sql import NAME, Contradiction, total
 
 # Whom an entry is for must be whom its reservation was for; so with a correction and what it corrects.
 _WHO = ("tenant_id", "agent", "key_id", '"user"', "session", "task", "windows")
@@ -36,14 +36,14 @@ _LISTS = (
 
 
 def found() -> list[Contradiction]:
-    proofs = [*(_list(*each) for each in _LISTS), *_statements()]
+    proofs = [*(_list(*each) for each in _LISTS), *_of_windows(), *_of_reservations(), *_of_entries(), *_of_times()]
     rows = [row for proof in proofs for row in words.select(proof, [])]
     return [Contradiction(str(row[1]), str(row[2]), int(row[3]), int(row[4])) for row in rows]
 
 
 def _list(table: str, noun: str, column: str, windows: bool) -> str:
     """Lists whose elements are not all that they may be: windows of the row's tenant or of all, each once."""
-    listed = elements(f"x.{column}")
+    listed = words.elements(f"x.{column}")
     is_list = words.is_list(f"x.{column}")
     one, of = listed.text if column == "thresholds_crossed" else listed.id, ""
     if windows:
@@ -59,7 +59,7 @@ def _list(table: str, noun: str, column: str, windows: bool) -> str:
     )
 
 
-def _statements() -> Iterator[str]:
+def _of_windows() -> Iterator[str]:
     window = "governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
     open_window = "w.closed_at IS NULL"
     # What an act on its budget has not reached yet is brought up to date before anything is decided by it.
@@ -96,6 +96,9 @@ def _statements() -> Iterator[str]:
         " AND (w.ends_at IS NULL OR w.closed_at < w.ends_at) AND NOT EXISTS (SELECT 1 FROM governance_budgetevent e"
         " WHERE e.window_id = w.id AND e.kind = 'budget-reset') ORDER BY w.id"
     )
+
+
+def _of_reservations() -> Iterator[str]:
     charged = "governance_reservation r JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'"
     over = "CASE WHEN x.cost_nanos > r.amount_nanos THEN x.cost_nanos - r.amount_nanos ELSE 0 END"
     named = "'reservation ' || r.id || ' (' || r.status || ')'"
@@ -112,6 +115,9 @@ def _statements() -> Iterator[str]:
         f"SELECT r.id, {named}, 'amount_nanos', x.cost_nanos, r.amount_nanos FROM {charged}"
         " WHERE r.status = 'expired' AND x.cost_nanos <> r.amount_nanos ORDER BY r.id"
     )
+
+
+def _of_entries() -> Iterator[str]:
     # Only what was held can be exceeded.
     yield (
         "SELECT x.id, 'entry ' || x.id, 'overage_nanos', 0, x.overage_nanos FROM governance_spendentry x"
@@ -138,10 +144,14 @@ def _statements() -> Iterator[str]:
         f" WHERE p.status = 'accepted' AND x.reason = '{ACCEPTED_REPORT}'"
         " AND x.cost_nanos + p.charged_nanos <> p.cost_nanos ORDER BY p.id"
     )
-    if not is_postgres():
-        for table, columns in _TIMES.items():
-            for column in columns:
-                yield (
-                    f"SELECT x.id, '{table.removeprefix('governance_')} ' || x.id, '{column}', 1, 0 FROM {table} x"
-                    f" WHERE x.{column} IS NOT NULL AND datetime(x.{column}) IS NULL ORDER BY x.id"
-                )
+
+
+def _of_times() -> Iterator[str]:
+    if is_postgres():
+        return
+    for table, columns in _TIMES.items():
+        for column in columns:
+            yield (
+                f"SELECT x.id, '{table.removeprefix('governance_')} ' || x.id, '{column}', 1, 0 FROM {table} x"
+                f" WHERE x.{column} IS NOT NULL AND datetime(x.{column}) IS NULL ORDER BY x.id"
+            )

@@ -23,10 +23,10 @@ from governance.audit import Actor
 from governance.ledger import sql
 from governance.ledger.sql_dialect import answer, keep_deadlines
 from governance.rules.errors import FieldError
-from governance.upkeep import reconcile
+from governance.upkeep import reconcile, sql_retention
 from governance.upkeep import sql as upkeep
 from governance.upkeep.reconcile import Drift, Report, silence
-from governance.upkeep.sql import Member
+from governance.upkeep.sql_retention import Member
 
 HOUR = timedelta(hours=1)
 # Longer than any call runs, any stream is kept alive, and any idempotency key is remembered.
@@ -76,12 +76,12 @@ def look(*, before: datetime, now: datetime, batch: int = 5000, report: Report =
     total = _prepare(before=before, now=now, batch=batch)
     with reconcile.snapshot():
         for found in _batches(total.before, batch):
-            old, kept = _old(upkeep.families([id for _, id in found]), total.before)
+            old, kept = _old(sql_retention.families([id for _, id in found]), total.before)
             reservations = {member.reservation_id for member in old} - {None}
             cost_nanos = sum(member.cost_nanos for member in old)
             total = _sum(total, Purged(before, len(old), len(reservations), cost_nanos, kept))
             report(f"{total.entries} entries found, up to {found[-1][0]:%Y-%m-%d %H:%M}")
-        return replace(total, reservations=total.reservations + upkeep.released(before=total.before))
+        return replace(total, reservations=total.reservations + sql_retention.released(before=total.before))
 
 
 def _prepare(*, before: datetime, now: datetime, batch: int) -> Purged:
@@ -106,7 +106,7 @@ def _prove(*, until: datetime, since: datetime | None = None) -> None:
 def _batches(before: datetime, size: int) -> Iterator[list[tuple[datetime, UUID]]]:
     """Old calls' (occurred_at, id), oldest first. Those that are kept are passed by."""
     after = BEGINNING
-    while found := upkeep.roots(until=before, recorded_before=before, after=after, limit=size):
+    while found := sql_retention.roots(until=before, recorded_before=before, after=after, limit=size):
         yield found
         after = found[-1]
 
@@ -136,20 +136,20 @@ def _purge(ids: Sequence[UUID], before: datetime) -> Purged:
     Windows are written last and not locked before: calls that need them do not wait for the deleting. A correction
     that slips in between is noticed by the database, which lets none name a row that is gone.
     """
-    members = upkeep.families(ids)
+    members = sql_retention.families(ids)
     # A late settle waits for us here, and then finds nothing.
     answer(sql.reservations({member.reservation_id for member in members if member.reservation_id is not None}))
-    old, kept = _old(upkeep.families(ids), before)
+    old, kept = _old(sql_retention.families(ids), before)
     if not old:
         return Purged(before, kept=kept)
     hours = [member.occurred_at.replace(minute=0, second=0, microsecond=0) for member in old]
     _prove(since=min(hours), until=max(hours) + HOUR)
     gone = [member.id for member in old]
-    upkeep.keep_sums_of(gone)
-    entries = upkeep.delete_entries(gone)
-    reservations = upkeep.delete_reservations({member.reservation_id for member in old if member.reservation_id})
-    upkeep.check_references()
-    upkeep.add_purged(_by_window(old))
+    sql_retention.keep_sums_of(gone)
+    entries = sql_retention.delete_entries(gone)
+    reservations = sql_retention.delete_reservations({member.reservation_id for member in old if member.reservation_id})
+    sql_retention.check_references()
+    sql_retention.add_purged(_by_window(old))
     return Purged(before, entries, reservations, sum(member.cost_nanos for member in old), kept)
 
 
@@ -172,7 +172,7 @@ def _by_window(members: Sequence[Member]) -> dict[int, tuple[int, int]]:
 
 def _purge_released(before: datetime, limit: int, *, by: Actor, now: datetime) -> int:
     with transaction.atomic(durable=True):
-        deleted = upkeep.delete_released(before=before, limit=limit)
+        deleted = sql_retention.delete_released(before=before, limit=limit)
         if deleted:
             _record(Purged(before, reservations=deleted), by=by, now=now)
     return deleted

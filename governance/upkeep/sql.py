@@ -1,4 +1,4 @@
-"""The statements of `reconcile` and `retention`: proofs over the ledger's rows, and their upkeep.
+"""The statements of `reconcile`: proofs over the ledger's rows, and their repair.
 
 Like `governance.ledger.sql`, in the caller's open transaction. What they prove they prove from committed rows alone,
 so a call that is being written at that moment never looks like drift.
@@ -6,25 +6,20 @@ so a call that is being written at that moment never looks like drift.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import (
     IDS,
-    UUIDS,
     Shape,
     among,
-    for_update,
     is_postgres,
     moment,
     pack_ids,
     stamp,
-    uuid,
 )
 from governance.rules import money
 
@@ -56,7 +51,7 @@ _BOUNDED: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
     ),
     "governance_purgedspend": ("purged sum", dict.fromkeys(SUMS, _SUM)),
 }
-_KIND = ("tenant_id", "hour", "agent", "provider", "model")
+KIND = ("tenant_id", "hour", "agent", "provider", "model")
 NAME = (
     "'window ' || w.id || ' of budget ' || w.budget_id"
     " || CASE w.subject WHEN '' THEN '' ELSE ' (' || w.subject || ')' END"
@@ -113,20 +108,6 @@ class RollupSums:
     def missing(self) -> dict[str, int]:
         """What has to be added to each figure."""
         return {name: self.expected[name] - self.actual[name] for name in SUMS}
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An entry of a family: one that corrects nothing, its corrections, theirs."""
-
-    root: UUID
-    id: UUID
-    reservation_id: UUID | None
-    windows: list[int]
-    cost_nanos: int
-    unheld_nanos: int
-    occurred_at: datetime
-    recorded_at: datetime
 
 
 # Proofs -------------------------------------------------------------------------------------------------------
@@ -187,7 +168,7 @@ def over_cap() -> list[Figure]:
     a closed one's cap may have been lowered since, so that its whole limit stands in. One that an act on its budget
     has not reached yet says so as it does.
     """
-    unheld = _per_window(_UNHELD, "governance_spendentry")
+    unheld = _per_window(UNHELD, "governance_spendentry")
     # Rounded down like `money.share_nanos`, in parts: the whole product could be too big for a column.
     cap = "c.base / 10000 * c.e4 + (c.base - c.base / 10000 * 10000) * c.e4 / 10000"
     return _figures(
@@ -235,11 +216,11 @@ def rollups(*, since: datetime | None = None, until: datetime | None = None) -> 
     # Of a rollup there is one row; it is read as it is, whatever became of it.
     both = ", ".join(f"{total(f'k.e_{name}')}, SUM(k.r_{name})" for name in SUMS)
     differs = " OR ".join(f"{total(f'k.e_{name}')} <> SUM(k.r_{name})" for name in SUMS)
-    names = ", ".join([*_KIND, "rollup_id", *(f"e_{name}" for name in SUMS), *(f"r_{name}" for name in SUMS)])
+    names = ", ".join([*KIND, "rollup_id", *(f"e_{name}" for name in SUMS), *(f"r_{name}" for name in SUMS)])
     rows = words.select(
         f"""WITH k ({names}) AS (
-            SELECT x.tenant_id, {_hour("x.occurred_at")}, x.agent, x.provider, x.model_served, CAST(NULL AS bigint),
-                   {_ENTRY_SUMS}, {nothing} FROM governance_spendentry x WHERE {entries}
+            SELECT x.tenant_id, {hour_of("x.occurred_at")}, x.agent, x.provider, x.model_served, CAST(NULL AS bigint),
+                   {ENTRY_SUMS}, {nothing} FROM governance_spendentry x WHERE {entries}
             UNION ALL SELECT x.tenant_id, x.hour, x.agent, x.provider, x.model, NULL, {own}, {nothing}
                       FROM governance_purgedspend x WHERE {hours}
             UNION ALL SELECT x.tenant_id, x.hour, x.agent, x.provider, x.model, x.id, {nothing}, {own}
@@ -303,7 +284,7 @@ def mend_rollups(drifted: Sequence[RollupSums]) -> None:
         table,
         _NEW_ROLLUPS,
         [(*item.kind, *item.missing.values()) for item in drifted if item.rollup_id is None],
-        tail=_adding(table),
+        tail=adding_to(table),
     )
     # A row that stands for no entry is not left behind as a zero.
     empty = " AND ".join(f"{name} = 0" for name in SUMS)
@@ -313,130 +294,17 @@ def mend_rollups(drifted: Sequence[RollupSums]) -> None:
     )
 
 
-# Retention ----------------------------------------------------------------------------------------------------
-
-_PURGED = Shape(id="bigint", purged_nanos="bigint", purged_unheld_nanos="bigint")
-
-
-def roots(
-    *, until: datetime, recorded_before: datetime, after: tuple[datetime, UUID], limit: int
-) -> list[tuple[datetime, UUID]]:
-    """Entries that correct nothing, of calls before `until`, in order of (occurred_at, id) from `after` on."""
-    rows = words.select(
-        "SELECT x.occurred_at, x.id FROM governance_spendentry x WHERE x.corrects_id IS NULL"
-        " AND x.occurred_at < %s AND x.recorded_at < %s AND x.occurred_at >= %s AND (x.occurred_at, x.id) > (%s, %s)"
-        # What an operator has still to decide on would add to it.
-        " AND NOT EXISTS (SELECT 1 FROM governance_pendingreport p WHERE p.corrects = x.id AND p.status = 'waiting')"
-        " ORDER BY x.occurred_at, x.id LIMIT %s",
-        [stamp(until), stamp(recorded_before), stamp(after[0]), stamp(after[0]), words.key(after[1]), limit],
-    )
-    return [(moment(row[0]), uuid(row[1])) for row in rows]
-
-
-def families(of: Collection[UUID]) -> list[Member]:
-    """The entries themselves and whatever corrects them, however deep."""
-    rows = words.select(
-        f"""WITH RECURSIVE family (root, id) AS (
-            SELECT v.id, v.id FROM {UUIDS}
-            UNION ALL SELECT f.root, x.id FROM family f JOIN governance_spendentry x ON x.corrects_id = f.id
-        )
-        SELECT f.root, x.id, x.reservation_id, x.windows, x.cost_nanos, {_UNHELD}, x.occurred_at, x.recorded_at
-        FROM family f JOIN governance_spendentry x ON x.id = f.id""",
-        [pack_ids(of)],
-    )
-    return [
-        Member(
-            root=uuid(row[0]),
-            id=uuid(row[1]),
-            reservation_id=None if row[2] is None else uuid(row[2]),
-            windows=_json(row[3]),
-            cost_nanos=row[4],
-            unheld_nanos=row[5],
-            occurred_at=moment(row[6]),
-            recorded_at=moment(row[7]),
-        )
-        for row in rows
-    ]
-
-
-def keep_sums_of(ids: Collection[UUID]) -> None:
-    """Add entries that are about to go to their hours' purged sums."""
-    table = "governance_purgedspend"
-    sums = ", ".join(total(f"k.{name}") for name in SUMS)
-    names = ", ".join((*_KIND, *SUMS))
-    words.run(
-        f"""WITH k ({names}) AS (
-            SELECT x.tenant_id, {_hour("x.occurred_at")}, x.agent, x.provider, x.model_served, {_ENTRY_SUMS}
-            FROM governance_spendentry x WHERE x.id IN {among(UUIDS)}
-        )
-        INSERT INTO {table} ({names}) SELECT k.tenant_id, k.hour, k.agent, k.provider, k.model, {sums} FROM k
-        WHERE true GROUP BY k.tenant_id, k.hour, k.agent, k.provider, k.model{_adding(table)}""",
-        [pack_ids(ids)],
-    )
-
-
-def add_purged(windows: Mapping[int, tuple[int, int]]) -> None:
-    """Note in windows what is deleted of what they settled: (nanodollars, of these what nothing had held)."""
-    table = "governance_budgetwindow"
-    adding = ", ".join(f"{name} = {table}.{name} + v.{name}" for name in _PURGED.names[1:])
-    words.run(
-        f"WITH locked AS (SELECT w.id FROM {table} w WHERE w.id IN {among(IDS)} ORDER BY w.id{for_update('w')})"
-        f" UPDATE {table} SET {adding} FROM {_PURGED} JOIN locked ON locked.id = v.id WHERE {table}.id = v.id",
-        [pack_ids(windows), _PURGED.pack([(id, *amounts) for id, amounts in windows.items()])],
-    )
-
-
-def delete_entries(ids: Collection[UUID]) -> int:
-    rows = words.select(f"DELETE FROM governance_spendentry WHERE id IN {among(UUIDS)} RETURNING id", [pack_ids(ids)])
-    return len(rows)
-
-
-def delete_reservations(ids: Collection[UUID]) -> int:
-    """Delete resolved reservations that no entry names any more; how many there were."""
-    rows = words.select(
-        f"DELETE FROM governance_reservation WHERE id IN {among(UUIDS)} AND status <> 'pending' AND {_UNNAMED}"
-        " RETURNING id",
-        [pack_ids(ids)],
-    )
-    return len(rows)
-
-
-def check_references() -> None:
-    """Let the database check now, rather than at commit, that nothing names a deleted row; raises IntegrityError."""
-    if is_postgres():
-        words.run("SET CONSTRAINTS ALL IMMEDIATE", [])
-
-
-def released(*, before: datetime) -> int:
-    """How many reservations were given back before a moment and are named by no entry."""
-    rows = words.select(
-        f"SELECT COUNT(*) FROM governance_reservation WHERE status = 'released' AND resolved_at < %s AND {_UNNAMED}",
-        [stamp(before)],
-    )
-    return int(rows[0][0])
-
-
-def delete_released(*, before: datetime, limit: int) -> int:
-    rows = words.select(
-        "DELETE FROM governance_reservation WHERE id IN (SELECT id FROM governance_reservation"
-        f" WHERE status = 'released' AND resolved_at < %s AND {_UNNAMED} ORDER BY resolved_at LIMIT %s) RETURNING id",
-        [stamp(before), limit],
-    )
-    return len(rows)
-
-
 # Parts --------------------------------------------------------------------------------------------------------
 
-_ENTRY_SUMS = (
+ENTRY_SUMS = (
     "CASE WHEN x.kind = 'charge' THEN 1 ELSE 0 END AS calls, x.input_tokens, x.cached_tokens, x.output_tokens,"
     " x.cost_nanos"
 )
 # What of an entry no hold had to make room for.
-_UNHELD = (
+UNHELD = (
     "x.overage_nanos + CASE WHEN (x.reservation_id IS NULL OR x.kind <> 'charge') AND x.cost_nanos > 0"
     " THEN x.cost_nanos ELSE 0 END"
 )
-_UNNAMED = "NOT EXISTS (SELECT 1 FROM governance_spendentry x WHERE x.reservation_id = governance_reservation.id)"
 
 
 def _figures(statement: str) -> list[Figure]:
@@ -445,37 +313,10 @@ def _figures(statement: str) -> list[Figure]:
 
 def _per_window(amount: str, table: str, where: str = "true") -> str:
     """Sums of rows `x` for each window in their lists."""
-    found = elements("x.windows")
+    found = words.elements("x.windows")
     return (
         f"SELECT {found.id} AS id, {total(amount)} AS total FROM {table} x JOIN {found.item} ON {found.id} IS NOT NULL"
         f" WHERE {where} AND {words.is_list('x.windows')} GROUP BY {found.id}"
-    )
-
-
-class Elements(NamedTuple):
-    """A FROM item of what a column of JSON lists, whatever is in it, and each element as a row's id and as text.
-
-    Either is NULL where it is none. Where the column holds no list, it is the one element itself.
-    """
-
-    item: str
-    id: str
-    text: str
-
-
-def elements(column: str) -> Elements:
-    if is_postgres():
-        listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE jsonb_build_array({column}) END"
-        return Elements(
-            f"jsonb_array_elements({listed}) WITH ORDINALITY AS j(value, key)",
-            "CASE WHEN j.value::text ~ '^[0-9]{1,18}$' THEN j.value::text::bigint END",
-            "CASE WHEN jsonb_typeof(j.value) = 'string' THEN j.value::text END",
-        )
-    listed = f"CASE WHEN {words.is_list(column)} THEN {column} ELSE json_array({column}) END"
-    return Elements(
-        f"json_each({listed}) AS j",
-        "CASE WHEN j.type = 'integer' THEN j.value END",
-        "CASE WHEN j.type = 'text' THEN j.value END",
     )
 
 
@@ -496,7 +337,7 @@ def total(amount: str) -> str:
     )
 
 
-def _hour(column: str) -> str:
+def hour_of(column: str) -> str:
     """The hour a time falls in, as a rollup keeps it."""
     return f"date_trunc('hour', {column}, 'UTC')" if is_postgres() else f"substr({column}, 1, 13) || ':00:00'"
 
@@ -507,10 +348,6 @@ def _between(column: str, since: datetime | None, until: datetime | None) -> tup
     return " AND ".join(clause for clause, _ in given) or "true", [at for _, at in given]
 
 
-def _adding(table: str) -> str:
+def adding_to(table: str) -> str:
     sets = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
     return f" ON CONFLICT (tenant_id, hour, agent, provider, model) DO UPDATE SET {sets}"
-
-
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value

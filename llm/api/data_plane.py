@@ -17,7 +17,8 @@ from governance.rules.decision import State
 from llm.gateway import errors
 from llm.gateway import idempotency as repeats
 from llm.gateway.routes import CHAT, EMBEDDINGS, FIM, MODERATIONS, OCR, ROUTES, TRANSCRIPTIONS, Route
-from llm.rules import mistral_dialect, request_fields, transcription
+from llm.rules import client_requests, request_fields, transcription
+from llm.rules.request_checks import MOST_TOKENS
 
 Schema = dict[str, Any]
 TAG = "v1"
@@ -54,12 +55,12 @@ MESSAGE: Schema = {
     "type": "object",
     "required": ["role"],
     "properties": {
-        "role": {"enum": sorted(mistral_dialect.ROLES)},
+        "role": {"enum": sorted(client_requests.ROLES)},
         "content": {"type": ["string", "array", "null"], "items": OBJECT},
         "tool_calls": {"type": ["array", "null"], "items": {"type": "object", "required": ["function"]}},
     },
 }
-TOKENS: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": mistral_dialect.MOST_TOKENS}
+TOKENS: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_TOKENS}
 # Of the fields whose values are looked at here; all others go on to the model's API as they are.
 VALUES: Mapping[str, Schema] = {
     "model": {"type": "string", "minLength": 1, "maxLength": names.KINDS["model"].most},
@@ -70,7 +71,7 @@ VALUES: Mapping[str, Schema] = {
     "max_tokens": TOKENS,
     "max_completion_tokens": TOKENS,
     "stream": {"type": "boolean"},
-    "n": {"type": ["integer", "null"], "minimum": 1, "maximum": mistral_dialect.MAX_N},
+    "n": {"type": ["integer", "null"], "minimum": 1, "maximum": client_requests.MAX_N},
     "tools": {"type": ["array", "null"], "items": OBJECT},
     "metadata": {"type": ["object", "null"]},
     "user": {"type": ["string", "null"]},
@@ -79,7 +80,7 @@ VALUES: Mapping[str, Schema] = {
     "prediction": {"type": ["object", "null"]},
     "response_format": {
         "type": ["object", "null"],
-        "properties": {"type": {"enum": sorted(mistral_dialect.FORMATS)}},
+        "properties": {"type": {"enum": sorted(client_requests.FORMATS)}},
     },
 }
 INPUTS: Mapping[str, Schema] = {
@@ -288,7 +289,7 @@ def _answer(route: Route) -> Schema:
 def _request(route: Route) -> Schema:
     if route.kind == TRANSCRIPTIONS.kind:
         return {"multipart/form-data": {"schema": _form()}}
-    fields = request_fields.KNOWN[route.kind] - mistral_dialect.REFUSED.keys()
+    fields = request_fields.KNOWN[route.kind] - client_requests.REFUSED.keys()
     schema = {
         "type": "object",
         "description": "Other fields are refused, but for those that an operator's endpoint takes.",

@@ -10,7 +10,7 @@ from governance.rules.decision import Action, Decision
 from governance.rules.visibility import Audience
 from llm.gateway import errors
 from llm.gateway.holds import Hold
-from llm.rules.mistral_dialect import Request
+from llm.rules.client_requests import Request
 
 
 def of_call(

@@ -11,8 +11,8 @@ from governance.rules.calls import Caller
 from llm.gateway import errors
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 
 # The model's own word, or its silence, is no refusal of ours; and what still runs may be asked for again.
 NO_REFUSALS = frozenset({"upstream_error"})

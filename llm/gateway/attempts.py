@@ -28,10 +28,11 @@ from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
-from llm.rules import forbidden, mistral_dialect, shown_work, sse, unreadable
+from llm.rules import forbidden, shown_work, sse, unreadable
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import GUARDS
+from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.tool_calls import with_text_arguments
@@ -133,7 +134,7 @@ class HeldAttempt:
         try:
             # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
             body = await self.call.exchange.turn.work(len(self.call.request.body), self._body)
-        except mistral_dialect.DialectError as error:
+        except DialectError as error:
             await self.hold.release()
             raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
         sent = time.perf_counter()
@@ -302,13 +303,10 @@ class HeldAttempt:
                 raise Unanswered(self.call.failure, place)
         if not data:
             raise errors.upstream(502, "upstream_cut", "The model's API broke its refusal off.")
-        if not whole_answers.is_json(data):
-            # A page of a proxy or a firewall: its status is the answer, its words and its type are not.
-            message = f"The model's API refused the request with status {answer.status}."
-            data = orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
         if self.call.exchange.started:
             raise errors.upstream(answer.status, "upstream_refused", "The model's API refused the request.")
-        await self.call.exchange.answer(answer.status, data, [JSON, ("x-request-id", self.call.exchange.request_id)])
+        body = whole_answers.refusal(data, status=answer.status)
+        await self.call.exchange.answer(answer.status, body, [JSON, ("x-request-id", self.call.exchange.request_id)])
 
     def _forbids_us(self, said: bytes) -> bool:
         guarded = not GUARDS.isdisjoint(self.call.estimate.needs)

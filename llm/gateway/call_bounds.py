@@ -13,10 +13,11 @@ from governance.rules.overruns import ModelOverrun
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
 from llm.gateway.process import Gateway
-from llm.rules import bounds, estimates, exact_count, mistral_dialect
+from llm.rules import bounds, estimates, exact_count
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.exact_count import Tokenizer
-from llm.rules.mistral_dialect import Request
+from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class CallBounds:
         if found is None:
             try:
                 found = self.gateway.providers[provider].bound(self.request, self.estimate)
-            except mistral_dialect.DialectError:
+            except DialectError:
                 # It cannot be asked; whoever tries says so.
                 found = self.estimate
             except bounds.UnboundedInput as error:

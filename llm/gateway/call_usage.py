@@ -199,7 +199,7 @@ class CallUsage:
             most = self._most_input(entry, beside=HIDDEN_PROMPT_TOKENS)
         else:
             read, permitted = found.units, self.estimate.held_units
-            most = min(permitted + self.route.units_beside, self.route.most_units(self.estimate))
+            most = permitted
         if read <= most:
             return None
         inputs = self.estimate.inputs

@@ -9,7 +9,7 @@ from governance.rules import names
 from governance.rules.errors import FieldError
 from llm.gateway import errors
 from llm.gateway.http import Exchange
-from llm.rules.mistral_dialect import Request
+from llm.rules.client_requests import Request
 
 
 def named(exchange: Exchange, request: Request | None = None) -> dict[str, str]:

@@ -28,8 +28,8 @@ from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
 from llm.gateway.upstream import Unanswered
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, NoneFits, UnknownStrategy, candidates
 from llm.state import routing

@@ -313,7 +313,7 @@ class Hold:
         self.resolved = True
         for overrun in operation.overruns:
             self._holds.overran(overrun)
-        result: SettleResult | None = await self._land(operation)
+        result = await self._land(operation)
         # The ledger believes no sum that no call can have cost.
         return operation.cost_nanos if result is None else result.charged_nanos, result
 
@@ -329,19 +329,22 @@ class Hold:
             # Of an estimate, what its tokens were counted by.
             metadata={"tokenizer": self.usage.tokenizer.name} if reason and self.usage.tokenizer else {},
             overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens),
+            caller=self.caller,
         )
         return self.charge
 
-    async def _land(self, operation: Settle | Release) -> Any:
+    async def _land(self, operation: Settle | Release) -> SettleResult | None:
         landing = asyncio.ensure_future(self._holds.commits.submit(operation))
         try:
             async with asyncio.timeout(SETTLE_PATIENCE_S):
-                return await asyncio.shield(landing)
+                landed = await asyncio.shield(landing)
+            # Without its hold it is charged as a report is, whose windows nobody asks for here.
+            return landed if isinstance(landed, SettleResult) else None
         except TimeoutError:
             landing.add_done_callback(_log_late)
             return None
-        except ledger.AlreadyResolved:
-            # An earlier try had landed, although its answer was lost.
+        except (ledger.AlreadyResolved, ledger.ReservationUnknown):
+            # An earlier try had landed, although its answer was lost; or there is nothing that could be released.
             return None
 
 

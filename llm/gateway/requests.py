@@ -9,8 +9,9 @@ from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.rules import bounds, forms, mistral_dialect
-from llm.rules.mistral_dialect import Request
+from llm.rules import bounds, forms
+from llm.rules.client_requests import Request
+from llm.rules.request_checks import DialectError
 
 
 async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
@@ -26,10 +27,10 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
 
     try:
         await exchange.turn.work(len(body), parse)
-    except (mistral_dialect.DialectError, bounds.UnboundedInput) as error:
+    except (DialectError, bounds.UnboundedInput) as error:
         # Who may not call at all is told that first.
         await caller_status.check(gateway, identity)
-        if isinstance(error, mistral_dialect.DialectError):
+        if isinstance(error, DialectError):
             raise mistake(error) from error
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
     exchange.turn.leave()
@@ -43,7 +44,7 @@ def _check_names(exchange: Exchange, request: Request) -> None:
         callers.checked("tool", tool, field="tools")
 
 
-def mistake(error: mistral_dialect.DialectError) -> errors.GatewayError:
+def mistake(error: DialectError) -> errors.GatewayError:
     """The answer to a request that cannot be read, or not be written for a model's API."""
     if error.code == forms.WRONG_CHARSET:
         return errors.unsupported(error.message, param="content-type")

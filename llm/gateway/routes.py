@@ -11,9 +11,9 @@ from django.conf import settings
 
 from governance.rules.calls import Usage
 from governance.rules.json_bounds import JsonBounds
-from llm.rules import bounds, estimates, mistral_dialect, transcription, usage
+from llm.rules import bounds, client_requests, estimates, transcription, usage
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 from llm.rules.request_bounds import RequestBounds
 
 # What is longer than a document or sound may be is charged in full all the same, up to so many times that.
@@ -38,8 +38,6 @@ class Route:
     answer_in: str = "choices"
     # What is not counted in tokens may be held for at a likely length: as much as one call can use is believed.
     believes_most: bool = False
-    # And is counted up by endpoints, to minutes at most: so much beside is not held for.
-    units_beside: int = 0
     # Units that an answer shows, whatever it says.
     shown_units: Callable[[Mapping[str, Any]], int] = lambda _: 0
 
@@ -91,7 +89,7 @@ def _bounds() -> RequestBounds:
 CHAT = Route(
     path="/chat/completions",
     kind="chat",
-    parse=lambda body, _, extra: mistral_dialect.parse(body, extra, _bounds()),
+    parse=lambda body, _, extra: client_requests.parse(body, extra, _bounds()),
     estimate=lambda request, default: bounds.chat(
         request.payload,
         default_max_tokens=default,
@@ -103,14 +101,14 @@ CHAT = Route(
 FIM = Route(
     path="/fim/completions",
     kind="fim",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="fim", bounds=_bounds()),
+    parse=lambda body, *_: client_requests.parse_other(body, kind="fim", bounds=_bounds()),
     estimate=lambda request, default: bounds.fim(request.payload, default_max_tokens=default),
     read_usage=_written,
 )
 EMBEDDINGS = Route(
     path="/embeddings",
     kind="embedding",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="embedding", bounds=_bounds()),
+    parse=lambda body, *_: client_requests.parse_other(body, kind="embedding", bounds=_bounds()),
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
     answer_in="data",
@@ -118,7 +116,7 @@ EMBEDDINGS = Route(
 MODERATIONS = Route(
     path="/moderations",
     kind="moderation",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="moderation", bounds=_bounds()),
+    parse=lambda body, *_: client_requests.parse_other(body, kind="moderation", bounds=_bounds()),
     estimate=lambda request, _: bounds.moderations(request.payload),
     read_usage=_tokens,
     answer_in="results",
@@ -126,7 +124,7 @@ MODERATIONS = Route(
 OCR = Route(
     path="/ocr",
     kind="ocr",
-    parse=lambda body, *_: mistral_dialect.parse_other(body, kind="ocr", bounds=_bounds()),
+    parse=lambda body, *_: client_requests.parse_other(body, kind="ocr", bounds=_bounds()),
     estimate=lambda request, _: bounds.ocr(
         request.payload, max_pages=settings.OCR_MAX_PAGES, reserve_unbounded=_reserves_unbounded()
     ),
@@ -147,7 +145,6 @@ TRANSCRIPTIONS = Route(
     read_usage=_seconds,
     answer_in="text",
     believes_most=True,
-    units_beside=60,
     shown_units=transcription.shown_seconds,
 )
 

@@ -28,6 +28,7 @@ _OURS = {
     401: ("upstream_auth", "The gateway's own key was refused by the model's API."),
     402: ("provider_spend_limit", "The gateway's own account at the model's API is out of money."),
     403: ("upstream_auth", "The gateway's own key was refused by the model's API."),
+    407: ("upstream_auth", "A proxy on the way to the model's API wants to know who the gateway is."),
 }
 
 _DOUBTS = {

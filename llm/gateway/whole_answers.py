@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from governance.rules.calls import Usage
+from llm.gateway import errors
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.rules import shown_work, sse, usage
@@ -76,9 +77,17 @@ def json_object(data: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def is_json(data: bytes) -> bool:
-    """Whether clients can read it as the JSON object that an error is."""
+def refusal(data: bytes, *, status: int) -> bytes:
+    """A refusal's body as clients can read it: the JSON object that an error is, in the words of the model's API.
+
+    The words of a page, of a proxy or a firewall, are not; its status is. A `detail` that is a text is said in our own
+    form: with a 422, Mistral's client takes it for a list, and breaks.
+    """
     try:
-        return isinstance(orjson.loads(data), dict)
+        said = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return False
+        said = None
+    if isinstance(said, dict) and not isinstance(said.get("detail"), str):
+        return data
+    message = said["detail"] if isinstance(said, dict) else f"The model's API refused the request with status {status}."
+    return orjson.dumps(errors.bad_request(message, code="upstream_refused").body())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Protocol
 
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 
 
 class ProviderError(Exception):

@@ -12,10 +12,10 @@ import orjson
 
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
-from llm.rules import anthropic_answers, anthropic_dialect, bounds, mistral_dialect, shown_work, sse, unreadable
+from llm.rules import anthropic_answers, anthropic_dialect, bounds, client_requests, shown_work, sse, unreadable
 from llm.rules.answers import read_json
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import Request
 from llm.rules.openai_dialect import Shaper
 
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
@@ -34,7 +34,7 @@ class Anthropic(HttpProvider):
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         if request.extra:
-            mistral_dialect.refuse_foreign(request)
+            client_requests.refuse_foreign(request)
         return anthropic_dialect.request_body(
             request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools
         )

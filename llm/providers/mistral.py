@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from llm.providers import ProviderError
 from llm.providers.http import LIST_TIMEOUT_S, HttpAnswer, HttpProvider
-from llm.rules import bounds, mistral_dialect
+from llm.rules import bounds, client_requests, mistral_dialect
 from llm.rules.estimates import Estimate
 
 
@@ -23,12 +23,12 @@ class Mistral(HttpProvider):
         super().__init__(name=name, base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"})
 
     def body(
-        self, request: mistral_dialect.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
+        self, request: client_requests.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]
     ) -> bytes:
-        mistral_dialect.refuse_foreign(request)
+        client_requests.refuse_foreign(request)
         return mistral_dialect.apply(request, model=model, max_tokens=max_tokens, disabled_tools=disabled_tools)
 
-    def bound(self, request: mistral_dialect.Request, estimate: Estimate) -> Estimate:
+    def bound(self, request: client_requests.Request, estimate: Estimate) -> Estimate:
         """The payload that was counted is the one that is sent, but for names of tool calls and others' fields."""
         if request.kind != "chat" or estimate.whole_context:
             return estimate

@@ -11,8 +11,9 @@ import orjson
 from llm.providers import Answer
 from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
 from llm.rules import bounds, openai_dialect, request_fields, shown_work, sse, thinking, unreadable
+from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
-from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules.request_checks import DialectError
 
 OK, PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 200, 402, 429
 UNPROCESSABLE = (400, 422)

@@ -16,8 +16,9 @@ import orjson
 
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
-from llm.rules import mistral_dialect
-from llm.rules.mistral_dialect import DialectError, Request
+from llm.rules import client_requests
+from llm.rules.client_requests import Request
+from llm.rules.request_checks import DialectError
 from llm.rules.tool_calls import ANTHROPICS_IDS, with_ids
 
 VERSION = "2023-06-01"
@@ -46,10 +47,10 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
         raise DialectError(f"{model} cannot be asked for this: its provider answers chats alone.", "model")
     asked = request.payload
     _refuse_the_impossible(asked, n=request.n)
-    mistral_dialect.refuse_guardrails(request, model=model)
+    client_requests.refuse_guardrails(request, model=model)
     bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
     messages = with_ids(asked["messages"], ANTHROPICS_IDS)
-    mistral_dialect.refuse_unanswered(messages, between=("system", "developer"))
+    client_requests.refuse_unanswered(messages, between=("system", "developer"))
     body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(messages)}
     system = [block for m in messages if m["role"] in ("system", "developer") for block in _system(m)]
     output = _output_format(asked.get("response_format"), system)

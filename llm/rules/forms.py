@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from governance.rules import charsets
-from llm.rules.mistral_dialect import DialectError
+from llm.rules.request_checks import DialectError
 
 # A form of a transcription has a dozen fields.
 MOST_FIELDS = 200

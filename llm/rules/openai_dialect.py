@@ -13,8 +13,10 @@ from typing import Any
 
 import orjson
 
-from llm.rules import mistral_dialect, sse, thinking
-from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES, DialectError, Request, load_object
+from llm.rules import client_requests, sse, thinking
+from llm.rules.client_requests import Request, load_object
+from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES
+from llm.rules.request_checks import DialectError
 from llm.rules.tool_calls import OPENAIS_IDS, CallParts, text_of, with_ids
 
 # Paths below /v1 that such endpoints have, and we translate.
@@ -61,7 +63,7 @@ def request_body(
 
     `newer`: the bound goes by its newer name; None: where it is `native`.
     """
-    mistral_dialect.refuse_guardrails(request, model=model)
+    client_requests.refuse_guardrails(request, model=model)
     payload = {**shape(request, model=model, native=native), "model": model}
     if request.kind == "chat":
         bound = request.max_tokens if max_tokens is None else max_tokens
@@ -87,7 +89,7 @@ def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
     messages = payload["messages"]
     if native:
         messages = with_ids(messages, OPENAIS_IDS)
-        mistral_dialect.refuse_unanswered(messages)
+        client_requests.refuse_unanswered(messages)
     payload["messages"] = [_message(message, native=native) for message in messages]
     if payload.get("tools"):
         payload["tools"] = [{"type": "function", **tool} for tool in payload["tools"]]
@@ -194,7 +196,7 @@ def _write_refusal(message: dict[str, Any]) -> None:
     """OpenAI's field for a refusal becomes what was said, and empty fields go: strict endpoints know neither."""
     refusal = message.pop("refusal", None)
     if isinstance(refusal, str):
-        message["content"] = mistral_dialect.said(message, refusal)
+        message["content"] = client_requests.said(message, refusal)
     for name in (*_OTHERS_THOUGHTS, "audio", "function_call"):
         if name in message and message[name] in (None, "", []):
             del message[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm.rules.mistral_dialect import MOST_TOKENS, DialectError
+from llm.rules.request_checks import MOST_TOKENS, DialectError
 
 # Numbers of tokens: a field, or one in the object under it.
 _BUDGETS = (

@@ -8,12 +8,16 @@ from typing import Any
 from governance.rules.calls import Usage
 from llm.rules import forms
 from llm.rules.bounds import UnboundedInput
+from llm.rules.client_requests import Request
 from llm.rules.estimates import UNMEASURED, Estimate
-from llm.rules.mistral_dialect import PROVIDER, DialectError, Request
+from llm.rules.mistral_dialect import PROVIDER
+from llm.rules.request_checks import DialectError
 from llm.rules.usage import count
 
 KIND = "transcription"
 UNIT = "audio_second"
+# Endpoints count sound up, some to whole minutes: so much of it is held for.
+COUNTED_BY = 60
 # The longest that Mistral takes.
 MAX_SECONDS = 10_800
 # Bits a second that other audio than WAV is taken to have. None: silence packs hours into a few bytes (FLAC, Opus), so
@@ -59,7 +63,7 @@ def estimate(
     min_bitrate: int = MIN_BITRATE,
     reserve_unbounded: bool = False,
 ) -> Estimate:
-    """The seconds that a form's audio has at most. Raises UnboundedInput and DialectError.
+    """The seconds that a form's audio may be charged as, at most. Raises UnboundedInput and DialectError.
 
     `reserve_unbounded`: audio that is elsewhere counts as `max_seconds` instead of being refused.
     """
@@ -73,7 +77,8 @@ def estimate(
         samples = payload.get("speaker_references") or b""
         seconds = min(max_seconds, seconds + _by_size(len(samples), max_seconds, min_bitrate) * bool(samples))
     asked = frozenset({UNMEASURED} if seconds >= max_seconds else ())
-    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=seconds, most_units=max_seconds, asked=asked)
+    counted = -(-seconds // COUNTED_BY) * COUNTED_BY
+    return Estimate(kind=KIND, text_tokens=0, unit=UNIT, units=counted, most_units=max_seconds, asked=asked)
 
 
 def seconds_at_most(file: bytes, *, max_seconds: int, min_bitrate: int) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from billing import tasks
 from billing.inbox import handlers, store
+from tests.billing.events import START
 from tests.concurrency.processes import FORK, let_go_of_connections
 
 POINTS = (
@@ -36,6 +38,8 @@ def in_a_process(point: str, event_id: str) -> int | None:
 
 def _work(point: str, event_id: str) -> None:
     globals()[point]()
+    # The sweeps that come after it count their time from then.
+    tasks.timezone = SimpleNamespace(now=lambda: START)  # type: ignore[attr-defined]
     tasks.process_event(event_id)
 
 
@@ -79,4 +83,4 @@ def after_the_mark() -> None:
 
 
 def after_the_commit_before_the_acknowledgement() -> None:
-    _after(store, "_handle_once")
+    _after(store, "_try")

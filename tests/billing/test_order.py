@@ -11,6 +11,7 @@ from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from billing.accounts import sync
 from billing.models import BillingAccount, Invoice, StripeEvent, Subscription
 from governance.models import Budget, BudgetWindow, Tenant
 from tests import factories
@@ -41,6 +42,8 @@ def outcome(deliver: Deliver, events: Iterable[dict[str, Any]], *, now: Any) -> 
     try:
         with transaction.atomic():
             deliver(list(events), now=now)
+            # What news of a price or product asks for is done with what is due.
+            sync.due(now=now)
             found = state()
             raise Undo
     except Undo:

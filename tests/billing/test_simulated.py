@@ -337,3 +337,114 @@ def test_what_is_used_beyond_a_plan_is_no_plan_of_its_own(shop: Shop) -> None:
     assert spend(shop, customer) == 200
     shop.account.advance(by=32 * DAY)
     assert spend(shop, customer) == 200
+
+
+def test_an_item_that_was_free_takes_its_own_budget_when_it_goes_and_nothing_else(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    free = shop.price(0, metadata={"llm_budget_usd": "31"})
+    shop.account.advance(by=DAY)
+    shop.post(f"subscriptions/{sub}", items=[{"price": free}], proration_behavior="always_invoice")
+    assert read(shop, customer) == ("active", STANDARD + 30_000_000_000)
+    shop.account.advance(by=3 * DAY)
+    item = next(one["id"] for one in shop.sub(sub)["items"]["data"] if one["price"]["id"] == free)
+    shop.post(f"subscriptions/{sub}", items=[{"id": item, "deleted": True}], proration_behavior="always_invoice")
+    assert read(shop, customer) == ("active", STANDARD + 3_000_000_000)
+
+
+def test_a_free_price_between_two_that_cost_something_leaves_what_both_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    more = shop.price(3100, metadata={"llm_budget_usd": "31"})
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"), more)["id"]
+    item = shop.sub(sub)["items"]["data"][1]["id"]
+    for days, cents in ((1, 0), (3, 3100)):
+        shop.account.advance(by=days * DAY)
+        change = {"id": item, "price": shop.price(cents, metadata={"llm_budget_usd": "62"})}
+        shop.post(f"subscriptions/{sub}", items=[change], proration_behavior="always_invoice")
+        read(shop, customer)
+    # Beside the plan a day at the first price, three that were free, and twenty-seven at the last.
+    assert read(shop, customer) == ("active", STANDARD + 61_000_000_000)
+
+
+@pytest.mark.parametrize("how", ["refunded", "disputed"])
+def test_a_payment_of_the_same_amount_that_paid_for_no_invoice_takes_nothing_when_it_goes_back(
+    shop: Shop, how: str
+) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sent: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 14}
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), **sent)
+    shop.post(f"invoices/{shop.invoices(customer)[0]['id']}/pay", paid_out_of_band=True)
+    beside = {"amount": 5000, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    shop.post("payment_intents", customer=customer, **beside)
+    charge = shop.all("charges", customer=customer)[0]["id"]
+    if how == "refunded":
+        shop.post("refunds", charge=charge)
+    else:
+        shop.account.dispute(charge)
+    assert read(shop, customer) == ("active", STANDARD)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_several_trials_of_a_product_the_first_is_the_one_whoever_hears_of_them_when(
+    shop: Shop, together: bool
+) -> None:
+    customer, price = shop.customer(metadata={"tenant_id": "acme"}), shop.price(5000, lookup_key="standard")
+    for days in (10, 30, 20):
+        shop.subscribe(customer, price, trial_period_days=days)
+        if not together:
+            assert read(shop, customer) == ("trial", STANDARD // 10)
+        shop.account.advance(by=60)
+    for _ in range(2):
+        assert read(shop, customer) == ("trial", STANDARD // 10)
+        assert window_of().ends_at == datetime(2026, 3, 11, tzinfo=UTC)
+
+
+def test_a_dispute_over_a_part_of_what_was_paid_takes_that_part(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.post(f"customers/{customer}/balance_transactions", amount=-4500, currency="usd")
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    assert spend(shop, customer, at_most=40) == 40
+    # Nine tenths came from the customer's balance.
+    disputed = shop.account.dispute(shop.all("charges")[0]["id"])
+    assert read(shop, customer) == ("active", 5_000_000_000)
+    shop.account.close_dispute(disputed["id"], won=False)
+    assert spend(shop, customer) == 5
+    shop.account.advance(by=31 * DAY + 2 * HOUR)
+    assert read(shop, customer) == ("active", STANDARD)
+
+
+def test_what_was_used_of_a_part_that_a_dispute_took_is_owed(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    assert spend(shop, customer) == 50
+    disputed = shop.account.dispute(shop.all("charges")[0]["id"], amount=500)
+    assert read(shop, customer) == ("active", 0)
+    shop.account.close_dispute(disputed["id"], won=False)
+    shop.account.advance(by=31 * DAY + 2 * HOUR)
+    assert read(shop, customer) == ("active", STANDARD - 5_000_000_000)
+
+
+def test_a_refund_of_what_a_credit_left_to_pay_leaves_what_the_credit_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    dear, cheap = (shop.price(cents, metadata={"llm_budget_usd": str(cents // 100)}) for cents in (10_000, 6000))
+    sub = shop.subscribe(customer, dear)["id"]
+    assert read(shop, customer)[0] == "active"
+    shop.account.advance(by=DAY)
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": cheap}])
+    shop.account.advance(by=31 * DAY + 2 * HOUR)
+    assert read(shop, customer) == ("active", 60_000_000_000)
+    last = shop.invoices(customer)[-1]
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"])
+    credit = -sum(min(0, one["amount"]) for one in last["lines"]["data"])
+    assert read(shop, customer) == ("active", 60_000_000_000 * credit // (credit + last["total"]))
+
+
+def test_a_refund_of_an_upgrade_takes_what_it_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(3100, metadata={"llm_budget_usd": "31"}))["id"]
+    shop.account.advance(by=DAY)
+    more = {"id": shop.item(sub), "price": shop.price(6200, metadata={"llm_budget_usd": "62"})}
+    shop.post(f"subscriptions/{sub}", items=[more], proration_behavior="always_invoice")
+    assert read(shop, customer) == ("active", 61_000_000_000)
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"])
+    assert read(shop, customer) == ("active", 31_000_000_000)

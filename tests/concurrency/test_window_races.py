@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -465,3 +466,19 @@ def test_a_raise_that_a_calls_insert_waits_for_counts_in_its_window():
     call = make.reserving("0.10", by=make.caller(user="ann"))
     meanwhile(lambda: allowances.raise_limit(**raised), lambda: ledger.reserve(call, now=LATER))
     assert BudgetWindow.objects.get().limit_nanos == nanos("101")
+
+
+def test_a_repeat_waits_for_the_commit_of_its_first_try_and_finds_it(live_database):
+    """Its answer was lost while it was on its way; the budget has no room for two."""
+    make.budget("0.15")
+    op = make.reserving("0.10")
+    said = []
+
+    def repeat():
+        try:
+            said.append(ledger.reserve(replace(op, is_repeat=True), now=NOON))
+        except ledger.AlreadyResolved as error:
+            said.append(error)
+
+    meanwhile(lambda: ledger.apply_within([op], now=NOON), repeat)
+    assert [(type(each), each.id) for each in said] == [(ledger.AlreadyResolved, op.reservation_id)]

@@ -16,11 +16,14 @@ from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, Invoice, StripeEvent
 from billing.queries import margin
 from billing.sandbox import SimulatedStripe
-from config import demo, demo_stripe
+from config import demo, demo_stripe, story
 from config.management.commands import serve
+from governance.audit import Actor
 from governance.models import Alert, BudgetWindow
 from governance.queries.spend import TimeRange
+from tests import factories
 from tests.billing.events import API_VERSION
+from tests.billing.sandbox.conftest import Shop
 from tests.fakes.simulated_stripe import answering
 
 URL, SECRET = "http://127.0.0.1:9/api/webhooks/stripe", "whsec_demo_of_tests"
@@ -119,3 +122,20 @@ def test_what_the_children_are_told_of_it(settings: Any) -> None:
     assert serve.environment(None, stripe).get("STRIPE_TOPUP_PRICE") != "price_1"
     assert serve.webhook_url("0.0.0.0", 8000) == "http://127.0.0.1:8000/api/webhooks/stripe"
     assert serve.webhook_url("::1", 8000) == "http://[::1]:8000/api/webhooks/stripe"
+
+
+def test_the_story_goes_on_after_weeks_in_which_nobody_ran_it(db: None, settings: Any) -> None:
+    """Its customer's clock is moved a few intervals at a time, as Stripe wants it."""
+    settings.STRIPE_SECRET_KEY = "sk_test_1"
+    now = timezone.now()
+    shop = Shop(SimulatedStripe(now=int((now - timedelta(days=40)).timestamp())))
+    clock = shop.post("test_helpers/test_clocks", frozen_time=shop.account.now)["id"]
+    customer = shop.customer(test_clock=clock)
+    sub = shop.subscribe(customer, shop.price(500, "week"))["id"]
+    tenant = factories.tenant(story.TENANT)
+    BillingAccount.objects.create(tenant=tenant, stripe_customer_id=customer, subscription_id=sub)
+    with answering(shop.account):
+        assert "a new week begins" in story.renew(by=Actor("tests"), now=now)
+    assert shop.get(f"test_helpers/test_clocks/{clock}")["frozen_time"] > now.timestamp()
+    assert {one["status"] for one in shop.invoices(customer)} == {"paid"}
+    assert shop.sub(sub)["items"]["data"][0]["current_period_end"] > now.timestamp()

@@ -116,6 +116,23 @@ def test_a_content_type_has_an_end(product: Product, path: str) -> None:
     assert "1,000 characters" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("name", ["x-user", "idempotency-key", "authorization", "x-agent"])
+def test_what_a_request_says_once_is_refused_where_it_says_it_twice(product: Product, name: str) -> None:
+    key = product.key(role="tenant")
+    call = orjson.dumps({"prompt": "hi", "model": "mistral-small-latest", "max_tokens": 5})
+    headers = [("authorization", f"Bearer {key}"), ("content-type", "application/json"), (name, "alice")]
+
+    twice = [*headers, (name, "bob")]
+    answer = httpx.post(product.url + "/api/llm/route", content=call, headers=twice, timeout=30)
+    asked = httpx.get(product.url + "/api/budgets", headers=twice, timeout=30)
+
+    for refused in (answer, asked):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    if name != "authorization":
+        once = httpx.post(product.url + "/api/llm/route", content=call, headers=headers, timeout=30)
+        assert once.status_code != 400
+
+
 def test_whose_key_nobody_can_look_up_is_told_so(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(_: str) -> None:
         raise OperationalError("the database is away")

@@ -67,8 +67,7 @@ class Oracle:
         return least, most
 
     def given(self, one: PaidSpan, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
-        undone = self.books.undone(one.invoice)
-        if self.books.share_undone(one.invoice) == 1 or any(other.kind == "dispute" for other in undone):
+        if not (stands := self.stands(one)):
             return Fraction(0)
         sold, own = self.sold[one.price], (one.interval, one.interval_count)
         months = {"month": 1, "year": 12}.get(one.interval, 0) * one.interval_count
@@ -76,11 +75,21 @@ class Oracle:
         start, end = max(one.start, period[0]), min(one.end, period[1])
         charged = Fraction(one.amount * sold.unit * sold.percent, 100)
         if sold.percent and not is_long:
-            return charged * max(0, end - start) / (one.end - one.start)
+            return stands * charged * max(0, end - start) / (one.end - one.start)
         wholes = intervals(one, group, cycle)
         worth = charged / months if sold.percent else sold.worth(one.quantity, own, wholes[0][0])
-        sign = 1 if sold.percent or one.list_amount > 0 else -1
+        sign = stands * (1 if sold.percent or one.list_amount > 0 else -1)
         return sum((sign * worth * max(0, min(end, b) - max(start, a)) / (b - a) for a, b in wholes), Fraction(0))
+
+    def stands(self, one: PaidSpan) -> Fraction:
+        """How much of a span's charge is paid for: what was paid back whole, or is in dispute, is not; credits are."""
+        paid = self.books.payments.get(one.invoice)
+        total = paid.total if paid else 0
+        disputed = sum(other.amount for other in self.books.undone(one.invoice) if other.kind == "dispute")
+        gone = total if self.books.share_undone(one.invoice) == 1 else disputed
+        credits = -sum(other.amount for other in self.books.spans if other.invoice == one.invoice and other.amount < 0)
+        stands = 1 - min(Fraction(1), Fraction(gone, total + credits)) if total + credits > 0 else Fraction(1)
+        return Fraction(1) if stands and one.amount < 0 else stands
 
     def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
         """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""

@@ -16,7 +16,7 @@ from governance.audit import Actor
 from governance.models import Alert, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
-from tests.billing.sandbox.conftest import START, Shop
+from tests.billing.sandbox.conftest import DAY, START, Shop
 
 STANDARD, TWENTY = factories.nanos("50"), factories.nanos("20")
 ACME = {"tenant_id": "acme"}
@@ -153,3 +153,56 @@ def test_one_without_a_subscription_leaves_its_tenant_as_it_was(shop: Shop, sett
     read(shop, customer)
     later = START + timedelta(days=3)
     assert not ledger.reserve(factories.reserving("1"), now=later).allowed
+
+
+@pytest.mark.parametrize("bought", ["before", "after"])
+@pytest.mark.parametrize("how", ["cancelled", "past_due"])
+def test_a_top_up_of_who_is_stopped_can_be_spent_and_nothing_else(shop: Shop, how: str, bought: str) -> None:
+    customer = shop.customer(metadata=ACME)
+    sub = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    read(shop, customer)
+    shop.account.advance(by=DAY)
+    if bought == "before":
+        top_up(shop, customer)
+    if how == "cancelled":
+        shop.delete(f"subscriptions/{sub}")
+    else:
+        shop.account.state.after_last_try = "past_due"
+        shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+        shop.account.advance(by=45 * DAY)
+    read(shop, customer)
+    if bought == "after":
+        assert Tenant.objects.get().status == "suspended"
+        top_up(shop, customer)
+        read(shop, customer)
+    now = datetime.fromtimestamp(shop.account.now, UTC)
+    assert (Tenant.objects.get().status, window_of().remaining_nanos) == ("active", TWENTY)
+    assert BillingAccount.objects.get().state == ("closed" if how == "cancelled" else "suspended")
+    # Nothing is asked of Stripe for it until tomorrow.
+    assert sync.due(now=now) == 0
+    ledger.record(factories.reporting("20"), now=now)
+    assert not ledger.reserve(factories.reserving("1"), now=now).allowed
+    assert sync.due(now=now + timedelta(days=1)) == 1
+    assert Tenant.objects.get().status == "suspended"
+    assert sync.due(now=now + timedelta(days=2)) == 0
+
+
+def test_a_customer_that_is_stopped_gives_way_to_one_that_pays(shop: Shop) -> None:
+    """As one who subscribes anew under another customer, while the old one's invoices stay unpaid."""
+    shop.account.state.after_last_try = "unpaid"
+    old, new = shop.customer(metadata=ACME), shop.customer(metadata=ACME)
+    shop.subscribe(old, shop.price(5000, lookup_key="standard"))
+    shop.post(f"customers/{old}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    read(shop, old)
+    shop.account.advance(by=20 * DAY)
+    shop.subscribe(new, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    # While it pays it gives way to nobody.
+    read(shop, old, new)
+    assert owner() == old
+    shop.account.advance(by=40 * DAY)
+    read(shop, old)
+    assert Tenant.objects.get().status == "suspended"
+    assert sync.due(now=datetime.fromtimestamp(shop.account.now, UTC)) >= 1
+    assert (owner(), Tenant.objects.get().status) == (new, "active")
+    read(shop, old, new)
+    assert (owner(), window_of().remaining_nanos) == (new, STANDARD)

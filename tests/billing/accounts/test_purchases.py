@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from billing.accounts import binding, sync
-from billing.models import BillingAccount, TopUp
+from billing.accounts import binding, mirror, sync
+from billing.models import BillingAccount, StripeEvent, TopUp
 from governance import ledger
 from governance.actions import budgets
 from governance.audit import Actor
@@ -31,6 +31,7 @@ from tests.billing.events import (
 pytestmark = pytest.mark.django_db
 STANDARD, TWENTY = factories.nanos("50"), factories.nanos("20")
 NEXT, AFTER = START + 30 * DAY, START + 60 * DAY
+PRODUCT = {"object": "product", "metadata": {"llm_topup_usd": "20"}}
 TOPUP = price_of("price_topup", metadata={"llm_topup_usd": "20"}, recurring=None)
 
 
@@ -154,6 +155,37 @@ def test_a_price_told_of_later_is_looked_at_again(tenant: Tenant, deliver: Deliv
     deliver(joined(), late)
     assert window_of().limit_nanos == STANDARD
     deliver(event("price.updated", TOPUP))
+    assert sync.due(now=START) == 1
+    assert window_of().limit_nanos == STANDARD + TWENTY
+
+
+def test_news_of_a_price_has_nobody_looked_at_whom_it_does_not_concern(tenant: Tenant, deliver: Deliver) -> None:
+    other = {**TOPUP, "id": "price_else", "product": "prod_else"}
+    deliver(joined(), bought(), event("price.created", other), event("product.updated", {"id": "prod_else", **PRODUCT}))
+    assert sync.due(now=START) == 0
+
+
+def test_news_of_a_price_holds_nobodys_windows(tenant: Tenant, deliver: Deliver, monkeypatch: Any) -> None:
+    """However many customers it concerns, each is looked at by itself."""
+    line = (late := bought())["data"]["object"]["lines"]["data"][0]
+    line["price"] = {"id": "price_topup"}
+    deliver(joined(), late)
+    monkeypatch.setattr(sync, "write", None)
+    deliver(event("price.updated", TOPUP))
+    assert not StripeEvent.objects.waiting().exists()
+    assert BillingAccount.objects.get().due_at == START
+
+
+def test_news_that_a_reading_of_one_customer_has_brought_before_reaches_the_others(
+    tenant: Tenant, deliver: Deliver
+) -> None:
+    line = (late := bought())["data"]["object"]["lines"]["data"][0]
+    line["price"] = {"id": "price_topup"}
+    deliver(joined(), late)
+    news = event("price.updated", TOPUP)
+    mirror.take_catalog(TOPUP, version=mirror.version_of_reading(1, START), now=START)
+    deliver(news)
+    assert sync.due(now=START) == 1
     assert window_of().limit_nanos == STANDARD + TWENTY
 
 
@@ -168,7 +200,9 @@ class TestWhileASubscriptionWaits:
         spend(used)
         over = [subscription_deleted(created=START + DAY), subscription_created(**self.WAITING)]
         deliver(over, over[1], now=START + DAY)
-        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", factories.nanos(left))
+        # A limit is a billionth of a dollar at least.
+        rest = max(factories.nanos(left), 1)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", rest)
         deliver(subscription_updated(**{**self.WAITING, "status": "active", "created": START + 2 * DAY}))
         paid = {"period_start": START + DAY, "period_end": START + 31 * DAY}
         deliver(invoice_paid(subscription="sub_again", **paid), now=START + 2 * DAY)

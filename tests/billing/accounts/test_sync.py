@@ -251,6 +251,7 @@ def test_products_metadata_sets_the_limit_in_either_order(tenant: Tenant, delive
         invoice_paid(price="price_other"),
     ]
     deliver(*([product, paid] if first == "product" else [paid, product]))
+    assert sync.due(now=START) == (first == "invoice")
     window = window_of()
     assert window.limit_nanos == factories.nanos("75.50")
     assert BillingAccount.objects.get().reasons == []

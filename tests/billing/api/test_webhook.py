@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 import pytest_socket
 from django.db import DatabaseError
@@ -103,6 +104,15 @@ def test_unsigned_body_is_refused(client: Client) -> None:
 @pytest.mark.parametrize("offset", [-301, 302])
 def test_stale_and_future_timestamps_are_refused(post: Post, offset: int) -> None:
     refusal(post(invoice_paid(), at=int(time.time()) + offset), 400, "invalid_signature")
+
+
+@pytest.mark.parametrize("stamp", ["x=0, t={fresh},", "t={fresh},", " t={fresh},", "t ={fresh},", "x=0,t=+{fresh},"])
+def test_an_old_signature_beside_a_fresh_timestamp_is_refused(client: Client, stamp: str) -> None:
+    body = orjson.dumps(invoice_paid())
+    signed = signed_headers(body, SECRET, int(time.time()) - 7_776_000)["Stripe-Signature"]
+    header = stamp.format(fresh=int(time.time())) + signed
+
+    refusal(client.generic("POST", PATH, body, headers={"Stripe-Signature": header}), 400, "invalid_signature")
 
 
 @pytest.mark.parametrize("offset", [-290, 290])

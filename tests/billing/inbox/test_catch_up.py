@@ -69,7 +69,7 @@ def _deep(levels: int) -> Any:
 
 def written() -> list[Any]:
     """Every row that says what anybody has or may spend; of a reading's own traces nothing."""
-    traces = {"fetches", "fetched_at", "version", "updated_at"}
+    traces = {"fetches", "written", "fetched_at", "version", "updated_at"}
     models = (
         BillingAccount,
         Subscription,
@@ -307,6 +307,21 @@ class TestByThemselves:
         # Nobody was read twice.
         assert reconcile.figures["customers"] == 3
         assert set(BillingAccount.objects.values_list("fetches", flat=True)) == {1}
+
+    def test_a_slice_of_a_long_listing_is_one_page_of_it(
+        self, stripe: stripe_api.Account, django_assert_max_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client, "PAGE", 10)
+        stripe.page_size = 10
+        stripe.subscriptions = [
+            subscription(customer=f"cus_{number}", subscription=f"sub_{number}") for number in range(30)
+        ]
+        reconcile = runs.begin("reconcile", now=NOW)
+        for page in (1, 2, 3):
+            with django_assert_max_num_queries(10):
+                assert not catch_up._reconcile_slice(reconcile, now=NOW, enough=lambda: True)
+            assert BillingAccount.objects.count() == 10 * page
+        assert reconcile.cursor == "0"
 
     def test_one_process_goes_on_and_another_takes_over_when_it_is_dead(self, stripe: stripe_api.Account) -> None:
         run = runs.begin("reconcile", now=NOW)

@@ -203,6 +203,6 @@ def test_worker_that_comes_second_finds_nothing_to_claim(tenant: Tenant) -> None
     event = stored(checkout_completed())
     assert store.process(event.event_id, now=START)
     # This worker read the row before the first one had handled it.
-    assert store._handle_once(event, START)
+    assert store._try(event, {}, START)
     event.refresh_from_db()
     assert event.attempts == 1

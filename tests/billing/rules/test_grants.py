@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -272,12 +273,25 @@ class TestALine:
 
     def test_of_nothing_that_gives_back_what_was_free_takes_it(self) -> None:
         paid = StripePrice("price_y", unit_amount=3000, currency="usd", interval="month")
-        free, back = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)
-        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(paid)) == 666
-        # Of what is free still, it is a charge, unless its invoice says what it gives back.
-        assert worth(invoice(free), invoice(back, id="in_2"), sub=subscription(FREE)) == 1333
-        told = replace(back, credit=True)
-        assert worth(invoice(free), invoice(told, id="in_2"), sub=subscription(FREE)) == 666
+        free, part = line(amount=0, price=FREE), change(START + 20 * DAY, amount=0, price=FREE)
+        for sub in (subscription(paid), subscription(FREE)):
+            assert worth(invoice(free), invoice(part, id="in_2"), sub=sub) == 666
+            assert worth(invoice(free), invoice(replace(part, credit=True), id="in_2"), sub=sub) == 666
+            # As a change of its quantity does, and gives it anew.
+            assert worth(invoice(free), invoice(part, part, id="in_2"), sub=sub) == 1000
+
+    def test_of_nothing_for_time_that_was_not_given_gives_it_and_the_next_takes_it_back(self) -> None:
+        part, rest = (change(START + days * DAY, amount=0, price=FREE) for days in (15, 20))
+        first, second, third = invoice(part), invoice(rest, id="in_2"), invoice(rest, id="in_3")
+        # Fifteen days of a month of 31, and ten of them.
+        for sub in (subscription(), subscription(FREE)):
+            assert worth(first, sub=sub) == worth(first, second, third, sub=sub) == 1000 * 15 // 31
+            assert worth(first, second, sub=sub) == 1000 * 5 // 31
+        # Beside what was paid it takes nothing of that, nor what is of other time.
+        paid = invoice(line(), id="in_0")
+        other = replace(FREE, id="price_y")
+        for more in (replace(rest, ends_at=NEXT + DAY), replace(rest, ends_at=None), replace(rest, price=other)):
+            assert worth(paid, invoice(more, id="in_2")) >= worth(paid)
 
     def test_of_a_share_of_revenue_is_worth_that_of_what_it_charged(self) -> None:
         share = priced(llm_budget_percent="50")
@@ -310,8 +324,12 @@ class TestALine:
 
     def test_that_was_paid_back_is_left_out(self) -> None:
         found = of(invoice(line()), invoice(credit(START + 20 * DAY), id="in_2"))
-        assert grants.given(found, MONTH, gone={"in_1"}) == 0
-        assert grants.given(found, MONTH, gone={"in_2"}) == 1000
+        assert grants.given(found, MONTH, lost={"in_1": Fraction(1)}) == 0
+        assert grants.given(found, MONTH, lost={"in_2": Fraction(1)}) == 1000
+        assert grants.given(found, MONTH, lost={"in_1": Fraction(1, 2)}) == 500 - 333 - 1
+        # A credit paid for something.
+        assert grants.given(found, MONTH, lost={"in_2": Fraction(1, 2)}) == grants.given(found, MONTH) == 666
+        assert grants.given(found, MONTH, lost={}) == grants.given(found, MONTH, lost={"in_1": Fraction(0)}) == 666
 
     def test_pays_for_a_microsecond(self) -> None:
         part = Period(START, START + timedelta(microseconds=1))
@@ -378,3 +396,11 @@ def test_an_item_is_worth_what_its_whole_cycle_is_by_list_price() -> None:
     assert item(priced("year", 2, llm_budget_percent="50"), 24) == 15 * 10**9
     assert item(priced("year", llm_budget_percent="50", llm_budget_period="billing")) == 15 * 10**9
     assert item(priced("week", llm_budget_usd="31")) == 7 * 10**9
+
+
+def test_invoices_about_a_period_are_those_that_bill_some_of_it() -> None:
+    before, after = line(START - DAY, START), line(NEXT, NEXT + DAY)
+    touching, long = invoice(before, after, id="in_1"), invoice(line(START - DAY, NEXT + DAY), id="in_2")
+    within, half = invoice(before, change(START + DAY), id="in_3"), invoice(line(starts_at=None), id="in_4")
+    open_ended = invoice(line(ends_at=None), id="in_5")
+    assert grants.about(MONTH, [touching, long, within, half, open_ended]) == [long, within]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -161,7 +162,7 @@ def became(*known: refunds.Known, **fields: Any) -> Refund:
     ],
 )
 def test_a_dispute_counts_unless_it_takes_no_money(status: str, kind: str) -> None:
-    assert became(said("dispute", status=status)) == Refund(RefundKind[kind])
+    assert became(said("dispute", status=status)).kind == RefundKind[kind]
     assert became(said("dispute", status=status, reinstated=True)) == Refund(RefundKind.NONE)
 
 
@@ -231,10 +232,10 @@ def test_a_payment_without_an_invoice_is_known_by_its_intent_and_by_its_charges(
     assert refunds.of_intent("pi_1", [charge, other, loose]) == Refund(RefundKind.PARTIAL, 1000)
     assert refunds.of_intent("pi_2", [charge, other, loose]) == Refund(RefundKind.REFUNDED, 5000)
     by_charge = said("dispute", "dp_1", status="lost")
-    assert refunds.of_intent("pi_1", [by_charge, charge]) == Refund(RefundKind.DISPUTED)
+    assert refunds.of_intent("pi_1", [by_charge, charge]) == Refund(RefundKind.DISPUTED, 5000)
     assert refunds.of_intent("pi_2", [by_charge, charge, other]) == Refund(RefundKind.REFUNDED, 5000)
     by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
-    assert refunds.of_intent("pi_1", [by_intent, charge]) == Refund(RefundKind.DISPUTED)
+    assert refunds.of_intent("pi_1", [by_intent, charge]) == Refund(RefundKind.DISPUTED, 5000)
     assert refunds.of_intent("", [charge, loose, said("charge", "", refunded=5000)]) == Refund(RefundKind.NONE)
     # Another's dispute that names no charge is not that of an intent whose charge is not known either.
     unknown = said("credit_note", "cn_1", status="issued", amount=1, charge_id="", intent_id="pi_1")
@@ -296,6 +297,60 @@ def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:
     by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
     by_charge = said("dispute", "dp_1", status="lost", charge_id="ch_1")
     for one in (by_intent, by_charge):
-        assert refunds.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED)}
+        assert refunds.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
     guessed = loose_charge(intent_id="pi_1", refunded=0)
-    assert refunds.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED)}
+    assert refunds.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
+
+
+def test_an_invoice_that_says_how_it_was_paid_is_paid_by_no_charge_that_it_does_not_name(tenant: Tenant) -> None:
+    at = {"created": seconds(START)}
+    plain = {"id": "in_1", "object": "invoice", "status": "paid", "amount_paid": 5000, **at}
+    beside = charge(5000)["data"]["object"]
+    known = [refunds.Known(objects.payment(beside), seconds(START))]
+    told: dict[str, Any]
+    for told, kind in (
+        ({}, RefundKind.REFUNDED),
+        ({"amount_paid_off_stripe": 0}, RefundKind.REFUNDED),
+        ({"amount_paid_off_stripe": 5000}, None),
+        ({"payments": {"object": "list", "data": []}}, None),
+        ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_2"}}]}}, None),
+        ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_1"}}]}}, RefundKind.REFUNDED),
+    ):
+        found = refunds.of_invoices([objects.invoice(plain | told)], known).get("in_1")
+        assert (found.kind if found else None) == kind
+
+
+@pytest.mark.parametrize(
+    ("refund", "lost"),
+    [
+        (Refund(RefundKind.NONE), 0),
+        (Refund(RefundKind.PARTIAL, 40, 50, 50), 0),
+        (Refund(RefundKind.REFUNDED, 50, 50, 50), 1),
+        # Beside a credit of 150 on the same invoice.
+        (Refund(RefundKind.REFUNDED, 50, 50, 200), Fraction(1, 4)),
+        (Refund(RefundKind.REFUNDED, 90, 50, 50), 1),
+        (Refund(RefundKind.DISPUTED, 10, 50, 50), Fraction(1, 5)),
+        (Refund(RefundKind.DISPUTED), 1),
+    ],
+)
+def test_what_went_back_whole_or_is_in_dispute_is_lost(refund: Refund, lost: Fraction) -> None:
+    assert refund.lost == lost
+
+
+def test_a_dispute_is_over_what_it_says_or_all() -> None:
+    paid = {"id": "in_1", "object": "invoice", "status": "paid", "total": 5000, "amount_paid": 5000, "charge": "ch_1"}
+    credited = [{"id": "il_1", "amount": -15_000}, {"id": "il_2", "amount": 20_000}]
+
+    def lost(*amounts: int, refunded: int = 0, **more: Any) -> Fraction:
+        known = [charge(refunded)["data"]["object"]]
+        known += [
+            dispute("needs_response", id=f"dp_{number}", amount=amount)["data"]["object"]
+            for number, amount in enumerate(amounts)
+        ]
+        read = [refunds.Known(objects.payment(one), seconds(START)) for one in known]
+        return refunds.of_invoices([objects.invoice(paid | more)], read)["in_1"].lost
+
+    assert [lost(500), lost(500, 500), lost(5000), lost(9000)] == [Fraction(1, 10), Fraction(1, 5), 1, 1]
+    # What was refunded beside it is gone by now; one that does not say how much is over all.
+    assert [lost(500, refunded=4500), lost(500, refunded=4499), lost(0)] == [1, Fraction(1, 10), 1]
+    assert lost(5000, lines={"data": credited}) == Fraction(1, 4)

@@ -211,35 +211,61 @@ def test_the_strictest_caps_of_the_items_count() -> None:
     assert over.reasons == ("invalid_metadata:llm_hard_cap", "invalid_metadata:llm_soft_cap")
 
 
-def test_what_a_price_was_worth_when_the_window_opened_stays_until_something_says_more() -> None:
-    def worth(one: StripePrice, kept: tuple[int, int, int], *plans: PlanRule) -> tuple[int, tuple[int, int, int]]:
-        pricing = Pricing(plans=plans, kept={"price_x": kept})
-        found = pricing.worths([one], set())["price_x"]
-        return pricing.nanos(found, one, 1, (1000, "usd"), set()), pricing.values["price_x"]
+def test_what_a_price_was_worth_in_a_window_stays_whatever_is_said_since() -> None:
+    def worth(one: StripePrice, kept: tuple[int, ...], *plans: PlanRule, **pricing: Any) -> tuple[int, bool]:
+        priced = Pricing(plans=plans, kept={"price_x": kept}, **pricing)
+        found = priced.worths([one], set())["price_x"]
+        is_kept = priced.values["price_x"] == kept
+        return (priced.nanos(found, one, 2, (1000, "usd"), set()) if is_kept else -1), priced.is_outdone
 
     changed = price(llm_budget_usd="7")
-    by_price, by_product = int(Level.PRICE_METADATA), int(Level.PRODUCT_METADATA)
-    assert worth(changed, (by_price, 42, 0)) == (42, (by_price, 42, 0))
-    assert worth(changed, (int(Level.PLAN), 42, 0)) == (42, (int(Level.PLAN), 42, 0))
-    assert worth(changed, (by_product, 42, 0)) == (7 * DOLLAR, (by_price, 7 * DOLLAR, 0))
-    plan = PlanRule("Plan", 9, price_ids=frozenset({"price_x"}))
-    assert worth(changed, (by_price, 42, 0), plan) == (9, (int(Level.PLAN), 9, 0))
-    # What the price no longer says at all stays too, a share of what it bills as well as an amount.
-    assert worth(price(), (by_price, 42, 0)) == (42, (by_price, 42, 0))
-    assert worth(price(), (by_price, 0, 5000)) == (5 * DOLLAR, (by_price, 0, 5000))
-    assert worth(price(llm_budget_percent="25"), (by_price, 0, 5000)) == (5 * DOLLAR, (by_price, 0, 5000))
-    assert worth(price(llm_budget_percent="25"), (by_product, 0, 5000)) == (2_500_000_000, (by_price, 0, 2500))
-    nothing = Pricing(plans=[], kept={"price_x": (-1, 0, 0)})
-    assert nothing.worths([price()], set())["price_x"].limit_nanos == 0
-    assert nothing.values == {"price_x": (-1, 0, 0)}
+    by_price, by_product, by_plan = int(Level.PRICE_METADATA), int(Level.PRODUCT_METADATA), int(Level.PLAN)
+    plan = PlanRule("Plan", 9, price_ids=frozenset({"price_x"}), per_unit=True)
+    default = PlanRule("Standard", 50, is_default=True)
+    for one, level, plans, is_outdone in (
+        (changed, by_price, (), False),
+        (changed, by_plan, (), False),
+        (changed, by_product, (), True),
+        (changed, by_price, (plan,), True),
+        # What the price no longer says at all stays too, and what it was on the default plan.
+        (price(), by_price, (), False),
+        (price(), by_price, (default,), False),
+        (changed, int(Level.DEFAULT), (default,), True),
+    ):
+        assert worth(one, (level, 42, 0, 0, 1), *plans) == (42, is_outdone)
+        assert worth(one, (level, 42, 0, 1, 1), *plans) == (84, is_outdone)
+        # A share of what it bills as well as an amount.
+        assert worth(one, (level, 0, 5000, 0, 1), *plans) == (5 * DOLLAR, is_outdone)
+        raised = worth(one, (level, 42, 0, 0, 1), *plans, may_rise=True)
+        assert raised == ((-1, True) if is_outdone else (42, False))
 
 
-def test_what_is_kept_counts_by_unit_and_by_period_as_the_price_says() -> None:
-    kept = {"price_x": (int(Level.PRICE_METADATA), 42, 0)}
-    assert nanos(price(llm_budget_per_unit="yes"), 2, kept=kept) == 84
-    for period, monthly in (("", True), ("billing", False)):
-        worths = Pricing(plans=[], kept=kept).worths([price(llm_budget_period=period)], set())
-        assert (worths["price_x"].limit_nanos, worths["price_x"].monthly) == (42, monthly)
+def test_what_something_says_more_about_counts_where_it_may() -> None:
+    kept = {"price_x": (int(Level.PRODUCT_METADATA), 0, 5000, 1, 0)}
+    priced = Pricing(plans=[], kept=kept, may_rise=True)
+    assert priced.worths([price(llm_budget_usd="7")], set())["price_x"].limit_nanos == 7 * DOLLAR
+    assert priced.values == {"price_x": (int(Level.PRICE_METADATA), 7 * DOLLAR, 0, 0, 1)}
+    # What was not known then is worth what is said now.
+    assert nanos(price("price_y", llm_budget_usd="7"), kept=kept) == 7 * DOLLAR
+
+
+def test_what_was_on_the_default_plan_is_told_until_something_maps_it() -> None:
+    default = PlanRule("Standard", 50, is_default=True)
+    kept = {"price_x": (int(Level.DEFAULT), 42, 0, 0, 1)}
+    for one, reasons in ((price(), ("unmapped_plan",)), (price(llm_budget_usd="7"), ())):
+        found = valued(one, plans=[default], kept=kept)
+        assert (found.limit_nanos, found.reasons) == (42, reasons)
+
+
+def test_what_is_kept_counts_by_unit_and_by_period_as_it_did() -> None:
+    for per_unit, monthly in ((0, 1), (1, 0)):
+        kept = {"price_x": (int(Level.PRICE_METADATA), 42, 0, per_unit, monthly)}
+        for one in (price(), price(llm_budget_usd="7", llm_budget_per_unit="yes", llm_budget_period="billing")):
+            assert nanos(one, 2, kept=kept) == 42 + 42 * per_unit
+            assert Pricing(plans=[], kept=kept).worths([one], set())["price_x"].monthly is bool(monthly)
+    # Rows of earlier versions do not say: then as the price does.
+    before = {"price_x": (int(Level.PRICE_METADATA), 42, 0)}
+    assert nanos(price(llm_budget_usd="7", llm_budget_per_unit="yes"), 2, kept=before) == 84
 
 
 def test_a_plan_is_for_a_month_and_not_for_each_unit_unless_it_says_so() -> None:

@@ -177,7 +177,10 @@ def test_test_clocks_move_their_customers_alone(sdk: stripe.StripeClient, accoun
         {"currency": "usd", "product_data": {"name": "P"}, "unit_amount": 700, "recurring": {"interval": "week"}}
     )
     sdk.v1.subscriptions.create({"customer": customer.id, "items": [{"price": price.id}]})
-    sdk.v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": past + 15 * 86_400})
+    with pytest.raises(stripe.InvalidRequestError, match="two intervals"):
+        sdk.v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": past + 15 * 86_400})
+    for days in (8, 15):
+        sdk.v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": past + days * 86_400})
     assert sdk.v1.test_helpers.test_clocks.retrieve(clock.id).status == "ready"
     invoices = sdk.v1.invoices.list({"customer": customer.id}).data
     assert [invoice.status for invoice in invoices] == ["paid"] * 3

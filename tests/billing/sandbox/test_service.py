@@ -256,6 +256,42 @@ def test_what_no_api_does_is_controlled_with_the_same_key(account: SimulatedStri
         assert httpx.get(url).json()["service"] == "simulated Stripe"
 
 
+@pytest.mark.parametrize(
+    "moved", [{"to": 1e30}, {"to": 1_900_000_000_000}, {"by": 4 * 366 * DAY}, {"by": -DAY}, {"by": "x"}, {"by": [1]}]
+)
+def test_a_clock_is_moved_forwards_within_bounds(account: SimulatedStripe, moved: dict[str, Any]) -> None:
+    shop = Shop(account)
+    shop.subscribe(shop.customer(), shop.price(5000))
+    headers = KEY | {"content-type": "application/json"}
+    refused = account.reply("POST", "/control/clock", "", headers, json.dumps(moved).encode())
+    assert (refused.status, account.now) == (400, int(START.timestamp()))
+    account.advance(by=32 * DAY)
+    assert len(shop.all("invoices")) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("customers", "metadata" + "[a]" * 20_000 + "=1"),
+        ("prices", "currency=usd&unit_amount_decimal=1e400&product_data[name]=x"),
+        ("prices", "currency=usd&unit_amount_decimal=0.0000000000001&product_data[name]=x"),
+        ("prices", "currency=usd&unit_amount=9999999999999&product_data[name]=x"),
+        ("test_helpers/test_clocks", "frozen_time=99999999999"),
+        ("test_helpers/test_clocks", "frozen_time=-1"),
+        ("subscriptions", "customer={customer}&items[0][price]={price}&backdate_start_date=-9999999999"),
+        ("subscriptions", "customer={customer}&items[0][price]={price}&trial_period_days=99999999"),
+        ("subscriptions", "customer={customer}&items[0][price]={price}&quantity=9999999999"),
+        ("subscriptions", "customer={customer}&items[0][price]={price}&items[0][quantity]=9999999999"),
+    ],
+)
+def test_what_is_beyond_all_measure_is_refused_by_name(account: SimulatedStripe, path: str, form: str) -> None:
+    shop = Shop(account)
+    body = form.format(customer=shop.customer(), price=shop.price(5000)).encode()
+    found = account.reply("POST", f"/v1/{path}", "", KEY, body)
+    error = json.loads(found.body)["error"]
+    assert (found.status, error["type"], bool(error["param"])) == (400, "invalid_request_error", True)
+
+
 def test_ids_differ_between_accounts_and_repeat_within_one_seed() -> None:
     def first(seed: str) -> str:
         return str(SimulatedStripe(now=1, seed=seed).call("POST", "/v1/customers", {"name": "a"})["id"])

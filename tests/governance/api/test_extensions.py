@@ -16,6 +16,7 @@ from governance.audit import Actor
 from governance.ledger.operations import Extend
 from governance.models import (
     ApiKey,
+    Budget,
     BudgetWindow,
     EmergencyStop,
     PendingReport,
@@ -24,6 +25,8 @@ from governance.models import (
     SpendEntry,
     Tenant,
 )
+from governance.rules.names import EACH
+from governance.rules.scopes import PLATFORM, SCOPES
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import nanos
@@ -143,19 +146,36 @@ def test_what_is_lifted_is_given_again(agent: Api, held: str) -> None:
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "1"}).status_code == 200
 
 
+# All that a call can be named by, and each form of a rule: for one, for each of a tenant, for each of every tenant. Of
+# its tenant the hold is in a budget already, which goes before one for each.
+HELD_FOR = {"model": "large", "estimated_cost": "0.10", "user": "ann", "session": "s1", "task": "t1"}
+LATER = [
+    (scope, form)
+    for scope in SCOPES
+    for form in ("one", "each", "each of all")
+    if form == "one" or scope not in ("tenant", PLATFORM)
+]
+
+
+def of_scope(scope: str, form: str, agent: Api) -> dict[str, Any]:
+    """The fields of a rule that governs the hold made for `HELD_FOR` with the agent's key."""
+    assert agent.key is not None
+    names = HELD_FOR | {"tenant": "acme", "agent": "invoices", "key": agent.key.scope_key, PLATFORM: ""}
+    owner = None if form == "each of all" or scope == PLATFORM else make.tenant()
+    return {"tenant": owner, "scope_type": scope, "scope_key": names[scope] if form == "one" else EACH}
+
+
 class TestABudgetThatCameAfterTheHold:
     """Its windows do not have the hold, so that more of it would be in none of them."""
 
-    @pytest.fixture(params=[("agent", "*"), ("user", "*"), ("tenant", "acme"), ("platform", "")], autouse=True)
-    def later(self, held: str, request: pytest.FixtureRequest) -> None:
-        scope_type, scope_key = request.param
-        make.budget("1", scope_type=scope_type, scope_key=scope_key, window="month")
+    @pytest.fixture(params=LATER, ids=" ".join, autouse=True)
+    def later(self, held: str, agent: Api, request: pytest.FixtureRequest) -> None:
+        Budget.objects.create(window="month", limit_nanos=nanos("1"), **of_scope(*request.param, agent))
 
     @pytest.fixture
     def held(self, agent: Api) -> Any:
         make.budget("10")
-        body = {"model": "large", "estimated_cost": "0.10", "user": "ann"}
-        return agent.post("/api/reservations", body).json()["id"]
+        return agent.post("/api/reservations", HELD_FOR).json()["id"]
 
     def test_gets_no_more(self, agent: Api, held: str) -> None:
         refused = agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"})
@@ -177,10 +197,11 @@ class TestABudgetThatCameAfterTheHold:
         assert SpendEntry.objects.aggregate(sum=Sum("cost_nanos"))["sum"] == nanos("0.05")
 
 
-def test_a_rate_limit_that_came_after_the_hold_lets_it_have_no_more(agent: Api, held: str) -> None:
-    RateLimit.objects.create(
-        tenant=make.tenant(), scope_type="tenant", scope_key="acme", nanos_per_minute=nanos("0.01")
-    )
+@pytest.mark.parametrize("scope", LATER, ids=" ".join)
+def test_a_rate_limit_that_came_after_the_hold_lets_it_have_no_more(agent: Api, scope: tuple[str, str]) -> None:
+    make.budget("10")
+    held = agent.post("/api/reservations", HELD_FOR).json()["id"]
+    RateLimit.objects.create(nanos_per_minute=nanos("0.01"), **of_scope(*scope, agent))
     assert agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"}).status_code == 402
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +16,7 @@ from governance import idempotency, ledger
 from governance.actions import rate_limits, stops, tenancy
 from governance.audit import Actor
 from governance.ledger import batch
-from governance.models import BudgetWindow, KeptAnswer, Reservation, SpendEntry
+from governance.models import BudgetWindow, KeptAnswer, RateLimit, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories
 from tests.factories import nanos
@@ -390,6 +392,39 @@ def test_a_run_that_died_after_it_held_goes_on_with_the_same_reservation(agent: 
     again = keyed(agent, "/api/reservations", "k1", ASK)
     assert (again.status_code, again.json()["id"], again.json()["amount"]) == (201, first["id"], "0.10")
     assert window() == (0, nanos("0.10"))
+
+
+FULL: dict[str, Callable[[], Any]] = {
+    "a budget": lambda: factories.budget("0.15"),
+    "a limit a minute": lambda: RateLimit.objects.create(scope_type="platform", requests_per_minute=1),
+    "no budget of its own": lambda: None,
+    "a stop": lambda: factories.budget("1"),
+}
+
+
+@pytest.mark.parametrize("full_by", FULL)
+def test_a_repeat_is_not_refused_for_what_its_first_run_holds(agent: Api, settings: Any, full_by: str) -> None:
+    """Nor for what is so by now: it is looked for before anything is decided."""
+    settings.REPORT_REVIEW_ABOVE = Decimal("0.15")
+    FULL[full_by]()
+    first = keyed(agent, "/api/reservations", "k1", ASK).json()
+    died("k1")
+    if full_by == "a stop":
+        stops.stop(tenant=factories.tenant(), agent=None, reason="runaway", by=BY, now=timezone.now())
+    assert keyed(agent, "/api/reservations", "k2", ASK).status_code in (400, 402, 403, 429)
+    again = keyed(agent, "/api/reservations", "k1", ASK)
+    assert (again.status_code, again.json()["id"], again.json()["amount"]) == (201, first["id"], "0.10")
+    assert keyed(agent, "/api/reservations", "k1", ASK).json() == again.json()
+    assert Reservation.objects.count() == 1
+
+
+def test_so_it_is_where_an_operator_asks_for_a_tenant(operator: Api) -> None:
+    factories.budget("0.15")
+    body = ASK | {"tenant": "acme", "agent": "invoices"}
+    first = keyed(operator, "/api/reservations", "k1", body).json()
+    died("k1")
+    assert keyed(operator, "/api/reservations", "k2", body).status_code in (402, 429)
+    assert keyed(operator, "/api/reservations", "k1", body).json()["id"] == first["id"]
 
 
 @pytest.mark.parametrize("late", [False, True])

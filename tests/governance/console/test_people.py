@@ -24,7 +24,7 @@ from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
-from governance.models import ApiKey, AuditEntry, RefusedCall, Tenant
+from governance.models import ApiKey, AuditEntry, RefusedCall, Tenant, TenantStaff
 from llm.models import ProviderEndpoint
 from llm.providers import trial
 from tests import factories
@@ -333,6 +333,23 @@ class TestKeys:
             assert held.get("/api/budgets").status_code == 200
             assert post(held, "/api/tenants", {"slug": "other"}).status_code == 403
         assert post(key, "/api/keys", {"role": "viewer"}).status_code == 403
+
+    @pytest.mark.parametrize("role", ["viewer", "operator"])
+    def test_a_key_of_the_platform_reads_nothing_once_its_maker_is_one_tenants_staff(
+        self, two_tenants: Any, role: str
+    ) -> None:
+        made = post(signed_in("olga", "operator"), "/api/keys", {"role": role})
+        key = Client(headers={"authorization": f"Bearer {made.json()['key']}"})
+        assert key.get("/api/tenants").status_code == 200
+
+        olga = User.objects.get(username="olga")
+        olga.groups.set(Group.objects.filter(name="tenant staff"))
+        TenantStaff.objects.create(user=olga, tenant=factories.tenant("acme"))
+
+        for path in ("/api/tenants", "/api/budgets", "/api/spend", "/api/refusals", "/api/keys"):
+            assert key.get(path).status_code == 403
+        asked = {"tenant": "globex", "model": "mistral-small-latest", "estimated_cost": "1"}
+        assert post(key, "/api/decisions", asked).status_code == 403
 
     def test_an_agents_key_goes_on_when_its_maker_leaves(self) -> None:
         agent = factories.agent()

@@ -61,7 +61,7 @@ def by() -> Caller:
     """An agent with a key and a budget, of whom this process remembers all."""
     make.budget("1.00", soft_cap=None, clamp=False)
     _, key = make.key()
-    found = make.caller(agent="invoices", key_id=key.pk)
+    found = make.caller(agent="invoices", key_id=key.pk, key_prefix=key.scope_key)
     assert reserve(found).allowed
     return found
 

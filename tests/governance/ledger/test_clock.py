@@ -132,6 +132,21 @@ def test_a_level_never_goes_back_in_time() -> None:
     assert RateBucket.objects.get().measured_at >= NOON + 9 * SECOND
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=2), timedelta(hours=1), timedelta(days=400)])
+def test_a_clock_that_was_wrong_closes_a_limit_for_two_minutes_at_most(ahead: timedelta) -> None:
+    """It was ahead for a moment: a step of the database's, or a standby's that is the primary no more."""
+    RateLimit.objects.create(scope_type="platform", requests_per_minute=60)
+
+    def admitted(now: datetime) -> int:
+        return sum(ledger.reserve(make.reserving("0", by=make.caller()), now=now).allowed for _ in range(70))
+
+    assert admitted(NOON + ahead) == 60
+    # What it let through counts as let through now, and flows off from here.
+    assert admitted(NOON) == 0
+    assert 0 < admitted(NOON + timedelta(minutes=2, seconds=1)) <= 60
+    assert admitted(NOON + timedelta(minutes=3, seconds=1)) == 60
+
+
 @pytest.mark.postgres_only
 class TestAWrongClock:
     @pytest.mark.parametrize("off", [DAY_AND_AN_HOUR, -DAY_AND_AN_HOUR])

@@ -68,18 +68,31 @@ def test_a_hold_that_grows_too_fast_is_told_when_it_may():
     assert Reservation.objects.get().amount_nanos == nanos("0.70")
 
 
-def test_a_hold_may_grow_whose_bucket_was_dropped_as_idle_but_by_no_limit_of_later():
+def test_the_bucket_of_what_is_held_is_not_dropped_as_idle():
     limited(nanos_per_minute=nanos("0.60"))
+    op, _ = reserve("0.30")
+    later = NOON + timedelta(hours=2)
+    sql_buckets.drop_idle(later, 10)
+    ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.60")), now=later)
+    with pytest.raises(ExtendTooFast):
+        ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.60")), now=later)
+    ledger.release(make.releasing(op.reservation_id), now=later)
+    sql_buckets.drop_idle(later + timedelta(hours=2), 10)
+    assert not RateBucket.objects.exists()
+
+
+@pytest.mark.parametrize("scope", [{}, {"scope_type": "agent", "scope_key": "churn"}])
+def test_a_hold_grows_by_no_limit_of_later_also_in_the_place_of_one_that_is_gone(scope):
+    limit = limited(nanos_per_minute=nanos("10"))
     op, _ = reserve("0.30", by=make.caller(agent="churn"))
     grow = Extend(op.reservation_id, more_nanos=nanos("0.10"))
     ledger.extend(grow, now=NOON)
-    sql_buckets.drop_idle(NOON + timedelta(hours=2), 10)
-    assert not RateBucket.objects.exists()
+    limit.delete()
     ledger.extend(grow, now=NOON)
-    assert Reservation.objects.get().amount_nanos == nanos("0.50")
-    limited(scope_type="agent", scope_key="*", nanos_per_minute=nanos("0.60"))
+    limited(nanos_per_minute=nanos("0.60"), **scope)
     with pytest.raises(ExtendRefused, match="did not when it was held"):
         ledger.extend(grow, now=NOON)
+    assert Reservation.objects.get().amount_nanos == nanos("0.50")
 
 
 def test_a_released_call_counts_for_nothing():

@@ -11,9 +11,9 @@ from django.db import OperationalError, connections
 from governance import ledger
 from governance.ledger import book
 from governance.ledger.batch import Batch
-from governance.ledger.operations import Extend, Release
+from governance.ledger.operations import Extend, Record, Release
 from governance.ledger.writer import BATCH, GroupCommit
-from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.models import Alert, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -98,6 +98,44 @@ async def test_a_failure_reaches_the_one_who_asked_and_nobody_else(commit, by):
     )
     assert isinstance(unknown, ledger.ReservationUnknown)
     assert decision.allowed
+
+
+async def test_a_call_whose_hold_is_not_there_is_charged_without_it_once(commit, by):
+    lost = make.settling(uuids.uuid7(), "0.04", caller=by, request_id="req-1")
+    first = await commit.submit(lost)
+    again = await commit.submit(lost)
+    assert (first.cost_nanos, first.duplicate, again.duplicate) == (nanos("0.04"), False, True)
+    row = await SpendEntry.objects.aget()
+    assert (row.cost_nanos, row.reason, row.certainty) == (nanos("0.04"), "hold_lost", "confirmed")
+    assert (row.request_id, row.metadata) == (str(lost.reservation_id), {"request_id": "req-1"})
+    assert (await BudgetWindow.objects.aget()).settled_nanos == nanos("0.04")
+    assert (await Alert.objects.aget()).kind == "holds_lost"
+
+
+async def test_so_it_is_where_it_cannot_be_charged_at_once(commit, by, monkeypatch):
+    """It is told of as any settlement that the database refuses for itself, and lands."""
+    monkeypatch.setitem(book._RULES, Record, refusing := Refusing(book._RULES[Record]))
+    lost = make.settling(uuids.uuid7(), "0.04", caller=by)
+    landing = asyncio.create_task(commit.submit(lost))
+    for _ in range(500):
+        if stuck := await Alert.objects.filter(kind="settlement_stuck").afirst():
+            break
+        await asyncio.sleep(0.02)
+    assert (stuck.subject, commit.unsettled) == (f"reservation {lost.reservation_id}", 1)
+    refusing.on = False
+    assert (await asyncio.wait_for(landing, 10)).cost_nanos == nanos("0.04")
+
+
+class Refusing:
+    """A rule of the ledger that refuses while it is on."""
+
+    def __init__(self, rule):
+        self.rule, self.on = rule, True
+
+    def __call__(self, batch, operation):
+        if self.on:
+            raise ledger.LedgerError("not now")
+        return self.rule(batch, operation)
 
 
 async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by, fault):

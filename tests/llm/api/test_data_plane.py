@@ -9,7 +9,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 from governance.rules import refusals
 from llm.gateway.routes import ROUTES
-from llm.rules import mistral_dialect, request_fields
+from llm.rules import client_requests, request_fields
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_every_route_is_described_with_the_fields_that_it_takes(document: dict[s
         content = document["paths"][path]["post"]["requestBody"]["content"]
         if "application/json" in content:
             fields = set(content["application/json"]["schema"]["properties"])
-            assert fields == request_fields.KNOWN[route.kind] - set(mistral_dialect.REFUSED)
+            assert fields == request_fields.KNOWN[route.kind] - set(client_requests.REFUSED)
             assert set(content["application/json"]["schema"]["required"]) <= fields
     reads = {path for path in document["paths"] if path.startswith("/v1/")} - ROUTES.keys()
     assert reads == {"/v1/models", "/v1/models/{id}", "/v1/budget"}

@@ -16,7 +16,7 @@ import pytest
 
 from config.connections import GuardedConnection
 from llm.gateway.http import Exchange
-from llm.rules.mistral_dialect import Request
+from llm.rules.client_requests import Request
 from tests import factories as make
 from tests.llm.gateway.test_bodies import CHAT, HI
 from tests.product import Product, eventually

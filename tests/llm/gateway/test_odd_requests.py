@@ -19,9 +19,9 @@ from llm.providers import Provider
 from llm.providers.anthropic import Anthropic
 from llm.providers.mistral import Mistral
 from llm.providers.openai_compatible import OpenAICompatible
-from llm.rules import bounds, mistral_dialect
+from llm.rules import bounds, client_requests
 from llm.rules.bounds import UnboundedInput
-from llm.rules.mistral_dialect import DialectError
+from llm.rules.request_checks import DialectError
 from llm.rules.request_fields import KNOWN
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, ledger_nanos, open_stream
@@ -374,7 +374,7 @@ def test_whatever_a_request_holds_it_is_bounded_and_written_or_refused(provider:
     for fields in odd_requests():
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5} | fields)
         try:
-            request = mistral_dialect.parse(body.encode())
+            request = client_requests.parse(body.encode())
             estimate = provider.bound(request, bounds.chat(request.payload))
             left = provider.body(request, model=model, max_tokens=5 + estimate.tokens_beside, disabled_tools=())
         except (DialectError, UnboundedInput):

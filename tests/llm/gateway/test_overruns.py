@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from django.utils import timezone
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
+from governance.actions import budgets
 from governance.audit import Actor
-from governance.models import Alert, AuditEntry, Overrun, Reservation, SpendEntry
+from governance.models import Alert, AuditEntry, BudgetWindow, Overrun, Reservation, SpendEntry
 from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.providers import endpoints
@@ -472,7 +474,7 @@ def test_more_pages_than_any_document_has_are_refused_from_then_on(product: Prod
 def test_seconds_that_a_sound_cannot_have_are_held_for_from_then_on(product: Product, booked: BookedUpstream) -> None:
     make.budget("100.00")
     key = product.key()
-    for seconds, overruns in ((60, 0), (3_000, 1), (3_000, 1)):
+    for seconds, overruns in ((60, 0), (61, 1), (3_000, 1)):
         said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": seconds}}
         booked.next(scripted(said))
         assert hear(product, key) == 200
@@ -481,6 +483,22 @@ def test_seconds_that_a_sound_cannot_have_are_held_for_from_then_on(product: Pro
     assert (last.certainty, last.units, last.overage_nanos) == ("confirmed", 3_000, 0)
     booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 50_000}}))
     assert [hear(product, key) for _ in range(2)] == [200, 400]
+
+
+def test_sound_that_is_counted_up_to_minutes_passes_no_cap(product: Product, booked: BookedUpstream) -> None:
+    """At once, of a second each, in window after window."""
+    budget = make.budget("0.01")
+    key = product.key()
+    booked.usual = scripted({"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": 60}})
+    for spent_before in (0, 3):
+        with ThreadPoolExecutor(8) as pool:
+            assert [*pool.map(lambda _: hear(product, key), range(8))].count(200) == 3
+        billed_nanos = 60 * 50_000 * (len(booked.books.entries) - spent_before)
+        window = BudgetWindow.objects.get(closed_at__isnull=True)
+        assert window.settled_nanos == billed_nanos <= nanos("0.01")
+        budgets.reset(budget=budget, reason="next", by=Actor("ada"), now=timezone.now())
+    assert not SpendEntry.objects.filter(overage_nanos__gt=0).exists()
+    assert not Overrun.objects.exists()
 
 
 def hear(product: Product, key: str, *, packed: bool = False) -> int:

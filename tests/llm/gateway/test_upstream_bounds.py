@@ -7,6 +7,7 @@ import resource
 import zlib
 from typing import Any
 
+import orjson
 import pytest
 
 from benchmarks.answers import Answer
@@ -141,6 +142,38 @@ def test_a_page_in_place_of_a_refusal_is_json_to_the_client(
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["error"]["code"] == "upstream_refused"
     assert "html" not in answer.text
+
+
+@pytest.mark.parametrize(("status", "detail"), [(422, '"Input too long"'), (400, '"no"'), (404, '"Not Found"')])
+def test_a_detail_that_is_a_text_is_told_in_our_form(
+    product: Product, booked: BookedUpstream, key: str, status: int, detail: str
+) -> None:
+    booked.usual = told([head(status, "application/json"), b'{"detail": %b}' % detail.encode(), "close"])
+
+    answer = product.chat(key)
+
+    # Mistral's client takes the detail of a 422 for a list.
+    assert (answer.status_code, "detail" in answer.json()) == (status, False)
+    assert answer.json()["error"]["message"] == orjson.loads(detail)
+
+
+@pytest.mark.parametrize("body", [b'{"detail": [{"msg": "too long"}]}', b'{"error": {"message": "no"}}'])
+def test_a_refusal_that_clients_read_is_relayed_as_it_is(
+    product: Product, booked: BookedUpstream, key: str, body: bytes
+) -> None:
+    booked.usual = told([head(422, "application/json"), body, "close"])
+
+    assert product.chat(key).content == body
+
+
+def test_a_proxy_that_wants_to_know_us_is_the_operators_to_mend(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.usual = told([head(407, "application/json"), b'{"error": {"message": "proxy"}}', "close"])
+
+    answer = product.chat(key)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_auth")
 
 
 ANSWER = (

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from llm.rules import anthropic_dialect, mistral_dialect
+from llm.rules import anthropic_dialect, client_requests
+from llm.rules.request_checks import DialectError
 from tests.fakes import anthropic_api
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -27,7 +28,7 @@ OLD, NEW, NEWEST = "claude-sonnet-4-5-20250929", "claude-opus-4-6", "claude-opus
 def translated(
     *, served: str = OLD, bound: int = 2_000, disabled: tuple[str, ...] = (), **fields: Any
 ) -> dict[str, Any]:
-    request = mistral_dialect.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
+    request = client_requests.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
     body: dict[str, Any] = orjson.loads(
         anthropic_dialect.request_body(request, model=served, max_tokens=bound, disabled_tools=disabled)
     )
@@ -248,15 +249,15 @@ def test_thinking(served: str, bound: int, fields: dict[str, Any], thinking: Any
     ],
 )
 def test_what_cannot_be_asked_is_refused(fields: dict[str, Any], param: str | None) -> None:
-    with pytest.raises(mistral_dialect.DialectError) as refused:
+    with pytest.raises(DialectError) as refused:
         translated(**fields)
     assert param is None or refused.value.param == param
 
 
 @pytest.mark.parametrize("kind", ["fim", "embedding", "moderation"])
 def test_what_is_no_chat_cannot_be_asked(kind: str) -> None:
-    request = mistral_dialect.parse_other(orjson.dumps({"model": "m", "prompt": "x", "input": "x"}), kind=kind)
-    with pytest.raises(mistral_dialect.DialectError) as refused:
+    request = client_requests.parse_other(orjson.dumps({"model": "m", "prompt": "x", "input": "x"}), kind=kind)
+    with pytest.raises(DialectError) as refused:
         anthropic_dialect.request_body(request, model=OLD, max_tokens=None, disabled_tools=())
     assert refused.value.param == "model"
     assert refused.value.message.startswith(OLD)
@@ -278,7 +279,7 @@ def test_arguments_come_as_json_or_as_the_object_itself(arguments: Any, read: di
 
 @pytest.mark.parametrize("arguments", ["[1]", '{"x": ', [1], 1])
 def test_arguments_that_are_no_object_are_refused(arguments: Any) -> None:
-    with pytest.raises(mistral_dialect.DialectError) as refused:
+    with pytest.raises(DialectError) as refused:
         translated(messages=called_with(arguments), tools=TOOLS)
     assert refused.value.param == "messages.1.tool_calls.0.function.arguments"
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side
-from llm.rules import anthropic_dialect, bounds, estimates, mistral_dialect
+from llm.rules import anthropic_dialect, bounds, client_requests, estimates
 from llm.rules.bounds import UnboundedInput
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
+from llm.rules.request_checks import DialectError
 
 RATES = Rates(input_picos=1_000_000, cached_picos=100_000, output_picos=2_000_000)
 ALL = frozenset({"chat", "tools", "json", "vision", "reasoning"})
@@ -759,9 +760,9 @@ def test_what_may_be_a_document_has_as_many_pages_as_there_may_be(document: Any)
 def test_whatever_the_dialect_accepts_can_be_estimated(body: dict[str, Any], content: Any, tool: Any) -> None:
     payload = {"model": "m", "messages": [{"role": "user", "content": content}], "tools": [tool], **body}
     try:
-        request = mistral_dialect.parse(orjson.dumps(payload))
+        request = client_requests.parse(orjson.dumps(payload))
         estimate = bounds.chat(request.payload)
-    except (mistral_dialect.DialectError, UnboundedInput):
+    except (DialectError, UnboundedInput):
         return
     assert estimate.input_tokens > 0
     assert estimate.max_tokens is not None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.rules import forms
-from llm.rules.mistral_dialect import DialectError
+from llm.rules.request_checks import DialectError
 
 KIND = "multipart/form-data; boundary=edge"
 

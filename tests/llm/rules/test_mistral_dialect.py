@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mistralai.client import models as mistral_models
 
-from llm.rules import mistral_dialect
-from llm.rules.mistral_dialect import DialectError
+from llm.rules import client_requests, mistral_dialect
+from llm.rules.request_checks import DialectError
 from llm.sandbox import requests
 
 CHAT_FIELDS = requests.ChatRequest.model_fields.keys()
@@ -28,14 +28,14 @@ def tool(name: str) -> dict[str, Any]:
 
 def sent(raw: bytes, **changes: Any) -> dict[str, Any]:
     upstream: dict[str, Any] = orjson.loads(
-        mistral_dialect.apply(mistral_dialect.parse(raw), **{"model": "m", **changes})
+        mistral_dialect.apply(client_requests.parse(raw), **{"model": "m", **changes})
     )
     return upstream
 
 
 def test_what_leaves_is_written_from_what_was_read() -> None:
     raw = b'{ "messages": [ {"content":"hi", "role":"user"} ],\n "model":"m", "max_tokens": 5, "metadata":{"a":1} }'
-    request = mistral_dialect.parse(raw)
+    request = client_requests.parse(raw)
 
     for changes in ({"max_tokens": 5}, {}, {"disabled_tools": ["unused"]}):
         leaves = mistral_dialect.apply(request, model="m", **changes)
@@ -54,7 +54,7 @@ def test_what_leaves_is_written_from_what_was_read() -> None:
 )
 def test_of_two_equal_keys_the_one_that_was_counted_leaves(twice: bytes, field: str) -> None:
     raw = b'{"model":"m","messages":[{"role":"user","content":"hi"}],' + twice + b"}"
-    leaves = mistral_dialect.apply(mistral_dialect.parse(raw), model="m")
+    leaves = mistral_dialect.apply(client_requests.parse(raw), model="m")
     assert leaves.count(b'"' + field.encode() + b'"') == 1
     assert orjson.loads(leaves)[field] == orjson.loads(raw)[field]
 
@@ -79,18 +79,18 @@ def test_a_field_that_nobody_knows_is_refused_by_name(field: str, advice: str, k
     asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "prompt": "a", "input": "a", "document": {}}
     raw = orjson.dumps({**asked, field: 5})
     with pytest.raises(DialectError) as refused:
-        mistral_dialect.parse(raw) if kind == "chat" else mistral_dialect.parse_other(raw, kind=kind)
+        client_requests.parse(raw) if kind == "chat" else client_requests.parse_other(raw, kind=kind)
     assert (refused.value.code, refused.value.param) == ("unknown_field", field[:100])
     assert advice in refused.value.message
 
 
 def test_what_only_other_endpoints_take_is_not_for_mistral() -> None:
-    request = mistral_dialect.parse(body(min_p=0.1, guided_json={"type": "object"}))
+    request = client_requests.parse(body(min_p=0.1, guided_json={"type": "object"}))
     assert not {"min_p", "guided_json"} & set(request.payload)
     with pytest.raises(DialectError) as refused:
-        mistral_dialect.refuse_foreign(request)
+        client_requests.refuse_foreign(request)
     assert refused.value.param == "guided_json"
-    mistral_dialect.refuse_foreign(mistral_dialect.parse(body()))
+    client_requests.refuse_foreign(client_requests.parse(body()))
 
 
 def test_another_model_or_length_is_written_into_the_request() -> None:
@@ -160,7 +160,7 @@ def test_every_field_that_openais_client_knows_is_known_translated_dropped_or_re
     fields = openai.types.chat.completion_create_params.CompletionCreateParamsBase.__annotations__
     translated = {"max_completion_tokens", "modalities", "seed"}
 
-    assert fields.keys() <= CHAT_FIELDS | mistral_dialect._DROPPED | set(mistral_dialect.REFUSED) | translated
+    assert fields.keys() <= CHAT_FIELDS | client_requests._DROPPED | set(client_requests.REFUSED) | translated
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_mistral_takes_is_passed_on(fields: dict[str, Any]) -> None:
     content = [{"type": "text", "text": "é"}, image, {"type": "image_url", "image_url": "https://example.com/a.png"}]
     raw = body(messages=[{"role": "user", "content": content}], **fields)
 
-    assert orjson.loads(mistral_dialect.apply(mistral_dialect.parse(raw), model="m")) == orjson.loads(raw)
+    assert orjson.loads(mistral_dialect.apply(client_requests.parse(raw), model="m")) == orjson.loads(raw)
 
 
 def test_everything_that_is_sent_is_known_to_mistral() -> None:
@@ -217,13 +217,13 @@ def test_everything_that_is_sent_is_known_to_mistral() -> None:
 
 
 def test_attribution_is_kept_from_user_and_metadata() -> None:
-    request = mistral_dialect.parse(body(user="ann", metadata={"task": "t"}))
+    request = client_requests.parse(body(user="ann", metadata={"task": "t"}))
 
     assert (request.user, request.metadata) == ("ann", {"task": "t"})
 
 
 def test_plain_facts_of_a_request_are_read() -> None:
-    request = mistral_dialect.parse(body(stream=True, max_tokens=5, n=2, tools=[tool("a"), {"type": "web_search"}]))
+    request = client_requests.parse(body(stream=True, max_tokens=5, n=2, tools=[tool("a"), {"type": "web_search"}]))
 
     assert (request.model, request.stream, request.max_tokens, request.n) == ("m", True, 5, 2)
     assert request.tools == ("a", "web_search")
@@ -240,7 +240,7 @@ def test_plain_facts_of_a_request_are_read() -> None:
     ],
 )
 def test_forced_tool_is_the_one_without_a_way_around(choice: Any, tools: list[str], forced: str) -> None:
-    request = mistral_dialect.parse(body(tools=[tool(name) for name in tools], tool_choice=choice))
+    request = client_requests.parse(body(tools=[tool(name) for name in tools], tool_choice=choice))
 
     assert request.forced_tool == forced
 
@@ -332,7 +332,7 @@ def test_disabled_tools_are_removed_and_with_the_last_one_the_choice() -> None:
 )
 def test_bad_request_is_refused_naming_the_field(raw: bytes, param: str | None, code: str) -> None:
     with pytest.raises(DialectError) as caught:
-        mistral_dialect.parse(raw)
+        client_requests.parse(raw)
 
     assert (caught.value.param, caught.value.code) == (param, code)
     assert param is None or param.split(".")[0] in caught.value.message
@@ -350,7 +350,7 @@ def test_bad_request_is_refused_naming_the_field(raw: bytes, param: str | None, 
 )
 def test_no_body_breaks_the_parser(raw: bytes) -> None:
     with suppress(DialectError):
-        assert mistral_dialect.parse(raw).model
+        assert client_requests.parse(raw).model
 
 
 @pytest.mark.parametrize(
@@ -369,14 +369,14 @@ def test_no_body_breaks_the_parser(raw: bytes) -> None:
 )
 def test_bad_request_of_another_kind_is_refused_naming_the_field(kind: str, fields: Any, param: str) -> None:
     with pytest.raises(DialectError) as caught:
-        mistral_dialect.parse_other(orjson.dumps({"model": "m", **fields}), kind=kind)
+        client_requests.parse_other(orjson.dumps({"model": "m", **fields}), kind=kind)
     assert caught.value.param == param
 
 
 def test_requests_of_other_kinds_are_translated() -> None:
     raw = orjson.dumps({"model": "m", "input": ["a"], "dimensions": 8, "user": "ann"})
-    request = mistral_dialect.parse_other(raw, kind="embedding")
-    filled = mistral_dialect.parse_other(b'{"model":"m","prompt":"a","suffix":null,"stream":true}', kind="fim")
+    request = client_requests.parse_other(raw, kind="embedding")
+    filled = client_requests.parse_other(b'{"model":"m","prompt":"a","suffix":null,"stream":true}', kind="fim")
 
     assert orjson.loads(mistral_dialect.apply(request, model="m")) == {
         "model": "m",
@@ -388,5 +388,5 @@ def test_requests_of_other_kinds_are_translated() -> None:
 
 
 def test_a_tool_that_runs_at_mistral_is_left_as_it_is_for_whoever_refuses_it() -> None:
-    request = mistral_dialect.parse(body(tools=[{"type": "web_search"}]))
+    request = client_requests.parse(body(tools=[{"type": "web_search"}]))
     assert mistral_dialect.shape(request)["tools"] == [{"type": "web_search"}]

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from llm.rules import anthropic_dialect, mistral_dialect, openai_dialect
-from llm.rules.mistral_dialect import DialectError
+from llm.rules import anthropic_dialect, client_requests, mistral_dialect, openai_dialect
+from llm.rules.request_checks import DialectError
 from llm.sandbox import requests
 from tests.fakes import anthropic_api, openai_api
 
@@ -20,8 +20,8 @@ USER = {"role": "user", "content": "What is it like in Zug?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 
-def parsed(messages: list[Any]) -> mistral_dialect.Request:
-    return mistral_dialect.parse(orjson.dumps({"model": "m", "messages": messages, "tools": [TOOL]}))
+def parsed(messages: list[Any]) -> client_requests.Request:
+    return client_requests.parse(orjson.dumps({"model": "m", "messages": messages, "tools": [TOOL]}))
 
 
 def at_mistral(messages: list[Any]) -> list[dict[str, Any]]:

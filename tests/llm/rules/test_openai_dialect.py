@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from llm.rules import mistral_dialect, openai_dialect, sse
+from llm.rules import client_requests, openai_dialect, sse
 from llm.rules.openai_dialect import Shaper, out_of_money, request_body
+from llm.rules.request_checks import DialectError
 from tests.fakes import openai_api
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -17,7 +18,7 @@ TOOLS = [{"function": {"name": name, "parameters": {}}} for name in ("a", "b")]
 
 
 def translated(*, native: bool = True, disabled: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
-    request = mistral_dialect.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
+    request = client_requests.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
     body = request_body(request, model="served", max_tokens=50, disabled_tools=disabled, native=native)
     result: dict[str, Any] = orjson.loads(body)
     return result
@@ -77,7 +78,7 @@ def test_the_likes_of_openai_get_the_older_names() -> None:
 def test_the_clients_own_bound_is_sent_where_none_was_held_for_and_no_bound_where_it_gave_none(native: bool) -> None:
     name = "max_completion_tokens" if native else "max_tokens"
     for fields, expected in (({"max_tokens": 80}, {name: 80}), ({}, {})):
-        request = mistral_dialect.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
+        request = client_requests.parse(orjson.dumps({"model": "asked", "messages": HI, **fields}))
         body = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=native))
         assert {key: value for key, value in body.items() if "tokens" in key} == expected
 
@@ -120,7 +121,7 @@ def test_messages_of_mistrals_clients_become_openais() -> None:
 
 
 def test_a_prefix_cannot_be_asked_for() -> None:
-    with pytest.raises(mistral_dialect.DialectError):
+    with pytest.raises(DialectError):
         translated(messages=[*HI, {"role": "assistant", "content": "Sure", "prefix": True}])
 
 
@@ -133,14 +134,14 @@ def test_tools_that_are_taken_away_do_not_go_along() -> None:
 @pytest.mark.parametrize("kind", ["fim", "ocr"])
 def test_what_openai_has_no_call_for_is_refused(kind: str) -> None:
     body = {"model": "m", "prompt": "x", "document": {"type": "document_url", "document_url": "https://example.com"}}
-    request = mistral_dialect.parse_other(orjson.dumps(body), kind=kind)
-    with pytest.raises(mistral_dialect.DialectError):
+    request = client_requests.parse_other(orjson.dumps(body), kind=kind)
+    with pytest.raises(DialectError):
         request_body(request, model="m", max_tokens=None, disabled_tools=(), native=True)
 
 
 def test_embeddings_keep_their_dimensions() -> None:
     body = {"model": "asked", "input": ["a"], "output_dimension": 256}
-    request = mistral_dialect.parse_other(orjson.dumps(body), kind="embedding")
+    request = client_requests.parse_other(orjson.dumps(body), kind="embedding")
     sent = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True))
     assert sent == {"model": "served", "input": ["a"], "dimensions": 256}
 
@@ -155,15 +156,15 @@ def test_embeddings_keep_their_dimensions() -> None:
     ],
 )
 def test_embeddings_arrive_as_openai_knows_them(fields: dict[str, Any], expected: dict[str, Any]) -> None:
-    request = mistral_dialect.parse_other(orjson.dumps({"model": "asked", "input": "a", **fields}), kind="embedding")
+    request = client_requests.parse_other(orjson.dumps({"model": "asked", "input": "a", **fields}), kind="embedding")
     sent = orjson.loads(request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True))
     assert sent == {"model": "served", "input": "a", **expected}
 
 
 def test_embeddings_of_another_type_than_float_cannot_be_asked_for() -> None:
     body = {"model": "asked", "input": "a", "output_dtype": "int8"}
-    request = mistral_dialect.parse_other(orjson.dumps(body), kind="embedding")
-    with pytest.raises(mistral_dialect.DialectError) as refused:
+    request = client_requests.parse_other(orjson.dumps(body), kind="embedding")
+    with pytest.raises(DialectError) as refused:
         request_body(request, model="served", max_tokens=None, disabled_tools=(), native=True)
     assert refused.value.param == "output_dtype"
 
@@ -350,7 +351,7 @@ def test_garbage_passes(data: dict[str, Any]) -> None:
 )
 def test_what_mistral_alone_knows_goes_nowhere_else(field: str) -> None:
     raw = {"model": "m", "messages": HI, field: 1}
-    request = mistral_dialect.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
+    request = client_requests.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
     for native in (True, False):
         assert field not in openai_dialect.shape(request, model="m", native=native)
 
@@ -358,7 +359,7 @@ def test_what_mistral_alone_knows_goes_nowhere_else(field: str) -> None:
 @pytest.mark.parametrize("field", ["tools", "tool_choice", "response_format", "parallel_tool_calls", "stop", "stream"])
 def test_a_field_of_nothing_is_none(field: str) -> None:
     raw = {"model": "m", "messages": HI, field: None}
-    request = mistral_dialect.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
+    request = client_requests.Request(kind="chat", model="m", body=orjson.dumps(raw), payload=raw)
     assert field not in openai_dialect.shape(request, model="m", native=True)
 
 

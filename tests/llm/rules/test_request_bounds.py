@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
-from llm.rules.mistral_dialect import DialectError, parse
+from llm.rules.client_requests import parse
 from llm.rules.request_bounds import RequestBounds, check
+from llm.rules.request_checks import DialectError
 
 SMALL = RequestBounds(messages=3, parts=2, tools=1)
 PART = {"type": "text", "text": "x"}

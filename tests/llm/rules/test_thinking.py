@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm.rules import thinking
-from llm.rules.mistral_dialect import MOST_TOKENS, DialectError
+from llm.rules.request_checks import MOST_TOKENS, DialectError
 
 BUDGETS = ("thinking_budget", "thinking.budget_tokens", "reasoning.max_tokens", "chat_template_kwargs.thinking_budget")
 # What switches thinking on; what switches it off there; where the number stands that bounds it.

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.rules import mistral_dialect, transcription
+from llm.rules import client_requests, mistral_dialect, transcription
 from llm.rules.bounds import UnboundedInput
-from llm.rules.mistral_dialect import DialectError
+from llm.rules.request_checks import DialectError
 from tests.llm.rules.test_forms import KIND, form, named
 
 LIMITS = {"max_seconds": 10_800, "min_bitrate": 2_000}
@@ -39,7 +39,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(parts) + 4) + b"WAVE" + parts
 
 
-def parsed(*parts: tuple[str, bytes]) -> mistral_dialect.Request:
+def parsed(*parts: tuple[str, bytes]) -> client_requests.Request:
     return transcription.parse(form((named("model"), b"voxtral"), *parts), KIND)
 
 
@@ -147,8 +147,9 @@ def test_a_wav_longer_than_allowed_is_refused_with_its_length() -> None:
 def test_voices_that_come_along_count_as_audio() -> None:
     voices = (named("speaker_references"), b"x" * 1_000)
 
-    assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 1
-    assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload, min_bitrate=2_000).units == 5
+    assert transcription.estimate(parsed(file_part(wav(8_000))).payload).units == 60
+    long = parsed(file_part(wav(8_000 * 60)), voices).payload
+    assert transcription.estimate(long, min_bitrate=2_000).units == 120
     assert transcription.estimate(parsed(file_part(wav(8_000)), voices).payload).units == 10_800
 
 

@@ -1,0 +1,163 @@
+"""What was paid for is worth what it was when it was granted, whatever an operator maps, edits or deletes since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from billing.accounts import plans
+from billing.models import BillingPeriod, Plan
+from billing.rules import grants
+from governance.audit import Actor
+from tests.billing.conftest import window_of
+from tests.billing.events import START
+from tests.billing.sandbox.conftest import DAY, Shop
+from tests.billing.test_simulated import HOUR, read, spend
+
+MONTH = 31 * DAY + 7200
+DOLLAR = 10**9
+
+
+def save(plan: Plan | None = None, **changes: Any) -> Plan:
+    return plans.save(plan=plan or Plan(), changes=changes, by=Actor("owner@example.com"), now=START)
+
+
+def used_for(shop: Shop, customer: str, months: int, *, at_most: float = 1000) -> float:
+    """Use what each of some months gives; dollars. The next one has not begun."""
+    spent = spend(shop, customer, at_most=at_most)
+    for _ in range(months - 1):
+        shop.account.advance(by=MONTH)
+        spent += spend(shop, customer, at_most=at_most)
+    return spent
+
+
+def months_to_come(shop: Shop, customer: str, months: int = 3) -> list[float]:
+    """What each of the next months gives, in dollars."""
+    found = []
+    for _ in range(months):
+        shop.account.advance(by=MONTH)
+        found.append(read(shop, customer)[1] / DOLLAR)
+    return found
+
+
+def test_a_price_that_is_mapped_as_the_alert_asks_owes_nothing_for_the_months_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(1000, lookup_key="mini"))
+    assert used_for(shop, customer, 3) == 150
+    save(name="Mini", limit_nanos=10 * DOLLAR, lookup_keys=["mini"])
+    assert read(shop, customer) == ("active", 0)
+    assert months_to_come(shop, customer) == [10, 10, 10]
+
+
+def test_a_mapping_that_raises_counts_at_once_and_for_no_month_before(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(10_000, lookup_key="maxi"))
+    assert used_for(shop, customer, 2) == 100
+    save(name="Maxi", limit_nanos=100 * DOLLAR, lookup_keys=["maxi"])
+    assert read(shop, customer) == ("active", 50 * DOLLAR)
+    values = [next(iter(row.kept_values.values()))[1] for row in BillingPeriod.objects.order_by("starts_at")]
+    assert values == [50 * DOLLAR, 100 * DOLLAR]
+    assert months_to_come(shop, customer) == [100, 100, 100]
+
+
+def test_a_mapping_for_each_seat_that_was_paid_raises_by_all_of_them(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(1000, lookup_key="seat"), quantity=20)
+    assert read(shop, customer) == ("active", 50 * DOLLAR)
+    save(name="Seat", limit_nanos=10 * DOLLAR, lookup_keys=["seat"], per_unit=True)
+    assert read(shop, customer) == ("active", 200 * DOLLAR)
+
+
+def _a_plan(shop: Shop, price: str) -> None:
+    save(name="Basic", limit_nanos=20 * DOLLAR, lookup_keys=["basic"])
+
+
+def _a_key_of_the_price(shop: Shop, price: str) -> None:
+    shop.post(f"prices/{price}", metadata={"llm_budget_usd": "20"})
+
+
+@pytest.mark.parametrize("act", [_a_plan, _a_key_of_the_price])
+def test_what_says_more_and_gives_less_is_for_new_windows(shop: Shop, act: Callable[[Shop, str], None]) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    product = shop.post("products", name="Basic", metadata={"llm_budget_usd": "50"})["id"]
+    price = shop.price(5000, lookup_key="basic", product=product)
+    shop.subscribe(customer, price)
+    assert used_for(shop, customer, 3) == 150
+    act(shop, price)
+    assert read(shop, customer) == ("active", 0)
+    assert months_to_come(shop, customer) == [20, 20, 20]
+
+
+def _flat(plan: Plan) -> None:
+    save(plan, per_unit=False)
+
+
+def _gone(plan: Plan) -> None:
+    plan.delete()
+
+
+@pytest.mark.parametrize(("act", "then"), [(_flat, 10), (_gone, 50)])
+def test_seats_that_were_paid_for_stay_when_the_plan_is_sold_flat_or_no_more(
+    shop: Shop, act: Callable[[Plan], None], then: int
+) -> None:
+    plan = save(name="Seat", limit_nanos=10 * DOLLAR, lookup_keys=["seat"], per_unit=True)
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(1000, lookup_key="seat"), quantity=100)
+    assert used_for(shop, customer, 2, at_most=600) == 1200
+    act(plan)
+    assert read(shop, customer) == ("active", 400 * DOLLAR)
+    assert months_to_come(shop, customer) == [then] * 3
+
+
+def test_a_flag_taken_off_the_price_is_for_new_windows(shop: Shop) -> None:
+    price = shop.price(1000, metadata={"llm_budget_per_unit": "true", "llm_budget_usd": "10"})
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, price, quantity=100)
+    assert used_for(shop, customer, 2, at_most=600) == 1200
+    shop.post(f"prices/{price}", metadata={"llm_budget_per_unit": "", "llm_budget_usd": "10"})
+    assert read(shop, customer) == ("active", 400 * DOLLAR)
+    assert months_to_come(shop, customer) == [10, 10, 10]
+
+
+def test_a_lower_default_plan_is_for_new_windows(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000))
+    assert used_for(shop, customer, 2) == 100
+    save(Plan.objects.get(name="Standard"), limit_nanos=40 * DOLLAR)
+    assert read(shop, customer) == ("active", 0)
+    assert window_of().limit_nanos == 50 * DOLLAR
+    assert months_to_come(shop, customer) == [40, 40, 40]
+
+
+def test_an_item_that_is_mapped_takes_nothing_of_the_months_before_it_was_one(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(1000))["id"]
+    assert used_for(shop, customer, 2) == 100
+    shop.account.advance(by=MONTH)
+    assert read(shop, customer) == ("active", 50 * DOLLAR)
+    more = shop.price(2000, metadata={"llm_budget_usd": "20"})
+    shop.post(f"subscriptions/{sub}", items=[{"price": more}], proration_behavior="always_invoice")
+    assert months_to_come(shop, customer) == [20, 20, 20]
+
+
+def test_a_past_window_is_measured_by_its_own_invoices_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(200, "day", metadata={"llm_budget_usd": "2", "llm_budget_period": "billing"}))
+    # A day is paid for an hour after it has begun.
+    shop.account.advance(by=2 * HOUR)
+    for _ in range(6):
+        assert spend(shop, customer) == 2
+        shop.account.advance(by=DAY)
+    looked_at: list[int] = []
+    inner = grants.of
+
+    def counted(sub: Any, id: str, invoices: Any, *rest: Any) -> Any:
+        looked_at.append(len(invoices))
+        return inner(sub, id, invoices, *rest)
+
+    monkeypatch.setattr(grants, "of", counted)
+    assert read(shop, customer) == ("active", 2 * DOLLAR)
+    # All of them for what is current, in both of its valuations, and one for each day before it.
+    assert looked_at == [7, 7] + [1] * 6
