@@ -11,26 +11,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 
-from governance.ledger import acts, claims, clock, sql, sql_acts, sql_writes
+from governance.ledger import acts, claims, clock, needs, sql, sql_acts, sql_callers, sql_writes
 from governance.ledger import sql_buckets as limits
-from governance.ledger.caller_rules import CallerRules
+from governance.ledger.caller_rules import CallerRules, Remembered, told
 from governance.ledger.operations import (
     Adjust,
-    ChangeLimit,
-    Expire,
     Extend,
     Follow,
-    OpenPeriod,
     Operation,
     Record,
-    Release,
     Reserve,
-    Reset,
-    ReviewAllowances,
     Settle,
 )
 from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
@@ -42,7 +37,7 @@ from governance.ledger.rows import (
     WindowRow,
     has_ended,
 )
-from governance.ledger.sql_dialect import together
+from governance.ledger.sql_dialect import answer, answers, together
 from governance.ledger.views import bucket_view, covered, new_window, unopened, view_of
 from governance.rules import money
 from governance.rules.buckets import Amount
@@ -67,6 +62,17 @@ class LostWindows(Exception):
     """Others opened or closed windows at every look. The transaction must be given up, and may run again calmly."""
 
 
+class Unforeseen(Exception):
+    """What was locked, by what is remembered, is not what is needed. The transaction must be given up and run again."""
+
+
+class _Looked(NamedTuple):
+    """What a look ahead found, and locked: windows, and buckets, each with its limit."""
+
+    windows: list[WindowRow]
+    buckets: list[tuple[Any, Any]]
+
+
 class Batch:
     """The working state of one transaction.
 
@@ -87,14 +93,30 @@ class Batch:
     first, it waits for that window at its next look: the budget's row, then a window. An act that changes the budget
     holds its windows when it wants its row. The database breaks such a deadlock, and whoever it gave up runs again:
     the ledger's own transactions by themselves, acts by `run_again`.
+
+    Looking ahead. A batch of calls alone, of callers whose rules are remembered, asks for all of this at once, in the
+    same order: the rules' version, its reservations, its windows and buckets. Then one answer brings everything. Where
+    the version is another one, or the windows are not yet as they are needed and buckets would be held before them, it
+    is given up and run again step by step.
     """
 
-    def __init__(self, operations: Sequence[Operation], now: datetime, *, calmly: bool = False) -> None:
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        now: datetime,
+        *,
+        calmly: bool = False,
+        ahead: bool = False,
+        remembered: Remembered | None = None,
+    ) -> None:
         self.operations = operations
         # By the caller's clock; put right by the database's before anything depends on it.
         self._given = now
         self.now = now + clock.ahead()
         self.calmly = calmly
+        self._ahead = ahead and not calmly and needs.are_calls(operations)
+        # Without any of others: what a transaction sees of its own is nobody else's affair.
+        self._remembered = remembered if remembered is not None else Remembered()
         self.windows: dict[int, WindowRow] = {}
         self.open: dict[tuple[int, str], WindowRow] = {}
         self.reservations: dict[UUID, ReservationRow] = {}
@@ -119,47 +141,17 @@ class Batch:
 
     def prepare(self) -> None:
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
-        callers = {
-            op.caller
-            for op in self.operations
-            if isinstance(op, Reserve) or (isinstance(op, Record) and op.windows is None)
-        }
-        # Of those who hold already the database is asked along, by their reservations.
-        growing = {op.reservation_id for op in self.operations if isinstance(op, Extend) and op.asks_for_leave}
-        if callers:
-            self._read_rules(callers, growing)
-        elif growing:
-            self.rules.read_status(growing, self.now)
-            self.now = self._given + clock.ahead()
-        needed = [budget for caller in callers for budget in self.matched(caller)]
-        acted_on = {
-            op.budget_id
-            for op in self.operations
-            if isinstance(op, Reset | OpenPeriod | ChangeLimit | ReviewAllowances | Follow)
-        }
-        if acted_on and not callers:
-            self.read_clock()
-        sql.take_report_turns(
-            {op.trust.tenant_id for op in self.operations if isinstance(op, Settle | Record) and op.trust}
-        )
-        sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
-        self.crowded = sql_acts.crowded(acted_on, most=acts.MOST_AT_ONCE)
-        self.following = {
-            op: sql_acts.behind(op.budget_id, after=op.after, limit=acts.SLICE)
-            for op in self.operations
-            if isinstance(op, Follow)
-        }
-        self.reservations = sql.reservations(
-            {op.reservation_id for op in self.operations if isinstance(op, Settle | Release | Extend | Expire)}
-        )
-        # It came along with them, where nothing was read before.
-        self.now = self._given + clock.ahead()
+        callers = needs.governed(self.operations)
+        self.rules = self._remembered.rules
+        is_sure = not self._ahead or bool(self.rules.lacking(callers))
+        if is_sure:
+            self._read_rules(callers)
+        looked = None
+        if self._ahead:
+            looked = self._look_ahead(callers, is_sure=is_sure)
+        else:
+            self._take_steps(callers)
         self._read_rules_of_growing()
-        corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
-        self.corrected = {row.id: row for row in sql.entries(corrected)}
-        self.reported = sql.reported(
-            {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
-        )
         needed = [budget for caller in {op.caller for op in self._opening()} for budget in self.matched(caller)]
         past = {
             (item.budget.id, item.subject, op.occurred_at)
@@ -169,13 +161,58 @@ class Batch:
         }
         self._lock_windows(
             needed=needed,
-            subjects=self._subjects_acted_on(),
+            subjects=needs.subjects(self.operations),
             ids=self._charged_windows() | sql.windows_at(past),
-            budget_ids=self._budgets_acted_on(),
+            budget_ids=needs.acted_on_whole(self.operations, crowded=self.crowded),
+            looked=looked,
         )
         stand_ins = [row for row in self.open.values() if row.id == 0]
         self.work_out([row for row in (*self.windows.values(), *stand_ins) if self._is_stale(row)])
-        self._lock_buckets()
+        self._lock_buckets(looked)
+
+    def _look_ahead(self, callers: Collection[Caller], *, is_sure: bool) -> _Looked:
+        """Ask for all that will be needed at once; with the version, unless the rules are surely those that hold.
+
+        Raises Unforeseen where they are not.
+        """
+        held = needs.reservations(self.operations)
+        subjects = {(item.budget.id, item.subject) for caller in callers for item in self.matched(caller)}
+        # Mostly there are no limits at all.
+        filled, keys = held if self.rules.are_limited else (), self.rules.limits_of(callers)[1]
+        asked = (
+            sql.reservations(held),
+            sql.windows(keys=subjects, held_by=held),
+            limits.buckets(keys=keys, held_by=filled),
+        )
+        if is_sure:
+            self.reservations, windows, buckets = answers(*asked)
+            return _Looked(windows, buckets)
+        version, self.reservations, windows, buckets = told(lambda: answers(sql_callers.version(), *asked))
+        self.now = self._given + clock.ahead()
+        if version.number != self.rules.version:
+            self.rules = self._remembered.at(version.number)
+            if callers:
+                raise Unforeseen("what governs a caller has changed")
+        return _Looked(windows, buckets)
+
+    def _take_steps(self, callers: Collection[Caller]) -> None:
+        """Take turns, and read what comes before windows."""
+        needed = [budget for caller in callers for budget in self.matched(caller)]
+        acted_on = needs.acted_on(self.operations)
+        sql.take_report_turns(needs.reporting_tenants(self.operations))
+        sql.take_turns(alone=acted_on, beside={item.budget.id for item in needed} if self.calmly else ())
+        self.crowded = sql_acts.crowded(acted_on, most=acts.MOST_AT_ONCE)
+        self.following = {
+            op: sql_acts.behind(op.budget_id, after=op.after, limit=acts.SLICE)
+            for op in self.operations
+            if isinstance(op, Follow)
+        }
+        self.reservations = answer(sql.reservations(needs.reservations(self.operations)))
+        corrected = {op.corrects_id for op in self.operations if isinstance(op, Adjust)}
+        self.corrected = {row.id: row for row in sql.entries(corrected)}
+        self.reported = sql.reported(
+            {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
+        )
 
     def _charged_windows(self) -> set[int]:
         """Those that what is settled, grows, ends, is corrected or follows an act is in already."""
@@ -187,42 +224,21 @@ class Batch:
         following = {id for slice in self.following.values() for id, _ in slice}
         return following.union(*lists)
 
-    def _subjects_acted_on(self) -> set[tuple[int, str]]:
-        """Whose windows an act names, each with its budget."""
-        return {
-            (op.budget_id, op.subject)
-            for op in self.operations
-            if isinstance(op, Reset | ReviewAllowances) and op.subject is not None
-        }
-
-    def _budgets_acted_on(self) -> set[int]:
-        """Those of which an act changes every window, and has not so many that these follow it."""
-        return {
-            op.budget_id
-            for op in self.operations
-            if isinstance(op, OpenPeriod)
-            or (
-                (isinstance(op, ChangeLimit) or (isinstance(op, Reset | ReviewAllowances) and op.subject is None))
-                and op.budget_id not in self.crowded
-            )
-        }
-
-    def _read_rules(self, callers: Iterable[Caller], growing: Collection[UUID] = ()) -> None:
-        self.rules.read(callers, growing, self.now)
+    def _read_rules(self, callers: Collection[Caller]) -> None:
+        self.rules = self._remembered.read(callers)
         self.now = self._given + clock.ahead()
 
     def _read_rules_of_growing(self) -> None:
-        """Read what governs now the callers of holds that are to be more than they were."""
+        """Read what governs now the callers of holds that are to be more than they were, or to live longer."""
         callers = {
             row.caller
             for op in self.operations
-            if (isinstance(op, Extend) and op.more_nanos) or (isinstance(op, Settle) and op.trust)
-            if (row := self.reservations.get(op.reservation_id)) and row.caller not in self.rules.matched
+            if (isinstance(op, Extend) and op.asks_for_leave) or (isinstance(op, Settle) and op.trust)
+            if (row := self.reservations.get(op.reservation_id))
             # To what expired, anything may be more than what was charged.
             if isinstance(op, Extend) or row.status == "expired" or op.cost_nanos > row.amount_nanos
         }
-        if callers:
-            self.rules.read_more(callers)
+        self.rules.read(callers)
 
     def governs_since(self, row: ReservationRow) -> WindowView | None:
         """A budget that governs a growing hold's caller now and did not when it was held: no window of it has the hold.
@@ -248,15 +264,15 @@ class Batch:
     def read_unlocked(self, caller: Caller) -> None:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
         self._read_rules([caller])
-        rows = sql.windows(keys=[(item.budget.id, item.subject) for item in self.matched(caller)], lock=False)
+        keys = [(item.budget.id, item.subject) for item in self.matched(caller)]
+        rows = answer(sql.windows(keys=keys, lock=False))
         rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
         self.open = {(row.budget.id, row.subject): row for row in rows}
         lacking = [item for item in self.matched(caller) if (item.budget.id, item.subject) not in self.open]
         self._stand_in(lacking)
         self._notice_crowds({caller: lacking})
         self.work_out([row for row in self.open.values() if self._is_stale(row)])
-        rules, keys = self.rules.limits_of([caller])
-        self.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
+        self.buckets = {row.id: row for row in self._buckets([caller], lock=False)}
 
     def matched(self, caller: Caller) -> list[MatchedBudget]:
         return self.rules.matched[caller]
@@ -275,17 +291,29 @@ class Batch:
         return max(closed, key=lambda row: row.starts_at, default=current)
 
     def _lock_windows(
-        self, *, needed: Sequence[MatchedBudget], subjects: set[tuple[int, str]], ids: set[int], budget_ids: set[int]
+        self,
+        *,
+        needed: Sequence[MatchedBudget],
+        subjects: set[tuple[int, str]],
+        ids: set[int],
+        budget_ids: set[int],
+        looked: _Looked | None,
     ) -> None:
         """Lock windows, opening those that calls need; again where another batch changed them at that moment.
 
-        Beside those that calls need, the open ones of `subjects` and of budgets, and those with `ids`.
+        Beside those that calls need, the open ones of `subjects` and of budgets, and those with `ids`. What was
+        `looked` at is locked already.
 
-        Raises LostWindows.
+        Raises LostWindows, and Unforeseen where buckets are locked and another look would be needed.
         """
         wanted = {(item.budget.id, item.subject): item for item in needed}
-        for _ in range(CALM_LOOKS if self.calmly else LOOKS):
-            rows = sql.windows(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids)
+        for look in range(CALM_LOOKS if self.calmly else LOOKS):
+            if look and looked is not None and looked.buckets:
+                raise Unforeseen("windows changed, and buckets are locked")
+            if look or looked is None:
+                rows = answer(sql.windows(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids))
+            else:
+                rows = looked.windows
             if restarted := acts.restart_behind(self, rows):
                 # Their successors are to be locked, and brought up to date, with the others.
                 subjects = subjects | {(row.budget.id, row.subject) for row in restarted}
@@ -332,8 +360,7 @@ class Batch:
         tried.open = {key: replace(row, crossed=list(row.crossed)) for key, row in self.open.items()}
         tried._stand_in(self.matched(op.caller))
         tried.work_out([row for row in tried.open.values() if tried._is_stale(row)])
-        rules, keys = self.rules.limits_of([op.caller])
-        tried.buckets = {row.id: row for row in limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=False)}
+        tried.buckets = {row.id: row for row in self._buckets([op.caller], lock=False)}
         return tried.admits(op)
 
     def decided(self, caller: Caller, call: Call) -> Decision:
@@ -356,7 +383,7 @@ class Batch:
 
     def blocked(self, caller: Caller) -> Reason | None:
         """Why a caller may not call; None where it may."""
-        return self.rules.blocked(caller) or (Reason.TOO_MANY_NAMES if caller in self._crowded else None)
+        return self.rules.blocked(caller, self.now) or (Reason.TOO_MANY_NAMES if caller in self._crowded else None)
 
     def admits(self, op: Reserve) -> bool:
         """Whether a call goes through, by the windows and buckets as they are."""
@@ -396,10 +423,10 @@ class Batch:
             windows = [(item.budget.id, item.subject) for item in lacking]
             # Nothing was looked at for them before: what time has ended may stand there still.
             sql_writes.close_windows(
-                [row.id for row in sql.windows(keys=windows) if has_ended(row, self.now)], self.now
+                [row.id for row in answer(sql.windows(keys=windows)) if has_ended(row, self.now)], self.now
             )
             sql_writes.open_windows([new_window(item, self.now) for item in lacking], self.now)
-            rows = sql.windows(keys=windows)
+            rows = answer(sql.windows(keys=windows))
             if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")
             self.windows |= {row.id: row for row in rows}
@@ -408,9 +435,7 @@ class Batch:
         keys = {(bucket.rule.id, bucket.subject) for bucket in self.buckets_of(caller) if bucket.id == 0}
         if keys:
             limits.open_buckets(keys, self.now)
-            rules, _ = self.rules.limits_of([caller])
-            opened = limits.buckets(rules, keys=keys, ids=(), now=self.now, lock=True)
-            self.buckets |= {row.id: row for row in opened}
+            self.buckets |= {row.id: row for row in self._buckets([caller])}
         return bool(lacking or keys)
 
     def _stand_in(self, wanted: Iterable[MatchedBudget]) -> None:
@@ -434,12 +459,17 @@ class Batch:
                     self._crowded.add(caller)
                 opening[key] += 1
 
-    def _lock_buckets(self) -> None:
+    def _lock_buckets(self, looked: _Looked | None) -> None:
         """Lock rate buckets, after the windows; make those that are missing, but for names that are refused."""
         calls = [op for op in self.operations if isinstance(op, Reserve)]
-        rules, keys = self.rules.limits_of({op.caller for op in calls})
+        callers = {op.caller for op in calls}
+        rules, keys = self.rules.limits_of(callers)
         ids = {id for row in self.reservations.values() for id in row.buckets}
-        rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
+        found = looked.buckets if looked is not None else []
+        if looked is None or ids.difference(row.id for row, _ in found):
+            rows = self._buckets(callers, ids=ids)
+        else:
+            rows = limits.levels(found, rules, self.now)
         self.buckets = {row.id: row for row in rows}
         missing = keys - {(row.rule.id, row.subject) for row in rows}
         if any(is_named_by_calls(rules[id]) for id, _ in missing):
@@ -447,8 +477,12 @@ class Batch:
             missing &= self.rules.limits_of(admitted)[1]
         if missing:
             limits.open_buckets(missing, self.now)
-            rows = limits.buckets(rules, keys=keys, ids=ids, now=self.now, lock=True)
-            self.buckets = {row.id: row for row in rows}
+            self.buckets = {row.id: row for row in self._buckets(callers, ids=ids)}
+
+    def _buckets(self, callers: Iterable[Caller], *, ids: Collection[int] = (), lock: bool = True) -> list[BucketRow]:
+        """The buckets that calls of these callers fill, and those with `ids`."""
+        rules, keys = self.rules.limits_of(callers)
+        return limits.levels(answer(limits.buckets(keys=keys, ids=ids, lock=lock)), rules, self.now)
 
     def buckets_of(self, caller: Caller) -> list[BucketRow]:
         """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""

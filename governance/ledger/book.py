@@ -15,7 +15,8 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -24,7 +25,8 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 
 from governance import alerts
 from governance.ledger import acts, call_rules, claims, clock, sql, sql_acts, window_rules
-from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows
+from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, Unforeseen
+from governance.ledger.caller_rules import SHARED, Remembered
 from governance.ledger.operations import (
     Adjust,
     ChangeLimit,
@@ -54,7 +56,7 @@ from governance.ledger.results import (
     ResetResult,
     SettleResult,
 )
-from governance.ledger.sql_dialect import by_index, keep_deadlines, together
+from governance.ledger.sql_dialect import answer, by_index, committed, is_refusal, keep_deadlines, together
 from governance.rules import money
 from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision
@@ -92,6 +94,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a batch is run, see `Batch`: queueing for turns, or asking for everything at once as far as it can."""
+
+    calmly: bool = False
+    ahead: bool = False
+
+
 def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
@@ -103,11 +113,14 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     if not operations:
         return []
     try:
-        return _durably(lambda calmly: _run(operations, now, calmly=calmly))
+        results, noted = _durably(lambda manner: _run(operations, now, manner, SHARED))
     except LedgerUnavailable:
         raise
     except Exception as error:
         failure = error
+    else:
+        _have_followed(noted, now)
+        return results
     if len(operations) == 1:
         return [_durably(lambda _: _explained(operations[0], failure))]
     # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
@@ -125,7 +138,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     try:
         with together():
             keep_deadlines()
-            results = _run(operations, now, calmly=True)
+            results, noted = _run(operations, now, Manner(calmly=True))
     except LostWindows as error:
         raise LedgerUnavailable(str(error)) from error
     except IntegrityError as error:
@@ -135,6 +148,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     for result in results:
         if isinstance(result, Exception):
             raise result
+    _have_followed(noted, now)
     return results
 
 
@@ -195,7 +209,7 @@ def lock_windows(*budget_ids: int, subjects: Collection[tuple[int, str]] = ()) -
         sql.take_turns(alone=budget_ids)
         few = set(budget_ids) - sql_acts.crowded(budget_ids, most=acts.MOST_AT_ONCE)
         for _ in range(CALM_LOOKS):
-            if all(row.closed_at is None for row in sql.windows(keys=subjects, budget_ids=few)):
+            if all(row.closed_at is None for row in answer(sql.windows(keys=subjects, budget_ids=few))):
                 return
         # A call or the roll closed one when its period ended, while we waited: its successor is to be locked as well.
     raise LedgerUnavailable("windows kept changing while they were being locked")
@@ -331,7 +345,7 @@ def _explained(operation: Operation, error: Exception) -> Any:
     if isinstance(error, IntegrityError) and (beyond := _beyond_bounds(error)):
         return beyond
     if isinstance(error, IntegrityError) and isinstance(operation, Reserve):
-        held = sql.reservations([operation.reservation_id]).get(operation.reservation_id)
+        held = answer(sql.reservations([operation.reservation_id])).get(operation.reservation_id)
         if held is not None:
             return AlreadyResolved(held.id, held.status)
     if isinstance(error, IntegrityError) and isinstance(operation, Record):
@@ -362,15 +376,22 @@ def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
     return OutOfBounds("cost", f"brings an hour's sum over the bound of {money.whole_dollars(money.MAX_SUM)}")
 
 
-def _run(operations: Sequence[Operation], now: datetime, *, calmly: bool) -> list[Any]:
-    batch = Batch(operations, now, calmly=calmly)
+def _run(
+    operations: Sequence[Operation], now: datetime, manner: Manner, remembered: Remembered | None = None
+) -> tuple[list[Any], Collection[int]]:
+    """Carry out operations in the open transaction; their results, and the budgets whose windows are to follow acts."""
+    batch = Batch(operations, now, calmly=manner.calmly, ahead=manner.ahead, remembered=remembered)
     batch.prepare()
     results = [_carry_out(batch, operation) for operation in operations]
     batch.write()
-    for budget_id in batch.noted:
+    return results, batch.noted
+
+
+def _have_followed(budget_ids: Iterable[int], now: datetime) -> None:
+    """Have the windows of budgets follow the acts on them, as soon as these are committed."""
+    for budget_id in budget_ids:
         # Where this fails, beat goes on with it.
         transaction.on_commit(functools.partial(follow, budget_id, now=now), robust=True)
-    return results
 
 
 def _carry_out(batch: Batch, operation: Operation) -> Any:
@@ -381,26 +402,28 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
         return error
 
 
-def _durably(work: Callable[[bool], T]) -> T:
+def _durably(work: Callable[[Manner], T]) -> T:
     """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away.
 
-    Also again where it was LostWindows, and from then on calmly: it is told so. It need not wait, for it queues.
+    Also again, in the manner that it is told, where it was Unforeseen, and where it was LostWindows. Then it need not
+    wait: the one looks again, and the other queues.
     """
-    calmly, attempt = False, 0
+    manner, attempt = Manner(ahead=True), 0
     while True:
         attempt += 1
         committing = False
         try:
-            with transaction.atomic(durable=True):
-                with together():
-                    by_index()
-                    result = work(calmly)
+            with committed():
+                by_index()
+                result = work(manner)
                 committing = True
             return result
+        except Unforeseen:
+            manner = replace(manner, ahead=False)
         except LostWindows as error:
             if attempt == ATTEMPTS:
                 raise LedgerUnavailable(str(error)) from error
-            calmly = True
+            manner = Manner(calmly=True)
         except (IntegrityError, DataError):
             # What one operation brings, so that it is looked for.
             raise
@@ -408,7 +431,7 @@ def _durably(work: Callable[[bool], T]) -> T:
             # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
                 _let_go(error)
-                raise _unavailable(error, unsure=committing) from error
+                raise _unavailable(error, unsure=committing and not is_refusal(error.__cause__)) from error
             _pause(attempt)
 
 
@@ -416,8 +439,9 @@ def _let_go(error: Exception) -> None:
     """Have the next try make a connection of its own, where this one is no good any more."""
     connection = transaction.get_connection()
     if getattr(error.__cause__, "sqlstate", None) == READ_ONLY and not connection.in_atomic_block:
-        # It works, and would stay with a server that is no primary any longer.
+        # It works, and would stay with a server that is no primary any longer; a pool would give it to others.
         connection.connection.close()
+        connection.close()
     connection.close_if_unusable_or_obsolete()
 
 

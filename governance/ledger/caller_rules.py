@@ -1,86 +1,118 @@
-"""What holds for the callers of a batch: the budgets and rate limits that govern them, and whether they may call."""
+"""What holds for the callers of a batch: the budgets and rate limits that govern them, and whether they may call.
+
+A process remembers it, under the *version* of all that it is made of. Triggers of the database (migration 0021) add a
+row of `RuleChange` with a random number to every transaction that changes any of it; the version is the sum of the rows
+that one can see. So no commit is missed, in whatever order they come, nobody waits for anybody to count, and what is
+not committed has a version that no one else sees. A batch reads the version first thing, and then either nothing more
+or what it lacks; so what is remembered may be newer than its version, which the next batch finds out, and never older.
+What time alone changes is not remembered: a key's end is, not whether it has come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
-from typing import cast
-from uuid import UUID
+from typing import Any
 
-from governance.ledger import clock, sql
+from governance.ledger import clock, sql_callers
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import CallerStatus
 from governance.rules.calls import Caller
 from governance.rules.decision import Reason
 from governance.rules.scopes import BudgetRule, MatchedBudget, RateRule, governing, is_stopped, matching
 
+# So many callers are remembered; with more, a process begins anew.
+MOST_CALLERS = 10_000
+
 
 class CallerRules:
-    """As they were read. `matched` and `limited` are known of the callers that were read with them."""
+    """As they were read under one version. What is asked of a caller must have been read."""
 
-    status: CallerStatus
-
-    def __init__(self) -> None:
+    def __init__(self, version: str = "") -> None:
+        self.version = version
+        # Whether any rate limit governs one of the callers.
+        self.are_limited = False
+        self.status = CallerStatus()
         self.matched: dict[Caller, list[MatchedBudget]] = {}
         self.limited: dict[Caller, list[tuple[RateRule, str]]] = {}
 
-    def read(self, callers: Iterable[Caller], growing: Collection[UUID], now: datetime) -> None:
-        """Read which budgets and rate limits govern the callers and whether they may call at all.
+    def lacking(self, callers: Iterable[Caller]) -> set[Caller]:
+        """Those of the callers of whom nothing was read."""
+        return {caller for caller in callers if caller not in self.matched}
 
-        The latter also of the callers of the reservations that are `growing`. Tells the ledger's clock the time.
-        """
-        callers = set(callers)
-        budgets: list[BudgetRule] = []
-        rates: list[RateRule] = []
-
-        def ask() -> CallerStatus:
-            status, budgets[:], rates[:] = words.answers(
-                sql.caller_status(callers, now, growing), sql.budgets(callers), sql.rate_rules(callers)
-            )
-            return cast(CallerStatus, status)
-
-        self._ask(ask)
-        self._match(callers, budgets, rates, zones=self.status.time_zones)
-
-    def read_status(self, growing: Collection[UUID], now: datetime) -> None:
-        """Read whether the callers of reservations that are growing may call. Tells the ledger's clock the time."""
-        self._ask(lambda: words.answer(sql.caller_status((), now, growing)))
-
-    def read_more(self, callers: Collection[Caller]) -> None:
-        """Read what governs callers that come to nothing new by it: no window is opened for these."""
-        budgets, rates = words.answers(sql.budgets(callers), sql.rate_rules(callers))
-        # The zone says when a window ends.
-        self._match(callers, budgets, rates, zones={})
+    def read(self, callers: Collection[Caller]) -> None:
+        """Read what is lacking of callers, in a transaction that has read this version."""
+        if lacking := self.lacking(callers):
+            self._note(lacking, *words.answers(*_facts(lacking)))
 
     def limits_of(self, callers: Iterable[Caller]) -> tuple[dict[int, RateRule], set[tuple[int, str]]]:
         """The rate limits of callers by id, and each with the subject that it meets."""
         pairs = [pair for caller in callers for pair in self.limited[caller]]
         return {rule.id: rule for rule, _ in pairs}, {(rule.id, subject) for rule, subject in pairs}
 
-    def blocked(self, caller: Caller) -> Reason | None:
+    def blocked(self, caller: Caller, now: datetime) -> Reason | None:
         """Why a caller may not call; None where it may."""
-        status = self.status.statuses.get(caller.tenant_id)
         if is_stopped(self.status.stops, tenant_id=caller.tenant_id, agent=caller.agent):
             return Reason.EMERGENCY_STOP
-        if caller.key_id in self.status.unusable_keys:
+        ends_at = self.status.key_ends.get(caller.key_id)
+        if ends_at is not None and ends_at <= now:
             return Reason.KEY_INVALID
+        status = self.status.of_tenants.get(caller.tenant_id)
         if status == "suspended":
             return Reason.TENANT_SUSPENDED
         if status != "active":
             return Reason.TENANT_PAUSED
         return Reason.AGENT_PAUSED if (caller.tenant_id, caller.agent) in self.status.paused_agents else None
 
-    def _ask(self, ask: Callable[[], CallerStatus]) -> None:
-        self.status = clock.asked(ask, lambda status: status.clock_micros)
-
-    def _match(
-        self,
-        callers: Iterable[Caller],
-        budgets: Sequence[BudgetRule],
-        rates: Sequence[RateRule],
-        *,
-        zones: Mapping[int, str],
+    def _note(
+        self, callers: Iterable[Caller], status: CallerStatus, budgets: list[BudgetRule], rates: list[RateRule]
     ) -> None:
+        self.status.add(status)
+        self.are_limited = self.are_limited or bool(rates)
         for caller in callers:
-            self.matched[caller] = governing(caller, budgets, time_zone=zones.get(caller.tenant_id, "UTC"))
+            zone = status.time_zones.get(caller.tenant_id, "UTC")
             self.limited[caller] = matching(caller, rates) if rates else []
+            # Last: other threads take a caller that is in here for one of whom all is known.
+            self.matched[caller] = governing(caller, budgets, time_zone=zone)
+
+
+class Remembered:
+    """The rules of the latest version, for the batches of a process; or of one batch, which begins with none."""
+
+    def __init__(self) -> None:
+        self.rules = CallerRules()
+
+    def at(self, version: str) -> CallerRules:
+        """Those of a version, which the transaction has just read."""
+        if version != self.rules.version:
+            self.rules = CallerRules(version)
+        return self.rules
+
+    def read(self, callers: Collection[Caller]) -> CallerRules:
+        """Those of the version that holds, with all of these callers. Tells the ledger's clock the time."""
+        lacking = self.rules.lacking(callers)
+        if len(self.rules.matched) + len(lacking) > MOST_CALLERS:
+            self.rules, lacking = CallerRules(), set(callers)
+        version, *facts = told(lambda: words.answers(sql_callers.version(), *_facts(lacking)))
+        rules = self.at(version.number)
+        if lacking:
+            rules._note(lacking, *facts)
+        rules.read(callers)
+        return rules
+
+
+def told(ask: Callable[[], list[Any]]) -> list[Any]:
+    """What `ask` answers, of which the version is the first; it tells the ledger's clock the time."""
+    return clock.asked(ask, lambda answers: answers[0].clock_micros)
+
+
+def _facts(callers: Collection[Caller]) -> list[words.Select[Any]]:
+    return (
+        [sql_callers.caller_status(callers), sql_callers.budgets(callers), sql_callers.rate_rules(callers)]
+        if callers
+        else []
+    )
+
+
+# What this process remembers: for transactions that see what is committed, and nothing of their own.
+SHARED = Remembered()

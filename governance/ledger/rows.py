@@ -119,19 +119,27 @@ class EventRow:
         return self.actor[:150]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallerStatus:
-    """Whether a batch's callers may call at all, and what else is to be known of them before it decides."""
+    """Whether callers may call at all, and what else is to be known of them before it is decided."""
 
-    statuses: Mapping[int, str]
-    time_zones: Mapping[int, str]
-    paused_agents: frozenset[tuple[int, str]]
-    unusable_keys: frozenset[int]
-    stops: frozenset[StopTarget]
+    of_tenants: dict[int, str] = field(default_factory=dict)
+    time_zones: dict[int, str] = field(default_factory=dict)
+    paused_agents: set[tuple[int, str]] = field(default_factory=set)
+    # Since when keys are no good any more, or from when on; of those that have an end.
+    key_ends: dict[int | None, datetime] = field(default_factory=dict)
+    stops: set[StopTarget] = field(default_factory=set)
     # Of all models: which of them a call may come to, its prices know.
-    overruns: tuple[ModelOverrun, ...]
-    # Microseconds since 1970 by the database's clock, where it has one of its own.
-    clock_micros: int | None
+    overruns: tuple[ModelOverrun, ...] = ()
+
+    def add(self, other: CallerStatus) -> None:
+        """Add what was read of other callers."""
+        self.of_tenants.update(other.of_tenants)
+        self.time_zones.update(other.time_zones)
+        self.paused_agents.update(other.paused_agents)
+        self.key_ends.update(other.key_ends)
+        self.stops.update(other.stops)
+        self.overruns = other.overruns
 
 
 @dataclass(slots=True)

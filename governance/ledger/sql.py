@@ -7,16 +7,14 @@ works in the caller's open transaction.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from governance.ledger import clock
 from governance.ledger import sql_dialect as words
-from governance.ledger.rows import CallerStatus, EntryRow, ReservationRow, WindowRow
+from governance.ledger.rows import EntryRow, ReservationRow, WindowRow
 from governance.ledger.sql_dialect import (
     IDS,
     UUIDS,
@@ -35,10 +33,9 @@ from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
 from governance.rules.names import EACH
-from governance.rules.overruns import ModelOverrun, Side
 from governance.rules.policy import Policy
 from governance.rules.reports import OWN_VERSION
-from governance.rules.scopes import BudgetRule, RateRule, keys_of
+from governance.rules.scopes import BudgetRule, RateRule
 from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
@@ -67,7 +64,6 @@ _ENTRY = Columns("e", f"{_WHO} kind cost_nanos occurred_at reservation_id reason
 _REPORTED = Columns("e", "id tenant_id request_id agent cost_nanos")
 
 ENDS_BY_TIME = f"b.window NOT IN ({', '.join(repr(kind) for kind in ENDING_BY_ACT)})"
-_NAMES = Shape("name text")
 _SUBJECTS = Shape("budget_id bigint, subject text")
 _PERIODS = Shape("budget_id bigint, subject text, at timestamptz")
 _REQUESTS = Shape("tenant_id bigint, request_id text")
@@ -88,90 +84,6 @@ class Due(NamedTuple):
     id: UUID
 
 
-class _Fact(NamedTuple):
-    """A row of `caller_status`: a tenant, a paused agent, a key that is no good, a stop, an overrun, or the clock."""
-
-    kind: str
-    id: int
-    word: str
-    more: str
-
-
-def caller_status(callers: Collection[Caller], now: datetime, growing: Collection[UUID] = ()) -> Select[CallerStatus]:
-    """Status of the callers' tenants, agents and keys, read afresh so that a pause takes hold on the next call.
-
-    And of those that the reservations `growing` are for.
-    """
-    tenants = [pack_ids({caller.tenant_id for caller in callers})]
-    keys = [pack_ids({caller.key_id for caller in callers if caller.key_id is not None})]
-    of_tenants = of_keys = among(IDS)
-    if growing:
-        held = f"SELECT r.{{}} FROM governance_reservation r WHERE r.id IN {among(UUIDS)}"
-        of_tenants, of_keys = (
-            f"(SELECT v.id FROM {IDS} UNION {held.format(name)})" for name in ("tenant_id", "key_id")
-        )
-        tenants, keys = ([*ids, pack_ids(growing)] for ids in (tenants, keys))
-    return Select(
-        f"SELECT 't', id, status, time_zone FROM governance_tenant WHERE id IN {of_tenants}"
-        f" UNION ALL SELECT 'a', tenant_id, slug, '' FROM governance_agent"
-        f" WHERE status = 'paused' AND tenant_id IN {of_tenants}"
-        f" UNION ALL SELECT 'k', id, '', '' FROM governance_apikey"
-        f" WHERE id IN {of_keys} AND (revoked_at <= %s OR expires_at <= %s)"
-        f" UNION ALL SELECT 's', COALESCE(e.tenant_id, 0), COALESCE(a.slug, ''), '' FROM governance_emergencystop e"
-        f" LEFT JOIN governance_agent a ON a.id = e.agent_id"
-        f" WHERE e.lifted_at IS NULL AND (e.tenant_id IS NULL OR e.tenant_id IN {of_tenants})"
-        f" UNION ALL SELECT side, tokens, place, asked FROM governance_overrun WHERE cleared_at IS NULL"
-        + (f" UNION ALL SELECT 'c', {clock.COLUMN}, '', ''" if words.is_postgres() else ""),
-        [*tenants, *tenants, *keys, stamp(now), stamp(now), *tenants],
-        _caller_status,
-    )
-
-
-def _caller_status(rows: list[Any]) -> CallerStatus:
-    facts = defaultdict(list)
-    for fact in map(_Fact._make, rows):
-        facts[fact.kind].append(fact)
-    return CallerStatus(
-        statuses={fact.id: fact.word for fact in facts["t"]},
-        time_zones={fact.id: fact.more for fact in facts["t"]},
-        paused_agents=frozenset((fact.id, fact.word) for fact in facts["a"]),
-        unusable_keys=frozenset(fact.id for fact in facts["k"]),
-        stops=frozenset((fact.id, fact.word) for fact in facts["s"]),
-        overruns=tuple(ModelOverrun(fact.word, fact.more, fact.id, side=side) for side in Side for fact in facts[side]),
-        clock_micros=next((fact.id for fact in facts["c"]), None),
-    )
-
-
-def budgets(callers: Collection[Caller]) -> Select[list[BudgetRule]]:
-    """Every enabled budget that could govern one of the callers."""
-    where, params = _of_callers(callers)
-    return Select(
-        f"SELECT {BUDGET}, {POLICY} FROM governance_budget b WHERE b.enabled AND {where} ORDER BY b.id",
-        params,
-        lambda rows: [budget_rule(*parts) for parts in split(rows, BUDGET, POLICY)],
-    )
-
-
-def rate_rules(callers: Collection[Caller]) -> Select[list[RateRule]]:
-    """Every enabled rate limit that could govern one of the callers."""
-    where, params = _of_callers(callers)
-    return Select(
-        f"SELECT {RATE_LIMIT} FROM governance_ratelimit b WHERE b.enabled AND {where} ORDER BY b.id",
-        params,
-        lambda rows: [rate_rule(row) for row in map(RATE_LIMIT.make, rows)],
-    )
-
-
-def _of_callers(callers: Collection[Caller]) -> tuple[str, list[Any]]:
-    """A condition on `b`, a table of scoped rules, that leaves out most that cannot match; and its parameters."""
-    tenants = {caller.tenant_id for caller in callers}
-    keys = {EACH, ""}.union(*(keys_of(caller).values() for caller in callers))
-    return (
-        f"(b.tenant_id IS NULL OR b.tenant_id IN {among(IDS)})"
-        f" AND (b.scope_type = 'tenant' OR b.scope_key IN (SELECT v.name FROM {_NAMES}))"
-    ), [pack_ids(tenants), _NAMES.pack([(key,) for key in keys])]
-
-
 def budgets_by_id(ids: Collection[int]) -> dict[int, tuple[BudgetRule, str, str]]:
     """Budgets with their tenant's slug and time zone."""
     rows = words.select(
@@ -190,26 +102,29 @@ def windows(
     keys: Collection[tuple[int, str]] = (),
     ids: Collection[int] = (),
     budget_ids: Collection[int] = (),
+    held_by: Collection[UUID] = (),
     lock: bool = True,
-) -> list[WindowRow]:
-    """Windows by id, and open windows by (budget, subject) or budget; locked in primary-key order.
+) -> Select[list[WindowRow]]:
+    """Windows by id, open windows by (budget, subject) or budget, and those of reservations; locked in key order.
 
     This is the ledger's one lock on windows: whoever needs several takes them here, in one statement.
     """
-    if not (keys or ids or budget_ids):
-        return []
     table = "governance_budgetwindow"
-    rows = words.select(
+    listed = words.elements("r.windows")
+    held = f" UNION SELECT {listed.id} FROM governance_reservation r, {listed.item} WHERE r.id IN {among(UUIDS)}"
+    return Select(
         f"SELECT {_WINDOW}, {BUDGET}, {POLICY} FROM {table} w JOIN governance_budget b ON b.id = w.budget_id"
         " WHERE w.id IN ("
         f"SELECT k.id FROM {table} k JOIN {_SUBJECTS} ON k.budget_id = v.budget_id AND k.subject = v.subject"
         f" WHERE k.closed_at IS NULL"
         f" UNION SELECT v.id FROM {IDS}"
         f" UNION SELECT k.id FROM {table} k WHERE k.closed_at IS NULL AND k.budget_id IN {among(IDS)}"
+        f"{held if held_by else ''}"
         f") ORDER BY w.id{for_update('w') if lock else ''}",
-        [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids)],
+        [_SUBJECTS.pack(keys), pack_ids(ids), pack_ids(budget_ids), *([pack_ids(held_by)] if held_by else [])],
+        lambda rows: [_window(*parts) for parts in split(rows, _WINDOW, BUDGET, POLICY)],
+        is_needed=bool(keys or ids or budget_ids or held_by),
     )
-    return [_window(*parts) for parts in split(rows, _WINDOW, BUDGET, POLICY)]
 
 
 def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -> bool:
@@ -241,19 +156,18 @@ def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
     words.take_turns("governance_budget", alone=alone, beside=beside)
 
 
-def reservations(ids: Collection[UUID]) -> dict[UUID, ReservationRow]:
+def reservations(ids: Collection[UUID]) -> Select[dict[UUID, ReservationRow]]:
     """Reservations, locked in primary-key order. Taken before windows, always."""
-    if not ids:
-        return {}
-    told = f", {clock.COLUMN}" if words.is_postgres() else ""
-    rows = clock.asked(
-        lambda: words.select(
-            f"SELECT {_RESERVATION}, {_TENANT}, {_KEY}{told} FROM governance_reservation e"
-            f"{_OF_WHOM} WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
-            [pack_ids(ids)],
-        ),
-        lambda rows: rows[-1][-1] if rows and told else None,
+    return Select(
+        f"SELECT {_RESERVATION}, {_TENANT}, {_KEY} FROM governance_reservation e"
+        f"{_OF_WHOM} WHERE e.id IN {among(UUIDS)} ORDER BY e.id{for_update('e')}",
+        [pack_ids(ids)],
+        _reservations,
+        is_needed=bool(ids),
     )
+
+
+def _reservations(rows: list[Any]) -> dict[UUID, ReservationRow]:
     return {
         uuid(row.id): ReservationRow(
             **_attribution(row, tenant, key),

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import AllowanceRow, BucketRow
 from governance.ledger.sql import RATE_LIMIT, rate_rule
-from governance.ledger.sql_dialect import IDS, Columns, Shape, among, for_update, moment, pack_ids, split
+from governance.ledger.sql_dialect import (
+    IDS,
+    UUIDS,
+    Columns,
+    Select,
+    Shape,
+    among,
+    for_update,
+    moment,
+    pack_ids,
+    split,
+)
 from governance.rules.buckets import FULLEST_FLOWS_OFF, Amount, after
 from governance.rules.scopes import RateRule
 
@@ -38,24 +51,34 @@ def open_buckets(keys: Collection[tuple[int, str]], now: datetime) -> None:
 
 
 def buckets(
-    rules: dict[int, RateRule], *, keys: Collection[tuple[int, str]], ids: Collection[int], now: datetime, lock: bool
-) -> list[BucketRow]:
-    """Buckets by (limit, subject) and by id, locked in primary-key order, with their levels as of `now`.
+    *,
+    keys: Collection[tuple[int, str]] = (),
+    ids: Collection[int] = (),
+    held_by: Collection[UUID] = (),
+    lock: bool = True,
+) -> Select[list[tuple[Any, Any]]]:
+    """Buckets by (limit, subject) and by id, and those that reservations filled, locked in primary-key order.
 
-    `rules` need not hold the limit of a bucket taken by id: it is read along.
+    Each with its limit; `levels` makes rows of them.
     """
-    if not (keys or ids):
-        return []
-    rows = words.select(
+    listed = words.elements("r.meters")
+    held = f" UNION SELECT {listed.id} FROM governance_reservation r, {listed.item} WHERE r.id IN {among(UUIDS)}"
+    return Select(
         f"SELECT {_BUCKET}, {RATE_LIMIT}"
         " FROM governance_ratemeter m JOIN governance_ratelimit b ON b.id = m.rate_limit_id WHERE m.id IN ("
         f"SELECT k.id FROM governance_ratemeter k JOIN {_SUBJECTS} ON k.rate_limit_id = v.rate_limit_id"
-        f" AND k.subject = v.subject UNION SELECT v.id FROM {IDS}"
+        f" AND k.subject = v.subject UNION SELECT v.id FROM {IDS}{held if held_by else ''}"
         f") ORDER BY m.id{for_update('m') if lock else ''}",
-        [_SUBJECTS.pack(keys), pack_ids(ids)],
+        [_SUBJECTS.pack(keys), pack_ids(ids), *([pack_ids(held_by)] if held_by else [])],
+        lambda rows: [(row, limit) for row, limit in split(rows, _BUCKET, RATE_LIMIT)],
+        is_needed=bool(keys or ids or held_by),
     )
-    found = []
-    for row, limit in split(rows, _BUCKET, RATE_LIMIT):
+
+
+def levels(found: list[tuple[Any, Any]], rules: Mapping[int, RateRule], now: datetime) -> list[BucketRow]:
+    """Buckets with their levels as of `now`. `rules` need not hold the limit of each: it was read along."""
+    rows = []
+    for row, limit in found:
         rule = rules.get(limit.id) or rate_rule(limit)
         held = Amount(row.level_nanos, row.level_requests_e6, row.level_tokens_e6)
         measured_at = moment(row.measured_at)
@@ -64,8 +87,8 @@ def buckets(
         as_of = max(measured_at, now)
         # The database's clock was wrong: nothing would flow off until then, so it does from now on, kept at once.
         is_wrong = as_of - now > FULLEST_FLOWS_OFF
-        found.append(BucketRow(row.id, rule, row.subject, level, now if is_wrong else as_of, dirty=is_wrong))
-    return found
+        rows.append(BucketRow(row.id, rule, row.subject, level, now if is_wrong else as_of, dirty=is_wrong))
+    return rows
 
 
 def update_buckets(changed: Iterable[BucketRow]) -> None:

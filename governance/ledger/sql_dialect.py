@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 import orjson
-from django.db import connection
+from django.db import Error, connection, transaction
 
 T = TypeVar("T")
 # Of names that are data.
@@ -34,9 +34,9 @@ class Columns:
     def __init__(self, alias: str, names: str, *, as_text: Collection[str] = ()) -> None:
         kind = _named_tuple("Row", names)
         self.make: Callable[[Iterable[Any]], Any] = kind._make
-        self.count = len(kind._fields)
+        self.names: tuple[str, ...] = kind._fields
         self._text = ", ".join(
-            f'CAST({alias}."{name}" AS text)' if name in as_text else f'{alias}."{name}"' for name in kind._fields
+            f'CAST({alias}."{name}" AS text)' if name in as_text else f'{alias}."{name}"' for name in self.names
         )
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class Columns:
 
 def split(rows: Iterable[Sequence[Any]], *parts: Columns) -> list[tuple[Any, ...]]:
     """Each row as one named tuple for each of the parts that its SELECT names, in their order."""
-    ends = list(accumulate(part.count for part in parts))
-    cuts = [(part.make, slice(end - part.count, end)) for part, end in zip(parts, ends, strict=True)]
+    ends = list(accumulate(len(part.names) for part in parts))
+    cuts = [(part.make, slice(end - len(part.names), end)) for part, end in zip(parts, ends, strict=True)]
     return [tuple([make(row[cut]) for make, cut in cuts]) for row in rows]
 
 
@@ -111,27 +111,29 @@ def select(statement: str, params: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Select(Generic[T]):
-    """A statement that reads, and what its rows mean."""
+    """A statement that reads, and what its rows mean. One that is not needed is not sent: it has no rows."""
 
     statement: str
     params: Sequence[Any]
     meaning: Callable[[list[Any]], T]
+    is_needed: bool = True
 
 
 def answer(query: Select[T]) -> T:
-    return query.meaning(select(query.statement, query.params))
+    return query.meaning(select(query.statement, query.params) if query.is_needed else [])
 
 
 def answers(*queries: Select[Any]) -> list[Any]:
-    """What several queries mean; on PostgreSQL asked together, for the time of one."""
+    """What several queries mean; on PostgreSQL asked together, in this order, for the time of one."""
     if not is_postgres():
         return [answer(query) for query in queries]
     with ExitStack() as stack:
         stack.enter_context(together())
-        cursors = [stack.enter_context(_cursor()) for _ in queries]
-        for cursor, query in zip(cursors, queries, strict=True):
-            cursor.execute(query.statement, query.params)
-        return [query.meaning(cursor.fetchall()) for cursor, query in zip(cursors, queries, strict=True)]
+        asked = [(query, stack.enter_context(_cursor()) if query.is_needed else None) for query in queries]
+        for query, cursor in asked:
+            if cursor is not None:
+                cursor.execute(query.statement, query.params)
+        return [query.meaning([] if cursor is None else cursor.fetchall()) for query, cursor in asked]
 
 
 def run(statement: str, params: Sequence[Any]) -> None:
@@ -223,7 +225,8 @@ def _of_deadlines() -> dict[str, str]:
 def _ends_transactions() -> bool:
     """Whether the server has `transaction_timeout`."""
     connection.ensure_connection()
-    return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
+    with connection.wrap_database_errors:
+        return bool(connection.connection.info.server_version >= _ENDS_TRANSACTIONS)
 
 
 def _set_locally(values: Mapping[str, str]) -> None:
@@ -348,19 +351,60 @@ def together() -> Iterator[None]:
 
     Errors surface at the next answer read.
 
-    A batch so waits for the server a few times instead of a dozen. Leave it before the transaction commits. One inside
-    another adds nothing.
+    A batch so waits for the server a few times instead of a dozen. In a transaction of Django's, leave it before that
+    commits. One inside another adds nothing.
     """
-    if not is_postgres():
-        yield
-        return
-    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
-    # pipeline or just after one that does not run.
-    if not _ends_transactions() or connection.connection.pgconn.pipeline_status:
+    if not _sends_together() or connection.connection.pgconn.pipeline_status:
         yield
         return
     with connection.wrap_database_errors, connection.connection.pipeline():
         yield
+
+
+@contextmanager
+def committed() -> Iterator[None]:
+    """A durable transaction, within `together`: what begins it goes with its first statement, COMMIT with its last.
+
+    Django's `atomic` would wait for the server twice more at the beginning and once at the end, for nothing else. So
+    Django does not know of this transaction: nothing in it may use `atomic`, `on_commit` or models.
+    """
+    connection.close_if_health_check_failed()
+    # Within a transaction of somebody else's, `atomic` has the say.
+    if connection.in_atomic_block or not _sends_together():
+        with transaction.atomic(durable=True), together():
+            yield
+        return
+    try:
+        with together():
+            run("BEGIN", [])
+            yield
+            run("COMMIT", [])
+    except BaseException:
+        _give_up()
+        raise
+
+
+def _give_up() -> None:
+    """Roll back; or drop a connection that can do no more, so that the server does."""
+    try:
+        connection.rollback()
+    except Error:
+        connection.close()
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether an error is the server's answer that a statement, or COMMIT, was not done: its transaction did nothing.
+
+    One that ends the session is none: COMMIT may have been done before it.
+    """
+    diagnostics = getattr(error, "diag", None)
+    return diagnostics is not None and diagnostics.severity_nonlocalized == "ERROR"
+
+
+def _sends_together() -> bool:
+    # Before PostgreSQL 17 nothing but the idle timer ends a transaction whose process was stopped, and within a
+    # pipeline or just after one that does not run.
+    return is_postgres() and _ends_transactions()
 
 
 @contextmanager
@@ -370,8 +414,9 @@ def _cursor() -> Iterator[Any]:
         with connection.cursor() as cursor:
             yield cursor
         return
-    import psycopg
+    # Where SQLite alone is used, there need be no psycopg.
+    from governance.ledger.queued_cursor import QueuedCursor
 
     connection.ensure_connection()
-    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+    with connection.wrap_database_errors, QueuedCursor(connection.connection) as cursor:
         yield cursor

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from governance.ledger import acts, sql, sql_acts, sql_writes
+from governance.ledger import acts, sql, sql_acts, sql_callers, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger.batch import LOOKS, Batch, LostWindows
 from governance.ledger.operations import ChangeLimit, Follow, OpenPeriod, Reset, ReviewAllowances
 from governance.ledger.results import FollowResult, LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow, WindowRow
+from governance.ledger.sql_dialect import answer
 from governance.ledger.views import new_window
 from governance.rules.scopes import BudgetRule, MatchedBudget
 
@@ -110,9 +111,9 @@ def follow(batch: Batch, op: Follow) -> FollowResult:
 
 
 def roll(batch: Batch, *, limit: int) -> int:
-    """Close ended calendar windows; open those of budgets with one subject."""
+    """Close ended calendar windows; open those of budgets with one subject. And tidy up what calls leave behind."""
     batch.read_clock()
-    rows = [row for row in sql.windows(ids=sql.ended_windows(batch.now, limit)) if row.closed_at is None]
+    rows = [row for row in answer(sql.windows(ids=sql.ended_windows(batch.now, limit))) if row.closed_at is None]
     sql_writes.close_windows([row.id for row in rows], batch.now)
     budgets = sql.budgets_by_id(sql.budgets_without_window() or [0])
     new = []
@@ -121,11 +122,13 @@ def roll(batch: Batch, *, limit: int) -> int:
         new.append(new_window(MatchedBudget(budget, subject, budget.tenant_id, zone), batch.now))
     if new:
         sql_writes.open_windows(new, batch.now)
-    stale = [row for row in sql.windows(ids=limits.windows_to_work_out(batch.now, limit)) if row.closed_at is None]
+    due = answer(sql.windows(ids=limits.windows_to_work_out(batch.now, limit)))
+    stale = [row for row in due if row.closed_at is None]
     batch.work_out(stale)
     sql_writes.update_windows(stale)
     sql_writes.insert_events(batch.events, batch.now)
     limits.drop_idle(batch.now, limit)
+    sql_callers.compact_versions()
     return len(rows) + len(new) + len(stale)
 
 
@@ -141,7 +144,7 @@ def _open(batch: Batch, new: Sequence[NewWindow]) -> None:
     if not new:
         return
     sql_writes.open_windows(new, batch.now)
-    rows = sql.windows(keys=[(item.matched.budget.id, item.matched.subject) for item in new])
+    rows = answer(sql.windows(keys=[(item.matched.budget.id, item.matched.subject) for item in new]))
     for row in rows:
         batch.windows[row.id] = batch.open[row.budget.id, row.subject] = row
     batch.work_out([row for row in rows if row.extra_until is not None])

@@ -4,7 +4,7 @@ from governance.models.alerts import Alert
 from governance.models.budgets import Allowance, Budget, BudgetAct, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
-from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit
+from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit, RuleChange
 from governance.models.refusals import RefusedCall
 from governance.models.reports import PendingReport
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
@@ -31,6 +31,7 @@ __all__ = [
     "RateLimit",
     "RefusedCall",
     "Reservation",
+    "RuleChange",
     "ScopeType",
     "SpendEntry",
     "SpendRollup",

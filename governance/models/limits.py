@@ -194,3 +194,21 @@ class Overrun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tokens:,} tokens of {self.side} of {self.place} where {self.permitted:,} were permitted"
+
+
+class RuleChange(models.Model):
+    """A change of what processes remember of callers, of any table: see `governance.ledger.caller_rules`.
+
+    Written by the database's triggers, in the transaction of the change. The sum of all `n`, which are random, is the
+    version that holds.
+    """
+
+    n = models.BigIntegerField()
+
+    class Meta:
+        ordering = ["id"]
+        # Nobody has to do with these rows but the ledger.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"change {self.pk}"

@@ -28,7 +28,7 @@ from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
 from governance.ledger.batch import Batch
-from governance.ledger.sql_dialect import keep_deadlines
+from governance.ledger.sql_dialect import answer, keep_deadlines
 from governance.models import LedgerCheck
 from governance.rules import money
 from governance.upkeep import contradictions
@@ -170,7 +170,7 @@ def of_rollups(drifted: Sequence[RollupSums]) -> list[Drift]:
 def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
     ids = {figure.key for figure in (*upkeep.settled(), *upkeep.reserved())}
     batch = Batch((), now)
-    batch.windows = {row.id: row for row in sql.windows(ids=ids)}
+    batch.windows = {row.id: row for row in answer(sql.windows(ids=ids))}
     # Counted again, now that no call can change these windows.
     settled = [item for item in upkeep.settled() if item.key in batch.windows and item.expected >= 0]
     reserved = [item for item in upkeep.reserved() if item.key in batch.windows]

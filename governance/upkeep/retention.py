@@ -21,7 +21,7 @@ from django.db import IntegrityError, OperationalError, transaction
 from governance import audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
-from governance.ledger.sql_dialect import keep_deadlines
+from governance.ledger.sql_dialect import answer, keep_deadlines
 from governance.rules.errors import FieldError
 from governance.upkeep import reconcile, sql_retention
 from governance.upkeep import sql as upkeep
@@ -138,7 +138,7 @@ def _purge(ids: Sequence[UUID], before: datetime) -> Purged:
     """
     members = sql_retention.families(ids)
     # A late settle waits for us here, and then finds nothing.
-    sql.reservations({member.reservation_id for member in members if member.reservation_id is not None})
+    answer(sql.reservations({member.reservation_id for member in members if member.reservation_id is not None}))
     old, kept = _old(sql_retention.families(ids), before)
     if not old:
         return Purged(before, kept=kept)

@@ -73,7 +73,7 @@ def raising(budget):
 def test_an_act_waits_for_no_call(act):
     budget = each()
     with transaction.atomic():
-        book._run([calling(user) for user in USERS], LATER, calmly=False)
+        book._run([calling(user) for user in USERS], LATER, book.Manner())
         failures, thread = started(lambda: act(budget))
         thread.join(10)
         assert not thread.is_alive()
@@ -116,7 +116,7 @@ def test_a_call_that_began_before_a_lowered_limit_leaves_its_window_to_follow(mo
     budget = each()
     meanwhile(
         # Holds the window when the call, which has seen the budget as it was, waits for it.
-        lambda: book._run([calling("ann", cost="0.10")], LATER, calmly=False),
+        lambda: book._run([calling("ann", cost="0.10")], LATER, book.Manner()),
         lambda: ledger.reserve(calling("ann"), now=LATER),
     )
     lower(budget)
@@ -129,7 +129,7 @@ def test_a_call_and_a_slice_that_meet_at_a_reset_open_one_successor():
     budget = each()
     reset(budget)
     meanwhile(
-        lambda: book._run([calling("ann")], LATER, calmly=False),
+        lambda: book._run([calling("ann")], LATER, book.Manner()),
         lambda: ledger.follow(budget.pk, now=LATER),
     )
     assert Counter(BudgetWindow.objects.filter(closed_at=None).values_list("subject", flat=True)) == Counter(USERS)

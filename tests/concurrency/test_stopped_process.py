@@ -66,8 +66,8 @@ def in_mid_pipeline() -> None:
     ledger.reserve(make.reserving("0.01"), now=timezone.now())
 
 
-def between_pipeline_and_commit() -> None:
-    leave = transaction.Atomic.__exit__
+def before_the_commit() -> None:
+    leave, run = transaction.Atomic.__exit__, words.run
 
     def stopping(atomic: Any, kind: Any, *rest: Any) -> Any:
         if atomic.durable:
@@ -75,7 +75,9 @@ def between_pipeline_and_commit() -> None:
         return leave(atomic, kind, *rest)
 
     reserving = make.reserving("0.01")
+    # Of Django's own transaction; and of what goes in a pipeline, where COMMIT is its last statement.
     transaction.Atomic.__exit__ = stopping  # type: ignore[method-assign]
+    words.run = lambda statement, params: (stop() if statement == "COMMIT" else None, run(statement, params))[1]
     ledger.reserve(reserving, now=timezone.now())
 
 
@@ -131,7 +133,7 @@ def answered_while_stopped_within_s(work: Callable[[], None], act: Callable[[], 
     [
         in_mid_report,
         in_mid_pipeline,
-        between_pipeline_and_commit,
+        before_the_commit,
         with_windows_locked_for_an_act,
         before_the_ledger_is_asked,
     ],

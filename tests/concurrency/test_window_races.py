@@ -389,7 +389,7 @@ def test_a_raise_that_changes_as_a_call_opens_a_window_counts_there_as_it_is_the
     call = make.reserving("0.10", by=make.caller(user="ann"))
     meanwhile(
         # As the writer of calls does, up to its commit: they queue for no budget's turn.
-        lambda: book._run([call], LATER, calmly=False),
+        lambda: book._run([call], LATER, book.Manner()),
         lambda: allowances.end(allowance=given, by=ADA, now=LATER) if given else allowances.raise_limit(**raised),
     )
     assert BudgetWindow.objects.get().limit_nanos == nanos("1" if given else "101")

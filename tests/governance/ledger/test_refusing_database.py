@@ -338,6 +338,38 @@ async def test_no_error_of_postgresqls_loses_a_settlement(
     assert (await SpendEntry.objects.aget()).certainty == "confirmed"
 
 
+@pytest.mark.postgres_only
+@pytest.mark.parametrize("sqlstate", ["53100", "42501", "XX000"])
+def test_what_the_server_says_it_refuses_was_surely_not_done(refusals: Any, by: Any, sqlstate: str) -> None:
+    """Also where COMMIT had been sent with it."""
+    refusals(sqlstate)
+    with pytest.raises(ledger.LedgerUnavailable, match="refused") as raised:
+        ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    assert not raised.value.unsure
+    refusals("")
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
+
+
+@pytest.mark.postgres_only
+def test_a_commit_whose_answer_is_lost_may_have_been_done(by: Any) -> None:
+    """The server ends the session while it commits."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION test_die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;"
+            "CREATE CONSTRAINT TRIGGER test_die AFTER INSERT ON governance_reservation"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION test_die()"
+        )
+    try:
+        with pytest.raises(ledger.LedgerUnavailable) as raised:
+            ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION test_die() CASCADE")
+    assert raised.value.unsure
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
+
+
 def outside(**other: Any) -> psycopg.Connection[Any]:
     """A connection to the test's server without Django."""
     given = connection.get_connection_params()

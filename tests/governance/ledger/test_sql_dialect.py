@@ -47,3 +47,11 @@ FIVE = datetime(2028, 2, 29, 5, tzinfo=UTC)
 def test_a_time_is_read_as_utc_whatever_the_machines_zone(kept: datetime | str, zone: str) -> None:
     with time_machine.travel(datetime(2028, 3, 1, tzinfo=ZoneInfo(zone)), tick=False):
         assert sql_dialect.moment(kept) == FIVE
+
+
+@pytest.mark.parametrize(("severity", "refused"), [("ERROR", True), ("FATAL", False), ("PANIC", False), (None, False)])
+def test_what_ends_the_session_says_nothing_of_a_commit(severity: str | None, refused: bool) -> None:
+    error = Exception("from the server, or of the connection")
+    assert not sql_dialect.is_refusal(error)
+    error.diag = SimpleNamespace(severity_nonlocalized=severity)  # type: ignore[attr-defined]
+    assert sql_dialect.is_refusal(error) is refused

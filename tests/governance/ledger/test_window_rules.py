@@ -16,6 +16,7 @@ from governance.ledger import sql, sql_writes
 from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
 from governance.ledger.results import PeriodResult
 from governance.ledger.rows import NewWindow, WindowRow
+from governance.ledger.sql_dialect import Select
 from governance.models import Budget, BudgetEvent, BudgetWindow
 from governance.queries import budget_status
 from governance.rules.scopes import MatchedBudget
@@ -105,8 +106,11 @@ class TestClosedWhileItsLockIsWaitedFor:
     def overtake(self, monkeypatch: pytest.MonkeyPatch, looks: list[list[WindowRow]], *, times: int) -> None:
         look = sql.windows
 
-        def overtaken(**wanted: Any) -> list[WindowRow]:
-            rows = look(**wanted)
+        def overtaken(**wanted: Any) -> Select[list[WindowRow]]:
+            asked = look(**wanted)
+            return replace(asked, meaning=lambda rows: changed(asked.meaning(rows)))
+
+        def changed(rows: list[WindowRow]) -> list[WindowRow]:
             looks.append(rows)
             if len(looks) > times:
                 return rows
