@@ -64,7 +64,7 @@ def add(*, price: Price, by: Actor, now: datetime, reason: str = "") -> Price:
         with transaction.atomic():
             price.save()
             audit.record(action="price.add", target=str(price.model), by=by, now=now, reason=reason, new=_facts(price))
-            transaction.on_commit(snapshot.forget)
+            transaction.on_commit(snapshot.changed)
     except IntegrityError as error:
         # Somebody added the same one between the look and the insert.
         raise PriceExists(EXISTS) from error
@@ -113,7 +113,7 @@ def correct(
                 old=_facts(price),
                 new=_facts(right),
             )
-            transaction.on_commit(snapshot.forget)
+            transaction.on_commit(snapshot.changed)
     except IntegrityError as error:
         raise CorrectedBefore(f"{price} was superseded already; correct the one in its place.") from error
     return right
@@ -127,7 +127,7 @@ def save(*, row: Model | ModelAlias, old: Mapping[str, Any] | None, by: Actor, n
         row.save()
         action = f"{kind}.{'add' if old is None else 'change'}"
         audit.record(action=action, target=row.name, by=by, now=now, old=old, new=new)
-        transaction.on_commit(snapshot.forget)
+        transaction.on_commit(snapshot.changed)
 
 
 def _facts(price: Price) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def change_status(*, model: Model, status: Model.Status, reason: str, by: Actor,
         audit.record(
             action="model.status", target=model.name, by=by, now=now, reason=reason, old=old, new={"status": status}
         )
-        transaction.on_commit(snapshot.forget)
+        transaction.on_commit(snapshot.changed)
     return model
 
 

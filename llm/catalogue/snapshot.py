@@ -161,6 +161,12 @@ def forget() -> None:
     _shelf.forget()
 
 
+def changed() -> None:
+    """What an act of this process has changed counts for calls of this process from now on, in event loops too."""
+    _shelf.forget()
+    _shelf.renew_known()
+
+
 def rates_at(
     *, model: Model, at: datetime, zone: str | None = None, batch: bool = False, tier: str = STANDARD_TIER
 ) -> Rates | None:
@@ -368,6 +374,11 @@ class _Shelf:
         # Not while one is read, which may have begun before the change.
         with self._lock:
             self._stale_at = 0.0
+
+    def renew_known(self) -> None:
+        """Read what was read before anew; where the database is away meanwhile, that stays."""
+        if self._catalogue is not None and not _in_event_loop():
+            self._renew(self._catalogue)
 
     def _renew_in_thread(self, old: Catalogue) -> None:
         try:

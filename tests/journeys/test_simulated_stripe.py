@@ -154,7 +154,12 @@ def test_sign_up_use_up_buy_more_and_leave(product: Product, business: Business)
     business.account.call("DELETE", f"/v1/subscriptions/{sub}")
     assert eventually(lambda: (business.handle(), BillingAccount.objects.get().state)[1] == "closed", within_s=20)
     assert business.is_settled()
-    assert Tenant.objects.get(slug="acme").status == "suspended"
+    # What is left of the top-up was paid for beside the plan.
+    assert product.chat(key).status_code == 200
+    left = BudgetWindow.objects.get(tenant=tenant, closed_at=None)
+    rest = f"{(left.limit_nanos - left.settled_nanos) / 10**9:.9f}"
+    assert 19.9 < float(rest) < 20
+    ledger.record(make.reporting(rest, by=make.caller(tenant), request_id="all of it"), now=timezone.now())
     assert product.chat(key).status_code == 402
 
 
