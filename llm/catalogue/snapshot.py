@@ -156,6 +156,11 @@ def current() -> Catalogue:
     return _shelf.current()
 
 
+def is_stale() -> bool:
+    """Whether the snapshot is older than it may be: `current` then answers with it inside an event loop alone."""
+    return _shelf.is_stale
+
+
 def forget() -> None:
     """Have the next reader see the database as it is then; one inside an event loop, a moment later."""
     _shelf.forget()
@@ -360,9 +365,13 @@ class _Shelf:
         self._stale_at = 0.0
         self._lock = threading.Lock()
 
+    @property
+    def is_stale(self) -> bool:
+        return time.monotonic() >= self._stale_at
+
     def current(self) -> Catalogue:
         catalogue = self._catalogue
-        if catalogue is not None and time.monotonic() < self._stale_at:
+        if catalogue is not None and not self.is_stale:
             return catalogue
         if catalogue is None or not _in_event_loop():
             return self._renew(catalogue)

@@ -17,7 +17,6 @@ from django.utils import timezone
 from governance import ledger
 from governance.ledger.operations import Reserve
 from governance.rules.decision import Call, Reason
-from llm.catalogue import snapshot
 from llm.gateway import errors, upstream
 from llm.gateway.asked import Asked
 from llm.gateway.attempts import GovernedCall, HeldAttempt
@@ -41,7 +40,7 @@ async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked
         raise ClientGone
     identity, request, estimate, caller = asked.identity, asked.request, asked.estimate, asked.caller
     assert request is not None and estimate is not None and caller is not None  # noqa: S101, PT018 - it was read
-    catalogue = snapshot.current()
+    catalogue = await gateway.catalogue()
     named = Candidate(request.model, catalogue.resolve(request.model))
     unconfigured = gateway.providers.unconfigured()
     if named.entry is not None:

@@ -24,7 +24,8 @@ from llm.gateway import bodies
 LONGEST_WAIT_S = 60
 
 
-@dataclass(frozen=True)
+# Not frozen: whoever passes an error on, as a context manager does, writes its traceback.
+@dataclass(eq=False)
 class GatewayError(Exception):
     """An answer other than a completion: status, type, code and a sentence."""
 

@@ -8,10 +8,11 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
 from governance.actions import budgets, refusal_log, stops
@@ -20,6 +21,7 @@ from governance.ledger.results import LedgerUnavailable
 from governance.ledger.writer import GroupCommit
 from governance.rules.decision import Decision
 from llm.catalogue import snapshot
+from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
 from llm.gateway.asked import Asked
 from llm.gateway.bodies import Bodies, HeldBytes
@@ -67,6 +69,7 @@ class Gateway:
         self.is_open = False
         self._is_late = False
         self.model_list = ModelList()
+        self.catalogues = SharedReads[Catalogue](self.read, good_for_s=0)
 
     async def startup(self) -> None:
         """Ready for calls; where the database is away, as soon as it is back: until then they are refused.
@@ -176,6 +179,16 @@ class Gateway:
     async def read(self, work: Callable[[], T]) -> T:
         """Run a database read off the event loop. OperationalError where the database does not answer in time."""
         return await self._readers.run(work)
+
+    async def catalogue(self) -> Catalogue:
+        """What a call that begins goes by: prices as they are now, or while the database is away as they were last.
+
+        Calls that have begun wait for no price: `snapshot.current` is enough for them.
+        """
+        if snapshot.is_stale():
+            with suppress(DatabaseError):
+                return await self.catalogues.get(0, snapshot.current)
+        return snapshot.current()
 
     async def kept(self, work: Callable[[], T]) -> T:
         """The same for what is kept under Idempotency-Keys."""

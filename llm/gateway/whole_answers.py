@@ -18,6 +18,9 @@ from llm.rules.answers import read_json
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
 
+# Of what a refusal says in a form of its own.
+MOST_DETAIL = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
@@ -80,14 +83,29 @@ def json_object(data: bytes) -> dict[str, Any]:
 def refusal(data: bytes, *, status: int) -> bytes:
     """A refusal's body as clients can read it: the JSON object that an error is, in the words of the model's API.
 
-    The words of a page, of a proxy or a firewall, are not; its status is. A `detail` that is a text is said in our own
-    form: with a 422, Mistral's client takes it for a list, and breaks.
+    The words of a page, of a proxy or a firewall, are not; its status is. A `detail` that is no list of mistakes is
+    said in our own form: with a 422, Mistral's client takes it for one, and breaks.
     """
     try:
         said = orjson.loads(data)
     except orjson.JSONDecodeError:
         said = None
-    if isinstance(said, dict) and not isinstance(said.get("detail"), str):
-        return data
-    message = said["detail"] if isinstance(said, dict) else f"The model's API refused the request with status {status}."
+    message = f"The model's API refused the request with status {status}."
+    if isinstance(said, dict):
+        detail = said.get("detail")
+        if detail is None or _are_mistakes(detail):
+            return data
+        message = detail if isinstance(detail, str) else orjson.dumps(detail).decode()[:MOST_DETAIL]
     return orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
+
+
+def _are_mistakes(detail: Any) -> bool:
+    """Whether these are as FastAPI, which Mistral uses, tells them: where and what each is."""
+    return isinstance(detail, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("loc"), list)
+        and all(type(step) in (str, int) for step in one["loc"])
+        and isinstance(one.get("msg"), str)
+        and isinstance(one.get("type"), str)
+        for one in detail
+    )

@@ -135,7 +135,7 @@ def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | 
 def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:
     """The answer as a chat completion, and the bytes of what was written and has no place there."""
     message = read_json(body)
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or not ({"type", "content", "usage"} & message.keys()):
         raise ProviderError("upstream_garbage", UNREADABLE, sent=unreadable.shows_work(body))
     if message.get("type") == "error":
         used = message.get("usage")

@@ -132,6 +132,19 @@ def test_invalid_metadata_keeps_the_old_limit() -> None:
     assert (found.limit_nanos, found.reasons) == (42, ("invalid_metadata:llm_budget_usd",))
 
 
+@pytest.mark.parametrize(("kept_nanos", "now_nanos"), [(10, 42), (80, 80), (42, 42)])
+def test_what_says_more_of_a_price_by_now_counts_in_an_open_window_where_it_comes_to_more(
+    kept_nanos: int, now_nanos: int
+) -> None:
+    price = events.price_of("price_x", metadata={"llm_budget_usd": "0.000000042"})
+    kept = {"price_x": (int(valuation.Level.PRODUCT_METADATA), kept_nanos, 0, 0, 1)}
+
+    found = entitled([sub(price=price)], [paid()], kept=kept)
+
+    assert found.limit_nanos == now_nanos
+    assert found.kept["price_x"][1] == now_nanos
+
+
 def test_old_shapes_open_their_periods_without_a_reason() -> None:
     proration = {
         "id": "il_credit",

@@ -49,6 +49,16 @@ def nanos(price: StripePrice, quantity: int = 1, charge: Charge | None = None, *
     return priced.nanos(priced.worths([price], set())[price.id], price, quantity, charge, set())
 
 
+@pytest.mark.parametrize(("said", "together"), [({"llm_budget_usd": "50"}, 50), ({"llm_budget_percent": "50"}, 5)])
+def test_a_limit_of_the_product_counts_once_beside_its_usage(said: dict[str, str], together: int) -> None:
+    """What the product says is a limit for all its prices together, or a share of what each of them bills."""
+    flat, usage = (price(id, product=said, metered=id == "usage", unit_amount=1000) for id in ("flat", "usage"))
+    worths = Pricing(plans=[], kept={}).worths([flat, usage], set())
+
+    assert set(worths) == ({"flat"} if together == 50 else {"flat", "usage"})
+    assert sum(nanos(one) for one in (flat, usage) if one.id in worths) == together * DOLLAR
+
+
 def test_amounts_and_percentages_are_bounded() -> None:
     for key, most, least in (
         ("llm_budget_usd", "1000000", "0.000000001"),

@@ -251,20 +251,20 @@ def test_a_purge_beside_running_calls_and_corrections_loses_nothing() -> None:
 def test_a_correction_that_slips_in_makes_the_batch_look_again(monkeypatch: Any) -> None:
     make.budget("9.00", window="lifetime")
     entries = [ledger.record(make.reporting("0.10"), now=make.NOON).entry_id for _ in range(2)]
-    delete = retention.upkeep.delete_entries
+    delete = retention.sql_retention.delete_entries
 
     def correct() -> None:
         adjust(entries[0], "-0.01", at=NOW)
         connection.close()
 
     def delete_after_a_correction(ids: Any) -> int:
-        monkeypatch.setattr(retention.upkeep, "delete_entries", delete)
+        monkeypatch.setattr(retention.sql_retention, "delete_entries", delete)
         thread = threading.Thread(target=correct)
         thread.start()
         thread.join()
         return delete(ids)
 
-    monkeypatch.setattr(retention.upkeep, "delete_entries", delete_after_a_correction)
+    monkeypatch.setattr(retention.sql_retention, "delete_entries", delete_after_a_correction)
     done = purge()
     assert (done.entries, done.kept) == (1, 2)
 
@@ -275,7 +275,7 @@ def test_calls_do_not_wait_for_the_deleting(monkeypatch: Any) -> None:
     make.budget("9.00", window="lifetime")
     by = make.caller()
     ledger.record(make.reporting("0.10", by=by), now=make.NOON)
-    check = retention.upkeep.check_references
+    check = retention.sql_retention.check_references
     spent: list[bool] = []
 
     def spend_on() -> None:
@@ -288,7 +288,7 @@ def test_calls_do_not_wait_for_the_deleting(monkeypatch: Any) -> None:
         thread.join(timeout=20)
         check()
 
-    monkeypatch.setattr(retention.upkeep, "check_references", check_while_a_call_is_made)
+    monkeypatch.setattr(retention.sql_retention, "check_references", check_while_a_call_is_made)
     assert purge().entries == 1
     assert spent == [False]
 

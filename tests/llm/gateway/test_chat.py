@@ -6,12 +6,14 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from django.utils import timezone
 
-from governance.models import Agent, BudgetWindow, Reservation, SpendEntry
+from governance.models import Agent, ApiKey, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.factories import nanos
 from tests.product import Product, eventually
@@ -399,6 +401,17 @@ def test_the_models_are_those_with_a_price(product: Product) -> None:
     assert product.get("/v1/models/mistral-large-latest/", key).json()["id"] == "mistral-large-2512"
     assert product.get("/v1/models/gpt-9", key).status_code == 404
     assert product.get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/budget"])
+def test_a_key_that_ended_while_it_was_known_reads_nothing(product: Product, path: str) -> None:
+    key = product.key()
+    assert product.get(path, key).status_code == 200
+    ApiKey.objects.update(revoked_at=timezone.now() - timedelta(minutes=1))
+
+    refused = product.get(path, key)
+
+    assert (refused.status_code, refused.json()["code"]) == (401, "invalid_api_key")
 
 
 def test_the_budget_says_what_is_left(product: Product) -> None:

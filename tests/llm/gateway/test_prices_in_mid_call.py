@@ -134,6 +134,30 @@ def test_a_call_settles_after_a_price_change_while_the_catalogue_cannot_be_read(
 
 
 @pytest.mark.django_db
+def test_calls_that_begin_wait_for_prices_that_are_over(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held at the old ones, a first burst would pass its cap."""
+    make.budget("1.00")
+    key, asked = product.key(), {"model": "mistral-small-latest", "max_tokens": 5}
+    read = snapshot.read
+    assert product.chat(key, **asked).status_code == 200
+    [before] = SpendEntry.objects.values_list("cost_nanos", flat=True)
+
+    def slowly(*, now: datetime) -> snapshot.Catalogue:
+        time.sleep(0.5)
+        return read(now=now)
+
+    monkeypatch.setattr(snapshot, "read", slowly)
+    make_ten_times_dearer()
+    snapshot.forget()
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: product.chat(key, **asked).status_code, range(4)))
+
+    assert answers == [200] * 4
+    costs = SpendEntry.objects.order_by("recorded_at").values_list("cost_nanos", flat=True)
+    assert all(cost > 5 * before for cost in costs[1:])
+
+
+@pytest.mark.django_db
 def test_the_next_call_has_the_price_that_an_act_before_it_made(product: Product) -> None:
     make.budget("1.00")
     key, operator = product.key(), product.key(role="operator")

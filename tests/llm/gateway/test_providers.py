@@ -420,7 +420,7 @@ def test_an_answer_that_comes_compressed_all_the_same_is_read(
     assert (entry().cost_nanos, entry().certainty) == (COST[provider], "confirmed")
 
 
-@pytest.mark.parametrize(("body", "paid"), [(b"<html>", 0), (b'{"id": "m", "content": [{"type": "te', 1)])
+@pytest.mark.parametrize(("body", "paid"), [(b"<html>", 0), (b"{}", 0), (b'{"id": "m", "content": [{"type": "te', 1)])
 def test_garbage_is_no_answer_and_is_charged_where_it_may_have_been_one(
     product: Product, fakes: dict[str, Fake], body: bytes, paid: int
 ) -> None:

@@ -157,7 +157,30 @@ def test_a_detail_that_is_a_text_is_told_in_our_form(
     assert answer.json()["error"]["message"] == orjson.loads(detail)
 
 
-@pytest.mark.parametrize("body", [b'{"detail": [{"msg": "too long"}]}', b'{"error": {"message": "no"}}'])
+@pytest.mark.parametrize(
+    "detail",
+    [
+        ["Input too long"],
+        {"msg": "too long"},
+        [{"msg": "too long"}],
+        [{"loc": "body", "msg": "too long", "type": "value_error"}],
+        [{"loc": ["body", 1.5], "msg": "too long", "type": "value_error"}],
+        [{"loc": ["body"], "msg": None, "type": "too long"}],
+    ],
+)
+def test_so_is_one_that_is_no_list_of_mistakes(product: Product, booked: BookedUpstream, key: str, detail: Any) -> None:
+    booked.usual = told([head(422, "application/json"), orjson.dumps({"detail": detail}), "close"])
+
+    answer = product.chat(key)
+
+    assert (answer.status_code, "detail" in answer.json()) == (422, False)
+    assert "oo long" in answer.json()["message"]
+
+
+MISTAKE = b'{"detail": [{"type": "value_error", "loc": ["body", "messages", 0], "msg": "too long", "input": null}]}'
+
+
+@pytest.mark.parametrize("body", [MISTAKE, b'{"detail": []}', b'{"error": {"message": "no"}}'])
 def test_a_refusal_that_clients_read_is_relayed_as_it_is(
     product: Product, booked: BookedUpstream, key: str, body: bytes
 ) -> None:
