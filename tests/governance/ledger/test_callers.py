@@ -8,6 +8,7 @@ import pytest
 
 from governance import ledger
 from governance.ledger import sql
+from governance.ledger.sql_dialect import answer
 from governance.models import ApiKey
 from governance.rules.calls import Caller
 from tests import factories as make
@@ -26,11 +27,11 @@ def test_a_caller_is_the_same_when_it_is_read_back(rotated_from: str) -> None:
     op = make.reserving(by=by)
     ledger.reserve(op, now=NOON)
     charge = ledger.settle(make.settling(op.reservation_id), now=NOON)
-    assert sql.reservations([op.reservation_id])[op.reservation_id].caller == by
+    assert answer(sql.reservations([op.reservation_id]))[op.reservation_id].caller == by
     assert [row.caller for row in sql.entries([charge.entry_id])] == [by]
 
 
 def test_without_a_key_too() -> None:
     op = make.reserving(by=make.caller(agent="invoices"))
     ledger.reserve(op, now=NOON)
-    assert sql.reservations([op.reservation_id])[op.reservation_id].caller == op.caller
+    assert answer(sql.reservations([op.reservation_id]))[op.reservation_id].caller == op.caller
