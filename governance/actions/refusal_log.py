@@ -305,12 +305,18 @@ def _last_of(group: Group) -> int | None:
     return found
 
 
+def _instead(one: NotedRefusal) -> str:
+    """How a call that is malformed would be none."""
+    how = {"missing_field": "with", "unknown_field": "without", "unsupported_field": "without"}
+    return f"{how.get(one.reason, 'with another')} {one.param}" if one.param else ""
+
+
 def _row(one: NotedRefusal) -> RefusedCall:
     decision, caller = one.decision, one.caller
     wanted = decision.wanted if decision else None
     because = decision.because if decision else None
     limited = decision.limited_by if decision else None
-    found = remedy(decision, now=one.at) if decision else Remedy(act=f"with another {one.param}" if one.param else "")
+    found = remedy(decision, now=one.at) if decision else Remedy(act=_instead(one))
     sentence = f"{refusals.sentence(decision, fields=one.fields)}." if decision else one.sentence
     texts = {
         "sentence": sentence,

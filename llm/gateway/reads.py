@@ -20,7 +20,7 @@ from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, fixed
 from governance.rules.visibility import ShownWindow
 from llm.catalogue import snapshot
-from llm.gateway import callers, errors, model_list
+from llm.gateway import callers, errors, idempotency, model_list
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.turns import Owner, TooManyRequests
@@ -71,6 +71,8 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
 async def _turn(gateway: Gateway, exchange: Exchange) -> AsyncIterator[None]:
     """A key's reads here take of its share of a processor as those of the control plane do."""
     identity = await gateway.identify(exchange)
+    if doubled := next(filter(exchange.is_doubled, idempotency.ONCE), None):
+        raise errors.sent_twice(doubled)
     owner = Owner(f"key {identity.key_id}", f"tenant {identity.tenant_id}")
     try:
         async with gateway.turns.turn(owner, is_read=True, patience_s=settings.BODY_TIMEOUT_S) as turn:

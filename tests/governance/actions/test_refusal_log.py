@@ -132,6 +132,22 @@ def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pyt
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("code", "act"),
+    [
+        ("missing_field", "with model"),
+        ("unknown_field", "without model"),
+        ("unsupported_field", "without model"),
+        ("invalid_type", "with another model"),
+    ],
+)
+def test_a_malformed_call_is_told_what_it_would_pass_with(log: RefusalLog, code: str, act: str) -> None:
+    log.note(replace(refused("r-1"), reason=code))
+    log.flush()
+    assert RefusedCall.objects.get().act == act
+
+
+@pytest.mark.django_db
 def test_names_that_no_column_takes_are_cut_and_cleaned(log: RefusalLog) -> None:
     log.note(replace(refused("r" * 500), model="m\0\ud800" + "x" * 500, tools=("t\0",)))
     log.flush()

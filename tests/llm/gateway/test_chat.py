@@ -365,6 +365,8 @@ def test_a_header_that_is_said_twice_is_a_400_that_names_it(product: Product, na
     response = httpx.post(product.url + "/v1/chat/completions", json=body, headers=headers)
     assert (response.status_code, response.json()["param"]) == (400, name)
     assert "more than once" in response.json()["message"]
+    asked = httpx.get(product.url + "/v1/budget", headers=headers)
+    assert (asked.status_code, asked.json()["param"]) == (400, name)
     assert not product.sandbox.requests
     assert httpx.post(product.url + "/v1/chat/completions", json=body, headers=headers[:3]).status_code == 200
 
