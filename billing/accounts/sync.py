@@ -269,7 +269,8 @@ def _give(
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     elif purchases.has_any(account, tenant):
-        limit = budget_windows.topups_alone(account, tenant, found, facts, now=now)
+        ended = budget_windows.end_spending(account, tenant, found, facts, now=now)
+        limit = ended if ended is not None and ended.left_nanos else None
     _set_tenant_status(tenant, found, now, stops=found.state in STOPPING and limit is None)
     return limit
 

@@ -128,6 +128,8 @@ class BillingPeriod(models.Model):
     floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
     given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
     peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
+    # Of parts whose payment went back, what of them was used when that was heard of, in nanodollars by their keys.
+    stopped = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
 
     class Meta:
         ordering = ["-starts_at"]
