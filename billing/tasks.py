@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing.accounts import sync
+from billing.accounts import guests, sync
 from billing.inbox import catch_up, store
 from billing.usage import outbox, proof
 
@@ -16,9 +16,11 @@ def process_event(event_id: str) -> bool:
 
 @shared_task
 def sweep_inbox() -> int:
-    """Handle the events that are due, then the accounts whose period has ended; how many events."""
+    """Handle the events that are due, then the accounts whose period has ended, and top-ups that wait for their tenant;
+    how many events."""
     handled = store.sweep(now=timezone.now())
     sync.due(now=timezone.now())
+    guests.retry(now=timezone.now())
     return handled
 
 

@@ -112,7 +112,7 @@ def bind_claimed(*, account: BillingAccount, now: datetime) -> bool:
     if account.tenant_id is not None or not account.claimed_tenant or account.claim_source == Source.PAYER:
         return False
     if settings.STRIPE_CREATE_TENANTS:
-        _make_tenant(account.claimed_tenant, now)
+        make_tenant(account.claimed_tenant, now)
     # Customers before tenants, as whoever applies what a customer has bought locks them.
     holders = _holders(account.claimed_tenant, account).filter(STOPPED | Q(has_begun=False))
     giving_up = holders.select_for_update(of=("self",)).first()
@@ -145,7 +145,7 @@ def claims_to_retry() -> Q:
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
 
 
-def _make_tenant(slug: str, now: datetime) -> None:
+def make_tenant(slug: str, now: datetime) -> None:
     """A tenant of this name, where there is none that reads alike. What cannot be a slug is left to an operator."""
     if Tenant.objects.filter(slug__iexact=slug).exists():
         return

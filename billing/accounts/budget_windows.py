@@ -43,6 +43,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     is_new = account.window_start is None or period.starts_at > account.window_start
     starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
     row = _row(account, tenant, starts_at, found)
+    stopped = row.stopped
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
     topups = purchases.of_tenant(tenant)
     ended = _ended(row, found, facts, now)
@@ -68,9 +69,9 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         row.save(update_fields=["floor_nanos"])
         topups = purchases.of_tenant(tenant)
     limit = _limit(row, carried, found, ended, topups, used=_used(budget))
-    if limit.nanos > row.peak_nanos:
-        row.peak_nanos = limit.nanos
-        row.save(update_fields=["peak_nanos"])
+    if limit.nanos > row.peak_nanos or row.stopped != stopped:
+        row.peak_nanos = max(row.peak_nanos, limit.nanos)
+        row.save(update_fields=["peak_nanos", "stopped"])
     _set_policy(budget, account, found, now)
     _set_limit(budget, _possible(limit), found, now)
     return limit
@@ -99,23 +100,11 @@ def end_spending(
         parts = tuple(replace(_part(raw), frozen=True) for raw in row.parts)
         period, kept = Period(row.starts_at, row.ends_at), kept_of(row.kept_values)
         found = replace(found, period=period, parts=parts, kept=kept)
-    elif bought_at is not None and not OWN_BUDGETS.filter(tenant=tenant).exists():
+    elif bought_at is not None and (account.has_begun or not OWN_BUDGETS.filter(tenant=tenant).exists()):
         found = replace(found, period=grants.month(bought_at, now))
     else:
         return None
     return apply(account, tenant, found, facts, now=now)
-
-
-def topups_alone(
-    account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mirror.Facts, *, now: datetime
-) -> Limit | None:
-    """The plan is over or stopped: what is left of top-ups has a window of its own, in which nothing else can be spent.
-    None where nothing is left. `account` is locked."""
-    rows = BillingPeriod.objects.filter(tenant=tenant, parts=[])
-    row = rows.filter(starts_at=account.window_start).first() if account.window_start else None
-    period = Period(row.starts_at, row.ends_at) if row else grants.month(now, now)
-    limit = apply(account, tenant, replace(found, period=period), facts, now=now)
-    return limit if limit.nanos > _used(_budget(tenant, 0, found, now)) else None
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -154,8 +143,9 @@ def _limit(
     *,
     used: int,
 ) -> Limit:
-    parts = tuple(_drawable(part) for part in found.parts)
-    spell = Spell(row.starts_at, (*parts, *ended), used)
+    spell = Spell(row.starts_at, (*(_drawable(part) for part in found.parts), *ended), used)
+    row.stopped = balance.stopped(carried, spell, row.stopped)
+    spell = replace(spell, parts=tuple(_stopped(row, part) for part in spell.parts))
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
@@ -247,7 +237,8 @@ def _paid_parts(
             # From here on it counts as far as it was paid for.
             part = replace(part, given_nanos=0)
         period = grants.until_next(part.period, lines)
-        parts.append(_drawable(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)))
+        part = paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)
+        parts.append(_stopped(row, _drawable(part)))
     if parts and (missing := row.given_nanos - sum(part.covered_nanos for part in parts)) > 0:
         parts[-1] = replace(parts[-1], given_nanos=parts[-1].covered_nanos + missing)
     return tuple(parts)
@@ -285,6 +276,12 @@ def _drawable(part: WindowShare) -> balance.Part:
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
         forgiven_nanos=part.forgiven_nanos,
     )
+
+
+def _stopped(row: BillingPeriod, part: balance.Part) -> balance.Part:
+    """A part that could not be spent any more within a window: also where it counts as paid for by now."""
+    at_nanos = row.stopped.get(part.key)
+    return part if at_nanos is None else replace(part, frozen=True, stopped_at_nanos=at_nanos)
 
 
 def _stored(part: WindowShare) -> list[Any]:

@@ -162,6 +162,21 @@ def payer_of(data: Mapping[str, Any]) -> str:
     return ""
 
 
+def intents_of(data: Mapping[str, Any]) -> set[str]:
+    """The payment intents that a charge, refund or dispute is about, as far as what is kept tells."""
+    read = objects.payment(data)
+    rows = Payment.objects.filter(_about(read.charge_id, read.intent_id))
+    return {read.intent_id, *rows.values_list("intent_id", flat=True)} - {""}
+
+
+def payments_of(intent_id: str) -> list[Known]:
+    """What is known of the payment of one intent."""
+    if not intent_id:
+        return []
+    charges = Payment.objects.filter(intent_id=intent_id).exclude(charge_id="")
+    return _known(Q(intent_id=intent_id) | Q(charge_id__in=charges.values("charge_id")))
+
+
 def known_object(id: str) -> dict[str, Any]:
     """What is kept of one of Stripe's objects; empty where nothing is."""
     for model in (Subscription, Invoice, Payment, CatalogEntry):
@@ -272,10 +287,12 @@ def payments(account: BillingAccount, paid: Sequence[objects.StripeInvoice]) -> 
     known = list(account.payments.values_list("charge_id", "intent_id"))
     names |= {name for pair in known for name in pair if name}
     ids = {invoice.id for invoice in paid}
-    rows = Payment.objects.filter(
-        Q(account=account) | Q(charge_id__in=names) | Q(intent_id__in=names) | Q(invoice_id__in=ids)
-    )
-    return [Known(objects.payment(row.data), int(row.version.split(".", 1)[0])) for row in rows.order_by("stripe_id")]
+    return _known(Q(account=account) | Q(charge_id__in=names) | Q(intent_id__in=names) | Q(invoice_id__in=ids))
+
+
+def _known(which: Q) -> list[Known]:
+    rows = Payment.objects.filter(which).order_by("stripe_id")
+    return [Known(objects.payment(row.data), int(row.version.split(".", 1)[0])) for row in rows]
 
 
 def _about(charge_id: str, intent_id: str) -> Q:

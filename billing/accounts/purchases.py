@@ -63,16 +63,25 @@ def note(
 def note_checkout(account: BillingAccount, data: objects.Object, *, now: datetime) -> None:
     """Keep the top-up that a paid checkout without an invoice sells, by its lines' prices or its own metadata."""
     session = objects.checkout(data)
-    if session.mode != "payment" or not session.paid or session.invoice_id or not session.id:
-        return
-    reasons: set[str] = set()
-    lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
-    nanos = min(money.MAX_LIMIT_NANOS, lines or read_amount(session.metadata, TOPUP_KEY, reasons) or 0)
-    if nanos:
+    if nanos := sold_by(session):
         TopUp.objects.get_or_create(
             key=session.id,
             defaults={"account": account, "amount_nanos": nanos, "intent_id": session.intent_id, "noted_at": now},
         )
+
+
+def sold_by(session: objects.Checkout) -> int:
+    """What a checkout adds to a budget, in nanodollars: 0 where it is not paid, or has an invoice that says it."""
+    if session.mode != "payment" or not session.paid or session.invoice_id or not session.id:
+        return 0
+    reasons: set[str] = set()
+    lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
+    return min(money.MAX_LIMIT_NANOS, lines or read_amount(session.metadata, TOPUP_KEY, reasons) or 0)
+
+
+def take_back(row: TopUp, payments: Sequence[Known]) -> None:
+    """Keep what was refunded of a checkout's top-up, or is in dispute."""
+    _refund(row, of_intent(row.intent_id, payments))
 
 
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
@@ -111,7 +120,7 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
 
 def has_any(account: BillingAccount, tenant: Tenant) -> bool:
     """Whether the tenant has top-ups, used up or not."""
-    return TopUp.objects.filter(Q(account=account, tenant=None) | Q(tenant=tenant)).exists()
+    return TopUp.objects.filter(_whose(account, tenant)).exists()
 
 
 def bought_at(account: BillingAccount, tenant: Tenant) -> datetime | None:
@@ -133,13 +142,13 @@ def uncount(account: BillingAccount, tenant: Tenant, drawn: Mapping[str, int], *
         row.used_before_nanos = min(row.amount_nanos, row.used_before_nanos + drawn.get(row.key, 0))
         # Windows that begin with it are others from now on.
         row.counts_from, row.noted_at = None, now
-        if row.account_id == account.pk:
+        if row.account_id in (account.pk, None):
             # To be given to the windows that are open without one.
             row.tenant = None
         row.save(update_fields=["tenant", "counts_from", "used_before_nanos", "noted_at"])
 
 
-def count_without_window(account: BillingAccount, tenant: Tenant, *, now: datetime) -> None:
+def count_without_window(account: BillingAccount | None, tenant: Tenant, *, now: datetime) -> None:
     """Add top-ups to the open windows of a tenant that has no subscription, and take back what was refunded of them."""
     windows = budget_status.live(
         BudgetWindow.objects.filter(tenant=tenant, budget__scope_type=ScopeType.TENANT).exclude(
@@ -167,10 +176,15 @@ def count_without_window(account: BillingAccount, tenant: Tenant, *, now: dateti
                 _give(row, window, _left(row), now)
 
 
-def _bought(account: BillingAccount, tenant: Tenant) -> QuerySet[TopUp]:
-    """Top-ups for a tenant that no subscription's window counts: bought by its customer, or by one that gave it up."""
-    whose = Q(account=account, tenant=None) | Q(tenant=tenant)
-    return TopUp.objects.filter(whose, counts_from=None).order_by("pk")
+def _whose(account: BillingAccount | None, tenant: Tenant) -> Q:
+    """Top-ups for a tenant: bought by its customer, by one that gave it up, or by nobody's checkout that names it."""
+    named = Q(account=None, named_tenant=tenant.slug)
+    return Q(tenant=tenant) | Q(tenant=None) & (named | Q(account=account) if account else named)
+
+
+def _bought(account: BillingAccount | None, tenant: Tenant) -> QuerySet[TopUp]:
+    """Those that no subscription's window counts."""
+    return TopUp.objects.filter(_whose(account, tenant), counts_from=None).order_by("pk")
 
 
 def _given(row: TopUp) -> list[Allowance]:

@@ -49,8 +49,14 @@ ALERTS = {
         "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
         "name: its share of revenue counts as nothing.",
     ),
-    "disputed": ("critical", "A payment of {customer} ({tenant}) is in dispute: its budget is frozen at what is used."),
-    "refunded": ("warning", "A period of {customer} ({tenant}) was refunded: its budget is frozen at what is used."),
+    "disputed": (
+        "critical",
+        "A payment of {customer} ({tenant}) is in dispute: what is in dispute pays for no budget, beyond what is used.",
+    ),
+    "refunded": (
+        "warning",
+        "A payment of {customer} ({tenant}) was refunded: what it paid for allows no more than what is used.",
+    ),
     "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
     "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
     "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
@@ -269,7 +275,8 @@ def _give(
     elif found.state == EntitlementState.NONE:
         purchases.count_without_window(account, tenant, now=now)
     elif purchases.has_any(account, tenant):
-        limit = budget_windows.topups_alone(account, tenant, found, facts, now=now)
+        ended = budget_windows.end_spending(account, tenant, found, facts, now=now)
+        limit = ended if ended is not None and ended.left_nanos else None
     _set_tenant_status(tenant, found, now, stops=found.state in STOPPING and limit is None)
     return limit
 

@@ -218,7 +218,7 @@ class TopUpAdmin(ReadOnlyAdmin):
     list_display = ("key", "account", "tenant", "amount", "refunded", "noted_at", "counts_from")
     list_filter = (("counts_from", admin.EmptyFieldListFilter),)
     list_select_related = ("account", "tenant")
-    search_fields = ("key", "invoice_id", "tenant__slug", "account__stripe_customer_id")
+    search_fields = ("key", "invoice_id", "tenant__slug", "named_tenant", "account__stripe_customer_id")
 
     @display(description="Amount", ordering="amount_nanos")
     def amount(self, topup: TopUp) -> str:

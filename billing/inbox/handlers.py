@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from billing.accounts import binding, budget_windows, mirror, purchases, references, sync
+from billing.accounts import binding, budget_windows, guests, mirror, purchases, sync
 from billing.models import BillingAccount, Invoice, StripeEvent
 from billing.rules.entitlement import EntitlementState
 from billing.stripe_api import client, objects
@@ -23,7 +23,6 @@ Readings = Mapping[str, sync.Reading | None]
 Handler = Callable[[StripeEvent, Readings, datetime], None]
 
 NOT_FINALIZED = "invoice_not_finalized"
-GUEST = "checkout_without_customer"
 FINISHED = ("paid", "void", "uncollectible")
 
 
@@ -38,10 +37,14 @@ class EventType:
 
 
 def complete(event: StripeEvent) -> StripeEvent:
-    """A thin event with the object that it is about, as its twin among the others has it; others as they are.
-
-    Raises StripeError.
+    """A thin event with the object that it is about, as its twin among the others has it, and a checkout of nobody's
+    with its lines; others as they are. Raises StripeError.
     """
+    session = objects.checkout(event.object)
+    is_checkout = event.object.get("object") == "checkout.session" and session.id and session.mode == "payment"
+    if is_checkout and not event.customer_id and client.is_configured():
+        # No reading of a customer brings them.
+        return event.about(dict(client.checkout_session(session.id)), type=event.type, customer_id="")
     id, url = (objects.text(event.related.get(name)) for name in ("id", "url"))
     # An event destination can send `invoice.paid` as `v1.invoice.paid`, without the invoice.
     name = ACCOUNT_TWINS.get(event.type, event.type.removeprefix("v1."))
@@ -105,28 +108,15 @@ def _bind(event: StripeEvent, readings: Readings, now: datetime) -> None:
         if event.object.get("object") == "checkout.session" and readings.get(account.stripe_customer_id) is None:
             purchases.note_checkout(account, event.object, now=now)
 
-    _tell_of_guest(event, now)
+    if not event.customer_id:
+        guests.note(event.object, now=now)
+        return
     account = _sync(event, readings, now, take)
     if account is None or account.tenant is None or objects.checkout(event.object).mode != "subscription":
         return
     if account.state in (EntitlementState.NONE, EntitlementState.PENDING):
         # Its subscription may be heard of later, or be paid later; one that is over already is not waited for.
         budget_windows.hold_back(account.tenant, now=now)
-
-
-def _tell_of_guest(event: StripeEvent, now: datetime) -> None:
-    """What is sold once makes no customer unless Stripe is asked to: then nobody's budget can have what was paid."""
-    session = objects.checkout(event.object)
-    if event.customer_id or not session.paid:
-        return
-    reference = objects.payer_reference(event.object)
-    slug = objects.named_tenant(event.object) or references.tenant_of(reference, at=session.created_at or now)
-    if slug:
-        message = (
-            f"The tenant {slug} was bought something for by a checkout without a customer, which counts for nobody: "
-        )
-        message += "have Stripe make one (customer_creation: always), and give this tenant its budget by hand."
-        alerts.report(kind=GUEST, subject=session.id, message=message[:500], now=now)
 
 
 def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
@@ -138,6 +128,7 @@ def _payment(event: StripeEvent, readings: Readings, now: datetime) -> None:
     if not (event.customer_id or readings):
         # Nobody knows yet whose it is: it is found when the charge or the invoice comes.
         mirror.take_payment(None, event.object, version=version, now=now)
+        guests.note_payment(event.object, now=now)
         return
 
     def take(account: BillingAccount) -> None:

@@ -128,6 +128,8 @@ class BillingPeriod(models.Model):
     floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
     given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
     peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
+    # Of parts whose payment went back, what of them was used when that was heard of, in nanodollars by their keys.
+    stopped = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
 
     class Meta:
         ordering = ["-starts_at"]
@@ -146,11 +148,19 @@ class BillingPeriod(models.Model):
 
 class TopUp(models.Model):
     """Budget bought in addition, once for each invoice line (or checkout without an invoice). The amount is kept as
-    it was when it was first seen. Written by `billing.accounts.budget_windows`.
+    it was when it was first seen. `account`: who bought it, None where Stripe made no customer. Written by
+    `billing.accounts.purchases` and `billing.accounts.guests`.
     """
 
     key = models.CharField(max_length=255, unique=True, help_text="Stripe's id of the invoice line or checkout.")
-    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="topups")
+    account = models.ForeignKey(BillingAccount, on_delete=models.PROTECT, related_name="topups", null=True, blank=True)
+    named_tenant = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The tenant that the business named for a checkout without a customer.",
+    )
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     amount_nanos = models.BigIntegerField()
     refunded_nanos = models.BigIntegerField(default=0)
@@ -176,6 +186,9 @@ class TopUp(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(counts_from__isnull=True) | Q(tenant__isnull=False), name="topup_counts_for_a_tenant"
+            ),
+            models.CheckConstraint(
+                condition=Q(account__isnull=False) | ~Q(named_tenant=""), name="topup_is_for_somebody"
             ),
         ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from billing.rules.refunds import Refund, RefundKind
+from billing.rules.refunds import Refund
 from billing.rules.valuation import DECIMALS
 from billing.stripe_api import objects
 
@@ -42,12 +42,10 @@ class Bill:
 
 
 def bill(data: Mapping[str, Any], refund: Refund | None = None) -> Bill:
-    """Read a paid invoice of any shape. `refund` is what became of its payment; a disputed one is not ours now."""
+    """Read a paid invoice of any shape. `refund` is what became of its payment; what is in dispute is not ours now."""
     read = objects.invoice(data)
     net, gross = _without_tax(data, read.amount_paid)
-    back = refund.refunded if refund else read.credited
-    if refund and refund.kind is RefundKind.DISPUTED:
-        back = gross
+    back = refund.refunded + refund.beside if refund else read.credited
     currency = read.currency.lower() or USD
     nanos = net * 10 ** (NANO_DECIMALS - DECIMALS.get(currency, 2))
     paid_at = objects.moment(objects.mapping(data.get("status_transitions")).get("paid_at"))

@@ -9,7 +9,7 @@ Amounts are integer nanodollars.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,8 +19,9 @@ class Part:
     """A subscription's period within a window: what it allows in all, and what was paid for it.
 
     `given_nanos` of it need no payment: what is used of them is not owed, and what is not repays nothing. `frozen`: its
-    payment went back or is in dispute, so it allows no more than what is used. `forgiven_nanos`: so much of what was
-    used beyond what was paid is not owed.
+    payment went back or is in dispute, so it allows no more than what was used by then: `stopped_at_nanos` within this
+    window, None where the window was over before. `forgiven_nanos`: so much of what was used beyond what was paid is
+    not owed.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Part:
     given_nanos: int = 0
     forgiven_nanos: int = 0
     frozen: bool = False
+    stopped_at_nanos: int | None = None
 
     @property
     def covered_nanos(self) -> int:
@@ -66,14 +68,21 @@ class Balance:
     drawn: dict[str, int] = field(default_factory=dict)
     debt_nanos: int = 0
 
+    def left_of(self, part: Part) -> int:
+        """What a part allows in the window that follows; below 0 where more than all of it is drawn."""
+        left = part.whole_nanos - self.drawn.get(part.key, 0)
+        return left if part.stopped_at_nanos is None else min(left, part.stopped_at_nanos)
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts."""
+    """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts. `left_nanos`: what
+    of it is not used."""
 
     plan_nanos: int
     topups_nanos: int
     owed_nanos: int
+    left_nanos: int
 
     @property
     def nanos(self) -> int:
@@ -98,13 +107,24 @@ def carried(
     return balance
 
 
+def stopped(balance: Balance, now: Spell, known: Mapping[str, int]) -> dict[str, int]:
+    """How much of what is used of the current window each frozen part has, by key: what was `known` when it froze, and
+    of one that has frozen since all that no other has. What is used later is drawn on others."""
+    left, found = now.used_nanos, {}
+    parts = (part for part in now.parts if part.frozen)
+    for part in sorted(parts, key=lambda part: (part.key not in known, part.ends_at, part.key)):
+        most = max(0, balance.left_of(part))
+        found[part.key] = min(left, most, known.get(part.key, most))
+        left -= found[part.key]
+    return found
+
+
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
     """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
     count against the top-up."""
-    left_of = {part.key: part.whole_nanos - balance.drawn.get(part.key, 0) for part in now.parts}
-    whole = sum(left_of[part.key] for part in now.parts if not part.frozen)
+    whole = sum(balance.left_of(part) for part in now.parts if not part.frozen)
     # What is used of parts that allow no more: they are drawn on before the others.
-    frozen = min(now.used_nanos, sum(max(0, left_of[part.key]) for part in now.parts if part.frozen))
+    frozen = min(now.used_nanos, sum(max(0, balance.left_of(part)) for part in now.parts if part.frozen))
     held = max(0, min(balance.debt_nanos, whole))
     plan = max(max(0, whole - held) + frozen, floor_nanos)
     left = max(0, now.used_nanos - plan)
@@ -115,21 +135,23 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nan
         left -= taken
         # What is refunded is taken back as far as it is unused.
         added += max(taken, topup.amount_nanos - topup.refunded_nanos - drawn)
-    return Limit(plan, added, held)
+    return Limit(plan, added, held, max(0, plan + added - now.used_nanos))
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     left = spell.used_nanos
-    parts = sorted(spell.parts, key=lambda part: (not part.frozen, part.ends_at, part.key))
-    takers = [(part.key, part.whole_nanos if part.frozen else part.covered_nanos) for part in parts]
-    takers += [(part.key, part.whole_nanos) for part in parts]
+    parts = sorted(spell.parts, key=lambda part: (part.ends_at, part.key))
+    frozen, others = [part for part in parts if part.frozen], [part for part in parts if not part.frozen]
+    takers = [(part.key, balance.drawn.get(part.key, 0) + balance.left_of(part)) for part in frozen]
+    takers += [(part.key, part.covered_nanos) for part in others]
+    takers += [(part.key, part.whole_nanos) for part in others]
     takers += [(topup.key, topup.amount_nanos) for topup in _counting(topups, spell.starts_at)]
     for key, most in takers:
         taken = min(left, max(0, most - balance.drawn.get(key, 0)))
         balance.drawn[key] = balance.drawn.get(key, 0) + taken
         left -= taken
     if left and parts:
-        last = parts[-1].key
+        last = (others or parts)[-1].key
         balance.drawn[last] = balance.drawn.get(last, 0) + left
     elif left:
         balance.debt_nanos += left

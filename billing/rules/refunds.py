@@ -38,12 +38,13 @@ class RefundKind(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
-    credits of the same invoice paid for together."""
+    credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute."""
 
     kind: RefundKind
     refunded: int = 0
     paid: int = field(default=0, compare=False)
     charged: int = field(default=0, compare=False)
+    beside: int = field(default=0, compare=False)
 
     @property
     def lost(self) -> Fraction:
@@ -99,7 +100,8 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     if disputed:
         # One that does not say how much it is about is about all.
         is_all = min(disputed) <= 0 or sum(disputed) + refunded >= paid
-        return Refund(RefundKind.DISPUTED, paid if is_all else sum(disputed), paid, paid)
+        gone, beside = (paid, 0) if is_all else (sum(disputed), refunded)
+        return Refund(RefundKind.DISPUTED, gone, paid, paid, beside)
     return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
 
 

@@ -51,19 +51,26 @@ class Oracle:
         for sub in self.state.rows("subscription", customer=customer):
             if sub["status"] not in GIVES_NOTHING:
                 spans = [one for one in self.books.paid(customer) if one.subscription == sub["id"] and one.list_amount]
-                cycles: dict[Cycle, list[PaidSpan]] = defaultdict(list)
-                for one in spans:
-                    if not one.arrears:
-                        is_month = self.sold[one.price].monthly and one.interval in ("month", "year")
-                        cycles["month" if is_month else one.interval, 1 if is_month else one.interval_count].append(one)
-                for cycle, group in cycles.items():
-                    values = sorted(
-                        max(Fraction(0), sum((self.given(one, group, cycle, period) for one in group), Fraction(0)))
-                        for period in periods(group, cycle, at)
-                    )
-                    least, most = least + sum(values[:1]), most + sum(values[-1:])
+                paid = self.paid(spans, at)
+                least, most = least + paid[0], most + paid[1]
                 for item in self.state.rows("subscription_item", subscription=sub["id"]):
                     most += self.credit(sub, item, spans, at)
+        return least, most
+
+    def paid(self, spans: list[PaidSpan], at: int) -> tuple[Fraction, Fraction]:
+        """The least and the most that a subscription's spans give at a moment."""
+        least = most = Fraction(0)
+        cycles: dict[Cycle, list[PaidSpan]] = defaultdict(list)
+        for one in spans:
+            if not one.arrears:
+                is_month = self.sold[one.price].monthly and one.interval in ("month", "year")
+                cycles["month" if is_month else one.interval, 1 if is_month else one.interval_count].append(one)
+        for cycle, group in cycles.items():
+            values = sorted(
+                max(Fraction(0), sum((self.given(one, group, cycle, period) for one in group), Fraction(0)))
+                for period in periods(group, cycle, at)
+            )
+            least, most = least + sum(values[:1]), most + sum(values[-1:])
         return least, most
 
     def given(self, one: PaidSpan, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
@@ -94,18 +101,41 @@ class Oracle:
     def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
         """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""
         price, start, quantity = self.state.get("price", item["price"]), item["current_period_start"], item["quantity"]
-        about, sold, listed = price["recurring"], self.sold[price["id"]], Fraction((price["unit_amount"] or 0), 100)
+        about = price["recurring"]
         covering = (one for one in spans if one.item == item["id"] and one.start <= at < one.end)
         # What was credited, as of a year that became a month, covers nothing any more.
         if about["usage_type"] != "metered" and sum(1 if one.list_amount > 0 else -1 for one in covering) > 0:
             return Fraction(0)
-        whole = sold.worth(quantity or 1, (about["interval"], about["interval_count"]), start)
-        whole += listed * (quantity or 1) * sold.percent * sold.unit
+        one, typed = (self.listed(price, number, start) for number in (1, max(1, quantity or 1)))
+        # A quantity is whatever somebody typed: it counts as far as it was paid for, or billed, before.
+        whole = one if sub["status"] == "trialing" else min(typed, one + self.known(sub, spans))
         in_grace, status = at - start < GRACE_S, sub["status"]
         by_agreement = about["usage_type"] == "metered" and status != "trialing" and (in_grace or status != "past_due")
         if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
             return whole
         return whole / 10 if in_grace or status == "trialing" else Fraction(0)
+
+    def listed(self, price: dict[str, Any], quantity: int, start: int) -> Fraction:
+        """What a price's whole interval gives at its list amount."""
+        about, sold = price["recurring"], self.sold[price["id"]]
+        charged = Fraction((price["unit_amount"] or 0) * quantity, 100)
+        return sold.worth(quantity, (about["interval"], about["interval_count"]), start) + (
+            charged * sold.percent * sold.unit
+        )
+
+    def known(self, sub: dict[str, Any], spans: list[PaidSpan]) -> Fraction:
+        """The most that was paid for in one period, or that the first invoice bills."""
+        paid = (self.paid(spans, at)[1] for at in {one.start for one in spans if one.list_amount > 0})
+        first = next((one["id"] for one in self.state.rows("invoice", _subscription=sub["id"])), "")
+        lines = [
+            one for one in self.state.rows("line_item", invoice=first) if one["amount"] > 0 and one["_charge"].item
+        ]
+        billed = (
+            self.listed(one["_charge"].price, one["quantity"], one["period"]["start"])
+            for one in lines
+            if one["_charge"].price["recurring"]
+        )
+        return max(sum(billed, Fraction(0)), *paid, Fraction(0))
 
 
 def intervals(one: PaidSpan, group: list[PaidSpan], cycle: Cycle) -> list[Span]:

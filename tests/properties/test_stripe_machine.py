@@ -199,6 +199,28 @@ class StripeCustomers(RuleBasedStateMachine):
         customer = list(self.customers)[who]
         self.attempt(f"customers/{customer}", invoice_settings={"default_payment_method": card})
 
+    @rule(pick=picks, seats=st.sampled_from([2, 50]), how=st.sampled_from(BEHAVIOURS))
+    def type_seats(self, pick: int, seats: int, how: str) -> None:
+        """Whoever pays can type any number, in a checkout or the portal."""
+        if sub := self.pick("subscriptions", pick):
+            items = [{"id": sub["items"]["data"][0]["id"], "quantity": seats}]
+            self.attempt(f"subscriptions/{sub['id']}", items=items, proration_behavior=how)
+
+    @rule(who=who, price=which, seats=st.sampled_from([1, 50]))
+    def try_seats(self, who: int, price: int, seats: int) -> None:
+        self.subscribe(who, [price], 1, "", "trial")
+        self.type_seats(0, seats, "none")
+
+    @rule(who=who, price=which, paid=st.sampled_from([1, 4]), random=randoms)
+    def renew_typed_seats(self, who: int, price: int, paid: int, random: Any) -> None:
+        """Before a renewal that is not paid."""
+        self.use_card(who, "pm_card_visa")
+        self.subscribe(who, [price], paid, "", "")
+        self.use_card(who, "pm_card_chargeCustomerFail")
+        self.type_seats(0, 50, "none")
+        self.wait(29, 1, random)
+        self.wait(3, 1, random)
+
     @rule(who=who, days=st.sampled_from([3, 12]), random=randoms)
     def fail_to_renew(self, who: int, days: int, random: Any) -> None:
         self.use_card(who, "pm_card_chargeCustomerFail")

@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.db.models import Q
 from django.utils import timezone
 
-from billing.accounts import sync
+from billing.accounts import guests, sync
 from billing.inbox import store
 from billing.models import StripeEvent
 from governance.management.terminal import TerminalCommand
@@ -31,6 +31,7 @@ class Command(TerminalCommand):
                 StripeEvent.objects.waiting().update(next_attempt_at=now)
             handled = store.sweep(now=now, limit=limit)
             synced = sync.due(now=now)
+            guests.retry(now=now)
             failing = tried.filter(Q(next_attempt_at__gt=now)).count()
         waiting = StripeEvent.objects.waiting().count()
         aside = StripeEvent.objects.exclude(quarantine_reason="").count()

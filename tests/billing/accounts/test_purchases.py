@@ -13,6 +13,7 @@ from governance import ledger
 from governance.actions import budgets
 from governance.audit import Actor
 from governance.models import AuditEntry, BudgetWindow, Tenant
+from governance.rules import money
 from tests import factories
 from tests.billing.conftest import Deliver, window_of
 from tests.billing.events import (
@@ -200,9 +201,7 @@ class TestWhileASubscriptionWaits:
         spend(used)
         over = [subscription_deleted(created=START + DAY), subscription_created(**self.WAITING)]
         deliver(over, over[1], now=START + DAY)
-        # A limit is a billionth of a dollar at least.
-        rest = max(factories.nanos(left), 1)
-        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", rest)
+        assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", factories.nanos(left))
         deliver(subscription_updated(**{**self.WAITING, "status": "active", "created": START + 2 * DAY}))
         paid = {"period_start": START + DAY, "period_end": START + 31 * DAY}
         deliver(invoice_paid(subscription="sub_again", **paid), now=START + 2 * DAY)
@@ -222,6 +221,87 @@ class TestWhileASubscriptionWaits:
         spend("30")
         deliver(subscription_deleted(created=START + DAY), subscription_created(**self.WAITING), now=START + DAY)
         assert (BillingAccount.objects.get().state, window_of().remaining_nanos) == ("pending", 0)
+
+
+def paid_back(charge: str = "ch_sub_acme", *, amount: int = 5000, at: Any = START + DAY) -> dict[str, Any]:
+    data = {"id": charge, "object": "charge", "customer": "cus_acme", "amount": 5000, "currency": "usd"}
+    return event("charge.refunded", data | {"amount_refunded": amount, "created": seconds(START)}, created=at)
+
+
+def plan(subscription: str = "sub_acme", **fields: Any) -> list[dict[str, Any]]:
+    paid = invoice_paid(subscription=subscription, charge=f"ch_{subscription}", **fields)
+    return [checkout_completed(), subscription_created(subscription=subscription), paid]
+
+
+class TestBesideWhatIsStopped:
+    """Of a plan that stops, what is used by then stays; what is used after that is of what was bought beside it."""
+
+    STOPS: dict[str, list[dict[str, Any]]] = {
+        "refunded": [paid_back()],
+        "waits for another": [
+            subscription_deleted(created=START + DAY),
+            subscription_created(**TestWhileASubscriptionWaits.WAITING),
+        ],
+        "another waits": [
+            subscription_created(**TestWhileASubscriptionWaits.WAITING),
+            subscription_deleted(created=START + DAY),
+        ],
+        "over": [subscription_deleted(created=START + DAY)],
+        "unpaid": [subscription_updated(status="unpaid", created=START + DAY)],
+    }
+
+    @staticmethod
+    def spend_all(now: Any) -> int:
+        """Spend what is left, a few dollars at a time, with a reading after each."""
+        spent = 0
+        while spent < 10 * STANDARD and (left := window_of().remaining_nanos) > 1:
+            nanos = min(left, factories.nanos("7"))
+            hold = factories.reserving(money.format_dollars(nanos), by=factories.caller(Tenant.objects.get()))
+            if not ledger.reserve(hold, now=now).allowed:
+                break
+            ledger.settle(factories.settling(hold.reservation_id, money.format_dollars(nanos)), now=now)
+            sync.customer("cus_acme", now=now)
+            spent += nanos
+        return spent
+
+    @pytest.mark.parametrize("why", STOPS)
+    @pytest.mark.parametrize(("used", "left"), [("0", "20"), ("10", "20"), ("55", "15")])
+    def test_a_top_up_is_spent_once(self, tenant: Tenant, deliver: Deliver, why: str, used: str, left: str) -> None:
+        deliver(plan(), bought())
+        spend(used)
+        deliver(self.STOPS[why], now=START + DAY)
+        assert self.spend_all(START + DAY) == factories.nanos(left)
+        # Nor is it left for the next subscription.
+        again = {**TestWhileASubscriptionWaits.WAITING, "status": "active", "created": START + 2 * DAY}
+        paid = {"period_start": START + 2 * DAY, "period_end": START + 32 * DAY}
+        new = invoice_paid(subscription="sub_again", **paid)
+        deliver(subscription_created(**again), new, now=START + 2 * DAY)
+        assert self.spend_all(START + 2 * DAY) == STANDARD
+
+    @pytest.mark.parametrize(("used", "left"), [("0", "50"), ("10", "50"), ("60", "40")])
+    def test_another_subscription_is_spent_once(self, tenant: Tenant, deliver: Deliver, used: str, left: str) -> None:
+        deliver(plan(), plan("sub_else"))
+        spend(used)
+        deliver(paid_back(), now=START + DAY)
+        assert self.spend_all(START + DAY) == factories.nanos(left)
+
+    def test_of_two_that_stop_one_after_the_other_each_keeps_what_was_used(
+        self, tenant: Tenant, deliver: Deliver
+    ) -> None:
+        deliver(plan(), plan("sub_else"), bought())
+        spend("10")
+        deliver(paid_back(), now=START + DAY)
+        spend("30", START + DAY)
+        deliver(paid_back("ch_sub_else"), now=START + DAY)
+        assert self.spend_all(START + DAY) == TWENTY
+
+    def test_a_refund_that_failed_gives_back_what_was_not_used(self, tenant: Tenant, deliver: Deliver) -> None:
+        deliver(plan(), bought())
+        spend("10")
+        deliver(paid_back(), now=START + DAY)
+        spend("15", START + DAY)
+        deliver(paid_back(amount=0, at=START + 3 * DAY), now=START + 3 * DAY)
+        assert self.spend_all(START + 3 * DAY) == STANDARD + TWENTY - factories.nanos("25")
 
 
 class TestBeforeASubscription:

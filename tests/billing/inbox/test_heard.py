@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from billing.accounts import references, sync
+from billing.accounts import sync
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount
 from billing.sandbox import undoings
-from governance.models import Alert, Tenant
+from governance.models import Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
@@ -123,25 +123,3 @@ def test_of_two_subscriptions_that_name_a_tenant_each_the_first_binds_in_any_ord
     hear(order)
     account = BillingAccount.objects.get()
     assert (account.tenant, account.reasons) == (Tenant.objects.get(slug="red"), ["names_another_tenant:blue"])
-
-
-@pytest.mark.parametrize("by", ["metadata", "reference", "nobody"])
-def test_operators_hear_of_a_checkout_without_a_customer_that_is_for_a_tenant(shop: Shop, hear: Hear, by: str) -> None:
-    """Stripe makes none for what is sold once, unless it is asked to."""
-    named: dict[str, Any] = {"metadata": {"metadata": ACME}, "nobody": {"client_reference_id": "acme"}}.get(by, {})
-    if by == "reference":
-        made = references.make(tenant="acme", now=datetime.fromtimestamp(shop.account.now, UTC))
-        named = {"client_reference_id": made.text}
-    product = shop.post("products", name="More")["id"]
-    price = shop.post("prices", currency="usd", unit_amount=2000, product=product, metadata={"llm_topup_usd": "20"})
-    session = shop.post(
-        "checkout/sessions",
-        mode="payment",
-        line_items=[{"price": price["id"], "quantity": 1}],
-        success_url="https://shop.example/",
-        **named,
-    )
-    assert shop.account.complete_checkout(session["id"])["customer"] is None
-    hear()
-    alerts = Alert.objects.filter(kind="checkout_without_customer").values_list("subject", flat=True)
-    assert list(alerts) == ([] if by == "nobody" else [session["id"]])

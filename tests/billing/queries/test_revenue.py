@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from billing.queries import revenue
 from billing.queries.revenue import Bill, Share
-from billing.rules.refunds import Refund, RefundKind
+from billing.rules.refunds import Known, Refund, RefundKind, of_invoices
+from billing.stripe_api import objects
 from tests.billing.events import DAY, START, invoice, recorded, seconds
 
 CENT = 10**7
@@ -47,7 +48,25 @@ def test_what_went_back_is_taken_off_with_its_part_of_the_tax() -> None:
 
 
 def test_a_disputed_payment_is_not_ours_for_now() -> None:
-    assert of(Refund(RefundKind.DISPUTED), amount_paid=5000).net_nanos == 0
+    assert of(Refund(RefundKind.DISPUTED, 5000, paid=5000), amount_paid=5000).net_nanos == 0
+
+
+@pytest.mark.parametrize(
+    ("disputed", "refunded", "left"), [(500, 0, 4500), (500, 1000, 3500), (4500, 500, 0), (0, 0, 0)]
+)
+def test_of_a_payment_that_is_disputed_in_part_the_rest_is_ours(disputed: int, refunded: int, left: int) -> None:
+    charge = {"id": "ch_1", "object": "charge", "amount": 5000, "amount_refunded": refunded, "status": "succeeded"}
+    dispute = {"id": "dp_1", "object": "dispute", "charge": "ch_1", "amount": disputed, "status": "needs_response"}
+    invoice = {
+        "id": "in_1",
+        "object": "invoice",
+        "status": "paid",
+        "charge": "ch_1",
+        "total": 5000,
+        "amount_paid": 5000,
+    }
+    known = [Known(objects.payment(data), 0) for data in (charge, dispute)]
+    assert of(of_invoices([objects.invoice(invoice)], known)["in_1"], amount_paid=5000).net_nanos == left * CENT
 
 
 def test_what_the_balance_paid_counts_and_what_filled_it_was_taken_off() -> None:

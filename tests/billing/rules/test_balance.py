@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from billing.rules import balance
@@ -123,6 +124,29 @@ def test_what_is_paid_for_all_parts_is_drawn_on_before_what_they_allow_beyond_it
 def test_what_one_part_does_not_hold_is_drawn_on_the_next() -> None:
     first, second = part(50), part(40, key="b", days=40)
     assert left([Spell(START, (first, second), 60)], Spell(START + 30 * DAY, (second,), 0)) == 30
+
+
+def test_what_is_used_after_a_part_froze_is_drawn_on_others() -> None:
+    gone, topup = part(50, paid=0, frozen=True, stopped_at_nanos=10), [Purchase("t", START, 20)]
+    assert [left([], spell(0, used, gone), topup) for used in (5, 10, 25, 30)] == [25, 30, 30, 30]
+    assert [left([], spell(0, used, gone, part(40, key="b"))) for used in (10, 30, 50)] == [50, 50, 50]
+    # The next window's too; also where what was paid for it counts by then.
+    for past in (replace(gone, forgiven_nanos=50), part(50, frozen=True, stopped_at_nanos=10)):
+        assert left([spell(0, 25, past)], spell(1, 0, part(50, key="b")), topup) == 50 + 5
+    two = balance.Balance(drawn={"a": 45})
+    assert balance.limit(two, spell(1, 8, gone), topup).nanos == 5 + 20
+
+
+def test_each_part_that_freezes_keeps_what_was_used_and_no_other_has() -> None:
+    a, b, live = part(50, frozen=True), part(30, frozen=True, key="b", days=20), part(40, key="c")
+    none = balance.Balance()
+    assert balance.stopped(none, spell(0, 10, a, live), {}) == {"a": 10}
+    assert balance.stopped(none, spell(0, 25, a, b, live), {"a": 10}) == {"a": 10, "b": 15}
+    assert balance.stopped(none, spell(0, 90, a, b, live), {}) == {"a": 50, "b": 30}
+    # What is used may become less, as by a call that costs less than was held for it.
+    assert balance.stopped(none, spell(0, 7, a), {"a": 10}) == {"a": 7}
+    assert balance.stopped(none, spell(0, 7, live), {"a": 10}) == {}
+    assert balance.stopped(balance.Balance(drawn={"a": 48, "b": 31}), spell(0, 7, a, b), {}) == {"a": 2, "b": 0}
 
 
 def test_what_was_drawn_on_a_frozen_part_is_drawn_on_no_other() -> None:
