@@ -124,13 +124,13 @@ class GroupCommit:
         pause_s = PAUSE_S[0]
         try:
             while True:
-                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s())
-                jobs = self._waiting + jobs
-                if jobs:
-                    self._waiting = self._carry_out(jobs)
+                # What is new first: it is answered at once, whatever has to wait for the database.
+                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s()) + self._waiting
+                away = self._carry_out(jobs[:BATCH]) if jobs else []
+                self._waiting = jobs[BATCH:] + away
                 # Until the next ones come, these would keep what they refer to, their calls' bodies too.
                 del jobs
-                if self._waiting:
+                if away:
                     # Tried again with what arrives next; new reservations in it are still answered at once.
                     time.sleep(pause_s)
                     pause_s = min(pause_s * 2, PAUSE_S[1])

@@ -149,6 +149,21 @@ async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by
     assert await Reservation.objects.acount() == 1
 
 
+async def test_what_waited_for_the_database_lands_in_batches(commit, by, fault):
+    """All of it in one transaction might take longer than one may last, and never land."""
+    held = [make.reserving("0.001", by=by) for _ in range(2 * BATCH + 10)]
+    await asyncio.gather(*(commit.submit(one) for one in held))
+    fault.on = True
+    for one in held:
+        commit.put(make.settling(one.reservation_id, "0.001"))
+    await until(lambda: commit.unsettled > BATCH)
+    fault.batches.clear()
+    fault.on = False
+    await until(lambda: not commit.unsettled)
+    assert max(fault.batches) <= BATCH
+    assert await SpendEntry.objects.acount() == len(held)
+
+
 @pytest.mark.parametrize("error", [OperationalError("away"), ValueError("a mistake of ours")], ids=["away", "mistake"])
 async def test_each_call_of_a_batch_that_fails_has_an_error_of_its_own(commit, by, monkeypatch, error):
     """Who is done with an error empties its frames; those of the others' calls still run."""
