@@ -30,7 +30,7 @@ from llm.gateway import bodies
 from llm.gateway import idempotency as repeats
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
 from llm.gateway.bodies import LIKELY_S_PER_BYTE, HeldBytes
-from llm.gateway.turns import LIKELY_S, Owner, TooManyRequests, Turn, Turns
+from llm.gateway.turns import LIKELY_S, Owner, RequestTurn, TooManyRequests, Turns
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ class Gate:
         return owner
 
 
-def _paced(send: Send, turn: Turn) -> Send:
+def _paced(send: Send, turn: RequestTurn) -> Send:
     """What is made while it is sent counts as it is made, and the rest of it waits for its share."""
     sent_s = 0.0
 

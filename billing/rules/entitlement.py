@@ -391,7 +391,7 @@ class _Subscription:
         is_sent = any(one.subscription_id == self.id and one.status == "open" for one in self.facts.invoices)
         if not (self.grants or sub.trial_ends_at or cycle.in_arrears or (sub.days_until_due and is_sent)):
             return self._is(EntitlementState.PENDING, "awaiting_first_payment")
-        terms = self._terms(rolled, in_arrears=cycle.in_arrears)
+        terms = self._terms(rolled, items, in_arrears=cycle.in_arrears)
         grace = max(terms, timedelta(days=self.policy.grace_days))
         due_at = (rolled.ends_at if cycle.in_arrears else rolled.starts_at) + terms
         is_behind = not cycle.in_arrears or self._is_behind(paid, rolled)
@@ -402,10 +402,18 @@ class _Subscription:
         rest = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
         return self._on_credit(cycle, items, rest, ends_at, due_at)
 
-    def _terms(self, current: Period, *, in_arrears: bool) -> timedelta:
-        """How long after the period's start what is billed then is due: what was sent says so, once it is."""
+    def _terms(self, current: Period, items: Sequence[Item], *, in_arrears: bool) -> timedelta:
+        """How long after the period's start what is billed of items then is due: what was sent says so, once it is."""
         sent = [one for one in self.facts.invoices if one.status == "open" and one.due_at]
-        mine = (one for one in sent if any(self._bills(line, one, current, in_arrears) for line in one.lines))
+        # What else the subscription bills, in other intervals, has terms of its own.
+        prices, rhythms = {one.price.id for one in items}, {one.price.rhythm for one in items}
+        mine = (
+            one
+            for one in sent
+            for line in one.lines
+            if line.price.id in prices or line.price.rhythm in rhythms
+            if self._bills(line, one, current, in_arrears)
+        )
         due_at = max((one.due_at for one in mine if one.due_at), default=None)
         return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
 

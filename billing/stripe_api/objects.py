@@ -34,6 +34,11 @@ class StripePrice:
     metadata: Object = field(default_factory=dict)
     product_metadata: Object = field(default_factory=dict)
 
+    @property
+    def rhythm(self) -> tuple[str, int]:
+        """How often it bills."""
+        return self.interval, self.interval_count
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import orjson
@@ -56,7 +56,7 @@ class GovernedCall:
     caller: Caller
     request: Request
     estimate: Estimate
-    # What the call goes by to its end, and the model that it names there.
+    # What the attempt goes by to its end, and the model that the call names there.
     catalogue: Catalogue
     asked: Candidate
     # Models, as `provider/id`, and providers that did not answer this call or are known not to.
@@ -69,6 +69,11 @@ class GovernedCall:
 
     def __post_init__(self) -> None:
         self.bound = CallBounds(self.gateway, self.catalogue, self.request, self.estimate, self.avoided)
+
+    def goes_by(self, catalogue: Catalogue) -> None:
+        """The next attempt is held at the prices of its own moment: the one before may have taken minutes to fail."""
+        self.catalogue = self.bound.catalogue = catalogue
+        self.asked = replace(self.asked, entry=catalogue.resolve(self.asked.name))
 
     def first_failure(self) -> errors.GatewayError | None:
         """To be raised, and forgotten here: by the frames that it comes through it knows the call."""

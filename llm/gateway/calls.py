@@ -67,13 +67,15 @@ def _check(entry: Entry, request: Request, route: Route, estimate: Estimate, unc
 async def _try_in_order(call: GovernedCall) -> None:
     """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
     # What stands in for a model is worked out where it has to be: most calls are answered by the one that they name.
-    if not call.strategy and (alone := _open_ones(call, (call.asked,))) and await _is_answered(call, alone):
-        return
-    plan = _plan(call)
-    while order := _open_ones(call, plan):
+    if not call.strategy and (alone := _open_ones(call, (call.asked,))):
+        if await _is_answered(call, alone):
+            return
+        call.goes_by(await call.gateway.catalogue())
+    while order := _open_ones(call, plan := _plan(call)):
         # A strategy's candidates, and what a failed call falls back to, do as well as the first.
         if await _is_answered(call, order if _is_moved_to(call, order[0]) else order[:1]):
             return
+        call.goes_by(await call.gateway.catalogue())
     raise call.first_failure() or _blocked(call, plan)
 
 

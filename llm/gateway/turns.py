@@ -48,7 +48,7 @@ class _Line:
         self.first = Places(1)
 
 
-class Turn:
+class RequestTurn:
     """One request's turn; `took` is told what it takes of a processor, at its end or as it goes."""
 
     def __init__(self, lines: dict[str, _Line], likely_s: float) -> None:
@@ -85,7 +85,7 @@ class Turns:
     @asynccontextmanager
     async def turn(
         self, owner: Owner, *, is_read: bool, patience_s: float, likely_s: float = LIKELY_S
-    ) -> AsyncIterator[Turn]:
+    ) -> AsyncIterator[RequestTurn]:
         """Waits for a request's turn. Raises TooManyRequests where that would be later than in `patience_s`."""
         lines = {owner.name: self._keys}
         if owner.counts_for != owner.name:
@@ -96,7 +96,7 @@ class Turns:
                     await self._wait(owner, lines, places, is_read)
             except TimeoutError:
                 raise self._refusal(owner) from None
-            turn = Turn(lines, likely_s)
+            turn = RequestTurn(lines, likely_s)
             try:
                 yield turn
             finally:
@@ -111,9 +111,10 @@ class Turns:
             for whose, line in lines.items() if is_read else ():
                 await places.enter_async_context(line.reads.place(whose))
             async with AsyncExitStack() as firsts:
+                # A key waits for its own share before it is the first of its tenant's, whose other keys wait for that.
                 for whose, line in lines.items():
                     await firsts.enter_async_context(line.first.place(whose))
-                await _until_even(lines)
+                    await _until_even({whose: line})
         finally:
             self._waiting[owner.name] -= 1
             # Nothing is kept of whoever waits for nothing.

@@ -448,3 +448,14 @@ def test_a_refund_of_an_upgrade_takes_what_it_paid_for(shop: Shop) -> None:
     assert read(shop, customer) == ("active", 61_000_000_000)
     shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"])
     assert read(shop, customer) == ("active", 31_000_000_000)
+
+
+def test_each_rhythm_of_a_subscription_has_the_terms_of_its_own_invoices(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    monthly = shop.price(3100, metadata={"llm_budget_usd": "50"})
+    days = shop.price(990, "day", count=10, metadata={"llm_budget_usd": "15", "llm_budget_period": "billing"})
+    shop.subscribe(customer, monthly, days, collection_method="send_invoice", days_until_due=14)
+    assert read(shop, customer)[1] == 65 * 10**9
+    # The month's invoice is late; that of the last ten days is not due yet.
+    shop.account.advance(by=21 * DAY)
+    assert read(shop, customer)[1] == 15 * 10**9

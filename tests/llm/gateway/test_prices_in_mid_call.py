@@ -157,6 +157,23 @@ def test_calls_that_begin_wait_for_prices_that_are_over(product: Product, monkey
     assert all(cost > 5 * before for cost in costs[1:])
 
 
+def test_what_a_call_falls_back_to_is_held_at_the_prices_of_then(product: Product, booked: BookedUpstream) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(head_after_s=1.0, status=503, error={"message": "overloaded"}))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(product.chat, key, model="mistral-large-latest", max_tokens=1_000)
+        assert eventually(lambda: Reservation.objects.filter(status="pending").exists())
+        make_ten_times_dearer()
+        answer = asked.result()
+
+    assert (answer.status_code, answer.headers["x-model-served"]) == (200, "mistral-small-latest")
+    held = Reservation.objects.order_by("reserved_at").last()
+    assert held is not None
+    # At the old price its answer could have cost six ten-thousandths of a dollar.
+    assert held.amount_nanos > 1_000 * 6_000
+
+
 @pytest.mark.django_db
 def test_the_next_call_has_the_price_that_an_act_before_it_made(product: Product) -> None:
     make.budget("1.00")
