@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 API = "/api/"
-WEBHOOKS = "/api/webhooks/"
+WEBHOOK = "/api/webhooks/stripe"
 HEALTH = "/api/health"
 # What a request of the API says once or not at all: who asks, for whom, and whether it has asked before.
 ONCE = frozenset(name.encode() for name in (*repeats.ONCE, "authorization", "stripe-signature"))
@@ -99,7 +99,7 @@ class Gate:
         self._django = django
         self._turns = turns
         # By what a request bears: until when it is remembered whose that is.
-        self._owners: dict[bytes, tuple[float, Owner]] = {}
+        self._owners: dict[tuple[bytes, bytes], tuple[float, Owner]] = {}
         most, most_of_webhooks = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, ALL * envelope.MOST_BYTES
         self._known = HeldBytes(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
         # Of these nobody is known but an address, which has half of what others leave.
@@ -167,7 +167,9 @@ class Gate:
             ) as turn:
                 took_s: list[float] = []
                 try:
-                    await self._django({**scope, TOOK_S: took_s}, receive, _paced(send, turn))
+                    # Nothing that strangers get is made by the database while they read it.
+                    made = _paced(send, turn, is_made_at_once=owner == _of_address(scope))
+                    await self._django({**scope, TOOK_S: took_s}, receive, made)
                 finally:
                     turn.took(sum(took_s))
         except TooManyRequests as error:
@@ -223,8 +225,9 @@ class Gate:
 
     async def _known_owner(self, headers: dict[bytes, bytes]) -> Owner | None:
         """Raises DatabaseError and InterfaceError."""
-        borne = headers.get(b"authorization") or headers.get(b"cookie")
-        if not borne:
+        # By both: whoever has no key in the one, as behind a proxy that signs in, is known by the other.
+        borne = headers.get(b"authorization", b""), headers.get(b"cookie", b"")
+        if not any(borne):
             return None
         now_s = time.monotonic()
         until_s, owner = self._owners.get(borne, (0.0, None))
@@ -237,8 +240,11 @@ class Gate:
         return owner
 
 
-def _paced(send: Send, turn: RequestTurn) -> Send:
-    """What is made while it is sent counts as it is made, and the rest of it waits for its share."""
+def _paced(send: Send, turn: RequestTurn, *, is_made_at_once: bool) -> Send:
+    """What is made while it is sent counts as it is made, and the rest of it waits for its share.
+
+    Once all is made its place is free: however slowly it is read, others of the same key or address have theirs.
+    """
     sent_s = 0.0
 
     async def paced(message: Message) -> None:
@@ -246,6 +252,8 @@ def _paced(send: Send, turn: RequestTurn) -> Send:
         if sent_s and message.get("more_body"):
             turn.took(time.monotonic() - sent_s)
             await turn.wait()
+        if is_made_at_once or (message["type"] == "http.response.body" and not message.get("more_body")):
+            await turn.leave_place()
         await send(message)
         sent_s = time.monotonic()
 
@@ -268,7 +276,7 @@ def _doubled(scope: Scope) -> str:
 
 
 def _is_webhook(scope: Scope) -> bool:
-    return bool(scope["path"].startswith(WEBHOOKS))
+    return bool(scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/") == WEBHOOK)
 
 
 def _of_address(scope: Scope) -> Owner:

@@ -96,11 +96,12 @@ def carried(
     of which no more than what was paid for does."""
     balance = Balance()
     alive = {*alive, *(part.key for part in ended)}
+    # A part may be away for some windows, as a subscription that is paid late is, and is the same one afterwards.
+    last = {part.key: number for number, spell in enumerate(past) for part in spell.parts}
     for number, spell in enumerate(past):
         _draw(balance, spell, topups)
-        later = {part.key for part in past[number + 1].parts} if number + 1 < len(past) else alive
         for part in spell.parts:
-            if part.key not in later:
+            if last[part.key] == number and part.key not in alive:
                 _close(balance, part)
     # What was drawn beyond that is owed by now: its credit is over.
     balance.debt_nanos += sum(max(0, balance.drawn.get(part.key, 0) - part.whole_nanos) for part in ended)

@@ -36,6 +36,8 @@ BATCH = 256
 PAUSE_S = (0.05, 2.0)
 # Between tries of one that fails for itself.
 LONGEST_PAUSE_S = 60.0
+# So long after its connection broke a server may carry a COMMIT out.
+LATE_COMMIT_S = 60.0
 # An alert is opened at this try of it.
 TOLD_AT = 4
 STUCK = "settlement_stuck"
@@ -50,6 +52,9 @@ class _Job:
     # Of one that failed for itself: how often it did, and when it is due again (monotonic seconds).
     tries: int = 0
     due: float = 0.0
+    # Of a release of what may have been reserved: since when, and how often it was looked for in vain.
+    unsure_since: float | None = None
+    looks: int = 0
 
     @property
     def must_land(self) -> bool:
@@ -199,6 +204,9 @@ class GroupCommit:
         """Keep what must land and failed for itself; False where it did not."""
         if not job.must_land or not isinstance(result, Exception):
             return False
+        if isinstance(result, ledger.ReservationUnknown) and self._may_still_come(job):
+            self._stuck.append(job)
+            return True
         if isinstance(result, ledger.AlreadyResolved | ledger.ReservationUnknown):
             return False
         job.tries += 1
@@ -207,8 +215,15 @@ class GroupCommit:
         log.error("try %d failed, again in %.1f s: %r: %r", job.tries, pause_s, job.operation, result)
         if job.tries == TOLD_AT:
             self._tell(job, result)
-        if job not in self._stuck:
-            self._stuck.append(job)
+        self._stuck.append(job)
+        return True
+
+    def _may_still_come(self, job: _Job) -> bool:
+        """Whether the hold that a job releases may yet be committed; then it is looked for again."""
+        if job.unsure_since is None or time.monotonic() > job.unsure_since + LATE_COMMIT_S or self._closing.is_set():
+            return False
+        job.looks += 1
+        job.due = time.monotonic() + PAUSE_S[0] * 2**job.looks
         return True
 
     def _stuck_wait_s(self) -> float | None:
@@ -218,13 +233,11 @@ class GroupCommit:
     def _retry_stuck(self) -> None:
         """Try again what is due of that which failed for itself: each alone."""
         now = time.monotonic()
-        for job in [job for job in self._stuck if job.due <= now]:
-            tries = job.tries
-            away = self._carry_out([job])
-            if job.tries > tries:
-                continue
-            self._stuck.remove(job)
-            self._waiting += away
+        # No end of a process waits for what may never come.
+        due = [job for job in self._stuck if job.due <= now or (job.looks and self._closing.is_set())]
+        self._stuck = [job for job in self._stuck if job not in due]
+        for job in due:
+            self._waiting += self._carry_out([job])
 
     def _tell(self, job: _Job, error: Exception) -> None:
         """Tell the operators: with what it is, the line can be posted by hand."""
@@ -251,7 +264,8 @@ class GroupCommit:
             refused.append(job)
             if error.unsure and isinstance(job.operation, Reserve):
                 # The commit may have landed before the connection broke; nobody will use this hold.
-                kept.append(_Job(Release(job.operation.reservation_id), None, None))
+                release = Release(job.operation.reservation_id)
+                kept.append(_Job(release, None, None, unsure_since=time.monotonic()))
         self._answer(refused, [own_of(error) for _ in refused])
         return kept
 

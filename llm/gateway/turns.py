@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
@@ -51,8 +51,10 @@ class _Line:
 class RequestTurn:
     """One request's turn; `took` is told what it takes of a processor, at its end or as it goes."""
 
-    def __init__(self, lines: dict[str, _Line], likely_s: float) -> None:
+    def __init__(self, lines: dict[str, _Line], likely_s: float, leave_place: Callable[[], Awaitable[None]]) -> None:
         self._lines = lines
+        # What it reads is read: others may, while it is sent.
+        self.leave_place = leave_place
         self._likely_s = likely_s
         self._count(likely_s)
 
@@ -96,7 +98,7 @@ class Turns:
                     await self._wait(owner, lines, places, is_read)
             except TimeoutError:
                 raise self._refusal(owner) from None
-            turn = RequestTurn(lines, likely_s)
+            turn = RequestTurn(lines, likely_s, places.aclose)
             try:
                 yield turn
             finally:

@@ -41,6 +41,14 @@ def test_what_a_plan_allowed_beyond_what_was_paid_is_owed_whatever_plan_follows(
     assert left(past, spell(1, 0, part(50, key="b"))) == 0
 
 
+def test_a_part_that_is_away_for_a_window_comes_back_with_what_is_left_of_it() -> None:
+    past = [spell(0, 60, part(50), part(30, key="b")), spell(1, 5, part(30, key="c"))]
+    assert left(past, spell(2, 0, part(50), part(30, key="d"))) == 30
+    past.append(spell(2, 5, part(30, key="d"), part(50)))
+    # When it is over it is so once: 5 of it, and of the others what was not used, repay nothing that was not owed.
+    assert left(past, spell(3, 0, part(30, key="e"))) == 30
+
+
 def test_what_is_left_unused_repays_what_is_owed() -> None:
     past = [spell(0, 200, part(200, paid=55)), spell(1, 60, part(200, key="b"))]
     assert left(past, spell(2, 0, part(50, key="c"))) == 45

@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connections
 
 from governance import ledger
-from governance.ledger import book
+from governance.ledger import book, writer
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Extend, Record, Release
 from governance.ledger.writer import BATCH, GroupCommit
@@ -215,6 +215,44 @@ async def test_a_reservation_whose_commit_was_lost_is_given_back(commit, by, mon
         await asyncio.sleep(0.01)
     assert reservation.status == "released"
     assert (await BudgetWindow.objects.aget()).reserved_nanos == 0
+
+
+async def test_so_is_one_whose_commit_comes_after_that_was_tried(commit, by, monkeypatch):
+    """The server carries a COMMIT out whose connection is gone."""
+    apply, held = ledger.apply, []
+
+    def later(operations, *, now):
+        if not held:
+            held.extend(operations)
+            raise ledger.LedgerUnavailable("the connection broke", unsure=True)
+        return apply(operations, now=now)
+
+    monkeypatch.setattr(ledger, "apply", later)
+    with pytest.raises(ledger.LedgerUnavailable):
+        await commit.submit(make.reserving("0.10", by=by))
+    await until(lambda: commit._stuck and commit._stuck[0].looks)
+    await sync_to_async(apply)(held, now=NOON)
+    await until(lambda: not commit.unsettled)
+    assert (await Reservation.objects.aget()).status == "released"
+
+
+async def test_one_that_never_comes_is_looked_for_no_longer_than_it_may(commit, by, monkeypatch):
+    apply, broken = ledger.apply, []
+
+    def never(operations, *, now):
+        if not broken:
+            broken.append(operations)
+            raise ledger.LedgerUnavailable("the connection broke", unsure=True)
+        return apply(operations, now=now)
+
+    monkeypatch.setattr(ledger, "apply", never)
+    monkeypatch.setattr(writer, "LATE_COMMIT_S", 0.3)
+    with pytest.raises(ledger.LedgerUnavailable):
+        await commit.submit(make.reserving("0.10", by=by))
+    await until(lambda: commit.unsettled)
+    await until(lambda: not commit.unsettled)
+    assert not await Reservation.objects.aexists()
+    assert not await Alert.objects.aexists()
 
 
 async def test_closing_waits_for_what_is_queued(by):
