@@ -174,6 +174,42 @@ def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
     assert send(product, "/api/tenants", body, key=other).status_code == 400
 
 
+@pytest.mark.parametrize("key", ["", "Bearer sg_one"])
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_whoever_reads_slowly_keeps_no_place_of_others_once_all_is_made(
+    monkeypatch: pytest.MonkeyPatch, key: str, pieces: int
+) -> None:
+    """Of a table for a key the database makes the next lines while the last are read; nothing else is so."""
+
+    async def django(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(pieces):
+            await send({"type": "http.response.body", "body": b"a", "more_body": number + 1 < pieces})
+
+    async def ask(*, slowly: bool) -> bool:
+        """Whether it is answered whole within half a second."""
+
+        async def send(message: Any) -> None:
+            if slowly and message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        headers = [(b"authorization", key.encode())] if key else []
+        scope = {"type": "http", "method": "GET", "path": "/admin/", "headers": headers, "client": ("192.0.2.1", 1)}
+        running.append(asyncio.create_task(through(scope, asyncio.Event().wait, send)))
+        done, _ = await asyncio.wait([running[-1]], timeout=0.5)
+        return bool(done)
+
+    monkeypatch.setattr(gate, "_looked_up", lambda headers: Owner(key, key) if key else None)
+    through, running = Gate(django, turns=Turns(share=1.0)), list[asyncio.Task[None]]()
+    try:
+        assert [await ask(slowly=True) for _ in range(4)] == [False] * 4
+        assert await ask(slowly=False) is (pieces == 1 or not key)
+    finally:
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
 class Waiting:
     """Requests at a gate whose bodies have come but for their ends."""
 
@@ -207,7 +243,7 @@ class Waiting:
             answers.append(message.get("status", 0))
 
         headers = [(b"authorization", key.encode()), (b"transfer-encoding", b"chunked")]
-        scope = {"type": "http", "method": "PUT", "path": path, "headers": headers, "client": (address, 1)}
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "client": (address, 1)}
         running = asyncio.create_task(self.gate(scope, receive, send))
         done, _ = await asyncio.wait([running], timeout=5 if whole else 0.1)
         if not done:

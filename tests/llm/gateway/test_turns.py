@@ -40,6 +40,26 @@ async def test_a_tenants_keys_take_twice_the_share_of_one_together() -> None:
     assert 0.1 < await waited_s(shared, SAME) < 0.3
 
 
+async def test_a_key_that_has_used_up_its_share_waits_for_it_before_its_tenants_other_keys() -> None:
+    shared = Turns(share=0.2)
+    await waited_s(shared, ONE, took_s=0.16)
+    greedy = asyncio.create_task(waited_s(shared, ONE))
+    await asyncio.sleep(0.05)
+    # Its tenant's share is even after 0.4 s, its own after twice as long.
+    assert await waited_s(shared, SAME) < 0.6
+    assert await greedy > 0.6
+
+
+async def test_a_read_whose_answer_is_made_leaves_its_place_to_others() -> None:
+    shared = Turns(share=1.0)
+    async with AsyncExitStack() as stack:
+        for _ in range(turns.READS):
+            turn = await stack.enter_async_context(shared.turn(ONE, is_read=True, patience_s=1))
+            await turn.leave_place()
+        async with shared.turn(ONE, is_read=True, patience_s=0.2):
+            pass
+
+
 async def test_of_those_that_begin_at_once_each_waits_for_what_others_are_likely_to_take() -> None:
     shared = Turns(share=0.5)
 
