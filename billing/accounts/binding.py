@@ -145,6 +145,13 @@ def claims_to_retry() -> Q:
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
 
 
+def is_held_up(account: BillingAccount) -> bool:
+    """Whether somebody has to act before the account's tenant, or the one that it claims, can be given anything."""
+    if account.tenant is not None:
+        return waits_for_consent(account)
+    return bool(_obstacle(account, _holders(account.claimed_tenant, account).first()))
+
+
 def make_tenant(slug: str, now: datetime) -> None:
     """A tenant of this name, where there is none that reads alike. What cannot be a slug is left to an operator."""
     if Tenant.objects.filter(slug__iexact=slug).exists():

@@ -405,22 +405,19 @@ class _Subscription:
     def _terms(self, current: Period, items: Sequence[Item], *, in_arrears: bool) -> timedelta:
         """How long after the period's start what is billed of items then is due: what was sent says so, once it is."""
         sent = [one for one in self.facts.invoices if one.status == "open" and one.due_at]
-        # What else the subscription bills, in other intervals, has terms of its own.
-        prices, rhythms = {one.price.id for one in items}, {one.price.rhythm for one in items}
-        mine = (
-            one
-            for one in sent
-            for line in one.lines
-            if line.price.id in prices or line.price.rhythm in rhythms
-            if self._bills(line, one, current, in_arrears)
-        )
+        mine = (one for one in sent for line in one.lines if self._bills(line, one, current, items, in_arrears))
         due_at = max((one.due_at for one in mine if one.due_at), default=None)
         return due_at - current.starts_at if due_at else timedelta(days=self.sub.days_until_due)
 
-    def _bills(self, line: Line, invoice: StripeInvoice, current: Period, in_arrears: bool) -> bool:
-        """Whether a line bills a period, or where that is done in arrears the one before it."""
+    def _bills(
+        self, line: Line, invoice: StripeInvoice, current: Period, items: Sequence[Item], in_arrears: bool
+    ) -> bool:
+        """Whether a line bills a period of items, or where that is done in arrears the one before it."""
         span = grants.between(line.starts_at, line.ends_at)
         if span is None or not line.recurring or (line.subscription_id or invoice.subscription_id) != self.id:
+            return False
+        # What else the subscription bills, in another rhythm, has terms of its own.
+        if not any(line.price.id == one.price.id or line.price.rhythm == one.price.rhythm for one in items):
             return False
         return span.ends_at == current.starts_at if in_arrears else bool(span.overlap(current))
 

@@ -100,7 +100,8 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
     def read(api: stripe.StripeClient) -> CustomerSnapshot:
         customer = _customer(api, customer_id)
         if customer.get("deleted"):
-            return CustomerSnapshot(customer, (), ())
+            # What becomes of its payments is heard of in events alone.
+            return CustomerSnapshot(customer, (), (), payments=None)
         is_account = customer_id.startswith(ACCOUNT)
         whose = {"customer_account" if is_account else "customer": customer_id}
         wanted: Any = whose | {"status": "all", "limit": PAGE}

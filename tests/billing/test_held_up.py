@@ -1,0 +1,85 @@
+"""Customers of whom nothing comes until a person acts are not looked at each minute, and keep nobody else waiting."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from billing.accounts import binding, sync
+from billing.models import BillingAccount
+from governance.audit import Actor
+from governance.models import Tenant
+from tests import factories
+from tests.billing.sandbox.conftest import DAY, Shop
+from tests.billing.test_simulated import read
+
+
+def at(shop: Shop) -> datetime:
+    return datetime.fromtimestamp(shop.account.now, UTC)
+
+
+def readings_of_ten_minutes(shop: Shop, customer: str) -> int:
+    def readings() -> int:
+        return BillingAccount.objects.get(stripe_customer_id=customer).fetches
+
+    before = readings()
+    for minute in range(10):
+        sync.due(now=at(shop) + timedelta(minutes=minute))
+    return readings() - before
+
+
+def stop_paying(shop: Shop, customer: str) -> None:
+    shop.account.state.after_last_try = "past_due"
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    shop.account.advance(by=45 * DAY)
+
+
+def cancelled_beside_own_budgets(shop: Shop, slug: str, price: str) -> str:
+    customer = shop.customer(metadata={"tenant_id": slug})
+    sync.customer(customer, now=at(shop))
+    factories.budget("3.00", tenant=Tenant.objects.get(slug=slug))
+    sub = shop.subscribe(customer, price)["id"]
+    shop.delete(f"subscriptions/{sub}")
+    sync.customer(customer, now=at(shop))
+    return customer
+
+
+def test_one_whose_tenant_has_budgets_of_its_own_waits_for_consent(shop: Shop) -> None:
+    customer = cancelled_beside_own_budgets(shop, "acme", shop.price(5000, lookup_key="standard"))
+    assert readings_of_ten_minutes(shop, customer) == 0
+
+
+def test_one_that_claims_the_tenant_of_another_whom_an_operator_bound(shop: Shop) -> None:
+    old, by, price = shop.customer(), Actor("operator"), shop.price(5000, lookup_key="standard")
+    shop.subscribe(old, price)
+    sync.customer(old, now=at(shop))
+    account = BillingAccount.objects.get(stripe_customer_id=old)
+    binding.bind(account=account, tenant=Tenant.objects.get(slug="acme"), by=by, now=at(shop))
+    read(shop, old)
+    stop_paying(shop, old)
+    assert read(shop, old)[0] == "suspended"
+    new = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(new, price)
+    sync.customer(new, now=at(shop))
+    assert readings_of_ten_minutes(shop, new) == 0
+    # An operator's word is heard at once.
+    binding.bind(account=BillingAccount.objects.get(stripe_customer_id=old), tenant=None, by=by, now=at(shop))
+    assert readings_of_ten_minutes(shop, new) == 1
+    assert BillingAccount.objects.get(stripe_customer_id=new).tenant == Tenant.objects.get(slug="acme")
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_as_many_of_them_as_one_run_takes_keep_nobody_waiting(shop: Shop, others: int) -> None:
+    price = shop.price(5000, lookup_key="standard")
+    for number in range(others):
+        factories.tenant(f"other-{number}")
+        cancelled_beside_own_budgets(shop, f"other-{number}", price)
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, price)
+    read(shop, customer)
+    stop_paying(shop, customer)
+
+    sync.due(now=at(shop), limit=5)
+
+    assert Tenant.objects.get(slug="acme").status == Tenant.Status.SUSPENDED
