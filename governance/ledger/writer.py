@@ -76,6 +76,8 @@ class GroupCommit:
         # Kept because the database is away; and what failed for itself.
         self._waiting: list[_Job] = []
         self._stuck: list[_Job] = []
+        # Of these: what is being tried once more.
+        self._retried: list[_Job] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -107,8 +109,12 @@ class GroupCommit:
 
     @property
     def unsettled(self) -> int:
-        """Operations kept for another try."""
-        return len(self._waiting) + len(self._stuck)
+        """Operations kept for another try, or at it."""
+        return len(self._unlanded())
+
+    def _unlanded(self) -> list[_Job]:
+        """Each once, whatever the thread moves from one list to another meanwhile."""
+        return list({id(job): job for job in (*self._retried, *self._waiting, *self._stuck)}.values())
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         self._closing.set()
@@ -116,7 +122,7 @@ class GroupCommit:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("%d operations had not landed at shutdown; their reservations will expire", self.unsettled)
-            for job in (*self._waiting, *self._stuck):
+            for job in self._unlanded():
                 log.error("not landed: %r", job.operation)
 
     def _abandon(self, operation: Operation) -> None:
@@ -234,10 +240,11 @@ class GroupCommit:
         """Try again what is due of that which failed for itself: each alone."""
         now = time.monotonic()
         # No end of a process waits for what may never come.
-        due = [job for job in self._stuck if job.due <= now or (job.looks and self._closing.is_set())]
-        self._stuck = [job for job in self._stuck if job not in due]
-        for job in due:
+        self._retried = [job for job in self._stuck if job.due <= now or (job.looks and self._closing.is_set())]
+        self._stuck = [job for job in self._stuck if job not in self._retried]
+        for job in self._retried:
             self._waiting += self._carry_out([job])
+        self._retried = []
 
     def _tell(self, job: _Job, error: Exception) -> None:
         """Tell the operators: with what it is, the line can be posted by hand."""
