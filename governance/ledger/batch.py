@@ -1,8 +1,8 @@
-"""One batch of the ledger: what it read and locked, and what it changed.
+"""One batch of the ledger: how it reads and locks what it needs, and writes back what changed.
 
 Used by the ledger alone (`book`, and its rules in `call_rules` and `window_rules`), inside its transaction. Windows and
-reservations are changed in memory and written back once, by `write`; windows are opened and closed by statement,
-because their ids are needed at once.
+reservations are changed in memory (`state`) and written back once, by `write`; windows are opened and closed by
+statement, because their ids are needed at once.
 """
 
 from __future__ import annotations
@@ -16,40 +16,18 @@ from uuid import UUID
 
 from django.conf import settings
 
-from governance.ledger import acts, claims, clock, needs, sql, sql_acts, sql_callers, sql_writes
+from governance.ledger import acts, clock, needs, sql, sql_acts, sql_callers, sql_writes
 from governance.ledger import sql_buckets as limits
 from governance.ledger.caller_rules import CallerRules, Remembered, told
-from governance.ledger.operations import (
-    Adjust,
-    Extend,
-    Follow,
-    Operation,
-    Record,
-    Reserve,
-    Settle,
-)
-from governance.ledger.results import AlreadyResolved, LedgerError, ReservationUnknown, WindowGone
-from governance.ledger.rows import (
-    BucketRow,
-    EntryRow,
-    EventRow,
-    ReservationRow,
-    WindowRow,
-    has_ended,
-)
+from governance.ledger.operations import Adjust, Extend, Follow, Operation, Record, Reserve, Settle
+from governance.ledger.rows import BucketRow, EntryRow, WindowRow, has_ended
 from governance.ledger.sql_dialect import answer, answers, together
-from governance.ledger.views import bucket_view, covered, new_window, unopened, view_of
-from governance.rules import money
-from governance.rules.buckets import Amount
+from governance.ledger.state import BatchState
+from governance.ledger.views import new_window
 from governance.rules.calls import Caller
-from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
 from governance.rules.overruns import ModelOverrun
-from governance.rules.scopes import (
-    MatchedBudget,
-    is_named_by_calls,
-)
+from governance.rules.scopes import MatchedBudget, is_named_by_calls
 
-HARD_STOP = "hard-stop"
 # In which a tenant's calls may bring so many new subjects to a budget for each one: settings.NEW_NAMES_PER_HOUR.
 NEW_NAMES_SPAN = timedelta(hours=1)
 # How often a batch looks for windows that others open or close at the same moment, before it is run again calmly.
@@ -73,8 +51,8 @@ class _Looked(NamedTuple):
     buckets: list[tuple[Any, Any]]
 
 
-class Batch:
-    """The working state of one transaction.
+class Batch(BatchState):
+    """The working state of one transaction: reads and locks it, and writes it back.
 
     Turns. Which windows of a budget are open changes in two ways. An act (Reset, OpenPeriod) closes what runs, as often
     as somebody asks; a call or the roll closes what time has ended, and opens the next. So acts on a budget take turns:
@@ -109,33 +87,22 @@ class Batch:
         ahead: bool = False,
         remembered: Remembered | None = None,
     ) -> None:
+        super().__init__(now + clock.ahead(), CallerRules())
         self.operations = operations
         # By the caller's clock; put right by the database's before anything depends on it.
         self._given = now
-        self.now = now + clock.ahead()
         self.calmly = calmly
         self._ahead = ahead and not calmly and needs.are_calls(operations)
         # Without any of others: what a transaction sees of its own is nobody else's affair.
         self._remembered = remembered if remembered is not None else Remembered()
-        self.windows: dict[int, WindowRow] = {}
-        self.open: dict[tuple[int, str], WindowRow] = {}
-        self.reservations: dict[UUID, ReservationRow] = {}
-        self.new_reservations: dict[UUID, ReservationRow] = {}
         self.corrected: dict[UUID, EntryRow] = {}
         self.reported: dict[tuple[int, str], sql.Reported] = {}
-        # Rate buckets by (limit, subject) and by id; empty where nothing is limited.
-        self.buckets: dict[int, BucketRow] = {}
-        self.entries: list[EntryRow] = []
-        self.events: list[EventRow] = []
         self.overruns: list[tuple[UUID, ModelOverrun]] = []
         # Budgets whose windows are too many for one transaction, those of an act that is noted in their place, and
         # the windows that follow one: see `acts`.
         self.crowded: set[int] = set()
         self.noted: set[int] = set()
         self.following: dict[Follow, list[tuple[int, str]]] = {}
-        self.rules = CallerRules()
-        # Callers that bring one more new name than there may be.
-        self._crowded: set[Caller] = set()
 
     # Reading and locking ------------------------------------------------------------------------------------
 
@@ -167,7 +134,7 @@ class Batch:
             looked=looked,
         )
         stand_ins = [row for row in self.open.values() if row.id == 0]
-        self.work_out([row for row in (*self.windows.values(), *stand_ins) if self._is_stale(row)])
+        self.bring_up_to_date([*self.windows.values(), *stand_ins])
         self._lock_buckets(looked)
 
     def _look_ahead(self, callers: Collection[Caller], *, is_sure: bool) -> _Looked:
@@ -240,23 +207,6 @@ class Batch:
         }
         self.rules.read(callers)
 
-    def governs_since(self, row: ReservationRow) -> WindowView | None:
-        """A budget that governs a growing hold's caller now and did not when it was held: no window of it has the hold.
-
-        As a window of it would open.
-        """
-        held = {self.windows[id].budget.id for id in row.windows}
-        later = [item for item in self.matched(row.caller) if item.budget.id not in held]
-        return view_of(unopened(later[0], self.now)) if later else None
-
-    def is_limited_since(self, row: ReservationRow) -> bool:
-        """Whether a rate limit holds for a growing hold's caller now and did not when it was held.
-
-        The buckets of those that did are there as long as the limits are: what is held keeps them.
-        """
-        held = {self.buckets[id].rule.id for id in row.buckets if id in self.buckets}
-        return any(rule.id not in held for rule, _ in self.rules.limited[row.caller])
-
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""
         self.now = self._given + clock.ask()
@@ -269,26 +219,10 @@ class Batch:
         rows = acts.as_restarted(row for row in rows if not has_ended(row, self.now))
         self.open = {(row.budget.id, row.subject): row for row in rows}
         lacking = [item for item in self.matched(caller) if (item.budget.id, item.subject) not in self.open]
-        self._stand_in(lacking)
+        self.stand_in(lacking)
         self._notice_crowds({caller: lacking})
-        self.work_out([row for row in self.open.values() if self._is_stale(row)])
+        self.bring_up_to_date(self.open.values())
         self.buckets = {row.id: row for row in self._buckets([caller], lock=False)}
-
-    def matched(self, caller: Caller) -> list[MatchedBudget]:
-        return self.rules.matched[caller]
-
-    def window_at(self, matched: MatchedBudget, at: datetime) -> WindowRow:
-        """The window that a call of `at` counts in: that of its own period, closed or open, else the open one.
-
-        A window that opens with its first call, or by an act, has no predecessor for what was called before: so that
-        no report is outside of a budget that governs it.
-        """
-        current = self.open[matched.budget.id, matched.subject]
-        if current.starts_at <= at:
-            return current
-        key = matched.budget.id, matched.subject
-        closed = [row for row in self.windows.values() if (row.budget.id, row.subject) == key and covered(row, at)]
-        return max(closed, key=lambda row: row.starts_at, default=current)
 
     def _lock_windows(
         self,
@@ -327,7 +261,7 @@ class Batch:
             # Closed while we waited for its lock: whoever did that may have opened its successor.
             overtaken = any(row.closed_at is not None and row.id not in ids for row in rows)
             if not missing and not overtaken:
-                self._stand_in(wanted.values())
+                self.stand_in(wanted.values())
                 return
             sql_writes.close_windows(ended, self.now)
             if missing:
@@ -343,10 +277,10 @@ class Batch:
             op.caller: [item for item in self.matched(op.caller) if (item.budget.id, item.subject) in lacking]
             for op in self._opening()
         }
-        self._crowded.clear()
+        self.crowding.clear()
         self._notice_crowds(brought)
         opening = [op for op in self._opening() if brought[op.caller]]
-        admitted = {op.caller for op in opening if isinstance(op, Record)} - self._crowded
+        admitted = {op.caller for op in opening if isinstance(op, Record)} - self.crowding
         admitted |= {op.caller for op in opening if isinstance(op, Reserve) and self._would_admit(op)}
         known = {(item.budget.id, item.subject) for caller in admitted for item in brought.get(caller, ())}
         return [
@@ -355,46 +289,13 @@ class Batch:
 
     def _would_admit(self, op: Reserve) -> bool:
         """Whether a call goes through as things stand, before the others of this batch. Nothing is opened for it."""
-        tried = Batch((), self._given)
-        tried.now, tried.rules, tried._crowded = self.now, self.rules, self._crowded
+        tried = BatchState(self.now, self.rules)
+        tried.crowding = self.crowding
         tried.open = {key: replace(row, crossed=list(row.crossed)) for key, row in self.open.items()}
-        tried._stand_in(self.matched(op.caller))
-        tried.work_out([row for row in tried.open.values() if tried._is_stale(row)])
+        tried.stand_in(self.matched(op.caller))
+        tried.bring_up_to_date(tried.open.values())
         tried.buckets = {row.id: row for row in self._buckets([op.caller], lock=False)}
         return tried.admits(op)
-
-    def decided(self, caller: Caller, call: Call) -> Decision:
-        """What happens to a call, by the windows and buckets as they are."""
-        decision = decide(
-            self._with_status(call, caller),
-            self.views_for(caller),
-            [bucket_view(bucket, self.now) for bucket in self.buckets_of(caller)],
-        )
-        if decision.reason != Reason.TOO_MANY_NAMES:
-            return decision
-        return replace(decision, most_names=settings.NEW_NAMES_PER_HOUR)
-
-    def _with_status(self, call: Call, caller: Caller) -> Call:
-        """The call, marked with the reason why its caller may not call, if there is one, and priced anew where models
-        pass their bounds."""
-        call = call.knowing(self.rules.status.overruns)
-        reason = self.blocked(caller)
-        return call if reason is None else replace(call, blocked=reason)
-
-    def blocked(self, caller: Caller) -> Reason | None:
-        """Why a caller may not call; None where it may."""
-        return self.rules.blocked(caller, self.now) or (Reason.TOO_MANY_NAMES if caller in self._crowded else None)
-
-    def admits(self, op: Reserve) -> bool:
-        """Whether a call goes through, by the windows and buckets as they are."""
-        try:
-            return claims.decided(self, op).allowed
-        except LedgerError:
-            return False
-
-    def views_for(self, caller: Caller) -> list[WindowView]:
-        """The windows of a caller as a decision sees them."""
-        return [view_of(self._window(item)) for item in self.matched(caller)]
 
     def _opening(self) -> list[Reserve | Record]:
         """What opens the windows of its caller: a call, and a report that was not made before."""
@@ -409,16 +310,13 @@ class Batch:
             )
         ]
 
-    def is_crowded(self, caller: Caller) -> bool:
-        return caller in self._crowded
-
     def open_for(self, caller: Caller) -> bool:
         """Open what was not, because its calls were refused until another operation of this batch made room.
 
         True where there was any: somebody else may have opened and filled it at this moment, so that whoever decided by
         an empty one decides again. Raises LostWindows where it is gone already.
         """
-        lacking = [item for item in self.matched(caller) if self._window(item).id == 0]
+        lacking = [item for item in self.matched(caller) if self.window(item).id == 0]
         if lacking:
             windows = [(item.budget.id, item.subject) for item in lacking]
             # Nothing was looked at for them before: what time has ended may stand there still.
@@ -431,20 +329,12 @@ class Batch:
                 raise LostWindows("windows kept changing while they were being opened")
             self.windows |= {row.id: row for row in rows}
             self.open |= {(row.budget.id, row.subject): row for row in rows}
-            self.work_out([row for row in rows if self._is_stale(row)])
+            self.bring_up_to_date(rows)
         keys = {(bucket.rule.id, bucket.subject) for bucket in self.buckets_of(caller) if bucket.id == 0}
         if keys:
             limits.open_buckets(keys, self.now)
             self.buckets |= {row.id: row for row in self._buckets([caller])}
         return bool(lacking or keys)
-
-    def _stand_in(self, wanted: Iterable[MatchedBudget]) -> None:
-        """For windows that are not open: as they would open at a call that is let through."""
-        for item in wanted:
-            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
-
-    def _window(self, item: MatchedBudget) -> WindowRow:
-        return self.open[item.budget.id, item.subject]
 
     def _notice_crowds(self, brought: Mapping[Caller, Sequence[MatchedBudget]]) -> None:
         """Find the callers that bring a budget one more new name than a tenant's calls may within an hour."""
@@ -456,7 +346,7 @@ class Batch:
                 key = item.budget.id, caller.tenant_id
                 count = settings.NEW_NAMES_PER_HOUR - opening[key]
                 if sql.has_opened(*key, count=count, since=self.now - NEW_NAMES_SPAN):
-                    self._crowded.add(caller)
+                    self.crowding.add(caller)
                 opening[key] += 1
 
     def _lock_buckets(self, looked: _Looked | None) -> None:
@@ -484,41 +374,6 @@ class Batch:
         rules, keys = self.rules.limits_of(callers)
         return limits.levels(answer(limits.buckets(keys=keys, ids=ids, lock=lock)), rules, self.now)
 
-    def buckets_of(self, caller: Caller) -> list[BucketRow]:
-        """The buckets that a call of this caller fills; in a dry run, also those that are not there yet, empty."""
-        known = {(row.rule.id, row.subject): row for row in self.buckets.values()}
-        return [
-            known.get((rule.id, subject)) or BucketRow(0, rule, subject, Amount(), self.now)
-            for rule, subject in self.rules.limited[caller]
-        ]
-
-    def _is_stale(self, row: WindowRow) -> bool:
-        is_due = row.closed_at is None and row.extra_until is not None and row.extra_until <= self.now
-        return is_due or acts.is_behind(row)
-
-    def work_out(self, rows: Sequence[WindowRow]) -> None:
-        """Bring the limits of open windows up to date with the acts on their budgets, and the allowances that run."""
-        if not rows:
-            return
-        limited = acts.follow(rows)
-        granted = limits.allowances({row.budget.id for row in rows}, self.now)
-        for row in rows:
-            mine = [a for a in granted if a.budget_id == row.budget.id and a.window_id in (None, row.id)]
-            running = [a for a in mine if a.starts_at <= self.now]
-            changes = [a.starts_at for a in mine if a.starts_at > self.now] + [a.ends_at for a in running if a.ends_at]
-            extra_nanos = min(money.MAX_LIMIT_NANOS, sum(a.amount_nanos for a in running))
-            row.extra_until = min(changes, default=None)
-            row.dirty = True
-            if extra_nanos != row.extra_nanos:
-                row.limit_lowered = row.limit_lowered or extra_nanos < row.extra_nanos
-                row.limit_nanos += extra_nanos - row.extra_nanos
-                row.extra_nanos = extra_nanos
-                if all(row is not each for each, _ in limited):
-                    self.refresh(row, reason="an allowance began or ended")
-        # By both together: what the limit stops, a raise beside it may let on.
-        for row, act in limited:
-            self.refresh(row, reason=act.reason, actor=act.actor)
-
     # Writing ------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
@@ -533,67 +388,3 @@ class Batch:
             sql_writes.insert_events(self.events, self.now)
             limits.update_buckets(row for row in self.buckets.values() if row.dirty)
             sql_writes.insert_overruns(self.overruns, self.now)
-
-    # Parts --------------------------------------------------------------------------------------------------
-
-    def reservation(self, id: UUID) -> ReservationRow:
-        row = self.reservations.get(id) or self.new_reservations.get(id)
-        if row is None:
-            raise ReservationUnknown(id)
-        if row.status == "pending" and (gone := [id for id in row.windows if id not in self.windows]):
-            raise WindowGone(row.id, gone[0])
-        return row
-
-    def pending(self, id: UUID) -> ReservationRow:
-        row = self.reservation(id)
-        if row.status != "pending":
-            raise AlreadyResolved(id, row.status)
-        return row
-
-    def post(self, entry: EntryRow) -> None:
-        """Add a line, and its cost to its windows.
-
-        A sum stops at its bound, and stays there: what is spent lands whatever the sum says, and the lines have all of
-        it. Such a window is far beyond any limit, so nothing is let through by that; a repair counts it anew.
-        """
-        self.entries.append(entry)
-        for id in entry.windows:
-            window = self.windows[id]
-            if window.settled_nanos < money.MAX_SUM:
-                window.settled_nanos = min(money.MAX_SUM, window.settled_nanos + entry.cost_nanos)
-            self.refresh(window)
-
-    def refresh(self, window: WindowRow, *, reason: str = "", actor: str = "") -> None:
-        """Settled money or the limit changed: bring state and thresholds up to date, each change one event."""
-        window.dirty = True
-        policy = window.budget.policy
-        for e4 in crossed(window.settled_nanos, window.limit_nanos, policy):
-            threshold = f"{e4 / 10_000:g}"
-            if threshold not in window.crossed:
-                window.crossed.append(threshold)
-                self.events.append(EventRow(window, "threshold-breach", threshold=threshold, reason=reason))
-        state = state_of(window.settled_nanos, window.limit_nanos, policy)
-        if state != window.state:
-            self.events.append(
-                EventRow(
-                    window,
-                    "state-change",
-                    old_state=window.state,
-                    new_state=state,
-                    reason=reason,
-                    actor=actor,
-                )
-            )
-            window.state = state
-            if state == State.STOPPED:
-                self.note_stop(window, reason)
-
-    def note_stop(self, window: WindowRow, reason: str) -> None:
-        """The first hard stop of a window is an event; later ones are not."""
-        if HARD_STOP not in window.crossed:
-            window.crossed.append(HARD_STOP)
-            window.dirty = True
-            self.events.append(EventRow(window, HARD_STOP, new_state=window.state, reason=reason))
-
-    def views(self, ids: Iterable[int]) -> tuple[WindowView, ...]:
-        return tuple(view_of(self.windows[id]) for id in ids)

@@ -183,7 +183,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
         return repeated(op, batch.reported[key])
     occurred_at = op.occurred_at or batch.now
     claims.refuse_beyond("cost", op.cost_nanos)
-    if op.windows is None and batch.is_crowded(op.caller):
+    if op.windows is None and op.caller in batch.crowding:
         raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
