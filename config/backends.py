@@ -51,11 +51,8 @@ def _locked_until(request: Any) -> datetime | None:
     since = request.axes_attempt_time - cooloff
     tries = AccessAttempt.objects.filter(ip_address=request.axes_ip_address, attempt_time__gte=since)
     counted = 0
-    for tried_at, failures in (
-        tries.order_by("-attempt_time")
-        .values_list("attempt_time", "failures_since_start")[: settings.SIGN_IN_TRIES_PER_ADDRESS]
-        .iterator()
-    ):
+    newest = tries.order_by("-attempt_time").values_list("attempt_time", "failures_since_start")
+    for tried_at, failures in newest[: settings.SIGN_IN_TRIES_PER_ADDRESS]:
         counted += failures
         if counted >= settings.SIGN_IN_TRIES_PER_ADDRESS:
             return cast(datetime, tried_at) + cooloff

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -134,9 +134,10 @@ def due(*, now: datetime, limit: int = 200) -> int:
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry()).select_related("tenant")
     # Of some nothing comes but by an act of a person, however often they are looked at; time alone comes first.
-    timely = found.annotate(is_over=over).order_by("due_at", "period_end").iterator()
-    asked = (account for account in timely if account.is_over or not binding.is_held_up(account))
-    ids = [account.stripe_customer_id for account in itertools.islice(asked, limit)]
+    # Closed before they are synced: what is left open is in the way of their transactions.
+    with closing(found.annotate(is_over=over).order_by("due_at", "period_end").iterator()) as timely:
+        asked = (account for account in timely if account.is_over or not binding.is_held_up(account))
+        ids = [account.stripe_customer_id for account in itertools.islice(asked, limit)]
     for customer_id in ids:
         try:
             customer(customer_id, now=now)

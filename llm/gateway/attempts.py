@@ -72,6 +72,8 @@ class GovernedCall:
 
     def goes_by(self, catalogue: Catalogue) -> None:
         """The next attempt is held at the prices of its own moment: the one before may have taken minutes to fail."""
+        if catalogue is self.catalogue:
+            return
         self.catalogue = self.bound.catalogue = catalogue
         self.asked = replace(self.asked, entry=catalogue.resolve(self.asked.name))
 

@@ -48,10 +48,11 @@ def test_terms_of_an_invoice_come_before_its_subscriptions(due: int, state: str)
         assert found.until == NEXT + due * events.DAY
 
 
-@pytest.mark.parametrize("what", ["another subscription's", "another period's", "paid by then"])
+@pytest.mark.parametrize("what", ["another subscription's", "another rhythm's", "another period's", "paid by then"])
 def test_what_is_due_for_something_else_gives_no_terms(what: str) -> None:
-    fields = dict(ROLLED) if what == "another subscription's" else {}
+    fields = dict(ROLLED) if what in ("another subscription's", "another rhythm's") else {}
     fields |= {"subscription": "sub_b"} if what == "another subscription's" else {}
+    fields |= {"price": "price_premium_weekly"} if what == "another rhythm's" else {}
     late = paid(
         id="in_other",
         status="paid" if what == "paid by then" else "open",
