@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -72,8 +72,13 @@ class Batch(BatchState):
     holds its windows when it wants its row. The database breaks such a deadlock, and whoever it gave up runs again:
     the ledger's own transactions by themselves, acts by `run_again`.
 
+    Waiting. Somebody else may hold a window for seconds, and change meanwhile what is decided by: pause a tenant, lower
+    a budget's cap. A statement that waits sees the window as it is then, and all else (its budget, too) as
+    it was before. So which version of the rules holds is asked after the windows are locked, and where it is another
+    one than was read, rules and windows are read again.
+
     Looking ahead. A batch of calls alone, of callers whose rules are remembered, asks for all of this at once, in the
-    same order: the rules' version, its reservations, its windows and buckets. Then one answer brings everything. Where
+    same order: its reservations, its windows and buckets, the rules' version. Then one answer brings everything. Where
     the version is another one, or the windows are not yet as they are needed and buckets would be held before them, it
     is given up and run again step by step.
     """
@@ -95,6 +100,8 @@ class Batch(BatchState):
         self._ahead = ahead and not calmly and needs.are_calls(operations)
         # Without any of others: what a transaction sees of its own is nobody else's affair.
         self._remembered = remembered if remembered is not None else Remembered()
+        # Of the rules, as of the last look at windows.
+        self._version = ""
         self.corrected: dict[UUID, EntryRow] = {}
         self.reported: dict[tuple[int, str], sql.Reported] = {}
         self.overruns: list[tuple[UUID, ModelOverrun]] = []
@@ -110,37 +117,31 @@ class Batch(BatchState):
         """Read and lock everything the operations need: turns first, reservations, then windows, in key order."""
         callers = needs.governed(self.operations)
         self.rules = self._remembered.rules
-        is_sure = not self._ahead or bool(self.rules.lacking(callers))
-        if is_sure:
+        if not self._ahead or self.rules.lacking(callers):
             self._read_rules(callers)
         looked = None
         if self._ahead:
-            looked = self._look_ahead(callers, is_sure=is_sure)
+            looked = self._look_ahead(callers)
         else:
             self._take_steps(callers)
-        self._read_rules_of_growing()
-        needed = [budget for caller in {op.caller for op in self._opening()} for budget in self.matched(caller)]
-        past = {
-            (item.budget.id, item.subject, op.occurred_at)
-            for op in self.operations
-            if isinstance(op, Record) and op.windows is None and op.occurred_at is not None
-            for item in self.matched(op.caller)
-        }
-        self._lock_windows(
-            needed=needed,
-            subjects=needs.subjects(self.operations),
-            ids=self._charged_windows() | sql.windows_at(past),
-            budget_ids=needs.acted_on_whole(self.operations, crowded=self.crowded),
-            looked=looked,
-        )
+        for _ in range(LOOKS):
+            self._read_rules_of_growing()
+            self._lock_needed(looked)
+            if self._version == self.rules.version:
+                break
+            if looked is not None:
+                raise Unforeseen("what governs a caller changed while windows were waited for")
+            self._read_rules(callers)
+        else:
+            raise LostWindows("what governs callers kept changing while windows were being locked")
         stand_ins = [row for row in self.open.values() if row.id == 0]
         self.bring_up_to_date([*self.windows.values(), *stand_ins])
         self._lock_buckets(looked)
 
-    def _look_ahead(self, callers: Collection[Caller], *, is_sure: bool) -> _Looked:
-        """Ask for all that will be needed at once; with the version, unless the rules are surely those that hold.
+    def _look_ahead(self, callers: Collection[Caller]) -> _Looked:
+        """Ask for all that will be needed at once, by the rules that are remembered, and whether these still hold.
 
-        Raises Unforeseen where they are not.
+        Raises Unforeseen where they do not.
         """
         held = needs.reservations(self.operations)
         subjects = {(item.budget.id, item.subject) for caller in callers for item in self.matched(caller)}
@@ -150,16 +151,14 @@ class Batch(BatchState):
             sql.reservations(held),
             sql.windows(keys=subjects, held_by=held),
             limits.buckets(keys=keys, held_by=filled),
+            sql_callers.version(),
         )
-        if is_sure:
-            self.reservations, windows, buckets = answers(*asked)
-            return _Looked(windows, buckets)
-        version, self.reservations, windows, buckets = told(lambda: answers(sql_callers.version(), *asked))
+        self.reservations, windows, buckets, version = told(lambda: answers(*asked))
         self.now = self._given + clock.ahead()
-        if version.number != self.rules.version:
-            self.rules = self._remembered.at(version.number)
-            if callers:
-                raise Unforeseen("what governs a caller has changed")
+        self._version = version.number
+        if self._version != self.rules.version:
+            self.rules = self._remembered.at(self._version)
+            raise Unforeseen("what governs a caller has changed")
         return _Looked(windows, buckets)
 
     def _take_steps(self, callers: Collection[Caller]) -> None:
@@ -179,6 +178,23 @@ class Batch(BatchState):
         self.corrected = {row.id: row for row in sql.entries(corrected)}
         self.reported = sql.reported(
             {(op.caller.tenant_id, op.request_id) for op in self.operations if isinstance(op, Record)}
+        )
+
+    def _lock_needed(self, looked: _Looked | None) -> None:
+        """Lock the windows that the operations need, by the rules as they were read."""
+        needed = [budget for caller in {op.caller for op in self._opening()} for budget in self.matched(caller)]
+        past = {
+            (item.budget.id, item.subject, op.occurred_at)
+            for op in self.operations
+            if isinstance(op, Record) and op.windows is None and op.occurred_at is not None
+            for item in self.matched(op.caller)
+        }
+        self._lock_windows(
+            needed=needed,
+            subjects=needs.subjects(self.operations),
+            ids=self._charged_windows() | sql.windows_at(past),
+            budget_ids=needs.acted_on_whole(self.operations, crowded=self.crowded),
+            looked=looked,
         )
 
     def _charged_windows(self) -> set[int]:
@@ -245,7 +261,7 @@ class Batch(BatchState):
             if look and looked is not None and looked.buckets:
                 raise Unforeseen("windows changed, and buckets are locked")
             if look or looked is None:
-                rows = answer(sql.windows(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids))
+                rows = self._locked(keys=wanted.keys() | subjects, ids=ids, budget_ids=budget_ids)
             else:
                 rows = looked.windows
             if restarted := acts.restart_behind(self, rows):
@@ -267,6 +283,12 @@ class Batch(BatchState):
             if missing:
                 sql_writes.open_windows([new_window(item, self.now) for item in missing], self.now)
         raise LostWindows("windows kept changing while they were being locked")
+
+    def _locked(self, **which: Any) -> list[WindowRow]:
+        """Windows, locked, and which version of the rules holds by then: see `Batch`."""
+        rows, version = answers(sql.windows(**which), sql_callers.version())
+        self._version = version.number
+        return cast(list[WindowRow], rows)
 
     def _to_open(self, missing: list[MatchedBudget]) -> list[MatchedBudget]:
         """The windows that are missing and to be opened: none for a name that only refused calls bring."""
@@ -324,9 +346,11 @@ class Batch(BatchState):
                 [row.id for row in answer(sql.windows(keys=windows)) if has_ended(row, self.now)], self.now
             )
             sql_writes.open_windows([new_window(item, self.now) for item in lacking], self.now)
-            rows = answer(sql.windows(keys=windows))
+            rows = self._locked(keys=windows)
             if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")
+            if self._version != self.rules.version:
+                raise LostWindows("what governs a caller changed while windows were being opened")
             self.windows |= {row.id: row for row in rows}
             self.open |= {(row.budget.id, row.subject): row for row in rows}
             self.bring_up_to_date(rows)

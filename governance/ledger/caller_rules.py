@@ -3,8 +3,9 @@
 A process remembers it, under the *version* of all that it is made of. Triggers of the database (migration 0021) add a
 row of `RuleChange` with a random number to every transaction that changes any of it; the version is the sum of the rows
 that one can see. So no commit is missed, in whatever order they come, nobody waits for anybody to count, and what is
-not committed has a version that no one else sees. A batch reads the version first thing, and then either nothing more
-or what it lacks; so what is remembered may be newer than its version, which the next batch finds out, and never older.
+not committed has a version that no one else sees. What is remembered was read after its version; so it may be newer
+than that, which the next batch finds out, and never older. A batch asks for the version once it holds its locks: what
+was committed while it waited for them holds for it.
 What time alone changes is not remembered: a key's end is, not whether it has come.
 """
 
@@ -102,8 +103,13 @@ class Remembered:
 
 
 def told(ask: Callable[[], list[Any]]) -> list[Any]:
-    """What `ask` answers, of which the version is the first; it tells the ledger's clock the time."""
-    return clock.asked(ask, lambda answers: answers[0].clock_micros)
+    """What `ask` answers; the version among that tells the ledger's clock the time."""
+    return clock.asked(ask, _clock_of)
+
+
+def _clock_of(answers: list[Any]) -> int | None:
+    [micros] = [answer.clock_micros for answer in answers if isinstance(answer, sql_callers.Version)]
+    return micros
 
 
 def _facts(callers: Collection[Caller]) -> list[words.Select[Any]]:

@@ -16,9 +16,11 @@ from governance import ledger
 from governance.actions import allowances, budgets, spend_reports
 from governance.audit import Actor
 from governance.ledger import acts, batch, book, sql, sql_dialect, sql_writes
-from governance.ledger.operations import ChangeLimit, OpenPeriod, Reset
-from governance.models import Allowance, Budget, BudgetWindow
+from governance.ledger.operations import ChangeLimit, Extend, OpenPeriod, Reset
+from governance.ledger.results import ExtendRefused
+from governance.models import Allowance, Budget, BudgetWindow, EmergencyStop, Tenant
 from governance.rules.errors import NotOpen
+from governance.upkeep import reconcile
 from tests import factories as make
 from tests.concurrency.processes import in_processes
 from tests.factories import NOON, nanos
@@ -482,3 +484,66 @@ def test_a_repeat_waits_for_the_commit_of_its_first_try_and_finds_it(live_databa
 
     meanwhile(lambda: ledger.apply_within([op], now=NOON), repeat)
     assert [(type(each), each.id) for each in said] == [(ledger.AlreadyResolved, op.reservation_id)]
+
+
+CHANGED_MEANWHILE = {
+    "a paused tenant": lambda: Tenant.objects.update(status="paused"),
+    "a stop": lambda: EmergencyStop.objects.create(reason="x", actor="ada", started_at=NOON),
+    "a budget more": lambda: make.budget("0.05", scope_type="agent", scope_key="invoices", soft_cap=None, clamp=False),
+    "a lower cap": lambda: budgets.change(budget=Budget.objects.get(), changes={"hard_cap": "0.2"}, by=ADA, now=NOON),
+    "a lower cap by hand": lambda: Budget.objects.update(hard_cap="0.2"),
+}
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("change", CHANGED_MEANWHILE.values(), ids=CHANGED_MEANWHILE)
+def test_what_changes_while_a_call_waits_for_its_window_holds_for_it(change, within, is_known):
+    make.budget("1.00", soft_cap=None, clamp=False)
+    by = make.caller(agent="invoices", session="first")
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
+    op = make.reserving("0.30", by=by if is_known else replace(by, session="other"))
+    decided = []
+
+    def call():
+        with transaction.atomic() if within else nullcontext():
+            decided.extend(ledger.apply_within([op], now=NOON) if within else [ledger.reserve(op, now=NOON)])
+
+    def held_and_changed():
+        list(BudgetWindow.objects.select_for_update())
+        change()
+
+    meanwhile(held_and_changed, call)
+    assert not decided[0].allowed
+    assert reconcile.check() == []
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_settlement_that_waits_while_the_cap_is_lowered_finds_the_window_stopped(within):
+    make.budget("1.00", soft_cap=None, clamp=False)
+    op = make.reserving("0.50")
+    ledger.reserve(op, now=NOON)
+
+    def settle():
+        with transaction.atomic() if within else nullcontext():
+            settling = make.settling(op.reservation_id, "0.50")
+            ledger.apply_within([settling], now=NOON) if within else ledger.settle(settling, now=NOON)
+
+    meanwhile(CHANGED_MEANWHILE["a lower cap"], settle)
+    window = BudgetWindow.objects.get()
+    assert (window.state, window.settled_nanos) == ("stopped", nanos("0.50"))
+
+
+def test_a_hold_that_waits_while_the_cap_is_lowered_grows_no_more():
+    make.budget("1.00", soft_cap=None, clamp=False)
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    refused = []
+
+    def extend():
+        with pytest.raises(ExtendRefused):
+            ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.50")), now=NOON)
+        refused.append(True)
+
+    meanwhile(CHANGED_MEANWHILE["a lower cap"], extend)
+    assert refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable
@@ -229,6 +230,55 @@ def test_a_hold_grows_no_more_once_its_caller_is_paused(by: Caller) -> None:
         ledger.extend(Extend(op.reservation_id, asked=True), now=timezone.now())
     # What is only kept alive needs no leave.
     ledger.extend(Extend(op.reservation_id), now=timezone.now())
+
+
+def changing(monkeypatch: pytest.MonkeyPatch, *, times: int, looks: Callable[..., bool] = lambda **_: True) -> None:
+    """So many of a batch's next looks at windows find that others have changed the rules meanwhile."""
+    left, look = [None] * times, Batch._locked
+
+    def changed(batch: Batch, **which: Any) -> Any:
+        if left and looks(**which):
+            left.pop()
+            RuleChange.objects.create(n=len(left) + 1)
+        return look(batch, **which)
+
+    monkeypatch.setattr(Batch, "_locked", changed)
+
+
+@pytest.mark.parametrize("name", ["", "new"])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_batch_that_finds_other_rules_once_it_has_its_windows_reads_them_again(
+    by: Caller, monkeypatch: pytest.MonkeyPatch, within: bool, name: str
+) -> None:
+    make.budget("1.00", scope_type="user", scope_key="*", soft_cap=None)
+    changing(monkeypatch, times=2)
+    op = make.reserving("0.01", by=replace(by, user=name))
+    with transaction.atomic() if within else contextlib.nullcontext():
+        [decided] = (ledger.apply_within if within else ledger.apply)([op], now=timezone.now())
+    assert decided.allowed
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_where_rules_change_at_every_look_the_ledger_is_away(
+    by: Caller, monkeypatch: pytest.MonkeyPatch, within: bool
+) -> None:
+    changing(monkeypatch, times=1000)
+    op = make.reporting("0.01", by=by)
+    with transaction.atomic() if within else contextlib.nullcontext(), pytest.raises(ledger.LedgerUnavailable):
+        (ledger.apply_within if within else ledger.apply)([op], now=timezone.now())
+
+
+def test_rules_that_change_as_a_window_is_opened_late_are_read_again(
+    by: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window of a new name, for whose call another of its batch makes room."""
+    make.budget("1.00", scope_type="user", scope_key="*", soft_cap=None)
+    held = make.reserving("0.95", by=by)
+    assert ledger.reserve(held, now=timezone.now()).allowed
+    changing(monkeypatch, times=1, looks=lambda **which: set(which) == {"keys"})
+    room = make.reserving("0.90", by=replace(by, user="new"))
+    ended, decided = ledger.apply([make.releasing(held.reservation_id), room], now=timezone.now())
+    assert (ended, decided.allowed) == (None, True)
 
 
 def test_a_key_ends_by_time_alone(by: Caller) -> None:
