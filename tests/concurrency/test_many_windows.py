@@ -99,16 +99,17 @@ def test_a_slice_holds_up_the_calls_of_its_own_windows_alone():
     assert ledger.follow(budget.pk, now=LATER)
 
 
-@pytest.mark.parametrize(("act", "allowed", "limit"), [(lower, False, "0.60"), (raising, True, "6.00")])
-def test_a_window_that_opens_as_an_act_is_made_has_followed_it(act, allowed, limit):
-    """The call's insert waits for the act, which it cannot see when it begins."""
+@pytest.mark.parametrize(
+    ("act", "cost", "limits"), [(lower, "0.50", ["0.60"]), (lower, "0.90", []), (raising, "0.90", ["6.00"])]
+)
+def test_a_window_that_opens_as_an_act_is_made_has_followed_it(act, cost, limits):
+    """The call's insert waits for the act, which it cannot see when it begins. One that is refused opens none."""
     budget = each()
     answers = []
-    meanwhile(
-        lambda: act(budget), lambda: answers.append(ledger.reserve(calling("new", cost="0.90"), now=LATER).allowed)
-    )
-    assert answers == [allowed]
-    assert BudgetWindow.objects.get(subject="new").limit_nanos == nanos(limit)
+    meanwhile(lambda: act(budget), lambda: answers.append(ledger.reserve(calling("new", cost=cost), now=LATER).allowed))
+    assert answers == [bool(limits)]
+    found = BudgetWindow.objects.filter(subject="new").values_list("limit_nanos", flat=True)
+    assert [*found] == [nanos(limit) for limit in limits]
     assert ledger.follow(budget.pk, now=LATER)
 
 
