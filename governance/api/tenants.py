@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -79,6 +80,12 @@ class KeyQuery(Query):
     role = serializers.ChoiceField(choices=Role.values, required=False)
 
 
+def _refuse_status(asked: Any, status: str) -> None:
+    """Refuse to change a status beside what is asked: ignored, it would leave somebody active who should be paused."""
+    if isinstance(asked, Mapping) and asked.get("status", status) != status:
+        raise serializers.ValidationError({"status": [f"is {status}: POST to …/pause or …/resume to change it."]})
+
+
 class RotateBody(Strict):
     grace_s = Whole(
         required=False,
@@ -101,6 +108,7 @@ class Tenants(ListView):
     @extend_schema(operation_id="tenants_create", request=TenantBody, responses={201: TenantBody})
     def post(self, request: Request) -> Response:
         fields = self.valid(TenantBody, request.data)
+        _refuse_status(request.data, Tenant.Status.ACTIVE)
         tenant = tenancy.create_tenant(**fields, by=self.by.actor, now=self.now)
         return Response(TenantBody(tenant).data, status=201)
 
@@ -118,6 +126,7 @@ class OneTenant(ControlView):
         changes = self.valid(TenantBody, request.data, partial=True)
         if changes.pop("slug", slug) != slug:
             raise serializers.ValidationError({"slug": ["cannot be changed: it names the tenant."]})
+        _refuse_status(request.data, tenant.status)
         tenancy.change_tenant(tenant=tenant, changes=changes, by=self.by.actor, now=self.now)
         return Response(TenantBody(tenant).data)
 
@@ -154,6 +163,7 @@ class Agents(ListView):
     @extend_schema(operation_id="agents_create", request=AgentBody, responses={201: AgentBody})
     def post(self, request: Request) -> Response:
         asked = self.valid(AgentBody, request.data)
+        _refuse_status(request.data, Agent.Status.ACTIVE)
         tenant = tenancy.tenant_named(asked["tenant"]["slug"])
         agent = tenancy.create_agent(tenant=tenant, slug=asked["slug"], by=self.by.actor, now=self.now)
         return Response(AgentBody(agent).data, status=201)

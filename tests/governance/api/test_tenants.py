@@ -55,6 +55,23 @@ def test_a_bad_tenant_is_a_400_that_names_the_field(operator: Api, body: dict[st
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+def test_a_status_is_changed_by_its_own_acts_and_never_ignored(operator: Api) -> None:
+    made = operator.post("/api/tenants", {"slug": "acme"}).json()
+    assert operator.patch("/api/tenants/acme", made).status_code == 200
+    agent = {"tenant": "acme", "slug": "invoices"}
+    for refused in (
+        operator.patch("/api/tenants/acme", {"status": "paused"}),
+        operator.post("/api/tenants", {"slug": "other", "status": "paused"}),
+        operator.post("/api/agents", agent | {"status": "paused"}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "status")
+        assert "/pause" in refused.json()["error"]["message"]
+    assert list(Tenant.objects.values_list("slug", "status")) == [("acme", "active")]
+    operator.post("/api/tenants/acme/pause", {})
+    assert operator.patch("/api/tenants/acme", {"status": "active"}).status_code == 400
+    assert operator.post("/api/agents", agent | {"status": "active"}).status_code == 201
+
+
 def test_a_slug_never_changes(operator: Api) -> None:
     factories.tenant()
     assert operator.patch("/api/tenants/acme", {"slug": "other"}).json()["error"]["param"] == "slug"
