@@ -71,6 +71,7 @@ def codes(status: int) -> str:
 
     found = [code for _, known, code in errors.STATUSES if known == status]
     found += [row.code for row in refusals.TABLE if row.status == status]
+    found += errors.COMPLAINTS.values() if status == 400 else ()
     return f"`error.code` is one of: {', '.join(dict.fromkeys(found))}." if found else ""
 
 

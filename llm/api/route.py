@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Name, Strict, Whole
+from governance.api.fields import Name, Strict, Whole, missing, surplus
 from governance.api.once import PARAMETER
 from governance.api.parsing import RelayedJson
 from governance.api.refusing import RefusingView
@@ -36,6 +36,8 @@ AUTO = "auto"
 PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-user", "x-session", "x-task")
 # What JSON is written with; what a model can write at most is the gateway's to say.
 LARGEST = 2**63 - 1
+# What the gateway calls some fields of this request.
+CALLED = {"x-strategy": "strategy", "x-allow-downgrade": "allow_downgrade"}
 # What the gateway says of a refusal beside its body.
 PASSED_BACK = ("retry-after", "x-should-retry")
 
@@ -53,10 +55,12 @@ class RouteRequest(Strict):
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if ("prompt" in attrs) == ("messages" in attrs):
-            raise serializers.ValidationError({"prompt": ["give either prompt or messages."]})
+        if "prompt" not in attrs and "messages" not in attrs:
+            raise missing("prompt", "give either it or messages.")
+        if "prompt" in attrs and "messages" in attrs:
+            raise surplus("prompt", "give either it or messages, not both.")
         if attrs["model"] and attrs["strategy"]:
-            raise serializers.ValidationError({"model": ["is chosen by the strategy; give one of them."]})
+            raise surplus("model", "is chosen by the strategy; give one of them.")
         try:
             json_bounds.check({"messages": attrs.get("messages", [])}, JsonBounds(), writable=True)
         except BeyondBounds as error:
@@ -116,7 +120,8 @@ class RouteView(RefusingView):
         name = request._request.request_id  # type: ignore[attr-defined]
         began = time.perf_counter()
         try:
-            answer = inside.post(PATH, body, headers=headers, request_id=name)
+            called = CALLED | ({"messages": "prompt"} if "prompt" in asked else {})
+            answer = inside.post(PATH, body, headers=headers, request_id=name, called=called)
         except inside.GatewayAway as error:
             return Response(
                 errors.body("gateway_away", f"{error}.", None, request), status=503, headers={"Retry-After": "1"}

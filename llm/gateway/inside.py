@@ -35,12 +35,18 @@ class InsideAnswer:
 
 
 def post(
-    path: str, body: bytes, *, headers: Mapping[str, str], request_id: str, timeout_s: float = READ_TIMEOUT_S
+    path: str,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    request_id: str,
+    called: Mapping[str, str],
+    timeout_s: float = READ_TIMEOUT_S,
 ) -> InsideAnswer:
     """POST a JSON body to the gateway from another thread, and wait for the whole answer. Raises GatewayAway.
 
-    `request_id`, a UUID, names the call there as it does here. The thread's database connection is given back: a model
-    may take minutes.
+    `request_id`, a UUID, names the call there as it does here; `called` is what whoever asks calls fields of it. The
+    thread's database connection is given back: a model may take minutes.
     """
     database.give_back()
     loop = gateway.loop
@@ -48,7 +54,7 @@ def post(
         raise GatewayAway("the gateway does not run in this process")
     answer = InsideAnswer()
     running = asyncio.run_coroutine_threadsafe(
-        gateway(_scope(path, headers, request_id), _receiver(body), answer.send), loop
+        gateway({**_scope(path, headers, request_id), "called": called}, _receiver(body), answer.send), loop
     )
     try:
         running.result(timeout_s)

@@ -11,14 +11,14 @@ import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
-from governance.models import SpendEntry
+from governance.models import RefusedCall, SpendEntry
 from llm.api import route
 from llm.gateway import inside
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import nothing_is_held
 from tests.llm.gateway.test_odd_answers import plain
-from tests.product import Product
+from tests.product import Product, eventually
 
 PROMPT = "Which invoices are overdue?"
 
@@ -74,6 +74,41 @@ def test_a_mistake_is_named(product: Product, key: str, fields: dict[str, Any], 
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].startswith(param)
     assert not product.sandbox.requests
+
+
+def shown(product: Product, key: str, response: Any) -> dict[str, Any]:
+    """The row of a refused call."""
+    assert eventually(RefusedCall.objects.exists)
+    return dict(product.get(f"/api/refusals/{response.headers['x-request-id']}", key).json())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "would_pass"),
+    [
+        ({}, "prompt", "with prompt"),
+        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt", "without prompt"),
+        ({"prompt": PROMPT, "strategy": "quality", "model": "mistral-small-latest"}, "model", "without model"),
+        # What the gateway refuses is told in the words of this API.
+        ({"prompt": PROMPT, "strategy": "nope"}, "strategy", "with another strategy"),
+        ({"prompt": "x" * 2_000_000, "strategy": "quality"}, "prompt", "with another prompt"),
+    ],
+)
+def test_a_refusal_names_a_field_of_this_api(
+    product: Product, key: str, fields: dict[str, Any], param: str, would_pass: str
+) -> None:
+    response = product.post("/api/llm/route", key, **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+    assert shown(product, key, response)["would_pass"] == would_pass
+
+
+def test_a_call_that_allows_no_cheaper_model_is_told_so_in_the_words_of_this_api(product: Product) -> None:
+    make.budget("0.01", soft_cap="0.01", downgrade_rules=[{"from": ["*"], "to": "mistral-small-latest"}])
+    key = product.key()
+    dear = {"model": "mistral-medium-latest", "max_tokens": 50, "prompt": "Hi"}
+    response = product.post("/api/llm/route", key, **dear, allow_downgrade=False)
+    assert response.status_code == 402, response.text
+    assert "and allow_downgrade is false" in response.json()["error"]["message"]
+    assert "and allow_downgrade is false" in shown(product, key, response)["message"]
 
 
 def called_with(arguments: str) -> str:
