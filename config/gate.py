@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -301,15 +301,16 @@ def _key_or_user(headers: dict[bytes, bytes]) -> Owner | None:
     if key := authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
         whose = f"key {key.pk}"
         return Owner(whose, f"tenant {key.tenant_id}" if key.tenant_id else whose)
-    try:
-        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-    except CookieError:
+    if not (session := _session_of(headers.get(b"cookie", b"").decode("latin-1"))):
         return None
-    named = cookies.get(settings.SESSION_COOKIE_NAME)
-    if named is None:
-        return None
-    user = import_module(settings.SESSION_ENGINE).SessionStore(named.value).get(SESSION_KEY)
+    user = import_module(settings.SESSION_ENGINE).SessionStore(session).get(SESSION_KEY)
     return Owner(f"user {user}", f"user {user}") if user else None
+
+
+def _session_of(cookies: str) -> str:
+    """The key of a session, as Django will read it: of the last cookie of that name. The others may be thousands."""
+    named = re.findall(rf"(?:^|;)\s*{re.escape(settings.SESSION_COOKIE_NAME)}\s*=([^;]*)", cookies)
+    return named[-1].strip().strip('"') if named else ""
 
 
 def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, Any]) -> None:

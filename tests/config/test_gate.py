@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import tempfile
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ import httpx2 as httpx
 import orjson
 import pytest
 from django.db import OperationalError
+from django.http.cookie import parse_cookie
 from django.test import Client
 
 from config import gate
@@ -151,6 +153,31 @@ def test_cookies_that_take_a_second_to_read_are_refused(product: Product, path: 
     assert asked('a="' + "\\" * 1_001 + '"') == 431
     assert asked('a="' + "\\" * 1_000 + '"') == 200
     assert asked("a=" + "b" * 8_000) == 200
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "sessionid=abc",
+        "a=1; sessionid=abc; b=2",
+        'a="x; y"; [odd]=1; sessionid="abc"',
+        "sessionid=one;sessionid = abc ",
+        "xsessionid=abc; sessionidx=abc; csrftoken=sessionid=abc",
+        "=; ;;sessionid",
+        "",
+    ],
+)
+def test_the_session_that_counts_is_the_one_that_django_reads(cookies: str) -> None:
+    assert gate._session_of(cookies) == parse_cookie(cookies).get("sessionid", "")
+
+
+@pytest.mark.parametrize("cookies", ["; ".join(f"c{number}=1" for number in range(6_000)), ";sessionid" + " " * 60_000])
+def test_whose_session_it_is_takes_no_look_at_all_other_cookies(cookies: str) -> None:
+    """Threads that everybody's keys wait for do it, and nobody's share is counted."""
+    began_s = time.thread_time()
+    for _ in range(10):
+        assert not gate._session_of(cookies)
+    assert time.thread_time() - began_s < 0.1
 
 
 def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
