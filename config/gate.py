@@ -29,7 +29,7 @@ from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway import idempotency as repeats
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
-from llm.gateway.bodies import LIKELY_S_PER_BYTE, HeldBytes
+from llm.gateway.bodies import LIKELY_S_PER_BYTE, Held
 from llm.gateway.turns import LIKELY_S, Owner, RequestTurn, TooManyRequests, Turns
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class _Unknown(Exception):
 class Holding:
     """What one request's body takes of the memory for large ones; all is given back at its end."""
 
-    def __init__(self, held: HeldBytes) -> None:
+    def __init__(self, held: Held) -> None:
         self._held = held
         self._bytes = 0
         self.owner: Owner | None = None
@@ -101,9 +101,9 @@ class Gate:
         # By what a request bears: until when it is remembered whose that is.
         self._owners: dict[tuple[bytes, bytes], tuple[float, Owner]] = {}
         most, most_of_webhooks = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, ALL * envelope.MOST_BYTES
-        self._known = HeldBytes(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
+        self._known = Held(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
         # Of these nobody is known but an address, which has half of what others leave.
-        self._webhooks = HeldBytes(of_a_key=most_of_webhooks, of_a_tenant=most_of_webhooks, of_all=most_of_webhooks)
+        self._webhooks = Held(of_a_key=most_of_webhooks, of_a_tenant=most_of_webhooks, of_all=most_of_webhooks)
         # Their own, as asgiref has one thread for whatever is no request of Django's, which any flood would fill; and
         # two kinds, so that no large body waits for what is written of refused ones.
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="gate-lookups")

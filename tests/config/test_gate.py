@@ -297,7 +297,7 @@ async def test_what_is_held_of_large_bodies_is_bounded(waiting: Waiting) -> None
     assert await waiting.ask("globex-1", whole=True) == 200
     await waiting.leave()
     assert await waiting.ask("acme-1", whole=True) == 200
-    assert not waiting.gate._known._bytes
+    assert not waiting.gate._known._held
 
 
 async def test_so_it_is_for_who_is_no_more_than_an_address(waiting: Waiting) -> None:
@@ -310,7 +310,7 @@ async def test_so_it_is_for_who_is_no_more_than_an_address(waiting: Waiting) -> 
     assert await waiting.ask("acme-1", whole=True) == 200
     await waiting.leave()
     assert await waiting.ask("", address=same, whole=True, **hook) == 200
-    assert not waiting.gate._webhooks._bytes
+    assert not waiting.gate._webhooks._held
 
 
 async def test_what_is_unpacked_is_held_too(waiting: Waiting) -> None:
@@ -321,14 +321,14 @@ async def test_what_is_unpacked_is_held_too(waiting: Waiting) -> None:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def django(scope: Any, receive: Any, send: Any) -> None:
-        held.append(waiting.gate._webhooks._bytes[("", 0)])
+        held.append(waiting.gate._webhooks._held[("", 0)])
 
     waiting.gate._django = django
     headers = [(b"content-encoding", b"gzip"), (b"transfer-encoding", b"chunked")]
     scope = {"type": "http", "method": "POST", "path": "/api/webhooks/stripe", "headers": headers, "client": None}
     await waiting.gate(scope, receive, receive)  # type: ignore[arg-type]
     assert held == [90_000 + len(body)]
-    assert not waiting.gate._webhooks._bytes
+    assert not waiting.gate._webhooks._held
 
 
 def test_whose_key_takes_long_to_find_holds_up_nobody_else(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
