@@ -55,7 +55,7 @@ MOST_ESCAPES = 1_000
 TOO_MANY_ESCAPES = f"Cookies may hold {MOST_ESCAPES:,} backslashes at most."
 
 # What may be wrong with a body: status and code.
-_STATUSES: dict[type[Exception], tuple[int, str]] = {
+STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.BodyTooLarge: (413, "body_too_large"),
     bodies.BodyTooSlow: (408, "body_timeout"),
     bodies.CodingUnknown: (501, "transfer_encoding_unknown"),
@@ -63,6 +63,15 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.PackingBroken: (400, "invalid"),
     bodies.TooManyBodies: (429, "too_many_large_bodies"),
 }
+# All that is answered here, whatever is asked for.
+REFUSALS = (
+    *STATUSES.values(),
+    (400, "invalid"),
+    (401, "authentication_required"),
+    (429, "too_many_requests"),
+    (431, "headers_too_large"),
+    (503, "database_unavailable"),
+)
 
 
 class _Unknown(Exception):
@@ -139,11 +148,11 @@ class Gate:
         except _Unknown:
             message = "Send a key that is known here before a body of this size."
             await _answer(send, 401, _told("authentication_required", message), [(b"www-authenticate", b"Bearer")])
-        except tuple(_STATUSES) as error:
+        except tuple(STATUSES) as error:
             more = [(b"accept-encoding", ", ".join(bodies.PACKINGS).encode())] * isinstance(
                 error, bodies.PackingUnknown
             )
-            status, code = _STATUSES[type(error)]
+            status, code = STATUSES[type(error)]
             told = _told(code, str(error))
             more += [(b"retry-after", b"5")] * (status == 429)
             await _answer(send, status, told, more)

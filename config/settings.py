@@ -230,6 +230,8 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         # /v1 is no part of Django.
         "llm.api.data_plane.describe",
+        # Nor is what stands before it.
+        "config.edge_api.describe",
     ],
     # The documentation's scripts come from a package, not from somebody else's server.
     "SWAGGER_UI_DIST": "SIDECAR",
