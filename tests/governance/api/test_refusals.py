@@ -172,6 +172,7 @@ def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> Non
             request_id=id,
             tenant=factories.tenant(slug),
             agent=agent,
+            user=f"of {id}",
             reason=reason,
             model=f"m-{id}",
             status=403,
@@ -183,6 +184,12 @@ def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> Non
     for query, found in (
         ({"tenant": "globex"}, ["r-3"]),
         ({"agent": "mail"}, ["r-2"]),
+        # Found as it is kept, however it is spelled.
+        ({"agent": " Mail"}, ["r-2"]),
+        ({"user": "of r-3"}, ["r-3"]),
+        ({"session": "s"}, []),
+        ({"status": 403}, ["r-3", "r-2", "r-1"]),
+        ({"status": 402}, []),
         ({"reason": "paused"}, ["r-3", "r-1"]),
         ({"model": "m-r-2"}, ["r-2"]),
         ({"request_id": "r-1"}, ["r-1"]),
