@@ -7,14 +7,17 @@ every call of a model on it.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+
+from llm.gateway.asgi import LEFT
 
 # Where in a request's scope is what it took.
 TOOK_S = "spend_governor.took_s"
@@ -34,7 +37,7 @@ class ControlPlane(ASGIHandler):
         thread = self._idle.pop() if self._idle else ThreadPoolExecutor(1, thread_name_prefix="control-plane")
         try:
             async with ThreadSensitiveContext(executor=thread):
-                await self.handle(scope, receive, send)
+                await self.handle({**scope, LEFT: Future()}, receive, send)
         finally:
             # What a request began in it has ended: whoever is cancelled waits for that.
             if len(self._idle) < MOST_IDLE:
@@ -46,7 +49,12 @@ class ControlPlane(ASGIHandler):
         super().load_middleware(is_async=False)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return await sync_to_async(self._timed)(request)
+        try:
+            return await sync_to_async(self._timed)(request)
+        except asyncio.CancelledError:
+            # Its client has gone, and whatever its thread waits for need not be waited for.
+            cast(ASGIRequest, request).scope[LEFT].set_result(None)
+            raise
 
     def _timed(self, request: HttpRequest) -> HttpResponseBase:
         """Adds the seconds of a processor that a request took, for whoever asks for them in its scope."""

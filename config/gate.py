@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from governance.api import errors as answers
 from llm.gateway import bodies
 from llm.gateway import idempotency as repeats
 from llm.gateway.asgi import Application, Message, Receive, Scope, Send
-from llm.gateway.bodies import LIKELY_S_PER_BYTE, HeldBytes
+from llm.gateway.bodies import LIKELY_S_PER_BYTE, Held
 from llm.gateway.turns import LIKELY_S, Owner, RequestTurn, TooManyRequests, Turns
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ MOST_ESCAPES = 1_000
 TOO_MANY_ESCAPES = f"Cookies may hold {MOST_ESCAPES:,} backslashes at most."
 
 # What may be wrong with a body: status and code.
-_STATUSES: dict[type[Exception], tuple[int, str]] = {
+STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.BodyTooLarge: (413, "body_too_large"),
     bodies.BodyTooSlow: (408, "body_timeout"),
     bodies.CodingUnknown: (501, "transfer_encoding_unknown"),
@@ -63,6 +63,15 @@ _STATUSES: dict[type[Exception], tuple[int, str]] = {
     bodies.PackingBroken: (400, "invalid"),
     bodies.TooManyBodies: (429, "too_many_large_bodies"),
 }
+# All that is answered here, whatever is asked for.
+REFUSALS = (
+    *STATUSES.values(),
+    (400, "invalid"),
+    (401, "authentication_required"),
+    (429, "too_many_requests"),
+    (431, "headers_too_large"),
+    (503, "database_unavailable"),
+)
 
 
 class _Unknown(Exception):
@@ -72,7 +81,7 @@ class _Unknown(Exception):
 class Holding:
     """What one request's body takes of the memory for large ones; all is given back at its end."""
 
-    def __init__(self, held: HeldBytes) -> None:
+    def __init__(self, held: Held) -> None:
         self._held = held
         self._bytes = 0
         self.owner: Owner | None = None
@@ -101,9 +110,9 @@ class Gate:
         # By what a request bears: until when it is remembered whose that is.
         self._owners: dict[tuple[bytes, bytes], tuple[float, Owner]] = {}
         most, most_of_webhooks = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, ALL * envelope.MOST_BYTES
-        self._known = HeldBytes(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
+        self._known = Held(of_a_key=OF_A_KEY * most, of_a_tenant=OF_A_TENANT * most, of_all=ALL * most)
         # Of these nobody is known but an address, which has half of what others leave.
-        self._webhooks = HeldBytes(of_a_key=most_of_webhooks, of_a_tenant=most_of_webhooks, of_all=most_of_webhooks)
+        self._webhooks = Held(of_a_key=most_of_webhooks, of_a_tenant=most_of_webhooks, of_all=most_of_webhooks)
         # Their own, as asgiref has one thread for whatever is no request of Django's, which any flood would fill; and
         # two kinds, so that no large body waits for what is written of refused ones.
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="gate-lookups")
@@ -139,11 +148,11 @@ class Gate:
         except _Unknown:
             message = "Send a key that is known here before a body of this size."
             await _answer(send, 401, _told("authentication_required", message), [(b"www-authenticate", b"Bearer")])
-        except tuple(_STATUSES) as error:
+        except tuple(STATUSES) as error:
             more = [(b"accept-encoding", ", ".join(bodies.PACKINGS).encode())] * isinstance(
                 error, bodies.PackingUnknown
             )
-            status, code = _STATUSES[type(error)]
+            status, code = STATUSES[type(error)]
             told = _told(code, str(error))
             more += [(b"retry-after", b"5")] * (status == 429)
             await _answer(send, status, told, more)
@@ -301,15 +310,16 @@ def _key_or_user(headers: dict[bytes, bytes]) -> Owner | None:
     if key := authentication.key_of(headers.get(b"authorization", b"").decode("latin-1")):
         whose = f"key {key.pk}"
         return Owner(whose, f"tenant {key.tenant_id}" if key.tenant_id else whose)
-    try:
-        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-    except CookieError:
+    if not (session := _session_of(headers.get(b"cookie", b"").decode("latin-1"))):
         return None
-    named = cookies.get(settings.SESSION_COOKIE_NAME)
-    if named is None:
-        return None
-    user = import_module(settings.SESSION_ENGINE).SessionStore(named.value).get(SESSION_KEY)
+    user = import_module(settings.SESSION_ENGINE).SessionStore(session).get(SESSION_KEY)
     return Owner(f"user {user}", f"user {user}") if user else None
+
+
+def _session_of(cookies: str) -> str:
+    """The key of a session, as Django will read it: of the last cookie of that name. The others may be thousands."""
+    named = re.findall(rf"(?:^|;)\s*{re.escape(settings.SESSION_COOKIE_NAME)}\s*=([^;]*)", cookies)
+    return named[-1].strip().strip('"') if named else ""
 
 
 def _note(path: str, headers: dict[bytes, bytes], status: int, told: dict[str, Any]) -> None:

@@ -198,6 +198,9 @@ MAX_HEADER_BYTES = check.whole(env, "MAX_HEADER_BYTES", default=2**16, minimum=2
 
 # Percent of a processor that what else one key, user or address asks for takes over time; a tenant's keys, twice that.
 API_PERCENT_PER_KEY = check.whole(env, "API_PERCENT_PER_KEY", default=25, minimum=1, maximum=100)
+# Calls of /api/llm/route that wait for a model at a time in a process, each in a thread: of a tenant half of what
+# others leave, of a key a quarter.
+ROUTED_CALLS = check.whole(env, "ROUTED_CALLS", default=100, minimum=4, maximum=10_000)
 # Hourly sums that one summary of a tenant's key adds up.
 SUMMARY_HOURLY_SUMS = check.whole(env, "SUMMARY_HOURLY_SUMS", default=200_000, minimum=1_000, maximum=10**9)
 
@@ -227,6 +230,8 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         # /v1 is no part of Django.
         "llm.api.data_plane.describe",
+        # Nor is what stands before it.
+        "config.edge_api.describe",
     ],
     # The documentation's scripts come from a package, not from somebody else's server.
     "SWAGGER_UI_DIST": "SIDECAR",

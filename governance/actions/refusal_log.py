@@ -45,6 +45,8 @@ MOST_TOOLS, LONGEST_TOOL = 20, 64
 COUNT_GOOD_FOR_S, MOST_TENANTS = 60.0, 10_000
 MINUTE, MINUTES_AN_HOUR, DAY = timedelta(minutes=1), 60, timedelta(days=1)
 PURGE_BATCH = 5_000
+# With what a malformed call would be none, by the code of what is wrong with a field of it; else with another one.
+WITH = {"missing_field": "with"} | dict.fromkeys(("unknown_field", "unsupported_field", "surplus_field"), "without")
 
 # Tenant id, agent and reason, and the minute.
 Group = tuple[int, str, str, int]
@@ -307,8 +309,7 @@ def _last_of(group: Group) -> int | None:
 
 def _instead(one: NotedRefusal) -> str:
     """How a call that is malformed would be none."""
-    how = {"missing_field": "with", "unknown_field": "without", "unsupported_field": "without"}
-    return f"{how.get(one.reason, 'with another')} {one.param}" if one.param else ""
+    return f"{WITH.get(one.reason, 'with another')} {one.param}" if one.param else ""
 
 
 def _row(one: NotedRefusal) -> RefusedCall:

@@ -9,6 +9,7 @@ from rest_framework import serializers
 
 from governance.actions import tenancy
 from governance.api.authentication import Principal
+from governance.api.fields import missing
 from governance.models import Tenant
 from governance.rules.calls import Caller
 
@@ -32,7 +33,7 @@ def caller_of(by: Principal, asked: Mapping[str, Any]) -> Caller:
 def _tenant(by: Principal, slug: str | None) -> Tenant:
     if by.tenant is None:
         if not slug:
-            raise serializers.ValidationError({"tenant": ["name the tenant this is for."]})
+            raise missing("tenant", "name the tenant this is for.")
         return tenancy.tenant_named(slug)
     if slug and slug != by.tenant.slug:
         raise serializers.ValidationError({"tenant": [f"this key belongs to {by.tenant.slug}."]})

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from governance import ledger, ports
 from governance.api import errors
 from governance.api.callers import caller_of
-from governance.api.fields import Count, Dollars, Name, Names, Ratio
+from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
 from governance.api.permissions import EVERYONE
 from governance.api.spend import CallerFields
 from governance.api.views import ControlView
@@ -82,9 +82,9 @@ class DecisionRequest(CallerFields):
                 raise serializers.ValidationError({"scopes": [f"{kind} is given twice, and differently."]})
             attrs[kind] = key
         if "estimated_cost" in attrs and ("input_tokens" in attrs or "max_tokens" in attrs):
-            raise serializers.ValidationError({"estimated_cost": ["give either it or token counts, not both."]})
+            raise surplus("estimated_cost", "give either it or token counts, not both.")
         if "estimated_cost" not in attrs and "input_tokens" not in attrs:
-            raise serializers.ValidationError({"estimated_cost": ["give it, or input_tokens and max_tokens."]})
+            raise missing("estimated_cost", "give it, or input_tokens and max_tokens.")
         return attrs
 
 

@@ -15,7 +15,7 @@ from rest_framework.views import set_rollback
 
 from governance import idempotency
 from governance.actions import reservations, reviews
-from governance.api.fields import BEYOND
+from governance.api.fields import BEYOND, MISSING, SURPLUS, UNKNOWN
 from governance.ledger import results
 from governance.rules import refusals
 from governance.rules.decision import Reason
@@ -68,6 +68,8 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (InternalError, 503, "database_unavailable"),
     (ProgrammingError, 503, "database_unavailable"),
 )
+# What a serializer complains of, where that is more than "invalid", in its words and in ours.
+COMPLAINTS = {"required": MISSING, **{code: code for code in (MISSING, SURPLUS, UNKNOWN)}}
 # A hold that may not grow is refused as a call is; looked through before STATUSES, in order.
 EXTENSIONS = (
     (results.ExtendTooFast, refusals.ROWS[Reason.RATE_LIMITED]),
@@ -100,8 +102,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         status, code = found
     else:
         return None
-    if isinstance(error, drf.ValidationError) and _first(error.detail)[1].code == BEYOND:
-        status, code = 422, BEYOND
+    if isinstance(error, drf.ValidationError):
+        complaint = _first(error.detail)[1].code or ""
+        status, code = (422, BEYOND) if complaint == BEYOND else (status, COMPLAINTS.get(complaint, code))
     code = getattr(error, "own_code", code)
     param, message = _explain(error, code)
     request = context.get("request")

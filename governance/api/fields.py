@@ -12,16 +12,26 @@ from django.utils.dateparse import parse_date
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
-from rest_framework.exceptions import ErrorDetail
 from rest_framework.fields import empty
 
 from governance.rules import money, names
 from governance.rules.errors import FieldError
 
-# Read by pagination and content negotiation, so never unknown in a query.
 BEYOND = "out_of_bounds"
+MISSING, SURPLUS, UNKNOWN = "missing_field", "surplus_field", "unknown_field"
 _WHOLE = re.compile(r"[+-]?[0-9]+")
+# Read by pagination and content negotiation, so never unknown in a query.
 COMMON_PARAMETERS = {"cursor", "page_size", "format"}
+
+
+def missing(field: str, message: str) -> serializers.ValidationError:
+    """The request lacks a field: the error to raise."""
+    return serializers.ValidationError({field: [message]}, code=MISSING)
+
+
+def surplus(field: str, message: str) -> serializers.ValidationError:
+    """The request has a field beside another one that it cannot go with: the error to raise."""
+    return serializers.ValidationError({field: [message]}, code=SURPLUS)
 
 
 class Strict(serializers.Serializer[Any]):
@@ -36,7 +46,7 @@ class Strict(serializers.Serializer[Any]):
             if unknown:
                 known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
                 raise serializers.ValidationError(
-                    {str(unknown[0]): [ErrorDetail(f"is not known here. There are: {known}.", code="unknown_field")]}
+                    {str(unknown[0]): [f"is not known here. There are: {known}."]}, code=UNKNOWN
                 )
         return super().run_validation(data)
 

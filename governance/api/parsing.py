@@ -85,6 +85,9 @@ def check_query(query: QueryDict) -> None:
     if len(query) > MOST_PARAMETERS:
         raise BeyondBounds("", f"may not come with more than {MOST_PARAMETERS} parameters in the query.")
     for name, values in query.lists():
+        if len(values) > 1:
+            # Of several one alone would count, and nobody knows which is meant.
+            raise BeyondBounds(name, "may be given once.")
         for text in values:
             if max(len(name), len(text)) > MOST_CHARACTERS:
                 raise BeyondBounds(name, f"may have at most {MOST_CHARACTERS:,} characters.")

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, PeriodQuery, Text
+from governance.api.fields import Dollars, NameFilter, PeriodQuery, Text, Whole, looked_for
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView, ListView, columns_of, describe_list
 from governance.models import RefusedCall
@@ -63,11 +63,16 @@ class RefusalBody(serializers.Serializer[Any]):
 
 
 class RefusalQuery(PeriodQuery):
-    tenant = Text(required=False)
-    agent = Text(required=False)
-    reason = Text(required=False)
-    model = Text(required=False)
-    request_id = Text(required=False)
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
+    key = NameFilter("key", required=False, help_text="A key's prefix.")
+    user = NameFilter("user", required=False)
+    session = NameFilter("session", required=False)
+    task = NameFilter("task", required=False)
+    model = NameFilter("model", required=False)
+    reason = Text(required=False, max_length=60)
+    status = Whole(required=False, min_value=400, max_value=599)
+    request_id = NameFilter("request_id", required=False)
 
 
 class Refusals(ListView):
@@ -79,7 +84,7 @@ class Refusals(ListView):
     def get(self, request: Request) -> Any:
         asked = self.valid(RefusalQuery, request.query_params.dict())
         period = TimeRange(asked.pop("from", None), asked.pop("to", None))
-        where = Q(**{"tenant__slug" if name == "tenant" else name: value for name, value in asked.items()})
+        where = Q(**{looked_for(name, value, model="model"): value for name, value in asked.items()})
         rows = refusals.seen_by(self.by.reader).filter(where, period.on("refused_at"))
         audience = self.by.audience
         return self.listed(

@@ -14,7 +14,7 @@ from governance.actions import reservations, reviews
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
 from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
-from governance.api.fields import Count, Dollars, Moment, Name, Strict
+from governance.api.fields import Count, Dollars, Moment, Name, Strict, missing, surplus
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.refusing import RefusingView
@@ -64,12 +64,12 @@ class SettleRequest(UsageBody):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if usage := attrs.pop("usage", None):
             if any(attrs[name] for name in TOKENS):
-                raise serializers.ValidationError({"usage": ["give either it or token counts beside it, not both."]})
+                raise surplus("usage", "give either it or token counts beside it, not both.")
             attrs |= usage
         if attrs["cached_tokens"] > attrs["input_tokens"]:
             raise serializers.ValidationError({"cached_tokens": ["are part of input_tokens, so cannot be more."]})
         if "cost" not in attrs and not any(attrs[name] for name in TOKENS):
-            raise serializers.ValidationError({"cost": ["give the cost, or input_tokens and output_tokens."]})
+            raise missing("cost", "give the cost, or input_tokens and output_tokens.")
         return attrs
 
 
@@ -81,7 +81,7 @@ class ExtendRequest(Strict):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs["more"] and "ttl_s" not in attrs:
-            raise serializers.ValidationError({"more": ["give it, or ttl_s, or both."]})
+            raise missing("more", "give it, or ttl_s, or both.")
         return attrs
 
 

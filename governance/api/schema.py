@@ -40,20 +40,20 @@ class Described(AutoSchema):
         return found
 
     def _errors(self) -> frozenset[int]:
-        """The statuses of errors: what the operation takes says most of them, its view's `refuses` the others."""
+        """The statuses of errors: what the operation takes says most of them, its view's `refuses` the others.
+
+        Those that any request may be answered before are `config.edge_api`'s.
+        """
         statuses = set(_refuses(type(self.view), self.method)) | {406}
         if self.view.permission_classes:
-            # A database that is away, and more requests than a key's share of a processor is for, too.
-            statuses |= {401, 403, 429, 503}
+            # A database that is away, too.
+            statuses |= {401, 403, 503}
         if self.get_override_parameters() or "{" in self.path or self.method in ANY_WRITE:
             statuses |= {400, 422}
         if "{" in self.path:
             statuses |= {404}
         if self.method in ANY_WRITE:
             statuses |= {409}
-        if self.method in ANY_WRITE and self.method != "DELETE":
-            # A body that does not come in time, too.
-            statuses |= {408, 413, 415}
         return frozenset(statuses)
 
 
@@ -71,6 +71,7 @@ def codes(status: int) -> str:
 
     found = [code for _, known, code in errors.STATUSES if known == status]
     found += [row.code for row in refusals.TABLE if row.status == status]
+    found += errors.COMPLAINTS.values() if status == 400 else ()
     return f"`error.code` is one of: {', '.join(dict.fromkeys(found))}." if found else ""
 
 

@@ -30,6 +30,7 @@ from governance.api.fields import (
     Strict,
     Text,
     looked_for,
+    missing,
 )
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.pagination import ByPlace
@@ -81,9 +82,9 @@ class ReportBody(CallerFields):
         if "cost" in attrs:
             return attrs
         if not any(attrs[name] for name in TOKENS):
-            raise serializers.ValidationError({"cost": ["give the cost, or input_tokens and output_tokens."]})
+            raise missing("cost", "give the cost, or input_tokens and output_tokens.")
         if not attrs["model"]:
-            raise serializers.ValidationError({"model": ["is needed to price the tokens."]})
+            raise missing("model", "is needed to price the tokens.")
         return attrs
 
 

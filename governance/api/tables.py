@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -16,8 +17,9 @@ from rest_framework.request import Request
 
 from governance import database
 
-# A spreadsheet runs a cell that begins like this as a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Where a spreadsheet would run what follows as a formula: at the beginning of a cell, and of what becomes one where it
+# takes semicolons or tabs for what is between cells, in quotes too. Some read the wide forms of the signs as the signs.
+FORMULA = re.compile("^(?=[\t\r])|(?:^|(?<=[;\t\r\n]))(?=[ \u00a0]*[=+@\uff1d\uff0b\uff0d\uff20\u2212-])")
 CSV = "csv"
 LINES_A_PIECE = 250
 
@@ -85,9 +87,9 @@ def _cell(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, dict | list):
-        return json.dumps(value, default=str)
+        value = json.dumps(value, default=str)
     text = str(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
+    return text if _is_number(text) else FORMULA.sub("'", text)
 
 
 def _is_number(text: str) -> bool:

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import tenancy
-from governance.api.fields import CallName, Moment, Name, OptionalAct, Query, Strict, Text, Whole
+from governance.api.fields import CallName, Moment, Name, OptionalAct, Query, Strict, Text, Whole, missing
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Agent, ApiKey, Tenant
@@ -260,7 +260,7 @@ class KeyRotate(ControlView):
 def _holder(tenant_slug: str | None, agent_slug: str | None) -> tuple[Tenant | None, Agent | None]:
     if not tenant_slug:
         if agent_slug:
-            raise serializers.ValidationError({"tenant": ["name the agent's tenant."]})
+            raise missing("tenant", "name the agent's tenant.")
         return None, None
     tenant = tenancy.tenant_named(tenant_slug)
     return tenant, tenancy.agent_named(tenant, agent_slug) if agent_slug else None

@@ -13,7 +13,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import OptionalAct, Query, Text
+from governance.api.fields import Name, OptionalAct, Query
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from llm.catalogue import overruns, prices, snapshot
@@ -70,7 +70,7 @@ class ModelBody(serializers.Serializer[Model]):
 
 
 class ModelQuery(Query):
-    provider = Text(required=False)
+    provider = Name("provider", required=False)
     status = serializers.ChoiceField(choices=Model.Status.values, required=False)
     kind = serializers.ChoiceField(choices=KINDS, required=False)
 

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Moment, OptionalAct, Query, Strict, Text
+from governance.api.fields import Moment, Name, OptionalAct, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.rules.errors import Conflict
 from llm.api.models import READ_BY_ALL
@@ -64,11 +64,11 @@ class PriceBody(Strict):
 
 
 class PriceQuery(Query):
-    model = Text(required=False)
-    provider = Text(required=False)
+    model = Name("model", required=False)
+    provider = Name("provider", required=False)
     unit = serializers.ChoiceField(choices=Price.Unit.values, required=False)
     zone = serializers.ChoiceField(choices=Price.Zone.values, required=False)
-    tier = Text(required=False)
+    tier = Text(required=False, max_length=16)
     batch = serializers.BooleanField(required=False)
     superseded = serializers.BooleanField(required=False, help_text="Whether it was wrong and another stands for it.")
 

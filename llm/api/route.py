@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.api import errors
-from governance.api.fields import Name, Strict, Whole
+from governance.api.fields import Name, Strict, Whole, missing, surplus
 from governance.api.once import PARAMETER
 from governance.api.parsing import RelayedJson
 from governance.api.refusing import RefusingView
@@ -25,7 +26,8 @@ from governance.models.tenancy import Role
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.api import data_plane
-from llm.gateway import inside
+from llm.gateway import bodies, inside
+from llm.gateway.asgi import LEFT
 from llm.rules import sse, usage
 from llm.rules.answers import read_json
 
@@ -36,6 +38,8 @@ AUTO = "auto"
 PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-user", "x-session", "x-task")
 # What JSON is written with; what a model can write at most is the gateway's to say.
 LARGEST = 2**63 - 1
+# What the gateway calls some fields of this request.
+CALLED = {"x-strategy": "strategy", "x-allow-downgrade": "allow_downgrade"}
 # What the gateway says of a refusal beside its body.
 PASSED_BACK = ("retry-after", "x-should-retry")
 
@@ -53,10 +57,12 @@ class RouteRequest(Strict):
     allow_downgrade = serializers.BooleanField(required=False, default=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if ("prompt" in attrs) == ("messages" in attrs):
-            raise serializers.ValidationError({"prompt": ["give either prompt or messages."]})
+        if "prompt" not in attrs and "messages" not in attrs:
+            raise missing("prompt", "give either it or messages.")
+        if "prompt" in attrs and "messages" in attrs:
+            raise surplus("prompt", "give either it or messages, not both.")
         if attrs["model"] and attrs["strategy"]:
-            raise serializers.ValidationError({"model": ["is chosen by the strategy; give one of them."]})
+            raise surplus("model", "is chosen by the strategy; give one of them.")
         try:
             json_bounds.check({"messages": attrs.get("messages", [])}, JsonBounds(), writable=True)
         except BeyondBounds as error:
@@ -116,14 +122,36 @@ class RouteView(RefusingView):
         name = request._request.request_id  # type: ignore[attr-defined]
         began = time.perf_counter()
         try:
-            answer = inside.post(PATH, body, headers=headers, request_id=name)
-        except inside.GatewayAway as error:
-            return Response(
-                errors.body("gateway_away", f"{error}.", None, request), status=503, headers={"Retry-After": "1"}
+            called = CALLED | ({"messages": "prompt"} if "prompt" in asked else {})
+            answer = inside.post(
+                PATH, body, headers=headers, request_id=name, called=called, whose=self._whose(), left=_leaving(request)
             )
+        except bodies.TooManyThreads as error:
+            self.is_noted = False
+            return _told(request, 429, "too_many_calls", f"{error}", retry_after_s=5)
+        except inside.Left:
+            # Nobody reads it.
+            return Response(status=204)
+        except inside.GatewayAway as error:
+            return _told(request, 503, "gateway_away", f"{error}.", retry_after_s=1)
         if answer.status != 200:
             return _refused(answer, request)
         return Response(_answered(answer, strategy, latency_ms=(time.perf_counter() - began) * 1000))
+
+    def _whose(self) -> tuple[int, int]:
+        key, tenant = self.by.key, self.by.tenant
+        assert key is not None and tenant is not None  # noqa: S101, PT018 - by its roles
+        return key.pk, tenant.pk
+
+
+def _leaving(request: Request) -> Future[None]:
+    """Done when whoever asks has gone, where the server tells."""
+    return getattr(request._request, "scope", {}).get(LEFT) or Future()
+
+
+def _told(request: Request, status: int, code: str, message: str, *, retry_after_s: int) -> Response:
+    body = errors.body(code, message, None, request)
+    return Response(body, status=status, headers={"Retry-After": str(retry_after_s)})
 
 
 def _chat_request(asked: Mapping[str, Any]) -> bytes:

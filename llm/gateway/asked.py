@@ -48,7 +48,7 @@ class Asked:
                 sentence=error.message,
                 param=error.param or "",
                 decision=decision,
-                fields=errors.FIELDS,
+                fields=errors.fields_as(self.exchange.called),
             )
         )
 

@@ -29,6 +29,7 @@ from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Str
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import forbidden, shown_work, sse, unreadable
+from llm.rules.answers import complete
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import GUARDS
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
+# What a plain answer to a chat is, where its model's API does not say.
+WHOLE = "chat.completion"
 
 
 @dataclass(slots=True)
@@ -387,7 +390,7 @@ class HeldAttempt:
             cost_nanos, result = await self.hold.settle_whole(UPSTREAM_CUT)
         await self.call.exchange.answer(
             200,
-            data,
+            self._completed(data, said),
             [
                 *self._headers(),
                 *answer_headers.budget(self.hold, self.call.identity.audience, result),
@@ -396,6 +399,12 @@ class HeldAttempt:
                 JSON,
             ],
         )
+
+    def _completed(self, data: bytes, said: dict[str, Any]) -> bytes:
+        """A whole answer with what clients cannot read it without."""
+        id, model = self.call.exchange.request_id, self.hold.quote.model
+        lacked = complete(said, kind=WHOLE, id=id, model=model, created=int(time.time()))
+        return orjson.dumps(said) if lacked else data
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:
         if self.hold.quote.max_tokens is None:

@@ -78,6 +78,15 @@ class TooManyBodies(Exception):
         super().__init__(f"Too many large bodies{whose} are on their way; send fewer at a time, or try again shortly.")
 
 
+class TooManyThreads(Exception):
+    """As many threads wait for a model as may, of a key, a tenant or all."""
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(
+            f"Too many calls{whose} wait for a model here (ROUTED_CALLS); send fewer at a time, or try again shortly."
+        )
+
+
 class ClientGone(Exception):
     """The client went away before its request was read."""
 
@@ -273,31 +282,35 @@ class Shares:
         self._even_at[key_id] = max(now, self._even_at.get(key_id, now)) + seconds / self._share
 
 
-class HeldBytes:
-    """The bytes of large bodies that calls hold in this process: so many of a key, of a tenant, and of all.
+class Held:
+    """What calls hold in this process, such as bytes of large bodies: so many of a key, of a tenant, and of all.
 
     A tenant holds no more than half of what others leave, so that some tenants, or many, leave room for one more.
+    `refusal` makes what is raised where there is no room, of whose it is that there is none of.
     """
 
-    def __init__(self, *, of_a_key: int, of_a_tenant: int, of_all: int) -> None:
+    def __init__(
+        self, *, of_a_key: int, of_a_tenant: int, of_all: int, refusal: Callable[[str], Exception] = TooManyBodies
+    ) -> None:
         self._most = (of_a_key, of_a_tenant, of_all)
-        self._bytes: Counter[tuple[str, int | str]] = Counter()
+        self._refusal = refusal
+        self._held: Counter[tuple[str, int | str]] = Counter()
 
-    def add(self, size_bytes: int, *, key_id: int | str, tenant_id: int | str) -> None:
-        """Raises TooManyBodies, and adds nothing then."""
+    def add(self, count: int, *, key_id: int | str, tenant_id: int | str) -> None:
+        """Raises the refusal, and adds nothing then."""
         whose = key, tenant, all_ = _whose(key_id, tenant_id)
         for who, most in zip((key, tenant), self._most, strict=False):
-            if self._bytes[who] + size_bytes > most:
-                raise TooManyBodies(who[0])
-        others = self._bytes[all_] - self._bytes[tenant]
-        if self._bytes[tenant] + size_bytes > (self._most[2] - others) // 2:
-            raise TooManyBodies(all_[0])
-        self._bytes.update(dict.fromkeys(whose, size_bytes))
+            if self._held[who] + count > most:
+                raise self._refusal(who[0])
+        others = self._held[all_] - self._held[tenant]
+        if self._held[tenant] + count > (self._most[2] - others) // 2:
+            raise self._refusal(all_[0])
+        self._held.update(dict.fromkeys(whose, count))
 
-    def give_back(self, size_bytes: int, *, key_id: int | str, tenant_id: int | str) -> None:
-        self._bytes.subtract(dict.fromkeys(_whose(key_id, tenant_id), size_bytes))
+    def give_back(self, count: int, *, key_id: int | str, tenant_id: int | str) -> None:
+        self._held.subtract(dict.fromkeys(_whose(key_id, tenant_id), count))
         # Nothing is kept of whoever holds nothing.
-        self._bytes = +self._bytes
+        self._held = +self._held
 
 
 def _whose(key_id: int | str, tenant_id: int | str) -> tuple[tuple[str, int | str], ...]:
@@ -310,7 +323,7 @@ class Bodies:
     `share`: of one processor, what the parsing of one key's bodies takes at most over time.
     """
 
-    def __init__(self, *, at_a_time: int, held: HeldBytes, patience_s: float, share: float = 1.0) -> None:
+    def __init__(self, *, at_a_time: int, held: Held, patience_s: float, share: float = 1.0) -> None:
         self.held = held
         self._shares = Shares(share=share)
         self._patience_s = patience_s

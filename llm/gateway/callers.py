@@ -23,7 +23,7 @@ def named(exchange: Exchange, request: Request | None = None) -> dict[str, str]:
             try:
                 found[kind] = names.of_call(kind, text, field=field)
             except FieldError as error:
-                raise _refused(error, param=f"x-{kind}") from error
+                raise _refused(error) from error
             if found[kind]:
                 break
     return found
@@ -34,11 +34,11 @@ def checked(kind: str, text: str, *, field: str) -> str:
     try:
         return names.checked(kind, text, field=field)
     except FieldError as error:
-        raise _refused(error, param=field) from error
+        raise _refused(error) from error
 
 
-def _refused(error: FieldError, *, param: str) -> errors.GatewayError:
-    return errors.bad_request(f"{error.field} {error.message}", param=param, code="invalid_name")
+def _refused(error: FieldError) -> errors.GatewayError:
+    return errors.bad_request(f"{error.field} {error.message}", param=error.field, code="invalid_name")
 
 
 def _said(kind: str, exchange: Exchange, request: Request | None) -> Iterator[tuple[str, Any]]:

@@ -109,7 +109,7 @@ def _may_move(call: GovernedCall) -> bool:
 
 def _plan(call: GovernedCall) -> tuple[Candidate, ...]:
     """The models that this call may be tried at, in order."""
-    now = time.time()
+    now, called = time.time(), call.exchange.called
     try:
         return candidates(
             routing.options(call.catalogue),
@@ -121,9 +121,9 @@ def _plan(call: GovernedCall) -> tuple[Candidate, ...]:
             allow_downgrade=_may_move(call),
         )
     except UnknownStrategy as error:
-        raise errors.bad_request(f"{error}", param="x-strategy", code="unknown_strategy") from error
+        raise errors.bad_request(f"{error}", param=called("x-strategy"), code="unknown_strategy") from error
     except NoneFits as error:
-        raise errors.bad_request(f"{error}.", param=error.param, code="model_not_capable") from error
+        raise errors.bad_request(f"{error}.", param=called(error.param), code="model_not_capable") from error
 
 
 def _open_ones(call: GovernedCall, plan: Sequence[Candidate]) -> list[Candidate]:
@@ -186,7 +186,11 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
         raise Unanswered(endless, order[0].place)
     if decision.quote is None:
         raise call.first_failure() or errors.refusal(
-            decision, audience=call.identity.audience, tenant=call.caller.tenant, now=timezone.now()
+            decision,
+            audience=call.identity.audience,
+            tenant=call.caller.tenant,
+            now=timezone.now(),
+            fields=errors.fields_as(call.exchange.called),
         )
     served = known[decision.model]
     usage = CallUsage(

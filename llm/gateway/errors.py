@@ -7,7 +7,7 @@ serves the Mistral dialect (flat) and the OpenAI dialect (`error`); a 422 with a
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -193,10 +193,17 @@ _TYPES_OF_CODES = {"subscription_inactive": "billing_error"}
 FIELDS = {"model": "model", "forced_tool": "tool_choice", "allow_downgrade": "x-allow-downgrade"}
 
 
-def refusal(decision: Decision, *, audience: Audience, tenant: str, now: datetime) -> GatewayError:
+def fields_as(called: Callable[[str], str]) -> dict[str, str]:
+    """FIELDS as whoever asks calls them."""
+    return {field: called(name) for field, name in FIELDS.items()}
+
+
+def refusal(
+    decision: Decision, *, audience: Audience, tenant: str, now: datetime, fields: Mapping[str, str] = FIELDS
+) -> GatewayError:
     """The answer to a call of `tenant` that was not let through."""
     refused = refusals.refusal(
-        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=FIELDS
+        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=fields
     )
     because = audience.window(decision.because) if decision.because else None
     return GatewayError(

@@ -32,6 +32,7 @@ class Exchange:
         self.path: str = scope["path"].rstrip("/") or "/"
         self.request_id = request_id
         self.arrived = time.perf_counter()
+        self._called: Mapping[str, str] = scope.get("called", {})
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
         # As they came, where a name came more than once.
         self._repeated: Iterable[tuple[bytes, bytes]] = (
@@ -54,6 +55,10 @@ class Exchange:
     def is_doubled(self, name: str) -> bool:
         """Whether a request header came more than once, and `header` has the last of them."""
         return sum(each == name.encode() for each, _ in self._repeated) > 1
+
+    def called(self, field: str) -> str:
+        """What whoever asks calls a field of the request, where it does so by a name of its own."""
+        return self._called.get(field, field)
 
     def send_through(self, wrap: Callable[[Send], Send]) -> None:
         """From here on every message of the answer goes through what `wrap` makes of the sender."""

@@ -24,7 +24,7 @@ from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
 from llm.gateway.asked import Asked
-from llm.gateway.bodies import Bodies, HeldBytes
+from llm.gateway.bodies import Bodies, Held, TooManyThreads
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
@@ -115,7 +115,7 @@ class Gateway:
         self.tokenizers = await asyncio.to_thread(tokenizers.load, settings.TOKENIZERS, known=known)
         self.bodies = Bodies(
             at_a_time=settings.LARGE_BODIES_PER_KEY,
-            held=HeldBytes(
+            held=Held(
                 of_a_key=max(settings.LARGE_BODY_BYTES_PER_KEY, settings.MAX_BODY_BYTES),
                 of_a_tenant=max(settings.LARGE_BODY_BYTES_PER_TENANT, settings.MAX_BODY_BYTES),
                 # A tenant alone has half of it.
@@ -124,6 +124,8 @@ class Gateway:
             patience_s=settings.BODY_TIMEOUT_S,
             share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
+        most = settings.ROUTED_CALLS
+        self.threads = Held(of_a_key=most // 4, of_a_tenant=most // 2, of_all=most, refusal=TooManyThreads)
         self.commits = GroupCommit()
         self.commits.start()
         self.refusals = refusal_log.log

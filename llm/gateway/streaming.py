@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,12 +25,15 @@ from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.rules import sse, unreadable, usage
+from llm.rules.answers import complete
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
 
 log = logging.getLogger(__name__)
 
+# What a chunk of an answer is, where its model's API does not say.
+CHUNK = "chat.completion.chunk"
 CLIENT_CLOSED = "client_closed"
 CLIENT_STALLED = "client_stalled"
 UPSTREAM_CUT = "upstream_cut"
@@ -86,6 +90,7 @@ class Stream:
         self._failed: StatedError | None = None
         self._pipe: Pipe | None = None
         self._loop = asyncio.get_running_loop()
+        self._created = int(time.time())
 
     async def __aenter__(self) -> Stream:
         self._hold.closer = self._stop
@@ -283,6 +288,10 @@ class Stream:
         used = self._hold.reported(event.data)
         self._told.took(event, used, text_bytes=text_bytes)
         self._note_end(writes=text_bytes > 0)
+        if complete(
+            event.data, kind=CHUNK, id=self._exchange.request_id, model=self._hold.quote.model, created=self._created
+        ):
+            event.raw = sse.write_event(event.data)
         self._kept = None if used is None else event
         return before + (event.raw if used is None else b"")
 

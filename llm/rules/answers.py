@@ -39,6 +39,19 @@ def read_json(data: bytes) -> Any:
     return value
 
 
+def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created: int) -> bool:
+    """Put in what clients cannot read an answer without, or a chunk of one, where a model's API left it out or null.
+
+    `kind` is its `object`. Whether anything was; nothing is put into what has no `choices`.
+    """
+    if not isinstance(answer.get("choices"), list):
+        return False
+    own = {"id": id, "object": kind, "created": created, "model": model}
+    lacking = {name: value for name, value in own.items() if not isinstance(answer.get(name), type(value))}
+    answer |= lacking
+    return bool(lacking)
+
+
 def _read_leniently(data: bytes) -> Any:
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")

@@ -38,7 +38,7 @@ class UnknownStrategy(ValueError):
     """No strategy has this name. `known` are those that there are."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"There is no strategy {name!r}; x-strategy may be one of {', '.join(known)}.")
+        super().__init__(f"There is no strategy {name!r}; there are {', '.join(known)}.")
         self.name, self.known = name, known
 
 

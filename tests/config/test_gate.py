@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import tempfile
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ import httpx2 as httpx
 import orjson
 import pytest
 from django.db import OperationalError
+from django.http.cookie import parse_cookie
 from django.test import Client
 
 from config import gate
@@ -153,6 +155,31 @@ def test_cookies_that_take_a_second_to_read_are_refused(product: Product, path: 
     assert asked("a=" + "b" * 8_000) == 200
 
 
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "sessionid=abc",
+        "a=1; sessionid=abc; b=2",
+        'a="x; y"; [odd]=1; sessionid="abc"',
+        "sessionid=one;sessionid = abc ",
+        "xsessionid=abc; sessionidx=abc; csrftoken=sessionid=abc",
+        "=; ;;sessionid",
+        "",
+    ],
+)
+def test_the_session_that_counts_is_the_one_that_django_reads(cookies: str) -> None:
+    assert gate._session_of(cookies) == parse_cookie(cookies).get("sessionid", "")
+
+
+@pytest.mark.parametrize("cookies", ["; ".join(f"c{number}=1" for number in range(6_000)), ";sessionid" + " " * 60_000])
+def test_whose_session_it_is_takes_no_look_at_all_other_cookies(cookies: str) -> None:
+    """Threads that everybody's keys wait for do it, and nobody's share is counted."""
+    began_s = time.thread_time()
+    for _ in range(10):
+        assert not gate._session_of(cookies)
+    assert time.thread_time() - began_s < 0.1
+
+
 def test_a_keys_large_bodies_take_their_share_of_a_processor_and_no_more(
     product: Product, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +297,7 @@ async def test_what_is_held_of_large_bodies_is_bounded(waiting: Waiting) -> None
     assert await waiting.ask("globex-1", whole=True) == 200
     await waiting.leave()
     assert await waiting.ask("acme-1", whole=True) == 200
-    assert not waiting.gate._known._bytes
+    assert not waiting.gate._known._held
 
 
 async def test_so_it_is_for_who_is_no_more_than_an_address(waiting: Waiting) -> None:
@@ -283,7 +310,7 @@ async def test_so_it_is_for_who_is_no_more_than_an_address(waiting: Waiting) -> 
     assert await waiting.ask("acme-1", whole=True) == 200
     await waiting.leave()
     assert await waiting.ask("", address=same, whole=True, **hook) == 200
-    assert not waiting.gate._webhooks._bytes
+    assert not waiting.gate._webhooks._held
 
 
 async def test_what_is_unpacked_is_held_too(waiting: Waiting) -> None:
@@ -294,14 +321,14 @@ async def test_what_is_unpacked_is_held_too(waiting: Waiting) -> None:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def django(scope: Any, receive: Any, send: Any) -> None:
-        held.append(waiting.gate._webhooks._bytes[("", 0)])
+        held.append(waiting.gate._webhooks._held[("", 0)])
 
     waiting.gate._django = django
     headers = [(b"content-encoding", b"gzip"), (b"transfer-encoding", b"chunked")]
     scope = {"type": "http", "method": "POST", "path": "/api/webhooks/stripe", "headers": headers, "client": None}
     await waiting.gate(scope, receive, receive)  # type: ignore[arg-type]
     assert held == [90_000 + len(body)]
-    assert not waiting.gate._webhooks._bytes
+    assert not waiting.gate._webhooks._held
 
 
 def test_whose_key_takes_long_to_find_holds_up_nobody_else(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,7 @@ def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pyt
         ("missing_field", "with model"),
         ("unknown_field", "without model"),
         ("unsupported_field", "without model"),
+        ("surplus_field", "without model"),
         ("invalid_type", "with another model"),
     ],
 )

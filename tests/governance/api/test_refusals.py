@@ -63,10 +63,41 @@ def test_bounds_and_malformed_bodies_are_refusals_too(agent: Api, operator: Api,
         assert api.post("/api/reservations", body).status_code in (400, 403)
     log.flush()
     assert list(RefusedCall.objects.order_by("pk").values_list("reason", "agent", "model")) == [
-        ("invalid", "invoices", "mystery"),
+        ("surplus_field", "invoices", "mystery"),
         ("invalid", "invoices", ""),
-        ("invalid", "", "large"),
+        ("missing_field", "", "large"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "would_pass"),
+    [
+        ({"estimated_cost": "1"}, "missing_field", "with model"),
+        ({"model": "large"}, "missing_field", "with estimated_cost"),
+        (ASK | {"zzz": 1}, "unknown_field", "without zzz"),
+        (ASK | {"input_tokens": 4}, "surplus_field", "without estimated_cost"),
+        (ASK | {"ttl_s": 0}, "invalid", "with another ttl_s"),
+        (ASK | {"tools": [5]}, "invalid", "with another tools.0"),
+        (ASK | {"estimated_cost": "99999999999999"}, "out_of_bounds", "with another estimated_cost"),
+    ],
+)
+def test_a_malformed_call_is_told_what_it_would_pass_with(
+    agent: Api, log: RefusalLog, body: dict[str, Any], code: str, would_pass: str
+) -> None:
+    response = agent.post("/api/reservations", body)
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]["code"] == code
+    log.flush()
+    shown = agent.get(f"/api/refusals/{response['x-request-id']}").json()
+    assert (shown["reason"], shown["would_pass"]) == (code, would_pass)
+
+
+def test_more_of_a_hold_is_asked_for_by_saying_so(agent: Api, log: RefusalLog) -> None:
+    held = agent.post("/api/reservations", ASK).json()["id"]
+    response = agent.post(f"/api/reservations/{held}/extend", {})
+    log.flush()
+    shown = agent.get(f"/api/refusals/{response['x-request-id']}").json()
+    assert (shown["reason"], shown["would_pass"]) == ("missing_field", "with more")
 
 
 def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(agent: Api, log: RefusalLog) -> None:
@@ -141,6 +172,7 @@ def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> Non
             request_id=id,
             tenant=factories.tenant(slug),
             agent=agent,
+            user=f"of {id}",
             reason=reason,
             model=f"m-{id}",
             status=403,
@@ -152,6 +184,12 @@ def test_filters_pages_and_csv(operator: Api, tenant: Api, stranger: Api) -> Non
     for query, found in (
         ({"tenant": "globex"}, ["r-3"]),
         ({"agent": "mail"}, ["r-2"]),
+        # Found as it is kept, however it is spelled.
+        ({"agent": " Mail"}, ["r-2"]),
+        ({"user": "of r-3"}, ["r-3"]),
+        ({"session": "s"}, []),
+        ({"status": 403}, ["r-3", "r-2", "r-1"]),
+        ({"status": 402}, []),
         ({"reason": "paused"}, ["r-3", "r-1"]),
         ({"model": "m-r-2"}, ["r-2"]),
         ({"request_id": "r-1"}, ["r-1"]),

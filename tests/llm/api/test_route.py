@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx2 as httpx
@@ -11,14 +15,16 @@ import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
-from governance.models import SpendEntry
+from governance.models import RefusedCall, SpendEntry
 from llm.api import route
-from llm.gateway import inside
+from llm.gateway import bodies, inside
+from llm.gateway.application import gateway
+from llm.gateway.bodies import Held
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_chat import nothing_is_held
 from tests.llm.gateway.test_odd_answers import plain
-from tests.product import Product
+from tests.product import Product, eventually
 
 PROMPT = "Which invoices are overdue?"
 
@@ -74,6 +80,41 @@ def test_a_mistake_is_named(product: Product, key: str, fields: dict[str, Any], 
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].startswith(param)
     assert not product.sandbox.requests
+
+
+def shown(product: Product, key: str, response: Any) -> dict[str, Any]:
+    """The row of a refused call."""
+    assert eventually(RefusedCall.objects.exists)
+    return dict(product.get(f"/api/refusals/{response.headers['x-request-id']}", key).json())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "would_pass"),
+    [
+        ({}, "prompt", "with prompt"),
+        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}]}, "prompt", "without prompt"),
+        ({"prompt": PROMPT, "strategy": "quality", "model": "mistral-small-latest"}, "model", "without model"),
+        # What the gateway refuses is told in the words of this API.
+        ({"prompt": PROMPT, "strategy": "nope"}, "strategy", "with another strategy"),
+        ({"prompt": "x" * 2_000_000, "strategy": "quality"}, "prompt", "with another prompt"),
+    ],
+)
+def test_a_refusal_names_a_field_of_this_api(
+    product: Product, key: str, fields: dict[str, Any], param: str, would_pass: str
+) -> None:
+    response = product.post("/api/llm/route", key, **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+    assert shown(product, key, response)["would_pass"] == would_pass
+
+
+def test_a_call_that_allows_no_cheaper_model_is_told_so_in_the_words_of_this_api(product: Product) -> None:
+    make.budget("0.01", soft_cap="0.01", downgrade_rules=[{"from": ["*"], "to": "mistral-small-latest"}])
+    key = product.key()
+    dear = {"model": "mistral-medium-latest", "max_tokens": 50, "prompt": "Hi"}
+    response = product.post("/api/llm/route", key, **dear, allow_downgrade=False)
+    assert response.status_code == 402, response.text
+    assert "and allow_downgrade is false" in response.json()["error"]["message"]
+    assert "and allow_downgrade is false" in shown(product, key, response)["message"]
 
 
 def called_with(arguments: str) -> str:
@@ -173,6 +214,56 @@ def test_an_answer_that_never_ends_is_given_up(product: Product, key: str, monke
     monkeypatch.setattr(route.inside, "post", lambda *args, **kwargs: post(*args, **kwargs, timeout_s=0.2))
     product.sandbox.next("latency=30")
     assert asked(product, key, model="mistral-small-latest").json()["error"]["code"] == "gateway_away"
+
+
+def test_so_many_calls_wait_for_a_model_at_a_time(product: Product, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, rival = product.key(), product.key(of=make.tenant("globex"))
+    few = Held(of_a_key=1, of_a_tenant=2, of_all=6, refusal=bodies.TooManyThreads)
+    monkeypatch.setattr(gateway, "threads", few)
+    with slow_calls(product, [key, other]):
+        assert eventually(lambda: few._held.total() == 3 * 2)
+        refused = asked(product, key, model="mistral-small-latest")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_calls")
+        assert refused.headers["retry-after"] == "5"
+        assert "of this key wait" in refused.json()["error"]["message"]
+        assert shown(product, key, refused)["reason"] == "too_many_calls"
+        assert asked(product, rival, model="mistral-small-latest").status_code == 200
+        # At /v1 a call takes no thread.
+        assert product.chat(key).status_code == 200
+    assert asked(product, key, model="mistral-small-latest").status_code == 200
+    assert not few._held
+
+
+def test_whoever_leaves_gives_its_thread_back_and_pays_as_at_v1(product: Product, key: str) -> None:
+    with slow_calls(product, [key]):
+        assert eventually(lambda: gateway.threads._held.total() == 3)
+    assert eventually(lambda: not gateway.threads._held, within_s=1)
+    assert not SpendEntry.objects.exists()
+    # The threads of those who come next are free.
+    began_s = time.monotonic()
+    assert [product.get("/api/budgets", key).status_code for _ in range(10)] == [200] * 10
+    assert time.monotonic() - began_s < 2
+    assert eventually(SpendEntry.objects.exists)
+    assert nothing_is_held()
+
+
+@contextmanager
+def slow_calls(product: Product, keys: list[str]) -> Iterator[None]:
+    """Calls of these keys that their model takes some seconds for; at the end those who made them leave."""
+    connections = []
+    for key in keys:
+        product.sandbox.next("latency=4")
+        connection = HTTPConnection(product.url.removeprefix("http://"))
+        body = json.dumps({"prompt": PROMPT, "model": "mistral-small-latest", "max_tokens": 5})
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection.request("POST", "/api/llm/route", body, headers)
+        connections.append(connection)
+        assert eventually(lambda: len(product.sandbox.requests) == len(connections))
+    try:
+        yield
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_a_request_larger_than_a_limit_a_minute_says_nothing_of_the_model(
 def test_a_name_with_control_characters_is_a_400(product: Product, field: str, name: str) -> None:
     make.budget("1.00", scope_type=field, scope_key="*")
     response = product.chat(product.key(role="tenant"), metadata={field: name})
-    assert (response.status_code, response.json()["param"]) == (400, f"x-{field}")
+    assert (response.status_code, response.json()["param"]) == (400, f"metadata.{field}")
     assert nothing_is_held()
 
 

@@ -16,13 +16,13 @@ import pytest
 
 from governance import ledger
 from llm.gateway import bodies, process
-from llm.gateway.bodies import Bodies, HeldBytes, TooManyBodies
+from llm.gateway.bodies import Bodies, Held, TooManyBodies
 from llm.gateway.http import Exchange
 from tests import factories as make
 from tests.llm.gateway.test_bodies import HI, error_of, send
 from tests.product import Product, eventually
 
-PLENTY = HeldBytes(of_a_key=10**9, of_a_tenant=10**9, of_all=10**9)
+PLENTY = Held(of_a_key=10**9, of_a_tenant=10**9, of_all=10**9)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_threads_take_short_turns_while_the_gateway_runs(product: Product) -> No
 
 
 def test_what_is_held_is_bounded_for_a_key_a_tenant_and_all() -> None:
-    held = HeldBytes(of_a_key=10, of_a_tenant=15, of_all=40)
+    held = Held(of_a_key=10, of_a_tenant=15, of_all=40)
     held.add(10, key_id=1, tenant_id=1)
     for size, key_id, tenant_id, whose in ((1, 1, 1, "of this key"), (6, 2, 1, "of this tenant")):
         with pytest.raises(TooManyBodies, match=whose):
@@ -182,11 +182,11 @@ def test_what_is_held_is_bounded_for_a_key_a_tenant_and_all() -> None:
     held.add(5, key_id=2, tenant_id=1)
     held.give_back(5, key_id=2, tenant_id=1)
     held.give_back(10, key_id=1, tenant_id=1)
-    assert not held._bytes
+    assert not held._held
 
 
 def test_a_tenant_holds_half_of_what_others_leave_so_that_one_more_finds_room() -> None:
-    held = HeldBytes(of_a_key=200, of_a_tenant=200, of_all=400)
+    held = Held(of_a_key=200, of_a_tenant=200, of_all=400)
     for tenant, most in ((1, 200), (2, 100), (3, 50), (4, 25)):
         held.add(most, key_id=tenant, tenant_id=tenant)
         with pytest.raises(TooManyBodies, match="large bodies are on their way" if tenant > 1 else "of this key"):
@@ -202,7 +202,7 @@ async def test_what_a_body_announces_is_not_held_before_it_comes(shared: Bodies)
     held: list[int] = []
 
     async def receive() -> dict[str, Any]:
-        held.append(shared.held._bytes[("", 0)])
+        held.append(shared.held._held[("", 0)])
         return {"type": "http.request", "body": b"a" * (size := next(parts)), "more_body": size < length // 2}
 
     async def known() -> None:
@@ -214,7 +214,7 @@ async def test_what_a_body_announces_is_not_held_before_it_comes(shared: Bodies)
         exchange.admit(limit=length, patience_s=5, turn=turn, when_large=known)
         await exchange.body()
         assert turn.is_taken
-        held.append(shared.held._bytes[("", 0)])
+        held.append(shared.held._held[("", 0)])
     assert held == [0, 0, bodies.LARGE_BYTES + 1, length]
 
 
@@ -223,8 +223,8 @@ async def test_a_call_gives_back_what_its_body_held(shared: Bodies) -> None:
         turn.hold(100)
         turn.hold(50)
         turn.hold(300)
-        assert shared.held._bytes == {(" of this key", 1): 300, (" of this tenant", 7): 300, ("", 0): 300}
-    assert not shared.held._bytes
+        assert shared.held._held == {(" of this key", 1): 300, (" of this tenant", 7): 300, ("", 0): 300}
+    assert not shared.held._held
 
 
 def test_another_key_of_a_tenant_brings_no_more(product: Product) -> None:

@@ -83,9 +83,9 @@ def test_a_headers_name_is_checked_before_anything_is_done(product: Product, key
     ("headers", "body", "param"),
     [
         ({"x-strategy": "a" * 101}, {}, "x-strategy"),
-        ({}, {"user": "a\u200bb"}, "x-user"),
-        ({}, {"metadata": {"task": ["a"]}}, "x-task"),
-        ({}, {"metadata": {"session": {"a": 1}}}, "x-session"),
+        ({}, {"user": "a\u200bb"}, "user"),
+        ({}, {"metadata": {"task": ["a"]}}, "metadata.task"),
+        ({}, {"metadata": {"session": {"a": 1}}}, "metadata.session"),
         ({}, {"tools": [{"type": "function", "function": {"name": "a\x1b"}}]}, "tools"),
         ({"idempotency-key": b"a\xc2\x85b"}, {}, "idempotency-key"),
     ],

@@ -14,6 +14,25 @@ from hypothesis import strategies as st
 
 from llm.rules import answers
 
+OWN: dict[str, Any] = {"kind": "chat.completion", "id": "r", "model": "m", "created": 7}
+
+
+def test_what_an_answer_lacks_is_put_in_and_what_it_has_stays() -> None:
+    lacking: dict[str, Any] = {"id": None, "created": "now", "choices": []}
+    assert answers.complete(lacking, **OWN)
+    assert lacking == {"id": "r", "created": 7, "model": "m", "object": "chat.completion", "choices": []}
+    whole = {"id": "c", "created": 1, "model": "x", "object": "chat.completion.chunk", "choices": []}
+    before = dict(whole)
+    assert not answers.complete(whole, **OWN)
+    assert whole == before
+
+
+@pytest.mark.parametrize("other", [{}, {"data": []}, {"choices": None}])
+def test_nothing_is_put_into_what_is_no_chats_answer(other: dict[str, Any]) -> None:
+    assert not answers.complete(other, **OWN)
+    assert not other.keys() & {"id", "model"}
+
+
 LETTER = "\N{REPLACEMENT CHARACTER}"
 
 

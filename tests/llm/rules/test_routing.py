@@ -316,7 +316,7 @@ class TestStrategies:
             "latency-optimized",
             "quality",
         )
-        assert "x-strategy" in str(caught.value)
+        assert "house" in str(caught.value)
 
 
 class TestNames:
