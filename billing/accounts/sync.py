@@ -8,10 +8,9 @@ database lock is held while Stripe answers: model calls never wait for Stripe.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -133,11 +132,14 @@ def due(*, now: datetime, limit: int = 200) -> int:
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
     found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry()).select_related("tenant")
-    # Of some nothing comes but by an act of a person, however often they are looked at; time alone comes first.
-    # Closed before they are synced: what is left open is in the way of their transactions.
-    with closing(found.annotate(is_over=over).order_by("due_at", "period_end").iterator()) as timely:
-        asked = (account for account in timely if account.is_over or not binding.is_held_up(account))
-        ids = [account.stripe_customer_id for account in itertools.islice(asked, limit)]
+    ids: list[str] = []
+    # Of some nothing comes but by an act of a person, however often they are looked at; time alone comes first. Read
+    # before any is synced: what is still open is in the way of their transactions.
+    for account in found.annotate(is_over=over).order_by("due_at", "period_end").iterator():
+        if account.is_over or not binding.is_held_up(account):
+            ids.append(account.stripe_customer_id)
+        if len(ids) == limit:
+            break
     for customer_id in ids:
         try:
             customer(customer_id, now=now)
