@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 from typing import cast
 
@@ -77,8 +78,7 @@ class Cycle:
             return Period(starts_at, starts_at + timedelta(days=DAYS[self.interval] * self.count))
         if self.interval not in MONTHS:
             return None
-        months = min(MONTHS[self.interval] * self.count, MOST_MONTHS)
-        return Period(starts_at, datetime.combine(add_months(starts_at.date(), months), starts_at.timetz()))
+        return Period(starts_at, _moved(starts_at, min(MONTHS[self.interval] * self.count, MOST_MONTHS)))
 
     def whole(self, span: Period, *, in_part: bool = False) -> Period:
         """The whole cycle that a span is, or is a part of; what was billed `in_part` is none, however long."""
@@ -93,7 +93,7 @@ class Cycle:
         a month's budget within a longer span starts anew each month."""
         if not self.is_month or span.length <= LONGEST_MONTH:
             return span, self.whole(span, in_part=in_part)
-        whole = month(span.starts_at, min(max(now, span.starts_at), span.ends_at - MICROSECOND))
+        whole = max((one for one in months(span) if one.starts_at <= now), default=months(span)[0])
         return Period(whole.starts_at, min(whole.ends_at, span.ends_at)), whole
 
 
@@ -135,6 +135,20 @@ def month(anchor: datetime, at: datetime) -> Period:
     """The month holding `at`, of months counted from `anchor`."""
     span = anchored_month(anchor, at)
     return Period(span.starts_at, cast(datetime, span.ends_at))
+
+
+def months(span: Period) -> list[Period]:
+    """The months of a longer span, the last one whole. They are counted from its start; or back from its end, where
+    that alone tells the day that they begin on: a quarter of the 30th may begin on 28 February."""
+    first, last = span.starts_at, span.ends_at
+    count = (last.year - first.year) * 12 + last.month - first.month
+    anchor, before = (last, count) if _moved(last, -count) == first else (first, 0)
+    edges = [_moved(anchor, number - before) for number in range(count + 2)]
+    return [Period(*pair) for pair in pairwise(edges) if pair[0] < last]
+
+
+def _moved(at: datetime, count: int) -> datetime:
+    return datetime.combine(add_months(at.date(), count), at.timetz())
 
 
 def cycle_of(price: StripePrice, worth: Worth) -> Cycle:
@@ -337,9 +351,7 @@ def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool
             return one.wholes
     if not cycle.is_month or span.length <= LONGEST_MONTH:
         return (span,) if cycle.in_arrears else (cycle.whole(span, in_part=in_part),)
-    found = [month(span.starts_at, span.starts_at)]
-    while found[-1].ends_at < span.ends_at:
-        found.append(month(span.starts_at, found[-1].ends_at))
+    found = months(span)
     if cycle.in_arrears:
         found[-1] = Period(found[-1].starts_at, span.ends_at)
     return found

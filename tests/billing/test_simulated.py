@@ -70,6 +70,23 @@ def test_a_change_to_a_year_that_was_not_paid_gives_no_credit_beside_what_was_pa
     assert read(shop, customer) == ("active", STANDARD)
 
 
+@pytest.mark.parametrize(("begins", "months"), [("2026-11-30", 3), ("2026-08-31", 6)])
+def test_each_period_of_several_months_gives_a_budget_a_month(shop: Shop, begins: str, months: int) -> None:
+    """Of an anchor that February lacks, too: the quarter from 28 February to 30 May has three budgets and no fourth."""
+    shop.account.advance(to=int(datetime.fromisoformat(f"{begins}T00:00+00:00").timestamp()))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000 * months, "month", months, lookup_key="standard"))["id"]
+    spent = 0.0
+    for period in (1, 2):
+        ends_at = shop.sub(sub)["items"]["data"][0]["current_period_end"]
+        while shop.account.now < ends_at:
+            spent += spend(shop, customer)
+            shop.account.advance(to=min(ends_at, shop.account.now + 2 * DAY))
+        assert spent == 50 * months * period
+        # Stripe finalizes what it renews an hour later.
+        shop.account.advance(by=2 * HOUR)
+
+
 def test_a_refund_that_a_credit_note_carries_is_half_of_it(shop: Shop) -> None:
     customer = shop.customer(metadata={"tenant_id": "acme"})
     shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
