@@ -113,8 +113,13 @@ class Grant:
     is_change: bool
     in_part: bool
     invoice_id: str
+    line_id: str
     price: StripePrice
     worth: Worth
+
+    def lost(self, shares: Mapping[str, Fraction]) -> Fraction:
+        """How much of it stands on no payment, by its line's id or its invoice's."""
+        return max(shares.get(self.invoice_id, Fraction(0)), shares.get(self.line_id, Fraction(0)))
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
@@ -218,10 +223,9 @@ def of(
 
 def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fraction] | None = None) -> int:
     """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
-    gave, and never less than nothing. `lost`: so much of an invoice's charges stands on no payment. What its credits
-    paid for stands, and they do, unless nothing of it does."""
-    gone = lost or {}
-    found = ((one, gone.get(one.invoice_id, Fraction(0))) for one in grants)
+    gave, and never less than nothing. `lost`: so much of an invoice's charges, or of one line, stands on no payment.
+    What its credits paid for stands, and they do, unless nothing of it does."""
+    found = ((one, one.lost(lost or {})) for one in grants)
     left = ((one, 1 - share if share == 1 or not one.is_credit else Fraction(1)) for one, share in found)
     return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
 
@@ -339,7 +343,7 @@ def _grant(
     else:
         wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
         nanos = per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons, charge)
-    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, price, worth)
+    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, line.id, price, worth)
 
 
 def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:

@@ -138,9 +138,12 @@ class RefundList(ListedByTime):
 
 
 class NoteLineForm(Form):
-    type: Literal["invoice_line_item"]
+    type: Literal["custom_line_item", "invoice_line_item"]
+    amount: Count | None = None
+    description: str = ""
     invoice_line_item: str = ""
-    amount: Whole | None = None
+    quantity: Quantity | None = None
+    unit_amount: Count | None = None
 
 
 class NoteRefundForm(Form):
