@@ -132,6 +132,10 @@ class RefundForm(Plain):
     reason: Literal["duplicate", "fraudulent", "requested_by_customer"] | None = None
 
 
+class RefundChange(Plain):
+    metadata: Metadata = None
+
+
 class RefundList(ListedByTime):
     charge: str = ""
     payment_intent: str = ""

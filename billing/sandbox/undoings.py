@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from billing.sandbox import customers, invoices, lines, times
+from billing.sandbox import catalogue, customers, invoices, lines, times
 from billing.sandbox.books import Undoing
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
@@ -97,6 +97,10 @@ def give_back(state: State, charge: Row, amount: int | None, *, reason: str | No
     state.emit("refund.created", row)
     state.emit("charge.refunded", charge)
     return row
+
+
+def change_refund(state: State, row: Row, form: Any) -> Row:
+    return catalogue.changed(state, row, form, (), "refund")
 
 
 def settle_refund(state: State, row: Row) -> None:
