@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -13,6 +13,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 
+from billing.models import BillingAccount
 from billing.stripe_api.client import StripeError
 from config import story
 from config.story import StoryError, StoryStatus
@@ -46,7 +47,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
         "now": now,
         "cards": _cards(found, now),
         "steps": _steps(found, now),
-        "events": found.events,
+        "events": [(event, now - event.received_at < timedelta(minutes=1)) for event in found.events],
         "waiting": found.waiting,
         "begins_in_s": begins_in_s,
         "again_s": AGAIN_S if found.waiting or begins_in_s or "wait" in request.GET else 0,
@@ -115,16 +116,22 @@ def _cards(found: StoryStatus, now: datetime) -> list[Card]:
         return [Card("Customer", "none yet", "sign up to begin", "person")]
     cards = [
         Card("Customer", str(account.state), account.stripe_customer_id, "person"),
-        Card("Top-ups", display.dollars(found.bought_nanos), "bought in addition", "add_card"),
+        Card("Top-ups", f"${_topups(account)}", "of the budget, beside the week's", "add_card"),
     ]
     if budget is not None:
         left = max(0, budget.remaining_nanos)
-        ends = f"until {budget.ends_at:%a %H:%M} UTC" if budget.ends_at else "without an end"
+        ends = f"until {budget.ends_at:%-d %b %H:%M} UTC" if budget.ends_at else "without an end"
         cards[1:1] = [
             Card("Budget", display.dollars(budget.limit_nanos), ends, "savings"),
             Card("Left", display.dollars(left), f"{budget.state}", "hourglass_bottom", "" if left else "danger"),
         ]
     return cards
+
+
+def _topups(account: BillingAccount) -> str:
+    """What of the tenant's budget was bought in addition, in dollars; be it by the customer before this one."""
+    found = (one.removeprefix("topups:") for one in account.reasons if one.startswith("topups:"))
+    return next(found, "0.00")
 
 
 PAGE = ConsolePage(
