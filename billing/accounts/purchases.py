@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from fractions import Fraction
 from math import floor
 from typing import cast
 
@@ -20,7 +21,7 @@ from django.db.models import Q, QuerySet
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, TopUp
 from billing.rules import balance
-from billing.rules.refunds import Known, Refund, RefundKind, of_intent
+from billing.rules.refunds import Known, Refund, RefundKind, of_intent, taken_back
 from billing.rules.valuation import TOPUP_KEY, read_amount, topup_nanos
 from billing.stripe_api import objects
 from billing.stripe_api.objects import StripeInvoice
@@ -54,7 +55,9 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
-    refunded = [row for row in known.values() if _refund(row, _gone(row, refunds, payments))]
+    of_lines = _taken_back(known, invoices, refunds)
+    gone = {key: _gone(row, refunds, payments).gone for key, row in known.items()} | of_lines
+    refunded = [row for key, row in known.items() if _refund(row, gone[key])]
     holders = BillingAccount.objects.filter(tenant__in={row.tenant_id for row in refunded} - {None})
     holders.exclude(pk=account.pk).update(due_at=now)
     return reasons
@@ -81,7 +84,7 @@ def sold_by(session: objects.Checkout) -> int:
 
 def take_back(row: TopUp, payments: Sequence[Known]) -> None:
     """Keep what was refunded of a checkout's top-up, or is in dispute."""
-    _refund(row, of_intent(row.intent_id, payments))
+    _refund(row, of_intent(row.intent_id, payments).gone)
 
 
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
@@ -234,25 +237,37 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
     """The lines of a paid invoice that sell top-ups: the line's id, and nanodollars."""
     if invoice.status != "paid":
         return
-    for number, line in enumerate(invoice.lines):
+    for key, line in _keyed(invoice):
         nanos = None if line.credit or line.proration else topup_nanos(line.price, reasons)
         if nanos and line.quantity:
-            yield line.id or f"{invoice.id}/{number}", min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
+            yield key, min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
+
+
+def _keyed(invoice: StripeInvoice) -> Iterator[tuple[str, objects.Line]]:
+    """Its lines by the keys of the top-ups that they sell."""
+    for number, line in enumerate(invoice.lines):
+        yield line.id or f"{invoice.id}/{number}", line
+
+
+def _taken_back(
+    known: Mapping[str, TopUp], invoices: Sequence[StripeInvoice], refunds: Mapping[str, Refund]
+) -> dict[str, Fraction]:
+    """How much went back of the top-ups that lines of refunded invoices sold, by their keys."""
+    found: dict[str, Fraction] = {}
+    for invoice in invoices:
+        if invoice.id in refunds:
+            sold = {key: line for key, line in _keyed(invoice) if key in known}
+            found |= zip(sold, taken_back(refunds[invoice.id], invoice, list(sold.values())), strict=True)
+    return found
 
 
 def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) -> Refund:
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
 
 
-def _refund(row: TopUp, gone: Refund) -> bool:
+def _refund(row: TopUp, gone: Fraction) -> bool:
     """As much of the amount as of the payment went back; whether that is news."""
-    refunded = 0
-    if gone.kind == RefundKind.DISPUTED:
-        refunded = floor(row.amount_nanos * gone.lost)
-    elif gone.kind == RefundKind.REFUNDED:
-        refunded = row.amount_nanos
-    elif gone.kind == RefundKind.PARTIAL:
-        refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)
+    refunded = floor(row.amount_nanos * gone)
     is_news = refunded != row.refunded_nanos
     if is_news:
         row.refunded_nanos = refunded

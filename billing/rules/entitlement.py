@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Grant, Period
-from billing.rules.refunds import Refund, RefundKind
+from billing.rules.refunds import Refund, RefundKind, lost
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
@@ -476,12 +476,11 @@ def _one_each(items: Sequence[Item]) -> list[Item]:
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
-    lost = {id: one.lost for id, one in refunds.items()}
-    disputed = {id: share for id, share in lost.items() if refunds[id].kind == RefundKind.DISPUTED}
-    stands = grants.given(lines, part.period, lost=lost)
-    back = grants.given(lines, part.period, lost=disputed) - stands
+    gone = lost(refunds)
+    stands = grants.given(lines, part.period, lost=gone)
+    back = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED)) - stands
     billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
-    frozen = not stands and any(lost.get(one.invoice_id) for one in billed)
+    frozen = not stands and any(one.lost(gone) for one in billed)
     part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands))

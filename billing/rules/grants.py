@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 from typing import cast
 
@@ -77,8 +78,7 @@ class Cycle:
             return Period(starts_at, starts_at + timedelta(days=DAYS[self.interval] * self.count))
         if self.interval not in MONTHS:
             return None
-        months = min(MONTHS[self.interval] * self.count, MOST_MONTHS)
-        return Period(starts_at, datetime.combine(add_months(starts_at.date(), months), starts_at.timetz()))
+        return Period(starts_at, _moved(starts_at, min(MONTHS[self.interval] * self.count, MOST_MONTHS)))
 
     def whole(self, span: Period, *, in_part: bool = False) -> Period:
         """The whole cycle that a span is, or is a part of; what was billed `in_part` is none, however long."""
@@ -93,7 +93,7 @@ class Cycle:
         a month's budget within a longer span starts anew each month."""
         if not self.is_month or span.length <= LONGEST_MONTH:
             return span, self.whole(span, in_part=in_part)
-        whole = month(span.starts_at, min(max(now, span.starts_at), span.ends_at - MICROSECOND))
+        whole = max((one for one in months(span) if one.starts_at <= now), default=months(span)[0])
         return Period(whole.starts_at, min(whole.ends_at, span.ends_at)), whole
 
 
@@ -113,8 +113,13 @@ class Grant:
     is_change: bool
     in_part: bool
     invoice_id: str
+    line_id: str
     price: StripePrice
     worth: Worth
+
+    def lost(self, shares: Mapping[str, Fraction]) -> Fraction:
+        """How much of it stands on no payment, by its line's id or its invoice's."""
+        return max(shares.get(self.invoice_id, Fraction(0)), shares.get(self.line_id, Fraction(0)))
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
@@ -135,6 +140,20 @@ def month(anchor: datetime, at: datetime) -> Period:
     """The month holding `at`, of months counted from `anchor`."""
     span = anchored_month(anchor, at)
     return Period(span.starts_at, cast(datetime, span.ends_at))
+
+
+def months(span: Period) -> list[Period]:
+    """The months of a longer span, the last one whole. They are counted from its start; or back from its end, where
+    that alone tells the day that they begin on: a quarter of the 30th may begin on 28 February."""
+    first, last = span.starts_at, span.ends_at
+    count = (last.year - first.year) * 12 + last.month - first.month
+    anchor, before = (last, count) if _moved(last, -count) == first else (first, 0)
+    edges = [_moved(anchor, number - before) for number in range(count + 2)]
+    return [Period(*pair) for pair in pairwise(edges) if pair[0] < last]
+
+
+def _moved(at: datetime, count: int) -> datetime:
+    return datetime.combine(add_months(at.date(), count), at.timetz())
 
 
 def cycle_of(price: StripePrice, worth: Worth) -> Cycle:
@@ -204,10 +223,9 @@ def of(
 
 def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fraction] | None = None) -> int:
     """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
-    gave, and never less than nothing. `lost`: so much of an invoice's charges stands on no payment. What its credits
-    paid for stands, and they do, unless nothing of it does."""
-    gone = lost or {}
-    found = ((one, gone.get(one.invoice_id, Fraction(0))) for one in grants)
+    gave, and never less than nothing. `lost`: so much of an invoice's charges, or of one line, stands on no payment.
+    What its credits paid for stands, and they do, unless nothing of it does."""
+    found = ((one, one.lost(lost or {})) for one in grants)
     left = ((one, 1 - share if share == 1 or not one.is_credit else Fraction(1)) for one, share in found)
     return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
 
@@ -325,7 +343,7 @@ def _grant(
     else:
         wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
         nanos = per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons, charge)
-    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, price, worth)
+    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, line.id, price, worth)
 
 
 def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:
@@ -337,9 +355,7 @@ def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool
             return one.wholes
     if not cycle.is_month or span.length <= LONGEST_MONTH:
         return (span,) if cycle.in_arrears else (cycle.whole(span, in_part=in_part),)
-    found = [month(span.starts_at, span.starts_at)]
-    while found[-1].ends_at < span.ends_at:
-        found.append(month(span.starts_at, found[-1].ends_at))
+    found = months(span)
     if cycle.in_arrears:
         found[-1] = Period(found[-1].starts_at, span.ends_at)
     return found

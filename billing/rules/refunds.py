@@ -13,7 +13,7 @@ from datetime import timedelta
 from enum import IntEnum
 from fractions import Fraction
 
-from billing.stripe_api.objects import StripeInvoice, StripePayment
+from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
 # An inquiry takes no money yet.
 HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
@@ -38,13 +38,22 @@ class RefundKind(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
-    credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute."""
+    credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute.
+    `lines`: how much credit notes took of lines of the invoice, by their ids."""
 
     kind: RefundKind
     refunded: int = 0
     paid: int = field(default=0, compare=False)
     charged: int = field(default=0, compare=False)
     beside: int = field(default=0, compare=False)
+    lines: Mapping[str, Fraction] = field(default_factory=dict, compare=False)
+
+    @property
+    def gone(self) -> Fraction:
+        """How much of the payment went back or is in dispute, gifts included."""
+        if self.paid <= 0:
+            return Fraction(int(self.kind.is_whole))
+        return min(Fraction(1), Fraction(self.refunded + self.beside, self.paid))
 
     @property
     def lost(self) -> Fraction:
@@ -71,8 +80,39 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
             credits = -sum(min(0, line.amount) for line in invoice.lines)
-            found[invoice.id] = replace(refund, charged=refund.paid + credits)
+            found[invoice.id] = replace(refund, charged=refund.paid + credits, lines=_credited(invoice, mine))
     return found
+
+
+def lost(found: Mapping[str, Refund], *kinds: RefundKind) -> dict[str, Fraction]:
+    """How much stands on no payment any more: of what invoices charged, by their ids, and of lines that credit notes
+    took whole, by theirs. `kinds`: of refunds of these alone."""
+    counted = {id: one for id, one in found.items() if not kinds or one.kind in kinds}
+    gone = {id: one.lost for id, one in counted.items()}
+    return gone | {id: share for one in counted.values() for id, share in one.lines.items() if share == 1}
+
+
+def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> list[Fraction]:
+    """How much went back of each of an invoice's lines that sold something once.
+
+    A credit note says which lines it is of. What is refunded without one is of these before it is a gift of a plan's,
+    so that what is left comes to what was paid; a dispute is of everything alike.
+    """
+    if gone.lost == 1:
+        return [Fraction(1)] * len(sold)
+    total = sum(max(0, line.amount) for line in invoice.lines)
+
+    def paid(line: Line, share: Fraction) -> Fraction:
+        """That share of what was paid for a line, with its part of the tax."""
+        return share * Fraction(gone.charged * max(0, line.amount), total) if total else Fraction(0)
+
+    noted = [gone.lines.get(line.id, Fraction(0)) for line in sold]
+    disputed = gone.lost if gone.kind == RefundKind.DISPUTED else Fraction(0)
+    rest = Fraction(gone.beside if disputed else gone.refunded)
+    rest -= sum(paid(line, gone.lines.get(line.id, Fraction(0))) for line in invoice.lines)
+    left = sum(paid(line, 1 - share) for line, share in zip(sold, noted, strict=True))
+    each = min(Fraction(1), max(Fraction(0), rest / left)) if left else Fraction(0)
+    return [min(Fraction(1), share + (1 - share) * each + disputed) for share in noted]
 
 
 def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
@@ -103,6 +143,16 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
         gone, beside = (paid, 0) if is_all else (sum(disputed), refunded)
         return Refund(RefundKind.DISPUTED, gone, paid, paid, beside)
     return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
+
+
+def _credited(invoice: StripeInvoice, mine: Sequence[Known]) -> dict[str, Fraction]:
+    """How much of each line credit notes took."""
+    notes = [one.payment for one in mine if one.payment.kind == "credit_note" and one.payment.status != "void"]
+    listed = {line.id: line.listed for line in invoice.lines if line.listed > 0}
+    found: dict[str, Fraction] = {}
+    for id, amount in (pair for note in notes for pair in note.lines if pair[0] in listed):
+        found[id] = min(Fraction(1), found.get(id, Fraction(0)) + Fraction(max(0, amount), listed[id]))
+    return found
 
 
 def _went_through(one: Known) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from billing.sandbox import amounts, times
+from billing.sandbox import amounts, forms, times
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
 
@@ -242,6 +242,23 @@ def add_coupon(state: State, form: Any) -> Row:
     )
     state.emit("coupon.created", row)
     return row
+
+
+def change_coupon(state: State, row: Row, form: Any) -> Row:
+    return changed(state, row, form, ("name",), "coupon")
+
+
+def delete_coupon(state: State, row: Row) -> Row:
+    """Nobody can have it any more; who has it keeps its discount."""
+    state.emit("coupon.deleted", row)
+    row["deleted"] = True
+    return {"id": row["id"], "object": "coupon", "deleted": True}
+
+
+def inline_price(state: State, given: Any) -> str:
+    """The id of the price that an item brings itself. Raises StripeRefusal."""
+    form = forms.StripePriceForm.model_construct(**{name: getattr(given, name) for name in given.model_fields_set})
+    return str(add_price(state, form)["id"])
 
 
 def add_feature(state: State, form: Any) -> Row:

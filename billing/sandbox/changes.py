@@ -37,6 +37,7 @@ def update(state: State, sub: Row, form: Any) -> Row:
         raise refused("A pending update must be paid or expire before further changes.", code="pending_update")
     before = state.show(state, sub)
     _check(state, sub, form)
+    item_charges.make_prices(state, form.items)
     plan = _plan(state, sub, form)
     if plan is not None and _waits_for_payment(state, sub, form, plan):
         _keep_pending(state, sub, form, plan)
@@ -394,7 +395,7 @@ def _keep_pending(state: State, sub: Row, form: Any, plan: ChangePlan) -> None:
     }
     sub["_pending"] = {
         "invoice": invoice["id"],
-        "specs": [one.model_dump() for one in form.items or ()],
+        "specs": [one.model_dump(exclude={"price_data"}) for one in form.items or ()],
         "anew": bool(form.billing_cycle_anchor and form.billing_cycle_anchor.type == "now"),
         "trial_end": form.trial_end,
     }

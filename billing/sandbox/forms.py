@@ -141,6 +141,11 @@ class CouponForm(Plain):
     percent_off: Annotated[Exact, Field()] | None = None
 
 
+class CouponChange(Plain):
+    metadata: Metadata = None
+    name: str = ""
+
+
 class DiscountForm(Form):
     coupon: str
 
@@ -219,8 +224,19 @@ class MethodList(Listed):
 # Subscriptions
 
 
+class ItemPriceData(Form):
+    """A recurring price that is made for one subscription: of a product that there is."""
+
+    currency: Currency
+    product: str
+    recurring: RecurringForm
+    unit_amount: Count | None = None
+    unit_amount_decimal: Exact | None = None
+
+
 class ItemForm(Form):
     price: str = ""
+    price_data: ItemPriceData | None = None
     quantity: Quantity | None = None
     metadata: Metadata = None
 
@@ -228,6 +244,7 @@ class ItemForm(Form):
 class ItemChange(Form):
     id: str = ""
     price: str = ""
+    price_data: ItemPriceData | None = None
     quantity: Quantity | None = None
     deleted: Flag = False
     metadata: Metadata = None
@@ -322,6 +339,28 @@ class SubscriptionList(ListedByTime):
 
 class ItemList(Listed):
     subscription: str
+
+
+class OneItemChange(Plain):
+    """A change of one item alone, made at once or not at all."""
+
+    metadata: Metadata = None
+    payment_behavior: Literal["allow_incomplete", "default_incomplete", "error_if_incomplete"] = "allow_incomplete"
+    price: str = ""
+    price_data: ItemPriceData | None = None
+    proration_behavior: Proration = "create_prorations"
+    proration_date: Moment | None = None
+    quantity: Quantity | None = None
+
+
+class OneItemForm(OneItemChange):
+    subscription: str
+
+
+class OneItemDelete(Form):
+    payment_behavior: Literal["allow_incomplete", "default_incomplete", "error_if_incomplete"] = "allow_incomplete"
+    proration_behavior: Proration = "create_prorations"
+    proration_date: Moment | None = None
 
 
 class ScheduleForm(Plain):

@@ -37,6 +37,18 @@ def recurring_price(state: State, id: str, param: str) -> Row:
     return price
 
 
+def make_prices(state: State, items: Sequence[Any]) -> None:
+    """Make the prices that items bring themselves, and name them there. Raises StripeRefusal."""
+    for place, item in enumerate(items):
+        data = getattr(item, "price_data", None)
+        if data is None:
+            continue
+        if item.price:
+            message = "You may only specify one of these parameters: price, price_data."
+            raise refused(message, param=f"items[{place}][price]")
+        item.price, item.price_data = catalogue.inline_price(state, data), None
+
+
 def new_item(state: State, sub: Row, given: Any, place: int) -> Row:
     """An item as it is asked for; its period is set by whoever adds it. Raises StripeRefusal."""
     param = f"items[{place}][price]"

@@ -9,7 +9,7 @@ from typing import Any
 
 from billing.sandbox import amounts, catalogue, times
 from billing.sandbox.state import State
-from billing.sandbox.wire import Row, refused
+from billing.sandbox.wire import Row, no_such, refused
 
 Discounts = Sequence[tuple[str, int]]
 
@@ -162,6 +162,8 @@ def add_discounts(state: State, owner: Row, given: Any) -> list[str]:
     ids = []
     for place, one in enumerate(given or ()):
         coupon = state.get("coupon", one.coupon, f"discounts[{place}][coupon]")
+        if coupon.get("deleted"):
+            raise no_such("coupon", one.coupon, f"discounts[{place}][coupon]")
         coupon["times_redeemed"] += 1
         start, months = state.time_of(owner), coupon["duration_in_months"]
         row = state.add(

@@ -132,15 +132,22 @@ class RefundForm(Plain):
     reason: Literal["duplicate", "fraudulent", "requested_by_customer"] | None = None
 
 
+class RefundChange(Plain):
+    metadata: Metadata = None
+
+
 class RefundList(ListedByTime):
     charge: str = ""
     payment_intent: str = ""
 
 
 class NoteLineForm(Form):
-    type: Literal["invoice_line_item"]
+    type: Literal["custom_line_item", "invoice_line_item"]
+    amount: Count | None = None
+    description: str = ""
     invoice_line_item: str = ""
-    amount: Whole | None = None
+    quantity: Quantity | None = None
+    unit_amount: Count | None = None
 
 
 class NoteRefundForm(Form):

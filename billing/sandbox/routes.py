@@ -24,6 +24,7 @@ from billing.sandbox import (
     invoices,
     meters,
     newer,
+    one_item,
     payment_forms,
     payments,
     schedules,
@@ -90,6 +91,8 @@ def _in_range(row: Row, created: Any) -> bool:
 
 
 def _retrieve(state: State, row: Row, form: Any) -> Row:
+    if row.get("deleted") and row["object"] != "customer":
+        raise wire.no_such(row["object"], row["id"])
     return row
 
 
@@ -143,7 +146,10 @@ OPERATIONS = (
     _get("/v1/prices/{id}", "price"),
     _post("/v1/prices/{id}", forms.PriceChange, catalogue.change_price, "price"),
     _post("/v1/coupons", forms.CouponForm, lambda s, r, f: catalogue.add_coupon(s, f)),
+    _list("/v1/coupons", fields.ListedByTime, selections.of_kind("coupon")),
     _get("/v1/coupons/{id}", "coupon"),
+    _post("/v1/coupons/{id}", forms.CouponChange, catalogue.change_coupon, "coupon"),
+    _delete("/v1/coupons/{id}", lambda s, r, f: catalogue.delete_coupon(s, r), "coupon"),
     _post("/v1/entitlements/features", forms.FeatureForm, lambda s, r, f: catalogue.add_feature(s, f)),
     _list("/v1/entitlements/features", fields.Listed, selections.of_kind("entitlements.feature")),
     _list("/v1/entitlements/active_entitlements", forms.EntitlementList, selections.all_entitlements),
@@ -184,6 +190,9 @@ OPERATIONS = (
         oldest_first=True,
     ),
     _get("/v1/subscription_items/{id}", "subscription_item"),
+    _post("/v1/subscription_items", forms.OneItemForm, lambda s, r, f: one_item.add(s, f)),
+    _post("/v1/subscription_items/{id}", forms.OneItemChange, one_item.change, "subscription_item"),
+    _delete("/v1/subscription_items/{id}", one_item.delete, "subscription_item", forms.OneItemDelete),
     _post("/v1/subscription_schedules", forms.ScheduleForm, lambda s, r, f: schedules.create(s, f)),
     _list("/v1/subscription_schedules", forms.ScheduleList, selections.of_kind("subscription_schedule", "customer")),
     _get("/v1/subscription_schedules/{id}", "subscription_schedule"),
@@ -232,6 +241,7 @@ OPERATIONS = (
     _post("/v1/refunds", payment_forms.RefundForm, lambda s, r, f: undoings.refund(s, f)),
     _list("/v1/refunds", payment_forms.RefundList, selections.of_kind("refund", "charge", "payment_intent")),
     _get("/v1/refunds/{id}", "refund"),
+    _post("/v1/refunds/{id}", payment_forms.RefundChange, undoings.change_refund, "refund"),
     _post("/v1/credit_notes", payment_forms.CreditNoteForm, lambda s, r, f: undoings.credit_note(s, f)),
     _list("/v1/credit_notes", payment_forms.CreditNoteList, selections.of_kind("credit_note", "customer", "invoice")),
     _get("/v1/credit_notes/{id}", "credit_note"),

@@ -65,6 +65,7 @@ def create(state: State, form: Any) -> Row:
     customer = customers.living(state, form.customer)
     now = state.time_of(customer)
     trial_ends = _trial_end(form, now)
+    item_charges.make_prices(state, form.items)
     sub = _new(state, customer, form, now)
     try:
         for place, given in enumerate(form.items):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from billing.sandbox import customers, invoices, times
+from billing.sandbox import catalogue, customers, invoices, lines, times
 from billing.sandbox.books import Undoing
 from billing.sandbox.state import State
 from billing.sandbox.wire import Row, refused
@@ -99,6 +99,10 @@ def give_back(state: State, charge: Row, amount: int | None, *, reason: str | No
     return row
 
 
+def change_refund(state: State, row: Row, form: Any) -> Row:
+    return catalogue.changed(state, row, form, (), "refund")
+
+
 def settle_refund(state: State, row: Row) -> None:
     """A refund that was on its way has come, or has failed: then its money is the business's again."""
     row.pop("_settles_at")
@@ -159,14 +163,8 @@ def credit_note(state: State, form: Any) -> Row:
 def _noted(state: State, invoice: Row, form: Any) -> tuple[int, list[Row]]:
     """The amount of a note, and of which lines it is. Raises StripeRefusal."""
     left = invoice["total"] - invoice["pre_payment_credit_notes_amount"] - invoice["post_payment_credit_notes_amount"]
-    listed: list[Row] = []
-    for place, one in enumerate(form.lines or ()):
-        param = f"lines[{place}][invoice_line_item]"
-        line = next((each for each in invoice["_lines"] if each["id"] == one.invoice_line_item), None)
-        if line is None or one.amount is None:
-            raise refused("Each line needs an `invoice_line_item` of the invoice and an `amount`.", param=param)
-        listed.append({"invoice_line_item": line["id"], "amount": one.amount, "description": line["description"]})
-    of_lines = sum(one["amount"] for one in listed)
+    listed = [_credited(invoice, one, f"lines[{place}]") for place, one in enumerate(form.lines or ())]
+    of_lines = sum(one["amount"] - one["discount_amount"] for one in listed)
     if form.amount is None and not listed:
         raise refused("You must specify `amount` or `lines`.", param="amount", code="parameter_missing")
     amount = of_lines if form.amount is None else form.amount
@@ -176,6 +174,45 @@ def _noted(state: State, invoice: Row, form: Any) -> tuple[int, list[Row]]:
         message = f"The credit note's amount ({amount}) must be positive and at most what is left ({left})."
         raise refused(message, param="amount")
     return amount, listed
+
+
+def _credited(invoice: Row, given: Any, param: str) -> Row:
+    """A line of a note: so much of an invoice's, by its amount or quantity, or one of its own. Raises StripeRefusal."""
+    if given.type == "custom_line_item":
+        if given.unit_amount is None or not given.quantity:
+            message = "A custom line item needs `unit_amount` and `quantity`."
+            raise refused(message, param=f"{param}[unit_amount]", code="parameter_missing")
+        amount = given.unit_amount * given.quantity
+        return _note_fields(given, amount, given.description or None, None, 0)
+    line = next((each for each in invoice["_lines"] if each["id"] == given.invoice_line_item), None)
+    if line is None:
+        message = f"No such invoice line item: '{given.invoice_line_item}'"
+        raise refused(message, param=f"{param}[invoice_line_item]", code="resource_missing")
+    if (given.amount is None) == (given.quantity is None):
+        raise refused("You must specify exactly one of: amount, quantity.", param=f"{param}[amount]")
+    if given.quantity is not None and given.quantity > line["quantity"]:
+        message = f"The quantity ({given.quantity}) is more than the invoice's line has ({line['quantity']})."
+        raise refused(message, param=f"{param}[quantity]")
+    amount = line["amount"] * given.quantity // line["quantity"] if given.amount is None else given.amount
+    if amount > line["amount"]:
+        message = f"The amount ({amount}) is more than the invoice's line has ({line['amount']})."
+        raise refused(message, param=f"{param}[amount]")
+    discount = lines.off(line) * amount // line["amount"] if line["amount"] else 0
+    return _note_fields(given, amount, line["description"], line["id"], discount)
+
+
+def _note_fields(given: Any, amount: int, description: str | None, line: str | None, discount: int) -> Row:
+    return {
+        "amount": amount,
+        "description": description,
+        "discount_amount": discount,
+        "discount_amounts": [],
+        "invoice_line_item": line,
+        "quantity": given.quantity,
+        "type": given.type,
+        "unit_amount": given.unit_amount,
+        "unit_amount_decimal": None if given.unit_amount is None else str(given.unit_amount),
+    }
 
 
 def _new_note(state: State, invoice: Row, form: Any, amount: int, before: int, listed: list[Row]) -> Row:
@@ -220,7 +257,7 @@ def _new_note(state: State, invoice: Row, form: Any, amount: int, before: int, l
 
 
 def _note_line(state: State, one: Row) -> Row:
-    row = {"object": "credit_note_line_item", "type": "invoice_line_item", "quantity": None, **one}
+    row = {"metadata": {}, "pretax_credit_amounts": [], "tax_rates": [], "taxes": [], **one}
     return state.add("credit_note_line_item", row)
 
 

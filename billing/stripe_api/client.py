@@ -34,6 +34,8 @@ ACCOUNT = "acct_"
 _PATH = re.compile(r"/v[12](/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 # Stripe bills three years at most at once: what is older than the newest by more says nothing about what is current.
 LONGEST_S = 3 * 366 * 86_400
+# What credit notes took off an invoice, before and after its payment.
+CREDITED = ("pre_payment_credit_notes_amount", "post_payment_credit_notes_amount")
 # Addresses of Stripe's that carry a token, which is another each time that their object is read.
 TOKENS = ("invoice_pdf", "pdf")
 
@@ -109,10 +111,10 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         # Charges are not listed by account: what becomes of them is heard of in events.
         payments = None if is_account else _payments(api, customer_id)
         invoices = _invoices(api, whose)
-        if payments is not None and any(one.get("post_payment_credit_notes_amount") for one in invoices):
-            # Invoices say how much was credited, not how much of that a refund carries.
+        if payments is not None and any(one.get(name) for one in invoices for name in CREDITED):
+            # Invoices say how much was credited, not of which lines, nor how much of that a refund carries.
             notes: Any = {**whose, "limit": PAGE}
-            payments += tuple(_recent(api.v1.credit_notes.list(notes)))
+            payments += tuple(_with_all_credits(api, one) for one in _recent(api.v1.credit_notes.list(notes)))
         return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)
@@ -143,6 +145,11 @@ def _with_all_lines(api: stripe.StripeClient, invoice: Fetched) -> Fetched:
     id, payments = invoice["id"], cast(Any, {"invoice": invoice["id"], "limit": PAGE})
     invoice = _unfolded(invoice, "lines", lambda: api.v1.invoices.line_items.list(id, {"limit": PAGE}))
     return _unfolded(invoice, "payments", lambda: api.v1.invoice_payments.list(payments))
+
+
+def _with_all_credits(api: stripe.StripeClient, note: Fetched) -> Fetched:
+    id, wanted = note["id"], cast(Any, {"limit": PAGE})
+    return _unfolded(note, "lines", lambda: api.v1.credit_notes.line_items.list(id, wanted))
 
 
 def _with_all_items(api: stripe.StripeClient, subscription: Fetched) -> Fetched:

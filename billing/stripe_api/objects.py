@@ -117,7 +117,8 @@ class StripePayment:
     """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
 
     `refunded` is a charge's, `reinstated` a dispute's whose money came back. `unrefunded` is what a credit note gave
-    back after the payment without a refund: to the customer's balance, or outside Stripe.
+    back after the payment without a refund: to the customer's balance, or outside Stripe. `lines`: what it credits of
+    an invoice's lines, by their ids, before discounts and tax.
     """
 
     id: str
@@ -129,6 +130,7 @@ class StripePayment:
     invoice_id: str = ""
     refunded: int = 0
     unrefunded: int = 0
+    lines: tuple[tuple[str, int], ...] = ()
     currency: str = ""
     reinstated: bool = False
     created_at: datetime | None = None
@@ -283,6 +285,11 @@ def payment(data: Object) -> StripePayment:
         invoice_id=identifier(data.get("invoice")),
         refunded=whole(data.get("amount_refunded")),
         unrefunded=max(0, whole(data.get("post_payment_amount")) - by_refunds) if is_told else 0,
+        lines=tuple(
+            (id, whole(raw.get("amount")))
+            for raw in members(data.get("lines"))
+            if (id := identifier(raw.get("invoice_line_item")))
+        ),
         currency=text(data.get("currency")),
         reinstated=len(moved) > 1 and sum(moved) >= 0,
         created_at=moment(data.get("created")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -13,6 +13,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 
+from billing.models import BillingAccount
 from billing.stripe_api.client import StripeError
 from config import story
 from config.story import StoryError, StoryStatus
@@ -24,6 +25,8 @@ from governance.rules.errors import FieldError
 
 # A page that waits for webhooks, or for a period to begin, looks again after so long.
 AGAIN_S = 3
+# And after a step so often at least: on a busy machine its webhooks may not have come by the first time.
+AGAIN_TIMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,16 @@ class StoryStep:
 def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     found = story.status(now=now)
     begins_in_s = _begins_in_s(found, now)
+    again = next((n for n in range(1, AGAIN_TIMES + 1) if request.GET.get("wait") == str(n)), 0)
     return {
         "now": now,
         "cards": _cards(found, now),
         "steps": _steps(found, now),
-        "events": found.events,
+        "events": [(event, now - event.received_at < timedelta(minutes=1)) for event in found.events],
         "waiting": found.waiting,
         "begins_in_s": begins_in_s,
-        "again_s": AGAIN_S if found.waiting or begins_in_s or "wait" in request.GET else 0,
+        "again_s": AGAIN_S if found.waiting or begins_in_s or again else 0,
+        "again": again - 1 if again > 1 else 0,
         "tenant": story.NAME,
         "account": found.account,
     }
@@ -66,7 +71,7 @@ def act(request: HttpRequest, step: str) -> HttpResponse:
     except (StoryError, StripeError, FieldError) as error:
         messages.error(request, str(error))
         return redirect("admin:story")
-    return redirect(f"{reverse('admin:story')}?wait=1")
+    return redirect(f"{reverse('admin:story')}?wait={AGAIN_TIMES}")
 
 
 def _steps(found: StoryStatus, now: datetime) -> list[StoryStep]:
@@ -115,16 +120,22 @@ def _cards(found: StoryStatus, now: datetime) -> list[Card]:
         return [Card("Customer", "none yet", "sign up to begin", "person")]
     cards = [
         Card("Customer", str(account.state), account.stripe_customer_id, "person"),
-        Card("Top-ups", display.dollars(found.bought_nanos), "bought in addition", "add_card"),
+        Card("Top-ups", f"${_topups(account)}", "of the budget, beside the week's", "add_card"),
     ]
     if budget is not None:
         left = max(0, budget.remaining_nanos)
-        ends = f"until {budget.ends_at:%a %H:%M} UTC" if budget.ends_at else "without an end"
+        ends = f"until {budget.ends_at:%-d %b %H:%M} UTC" if budget.ends_at else "without an end"
         cards[1:1] = [
             Card("Budget", display.dollars(budget.limit_nanos), ends, "savings"),
             Card("Left", display.dollars(left), f"{budget.state}", "hourglass_bottom", "" if left else "danger"),
         ]
     return cards
+
+
+def _topups(account: BillingAccount) -> str:
+    """What of the tenant's budget was bought in addition, in dollars; be it by the customer before this one."""
+    found = (one.removeprefix("topups:") for one in account.reasons if one.startswith("topups:"))
+    return next(found, "0.00")
 
 
 PAGE = ConsolePage(

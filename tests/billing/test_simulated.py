@@ -70,6 +70,23 @@ def test_a_change_to_a_year_that_was_not_paid_gives_no_credit_beside_what_was_pa
     assert read(shop, customer) == ("active", STANDARD)
 
 
+@pytest.mark.parametrize(("begins", "months"), [("2026-11-30", 3), ("2026-08-31", 6)])
+def test_each_period_of_several_months_gives_a_budget_a_month(shop: Shop, begins: str, months: int) -> None:
+    """Of an anchor that February lacks, too: the quarter from 28 February to 30 May has three budgets and no fourth."""
+    shop.account.advance(to=int(datetime.fromisoformat(f"{begins}T00:00+00:00").timestamp()))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(5000 * months, "month", months, lookup_key="standard"))["id"]
+    spent = 0.0
+    for period in (1, 2):
+        ends_at = shop.sub(sub)["items"]["data"][0]["current_period_end"]
+        while shop.account.now < ends_at:
+            spent += spend(shop, customer)
+            shop.account.advance(to=min(ends_at, shop.account.now + 2 * DAY))
+        assert spent == 50 * months * period
+        # Stripe finalizes what it renews an hour later.
+        shop.account.advance(by=2 * HOUR)
+
+
 def test_a_refund_that_a_credit_note_carries_is_half_of_it(shop: Shop) -> None:
     customer = shop.customer(metadata={"tenant_id": "acme"})
     shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
@@ -459,3 +476,62 @@ def test_each_rhythm_of_a_subscription_has_the_terms_of_its_own_invoices(shop: S
     # The month's invoice is late; that of the last ten days is not due yet.
     shop.account.advance(by=21 * DAY)
     assert read(shop, customer)[1] == 15 * 10**9
+
+
+def with_topup(shop: Shop, **params: Any) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]]:
+    """A customer whose first invoice bills a plan of $50 and sells a top-up of $20: its invoice, and the two lines."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    product = shop.post("products", name="More")["id"]
+    topup = shop.post("prices", currency="usd", unit_amount=2000, product=product, metadata={"llm_topup_usd": "20"})
+    extra = [{"price": topup["id"], "quantity": 1}]
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), add_invoice_items=extra, **params)
+    assert read(shop, customer)[1] == 70 * 10**9
+    [invoice] = shop.invoices(customer)
+    return customer, invoice, {"topup" if one["amount"] == 2000 else "plan": one for one in invoice["lines"]["data"]}
+
+
+def noted(shop: Shop, invoice: dict[str, Any], line: dict[str, Any], amount: int) -> dict[str, Any]:
+    lines = [{"type": "invoice_line_item", "invoice_line_item": line["id"], "amount": amount}]
+    return shop.post("credit_notes", invoice=invoice["id"], lines=lines, refund_amount=amount)
+
+
+@pytest.mark.parametrize(("cents", "left"), [(500, 65), (2000, 50), (3000, 50), (7000, 0)])
+def test_what_is_refunded_of_a_plan_and_a_topup_is_the_topups_first(shop: Shop, cents: int, left: int) -> None:
+    customer, _, _ = with_topup(shop)
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"], amount=cents)
+    assert read(shop, customer)[1] == max(1, left * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("line", "cents", "left"), [("topup", 2000, 50), ("topup", 500, 65), ("plan", 2000, 70), ("plan", 5000, 20)]
+)
+def test_a_credit_note_takes_back_what_it_is_of(shop: Shop, line: str, cents: int, left: int) -> None:
+    """A part of a plan's is the business's gift, as any refund in part."""
+    customer, invoice, lines = with_topup(shop)
+    noted(shop, invoice, lines[line], cents)
+    assert read(shop, customer)[1] == left * 10**9
+
+
+def test_a_credit_note_before_the_payment_takes_back_what_it_is_of(shop: Shop) -> None:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata={"tenant_id": "acme"})
+    product = shop.post("products", name="More")["id"]
+    topup = shop.post("prices", currency="usd", unit_amount=2000, product=product, metadata={"llm_topup_usd": "20"})
+    extra = [{"price": topup["id"], "quantity": 1}]
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), add_invoice_items=extra)
+    [invoice] = shop.invoices(customer)
+    [line] = [one for one in invoice["lines"]["data"] if one["amount"] == 2000]
+    shop.post(
+        "credit_notes",
+        invoice=invoice["id"],
+        lines=[{"type": "invoice_line_item", "invoice_line_item": line["id"], "quantity": 1}],
+    )
+    shop.post(f"invoices/{invoice['id']}/pay", payment_method="pm_card_visa")
+    assert read(shop, customer) == ("active", STANDARD)
+
+
+def test_a_note_and_a_refund_beside_it_are_of_what_each_is_of(shop: Shop) -> None:
+    customer, invoice, lines = with_topup(shop)
+    noted(shop, invoice, lines["plan"], 1000)
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"], amount=1500)
+    # The note's $10 is a gift, and the refund's $15 the top-up's.
+    assert read(shop, customer)[1] == 55 * 10**9

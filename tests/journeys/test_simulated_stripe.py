@@ -267,6 +267,10 @@ def test_the_story_is_told_a_button_a_step(product: Product, business: Business)
         return story.status(now=timezone.now())
 
     assert "sign up to begin" in console.get("/admin/story/").content.decode()
+    # After a step the page looks again a few times, and then no more.
+    for wait, url in (("5", "/admin/story/?wait=4"), ("1", "/admin/story/")):
+        assert f'url={url}"' in console.get(f"/admin/story/?wait={wait}").content.decode()
+    assert 'http-equiv="refresh"' not in console.get("/admin/story/?wait=6").content.decode()
     assert "There is no budget to use up" in press("use-up")
     assert "has paid for a week" in press("sign-up")
     assert eventually(lambda: now().budget is not None, within_s=20)
@@ -287,6 +291,11 @@ def test_the_story_is_told_a_button_a_step(product: Product, business: Business)
     assert "has paid for a week" in press("sign-up")
     assert eventually(lambda: now().account is not None, within_s=20)
     assert now().account.stripe_customer_id != first.stripe_customer_id  # type: ignore[union-attr]
+    # What the one before bought and did not use counts for its tenant, and the page says so.
+    assert eventually(lambda: now().budget.limit_nanos == make.nanos("25"), within_s=20)  # type: ignore[union-attr]
+    shown = console.get("/admin/story/")
+    assert next(card.value for card in shown.context["cards"] if card.title == "Top-ups") == "$20.00"
+    assert "just now" in shown.content.decode()
 
 
 def test_the_story_is_nobodys_without_a_simulated_stripe(product: Product, business: Business, settings: Any) -> None:

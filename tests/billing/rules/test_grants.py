@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from billing.rules import grants
 from billing.rules.grants import Cycle, Grant, Period
 from billing.rules.valuation import PlanRule, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripePrice, StripeSubscription
+from governance.rules.windows import add_months
 from tests.billing.events import DAY, START
 
 NEXT = START + 30 * DAY
@@ -117,6 +119,35 @@ class TestACycle:
         assert MONTHLY.at(cut, cut.ends_at) == (Period(april.starts_at, cut.ends_at), april)
         assert Cycle("year").at(year, april.starts_at) == (year, year)
         assert MONTHLY.at(Period(START, START + 32 * DAY), START)[0].length == 32 * DAY
+
+    @pytest.mark.parametrize(
+        "first", ["2023-11-01", "2023-11-28", "2023-11-29", "2023-11-30", "2023-08-31", "2024-02-29"]
+    )
+    @pytest.mark.parametrize(
+        ("interval", "count"), [("month", 2), ("month", 3), ("month", 6), ("year", 1), ("year", 3)]
+    )
+    def test_of_a_month_has_as_many_as_were_billed_whatever_day_they_begin_on(
+        self, interval: str, count: int, first: str
+    ) -> None:
+        """Stripe counts from its anchor: a quarter of the 30th ends on 28 February, and the next one begins then."""
+        anchor = datetime.fromisoformat(f"{first}T13:05+00:00")
+        step = count * (12 if interval == "year" else 1)
+        ends = [datetime.combine(add_months(anchor.date(), step * n), anchor.timetz()) for n in range(9)]
+        for span in (Period(*pair) for pair in pairwise(ends)):
+            [grant] = of(invoice(line(*astuple(span), price=priced(interval, count))))
+            windows, at = [], span.starts_at
+            while at < span.ends_at:
+                window, whole = MONTHLY.at(span, at)
+                assert window == whole
+                windows.append(window)
+                at = window.ends_at
+            assert [grants.given([grant], one) for one in windows] == [1000] * step
+
+    def test_of_a_month_is_cut_where_what_was_billed_is_cut(self) -> None:
+        for starts_at, ends_at in ((START, START + 40 * DAY), (datetime(2026, 2, 28, tzinfo=UTC), START + 40 * DAY)):
+            first, last = grants.months(Period(starts_at, ends_at))
+            assert (first.starts_at, last.starts_at) == (starts_at, first.ends_at)
+            assert last.starts_at < ends_at < last.ends_at
 
     def test_is_a_month_where_the_budget_is_one_and_no_shorter_price_bills_it(self) -> None:
         def cycle(price: StripePrice) -> Cycle:

@@ -12,7 +12,7 @@ from billing.models import BillingAccount
 from billing.rules import refunds
 from billing.rules.refunds import Refund, RefundKind
 from billing.stripe_api import objects
-from billing.stripe_api.objects import StripeInvoice, StripePayment
+from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
 from governance import ledger
 from governance.models import Alert, Tenant
 from tests import factories
@@ -244,7 +244,7 @@ def test_a_payment_without_an_invoice_is_known_by_its_intent_and_by_its_charges(
 
 def paid_on(day: int, id: str = "in_1", **fields: Any) -> StripeInvoice:
     values: dict[str, Any] = {"amount_paid": 5000, "currency": "usd", "created_at": START + day * DAY}
-    return StripeInvoice(id, "sub_1", "paid", "", (), **values | fields)
+    return StripeInvoice(id, "sub_1", "paid", "", **{"lines": ()} | values | fields)
 
 
 def loose_charge(at: Any = START, **fields: Any) -> refunds.Known:
@@ -354,3 +354,82 @@ def test_a_dispute_is_over_what_it_says_or_all() -> None:
     # What was refunded beside it is gone by now; one that does not say how much is over all.
     assert [lost(500, refunded=4500), lost(500, refunded=4499), lost(0)] == [1, Fraction(1, 10), 1]
     assert lost(5000, lines={"data": credited}) == Fraction(1, 4)
+
+
+def sold_once(id: str, amount: int, **fields: Any) -> Line:
+    values = {"recurring": False, "proration": False, "amount": amount, "listed": amount} | fields
+    return Line(id, StripePrice("price_x"), 1, None, None, **values)
+
+
+PLAN, TOPUP, OTHER = sold_once("il_plan", 5000), sold_once("il_topup", 2000), sold_once("il_other", 1000)
+
+
+def taken(
+    kind: RefundKind, refunded: int, *sold: Line, lines: Any = None, beside: int = 0, paid: int = 8000
+) -> list[Fraction]:
+    """What went back of what an invoice of $80, with a tax of nothing, sold once."""
+    gone = Refund(kind, refunded, paid, paid, beside, lines or {})
+    invoice = StripeInvoice("in_1", "sub_1", "paid", "", (PLAN, TOPUP, OTHER), total=paid)
+    return refunds.taken_back(gone, invoice, sold or (TOPUP, OTHER))
+
+
+def test_a_refund_in_part_is_of_what_was_sold_once_before_it_is_of_a_plan() -> None:
+    half, all = [Fraction(1, 2)] * 2, [Fraction(1)] * 2
+    assert [taken(RefundKind.PARTIAL, cents) for cents in (1500, 3000, 7000)] == [half, all, all]
+    assert taken(RefundKind.REFUNDED, 8000) == all
+    assert taken(RefundKind.NONE, 0) == [0, 0]
+    # Tax went back with it.
+    assert taken(RefundKind.PARTIAL, 1800, paid=9600) == half
+
+
+def test_a_refund_in_part_is_of_the_lines_that_a_credit_note_is_of() -> None:
+    noted = {"il_topup": Fraction(1, 2)}
+    assert taken(RefundKind.PARTIAL, 1000, lines=noted) == [Fraction(1, 2), 0]
+    assert taken(RefundKind.PARTIAL, 2000, lines=noted) == [Fraction(3, 4), Fraction(1, 2)]
+    assert taken(RefundKind.PARTIAL, 5000, lines={"il_plan": Fraction(1)}) == [0, 0]
+    # A note that says more than went back takes what it says.
+    assert taken(RefundKind.PARTIAL, 0, lines={"il_plan": Fraction(1)}) == [0, 0]
+
+
+def test_a_dispute_in_part_is_of_everything_alike_and_a_refund_beside_it_is_not() -> None:
+    assert taken(RefundKind.DISPUTED, 4000) == [Fraction(1, 2)] * 2
+    assert taken(RefundKind.DISPUTED, 4000, beside=600) == [Fraction(7, 10)] * 2
+    assert taken(RefundKind.DISPUTED, 4000, beside=2400) == [Fraction(1)] * 2
+    assert taken(RefundKind.DISPUTED, 8000) == [Fraction(1)] * 2
+
+
+def test_nothing_goes_back_of_what_nothing_was_paid_for() -> None:
+    free = sold_once("il_free", 0, listed=2000)
+    assert taken(RefundKind.PARTIAL, 1000, free) == [0]
+    invoice = StripeInvoice("in_1", "sub_1", "paid", "", (free,))
+    assert refunds.taken_back(Refund(RefundKind.PARTIAL, 10, 100, 100), invoice, [free]) == [0]
+    assert taken(RefundKind.REFUNDED, 8000, free) == [1]
+
+
+def test_what_credit_notes_are_of_is_told_by_line() -> None:
+    def note(id: str, *lines: tuple[str, int], status: str = "issued") -> refunds.Known:
+        return said("credit_note", id, status=status, invoice_id="in_1", charge_id="", amount=1, lines=lines)
+
+    discounted = sold_once("il_topup", 1000, listed=2000)
+    invoice = paid_on(0, lines=(PLAN, discounted))
+    notes = [note("cn_1", ("il_topup", 500), ("il_plan", 4000)), note("cn_2", ("il_plan", 4000), ("il_else", 9))]
+    found = refunds.of_invoices([invoice], [*notes, note("cn_3", ("il_topup", 2000), status="void")])
+    # By what a line was before its discount, and of none more than all.
+    assert found["in_1"].lines == {"il_topup": Fraction(1, 4), "il_plan": 1}
+    assert refunds.lost(found) == {"in_1": 0, "il_plan": 1}
+    assert refunds.lost(found, RefundKind.DISPUTED) == {}
+    read = objects.payment({"object": "credit_note", "id": "cn_1", "lines": {"data": [{"amount": 7}, NOTED]}})
+    assert read.lines == (("il_1", 8),)
+
+
+NOTED = {"amount": 8, "invoice_line_item": "il_1"}
+
+
+def test_how_much_of_a_payment_went_back_counts_gifts() -> None:
+    kind = RefundKind
+    assert [Refund(kind.NONE).gone, Refund(kind.PARTIAL, 10, 50).gone, Refund(kind.REFUNDED, 60, 50).gone] == [
+        0,
+        Fraction(1, 5),
+        1,
+    ]
+    assert [Refund(kind.DISPUTED).gone, Refund(kind.DISPUTED, 10, 50, beside=10).gone] == [1, Fraction(2, 5)]

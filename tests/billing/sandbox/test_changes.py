@@ -214,3 +214,55 @@ def test_the_books_say_what_part_of_a_price_was_paid(shop: Shop) -> None:
     # One seat for the month, less one for the rest of it, and three for that.
     assert [round(float(share), 3) for share in shares] == [1.0, -1.0, 3.0]
     assert {span.whole_amount for span in covering} == {3100, 9300}
+
+
+def test_an_item_by_itself_is_added_changed_and_taken_away(shop: Shop) -> None:
+    customer = shop.customer()
+    sub = shop.subscribe(customer, shop.price(3100))["id"]
+    shop.account.advance(by=15 * DAY)
+    now = {"proration_behavior": "always_invoice"}
+    added = shop.post("subscription_items", subscription=sub, price=shop.price(6200), quantity=2, **now)
+    assert (added["object"], added["subscription"], added["quantity"]) == ("subscription_item", sub, 2)
+    assert shop.invoices(customer)[-1]["total"] == 6400
+    shop.post(f"subscription_items/{added['id']}", quantity=1, metadata={"seat": "1"}, proration_behavior="none")
+    found = shop.get(f"subscription_items/{added['id']}")
+    assert (found["quantity"], found["metadata"]) == (1, {"seat": "1"})
+    gone = shop.delete(f"subscription_items/{added['id']}", proration_behavior="none")
+    assert gone == {"id": added["id"], "object": "subscription_item", "deleted": True}
+    [left] = shop.sub(sub)["items"]["data"]
+    with pytest.raises(StripeRefusal, match="at least one"):
+        shop.delete(f"subscription_items/{left['id']}")
+    with pytest.raises(StripeRefusal, match="No such subscription"):
+        shop.post("subscription_items", subscription="sub_none", price=left["price"]["id"])
+
+
+def test_an_item_may_bring_its_own_price(shop: Shop) -> None:
+    product = shop.post("products", name="Bespoke")["id"]
+    data = {"currency": "usd", "product": product, "unit_amount": 700, "recurring": {"interval": "week"}}
+    sub = shop.post("subscriptions", customer=shop.customer(), items=[{"price_data": data}])
+    [item] = sub["items"]["data"]
+    assert (item["price"]["unit_amount"], item["price"]["product"]) == (700, product)
+    more = data | {"unit_amount": 900}
+    sub = shop.post(f"subscriptions/{sub['id']}", items=[{"price_data": more}], proration_behavior="none")
+    assert [one["price"]["unit_amount"] for one in sub["items"]["data"]] == [700, 900]
+    for wrong in ({"price": item["price"]["id"], "price_data": data}, {"price_data": data | {"product": "prod_none"}}):
+        with pytest.raises(StripeRefusal):
+            shop.post(f"subscriptions/{sub['id']}", items=[wrong])
+
+
+def test_a_coupon_is_listed_renamed_and_deleted_and_who_has_it_keeps_it(shop: Shop) -> None:
+    coupon = shop.post("coupons", percent_off=50, duration="forever")["id"]
+    customer = shop.customer()
+    shop.subscribe(customer, shop.price(5000), discounts=[{"coupon": coupon}])
+    assert shop.post(f"coupons/{coupon}", name="Half")["name"] == "Half"
+    assert [one["id"] for one in shop.all("coupons")] == [coupon]
+    shop.delete(f"coupons/{coupon}")
+    assert shop.all("coupons") == []
+    for ask in (
+        lambda: shop.get(f"coupons/{coupon}"),
+        lambda: shop.subscribe(customer, shop.price(100), discounts=[{"coupon": coupon}]),
+    ):
+        with pytest.raises(StripeRefusal, match="No such coupon"):
+            ask()
+    shop.account.advance(by=32 * DAY)
+    assert [one["total"] for one in shop.invoices(customer)] == [2500, 2500]

@@ -224,3 +224,40 @@ def test_a_deleted_customer_leaves_its_invoices_and_nothing_else(shop: Shop) -> 
         shop.post("subscriptions", customer=customer, items=[{"price": shop.price()}])
     told: list[Any] = shop.told()
     assert told.index("customer.subscription.deleted") < told.index("customer.deleted")
+
+
+def test_a_credit_note_is_of_lines_by_amount_or_quantity_or_of_its_own(shop: Shop) -> None:
+    customer, coupon = shop.customer(), shop.post("coupons", percent_off=50, duration="once")["id"]
+    shop.subscribe(customer, shop.price(1000), quantity=4, discounts=[{"coupon": coupon}])
+    [invoice] = shop.invoices(customer)
+    [line] = invoice["lines"]["data"]
+    of_line = {"type": "invoice_line_item", "invoice_line_item": line["id"]}
+    own = {"type": "custom_line_item", "description": "For the trouble", "unit_amount": 100, "quantity": 2}
+
+    def note(*lines: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return shop.post("credit_notes", invoice=invoice["id"], lines=list(lines), **more)
+
+    # Of four seats for $10, halved by the coupon, one.
+    found = note(of_line | {"quantity": 1}, own, refund_amount=700)
+    shown = [(one["amount"], one["discount_amount"], one["invoice_line_item"]) for one in found["lines"]["data"]]
+    assert (found["amount"], shown) == (700, [(1000, 500, line["id"]), (200, 0, None)])
+    assert note(of_line | {"amount": 500}, refund_amount=250)["amount"] == 250
+    for wrong, words in (
+        (of_line, "exactly one of"),
+        (of_line | {"amount": 1, "quantity": 1}, "exactly one of"),
+        (of_line | {"quantity": 5}, "more than"),
+        (of_line | {"amount": 4001}, "more than"),
+        (of_line | {"invoice_line_item": "il_none", "amount": 1}, "No such"),
+        ({"type": "custom_line_item", "quantity": 1}, "unit_amount"),
+    ):
+        with pytest.raises(StripeRefusal, match=words):
+            note(wrong, refund_amount=1)
+
+
+def test_a_refunds_metadata_can_be_changed(shop: Shop) -> None:
+    customer = shop.customer()
+    shop.subscribe(customer, shop.price(1000))
+    made = shop.post("refunds", charge=shop.all("charges")[0]["id"], amount=100, metadata={"why": "late"})
+    shop.post(f"refunds/{made['id']}", metadata={"case": "7"})
+    assert shop.get(f"refunds/{made['id']}")["metadata"] == {"why": "late", "case": "7"}
+    assert shop.told()[-1] == "refund.updated"
