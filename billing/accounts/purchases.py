@@ -42,10 +42,7 @@ def note(
     *,
     now: datetime,
 ) -> set[str]:
-    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none.
-
-    A refund of what counts for a tenant that another customer has by now makes that one due.
-    """
+    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none."""
     reasons: set[str] = set()
     known = {row.key: row for row in TopUp.objects.filter(account=account)}
     for invoice in invoices:
@@ -54,9 +51,8 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
-    refunded = [row for row in known.values() if _refund(row, _gone(row, refunds, payments))]
-    holders = BillingAccount.objects.filter(tenant__in={row.tenant_id for row in refunded} - {None})
-    holders.exclude(pk=account.pk).update(due_at=now)
+    for row in known.values():
+        _refund(row, _gone(row, refunds, payments))
     return reasons
 
 
@@ -244,8 +240,8 @@ def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) 
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
 
 
-def _refund(row: TopUp, gone: Refund) -> bool:
-    """As much of the amount as of the payment went back; whether that is news."""
+def _refund(row: TopUp, gone: Refund) -> None:
+    """As much of the amount as of the payment went back."""
     refunded = 0
     if gone.kind == RefundKind.DISPUTED:
         refunded = floor(row.amount_nanos * gone.lost)
@@ -253,8 +249,6 @@ def _refund(row: TopUp, gone: Refund) -> bool:
         refunded = row.amount_nanos
     elif gone.kind == RefundKind.PARTIAL:
         refunded = min(row.amount_nanos, row.amount_nanos * gone.refunded // gone.paid)
-    is_news = refunded != row.refunded_nanos
-    if is_news:
+    if refunded != row.refunded_nanos:
         row.refunded_nanos = refunded
         row.save(update_fields=["refunded_nanos"])
-    return is_news
