@@ -237,14 +237,15 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
     facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
-    if account.kept_values and not anew and (found.period is None or found.period.starts_at != account.window_start):
+    begun = account.window_start
+    if account.kept_values and not anew and not (found.period and begun and found.period.starts_at <= begun):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
     wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
     account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
     if found.state != EntitlementState.NONE and binding.waits_for_consent(account):
-        wrong.add(f"tenant_has_budgets:{account.tenant}")
+        wrong.add(f"{binding.WAITS_FOR_CONSENT}:{account.tenant}")
     elif account.tenant is not None:
         limit = _give(account, account.tenant, found, facts, now)
     if found.state in STOPPING and limit is not None:
