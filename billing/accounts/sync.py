@@ -131,7 +131,8 @@ def due(*, now: datetime, limit: int = 200) -> int:
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
-    found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry()).select_related("tenant")
+    by_act = binding.claims_to_retry() | binding.waits_for_nothing()
+    found = BillingAccount.objects.filter(over | unfit | by_act).select_related("tenant")
     ids: list[str] = []
     # Of some nothing comes but by an act of a person, however often they are looked at; time alone comes first. Read
     # before any is synced: what is still open is in the way of their transactions.
@@ -225,7 +226,8 @@ def _digest(account: BillingAccount, reading: Reading) -> str:
     # Another customer's reading may have brought what its prices and products say now.
     catalog = mirror.catalog_of([*read.subscriptions, *read.invoices])
     catalog |= {one["id"]: {**catalog.get(one["id"], {}), **one} for one in reading.products}
-    of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
+    claims = (account.claimed_tenant, account.decided_claims, binding.waits_for_consent(account))
+    of_ours = (account.tenant_id, account.limit_override_nanos, *claims)
     plans = list(Plan.objects.order_by("pk").values())
     data = orjson.dumps(
         [said, catalog, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS
