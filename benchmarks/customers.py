@@ -94,10 +94,15 @@ def read(customers: int) -> None:
     with connection.execute_wrapper(count):
         for _ in range(2):
             queries[0], begun, before = 0, time.monotonic(), _most_mb()
-            done = catch_up.reconcile(now=datetime.now(UTC), report=lambda line: print(line, file=sys.stderr))
+            done = catch_up.reconcile(now=datetime.now(UTC), report=_report)
             took = time.monotonic() - begun
             figures = {"seconds": round(took), "queries_each": round(queries[0] / customers, 1)}
             print(json.dumps(done.figures | figures | {"mb_before": before, "mb_at_most": _most_mb()}), flush=True)
+
+
+def _report(line: str) -> None:
+    """How far it is, and whether its memory grows with that."""
+    print(f"{line}, {_most_mb()} MB", file=sys.stderr, flush=True)
 
 
 def _most_mb() -> int:

@@ -16,7 +16,9 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, TextField, Value
+from django.db.models.functions import Cast
+from django.db.models.lookups import Contains
 
 from billing.accounts import references
 from billing.models import BillingAccount, BillingPeriod
@@ -32,8 +34,10 @@ from governance.rules.windows import WindowKind
 log = logging.getLogger(__name__)
 
 STRIPE = Actor("stripe")
+# What a budget of the tenant's own holds up is an operator's to decide.
+WAITS_FOR_CONSENT = "tenant_has_budgets"
 # Reason codes of an account that counts for no tenant; all but the first name the tenant after a colon.
-UNBOUND = ("unbound", "tenant_taken", "unknown_tenant", "unproven_claim", "tenant_has_budgets")
+UNBOUND = ("unbound", "tenant_taken", "unknown_tenant", "unproven_claim", WAITS_FOR_CONSENT)
 # A closed customer of the free tier is closed all the same.
 State = BillingAccount.State
 FREE, NONE, PENDING, SUSPENDED = State.FREE, State.NONE, State.PENDING, State.SUSPENDED
@@ -42,8 +46,11 @@ OVER = Q(deleted_at__isnull=False) | Q(state__in=CLOSED)
 # Who has nothing: over, or stopped as it does not pay. To one that pays it gives way.
 STOPPED = OVER | Q(state=SUSPENDED)
 Source = BillingAccount.ClaimSource
-# A budget for billing cycles is meant for Stripe, whoever made it: a subscription takes it over.
-OWN_BUDGETS = Budget.objects.filter(scope_type=ScopeType.TENANT).exclude(window=WindowKind.BILLING_CYCLE.value)
+# A budget for billing cycles is meant for Stripe, whoever made it: a subscription takes it over. One that is switched
+# off limits nobody.
+OWN_BUDGETS = Budget.objects.filter(scope_type=ScopeType.TENANT, enabled=True).exclude(
+    window=WindowKind.BILLING_CYCLE.value
+)
 
 
 class BindingError(ValueError):
@@ -143,6 +150,13 @@ def claims_to_retry() -> Q:
         & (Q(state__in=LIVE) | ~Q(claimed_tenant__in=needs_more.values("tenant__slug")))
     )
     return business & claimed & (Q(claim_source=Source.PURCHASE) | ~Q(claimed_tenant__in=owning.values("slug")))
+
+
+def waits_for_nothing() -> Q:
+    """Accounts that waited for an operator's word as their tenant had budgets of its own, and it has none by now."""
+    owning = Tenant.objects.filter(Exists(OWN_BUDGETS.filter(tenant=OuterRef("pk"))))
+    waited = Q(Contains(Cast("reasons", TextField()), Value(WAITS_FOR_CONSENT)))
+    return Q(tenant__isnull=False) & waited & ~Q(tenant__in=owning)
 
 
 def is_held_up(account: BillingAccount) -> bool:
@@ -253,7 +267,7 @@ def _obstacle(account: BillingAccount, holder: BillingAccount | None) -> str:
     if account.claim_source == Source.PAYER:
         return "unproven_claim"
     if account.claim_source != Source.PURCHASE and OWN_BUDGETS.filter(tenant__slug=account.claimed_tenant).exists():
-        return "tenant_has_budgets"
+        return WAITS_FOR_CONSENT
     return ""
 
 

@@ -40,9 +40,10 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     bought = purchases.uncounted(account, tenant, now=now)
     budget = _budget(tenant, found.limit_nanos or 0, found, now)
     ledger.lock_windows(budget.pk)
-    is_new = account.window_start is None or period.starts_at > account.window_start
-    starts_at = period.starts_at if is_new or account.window_start is None else account.window_start
-    row = _row(account, tenant, starts_at, found)
+    last = BillingPeriod.objects.filter(tenant=tenant).first()
+    starts_at = _start(account, period, last, now)
+    is_new = last is None or starts_at > last.starts_at
+    row = _row(account, tenant, starts_at, found, None if is_new else last)
     stopped = row.stopped
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
     topups = purchases.of_tenant(tenant)
@@ -51,8 +52,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     limit = _limit(row, carried, found, ended, topups, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
         budget_id=budget.pk,
-        starts_at=period.starts_at,
-        ends_at=period.ends_at,
+        starts_at=starts_at,
+        ends_at=row.ends_at,
         limit_nanos=_possible(limit),
         source_kind=SOURCE,
         source_id=account.stripe_customer_id,
@@ -75,6 +76,14 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     _set_policy(budget, account, found, now)
     _set_limit(budget, _possible(limit), found, now)
     return limit
+
+
+def _start(account: BillingAccount, period: Period, last: BillingPeriod | None, now: datetime) -> datetime:
+    """When the window of a period begins: never before the last one of its tenant, in which all of its parts are drawn
+    on. Where another customer paid for that one, what is used of it is no part of this one."""
+    if last is None or period.starts_at > last.starts_at:
+        return period.starts_at
+    return last.starts_at if last.account_id == account.pk else max(now, last.starts_at + timedelta(microseconds=1))
 
 
 def hold_back(tenant: Tenant, *, now: datetime) -> None:
@@ -153,8 +162,10 @@ def _limit(
     return balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
 
 
-def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement) -> BillingPeriod:
-    """The record of the current window, brought up to date; written only where it differs.
+def _row(
+    account: BillingAccount, tenant: Tenant, starts_at: datetime, found: Entitlement, row: BillingPeriod | None
+) -> BillingPeriod:
+    """The record of the current window, made or brought up to date; written only where it differs.
 
     What was a part of it and is no more, as of a subscription that has ended, stays: what was used of it was paid for.
     """
@@ -165,7 +176,6 @@ def _row(account: BillingAccount, tenant: Tenant, starts_at: datetime, found: En
         "parts": [_stored(part) for part in found.parts],
         "kept_values": {price: list(value) for price, value in sorted(found.kept.items())},
     }
-    row = BillingPeriod.objects.filter(tenant=tenant, starts_at=starts_at).first()
     keys = {_key(part) for part in found.parts}
     values["parts"] += [raw for raw in (row.parts if row else ()) if _key(_part(raw)) not in keys]
     if row is None:

@@ -14,7 +14,17 @@ from typing import Any, TypeVar
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 
-from billing.models import BillingAccount, CatalogEntry, Invoice, Mirrored, Payment, StripeEvent, Subscription
+from billing.models import (
+    BillingAccount,
+    BillingPeriod,
+    CatalogEntry,
+    Invoice,
+    Mirrored,
+    Payment,
+    StripeEvent,
+    Subscription,
+    TopUp,
+)
 from billing.rules import refunds
 from billing.rules.refunds import Known, Refund
 from billing.stripe_api import objects
@@ -75,9 +85,8 @@ def take_subscription(account: BillingAccount, data: Mapping[str, Any], *, versi
     for price in _told_prices(data):
         take_catalog(price, version=version, now=now)
     read = objects.subscription(data)
-    return bool(read.id) and _take(
-        Subscription, read.id, data, version=version, now=now, account=account, status=read.status[:30]
-    )
+    columns: Columns = {"account": account, "status": read.status[:30]}
+    return bool(read.id) and _take(Subscription, read.id, data, version=version, now=now, **columns)
 
 
 def take_invoice(account: BillingAccount, data: Mapping[str, Any], *, version: str, now: datetime) -> bool:
@@ -108,9 +117,24 @@ def take_read(
     prices = [price for data in subscriptions for price in _told_prices(data)]
     _take_whole_catalog([*prices, *catalog], version=version, now=now)
     read = {data["id"]: (data, {"status": objects.text(data.get("status"))[:30]}) for data in subscriptions}
-    _take_all(Subscription, read, account=account, version=version, now=now)
-    _take_all(Invoice, _by_id(invoices, _of_invoice), account=account, version=version, now=now)
-    _take_all(Payment, _by_id(payments, _of_payment), account=account, version=version, now=now)
+    is_news = [
+        _take_all(Subscription, read, account=account, version=version, now=now),
+        _take_all(Invoice, _by_id(invoices, _of_invoice), account=account, version=version, now=now),
+        _take_all(Payment, _by_id(payments, _of_payment), account=account, version=version, now=now),
+    ]
+    if any(is_news):
+        _tell_heirs(account, now)
+
+
+def _tell_heirs(account: BillingAccount, now: datetime) -> None:
+    """Have those computed anew who have a tenant that this customer paid for, or bought something for, before them:
+    what stands of that counts for theirs."""
+    paid_for, bought_for = (
+        model._default_manager.filter(account=account, tenant__isnull=False).order_by().values("tenant")
+        for model in (BillingPeriod, TopUp)
+    )
+    heirs = BillingAccount.objects.filter(Q(tenant__in=paid_for) | Q(tenant__in=bought_for)).exclude(pk=account.pk)
+    heirs.update(due_at=now)
 
 
 def _told_prices(subscription: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -348,8 +372,8 @@ def _take_all(
     account: BillingAccount | None,
     version: str,
     now: datetime,
-) -> None:
-    """Keep what was read: of the account's, or of what all accounts share."""
+) -> bool:
+    """Keep what was read: of the account's, or of what all accounts share. Whether anything of it is new."""
     owner = {} if account is None else {"account_id": account.pk}
     rows = {row.stripe_id: row for row in model._default_manager.select_for_update().filter(stripe_id__in=read)}
     new, changed = [], []
@@ -366,27 +390,38 @@ def _take_all(
     model._default_manager.bulk_create(new, ignore_conflicts=account is None)
     model._default_manager.bulk_update(changed, sorted(names))
     model._default_manager.filter(stripe_id__in=rows).update(version=version, updated_at=now)
+    return bool(new or changed)
 
 
 def _take(
     model: type[Row],
-    id: str,
+    stripe_id: str,
     data: Mapping[str, Any],
     *,
     version: str,
     now: datetime,
     **columns: Any,
 ) -> bool:
+    if not _take_newer(model, stripe_id, data, version=version, now=now, **columns):
+        return False
+    if (account := columns.get("account")) is not None:
+        _tell_heirs(account, now)
+    return True
+
+
+def _take_newer(
+    model: type[Row], stripe_id: str, data: Mapping[str, Any], *, version: str, now: datetime, **columns: Any
+) -> bool:
     values = {"data": dict(data), "version": version, "updated_at": now, **columns}
-    row = model._default_manager.select_for_update().filter(stripe_id=id).first()
+    row = model._default_manager.select_for_update().filter(stripe_id=stripe_id).first()
     if row is None:
         try:
             with transaction.atomic():
-                model._default_manager.create(stripe_id=id, **values)
+                model._default_manager.create(stripe_id=stripe_id, **values)
             return True
         except IntegrityError:
             # Another worker made it at this moment; only catalog entries are shared between customers.
-            row = model._default_manager.select_for_update().get(stripe_id=id)
+            row = model._default_manager.select_for_update().get(stripe_id=stripe_id)
     if row.version >= version:
         return False
     for name, value in values.items():

@@ -43,10 +43,7 @@ def note(
     *,
     now: datetime,
 ) -> set[str]:
-    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none.
-
-    A refund of what counts for a tenant that another customer has by now makes that one due.
-    """
+    """Keep the top-ups that invoices sell, and what was refunded of those known; reasons why one is none."""
     reasons: set[str] = set()
     known = {row.key: row for row in TopUp.objects.filter(account=account)}
     for invoice in invoices:
@@ -56,10 +53,8 @@ def note(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
     of_lines = _taken_back(known, invoices, refunds)
-    gone = {key: _gone(row, refunds, payments).gone for key, row in known.items()} | of_lines
-    refunded = [row for key, row in known.items() if _refund(row, gone[key])]
-    holders = BillingAccount.objects.filter(tenant__in={row.tenant_id for row in refunded} - {None})
-    holders.exclude(pk=account.pk).update(due_at=now)
+    for key, row in known.items():
+        _refund(row, of_lines[key] if key in of_lines else _gone(row, refunds, payments).gone)
     return reasons
 
 
@@ -265,11 +260,9 @@ def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) 
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
 
 
-def _refund(row: TopUp, gone: Fraction) -> bool:
-    """As much of the amount as of the payment went back; whether that is news."""
+def _refund(row: TopUp, gone: Fraction) -> None:
+    """As much of the amount as of the payment went back."""
     refunded = floor(row.amount_nanos * gone)
-    is_news = refunded != row.refunded_nanos
-    if is_news:
+    if refunded != row.refunded_nanos:
         row.refunded_nanos = refunded
         row.save(update_fields=["refunded_nanos"])
-    return is_news

@@ -131,7 +131,8 @@ def due(*, now: datetime, limit: int = 200) -> int:
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
-    found = BillingAccount.objects.filter(over | unfit | binding.claims_to_retry()).select_related("tenant")
+    by_act = binding.claims_to_retry() | binding.waits_for_nothing()
+    found = BillingAccount.objects.filter(over | unfit | by_act).select_related("tenant")
     ids: list[str] = []
     # Of some nothing comes but by an act of a person, however often they are looked at; time alone comes first. Read
     # before any is synced: what is still open is in the way of their transactions.
@@ -225,7 +226,8 @@ def _digest(account: BillingAccount, reading: Reading) -> str:
     # Another customer's reading may have brought what its prices and products say now.
     catalog = mirror.catalog_of([*read.subscriptions, *read.invoices])
     catalog |= {one["id"]: {**catalog.get(one["id"], {}), **one} for one in reading.products}
-    of_ours = (account.tenant_id, account.limit_override_nanos, account.claimed_tenant, account.decided_claims)
+    claims = (account.claimed_tenant, account.decided_claims, binding.waits_for_consent(account))
+    of_ours = (account.tenant_id, account.limit_override_nanos, *claims)
     plans = list(Plan.objects.order_by("pk").values())
     data = orjson.dumps(
         [said, catalog, of_ours, plans, asdict(policy.current())], default=str, option=orjson.OPT_SORT_KEYS
@@ -237,14 +239,15 @@ def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Enti
     """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
     facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
-    if account.kept_values and not anew and (found.period is None or found.period.starts_at != account.window_start):
+    begun = account.window_start
+    if account.kept_values and not anew and not (found.period and begun and found.period.starts_at <= begun):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
     wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
     account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
     if found.state != EntitlementState.NONE and binding.waits_for_consent(account):
-        wrong.add(f"tenant_has_budgets:{account.tenant}")
+        wrong.add(f"{binding.WAITS_FOR_CONSENT}:{account.tenant}")
     elif account.tenant is not None:
         limit = _give(account, account.tenant, found, facts, now)
     if found.state in STOPPING and limit is not None:

@@ -145,9 +145,14 @@ def _customer_deleted(event: StripeEvent, readings: Readings, now: datetime) -> 
     _sync(event, readings, now, close)
 
 
+def _tells_objects(reading: sync.Reading | None) -> bool:
+    """Whether a reading says what there is of a customer: of one that is deleted events alone do."""
+    return reading is not None and not reading.snapshot.customer.get("deleted")
+
+
 def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None:
     def take(account: BillingAccount) -> None:
-        if readings.get(event.customer_id) is None:
+        if not _tells_objects(readings.get(event.customer_id)):
             mirror.take_subscription(account, event.object, version=mirror.version_of(event), now=now)
 
     _sync(event, readings, now, take)
@@ -155,7 +160,7 @@ def _subscription(event: StripeEvent, readings: Readings, now: datetime) -> None
 
 def _invoice(event: StripeEvent, readings: Readings, now: datetime) -> None:
     def take(account: BillingAccount) -> None:
-        if readings.get(event.customer_id) is None:
+        if not _tells_objects(readings.get(event.customer_id)):
             mirror.take_invoice(account, event.object, version=mirror.version_of(event), now=now)
 
     _sync(event, readings, now, take)

@@ -7,10 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from billing.accounts import binding, sync
+from billing.inbox import catch_up
 from billing.models import BillingAccount
+from governance import ledger
+from governance.actions import budgets
 from governance.audit import Actor
-from governance.models import Tenant
+from governance.models import Budget, Tenant
 from tests import factories
+from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
 from tests.billing.test_simulated import read
 
@@ -27,6 +31,14 @@ def readings_of_ten_minutes(shop: Shop, customer: str) -> int:
     for minute in range(10):
         sync.due(now=at(shop) + timedelta(minutes=minute))
     return readings() - before
+
+
+def spend_some(shop: Shop, dollars: str) -> bool:
+    hold = factories.reserving(dollars)
+    if not ledger.reserve(hold, now=at(shop)).allowed:
+        return False
+    ledger.settle(factories.settling(hold.reservation_id, dollars), now=at(shop))
+    return True
 
 
 def stop_paying(shop: Shop, customer: str) -> None:
@@ -83,3 +95,38 @@ def test_as_many_of_them_as_one_run_takes_keep_nobody_waiting(shop: Shop, others
     sync.due(now=at(shop), limit=5)
 
     assert Tenant.objects.get(slug="acme").status == Tenant.Status.SUSPENDED
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("way", ["due", "reconcile"])
+def test_budgets_of_its_own_that_are_taken_away_leave_the_tenant_its_plan(shop: Shop, way: str, is_used: bool) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sync.customer(customer, now=at(shop))
+    own = factories.budget("3.00", tenant=Tenant.objects.get(slug="acme"))
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    sync.customer(customer, now=at(shop))
+    if is_used:
+        assert spend_some(shop, "1.00")
+    # What was used cannot be deleted: it is switched off, and limits nobody any more.
+    assert budgets.delete(budget=own, by=Actor("operator"), now=at(shop)) is not is_used
+    assert Budget.objects.filter(enabled=True).count() == 0
+
+    if way == "due":
+        assert readings_of_ten_minutes(shop, customer) == 1
+    else:
+        assert catch_up.reconcile(now=at(shop) + timedelta(minutes=1)).figures["differed"] == 1
+
+    assert window_of().remaining_nanos == 50 * 10**9
+    assert catch_up.reconcile(now=at(shop) + timedelta(minutes=20)).figures["differed"] == 0
+
+
+def test_one_that_has_paid_nothing_yet_is_held_back_when_its_own_budgets_are_taken_away(shop: Shop) -> None:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata={"tenant_id": "acme"})
+    sync.customer(customer, now=at(shop))
+    own = factories.budget("3.00", tenant=Tenant.objects.get(slug="acme"))
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"), payment_behavior="default_incomplete")
+    sync.customer(customer, now=at(shop))
+    budgets.delete(budget=own, by=Actor("operator"), now=at(shop))
+
+    assert readings_of_ten_minutes(shop, customer) == 1
+    assert not spend_some(shop, "1.00")
