@@ -69,6 +69,7 @@ def _of_windows() -> Iterator[str]:
         f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"
         f" WHERE {open_window} AND {followed} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
     )
+    yield _states()
     # Where all windows are said to have followed the acts on their budget, they have; none has followed more.
     yield (
         f"SELECT w.id, {NAME}, 'revision', b.revision, w.revision FROM {window} WHERE {open_window}"
@@ -95,6 +96,26 @@ def _of_windows() -> Iterator[str]:
         f"SELECT w.id, {NAME}, 'resets', 1, 0 FROM governance_budgetwindow w WHERE w.closed_at IS NOT NULL"
         " AND (w.ends_at IS NULL OR w.closed_at < w.ends_at) AND NOT EXISTS (SELECT 1 FROM governance_budgetevent e"
         " WHERE e.window_id = w.id AND e.kind = 'budget-reset') ORDER BY w.id"
+    )
+
+
+def wrong_states() -> list[int]:
+    """Open windows that are said to be stopped below their cap, or not to be at it; a repair works these out anew."""
+    return [row[0] for row in words.select(_states(), [])]
+
+
+def _states() -> str:
+    # In parts: the whole product could be too big for a column.
+    e4 = "CAST(ROUND(b.hard_cap * 10000) AS bigint)"
+    rest = f"(w.limit_nanos - w.limit_nanos / 10000 * 10000) * {e4}"
+    cap = f"(w.limit_nanos / 10000 * {e4} + {rest} / 10000)"
+    is_at_cap = f"(w.settled_nanos > {cap} OR (w.settled_nanos = {cap} AND {rest} / 10000 * 10000 = {rest}))"
+    is_stopped = "CASE WHEN w.state = 'stopped' THEN 1 ELSE 0 END"
+    return (
+        f"SELECT w.id, {NAME}, 'stopped', 1 - {is_stopped}, {is_stopped}"
+        " FROM governance_budgetwindow w JOIN governance_budget b ON b.id = w.budget_id"
+        f" WHERE w.closed_at IS NULL AND w.revision >= b.revision AND {is_at_cap} <> (w.state = 'stopped')"
+        " ORDER BY w.id"
     )
 
 

@@ -168,7 +168,8 @@ def of_rollups(drifted: Sequence[RollupSums]) -> list[Drift]:
 
 
 def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
-    ids = {figure.key for figure in (*upkeep.settled(), *upkeep.reserved())}
+    misjudged = contradictions.wrong_states()
+    ids = {figure.key for figure in (*upkeep.settled(), *upkeep.reserved())}.union(misjudged)
     batch = Batch((), now)
     batch.windows = {row.id: row for row in answer(sql.windows(ids=ids))}
     # Counted again, now that no call can change these windows.
@@ -178,7 +179,7 @@ def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
         batch.windows[item.key].settled_nanos = item.expected
     for item in reserved:
         batch.windows[item.key].reserved_nanos = item.expected
-    for id in {item.key for item in (*settled, *reserved)}:
+    for id in {item.key for item in (*settled, *reserved)}.union(misjudged):
         batch.refresh(batch.windows[id], reason="the ledger was repaired", actor=by.name)
     batch.write()
     return _of_figures(1, "settled_nanos", settled) + _of_figures(2, "reserved_nanos", reserved)

@@ -16,7 +16,7 @@ from governance import ledger
 from governance.actions import allowances, reviews
 from governance.audit import Actor
 from governance.ledger.operations import Adjust, Reset
-from governance.models import Allowance, BudgetWindow, PendingReport, Reservation, SpendEntry
+from governance.models import Allowance, Budget, BudgetAct, BudgetWindow, PendingReport, Reservation, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -80,6 +80,7 @@ CELLS: list[tuple[str, str, str, Any]] = [
     *((WINDOW, "window", "limit_nanos", value) for value in (nanos("1000"), nanos("1"), -1, 0)),
     *((WINDOW, "window", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "extra_nanos")),
     (WINDOW, "window", "purged_nanos", nanos("7")),
+    (WINDOW, "window", "state", "stopped"),
     *((WINDOW, "closed", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "purged_nanos")),
     *((WINDOW, "window", "revision", value) for value in (-1, 7)),
     ("governance_budget", "budget", "revision", 7),
@@ -181,3 +182,30 @@ def test_a_report_that_an_operator_made_meanwhile_at_another_cost_is_none() -> N
     ledger.record(make.reporting("4.90", request_id="r1"), now=NOON)
     reviews.accept(report=kept, reason="it is that one", by=ADA, now=NOON)
     assert reconcile.check() == []
+
+
+@pytest.mark.parametrize(("said", "spent", "state"), [("active", "10", "stopped"), ("stopped", "5", "active")])
+def test_a_window_that_is_said_to_be_stopped_or_not_is_worked_out_anew(said: str, spent: str, state: str) -> None:
+    make.budget("10", soft_cap=None, clamp=False)
+    ledger.record(make.reporting(spent), now=NOON)
+    assert (BudgetWindow.objects.get().state, reconcile.check()) == (state, [])
+    BudgetWindow.objects.update(state=said)
+    [drift] = reconcile.check()
+    assert (drift.invariant, drift.figure, drift.expected) == (7, "stopped", int(state == "stopped"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_repair_works_states_out_anew() -> None:
+    make.budget("10", soft_cap=None, clamp=False)
+    ledger.record(make.reporting("10"), now=NOON)
+    BudgetWindow.objects.update(state="active")
+    reconcile.repair(by=ADA, now=LATER)
+    assert (BudgetWindow.objects.get().state, reconcile.check()) == ("stopped", [])
+
+
+def test_a_window_that_has_not_followed_a_lowered_cap_is_no_contradiction() -> None:
+    budget = make.budget("10", soft_cap=None, clamp=False)
+    ledger.record(make.reporting("5"), now=NOON)
+    Budget.objects.filter(pk=budget.pk).update(hard_cap="0.4", revision=1)
+    BudgetAct.objects.create(budget=budget, kind="limit", revision=1, limit_nanos=nanos("10"), acted_at=NOON)
+    assert [drift for drift in reconcile.check() if drift.figure == "stopped"] == []

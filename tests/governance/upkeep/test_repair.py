@@ -115,7 +115,7 @@ def test_more_admitted_than_the_cap_is_found_and_never_papered_over(window: Budg
 
 def test_a_limit_that_was_lowered_is_no_drift(window: BudgetWindow) -> None:
     sql("UPDATE governance_budget SET limit_nanos = 1")
-    sql("UPDATE governance_budgetwindow SET limit_nanos = 1, limit_lowered = true")
+    sql("UPDATE governance_budgetwindow SET limit_nanos = 1, limit_lowered = true, state = 'stopped'")
     assert found() == []
 
 
