@@ -29,7 +29,7 @@ from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Str
 from llm.gateway.upstream import Unanswered
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import forbidden, shown_work, sse, unreadable
-from llm.rules.answers import complete
+from llm.rules.answers import WHOLE, complete
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import GUARDS
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
 # What a plain answer to a chat is, where its model's API does not say.
-WHOLE = "chat.completion"
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.rules import sse, unreadable, usage
-from llm.rules.answers import complete
+from llm.rules.answers import CHUNK, complete
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
@@ -33,7 +33,6 @@ from llm.rules.tool_calls import with_text_arguments
 log = logging.getLogger(__name__)
 
 # What a chunk of an answer is, where its model's API does not say.
-CHUNK = "chat.completion.chunk"
 CLIENT_CLOSED = "client_closed"
 CLIENT_STALLED = "client_stalled"
 UPSTREAM_CUT = "upstream_cut"

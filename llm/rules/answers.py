@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+# What answers say that they are, and chunks of one.
+WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
 # Whole pairs and all other escapes are passed over; the group is a half on its own, which stands for no letter.
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -44,9 +47,18 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
 
     `kind` is its `object`. Whether anything was; nothing is put into what has no `choices`.
     """
-    if not isinstance(answer.get("choices"), list):
+    if not isinstance(choices := answer.get("choices"), list):
         return False
-    own = {"id": id, "object": kind, "created": created, "model": model}
+    lacked = _put_in(answer, {"id": id, "object": kind, "created": created, "model": model})
+    for index, choice in enumerate(choices):
+        if isinstance(choice, dict):
+            whole = {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"} if kind == WHOLE else {}
+            lacked = _put_in(choice, {"index": index, **whole}) or lacked
+    return lacked
+
+
+def _put_in(answer: dict[str, Any], own: Mapping[str, Any]) -> bool:
+    """Put in what is not there, or is of another type; whether anything was."""
     lacking = {name: value for name, value in own.items() if not isinstance(answer.get(name), type(value))}
     answer |= lacking
     return bool(lacking)

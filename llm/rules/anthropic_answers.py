@@ -115,6 +115,9 @@ class Translator:
         self._is_last_word = False
         # Position of a block in the answer -> position among the tool calls.
         self._calls: dict[Any, int] = {}
+        # … -> what a tool is called with, of which no text has come.
+        self._unwritten: dict[Any, Any] = {}
+        self._has_ended = False
 
     @property
     def used(self) -> Mapping[str, Any]:
@@ -134,13 +137,15 @@ class Translator:
                 return self._counted(data.get("content_block"), self._block_started(data))
             case "content_block_delta":
                 return self._counted(data.get("delta"), self._block_grew(data))
+            case "content_block_stop":
+                return self._written_whole(data.get("index"))
             case "message_delta":
                 self._count(data.get("usage"))
                 self._is_last_word = _counts_output(data.get("usage")) or self._is_last_word
                 reason = (data.get("delta") or {}).get("stop_reason")
                 return self._ended(reason) if reason else []
             case "message_stop":
-                return [sse.Event(sse.DONE, done=True)]
+                return [*([] if self._has_ended else self._ended(None)), sse.Event(sse.DONE, done=True)]
             case "error":
                 # What was used, or written, before may stand beside it.
                 self._count(data.get("usage"))
@@ -168,6 +173,7 @@ class Translator:
         if block.get("type") != "tool_use":
             return []
         index = self._calls[data.get("index")] = len(self._calls)
+        self._unwritten[data.get("index")] = block.get("input")
         call = {**_tool_call(block, index), "function": {"name": block.get("name"), "arguments": ""}}
         return self._delta({"tool_calls": [call]})
 
@@ -179,17 +185,28 @@ class Translator:
             case "thinking_delta":
                 return self._delta({"reasoning_content": delta.get("thinking") or ""})
             case "input_json_delta" if data.get("index") in self._calls:
-                part = {"arguments": delta.get("partial_json") or ""}
-                return self._delta({"tool_calls": [{"index": self._calls[data["index"]], "function": part}]})
+                text = delta.get("partial_json") or ""
+                if text:
+                    self._unwritten.pop(data["index"], None)
+                return self._called_with(data["index"], text)
         return []
+
+    def _written_whole(self, index: Any) -> list[sse.Event]:
+        """What a tool is called with that the block began with: mostly nothing, which clients read as an object."""
+        return self._called_with(index, _arguments(self._unwritten.pop(index))) if index in self._unwritten else []
+
+    def _called_with(self, index: Any, text: str) -> list[sse.Event]:
+        return self._delta({"tool_calls": [{"index": self._calls[index], "function": {"arguments": text}}]})
 
     def _delta(self, delta: Mapping[str, Any]) -> list[sse.Event]:
         return [self._chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})]
 
     def _ended(self, reason: Any) -> list[sse.Event]:
+        self._has_ended = True
+        unwritten = [event for index in list(self._unwritten) for event in self._written_whole(index)]
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
         counted = {"usage": usage(self._usage)} if self._is_last_word else {}
-        return [self._chunk({"choices": [choice], **counted})]
+        return [*unwritten, self._chunk({"choices": [choice], **counted})]
 
     def _chunk(self, rest: Mapping[str, Any]) -> sse.Event:
         data = {**self._head, **rest}
@@ -201,13 +218,16 @@ def _counts_output(counted: Any) -> bool:
 
 
 def _tool_call(block: Mapping[str, Any], index: int) -> dict[str, Any]:
-    arguments = orjson.dumps(block.get("input") or {}).decode()
     return {
         "id": block.get("id"),
         "type": "function",
-        "function": {"name": block.get("name"), "arguments": arguments},
+        "function": {"name": block.get("name"), "arguments": _arguments(block.get("input"))},
         "index": index,
     }
+
+
+def _arguments(input: Any) -> str:
+    return orjson.dumps(input or {}).decode()
 
 
 def _joined(blocks: Iterable[Mapping[str, Any]], kind: str) -> str:

@@ -232,24 +232,29 @@ class _Call:
 
 
 def with_text_arguments(answer: Any) -> bool:
-    """Make texts, which clients read, of what tools are called with in an answer or a chunk. Whether any was none."""
+    """Make texts, which clients read, of what tools are called with in an answer or a chunk. Whether any was none.
+
+    What a whole call lacks is an empty object; a part of a call may well say nothing of it.
+    """
     changed = False
-    for function in _functions(answer):
-        if not isinstance(function.get("arguments"), str | None):
-            function["arguments"] = text_of(function["arguments"])
+    for function, nothing in _functions(answer):
+        called_with = function.get("arguments")
+        if not isinstance(called_with, str):
+            function["arguments"] = nothing if called_with is None else text_of(called_with)
             changed = True
     return changed
 
 
-def _functions(answer: Any) -> Iterator[dict[str, Any]]:
+def _functions(answer: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """The functions that are called, each with the text of no arguments."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     for choice in choices if isinstance(choices, list) else ():
-        for name in ("message", "delta"):
+        for name, nothing in (("message", "{}"), ("delta", "")):
             message = choice.get(name) if isinstance(choice, dict) else None
             calls = message.get("tool_calls") if isinstance(message, dict) else None
             for call in calls if isinstance(calls, list) else ():
                 if isinstance(call, dict) and isinstance(call.get("function"), dict):
-                    yield call["function"]
+                    yield call["function"], nothing
 
 
 def _is_object(text: str) -> bool:

@@ -27,6 +27,25 @@ def test_what_an_answer_lacks_is_put_in_and_what_it_has_stays() -> None:
     assert whole == before
 
 
+@pytest.mark.parametrize("kind", [answers.WHOLE, answers.CHUNK])
+def test_what_its_choices_lack_is_put_in_too(kind: str) -> None:
+    said = {"role": "assistant", "content": "Hi", "tool_calls": None}
+    whole = {"id": "c", "created": 1, "model": "x", "object": kind}
+    given: list[Any] = [{"message": said}, {"index": 5, "message": None, "finish_reason": None}, None, "odd"]
+    answer = {**whole, "choices": given}
+    assert answers.complete(answer, **OWN | {"kind": kind})
+    if kind == answers.CHUNK:
+        ends: list[Any] = [{"message": said, "index": 0}, {"index": 5, "message": None, "finish_reason": None}]
+    else:
+        nothing = {"role": "assistant", "content": ""}
+        ends = [
+            {"index": 0, "message": said, "finish_reason": "stop"},
+            {"index": 5, "message": nothing, "finish_reason": "stop"},
+        ]
+    assert answer == {**whole, "choices": [*ends, None, "odd"]}
+    assert not answers.complete(answer, **OWN | {"kind": kind})
+
+
 @pytest.mark.parametrize("other", [{}, {"data": []}, {"choices": None}])
 def test_nothing_is_put_into_what_is_no_chats_answer(other: dict[str, Any]) -> None:
     assert not answers.complete(other, **OWN)

@@ -200,6 +200,44 @@ def test_a_stream() -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == 12
 
 
+def called(*blocks: tuple[Any, list[str]], stops: bool = True) -> list[str]:
+    """What tools are called with by a stream of blocks, each with its beginning and the parts that follow."""
+    event, events = anthropic_api.event, []
+    for index, (input, parts) in enumerate(blocks):
+        block = {"type": "tool_use", "id": f"t{index}", "name": "a", "input": input}
+        events.append(event("content_block_start", index=index, content_block=block))
+        for part in parts:
+            delta = {"type": "input_json_delta", "partial_json": part}
+            events.append(event("content_block_delta", index=index, delta=delta))
+        events += [event("content_block_stop", index=index)] if stops else []
+    ended = [event("message_delta", delta={"stop_reason": "tool_use"}), event("message_stop")]
+    chunks = chunks_of(event("message_start", message={"id": "m", "model": MODEL}), *events, *ended)
+    said = dict.fromkeys(range(len(blocks)), "")
+    for chunk in chunks:
+        for part in chunk["choices"][0]["delta"].get("tool_calls", ()):
+            said[part["index"]] += part["function"]["arguments"]
+    return list(said.values())
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_tool_that_is_called_with_nothing_is_called_with_an_empty_object(stops: bool) -> None:
+    assert called(({}, [""]), ({}, []), (None, []), stops=stops) == ["{}"] * 3
+    # What its block began with is not lost, nor said twice.
+    assert called(({"a": 1}, []), ({"a": 1}, ['{"a"', ":2}"]), stops=stops) == ['{"a":1}', '{"a":2}']
+
+
+@pytest.mark.parametrize("reason", [None, "end_turn"])
+def test_a_stream_that_is_over_ends_once_whether_or_not_it_says_why(reason: str | None) -> None:
+    event = anthropic_api.event
+    chunks = chunks_of(
+        event("message_start", message={"id": "m", "model": MODEL, "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 8}),
+        event("message_stop"),
+    )
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "stop"]
+    assert chunks[-1]["usage"]["completion_tokens"] == 8
+
+
 def test_the_last_count_of_a_stream_counts() -> None:
     event = anthropic_api.event
     chunks = chunks_of(

@@ -15,6 +15,16 @@ def test_arguments_are_a_text_whatever_they_came_as(arguments: object) -> None:
     assert said.replace(" ", "") == '{"a":1}'
 
 
+@pytest.mark.parametrize(("where", "nothing"), [("message", "{}"), ("delta", "")])
+@pytest.mark.parametrize("lacking", [{}, {"arguments": None}])
+def test_a_call_without_arguments_is_one_with_an_empty_object_and_a_part_adds_none(
+    where: str, nothing: str, lacking: dict[str, None]
+) -> None:
+    function = {"name": "f", **lacking}
+    assert with_text_arguments({"choices": [{where: {"tool_calls": [{"function": function}]}}]})
+    assert function == {"name": "f", "arguments": nothing}
+
+
 def taken(*arguments: str) -> list[str]:
     """What the calls come to, of parts that repeat the name, without ids or numbers."""
     parts = CallParts()
