@@ -372,5 +372,6 @@ def _state(price: Price) -> str:
     return "coming" if price.effective_from and price.effective_from > timezone.now() else "begun"
 
 
-def _per_million(picos: int) -> str:
-    return prices.per_million(picos)
+def _per_million(picos: int | None) -> str:
+    # A form that says that it began with more rows than there are is drawn with rows of nothing.
+    return "" if picos is None else prices.per_million(picos)

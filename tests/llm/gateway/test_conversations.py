@@ -278,7 +278,8 @@ def test_arguments_are_a_text_whatever_they_came_as(
     assert status == 200
     found = calls_in(said) if stream else json.loads(said)["choices"][0]["message"]["tool_calls"]
     text = found[0]["function"]["arguments"]
-    assert text in ("", None) if arguments is None else json.loads(text) == arguments
+    nothing = ("", None) if stream else ("{}",)
+    assert text in nothing if arguments is None else json.loads(text) == arguments
     assert eventually(lambda: ledger_nanos() - before == 14 * 150 + 3 * 600)
 
 
