@@ -271,6 +271,15 @@ def check(body: Any, kind: type[BaseModel]) -> None:
         raise wire.SimulatedError(422, {"detail": detail}) from error
 
 
+def check_sampling(body: Mapping[str, Any]) -> None:
+    """Raises the 400 of choosing among words of which only the likeliest is taken.
+
+    As in https://github.com/devoxx/DevoxxGenieIDEAPlugin/issues/338.
+    """
+    if body.get("temperature") == 0 and body.get("top_p") not in (None, 1):
+        raise wire.SimulatedError(400, wire.error(400, "top_p must be 1 when using greedy sampling."))
+
+
 def check_conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
     """Raises the 400 of a conversation that no model is given; its types are in order."""
     _check_order(messages)

@@ -213,6 +213,7 @@ class Sandbox:
 
     def _chat(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:
         requests.check(body, requests.ChatRequest)
+        requests.check_sampling(body)
         model = self._served(body, capability="completion_chat")
         requests.check_conversation(body["messages"], body.get("tools") or ())
         if behaviour.blocked and body.get("guardrails"):
@@ -221,6 +222,7 @@ class Sandbox:
 
     def _fim(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:
         requests.check(body, requests.FimRequest)
+        requests.check_sampling(body)
         return self._complete(self._served(body, capability="completion_fim"), body, behaviour)
 
     def _complete(self, model: str, body: Mapping[str, Any], behaviour: Behaviour) -> bytes | Iterable[bytes]:

@@ -86,6 +86,17 @@ def test_a_conversation_that_no_model_is_given_is_a_400(
     assert answer.json()["object"] == "error"
 
 
+@pytest.mark.parametrize(("top_p", "status"), [(0.5, 400), (1, 200), (None, 200)])
+def test_who_takes_the_likeliest_word_alone_chooses_among_all(
+    sandbox_url: str, top_p: float | None, status: int
+) -> None:
+    answer = ask(sandbox_url, [USER], temperature=0, top_p=top_p)
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["message"] == "top_p must be 1 when using greedy sampling."
+    assert ask(sandbox_url, [USER], temperature=0.1, top_p=top_p).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "loc", "kind"),
     [
