@@ -73,6 +73,9 @@ def shape(request: Request) -> dict[str, Any]:
         payload["messages"] = _in_order(known)
         if payload.get("tools"):
             payload["tools"] = [_known_tool(tool) for tool in payload["tools"]]
+        if payload.get("temperature") == 0:
+            # Mistral refuses to choose among words of which only the likeliest is taken; to others it means nothing.
+            payload.pop("top_p", None)
         # Nearly every request is as Mistral takes it already.
         request.shaped = request.payload if payload == request.payload else payload
     return request.shaped

@@ -127,6 +127,12 @@ def test_a_tool_choice_that_is_an_object_of_its_kind_alone_is_that_kind() -> Non
     assert sent(body(tools=[tool("a")], tool_choice={"type": "auto"}))["tool_choice"] == "auto"
 
 
+def test_who_takes_the_likeliest_word_alone_chooses_among_none() -> None:
+    assert "top_p" not in sent(body(temperature=0, top_p=0.5))
+    assert sent(body(temperature=0.1, top_p=0.5))["top_p"] == 0.5
+    assert sent(body(top_p=0.5))["top_p"] == 0.5
+
+
 def test_required_tool_choice_becomes_any() -> None:
     upstream = sent(body(tools=[tool("a")], tool_choice="required"))
 
