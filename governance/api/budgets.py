@@ -106,7 +106,7 @@ class EventBody(serializers.Serializer[BudgetEvent]):
     old_state = serializers.CharField()
     new_state = serializers.CharField()
     reason = serializers.CharField()
-    actor = serializers.CharField()
+    actor = serializers.CharField(help_text='Who did it; to a tenant\'s keys a person is "an operator".')
     spent = Dollars(source="settled_nanos", allow_null=True)
     limit = Dollars(source="limit_nanos", allow_null=True)
     occurred_at = serializers.DateTimeField()
@@ -166,10 +166,13 @@ class BudgetView(ControlView):
 
     def history(self, budget: Budget, kind: type[serializers.Serializer[Any]]) -> Present:
         """Prints a budget's windows or events for whoever asks."""
-        present = presenter(kind)
-        if self.by.audience.sees_amounts(budget.scope):
-            return present
-        return lambda rows: [without_amounts(row) for row in present(rows)]
+        present, audience = presenter(kind), self.by.audience
+
+        def shown(row: dict[str, Any]) -> dict[str, Any]:
+            row = row | ({"actor": audience.actor(row["actor"])} if "actor" in row else {})
+            return row if audience.sees_amounts(budget.scope) else without_amounts(row)
+
+        return lambda rows: [shown(row) for row in present(rows)]
 
 
 class Budgets(BudgetView, ListView):

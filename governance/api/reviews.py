@@ -61,7 +61,7 @@ class ReviewBody(serializers.Serializer[PendingReport]):
     occurred_at = serializers.DateTimeField()
     reported_at = serializers.DateTimeField()
     decided_at = serializers.DateTimeField(allow_null=True)
-    decided_by = serializers.CharField()
+    decided_by = serializers.CharField(help_text='Who decided; to a tenant\'s keys a person is "an operator".')
     reason = serializers.CharField()
 
     @extend_schema_field(BoundBody)
@@ -136,7 +136,8 @@ class ReviewReject(ControlView):
 
 def shown(view: ControlView, row: PendingReport) -> dict[str, Any]:
     """A report as it is printed for whoever asks."""
-    return dict(ReviewBody(row, context={"audience": view.by.audience}).data)
+    audience = view.by.audience
+    return {**ReviewBody(row, context={"audience": audience}).data, "decided_by": audience.actor(row.decided_by)}
 
 
 def needs_review(view: OnceView, row: PendingReport) -> Response:

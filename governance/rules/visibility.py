@@ -14,6 +14,9 @@ from datetime import datetime
 from governance.rules.decision import State, WindowView, tightest
 from governance.rules.scopes import PLATFORM
 
+# Parts of the product that act by themselves, by the names under which they do.
+PARTS = ("stripe", "settings")
+
 
 def named(scope: str, kind: str, *, is_own: bool) -> str:
     """A budget as a sentence names it: "tenant:acme per day", "a limit of the platform per day"."""
@@ -65,6 +68,10 @@ class Audience:
     def named(self, scope: str, kind: str) -> str:
         """A budget of a scope and kind of window, as a sentence names it."""
         return named(scope, kind, is_own=self.is_own(scope))
+
+    def actor(self, name: str) -> str:
+        """Who acted, as it is told: of people a tenant learns that it was one, and not by which name they sign in."""
+        return name if not self.is_tenants or name in ("", *PARTS) else "an operator"
 
     def window(self, view: WindowView) -> ShownWindow:
         """A window as it is shown; every call that is answered comes through here."""

@@ -9,6 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from governance import ledger
+from governance.actions import budgets
+from governance.audit import Actor
 from governance.models import AuditEntry, Budget
 from tests import factories
 from tests.governance.api.conftest import Api
@@ -82,6 +84,14 @@ def test_figures_follow_the_ledger(operator: Api, agent: Api) -> None:
     ]
     [window] = agent.get(f"/api/budgets/{id}/windows").json()["results"]
     assert (window["spent"], window["closed_at"]) == ("10.00", None)
+
+
+def test_a_tenants_keys_are_not_told_who_operates(operator: Api, agent: Api, tenant: Api, viewer: Api) -> None:
+    id = operator.post("/api/budgets", BODY).json()["id"]
+    spend("1", agent="invoices")
+    budgets.reset(budget=Budget.objects.get(pk=id), reason="again", by=Actor("olga"), now=timezone.now())
+    for api, told in ((operator, "olga"), (viewer, "olga"), (agent, "an operator"), (tenant, "an operator")):
+        assert [event["actor"] for event in api.get(f"/api/budgets/{id}/events").json()["results"]] == [told]
 
 
 BAD_BODIES: list[tuple[dict[str, Any], str]] = [

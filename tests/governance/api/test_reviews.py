@@ -236,3 +236,13 @@ def test_it_is_decided_once_and_with_a_reason(agent: Api, operator: Api) -> None
     assert "accepted already" in again.json()["error"]["message"]
     for act in ("accept", "reject"):
         assert agent.post(f"{path}/{act}", {"reason": "x"}).status_code == 403
+
+
+def test_who_decided_is_told_to_those_who_operate(agent: Api, operator: Api, viewer: Api) -> None:
+    factories.budget("10")
+    id = agent.post("/api/spend", BEYOND).json()["error"]["report"]["id"]
+    path = f"/api/spend/reviews/{id}"
+    decided = operator.post(f"{path}/reject", {"reason": "not spent"}).json()["decided_by"]
+    assert decided not in ("", "an operator")
+    assert [api.get(path).json()["decided_by"] for api in (viewer, agent)] == [decided, "an operator"]
+    assert agent.get("/api/spend/reviews").json()["results"][0]["decided_by"] == "an operator"

@@ -52,6 +52,11 @@ def test_operators_are_shown_the_platforms() -> None:
     assert STAFF.window(WIDER).name == "platform per billing cycle"
 
 
+@pytest.mark.parametrize(("name", "told"), [("olga", "an operator"), ("stripe", "stripe"), ("", "")])
+def test_a_tenant_learns_that_a_person_acted_and_not_who(name: str, told: str) -> None:
+    assert (STAFF.actor(name), TENANTS.actor(name)) == (name, told)
+
+
 def test_a_tenant_that_shows_no_amounts_keeps_them_from_its_keys() -> None:
     shown = SILENT.window(OWN)
     assert {getattr(shown, name) for name in FIGURES} == {None}
