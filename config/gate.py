@@ -123,7 +123,7 @@ class Gate:
         if scope["type"] == "http" and _escapes(scope) > MOST_ESCAPES:
             await _answer(send, 431, _told("headers_too_large", TOO_MANY_ESCAPES), [])
         elif doubled := _doubled(scope):
-            told = _told("invalid", f"The header {doubled} was sent more than once: send it once.", param=doubled)
+            told = _told("sent_twice", f"The header {doubled} was sent more than once: send it once.", param=doubled)
             await _answer(send, 400, told, [])
             if scope["method"] == "POST":
                 await _run(self._notes, _note, scope["path"], headers, 400, told)

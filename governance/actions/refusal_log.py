@@ -46,7 +46,9 @@ COUNT_GOOD_FOR_S, MOST_TENANTS = 60.0, 10_000
 MINUTE, MINUTES_AN_HOUR, DAY = timedelta(minutes=1), 60, timedelta(days=1)
 PURGE_BATCH = 5_000
 # With what a malformed call would be none, by the code of what is wrong with a field of it; else with another one.
-WITH = {"missing_field": "with"} | dict.fromkeys(("unknown_field", "unsupported_field", "surplus_field"), "without")
+WITH = {"missing_field": "with", "sent_twice": "with one"} | dict.fromkeys(
+    ("unknown_field", "unsupported_field", "surplus_field"), "without"
+)
 
 # Tenant id, agent and reason, and the minute.
 Group = tuple[int, str, str, int]

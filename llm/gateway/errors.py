@@ -60,7 +60,7 @@ def bad_request(message: str, *, param: str | None = None, code: str = "invalid_
 
 def sent_twice(header: str) -> GatewayError:
     """Of two values nobody knows which is meant, and a proxy before us may go by the other one."""
-    return bad_request(f"The header {header} was sent more than once: send it once.", param=header)
+    return bad_request(f"The header {header} was sent more than once: send it once.", param=header, code="sent_twice")
 
 
 def unsupported(message: str, *, param: str) -> GatewayError:

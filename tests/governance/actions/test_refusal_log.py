@@ -139,6 +139,7 @@ def test_a_full_queue_counts_and_blocks_nobody(log: RefusalLog, monkeypatch: pyt
         ("unknown_field", "without model"),
         ("unsupported_field", "without model"),
         ("surplus_field", "without model"),
+        ("sent_twice", "with one model"),
         ("invalid_type", "with another model"),
     ],
 )

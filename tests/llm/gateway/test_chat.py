@@ -364,6 +364,7 @@ def test_a_header_that_is_said_twice_is_a_400_that_names_it(product: Product, na
     body = {"model": "mistral-small-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
     response = httpx.post(product.url + "/v1/chat/completions", json=body, headers=headers)
     assert (response.status_code, response.json()["param"]) == (400, name)
+    assert response.json()["code"] == "sent_twice"
     assert "more than once" in response.json()["message"]
     asked = httpx.get(product.url + "/v1/budget", headers=headers)
     assert (asked.status_code, asked.json()["param"]) == (400, name)
