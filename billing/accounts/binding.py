@@ -70,8 +70,12 @@ def make_known(customer_ids: Collection[str]) -> None:
 
 
 def locked(customer_id: str) -> BillingAccount:
-    """The customer's account, locked until the transaction ends: no other worker changes the customer meanwhile."""
-    rows = BillingAccount.objects.select_for_update(of=("self",)).select_related("tenant")
+    """The customer's account, locked until the transaction ends: no other worker changes the customer meanwhile.
+
+    Its tenant is read once it is locked. Along with it PostgreSQL would answer with the one of before the wait, or,
+    where it was bound meanwhile, with none.
+    """
+    rows = BillingAccount.objects.select_for_update()
     found = rows.filter(stripe_customer_id=customer_id).first()
     return found or rows.get(pk=of_customer(customer_id).pk)
 

@@ -249,7 +249,7 @@ def _reported(where: Q, starts_at: datetime, ends_at: datetime) -> dict[tuple[in
 def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: datetime) -> int:
     """Add the rows of one meter. What was reported and what was spent are read under its lock."""
     with transaction.atomic():
-        meter = UsageMeter.objects.select_for_update(of=("self",)).select_related("account").get(pk=meter_id)
+        meter = UsageMeter.objects.select_for_update().get(pk=meter_id)
         if meter.account.tenant_id != meter.tenant_id:
             # Bound to another tenant since; the next run begins that one's count.
             return 0

@@ -139,8 +139,7 @@ class ScopedRules(Generic[R]):
         }
 
     def _locked(self, row: R) -> R:
-        rows = self.model._default_manager.select_for_update(of=("self",)).select_related("tenant")
-        found = rows.filter(pk=row.pk).first()
+        found = self.model._default_manager.select_for_update(of=("self",)).filter(pk=row.pk).first()
         if found is None:
             raise Gone(f"the {self.noun} has just been deleted")
         return found

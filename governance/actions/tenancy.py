@@ -162,7 +162,7 @@ def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Acto
     Budgets and rate limits of a key take the two for one, or a rotation would be a second budget beside the first.
     """
     # As it is now, under its lock: whoever rotates it at the same moment takes turns.
-    key = ApiKey.objects.select_related("tenant", "agent__tenant").select_for_update(of=("self",)).get(pk=key.pk)
+    key = ApiKey.objects.select_for_update().get(pk=key.pk)
     if not key.is_usable(now):
         raise NotOpen("key", f"The key {key.prefix} is expired or revoked; issue a new one instead.")
     text, fresh = issue_key(

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
 
 from billing import dispatch
-from billing.accounts import sync
+from billing.accounts import binding, sync
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
 from governance.models import BudgetWindow, Tenant
@@ -30,6 +30,7 @@ from tests.billing.events import (
     subscription_updated,
 )
 from tests.billing.signing import PATH, SECRET, signed_headers
+from tests.concurrency.test_window_races import meanwhile
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -175,3 +176,24 @@ def test_of_one_customers_events_one_is_written_at_a_time(acme: Tenant, monkeypa
     monkeypatch.setattr(sync, "apply", alone)
     assert at_once([partial(store.process, event["id"], now=START) for event in events]) == [True, True]
     assert not together.is_set()
+
+
+@pytest.mark.postgres_only
+@pytest.mark.parametrize("is_bound", [False, True])
+def test_whoever_waits_for_a_customer_has_its_tenant_as_it_is_then(acme: Tenant, is_bound: bool) -> None:
+    """A statement that waits for a row sees what it joins as it was before."""
+    binding.of_customer("cus_acme")
+    BillingAccount.objects.update(tenant=acme if is_bound else None)
+    found = []
+
+    def wait() -> None:
+        with transaction.atomic():
+            found.append(binding.locked("cus_acme").tenant)
+
+    def held_and_changed() -> None:
+        list(BillingAccount.objects.select_for_update())
+        BillingAccount.objects.update(tenant=acme)
+        Tenant.objects.update(status="paused")
+
+    meanwhile(held_and_changed, wait)
+    assert [tenant and tenant.status for tenant in found] == ["paused"]
