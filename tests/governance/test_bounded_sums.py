@@ -64,7 +64,7 @@ def two_reports_of_nine_billion() -> None:
     sql("DROP TRIGGER governance_entry_append_only" + ("" if SQLITE else " ON governance_spendentry"))
     sql("UPDATE governance_spendentry SET cost_nanos = %s", HUGE)
     more = HUGE if SQLITE else 0
-    sql("UPDATE governance_budgetwindow SET settled_nanos = %s + %s", HUGE, more)
+    sql("UPDATE governance_budgetwindow SET settled_nanos = %s + %s, state = 'stopped'", HUGE, more)
     sql("UPDATE governance_spendrollup SET cost_nanos = %s + %s, output_tokens = %s", HUGE, more, 2**62)
     sql("UPDATE governance_budgetevent SET settled_nanos = %s + %s", HUGE, more)
     sql("UPDATE governance_ratemeter SET level_tokens_e6 = %s", 2**62)

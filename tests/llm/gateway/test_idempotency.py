@@ -153,7 +153,7 @@ def test_the_key_is_looked_up_before_any_limit(product: Product) -> None:
     key = product.key()
     first = ask(product, key, "k1", max_tokens=10)
     type(budget).objects.update(limit_nanos=1)
-    BudgetWindow.objects.update(limit_nanos=1, limit_lowered=True)
+    BudgetWindow.objects.update(limit_nanos=1, limit_lowered=True, state="stopped")
     assert product.chat(key).status_code == 402
     again = ask(product, key, "k1", max_tokens=10)
     assert (again.status_code, again.content) == (200, first.content)
