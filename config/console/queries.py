@@ -58,7 +58,7 @@ def _posted(view: View, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         return _written(view(request, *args, **kwargs))
     except IMPOSSIBLE as error:
         logger.warning("%s was sent what it cannot be", request.path, exc_info=True)
-        raise BadRequest("The form holds a value that its field cannot have. Nothing was changed.") from error
+        raise BadRequest("The form holds a value that its field cannot have.") from error
 
 
 def _written(response: Any) -> Any:

@@ -244,6 +244,18 @@ class PeriodQuery(Query):
         return attrs
 
 
+class CallQuery(PeriodQuery):
+    """Filters of what calls left behind: for whom, by which key, of which model."""
+
+    tenant = NameFilter("tenant", required=False)
+    agent = NameFilter("agent", required=False)
+    key = NameFilter("key", required=False, help_text="A key's prefix.")
+    user = NameFilter("user", required=False)
+    session = NameFilter("session", required=False)
+    task = NameFilter("task", required=False)
+    model = NameFilter("model", required=False)
+
+
 def _date(text: str) -> date | None:
     try:
         return parse_date(text)

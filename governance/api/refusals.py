@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, NameFilter, PeriodQuery, Text, Whole, looked_for
+from governance.api.fields import CallQuery, Dollars, NameFilter, Text, Whole, looked_for
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView, ListView, columns_of, describe_list
 from governance.models import RefusedCall
@@ -62,14 +62,7 @@ class RefusalBody(serializers.Serializer[Any]):
     more = serializers.IntegerField()
 
 
-class RefusalQuery(PeriodQuery):
-    tenant = NameFilter("tenant", required=False)
-    agent = NameFilter("agent", required=False)
-    key = NameFilter("key", required=False, help_text="A key's prefix.")
-    user = NameFilter("user", required=False)
-    session = NameFilter("session", required=False)
-    task = NameFilter("task", required=False)
-    model = NameFilter("model", required=False)
+class RefusalQuery(CallQuery):
     reason = Text(required=False, max_length=60)
     status = Whole(required=False, min_value=400, max_value=599)
     request_id = NameFilter("request_id", required=False)

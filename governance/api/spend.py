@@ -21,6 +21,7 @@ from governance.api.callers import caller_of
 from governance.api.errors import Refused
 from governance.api.fields import (
     CallName,
+    CallQuery,
     Count,
     Dollars,
     Moment,
@@ -126,16 +127,9 @@ class EntryBody(serializers.Serializer[SpendEntry]):
     recorded_at = serializers.DateTimeField()
 
 
-class EntryQuery(PeriodQuery):
+class EntryQuery(CallQuery):
     """Filters of the ledger's lines; `model` is the one that served."""
 
-    tenant = NameFilter("tenant", required=False)
-    agent = NameFilter("agent", required=False)
-    key = NameFilter("key", required=False, help_text="A key's prefix.")
-    user = NameFilter("user", required=False)
-    session = NameFilter("session", required=False)
-    task = NameFilter("task", required=False)
-    model = NameFilter("model", required=False)
     provider = NameFilter("provider", required=False)
     scope = Text(required=False, help_text="`platform`, or a kind and its key: `agent:invoices`.")
     certainty = serializers.ChoiceField(choices=SpendEntry.Certainty.values, required=False)

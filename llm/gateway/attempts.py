@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
-# What a plain answer to a chat is, where its model's API does not say.
 
 
 @dataclass(slots=True)

@@ -32,7 +32,6 @@ from llm.rules.tool_calls import with_text_arguments
 
 log = logging.getLogger(__name__)
 
-# What a chunk of an answer is, where its model's API does not say.
 CLIENT_CLOSED = "client_closed"
 CLIENT_STALLED = "client_stalled"
 UPSTREAM_CUT = "upstream_cut"

@@ -52,9 +52,15 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
     lacked = _put_in(answer, {"id": id, "object": kind, "created": created, "model": model})
     for index, choice in enumerate(choices):
         if isinstance(choice, dict):
-            whole = {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"} if kind == WHOLE else {}
-            lacked = _put_in(choice, {"index": index, **whole}) or lacked
+            lacked = _put_in(choice, {"index": index, **(_ended(choice) if kind == WHOLE else {})}) or lacked
     return lacked
+
+
+def _ended(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole choice's message and end, where it does not say them: it calls tools, or it has stopped."""
+    said = choice.get("message")
+    calls = isinstance(said, dict) and said.get("tool_calls")
+    return {"message": {"role": "assistant", "content": ""}, "finish_reason": "tool_calls" if calls else "stop"}
 
 
 def _put_in(answer: dict[str, Any], own: Mapping[str, Any]) -> bool:

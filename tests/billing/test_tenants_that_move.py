@@ -128,11 +128,8 @@ def refund(shop: Shop, charge: str) -> None:
     shop.post("refunds", charge=charge)
 
 
-@pytest.mark.parametrize("is_heard_of_last", [True, False])
-@pytest.mark.parametrize(("goes_back", "left"), [(lose, 0), (refund, 50)])
-def test_what_becomes_of_a_former_customers_payment_counts_for_the_one_that_came_after_it(
-    shop: Shop, goes_back: Callable[[Shop, str], None], left: int, is_heard_of_last: bool
-) -> None:
+def succeeded(shop: Shop) -> tuple[str, str]:
+    """A customer that used up what it paid for and left, and the one that has its tenant since the day after."""
     old, price = shop.customer(metadata={"tenant_id": "acme"}), shop.price(5000, lookup_key="standard")
     sub = shop.subscribe(old, price)["id"]
     hear(shop)
@@ -143,6 +140,15 @@ def test_what_becomes_of_a_former_customers_payment_counts_for_the_one_that_came
     new = shop.customer(metadata={"tenant_id": "acme"})
     shop.subscribe(new, price)
     hear(shop)
+    return old, new
+
+
+@pytest.mark.parametrize("is_heard_of_last", [True, False])
+@pytest.mark.parametrize(("goes_back", "left"), [(lose, 0), (refund, 50)])
+def test_what_becomes_of_a_former_customers_payment_counts_for_the_one_that_came_after_it(
+    shop: Shop, goes_back: Callable[[Shop, str], None], left: int, is_heard_of_last: bool
+) -> None:
+    old, new = succeeded(shop)
     charge = shop.all("charges", customer=old)[0]["id"]
 
     acts = [lambda: goes_back(shop, charge), lambda: shop.post(f"customers/{new}", name="Acme")]
@@ -157,16 +163,7 @@ def test_what_becomes_of_a_former_customers_payment_counts_for_the_one_that_came
 
 
 def test_a_run_over_all_customers_brings_the_one_that_came_after_what_no_event_told(shop: Shop) -> None:
-    old, price = shop.customer(metadata={"tenant_id": "acme"}), shop.price(5000, lookup_key="standard")
-    sub = shop.subscribe(old, price)["id"]
-    hear(shop)
-    assert spend(shop, old) == 50
-    shop.delete(f"subscriptions/{sub}")
-    hear(shop)
-    shop.account.advance(by=DAY)
-    new = shop.customer(metadata={"tenant_id": "acme"})
-    shop.subscribe(new, price)
-    hear(shop)
+    old, new = succeeded(shop)
     lose(shop, shop.all("charges", customer=old)[0]["id"])
 
     for minute in range(3):

@@ -46,6 +46,13 @@ def test_what_its_choices_lack_is_put_in_too(kind: str) -> None:
     assert not answers.complete(answer, **OWN | {"kind": kind})
 
 
+def test_a_choice_that_calls_tools_ended_for_that() -> None:
+    said = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    answer: dict[str, Any] = {"choices": [{"message": said}]}
+    assert answers.complete(answer, **OWN)
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+
+
 @pytest.mark.parametrize("other", [{}, {"data": []}, {"choices": None}])
 def test_nothing_is_put_into_what_is_no_chats_answer(other: dict[str, Any]) -> None:
     assert not answers.complete(other, **OWN)
