@@ -53,6 +53,9 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
     for index, choice in enumerate(choices):
         if isinstance(choice, dict):
             lacked = _put_in(choice, {"index": index, **(_ended(choice) if kind == WHOLE else {})}) or lacked
+            # A chunk mostly ends nothing, which it has to say.
+            lacked = lacked or "finish_reason" not in choice
+            choice.setdefault("finish_reason", None)
     return lacked
 
 

@@ -35,7 +35,10 @@ def test_what_its_choices_lack_is_put_in_too(kind: str) -> None:
     answer = {**whole, "choices": given}
     assert answers.complete(answer, **OWN | {"kind": kind})
     if kind == answers.CHUNK:
-        ends: list[Any] = [{"message": said, "index": 0}, {"index": 5, "message": None, "finish_reason": None}]
+        ends: list[Any] = [
+            {"message": said, "index": 0, "finish_reason": None},
+            {"index": 5, "message": None, "finish_reason": None},
+        ]
     else:
         nothing = {"role": "assistant", "content": ""}
         ends = [
