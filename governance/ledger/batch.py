@@ -75,7 +75,7 @@ class Batch(BatchState):
     Waiting. Somebody else may hold a window for seconds, and change meanwhile what is decided by: pause a tenant, lower
     a budget's cap. A statement that waits sees the window as it is then, and all else (its budget, too) as
     it was before. So which version of the rules holds is asked after the windows are locked, and where it is another
-    one than was read, rules and windows are read again.
+    one than was read, rules and windows are read again. After buckets it is asked once more.
 
     Looking ahead. A batch of calls alone, of callers whose rules are remembered, asks for all of this at once, in the
     same order: its reservations, its windows and buckets, the rules' version. Then one answer brings everything. Where
@@ -349,8 +349,7 @@ class Batch(BatchState):
             rows = self._locked(keys=windows)
             if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")
-            if self._version != self.rules.version:
-                raise LostWindows("what governs a caller changed while windows were being opened")
+            self._refuse_other_rules()
             self.windows |= {row.id: row for row in rows}
             self.open |= {(row.budget.id, row.subject): row for row in rows}
             self.bring_up_to_date(rows)
@@ -358,6 +357,7 @@ class Batch(BatchState):
         if keys:
             limits.open_buckets(keys, self.now)
             self.buckets |= {row.id: row for row in self._buckets([caller])}
+            self._refuse_other_rules()
         return bool(lacking or keys)
 
     def _notice_crowds(self, brought: Mapping[Caller, Sequence[MatchedBudget]]) -> None:
@@ -392,11 +392,23 @@ class Batch(BatchState):
         if missing:
             limits.open_buckets(missing, self.now)
             self.buckets = {row.id: row for row in self._buckets(callers, ids=ids)}
+        self._refuse_other_rules()
+
+    def _refuse_other_rules(self) -> None:
+        """Give up where the rules have changed by which the batch has looked at more than its windows. Raises
+        LostWindows."""
+        if self._version != self.rules.version:
+            raise LostWindows("what governs a caller changed while it was waited for")
 
     def _buckets(self, callers: Iterable[Caller], *, ids: Collection[int] = (), lock: bool = True) -> list[BucketRow]:
         """The buckets that calls of these callers fill, and those with `ids`."""
         rules, keys = self.rules.limits_of(callers)
-        return limits.levels(answer(limits.buckets(keys=keys, ids=ids, lock=lock)), rules, self.now)
+        asked = limits.buckets(keys=keys, ids=ids, lock=lock)
+        if not (lock and asked.is_needed):
+            return limits.levels(answer(asked), rules, self.now)
+        found, version = answers(asked, sql_callers.version())
+        self._version = version.number
+        return limits.levels(found, rules, self.now)
 
     # Writing ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from governance.ledger import clock
@@ -18,6 +18,8 @@ from governance.rules.overruns import ModelOverrun, Side
 from governance.rules.scopes import BudgetRule, RateRule, keys_of
 
 _NAMES = Shape("name text")
+# Before all times.
+NEVER = datetime.min.replace(tzinfo=UTC)
 # So many rows of versions are left as they are, and so many made one at once.
 _FEW, _MOST_COMPACTED = 20, 10_000
 
@@ -95,13 +97,15 @@ def _caller_status(rows: list[Any]) -> CallerStatus:
         of_tenants={fact.id: fact.word for fact in facts["t"]},
         time_zones={fact.id: fact.more for fact in facts["t"]},
         paused_agents={(fact.id, fact.word) for fact in facts["a"]},
-        key_ends={
-            fact.id: min(moment(end) for end in (fact.revoked_at, fact.expires_at) if end is not None)
-            for fact in facts["k"]
-        },
+        key_ends={fact.id: _end(fact) for fact in facts["k"]},
         stops={(fact.id, fact.word) for fact in facts["s"]},
         overruns=tuple(ModelOverrun(fact.word, fact.more, fact.id, side=side) for side in Side for fact in facts[side]),
     )
+
+
+def _end(key: _Fact) -> datetime:
+    """A revoked one has ended: when is what the clock said of whoever did it, which may be ahead of all others."""
+    return NEVER if key.revoked_at is not None or key.expires_at is None else moment(key.expires_at)
 
 
 def budgets(callers: Collection[Caller]) -> Select[list[BudgetRule]]:

@@ -18,7 +18,7 @@ from governance.audit import Actor
 from governance.ledger import acts, batch, book, sql, sql_dialect, sql_writes
 from governance.ledger.operations import ChangeLimit, Extend, OpenPeriod, Reset
 from governance.ledger.results import ExtendRefused
-from governance.models import Allowance, Budget, BudgetWindow, EmergencyStop, Tenant
+from governance.models import Allowance, ApiKey, Budget, BudgetWindow, EmergencyStop, RateBucket, RateLimit, Tenant
 from governance.rules.errors import NotOpen
 from governance.upkeep import reconcile
 from tests import factories as make
@@ -491,6 +491,7 @@ CHANGED_MEANWHILE = {
     "a stop": lambda: EmergencyStop.objects.create(reason="x", actor="ada", started_at=NOON),
     "a budget more": lambda: make.budget("0.05", scope_type="agent", scope_key="invoices", soft_cap=None, clamp=False),
     "a lower cap": lambda: budgets.change(budget=Budget.objects.get(), changes={"hard_cap": "0.2"}, by=ADA, now=NOON),
+    "a revoked key": lambda: ApiKey.objects.update(revoked_at=NOON + timedelta(seconds=5)),
     "a lower cap by hand": lambda: Budget.objects.update(hard_cap="0.2"),
 }
 
@@ -500,7 +501,8 @@ CHANGED_MEANWHILE = {
 @pytest.mark.parametrize("change", CHANGED_MEANWHILE.values(), ids=CHANGED_MEANWHILE)
 def test_what_changes_while_a_call_waits_for_its_window_holds_for_it(change, within, is_known):
     make.budget("1.00", soft_cap=None, clamp=False)
-    by = make.caller(agent="invoices", session="first")
+    _, key = make.key()
+    by = make.caller(agent="invoices", session="first", key_id=key.pk)
     assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
     op = make.reserving("0.30", by=by if is_known else replace(by, session="other"))
     decided = []
@@ -514,6 +516,28 @@ def test_what_changes_while_a_call_waits_for_its_window_holds_for_it(change, wit
         change()
 
     meanwhile(held_and_changed, call)
+    assert not decided[0].allowed
+    assert reconcile.check() == []
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("change", CHANGED_MEANWHILE.values(), ids=CHANGED_MEANWHILE)
+def test_so_does_what_changes_while_a_call_waits_for_its_rate_bucket(change, is_new):
+    make.budget("1.00", soft_cap=None, clamp=False)
+    limit = RateLimit.objects.create(tenant=make.tenant(), scope_type="user", scope_key="*", requests_per_minute=9)
+    _, key = make.key()
+    by = make.caller(agent="invoices", user="ann", key_id=key.pk)
+    assert ledger.reserve(make.reserving("0.10", by=by), now=NOON).allowed
+    op, decided = make.reserving("0.30", by=replace(by, user="bob" if is_new else "ann")), []
+
+    def held_and_changed():
+        list(RateBucket.objects.select_for_update())
+        if is_new:
+            RateBucket.objects.create(rate_limit=limit, subject="bob", measured_at=NOON)
+        change()
+
+    # The windows are not waited for: a cap by itself is changed without them.
+    meanwhile(held_and_changed, lambda: decided.append(ledger.reserve(op, now=NOON)))
     assert not decided[0].allowed
     assert reconcile.check() == []
 

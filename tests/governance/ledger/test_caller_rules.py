@@ -283,11 +283,17 @@ def test_rules_that_change_as_a_window_is_opened_late_are_read_again(
 
 def test_a_key_ends_by_time_alone(by: Caller) -> None:
     now = timezone.now()
-    ApiKey.objects.update(expires_at=now + timedelta(hours=1), revoked_at=now + timedelta(hours=3))
+    ApiKey.objects.update(expires_at=now + timedelta(hours=1))
     assert ledger.reserve(make.reserving("0.01", by=by), now=now).allowed
     before = version()
     later = ledger.reserve(make.reserving("0.01", by=by), now=now + timedelta(hours=1))
     assert (later.reason, version()) == (Reason.KEY_INVALID, before)
+
+
+def test_a_key_is_revoked_at_once_whatever_the_clock_said_of_whoever_did_it(by: Caller) -> None:
+    now = timezone.now()
+    ApiKey.objects.update(revoked_at=now + timedelta(hours=1))
+    assert ledger.reserve(make.reserving("0.01", by=by), now=now).reason == Reason.KEY_INVALID
 
 
 def test_what_a_transaction_changes_itself_holds_within_it_and_for_nobody_else(
