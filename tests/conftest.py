@@ -106,6 +106,12 @@ def travelled_clock_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def a_moment_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine takes: a test that says what time it is has that time."""
+    monkeypatch.setattr(clock, "passed", lambda since_s: clock.NONE)
+
+
+@pytest.fixture(autouse=True)
 def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where a test is rolled back, it is one transaction: the ledger's deadlines are not meant for that."""
     if commits(request.node):

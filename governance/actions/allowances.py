@@ -1,8 +1,8 @@
 """More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
 
 A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
-integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction; of very many windows
-each follows as it is called for.
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction and by the
+database's clock, by which it runs and ends; of very many windows each follows as it is called for.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def raise_limit(
     """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises FieldError."""
     if ends_at <= starts_at:
         raise FieldError("ends_at", "must be after starts_at")
+    begins_now, now = starts_at <= now, ledger.by_database(now)
+    starts_at = min(starts_at, now) if begins_now else starts_at
     if ends_at <= now:
         raise FieldError("ends_at", "must be in the future")
     # One after the other, or two raises that are each small enough come to more than there may be.
@@ -47,6 +49,7 @@ def top_up(
     *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
+    now = ledger.by_database(now)
     # First, or a reset closes the window that is chosen here, and the money counts nowhere.
     ledger.lock_windows(budget.pk)
     chosen = _open_window(budget, subject, now)
@@ -60,6 +63,7 @@ def top_up(
 @transaction.atomic
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
+    now = ledger.by_database(now)
     # First, or a reset meanwhile ends the top-up that is judged here.
     _lock(allowance.budget_id, _subject(allowance), now=now)
     rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from governance import audit, staff
+from governance import audit, ledger, staff
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
 from governance.rules import names
@@ -161,6 +161,8 @@ def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Acto
 
     Budgets and rate limits of a key take the two for one, or a rotation would be a second budget beside the first.
     """
+    # The old one ends by the clock by which calls are decided.
+    now = ledger.by_database(now)
     # As it is now, under its lock: whoever rotates it at the same moment takes turns.
     key = ApiKey.objects.select_for_update().get(pk=key.pk)
     if not key.is_usable(now):

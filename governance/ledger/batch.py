@@ -86,16 +86,16 @@ class Batch(BatchState):
     def __init__(
         self,
         operations: Sequence[Operation],
-        now: datetime,
+        now: datetime | clock.Moment,
         *,
         calmly: bool = False,
         ahead: bool = False,
         remembered: Remembered | None = None,
     ) -> None:
-        super().__init__(now + clock.ahead(), CallerRules())
-        self.operations = operations
         # By the caller's clock; put right by the database's before anything depends on it.
-        self._given = now
+        self._moment = now if isinstance(now, clock.Moment) else clock.Moment(now)
+        super().__init__(self._moment.now(), CallerRules())
+        self.operations = operations
         self.calmly = calmly
         self._ahead = ahead and not calmly and needs.are_calls(operations)
         # Without any of others: what a transaction sees of its own is nobody else's affair.
@@ -154,7 +154,7 @@ class Batch(BatchState):
             sql_callers.version(),
         )
         self.reservations, windows, buckets, version = told(lambda: answers(*asked))
-        self.now = self._given + clock.ahead()
+        self.now = self._moment.now()
         self._version = version.number
         if self._version != self.rules.version:
             self.rules = self._remembered.at(self._version)
@@ -209,7 +209,7 @@ class Batch(BatchState):
 
     def _read_rules(self, callers: Collection[Caller]) -> None:
         self.rules = self._remembered.read(callers)
-        self.now = self._given + clock.ahead()
+        self.now = self._moment.now()
 
     def _read_rules_of_growing(self) -> None:
         """Read what governs now the callers of holds that are to be more than they were, or to live longer."""
@@ -225,7 +225,8 @@ class Batch(BatchState):
 
     def read_clock(self) -> None:
         """Put `now` right, where the batch reads nothing that tells the time along."""
-        self.now = self._given + clock.ask()
+        clock.ask()
+        self.now = self._moment.now()
 
     def read_unlocked(self, caller: Caller) -> None:
         """Read one caller and its windows and buckets as they are, with nothing locked or written: the dry run."""
@@ -285,9 +286,9 @@ class Batch(BatchState):
         raise LostWindows("windows kept changing while they were being locked")
 
     def _locked(self, **which: Any) -> list[WindowRow]:
-        """Windows, locked, and which version of the rules holds by then: see `Batch`."""
+        """Windows, locked, and which version of the rules holds by then, and what time it is: see `Batch`."""
         rows, version = answers(sql.windows(**which), sql_callers.version())
-        self._version = version.number
+        self._version, self.now = version.number, self._moment.now()
         return cast(list[WindowRow], rows)
 
     def _to_open(self, missing: list[MatchedBudget]) -> list[MatchedBudget]:

@@ -112,8 +112,9 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """
     if not operations:
         return []
+    moment = clock.Moment(now)
     try:
-        results, noted = _durably(lambda manner: _run(operations, now, manner, SHARED))
+        results, noted = _durably(lambda manner: _run(operations, moment, manner, SHARED))
     except LedgerUnavailable:
         raise
     except Exception as error:
@@ -272,6 +273,11 @@ def run_again(act: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def by_database(now: datetime) -> datetime:
+    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold."""
+    return now + clock.ask()
+
+
 def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
@@ -309,7 +315,8 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
 
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
-    return _durably(lambda _: window_rules.roll(Batch((), now), limit=limit))
+    moment = clock.Moment(now)
+    return _durably(lambda _: window_rules.roll(Batch((), moment), limit=limit))
 
 
 def _tell_of(stuck: Sequence[tuple[UUID, Exception]], now: datetime) -> None:
@@ -377,7 +384,10 @@ def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
 
 
 def _run(
-    operations: Sequence[Operation], now: datetime, manner: Manner, remembered: Remembered | None = None
+    operations: Sequence[Operation],
+    now: datetime | clock.Moment,
+    manner: Manner,
+    remembered: Remembered | None = None,
 ) -> tuple[list[Any], Collection[int]]:
     """Carry out operations in the open transaction; their results, and the budgets whose windows are to follow acts."""
     batch = Batch(operations, now, calmly=manner.calmly, ahead=manner.ahead, remembered=remembered)

@@ -3,7 +3,8 @@
 Callers say `now` by their own clock; a batch asks the database along with what it reads anyway, and puts `now` right
 by the difference. So a process whose clock is wrong opens and closes no window at the wrong time, and lets nothing flow
 off twice. Where the database's answer is between two looks at our clock there is no difference that anybody could see,
-and `now` is as it was given: a test's stands for the database's. On SQLite there is one machine, and one clock.
+and `now` is as it was given: a test's stands for the database's. It goes on while a batch waits for its locks, or a
+period that ended meanwhile would be opened a second time. On SQLite there is one machine, and one clock.
 """
 
 from __future__ import annotations
@@ -37,6 +38,22 @@ class _Known:
 
     ahead = NONE
     said_at = float("-inf")
+
+
+class Moment:
+    """A moment that a caller says is now, which goes on while that call waits for others."""
+
+    def __init__(self, said: datetime) -> None:
+        self._said, self._since_s = said, time.monotonic()
+
+    def now(self) -> datetime:
+        """By the database's clock, as it was asked last."""
+        return self._said + passed(self._since_s) + ahead()
+
+
+def passed(since_s: float) -> timedelta:
+    """What time has passed since a second of the monotonic clock."""
+    return timedelta(seconds=time.monotonic() - since_s)
 
 
 def ahead() -> timedelta:

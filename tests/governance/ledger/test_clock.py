@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -10,14 +11,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
 from governance import ledger
+from governance.actions import allowances, tenancy
+from governance.audit import Actor
 from governance.ledger import clock
 from governance.ledger.operations import Extend, Reset
 from governance.models import BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
+from governance.rules.decision import Reason
+from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import NOON
 
@@ -25,6 +30,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 DAY_AND_AN_HOUR = timedelta(hours=25)
 SECOND = timedelta(seconds=1)
+ADA = Actor("ada")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +62,7 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
 
 
 MS = timedelta(milliseconds=1)
+PASSED = clock.passed
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,32 @@ def test_a_clock_that_is_right_changes_nothing() -> None:
     ledger.reserve(make.reserving("0.10"), now=NOON)
     assert Reservation.objects.get().reserved_at == NOON
     assert (clock.ahead(), clock.differs()) == (clock.NONE, False)
+
+
+def test_a_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "passed", PASSED)
+    monkeypatch.setattr(clock._Known, "ahead", 3600 * SECOND)
+    moment = clock.Moment(NOON)
+    first = moment.now()
+    time.sleep(0.01)
+    assert NOON + 3600 * SECOND <= first < moment.now() - 5 * MS
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_period_that_ends_while_a_call_waits_is_not_opened_again(
+    monkeypatch: pytest.MonkeyPatch, within: bool
+) -> None:
+    """Whoever it waited for has closed it, with what was spent of it."""
+    make.budget("1.00", window="hour", scope_type="user", scope_key="*", soft_cap=None)
+    by, end = make.caller(user="ann"), NOON + timedelta(hours=1)
+    ledger.record(make.reporting("1.00", by=by), now=NOON)
+    ledger.roll_windows(now=end)
+    monkeypatch.setattr(clock, "passed", lambda since_s: SECOND)
+    op = make.reserving("0.10", by=by)
+    with transaction.atomic() if within else contextlib.nullcontext():
+        [decided] = (ledger.apply_within if within else ledger.apply)([op], now=end - SECOND / 2)
+    assert decided.allowed
+    assert sorted(BudgetWindow.objects.values_list("starts_at", flat=True)) == [NOON, end]
 
 
 def test_a_level_never_goes_back_in_time() -> None:
@@ -269,3 +302,32 @@ def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.reserve(make.reserving("0.10", by=by), now=NOON)
     ledger.apply([Extend(held.reservation_id), Extend(held.reservation_id, more_nanos=5)], now=NOON)
     ledger.settle(make.settling(held.reservation_id, "0.04"), now=NOON)
+
+    def test_ends_what_an_operator_ends_at_once(self, machines: Machines) -> None:
+        """An allowance, and a key that is rotated without grace, at a process that is ahead."""
+        budget, true = make.budget("1.00", soft_cap=None), machines._true
+        _, key = make.key()
+        by = make.caller(key_id=key.pk, key_prefix=key.scope_key)
+        ledger.record(make.reporting("1.00", by=by), now=true())
+        raised = {"amount_nanos": 10**9, "starts_at": true(), "ends_at": true() + 3 * DAY_AND_AN_HOUR}
+        allowance = allowances.raise_limit(budget=budget, **raised, reason="a big day", by=ADA, now=true())
+        assert ledger.reserve(make.reserving("0.10", by=by), now=true()).allowed
+        machines.set(DAY_AND_AN_HOUR)
+        allowances.end(allowance=allowance, by=ADA, now=timezone.now())
+        machines.set(clock.NONE)
+        assert not ledger.reserve(make.reserving("0.10", by=by), now=true()).allowed
+        machines.set(DAY_AND_AN_HOUR)
+        allowances.raise_limit(
+            budget=budget, **raised | {"starts_at": timezone.now()}, reason="again", by=ADA, now=timezone.now()
+        )
+        machines.set(clock.NONE)
+        assert ledger.reserve(make.reserving("0.10", by=by), now=true()).allowed
+        machines.set(DAY_AND_AN_HOUR)
+        allowances.top_up(budget=budget, amount_nanos=5 * 10**9, reason="more", by=ADA, now=timezone.now())
+        machines.set(clock.NONE)
+        assert ledger.reserve(make.reserving("2.00", by=by), now=true()).allowed
+        machines.set(DAY_AND_AN_HOUR)
+        tenancy.rotate_key(key=key, grace=timedelta(0), by=ADA, now=timezone.now())
+        machines.set(clock.NONE)
+        assert ledger.reserve(make.reserving("0.10", by=by), now=true()).reason == Reason.KEY_INVALID
+        assert reconcile.check() == []
