@@ -12,7 +12,6 @@ from urllib.parse import unquote
 import orjson
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
-from pydantic import ValidationError as MalformedMessages
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -155,25 +154,13 @@ def _told(request: Request, status: int, code: str, message: str, *, retry_after
 
 
 def _chat_request(asked: Mapping[str, Any]) -> bytes:
-    """The request in the words of Mistral's own client, whose types know what a message may be."""
-    # Imported here: it takes a second, and most processes never need it.
-    from mistralai.client.models import ChatCompletionRequest
-
+    """The request in the words of /v1. What a message may be is said there, by the model that it is for."""
     fields = {
         "model": asked["model"] or AUTO,
         "messages": asked.get("messages") or [{"role": "user", "content": asked["prompt"]}],
         "max_tokens": asked.get("max_tokens"),
     }
-    try:
-        made = ChatCompletionRequest.model_validate(
-            {name: value for name, value in fields.items() if value is not None}
-        )
-    except MalformedMessages as error:
-        raise serializers.ValidationError(_complaint(error)) from error
-    except ValueError as error:
-        # Its types look for the role of a message before anything else.
-        raise serializers.ValidationError({"messages": ["each needs a role."]}) from error
-    return orjson.dumps(made.model_dump(by_alias=True, exclude_unset=True), default=_number)
+    return orjson.dumps({name: value for name, value in fields.items() if value is not None}, default=_number)
 
 
 def _number(value: Any) -> orjson.Fragment:
@@ -181,13 +168,6 @@ def _number(value: Any) -> orjson.Fragment:
     if not isinstance(value, Decimal):
         raise TypeError(type(value).__name__)
     return orjson.Fragment(str(value))
-
-
-def _complaint(error: MalformedMessages) -> dict[str, list[str]]:
-    first = error.errors()[0]
-    # The types that a union tried are in the path too; what the caller wrote are words and numbers.
-    place = [str(part) for part in first["loc"] if isinstance(part, int) or str(part).islower()]
-    return {".".join(place) or "messages": [f"{first['msg']}."]}
 
 
 def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) -> dict[str, Any]:

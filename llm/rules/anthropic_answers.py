@@ -27,12 +27,13 @@ def answer(message: Mapping[str, Any], *, created: int) -> dict[str, Any]:
         _tool_call(block, index) for index, block in enumerate(b for b in blocks if b.get("type") == "tool_use")
     ]:
         written["tool_calls"] = calls
+    reason = message.get("stop_reason") or ("tool_use" if calls else None)
     return {
         "id": message.get("id"),
         "object": "chat.completion",
         "created": created,
         "model": message.get("model"),
-        "choices": [{"index": 0, "message": written, "finish_reason": _finish_reason(message.get("stop_reason"))}],
+        "choices": [{"index": 0, "message": written, "finish_reason": _finish_reason(reason)}],
         "usage": usage(message.get("usage")),
     }
 
@@ -187,8 +188,8 @@ class Translator:
             case "input_json_delta" if data.get("index") in self._calls:
                 text = delta.get("partial_json") or ""
                 if text:
-                    self._unwritten.pop(data["index"], None)
-                return self._called_with(data["index"], text)
+                    self._unwritten.pop(data.get("index"), None)
+                return self._called_with(data.get("index"), text)
         return []
 
     def _written_whole(self, index: Any) -> list[sse.Event]:
@@ -204,7 +205,11 @@ class Translator:
     def _ended(self, reason: Any) -> list[sse.Event]:
         self._has_ended = True
         unwritten = [event for index in list(self._unwritten) for event in self._written_whole(index)]
-        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": _finish_reason(reason)}
+        choice = {
+            "index": 0,
+            "delta": {"content": ""},
+            "finish_reason": _finish_reason(reason or ("tool_use" if self._calls else None)),
+        }
         counted = {"usage": usage(self._usage)} if self._is_last_word else {}
         return [*unwritten, self._chunk({"choices": [choice], **counted})]
 

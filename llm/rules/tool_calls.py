@@ -227,7 +227,8 @@ class _Call:
         return name != self._name or (self._arguments[-1].endswith("}") and _is_object("".join(self._arguments)))
 
     def whole(self) -> dict[str, Any]:
-        function = {"name": self._name, "arguments": "".join(self._arguments), **self._functions_more}
+        # Who calls with nothing may leave it at that; clients read an object.
+        function = {"name": self._name, "arguments": "".join(self._arguments) or "{}", **self._functions_more}
         return {"id": self.id, "type": "function", "function": function, "index": self.position, **self._more}
 
 

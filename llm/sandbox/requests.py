@@ -227,7 +227,7 @@ class EmbeddingRequest(_Closed):
     model: str
     input: str | list[str]
     metadata: _Object | None = None
-    output_dimension: Annotated[int, Field(gt=0)] | None = None
+    output_dimension: Annotated[int, Field(gt=0, le=3072)] | None = None
     output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] = "float"
     encoding_format: Literal["float", "base64"] = "float"
 

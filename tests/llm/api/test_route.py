@@ -55,6 +55,28 @@ def test_a_prompt_is_answered_and_charged(product: Product, key: str) -> None:
     assert nothing_is_held()
 
 
+ODD: list[list[dict[str, Any]]] = [
+    [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": PROMPT}],
+    [{"role": "function", "name": "f", "content": "x"}],
+    [{"role": "user", "content": PROMPT, "zzz": 1}],
+    [{"role": "user", "content": PROMPT}, {"role": "assistant", "refusal": "No."}, {"role": "user", "content": "Why?"}],
+    [{"role": "user", "name": "ann", "content": [{"type": "text", "text": PROMPT, "cache_control": {"type": "x"}}]}],
+    [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}],
+]
+
+
+@pytest.mark.parametrize("messages", ODD)
+def test_a_conversation_is_taken_as_that_of_v1_is(product: Product, key: str, messages: list[dict[str, Any]]) -> None:
+    asked = {"messages": messages, "model": "mistral-small-latest", "max_tokens": 9}
+    said = [product.post(path, key, **asked) for path in ("/v1/chat/completions", "/api/llm/route")]
+    assert len({answer.status_code for answer in said}) == 1
+    if said[0].status_code == 200:
+        assert product.sandbox.requests[-1].body["messages"] == product.sandbox.requests[-2].body["messages"]
+    else:
+        refused = [said[0].json(), said[1].json()["error"]]
+        assert len({one["param"] for one in refused}) == len({one["message"] for one in refused}) == 1
+
+
 def test_messages_go_as_they_are(product: Product, key: str) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]
     response = product.post("/api/llm/route/", key, messages=messages, model="mistral-small-latest")

@@ -226,6 +226,24 @@ def test_a_tool_that_is_called_with_nothing_is_called_with_an_empty_object(stops
     assert called(({"a": 1}, []), ({"a": 1}, ['{"a"', ":2}"]), stops=stops) == ['{"a":1}', '{"a":2}']
 
 
+def test_who_calls_a_tool_and_does_not_say_why_it_ended_ended_for_that() -> None:
+    block = {"type": "tool_use", "id": "t", "name": "a", "input": {}}
+    whole = anthropic_answers.answer({"content": [block], "stop_reason": None}, created=1)
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    event = anthropic_api.event
+    chunks = chunks_of(
+        event("message_start", message={"id": "m", "model": MODEL}),
+        # Without a number, which some leave out where there is one alone.
+        event("content_block_start", content_block=block),
+        event("content_block_delta", delta={"type": "input_json_delta", "partial_json": '{"a":1}'}),
+        event("content_block_stop"),
+        event("message_stop"),
+    )
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    parts = [part for chunk in chunks for part in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    assert "".join(part["function"]["arguments"] for part in parts) == '{"a":1}'
+
+
 @pytest.mark.parametrize("reason", [None, "end_turn"])
 def test_a_stream_that_is_over_ends_once_whether_or_not_it_says_why(reason: str | None) -> None:
     event = anthropic_api.event

@@ -33,6 +33,10 @@ def taken(*arguments: str) -> list[str]:
     return [call["function"]["arguments"] for call in parts.whole()]
 
 
+def test_a_call_that_says_nothing_of_arguments_is_one_with_an_empty_object() -> None:
+    assert taken("") == ["{}"]
+
+
 def test_a_name_that_comes_again_is_another_call_once_the_arguments_are_whole() -> None:
     assert taken('{"a": 1}', '{"a": 2}') == ['{"a": 1}', '{"a": 2}']
 

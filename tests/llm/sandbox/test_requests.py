@@ -86,6 +86,15 @@ def test_a_conversation_that_no_model_is_given_is_a_400(
     assert answer.json()["object"] == "error"
 
 
+@pytest.mark.parametrize(("size", "status"), [(1, 200), (3072, 200), (3073, 422), (10**19, 422)])
+def test_a_vector_has_a_size_that_there_is(sandbox_url: str, size: int, status: int) -> None:
+    body = {"model": "mistral-embed", "input": "a", "output_dimension": size}
+    answer = httpx.post(f"{sandbox_url}/v1/embeddings", json=body, timeout=5)
+    assert answer.status_code == status
+    if status == 200:
+        assert len(answer.json()["data"][0]["embedding"]) == size
+
+
 @pytest.mark.parametrize(("top_p", "status"), [(0.5, 400), (1, 200), (None, 200)])
 def test_who_takes_the_likeliest_word_alone_chooses_among_all(
     sandbox_url: str, top_p: float | None, status: int
