@@ -205,11 +205,8 @@ class Translator:
     def _ended(self, reason: Any) -> list[sse.Event]:
         self._has_ended = True
         unwritten = [event for index in list(self._unwritten) for event in self._written_whole(index)]
-        choice = {
-            "index": 0,
-            "delta": {"content": ""},
-            "finish_reason": _finish_reason(reason or ("tool_use" if self._calls else None)),
-        }
+        why = _finish_reason(reason or ("tool_use" if self._calls else None))
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": why}
         counted = {"usage": usage(self._usage)} if self._is_last_word else {}
         return [*unwritten, self._chunk({"choices": [choice], **counted})]
 
