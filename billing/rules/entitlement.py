@@ -112,7 +112,7 @@ class SubscriptionStatus:
     part: WindowShare | None = None
     priced: tuple[Priced, ...] = ()
     reasons: tuple[str, ...] = ()
-    trial_product: str = ""
+    trial_products: tuple[str, ...] = ()
     until: datetime | None = None
 
 
@@ -229,7 +229,7 @@ def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nan
         plan=valuation.plans_of(priced),
         reasons=tuple(sorted(known)),
         kept=facts.pricing.values,
-        trials={one.trial_product: one.subscription_id for *_, one in giving if one.trial_product},
+        trials={product: one.subscription_id for *_, one in giving for product in one.trial_products},
         until=until,
         soft_e4=soft_e4,
         hard_e4=hard_e4,
@@ -448,22 +448,22 @@ class _Subscription:
         return self._is(state, reason, part=part, priced=self._priced(items), until=until)
 
     def _trial(self) -> SubscriptionStatus:
-        """One trial window to the trial's end, once for each tenant and product."""
+        """One trial window to the trial's end. Of each product a tenant has one, whatever is tried beside it."""
         sub = self.sub
         begun = sub.trial_starts_at or min((item.starts_at for item in sub.items if item.starts_at), default=None)
         known = [at for at in (begun, *(all[-1].ends_at for all in self.spans.values())) if at]
         period = grants.between(max(known, default=None), sub.trial_ends_at)
         if period is None:
             return self._is(EntitlementState.PENDING, "trial_without_period")
-        product = next((item.price.product_id or item.price.id for item in sub.items), "")
-        if self.facts.trials_used.setdefault(product, sub.id) != sub.id:
+        mine = [one for one in sub.items if self.facts.trials_used.setdefault(one.product, sub.id) == sub.id]
+        if sub.items and not mine:
             return self._is(EntitlementState.PENDING, "trial_used")
-        whole = sum(self._worth(_one_each(items), period) for items in self.items.values())
-        priced = self._priced(sub.items)
-        nanos = valuation.trial_nanos(priced, self.reasons) or whole * self.policy.trial_percent // 100
+        tried = ([one for one in items if one in mine] for items in self.items.values())
+        whole = sum(self._worth(_one_each(items), period) for items in tried)
+        nanos = valuation.trial_nanos(self._priced(mine), self.reasons) or whole * self.policy.trial_percent // 100
         part = WindowShare(self.id, period, nanos, given_nanos=nanos)
-        found = self._is(EntitlementState.TRIAL, part=part, priced=priced, until=period.ends_at)
-        return replace(found, trial_product=product)
+        found = self._is(EntitlementState.TRIAL, part=part, priced=self._priced(sub.items), until=period.ends_at)
+        return replace(found, trial_products=tuple(sorted({one.product for one in mine})))
 
     def _priced(self, items: Sequence[Item]) -> list[Priced]:
         return [(one.price, self.worths[one.price.id]) for one in items if one.price.id in self.worths]

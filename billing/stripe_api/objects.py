@@ -48,6 +48,11 @@ class Item:
     starts_at: datetime | None
     ends_at: datetime | None
 
+    @property
+    def product(self) -> str:
+        """The id of what it sells: of its price where that has no product."""
+        return self.price.product_id or self.price.id
+
 
 @dataclass(frozen=True, slots=True)
 class StripeSubscription:

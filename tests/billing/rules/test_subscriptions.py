@@ -352,6 +352,31 @@ def test_a_product_is_tried_once() -> None:
         assert entitled([sub(**TRYING)], [], trials_used=had).state == EntitlementState.TRIAL
 
 
+@pytest.mark.parametrize("order", [("standard", "premium"), ("premium", "standard")])
+def test_of_several_products_each_is_tried_once(order: tuple[str, str]) -> None:
+    items = [{**events.subscription()["items"]["data"][0], "price": events.price_of(f"price_{key}")} for key in order]
+    both = sub(items={"data": items}, **TRYING)
+    ids = {"prod_standard": "sub_acme", "prod_premium": "sub_acme"}
+    whole = entitled([both], [])
+    assert (whole.limit_nanos, whole.trials) == ((STANDARD.limit_nanos + PREMIUM.limit_nanos) // 10, ids)
+    had = {"prod_standard": "sub_old"}
+    rest = entitled([both], [], trials_used=had)
+    assert (rest.limit_nanos, rest.trials) == (PREMIUM.limit_nanos // 10, {"prod_premium": "sub_acme"})
+    # What was tried among others is tried by itself no more.
+    again = entitled([sub(subscription="sub_new", **TRYING)], [], trials_used=whole.trials)
+    assert again.reasons == ("trial_used",)
+
+
+def test_what_metadata_says_of_a_trial_counts_for_what_is_tried() -> None:
+    own = events.price_of("price_premium", metadata={"llm_trial_budget_usd": "3"})
+    items = [
+        {**events.subscription()["items"]["data"][0], "price": one} for one in (own, events.price_of("price_standard"))
+    ]
+    both = sub(items={"data": items}, **TRYING)
+    assert entitled([both], []).limit_nanos == 3 * 10**9
+    assert entitled([both], [], trials_used={"prod_premium": "sub_old"}).limit_nanos == STANDARD.limit_nanos // 10
+
+
 def test_a_trial_of_a_price_without_a_product_is_remembered_by_the_price() -> None:
     found = entitled([sub(price=events.price_of("price_standard") | {"product": None}, **TRYING)], [])
     assert found.trials == {"price_standard": "sub_acme"}
