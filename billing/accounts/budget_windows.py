@@ -17,7 +17,7 @@ from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import Limit, Purchase, Spell
+from billing.rules.balance import Draw, Limit, Purchase, Spell
 from billing.rules.entitlement import OVER, Entitlement, EntitlementState, WindowShare, is_due, paid_for
 from billing.rules.grants import Period
 from billing.rules.valuation import Kept, Level, PlanRule, Pricing
@@ -44,11 +44,12 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
     row = _row(account, tenant, starts_at, found, None if is_new else last)
-    stopped = row.stopped
+    before = row.stopped, row.draws
     past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
     topups = purchases.of_tenant(tenant)
     ended = _ended(row, found, facts, now)
-    carried = balance.carried(past, topups, alive=[_key(part) for part in found.parts], ended=ended)
+    alive = [_key(part) for part in found.parts]
+    carried = balance.carried(past, topups, alive=alive, ended=ended)
     limit = _limit(row, carried, found, ended, topups, used=0 if is_new else _used(budget))
     opening = OpenPeriod(
         budget_id=budget.pk,
@@ -69,10 +70,11 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
         topups = purchases.of_tenant(tenant)
+        carried = balance.carried(past, topups, alive=alive, ended=ended)
     limit = _limit(row, carried, found, ended, topups, used=_used(budget))
-    if limit.nanos > row.peak_nanos or row.stopped != stopped:
+    if limit.nanos > row.peak_nanos or (row.stopped, row.draws) != before:
         row.peak_nanos = max(row.peak_nanos, limit.nanos)
-        row.save(update_fields=["peak_nanos", "stopped"])
+        row.save(update_fields=["peak_nanos", "stopped", "draws"])
     _set_policy(budget, account, found, now)
     _set_limit(budget, _possible(limit), found, now)
     return limit
@@ -152,14 +154,19 @@ def _limit(
     *,
     used: int,
 ) -> Limit:
-    spell = Spell(row.starts_at, (*(_drawable(part) for part in found.parts), *ended), used)
+    spell = Spell(row.starts_at, (*(_drawable(part) for part in found.parts), *ended), used, _draws(row))
     row.stopped = balance.stopped(carried, spell, row.stopped)
     spell = replace(spell, parts=tuple(_stopped(row, part) for part in spell.parts))
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
         carried = balance.Balance(drawn=carried.drawn)
-    return balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
+    limit = balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
+    # Of what stands and is not drawn on there is nothing to keep.
+    undone = {one.key for one in topups if one.refunded_nanos}
+    kept = ((key, draw) for key, draw in limit.draws.items() if draw.nanos or key in undone)
+    row.draws = {key: [draw.nanos, draw.most_nanos] for key, draw in kept}
+    return limit
 
 
 def _row(
@@ -205,7 +212,9 @@ def _past(
     plans = policy.plan_rules()
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
-        Spell(row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos))
+        Spell(
+            row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos), _draws(row)
+        )
         for row, nanos in zip(rows, used, strict=True)
     ]
 
@@ -292,6 +301,10 @@ def _stopped(row: BillingPeriod, part: balance.Part) -> balance.Part:
     """A part that could not be spent any more within a window: also where it counts as paid for by now."""
     at_nanos = row.stopped.get(part.key)
     return part if at_nanos is None else replace(part, frozen=True, stopped_at_nanos=at_nanos)
+
+
+def _draws(row: BillingPeriod) -> dict[str, Draw]:
+    return {key: Draw(*draw) for key, draw in row.draws.items()}
 
 
 def _stored(part: WindowShare) -> list[Any]:

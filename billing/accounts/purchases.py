@@ -89,9 +89,10 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
         balance.Purchase(
             row.key,
             row.counts_from,
-            row.amount_nanos - row.used_before_nanos,
-            min(row.refunded_nanos, row.amount_nanos - row.used_before_nanos),
+            row.amount_nanos,
+            row.refunded_nanos,
             expires,
+            used_before_nanos=row.used_before_nanos,
         )
         for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
         if row.counts_from is not None
@@ -134,10 +135,10 @@ def count_in(bought: Sequence[TopUp], tenant: Tenant, starts_at: datetime) -> No
 
 
 def uncount(account: BillingAccount, tenant: Tenant, drawn: Mapping[str, int], *, now: datetime) -> None:
-    """Let the tenant's top-ups count in no window of a subscription any more, less what was `drawn` on each there, in
-    nanodollars by their keys. `account` is the tenant's, and locked."""
+    """Let the tenant's top-ups count in no window of a subscription any more, less what was `drawn` on each there and
+    before, in nanodollars by their keys. `account` is the tenant's, and locked."""
     for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False):
-        row.used_before_nanos = min(row.amount_nanos, row.used_before_nanos + drawn.get(row.key, 0))
+        row.used_before_nanos = min(row.amount_nanos, drawn.get(row.key, 0))
         # Windows that begin with it are others from now on.
         row.counts_from, row.noted_at = None, now
         if row.account_id in (account.pk, None):

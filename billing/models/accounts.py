@@ -130,6 +130,8 @@ class BillingPeriod(models.Model):
     peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
     # Of parts whose payment went back, what of them was used when that was heard of, in nanodollars by their keys.
     stopped = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
+    # Of top-ups, what of the window's use was drawn on each when it was looked at last, and the most that could be.
+    draws = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
 
     class Meta:
         ordering = ["-starts_at"]

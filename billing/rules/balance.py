@@ -39,23 +39,38 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """What of a window's use is drawn on a top-up, and the most that could be from then on: what of it was not undone,
+    or was used before."""
+
+    nanos: int
+    most_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
 class Spell:
-    """One window: its parts, and what was used in it."""
+    """One window: its parts, what was used in it, and how that was drawn on top-ups, by their keys, when the window was
+    looked at last."""
 
     starts_at: datetime
     parts: tuple[Part, ...]
     used_nanos: int
+    draws: Mapping[str, Draw] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it."""
+    """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
+
+    `refunded_nanos` of it went back or are in dispute. `used_before_nanos` were used in no window of a subscription.
+    """
 
     key: str
     starts_at: datetime
     amount_nanos: int
     refunded_nanos: int = 0
     expires: bool = False
+    used_before_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
         return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
@@ -77,12 +92,13 @@ class Balance:
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts. `left_nanos`: what
-    of it is not used."""
+    of it is not used. `draws`: how what is used is drawn on top-ups, by their keys."""
 
     plan_nanos: int
     topups_nanos: int
     owed_nanos: int
     left_nanos: int
+    draws: Mapping[str, Draw] = field(default_factory=dict)
 
     @property
     def nanos(self) -> int:
@@ -94,7 +110,7 @@ def carried(
 ) -> Balance:
     """Draw all past windows in order. `alive` are the keys of the parts that count in the current one, `ended` those
     of which no more than what was paid for does."""
-    balance = Balance()
+    balance = Balance({one.key: one.used_before_nanos for one in topups})
     alive = {*alive, *(part.key for part in ended)}
     # A part may be away for some windows, as a subscription that is paid late is, and is the same one afterwards.
     last = {part.key: number for number, spell in enumerate(past) for part in spell.parts}
@@ -128,15 +144,27 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nan
     frozen = min(now.used_nanos, sum(max(0, balance.left_of(part)) for part in now.parts if part.frozen))
     held = max(0, min(balance.debt_nanos, whole))
     plan = max(max(0, whole - held) + frozen, floor_nanos)
-    left = max(0, now.used_nanos - plan)
-    added = 0
-    for topup in _counting(topups, now.starts_at):
-        drawn = balance.drawn.get(topup.key, 0)
-        taken = min(left, max(0, topup.amount_nanos - drawn))
+    draws = _draws(balance, now, topups, max(0, now.used_nanos - plan))
+    added = sum(draw.most_nanos for draw in draws.values())
+    return Limit(plan, added, held, max(0, plan + added - now.used_nanos), draws)
+
+
+def _draws(balance: Balance, spell: Spell, topups: Sequence[Purchase], used_nanos: int) -> dict[str, Draw]:
+    """How what is used beyond the plan is drawn on top-ups: as it was when that was looked at last, then in their order
+    on the most that each could give since. So nothing that is used later is drawn on what was undone before."""
+    counting = _counting(topups, spell.starts_at)
+    rooms = {one.key: max(0, one.amount_nanos - balance.drawn.get(one.key, 0)) for one in counting}
+    known = {key: spell.draws.get(key, Draw(0, room)) for key, room in rooms.items()}
+    drawn, left = dict.fromkeys(rooms, 0), used_nanos
+    takers = [(key, draw.nanos) for key, draw in known.items()]
+    takers += [(key, draw.most_nanos) for key, draw in known.items()]
+    for key, most in takers:
+        taken = min(left, max(0, min(most, rooms[key]) - drawn[key]))
+        drawn[key] += taken
         left -= taken
-        # What is refunded is taken back as far as it is unused.
-        added += max(taken, topup.amount_nanos - topup.refunded_nanos - drawn)
-    return Limit(plan, added, held, max(0, plan + added - now.used_nanos))
+    # What is undone is taken back as far as it is unused.
+    stands = {one.key: rooms[one.key] - one.refunded_nanos for one in counting}
+    return {key: Draw(nanos, max(nanos, stands[key])) for key, nanos in drawn.items()}
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
@@ -146,11 +174,14 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     takers = [(part.key, balance.drawn.get(part.key, 0) + balance.left_of(part)) for part in frozen]
     takers += [(part.key, part.covered_nanos) for part in others]
     takers += [(part.key, part.whole_nanos) for part in others]
-    takers += [(topup.key, topup.amount_nanos) for topup in _counting(topups, spell.starts_at)]
     for key, most in takers:
         taken = min(left, max(0, most - balance.drawn.get(key, 0)))
         balance.drawn[key] = balance.drawn.get(key, 0) + taken
         left -= taken
+    draws = _draws(balance, spell, topups, left)
+    left -= sum(draw.nanos for draw in draws.values())
+    for key, draw in draws.items():
+        balance.drawn[key] = balance.drawn.get(key, 0) + draw.nanos
     if left and parts:
         last = (others or parts)[-1].key
         balance.drawn[last] = balance.drawn.get(last, 0) + left

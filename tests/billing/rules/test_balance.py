@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from billing.rules import balance
-from billing.rules.balance import Part, Purchase, Spell
+from billing.rules.balance import Draw, Part, Purchase, Spell
 from tests.billing.events import DAY, START
 
 
@@ -213,6 +213,89 @@ def test_the_top_up_that_was_bought_first_is_drawn_on_first() -> None:
     bought_first = Purchase("b", START, 20, refunded_nanos=20)
     # 10 are used of the first one, which is given back as far as it is not; the other is whole.
     assert left([], spell(1, 60, part(50, key="p")), [bought_later, bought_first]) == 50 + 10 + 20
+
+
+def looked(now: Spell, topups: list[Purchase], past: list[Spell] | None = None) -> tuple[Spell, int]:
+    """A window as it is once it was looked at, and its limit."""
+    carried = balance.carried(past or [], topups, alive=[one.key for one in now.parts])
+    found = balance.limit(carried, now, topups)
+    return replace(now, draws=found.draws), found.nanos
+
+
+def two(gone: int, other: int = 0) -> list[Purchase]:
+    return [Purchase("t", START, 20, refunded_nanos=gone), Purchase("u", START, 20, refunded_nanos=other)]
+
+
+def test_what_is_used_after_a_top_up_was_undone_is_drawn_on_what_stands() -> None:
+    for used in (0, 5):
+        now, whole = looked(spell(0, 50 + used, part(50)), two(0))
+        assert whole == 90
+        now, less = looked(now, two(20))
+        assert less == 70 + used
+        for more in (used + 7, used + 20):
+            now, same = looked(replace(now, used_nanos=50 + more), two(20))
+            assert same == 70 + used
+        # Nor is it there in the next window, whoever looks then.
+        assert left([now], spell(1, 0, part(50, key="b")), two(20)) == 50
+
+
+def test_what_was_used_before_a_top_up_was_undone_is_no_others() -> None:
+    now, _ = looked(spell(0, 65, part(50)), two(0))
+    # 5 more are used of the first, and 5 of the other, before it is heard of.
+    now, limit = looked(replace(now, used_nanos=75), two(20))
+    assert limit == 75 + 15
+    assert now.draws == {"t": Draw(20, 20), "u": Draw(5, 20)}
+
+
+def test_of_a_top_up_that_is_undone_in_part_the_rest_is_used_once() -> None:
+    now, limit = looked(spell(0, 55, part(50)), two(10))
+    assert limit == 50 + 5 + 5 + 20
+    now, _ = looked(replace(now, used_nanos=65), two(10))
+    assert now.draws == {"t": Draw(10, 10), "u": Draw(5, 20)}
+    now, limit = looked(now, two(20))
+    assert (limit, left([now], spell(1, 0, part(50, key="b")), two(20))) == (80, 65)
+
+
+def test_a_top_up_that_stands_again_is_as_it_was_when_it_was_undone() -> None:
+    now, _ = looked(spell(0, 55, part(50)), two(20))
+    now, _ = looked(replace(now, used_nanos=60), two(20))
+    assert now.draws == {"t": Draw(5, 5), "u": Draw(5, 20)}
+    now, whole = looked(now, two(0))
+    assert (whole, now.draws) == (90, {"t": Draw(5, 20), "u": Draw(5, 20)})
+    # And each undone again has what was drawn on it, not what it could have been.
+    assert looked(now, two(20))[1] == 60 + 15
+    assert looked(now, two(0, 20))[1] == 60 + 15
+    # In the next window it stands as well, less the same.
+    assert left([now], spell(1, 0, part(50, key="b")), two(0)) == 50 + 15 + 15
+    undone, _ = looked(now, two(20))
+    assert left([undone], spell(1, 0, part(50, key="b")), two(0)) == 50 + 15 + 15
+
+
+def test_what_is_used_of_no_top_up_any_more_is_given_back_to_none_that_was_undone() -> None:
+    now, _ = looked(spell(0, 60, part(50)), two(0))
+    now, limit = looked(now, two(20))
+    assert limit == 80
+    # The plan gives more, as when its invoice is paid, or a call costs less than was held for it.
+    now, limit = looked(replace(now, parts=(part(60),)), two(20))
+    assert limit == 80
+    assert looked(replace(now, used_nanos=65), two(20))[1] == 80
+
+
+def test_what_an_earlier_window_drew_leaves_so_much_less_of_what_stands() -> None:
+    before, _ = looked(spell(0, 55, part(50)), two(0))
+    now, limit = looked(spell(1, 50, part(50, key="b")), two(10), [before])
+    assert limit == 50 + 5 + 20
+    # It was the plan's after all, as is known now: what was refunded of the top-up is gone from all of it.
+    now, limit = looked(now, two(10), [replace(before, parts=(part(55),))])
+    assert limit == 50 + 10 + 20
+
+
+def test_what_was_used_of_a_top_up_before_the_subscription_is_used_of_it() -> None:
+    topup = Purchase("t", START, 20, used_before_nanos=5)
+    assert left([], spell(0, 0, part(50)), [topup]) == 65
+    assert left([spell(0, 60, part(50))], spell(1, 0, part(50, key="b")), [topup]) == 55
+    assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=10)]) == 55
+    assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=20)]) == 50
 
 
 def test_a_top_up_for_one_window_counts_in_it_alone() -> None:
