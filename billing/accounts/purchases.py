@@ -54,7 +54,8 @@ def note(
                 )
     of_lines = _taken_back(known, invoices, refunds)
     for key, row in known.items():
-        _refund(row, of_lines[key] if key in of_lines else _gone(row, refunds, payments).gone)
+        refund = _gone(row, refunds, payments)
+        _refund(row, of_lines.get(key, refund.gone), refund.disputed)
     return reasons
 
 
@@ -79,7 +80,8 @@ def sold_by(session: objects.Checkout) -> int:
 
 def take_back(row: TopUp, payments: Sequence[Known]) -> None:
     """Keep what was refunded of a checkout's top-up, or is in dispute."""
-    _refund(row, of_intent(row.intent_id, payments).gone)
+    refund = of_intent(row.intent_id, payments)
+    _refund(row, refund.gone, refund.disputed)
 
 
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
@@ -92,7 +94,8 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
             row.amount_nanos,
             row.refunded_nanos,
             expires,
-            used_before_nanos=row.used_before_nanos,
+            row.disputed_nanos,
+            row.used_before_nanos,
         )
         for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
         if row.counts_from is not None
@@ -261,9 +264,10 @@ def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) 
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
 
 
-def _refund(row: TopUp, gone: Fraction) -> None:
-    """As much of the amount as of the payment went back."""
+def _refund(row: TopUp, gone: Fraction, disputed: Fraction) -> None:
+    """As much of the amount as of the payment went back, and as is in dispute."""
     refunded = floor(row.amount_nanos * gone)
-    if refunded != row.refunded_nanos:
-        row.refunded_nanos = refunded
-        row.save(update_fields=["refunded_nanos"])
+    values = refunded, min(refunded, floor(row.amount_nanos * disputed))
+    if values != (row.refunded_nanos, row.disputed_nanos):
+        row.refunded_nanos, row.disputed_nanos = values
+        row.save(update_fields=["refunded_nanos", "disputed_nanos"])

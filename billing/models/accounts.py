@@ -166,6 +166,9 @@ class TopUp(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     amount_nanos = models.BigIntegerField()
     refunded_nanos = models.BigIntegerField(default=0)
+    disputed_nanos = models.BigIntegerField(
+        default=0, db_default=0, help_text="What of the refunded is in dispute, or was lost in one, in nanodollars."
+    )
     used_before_nanos = models.BigIntegerField(
         default=0, db_default=0, help_text="Used before the tenant had a subscription, in nanodollars."
     )
@@ -181,6 +184,10 @@ class TopUp(models.Model):
             models.CheckConstraint(
                 condition=Q(amount_nanos__gt=0, refunded_nanos__gte=0, refunded_nanos__lte=F("amount_nanos")),
                 name="topup_amounts_in_range",
+            ),
+            models.CheckConstraint(
+                condition=Q(disputed_nanos__gte=0, disputed_nanos__lte=F("refunded_nanos")),
+                name="topup_disputed_in_range",
             ),
             models.CheckConstraint(
                 condition=Q(used_before_nanos__gte=0, used_before_nanos__lte=F("amount_nanos")),

@@ -2,8 +2,8 @@
 
 A part is a subscription's period of one cycle. Spending draws on what was paid for the parts, the one that ends first
 before the others, then on what they allow beyond that, then on top-ups. When a part is over, what was drawn beyond
-what was paid or given is owed: it is taken off the next limits until what was paid for and left unused has paid it. See
-docs/adr/0039.
+what was paid or given is owed: it is taken off the next limits until what was paid for and left unused has paid it. So
+is what was drawn on a top-up whose payment is in dispute. See docs/adr/0039.
 Amounts are integer nanodollars.
 """
 
@@ -62,7 +62,8 @@ class Spell:
 class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
 
-    `refunded_nanos` of it went back or are in dispute. `used_before_nanos` were used in no window of a subscription.
+    `refunded_nanos` of it went back or are in dispute, `disputed_nanos` of these in dispute. `used_before_nanos` were
+    used in no window of a subscription.
     """
 
     key: str
@@ -70,10 +71,16 @@ class Purchase:
     amount_nanos: int
     refunded_nanos: int = 0
     expires: bool = False
+    disputed_nanos: int = 0
     used_before_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
         return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
+
+    def owed_of(self, drawn_nanos: int) -> int:
+        """What of so much drawn is owed: an operator who pays a top-up back gives away what was used of it; a dispute
+        takes it."""
+        return max(0, drawn_nanos - (self.amount_nanos - self.disputed_nanos))
 
 
 @dataclass(slots=True)
@@ -111,6 +118,8 @@ def carried(
     """Draw all past windows in order. `alive` are the keys of the parts that count in the current one, `ended` those
     of which no more than what was paid for does."""
     balance = Balance({one.key: one.used_before_nanos for one in topups})
+    # What goes with a window unused is no use.
+    balance.debt_nanos = sum(one.owed_of(one.used_before_nanos) for one in topups if not one.expires)
     alive = {*alive, *(part.key for part in ended)}
     # A part may be away for some windows, as a subscription that is paid late is, and is the same one afterwards.
     last = {part.key: number for number, spell in enumerate(past) for part in spell.parts}
@@ -180,8 +189,11 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
         left -= taken
     draws = _draws(balance, spell, topups, left)
     left -= sum(draw.nanos for draw in draws.values())
-    for key, draw in draws.items():
-        balance.drawn[key] = balance.drawn.get(key, 0) + draw.nanos
+    for topup in topups:
+        if draw := draws.get(topup.key):
+            before = balance.drawn.get(topup.key, 0)
+            balance.drawn[topup.key] = before + draw.nanos
+            balance.debt_nanos += topup.owed_of(before + draw.nanos) - topup.owed_of(before)
     if left and parts:
         last = (others or parts)[-1].key
         balance.drawn[last] = balance.drawn.get(last, 0) + left

@@ -62,6 +62,11 @@ class Refund:
             return Fraction(0)
         return min(Fraction(1), Fraction(self.refunded, self.charged)) if self.charged > 0 else Fraction(1)
 
+    @property
+    def disputed(self) -> Fraction:
+        """How much of what was charged is in dispute, or was lost in one: what was used of that is owed."""
+        return self.lost if self.kind == RefundKind.DISPUTED else Fraction(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -107,7 +112,7 @@ def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> li
         return share * Fraction(gone.charged * max(0, line.amount), total) if total else Fraction(0)
 
     noted = [gone.lines.get(line.id, Fraction(0)) for line in sold]
-    disputed = gone.lost if gone.kind == RefundKind.DISPUTED else Fraction(0)
+    disputed = gone.disputed
     rest = Fraction(gone.beside if disputed else gone.refunded)
     rest -= sum(paid(line, gone.lines.get(line.id, Fraction(0))) for line in invoice.lines)
     left = sum(paid(line, 1 - share) for line, share in zip(sold, noted, strict=True))

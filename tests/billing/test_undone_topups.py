@@ -1,22 +1,25 @@
-"""Top-ups that are refunded, disputed and won again beside others: what is used afterwards is drawn on what stands."""
+"""Top-ups that are refunded, disputed and won again beside others: what is used afterwards is drawn on what stands, and
+what was used of one that a dispute took is owed."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from billing.accounts import sync
-from billing.models import BillingPeriod, TopUp
+from billing.models import BillingAccount, BillingPeriod, TopUp
 from billing.sandbox import StripeRefusal
 from governance import ledger
+from governance.actions import budgets
 from governance.models import Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear
+from tests.billing.test_after_deletion import hear, lose
 from tests.billing.test_held_up import at
 from tests.billing.test_simulated import read
 
@@ -153,6 +156,40 @@ def test_a_former_customers_that_is_undone_is_drawn_on_no_more(shop: Shop) -> No
     shop.account.advance(by=32 * DAY)
     hear(shop)
     assert use_up(shop, new) == 50
+
+
+@pytest.mark.parametrize(("how", "owed"), [("lost", 50), ("won", 0), ("refunded", 0)])
+def test_what_was_used_of_one_that_a_dispute_took_is_owed(shop: Shop, how: str, owed: int) -> None:
+    customer = subscriber(shop)
+    charge = buy(shop, customer, 100)
+    use(shop, 150)
+    if how == "refunded":
+        undo(shop, "refund", charge)
+    else:
+        shop.account.close_dispute(shop.account.dispute(charge)["id"], won=how == "won")
+    hear(shop)
+    assert dollars_left(shop, customer) < 0.01
+    shop.account.advance(by=32 * DAY)
+    hear(shop)
+    assert round(dollars_left(shop, customer), 2) == 50 - owed
+    reasons = BillingAccount.objects.get().reasons
+    assert reasons == ([f"owed:{owed}.00"] if owed else [])
+
+
+def test_what_was_used_before_the_subscription_of_one_that_a_dispute_took_is_owed(shop: Shop, settings: Any) -> None:
+    settings.DEFAULT_DAILY_BUDGET = Decimal(10)
+    budgets.sync_default(now=at(shop))
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    hear(shop)
+    use(shop, 10)
+    charge = buy(shop, customer)
+    use(shop, 5)
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    hear(shop)
+    assert dollars_left(shop, customer) == 50 + 15
+    lose(shop, charge)
+    hear(shop)
+    assert dollars_left(shop, customer) == 50 - 5
 
 
 def test_a_window_keeps_nothing_of_one_that_stands_and_is_not_used(shop: Shop) -> None:

@@ -290,12 +290,34 @@ def test_what_an_earlier_window_drew_leaves_so_much_less_of_what_stands() -> Non
     assert limit == 50 + 10 + 20
 
 
+def test_what_was_used_of_a_disputed_top_up_is_owed_as_far_as_it_is_disputed() -> None:
+    def after(used: int, **fields: Any) -> int:
+        return left([spell(0, used, part(50))], spell(1, 0, part(50, key="b")), [Purchase("t", START, 20, **fields)])
+
+    assert after(70, refunded_nanos=20) == 50
+    assert [after(used, refunded_nanos=20, disputed_nanos=20) for used in (50, 55, 70)] == [50, 45, 30]
+    # What stands of it, and what was refunded beside the dispute, is not owed.
+    assert after(70, refunded_nanos=15, disputed_nanos=5) == 45
+    assert after(60, refunded_nanos=15, disputed_nanos=5) == 50
+    # It is owed once, over however many windows it was used, and until what is left unused has paid it.
+    lost = [Purchase("t", START, 20, refunded_nanos=20, disputed_nanos=20)]
+    past = [spell(0, 60, part(50)), spell(1, 60, part(50, key="b"))]
+    assert left(past, spell(2, 0, part(50, key="c")), lost) == 30
+    past.append(spell(2, 35, part(50, key="c")))
+    assert left(past, spell(3, 0, part(50, key="d")), lost) == 45
+    assert left([*past, spell(3, 0, part(50, key="d"))], spell(4, 0, part(50, key="e")), lost) == 50
+
+
 def test_what_was_used_of_a_top_up_before_the_subscription_is_used_of_it() -> None:
     topup = Purchase("t", START, 20, used_before_nanos=5)
     assert left([], spell(0, 0, part(50)), [topup]) == 65
     assert left([spell(0, 60, part(50))], spell(1, 0, part(50, key="b")), [topup]) == 55
     assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=10)]) == 55
     assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=20)]) == 50
+    # Disputed, it is owed; of what goes with its window nobody knows what was used.
+    disputed = replace(topup, refunded_nanos=20, disputed_nanos=20)
+    assert left([], spell(0, 0, part(50)), [disputed]) == 45
+    assert left([], spell(0, 0, part(50)), [replace(disputed, expires=True)]) == 50
 
 
 def test_a_top_up_for_one_window_counts_in_it_alone() -> None:

@@ -433,3 +433,6 @@ def test_how_much_of_a_payment_went_back_counts_gifts() -> None:
         1,
     ]
     assert [Refund(kind.DISPUTED).gone, Refund(kind.DISPUTED, 10, 50, beside=10).gone] == [1, Fraction(2, 5)]
+    # Of that no more is owed than is in dispute.
+    assert [Refund(kind.REFUNDED, 50, 50, 50).disputed, Refund(kind.PARTIAL, 10, 50, 50).disputed] == [0, 0]
+    assert [Refund(kind.DISPUTED).disputed, Refund(kind.DISPUTED, 10, 50, 50, 10).disputed] == [1, Fraction(1, 5)]
