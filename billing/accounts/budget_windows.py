@@ -65,9 +65,10 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     account.window_start = starts_at
     if bought:
         purchases.count_in(bought, tenant, starts_at)
-        # What was used beyond the limit before the purchase is the plan's affair, not the top-up's.
+        # What was used beyond the limit before the purchase is the plan's affair, not the top-up's; what was drawn on
+        # those before it is theirs.
         used = _used(budget)
-        row.floor_nanos = max(row.floor_nanos, used if used > limit.nanos else 0)
+        row.floor_nanos = max(row.floor_nanos, used - limit.topups_nanos if used > limit.nanos else 0)
         row.save(update_fields=["floor_nanos"])
         topups = purchases.of_tenant(tenant)
         carried = balance.carried(past, topups, alive=alive, ended=ended)

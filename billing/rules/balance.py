@@ -146,8 +146,8 @@ def stopped(balance: Balance, now: Spell, known: Mapping[str, int]) -> dict[str,
 
 
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
-    """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, which does not
-    count against the top-up."""
+    """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, beyond what
+    others had for it, which does not count against the top-up."""
     whole = sum(balance.left_of(part) for part in now.parts if not part.frozen)
     # What is used of parts that allow no more: they are drawn on before the others.
     frozen = min(now.used_nanos, sum(max(0, balance.left_of(part)) for part in now.parts if part.frozen))

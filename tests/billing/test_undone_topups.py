@@ -48,9 +48,9 @@ def buy(shop: Shop, customer: str, dollars: int = 20) -> str:
     return str(charge)
 
 
-def use(shop: Shop, dollars: float) -> None:
+def use(shop: Shop, dollars: float, *, held: float = 0) -> None:
     """A call that costs so much, of which Stripe says nothing."""
-    hold = factories.reserving(f"{dollars:.2f}")
+    hold = factories.reserving(f"{held or dollars:.2f}")
     assert ledger.reserve(hold, now=at(shop)).allowed
     ledger.settle(factories.settling(hold.reservation_id, f"{dollars:.2f}"), now=at(shop))
 
@@ -156,6 +156,15 @@ def test_a_former_customers_that_is_undone_is_drawn_on_no_more(shop: Shop) -> No
     shop.account.advance(by=32 * DAY)
     hear(shop)
     assert use_up(shop, new) == 50
+
+
+def test_one_that_was_used_beyond_its_end_does_not_come_back_with_the_next_one(shop: Shop) -> None:
+    customer = subscriber(shop)
+    buy(shop, customer)
+    # A call that cost a dollar more than was held for it.
+    use(shop, 71, held=70)
+    buy(shop, customer)
+    assert use_up(shop, customer) == 20
 
 
 @pytest.mark.parametrize(("how", "owed"), [("lost", 50), ("won", 0), ("refunded", 0)])
