@@ -232,8 +232,13 @@ def read_percent(metadata: Object, key: str, reasons: set[str]) -> int | None:
 
 
 def topup_nanos(price: StripePrice, reasons: set[str]) -> int | None:
-    """What one of this price adds to a budget; None where it is no top-up."""
-    return _amount(price, TOPUP_KEY, reasons)
+    """What one of this price adds to a budget; None where it is no top-up. What is billed again and again is none: its
+    credits and prorations would have to take back, and add, what is bought once."""
+    nanos = _amount(price, TOPUP_KEY, reasons)
+    if nanos and price.interval:
+        reasons.add(f"invalid_metadata:{TOPUP_KEY}")
+        return None
+    return nanos
 
 
 def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Decimal | None:

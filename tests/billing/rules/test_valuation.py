@@ -81,13 +81,26 @@ def test_amounts_and_percentages_are_bounded() -> None:
 
 def test_a_top_up_is_read_of_the_price_and_then_of_its_product() -> None:
     reasons: set[str] = set()
-    assert valuation.topup_nanos(price(llm_topup_usd="5"), reasons) == 5 * DOLLAR
-    assert valuation.topup_nanos(price(product={"llm_topup_usd": "3"}), reasons) == 3 * DOLLAR
-    assert valuation.topup_nanos(price(llm_topup_usd="5", product={"llm_topup_usd": "3"}), reasons) == 5 * DOLLAR
+
+    def adds(product: dict[str, Any] | None = None, **metadata: str) -> int | None:
+        return valuation.topup_nanos(replace(price(product=product, **metadata), interval=""), reasons)
+
+    assert adds(llm_topup_usd="5") == 5 * DOLLAR
+    assert adds({"llm_topup_usd": "3"}) == 3 * DOLLAR
+    assert adds({"llm_topup_usd": "3"}, llm_topup_usd="5") == 5 * DOLLAR
+    assert adds() is None
+    assert reasons == set()
+    assert adds(llm_topup_usd="-5") is None
+    assert reasons == {"invalid_metadata:llm_topup_usd"}
+
+
+def test_what_is_billed_again_and_again_is_no_top_up() -> None:
+    reasons: set[str] = set()
+    assert valuation.topup_nanos(price(llm_topup_usd="5"), reasons) is None
+    assert reasons == {"invalid_metadata:llm_topup_usd"}
+    reasons.clear()
     assert valuation.topup_nanos(price(), reasons) is None
     assert reasons == set()
-    assert valuation.topup_nanos(price(llm_topup_usd="-5"), reasons) is None
-    assert reasons == {"invalid_metadata:llm_topup_usd"}
 
 
 def test_a_price_that_only_sells_top_ups_is_no_budget_and_lacks_none() -> None:
