@@ -86,14 +86,14 @@ class Batch(BatchState):
     def __init__(
         self,
         operations: Sequence[Operation],
-        now: datetime | clock.Moment,
+        now: datetime | clock.RunningMoment,
         *,
         calmly: bool = False,
         ahead: bool = False,
         remembered: Remembered | None = None,
     ) -> None:
         # By the caller's clock; put right by the database's before anything depends on it.
-        self._moment = now if isinstance(now, clock.Moment) else clock.Moment(now)
+        self._moment = now if isinstance(now, clock.RunningMoment) else clock.RunningMoment(now)
         super().__init__(self._moment.now(), CallerRules())
         self.operations = operations
         self.calmly = calmly

@@ -112,7 +112,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     """
     if not operations:
         return []
-    moment = clock.Moment(now)
+    moment = clock.RunningMoment(now)
     try:
         results, noted = _durably(lambda manner: _run(operations, moment, manner, SHARED))
     except LedgerUnavailable:
@@ -315,7 +315,7 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
 
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
-    moment = clock.Moment(now)
+    moment = clock.RunningMoment(now)
     return _durably(lambda _: window_rules.roll(Batch((), moment), limit=limit))
 
 
@@ -385,7 +385,7 @@ def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
 
 def _run(
     operations: Sequence[Operation],
-    now: datetime | clock.Moment,
+    now: datetime | clock.RunningMoment,
     manner: Manner,
     remembered: Remembered | None = None,
 ) -> tuple[list[Any], Collection[int]]:

@@ -40,7 +40,7 @@ class _Known:
     said_at = float("-inf")
 
 
-class Moment:
+class RunningMoment:
     """A moment that a caller says is now, which goes on while that call waits for others."""
 
     def __init__(self, said: datetime) -> None:

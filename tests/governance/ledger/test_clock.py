@@ -129,7 +129,7 @@ def test_a_clock_that_is_right_changes_nothing() -> None:
 def test_a_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "passed", PASSED)
     monkeypatch.setattr(clock._Known, "ahead", 3600 * SECOND)
-    moment = clock.Moment(NOON)
+    moment = clock.RunningMoment(NOON)
     first = moment.now()
     time.sleep(0.01)
     assert NOON + 3600 * SECOND <= first < moment.now() - 5 * MS
