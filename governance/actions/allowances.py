@@ -1,8 +1,9 @@
 """More than the limit for a time: dated raises and top-ups, with reason and actor, ending by themselves.
 
 A raise counts in every window of the budget while it runs; a top-up counts in the window it was made in. Amounts are
-integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction and by the
-database's clock, by which it runs and ends; of very many windows each follows as it is called for.
+integer nanodollars. Each act leaves an audit row and takes hold at once, in the same transaction; of very many windows
+each follows as it is called for. It is kept, and runs and ends, by the database's clock (`at`); the ledger is told the
+caller's `now`, which it puts right itself.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def raise_limit(
     """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises FieldError."""
     if ends_at <= starts_at:
         raise FieldError("ends_at", "must be after starts_at")
-    begins_now, now = starts_at <= now, ledger.by_database(now)
-    starts_at = min(starts_at, now) if begins_now else starts_at
-    if ends_at <= now:
+    at = ledger.by_database(now)
+    starts_at = min(starts_at, at) if starts_at <= now else starts_at
+    if ends_at <= at:
         raise FieldError("ends_at", "must be in the future")
     # One after the other, or two raises that are each small enough come to more than there may be.
     _lock(budget.pk, now=now)
     allowance = Allowance(budget=budget, amount_nanos=amount_nanos, starts_at=starts_at, ends_at=ends_at, reason=reason)
-    return _grant(allowance, "budget.raise", by, now)
+    return _grant(allowance, "budget.raise", by, now=now, at=at)
 
 
 @ledger.run_again
@@ -49,30 +50,30 @@ def top_up(
     *, budget: Budget, amount_nanos: int, reason: str, by: Actor, now: datetime, subject: str | None = None
 ) -> Allowance:
     """Add an amount to the budget's open window. Raises FieldError; `subject` names one window of several."""
-    now = ledger.by_database(now)
+    at = ledger.by_database(now)
     # First, or a reset closes the window that is chosen here, and the money counts nowhere.
     ledger.lock_windows(budget.pk)
-    chosen = _open_window(budget, subject, now)
+    chosen = _open_window(budget, subject, at)
     _lock(budget.pk, chosen.subject, now=now)
-    window = _open_window(budget, chosen.subject, now)
-    allowance = Allowance(budget=budget, window=window, amount_nanos=amount_nanos, starts_at=now, reason=reason)
-    return _grant(allowance, "budget.top_up", by, now)
+    window = _open_window(budget, chosen.subject, at)
+    allowance = Allowance(budget=budget, window=window, amount_nanos=amount_nanos, starts_at=at, reason=reason)
+    return _grant(allowance, "budget.top_up", by, now=now, at=at)
 
 
 @ledger.run_again
 @transaction.atomic
 def end(*, allowance: Allowance, by: Actor, now: datetime, reason: str = "") -> None:
     """End a running allowance now, or take back one that has not begun. Raises NotOpen where it is over."""
-    now = ledger.by_database(now)
+    at = ledger.by_database(now)
     # First, or a reset meanwhile ends the top-up that is judged here.
     _lock(allowance.budget_id, _subject(allowance), now=now)
     rows = Allowance.objects.select_for_update(of=("self",)).select_related("budget__tenant", "window")
     found = rows.filter(pk=allowance.pk).first()
-    if found is None or state(found, now=now) == ENDED:
+    if found is None or state(found, now=at) == ENDED:
         raise NotOpen("ends_at", "it has ended already")
     allowance = found
-    if allowance.window is None and allowance.starts_at < now:
-        allowance.ends_at = now
+    if allowance.window is None and allowance.starts_at < at:
+        allowance.ends_at = at
         allowance.save(update_fields=["ends_at"])
     else:
         # A top-up, or a raise to come, leaves nothing to keep but its audit rows.
@@ -127,18 +128,18 @@ def _lock(budget_id: int, subject: str | None = None, *, now: datetime) -> None:
     list(Budget.objects.select_for_update(of=("self",), no_key=True).filter(pk=budget_id).order_by())
 
 
-def _grant(allowance: Allowance, action: str, by: Actor, now: datetime) -> Allowance:
-    """Within the caller's transaction, which has the budget's turn."""
+def _grant(allowance: Allowance, action: str, by: Actor, *, now: datetime, at: datetime) -> Allowance:
+    """Within the caller's transaction, which has the budget's turn. `at` is `now` by the database's clock."""
     if allowance.amount_nanos <= 0:
         raise FieldError("amount", "must be more than 0 dollars")
     money.refuse_beyond("amount", allowance.amount_nanos, most=money.MAX_LIMIT_NANOS)
-    limit_nanos = allowance.budget.limit_nanos + _granted(allowance.budget, now) + allowance.amount_nanos
+    limit_nanos = allowance.budget.limit_nanos + _granted(allowance.budget, at) + allowance.amount_nanos
     if limit_nanos > money.MAX_LIMIT_NANOS:
         raise OverBound("amount", f"makes the limit more than {money.whole_dollars(money.MAX_LIMIT_NANOS)}")
     allowance.reason = allowance.reason.strip()
     if not allowance.reason:
         raise FieldError("reason", "say why")
-    allowance.actor, allowance.created_at = by.name[:150], now
+    allowance.actor, allowance.created_at = by.name[:150], at
     allowance.save(force_insert=True)
     ledger.apply_within([ReviewAllowances(allowance.budget_id, _subject(allowance))], now=now)
     audit.record(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from governance import audit, ledger, staff
+from governance.ledger import clock
 from governance.models import Agent, ApiKey, Tenant
 from governance.models.tenancy import Role, new_key
 from governance.rules import names
@@ -142,6 +144,11 @@ def issue_key(
     _insert(key)
     audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
     return text, key
+
+
+def works(key: ApiKey) -> bool:
+    """Whether a key works now. When one ends says the database's clock, by which calls are decided as well."""
+    return key.is_usable(timezone.now() if key.expires_at is None else clock.now())
 
 
 @transaction.atomic

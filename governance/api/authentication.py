@@ -12,7 +12,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from governance import staff
-from governance.actions import refusal_log
+from governance.actions import refusal_log, tenancy
 from governance.actions.refusal_log import NotedRefusal
 from governance.audit import Actor
 from governance.models import Agent, ApiKey, Tenant
@@ -64,7 +64,7 @@ def key_of(authorization: str) -> ApiKey | None:
         key = _find(authorization)
     except ApiKey.DoesNotExist:
         return None
-    return key if key is not None and key.is_usable(timezone.now()) else None
+    return key if key is not None and tenancy.works(key) else None
 
 
 def _find(authorization: str) -> ApiKey | None:
@@ -88,8 +88,8 @@ class KeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("This API key is not known.", code="invalid_api_key") from None
         if key is None:
             return None
-        if not key.is_usable(now := timezone.now()):
-            _note_ended(key, request, now)
+        if not tenancy.works(key):
+            _note_ended(key, request, timezone.now())
             raise AuthenticationFailed("This API key is expired or revoked.", code="invalid_api_key")
         return None, Principal(role=key.role, name=f"key {key.prefix}", tenant=key.tenant, agent=key.agent, key=key)
 

@@ -17,6 +17,7 @@ from governance.actions import stops, tenancy
 from governance.console import display as show
 from governance.console import key_pages, reasons, stop_pages
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
+from governance.ledger import clock
 from governance.models import Agent, ApiKey, Tenant
 
 
@@ -179,7 +180,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def usable(self, obj: ApiKey) -> str:
         if obj.revoked_at:
             return "revoked"
-        return "usable" if obj.is_usable(timezone.now()) else "expired"
+        return "usable" if obj.is_usable(timezone.now() + clock.ahead()) else "expired"
 
     @admin.action(description="Revoke selected keys", permissions=["operate"])
     def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse:

@@ -274,7 +274,10 @@ def run_again(act: Callable[P, T]) -> Callable[P, T]:
 
 
 def by_database(now: datetime) -> datetime:
-    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold."""
+    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold.
+
+    For what is compared and kept, never to be passed to the ledger: it puts `now` right itself.
+    """
     return now + clock.ask()
 
 

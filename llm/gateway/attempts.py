@@ -65,6 +65,8 @@ class GovernedCall:
     bound: CallBounds = field(init=False)
     # Why the first attempt failed: what the client is told if all do.
     failure: errors.GatewayError | None = None
+    # Whether it had a hold; the ledger may know the request's id by it.
+    was_held: bool = False
     # Whether it was tried once more at a model whose connection had ended.
     has_sent_again: bool = False
 

@@ -34,6 +34,10 @@ from llm.rules.routing import Candidate, NoneFits, UnknownStrategy, candidates
 from llm.state import routing
 
 
+class PricedAnew(Exception):
+    """The price of the model that a call was held for changed while it waited for its hold; nothing was sent."""
+
+
 async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
     """Answer a call of any route, plain or streaming, that was read."""
     if exchange.has_left():
@@ -65,7 +69,10 @@ def _check(entry: Entry, request: Request, route: Route, estimate: Estimate, unc
 
 
 async def _try_in_order(call: GovernedCall) -> None:
-    """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends."""
+    """Try the candidates in order until one answers. Each failure is avoided from then on, so this ends.
+
+    So does waiting for a hold while prices change: they do so a few times a day.
+    """
     # What stands in for a model is worked out where it has to be: most calls are answered by the one that they name.
     if not call.strategy and (alone := _open_ones(call, (call.asked,))):
         if await _is_answered(call, alone):
@@ -80,9 +87,11 @@ async def _try_in_order(call: GovernedCall) -> None:
 
 
 async def _is_answered(call: GovernedCall, order: Sequence[Candidate]) -> bool:
-    """Whether an attempt answered the call; what did not is known to it, and avoided."""
+    """Whether an attempt answered the call; what failed is known to it, and avoided."""
     try:
         await _attempt(call, order)
+    except PricedAnew:
+        return False
     except Unanswered as unanswered:
         call.failure = call.failure or unanswered.error
         call.avoided.update(unanswered.avoid)
@@ -143,6 +152,10 @@ async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
         hold.drop()
         raise ClientGone
     served = hold.usage.served
+    now = await call.gateway.catalogue()
+    if now is not call.catalogue and now.resolve(served.name) != call.catalogue.resolve(served.name):
+        hold.drop()
+        raise PricedAnew
     if served.provider not in call.gateway.providers:
         # An operator took it away while this call waited for its hold.
         hold.drop()
@@ -173,7 +186,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
         shows_amounts=call.identity.audience.show_amounts,
     )
     # The first hold's id is the request's: one name for a call, from its answer to its ledger entry.
-    id = uuids.uuid7() if call.failure else UUID(call.exchange.request_id)
+    id = uuids.uuid7() if call.was_held else UUID(call.exchange.request_id)
     reserve = Reserve(id, call.caller, wanted, provider=home, model_requested=call.request.model)
     try:
         decision = await call.gateway.commits.submit(reserve)
@@ -192,6 +205,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
             now=timezone.now(),
             fields=errors.fields_as(call.exchange.called),
         )
+    call.was_held = True
     served = known[decision.model]
     usage = CallUsage(
         catalogue=call.catalogue,

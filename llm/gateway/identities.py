@@ -17,6 +17,7 @@ from django.db.utils import DatabaseError
 from django.utils import timezone
 
 from governance.actions import tenancy
+from governance.ledger import clock
 from governance.models import ApiKey
 from governance.models.tenancy import digest_of
 from governance.rules.calls import Caller
@@ -87,7 +88,7 @@ class Identities:
             row = ApiKey.objects.select_related("tenant", "agent").filter(digest=digest_of(key)).first()
         except DatabaseError as error:
             raise errors.ledger_unavailable() from error
-        usable = row is not None and row.is_usable(timezone.now())
+        usable = row is not None and tenancy.works(row)
         if row is not None and usable and row.tenant is None:
             raise errors.forbidden(f"A key of role {row.role} belongs to no tenant and cannot call models.")
         identity = None
@@ -129,7 +130,7 @@ class Identities:
 
 
 def _is_over(expires_at: datetime | None) -> bool:
-    return expires_at is not None and expires_at <= timezone.now()
+    return expires_at is not None and expires_at <= timezone.now() + clock.ahead()
 
 
 def _known(identity: Identity | None) -> Identity:

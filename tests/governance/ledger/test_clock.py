@@ -20,7 +20,7 @@ from governance.actions import allowances, tenancy
 from governance.audit import Actor
 from governance.ledger import clock
 from governance.ledger.operations import Extend, Reset
-from governance.models import BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
+from governance.models import Allowance, ApiKey, Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
 from governance.rules.decision import Reason
 from governance.upkeep import reconcile
 from tests import factories as make
@@ -302,6 +302,49 @@ def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.reserve(make.reserving("0.10", by=by), now=NOON)
     ledger.apply([Extend(held.reservation_id), Extend(held.reservation_id, more_nanos=5)], now=NOON)
     ledger.settle(make.settling(held.reservation_id, "0.04"), now=NOON)
+
+    @pytest.mark.parametrize("off", [timedelta(minutes=10), -timedelta(minutes=10)], ids=["ahead", "behind"])
+    def test_begins_and_ends_a_raise_when_it_is_said_to(self, machines: Machines, off: timedelta) -> None:
+        """One that is planned, one that has just begun, and one that is over soon."""
+        make.budget("1.00", soft_cap=None)
+        by = make.caller()
+        ledger.record(make.reporting("1.00", by=by), now=timezone.now())
+
+        def raised(begins: timedelta, lasts: timedelta) -> Allowance:
+            machines.set(off)
+            starts_at = machines._true() + begins
+            return allowances.raise_limit(
+                budget=Budget.objects.get(),
+                amount_nanos=10**9,
+                starts_at=starts_at,
+                ends_at=starts_at + lasts,
+                reason="a big day",
+                by=ADA,
+                now=timezone.now(),
+            )
+
+        def is_admitted() -> bool:
+            machines.set(clock.NONE)
+            return ledger.reserve(make.reserving("0.10", by=by), now=timezone.now()).allowed
+
+        planned = raised(5 * SECOND * 60, timedelta(hours=1))
+        assert not is_admitted()
+        machines.set(off)
+        allowances.end(allowance=planned, by=ADA, now=timezone.now())
+        raised(-SECOND, timedelta(minutes=5))
+        assert is_admitted()
+        extra = BudgetWindow.objects.get()
+        assert (extra.extra_nanos, extra.extra_until) == (10**9, Allowance.objects.get().ends_at)
+        assert reconcile.check() == []
+
+    def test_ends_a_rotated_key_for_the_api_and_the_gateways_cache_too(self, machines: Machines) -> None:
+        _, key = make.key()
+        _, fresh = tenancy.rotate_key(key=key, grace=timedelta(0), by=ADA, now=timezone.now())
+        assert not tenancy.works(ApiKey.objects.get(pk=key.pk))
+        for off in (timedelta(minutes=10), -timedelta(minutes=10)):
+            machines.set(off)
+            assert not tenancy.works(ApiKey.objects.get(pk=key.pk))
+            assert tenancy.works(fresh)
 
     def test_ends_what_an_operator_ends_at_once(self, machines: Machines) -> None:
         """An allowance, and a key that is rotated without grace, at a process that is ahead."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection
@@ -15,9 +17,11 @@ from django.utils import timezone
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
+from governance.ledger.operations import Reserve
 from governance.models import Reservation, SpendEntry
 from governance.upkeep import reconcile
 from llm.catalogue import prices, repricing, snapshot
+from llm.gateway.application import gateway
 from llm.models import Model, Price
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask
@@ -41,8 +45,12 @@ def retire() -> None:
 
 
 def make_ten_times_dearer() -> None:
+    make_dearer(small())
+
+
+def make_dearer(model: Model) -> None:
     price = Price(
-        model=small(), unit="output", picos_per_unit=6_000_000, effective_from=timezone.now(), source="announced"
+        model=model, unit="output", picos_per_unit=6_000_000, effective_from=timezone.now(), source="announced"
     )
     prices.add(price=price, by=OLGA, now=timezone.now())
 
@@ -202,3 +210,44 @@ def test_a_report_and_a_settlement_cost_what_they_did_when_they_were_made(produc
     new = product.post("/api/spend", key, request_id="b", **usage)
     assert [each.status_code for each in (settled, late, new)] == [200, 201, 201], (settled.text, late.text)
     assert [row.cost_nanos for row in SpendEntry.objects.order_by("id")] == [600_000, 600_000, 6_000_000]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("change", ["dearer", "retired", "of another model"])
+def test_a_call_that_waits_for_its_hold_is_held_at_the_price_of_when_it_has_it(
+    product: Product, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Somebody else has its window for seconds; what is sent after a price was changed costs that price."""
+    make.budget("1.00")
+    key, commits, waited = product.key(), gateway.commits, list[str]()
+    submit = commits.submit
+
+    async def after_a_change(operation: Any, **more: Any) -> Any:
+        decision = await submit(operation, **more)
+        if not waited and isinstance(operation, Reserve):
+            waited.append(change)
+            await asyncio.to_thread(change_price)
+        return decision
+
+    def change_price() -> None:
+        other = Model.objects.get(name="mistral-large-2512")
+        act = {"dearer": make_ten_times_dearer, "retired": retire}.get(change, lambda: make_dearer(other))
+        act()
+        snapshot.forget()
+        connection.close()
+
+    monkeypatch.setattr(commits, "submit", after_a_change)
+    answer = product.chat(key, model="mistral-small-2603", max_tokens=1_000)
+
+    assert eventually(lambda: not Reservation.objects.filter(status="pending").exists())
+    held = list(Reservation.objects.order_by("reserved_at").values_list("status", "amount_nanos"))
+    if change == "dearer":
+        assert answer.status_code == 200
+        assert [status for status, _ in held] == ["released", "settled"]
+        assert held[1][1] > 9 * held[0][1]
+        assert SpendEntry.objects.get().cost_nanos > 1_000
+    elif change == "retired":
+        assert answer.status_code == 400, answer.text
+        assert [status for status, _ in held] == ["released"]
+    else:
+        assert [status for status, _ in held] == ["settled"]
