@@ -185,6 +185,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
     claims.refuse_beyond("cost", op.cost_nanos)
     if op.windows is None and op.caller in batch.crowding:
         raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
+    claims.refuse_new_model(batch, op.trust, op.usage, at=occurred_at)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:

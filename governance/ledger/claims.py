@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from django.conf import settings
+
 from governance.ledger import sql
 from governance.ledger.operations import Reserve
-from governance.ledger.results import HoldBeyondBound, OutOfBounds
-from governance.ledger.rows import EntryRow, ReservationRow
+from governance.ledger.results import HoldBeyondBound, OutOfBounds, TooManyNames
+from governance.ledger.rows import EntryRow, ReservationRow, hour_of
 from governance.rules import money
-from governance.rules.calls import Caller
+from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Call, Decision, WindowView
 from governance.rules.reports import MOST_UNBUDGETED_HOLDS, ReportTrust, is_budgeted, is_own
 
@@ -83,6 +85,26 @@ def refuse_unbudgeted(
             f" ${money.format_dollars(trust.unbudgeted_nanos)} in 24 hours by itself, and ${left} of that is left."
             " An operator can give it a budget.",
         )
+
+
+def refuse_new_model(batch: Books, trust: ReportTrust | None, used: Usage, *, at: datetime) -> None:
+    """Refuse a tenant key's report of a model by a name that is one more than those of its hour's sums may be.
+
+    Each would be a row of its own there, which outlives the report. Raises TooManyNames.
+    """
+    if trust is None:
+        return
+    tenant_id, hour, name = trust.tenant_id, hour_of(at), (used.provider, used.model)
+    # As this batch has them, which are not written yet.
+    mine = {
+        (entry.provider, entry.model_served)
+        for entry in batch.entries
+        if entry.caller.tenant_id == tenant_id and hour_of(entry.occurred_at) == hour
+    }
+    if name not in mine and sql.is_full_of_models(
+        tenant_id, hour, but_for=name, most=settings.NEW_NAMES_PER_HOUR - len(mine)
+    ):
+        raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
 
 
 def unbudgeted_left(batch: Books, trust: ReportTrust) -> int:

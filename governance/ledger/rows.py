@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +40,11 @@ class WindowRow:
 def has_ended(window: WindowRow, now: datetime) -> bool:
     """Whether time has closed a window."""
     return window.ends_at is not None and window.ends_at <= now and not window.budget.window.ends_by_act
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The hour, in UTC, in whose sums a call of that moment counts."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True, slots=True)

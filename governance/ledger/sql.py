@@ -139,6 +139,16 @@ def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -
     return bool(rows)
 
 
+def is_full_of_models(tenant_id: int, hour: datetime, *, but_for: tuple[str, str], most: int) -> bool:
+    """Whether the sums of a tenant's hour are of so many models, and none of them of this (provider, model)."""
+    table, of_hour = "governance_spendrollup", [tenant_id, stamp(hour)]
+    known = f"SELECT 1 FROM {table} WHERE tenant_id = %s AND hour = %s AND provider = %s AND model = %s LIMIT 1"
+    if words.select(known, [*of_hour, *but_for]):
+        return False
+    named = f"SELECT DISTINCT provider, model FROM {table} WHERE tenant_id = %s AND hour = %s"
+    return most <= 0 or bool(words.select(f"SELECT 1 FROM ({named}) n LIMIT 1 OFFSET %s", [*of_hour, most - 1]))
+
+
 def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
     """Windows of (budget, subject) that were open at a time, whether or not they are closed by now. Not locked."""
     if not periods:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from governance.ledger import sql_dialect as words
-from governance.ledger.rows import EntryRow, EventRow, NewWindow, ReservationRow, WindowRow
+from governance.ledger.rows import EntryRow, EventRow, NewWindow, ReservationRow, WindowRow, hour_of
 from governance.ledger.sql_dialect import IDS, Shape, among, for_share, pack_ids, stamp
 from governance.rules import money
 from governance.rules.overruns import ModelOverrun
@@ -112,8 +112,7 @@ def add_to_rollups(new: Iterable[EntryRow], *, refusing: bool) -> None:
     """
     sums: dict[tuple[int, datetime, str, str, str], tuple[int, ...]] = {}
     for row in new:
-        hour = row.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        key = (row.caller.tenant_id, hour, row.caller.agent, row.provider, row.model_served)
+        key = (row.caller.tenant_id, hour_of(row.occurred_at), row.caller.agent, row.provider, row.model_served)
         added = (
             int(row.kind == "charge"),
             row.input_tokens,

@@ -95,8 +95,8 @@ TABLE = (
         Reason.TOO_MANY_NAMES,
         429,
         "too_many_names",
-        "More than {most_names:,} agents, users, sessions or tasks were new to one budget within an hour: name one that"
-        " it knows, or try again later",
+        "More than {most_names:,} agents, users, sessions or tasks were new to one budget within an hour, or models to"
+        " an hour's sums: name one that is known there, or try again later",
         wait_s=lambda _: 60,
     ),
     Row(

@@ -12,9 +12,10 @@ from governance import ledger
 from governance.ledger import sql_writes
 from governance.ledger.operations import Reset, Settle
 from governance.ledger.results import TooManyNames
-from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation
+from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation, SpendRollup
 from governance.rules.calls import Usage
 from governance.rules.decision import Reason
+from governance.rules.reports import ReportTrust
 from governance.upkeep import reconcile
 from tests import factories as make
 from tests.factories import NOON, nanos
@@ -174,3 +175,48 @@ def test_a_report_that_was_made_before_opens_nothing_for_a_refused_call_beside_i
     recorded, decision = ledger.apply([replace(report, caller=by), make.reserving("0.10", by=by)], now=NOON)
     assert (recorded.duplicate, decision.reason) == (True, Reason.BUDGET_EXHAUSTED)
     assert subjects() == {"a"}
+
+
+def reported(model: str, provider: str = "mistral", *, trusted: bool = True, **more: Any) -> Any:
+    usage = Usage(provider=provider, model=model, input_tokens=1)
+    tenant = make.tenant()
+    trust = ReportTrust(tenant.pk, nanos("5.00")) if trusted else None
+    return replace(make.reporting("0.01"), usage=usage, trust=trust, **more)
+
+
+def test_models_that_a_tenants_reports_name_are_bounded_in_an_hours_sums(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 2
+    make.budget("10.00")
+    for report in (reported("a"), reported("b"), reported("a"), reported("b")):
+        ledger.record(report, now=NOON)
+    for report in (reported("c"), reported("a", provider="openai")):
+        with pytest.raises(TooManyNames, match=r"or models to an hour's sums: name one that is known there"):
+            ledger.record(report, now=NOON + timedelta(minutes=59))
+    assert set(SpendRollup.objects.values_list("model", flat=True)) == {"a", "b"}
+    # What was called in another hour is summed there, and what an operator says is taken.
+    ledger.record(reported("c", occurred_at=NOON - timedelta(minutes=1)), now=NOON)
+    ledger.record(reported("d", trusted=False), now=NOON)
+    assert SpendRollup.objects.count() == 4
+    assert reconcile.check() == []
+
+
+def test_a_name_is_one_for_all_agents_of_a_tenant_and_a_tenants_own(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 1
+    make.budget("10.00")
+    ledger.record(reported("a"), now=NOON)
+    ledger.record(reported("a", caller=make.caller(agent="another")), now=NOON)
+    other = make.tenant("globex")
+    trust = ReportTrust(other.pk, nanos("5.00"))
+    ledger.record(replace(reported("b"), caller=make.caller(other), trust=trust), now=NOON)
+    assert SpendRollup.objects.count() == 3
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_reports_of_one_batch_bring_no_more_names_than_there_may_be(settings: Any, most: int) -> None:
+    settings.NEW_NAMES_PER_HOUR = most
+    make.budget("10.00")
+    results = ledger.apply([reported("a"), reported("a"), reported("b")], now=NOON)
+    results += ledger.apply([reported("c")], now=NOON)
+    refused = [isinstance(result, TooManyNames) for result in results]
+    assert refused == [most < 1, most < 1, most < 2, True]
+    assert SpendRollup.objects.count() == most
