@@ -12,6 +12,7 @@ import orjson
 from django.conf import settings
 from django.db import DatabaseError
 
+from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from llm.catalogue.snapshot import Catalogue
@@ -27,9 +28,10 @@ from llm.gateway.routes import Route
 from llm.gateway.sign_of_life import SignOfLife
 from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Stream
 from llm.gateway.upstream import Unanswered
+from llm.gateway.whole_answers import Streamed
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import forbidden, shown_work, sse, unreadable
-from llm.rules.answers import WHOLE, complete
+from llm.rules.answers import WHOLE, complete, complete_usage
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import GUARDS
@@ -222,19 +224,23 @@ class HeldAttempt:
 
     async def _failed(self, error: ProviderError) -> Unanswered:
         """Resolve the hold of a call that got no answer."""
-        place = self.hold.usage.served.place
         if error.again and not self.call.has_sent_again:
             # An idle connection had ended, as far as anybody knows: that says nothing of the model.
             self.call.has_sent_again = True
             await self.hold.settle_whole(error.code)
             return Unanswered(upstream.no_answer(error))
-        self.judged = True
-        self.call.gateway.breakers.failed(place, self.call.caller.tenant_id, time.time())
         if error.sent:
             # It may have been worked on, and but for a stream nobody says how far.
             await self.hold.settle_seen(error.code, cut=True)
         else:
             await self.hold.release()
+        return self._unanswered(error)
+
+    def _unanswered(self, error: ProviderError) -> Unanswered:
+        """The model failed, whatever that cost; another may answer."""
+        self.judged = True
+        place = self.hold.usage.served.place
+        self.call.gateway.breakers.failed(place, self.call.caller.tenant_id, time.time())
         return Unanswered(upstream.no_answer(error), place)
 
     async def _refused(self, answer: Answer, sign: SignOfLife) -> None:
@@ -370,24 +376,12 @@ class HeldAttempt:
         if stated := error_in(said):
             await self._refused_in_200(answer, stated, used)
             return
-        if used is None and not self.call.route.answered(said):
-            message = "The model's API sent no answer that could be read."
-            garbage = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
-            if streamed is None:
-                self.hold.count.broke(data)
-            self.hold.count.lose()
-            raise await self._failed(garbage)
+        if not self.call.route.answered(said):
+            raise await self._garbage(data, said, answer, used, streamed)
         self._succeeded(answered - sent)
         if streamed is None:
             self._count(said, answer)
-        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
-            cost_nanos, result = await self.hold.settle_reported(used)
-        elif streamed.is_over:
-            cost_nanos, result = await self.hold.settle_seen(USAGE_MISSING, at_least=used)
-        else:
-            # Nobody has seen when its parts came: it may have written on unseen.
-            self.call.exchange.complete = False
-            cost_nanos, result = await self.hold.settle_whole(UPSTREAM_CUT)
+        cost_nanos, result = await self._settle_answer(used, streamed)
         await self.call.exchange.answer(
             200,
             self._completed(data, said),
@@ -400,11 +394,38 @@ class HeldAttempt:
             ],
         )
 
+    async def _garbage(
+        self, data: bytes, said: dict[str, Any], answer: Answer, used: Usage | None, streamed: Streamed | None
+    ) -> Unanswered:
+        """What is no answer of the API: it costs what it says, or what of it may have been written."""
+        message = "The model's API sent no answer that could be read."
+        error = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
+        if used is None:
+            if streamed is None:
+                self.hold.count.broke(data)
+            self.hold.count.lose()
+            return await self._failed(error)
+        if streamed is None:
+            self._count(said, answer)
+        await self._settle_answer(used, streamed)
+        return self._unanswered(error)
+
+    async def _settle_answer(self, used: Usage | None, streamed: Streamed | None) -> tuple[int, SettleResult | None]:
+        """Charge what a plain answer says was used; of one that came as a stream, else what came."""
+        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
+            return await self.hold.settle_reported(used)
+        if streamed.is_over:
+            return await self.hold.settle_seen(USAGE_MISSING, at_least=used)
+        # Nobody has seen when its parts came: it may have written on unseen.
+        self.call.exchange.complete = False
+        return await self.hold.settle_whole(UPSTREAM_CUT)
+
     def _completed(self, data: bytes, said: dict[str, Any]) -> bytes:
-        """A whole answer with what clients cannot read it without."""
+        """A whole answer with what clients cannot read it without; where it says no usage, with what is charged."""
         id, model = self.call.exchange.request_id, self.hold.quote.model
         lacked = complete(said, kind=WHOLE, id=id, model=model, created=int(time.time()))
-        return orjson.dumps(said) if lacked else data
+        charged = self.hold.charge.usage if self.hold.charge else self.hold.usage.estimated()
+        return orjson.dumps(said) if complete_usage(said, charged, kind=WHOLE) or lacked else data
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:
         if self.hold.quote.max_tokens is None:

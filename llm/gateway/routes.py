@@ -34,8 +34,9 @@ class Route:
     parse: Callable[[bytes, str, frozenset[str]], Request]
     estimate: Callable[[Request, int], Estimate]
     read_usage: ReadUsage
-    # The field that holds what was asked for.
+    # The field that holds what was asked for, and whether that is a list of objects, or a text.
     answer_in: str = "choices"
+    lists: bool = True
     # What is not counted in tokens may be held for at a likely length: as much as one call can use is believed.
     believes_most: bool = False
     # Units that an answer shows, whatever it says.
@@ -48,8 +49,11 @@ class Route:
         return max(estimate.held_units, estimate.most_units if self.believes_most else 0)
 
     def answered(self, answer: Mapping[str, Any]) -> bool:
-        """Whether an answer holds what this route is asked for."""
-        return self.answer_in in answer
+        """Whether an answer holds what this route is asked for, or says that there is none."""
+        said = answer.get(self.answer_in)
+        if not isinstance(said, list):
+            return not self.lists and isinstance(said, str)
+        return self.lists and (not said or any(isinstance(one, dict) for one in said))
 
 
 def _written(answer: Any, model: str, _: str, write_e2: int) -> Usage | None:
@@ -144,6 +148,7 @@ TRANSCRIPTIONS = Route(
     ),
     read_usage=_seconds,
     answer_in="text",
+    lists=False,
     believes_most=True,
     shown_units=transcription.shown_seconds,
 )

@@ -25,10 +25,9 @@ from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.rules import sse, unreadable, usage
-from llm.rules.answers import CHUNK, complete
+from llm.rules.answers import CHUNK, complete, complete_usage, end_of
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.stream_usage import StreamUsage
-from llm.rules.tool_calls import with_text_arguments
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,8 @@ class Stream:
         self._stops = False
         self._began = 0.0
         self._last: dict[str, Any] | None = None
+        # The answers that call tools.
+        self._calling: set[int] = set()
         self._kept: sse.Event | None = None
         self._done = False
         # Why there is no client any more, and whether nothing is written for it on that account.
@@ -272,26 +273,36 @@ class Stream:
             self._told.took(event, None, text_bytes=text_bytes)
             self._note_end(writes=text_bytes > 0)
             self._done = self._done or event.done
-            return b"" if event.done else event.raw
+            # What holds no chunk says to a client that the stream lives.
+            return b"" if event.done else sse.COMMENT if event.unread else event.raw
         if stated := error_in(event.data):
             self._failed = stated
             shown, _ = whole_answers.count_work(event.data, self._hold)
             for used in (self._hold.reported(event.data), shown):
                 self._told.used = usage.larger(self._told.used, used)
             return b""
-        if b"tool_calls" in event.raw and with_text_arguments(event.data):
-            event.raw = sse.write_event(event.data)
-        self._last = event.data
-        before = self._kept.raw if self._kept else b""
         used = self._hold.reported(event.data)
         self._told.took(event, used, text_bytes=text_bytes)
         self._note_end(writes=text_bytes > 0)
-        if complete(
-            event.data, kind=CHUNK, id=self._exchange.request_id, model=self._hold.quote.model, created=self._created
-        ):
-            event.raw = sse.write_event(event.data)
+        if not isinstance(event.data.get("choices"), list):
+            if used is None:
+                # No chunk: to a client it says that the stream lives.
+                return sse.COMMENT
+            event.data["choices"] = []
+        self._last = event.data
+        self._complete(event, event.data, used)
+        before = self._kept.raw if self._kept else b""
         self._kept = None if used is None else event
         return before + (event.raw if used is None else b"")
+
+    def _complete(self, event: sse.Event, chunk: dict[str, Any], used: Usage | None) -> None:
+        id, model = self._exchange.request_id, self._hold.quote.model
+        calls_tools = b"tool_calls" in event.raw
+        lacked = complete(chunk, kind=CHUNK, id=id, model=model, created=self._created)
+        if complete_usage(chunk, used, kind=CHUNK) or lacked:
+            event.raw = sse.write_event(chunk)
+        if calls_tools:
+            self._calling.update(one["index"] for one in chunk["choices"] if one["delta"].get("tool_calls"))
 
     def _note_loss(self, error: ProviderError) -> None:
         if error.lost:
@@ -323,7 +334,7 @@ class Stream:
                 tail = await self._settle_counted()
             else:
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
-            tail += sse.DONE
+            tail += (self._unsaid_end() if over else b"") + sse.DONE
         if self._pipe is not None and not self._is_mute:
             await self._pipe.finish(tail)
 
@@ -362,7 +373,21 @@ class Stream:
             cost_nanos=cost_nanos,
             reason=reason,
             request_id=self._exchange.request_id,
+            created=self._created,
             indexes=[index for index in range(self._answers) if index not in self._told.ended_answers] or [0],
+        )
+
+    def _unsaid_end(self) -> bytes:
+        """The end of answers whose stream came to its own without saying so."""
+        unsaid = [index for index in range(self._answers) if index not in self._told.said_to_end]
+        if not unsaid:
+            return b""
+        return sse.end_chunk(
+            like=self._last,
+            model=self._hold.quote.model,
+            ends={index: end_of(calls=index in self._calling) for index in unsaid},
+            request_id=self._exchange.request_id,
+            created=self._created,
         )
 
     async def _let_connection_end(self) -> None:

@@ -9,12 +9,17 @@ from typing import Any
 
 import orjson
 
+from governance.rules.calls import Usage
+from llm.rules import tool_calls
+
 # What answers say that they are, and chunks of one.
 WHOLE, CHUNK = "chat.completion", "chat.completion.chunk"
 # Whole pairs and all other escapes are passed over; the group is a half on its own, which stands for no letter.
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
+# What a usage counts.
+_TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _LONE_HALF = re.compile("[\ud800-\udfff]")
 _NO_LETTER = "\N{REPLACEMENT CHARACTER}"
 # Names of counts, and of what holds them.
@@ -45,31 +50,93 @@ def read_json(data: bytes) -> Any:
 def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created: int) -> bool:
     """Put in what clients cannot read an answer without, or a chunk of one, where a model's API left it out or null.
 
-    `kind` is its `object`. Whether anything was; nothing is put into what has no `choices`.
+    `kind` is its `object`. What cannot be read at all (a choice that is none, a call of no tool) goes. Whether anything
+    was changed; nothing is where its `choices` are no list.
     """
     if not isinstance(choices := answer.get("choices"), list):
         return False
-    lacked = _put_in(answer, {"id": id, "object": kind, "created": created, "model": model})
+    changed = _put_in(answer, {"id": id, "object": kind, "created": created, "model": model})
+    are_choices = True
     for index, choice in enumerate(choices):
-        if isinstance(choice, dict):
-            lacked = _put_in(choice, {"index": index, **(_ended(choice) if kind == WHOLE else {})}) or lacked
+        if not isinstance(choice, dict):
+            are_choices = False
+            continue
+        if not isinstance(choice.get("index"), int):
+            choice["index"] = index
+            changed = True
+        if kind == WHOLE:
+            changed = _complete_text(choice, "message", id=id) or changed
+            changed = _put_in(choice, {"finish_reason": end_of(calls=choice["message"].get("tool_calls"))}) or changed
+            continue
+        changed = _complete_text(choice, "delta", id=id) or changed
+        if not isinstance(end := choice.get("finish_reason", 0), str) and end is not None:
             # A chunk mostly ends nothing, which it has to say.
-            lacked = lacked or "finish_reason" not in choice
-            choice.setdefault("finish_reason", None)
-    return lacked
+            choice["finish_reason"] = "stop" if end else None
+            changed = True
+    if not are_choices:
+        answer["choices"] = [choice for choice in choices if isinstance(choice, dict)]
+    return changed or not are_choices
 
 
-def _ended(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole choice's message and end, where it does not say them: it calls tools, or it has stopped."""
-    said = choice.get("message")
-    calls = isinstance(said, dict) and said.get("tool_calls")
-    return {"message": {"role": "assistant", "content": ""}, "finish_reason": "tool_calls" if calls else "stop"}
+def end_of(*, calls: Any) -> str:
+    """How an answer has ended that does not say it: it calls tools, or it has stopped."""
+    return "tool_calls" if calls else "stop"
+
+
+def complete_usage(answer: dict[str, Any], used: Usage | None, *, kind: str) -> bool:
+    """Have an answer, or a chunk that says one, say its usage in counts that clients read: else those of `used`.
+
+    Without these a chunk says none. Whether anything was changed.
+    """
+    said = answer.get("usage")
+    if "choices" not in answer or (said is None and kind == CHUNK):
+        return False
+    if isinstance(said, dict) and all(type(said.get(name)) is int for name in _TOKENS):
+        return False
+    if used is None:
+        del answer["usage"]
+    else:
+        answer["usage"] = {**(said if isinstance(said, dict) else {}), **token_counts(used)}
+    return True
+
+
+def token_counts(used: Usage) -> dict[str, int]:
+    """A usage as answers say it."""
+    counts = (used.input_tokens, used.output_tokens, used.input_tokens + used.output_tokens)
+    return dict(zip(_TOKENS, counts, strict=True))
+
+
+def _complete_text(choice: dict[str, Any], name: str, *, id: str) -> bool:
+    """Have a choice's `message`, or `delta`, be what clients read as such. `id`: by which its calls are named."""
+    said, changed = choice.get(name), False
+    if not isinstance(said, dict):
+        said = choice[name] = _said_elsewhere(choice, said)
+        changed = True
+    is_whole = name == "message"
+    if (role := said.get("role")) != "assistant" and (is_whole or role is not None):
+        said["role"] = "assistant"
+        changed = True
+    if not isinstance(content := said.get("content"), str | list) and content is not None:
+        said["content"] = tool_calls.text_of(content)
+        changed = True
+    if said.get("tool_calls") is not None:
+        changed = tool_calls.complete(said, is_whole=is_whole, id=f"{id} {choice['index']}") or changed
+    return changed
+
+
+def _said_elsewhere(choice: Mapping[str, Any], said: Any) -> dict[str, Any]:
+    """A choice's text from where else it may be: in place of its message, in a part of one, as completions had it."""
+    if isinstance(delta := choice.get("delta"), dict):
+        return dict(delta)
+    texts = (text for text in (said, delta, choice.get("text")) if isinstance(text, str))
+    return {"content": next(texts, "")}
 
 
 def _put_in(answer: dict[str, Any], own: Mapping[str, Any]) -> bool:
     """Put in what is not there, or is of another type; whether anything was."""
-    lacking = {name: value for name, value in own.items() if not isinstance(answer.get(name), type(value))}
-    answer |= lacking
+    lacking = [name for name, value in own.items() if not isinstance(answer.get(name), type(value))]
+    for name in lacking:
+        answer[name] = own[name]
     return bool(lacking)
 
 

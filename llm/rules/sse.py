@@ -16,7 +16,7 @@ import orjson
 
 from governance.rules import money
 from governance.rules.calls import Usage
-from llm.rules.answers import read_json
+from llm.rules.answers import CHUNK, read_json, token_counts
 from llm.rules.tool_calls import CallParts
 
 DONE = b"data: [DONE]\n\n"
@@ -57,8 +57,6 @@ _PLACES = frozenset(
 )
 # Where an answer's plain texts are.
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
-
-
 _ARGUMENTS = frozenset({"arguments", "input"})
 _NOTHING: frozenset[str] = frozenset()
 _BESIDE_CHOICE = _ABOUT_CHOICE | _BESIDE
@@ -225,7 +223,7 @@ def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
         else choice
         for choice in choices
     ]
-    return {**data, "object": "chat.completion.chunk", "choices": chunks}
+    return {**data, "object": CHUNK, "choices": chunks}
 
 
 def is_stream(body: bytes) -> bool:
@@ -305,6 +303,25 @@ def with_cost(event: Event, *, cost_nanos: int) -> bytes:
     return write_event({**event.data, "usage": {**usage, "cost_usd": money.format_dollars(cost_nanos)}})
 
 
+def end_chunk(
+    *,
+    like: Mapping[str, Any] | None,
+    model: str,
+    ends: Mapping[int, str],
+    request_id: str = "",
+    created: int = 0,
+    **more: Any,
+) -> bytes:
+    """The chunk that ends answers which are still open: of each by its index why.
+
+    `like` is the last chunk seen (its id, model and time are kept), None before the first. `DONE` has to follow.
+    """
+    own = {"id": request_id, "object": CHUNK, "created": created, "model": model}
+    head = own | {name: like[name] for name in own if like and like.get(name)}
+    choices = [{"index": index, "delta": {"content": ""}, "finish_reason": end} for index, end in ends.items()]
+    return write_event({**head, "choices": choices, **more})
+
+
 def final_chunk(
     *,
     like: Mapping[str, Any] | None,
@@ -318,26 +335,16 @@ def final_chunk(
 ) -> bytes:
     """The last chunk of a stream that is stopped: as if its length had run out, which every client understands.
 
-    `like` is the last chunk seen (its id, model and time are kept), None before the first. `indexes` are the answers
-    still open. `reason` goes under a key of our own, which clients ignore. `DONE` has to follow.
+    `indexes` are the answers still open. `reason` goes under a key of our own, which clients ignore. See `end_chunk`.
     """
-    like = like or {}
-    choices = [{"index": index, "delta": {"content": ""}, "finish_reason": "length"} for index in indexes]
-    return write_event(
-        {
-            "id": like.get("id") or request_id,
-            "object": "chat.completion.chunk",
-            "created": like.get("created") or created,
-            "model": like.get("model") or model,
-            "choices": choices,
-            "usage": {
-                "prompt_tokens": usage.input_tokens,
-                "completion_tokens": usage.output_tokens,
-                "total_tokens": usage.input_tokens + usage.output_tokens,
-                "cost_usd": money.format_dollars(cost_nanos),
-            },
-            "governor": {"stopped": reason},
-        }
+    return end_chunk(
+        like=like,
+        model=model,
+        ends=dict.fromkeys(indexes, "length"),
+        request_id=request_id,
+        created=created,
+        usage={**token_counts(usage), "cost_usd": money.format_dollars(cost_nanos)},
+        governor={"stopped": reason},
     )
 
 

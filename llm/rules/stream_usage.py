@@ -15,6 +15,8 @@ class StreamUsage:
     def __init__(self, answers: int) -> None:
         self._answers = answers
         self.ended_answers: set[int] = set()
+        # … and those of which it was said that they end, as it turned out or not.
+        self.said_to_end: set[int] = set()
         # Text came although all answers had ended: what ends in each of its parts has no end that can be told. Of a
         # part that has both nobody knows yet.
         self.went_on = self.ends_in_text = False
@@ -29,15 +31,18 @@ class StreamUsage:
 
     def took(self, event: Event, reported: Usage | None, *, text_bytes: int) -> None:
         """The next event, what the call has used by what it says, and how much text it holds."""
+        ends = event.finished
         if text_bytes:
             self.is_last_word = False
             if self.have_ended:
                 # It was not the end.
                 self.went_on = True
-                if not event.finished:
+                if not ends:
                     self.ended_answers.clear()
-        self.ended_answers.update(event.finished)
-        self.ends_in_text = self.ends_in_text or bool(text_bytes and event.finished)
+        if ends:
+            self.ended_answers.update(ends)
+            self.said_to_end.update(ends)
+            self.ends_in_text = self.ends_in_text or text_bytes > 0
         if reported is None:
             return
         earlier = self.used

@@ -246,6 +246,45 @@ def with_text_arguments(answer: Any) -> bool:
     return changed
 
 
+def complete(message: dict[str, Any], *, is_whole: bool, id: str) -> bool:
+    """Have the `tool_calls` of a message, or of a part of one, be what clients read as such; whether any were not.
+
+    What is no call, or in a whole message one of nothing, goes. A call without an id gets one that is made of `id`.
+    """
+    given = message["tool_calls"]
+    listed = given if isinstance(given, list) else [given]
+    made = (_completed(call, number, is_whole=is_whole, id=id) for number, call in enumerate(listed))
+    found = [call for call in made if call is not None]
+    if found == given:
+        return False
+    message["tool_calls"] = found
+    if not found:
+        del message["tool_calls"]
+    return True
+
+
+def _completed(call: Any, number: int, *, is_whole: bool, id: str) -> dict[str, Any] | None:
+    if not isinstance(call, dict):
+        return None
+    function = call.get("function")
+    if not isinstance(function, dict):
+        if isinstance(call.get("custom"), dict):
+            return call
+        function = {}
+    name, arguments = text_of(function.get("name")), text_of(function.get("arguments"))
+    if is_whole and not name:
+        return None
+    found = {**call, "function": {**function, "name": name, "arguments": arguments or ("{}" if is_whole else "")}}
+    # A part of a call may well say nothing of its id.
+    if own := _id_of(call.get("id")) or (_made(f"{id} {number}") if name else ""):
+        found["id"] = own
+    if _whole(call.get("index")) is None and (not is_whole or "index" in call):
+        found["index"] = number
+    if is_whole and not isinstance(call.get("type"), str):
+        found["type"] = "function"
+    return found
+
+
 def _functions(answer: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """The functions that are called, each with the text of no arguments."""
     choices = answer.get("choices") if isinstance(answer, dict) else None

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from governance.rules.calls import Usage
 from llm.rules import answers
 
 OWN: dict[str, Any] = {"kind": "chat.completion", "id": "r", "model": "m", "created": 7}
@@ -29,24 +30,75 @@ def test_what_an_answer_lacks_is_put_in_and_what_it_has_stays() -> None:
 
 @pytest.mark.parametrize("kind", [answers.WHOLE, answers.CHUNK])
 def test_what_its_choices_lack_is_put_in_too(kind: str) -> None:
+    name = "message" if kind == answers.WHOLE else "delta"
     said = {"role": "assistant", "content": "Hi", "tool_calls": None}
     whole = {"id": "c", "created": 1, "model": "x", "object": kind}
-    given: list[Any] = [{"message": said}, {"index": 5, "message": None, "finish_reason": None}, None, "odd"]
+    given: list[Any] = [{name: said}, {"index": 5, name: None, "finish_reason": None}, None, "odd"]
     answer = {**whole, "choices": given}
     assert answers.complete(answer, **OWN | {"kind": kind})
     if kind == answers.CHUNK:
         ends: list[Any] = [
-            {"message": said, "index": 0, "finish_reason": None},
-            {"index": 5, "message": None, "finish_reason": None},
+            {"delta": said, "index": 0, "finish_reason": None},
+            {"index": 5, "delta": {"content": ""}, "finish_reason": None},
         ]
     else:
-        nothing = {"role": "assistant", "content": ""}
         ends = [
             {"index": 0, "message": said, "finish_reason": "stop"},
-            {"index": 5, "message": nothing, "finish_reason": "stop"},
+            {"index": 5, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"},
         ]
-    assert answer == {**whole, "choices": [*ends, None, "odd"]}
+    assert answer == {**whole, "choices": ends}
     assert not answers.complete(answer, **OWN | {"kind": kind})
+
+
+def test_a_part_says_its_role_or_none() -> None:
+    whole = {"id": "c", "created": 1, "model": "x", "object": answers.CHUNK}
+    parts: list[Any] = [{"content": "Hi"}, {"role": None}, {"role": "assistant"}, {"role": "model"}]
+    given = [{"index": at, "delta": dict(part), "finish_reason": None} for at, part in enumerate(parts)]
+    chunk: dict[str, Any] = {**whole, "choices": given}
+    assert answers.complete(chunk, **OWN | {"kind": answers.CHUNK})
+    assert [choice["delta"] for choice in chunk["choices"]] == [*parts[:3], {"role": "assistant"}]
+    assert not answers.complete(chunk, **OWN | {"kind": answers.CHUNK})
+
+
+@pytest.mark.parametrize(("end", "said"), [("length", "length"), (None, None), (0, None), (1, "stop"), ("", "")])
+def test_an_end_is_a_word_or_none(end: Any, said: str | None) -> None:
+    chunk: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": end}]}
+    assert answers.complete(chunk, **OWN | {"kind": answers.CHUNK})
+    assert chunk["choices"][0]["finish_reason"] == said
+
+
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (COUNTS | {"more": 1}, COUNTS | {"more": 1}),
+        (COUNTS | {"total_tokens": 9.0, "more": 1}, COUNTS | {"more": 1}),
+        (COUNTS | {"prompt_tokens": True}, COUNTS),
+        ({}, COUNTS),
+        ([3, 4], COUNTS),
+    ],
+)
+def test_a_usage_is_counts(said: Any, told: Any) -> None:
+    used = Usage(input_tokens=3, output_tokens=4)
+    for kind in (answers.WHOLE, answers.CHUNK):
+        answer: dict[str, Any] = {"choices": [], "usage": said}
+        assert answers.complete_usage(answer, used, kind=kind) == (told != said)
+        assert answer["usage"] == told
+        assert not answers.complete_usage(answer, used, kind=kind)
+
+
+def test_what_says_no_usage_gets_what_is_charged_where_it_is_whole_and_none_where_nobody_could_read_it() -> None:
+    used = Usage(input_tokens=3, output_tokens=4)
+    whole: dict[str, Any] = {"choices": [], "usage": None}
+    assert answers.complete_usage(whole, used, kind=answers.WHOLE)
+    assert whole["usage"] == COUNTS
+    assert not answers.complete_usage({"data": []}, used, kind=answers.WHOLE)
+    assert not answers.complete_usage({"choices": [], "usage": None}, used, kind=answers.CHUNK)
+    chunk = {"choices": [], "usage": [1]}
+    assert answers.complete_usage(chunk, None, kind=answers.CHUNK)
+    assert chunk == {"choices": []}
 
 
 def test_a_choice_that_calls_tools_ended_for_that() -> None:
