@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from llm.providers import Answer, ProviderError
-from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer, TranslatedAnswer
+from llm.providers.http import HttpProvider
+from llm.providers.translated import RefusedAnswer, ShapedAnswer, TranslatedAnswer, note_left_out
 from llm.rules import anthropic_answers, anthropic_dialect, bounds, client_requests, shown_work, sse, unreadable
 from llm.rules.answers import read_json
 from llm.rules.client_requests import Request
@@ -21,8 +22,6 @@ from llm.rules.openai_dialect import Shaper
 PAYMENT_REQUIRED, OVERLOADED = 402, 529
 OVERLOADED_FOR_S = "5"
 UNREADABLE = "The model's API sent no answer that could be read."
-
-log = logging.getLogger(__name__)
 
 
 class Anthropic(HttpProvider):
@@ -50,12 +49,13 @@ class Anthropic(HttpProvider):
         """See `llm.providers.Provider`; whatever the path, it is a message that is asked for."""
         answer = await self.connection.post("/messages", body, content_type=content_type, request_id=request_id)
         created = int(time.time())
+        left_out = partial(note_left_out, provider=self.name, request_id=request_id)
         if not 200 <= answer.status < 300:
             said, broken = await answer.read()
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_answers.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            paid, kept_bytes = _paid_refusal(said, created=created) or (None, 0)
+            paid, kept_bytes = _paid_refusal(said, created=created, left_out=left_out) or (None, 0)
             # What broke off, or shows work in another place than answers do, is judged as it came.
             is_judged = broken or shown_work.of({"error": shown_work.refusal(said)})
             shown = said if is_judged and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
@@ -65,7 +65,7 @@ class Anthropic(HttpProvider):
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
             return refused
         if answer.is_stream:
-            return ShapedAnswer(answer, _Shaping(created=created))
+            return ShapedAnswer(answer, _Shaping(created=created), left_out)
         return TranslatedAnswer(answer, lambda body: _translated(body, created=created))
 
     async def list_models(self) -> list[str]:
@@ -106,16 +106,22 @@ class _Shaping:
         return self._shaper.rest()
 
 
-def _paid_refusal(said: bytes, *, created: int) -> tuple[dict[str, Any], int] | None:
-    """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error."""
+def _paid_refusal(
+    said: bytes, *, created: int, left_out: Callable[[Exception], None]
+) -> tuple[dict[str, Any], int] | None:
+    """The answer, and the bytes that have no place in it, that came with an error's status; None for a mere error.
+
+    `left_out` is told why the first event that cannot be translated could not.
+    """
     if sse.is_stream(said):
         shaping, reader = _Shaping(created=created), sse.EventReader()
         shaped, unread_bytes = b"", 0
         for event in [*reader.feed(said), *reader.rest()[0]]:
             try:
                 shaped += shaping.feed(event)
-            except Exception:
-                log.exception("an event of a refusal cannot be translated, and is left out")
+            except Exception as error:
+                if not unread_bytes:
+                    left_out(error)
                 unread_bytes += len(event.raw)
         answer = sse.whole_answer(shaped + shaping.rest()) or {}
         kept_bytes = shaping.kept_bytes + unread_bytes

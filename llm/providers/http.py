@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 import select
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 import aiohttp
@@ -22,11 +21,10 @@ import orjson
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from django.conf import settings
-from multidict import CIMultiDict
 
 from governance import proxies
 from llm.providers import ProviderError
-from llm.rules import addresses, sse
+from llm.rules import addresses
 from llm.rules.packing import Packing
 
 CONNECT_TIMEOUT_S = 5.0
@@ -34,8 +32,6 @@ READ_TIMEOUT_S = 600.0
 # The status line and the headers of an answer; and one line of a stream, which has an event in it.
 MOST_HEADER_BYTES = 16 * 1024
 MOST_LINE_BYTES = 16 * 1024 * 1024
-# Usage that has not come so soon after its answer's end goes on by itself when it does.
-USAGE_FOLLOWS_S = 0.25
 # So soon after a request nothing but the end of an idle connection ends it.
 IDLE_END_S = 0.1
 STALE_S = 1.0
@@ -44,8 +40,6 @@ LARGE_BODY_BYTES = 1024 * 1024
 # What an operator waits for when a connection is tried out.
 LIST_TIMEOUT_S = 15.0
 MOST_LIST_BYTES = 8 * 1024 * 1024
-
-log = logging.getLogger(__name__)
 
 
 class _Sent:
@@ -345,142 +339,6 @@ def _is_reset(error: Exception) -> bool:
     """Whether a connection ended by a reset; within a body aiohttp says so in its words alone."""
     causes = (error, error.__cause__, error.__context__)
     return any(isinstance(one, ConnectionResetError) for one in causes) or "ConnectionResetError" in str(error)
-
-
-class RefusedAnswer:
-    """An error that was read already, to know what it means; `broken` is why it is not whole.
-
-    See `llm.providers.Answer`.
-    """
-
-    def __init__(
-        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, kept_bytes: int = 0
-    ) -> None:
-        self._answer = answer
-        self._body = body
-        self._broken = broken
-        self.status = status
-        self.headers = CIMultiDict(answer.headers)
-        if broken is None:
-            self.headers["content-type"] = "application/json"
-        self.kept_bytes = kept_bytes
-        self.waiting = b""
-        self.used: Mapping[str, Any] = {}
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
-        if self._broken is not None:
-            raise self._broken
-
-    def close(self) -> None:
-        self._answer.close()
-
-
-class TranslatedAnswer:
-    """A plain answer that is translated whole. See `llm.providers.Answer`."""
-
-    def __init__(self, answer: HttpAnswer, translate: Callable[[bytes], tuple[bytes, int]]) -> None:
-        """`translate` makes of a body what it is in Mistral's shape, and bytes that have no place there."""
-        self._answer = answer
-        self._translate = translate
-        self.status = answer.status
-        self.headers = answer.headers
-        self.kept_bytes = 0
-        self.waiting = b""
-        self.used: Mapping[str, Any] = {}
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The whole body in Mistral's shape; as it came where it breaks off or cannot be read, and ProviderError."""
-        said, broken = await self._answer.read()
-        if broken is None:
-            try:
-                said, self.kept_bytes = self._translate(said)
-            except ProviderError as error:
-                broken = error
-        yield said
-        if broken is not None:
-            raise broken
-
-    def close(self) -> None:
-        self._answer.close()
-
-
-class Shaping(Protocol):
-    """Turns a stream's events into bytes of Mistral's shape, one by one."""
-
-    @property
-    def kept_bytes(self) -> int: ...
-    @property
-    def used(self) -> Mapping[str, Any]: ...
-    @property
-    def waits(self) -> bool: ...
-    def feed(self, event: sse.Event) -> bytes: ...
-    def flush(self) -> bytes: ...
-    def rest(self) -> bytes: ...
-
-
-class ShapedAnswer:
-    """A stream that is translated on its way. See `llm.providers.Answer`."""
-
-    def __init__(self, answer: HttpAnswer, shaping: Shaping) -> None:
-        self._answer = answer
-        self._shaping = shaping
-        self._reader = sse.EventReader()
-        self._unread_bytes = 0
-        self.status = answer.status
-        self.headers = answer.headers
-
-    @property
-    def kept_bytes(self) -> int:
-        return self._shaping.kept_bytes + self._unread_bytes
-
-    @property
-    def waiting(self) -> bytes:
-        return self._reader.waiting
-
-    @property
-    def used(self) -> Mapping[str, Any]:
-        return self._shaping.used
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The stream in Mistral's shape; raises ProviderError where it breaks off."""
-        broken: ProviderError | None = None
-        source = self._answer.chunks()
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(USAGE_FOLLOWS_S if self._shaping.waits else None):
-                        chunk = await anext(source, b"")
-                except TimeoutError:
-                    source = self._answer.chunks()
-                    yield self._shaping.flush()
-                    continue
-                if not chunk:
-                    break
-                if shaped := self._shape(self._reader.feed(chunk)):
-                    yield shaped
-        except ProviderError as error:
-            broken = error
-        # What was written before a stream broke was paid for, and goes on.
-        events, unread = self._reader.rest()
-        if rest := self._shape(events) + self._shaping.rest() + unread:
-            yield rest
-        if broken is not None:
-            raise broken
-
-    def _shape(self, events: Iterable[sse.Event]) -> bytes:
-        """What events become. Nothing that an endpoint sends can raise."""
-        shaped = []
-        for event in events:
-            try:
-                shaped.append(self._shaping.feed(event))
-            except Exception:
-                log.exception("an event of a stream cannot be translated, and is left out")
-                self._unread_bytes += len(event.raw)
-        return b"".join(shaped)
-
-    def close(self) -> None:
-        self._answer.close()
 
 
 def _names(body: bytes, under: str, named: str) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from llm.providers import Answer
-from llm.providers.http import HttpProvider, RefusedAnswer, ShapedAnswer
+from llm.providers.http import HttpProvider
+from llm.providers.translated import RefusedAnswer, ShapedAnswer, note_left_out
 from llm.rules import bounds, openai_dialect, request_fields, shown_work, sse, thinking, unreadable
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
@@ -93,7 +95,9 @@ class OpenAICompatible(HttpProvider):
             status = PAYMENT_REQUIRED if openai_dialect.out_of_money(said) else answer.status
             return RefusedAnswer(answer, status=status, body=said, broken=broken)
         if answer.is_stream:
-            return ShapedAnswer(answer, openai_dialect.Shaper())
+            return ShapedAnswer(
+                answer, openai_dialect.Shaper(), partial(note_left_out, provider=self.name, request_id=request_id)
+            )
         return answer
 
     async def list_models(self) -> list[str]:

@@ -6,6 +6,7 @@ What comes is read by the types of two clients, Mistral's and OpenAI's, and as s
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.llm.gateway.test_odd_answers import (
     DONE,
     anthropic,
     block,
+    charged_since,
     compatible,
     event,
     grown,
@@ -341,3 +343,25 @@ def test_a_message_that_counts_nothing_is_a_stream_and_paid_for(
     chunks = chunks_in(ask(product, likes, stream=True, model="likes/m")[1])
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert SpendEntry.objects.latest("recorded_at").certainty == "estimated"
+
+
+# The log ---------------------------------------------------------------------------------------------------
+
+MALFORMED = event({"type": "message_start", "message": "m"}) + grown(0, DIGITS) * 3
+
+
+@anthropic
+@pytest.mark.parametrize("status", [200, 500])
+def test_malformed_events_are_a_line_that_says_whose_they_are(
+    product: Product, booked: BookedUpstream, likes: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = CLOSES.replace(b"200 OK", b"%d Said" % status)
+    said = START + grown(0, {"type": "text_delta", "text": "1"}) + MALFORMED + STOP
+    with caplog.at_level(logging.WARNING):
+        charged = charged_since(product, booked, likes, Answer(script=[head + said, "close"], tokens=401))
+    assert charged >= booked.books.spent_nanos
+    [line] = [record for record in caplog.records if "translated" in record.getMessage()]
+    assert (line.levelname, line.exc_info) == ("WARNING", None)
+    assert "an event of likes cannot be translated: AttributeError" in line.getMessage()
+    assert str(SpendEntry.objects.latest("recorded_at").request_id) in line.getMessage()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR and record.exc_info]
