@@ -280,6 +280,34 @@ def check_sampling(body: Mapping[str, Any]) -> None:
         raise wire.SimulatedError(400, wire.error(400, "top_p must be 1 when using greedy sampling."))
 
 
+def check_pictures(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raises the 400 of pictures for a model that sees none; message and code as clients have met them."""
+    contents = (message.get("content") for message in messages)
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    if any(part.get("type") == "image_url" for part in parts):
+        raise wire.refused("Image input is not enabled for this model", "invalid_request_error", "3051")
+
+
+def check_length(prompt_tokens: int, *, context_tokens: int) -> None:
+    """Raises the 400 of a prompt that is longer than its model reads; the sentence is as clients know it, the code is
+    that of other values which a model does not take."""
+    if prompt_tokens > context_tokens:
+        raise wire.refused(
+            f"Prompt contains {prompt_tokens} tokens, too large for model with {context_tokens} maximum context length",
+            "invalid_request_error",
+            "3051",
+        )
+
+
+def check_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> None:
+    """Raises a 400 where the tool to be called is none of `tools`. In which words the real one refuses that, if it
+    does, nobody has told."""
+    if isinstance(choice, Mapping) and (name := choice["function"]["name"]) not in {
+        tool["function"]["name"] for tool in tools if "function" in tool
+    }:
+        raise wire.refused(f"Tool choice {name} is not one of the tools.", "invalid_request_error", "3051")
+
+
 def check_conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
     """Raises the 400 of a conversation that no model is given; its types are in order."""
     _check_order(messages)

@@ -27,7 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 KEPT_REQUESTS = 10_000
-TRANSCRIPTIONS = "/v1/audio/transcriptions"
+TRANSCRIPTIONS, MODELS = "/v1/audio/transcriptions", "/v1/models"
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 _GZIP = (b"content-encoding", b"gzip")
@@ -102,6 +102,7 @@ class Sandbox:
             name: card["id"] for card in self._cards for name in (card["id"], *card["aliases"])
         }
         self._kinds = {card["id"]: card["capabilities"] for card in self._cards}
+        self._contexts = {card["id"]: card["max_context_length"] for card in self._cards}
         self.requests: deque[Received] = deque(maxlen=keep_requests)
         self.received = 0
         self._numbers = count(1)
@@ -171,6 +172,10 @@ class Sandbox:
     def _admit(self, request: Received, authorization: str) -> None:
         if self.api_key and authorization != f"Bearer {self.api_key}":
             raise wire.SimulatedError(401, {"detail": "Unauthorized"})
+        takes = "POST" if request.path in _ROUTES else "GET"
+        if request.method != takes and (request.path in _ROUTES or request.path.startswith(MODELS)):
+            # As FastAPI does, also of HEAD.
+            raise wire.SimulatedError(405, {"detail": "Method Not Allowed"}, [(b"allow", takes.encode())])
         if request.method == "GET":
             return
         if request.path == TRANSCRIPTIONS:
@@ -188,16 +193,16 @@ class Sandbox:
         if request.method == "GET":
             return self._models(request.path)
         route = _ROUTES.get(request.path)
-        if route is None or request.method != "POST":
+        if route is None:
             raise wire.SimulatedError(404, {"detail": "Not Found"})
         if behaviour.status and behaviour.status != 200:
             raise wire.failure(behaviour.status)
         return route(self, request.body, behaviour)
 
     def _models(self, path: str) -> bytes:
-        if path == "/v1/models":
+        if path == MODELS:
             return orjson.dumps({"object": "list", "data": self._cards})
-        model = self._ids.get(path.removeprefix("/v1/models/"))
+        model = self._ids.get(path.removeprefix(f"{MODELS}/"))
         card = next((card for card in self._cards if card["id"] == model), None)
         if card is None:
             raise wire.SimulatedError(404, wire.error(404, "No such model or path"))
@@ -216,6 +221,9 @@ class Sandbox:
         requests.check_sampling(body)
         model = self._served(body, capability="completion_chat")
         requests.check_conversation(body["messages"], body.get("tools") or ())
+        requests.check_choice(body.get("tool_choice"), body.get("tools") or ())
+        if not self._kinds[model]["vision"]:
+            requests.check_pictures(body["messages"])
         if behaviour.blocked and body.get("guardrails"):
             raise wire.blocked(body["guardrails"])
         return self._complete(model, body, behaviour)
@@ -229,6 +237,7 @@ class Sandbox:
         answer = answers.answer(body, output_tokens=behaviour.output, chunk_tokens=self.chunk_tokens)
         n = body.get("n") or 1
         prompt = answers.prompt_tokens(body)
+        requests.check_length(prompt, context_tokens=self._contexts[model])
         used = _used(behaviour, answers.usage(prompt, answer.tokens * n, cached=behaviour.cached))
         head = {"id": f"{next(self._numbers):032x}", "created": int(time.time()), "model": model}
         if body.get("stream"):

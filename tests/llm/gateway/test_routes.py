@@ -360,3 +360,15 @@ def test_a_form_sent_again_under_its_idempotency_key_is_charged_once(product: Pr
     assert answers[0].json() == answers[1].json()
     assert answers[1].headers["x-idempotent-replay"] == "true"
     assert SpendEntry.objects.count() == 1
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_every_path_answers_a_head_alike(product: Product, key: str, has_key: bool) -> None:
+    """As FastAPI does, which Mistral's API is made with: a GET brings no HEAD along. What there is not stays a 404."""
+    headers = {"authorization": f"Bearer {key}"} if has_key else {}
+    reads = ["/v1/models", "/v1/models/mistral-small-latest", "/v1/budget"]
+    for path, allowed in [*((path, "GET") for path in reads), *((path, "POST") for path in ROUTES)]:
+        answer = httpx.head(product.url + path, headers=headers)
+        assert (answer.status_code, answer.headers["allow"], answer.content) == (405, allowed, b"")
+    assert httpx.head(f"{product.url}/v1/nothing", headers=headers).status_code == 404
+    assert not product.sandbox.requests

@@ -209,3 +209,56 @@ def test_a_guardrail_answers_as_documented(sandbox_url: str) -> None:
     answer = httpx.post(url, json=body | guarded, headers=headers, timeout=5)
     assert (answer.status_code, answer.json()["error"]["message"]) == (403, "Content blocked by guardrail")
     assert answer.json()["guardrails"]["results"]["moderation_llm_v2"]["violated"] is True
+
+
+PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": "https://example.com/a.png"}]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("messages", [[PICTURE], [PICTURE, {"role": "assistant", "content": "A cat."}, USER]])
+def test_a_model_that_sees_nothing_takes_no_picture(sandbox_url: str, messages: list[Any], stream: bool) -> None:
+    refused = ask(sandbox_url, messages, model="codestral-latest", stream=stream)
+    said = refused.json()
+    assert (refused.status_code, said["type"], said["code"]) == (400, "invalid_request_error", "3051")
+    assert said["message"] == "Image input is not enabled for this model"
+    assert ask(sandbox_url, messages).status_code == 200
+
+
+def test_a_prompt_is_no_longer_than_what_its_model_reads(sandbox_url: str) -> None:
+    long = "a" * 4 * 128_000
+    for refused in (
+        ask(sandbox_url, [{"role": "user", "content": long}], model="ministral-3b-2512"),
+        ask(sandbox_url, path="/fim/completions", prompt=long, model="codestral-latest"),
+    ):
+        said = refused.json()
+        assert (refused.status_code, said["type"]) == (400, "invalid_request_error")
+        assert said["message"].startswith("Prompt contains 1280")
+        assert said["message"].endswith("tokens, too large for model with 128000 maximum context length")
+    fits = "a" * 4 * 127_000
+    assert ask(sandbox_url, [{"role": "user", "content": fits}], model="ministral-3b-2512").status_code == 200
+    assert ask(sandbox_url, [{"role": "user", "content": long}]).status_code == 200
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def test_a_tool_that_is_chosen_is_there(sandbox_url: str) -> None:
+    for tools in ({}, {"tools": [TOOL]}):
+        refused = ask(sandbox_url, tool_choice={"type": "function", "function": {"name": "clock"}}, **tools)
+        assert (refused.status_code, refused.json()["type"]) == (400, "invalid_request_error")
+        assert "clock" in refused.json()["message"]
+    chosen = ask(sandbox_url, tool_choice={"type": "function", "function": {"name": "weather"}}, tools=[TOOL])
+    assert chosen.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"), [("/models", "GET"), ("/models/mistral-small-latest", "GET"), ("/chat/completions", "POST")]
+)
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "GET", "POST"])
+def test_a_path_takes_its_method_alone(sandbox_url: str, path: str, takes: str, method: str) -> None:
+    answer = httpx.request(method, f"{sandbox_url}/v1{path}", timeout=5)
+    if method != takes:
+        assert (answer.status_code, answer.headers["allow"]) == (405, takes)
+        assert method == "HEAD" or answer.json() == {"detail": "Method Not Allowed"}
+    else:
+        assert answer.status_code in (200, 422)
