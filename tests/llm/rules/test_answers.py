@@ -67,6 +67,36 @@ def test_an_end_is_a_word_or_none(end: Any, said: str | None) -> None:
     assert chunk["choices"][0]["finish_reason"] == said
 
 
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [
+        ({"message": "a"}, "a"),
+        ({"message": "a", "text": "b"}, "a"),
+        ({"delta": {"content": "a"}, "text": "b"}, "a"),
+        ({"delta": "a", "text": "b"}, "a"),
+        ({"message": 5, "text": "b"}, "b"),
+        ({"message": {"content": 5}}, "5"),
+        ({"message": {"content": {"a": [1]}}}, '{"a":[1]}'),
+        ({"message": {"content": [{"type": "text", "text": "a"}]}}, [{"type": "text", "text": "a"}]),
+        ({}, ""),
+    ],
+)
+def test_a_message_is_taken_from_where_it_is_said(choice: dict[str, Any], text: Any) -> None:
+    answer: dict[str, Any] = {"choices": [choice]}
+    assert answers.complete(answer, **OWN)
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
+
+
+def test_a_calls_id_is_made_of_the_answers_and_the_choices() -> None:
+    def made(id: str, index: int) -> str:
+        said = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+        answer: dict[str, Any] = {"choices": [{"index": index, "message": said}]}
+        assert answers.complete(answer, **OWN | {"id": id})
+        return str(answer["choices"][0]["message"]["tool_calls"][0]["id"])
+
+    assert len({made("r", 0), made("r", 1), made("s", 0)}) == 3
+
+
 COUNTS = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
