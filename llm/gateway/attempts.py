@@ -424,8 +424,10 @@ class HeldAttempt:
         """A whole answer with what clients cannot read it without; where it says no usage, with what is charged."""
         id, model = self.call.exchange.request_id, self.hold.quote.model
         lacked = complete(said, kind=WHOLE, id=id, model=model, created=int(time.time()))
-        charged = self.hold.charge.usage if self.hold.charge else self.hold.usage.estimated()
-        return orjson.dumps(said) if complete_usage(said, charged, kind=WHOLE) or lacked else data
+        if self.hold.usage.estimate.unit == "token":
+            charged = self.hold.charge.usage if self.hold.charge else self.hold.usage.estimated()
+            lacked = complete_usage(said, charged, kind=WHOLE) or lacked
+        return orjson.dumps(said) if lacked else data
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:
         if self.hold.quote.max_tokens is None:

@@ -89,7 +89,7 @@ def complete_usage(answer: dict[str, Any], used: Usage | None, *, kind: str) -> 
     Without these a chunk says none. Whether anything was changed.
     """
     said = answer.get("usage")
-    if "choices" not in answer or (said is None and kind == CHUNK):
+    if said is None and kind == CHUNK:
         return False
     if isinstance(said, dict) and all(type(said.get(name)) is int for name in _TOKENS):
         return False

@@ -10,7 +10,8 @@ import logging
 from typing import Any
 
 import pytest
-from mistralai.client.models import ChatCompletionResponse, CompletionChunk
+from mistralai.client.models import ChatCompletionResponse, CompletionChunk, EmbeddingResponse
+from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from benchmarks.answers import Answer
@@ -178,6 +179,16 @@ def test_nor_is_an_answer_of_another_route_without_what_it_is_asked_for(
     response = product.post("/v1/embeddings", key, model="mistral-embed", input="Hi")
     assert (response.status_code, response.json()["code"]) == (502, "upstream_garbage")
     assert {row.input_tokens for row in SpendEntry.objects.all()} == {2}
+
+
+@pytest.mark.parametrize("usage", [None, [2], {"prompt_tokens": 2}])
+def test_embeddings_say_what_they_used(product: Product, booked: BookedUpstream, key: str, usage: Any) -> None:
+    data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+    booked.usual = plain({"id": "e", "object": "list", "model": "mistral-embed", "data": data, "usage": usage})
+    response = product.post("/v1/embeddings", key, model="mistral-embed", input="Hi")
+    EmbeddingResponse.model_validate_json(response.text)
+    told = CreateEmbeddingResponse.model_validate_json(response.text).usage
+    assert told.prompt_tokens == told.total_tokens == SpendEntry.objects.get().input_tokens
 
 
 # Streams ---------------------------------------------------------------------------------------------------

@@ -124,7 +124,6 @@ def test_what_says_no_usage_gets_what_is_charged_where_it_is_whole_and_none_wher
     whole: dict[str, Any] = {"choices": [], "usage": None}
     assert answers.complete_usage(whole, used, kind=answers.WHOLE)
     assert whole["usage"] == COUNTS
-    assert not answers.complete_usage({"data": []}, used, kind=answers.WHOLE)
     assert not answers.complete_usage({"choices": [], "usage": None}, used, kind=answers.CHUNK)
     chunk = {"choices": [], "usage": [1]}
     assert answers.complete_usage(chunk, None, kind=answers.CHUNK)
