@@ -16,6 +16,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from governance import idempotency
 from governance.api import errors
 from governance.api.fields import Name, Strict, Whole, missing, surplus
 from governance.api.once import PARAMETER
@@ -40,7 +41,7 @@ LARGEST = 2**63 - 1
 # What the gateway calls some fields of this request.
 CALLED = {"x-strategy": "strategy", "x-allow-downgrade": "allow_downgrade"}
 # What the gateway says of a refusal beside its body.
-PASSED_BACK = ("retry-after", "x-should-retry")
+PASSED_BACK = ("retry-after", "x-should-retry", idempotency.REPLAYED[0])
 
 
 class RouteRequest(Strict):
@@ -135,7 +136,8 @@ class RouteView(RefusingView):
             return _told(request, 503, "gateway_away", f"{error}.", retry_after_s=1)
         if answer.status != 200:
             return _refused(answer, request)
-        return Response(_answered(answer, strategy, latency_ms=(time.perf_counter() - began) * 1000))
+        latency_ms = (time.perf_counter() - began) * 1000
+        return Response(_answered(answer, strategy, latency_ms=latency_ms), headers=_passed_back(answer))
 
     def _whose(self) -> tuple[int, int]:
         key, tenant = self.by.key, self.by.tenant
@@ -220,10 +222,27 @@ def _refused(answer: inside.InsideAnswer, request: Request) -> Response:
     except orjson.JSONDecodeError:
         said = {}
     said = said if isinstance(said, dict) else {}
-    message = said.get("message") or "The model's API refused the request."
-    code = said.get("code") or "refused_upstream"
-    shown = errors.body(str(code), str(message), said.get("param"), request)
+    stated = _stated(said)
+    message = stated.get("message") or "The model's API refused the request."
+    code = stated.get("code") or "refused_upstream"
+    shown = errors.body(str(code), str(message), stated.get("param"), request)
     if isinstance(inner := said.get("error"), dict) and "metadata" in inner:
         shown["error"]["metadata"] = inner["metadata"]
-    headers = {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}
-    return Response(shown, status=answer.status, headers=headers)
+    return Response(shown, status=answer.status, headers=_passed_back(answer))
+
+
+def _stated(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`message`, `code` and `param` of a refusal: the gateway's own and Mistral's, a list of Mistral's, or OpenAI's."""
+    detail = said.get("detail")
+    if isinstance(detail, list) and detail and isinstance(first := detail[0], dict):
+        where = first.get("loc")
+        return {
+            "message": first.get("msg"),
+            "param": ".".join(map(str, where[1:])) if isinstance(where, list) else None,
+        }
+    error = said.get("error")
+    return error if not said.get("message") and isinstance(error, dict) else said
+
+
+def _passed_back(answer: inside.InsideAnswer) -> dict[str, str]:
+    return {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}

@@ -78,10 +78,12 @@ def request_body(
 def shape(request: Request, *, model: str, native: bool) -> dict[str, Any]:
     """All of the body but its model and length, with every tool: what is counted before it is sent. DialectError."""
     if request.kind not in KINDS or request.content_type.partition(";")[0].strip() != "application/json":
-        raise DialectError(f"{model} cannot be asked for this: its provider has no such call.", "model")
+        raise _no_such_call(model)
     payload = load_object(request.body, kind=request.kind, extra=request.extra)
     del payload["model"]
     if request.kind != "chat":
+        if request.kind == "moderation" and _has_messages(payload["input"]):
+            raise _no_such_call(model)
         _translate_input(payload)
         return payload
     thinking.tokens_beside(payload)
@@ -127,6 +129,16 @@ def renamed_length(body: bytes, refusal: bytes) -> bytes | None:
 
 def model_of(body: bytes) -> str:
     return str(orjson.loads(body).get("model"))
+
+
+def _no_such_call(model: str) -> DialectError:
+    return DialectError(f"{model} cannot be asked for this: its provider has no such call.", "model")
+
+
+def _has_messages(found: Any) -> bool:
+    """Whether conversations are to be judged, which Mistral's API alone does; parts of one text have no role."""
+    items = found if isinstance(found, list) else ()
+    return any(isinstance(item, list) or (isinstance(item, dict) and "role" in item) for item in items)
 
 
 def _translate_input(payload: dict[str, Any]) -> None:

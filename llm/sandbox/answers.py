@@ -99,8 +99,9 @@ def usage(prompt: int, completion: int, *, cached: int = 0) -> dict[str, Any]:
 
 def embedding(text: str, *, encoding: str | None, size: int | None) -> list[float] | str:
     """A vector made of the text's checksum, as numbers or as base64 of 32-bit floats."""
-    seed = zlib.crc32(text.encode())
-    values = [((seed >> position % 24) % 2_000 - 1_000) / 32_000 for position in range(size or EMBEDDING_SIZE)]
+    seed, size = zlib.crc32(text.encode()), size or EMBEDDING_SIZE
+    turn = [((seed >> position) % 2_000 - 1_000) / 32_000 for position in range(24)]
+    values = (turn * (size // 24 + 1))[:size]
     if encoding == "base64":
         return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
     return values

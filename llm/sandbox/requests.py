@@ -35,6 +35,8 @@ _FOLLOWERS: Mapping[str, frozenset[str]] = {
 }
 _LAST_ROLE = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
 _COUNTS = "Not the same number of function calls and responses"
+# What one call may bring to be embedded.
+MOST_TEXTS, MOST_TOKENS = 512, 16_384
 
 
 class _Closed(BaseModel):
@@ -306,6 +308,18 @@ def check_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> None:
         tool["function"]["name"] for tool in tools if "function" in tool
     }:
         raise wire.refused(f"Tool choice {name} is not one of the tools.", "invalid_request_error", "3051")
+
+
+def check_batch(texts: Sequence[str], tokens: int) -> None:
+    """Raises the 400 of more texts, or more tokens of them, than one call may bring to be embedded.
+
+    As in https://github.com/raphaelmansuy/edgequake-llm/pull/74 and
+    https://github.com/aurelio-labs/semantic-router/issues/297.
+    """
+    for is_beyond, what in ((len(texts) > MOST_TEXTS, "inputs in request"), (tokens > MOST_TOKENS, "tokens overall")):
+        if is_beyond:
+            message = f"Too many {what}, split into more batches."
+            raise wire.refused(message, "invalid_request_prompt", "3210")
 
 
 def check_conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:

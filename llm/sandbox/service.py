@@ -250,6 +250,7 @@ class Sandbox:
         model = self._served(body, capability="embedding")
         texts = answers.texts(body.get("input"))
         tokens = sum(-(-len(text.encode()) // 4) + 2 for text in texts)
+        requests.check_batch(texts, tokens)
         size, encoding = body.get("output_dimension"), body.get("encoding_format")
         data = [
             {

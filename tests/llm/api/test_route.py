@@ -205,6 +205,30 @@ def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:
     assert not product.sandbox.requests
 
 
+@pytest.mark.parametrize(
+    ("body", "message", "code", "param"),
+    [
+        (
+            {"error": {"message": "Too long.", "param": "messages", "code": "context_length_exceeded"}},
+            *("Too long.", "context_length_exceeded", "messages"),
+        ),
+        (
+            {"detail": [{"loc": ["body", "messages", 0], "msg": "Field required"}]},
+            *("Field required", "refused_upstream", "messages.0"),
+        ),
+        ({"detail": []}, "The model's API refused the request.", "refused_upstream", None),
+        ({"object": "error", "message": "No.", "code": 1}, "No.", "1", None),
+    ],
+)
+def test_what_the_models_api_refused_is_said_in_its_words(
+    product: Product, key: str, monkeypatch: pytest.MonkeyPatch, body: Any, message: str, code: str, param: str | None
+) -> None:
+    refused = inside.InsideAnswer(400, {}, json.dumps(body).encode())
+    monkeypatch.setattr(inside, "post", lambda *_, **__: refused)
+    error = asked(product, key).json()["error"]
+    assert (error["message"], error["code"], error["param"]) == (message, code, param)
+
+
 def test_only_a_key_that_may_spend_may_route(product: Product) -> None:
     assert asked(product, product.key(role="operator")).status_code == 403
     assert asked(product, "").status_code == 401
@@ -216,6 +240,7 @@ def test_a_repeat_under_its_key_is_answered_as_before(product: Product, key: str
         product.post("/api/llm/route", key, headers={"idempotency-key": "once"}, **fields) for _ in range(2)
     )
     assert first.json()["content"] == again.json()["content"]
+    assert [answer.headers.get("x-idempotent-replay") for answer in (first, again)] == [None, "true"]
     assert SpendEntry.objects.count() == len(product.sandbox.requests) == 1
 
 

@@ -139,6 +139,25 @@ def test_what_openai_has_no_call_for_is_refused(kind: str) -> None:
         request_body(request, model="m", max_tokens=None, disabled_tools=(), native=True)
 
 
+@pytest.mark.parametrize(
+    ("found", "is_refused"),
+    [
+        ([{"role": "user", "content": "x"}], True),
+        ([[{"role": "user", "content": "x"}]], True),
+        (["x"], False),
+        ("x", False),
+        ([{"type": "text", "text": "x"}], False),
+    ],
+)
+def test_conversations_are_not_sent_to_be_judged(found: Any, is_refused: bool) -> None:
+    request = client_requests.parse_other(orjson.dumps({"model": "m", "input": found}), kind="moderation")
+    if is_refused:
+        with pytest.raises(DialectError, match="has no such call"):
+            request_body(request, model="m", max_tokens=None, disabled_tools=(), native=True)
+        return
+    assert orjson.loads(request_body(request, model="m", max_tokens=None, disabled_tools=(), native=True))["input"]
+
+
 def test_embeddings_keep_their_dimensions() -> None:
     body = {"model": "asked", "input": ["a"], "output_dimension": 256}
     request = client_requests.parse_other(orjson.dumps(body), kind="embedding")

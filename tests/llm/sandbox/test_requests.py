@@ -86,6 +86,21 @@ def test_a_conversation_that_no_model_is_given_is_a_400(
     assert answer.json()["object"] == "error"
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [(["x"] * 512, None), (["x"] * 513, "Too many inputs in request"), (["x" * 70_000], "Too many tokens overall")],
+)
+def test_a_call_brings_no_more_to_be_embedded_than_the_real_one_takes(
+    sandbox_url: str, texts: list[str], said: str | None
+) -> None:
+    answer = ask(sandbox_url, path="/embeddings", model="codestral-embed", input=texts, output_dimension=3072)
+    if said is None:
+        assert [len(each["embedding"]) for each in answer.json()["data"]] == [3072] * len(texts)
+        return
+    assert (answer.status_code, answer.json()["code"]) == (400, "3210")
+    assert said in answer.json()["message"]
+
+
 @pytest.mark.parametrize(("size", "status"), [(1, 200), (3072, 200), (3073, 422), (10**19, 422)])
 def test_a_vector_has_a_size_that_there_is(sandbox_url: str, size: int, status: int) -> None:
     body = {"model": "mistral-embed", "input": "a", "output_dimension": size}
