@@ -36,7 +36,8 @@ def _tenant(by: Principal, slug: str | None) -> Tenant:
             raise missing("tenant", "name the tenant this is for.")
         return tenancy.tenant_named(slug)
     if slug and slug != by.tenant.slug:
-        raise serializers.ValidationError({"tenant": [f"this key belongs to {by.tenant.slug}."]})
+        whose = "this key belongs" if by.key else "your account is bound"
+        raise serializers.ValidationError({"tenant": [f"{whose} to {by.tenant.slug}."]})
     return by.tenant
 
 

@@ -23,6 +23,7 @@ from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import errors
+from llm.gateway.answer_memory import AnswerMemory
 from llm.gateway.asked import Asked
 from llm.gateway.bodies import Bodies, Held, TooManyThreads
 from llm.gateway.holds import Holds
@@ -55,6 +56,10 @@ SWITCH_INTERVAL_S = 0.0005
 COLLECTED_AT = (20_000, 20, 20)
 # Ours are shorter; a longer one is not worth remembering.
 BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
+
+
+# So many answers of the largest size a tenant's may come to, and all tenants'.
+ANSWERS_OF_A_TENANT, ANSWERS = 2, 4
 
 
 class Gateway:
@@ -124,6 +129,8 @@ class Gateway:
             patience_s=settings.BODY_TIMEOUT_S,
             share=settings.LARGE_BODY_PERCENT_PER_KEY / 100,
         )
+        most_bytes = settings.MAX_ANSWER_BYTES
+        self.answers = AnswerMemory(of_a_tenant=ANSWERS_OF_A_TENANT * most_bytes, of_all=ANSWERS * most_bytes)
         most = settings.ROUTED_CALLS
         self.threads = Held(of_a_key=most // 4, of_a_tenant=most // 2, of_all=most, refusal=TooManyThreads)
         self.commits = GroupCommit()

@@ -11,10 +11,11 @@ import orjson
 
 from governance.rules.calls import Usage
 from llm.gateway import errors
+from llm.gateway.answer_memory import Share
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.rules import shown_work, sse, usage
-from llm.rules.answers import read_json
+from llm.rules.answers import read_json, without_vectors
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
 
@@ -31,11 +32,12 @@ class Streamed:
     is_over: bool
 
 
-async def read(answer: Answer) -> tuple[bytes, ProviderError | None]:
-    """A body as far as it came, and why it broke off."""
+async def read(answer: Answer, share: Share) -> tuple[bytes, ProviderError | None]:
+    """A body as far as it came, and why it broke off. It is held in `share`, and waits for room there."""
     came = bytearray()
     try:
         async for chunk in answer.chunks():
+            await share.hold(len(came) + len(chunk))
             came += chunk
     except ProviderError as error:
         return bytes(came), error
@@ -75,8 +77,9 @@ def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
     return Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    parsed = read_json(data)
+def json_object(data: bytes, *, has_vectors: bool = False) -> dict[str, Any]:
+    """The object that a body is, or an empty one; of vectors, of which it may have thousands, each is an empty list."""
+    parsed = read_json(without_vectors(data) if has_vectors else data)
     return parsed if isinstance(parsed, dict) else {}
 
 

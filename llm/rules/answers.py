@@ -22,6 +22,10 @@ _ESCAPE = re.compile(
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _LONE_HALF = re.compile("[\ud800-\udfff]")
 _NO_LETTER = "\N{REPLACEMENT CHARACTER}"
+# A vector, as numbers or as base64 of them.
+_VECTOR = re.compile(rb'\[[-+.0-9eE,\s]{256,}+\]|"[A-Za-z0-9+/]{256,}+={0,2}"')
+# So much is looked at before others have Python's lock for a while: a few milliseconds' work.
+_SLICE_BYTES = 1024 * 1024
 # Names of counts, and of what holds them.
 _COUNTS = re.compile(rb'"(usage|(?:prompt|completion|input|output|total)_tokens)"\s*:')
 # `orjson` writes lists and objects that are nested up to here.
@@ -45,6 +49,20 @@ def read_json(data: bytes) -> Any:
     if data.count(b"[") + data.count(b"{") > _DEEPEST:
         return _if_writable(value)
     return value
+
+
+def without_vectors(data: bytes) -> bytes:
+    """A body of embeddings with an empty list in place of each long vector, which takes a tenth of the time to read.
+
+    For what the rest says. It goes slice by slice, from one object to another: a vector holds none.
+    """
+    slices, start = list[bytes](), 0
+    while start < len(data):
+        end = data.find(b"{", start + _SLICE_BYTES)
+        end = len(data) if end < 0 else end
+        slices.append(_VECTOR.sub(b"[]", data[start:end]))
+        start = end
+    return b"".join(slices)
 
 
 def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created: int) -> bool:
