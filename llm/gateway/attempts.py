@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -17,7 +18,8 @@ from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway import answer_headers, errors, requests, upstream, whole_answers
-from llm.gateway.bodies import ClientGone
+from llm.gateway.answer_memory import Share
+from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import Hold
@@ -31,7 +33,7 @@ from llm.gateway.upstream import Unanswered
 from llm.gateway.whole_answers import Streamed
 from llm.providers import Answer, Provider, ProviderError
 from llm.rules import forbidden, shown_work, sse, unreadable
-from llm.rules.answers import WHOLE, complete, complete_usage
+from llm.rules.answers import WHOLE, complete, complete_usage, with_fields
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import GUARDS
@@ -156,12 +158,13 @@ class HeldAttempt:
         async with self._sign_of_life() as sign:
             answer = await self._send(body)
             try:
-                if not 200 <= answer.status < 300:
-                    await self._refused(answer, sign)
-                elif self.call.request.stream:
-                    await self._stream(answer, sign, sent=sent)
-                else:
-                    await self._relay(answer, sent=sent)
+                with self.call.gateway.answers.share(self.call.caller.tenant_id) as share:
+                    if not 200 <= answer.status < 300:
+                        await self._refused(answer, share, sign)
+                    elif self.call.request.stream:
+                        await self._stream(answer, sign, sent=sent)
+                    else:
+                        await self._relay(answer, share, sent=sent)
             finally:
                 answer.close()
 
@@ -243,10 +246,10 @@ class HeldAttempt:
         self.call.gateway.breakers.failed(place, self.call.caller.tenant_id, time.time())
         return Unanswered(upstream.no_answer(error), place)
 
-    async def _refused(self, answer: Answer, sign: SignOfLife) -> None:
+    async def _refused(self, answer: Answer, share: Share, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
         # A refusal that breaks off is one all the same.
-        data, broken = await whole_answers.read(answer)
+        data, broken = await whole_answers.read(answer, share)
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
         streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
@@ -358,9 +361,9 @@ class HeldAttempt:
                 ]
             )
 
-    async def _relay(self, answer: Answer, *, sent: float) -> None:
+    async def _relay(self, answer: Answer, share: Share, *, sent: float) -> None:
         """A plain answer: read whole, settled, then sent on with what it cost."""
-        data, broken = await whole_answers.read(answer)
+        data, broken = await whole_answers.read(answer, share)
         if broken is not None:
             whole_answers.count_broken(data, self.hold, answers=self.call.request.n)
             raise await self._failed(broken) from broken
@@ -368,7 +371,9 @@ class HeldAttempt:
         if streamed is not None:
             # A stream although none was asked for.
             data = orjson.dumps(streamed.answer)
-        said = whole_answers.json_object(data)
+        has_vectors = self.call.route.has_vectors and len(data) > LARGE_BYTES
+        read = partial(whole_answers.json_object, data, has_vectors=has_vectors)
+        said = await self.call.exchange.turn.work(len(data), read)
         if with_text_arguments(said):
             data = orjson.dumps(said)
         answered = time.perf_counter()
@@ -384,7 +389,7 @@ class HeldAttempt:
         cost_nanos, result = await self._settle_answer(used, streamed)
         await self.call.exchange.answer(
             200,
-            self._completed(data, said),
+            self._completed(data, said, has_all=not has_vectors),
             [
                 *self._headers(),
                 *answer_headers.budget(self.hold, self.call.identity.audience, result),
@@ -420,13 +425,20 @@ class HeldAttempt:
         self.call.exchange.complete = False
         return await self.hold.settle_whole(UPSTREAM_CUT)
 
-    def _completed(self, data: bytes, said: dict[str, Any]) -> bytes:
-        """A whole answer with what clients cannot read it without; where it says no usage, with what is charged."""
+    def _completed(self, data: bytes, said: dict[str, Any], *, has_all: bool) -> bytes:
+        """A whole answer with what clients cannot read it without; where it says no usage, with what is charged.
+
+        `has_all`: `said` is all that it says, so it may be written anew.
+        """
+        came = dict(said)
         id, model = self.call.exchange.request_id, self.hold.quote.model
         lacked = complete(said, kind=WHOLE, id=id, model=model, created=int(time.time()))
         if self.hold.usage.estimate.unit == "token":
             charged = self.hold.charge.usage if self.hold.charge else self.hold.usage.estimated()
             lacked = complete_usage(said, charged, kind=WHOLE) or lacked
+        if not has_all:
+            more = {name: value for name, value in said.items() if came.get(name) is not value}
+            return with_fields(data, more) if more else data
         return orjson.dumps(said) if lacked else data
 
     def _count(self, said: dict[str, Any], answer: Answer) -> None:

@@ -37,6 +37,8 @@ class Route:
     # The field that holds what was asked for, and whether that is a list of objects, or a text.
     answer_in: str = "choices"
     lists: bool = True
+    # Whether that is vectors, of which there may be megabytes that nobody here needs to look at.
+    has_vectors: bool = False
     # What is not counted in tokens may be held for at a likely length: as much as one call can use is believed.
     believes_most: bool = False
     # Units that an answer shows, whatever it says.
@@ -116,6 +118,7 @@ EMBEDDINGS = Route(
     estimate=lambda request, _: bounds.embeddings(request.payload),
     read_usage=_tokens,
     answer_in="data",
+    has_vectors=True,
 )
 MODERATIONS = Route(
     path="/moderations",

@@ -65,14 +65,19 @@ def without_vectors(data: bytes) -> bytes:
     return b"".join(slices)
 
 
+def with_fields(data: bytes, fields: Mapping[str, Any]) -> bytes:
+    """An object's body with fields put in at its end: of equal names the last counts, as nearly everybody has it."""
+    return data.rstrip().removesuffix(b"}") + b"," + orjson.dumps(fields)[1:]
+
+
 def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created: int) -> bool:
     """Put in what clients cannot read an answer without, or a chunk of one, where a model's API left it out or null.
 
     `kind` is its `object`. What cannot be read at all (a choice that is none, a call of no tool) goes. Whether anything
-    was changed; nothing is where its `choices` are no list.
+    was changed. Of what has no list of `choices` embeddings and moderations alone are completed.
     """
     if not isinstance(choices := answer.get("choices"), list):
-        return False
+        return _complete_list(answer, id=id, model=model)
     changed = _put_in(answer, {"id": id, "object": kind, "created": created, "model": model})
     are_choices = True
     for index, choice in enumerate(choices):
@@ -96,6 +101,12 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
     return changed or not are_choices
 
 
+def _complete_list(answer: dict[str, Any], *, id: str, model: str) -> bool:
+    if isinstance(answer.get("data"), list):
+        return _put_in(answer, {"id": id, "object": "list", "model": model})
+    return isinstance(answer.get("results"), list) and _put_in(answer, {"id": id, "model": model})
+
+
 def end_of(*, calls: Any) -> str:
     """How an answer has ended that does not say it: it calls tools, or it has stopped."""
     return "tool_calls" if calls else "stop"
@@ -109,7 +120,9 @@ def complete_usage(answer: dict[str, Any], used: Usage | None, *, kind: str) -> 
     said = answer.get("usage")
     if said is None and kind == CHUNK:
         return False
-    if isinstance(said, dict) and all(type(said.get(name)) is int for name in _TOKENS):
+    # Who writes nothing need not say so.
+    names = _TOKENS if "choices" in answer else _TOKENS[::2]
+    if isinstance(said, dict) and all(type(said.get(name)) is int for name in names):
         return False
     if used is None:
         del answer["usage"]

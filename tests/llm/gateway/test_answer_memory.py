@@ -24,7 +24,7 @@ class Reading:
         self._task = asyncio.create_task(self._read(memory, tenant_id, size))
 
     async def _read(self, memory: AnswerMemory, tenant_id: int, size: int) -> None:
-        async with memory.share(tenant_id) as share:
+        with memory.share(tenant_id) as share:
             while self.came < size:
                 await share.hold(self.came + MB)
                 self.came += MB
@@ -52,7 +52,7 @@ async def until_all_wait(*readings: Reading) -> list[int]:
 
 async def test_small_answers_are_not_counted() -> None:
     memory = AnswerMemory(of_a_tenant=0, of_all=0)
-    async with memory.share(1) as first, memory.share(1) as second:
+    with memory.share(1) as first, memory.share(1) as second:
         await first.hold(SMALL_BYTES)
         await second.hold(SMALL_BYTES)
     assert memory._held == {}

@@ -191,6 +191,22 @@ def test_embeddings_say_what_they_used(product: Product, booked: BookedUpstream,
     assert told.prompt_tokens == told.total_tokens == SpendEntry.objects.get().input_tokens
 
 
+@pytest.mark.parametrize("texts", [1, 200])
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 2, "total_tokens": 2}])
+def test_embeddings_as_openai_says_them_are_read_by_mistrals_client_however_many_there_are(
+    product: Product, booked: BookedUpstream, key: str, texts: int, usage: Any
+) -> None:
+    """OpenAI's have no id."""
+    vector = [0.001 * index for index in range(300)]
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(texts)]
+    booked.usual = plain({"object": "list", "data": data, "model": "mistral-embed", "usage": usage, "id": None})
+    response = product.post("/v1/embeddings", key, model="mistral-embed", input=["Hi"] * texts)
+    read = EmbeddingResponse.model_validate_json(response.text)
+    assert [one.embedding for one in read.data] == [vector] * texts
+    assert read.usage.total_tokens == SpendEntry.objects.get().input_tokens
+    assert read.id == response.headers["x-request-id"]
+
+
 # Streams ---------------------------------------------------------------------------------------------------
 
 

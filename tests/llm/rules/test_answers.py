@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from contextlib import suppress
@@ -137,7 +138,45 @@ def test_a_choice_that_calls_tools_ended_for_that() -> None:
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
 
 
-@pytest.mark.parametrize("other", [{}, {"data": []}, {"choices": None}])
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ({"data": []}, {"data": [], "id": "r", "object": "list", "model": "m"}),
+        ({"data": [], "id": None, "object": "x"}, {"data": [], "id": "r", "object": "x", "model": "m"}),
+        ({"results": [], "model": "x"}, {"results": [], "id": "r", "model": "x"}),
+    ],
+)
+def test_embeddings_and_moderations_are_named(answer: dict[str, Any], whole: dict[str, Any]) -> None:
+    assert answers.complete(answer, **OWN)
+    assert answer == whole
+    assert not answers.complete(answer, **OWN)
+
+
+def test_who_writes_nothing_need_not_say_so() -> None:
+    said = {"data": [], "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+    assert not answers.complete_usage(said, Usage(input_tokens=3), kind=answers.WHOLE)
+    assert answers.complete_usage({"choices": []} | said, Usage(input_tokens=3), kind=answers.WHOLE)
+
+
+@pytest.mark.parametrize("end", ["}", "} \n"])
+def test_fields_are_put_in_at_the_end_where_they_count(end: str) -> None:
+    data = b'{"data":[1],"id":null' + end.encode()
+    assert json.loads(answers.with_fields(data, {"id": "r", "model": "m"})) == {"data": [1], "id": "r", "model": "m"}
+
+
+def test_long_vectors_are_read_over_and_nothing_else_is() -> None:
+    """Also where one ends a slice; short ones, and texts that are no base64, stay."""
+    numbers, text = [0.25, -1e-7] * 200, "no vector, " * 200
+    packed = base64.b64encode(bytes(2_000)).decode()
+    rows = [{"index": index, "embedding": numbers if index % 2 else packed} for index in range(2_000)]
+    said = {"id": text, "data": rows, "short": [1, 2, 3], "usage": {"prompt_tokens": 7}}
+    for data in (json.dumps(said).encode(), json.dumps(said, indent=1).encode()):
+        found = json.loads(answers.without_vectors(data))
+        assert found == said | {"data": [row | {"embedding": []} for row in rows]}
+    assert answers.without_vectors(b"") == b""
+
+
+@pytest.mark.parametrize("other", [{}, {"data": {}}, {"choices": None}])
 def test_nothing_is_put_into_what_is_no_chats_answer(other: dict[str, Any]) -> None:
     assert not answers.complete(other, **OWN)
     assert not other.keys() & {"id", "model"}
