@@ -49,10 +49,11 @@ STATUS_RANKS = {
     "paused": 5,
     "void": 6,
     "paid": 7,
+    "failed": 8,
     "canceled": 8,
     "incomplete_expired": 8,
 }
-# A fetched object is newer than all events of its second.
+# A fetched object is newer than all events of its second, unless one says that the object went on since.
 FETCHED = "99"
 
 
@@ -67,13 +68,17 @@ class Facts:
 
 
 def version_of(event: StripeEvent) -> str:
-    """Sorts as text: Stripe's second, the kind of event, the object's status and period, then the event's id."""
-    data = event.object
+    """Sorts as text: Stripe's second, the kind of event, how far the object is, then the event's id."""
     kind = TYPE_RANKS.get(event.type.rsplit(".", 1)[-1], USUAL_RANK)
+    status, reached = _progress(event.object)
+    return f"{event.created:012d}.{kind:02d}.{status:02d}.{reached:012d}.{event.event_id}"
+
+
+def _progress(data: Mapping[str, Any]) -> tuple[int, int]:
+    """How far an object is: its status, and within that the period it is in, or what of a charge was refunded."""
     status = STATUS_RANKS.get(objects.text(data.get("status")), 0)
     starts = [item.starts_at for item in objects.subscription(data).items if item.starts_at]
-    period = int(max(starts).timestamp()) if starts else 0
-    return f"{event.created:012d}.{kind:02d}.{status:02d}.{period:012d}.{event.event_id}"
+    return status, int(max(starts).timestamp()) if starts else objects.whole(data.get("amount_refunded"))
 
 
 def version_of_reading(number: int, now: datetime) -> str:
@@ -422,9 +427,15 @@ def _take_newer(
         except IntegrityError:
             # Another worker made it at this moment; only catalog entries are shared between customers.
             row = model._default_manager.select_for_update().get(stripe_id=stripe_id)
-    if row.version >= version:
+    if row.version >= version and not _went_on(row, data, version):
         return False
     for name, value in values.items():
         setattr(row, name, value)
     row.save()
     return True
+
+
+def _went_on(row: Mirrored, data: Mapping[str, Any], version: str) -> bool:
+    """Whether an event tells what came after a reading of its second: of who was deleted in it nothing else does."""
+    second, _, _ = version.partition(".")
+    return row.version.startswith(f"{second}.{FETCHED}.") and _progress(data) > _progress(row.data)

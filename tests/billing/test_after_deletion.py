@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
 
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
+from governance.models import Tenant
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
 from tests.billing.test_simulated import read, spend
@@ -17,13 +20,18 @@ from tests.billing.test_simulated import read, spend
 Act = Callable[[], object]
 
 
-def hear(shop: Shop) -> None:
-    """Handle what has happened since, in order."""
+def news(shop: Shop) -> list[dict[str, Any]]:
+    """The events of what has happened since, in order."""
+    asked_for = [event for event in shop.account.events if event["type"] in handlers.EVENT_TYPES]
+    return [one for one in asked_for if not StripeEvent.objects.filter(event_id=one["id"]).exists()]
+
+
+def hear(shop: Shop, order: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] = list) -> None:
+    """Handle what has happened since, in order or in another one."""
     now = datetime.fromtimestamp(shop.account.now, UTC)
-    for event in shop.account.events:
-        if event["type"] in handlers.EVENT_TYPES and not StripeEvent.objects.filter(event_id=event["id"]).exists():
-            store.store(envelope.parse(orjson.dumps(event).decode()), now=now)
-            store.process(event["id"], now=now)
+    for event in order(news(shop)):
+        store.store(envelope.parse(orjson.dumps(event).decode()), now=now)
+        store.process(event["id"], now=now)
 
 
 def lose(shop: Shop, charge: str) -> None:
@@ -117,5 +125,50 @@ def test_what_comes_back_of_a_top_up_is_there_again(shop: Shop, how: str) -> Non
         happen(shop, lambda: made.append(shop.post("refunds", charge=charge)["id"]))
         assert window_of().remaining_nanos <= 1
         happen(shop, lambda: shop.account.fail_refund(made[0]))
+
+    assert window_of().remaining_nanos // 10**9 == 100
+
+
+def refund_by_halves(shop: Shop, charge: str) -> None:
+    for _ in range(2):
+        shop.post("refunds", charge=charge, amount=5000)
+
+
+@pytest.mark.parametrize("number", [0, 5, 7, 16, 23])
+@pytest.mark.parametrize("has_key", [True, False])
+@pytest.mark.parametrize("is_deleted_first", [True, False])
+def test_within_one_second_no_order_keeps_what_went_back(
+    shop: Shop, settings: Any, is_deleted_first: bool, has_key: bool, number: int
+) -> None:
+    """Also where the last reading of the customer is of that second, and so tells of none of it."""
+    if not has_key:
+        settings.STRIPE_SECRET_KEY = ""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    hear(shop)
+    charge = buy(shop, customer)
+    hear(shop)
+    assert window_of().remaining_nanos // 10**9 == 150
+    acts: list[Act] = [lambda: refund_by_halves(shop, charge), lambda: shop.delete(f"customers/{customer}")]
+    for act in reversed(acts) if is_deleted_first else acts:
+        act()
+    assert len(news(shop)) == 4
+
+    hear(shop, lambda events: list(itertools.permutations(events))[number])
+
+    assert window_of().remaining_nanos <= 1
+    assert Tenant.objects.get().status == Tenant.Status.SUSPENDED
+
+
+def test_what_was_paid_for_in_the_second_of_the_deletion_stays(shop: Shop) -> None:
+    """A reading of that second, and an event that tells of the time before it."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    hear(shop)
+    buy(shop, customer)
+    late = [event for event in news(shop) if event["type"] == "invoice.finalized"]
+    hear(shop, lambda events: [event for event in events if event not in late])
+    shop.delete(f"customers/{customer}")
+    hear(shop, lambda events: [*(event for event in events if event not in late), *late])
 
     assert window_of().remaining_nanos // 10**9 == 100
