@@ -18,8 +18,9 @@ from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
 from billing.rules.balance import Draw, Limit, Purchase, Spell
-from billing.rules.entitlement import OVER, Entitlement, EntitlementState, WindowShare, is_due, paid_for
+from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
+from billing.rules.shares import OVER, WindowShare, is_due, paid_for
 from billing.rules.valuation import Kept, Level, PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets

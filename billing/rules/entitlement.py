@@ -19,8 +19,9 @@ from decimal import Decimal
 from enum import StrEnum
 
 from billing.rules import grants, valuation
-from billing.rules.grants import Cycle, Grant, Period
-from billing.rules.refunds import Refund, RefundKind, lost
+from billing.rules.grants import Cycle, Period
+from billing.rules.refunds import Refund, RefundKind
+from billing.rules.shares import OVER, WindowShare, paid_for
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
@@ -44,7 +45,6 @@ REFUND_REASONS = {
     RefundKind.REFUNDED: "refunded",
     RefundKind.DISPUTED: "disputed",
 }
-OVER = ("canceled", "incomplete_expired")
 # A customer's state is the first of these that one of its subscriptions is in.
 STATE_ORDER = tuple(EntitlementState)
 LIVE = (
@@ -81,26 +81,6 @@ class BillingPolicy:
     def with_own(self, own: PlanPolicy) -> BillingPolicy:
         values = {one.name: getattr(own, one.name) for one in fields(own)}
         return replace(self, **{name: value for name, value in values.items() if value not in (None, "")})
-
-
-@dataclass(frozen=True, slots=True)
-class WindowShare:
-    """A subscription's share of a window, of one cycle.
-
-    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
-    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
-    nothing that was paid stands.
-    """
-
-    subscription_id: str
-    period: Period
-    limit_nanos: int
-    cycle: str = ""
-    paid_nanos: int = 0
-    given_nanos: int = 0
-    given_until: datetime | None = None
-    forgiven_nanos: int = 0
-    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +150,29 @@ def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], overri
     paid = [one for one in facts.invoices if one.status == "paid"]
     billed = {line.subscription_id or one.subscription_id for one in paid for line in one.lines if line.recurring}
     # Of two trials of a product that nobody has heard of before, the one that began first is the one.
-    begun = {id: sub.trial_starts_at or grants.FIRST for id, sub in known.items()}
+    begun = {id: sub.trial_starts_at or sub.starts_at or grants.FIRST for id, sub in known.items()}
     ids = sorted((known.keys() | billed) - {""}, key=lambda id: (begun.get(id, grants.FIRST), id))
     over = {id for id, sub in known.items() if sub.status in OVER}
     statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
     statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
-    return _combine(statuses, facts, override_nanos)
+    return _combine(_default_once(statuses), facts, override_nanos)
+
+
+def _default_once(statuses: Sequence[SubscriptionStatus]) -> list[SubscriptionStatus]:
+    """All but those that would give the default plan's limit once more, or beside what is mapped and paid for: a tenant
+    has it once, however many subscriptions nobody has mapped. They begin with the oldest."""
+    giving = [(one, one.part.limit_nanos) for one in statuses if one.state in LIVE and one.part and not one.part.frozen]
+    giving = [(one, nanos) for one, nanos in giving if nanos]
+    default = [(one, nanos) for one, nanos in giving if _is_default(one)]
+    if not any(one.state == EntitlementState.ACTIVE for one, _ in giving if not _is_default(one)):
+        default = [pair for pair in default if pair is not max(default, key=lambda pair: pair[1])]
+    return [one for one in statuses if one not in [dropped for dropped, _ in default]]
+
+
+def _is_default(one: SubscriptionStatus) -> bool:
+    """Whether what a subscription gives is the default plan's, as nothing says more of its prices or of their trial."""
+    is_named = one.trial_products and valuation.trial_nanos(one.priced, set())
+    return not is_named and all(worth.level == valuation.Level.DEFAULT for _, worth in one.priced)
 
 
 def closed(
@@ -471,29 +468,3 @@ class _Subscription:
 
 def _one_each(items: Sequence[Item]) -> list[Item]:
     return [replace(one, quantity=min(one.quantity, 1)) for one in items]
-
-
-def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
-    """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
-    for in arrears is what was used, so that none of it is left."""
-    gone = lost(refunds)
-    stands = grants.given(lines, part.period, lost=gone)
-    back = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED)) - stands
-    billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
-    frozen = not stands and any(one.lost(gone) for one in billed)
-    part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
-    if any(one.cycle.in_arrears for one in lines):
-        return replace(part, given_nanos=max(part.given_nanos, stands))
-    return replace(part, paid_nanos=stands)
-
-
-def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:
-    """Whether what was given of a part before its payment is to be paid by now. That ends with its subscription, and
-    without terms of payment when another period begins, be it before its time."""
-    if part.given_until is None:
-        return False
-    if sub is None or sub.status in OVER:
-        return True
-    begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
-    is_cut = begun > part.period.starts_at
-    return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)

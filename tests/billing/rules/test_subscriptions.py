@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, WindowShare, closed, entitle, is_due
+from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, closed, entitle
 from billing.rules.grants import Period
 from billing.rules.refunds import Refund, RefundKind
+from billing.rules.shares import WindowShare, is_due
 from billing.rules.valuation import PlanPolicy, PlanRule
 from billing.stripe_api import objects
 from tests.billing import events
@@ -513,3 +514,65 @@ def test_terms_are_grace_and_credit_until_an_invoice_is_due() -> None:
     # An invoice that is collected has no terms, whatever is said of days.
     at_once = sub(period_start=NEXT, period_end=NEXT + 30 * DAY, days_until_due=10)
     assert entitled([at_once], [paid()], now=NEXT).limit_nanos == STANDARD.limit_nanos // 10
+
+
+FALLBACK = PlanRule("Fallback", 30 * 10**9, is_default=True)
+
+
+def unmapped(id: str, day: int = 0, **fields: Any) -> tuple[objects.StripeSubscription, objects.StripeInvoice]:
+    """A subscription to a price of its own that nobody has mapped, and its paid invoice."""
+    period = {"period_start": START + day * DAY, "period_end": NEXT + day * DAY}
+    metadata = fields.pop("worth", {})
+    price = events.price_of(f"price_{id}", f"prod_{id}", metadata=metadata)
+    more = {"start_date": events.seconds(START + day * DAY)} | fields
+    return sub(subscription=id, price=price, **period, **more), paid(subscription=id, price=f"price_{id}", **period)
+
+
+def of_all(*pairs: tuple[objects.StripeSubscription, objects.StripeInvoice], **more: Any) -> Entitlement:
+    found = {"plans": [STANDARD, PREMIUM, FALLBACK], "now": START + 3 * DAY} | more
+    return entitled([one for one, _ in pairs], [one for _, one in pairs], **found)
+
+
+def test_a_tenant_has_the_default_plan_once_and_it_is_the_oldest_subscriptions() -> None:
+    five = [unmapped(f"sub_{name}", day) for name, day in zip("edcba", (2, 1, 0, 1, 2), strict=True)]
+    for pairs in (five, five[::-1]):
+        found = of_all(*pairs)
+        assert (found.limit_nanos, found.reasons) == (FALLBACK.limit_nanos, ("unmapped_plan",))
+        assert [part.subscription_id for part in found.parts] == ["sub_c"]
+    # Renewed or not, it stays with it; once that is over it is the next one's.
+    renewed = paid(subscription="sub_c", price="price_sub_c", period_start=NEXT, period_end=NEXT + 30 * DAY)
+    rolled = sub(subscription="sub_c", price="price_sub_c", period_start=NEXT, start_date=events.seconds(START))
+    later = of_all(*five[:2], (rolled, renewed), now=NEXT)
+    assert [part.subscription_id for part in later.parts] == ["sub_c"]
+    over = replace(five[2][0], status="canceled"), five[2][1]
+    assert [part.subscription_id for part in of_all(*five[:2], over).parts] == ["sub_d"]
+
+
+def test_the_default_plan_is_no_more_beside_one_that_is_mapped_and_paid_for() -> None:
+    assert of_all(unmapped("sub_a"), premium()).limit_nanos == PREMIUM.limit_nanos
+    assert of_all(unmapped("sub_a"), premium()).reasons == ()
+    # One that is not paid for takes nothing of what is, and neither does one that gives nothing.
+    tried = unmapped("sub_b", worth={"llm_budget_usd": "70"}, **TRYING)[0]
+    trial = of_all(unmapped("sub_a"), (tried, paid(status="open", subscription="sub_b")))
+    assert trial.limit_nanos == FALLBACK.limit_nanos + 7 * 10**9
+    other, invoice = premium()
+    gone = of_all(unmapped("sub_a"), (other, invoice), refunds={invoice.id: Refund(RefundKind.REFUNDED, 5000)})
+    assert (gone.limit_nanos, len(gone.parts)) == (FALLBACK.limit_nanos + PREMIUM.limit_nanos, 2)
+    plans = [replace(PREMIUM, limit_nanos=0), FALLBACK]
+    assert of_all(unmapped("sub_a"), premium(), plans=plans).limit_nanos == FALLBACK.limit_nanos
+
+
+def test_a_payment_that_went_back_leaves_the_default_plan_to_another_that_was_paid_for() -> None:
+    first, second = unmapped("sub_a"), unmapped("sub_b", 1)
+    found = of_all(first, second, refunds={first[1].id: Refund(RefundKind.REFUNDED, 5000)})
+    assert [(part.subscription_id, part.frozen) for part in found.parts] == [("sub_a", True), ("sub_b", False)]
+
+
+def test_of_trials_that_nobody_has_mapped_one_counts_and_those_whose_metadata_names_them() -> None:
+    open_ = {"status": "open"}
+    trials = [(unmapped(f"sub_{name}", **TRYING)[0], paid(subscription=f"sub_{name}", **open_)) for name in "ab"]
+    found = of_all(*trials)
+    assert (found.limit_nanos, found.trials) == (FALLBACK.limit_nanos // 10, {"prod_sub_a": "sub_a"})
+    worth = {"llm_trial_budget_usd": "2"}
+    named = [(unmapped(one.id, worth=worth, **TRYING)[0], invoice) for one, invoice in trials]
+    assert of_all(*named).limit_nanos == 2 * 2 * 10**9

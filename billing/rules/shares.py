@@ -1,0 +1,61 @@
+"""A subscription's share of a window, and what of it was paid for. Pure. Amounts are integer nanodollars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from billing.rules import grants
+from billing.rules.grants import Grant, Period
+from billing.rules.refunds import Refund, RefundKind, lost
+from billing.stripe_api.objects import StripeSubscription
+
+# Stripe's statuses of a subscription that is over.
+OVER = ("canceled", "incomplete_expired")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowShare:
+    """A subscription's share of a window, of one cycle.
+
+    `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
+    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
+    nothing that was paid stands.
+    """
+
+    subscription_id: str
+    period: Period
+    limit_nanos: int
+    cycle: str = ""
+    paid_nanos: int = 0
+    given_nanos: int = 0
+    given_until: datetime | None = None
+    forgiven_nanos: int = 0
+    frozen: bool = False
+
+
+def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
+    """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
+    for in arrears is what was used, so that none of it is left."""
+    gone = lost(refunds)
+    stands = grants.given(lines, part.period, lost=gone)
+    back = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED)) - stands
+    billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
+    frozen = not stands and any(one.lost(gone) for one in billed)
+    part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
+    if any(one.cycle.in_arrears for one in lines):
+        return replace(part, given_nanos=max(part.given_nanos, stands))
+    return replace(part, paid_nanos=stands)
+
+
+def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:
+    """Whether what was given of a part before its payment is to be paid by now. That ends with its subscription, and
+    without terms of payment when another period begins, be it before its time."""
+    if part.given_until is None:
+        return False
+    if sub is None or sub.status in OVER:
+        return True
+    begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
+    is_cut = begun > part.period.starts_at
+    return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)
