@@ -7,7 +7,7 @@ invoice of its customer that was paid with the same amount at about the same tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import IntEnum
@@ -39,7 +39,8 @@ class RefundKind(IntEnum):
 class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
     credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute.
-    `lines`: how much credit notes took of lines of the invoice, by their ids."""
+    `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded was for
+    those that they took whole."""
 
     kind: RefundKind
     refunded: int = 0
@@ -47,6 +48,7 @@ class Refund:
     charged: int = field(default=0, compare=False)
     beside: int = field(default=0, compare=False)
     lines: Mapping[str, Fraction] = field(default_factory=dict, compare=False)
+    noted: Fraction = field(default=Fraction(0), compare=False)
 
     @property
     def gone(self) -> Fraction:
@@ -57,10 +59,12 @@ class Refund:
 
     @property
     def lost(self) -> Fraction:
-        """How much of what was charged stands on no payment any more. What was refunded in part is a gift."""
+        """How much of what was charged stands on no payment any more, beside whole lines of credit notes. What was
+        refunded in part is a gift."""
         if not self.kind.is_whole:
             return Fraction(0)
-        return min(Fraction(1), Fraction(self.refunded, self.charged)) if self.charged > 0 else Fraction(1)
+        charged = self.charged - self.noted
+        return min(Fraction(1), max(Fraction(0), self.refunded - self.noted) / charged) if charged > 0 else Fraction(1)
 
     @property
     def disputed(self) -> Fraction:
@@ -85,7 +89,8 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
             credits = -sum(min(0, line.amount) for line in invoice.lines)
-            found[invoice.id] = replace(refund, charged=refund.paid + credits, lines=_credited(invoice, mine))
+            refund = replace(refund, charged=refund.paid + credits, lines=_credited(invoice, mine))
+            found[invoice.id] = replace(refund, noted=_noted(refund, invoice))
     return found
 
 
@@ -101,23 +106,31 @@ def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> li
     """How much went back of each of an invoice's lines that sold something once.
 
     A credit note says which lines it is of. What is refunded without one is of these before it is a gift of a plan's,
-    so that what is left comes to what was paid; a dispute is of everything alike.
+    so that what is left comes to what was paid; what nothing is a gift of, as a dispute, is of everything alike.
     """
-    if gone.lost == 1:
-        return [Fraction(1)] * len(sold)
-    total = sum(max(0, line.amount) for line in invoice.lines)
-
-    def paid(line: Line, share: Fraction) -> Fraction:
-        """That share of what was paid for a line, with its part of the tax."""
-        return share * Fraction(gone.charged * max(0, line.amount), total) if total else Fraction(0)
-
     noted = [gone.lines.get(line.id, Fraction(0)) for line in sold]
+    if gone.kind == RefundKind.REFUNDED or gone.lost == 1:
+        return [max(share, gone.lost) for share in noted]
+    paid = _paid_for(gone, invoice)
     disputed = gone.disputed
     rest = Fraction(gone.beside if disputed else gone.refunded)
     rest -= sum(paid(line, gone.lines.get(line.id, Fraction(0))) for line in invoice.lines)
     left = sum(paid(line, 1 - share) for line, share in zip(sold, noted, strict=True))
     each = min(Fraction(1), max(Fraction(0), rest / left)) if left else Fraction(0)
     return [min(Fraction(1), share + (1 - share) * each + disputed) for share in noted]
+
+
+def _noted(gone: Refund, invoice: StripeInvoice) -> Fraction:
+    """What was for whole lines of credit notes, of what went back of all that was paid."""
+    paid = _paid_for(gone, invoice)
+    whole = (line for line in invoice.lines if gone.lines.get(line.id) == 1)
+    return sum((paid(line, Fraction(1)) for line in whole if gone.kind == RefundKind.REFUNDED), Fraction(0))
+
+
+def _paid_for(gone: Refund, invoice: StripeInvoice) -> Callable[[Line, Fraction], Fraction]:
+    """What was paid for a share of one of an invoice's lines, with its part of the tax."""
+    total = sum(max(0, line.amount) for line in invoice.lines)
+    return lambda line, share: share * Fraction(gone.charged * max(0, line.amount), total) if total else Fraction(0)
 
 
 def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:

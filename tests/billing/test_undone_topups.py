@@ -34,10 +34,14 @@ def subscriber(shop: Shop) -> str:
     return customer
 
 
+def topup_price(shop: Shop, dollars: int = 20) -> str:
+    product, worth = shop.post("products", name="Top-up")["id"], {"llm_topup_usd": str(dollars)}
+    return str(shop.post("prices", currency="usd", unit_amount=100 * dollars, product=product, metadata=worth)["id"])
+
+
 def buy(shop: Shop, customer: str, dollars: int = 20) -> str:
     """A top-up that is paid for; its charge."""
-    product, worth = shop.post("products", name="Top-up")["id"], {"llm_topup_usd": str(dollars)}
-    price = shop.post("prices", currency="usd", unit_amount=100 * dollars, product=product, metadata=worth)["id"]
+    price = topup_price(shop, dollars)
     before = {one["id"] for one in shop.all("charges", customer=customer)}
     shop.post("invoiceitems", customer=customer, pricing={"price": price})
     invoice = shop.post("invoices", customer=customer, pending_invoice_items_behavior="include")["id"]
@@ -211,6 +215,50 @@ def test_a_window_keeps_nothing_of_one_that_stands_and_is_not_used(shop: Shop) -
     use(shop, 55)
     read(shop, customer)
     assert BillingPeriod.objects.get().draws == {one: [0, 0], other: [5 * USD, 20 * USD]}
+
+
+def sell_with_a_plan(shop: Shop, customer: str) -> str:
+    """A plan of $50 and a top-up of $20 on one invoice; its id."""
+    shop.post("invoiceitems", customer=customer, pricing={"price": topup_price(shop)})
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    hear(shop)
+    assert dollars_left(shop, customer) == 70
+    return str(shop.invoices(customer)[0]["id"])
+
+
+@pytest.mark.parametrize("balance", [1000, 2000, 6500])
+def test_what_the_balance_paid_for_goes_with_a_credit_note_and_is_a_part_without(shop: Shop, balance: int) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.post(f"customers/{customer}/balance_transactions", amount=-balance, currency="usd")
+    invoice = sell_with_a_plan(shop, customer)
+    charged = 7000 - balance
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"])
+    hear(shop)
+    # As of one of two payments: of the top-up first, and of the plan it is a gift.
+    assert dollars_left(shop, customer) == 50 + max(0, 20 - charged // 100)
+    assert "partial_refund" in BillingAccount.objects.get().reasons
+    shop.post("credit_notes", invoice=invoice, amount=balance, credit_amount=balance)
+    hear(shop)
+    assert dollars_left(shop, customer) < 0.01
+    assert shop.get(f"customers/{customer}")["balance"] == -balance
+
+
+def test_what_a_credit_paid_for_stays_when_all_that_it_left_to_pay_is_refunded(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    dear, cheap = (shop.price(cents, metadata={"llm_budget_usd": str(cents // 100)}) for cents in (9000, 6000))
+    sub = shop.subscribe(customer, dear)["id"]
+    hear(shop)
+    shop.post("invoiceitems", customer=customer, pricing={"price": topup_price(shop, 60)})
+    # Of the first month nothing is over, so that all of it is credited.
+    shop.post(f"subscriptions/{sub}", items=[{"id": shop.item(sub), "price": cheap}])
+    shop.post("invoices", customer=customer, subscription=sub, pending_invoice_items_behavior="include")
+    invoice = shop.invoices(customer)[-1]
+    shop.post(f"invoices/{invoice['id']}/pay")
+    hear(shop)
+    assert (invoice["total"], dollars_left(shop, customer)) == (3000, 60 + 60)
+    shop.post("refunds", charge=shop.all("charges", customer=customer)[0]["id"])
+    hear(shop)
+    assert dollars_left(shop, customer) == 90
 
 
 @dataclass

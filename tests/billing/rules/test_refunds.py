@@ -361,6 +361,7 @@ def sold_once(id: str, amount: int, **fields: Any) -> Line:
     return Line(id, StripePrice("price_x"), 1, None, None, **values)
 
 
+NAMED: dict[str, Any] = {"payments": frozenset({"ch_1"}), "tells_payments": True}
 PLAN, TOPUP, OTHER = sold_once("il_plan", 5000), sold_once("il_topup", 2000), sold_once("il_other", 1000)
 
 
@@ -396,6 +397,32 @@ def test_a_dispute_in_part_is_of_everything_alike_and_a_refund_beside_it_is_not(
     assert taken(RefundKind.DISPUTED, 4000, beside=600) == [Fraction(7, 10)] * 2
     assert taken(RefundKind.DISPUTED, 4000, beside=2400) == [Fraction(1)] * 2
     assert taken(RefundKind.DISPUTED, 8000) == [Fraction(1)] * 2
+
+
+def test_what_credits_paid_for_stands_of_everything_alike_when_all_the_rest_goes_back() -> None:
+    """Of lines of $80 and a credit of $20, of which $60 were paid and are refunded."""
+    credit = sold_once("il_credit", -2000)
+    invoice = StripeInvoice(
+        "in_1", "sub_1", "paid", "", (PLAN, TOPUP, OTHER, credit), total=6000, amount_paid=6000, **NAMED
+    )
+
+    def left(*notes: tuple[str, int]) -> list[int]:
+        known = [said("charge", "ch_1", amount=6000, refunded=6000)]
+        fields: dict[str, Any] = {"invoice_id": "in_1", "charge_id": "", "amount": sum(amount for _, amount in notes)}
+        known += [said("credit_note", "cn_1", status="issued", lines=notes, **fields)] if notes else []
+        found = refunds.of_invoices([invoice], known)
+        [gone, lost] = found["in_1"], refunds.lost(found)
+        plan = max(lost["in_1"], lost.get("il_plan", Fraction(0)))
+        taken = [plan, *refunds.taken_back(gone, invoice, [TOPUP, OTHER])]
+        return [round(one.amount * (1 - share)) for one, share in zip((PLAN, TOPUP, OTHER), taken, strict=True)]
+
+    assert left() == [1250, 500, 250]
+    # What a note took whole is gone, and what a credit paid for is of the others.
+    assert left(("il_topup", 2000)) == [1667, 0, 333]
+    assert left(("il_plan", 5000)) == [0, 1333, 667]
+    assert left(("il_topup", 1000)) == [1250, 500, 250]
+    assert left(("il_plan", 5000), ("il_other", 1000)) == [0, 2000, 0]
+    assert left(("il_plan", 5000), ("il_topup", 2000), ("il_other", 1000)) == [0, 0, 0]
 
 
 def test_nothing_goes_back_of_what_nothing_was_paid_for() -> None:
