@@ -156,14 +156,15 @@ def _limit(
     *,
     used: int,
 ) -> Limit:
-    spell = Spell(row.starts_at, (*(_drawable(part) for part in found.parts), *ended), used, _draws(row))
+    parts = (*(_drawable(part) for part in found.parts), *ended)
+    spell = Spell(row.starts_at, parts, used, _draws(row), row.floor_nanos)
     row.stopped = balance.stopped(carried, spell, row.stopped)
     spell = replace(spell, parts=tuple(_stopped(row, part) for part in spell.parts))
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
     if owes_nothing:
         # An operator's own limit holds as it is; a trial's is given.
         carried = balance.Balance(drawn=carried.drawn)
-    limit = balance.limit(carried, spell, topups, floor_nanos=row.floor_nanos)
+    limit = balance.limit(carried, spell, topups)
     # Of what stands and is not drawn on there is nothing to keep.
     undone = {one.key for one in topups if one.refunded_nanos}
     kept = ((key, draw) for key, draw in limit.draws.items() if draw.nanos or key in undone)
@@ -215,7 +216,11 @@ def _past(
     return [
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
         Spell(
-            row.starts_at, _paid_parts(row, known[row.account_id], plans, now), min(nanos, row.peak_nanos), _draws(row)
+            row.starts_at,
+            _paid_parts(row, known[row.account_id], plans, now),
+            min(nanos, row.peak_nanos),
+            _draws(row),
+            row.floor_nanos,
         )
         for row, nanos in zip(rows, used, strict=True)
     ]

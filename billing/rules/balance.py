@@ -50,12 +50,14 @@ class Draw:
 @dataclass(frozen=True, slots=True)
 class Spell:
     """One window: its parts, what was used in it, and how that was drawn on top-ups, by their keys, when the window was
-    looked at last."""
+    looked at last. `floor_nanos`: what was used already when a top-up was bought, beyond what others had for it, which
+    does not count against the top-up."""
 
     starts_at: datetime
     parts: tuple[Part, ...]
     used_nanos: int
     draws: Mapping[str, Draw] = field(default_factory=dict)
+    floor_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +147,13 @@ def stopped(balance: Balance, now: Spell, known: Mapping[str, int]) -> dict[str,
     return found
 
 
-def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, floor_nanos: int = 0) -> Limit:
-    """The current window's limit. `floor_nanos`: what was used already when a top-up was bought, beyond what
-    others had for it, which does not count against the top-up."""
+def limit(balance: Balance, now: Spell, topups: Sequence[Purchase]) -> Limit:
+    """The current window's limit."""
     whole = sum(balance.left_of(part) for part in now.parts if not part.frozen)
     # What is used of parts that allow no more: they are drawn on before the others.
     frozen = min(now.used_nanos, sum(max(0, balance.left_of(part)) for part in now.parts if part.frozen))
     held = max(0, min(balance.debt_nanos, whole))
-    plan = max(max(0, whole - held) + frozen, floor_nanos)
+    plan = max(max(0, whole - held) + frozen, now.floor_nanos)
     draws = _draws(balance, now, topups, max(0, now.used_nanos - plan))
     added = sum(draw.most_nanos for draw in draws.values())
     return Limit(plan, added, held, max(0, plan + added - now.used_nanos), draws)
@@ -177,18 +178,25 @@ def _draws(balance: Balance, spell: Spell, topups: Sequence[Purchase], used_nano
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
-    left = spell.used_nanos
     parts = sorted(spell.parts, key=lambda part: (part.ends_at, part.key))
     frozen, others = [part for part in parts if part.frozen], [part for part in parts if not part.frozen]
     takers = [(part.key, balance.drawn.get(part.key, 0) + balance.left_of(part)) for part in frozen]
     takers += [(part.key, part.covered_nanos) for part in others]
     takers += [(part.key, part.whole_nanos) for part in others]
+    rooms: dict[str, int] = {}
+    for key, most in takers:
+        rooms[key] = max(rooms.get(key, 0), most - balance.drawn.get(key, 0))
+    plan = sum(rooms.values())
+    if any(one.expires for one in topups):
+        # What goes with the window was used in place of what was held back for debts, which repays them.
+        held = max(0, min(balance.debt_nanos, sum(rooms[part.key] for part in others)))
+        plan = max(plan - held, min(plan, spell.floor_nanos))
+    draws = _draws(balance, spell, topups, max(0, spell.used_nanos - plan))
+    left = spell.used_nanos - sum(draw.nanos for draw in draws.values())
     for key, most in takers:
         taken = min(left, max(0, most - balance.drawn.get(key, 0)))
         balance.drawn[key] = balance.drawn.get(key, 0) + taken
         left -= taken
-    draws = _draws(balance, spell, topups, left)
-    left -= sum(draw.nanos for draw in draws.values())
     for topup in topups:
         if draw := draws.get(topup.key):
             before = balance.drawn.get(topup.key, 0)

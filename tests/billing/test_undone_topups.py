@@ -261,6 +261,25 @@ def test_what_a_credit_paid_for_stays_when_all_that_it_left_to_pay_is_refunded(s
     assert dollars_left(shop, customer) == 90
 
 
+@pytest.mark.parametrize(("policy", "left"), [("expire", 50), ("roll_over", 50 - 20 + 20)])
+def test_one_that_was_used_while_a_debt_held_the_plan_back_leaves_the_plan_to_pay_it(
+    shop: Shop, settings: Any, policy: str, left: int
+) -> None:
+    settings.STRIPE_TOPUPS = policy
+    customer = subscriber(shop)
+    use(shop, 50)
+    [first] = shop.all("charges", customer=customer)
+    shop.account.advance(by=31 * DAY)
+    hear(shop)
+    lose(shop, first["id"])
+    shop.account.advance(by=2 * 3600)
+    assert dollars_left(shop, customer) < 0.01
+    buy(shop, customer)
+    assert use_up(shop, customer) == 20
+    shop.account.advance(by=32 * DAY)
+    assert dollars_left(shop, customer) == left
+
+
 @dataclass
 class Bought:
     """A top-up as its buyer sees it, in cents."""

@@ -324,3 +324,23 @@ def test_a_top_up_for_one_window_counts_in_it_alone() -> None:
     once, kept = Purchase("t", START, 20, expires=True), Purchase("t", START, 20)
     assert [once.counts_in(START), once.counts_in(START + DAY), once.counts_in(START - DAY)] == [True, False, False]
     assert [kept.counts_in(START), kept.counts_in(START + DAY), kept.counts_in(START - DAY)] == [True, True, False]
+
+
+def test_what_goes_with_its_window_is_used_before_what_the_window_holds_back_for_debts() -> None:
+    def after(owed: int, used: int, *, floor: int = 0, expires: bool = True) -> int:
+        topup = Purchase("t", START + 30 * DAY, 20, expires=expires)
+        held = Spell(START + 30 * DAY, (part(50, key="b"),), used, floor_nanos=floor)
+        return left([spell(0, owed, part(50, paid=0)), held], spell(2, 0, part(50, key="c")), [topup])
+
+    # The plan has paid what is owed; the top-up was used, or is over.
+    assert [after(50, used) for used in (0, 15, 20)] == [50, 50, 50]
+    assert [after(30, used) for used in (15, 35, 40, 45)] == [50, 50, 50, 45]
+    # One that stays is used after all of the plan, and comes to the same.
+    assert [after(50, used, expires=False) for used in (0, 15, 20)] == [70, 55, 50]
+    # What was used before it was bought is the plan's.
+    assert [after(50, used, floor=30) for used in (30, 50)] == [20, 20]
+
+
+def test_a_floor_is_what_was_used_before_a_top_up_was_bought() -> None:
+    now = Spell(START, (part(50, frozen=True, stopped_at_nanos=10),), 30, floor_nanos=30)
+    assert balance.limit(balance.carried([], [], alive=["a"]), now, [Purchase("t", START, 20)]).nanos == 50
