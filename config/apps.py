@@ -26,7 +26,7 @@ class CompositionConfig(AppConfig):
         from django.apps import apps
         from django.core.checks import Tags, register
 
-        from billing.accounts import topups
+        from billing.accounts import sync, topups
         from config import checks, roles, sessions
         from governance import ports
         from llm.catalogue import snapshot
@@ -38,6 +38,7 @@ class CompositionConfig(AppConfig):
                 price=snapshot.cost_of,
                 upgrade_link=topups.link,
                 provider_costs=cost_reports.read,
+                stand_in=sync.standing_in,
             )
         )
         register(checks.trust, Tags.security, deploy=True)

@@ -1,5 +1,5 @@
-"""What governance borrows from the apps above it: prices and providers' bills from the model side, and where to buy
-more from billing.
+"""What governance borrows from the apps above it: prices and providers' bills from the model side, and from
+billing where to buy more, and what stands in for a tenant's own budgets.
 
 Governance imports neither. `config.apps`, which knows all apps, wires them when Django is ready.
 """
@@ -7,6 +7,7 @@ Governance imports neither. `config.apps`, which knows all apps, wires them when
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NoReturn, Protocol
@@ -61,12 +62,21 @@ class ProviderCosts(Protocol):
     def __call__(self, *, since: date, until: date, now: datetime) -> Sequence[CostReport]: ...
 
 
+class StandIn(Protocol):
+    """Lasts while a budget of a tenant's own goes, in a transaction. At its end the tenant has what its customer pays
+    for, if no budget of its own is left.
+    """
+
+    def __call__(self, *, tenant: str, now: datetime) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     quote: QuoteTokens
     price: PriceUsage
     upgrade_link: UpgradeLink
     provider_costs: ProviderCosts
+    stand_in: StandIn
 
 
 class NotWired(ImproperlyConfigured):
@@ -80,7 +90,13 @@ def _not_wired(*args: Any, **kwargs: Any) -> NoReturn:
     )
 
 
-UNWIRED = Ports(quote=_not_wired, price=_not_wired, upgrade_link=_not_wired, provider_costs=_not_wired)
+UNWIRED = Ports(
+    quote=_not_wired,
+    price=_not_wired,
+    upgrade_link=_not_wired,
+    provider_costs=_not_wired,
+    stand_in=_not_wired,
+)
 wired = UNWIRED
 
 
@@ -107,6 +123,11 @@ def true_cost(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
 def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostReport]:
     """See `ProviderCosts`."""
     return wired.provider_costs(since=since, until=until, now=now)
+
+
+def standing_in(*, tenant: str, now: datetime) -> AbstractContextManager[None]:
+    """See `StandIn`."""
+    return wired.stand_in(tenant=tenant, now=now)
 
 
 def upgrade_url(*, tenant: str, window: str, now: datetime) -> str | None:

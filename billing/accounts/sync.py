@@ -196,6 +196,22 @@ def write(
     return account
 
 
+@contextmanager
+def standing_in(*, tenant: str, now: datetime) -> Iterator[None]:
+    """While a budget of a tenant's own goes, in the caller's transaction: whoever pays for the tenant, or waits for it, is
+    brought to what its subscriptions come to at the end, if no such budget is left.
+
+    Customers are locked before budgets and windows, as ever. Stripe is not asked.
+    """
+    waiting = Q(tenant=None, claimed_tenant=tenant)
+    rows = BillingAccount.objects.filter(Q(tenant__slug=tenant) | waiting).select_for_update(of=("self",))
+    customer_ids = list(rows.order_by("pk").values_list("stripe_customer_id", flat=True))
+    yield
+    if not binding.OWN_BUDGETS.filter(tenant__slug=tenant).exists():
+        for customer_id in customer_ids:
+            write(customer_id, None, now=now)
+
+
 def _apply_reading(account: BillingAccount, reading: Reading | None, now: datetime) -> None:
     if reading is not None:
         # Kept with what the reading comes to.

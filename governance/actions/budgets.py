@@ -1,12 +1,14 @@
 """Acts on budgets: create, change, delete, and the platform's default. Each leaves an audit row.
 
 A change takes hold at once: open windows get the new limit, and their states follow, in the same transaction. Of very
-many windows each does so when it is called for, and all within minutes: see `governance.ledger.acts`.
+many windows each does so when it is called for, and all within minutes: see `governance.ledger.acts`. When a tenant's
+last own budget goes, what its customer pays for stands in its place in that transaction: no moment is without a limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -14,7 +16,7 @@ from typing import Any, cast
 from django.conf import settings
 from django.db import transaction
 
-from governance import audit, ledger
+from governance import audit, ledger, ports
 from governance.actions.scoped_rules import ScopedRules, stored_scope
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit, Reset
@@ -91,7 +93,11 @@ def change(*, budget: Budget, changes: Mapping[str, Any], by: Actor, now: dateti
 
     Raises FieldError.
     """
+    with nullcontext() if changes.get("enabled", True) else _standing_in_for(budget, now):
+        return _change(budget, changes, by=by, now=now, reason=reason)
 
+
+def _change(budget: Budget, changes: Mapping[str, Any], *, by: Actor, now: datetime, reason: str) -> Budget:
     def hold(changed: Budget) -> None:
         # Also where only caps changed: the state of the open windows follows from them.
         because = reason or "the budget was changed"
@@ -125,9 +131,20 @@ def find(*, scope_type: str, window: str, tenant: Tenant | None = None, scope_ke
     return BUDGETS.same(Budget(**scope, window=window))
 
 
+@ledger.run_again
+@transaction.atomic
 def delete(*, budget: Budget, by: Actor, now: datetime) -> bool:
-    """Delete a budget that has no history; disable one that has. True where it is gone."""
-    return BUDGETS.delete(budget, by=by, now=now)
+    """Delete a budget that has no history; disable one that has. True where it is gone. Raises Gone."""
+    with _standing_in_for(budget, now):
+        return BUDGETS.delete(budget, by=by, now=now)
+
+
+def _standing_in_for(budget: Budget, now: datetime) -> AbstractContextManager[None]:
+    """Lasts while a budget goes. One for billing cycles is itself what a customer pays for."""
+    tenant = budget.tenant
+    if tenant is None or budget.scope_type != ScopeType.TENANT or budget.window == WindowKind.BILLING_CYCLE:
+        return nullcontext()
+    return ports.standing_in(tenant=tenant.slug, now=now)
 
 
 @ledger.run_again

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from billing.accounts import topups
+from billing.accounts import sync, topups
 from governance import ports
 from governance.rules.calls import Usage
 from llm.catalogue import snapshot
@@ -17,7 +17,11 @@ from tests.governance.api import prices
 
 def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
     assert ports.wired == ports.Ports(
-        quote=snapshot.quote, price=snapshot.cost_of, upgrade_link=topups.link, provider_costs=cost_reports.read
+        quote=snapshot.quote,
+        price=snapshot.cost_of,
+        upgrade_link=topups.link,
+        provider_costs=cost_reports.read,
+        stand_in=sync.standing_in,
     )
 
 
@@ -28,6 +32,7 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
         lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1), at=NOON),
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
         lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
+        lambda: ports.standing_in(tenant="acme", now=NOON),
     ):
         with pytest.raises(ports.NotWired, match=r"must call governance\.ports\.wire"):
             ask()
