@@ -198,8 +198,8 @@ def write(
 
 @contextmanager
 def standing_in(*, tenant: str, now: datetime) -> Iterator[None]:
-    """While a budget of a tenant's own goes, in the caller's transaction: whoever pays for the tenant, or waits for it, is
-    brought to what its subscriptions come to at the end, if no such budget is left.
+    """While a budget of a tenant's own goes, in the caller's transaction: whoever pays for the tenant, or waits for it,
+    is brought to what its subscriptions come to at the end, if no such budget is left.
 
     Customers are locked before budgets and windows, as ever. Stripe is not asked.
     """
