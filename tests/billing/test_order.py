@@ -103,8 +103,8 @@ def test_recorded_streams_shuffled_and_repeated_end_in_the_same_state(
 def test_recorded_current_stream_comes_to_what_was_paid(tenant: Tenant, deliver: Deliver) -> None:
     deliver(recorded("current_shapes"), checkout_completed(customer="cus_znERGeU423w7ZT"), now=START)
     account = BillingAccount.objects.get(stripe_customer_id="cus_znERGeU423w7ZT")
-    # Two subscriptions are paid, a third only has a draft invoice, and nothing maps their prices.
-    assert (account.state, account.limit_nanos) == ("active", 2 * factories.nanos("50"))
+    # Two subscriptions are paid, a third only has a draft invoice; nothing maps their prices: the default plan once.
+    assert (account.state, account.limit_nanos) == ("active", factories.nanos("50"))
     assert account.reasons == ["awaiting_first_payment", "unmapped_plan"]
 
 
