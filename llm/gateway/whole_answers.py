@@ -34,14 +34,16 @@ class Streamed:
 
 async def read(answer: Answer, share: Share) -> tuple[bytes, ProviderError | None]:
     """A body as far as it came, and why it broke off. It is held in `share`, and waits for room there."""
-    came = bytearray()
+    # A bytearray would be copied again and again as it grows.
+    came, size, broken = list[bytes](), 0, None
     try:
         async for chunk in answer.chunks():
-            await share.hold(len(came) + len(chunk))
-            came += chunk
+            size += len(chunk)
+            await share.hold(size)
+            came.append(chunk)
     except ProviderError as error:
-        return bytes(came), error
-    return bytes(came), None
+        broken = error
+    return b"".join(came), broken
 
 
 def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, ShownWork]:
