@@ -157,8 +157,13 @@ def current() -> Catalogue:
 
 
 def is_stale() -> bool:
-    """Whether the snapshot is older than it may be: `current` then answers with it inside an event loop alone."""
+    """Whether the snapshot is older than it may be; `current` may answer with it, `fresh` does not."""
     return _shelf.is_stale
+
+
+def fresh() -> Catalogue:
+    """The snapshot, read now if it is stale: never inside an event loop. The stale one while the database is away."""
+    return _shelf.fresh()
 
 
 def forget() -> None:
@@ -358,11 +363,17 @@ def _corrections(model: Model, of: Iterable[Price]) -> int:
 
 
 class _Shelf:
-    """Holds the snapshot, and lets one reader at a time renew it."""
+    """Holds the snapshot, and lets one reader at a time renew it.
+
+    It stays stale until it is renewed, whoever has begun to: a price counts from its moment on.
+    """
 
     def __init__(self) -> None:
         self._catalogue: Catalogue | None = None
         self._stale_at = 0.0
+        # After a database that was away is not asked again before.
+        self._again_at = 0.0
+        self._is_renewed_beside = False
         self._lock = threading.Lock()
 
     @property
@@ -371,28 +382,37 @@ class _Shelf:
 
     def current(self) -> Catalogue:
         catalogue = self._catalogue
-        if catalogue is not None and not self.is_stale:
+        if catalogue is None:
+            return self._renew(None)
+        if not self.is_stale or time.monotonic() < self._again_at:
             return catalogue
-        if catalogue is None or not _in_event_loop():
+        if not _in_event_loop():
             return self._renew(catalogue)
-        self._stale_at = time.monotonic() + RETRY_S
-        threading.Thread(target=self._renew_in_thread, args=(catalogue,), name="catalogue", daemon=True).start()
+        if not self._is_renewed_beside:
+            self._is_renewed_beside = True
+            threading.Thread(target=self._renew_beside, args=(catalogue,), name="catalogue", daemon=True).start()
         return catalogue
+
+    def fresh(self) -> Catalogue:
+        """As it is now, however lately the database was away."""
+        catalogue = self._catalogue
+        return catalogue if catalogue is not None and not self.is_stale else self._renew(catalogue)
 
     def forget(self) -> None:
         # Not while one is read, which may have begun before the change.
         with self._lock:
-            self._stale_at = 0.0
+            self._stale_at = self._again_at = 0.0
 
     def renew_known(self) -> None:
         """Read what was read before anew; where the database is away meanwhile, that stays."""
         if self._catalogue is not None and not _in_event_loop():
             self._renew(self._catalogue)
 
-    def _renew_in_thread(self, old: Catalogue) -> None:
+    def _renew_beside(self, old: Catalogue) -> None:
         try:
             self._renew(old)
         finally:
+            self._is_renewed_beside = False
             connection.close()
 
     def _renew(self, old: Catalogue | None) -> Catalogue:
@@ -406,8 +426,9 @@ class _Shelf:
             except DatabaseError:
                 if old is None:
                     raise
-                logger.exception("The catalogue could not be read; the old one stays")
-                self._stale_at = time.monotonic() + RETRY_S
+                if time.monotonic() >= self._again_at:
+                    logger.exception("The catalogue could not be read; the old one stays")
+                    self._again_at = time.monotonic() + RETRY_S
                 return old
             due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
             self._stale_at = time.monotonic() + min(TTL_S, due_s)

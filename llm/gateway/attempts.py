@@ -40,7 +40,6 @@ from llm.rules.pricing import GUARDS
 from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
-from llm.rules.tool_calls import with_text_arguments
 from llm.rules.usage import larger
 from llm.state.telemetry import Attempt, trace_context
 
@@ -48,6 +47,8 @@ log = logging.getLogger(__name__)
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
+# What a refusal says; more of one is no refusal.
+MOST_OF_REFUSAL = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -249,10 +250,11 @@ class HeldAttempt:
     async def _refused(self, answer: Answer, share: Share, sign: SignOfLife) -> None:
         """The provider's word on the request goes to the client; its word on us does not."""
         # A refusal that breaks off is one all the same.
-        data, broken = await whole_answers.read(answer, share)
+        turn, answers = self.call.exchange.turn, self.call.request.n
+        data, broken = await whole_answers.read(answer, share, most_bytes=MOST_OF_REFUSAL)
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
-        streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
+        streamed = await whole_answers.read_events(data, self.hold, turn, answers=answers)
         said = whole_answers.json_object(data) if streamed is None else streamed.answer
         choices = sse.choices_of(said)
         has_answer = bool(said and said.get(self.call.route.answer_in))
@@ -363,21 +365,16 @@ class HeldAttempt:
 
     async def _relay(self, answer: Answer, share: Share, *, sent: float) -> None:
         """A plain answer: read whole, settled, then sent on with what it cost."""
-        data, broken = await whole_answers.read(answer, share)
+        turn, answers = self.call.exchange.turn, self.call.request.n
+        data, broken = await whole_answers.read(answer, share, most_bytes=self.call.route.most_bytes)
         if broken is not None:
-            whole_answers.count_broken(data, self.hold, answers=self.call.request.n)
+            await whole_answers.count_broken(data, self.hold, turn, answers=answers)
             raise await self._failed(broken) from broken
-        streamed = whole_answers.read_events(data, self.hold, answers=self.call.request.n)
-        if streamed is not None:
-            # A stream although none was asked for.
-            data = orjson.dumps(streamed.answer)
+        streamed = await whole_answers.read_events(data, self.hold, turn, answers=answers)
         has_vectors = self.call.route.has_vectors and len(data) > LARGE_BYTES
-        read = partial(whole_answers.json_object, data, has_vectors=has_vectors)
-        said = await self.call.exchange.turn.work(len(data), read)
-        if with_text_arguments(said):
-            data = orjson.dumps(said)
+        read = partial(whole_answers.said, data, streamed, self.hold, has_vectors=has_vectors)
+        data, said, used = await turn.work(len(data), read)
         answered = time.perf_counter()
-        used = self.hold.reported(said) if streamed is None else streamed.told.used
         if stated := error_in(said):
             await self._refused_in_200(answer, stated, used)
             return
@@ -385,11 +382,12 @@ class HeldAttempt:
             raise await self._garbage(data, said, answer, used, streamed)
         self._succeeded(answered - sent)
         if streamed is None:
-            self._count(said, answer)
+            await turn.work(len(data), partial(self._count, said, answer))
         cost_nanos, result = await self._settle_answer(used, streamed)
+        body = await turn.work(len(data), partial(self._completed, data, said, has_all=not has_vectors))
         await self.call.exchange.answer(
             200,
-            self._completed(data, said, has_all=not has_vectors),
+            body,
             [
                 *self._headers(),
                 *answer_headers.budget(self.hold, self.call.identity.audience, result),
@@ -407,11 +405,11 @@ class HeldAttempt:
         error = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
         if used is None:
             if streamed is None:
-                self.hold.count.broke(data)
+                await self.call.exchange.turn.work(len(data), partial(self.hold.count.broke, data))
             self.hold.count.lose()
             return await self._failed(error)
         if streamed is None:
-            self._count(said, answer)
+            await self.call.exchange.turn.work(len(data), partial(self._count, said, answer))
         await self._settle_answer(used, streamed)
         return self._unanswered(error)
 

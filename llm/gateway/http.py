@@ -17,6 +17,8 @@ from llm.gateway.bodies import Turn
 Headers = Iterable[tuple[str, str]]
 # What browsers are told of each answer that does not say otherwise: keep no copy, and take it for what it says it is.
 TO_BROWSERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+# So much of an answer waits in the server for its client.
+PIECE_BYTES = 256 * 1024
 WhenLarge = Callable[[], Awaitable[None]]
 
 
@@ -168,7 +170,11 @@ class Exchange:
 
     async def answer(self, status: int, data: bytes, headers: Headers) -> None:
         await self.start(status, [*headers, ("content-length", str(len(data)))])
-        await self.write(data, more=False)
+        # Of a large one the next piece is given to the server when the client has taken those before.
+        last = max(0, len(data) - 1) // PIECE_BYTES * PIECE_BYTES
+        for start in range(0, last, PIECE_BYTES):
+            await self.write(data[start : start + PIECE_BYTES])
+        await self.write(data[last:], more=False)
 
     async def answer_json(self, status: int, payload: Any, headers: Headers = ()) -> None:
         await self.answer(

@@ -196,7 +196,7 @@ class Gateway:
         """
         if snapshot.is_stale():
             with suppress(DatabaseError):
-                return await self.catalogues.get(0, snapshot.current)
+                return await self.catalogues.get(0, snapshot.fresh)
         return snapshot.current()
 
     async def kept(self, work: Callable[[], T]) -> T:

@@ -18,6 +18,8 @@ from llm.rules.request_bounds import RequestBounds
 
 # What is longer than a document or sound may be is charged in full all the same, up to so many times that.
 BELIEVED_TIMES = 4
+# Of the largest answer, what a model can write: the rest is for vectors and pictures.
+WRITTEN_SHARE = 8
 # What counts an answer: (answer, the model that was asked, the unit of the estimate, what a token costs that is written
 # into a cache for nobody says how long, in hundredths of one that is read).
 ReadUsage = Callable[[Any, str, str, int], Usage | None]
@@ -49,6 +51,11 @@ class Route:
         if estimates.UNMEASURED in estimate.asked:
             return BELIEVED_TIMES * max(estimate.held_units, estimate.most_units)
         return max(estimate.held_units, estimate.most_units if self.believes_most else 0)
+
+    @property
+    def most_bytes(self) -> int:
+        """Of an answer that comes whole."""
+        return settings.MAX_ANSWER_BYTES // (WRITTEN_SHARE if self.answer_in == "choices" else 1)
 
     def answered(self, answer: Mapping[str, Any]) -> bool:
         """Whether an answer holds what this route is asked for, or says that there is none."""

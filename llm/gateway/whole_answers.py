@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import orjson
@@ -12,13 +12,19 @@ import orjson
 from governance.rules.calls import Usage
 from llm.gateway import errors
 from llm.gateway.answer_memory import Share
+from llm.gateway.bodies import Turn
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.rules import shown_work, sse, usage
 from llm.rules.answers import read_json, without_vectors
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
+from llm.rules.tool_calls import with_text_arguments
 
+# So much of a stream is read before others have their turn.
+SLICE_BYTES = 128 * 1024
+# What an answer may have values of, but for vectors: in memory each is as large as dozens of bytes of text.
+MOST_VALUES = 1_000_000
 # Of what a refusal says in a form of its own.
 MOST_DETAIL = 1_000
 
@@ -32,8 +38,11 @@ class Streamed:
     is_over: bool
 
 
-async def read(answer: Answer, share: Share) -> tuple[bytes, ProviderError | None]:
-    """A body as far as it came, and why it broke off. It is held in `share`, and waits for room there."""
+async def read(answer: Answer, share: Share, *, most_bytes: int) -> tuple[bytes, ProviderError | None]:
+    """A body as far as it came, and why it broke off. It is held in `share`, and waits for room there.
+
+    One of more than `most_bytes` is cut: it takes everybody's time to be read.
+    """
     # A bytearray would be copied again and again as it grows.
     came, size, broken = list[bytes](), 0, None
     try:
@@ -41,6 +50,9 @@ async def read(answer: Answer, share: Share) -> tuple[bytes, ProviderError | Non
             size += len(chunk)
             await share.hold(size)
             came.append(chunk)
+            if size > most_bytes:
+                broken = ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
+                break
     except ProviderError as error:
         broken = error
     return b"".join(came), broken
@@ -54,34 +66,75 @@ def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, Shown
     return used, work
 
 
-def count_broken(data: bytes, hold: Hold, *, answers: int) -> None:
+async def count_broken(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> None:
     """Count a body that is no whole answer by what of it came; nobody has seen when, so more may have been written."""
-    if read_events(data, hold, answers=answers) is None:
-        hold.count.broke(data)
+    if await read_events(data, hold, turn, answers=answers) is None:
+        await turn.work(len(data), partial(hold.count.broke, data))
     hold.count.lose()
 
 
-def read_events(data: bytes, hold: Hold, *, answers: int) -> Streamed | None:
-    """What a body says that is a stream, counted as it is in a stream; None for any other."""
-    found = sse.body_events(data)
-    answer = None if found is None else sse.joined(found[0])
-    if found is None or answer is None:
+async def read_events(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> Streamed | None:
+    """What a body says that is a stream, counted as it is in a stream; None for any other.
+
+    A large one is read slice by slice beside the event loop, so that other keys have their turns there.
+    """
+    if not sse.is_stream(data):
         return None
-    events, unread = found
-    told = StreamUsage(answers)
-    for event in events:
-        text_bytes = event.text_bytes
-        hold.count.came(event, text_bytes=text_bytes)
-        told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
+    reader, joined, told = sse.EventReader(), sse.Joined(), StreamUsage(answers)
+    # Counted once something of an answer has come: what never brings anything is no stream.
+    came = list[sse.Event]()
+    is_done = False
+
+    def take(events: Iterable[sse.Event]) -> None:
+        nonlocal is_done
+        for event in events:
+            joined.took(event)
+            came.append(event)
+        for event in came if joined.has_begun else ():
+            text_bytes = event.text_bytes
+            hold.count.came(event, text_bytes=text_bytes)
+            told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
+            is_done = is_done or event.done
+        if joined.has_begun:
+            came.clear()
+
+    def feed(part: bytes) -> None:
+        take(reader.feed(part))
+
+    for start in range(0, len(data), SLICE_BYTES):
+        await turn.work(len(data), partial(feed, data[start : start + SLICE_BYTES]))
+    last, unread = reader.rest()
+    take(last)
+    answer = joined.answer()
+    if answer is None:
+        return None
     hold.count.broke(unread)
     # It may be text, written after the last usage.
     told.is_last_word = told.is_last_word and not unread.strip()
-    return Streamed(answer, told, is_over=told.have_ended or any(event.done for event in events))
+    return Streamed(answer, told, is_over=told.have_ended or is_done)
+
+
+def said(
+    data: bytes, streamed: Streamed | None, hold: Hold, *, has_vectors: bool
+) -> tuple[bytes, dict[str, Any], Usage | None]:
+    """A plain answer as it is to be passed on, what it says, and what was used; also of one that came as a stream."""
+    if streamed is not None:
+        data = orjson.dumps(streamed.answer)
+    found = json_object(data, has_vectors=has_vectors)
+    if with_text_arguments(found):
+        data = orjson.dumps(found)
+    return data, found, hold.reported(found) if streamed is None else streamed.told.used
 
 
 def json_object(data: bytes, *, has_vectors: bool = False) -> dict[str, Any]:
-    """The object that a body is, or an empty one; of vectors, of which it may have thousands, each is an empty list."""
-    parsed = read_json(without_vectors(data) if has_vectors else data)
+    """The object that a body is, or an empty one; of vectors, of which it may have thousands, each is an empty list.
+
+    What has too many values is read as nothing that anybody can read.
+    """
+    text = without_vectors(data) if has_vectors else data
+    if len(text) > MOST_VALUES and text.count(b",") > MOST_VALUES:
+        return {}
+    parsed = read_json(text)
     return parsed if isinstance(parsed, dict) else {}
 
 

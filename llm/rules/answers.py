@@ -23,7 +23,9 @@ _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _LONE_HALF = re.compile("[\ud800-\udfff]")
 _NO_LETTER = "\N{REPLACEMENT CHARACTER}"
 # A vector, as numbers or as base64 of them.
-_VECTOR = re.compile(rb'\[[-+.0-9eE,\s]{256,}+\]|"[A-Za-z0-9+/]{256,}+={0,2}"')
+_VECTOR = re.compile(rb'\[[-+.0-9eE,\s]{32,}+\]|"[A-Za-z0-9+/]{256,}+={0,2}"')
+# What is so large and no JSON is nothing that an API writes: reading it takes everybody's time.
+_MOST_LENIENT = 1024 * 1024
 # So much is looked at before others have Python's lock for a while: a few milliseconds' work.
 _SLICE_BYTES = 1024 * 1024
 # Names of counts, and of what holds them.
@@ -43,7 +45,7 @@ def read_json(data: bytes) -> Any:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _read_leniently(data)
+        return _read_leniently(data) if len(data) <= _MOST_LENIENT else None
     if b"_tokens" in data and _has_counts_twice(data):
         return _read_leniently(data)
     if data.count(b"[") + data.count(b"{") > _DEEPEST:

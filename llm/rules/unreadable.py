@@ -34,7 +34,7 @@ _ONE_WORD = 16
 # Of JSON: texts, where they end and where they do not, and what opens and closes.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
 # So much is read of it, in bytes; what comes after that counts as what nobody can read.
-MOST_READ = 4 * 1024 * 1024
+MOST_READ = 1024 * 1024
 _STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
 _HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")

@@ -234,7 +234,7 @@ def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.Monk
     def broken(*, now: datetime) -> snapshot.Catalogue:
         raise DatabaseError("gone")
 
-    old = snapshot.current()
+    old, read = snapshot.current(), snapshot.read
     monkeypatch.setattr(snapshot, "read", broken)
     monkeypatch.setattr(snapshot._shelf, "_stale_at", 0.0)
 
@@ -244,6 +244,13 @@ def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.Monk
     assert snapshot.current() is old
     with pytest.raises(DatabaseError):
         snapshot._Shelf().current()
+    # Nobody takes it for fresh, and as soon as the database is back it is not.
+    assert snapshot.is_stale()
+    assert snapshot.fresh() is old
+    monkeypatch.setattr(snapshot, "read", read)
+    assert snapshot.current() is old
+    assert snapshot.fresh() is not old
+    assert snapshot.current() is snapshot.fresh()
 
 
 def stale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +266,12 @@ def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(
     monkeypatch: pytest.MonkeyPatch, made_stale: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     old = snapshot.current()
-    started, threads = threading.Event(), []
+    started, going_on, threads = threading.Event(), threading.Event(), []
 
     def slow(*, now: datetime) -> snapshot.Catalogue:
         threads.append(threading.current_thread())
         started.set()
+        going_on.wait(2)
         return snapshot.Catalogue({})
 
     monkeypatch.setattr(snapshot, "read", slow)
@@ -274,6 +282,9 @@ def test_event_loop_is_served_the_old_snapshot_while_a_thread_reads(
 
     assert asyncio.run(look()) is old
     assert started.wait(2)
+    # Nor is it fresh for having been asked for.
+    assert snapshot.is_stale()
+    going_on.set()
     threads[0].join(2)
     assert threads[0] is not threading.main_thread()
     assert snapshot.current().by_name == {}

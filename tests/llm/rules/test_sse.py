@@ -472,6 +472,6 @@ def test_empty_lines_between_objects_are_none() -> None:
 
 def test_a_text_in_the_place_of_a_message_breaks_nothing() -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "message": "b"}]}
-    joined = sse.joined([sse.read_event(sse.write_event(chunk))] * 2)
+    joined = sse.whole_answer(2 * sse.write_event(chunk))
     assert joined is not None
     assert isinstance(joined["choices"][0]["message"], str | dict)
