@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
+
+from django.db.models import F
 
 from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import Draw, Limit, Purchase, Spell
+from billing.rules.balance import Draw, Ended, Limit, Spell, Undone
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
 from billing.rules.shares import OVER, WindowShare, is_due, paid_for
@@ -26,11 +28,14 @@ from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
 from governance.models import Budget, BudgetWindow, ScopeType, Tenant
+from governance.queries import holds
 from governance.rules import money
 from governance.rules import policy as budget_policy
 from governance.rules.windows import WindowKind
 
 SOURCE = "stripe"
+# What a window's row keeps of how it was found when it was looked at last.
+NOTED = ("draws", "undone", "held", "peak_nanos", "seen_nanos")
 # What a customer's plan says of its budget, whatever an operator has set since.
 CAPS_AND_RULES = ("soft_cap", "hard_cap", "downgrade_rules", "disabled_tools")
 
@@ -45,13 +50,21 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
     row = _row(account, tenant, starts_at, found, None if is_new else last)
-    before = row.stopped, row.draws
-    past = _past(account, budget, tenant, before=starts_at, facts=facts, now=now)
-    topups = purchases.of_tenant(tenant)
-    ended = _ended(row, found, facts, now)
-    alive = [_key(part) for part in found.parts]
-    carried = balance.carried(past, topups, alive=alive, ended=ended)
-    limit = _limit(row, carried, found, ended, topups, used=0 if is_new else _used(budget))
+    known = {name: getattr(row, name) for name in NOTED}
+    windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+    past = _past(account, windows, tenant, before=starts_at, facts=facts, now=now)
+    parts = (*map(_drawable, found.parts), *_over(row, found, facts, now))
+    ended = _ended(row, windows)
+    owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
+
+    def looked(window: BudgetWindow | None, ended: Sequence[Ended] = ()) -> Limit:
+        topups = purchases.of_tenant(tenant)
+        carried = balance.carried(past, topups, alive=[part.key for part in parts])
+        used = window.settled_nanos if window else 0
+        spell = Spell(row.starts_at, parts, used, _draws(row), _undone(row), ended)
+        return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
+
+    limit = looked(None if is_new else _open_one(windows), ended)
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=starts_at,
@@ -66,17 +79,10 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     account.window_start = starts_at
     if bought:
         purchases.count_in(bought, tenant, starts_at)
-        # What was used beyond the limit before the purchase is the plan's affair, not the top-up's; what was drawn on
-        # those before it is theirs.
-        used = _used(budget)
-        row.floor_nanos = max(row.floor_nanos, used - limit.topups_nanos if used > limit.nanos else 0)
-        row.save(update_fields=["floor_nanos"])
-        topups = purchases.of_tenant(tenant)
-        carried = balance.carried(past, topups, alive=alive, ended=ended)
-    limit = _limit(row, carried, found, ended, topups, used=_used(budget))
-    if limit.nanos > row.peak_nanos or (row.stopped, row.draws) != before:
-        row.peak_nanos = max(row.peak_nanos, limit.nanos)
-        row.save(update_fields=["peak_nanos", "stopped", "draws"])
+        # What was used beyond everything before the purchase is none of it.
+        limit = looked(_open_window(budget))
+    if any(getattr(row, name) != value for name, value in known.items()):
+        row.save(update_fields=list(known))
     _set_policy(budget, account, found, now)
     _set_limit(budget, _possible(limit), found, now)
     return limit
@@ -110,7 +116,8 @@ def end_spending(
     row = BillingPeriod.objects.filter(tenant=tenant, starts_at=begun).first() if begun else None
     bought_at = None if row else purchases.bought_at(account, tenant)
     if row is not None:
-        parts = tuple(replace(_part(raw), frozen=True) for raw in row.parts)
+        paid = _paid_parts(row, facts, policy.plan_rules(), now)
+        parts = tuple(_stopped(_part(raw), one) for raw, one in zip(row.parts, paid, strict=True))
         period, kept = Period(row.starts_at, row.ends_at), kept_of(row.kept_values)
         found = replace(found, period=period, parts=parts, kept=kept)
     elif bought_at is not None and (account.has_begun or not OWN_BUDGETS.filter(tenant=tenant).exists()):
@@ -118,6 +125,17 @@ def end_spending(
     else:
         return None
     return apply(account, tenant, found, facts, now=now)
+
+
+def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
+    """A part as it was, of which nothing can be spent, with what became of its payment."""
+    return replace(
+        part,
+        paid_nanos=known.paid_nanos,
+        forgiven_nanos=known.forgiven_nanos,
+        disputed_nanos=known.disputed_nanos,
+        frozen=True,
+    )
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -129,7 +147,8 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     ledger.lock_windows(held.pk)
     rows = BillingPeriod.objects.filter(tenant=tenant)
     if last := rows.order_by("starts_at").last():
-        past = _past(account, held, tenant, before=last.ends_at, facts=facts, now=now)
+        windows = list(held.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+        past = _past(account, windows, tenant, before=last.ends_at, facts=facts, now=now)
         drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
         purchases.uncount(account, tenant, drawn, now=now)
         rows.delete()
@@ -139,37 +158,62 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
 
 def forgive(account: BillingAccount) -> None:
     """After an operator's act that lowered a limit below what is used: that is never owed. `account` is locked."""
-    budget = _known_budget(account.tenant) if account.tenant else None
-    window = _open_window(budget) if budget else None
     begun = account.window_start
-    if window is not None and begun is not None and window.committed_nanos > window.limit_nanos:
-        rows = BillingPeriod.objects.filter(tenant=account.tenant, starts_at=begun)
-        rows.update(given_nanos=window.committed_nanos)
+    row = BillingPeriod.objects.filter(tenant=account.tenant, starts_at=begun).first() if begun else None
+    parts = {_key(part): part for part in map(_part, row.parts)} if row else {}
+    drawn = sum(draw.nanos for key, draw in _draws(row).items() if key in parts) if row else 0
+    if row is not None and drawn > sum(part.limit_nanos for part in parts.values()):
+        row.given_nanos = drawn
+        row.save(update_fields=["given_nanos"])
 
 
-def _limit(
-    row: BillingPeriod,
-    carried: balance.Balance,
-    found: Entitlement,
-    ended: Sequence[balance.Part],
-    topups: Sequence[Purchase],
-    *,
-    used: int,
-) -> Limit:
-    parts = (*(_drawable(part) for part in found.parts), *ended)
-    spell = Spell(row.starts_at, parts, used, _draws(row), row.floor_nanos)
-    row.stopped = balance.stopped(carried, spell, row.stopped)
-    spell = replace(spell, parts=tuple(_stopped(row, part) for part in spell.parts))
-    owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
-    if owes_nothing:
-        # An operator's own limit holds as it is; a trial's is given.
-        carried = balance.Balance(drawn=carried.drawn)
-    limit = balance.limit(carried, spell, topups)
-    # Of what stands and is not drawn on there is nothing to keep.
-    undone = {one.key for one in topups if one.refunded_nanos}
-    kept = ((key, draw) for key, draw in limit.draws.items() if draw.nanos or key in undone)
-    row.draws = {key: [draw.nanos, draw.most_nanos] for key, draw in kept}
+def changed() -> list[str]:
+    """The customers of windows whose limit counts something as used, or waits for calls that are under way, where by
+    now less is used, or one of these has ended."""
+    rows = BillingPeriod.objects.filter(seen_nanos__isnull=False, account__window_start=F("starts_at"))
+    rows = rows.filter(account__tenant=F("tenant")).select_related("account")
+    found = []
+    for row in rows:
+        window = BudgetWindow.objects.filter(budget__tenant=row.tenant_id, source_kind=SOURCE, closed_at=None).first()
+        is_less = window is not None and window.settled_nanos < (row.seen_nanos or 0)
+        if is_less or holds.ended([id for ids, _ in row.held for id in ids]):
+            found.append(row)
+    # Of one that is not to be spent any more nothing will be seen again.
+    BillingPeriod.objects.filter(pk__in=[row.pk for row in found]).update(seen_nanos=None)
+    return [row.account.stripe_customer_id for row in found]
+
+
+def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Limit:
+    """Note in the row of a window what it was found to be."""
+    if limit.most_nanos and window is not None and window.reserved_nanos:
+        row.held = _held(row, window, limit.most_nanos)
+    row.draws = {key: list(astuple(draw)) for key, draw in sorted(limit.draws.items()) if key or draw.nanos}
+    row.undone = {key: list(astuple(one)) for key, one in sorted(limit.undone.items())}
+    row.peak_nanos = max(row.peak_nanos, limit.nanos - limit.beyond_nanos)
+    is_waiting = limit.kept_nanos or row.held
+    row.seen_nanos = window.settled_nanos if window is not None and is_waiting else None
     return limit
+
+
+def _held(row: BillingPeriod, window: BudgetWindow, most_nanos: Mapping[str, int]) -> list[Any]:
+    """What is noted of calls under way, and those that have come since: ids, and the most that each part and top-up had
+    for them."""
+    known = {id for ids, _ in row.held for id in ids}
+    new = [id for id in holds.under_way(window) if id not in known]
+    return [*row.held, [new, dict(sorted(most_nanos.items()))]] if new else row.held
+
+
+def _ended(row: BillingPeriod, windows: Sequence[BudgetWindow]) -> list[Ended]:
+    """What the calls cost that were under way and have ended; the others stay noted. Of those that began in a window
+    that is over what they hold counts as used there; when they end, that is looked at again."""
+    for window in windows:
+        if window.closed_at is not None and window.reserved_nanos:
+            row.held = _held(row, window, {})
+    costs = holds.ended([id for ids, _ in row.held for id in ids])
+    found = [Ended(sum(costs.get(id, 0) for id in ids), most) for ids, most in row.held]
+    left = [[[id for id in ids if id not in costs], most] for ids, most in row.held]
+    row.held = [pair for pair in left if pair[0]]
+    return [one for one in found if one.nanos]
 
 
 def _row(
@@ -199,7 +243,13 @@ def _row(
 
 
 def _past(
-    account: BillingAccount, budget: Budget, tenant: Tenant, *, before: datetime, facts: mirror.Facts, now: datetime
+    account: BillingAccount,
+    windows: Sequence[BudgetWindow],
+    tenant: Tenant,
+    *,
+    before: datetime,
+    facts: mirror.Facts,
+    now: datetime,
 ) -> list[Spell]:
     """The tenant's earlier windows with what was paid for them, as is known now."""
     rows = list(
@@ -209,7 +259,7 @@ def _past(
     )
     if not rows:
         return []
-    used = _used_since(budget, [*(row.starts_at for row in rows), before])
+    used = _used_since(windows, [*(row.starts_at for row in rows), before])
     others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
     known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
     plans = policy.plan_rules()
@@ -217,18 +267,18 @@ def _past(
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
         Spell(
             row.starts_at,
-            _paid_parts(row, known[row.account_id], plans, now),
+            tuple(map(_drawable, _paid_parts(row, known[row.account_id], plans, now))),
             min(nanos, row.peak_nanos),
             _draws(row),
-            row.floor_nanos,
+            _undone(row),
         )
         for row, nanos in zip(rows, used, strict=True)
     ]
 
 
-def _ended(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> tuple[balance.Part, ...]:
-    """Parts of the current window whose subscription is over, beside those that count: what is used of them stays, as
-    far as it was paid for. An operator's own limit is all there is."""
+def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> tuple[balance.Part, ...]:
+    """Parts of the current window whose subscription is over, beside those that count: what is used of them stays, and
+    beyond what was paid for is owed. An operator's own limit is all there is."""
     keys = {_key(part) for part in found.parts}
     over = {id for id, sub in facts.subscriptions.items() if sub.status in OVER}
     gone = [part.subscription_id in over and _key(part) not in keys for part in map(_part, row.parts)]
@@ -236,16 +286,14 @@ def _ended(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: dat
         return ()
     known = zip(gone, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
     return tuple(
-        replace(part, whole_nanos=part.covered_nanos + part.forgiven_nanos, frozen=True)
-        for is_gone, part in known
-        if is_gone
+        replace(_drawable(part), whole_nanos=0, frozen=True, is_over=True) for is_gone, part in known if is_gone
     )
 
 
 def _paid_parts(
     row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule], now: datetime
-) -> tuple[balance.Part, ...]:
-    """An earlier window's parts with what was paid for each, as is known now."""
+) -> tuple[WindowShare, ...]:
+    """A window's parts with what was paid for each, as is known now."""
     kept = kept_of(row.kept_values)
     pricing = Pricing(plans, kept, rates=policy.current().rates)
     parts = []
@@ -263,28 +311,25 @@ def _paid_parts(
             # From here on it counts as far as it was paid for.
             part = replace(part, given_nanos=0)
         period = grants.until_next(part.period, lines)
-        part = paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds)
-        parts.append(_stopped(row, _drawable(part)))
-    if parts and (missing := row.given_nanos - sum(part.covered_nanos for part in parts)) > 0:
-        parts[-1] = replace(parts[-1], given_nanos=parts[-1].covered_nanos + missing)
+        parts.append(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds))
+    covered = [max(part.paid_nanos, part.given_nanos) for part in parts]
+    if parts and (missing := row.given_nanos - sum(covered)) > 0:
+        parts[-1] = replace(parts[-1], given_nanos=covered[-1] + missing)
     return tuple(parts)
 
 
-def _used_since(budget: Budget, starts: Sequence[datetime]) -> list[int]:
-    """What was used in the windows between these moments. One that an operator reset counts for nothing: a reset
-    gives its budget anew."""
-    rows = budget.windows.filter(source_kind=SOURCE).order_by("starts_at")
-    windows = [(row.starts_at, row.committed_nanos) for row in rows]
+def _used_since(windows: Sequence[BudgetWindow], starts: Sequence[datetime]) -> list[int]:
+    """What was used in the windows between these moments, with what is held there. One that an operator reset counts
+    for nothing: a reset gives its budget anew."""
+    used = [(one.starts_at, one.committed_nanos) for one in windows]
     return [
-        next((used for at, used in reversed(windows) if begins <= at < ends), 0)
+        next((nanos for at, nanos in reversed(used) if begins <= at < ends), 0)
         for begins, ends in itertools.pairwise(starts)
     ]
 
 
-def _used(budget: Budget) -> int:
-    """What is used of the open window, holds included."""
-    window = _open_window(budget)
-    return window.committed_nanos if window is not None and window.source_kind == SOURCE else 0
+def _open_one(windows: Sequence[BudgetWindow]) -> BudgetWindow | None:
+    return next((one for one in windows if one.closed_at is None), None)
 
 
 def _key(part: WindowShare) -> str:
@@ -301,17 +346,16 @@ def _drawable(part: WindowShare) -> balance.Part:
         frozen=part.frozen,
         # An operator who pays a period back gives away what was used of it; a dispute takes it.
         forgiven_nanos=part.forgiven_nanos,
+        disputed_nanos=part.disputed_nanos,
     )
-
-
-def _stopped(row: BillingPeriod, part: balance.Part) -> balance.Part:
-    """A part that could not be spent any more within a window: also where it counts as paid for by now."""
-    at_nanos = row.stopped.get(part.key)
-    return part if at_nanos is None else replace(part, frozen=True, stopped_at_nanos=at_nanos)
 
 
 def _draws(row: BillingPeriod) -> dict[str, Draw]:
     return {key: Draw(*draw) for key, draw in row.draws.items()}
+
+
+def _undone(row: BillingPeriod) -> dict[str, Undone]:
+    return {key: Undone(*one) for key, one in row.undone.items()}
 
 
 def _stored(part: WindowShare) -> list[Any]:

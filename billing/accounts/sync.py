@@ -128,6 +128,9 @@ def due(*, now: datetime, limit: int = 200) -> int:
 
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
+    # Of these the ledger says something else, and Stripe need not be asked.
+    for customer_id in budget_windows.changed():
+        ledger.run_again(transaction.atomic(write))(customer_id, None, now=now)
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)

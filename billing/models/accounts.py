@@ -125,21 +125,32 @@ class BillingPeriod(models.Model):
     ends_at = models.DateTimeField()
     parts = models.JSONField(default=list)
     kept_values = models.JSONField(default=dict)
-    floor_nanos = models.BigIntegerField(default=0, help_text="Used already when a top-up was bought, in nanodollars.")
     given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
     peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
-    # Of parts whose payment went back, what of them was used when that was heard of, in nanodollars by their keys.
-    stopped = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
-    # Of top-ups, what of the window's use was drawn on each when it was looked at last, and the most that could be.
+    # Of parts and top-ups, by their keys, what of the window's use was drawn on each when it was looked at last, and
+    # the most that could be; without a key what was used beyond everything.
     draws = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
+    # Of parts that lost some of their payment, what of that was used when it was heard of, how much was lost, and what
+    # stood then.
+    undone = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
+    # Calls that were under way when something came to allow less: their ids, and the most that each could be drawn on.
+    held = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
+    seen_nanos = models.BigIntegerField(
+        null=True,
+        blank=True,
+        help_text="What was used when it was looked at last, where what is used less, or ends, lowers its limit.",
+    )
 
     class Meta:
         ordering = ["-starts_at"]
+        indexes = [
+            models.Index(fields=["starts_at"], condition=Q(seen_nanos__isnull=False), name="billing_period_watched"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["tenant", "starts_at"], name="billing_period_once"),
             models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="billing_period_ends_after_start"),
             models.CheckConstraint(
-                condition=Q(floor_nanos__gte=0, given_nanos__gte=0, peak_nanos__gte=0),
+                condition=Q(given_nanos__gte=0, peak_nanos__gte=0),
                 name="billing_period_not_negative",
             ),
         ]

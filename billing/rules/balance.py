@@ -3,25 +3,31 @@
 A part is a subscription's period of one cycle. Spending draws on what was paid for the parts, the one that ends first
 before the others, then on what they allow beyond that, then on top-ups. When a part is over, what was drawn beyond
 what was paid or given is owed: it is taken off the next limits until what was paid for and left unused has paid it. So
-is what was drawn on a top-up whose payment is in dispute. See docs/adr/0039.
-Amounts are integer nanodollars.
+is what was drawn on a top-up whose payment is in dispute.
+
+Whatever allows less than before, for whatever reason, keeps what was used of it until that was heard of, and no more:
+what is used afterwards is drawn on what stands. What is used is what was settled; a call under way is drawn, once it
+has ended, as it would have been when it began. See docs/adr/0039. Amounts are integer nanodollars.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+# What is used beyond all that there is, as a report of spend can be, is drawn on nothing, also when more is bought.
+NOTHING = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A subscription's period within a window: what it allows in all, and what was paid for it.
 
-    `given_nanos` of it need no payment: what is used of them is not owed, and what is not repays nothing. `frozen`: its
-    payment went back or is in dispute, so it allows no more than what was used by then: `stopped_at_nanos` within this
-    window, None where the window was over before. `forgiven_nanos`: so much of what was used beyond what was paid is
-    not owed.
+    `given_nanos` of it need no payment: what is used of them is not owed, and what is not repays nothing. `frozen`: it
+    allows no more than what is used of it already. Beside what was paid `forgiven_nanos` were paid back, so that what
+    was used of them by then is not owed, and `disputed_nanos` are in dispute. `is_over`: its subscription is, so that
+    what is owed of it is owed at once.
     """
 
     key: str
@@ -30,34 +36,77 @@ class Part:
     paid_nanos: int
     given_nanos: int = 0
     forgiven_nanos: int = 0
+    disputed_nanos: int = 0
     frozen: bool = False
-    stopped_at_nanos: int | None = None
+    is_over: bool = False
 
     @property
     def covered_nanos(self) -> int:
         return max(self.paid_nanos, self.given_nanos)
 
+    @property
+    def gone_nanos(self) -> int:
+        return self.forgiven_nanos + self.disputed_nanos
+
+    @property
+    def before_nanos(self) -> int:
+        """What it allowed before anything of it went."""
+        return max(self.whole_nanos, self.covered_nanos + self.gone_nanos)
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What of a window's use is drawn on a top-up, and the most that could be from then on: what of it was not undone,
-    or was used before."""
+    """What of a window's use is drawn on a part or a top-up, and the most that could be from then on: what of it
+    stands, or was used before. `is_stopped`: of a part that was frozen then."""
 
     nanos: int
     most_nanos: int
+    is_stopped: bool = False
+
+
+NO_DRAW = Draw(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What of a part's payment has gone, and what of that was used when it was heard of, beyond what stood then: that
+    stays used beside whatever is paid for the part afterwards."""
+
+    used_nanos: int = 0
+    gone_nanos: int = 0
+    stood_nanos: int = 0
+
+    def now(self, gone_nanos: int, stands_nanos: int, used_nanos: int, *, ended_nanos: int = 0) -> Undone:
+        """As it is where so much has gone, so much of the part stands, and so much of it is used by now, of which
+        calls that were under way then have used `ended_nanos` since."""
+        stood = stands_nanos if gone_nanos > self.gone_nanos else self.stood_nanos
+        new = max(0, gone_nanos - self.gone_nanos) + ended_nanos
+        return Undone(max(0, min(gone_nanos, used_nanos - stood, self.used_nanos + new)), gone_nanos, stood)
+
+
+NONE = Undone()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Calls that were under way when something came to allow less, and have ended since: what they cost, and the most
+    that could be drawn on each part and top-up before."""
+
+    nanos: int
+    most_nanos: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """One window: its parts, what was used in it, and how that was drawn on top-ups, by their keys, when the window was
-    looked at last. `floor_nanos`: what was used already when a top-up was bought, beyond what others had for it, which
-    does not count against the top-up."""
+    """One window: its parts, what was used in it, how that was drawn on parts and top-ups, by their keys, when the
+    window was looked at last; of its parts what had gone by then, and which calls have ended since."""
 
     starts_at: datetime
     parts: tuple[Part, ...]
     used_nanos: int
     draws: Mapping[str, Draw] = field(default_factory=dict)
-    floor_nanos: int = 0
+    undone: Mapping[str, Undone] = field(default_factory=dict)
+    ended: Sequence[Ended] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,42 +136,58 @@ class Purchase:
 
 @dataclass(slots=True)
 class Balance:
-    """What earlier windows leave behind: what is drawn on parts and top-ups that go on, and what is owed."""
+    """What earlier windows leave behind: what is drawn on parts and top-ups that go on, what had gone of the parts, and
+    what is owed."""
 
     drawn: dict[str, int] = field(default_factory=dict)
+    undone: dict[str, Undone] = field(default_factory=dict)
     debt_nanos: int = 0
-
-    def left_of(self, part: Part) -> int:
-        """What a part allows in the window that follows; below 0 where more than all of it is drawn."""
-        left = part.whole_nanos - self.drawn.get(part.key, 0)
-        return left if part.stopped_at_nanos is None else min(left, part.stopped_at_nanos)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts. `left_nanos`: what
-    of it is not used. `draws`: how what is used is drawn on top-ups, by their keys."""
+    """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts.
+
+    `left_nanos` of it are not used. `kept_nanos` of it do not stand and were used, `beyond_nanos` of these beyond
+    everything. `draws`, `undone`: as of a `Spell`. `most_nanos`: where something allows less by now, the most that
+    could be drawn on each before.
+    """
 
     plan_nanos: int
     topups_nanos: int
     owed_nanos: int
     left_nanos: int
+    kept_nanos: int = 0
+    beyond_nanos: int = 0
     draws: Mapping[str, Draw] = field(default_factory=dict)
+    undone: Mapping[str, Undone] = field(default_factory=dict)
+    most_nanos: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nanos(self) -> int:
         return self.plan_nanos + self.topups_nanos
 
 
-def carried(
-    past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collection[str], ended: Sequence[Part] = ()
-) -> Balance:
-    """Draw all past windows in order. `alive` are the keys of the parts that count in the current one, `ended` those
-    of which no more than what was paid for does."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A part or top-up within a window: how much of it could be drawn, and was, when that was looked at last, and what
+    stands of it by now. What covers it is drawn on before what others allow beyond that."""
+
+    key: str
+    known: Draw
+    stands_nanos: int
+    covered_nanos: int = 0
+
+
+# How much each of several can have in all, in the order in which they take it; one may come again.
+Takers = Iterable[tuple[str, int]]
+
+
+def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collection[str]) -> Balance:
+    """Draw all past windows in order. `alive` are the keys of the parts that count in the current one."""
     balance = Balance({one.key: one.used_before_nanos for one in topups})
     # What goes with a window unused is no use.
     balance.debt_nanos = sum(one.owed_of(one.used_before_nanos) for one in topups if not one.expires)
-    alive = {*alive, *(part.key for part in ended)}
     # A part may be away for some windows, as a subscription that is paid late is, and is the same one afterwards.
     last = {part.key: number for number, spell in enumerate(past) for part in spell.parts}
     for number, spell in enumerate(past):
@@ -130,91 +195,188 @@ def carried(
         for part in spell.parts:
             if last[part.key] == number and part.key not in alive:
                 _close(balance, part)
-    # What was drawn beyond that is owed by now: its credit is over.
-    balance.debt_nanos += sum(max(0, balance.drawn.get(part.key, 0) - part.whole_nanos) for part in ended)
     return balance
 
 
-def stopped(balance: Balance, now: Spell, known: Mapping[str, int]) -> dict[str, int]:
-    """How much of what is used of the current window each frozen part has, by key: what was `known` when it froze, and
-    of one that has frozen since all that no other has. What is used later is drawn on others."""
-    left, found = now.used_nanos, {}
-    parts = (part for part in now.parts if part.frozen)
-    for part in sorted(parts, key=lambda part: (part.key not in known, part.ends_at, part.key)):
-        most = max(0, balance.left_of(part))
-        found[part.key] = min(left, most, known.get(part.key, most))
-        left -= found[part.key]
+def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_nothing: bool = False) -> Limit:
+    """The current window's limit. `owes_nothing`: no debts are held back from it."""
+    parts, counting = _in_order(now.parts), _counting(topups, now.starts_at)
+    known = _known(balance, now, parts, counting)
+    used = _until_now(balance, now, parts, known)
+    undone, sources, debt = dict[str, Undone](), list[_Source](), balance.debt_nanos
+    for part in parts:
+        whole, drawn = (0 if part.frozen else part.whole_nanos), balance.drawn.get(part.key, 0)
+        before = now.undone.get(part.key) or balance.undone.get(part.key, NONE)
+        ended = known[part.key].nanos - now.draws.get(part.key, NO_DRAW).nanos
+        undone[part.key] = before.now(part.gone_nanos, whole, drawn + used[part.key], ended_nanos=ended)
+        debt += _owed_now(part, drawn, used[part.key], undone[part.key])
+        sources.append(_source(part, known, drawn, whole, undone[part.key]))
+    held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
+    sources = _less(sources, used, held)
+    stands = {one.key: one.amount_nanos - balance.drawn.get(one.key, 0) - one.refunded_nanos for one in counting}
+    others = [_Source(key, known[key], nanos) for key, nanos in stands.items()]
+    draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)
+    frozen = {part.key for part in parts if part.frozen}
+    found = {
+        one.key: Draw(draws[one.key], max(draws[one.key], one.stands_nanos), one.key in frozen)
+        for one in (*sources, *others)
+    }
+    plan, added = (sum(found[one.key].most_nanos for one in all) for all in (sources, others))
+    left = sum(draw.most_nanos - draw.nanos for draw in found.values())
+    # What is used beyond everything is in the way of nothing that is left.
+    beyond = draws[NOTHING] if left else 0
+    kept = sum(max(0, draws[one.key] - one.stands_nanos) for one in (*sources, *others))
+    fell = any(draw.most_nanos < known[key].most_nanos for key, draw in found.items())
+    return Limit(
+        plan_nanos=plan + beyond,
+        topups_nanos=added,
+        owed_nanos=held,
+        left_nanos=left,
+        kept_nanos=kept + sum(one.used_nanos for one in undone.values()) + beyond,
+        beyond_nanos=beyond,
+        draws=_worth_keeping(found, _rooms(balance, counting)) | {NOTHING: Draw(draws[NOTHING], draws[NOTHING])},
+        undone={key: one for key, one in undone.items() if one.gone_nanos},
+        most_nanos={key: known[key].most_nanos for key in found} if fell else {},
+    )
+
+
+def _in_order(parts: Iterable[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: (part.ends_at, part.key))
+
+
+def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]:
+    return sorted((one for one in topups if one.counts_in(starts_at)), key=lambda one: (one.starts_at, one.key))
+
+
+def _known(balance: Balance, spell: Spell, parts: Sequence[Part], topups: Sequence[Purchase]) -> dict[str, Draw]:
+    """How a window's use was drawn when that was looked at last, with what the calls cost that have ended since."""
+    before = {part.key: max(0, part.before_nanos - balance.drawn.get(part.key, 0)) for part in parts}
+    known = {key: spell.draws.get(key, Draw(0, nanos)) for key, nanos in before.items()}
+    # What is known of the past by now may leave less of a top-up.
+    rooms = _rooms(balance, topups)
+    known |= {key: _within(spell.draws.get(key, Draw(0, room)), room) for key, room in rooms.items()}
+    for ended in spell.ended:
+        takers = ((key, max(draw.nanos, ended.most_nanos.get(key, 0))) for key, draw in known.items())
+        filled = _fill(ended.nanos, takers, {key: draw.nanos for key, draw in known.items()})
+        known = {
+            key: replace(draw, nanos=filled[key], most_nanos=max(draw.most_nanos, filled[key]))
+            for key, draw in known.items()
+        }
+    return known | {NOTHING: spell.draws.get(NOTHING, NO_DRAW)}
+
+
+def _rooms(balance: Balance, topups: Sequence[Purchase]) -> dict[str, int]:
+    """What earlier windows have left of top-ups, had nothing of them gone."""
+    return {one.key: max(0, one.amount_nanos - balance.drawn.get(one.key, 0)) for one in topups}
+
+
+def _worth_keeping(draws: Mapping[str, Draw], rooms: Mapping[str, int]) -> dict[str, Draw]:
+    """Draws but on top-ups that stand and are not used."""
+    return {key: one for key, one in draws.items() if one.nanos or one.most_nanos != rooms.get(key)}
+
+
+def _within(draw: Draw, room_nanos: int) -> Draw:
+    return Draw(min(draw.nanos, room_nanos), min(draw.most_nanos, room_nanos))
+
+
+def _until_now(balance: Balance, spell: Spell, parts: Sequence[Part], known: Mapping[str, Draw]) -> dict[str, int]:
+    """How what is used is drawn on parts where none allows less, or more, than when that was looked at last."""
+    draws = [(part, known[part.key]) for part in parts]
+    # What allows no more than it had comes before the others.
+    takers = [(part.key, draw.nanos) for part, draw in draws if draw.nanos >= draw.most_nanos]
+    covered = ((part, part.covered_nanos + part.gone_nanos - balance.drawn.get(part.key, 0)) for part in parts)
+    takers += [(part.key, min(nanos, known[part.key].most_nanos)) for part, nanos in covered]
+    return _fill(spell.used_nanos, [*takers, *((part.key, draw.most_nanos) for part, draw in draws)], {})
+
+
+def _source(part: Part, known: Mapping[str, Draw], drawn: int, whole: int, undone: Undone) -> _Source:
+    """A part of which so much is drawn in earlier windows, and that allows a whole in all."""
+    stands, covered = (max(0, nanos + undone.used_nanos - drawn) for nanos in (whole, part.covered_nanos))
+    return _Source(part.key, known[part.key], stands, min(stands, covered))
+
+
+def _less(sources: Sequence[_Source], used: Mapping[str, int], held_nanos: int) -> list[_Source]:
+    """Parts as they are where so much of what is not used of them is held back, of the last first."""
+    found = list[_Source]()
+    for one in reversed(sources):
+        taken = min(held_nanos, max(0, one.stands_nanos - used[one.key]))
+        held_nanos -= taken
+        found.insert(0, replace(one, stands_nanos=one.stands_nanos - taken))
     return found
 
 
-def limit(balance: Balance, now: Spell, topups: Sequence[Purchase]) -> Limit:
-    """The current window's limit."""
-    whole = sum(balance.left_of(part) for part in now.parts if not part.frozen)
-    # What is used of parts that allow no more: they are drawn on before the others.
-    frozen = min(now.used_nanos, sum(max(0, balance.left_of(part)) for part in now.parts if part.frozen))
-    held = max(0, min(balance.debt_nanos, whole))
-    plan = max(max(0, whole - held) + frozen, now.floor_nanos)
-    draws = _draws(balance, now, topups, max(0, now.used_nanos - plan))
-    added = sum(draw.most_nanos for draw in draws.values())
-    return Limit(plan, added, held, max(0, plan + added - now.used_nanos), draws)
+def _drawn(
+    nanos: int, parts: Sequence[_Source], topups: Sequence[_Source], beyond_nanos: int, used: Mapping[str, int]
+) -> dict[str, int]:
+    """How what is used is drawn: on parts that allow no more as far as it was drawn on them until now, on the others,
+    then on top-ups as when that was looked at last, before what each could give since."""
+    takers = [(one.key, used[one.key]) for one in parts if one.stands_nanos <= used[one.key]]
+    live = [one for one in parts if one.stands_nanos > used[one.key]]
+    takers += [(one.key, min(one.covered_nanos, one.stands_nanos)) for one in live]
+    takers += [(one.key, one.stands_nanos) for one in live]
+    takers += [(one.key, one.known.nanos) for one in topups]
+    takers += [(NOTHING, beyond_nanos), *((one.key, one.known.most_nanos) for one in topups), (NOTHING, nanos)]
+    return _fill(nanos, takers, {})
 
 
-def _draws(balance: Balance, spell: Spell, topups: Sequence[Purchase], used_nanos: int) -> dict[str, Draw]:
-    """How what is used beyond the plan is drawn on top-ups: as it was when that was looked at last, then in their order
-    on the most that each could give since. So nothing that is used later is drawn on what was undone before."""
-    counting = _counting(topups, spell.starts_at)
-    rooms = {one.key: max(0, one.amount_nanos - balance.drawn.get(one.key, 0)) for one in counting}
-    known = {key: spell.draws.get(key, Draw(0, room)) for key, room in rooms.items()}
-    drawn, left = dict.fromkeys(rooms, 0), used_nanos
-    takers = [(key, draw.nanos) for key, draw in known.items()]
-    takers += [(key, draw.most_nanos) for key, draw in known.items()]
+def _fill(nanos: int, takers: Takers, drawn: Mapping[str, int]) -> dict[str, int]:
+    """What each has of so many nanodollars, beside what is drawn already."""
+    found = dict(drawn)
     for key, most in takers:
-        taken = min(left, max(0, min(most, rooms[key]) - drawn[key]))
-        drawn[key] += taken
-        left -= taken
-    # What is undone is taken back as far as it is unused.
-    stands = {one.key: rooms[one.key] - one.refunded_nanos for one in counting}
-    return {key: Draw(nanos, max(nanos, stands[key])) for key, nanos in drawn.items()}
+        taken = min(nanos, max(0, most - found.setdefault(key, 0)))
+        found[key] += taken
+        nanos -= taken
+    return found
 
 
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
-    parts = sorted(spell.parts, key=lambda part: (part.ends_at, part.key))
-    frozen, others = [part for part in parts if part.frozen], [part for part in parts if not part.frozen]
-    takers = [(part.key, balance.drawn.get(part.key, 0) + balance.left_of(part)) for part in frozen]
-    takers += [(part.key, part.covered_nanos) for part in others]
-    takers += [(part.key, part.whole_nanos) for part in others]
-    rooms: dict[str, int] = {}
-    for key, most in takers:
-        rooms[key] = max(rooms.get(key, 0), most - balance.drawn.get(key, 0))
-    plan = sum(rooms.values())
-    if any(one.expires for one in topups):
-        # What goes with the window was used in place of what was held back for debts, which repays them.
-        held = max(0, min(balance.debt_nanos, sum(rooms[part.key] for part in others)))
-        plan = max(plan - held, min(plan, spell.floor_nanos))
-    draws = _draws(balance, spell, topups, max(0, spell.used_nanos - plan))
-    left = spell.used_nanos - sum(draw.nanos for draw in draws.values())
-    for key, most in takers:
-        taken = min(left, max(0, most - balance.drawn.get(key, 0)))
-        balance.drawn[key] = balance.drawn.get(key, 0) + taken
-        left -= taken
-    for topup in topups:
-        if draw := draws.get(topup.key):
-            before = balance.drawn.get(topup.key, 0)
-            balance.drawn[topup.key] = before + draw.nanos
-            balance.debt_nanos += topup.owed_of(before + draw.nanos) - topup.owed_of(before)
-    if left and parts:
-        last = (others or parts)[-1].key
-        balance.drawn[last] = balance.drawn.get(last, 0) + left
-    elif left:
+    """Draw a window that is over: as when it was looked at last, but on what was paid for its parts since."""
+    parts, counting = _in_order(spell.parts), _counting(topups, spell.starts_at)
+    known = _known(balance, spell, parts, counting)
+    used = _until_now(balance, spell, parts, known)
+    balance.undone |= spell.undone
+    sources = []
+    for part in parts:
+        # What was paid for it since counts, unless it could not be used then.
+        whole = 0 if known[part.key].is_stopped else part.covered_nanos
+        drawn, undone = balance.drawn.get(part.key, 0), balance.undone.get(part.key, NONE)
+        sources.append(_source(part, known, drawn, whole, undone))
+    # What was held back for debts has paid them.
+    sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
+    others = [_Source(one.key, known[one.key], 0) for one in counting]
+    draws = _drawn(spell.used_nanos, sources, others, known[NOTHING].nanos, used)
+    for topup in counting:
+        before = balance.drawn.get(topup.key, 0)
+        balance.drawn[topup.key] = before + draws[topup.key]
+        balance.debt_nanos += topup.owed_of(before + draws[topup.key]) - topup.owed_of(before)
+    for part in parts:
+        balance.drawn[part.key] = balance.drawn.get(part.key, 0) + draws[part.key]
+    # What was used beyond everything when it was looked at was no limit's doing.
+    if (left := draws[NOTHING] - known[NOTHING].nanos) > 0 and parts:
+        balance.drawn[(_standing(parts) or parts)[-1].key] += left
+    elif left > 0:
         balance.debt_nanos += left
+
+
+def _standing(parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if not part.frozen]
 
 
 def _close(balance: Balance, part: Part) -> None:
     """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
     drawn = balance.drawn.pop(part.key, 0)
-    owed, left = drawn - part.covered_nanos - part.forgiven_nanos, part.paid_nanos - drawn
-    balance.debt_nanos = max(0, balance.debt_nanos + max(0, owed) - max(0, left))
+    undone = balance.undone.pop(part.key, NONE).now(part.gone_nanos, part.covered_nanos, drawn)
+    left = max(0, part.paid_nanos - drawn)
+    balance.debt_nanos = max(0, balance.debt_nanos + _owed(part, drawn, undone) - left)
 
 
-def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]:
-    return sorted((one for one in topups if one.counts_in(starts_at)), key=lambda one: (one.starts_at, one.key))
+def _owed_now(part: Part, drawn: int, used: int, undone: Undone) -> int:
+    """What of a part is owed before it is over itself: with its subscription, and what it does not allow any more of
+    what was drawn in earlier windows."""
+    if part.is_over:
+        return _owed(part, drawn + used, undone)
+    return 0 if part.frozen else max(0, drawn - part.whole_nanos - undone.used_nanos)
+
+
+def _owed(part: Part, drawn: int, undone: Undone) -> int:
+    return max(0, drawn - part.covered_nanos - min(part.forgiven_nanos, undone.used_nanos))

@@ -20,8 +20,8 @@ class WindowShare:
     """A subscription's share of a window, of one cycle.
 
     `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
-    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business. `frozen`:
-    nothing that was paid stands.
+    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business, and
+    `disputed_nanos` are in dispute. `frozen`: nothing that was paid stands.
     """
 
     subscription_id: str
@@ -32,6 +32,7 @@ class WindowShare:
     given_nanos: int = 0
     given_until: datetime | None = None
     forgiven_nanos: int = 0
+    disputed_nanos: int = 0
     frozen: bool = False
 
 
@@ -40,10 +41,14 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Re
     for in arrears is what was used, so that none of it is left."""
     gone = lost(refunds)
     stands = grants.given(lines, part.period, lost=gone)
-    back = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED)) - stands
-    billed = (one for one in lines if one.span.overlap(part.period) and not one.is_credit)
-    frozen = not stands and any(one.lost(gone) for one in billed)
-    part = replace(part, forgiven_nanos=max(0, back), frozen=frozen)
+    undisputed = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED))
+    billed = [one for one in lines if one.span.overlap(part.period) and not one.is_credit]
+    part = replace(
+        part,
+        forgiven_nanos=max(0, undisputed - stands),
+        disputed_nanos=max(0, grants.given(lines, part.period) - undisputed),
+        frozen=not stands and any(one.lost(gone) for one in billed),
+    )
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands))
     return replace(part, paid_nanos=stands)

@@ -186,7 +186,8 @@ def test_apply_now_gives_current_windows_the_plan_and_owes_nothing_of_it(tenant:
     ledger.record(factories.reporting("45"), now=START)
     Plan.objects.filter(name="Standard").update(limit_nanos=factories.nanos("30"))
     assert plans.apply_now(by=ANN, now=START + DAY) == 1
-    assert window_of().limit_nanos == factories.nanos("30")
+    # What is used stays, and no more.
+    assert (window_of().limit_nanos, window_of().remaining_nanos) == (factories.nanos("45"), 0)
     renewal = {"billing_reason": "subscription_cycle", "period_start": NEXT, "period_end": AFTER}
     deliver(invoice_paid(**renewal), now=NEXT)
     assert window_of().limit_nanos == factories.nanos("30")

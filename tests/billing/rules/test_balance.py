@@ -24,6 +24,11 @@ def left(past: list[Spell], now: Spell, topups: list[Purchase] | None = None, **
     return balance.limit(carried, now, topups or [], **fields).nanos
 
 
+def gone(whole: int, key: str = "a", **fields: Any) -> Part:
+    """A part whose payment was refunded whole."""
+    return part(whole, 0, key, forgiven_nanos=whole, frozen=True, **fields)
+
+
 def test_a_period_begins_whole() -> None:
     assert left([spell(0, 20, part(50))], spell(1, 0, part(50, key="b"))) == 50
 
@@ -78,13 +83,14 @@ def test_a_period_that_was_never_paid_is_owed() -> None:
 
 
 def test_what_an_operator_paid_back_is_not_owed() -> None:
-    gone = part(50, paid=0, frozen=True, forgiven_nanos=50)
-    assert left([spell(0, 30, gone)], spell(1, 0, part(50, key="b"))) == 50
+    assert left([spell(0, 30, gone(50))], spell(1, 0, part(50, key="b"))) == 50
 
 
-def test_a_frozen_part_is_drawn_on_first_and_allows_no_more() -> None:
-    assert left([], spell(0, 30, part(50, paid=0, frozen=True), part(40, key="b"))) == 70
-    assert left([], spell(0, 30, part(50, paid=0, frozen=True))) == 30
+def test_a_part_whose_payment_went_back_keeps_what_was_used_of_it_and_allows_no_more() -> None:
+    assert left([], spell(0, 30, gone(50), part(40, key="b"))) == 70
+    assert left([], spell(0, 30, gone(50))) == 30
+    # What ends first is used first, also where that is known to be undone.
+    assert left([], spell(0, 30, gone(50), part(40, key="b", days=20))) == 40
 
 
 def test_parts_of_several_windows_are_drawn_on_once_the_first_to_end_first() -> None:
@@ -134,55 +140,115 @@ def test_what_one_part_does_not_hold_is_drawn_on_the_next() -> None:
     assert left([Spell(START, (first, second), 60)], Spell(START + 30 * DAY, (second,), 0)) == 30
 
 
+def seen(now: Spell, *topups: Purchase, past: list[Spell] | None = None) -> Spell:
+    """A window once it was looked at."""
+    carried = balance.carried(past or [], topups, alive=[one.key for one in now.parts])
+    found = balance.limit(carried, now, topups)
+    return replace(now, draws=found.draws, undone=found.undone)
+
+
 def test_what_is_used_after_a_part_froze_is_drawn_on_others() -> None:
-    gone, topup = part(50, paid=0, frozen=True, stopped_at_nanos=10), [Purchase("t", START, 20)]
-    assert [left([], spell(0, used, gone), topup) for used in (5, 10, 25, 30)] == [25, 30, 30, 30]
-    assert [left([], spell(0, used, gone, part(40, key="b"))) for used in (10, 30, 50)] == [50, 50, 50]
+    topup = [Purchase("t", START, 20)]
+    alone = seen(spell(0, 10, gone(50)), *topup)
+    assert [left([], replace(alone, used_nanos=used), topup) for used in (5, 10, 25, 30)] == [25, 30, 30, 30]
+    beside = seen(spell(0, 10, gone(50), part(40, key="b")))
+    assert [left([], replace(beside, used_nanos=used)) for used in (10, 30, 50)] == [50, 50, 50]
     # The next window's too; also where what was paid for it counts by then.
-    for past in (replace(gone, forgiven_nanos=50), part(50, frozen=True, stopped_at_nanos=10)):
-        assert left([spell(0, 25, past)], spell(1, 0, part(50, key="b")), topup) == 50 + 5
-    two = balance.Balance(drawn={"a": 45})
-    assert balance.limit(two, spell(1, 8, gone), topup).nanos == 5 + 20
+    for past in (gone(50), part(50)):
+        after = replace(alone, used_nanos=25, parts=(past,))
+        assert left([after], spell(1, 0, part(50, key="b")), topup) == 50 + 5
 
 
 def test_each_part_that_freezes_keeps_what_was_used_and_no_other_has() -> None:
-    a, b, live = part(50, frozen=True), part(30, frozen=True, key="b", days=20), part(40, key="c")
-    none = balance.Balance()
-    assert balance.stopped(none, spell(0, 10, a, live), {}) == {"a": 10}
-    assert balance.stopped(none, spell(0, 25, a, b, live), {"a": 10}) == {"a": 10, "b": 15}
-    assert balance.stopped(none, spell(0, 90, a, b, live), {}) == {"a": 50, "b": 30}
-    # What is used may become less, as by a call that costs less than was held for it.
-    assert balance.stopped(none, spell(0, 7, a), {"a": 10}) == {"a": 7}
-    assert balance.stopped(none, spell(0, 7, live), {"a": 10}) == {}
-    assert balance.stopped(balance.Balance(drawn={"a": 48, "b": 31}), spell(0, 7, a, b), {}) == {"a": 2, "b": 0}
+    a, b, live = gone(50), part(30, key="b"), part(40, key="c")
+    now = seen(spell(0, 10, a, b, live))
+    now = seen(replace(now, used_nanos=25))
+    assert {key: draw.nanos for key, draw in now.draws.items() if key} == {"a": 10, "b": 15, "c": 0}
+    now = seen(replace(now, parts=(a, gone(30, "b"), live), used_nanos=27))
+    assert {key: draw.nanos for key, draw in now.draws.items() if key} == {"a": 10, "b": 17, "c": 0}
+    # What is used may become less, as by an operator who voids what was reported.
+    now = seen(replace(now, used_nanos=7))
+    assert left([], replace(now, used_nanos=30)) == 7 + 40
 
 
 def test_what_was_drawn_on_a_frozen_part_is_drawn_on_no_other() -> None:
-    frozen, ends_first = part(50, paid=0, frozen=True), part(40, key="b", days=20)
-    past = [Spell(START, (ends_first, frozen), 30)]
-    assert left(past, Spell(START + 10 * DAY, (frozen, ends_first), 0)) == 40
-    # 20 of the frozen part are left to draw on, and what is used beyond them is the other's.
-    assert left(past, Spell(START + 10 * DAY, (frozen, ends_first), 25)) == 40 + 20
-    used_up = [Spell(START, (ends_first, frozen), 50)]
-    assert left(used_up, Spell(START + 10 * DAY, (frozen, ends_first), 10)) == 40
+    ends_first = part(40, key="b", days=20)
+    past = [seen(Spell(START, (ends_first, gone(50)), 45))]
+    assert left(past, Spell(START + 10 * DAY, (gone(50), ends_first), 0)) == 0
+    first = [seen(Spell(START, (ends_first, part(50)), 45))]
+    assert left(first, Spell(START + 10 * DAY, (ends_first, part(50)), 0)) == 45
+    assert left(first, Spell(START + 10 * DAY, (ends_first, gone(50)), 25)) == 25
+
+
+def test_what_was_used_of_what_went_back_stays_used_beside_what_is_paid_again() -> None:
+    topup = [Purchase("t", START, 20)]
+    whole, less = part(100), part(50, forgiven_nanos=50)
+    for used, kept in ((30, 0), (60, 10), (90, 40), (100, 50)):
+        now = seen(replace(seen(spell(0, used, whole), *topup), parts=(less,)), *topup)
+        assert left([], now, topup) == 50 + kept + 20
+        again = replace(now, parts=(replace(whole, forgiven_nanos=50),))
+        assert left([], again, topup) == 100 + kept + 20
+        # Nothing of it is owed, nor drawn on the top-up; what is used afterwards is.
+        assert left([now], spell(1, 0, part(50, key="b")), topup) == 70
+        later = seen(replace(now, used_nanos=max(50, used) + 5), *topup)
+        assert left([later], spell(1, 0, part(50, key="b")), topup) == 65
+        # And where nothing went back after all it is as it was.
+        assert left([], replace(now, parts=(whole,)), topup) == 120
+    # What was disputed is owed when it is over.
+    disputed = seen(replace(seen(spell(0, 90, whole)), parts=(part(50, disputed_nanos=50),)))
+    assert left([disputed], spell(1, 0, part(50, key="b"))) == 10
+    # Use that is voided was none.
+    voided = replace(seen(replace(seen(spell(0, 90, whole)), parts=(less,))), used_nanos=20)
+    assert left([], voided) == 50
+
+
+def test_whatever_allows_less_keeps_what_was_used_of_it_and_top_ups_are_not_used_for_it() -> None:
+    topup = [Purchase("t", START, 20)]
+    high = seen(spell(0, 150, part(200)), *topup)
+    low = seen(replace(high, parts=(part(50, paid=200),)), *topup)
+    assert left([], low, topup) == 150 + 20
+    assert left([low], spell(1, 0, part(50, key="b")), topup) == 70
+    # An operator's own limit that is taken away, too.
+    given = seen(replace(spell(0, 0, part(100, paid=50, given_nanos=100))), *topup)
+    assert left([], replace(given, parts=(part(50),), used_nanos=65), topup) == 65 + 20
+
+
+def test_calls_under_way_are_drawn_once_they_have_ended_as_when_they_began() -> None:
+    topup = [Purchase("t", START, 20)]
+    before = seen(spell(0, 10, part(50)), *topup)
+    carried = balance.carried([], topup, alive=["a"])
+    limit = balance.limit(carried, replace(before, parts=(gone(50),)), topup)
+    assert (limit.nanos, limit.most_nanos) == (30, {"a": 50, "t": 20})
+    now = replace(before, parts=(gone(50),), draws=limit.draws, undone=limit.undone)
+    assert left([], replace(now, used_nanos=40), topup) == 10 + 20
+    # 30 of them were under way then: they are the plan's, and forgiven with it; the others are of what stands.
+    ended = (balance.Ended(25, limit.most_nanos), balance.Ended(5, limit.most_nanos))
+    done = seen(replace(now, used_nanos=45, ended=ended), *topup)
+    assert done.draws == {"a": Draw(40, 40, True), "t": Draw(5, 20), "": Draw(0, 0)}
+    assert left([], replace(done, ended=()), topup) == 40 + 20
+    assert left([replace(done, ended=())], spell(1, 0, part(50, key="b")), topup) == 50 + 15
+    # What goes beyond everything that there was is nobody's.
+    most = balance.Ended(90, limit.most_nanos)
+    assert seen(replace(now, used_nanos=100, ended=(most,)), *topup).draws["a"] == Draw(50, 50, True)
 
 
 def test_frozen_parts_allow_together_what_is_used_and_each_no_more_than_it_had() -> None:
-    assert left([], spell(0, 50, part(50, paid=0, frozen=True))) == 50
-    two = (part(50, paid=0, frozen=True), part(40, paid=0, frozen=True, key="b"))
+    assert left([], spell(0, 50, gone(50))) == 50
+    two = (gone(50), gone(40, "b"))
     assert left([], spell(0, 60, *two)) == 60
 
 
 def test_of_one_that_ended_no_more_than_was_paid_goes_on_and_the_rest_is_owed_at_once() -> None:
-    ended, other = part(30, frozen=True), part(50, key="b")
+    ended, other = part(0, paid=30, frozen=True, is_over=True), part(50, key="b")
 
     def after(drawn: int, used: int) -> int:
         past = [spell(0, drawn, part(50, paid=30))]
-        carried = balance.carried(past, [], alive=[other.key], ended=[ended])
+        carried = balance.carried(past, [], alive=[ended.key, other.key])
         return balance.limit(carried, spell(1, used, other, ended), []).nanos
 
     assert [after(10, used) for used in (0, 15, 60)] == [50, 65, 70]
-    assert [after(45, used) for used in (0, 60)] == [35, 35]
+    # Nothing is held back of what is used already.
+    assert [after(45, used) for used in (0, 30, 60)] == [35, 35, 50]
 
 
 def test_debts_of_several_windows_add_up() -> None:
@@ -222,6 +288,11 @@ def looked(now: Spell, topups: list[Purchase], past: list[Spell] | None = None) 
     return replace(now, draws=found.draws), found.nanos
 
 
+def drawn(now: Spell) -> dict[str, Draw]:
+    """How a window's use is drawn on top-ups."""
+    return {key: draw for key, draw in now.draws.items() if key in ("t", "u")}
+
+
 def two(gone: int, other: int = 0) -> list[Purchase]:
     return [Purchase("t", START, 20, refunded_nanos=gone), Purchase("u", START, 20, refunded_nanos=other)]
 
@@ -244,14 +315,14 @@ def test_what_was_used_before_a_top_up_was_undone_is_no_others() -> None:
     # 5 more are used of the first, and 5 of the other, before it is heard of.
     now, limit = looked(replace(now, used_nanos=75), two(20))
     assert limit == 75 + 15
-    assert now.draws == {"t": Draw(20, 20), "u": Draw(5, 20)}
+    assert drawn(now) == {"t": Draw(20, 20), "u": Draw(5, 20)}
 
 
 def test_of_a_top_up_that_is_undone_in_part_the_rest_is_used_once() -> None:
     now, limit = looked(spell(0, 55, part(50)), two(10))
     assert limit == 50 + 5 + 5 + 20
     now, _ = looked(replace(now, used_nanos=65), two(10))
-    assert now.draws == {"t": Draw(10, 10), "u": Draw(5, 20)}
+    assert drawn(now) == {"t": Draw(10, 10), "u": Draw(5, 20)}
     now, limit = looked(now, two(20))
     assert (limit, left([now], spell(1, 0, part(50, key="b")), two(20))) == (80, 65)
 
@@ -259,9 +330,9 @@ def test_of_a_top_up_that_is_undone_in_part_the_rest_is_used_once() -> None:
 def test_a_top_up_that_stands_again_is_as_it_was_when_it_was_undone() -> None:
     now, _ = looked(spell(0, 55, part(50)), two(20))
     now, _ = looked(replace(now, used_nanos=60), two(20))
-    assert now.draws == {"t": Draw(5, 5), "u": Draw(5, 20)}
+    assert drawn(now) == {"t": Draw(5, 5), "u": Draw(5, 20)}
     now, whole = looked(now, two(0))
-    assert (whole, now.draws) == (90, {"t": Draw(5, 20), "u": Draw(5, 20)})
+    assert (whole, drawn(now)) == (90, {"t": Draw(5, 20), "u": Draw(5, 20)})
     # And each undone again has what was drawn on it, not what it could have been.
     assert looked(now, two(20))[1] == 60 + 15
     assert looked(now, two(0, 20))[1] == 60 + 15
@@ -327,20 +398,29 @@ def test_a_top_up_for_one_window_counts_in_it_alone() -> None:
 
 
 def test_what_goes_with_its_window_is_used_before_what_the_window_holds_back_for_debts() -> None:
-    def after(owed: int, used: int, *, floor: int = 0, expires: bool = True) -> int:
+    def after(owed: int, used: int, *, expires: bool = True) -> int:
         topup = Purchase("t", START + 30 * DAY, 20, expires=expires)
-        held = Spell(START + 30 * DAY, (part(50, key="b"),), used, floor_nanos=floor)
-        return left([spell(0, owed, part(50, paid=0)), held], spell(2, 0, part(50, key="c")), [topup])
+        past = [spell(0, owed, part(50, paid=0))]
+        held = seen(Spell(START + 30 * DAY, (part(50, key="b"),), 0), topup, past=past)
+        return left([*past, replace(held, used_nanos=used)], spell(2, 0, part(50, key="c")), [topup])
 
     # The plan has paid what is owed; the top-up was used, or is over.
     assert [after(50, used) for used in (0, 15, 20)] == [50, 50, 50]
     assert [after(30, used) for used in (15, 35, 40, 45)] == [50, 50, 50, 45]
-    # One that stays is used after all of the plan, and comes to the same.
+    # Of one that stays so much less is left.
     assert [after(50, used, expires=False) for used in (0, 15, 20)] == [70, 55, 50]
-    # What was used before it was bought is the plan's.
-    assert [after(50, used, floor=30) for used in (30, 50)] == [20, 20]
 
 
-def test_a_floor_is_what_was_used_before_a_top_up_was_bought() -> None:
-    now = Spell(START, (part(50, frozen=True, stopped_at_nanos=10),), 30, floor_nanos=30)
-    assert balance.limit(balance.carried([], [], alive=["a"]), now, [Purchase("t", START, 20)]).nanos == 50
+def test_what_was_used_beyond_everything_is_no_top_ups_that_is_bought_afterwards() -> None:
+    topup = Purchase("t", START, 20)
+    mistaken = seen(spell(0, 500, part(50)))
+    assert left([], mistaken) == 50
+    now = seen(mistaken, topup)
+    assert (left([], now, [topup]), now.draws[""]) == (520, Draw(450, 450))
+    assert left([], replace(now, used_nanos=510), [topup]) == 520
+    # Voided it is gone, and nothing of it is owed.
+    assert left([], replace(now, used_nanos=0), [topup]) == 70
+    assert left([replace(now, used_nanos=70)], spell(1, 0, part(50, key="b")), [topup]) == 70
+    # The plan's own, where it gives more, is used before.
+    assert left([], replace(now, parts=(part(200),)), [topup]) == 500 + 20
+    assert left([], replace(now, parts=(part(600),)), [topup]) == 620

@@ -1,0 +1,28 @@
+"""What calls under way hold in a window, and what they cost once they have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+from django.db.models import Sum
+
+from governance.models import BudgetWindow, Reservation, SpendEntry
+
+
+def under_way(window: BudgetWindow) -> list[str]:
+    """The ids of the reservations that hold something in a window, as text."""
+    # Few are pending at any moment, and an index knows them.
+    pending = Reservation.objects.filter(status=Reservation.Status.PENDING, tenant=window.tenant_id)
+    return sorted(str(id) for id, windows in pending.values_list("pk", "windows") if window.pk in windows)
+
+
+def ended(ids: Collection[str]) -> Mapping[str, int]:
+    """Of these reservations those that are settled, released or expired: id -> what was charged, in nanodollars."""
+    if not ids:
+        return {}
+    pending = Reservation.objects.filter(pk__in=ids, status=Reservation.Status.PENDING).values_list("pk", flat=True)
+    done = {UUID(id) for id in ids} - set(pending)
+    charged = SpendEntry.objects.filter(reservation__in=done).order_by().values_list("reservation")
+    costs = dict(charged.annotate(nanos=Sum("cost_nanos")))
+    return {str(id): costs.get(id, 0) for id in done}
