@@ -79,6 +79,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     account.window_start = starts_at
     if bought:
         purchases.count_in(bought, tenant, starts_at)
+        row.held = _waiting_for(row, purchases.held_before(bought), {})
         # What was used beyond everything before the purchase is none of it.
         limit = looked(_open_window(budget))
     if any(getattr(row, name) != value for name, value in known.items()):
@@ -186,7 +187,7 @@ def changed() -> list[str]:
 def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Limit:
     """Note in the row of a window what it was found to be."""
     if limit.most_nanos and window is not None and window.reserved_nanos:
-        row.held = _held(row, window, limit.most_nanos)
+        row.held = _waiting_for(row, holds.under_way(window), limit.most_nanos)
     row.draws = {key: list(astuple(draw)) for key, draw in sorted(limit.draws.items()) if key or draw.nanos}
     row.undone = {key: list(astuple(one)) for key, one in sorted(limit.undone.items())}
     row.peak_nanos = max(row.peak_nanos, limit.nanos - limit.beyond_nanos)
@@ -195,11 +196,11 @@ def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Lim
     return limit
 
 
-def _held(row: BillingPeriod, window: BudgetWindow, most_nanos: Mapping[str, int]) -> list[Any]:
+def _waiting_for(row: BillingPeriod, ids: Sequence[str], most_nanos: Mapping[str, int]) -> list[Any]:
     """What is noted of calls under way, and those that have come since: ids, and the most that each part and top-up had
     for them."""
     known = {id for ids, _ in row.held for id in ids}
-    new = [id for id in holds.under_way(window) if id not in known]
+    new = [id for id in ids if id not in known]
     return [*row.held, [new, dict(sorted(most_nanos.items()))]] if new else row.held
 
 
@@ -208,7 +209,7 @@ def _ended(row: BillingPeriod, windows: Sequence[BudgetWindow]) -> list[Ended]:
     that is over what they hold counts as used there; when they end, that is looked at again."""
     for window in windows:
         if window.closed_at is not None and window.reserved_nanos:
-            row.held = _held(row, window, {})
+            row.held = _waiting_for(row, holds.under_way(window), {})
     costs = holds.ended([id for ids, _ in row.held for id in ids])
     found = [Ended(sum(costs.get(id, 0) for id in ids), most) for ids, most in row.held]
     left = [[[id for id in ids if id not in costs], most] for ids, most in row.held]

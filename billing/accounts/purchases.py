@@ -28,7 +28,7 @@ from billing.stripe_api.objects import StripeInvoice
 from governance import ledger
 from governance.actions import allowances
 from governance.models import Allowance, BudgetWindow, ScopeType, Tenant
-from governance.queries import budget_status
+from governance.queries import budget_status, holds
 from governance.rules import money
 from governance.rules.windows import WindowKind
 
@@ -87,6 +87,7 @@ def take_back(row: TopUp, payments: Sequence[Known]) -> None:
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
     """The tenant's top-ups that count in its windows."""
     expires = settings.STRIPE_TOPUPS == "expire"
+    rows = TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
     return [
         balance.Purchase(
             row.key,
@@ -95,9 +96,9 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
             row.refunded_nanos,
             expires,
             row.disputed_nanos,
-            row.used_before_nanos,
+            _used_before(row),
         )
-        for row in TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
+        for row in rows
         if row.counts_from is not None
     ]
 
@@ -107,17 +108,38 @@ def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list
     rows = list(_bought(account, tenant))
     given = [one for row in rows for one in _given(row)]
     # All of them before any is ended, as they share windows.
-    used = {one.pk: _used_of(one) for one in given}
+    used = {one.pk: [_beyond_others(one), one.amount_nanos, _held(one)] for one in given}
     for row in rows:
         mine = [used[one.pk] for one in given if one.reason == _reason(row)]
-        goes = mine and settings.STRIPE_TOPUPS == "expire"
-        used_before = row.used_before_nanos + max(mine, default=0)
-        row.used_before_nanos = row.amount_nanos if goes else min(row.amount_nanos, used_before)
+        if mine and settings.STRIPE_TOPUPS == "expire":
+            row.used_before_nanos = row.amount_nanos
+        elif mine:
+            row.held_before = {"used": row.used_before_nanos, "windows": mine}
+            _used_before(row)
     for one in given:
         # The default budget counts no more beside a subscription's; the tenant's own do.
         if one.budget.tenant_id is None and allowances.state(one, now=now) == allowances.RUNNING:
             allowances.end(allowance=one, by=STRIPE, now=now, reason="counts beside the subscription")
     return rows
+
+
+def _used_before(row: TopUp) -> int:
+    """What was used of a top-up in no window of a subscription: what calls hold there counts until they have ended."""
+    if not row.held_before:
+        return row.used_before_nanos
+    windows = row.held_before["windows"]
+    used = (min(most, max(0, beyond + holds.charged(ids))) for beyond, most, ids in windows)
+    row.used_before_nanos = min(row.amount_nanos, row.held_before["used"] + max(used))
+    if not holds.pending(held_before([row])):
+        row.held_before = {}
+    if row.counts_from is not None:
+        row.save(update_fields=["used_before_nanos", "held_before"])
+    return row.used_before_nanos
+
+
+def held_before(rows: Sequence[TopUp]) -> list[str]:
+    """The ids of calls that are under way in windows without a subscription, and may be drawn on these."""
+    return sorted({id for row in rows for *_, ids in row.held_before.get("windows", ()) for id in ids})
 
 
 def has_any(account: BillingAccount, tenant: Tenant) -> bool:
@@ -134,7 +156,7 @@ def count_in(bought: Sequence[TopUp], tenant: Tenant, starts_at: datetime) -> No
     """Let top-ups count from the window that begins at `starts_at`."""
     for row in bought:
         row.tenant, row.counts_from = tenant, starts_at
-        row.save(update_fields=["tenant", "counts_from", "used_before_nanos"])
+        row.save(update_fields=["tenant", "counts_from", "used_before_nanos", "held_before"])
 
 
 def uncount(account: BillingAccount, tenant: Tenant, drawn: Mapping[str, int], *, now: datetime) -> None:
@@ -171,7 +193,7 @@ def count_without_window(account: BillingAccount | None, tenant: Tenant, *, now:
             _take_back(row, [one for one in _given(row) if one.window in found], now)
         elif found and _left(row):
             # What an open window has beyond its limit of what was used before is counted there again.
-            beyond = (max(0, window.committed_nanos - window.limit_nanos) for window in found)
+            beyond = (max(0, window.settled_nanos - window.limit_nanos) for window in found)
             row.tenant, row.used_before_nanos = tenant, row.used_before_nanos - min(row.used_before_nanos, *beyond)
             row.save(update_fields=["tenant", "used_before_nanos"])
             for window in found:
@@ -221,9 +243,20 @@ def _left(row: TopUp) -> int:
 
 def _used_of(allowance: Allowance) -> int:
     """What is used of a top-up in its window: of several the older one first, and after the limit itself."""
+    return min(allowance.amount_nanos, max(0, _beyond_others(allowance)))
+
+
+def _beyond_others(allowance: Allowance) -> int:
+    """What is used of its window, calls under way apart, beyond all that comes before a top-up; below 0 where that is
+    not used up."""
     window = cast(BudgetWindow, allowance.window)
     later = sum(window.allowances.filter(pk__gte=allowance.pk).values_list("amount_nanos", flat=True))
-    return min(allowance.amount_nanos, max(0, window.committed_nanos - (window.limit_nanos - later)))
+    return window.settled_nanos - (window.limit_nanos - later)
+
+
+def _held(allowance: Allowance) -> list[str]:
+    window = cast(BudgetWindow, allowance.window)
+    return holds.under_way(window) if window.reserved_nanos else []
 
 
 def _reason(row: TopUp) -> str:

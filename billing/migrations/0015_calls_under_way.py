@@ -48,6 +48,11 @@ class Migration(migrations.Migration):
             name='undone',
             field=models.JSONField(db_default=models.Value({}, models.JSONField()), default=dict),
         ),
+        migrations.AddField(
+            model_name='topup',
+            name='held_before',
+            field=models.JSONField(db_default=models.Value({}, models.JSONField()), default=dict),
+        ),
         migrations.AddIndex(
             model_name='billingperiod',
             index=models.Index(condition=models.Q(('seen_nanos__isnull', False)), fields=['starts_at'], name='billing_period_watched'),

@@ -183,6 +183,9 @@ class TopUp(models.Model):
     used_before_nanos = models.BigIntegerField(
         default=0, db_default=0, help_text="Used before the tenant had a subscription, in nanodollars."
     )
+    # Of calls that were under way then: what was used without them, and for each window what was used of it beyond the
+    # rest of its limit, the most that it has of the top-up, and their ids.
+    held_before = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     invoice_id = models.CharField(max_length=255, blank=True)
     intent_id = models.CharField(max_length=255, blank=True)
     noted_at = models.DateTimeField()

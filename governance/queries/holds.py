@@ -13,16 +13,28 @@ from governance.models import BudgetWindow, Reservation, SpendEntry
 def under_way(window: BudgetWindow) -> list[str]:
     """The ids of the reservations that hold something in a window, as text."""
     # Few are pending at any moment, and an index knows them.
-    pending = Reservation.objects.filter(status=Reservation.Status.PENDING, tenant=window.tenant_id)
-    return sorted(str(id) for id, windows in pending.values_list("pk", "windows") if window.pk in windows)
+    rows = Reservation.objects.filter(status=Reservation.Status.PENDING, tenant=window.tenant_id)
+    return sorted(str(id) for id, windows in rows.values_list("pk", "windows") if window.pk in windows)
 
 
 def ended(ids: Collection[str]) -> Mapping[str, int]:
     """Of these reservations those that are settled, released or expired: id -> what was charged, in nanodollars."""
     if not ids:
         return {}
-    pending = Reservation.objects.filter(pk__in=ids, status=Reservation.Status.PENDING).values_list("pk", flat=True)
-    done = {UUID(id) for id in ids} - set(pending)
+    done = {UUID(id) for id in ids} - pending(ids)
     charged = SpendEntry.objects.filter(reservation__in=done).order_by().values_list("reservation")
     costs = dict(charged.annotate(nanos=Sum("cost_nanos")))
     return {str(id): costs.get(id, 0) for id in done}
+
+
+def pending(ids: Collection[str]) -> set[UUID]:
+    """Those of these reservations that are under way."""
+    rows = Reservation.objects.filter(pk__in=ids, status=Reservation.Status.PENDING)
+    return set(rows.values_list("pk", flat=True)) if ids else set()
+
+
+def charged(ids: Collection[str]) -> int:
+    """What these reservations were charged, or hold while they are under way, in nanodollars."""
+    done = ended(ids)
+    held = Reservation.objects.filter(pk__in=set(ids) - done.keys()).values_list("amount_nanos", flat=True)
+    return sum(held) + sum(done.values())
