@@ -74,7 +74,7 @@ def sold_by(session: objects.Checkout) -> int:
     if session.mode != "payment" or not session.paid or session.invoice_id or not session.id:
         return 0
     reasons: set[str] = set()
-    lines = sum((topup_nanos(line.price, reasons) or 0) * line.quantity for line in session.lines)
+    lines = sum((topup_nanos(line.price, reasons) or 0) * line.price.sold(line.quantity) for line in session.lines)
     return min(money.MAX_LIMIT_NANOS, lines or read_amount(session.metadata, TOPUP_KEY, reasons) or 0)
 
 
@@ -271,8 +271,8 @@ def _sold(invoice: StripeInvoice, reasons: set[str]) -> Iterator[tuple[str, int]
         return
     for key, line in _keyed(invoice):
         nanos = None if line.credit or line.proration else topup_nanos(line.price, reasons)
-        if nanos and line.quantity:
-            yield key, min(money.MAX_LIMIT_NANOS, nanos * line.quantity)
+        if nanos and (sold := line.price.sold(line.quantity)):
+            yield key, min(money.MAX_LIMIT_NANOS, nanos * sold)
 
 
 def _keyed(invoice: StripeInvoice) -> Iterator[tuple[str, objects.Line]]:

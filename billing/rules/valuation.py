@@ -128,9 +128,8 @@ class Pricing:
         """Price id -> worth, of prices sold together. Where none of them is mapped, each is worth the default plan,
         which counts once; beside one that is mapped, others are worth nothing, and so is what is used beyond a plan:
         a metered price for which its product speaks, and that is sold with another of the same."""
-        budgets = (BUDGET_KEY, PERCENT_KEY)
         # A price that only sells top-ups is no budget, and lacks none.
-        asked = [one for one in prices if not _said(one, TOPUP_KEY) or any(_said(one, key) for key in budgets)]
+        asked = [one for one in prices if not _is_topup(one) or self._is_named(one)]
         said = {one.id: self._look_up(one, reasons) for one in asked}
         found = {id: self._held(id, worth) for id, worth in said.items()}
         mapped = [one for one in asked if found[one.id].level != Level.DEFAULT]
@@ -140,6 +139,11 @@ class Pricing:
         sold = {one.product_id for one in mapped if not one.metered}
         beyond = {one.id for one in mapped if one.metered and one.product_id in sold and found[one.id].is_of_product}
         return {one.id: found[one.id] for one in mapped or asked if one.id not in beyond}
+
+    def _is_named(self, price: StripePrice) -> bool:
+        """Whether a plan or metadata says what a price is worth as a budget."""
+        said = any(_said(price, key) for key in (BUDGET_KEY, PERCENT_KEY))
+        return said or any(plan.precision(price) for plan in self.plans)
 
     def nanos(self, worth: Worth, price: StripePrice, quantity: int, charge: Charge | None, reasons: set[str]) -> int:
         """What a quantity of a price gives: its limit, or its share of a charge (of the list price where none is
@@ -233,12 +237,18 @@ def read_percent(metadata: Object, key: str, reasons: set[str]) -> int | None:
 
 def topup_nanos(price: StripePrice, reasons: set[str]) -> int | None:
     """What one of this price adds to a budget; None where it is no top-up. What is billed again and again is none: its
-    credits and prorations would have to take back, and add, what is bought once."""
-    nanos = _amount(price, TOPUP_KEY, reasons)
-    if nanos and price.interval:
+    credits and prorations would have to take back, and add, what is bought once. Nor is what the payer decides on the
+    amount of: whatever is paid, it would add the same."""
+    nanos = _amount(price, TOPUP_KEY, reasons) if _is_topup(price) else None
+    if nanos and (price.interval or price.payer_decides):
         reasons.add(f"invalid_metadata:{TOPUP_KEY}")
         return None
     return nanos
+
+
+def _is_topup(price: StripePrice) -> bool:
+    """Whether a price says that it sells top-ups. What a product says is for those of its prices that are paid once."""
+    return bool(price.metadata.get(TOPUP_KEY) or (not price.interval and _said(price, TOPUP_KEY)))
 
 
 def _number(metadata: Object, key: str, most: Decimal, reasons: set[str]) -> Decimal | None:

@@ -21,7 +21,9 @@ LATEST_TIMESTAMP = 4_102_444_800
 @dataclass(frozen=True, slots=True)
 class StripePrice:
     """`interval` is Stripe's: day, week, month, year, or empty for a one-time price. Amounts are in the currency's
-    smallest unit; `unit_amount` is None where an amount is not so many units. `metered`: it bills what was used."""
+    smallest unit; `unit_amount` is None where an amount is not so many units. `metered`: it bills what was used.
+    `per_package` units are sold at once, and one that is begun counts where it `rounds_up`. `payer_decides`: on the
+    amount."""
 
     id: str
     product_id: str = ""
@@ -31,6 +33,9 @@ class StripePrice:
     unit_amount: int | None = None
     currency: str = ""
     metered: bool = False
+    per_package: int = 1
+    rounds_up: bool = False
+    payer_decides: bool = False
     metadata: Object = field(default_factory=dict)
     product_metadata: Object = field(default_factory=dict)
 
@@ -38,6 +43,10 @@ class StripePrice:
     def rhythm(self) -> tuple[str, int]:
         """How often it bills."""
         return self.interval, self.interval_count
+
+    def sold(self, quantity: int) -> int:
+        """How many of it are sold as a quantity: packages, where it has some."""
+        return (quantity + (self.per_package - 1 if self.rounds_up else 0)) // self.per_package
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +335,8 @@ def price(data: Object) -> StripePrice:
     """A price, or the plan of older versions."""
     recurring = mapping(data.get("recurring")) or data
     product = data.get("product")
-    in_steps = data.get("billing_scheme") == "tiered" or bool(data.get("transform_quantity"))
+    packages = mapping(data.get("transform_quantity"))
+    in_steps = data.get("billing_scheme") == "tiered" or bool(packages)
     return StripePrice(
         id=text(data.get("id")),
         product_id=identifier(product),
@@ -336,6 +346,9 @@ def price(data: Object) -> StripePrice:
         unit_amount=None if in_steps else _maybe(data.get("unit_amount", data.get("amount"))),
         currency=text(data.get("currency")),
         metered=recurring.get("usage_type") == "metered",
+        per_package=max(1, whole(packages.get("divide_by"))),
+        rounds_up=packages.get("round") == "up",
+        payer_decides=bool(data.get("custom_unit_amount")),
         metadata=mapping(data.get("metadata")),
         product_metadata=mapping(mapping(product).get("metadata")),
     )

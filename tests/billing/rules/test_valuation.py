@@ -101,6 +101,26 @@ def test_what_is_billed_again_and_again_is_no_top_up() -> None:
     reasons.clear()
     assert valuation.topup_nanos(price(), reasons) is None
     assert reasons == set()
+    # What a product says of top-ups is no word of its prices that are.
+    assert valuation.topup_nanos(price(product={"llm_topup_usd": "5"}), reasons) is None
+    assert reasons == set()
+
+
+def test_a_price_whose_amount_the_payer_decides_on_sells_no_top_ups() -> None:
+    reasons: set[str] = set()
+    assert valuation.topup_nanos(price(llm_topup_usd="20", interval="", payer_decides=True), reasons) is None
+    assert reasons == {"invalid_metadata:llm_topup_usd"}
+
+
+def test_plans_come_before_what_is_said_of_top_ups() -> None:
+    default = PlanRule("Standard", 50 * DOLLAR, is_default=True, price_ids=frozenset({"price_p"}))
+    sold = {"llm_topup_usd": "20"}
+    assert valued(price("price_p", product=sold), plans=[default]) == Valued(50 * DOLLAR, "Standard")
+    assert valued(price("price_p", llm_topup_usd="20"), plans=[default]) == Valued(50 * DOLLAR, "Standard")
+    # Of a price that is billed again and again the product says nothing by it.
+    unmapped = Valued(50 * DOLLAR, "Standard", ("unmapped_plan",))
+    assert valued(price(product=sold), plans=[default]) == unmapped
+    assert valued(price(product=sold, interval=""), plans=[default]) == Valued(0)
 
 
 def test_a_price_that_only_sells_top_ups_is_no_budget_and_lacks_none() -> None:
