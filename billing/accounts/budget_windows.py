@@ -272,6 +272,8 @@ def _past(
             min(nanos, row.peak_nanos),
             _draws(row),
             _undone(row),
+            # What was under way when it was looked at last; its draws are as they were then.
+            [Ended(holds.charged(ids), most) for ids, most in row.held],
         )
         for row, nanos in zip(rows, used, strict=True)
     ]

@@ -130,7 +130,11 @@ def due(*, now: datetime, limit: int = 200) -> int:
     """
     # Of these the ledger says something else, and Stripe need not be asked.
     for customer_id in budget_windows.changed():
-        ledger.run_again(transaction.atomic(write))(customer_id, None, now=now)
+        try:
+            ledger.run_again(transaction.atomic(write))(customer_id, None, now=now)
+        except Exception:
+            log.exception("customer %s could not be computed", customer_id)
+            BillingAccount.objects.filter(stripe_customer_id=customer_id).update(due_at=now)
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)

@@ -145,7 +145,7 @@ def test_a_call_that_holds_a_top_up_over_the_renewal_gives_it_back_when_it_ends(
     buy(shop, customer)
     use(shop, 5)
     held = hold(shop, 60)
-    shop.account.advance(by=31 * DAY)
+    shop.account.advance(by=32 * DAY)
     hear(shop)
     assert left(shop) == 55
     end(shop, held)
@@ -161,8 +161,9 @@ def test_what_a_call_holds_when_a_subscription_begins_is_used_of_a_top_up_as_far
     customer = shop.customer(metadata={"tenant_id": "acme"})
     sync.customer(customer, now=at(shop))
     binding.bind(account=BillingAccount.objects.get(), tenant=tenant, by=ANN, now=at(shop))
-    buy(shop, customer)
+    # A call opens the window.
     use(shop, 1)
+    buy(shop, customer)
     held = hold(shop, 29)
     shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
     hear(shop)
@@ -187,11 +188,12 @@ def test_a_top_up_without_a_subscription_that_is_refunded_while_a_call_holds_it_
     customer = shop.customer(metadata={"tenant_id": "acme"})
     sync.customer(customer, now=at(shop))
     binding.bind(account=BillingAccount.objects.get(), tenant=tenant, by=ANN, now=at(shop))
+    use(shop, 1)
     charge = buy(shop, customer, 100)
     held = hold(shop, 105)
     undo(shop, "refund", charge)
     end(shop, held)
-    assert BudgetWindow.objects.get().remaining_nanos == factories.nanos("9.99")
+    assert BudgetWindow.objects.get().remaining_nanos == factories.nanos("8.99")
 
 
 @pytest.mark.parametrize("beside", [0, 20])
