@@ -32,6 +32,7 @@ from llm.gateway.streaming import CLIENT_CLOSED, UPSTREAM_CUT, ErrorInstead, Str
 from llm.gateway.upstream import Unanswered
 from llm.gateway.whole_answers import Streamed
 from llm.providers import Answer, Provider, ProviderError
+from llm.providers.http import MOST_OF_REFUSAL
 from llm.rules import forbidden, shown_work, sse, unreadable
 from llm.rules.answers import WHOLE, complete, complete_usage, with_fields
 from llm.rules.client_requests import Request
@@ -47,8 +48,10 @@ log = logging.getLogger(__name__)
 
 # All that is relayed is this, or a stream of events, whatever type it came with; no header of an upstream goes further.
 JSON = ("content-type", "application/json")
-# What a refusal says; more of one is no refusal.
-MOST_OF_REFUSAL = 256 * 1024
+
+
+class PricedAnew(Exception):
+    """The price of the model that a call was held for changed before it was sent; the hold is released."""
 
 
 @dataclass(slots=True)
@@ -152,6 +155,10 @@ class HeldAttempt:
         except DialectError as error:
             await self.hold.release()
             raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
+        name, now = self.hold.usage.served.name, await self.call.gateway.catalogue()
+        if now is not self.call.catalogue and now.resolve(name) != self.call.catalogue.resolve(name):
+            await self.hold.release()
+            raise PricedAnew
         sent = time.perf_counter()
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
@@ -159,7 +166,7 @@ class HeldAttempt:
         async with self._sign_of_life() as sign:
             answer = await self._send(body)
             try:
-                with self.call.gateway.answers.share(self.call.caller.tenant_id) as share:
+                with self.call.gateway.answers.share(self.call.identity.key_id, self.call.caller.tenant_id) as share:
                     if not 200 <= answer.status < 300:
                         await self._refused(answer, share, sign)
                     elif self.call.request.stream:
@@ -251,7 +258,7 @@ class HeldAttempt:
         """The provider's word on the request goes to the client; its word on us does not."""
         # A refusal that breaks off is one all the same.
         turn, answers = self.call.exchange.turn, self.call.request.n
-        data, broken = await whole_answers.read(answer, share, most_bytes=MOST_OF_REFUSAL)
+        data, broken = await whole_answers.read(answer, share, turn, most_bytes=MOST_OF_REFUSAL)
         await sign.end()
         is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
         streamed = await whole_answers.read_events(data, self.hold, turn, answers=answers)
@@ -366,7 +373,7 @@ class HeldAttempt:
     async def _relay(self, answer: Answer, share: Share, *, sent: float) -> None:
         """A plain answer: read whole, settled, then sent on with what it cost."""
         turn, answers = self.call.exchange.turn, self.call.request.n
-        data, broken = await whole_answers.read(answer, share, most_bytes=self.call.route.most_bytes)
+        data, broken = await whole_answers.read(answer, share, turn, most_bytes=self.call.route.most_bytes)
         if broken is not None:
             await whole_answers.count_broken(data, self.hold, turn, answers=answers)
             raise await self._failed(broken) from broken

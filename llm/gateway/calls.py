@@ -19,7 +19,7 @@ from governance.ledger.operations import Reserve
 from governance.rules.decision import Call, Reason
 from llm.gateway import errors, upstream
 from llm.gateway.asked import Asked
-from llm.gateway.attempts import GovernedCall, HeldAttempt
+from llm.gateway.attempts import GovernedCall, HeldAttempt, PricedAnew
 from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_usage import CallUsage
 from llm.gateway.holds import Hold
@@ -32,10 +32,6 @@ from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry
 from llm.rules.routing import Candidate, NoneFits, UnknownStrategy, candidates
 from llm.state import routing
-
-
-class PricedAnew(Exception):
-    """The price of the model that a call was held for changed while it waited for its hold; nothing was sent."""
 
 
 async def serve(gateway: Gateway, exchange: Exchange, route: Route, asked: Asked) -> None:
@@ -152,10 +148,6 @@ async def _attempt(call: GovernedCall, order: Sequence[Candidate]) -> None:
         hold.drop()
         raise ClientGone
     served = hold.usage.served
-    now = await call.gateway.catalogue()
-    if now is not call.catalogue and now.resolve(served.name) != call.catalogue.resolve(served.name):
-        hold.drop()
-        raise PricedAnew
     if served.provider not in call.gateway.providers:
         # An operator took it away while this call waited for its hold.
         hold.drop()

@@ -24,6 +24,7 @@ from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
+from llm.providers.http import MOST_LINE_BYTES, endless
 from llm.rules import sse, unreadable, usage
 from llm.rules.answers import CHUNK, complete, complete_usage, end_of
 from llm.rules.stated_errors import StatedError, error_in
@@ -114,7 +115,7 @@ class Stream:
         try:
             while not any(map(_begins, self._first)):
                 chunk = await self._next_chunk()
-                self._first += self._reader.feed(chunk) if chunk else self._last_events()
+                self._first += self._read(chunk) if chunk else self._last_events()
                 if not chunk:
                     break
         except ProviderError as error:
@@ -180,7 +181,7 @@ class Stream:
         try:
             self._pass_on(self._first)
             while not self._done and (chunk := await self._next_chunk()):
-                self._pass_on(self._reader.feed(chunk))
+                self._pass_on(self._read(chunk))
             if not self._done:
                 self._pass_on(self._last_events())
             self._is_whole = not (self._stops or self._timed_out)
@@ -219,6 +220,13 @@ class Stream:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             return b""
+
+    def _read(self, chunk: bytes) -> list[sse.Event]:
+        """The events that a chunk completes. Raises ProviderError where one grows without end."""
+        events = self._reader.feed(chunk)
+        if self._reader.waiting_size > MOST_LINE_BYTES:
+            raise endless()
+        return events
 
     def _last_events(self) -> list[sse.Event]:
         events, self._unread = self._reader.rest()

@@ -15,7 +15,8 @@ from llm.gateway.answer_memory import Share
 from llm.gateway.bodies import Turn
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
-from llm.rules import shown_work, sse, usage
+from llm.providers.http import endless
+from llm.rules import joined_events, shown_work, sse, usage
 from llm.rules.answers import read_json, without_vectors
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
@@ -38,24 +39,30 @@ class Streamed:
     is_over: bool
 
 
-async def read(answer: Answer, share: Share, *, most_bytes: int) -> tuple[bytes, ProviderError | None]:
-    """A body as far as it came, and why it broke off. It is held in `share`, and waits for room there.
+async def read(answer: Answer, share: Share, turn: Turn, *, most_bytes: int) -> tuple[bytes, ProviderError | None]:
+    """A body in Mistral's shape; as far as it came where it broke off or cannot be read, and why.
 
-    One of more than `most_bytes` is cut: it takes everybody's time to be read.
+    It is held in `share`, and waits for room there. One of more than `most_bytes` is cut: it takes everybody's time to
+    be read.
     """
     # A bytearray would be copied again and again as it grows.
     came, size, broken = list[bytes](), 0, None
     try:
-        async for chunk in answer.chunks():
-            size += len(chunk)
+        async for part in answer.parts():
+            size += len(part)
             await share.hold(size)
-            came.append(chunk)
+            came.append(part)
             if size > most_bytes:
-                broken = ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
-                break
+                raise endless()
     except ProviderError as error:
         broken = error
-    return b"".join(came), broken
+    data = b"".join(came)
+    if broken is None:
+        try:
+            return await turn.work(len(data), partial(answer.whole, data)), None
+        except ProviderError as error:
+            broken = error
+    return data, broken
 
 
 def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, ShownWork]:
@@ -80,7 +87,7 @@ async def read_events(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> S
     """
     if not sse.is_stream(data):
         return None
-    reader, joined, told = sse.EventReader(), sse.Joined(), StreamUsage(answers)
+    reader, joined, told = sse.EventReader(), joined_events.Joined(), StreamUsage(answers)
     # Counted once something of an answer has come: what never brings anything is no stream.
     came = list[sse.Event]()
     is_done = False

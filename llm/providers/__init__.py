@@ -46,6 +46,15 @@ class Answer(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off, when all that has come was given."""
 
+    def parts(self) -> AsyncIterator[bytes]:
+        """The same, as it comes where `chunks` waits for all of it to be translated: `whole` does that then."""
+
+    def whole(self, body: bytes) -> bytes:
+        """A whole body that came by `parts` in Mistral's shape. Raises ProviderError for what cannot be read.
+
+        It takes time by the body's size.
+        """
+
     def close(self) -> None: ...
 
 

@@ -13,7 +13,16 @@ import orjson
 from llm.providers import Answer, ProviderError
 from llm.providers.http import HttpProvider
 from llm.providers.translated import RefusedAnswer, ShapedAnswer, TranslatedAnswer, note_left_out
-from llm.rules import anthropic_answers, anthropic_dialect, bounds, client_requests, shown_work, sse, unreadable
+from llm.rules import (
+    anthropic_answers,
+    anthropic_dialect,
+    bounds,
+    client_requests,
+    joined_events,
+    shown_work,
+    sse,
+    unreadable,
+)
 from llm.rules.answers import read_json
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
@@ -123,7 +132,7 @@ def _paid_refusal(
                 if not unread_bytes:
                     left_out(error)
                 unread_bytes += len(event.raw)
-        answer = sse.whole_answer(shaped + shaping.rest()) or {}
+        answer = joined_events.whole_answer(shaped + shaping.rest()) or {}
         kept_bytes = shaping.kept_bytes + unread_bytes
     else:
         message = read_json(said)

@@ -31,7 +31,11 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
 # The status line and the headers of an answer; and one line of a stream, which has an event in it.
 MOST_HEADER_BYTES = 16 * 1024
-MOST_LINE_BYTES = 16 * 1024 * 1024
+MOST_LINE_BYTES = 4 * 1024 * 1024
+# What a refusal says; more of one is no refusal.
+MOST_OF_REFUSAL = 256 * 1024
+# So much is read before others have their turn.
+TURN_BYTES = 32 * 1024
 # So soon after a request nothing but the end of an idle connection ends it.
 IDLE_END_S = 0.1
 STALE_S = 1.0
@@ -288,12 +292,21 @@ class HttpAnswer:
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
-    async def read(self) -> tuple[bytes, ProviderError | None]:
-        """The body as far as it came, and why it broke off."""
+    def parts(self) -> AsyncIterator[bytes]:
+        return self.chunks()
+
+    def whole(self, body: bytes) -> bytes:
+        return body
+
+    async def read(self, *, most_bytes: int = MOST_OF_REFUSAL) -> tuple[bytes, ProviderError | None]:
+        """The body as far as it came, and why it broke off: it does where it has more than `most_bytes`."""
         came = bytearray()
         try:
             async for chunk in self.chunks():
                 came += chunk
+                if len(came) > most_bytes:
+                    self.close()
+                    raise endless()
             return bytes(came), None
         except ProviderError as error:
             return bytes(came), error
@@ -303,7 +316,7 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ProviderError where it breaks off."""
-        size = line_size = 0
+        size = line_size = turn_size = 0
         packing = Packing()
         try:
             async for packed in self._response.content.iter_any():
@@ -313,9 +326,14 @@ class HttpAnswer:
                 line_size = line_size + len(chunk) if ended < 0 else len(chunk) - ended - 1
                 if size > settings.MAX_ANSWER_BYTES or (self.is_stream and line_size > MOST_LINE_BYTES):
                     self.close()
-                    raise ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
-                if chunk:
-                    yield chunk
+                    raise endless()
+                for start in range(0, len(chunk), TURN_BYTES):
+                    part = chunk[start : start + TURN_BYTES]
+                    yield part
+                    # What has come already is read without waiting, so nobody else would be waited for.
+                    if (turn_size := turn_size + len(part)) >= TURN_BYTES:
+                        turn_size = 0
+                        await asyncio.sleep(0)
             if packing.is_cut:
                 raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True)
         except zlib.error as error:
@@ -333,6 +351,10 @@ class HttpAnswer:
         if self._connection is not None:
             self._connection.open_calls -= 1
             self._connection = None
+
+
+def endless() -> ProviderError:
+    return ProviderError("upstream_cut", "The model's API answered without end.", sent=True)
 
 
 def _is_reset(error: Exception) -> bool:

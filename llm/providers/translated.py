@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from multidict import CIMultiDict
 
 from llm.providers import ProviderError
-from llm.providers.http import HttpAnswer
+from llm.providers.http import MOST_LINE_BYTES, HttpAnswer
 from llm.rules import sse
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,12 @@ class RefusedAnswer:
         if self._broken is not None:
             raise self._broken
 
+    def parts(self) -> AsyncIterator[bytes]:
+        return self.chunks()
+
+    def whole(self, body: bytes) -> bytes:
+        return body
+
     def close(self) -> None:
         self._answer.close()
 
@@ -63,15 +69,22 @@ class TranslatedAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The whole body in Mistral's shape; as it came where it breaks off or cannot be read, and ProviderError."""
-        said, broken = await self._answer.read()
+        said, broken = await self._answer.read(most_bytes=MOST_LINE_BYTES)
         if broken is None:
             try:
-                said, self.kept_bytes = self._translate(said)
+                said = self.whole(said)
             except ProviderError as error:
                 broken = error
         yield said
         if broken is not None:
             raise broken
+
+    def parts(self) -> AsyncIterator[bytes]:
+        return self._answer.chunks()
+
+    def whole(self, body: bytes) -> bytes:
+        said, self.kept_bytes = self._translate(body)
+        return said
 
     def close(self) -> None:
         self._answer.close()
@@ -141,6 +154,12 @@ class ShapedAnswer:
             yield rest
         if broken is not None:
             raise broken
+
+    def parts(self) -> AsyncIterator[bytes]:
+        return self.chunks()
+
+    def whole(self, body: bytes) -> bytes:
+        return body
 
     def _shape(self, events: Iterable[sse.Event]) -> bytes:
         """What events become. Nothing that an endpoint sends can raise."""

@@ -17,7 +17,6 @@ import orjson
 from governance.rules import money
 from governance.rules.calls import Usage
 from llm.rules.answers import CHUNK, read_json, token_counts
-from llm.rules.tool_calls import CallParts
 
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
@@ -62,6 +61,8 @@ _NOTHING: frozenset[str] = frozenset()
 _BESIDE_CHOICE = _ABOUT_CHOICE | _BESIDE
 # How lines of an event begin that hold no data; the last is a comment's.
 _FIELDS = (b"event:", b"id:", b"retry:", b":")
+# What one event may have values of; more in one takes everybody's time to be looked at.
+MOST_VALUES = 50_000
 # An id or a fingerprint; what is longer is a text.
 _LONGEST_MARK = 256
 
@@ -120,6 +121,11 @@ class EventReader:
     def waiting(self) -> bytes:
         """What has come of an event that is not complete."""
         return bytes(self._buffer)
+
+    @property
+    def waiting_size(self) -> int:
+        """Bytes of it."""
+        return len(self._buffer)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
@@ -195,7 +201,7 @@ def read_event(raw: bytes) -> Event:
     text, others = _lines_of(raw)
     if text == b"[DONE]":
         return Event(raw, done=True, unread=others)
-    data = read_json(text) if text else None
+    data = read_json(text) if text and text.count(b",") <= MOST_VALUES else None
     if not isinstance(data, dict):
         return Event(raw, unread=text + others)
     chunk = as_chunk(data)
@@ -229,77 +235,6 @@ def as_chunk(data: dict[str, Any]) -> dict[str, Any]:
 def is_stream(body: bytes) -> bool:
     """Whether a body is one of events, whatever its head says."""
     return body.lstrip(_BEFORE_JSON).startswith((b"data:", b"event:", b"id:", b":"))
-
-
-def whole_answer(body: bytes) -> dict[str, Any] | None:
-    """The one answer that a stream's events make, where a body is a stream; None for anything else."""
-    if not is_stream(body):
-        return None
-    reader, joined = EventReader(), Joined()
-    for event in reader.feed(body) + reader.rest()[0]:
-        joined.took(event)
-    return joined.answer()
-
-
-class Joined:
-    """The one answer that events make, as they come: texts one after the other, tool calls from their parts."""
-
-    def __init__(self) -> None:
-        self._head: dict[str, Any] = {}
-        self._parts: dict[int, dict[str, Any]] = {}
-        self._calls: dict[int, CallParts] = {}
-
-    def took(self, event: Event) -> None:
-        # The first says what all of it is; usage and errors come with any.
-        for name, value in (event.data or {}).items():
-            if name not in self._head or (name in ("usage", "error") and value):
-                self._head[name] = value
-        for choice in choices_of(event.data):
-            index = index if isinstance(index := choice.get("index"), int) else 0
-            _add_part(self._parts.setdefault(index, {}), choice, self._calls.setdefault(index, CallParts()))
-
-    @property
-    def has_begun(self) -> bool:
-        return bool(self._head)
-
-    def answer(self) -> dict[str, Any] | None:
-        """None where none of them held a part of one."""
-        whole = []
-        for index, part in sorted(self._parts.items()):
-            message = part["message"]
-            if isinstance(message, dict):
-                calls = {"tool_calls": self._calls[index].whole()} if self._calls[index] else {}
-                message = {name: _whole_text(value) for name, value in message.items()} | calls
-            whole.append({**part, "message": message, "index": index})
-        return {**self._head, "object": "chat.completion", "choices": whole} if whole else self._head or None
-
-
-class _Text(list[str]):
-    """A text in its parts: put together once, at the end, or it would be copied with every part of it."""
-
-
-def _whole_text(value: Any) -> Any:
-    return "".join(value) if isinstance(value, _Text) else value
-
-
-def _add_part(whole: dict[str, Any], part: Mapping[str, Any], calls: CallParts) -> None:
-    """Put a part of an answer to what came of it before: texts one after the other, tool calls to `calls`."""
-    delta = part.get("delta")
-    message = whole.setdefault("message", {"role": "assistant", "content": ""})
-    if not isinstance(message, dict):
-        # A text in its place: what comes as it should does not go there.
-        message = whole["message"] = {"role": "assistant", "content": message if isinstance(message, str) else ""}
-    for name, value in delta.items() if isinstance(delta, dict) else ():
-        if name == "tool_calls" and isinstance(value, list):
-            for call in value:
-                calls.took(call)
-        elif isinstance(value, str) and isinstance(text := message.get(name), str | _Text) and name != "role":
-            if isinstance(text, str):
-                text = message[name] = _Text([text])
-            text.append(value)
-        elif value is not None:
-            message[name] = value
-    whole.update({name: value for name, value in part.items() if name != "delta" and value is not None})
 
 
 def choices_of(data: Any) -> list[dict[str, Any]]:

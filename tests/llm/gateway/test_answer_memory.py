@@ -19,12 +19,12 @@ async def settled() -> None:
 class Reading:
     """An answer of a tenant that comes in parts of a megabyte, as fast as it may."""
 
-    def __init__(self, memory: AnswerMemory, tenant_id: int, size: int) -> None:
+    def __init__(self, memory: AnswerMemory, tenant_id: int, size: int, *, key_id: int | None = None) -> None:
         self.came, self._sent = 0, asyncio.Event()
-        self._task = asyncio.create_task(self._read(memory, tenant_id, size))
+        self._task = asyncio.create_task(self._read(memory, key_id or tenant_id, tenant_id, size))
 
-    async def _read(self, memory: AnswerMemory, tenant_id: int, size: int) -> None:
-        with memory.share(tenant_id) as share:
+    async def _read(self, memory: AnswerMemory, key_id: int, tenant_id: int, size: int) -> None:
+        with memory.share(key_id, tenant_id) as share:
             while self.came < size:
                 await share.hold(self.came + MB)
                 self.came += MB
@@ -52,10 +52,10 @@ async def until_all_wait(*readings: Reading) -> list[int]:
 
 async def test_small_answers_are_not_counted() -> None:
     memory = AnswerMemory(of_a_tenant=0, of_all=0)
-    with memory.share(1) as first, memory.share(1) as second:
+    with memory.share(1, 1) as first, memory.share(1, 1) as second:
         await first.hold(SMALL_BYTES)
         await second.hold(SMALL_BYTES)
-    assert memory._held == {}
+    assert (memory._tenants, memory._bytes) == ({}, 0)
 
 
 async def test_a_tenants_oldest_comes_to_its_end_and_the_next_ones_follow() -> None:
@@ -71,7 +71,7 @@ async def test_a_tenants_oldest_comes_to_its_end_and_the_next_ones_follow() -> N
     await readings[1].is_sent()
     assert (await until_all_wait(*readings))[2] == 10
     await readings[2].is_sent()
-    assert memory._held == {}
+    assert (memory._tenants, memory._bytes) == ({}, 0)
 
 
 async def test_one_that_is_given_up_leaves_its_room_to_others() -> None:
@@ -82,7 +82,7 @@ async def test_one_that_is_given_up_leaves_its_room_to_others() -> None:
     await first.is_left()
     assert await until_all_wait(third) == [10]
     await third.is_sent()
-    assert memory._held == {}
+    assert (memory._tenants, memory._bytes) == ({}, 0)
 
 
 async def test_tenants_that_hold_all_leave_room_for_one_answer_of_another() -> None:
@@ -93,3 +93,36 @@ async def test_tenants_that_hold_all_leave_room_for_one_answer_of_another() -> N
     assert await until_all_wait(good) == [12]
     for reading in (*hostile, good):
         await reading.is_left() if reading is not good else await reading.is_sent()
+
+
+async def test_a_tenants_keys_take_turns() -> None:
+    """However many answers of one of them wait, another key's comes next."""
+    memory = AnswerMemory(of_a_tenant=10 * MB, of_all=100 * MB)
+    many = [Reading(memory, 1, 8 * MB, key_id=1) for _ in range(20)]
+    await until_all_wait(*many)
+    other = Reading(memory, 1, 8 * MB, key_id=2)
+    await until_all_wait(other)
+    ended = 0
+    while other.came < 8 * MB:
+        whole = next(reading for reading in many if reading.came == 8 * MB)
+        many.remove(whole)
+        await whole.is_sent()
+        ended += 1
+        await until_all_wait(*many, other)
+    assert ended <= 2
+    for reading in (*many, other):
+        await reading.is_left()
+    assert (memory._tenants, memory._bytes) == ({}, 0)
+
+
+async def test_one_that_waits_is_given_room_in_the_order_in_which_it_came() -> None:
+    memory = AnswerMemory(of_a_tenant=10 * MB, of_all=100 * MB)
+    readings = [Reading(memory, 1, 9 * MB) for _ in range(6)]
+    ended = []
+    while readings:
+        await until_all_wait(*readings)
+        whole = next(reading for reading in readings if reading.came == 9 * MB)
+        ended.append(readings.index(whole))
+        readings.remove(whole)
+        await whole.is_sent()
+    assert ended == [0] * 6

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.utils import timezone
@@ -48,11 +48,12 @@ def test_an_emergency_stop_ends_a_plain_call_that_waits_for_its_answer(product: 
     make.budget("1.00")
     key = product.key()
     product.sandbox.behave("latency=20")
-    timer = threading.Timer(0.3, lambda: stop(tenant=make.tenant()))
-    timer.start()
-    began = time.monotonic()
-    response = product.chat(key)
-    timer.join()
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(product.chat, key)
+        assert eventually(lambda: product.sandbox.requests)
+        began = time.monotonic()
+        stop(tenant=make.tenant())
+        response = asked.result()
     assert time.monotonic() - began < 2
     assert (response.status_code, response.json()["code"]) == (403, "emergency_stop")
     assert entry().cost_nanos == Reservation.objects.get().amount_nanos

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.calls import Usage
-from llm.rules import sse
+from llm.rules import joined_events, sse
 from llm.rules.usage import read_tokens
 from tests.llm.rules.test_bounds import json_values
 
@@ -263,7 +263,7 @@ def test_a_stream_that_nobody_asked_for_makes_one_answer() -> None:
         {"choices": [{"delta": "odd"}]},
         end,
     ]
-    answer = sse.whole_answer(b": hello\n\n" + b"".join(map(sse.write_event, chunks)) + sse.DONE)
+    answer = joined_events.whole_answer(b": hello\n\n" + b"".join(map(sse.write_event, chunks)) + sse.DONE)
 
     assert answer is not None
     [choice] = answer["choices"]
@@ -274,9 +274,9 @@ def test_a_stream_that_nobody_asked_for_makes_one_answer() -> None:
 
 
 def test_what_is_no_stream_is_no_answer_of_one() -> None:
-    assert sse.whole_answer(b'{"choices": []}') is None
-    assert sse.whole_answer(b"data: nothing\n\n") is None
-    assert sse.whole_answer(b'data: {"error": "x"}\n\n') == {"error": "x"}
+    assert joined_events.whole_answer(b'{"choices": []}') is None
+    assert joined_events.whole_answer(b"data: nothing\n\n") is None
+    assert joined_events.whole_answer(b'data: {"error": "x"}\n\n') == {"error": "x"}
 
 
 @pytest.mark.parametrize(
@@ -381,11 +381,11 @@ def test_every_byte_of_text_in_an_answer_counts(answer: Any, size: int) -> None:
 def test_a_body_that_begins_as_a_stream_does_is_one() -> None:
     event = sse.write_event(delta("a"))
     for start in (b"", b"\xef\xbb\xbf", b"\r\n\r\n", b": x\n\n", b"event: e\n", b"id: 1\n"):
-        answer = sse.whole_answer(start + event)
+        answer = joined_events.whole_answer(start + event)
         assert answer is not None
         assert answer["choices"][0]["message"] == {"role": "assistant", "content": "a"}
     for start in (b"x", b"dat", b"[", b"<"):
-        assert sse.whole_answer(start + event) is None
+        assert joined_events.whole_answer(start + event) is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
@@ -409,7 +409,7 @@ def test_the_parts_of_each_answer_come_together_by_their_index() -> None:
         {"error": {"message": "late"}},
         {"usage": {}, "error": None},
     ]
-    answer = sse.whole_answer(b"".join(map(sse.write_event, chunks)))
+    answer = joined_events.whole_answer(b"".join(map(sse.write_event, chunks)))
     assert answer == {
         "id": "a",
         "object": "chat.completion",
@@ -434,7 +434,7 @@ def test_the_parts_of_tool_calls_come_together_by_their_number() -> None:
         # A name of its own is another call, whatever its number.
         calls({"index": 0, "id": "c", "function": {"name": "h", "arguments": "1"}}),
     ]
-    answer = sse.whole_answer(b"".join(map(sse.write_event, chunks)))
+    answer = joined_events.whole_answer(b"".join(map(sse.write_event, chunks)))
     assert answer is not None
     found = answer["choices"][0]["message"]["tool_calls"]
     assert [(call["id"], call["function"]) for call in found] == [
@@ -472,6 +472,6 @@ def test_empty_lines_between_objects_are_none() -> None:
 
 def test_a_text_in_the_place_of_a_message_breaks_nothing() -> None:
     chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "message": "b"}]}
-    joined = sse.whole_answer(2 * sse.write_event(chunk))
+    joined = joined_events.whole_answer(2 * sse.write_event(chunk))
     assert joined is not None
     assert isinstance(joined["choices"][0]["message"], str | dict)
