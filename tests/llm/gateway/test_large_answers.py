@@ -15,6 +15,7 @@ from governance.models import SpendEntry
 from llm.gateway import whole_answers
 from llm.gateway.bodies import LARGE_BYTES, Bodies
 from llm.gateway.http import PIECE_BYTES, Exchange
+from llm.rules.sse import MOST_VALUES
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ledger_nanos
 from tests.llm.gateway.test_odd_answers import DONE, event, plain
@@ -123,3 +124,38 @@ async def test_an_answer_is_sent_in_pieces(size: int) -> None:
     assert max(len(message["body"]) for message in pieces) <= PIECE_BYTES
     assert [message["more_body"] for message in pieces] == [True] * (len(pieces) - 1) + [False]
     assert len(pieces) == max(1, -(-size // PIECE_BYTES))
+
+
+@pytest.mark.parametrize("in_lines", [True, False])
+def test_an_event_that_grows_without_end_is_cut(
+    product: Product, booked: BookedUpstream, key: str, in_lines: bool
+) -> None:
+    """Of events, and of JSON in their place, which is read when it is whole."""
+    first = event(HEAD | {"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    grows = b'data: {"choices": [{"delta": {"content": "' if in_lines else b'{"choices": [{"message": {"content": "'
+    said = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\nconnection: close\r\n\r\n" % (
+        b"text/event-stream" if in_lines else b"application/json"
+    )
+    booked.usual = Answer(script=[said + (first if in_lines else b"") + grows, *[b"x" * 2**20] * 6], tokens=20)
+    response = product.chat(key, model="mistral-small-latest", max_tokens=50, stream=True)
+    assert eventually(SpendEntry.objects.exists)
+    assert booked.idle()
+    assert ledger_nanos() >= booked.books.spent_nanos
+    assert (response.status_code == 200) == in_lines
+    assert len(response.content) < 5 * 2**20
+
+
+def test_an_event_of_too_many_values_counts_as_text_and_is_not_passed_on(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    parts = [{"type": "text", "text": "a"}] * (MOST_VALUES // 2 + 1)
+    first = event(HEAD | {"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    large = event(HEAD | {"choices": [{"index": 0, "delta": {"content": parts}}]})
+    end = event(HEAD | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    said = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    booked.usual = Answer(script=[said + first + large + end + DONE], tokens=20)
+    response = product.chat(key, model="mistral-small-latest", max_tokens=50, stream=True)
+    assert response.status_code == 200
+    assert b'"type"' not in response.content
+    assert eventually(SpendEntry.objects.exists)
+    assert ledger_nanos() >= booked.books.spent_nanos
