@@ -38,7 +38,9 @@ class Anthropic(HttpProvider):
 
     def __init__(self, *, api_base: str, api_key: str, name: str = "anthropic", public_only: bool = False) -> None:
         headers = {"x-api-key": api_key, "anthropic-version": anthropic_dialect.VERSION}
-        super().__init__(name=name, base=api_base.rstrip("/") + "/v1", headers=headers, public_only=public_only)
+        super().__init__(
+            name=name, base=api_base.rstrip("/") + "/v1", headers=headers, key=api_key, public_only=public_only
+        )
 
     def body(self, request: Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]) -> bytes:
         if request.extra:

@@ -24,7 +24,7 @@ from django.conf import settings
 
 from governance import proxies
 from llm.providers import ProviderError
-from llm.rules import addresses
+from llm.rules import addresses, own_keys
 from llm.rules.packing import Packing
 
 CONNECT_TIMEOUT_S = 5.0
@@ -107,13 +107,15 @@ class PublicNames(ThreadedResolver):
 class Connection:
     """Connections to one API base. `headers` hold the key: they are sent, and shown to nobody.
 
+    `key` is what no answer may show, should it quote it.
     `public_only`: names that lead into a private network are not called. Through a proxy its rules hold instead: it
     looks names up.
     """
 
-    def __init__(self, *, base: str, headers: Mapping[str, str], public_only: bool = False) -> None:
+    def __init__(self, *, base: str, headers: Mapping[str, str], key: str = "", public_only: bool = False) -> None:
         self.base = base.rstrip("/")
         self._headers = dict(headers)
+        self.forms_of_key = own_keys.forms_of(key)
         self._public_only = public_only
         self._proxy = proxies.proxy_for(self.base)
         self._session: aiohttp.ClientSession | None = None
@@ -243,9 +245,11 @@ class Connection:
 class HttpProvider:
     """What every provider has: a name and a connection. See `llm.providers.Provider`."""
 
-    def __init__(self, *, name: str, base: str, headers: Mapping[str, str], public_only: bool = False) -> None:
+    def __init__(
+        self, *, name: str, base: str, headers: Mapping[str, str], key: str, public_only: bool = False
+    ) -> None:
         self.name = name
-        self.connection = Connection(base=base, headers=headers, public_only=public_only)
+        self.connection = Connection(base=base, headers=headers, key=key, public_only=public_only)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.connection.base!r})"
@@ -267,6 +271,7 @@ class HttpAnswer:
     def __init__(self, response: aiohttp.ClientResponse, connection: Connection) -> None:
         self._response = response
         self._connection: Connection | None = connection
+        self._hiding = own_keys.Hiding(connection.forms_of_key)
 
     @property
     def status(self) -> int:
@@ -282,7 +287,7 @@ class HttpAnswer:
 
     @property
     def waiting(self) -> bytes:
-        return b""
+        return self._hiding.waiting
 
     @property
     def used(self) -> Mapping[str, Any]:
@@ -315,7 +320,19 @@ class HttpAnswer:
             raise
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises ProviderError where it breaks off."""
+        """The body as it comes, without our key; raises ProviderError where it breaks off."""
+        try:
+            async for chunk in self._chunks():
+                if shown := self._hiding.feed(chunk):
+                    yield shown
+        except ProviderError:
+            if rest := self._hiding.rest():
+                yield rest
+            raise
+        if rest := self._hiding.rest():
+            yield rest
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
         size = line_size = turn_size = 0
         packing = Packing()
         try:

@@ -20,7 +20,9 @@ class Mistral(HttpProvider):
     def __init__(self, *, api_base: str, api_key: str, name: str = "mistral") -> None:
         self._base = api_base.rstrip("/")
         self._key = api_key
-        super().__init__(name=name, base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"})
+        super().__init__(
+            name=name, base=self._base + "/v1", headers={"authorization": f"Bearer {api_key}"}, key=api_key
+        )
 
     def body(
         self, request: client_requests.Request, *, model: str, max_tokens: int | None, disabled_tools: Collection[str]

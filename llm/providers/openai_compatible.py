@@ -37,7 +37,7 @@ class OpenAICompatible(HttpProvider):
         """`extra_fields`: what it takes beside the known fields of a chat, as its operator says."""
         # A server of one's own may need no key.
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        super().__init__(name=name, base=api_base, headers=headers, public_only=public_only)
+        super().__init__(name=name, base=api_base, headers=headers, key=api_key, public_only=public_only)
         self._native = native
         self._extra_fields = extra_fields
         # Models whose endpoint has said that it takes the newer name of `max_tokens` alone.

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from governance.audit import Actor
-from governance.models import BudgetWindow, Reservation, SpendEntry
+from governance.models import Alert, BudgetWindow, RefusedCall, Reservation, SpendEntry
 from llm.catalogue import snapshot
 from llm.gateway.application import gateway
 from llm.models import Model, Price, ProviderEndpoint
@@ -285,6 +285,60 @@ def test_our_own_key_is_never_the_clients_mistake_and_is_told_to_nobody(
     assert (response.status_code, response.json()["code"]) == (503, "upstream_auth")
     assert key not in response.text + str(response.headers) + caplog.text
     assert nothing_is_held()
+
+
+def quoting(key: str) -> dict[str, Any]:
+    """An error with a key in every place that a body has, and one behind so much that it may be cut there."""
+    said = f"Incorrect API key provided: {key}."
+    error = {"message": said, "type": "invalid_request_error", "code": key, "param": [key], key: {"said": [said]}}
+    return {"type": "error", "error": error, "detail": [{"loc": ["body", key], "msg": "x" * 475 + key, "type": key}]}
+
+
+def shows(key: str, text: str) -> bool:
+    """Whether more of a key is shown than those beginnings that APIs quote."""
+    return key[: len(key) // 2] in text or key[len(key) // 2 :] in text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/llm/route"])
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 413, 422, 429, 500, 503])
+def test_a_refusal_that_quotes_our_key_shows_it_nowhere(
+    product: Product, fake: Fake, model: str, caplog: pytest.LogCaptureFixture, status: int, path: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    fake.next.extend([(status, {}, quoting(fake.key))] * 3)
+    messages = [{"role": "user", "content": "Hi"}]
+    response = product.post(path, product.key(), model=model, messages=messages, max_tokens=9)
+    assert response.status_code >= 400
+    kept = [list(kind.objects.values()) for kind in (Alert, RefusedCall, SpendEntry)]
+    assert not shows(fake.key, f"{response.text}{response.headers}{caplog.text}{kept}")
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "text/event-stream"])
+def test_nor_does_what_is_no_json(product: Product, fake: Fake, model: str, content_type: str) -> None:
+    said = [f"<h1>{fake.key}</h1>".encode(), f"data: {json.dumps(quoting(fake.key))}\n\n".encode()]
+    fake.next.append((400, {"content-type": content_type}, said["event" in content_type]))
+    response = product.chat(product.key(), model=model)
+    assert response.status_code == 400
+    assert not shows(fake.key, response.text)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+@pytest.mark.parametrize("with_choices", [False, True])
+def test_an_error_in_a_stream_that_quotes_our_key_shows_it_nowhere(
+    product: Product, fakes: dict[str, Fake], caplog: pytest.LogCaptureFixture, has_begun: bool, with_choices: bool
+) -> None:
+    """Also where it comes as a part of an answer, and in two pieces."""
+    caplog.set_level(logging.DEBUG)
+    fake = fakes["openai"]
+    choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "error": quoting(fake.key)}
+    said = openai_api.event(quoting(fake.key) | ({"choices": [choice]} if with_choices else {}))
+    cut = said.index(fake.key.encode()) + 9
+    fake.pause_s = 0.05
+    fake.next.append((200, {}, [*(opening("openai") if has_begun else []), said[:cut], said[cut:]]))
+    with streaming(product, product.key(), model=MODELS["openai"]) as response:
+        text = response.read().decode()
+    assert text
+    assert not shows(fake.key, text + caplog.text)
 
 
 def test_an_error_in_mid_stream_ends_it_in_a_way_that_clients_take(
