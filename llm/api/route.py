@@ -28,7 +28,7 @@ from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.api import data_plane
 from llm.gateway import bodies, inside
 from llm.gateway.asgi import LEFT
-from llm.rules import sse, usage
+from llm.rules import refusal_words, sse, usage
 from llm.rules.answers import read_json
 
 PATH = "/v1/chat/completions"
@@ -40,6 +40,9 @@ PASSED_ON = ("authorization", "idempotency-key", "traceparent", "x-agent", "x-us
 LARGEST = 2**63 - 1
 # What the gateway calls some fields of this request.
 CALLED = {"x-strategy": "strategy", "x-allow-downgrade": "allow_downgrade"}
+# Of what the gateway refuses, and of what a model's API does. With another it means a refusal all the same, but none
+# of this API's: a 405 is about another request than the one that was sent here.
+STATUSES = data_plane.statuses() | {*data_plane.RELAYED}
 # What the gateway says of a refusal beside its body.
 PASSED_BACK = ("retry-after", "x-should-retry", idempotency.REPLAYED[0])
 
@@ -106,8 +109,7 @@ class RouteView(RefusingView):
 
     parser_classes = [RelayedJson]
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
-    # What the gateway refuses, and what a model's API does.
-    refuses = {"POST": data_plane.statuses() | {*data_plane.RELAYED}}
+    refuses = {"POST": STATUSES}
 
     @extend_schema(operation_id="llm_route", parameters=[PARAMETER], request=RouteRequest, responses=RouteBody)
     def post(self, request: Request) -> Response:
@@ -221,27 +223,14 @@ def _refused(answer: inside.InsideAnswer, request: Request) -> Response:
         said = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
         said = {}
-    said = said if isinstance(said, dict) else {}
-    stated = _stated(said)
-    message = stated.get("message") or "The model's API refused the request."
-    code = stated.get("code") or "refused_upstream"
-    shown = errors.body(str(code), str(message), stated.get("param"), request)
-    if isinstance(inner := said.get("error"), dict) and "metadata" in inner:
+    words = refusal_words.words_of(said)
+    message = words.message or "The model's API refused the request."
+    shown = errors.body(words.code or "refused_upstream", message, words.param or None, request)
+    inner = said.get("error") if isinstance(said, dict) else None
+    if isinstance(inner, dict) and "metadata" in inner:
         shown["error"]["metadata"] = inner["metadata"]
-    return Response(shown, status=answer.status, headers=_passed_back(answer))
-
-
-def _stated(said: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`message`, `code` and `param` of a refusal: the gateway's own and Mistral's, a list of Mistral's, or OpenAI's."""
-    detail = said.get("detail")
-    if isinstance(detail, list) and detail and isinstance(first := detail[0], dict):
-        where = first.get("loc")
-        return {
-            "message": first.get("msg"),
-            "param": ".".join(map(str, where[1:])) if isinstance(where, list) else None,
-        }
-    error = said.get("error")
-    return error if not said.get("message") and isinstance(error, dict) else said
+    status = answer.status if answer.status in STATUSES else 400
+    return Response(shown, status=status, headers=_passed_back(answer))
 
 
 def _passed_back(answer: inside.InsideAnswer) -> dict[str, str]:

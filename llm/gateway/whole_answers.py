@@ -16,7 +16,7 @@ from llm.gateway.bodies import Turn
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.providers.http import endless
-from llm.rules import joined_events, shown_work, sse, usage
+from llm.rules import joined_events, refusal_words, shown_work, sse, usage
 from llm.rules.answers import read_json, without_vectors
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
@@ -161,6 +161,8 @@ def refusal(data: bytes, *, status: int) -> bytes:
         if detail is None or _are_mistakes(detail):
             return data
         message = detail if isinstance(detail, str) else orjson.dumps(detail).decode()[:MOST_DETAIL]
+    elif isinstance(said, list):
+        message = refusal_words.words_of(said).message or message
     return orjson.dumps(errors.bad_request(message, code="upstream_refused").body())
 
 

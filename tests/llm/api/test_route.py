@@ -218,6 +218,13 @@ def test_at_the_hard_cap_it_is_refused_like_any_call(product: Product) -> None:
         ),
         ({"detail": []}, "The model's API refused the request.", "refused_upstream", None),
         ({"object": "error", "message": "No.", "code": 1}, "No.", "1", None),
+        ({"error": "just words"}, "just words", "refused_upstream", None),
+        (
+            {"object": "error", "message": {"detail": [{"loc": ["body", "n"], "msg": "Too many"}]}, "code": None},
+            *("Too many", "refused_upstream", "n"),
+        ),
+        ({"message": "No.", "param": {"a": 1}, "code": {"b": 1}}, "No.", "refused_upstream", None),
+        ([{"error": {"message": "No.", "code": 400}}], "No.", "400", None),
     ],
 )
 def test_what_the_models_api_refused_is_said_in_its_words(
@@ -227,6 +234,18 @@ def test_what_the_models_api_refused_is_said_in_its_words(
     monkeypatch.setattr(inside, "post", lambda *_, **__: refused)
     error = asked(product, key).json()["error"]
     assert (error["message"], error["code"], error["param"]) == (message, code, param)
+
+
+def test_only_a_status_of_this_api_is_passed_on(product: Product, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = product.get("/api/schema?format=json", key).json()["paths"]["/api/llm/route"]["post"]["responses"]
+    for status in range(400, 600):
+        refused = inside.InsideAnswer(status, {}, b'{"error": "words"}')
+        monkeypatch.setattr(inside, "post", lambda *_, refused=refused, **__: refused)
+        answer = asked(product, key)
+        assert str(answer.status_code) in described
+        assert answer.status_code == (status if status in route.STATUSES else 400)
+        assert answer.json()["error"]["message"] == "words"
+    assert {400, 402, 403, 404, 409, 413, 422, 429, 502, 503, 504} <= route.STATUSES
 
 
 def test_only_a_key_that_may_spend_may_route(product: Product) -> None:

@@ -177,6 +177,15 @@ def test_so_is_one_that_is_no_list_of_mistakes(product: Product, booked: BookedU
     assert "oo long" in answer.json()["message"]
 
 
+def test_the_words_of_errors_in_a_list_are_told(product: Product, booked: BookedUpstream, key: str) -> None:
+    said = [{"error": {"code": 400, "message": "No such field.", "status": "INVALID_ARGUMENT"}}]
+    booked.usual = told([head(400, "application/json"), orjson.dumps(said), "close"])
+
+    answer = product.chat(key)
+
+    assert (answer.status_code, answer.json()["message"]) == (400, "No such field.")
+
+
 MISTAKE = b'{"detail": [{"type": "value_error", "loc": ["body", "messages", 0], "msg": "too long", "input": null}]}'
 
 
