@@ -172,7 +172,8 @@ def upstream(status: int, code: str, message: str, *, retry_after: str = "") -> 
 
 
 def provider_not_configured(model: str, provider: str) -> GatewayError:
-    message = f"{model} is served by {provider}, for which no key is configured here."
+    """It has no key, or an operator has switched it off or must mend it: which is not a tenant's to know."""
+    message = f"{model} is served by {provider}, which is not set up here or is switched off."
     return bad_request(message, param="model", code="provider_not_configured")
 
 

@@ -668,6 +668,7 @@ def test_a_provider_that_an_operator_adds_is_called_without_a_restart(
     row.enabled = False
     endpoints.save(row=row, new_key="", by=by, now=make.NOON)
     assert eventually(lambda: product.chat(key, model="gpt-oss").status_code == 400)
+    assert "is switched off" in product.chat(key, model="gpt-oss").json()["message"]
 
 
 @pytest.fixture
