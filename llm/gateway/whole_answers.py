@@ -17,7 +17,7 @@ from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.providers.http import endless
 from llm.rules import joined_events, refusal_words, shown_work, sse, usage
-from llm.rules.answers import read_json, without_vectors
+from llm.rules.answers import as_json, read_json, without_vectors
 from llm.rules.shown_work import ShownWork
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
@@ -130,6 +130,7 @@ def said(
     found = json_object(data, has_vectors=has_vectors)
     if with_text_arguments(found):
         data = orjson.dumps(found)
+    data = as_json(data, found, has_all=not has_vectors)
     return data, found, hold.reported(found) if streamed is None else streamed.told.used
 
 

@@ -34,6 +34,10 @@ _COUNTS = re.compile(rb'"(usage|(?:prompt|completion|input|output|total)_tokens)
 _DEEPEST = 254
 
 
+class Mended(dict[str, Any]):
+    """What a body holds that most clients cannot read: it goes on as JSON, written anew."""
+
+
 def read_json(data: bytes) -> Any:
     """What a body or an event's data holds; None for null and for what nobody can read. Never raises.
 
@@ -41,11 +45,13 @@ def read_json(data: bytes) -> Any:
     writing), NaN and the infinities, a byte order mark, UTF-16, bytes that are no UTF-8. Of equal keys the last counts,
     but those of usage hold all of their values in a list: nobody can take that for a count.
     A whole number beyond 64 bits is a float, as it is for JavaScript. What is read can be written again by `orjson`.
+    An object that is no JSON as it came is `Mended`.
     """
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _read_leniently(data) if len(data) <= _MOST_LENIENT else None
+        found = _read_leniently(data) if len(data) <= _MOST_LENIENT else None
+        return Mended(found) if isinstance(found, dict) else found
     if b"_tokens" in data and _has_counts_twice(data):
         return _read_leniently(data)
     if data.count(b"[") + data.count(b"{") > _DEEPEST:
@@ -65,6 +71,20 @@ def without_vectors(data: bytes) -> bytes:
         slices.append(_VECTOR.sub(b"[]", data[start:end]))
         start = end
     return b"".join(slices)
+
+
+def as_json(data: bytes, said: dict[str, Any], *, has_all: bool) -> bytes:
+    """A body as JSON that every client reads: as it came, or written anew where it is none (NaN is null then).
+
+    `has_all`: `said` is all that it says; else, of vectors, it is read once more, up to a size that takes no time.
+    """
+    if not (isinstance(said, Mended) or (not has_all and _complete_items(said))) or len(data) > _MOST_LENIENT:
+        return data
+    whole = said if has_all else read_json(data)
+    if not isinstance(whole, dict):
+        return data
+    _complete_items(whole)
+    return orjson.dumps(whole)
 
 
 def with_fields(data: bytes, fields: Mapping[str, Any]) -> bytes:
@@ -104,9 +124,42 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
 
 
 def _complete_list(answer: dict[str, Any], *, id: str, model: str) -> bool:
+    changed = _complete_items(answer)
     if isinstance(answer.get("data"), list):
-        return _put_in(answer, {"id": id, "object": "list", "model": model})
-    return isinstance(answer.get("results"), list) and _put_in(answer, {"id": id, "model": model})
+        return _put_in(answer, {"id": id, "object": "list", "model": model}) or changed
+    return (isinstance(answer.get("results"), list) and _put_in(answer, {"id": id, "model": model})) or changed
+
+
+def _complete_items(answer: dict[str, Any]) -> bool:
+    """Have each vector, or judgement, be an object that clients read; whether any was none.
+
+    Each stays where it is, for by that it is known whose it is. Of a text that was not judged nothing is said: who asks
+    for a judgement finds none.
+    """
+    changed = False
+    vectors, judgements = (said if isinstance(said := answer.get(name), list) else [] for name in ("data", "results"))
+    for index, vector in enumerate(vectors):
+        if not isinstance(vector, dict):
+            vectors[index] = {"object": "embedding", "index": index, "embedding": []}
+            changed = True
+    for index, judgement in enumerate(judgements):
+        if not isinstance(judgement, dict):
+            judgements[index] = {}
+            changed = True
+        else:
+            changed = _drop_unsaid(judgement) or changed
+    return changed
+
+
+def _drop_unsaid(judgement: dict[str, Any]) -> bool:
+    """Leave the categories out of which nothing is said; whether there were any."""
+    changed = False
+    for name in ("categories", "category_scores"):
+        said = judgement.get(name)
+        if isinstance(said, dict) and None in said.values():
+            judgement[name] = {category: value for category, value in said.items() if value is not None}
+            changed = True
+    return changed
 
 
 def end_of(*, calls: Any) -> str:

@@ -16,7 +16,7 @@ import orjson
 
 from governance.rules import money
 from governance.rules.calls import Usage
-from llm.rules.answers import CHUNK, read_json, token_counts
+from llm.rules.answers import CHUNK, Mended, read_json, token_counts
 
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
@@ -205,7 +205,8 @@ def read_event(raw: bytes) -> Event:
     if not isinstance(data, dict):
         return Event(raw, unread=text + others)
     chunk = as_chunk(data)
-    return Event(raw if chunk is data else write_event(chunk), chunk, unread=others)
+    is_as_it_came = chunk is data and not isinstance(data, Mended)
+    return Event(raw if is_as_it_came else write_event(chunk), chunk, unread=others)
 
 
 def read_events(raw: bytes) -> list[Event]:

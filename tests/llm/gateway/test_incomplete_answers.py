@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 import pytest
-from mistralai.client.models import ChatCompletionResponse, CompletionChunk, EmbeddingResponse
+from mistralai.client.models import ChatCompletionResponse, CompletionChunk, EmbeddingResponse, ModerationResponse
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -207,6 +208,52 @@ def test_embeddings_as_openai_says_them_are_read_by_mistrals_client_however_many
     assert read.id == response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("texts", [3, 200])
+def test_vectors_that_are_none_stay_in_their_places(
+    product: Product, booked: BookedUpstream, key: str, texts: int
+) -> None:
+    vector = [0.001 * index for index in range(300)]
+    data: list[Any] = [{"object": "embedding", "index": index, "embedding": vector} for index in range(texts)]
+    data[1] = None
+    used = {"prompt_tokens": 2, "total_tokens": 2}
+    booked.usual = plain({"object": "list", "data": data, "model": "mistral-embed", "usage": used})
+    response = product.post("/v1/embeddings", key, model="mistral-embed", input=["Hi"] * texts)
+    read = EmbeddingResponse.model_validate_json(response.text)
+    assert [one.embedding for one in read.data] == [vector, [], *[vector] * (texts - 2)]
+    assert SpendEntry.objects.get().input_tokens == 2
+
+
+def test_judgements_that_are_none_stay_in_their_places(product: Product, booked: BookedUpstream, key: str) -> None:
+    judged = {"categories": {"pii": True, "violence": None}, "category_scores": {"pii": 0.9, "violence": None}}
+    used = {"prompt_tokens": 2, "total_tokens": 2}
+    booked.usual = plain({"id": "e", "model": "mistral-moderation-2603", "results": [None, judged], "usage": used})
+    response = product.post("/v1/moderations", key, model="mistral-moderation-latest", input=["Hi", "You"])
+    read = ModerationResponse.model_validate_json(response.text)
+    assert [(one.categories, one.category_scores) for one in read.results] == [
+        (None, None),
+        ({"pii": True}, {"pii": 0.9}),
+    ]
+
+
+LOGPROBS = {"content": [{"token": "a", "logprob": -math.inf, "bytes": None, "top_logprobs": []}]}
+
+
+def no_number(constant: str) -> None:
+    raise AssertionError(constant)
+
+
+def test_numbers_that_json_has_not_are_null(product: Product, booked: BookedUpstream, key: str) -> None:
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "1"},
+        "logprobs": LOGPROBS,
+    }
+    booked.usual = plain(whole(choices=[choice], usage=USED))
+    said = json.loads(product.chat(key, model="mistral-small-latest").content, parse_constant=no_number)
+    assert said["choices"][0]["logprobs"]["content"][0]["logprob"] is None
+
+
 # Streams ---------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +285,17 @@ ENDS = chunk({"content": ""}, "stop", usage=USED)
 START, STOP = (
     event({"type": f"message_{kind}", "message": {"id": "m"}}, f"message_{kind}") for kind in ("start", "stop")
 )
+
+
+def test_so_they_are_in_a_stream(product: Product, booked: BookedUpstream, key: str) -> None:
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "mistral-small-2603"}
+    choice = {"index": 0, "finish_reason": None, "delta": {"content": "1"}, "logprobs": LOGPROBS}
+    odd, usual = event(head | {"choices": [choice]}), chunk({"content": ""}, None, x=1.50)
+    booked.usual = Answer(script=[CLOSES + odd + usual + ENDS, "close"], tokens=1)
+    said = ask(product, key, stream=True)[1]
+    found = [json.loads(line[6:], parse_constant=no_number) for line in said.splitlines() if line[:7] == "data: {"]
+    assert found[0]["choices"][0]["logprobs"]["content"][0]["logprob"] is None
+    assert usual.decode() in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.rules.calls import Usage
-from llm.rules import answers
+from llm.rules import answers, sse
 
 OWN: dict[str, Any] = {"kind": "chat.completion", "id": "r", "model": "m", "created": 7}
 
@@ -150,6 +150,59 @@ def test_embeddings_and_moderations_are_named(answer: dict[str, Any], whole: dic
     assert answers.complete(answer, **OWN)
     assert answer == whole
     assert not answers.complete(answer, **OWN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "items"),
+    [
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, None, "x"]},
+            [
+                {"index": 0, "embedding": [1.0]},
+                *({"object": "embedding", "index": index, "embedding": []} for index in (1, 2)),
+            ],
+        ),
+        ({"results": [None, {"flagged": True}]}, [{}, {"flagged": True}]),
+        (
+            {"results": [{"categories": {"a": None, "b": True}, "category_scores": {"a": None, "b": 0.5}}]},
+            [{"categories": {"b": True}, "category_scores": {"b": 0.5}}],
+        ),
+    ],
+)
+def test_what_is_no_vector_or_judgement_stays_where_it_is_and_says_nothing(answer: Any, items: list[Any]) -> None:
+    answer |= {"id": "e", "object": "list", "model": "m"}
+    assert answers.complete(answer, **OWN)
+    assert answer.get("data", answer.get("results")) == items
+    assert not answers.complete(answer, **OWN)
+
+
+@pytest.mark.parametrize(
+    ("data", "anew"),
+    [
+        (b'{"a": 1,  "b": [null]}', b'{"a": 1,  "b": [null]}'),
+        (
+            b'{"usage": {"prompt_tokens": 1, "prompt_tokens": 2}}',
+            b'{"usage": {"prompt_tokens": 1, "prompt_tokens": 2}}',
+        ),
+        (b'{"a": [NaN, -Infinity, 1.50]}', b'{"a":[null,null,1.5]}'),
+        (b'\xef\xbb\xbf{"a": 1}', b'{"a":1}'),
+    ],
+)
+def test_what_is_no_json_is_written_anew_and_nothing_else_is(data: bytes, anew: bytes) -> None:
+    assert answers.as_json(data, answers.read_json(data), has_all=True) == anew
+    event = b"data: " + data + b"\n\n"
+    assert sse.read_event(event).raw == (event if anew == data else b"data: " + anew + b"\n\n")
+
+
+def test_vectors_are_written_anew_with_all_their_numbers() -> None:
+    vector = [0.25] * 40
+    data = orjson.dumps({"data": [{"embedding": vector}, None], "x": 1})
+    said = answers.read_json(answers.without_vectors(data))
+    assert said["data"][0] == {"embedding": []}
+    written = orjson.loads(answers.as_json(data, said, has_all=False))
+    assert written["data"] == [{"embedding": vector}, {"object": "embedding", "index": 1, "embedding": []}]
+    whole = orjson.dumps({"data": [{"embedding": vector}]})
+    assert answers.as_json(whole, answers.read_json(answers.without_vectors(whole)), has_all=False) is whole
 
 
 def test_who_writes_nothing_need_not_say_so() -> None:
