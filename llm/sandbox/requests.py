@@ -35,8 +35,10 @@ _FOLLOWERS: Mapping[str, frozenset[str]] = {
 }
 _LAST_ROLE = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
 _COUNTS = "Not the same number of function calls and responses"
-# What one call may bring to be embedded.
+# What one call may bring to be embedded; as many texts, or conversations, to be judged.
 MOST_TEXTS, MOST_TOKENS = 512, 16_384
+# Of those conversations together.
+MOST_MESSAGES = 10_000
 
 
 class _Closed(BaseModel):
@@ -316,10 +318,28 @@ def check_batch(texts: Sequence[str], tokens: int) -> None:
     As in https://github.com/raphaelmansuy/edgequake-llm/pull/74 and
     https://github.com/aurelio-labs/semantic-router/issues/297.
     """
-    for is_beyond, what in ((len(texts) > MOST_TEXTS, "inputs in request"), (tokens > MOST_TOKENS, "tokens overall")):
-        if is_beyond:
-            message = f"Too many {what}, split into more batches."
-            raise wire.refused(message, "invalid_request_prompt", "3210")
+    check_inputs(texts)
+    if tokens > MOST_TOKENS:
+        raise _too_many("tokens overall")
+
+
+def check_inputs(given: Any) -> None:
+    """Raises the 400 of more texts, or conversations, than one call may bring; messages by themselves are one.
+
+    What is to be judged is counted before it is read, which takes its time. How much the real one judges, and in which
+    words it refuses more, nobody has told.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        return
+    inputs = [given] if isinstance(given[0], Mapping) else given
+    if len(inputs) > MOST_TEXTS:
+        raise _too_many("inputs in request")
+    if sum(len(one) for one in inputs if isinstance(one, list)) > MOST_MESSAGES:
+        raise _too_many("messages overall")
+
+
+def _too_many(what: str) -> wire.SimulatedError:
+    return wire.refused(f"Too many {what}, split into more batches.", "invalid_request_prompt", "3210")
 
 
 def check_conversation(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:

@@ -264,10 +264,12 @@ class Sandbox:
         return orjson.dumps({**head, "data": data, **_used(behaviour, answers.usage(tokens, 0))})
 
     def _moderate(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
+        requests.check_inputs(body.get("input"))
         requests.check(body, requests.ModerationRequest)
         return self._judge(body, behaviour)
 
     def _moderate_chat(self, body: Mapping[str, Any], behaviour: Behaviour) -> bytes:
+        requests.check_inputs(body.get("input"))
         requests.check(body, requests.ChatModerationRequest)
         return self._judge(body, behaviour)
 

@@ -101,6 +101,24 @@ def test_a_call_brings_no_more_to_be_embedded_than_the_real_one_takes(
     assert said in answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "said"),
+    [
+        ("/moderations", ["x"] * 512, None),
+        ("/moderations", ["x"] * 513, "Too many inputs in request"),
+        ("/chat/moderations", [[USER]] * 512, None),
+        ("/chat/moderations", [[USER]] * 513, "Too many inputs in request"),
+        ("/chat/moderations", [USER] * 10_000, None),
+        ("/chat/moderations", [USER] * 10_001, "Too many messages overall"),
+        ("/chat/moderations", [[USER] * 5_000, [USER] * 5_001], "Too many messages overall"),
+    ],
+)
+def test_a_call_brings_no_more_to_be_judged(sandbox_url: str, path: str, given: list[Any], said: str | None) -> None:
+    answer = ask(sandbox_url, path=path, model="mistral-moderation-latest", input=given)
+    assert answer.status_code == (400 if said else 200)
+    assert said is None or said in answer.json()["message"]
+
+
 @pytest.mark.parametrize(("size", "status"), [(1, 200), (3072, 200), (3073, 422), (10**19, 422)])
 def test_a_vector_has_a_size_that_there_is(sandbox_url: str, size: int, status: int) -> None:
     body = {"model": "mistral-embed", "input": "a", "output_dimension": size}
