@@ -7,6 +7,9 @@ reads any more, and for clients that do not take their answer.
 from __future__ import annotations
 
 import asyncio
+import struct
+import termios
+from fcntl import ioctl
 from typing import Any
 
 import httptools
@@ -31,6 +34,8 @@ MOST_AT_ONCE = 64
 OF_AN_UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 # A stream's own patience comes first, which knows why it ends.
 AFTER_STREAMS_S = 5
+# What a client takes at least of an answer that is large: a slower one holds its memory for hours.
+LEAST_BYTES_PER_S = 16 * 1024
 
 
 class _Parser(httptools.HttpRequestParser):
@@ -223,27 +228,42 @@ class GuardedConnection(HttpToolsProtocol):
 
     def _close(self) -> None:
         self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self.loop.call_later(settings.CLIENT_WRITE_TIMEOUT_S, self.transport.abort)
+        if self.transport.get_write_buffer_size() and self._stalled is None:
+            self._look_at_client(None)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._look_at_client(0)
+        self._look_at_client(None)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stalled is not None:
+        # What is left when the connection is to end is looked at to its end.
+        if self._stalled is not None and not self.transport.is_closing():
             self._stalled.cancel()
             self._stalled = None
 
-    def _look_at_client(self, waited_bytes: int) -> None:
-        """End the connection of a client that has taken nothing since the last look."""
-        waits_bytes = self.transport.get_write_buffer_size()
-        if waited_bytes and waits_bytes >= waited_bytes:
-            self.transport.abort()
-            return
+    def _look_at_client(self, waited_bytes: int | None) -> None:
+        """End the connection of a client that has taken nothing since the last look, or too little of a lot."""
         after_s = settings.CLIENT_WRITE_TIMEOUT_S + AFTER_STREAMS_S
+        waits_bytes = self.transport.get_write_buffer_size() + _unacknowledged_bytes(self.transport)
+        if waited_bytes is not None:
+            taken_bytes = waited_bytes - waits_bytes
+            if taken_bytes <= 0 or taken_bytes < LEAST_BYTES_PER_S * after_s < waits_bytes:
+                self.transport.abort()
+                return
         self._stalled = self.loop.call_later(after_s, self._look_at_client, waits_bytes)
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Of what was sent, what the kernel still keeps: megabytes, a third of which is free before it takes more.
+
+    Zero where no kernel tells.
+    """
+    try:
+        found = ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return int(struct.unpack("i", found)[0])
 
 
 class _Lingering:

@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from benchmarks.own_books import BookedUpstream
+from config import connections
 from config.connections import MOST_AT_ONCE
 from governance.models import Reservation
 from tests import factories as make
+from tests.llm.gateway.test_odd_answers import plain
 from tests.product import Product, eventually
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -66,6 +69,45 @@ def flood(peer: socket.socket, data: bytes, times: int) -> None:
 @pytest.fixture(autouse=True)
 def impatient(settings: Any) -> None:
     settings.HEADER_TIMEOUT_S = settings.BODY_TIMEOUT_S = settings.CLIENT_WRITE_TIMEOUT_S = 1
+
+
+@pytest.mark.parametrize(
+    ("pace_bytes_s", "ends", "comes_whole"),
+    [
+        (200_000, b"", True),
+        (200_000, b"connection: close\r\n", True),
+        (4_000, b"", False),
+        (0, b"connection: close\r\n", False),
+    ],
+    ids=["slow", "slow and ends", "drips", "stands"],
+)
+def test_who_reads_slowly_gets_a_large_answer_and_who_hardly_reads_does_not(
+    product: Product,
+    booked: BookedUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    pace_bytes_s: int,
+    ends: bytes,
+    comes_whole: bool,
+) -> None:
+    """Buffers of the kernels hold megabytes, and hide for long that anything is read."""
+    monkeypatch.setattr(connections, "AFTER_STREAMS_S", 0.5)
+    make.budget("10.00")
+    vector = {"object": "embedding", "index": 0, "embedding": [0.125] * 2_000_000}
+    used = {"prompt_tokens": 2, "total_tokens": 2}
+    booked.usual = plain({"id": "e", "object": "list", "model": "m", "data": [vector], "usage": used})
+    body = json.dumps({"model": "mistral-embed", "input": "Hi"}).encode()
+    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n" % product.key().encode()
+    with connected(product) as peer:
+        peer.sendall(head + ends + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        found = peer.recv(65536)
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            found += peer.recv(pace_bytes_s // 10) if pace_bytes_s else b""
+            time.sleep(0.1)
+        with suppress(ConnectionError):
+            while not found.endswith(b"}}") and (piece := peer.recv(1 << 20)):
+                found += piece
+    assert found.endswith(b"}}") == comes_whole
 
 
 @pytest.mark.parametrize(
