@@ -205,8 +205,7 @@ def read_event(raw: bytes) -> Event:
     if not isinstance(data, dict):
         return Event(raw, unread=text + others)
     chunk = as_chunk(data)
-    is_as_it_came = chunk is data and not isinstance(data, Mended)
-    return Event(raw if is_as_it_came else write_event(chunk), chunk, unread=others)
+    return Event(raw if chunk is data and not isinstance(data, Mended) else write_event(chunk), chunk, unread=others)
 
 
 def read_events(raw: bytes) -> list[Event]:
