@@ -39,9 +39,12 @@ class QuoteTokens(Protocol):
 
 
 class PriceUsage(Protocol):
-    """What usage of a moment cost in nanodollars, and the price rule that says so; None where it has no price."""
+    """What usage of a moment, by default of now, costs in nanodollars, and the price rule that says so.
 
-    def __call__(self, usage: Usage, *, at: datetime) -> tuple[int, str] | None: ...
+    None where it has no price.
+    """
+
+    def __call__(self, usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None: ...
 
 
 class UpgradeLink(Protocol):
@@ -115,7 +118,7 @@ def by_tokens(
     )
 
 
-def true_cost(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
+def true_cost(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None:
     """See `PriceUsage`."""
     return wired.price(usage, at=at)
 

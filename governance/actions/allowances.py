@@ -29,13 +29,20 @@ PLANNED, RUNNING, ENDED = "planned", "running", "ended"
 @ledger.run_again
 @transaction.atomic
 def raise_limit(
-    *, budget: Budget, amount_nanos: int, starts_at: datetime, ends_at: datetime, reason: str, by: Actor, now: datetime
+    *,
+    budget: Budget,
+    amount_nanos: int,
+    starts_at: datetime | None = None,
+    ends_at: datetime,
+    reason: str,
+    by: Actor,
+    now: datetime,
 ) -> Allowance:
-    """Raise a budget's limit by an amount from `starts_at` to `ends_at`. Raises FieldError."""
-    if ends_at <= starts_at:
+    """Raise a budget's limit by an amount from `starts_at`, or from now on, to `ends_at`. Raises FieldError."""
+    if starts_at is not None and ends_at <= starts_at:
         raise FieldError("ends_at", "must be after starts_at")
     at = ledger.by_database(now)
-    starts_at = min(starts_at, at) if starts_at <= now else starts_at
+    starts_at = at if starts_at is None else starts_at
     if ends_at <= at:
         raise FieldError("ends_at", "must be in the future")
     # One after the other, or two raises that are each small enough come to more than there may be.

@@ -182,7 +182,7 @@ def _keep(found: InReview, told: Record | Settle, *, now: datetime, **who: Any) 
         bound_scope=found.bound.scope,
         bound_window=found.bound.kind,
         bound_nanos=found.bound.room_nanos,
-        occurred_at=told.occurred_at or now,
+        occurred_at=told.occurred_at or ledger.by_database(now),
         reported_at=now,
     )
     _tell(row.tenant, now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -15,6 +14,7 @@ from governance.api.budgets import BudgetView, ShownBudgetBody
 from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
+from governance.ledger import clock
 from governance.models import Allowance, Budget
 from governance.rules import money
 from governance.rules.errors import FieldError
@@ -46,7 +46,7 @@ class AllowanceBody(Strict):
         return "raise" if row.ends_at else "top-up"
 
     def get_state(self, row: Allowance) -> str:
-        return allowances.state(row, now=timezone.now())
+        return allowances.state(row, now=clock.known_now())
 
 
 class Allowances(BudgetView, ListView):
@@ -76,9 +76,8 @@ class Allowances(BudgetView, ListView):
             return allowances.top_up(**given, subject=subject, by=self.by.actor, now=self.now)
         if subject is not None:
             raise FieldError("subject", "a raise is for every window of the budget; leave it out")
-        starts_at = asked.get("starts_at", self.now)
         return allowances.raise_limit(
-            **given, starts_at=starts_at, ends_at=asked["ends_at"], by=self.by.actor, now=self.now
+            **given, starts_at=asked.get("starts_at"), ends_at=asked["ends_at"], by=self.by.actor, now=self.now
         )
 
 

@@ -228,7 +228,7 @@ class ReservationSettle(ReservationAct):
         """
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
-        refuse_misdated(asked, now=self.now)
+        refuse_misdated(asked)
         operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
             done = self._settle(operation)

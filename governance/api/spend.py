@@ -38,6 +38,7 @@ from governance.api.pagination import ByPlace
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.reviews import needs_review
 from governance.api.views import ListView, columns_of, describe_list, paging, presenter
+from governance.ledger import clock
 from governance.ledger.operations import Record
 from governance.ledger.results import RecordResult
 from governance.models import PendingReport, SpendEntry
@@ -210,7 +211,7 @@ class Spend(OnceView, ListView):
         What a tenant's key reports beyond what the tenant's budgets leave is kept for an operator, and answered 409.
         """
         asked = self.valid(ReportBody, request.data)
-        refuse_misdated(asked, now=self.now)
+        refuse_misdated(asked)
         done = self._recorded(self._operation(asked))
         if isinstance(done, PendingReport):
             return needs_review(self, done)
@@ -229,7 +230,7 @@ class Spend(OnceView, ListView):
 
     def _operation(self, asked: dict[str, Any]) -> Record:
         usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
-        cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at", self.now))
+        cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at"))
         return Record(
             entry_id=uuids.uuid7(),
             caller=caller_of(self.by, asked),
@@ -292,8 +293,9 @@ def trust_in(by: Principal) -> ReportTrust | None:
     return reviews.trust_in(tenant_id=by.tenant.pk, agent_is_fixed=by.agent is not None)
 
 
-def refuse_misdated(asked: dict[str, Any], *, now: datetime) -> None:
-    """Refuse a call that has not happened yet, or so long ago that it cannot be meant."""
+def refuse_misdated(asked: dict[str, Any]) -> None:
+    """Refuse a call that has not happened yet by the database's clock, or so long ago that it cannot be meant."""
+    now = clock.known_now()
     at = asked.get("occurred_at", now)
     if at > now + CLOCK_SKEW:
         raise OverBound("occurred_at", "is in the future.")
@@ -301,8 +303,8 @@ def refuse_misdated(asked: dict[str, Any], *, now: datetime) -> None:
         raise OverBound("occurred_at", f"is more than {OLDEST_REPORT.days} days ago.")
 
 
-def cost_of(asked: dict[str, Any], usage: Usage, *, at: datetime) -> tuple[int, str]:
-    """(nanodollars, price rule) of what is reported of a call that was made at that moment."""
+def cost_of(asked: dict[str, Any], usage: Usage, *, at: datetime | None) -> tuple[int, str]:
+    """(nanodollars, price rule) of what is reported of a call that was made at that moment, or now."""
     if "cost" in asked:
         return asked["cost"], "reported"
     priced = ports.true_cost(usage, at=at)

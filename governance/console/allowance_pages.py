@@ -87,7 +87,7 @@ class AllowanceForm(forms.Form):
             "now": now,
         }
         if fields["until"]:
-            return allowances.raise_limit(**given, starts_at=now, ends_at=fields["until"])
+            return allowances.raise_limit(**given, ends_at=fields["until"])
         return allowances.top_up(**given, subject=fields.get("subject") or None)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.http import Http404
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -16,6 +15,7 @@ from rest_framework.response import Response
 from governance.api.fields import Name, OptionalAct, Query
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
+from governance.ledger import clock
 from llm.catalogue import overruns, prices, snapshot
 from llm.models import Model
 from llm.rules.capabilities import KINDS
@@ -66,7 +66,7 @@ class ModelBody(serializers.Serializer[Model]):
         return None if rates is None else rates.rule
 
     def _now(self, row: Model) -> Rates | None:
-        return snapshot.rates_at(model=row, at=timezone.now())
+        return snapshot.rates_at(model=row, at=clock.known_now())
 
 
 class ModelQuery(Query):

@@ -11,6 +11,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from governance import ledger
 from governance.api.fields import Moment, Name, OptionalAct, Query, Strict, Text
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.rules.errors import Conflict
@@ -103,7 +104,8 @@ class Prices(ListView):
         """A second one for the same moment is a 409: choose a later one, or correct the first."""
         asked = self.valid(PriceBody, request.data)
         model = _model(asked.pop("model"))
-        asked.setdefault("effective_from", self.now)
+        if "effective_from" not in asked:
+            asked["effective_from"] = ledger.by_database(self.now)
         try:
             made = prices.add(price=Price(model=model, **asked), by=self.by.actor, now=self.now)
         except prices.PriceExists as error:

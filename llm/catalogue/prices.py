@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from governance import audit
+from governance import audit, ledger
 from governance.audit import Actor
 from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias, Price
@@ -144,7 +144,7 @@ def _facts(price: Price) -> dict[str, Any]:
 
 def change_status(*, model: Model, status: Model.Status, reason: str, by: Actor, now: datetime) -> Model:
     """Serve a model, or serve it no longer. Raises Unpriced: what has no price is never served."""
-    if status in Model.SERVED and snapshot.rates_at(model=model, at=now) is None:
+    if status in Model.SERVED and snapshot.rates_at(model=model, at=ledger.by_database(now)) is None:
         raise Unpriced("It has no price yet; add one first.")
     old = {"status": model.status}
     model.status = status

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.models import Q
-from django.utils import timezone
 
 from governance.ledger import clock
 from governance.rules.calls import Usage
@@ -140,10 +139,10 @@ def quote(
     )
 
 
-def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
-    """`Catalogue.cost_of` of a moment, which may be past; one of `governance.ports`."""
+def cost_of(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None:
+    """`Catalogue.cost_of` of a moment, which may be past, by default of now; one of `governance.ports`."""
     catalogue = current()
-    if catalogue.last_change_at is not None and at < catalogue.last_change_at:
+    if at is not None and catalogue.last_change_at is not None and at < catalogue.last_change_at:
         catalogue = read(now=at, named=usage.model)
     return catalogue.cost_of(usage)
 
@@ -419,9 +418,9 @@ class _Shelf:
         with self._lock:
             if self._catalogue is not None and self._catalogue is not old:
                 return self._catalogue
-            # Prices begin by the ledger's clock, as windows do.
-            now = timezone.now() + clock.ahead()
             try:
+                # Prices begin by the ledger's clock, as windows do.
+                now = clock.now()
                 fresh = read(now=now)
             except DatabaseError:
                 if old is None:

@@ -21,6 +21,7 @@ from unfold.widgets import (
 from governance.console import reasons
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor, may
+from governance.ledger import clock
 from llm.catalogue import overruns, prices, snapshot
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
@@ -176,7 +177,7 @@ class ModelAdmin(CatalogueAdmin):
 
     @display(description="$ per million now")
     def rates(self, model: Model) -> str:
-        rates = snapshot.rates_at(model=model, at=timezone.now())
+        rates = snapshot.rates_at(model=model, at=clock.known_now())
         if rates is None:
             return "no price: calls are refused"
         tokens = [("in", rates.input_picos), ("cached", rates.cached_picos), ("out", rates.output_picos)]
@@ -322,7 +323,8 @@ class PriceAdmin(ConsoleAdmin):
         return ("model", ("unit", "dollars"), PLACE, begins, ("source", "verified_at"), ("supersedes", "recorded_at"))
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        return {"effective_from": timezone.now(), **super().get_changeform_initial_data(request)}
+        # As prices begin: by the database's clock.
+        return {"effective_from": clock.now(), **super().get_changeform_initial_data(request)}
 
     def save_model(self, request: HttpRequest, obj: Price, form: forms.ModelForm[Price], change: bool) -> None:
         prices.add(price=obj, by=actor(request), now=timezone.now())
@@ -369,7 +371,7 @@ def _state(price: Price) -> str:
     """Whether it was put right by another, is still to come, or has begun."""
     if getattr(price, "superseded_by", None) is not None:
         return "superseded"
-    return "coming" if price.effective_from and price.effective_from > timezone.now() else "begun"
+    return "coming" if price.effective_from and price.effective_from > clock.known_now() else "begun"
 
 
 def _per_million(picos: int | None) -> str:

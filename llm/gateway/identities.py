@@ -14,7 +14,6 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db.utils import DatabaseError
-from django.utils import timezone
 
 from governance.actions import tenancy
 from governance.ledger import clock
@@ -130,7 +129,7 @@ class Identities:
 
 
 def _is_over(expires_at: datetime | None) -> bool:
-    return expires_at is not None and expires_at <= timezone.now() + clock.ahead()
+    return expires_at is not None and expires_at <= clock.known_now()
 
 
 def _known(identity: Identity | None) -> Identity:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from governance.actions import tenancy
 from governance.audit import Actor
+from governance.ledger import clock
 from governance.management.terminal import TerminalCommand
 from governance.models import Agent, Tenant
 from governance.models.tenancy import Role
@@ -53,7 +54,7 @@ class Command(TerminalCommand):
 def issue(
     *, tenant: str, agent: str, role: str, name: str, create: bool, expires_in_days: int | None, **_: Any
 ) -> dict[str, Any]:
-    by, now = Actor(f"command line ({getpass.getuser()})"), timezone.now()
+    by, now = Actor(f"command line ({getpass.getuser()})"), clock.now()
     owner = _tenant(tenant, create, by) if tenant else None
     if agent and owner is None:
         raise FieldError("tenant", "Name the agent's tenant.")

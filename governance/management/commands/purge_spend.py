@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 
 from governance.audit import Actor
+from governance.ledger import clock
 from governance.management.terminal import TerminalCommand
 from governance.rules import money
 from governance.rules.errors import FieldError
@@ -34,7 +34,8 @@ class Command(TerminalCommand):
         )
 
     def handle(self, *, older_than_days: int, batch: int, dry_run: bool, **options: Any) -> None:
-        now = timezone.now()
+        # By the database's clock, which calls are dated by.
+        now = clock.now()
         if not 1 <= older_than_days <= 36_500:
             raise CommandError("--older-than-days: must be 1 or more: younger calls may still be corrected or repeated")
         before = now - timedelta(days=older_than_days)

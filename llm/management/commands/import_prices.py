@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 
 from governance.audit import Actor
+from governance.ledger import clock
 from governance.management.terminal import TerminalCommand
 from llm.catalogue import comparison, prices, seed
 from llm.catalogue.comparison import Difference
@@ -45,7 +45,8 @@ class Command(TerminalCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *, file: str | None, provider: str, **options: Any) -> None:
-        now = timezone.now()
+        # As prices begin: by the database's clock.
+        now = clock.now()
         since = moment(options["effective_from"], "--effective-from") if options["effective_from"] else now
         try:
             if file:

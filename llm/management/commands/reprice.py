@@ -9,6 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from governance import ledger
 from governance.audit import Actor
 from governance.console.display import subject_name
 from governance.management.terminal import TerminalCommand
@@ -36,6 +37,8 @@ class Command(TerminalCommand):
 
     def handle(self, *, model: str, starts_at: str | None, ends_at: str | None, **options: Any) -> None:
         now = timezone.now()
+        # By the database's clock, which calls are dated by.
+        until = ledger.by_database(now) + timedelta(seconds=1)
         try:
             row = prices.model_named(model)
         except prices.ModelUnknown as error:
@@ -43,7 +46,7 @@ class Command(TerminalCommand):
         asked: dict[str, Any] = {
             "model": row,
             "starts_at": moment(starts_at, "--from") if starts_at else None,
-            "ends_at": moment(ends_at, "--to") if ends_at else now + timedelta(seconds=1),
+            "ends_at": moment(ends_at, "--to") if ends_at else until,
             "progress": repricing.silence if options["json"] or not options["verbosity"] else self._progress,
         }
         if options["apply"] and options["dry_run"]:

@@ -31,7 +31,7 @@ def quote(
     )
 
 
-def cost_of(usage: Usage, *, at: datetime) -> tuple[int, str] | None:
+def cost_of(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None:
     if usage.model == "mystery":
         return None
     picos = usage.input_tokens * IN_PICOS + usage.output_tokens * OUT_PICOS

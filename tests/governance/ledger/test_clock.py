@@ -281,28 +281,6 @@ class TestAWrongClock:
         type(key).objects.update(revoked_at=machines._true() - SECOND)
         assert not ledger.reserve(make.reserving("0.10", by=by), now=timezone.now()).allowed
 
-
-@pytest.mark.sqlite_only
-def test_on_sqlite_there_is_one_clock(machines: Machines) -> None:
-    machines.set(DAY_AND_AN_HOUR)
-    make.budget("1.00")
-    ledger.reserve(make.reserving("0.10"), now=timezone.now())
-    assert clock.ask() == clock.NONE
-    assert Reservation.objects.get().reserved_at > datetime.now(UTC) + timedelta(hours=24)
-
-
-@pytest.mark.postgres_only
-def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes along with what a batch reads anyway."""
-    make.budget("1.00")
-    by = make.caller()
-    held = make.reserving("0.10", by=by)
-    ledger.reserve(held, now=NOON)
-    monkeypatch.setattr(clock, "ask", lambda: pytest.fail("the clock was asked for alone"))
-    ledger.reserve(make.reserving("0.10", by=by), now=NOON)
-    ledger.apply([Extend(held.reservation_id), Extend(held.reservation_id, more_nanos=5)], now=NOON)
-    ledger.settle(make.settling(held.reservation_id, "0.04"), now=NOON)
-
     @pytest.mark.parametrize("off", [timedelta(minutes=10), -timedelta(minutes=10)], ids=["ahead", "behind"])
     def test_begins_and_ends_a_raise_when_it_is_said_to(self, machines: Machines, off: timedelta) -> None:
         """One that is planned, one that has just begun, and one that is over soon."""
@@ -360,9 +338,8 @@ def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
         machines.set(clock.NONE)
         assert not ledger.reserve(make.reserving("0.10", by=by), now=true()).allowed
         machines.set(DAY_AND_AN_HOUR)
-        allowances.raise_limit(
-            budget=budget, **raised | {"starts_at": timezone.now()}, reason="again", by=ADA, now=timezone.now()
-        )
+        del raised["starts_at"]
+        allowances.raise_limit(budget=budget, **raised, reason="again", by=ADA, now=timezone.now())
         machines.set(clock.NONE)
         assert ledger.reserve(make.reserving("0.10", by=by), now=true()).allowed
         machines.set(DAY_AND_AN_HOUR)
@@ -374,3 +351,25 @@ def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
         machines.set(clock.NONE)
         assert ledger.reserve(make.reserving("0.10", by=by), now=true()).reason == Reason.KEY_INVALID
         assert reconcile.check() == []
+
+
+@pytest.mark.sqlite_only
+def test_on_sqlite_there_is_one_clock(machines: Machines) -> None:
+    machines.set(DAY_AND_AN_HOUR)
+    make.budget("1.00")
+    ledger.reserve(make.reserving("0.10"), now=timezone.now())
+    assert clock.ask() == clock.NONE
+    assert Reservation.objects.get().reserved_at > datetime.now(UTC) + timedelta(hours=24)
+
+
+@pytest.mark.postgres_only
+def test_the_clock_costs_no_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes along with what a batch reads anyway."""
+    make.budget("1.00")
+    by = make.caller()
+    held = make.reserving("0.10", by=by)
+    ledger.reserve(held, now=NOON)
+    monkeypatch.setattr(clock, "ask", lambda: pytest.fail("the clock was asked for alone"))
+    ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    ledger.apply([Extend(held.reservation_id), Extend(held.reservation_id, more_nanos=5)], now=NOON)
+    ledger.settle(make.settling(held.reservation_id, "0.04"), now=NOON)

@@ -41,5 +41,5 @@ def test_what_is_remembered_of_a_key_ends_with_it(monkeypatch: pytest.MonkeyPatc
     identities.find(text)
     assert identities.cached(text) is not None
     later: Any = timezone.now() + timedelta(seconds=10)
-    monkeypatch.setattr("llm.gateway.identities.timezone.now", lambda: later)
+    monkeypatch.setattr(timezone, "now", lambda: later)
     assert identities.cached(text) is None
