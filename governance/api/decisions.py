@@ -185,6 +185,8 @@ def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
             asked=("tools",) if asked["tools"] else (),
         )
         quote, overrun_quote = by_tokens(), lambda overruns: by_tokens(overruns=overruns)
+        # Where prices have to be read anew they are now, and not by the ledger, which has locked much by then.
+        quote(asked["model"])
     return Call(
         model=asked["model"],
         quote=quote,

@@ -44,7 +44,7 @@ from governance.ledger.results import (
     ResetResult,
     SettleResult,
 )
-from governance.ledger.sql_dialect import patiently
+from governance.ledger.sql_dialect import briefly, patiently
 
 __all__ = [
     "ATTEMPTS",
@@ -65,6 +65,7 @@ __all__ = [
     "adjust",
     "apply",
     "apply_within",
+    "briefly",
     "by_database",
     "change_limit",
     "dry_run",

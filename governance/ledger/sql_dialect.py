@@ -179,6 +179,8 @@ class Deadlines:
 PROMPT = Deadlines(lock="10s", statement="30s", idle="30s", transaction="30s")
 # What counts or writes very many rows at once, by a command or a job of its own.
 PATIENT = Deadlines(lock="1h", statement="1h", idle="30s", transaction="1h")
+# What only reads, holds up others meanwhile, and can do without.
+BRIEF = Deadlines(lock="2s", statement="2s", idle="10s", transaction="5s")
 _deadlines = ContextVar("_deadlines", default=PROMPT)
 # The first version with `transaction_timeout`.
 _ENDS_TRANSACTIONS = 170_000
@@ -192,6 +194,30 @@ def patiently() -> Iterator[None]:
         yield
     finally:
         _deadlines.reset(token)
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """A transaction for reads that ends by itself within seconds, on PostgreSQL; one that has begun has its own end.
+
+    On SQLite it would lock the database, and nothing there is locked against readers.
+    """
+    if not is_postgres() or _is_in_transaction():
+        yield
+        return
+    token = _deadlines.set(BRIEF)
+    try:
+        with transaction.atomic():
+            keep_deadlines()
+            yield
+    finally:
+        _deadlines.reset(token)
+
+
+def _is_in_transaction() -> bool:
+    connection.ensure_connection()
+    # Django does not know of those that `committed` begins.
+    return connection.in_atomic_block or bool(connection.connection.pgconn.transaction_status)
 
 
 def keep_deadlines() -> None:

@@ -2,7 +2,8 @@
 
 A snapshot is read from the database once and again after TTL_S, or sooner when a price begins or `forget()` says that
 something has changed. Inside an event loop the old snapshot is served while a thread reads the new one; elsewhere the
-caller reads it. If the database is down the old one stays: who settles a call needs no database for its price.
+caller reads it. If the database is down, or its tables are locked for longer than a moment, the old one stays: who
+settles a call needs no database for its price.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.models import Q
 
+from governance import database, ledger
 from governance.ledger import clock
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
@@ -372,6 +374,7 @@ class _Shelf:
         self._stale_at = 0.0
         # After a database that was away is not asked again before.
         self._again_at = 0.0
+        self._failed_at = 0.0
         self._is_renewed_beside = False
         self._lock = threading.Lock()
 
@@ -408,6 +411,7 @@ class _Shelf:
             self._renew(self._catalogue)
 
     def _renew_beside(self, old: Catalogue) -> None:
+        database.keep_own()
         try:
             self._renew(old)
         finally:
@@ -415,19 +419,25 @@ class _Shelf:
             connection.close()
 
     def _renew(self, old: Catalogue | None) -> Catalogue:
+        asked_at = time.monotonic()
         with self._lock:
             if self._catalogue is not None and self._catalogue is not old:
                 return self._catalogue
+            if old is not None and self._failed_at > asked_at:
+                # Others have waited in vain meanwhile; all would, one after another.
+                return old
             try:
-                # Prices begin by the ledger's clock, as windows do.
-                now = clock.now()
-                fresh = read(now=now)
+                with ledger.briefly():
+                    # Prices begin by the ledger's clock, as windows do.
+                    now = clock.now()
+                    fresh = read(now=now)
             except DatabaseError:
                 if old is None:
                     raise
-                if time.monotonic() >= self._again_at:
+                self._failed_at = time.monotonic()
+                if self._failed_at >= self._again_at:
                     logger.exception("The catalogue could not be read; the old one stays")
-                    self._again_at = time.monotonic() + RETRY_S
+                    self._again_at = self._failed_at + RETRY_S
                 return old
             due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
             self._stale_at = time.monotonic() + min(TTL_S, due_s)

@@ -74,7 +74,7 @@ class Gateway:
         self.is_open = False
         self._is_late = False
         self.model_list = ModelList()
-        self.catalogues = SharedReads[Catalogue](self.read, good_for_s=0)
+        self.catalogues = SharedReads[Catalogue](lambda work: self._catalogue.run(work), good_for_s=0)
 
     async def startup(self) -> None:
         """Ready for calls; where the database is away, as soon as it is back: until then they are refused.
@@ -85,6 +85,9 @@ class Gateway:
         # What the cache cannot answer is read by these. Repeats ask for kept answers again and again, so by others.
         self._readers = Readers("reads", count=READERS)
         self._keepers = Readers("kept-answers", count=KEEPERS)
+        # Stops are seen in time whatever else is read, and the catalogue's tables may be locked for long.
+        self._stops = Readers("stops", count=1)
+        self._catalogue = Readers("catalogue", count=1)
         self._opening = asyncio.create_task(self._open_when_it_can())
         done, waits = await asyncio.wait([self._opening], timeout=START_PATIENCE_S)
         self._is_late = bool(waits)
@@ -108,12 +111,12 @@ class Gateway:
         watch = endpoints.Watch()
 
         async def added() -> tuple[endpoints.Endpoint, ...]:
-            return await self.read(lambda: watch.read(now=timezone.now()))
+            return await self._catalogue.run(lambda: watch.read(now=timezone.now()))
 
         self.caller_statuses = SharedReads[Decision](self.read, good_for_s=CALLER_STATUS_S)
         self.waiting = WaitingRepeats()
         await self.read(lambda: budgets.sync_default(now=timezone.now()))
-        await self.read(snapshot.current)
+        await self._catalogue.run(snapshot.current)
         await self.read(routing.load)
         known = await self.read(routing.known_names)
         operators_own = await added()
@@ -153,7 +156,7 @@ class Gateway:
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.providers.keep_current(added)),
-            asyncio.create_task(self.holds.watch_stops(lambda: self.read(stops.targets))),
+            asyncio.create_task(self.holds.watch_stops(lambda: self._stops.run(stops.targets))),
             asyncio.create_task(metrics.keep_written()),
         ]
         self.loop = asyncio.get_running_loop()
@@ -168,7 +171,7 @@ class Gateway:
         await asyncio.gather(self._opening, return_exceptions=True)
         if self.is_open:
             await self._close()
-        for threads in (self._readers, self._keepers):
+        for threads in (self._readers, self._keepers, self._stops, self._catalogue):
             await asyncio.to_thread(threads.close)
 
     async def _close(self) -> None:
@@ -190,7 +193,7 @@ class Gateway:
         return await self._readers.run(work)
 
     async def catalogue(self) -> Catalogue:
-        """What a call that begins goes by: prices as they are now, or while the database is away as they were last.
+        """What a call that begins goes by: prices as they are now, or while they cannot be read as they were last.
 
         Calls that have begun wait for no price: `snapshot.current` is enough for them.
         """

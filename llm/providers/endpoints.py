@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from governance import alerts, audit
+from governance import alerts, audit, ledger
 from governance.audit import Actor
 from llm.models import ProviderEndpoint
 from llm.providers import sealing
@@ -50,8 +50,9 @@ class Watch:
         # Name -> why it is not called. None: not looked yet.
         self._unusable: dict[str, str] | None = None
 
+    @ledger.briefly()
     def read(self, *, now: datetime) -> tuple[Endpoint, ...]:
-        """As `usable`."""
+        """As `usable`. DatabaseError where it takes longer than a moment."""
         found, unusable = _sorted()
         before = self._unusable
         for name, why in unusable.items():
