@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from governance import ports
 from governance.actions import reservations, reviews
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
@@ -161,6 +162,7 @@ class Reservations(RefusingView, OnceView):
             ttl_s=asked.get("ttl_s"),
             trust=trust_in(self.by),
             is_repeat=self.claim is not None and self.claim.taken_over,
+            is_unpriced=self.by.tenant is not None and not _has_price(asked),
         )
         try:
             decision = _carry_out(self, operation)
@@ -251,6 +253,11 @@ class ReservationSettle(ReservationAct):
             return needs_review(self, row)
         late = held.status == Reservation.Status.EXPIRED
         return _settled(held.pk, row.entry, row.cost_nanos, overage_nanos=0 if late else row.waiting_nanos, late=late)
+
+
+def _has_price(asked: dict[str, Any]) -> bool:
+    usage = Usage(provider=asked["provider"], model=asked["model"], input_tokens=1)
+    return ports.true_cost(usage) is not None
 
 
 def _is_holder(by: Principal, held: Reservation) -> bool:

@@ -29,7 +29,7 @@ from governance.ledger.results import (
     SettleResult,
     TooManyNames,
 )
-from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow, has_ended
+from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow, has_ended, hour_of
 from governance.ledger.views import bucket_view, view_of
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
@@ -126,7 +126,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     """
     row = batch.reservation(op.reservation_id)
     batch.overruns += [(row.id, overrun) for overrun in op.overruns]
-    op = _plausible(op, row)
+    op = _known_by_name(batch, _plausible(op, row), row)
     if row.status == "expired":
         return _settle_late(batch, op, row)
     batch.pending(op.reservation_id)
@@ -185,7 +185,7 @@ def record(batch: Batch, op: Record) -> RecordResult | InReview:
     claims.refuse_beyond("cost", op.cost_nanos)
     if op.windows is None and op.caller in batch.crowding:
         raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
-    claims.refuse_new_model(batch, op.trust, op.usage, at=occurred_at)
+    claims.refuse_new_model(batch, op.trust, (op.usage.provider, op.usage.model), at=occurred_at)
     if _uses_too_much(op.usage):
         raise OutOfBounds("usage", f"must be at most {money.MAX_UNITS:,} of tokens or other units")
     if op.windows is not None:
@@ -319,6 +319,20 @@ def _plausible(op: Settle, row: ReservationRow) -> Settle:
         reason=IMPLAUSIBLE,
         metadata={**op.metadata, "reported": said},
     )
+
+
+def _known_by_name(batch: Batch, op: Settle, row: ReservationRow) -> Settle:
+    """The settlement; or, where its model is one more than the sums of its hour may be of, one of the hold's model, in
+    the hour of the hold, that says what it said."""
+    held = row.provider, row.model_served
+    name = op.usage.provider or row.provider, op.usage.model or row.model_served
+    at = row.reserved_at if row.status == "expired" or op.occurred_at is None else op.occurred_at
+    if op.trust is None or (name == held and hour_of(at) == hour_of(row.reserved_at)):
+        return op
+    if not claims.is_one_too_many(batch, op.trust, name, at=at):
+        return op
+    usage = replace(op.usage, provider=row.provider, model=row.model_served)
+    return replace(op, usage=usage, occurred_at=None, metadata={**op.metadata, "model": "/".join(name)})
 
 
 def _resolve(batch: Batch, row: ReservationRow, status: str) -> None:

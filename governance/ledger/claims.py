@@ -14,7 +14,7 @@ from governance.ledger.operations import Reserve
 from governance.ledger.results import HoldBeyondBound, OutOfBounds, TooManyNames
 from governance.ledger.rows import EntryRow, ReservationRow, hour_of
 from governance.rules import money
-from governance.rules.calls import Caller, Usage
+from governance.rules.calls import Caller
 from governance.rules.decision import Call, Decision, WindowView
 from governance.rules.reports import MOST_UNBUDGETED_HOLDS, ReportTrust, is_budgeted, is_own
 
@@ -37,12 +37,15 @@ class Books(Protocol):
 
 
 def decided(batch: Books, op: Reserve) -> Decision:
-    """What happens to a call. Raises OutOfBounds, HoldBeyondBound, where it is refused for what it says it costs."""
+    """What happens to a call. Raises OutOfBounds, HoldBeyondBound, TooManyNames, where it is refused for what it says
+    that it costs, or calls."""
     decision = batch.decided(op.caller, op.call)
     if decision.quote is not None:
         refuse_beyond("estimated_cost", decision.quote.cost_nanos)
         views = batch.views_for(op.caller)
         refuse_unbudgeted(batch, op.trust, "estimated_cost", decision.quote.cost_nanos, views, is_new=True)
+        if op.is_unpriced:
+            refuse_new_model(batch, op.trust, (op.provider, decision.model), at=batch.now)
     return decision
 
 
@@ -87,24 +90,26 @@ def refuse_unbudgeted(
         )
 
 
-def refuse_new_model(batch: Books, trust: ReportTrust | None, used: Usage, *, at: datetime) -> None:
-    """Refuse a tenant key's report of a model by a name that is one more than those of its hour's sums may be.
-
-    Each would be a row of its own there, which outlives the report. Raises TooManyNames.
-    """
-    if trust is None:
-        return
-    tenant_id, hour, name = trust.tenant_id, hour_of(at), (used.provider, used.model)
-    # As this batch has them, which are not written yet.
-    mine = {
-        (entry.provider, entry.model_served)
-        for entry in batch.entries
-        if entry.caller.tenant_id == tenant_id and hour_of(entry.occurred_at) == hour
-    }
-    if name not in mine and sql.is_full_of_models(
-        tenant_id, hour, but_for=name, most=settings.NEW_NAMES_PER_HOUR - len(mine)
-    ):
+def refuse_new_model(batch: Books, trust: ReportTrust | None, name: tuple[str, str], *, at: datetime) -> None:
+    """Refuse what a tenant's key names one model too many by. Raises TooManyNames."""
+    if trust is not None and is_one_too_many(batch, trust, name, at=at):
         raise TooManyNames(settings.NEW_NAMES_PER_HOUR)
+
+
+def is_one_too_many(batch: Books, trust: ReportTrust, name: tuple[str, str], *, at: datetime) -> bool:
+    """Whether a model, (provider, name), is one more than an hour's sums and the tenant's own holds in it may be of.
+
+    Each is, or may become, a row of its own there, which outlives what brought it.
+    """
+    tenant_id, hour = trust.tenant_id, hour_of(at)
+    # As this batch has them, which are not written yet.
+    entries = [entry for entry in batch.entries if hour_of(entry.occurred_at) == hour]
+    holds = [held for held in batch.new_reservations.values() if hour_of(held.reserved_at) == hour]
+    mine = {(row.provider, row.model_served) for row in entries if row.caller.tenant_id == tenant_id}
+    mine |= {(row.provider, row.model_served) for row in holds if row.caller.tenant_id == tenant_id}
+    return name not in mine and sql.is_full_of_models(
+        tenant_id, hour, but_for=name, most=settings.NEW_NAMES_PER_HOUR - len(mine)
+    )
 
 
 def unbudgeted_left(batch: Books, trust: ReportTrust) -> int:

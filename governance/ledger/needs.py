@@ -25,7 +25,9 @@ from governance.rules.calls import Caller
 def are_calls(operations: Sequence[Operation]) -> bool:
     """Whether all that they need can be told from what they say and the rules: calls wait for no turn."""
     return all(
-        isinstance(op, Reserve | Release | Extend | Expire) or (isinstance(op, Settle) and op.trust is None)
+        isinstance(op, Release | Extend | Expire)
+        or (isinstance(op, Reserve) and not op.is_unpriced)
+        or (isinstance(op, Settle) and op.trust is None)
         for op in operations
     )
 
@@ -74,5 +76,9 @@ def subjects(operations: Sequence[Operation]) -> set[tuple[int, str]]:
 
 
 def reporting_tenants(operations: Sequence[Operation]) -> set[int]:
-    """Tenants whose keys say what was spent, which they do one after another."""
-    return {op.trust.tenant_id for op in operations if isinstance(op, Settle | Record) and op.trust}
+    """Tenants whose keys say what was spent, or name a model, which they do one after another."""
+    return {
+        op.trust.tenant_id
+        for op in operations
+        if (isinstance(op, Settle | Record) or (isinstance(op, Reserve) and op.is_unpriced)) and op.trust
+    }

@@ -29,6 +29,7 @@ class Reserve:
     `model_requested` is what the client asked for, where the call is tried at another model. `trust`, where a tenant's
     key holds for a call of its own: only its word says that there is one, so it is bounded as reports are. `is_repeat`:
     an earlier try, whose answer nobody has heard, may have held it; then it is AlreadyResolved, whatever is so by now.
+    `is_unpriced`: its model has no price, so that it is any name which the key thinks of.
     """
 
     reservation_id: UUID
@@ -39,6 +40,7 @@ class Reserve:
     model_requested: str = ""
     trust: ReportTrust | None = None
     is_repeat: bool = False
+    is_unpriced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

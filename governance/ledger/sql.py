@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -40,6 +40,9 @@ from governance.rules.windows import ENDING_BY_ACT, WindowKind
 
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
 UNBUDGETED = "unbudgeted"
+HOUR = timedelta(hours=1)
+# Of reservations: the version of a UUID, which SQLite keeps without dashes.
+_IS_OWN = f"SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = '{OWN_VERSION:x}'"
 
 BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision")
 POLICY = Columns(
@@ -140,13 +143,19 @@ def has_opened(budget_id: int, tenant_id: int, *, count: int, since: datetime) -
 
 
 def is_full_of_models(tenant_id: int, hour: datetime, *, but_for: tuple[str, str], most: int) -> bool:
-    """Whether the sums of a tenant's hour are of so many models, and none of them of this (provider, model)."""
-    table, of_hour = "governance_spendrollup", [tenant_id, stamp(hour)]
-    known = f"SELECT 1 FROM {table} WHERE tenant_id = %s AND hour = %s AND provider = %s AND model = %s LIMIT 1"
+    """Whether the sums of a tenant's hour, and its own holds of that hour, are of so many models, and none of them of
+    this (provider, model)."""
+    names = (
+        "SELECT provider, model FROM governance_spendrollup WHERE tenant_id = %s AND hour = %s",
+        f"SELECT provider, model_served FROM governance_reservation WHERE tenant_id = %s AND {_IS_OWN}"
+        " AND status = 'pending' AND reserved_at >= %s AND reserved_at < %s",
+    )
+    of_hour = [tenant_id, stamp(hour), tenant_id, stamp(hour), stamp(hour + HOUR)]
+    known = f"SELECT 1 FROM ({' UNION ALL '.join(names)}) n WHERE provider = %s AND model = %s LIMIT 1"
     if words.select(known, [*of_hour, *but_for]):
         return False
-    named = f"SELECT DISTINCT provider, model FROM {table} WHERE tenant_id = %s AND hour = %s"
-    return most <= 0 or bool(words.select(f"SELECT 1 FROM ({named}) n LIMIT 1 OFFSET %s", [*of_hour, most - 1]))
+    full = f"SELECT 1 FROM ({' UNION '.join(names)}) n LIMIT 1 OFFSET %s"
+    return most <= 0 or bool(words.select(full, [*of_hour, most - 1]))
 
 
 def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
@@ -273,11 +282,9 @@ def unbudgeted(tenant_id: int, *, since: datetime) -> int:
 def own_holds(tenant_id: int, *, expired_since: datetime, limit: int) -> list[tuple[UUID, int, tuple[int, ...]]]:
     """(id, nanodollars, windows) of what a tenant's keys hold for calls of their own, or let expire since then."""
     rows = words.select(
-        # The version of a UUID, which SQLite keeps without dashes.
-        "SELECT id, amount_nanos, windows FROM governance_reservation WHERE tenant_id = %s"
-        " AND SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = %s"
+        f"SELECT id, amount_nanos, windows FROM governance_reservation WHERE tenant_id = %s AND {_IS_OWN}"
         " AND (status = 'pending' OR (status = 'expired' AND resolved_at > %s)) LIMIT %s",
-        [tenant_id, f"{OWN_VERSION:x}", stamp(expired_since), limit],
+        [tenant_id, stamp(expired_since), limit],
     )
     return [(uuid(id), amount_nanos, tuple(_json(windows))) for id, amount_nanos, windows in rows]
 

@@ -512,3 +512,18 @@ def test_a_line_that_an_agent_settled_says_so(agent: Api, priced: None) -> None:
         held = agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.10"}).json()["id"]
         assert agent.post(f"/api/reservations/{held}/settle", settled).status_code == 200
     assert [entry.reason for entry in SpendEntry.objects.all()] == ["agent_settled"] * 2
+
+
+def test_names_of_models_without_a_price_are_bounded(agent: Api, operator: Api, settings: Any) -> None:
+    factories.budget("5.00")
+    settings.NEW_NAMES_PER_HOUR = 1
+    nameless = ASK | {"model": "mystery"}
+    assert agent.post("/api/reservations", nameless).status_code == 201
+    assert agent.post("/api/reservations", nameless).status_code == 201
+    refused = agent.post("/api/reservations", nameless | {"provider": "another"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_names")
+    # What has a price is in the catalogue, and operators may say what they like.
+    held = reserve(agent)
+    assert operator.post("/api/reservations", nameless | {"provider": "another", "tenant": "acme"}).status_code == 201
+    assert act(agent, held, "settle", cost="0.10", model="one more").status_code == 200
+    assert SpendEntry.objects.get().model_served == "large"

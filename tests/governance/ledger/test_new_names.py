@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from governance import ledger
+from governance.actions import reservations
 from governance.ledger import sql_writes
-from governance.ledger.operations import Reset, Settle
+from governance.ledger.operations import Reserve, Reset, Settle
 from governance.ledger.results import TooManyNames
-from governance.models import Budget, BudgetEvent, BudgetWindow, RateBucket, RateLimit, Reservation, SpendRollup
-from governance.rules.calls import Usage
+from governance.models import (
+    Budget,
+    BudgetEvent,
+    BudgetWindow,
+    RateBucket,
+    RateLimit,
+    Reservation,
+    SpendEntry,
+    SpendRollup,
+)
+from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Reason
 from governance.rules.reports import ReportTrust
 from governance.upkeep import reconcile
@@ -220,3 +230,97 @@ def test_reports_of_one_batch_bring_no_more_names_than_there_may_be(settings: An
     refused = [isinstance(result, TooManyNames) for result in results]
     assert refused == [most < 1, most < 1, most < 2, True]
     assert SpendRollup.objects.count() == most
+
+
+def held(model: str, provider: str = "mistral", *, by: Caller | None = None, **more: Any) -> Reserve:
+    """What a tenant's key holds for a call of its own, of a model that has no price."""
+    made = make.reserving("0.01", by=by, id=reservations.new_id(now=NOON), model=model)
+    trust = ReportTrust(make.tenant().pk, nanos("5.00"))
+    return replace(made, **{"provider": provider, "is_unpriced": True, "trust": trust} | more)
+
+
+def settled(hold: Reserve, model: str, provider: str = "mistral", **more: Any) -> Settle:
+    usage = Usage(provider=provider, model=model, input_tokens=1)
+    return Settle(hold.reservation_id, nanos("0.005"), usage, price_rule="reported", trust=hold.trust, **more)
+
+
+def in_sums() -> set[tuple[str, str]]:
+    return set(SpendRollup.objects.values_list("provider", "model"))
+
+
+def test_a_settlement_that_names_one_model_too_many_is_one_of_its_holds(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 2
+    make.budget("10.00")
+    holds = [held("a") for _ in range(4)]
+    assert all(decision.allowed for decision in ledger.apply(holds, now=NOON))
+    for hold, name in zip(holds, ("b", "c", "b", "a"), strict=True):
+        ledger.settle(settled(hold, name), now=NOON)
+    assert in_sums() == {("mistral", "a"), ("mistral", "b")}
+    assert sum(SpendRollup.objects.values_list("cost_nanos", flat=True)) == nanos("0.02")
+    said = SpendEntry.objects.get(reservation=holds[1].reservation_id)
+    assert (said.model_served, said.metadata) == ("a", {"model": "mistral/c"})
+    assert reconcile.check() == []
+
+
+def test_nor_does_one_bring_it_to_another_hour(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 1
+    make.budget("10.00")
+    before = NOON - timedelta(hours=2)
+    ledger.record(reported("old", occurred_at=before), now=NOON)
+    one, other = held("a"), held("a")
+    ledger.apply([one, other], now=NOON)
+    ledger.settle(settled(one, "a", occurred_at=before), now=NOON)
+    ledger.settle(settled(other, "old", occurred_at=before), now=NOON)
+    assert in_sums() == {("mistral", "a"), ("mistral", "old")}
+    assert SpendRollup.objects.get(model="a").hour == NOON
+    assert reconcile.check() == []
+
+
+def test_a_late_settlement_names_no_more_models_either(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 1
+    make.budget("10.00")
+    hold = held("a")
+    ledger.reserve(hold, now=NOON)
+    late = NOON + timedelta(hours=1)
+    assert ledger.expire_due(now=late) == 1
+    assert ledger.settle(settled(hold, "b", occurred_at=late), now=late).late
+    assert in_sums() == {("mistral", "a")}
+    assert reconcile.check() == []
+
+
+def test_an_operators_settlement_names_what_it_says(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 1
+    make.budget("10.00")
+    hold = held("a")
+    ledger.reserve(hold, now=NOON)
+    ledger.settle(replace(settled(hold, "b"), trust=None), now=NOON)
+    assert in_sums() == {("mistral", "b")}
+
+
+def test_holds_of_models_without_a_price_are_bounded_as_what_they_may_become(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 2
+    make.budget("10.00")
+    each()
+    first, second = held("a", by=make.caller(user="old")), held("a", "openai")
+    assert all(decision.allowed for decision in ledger.apply([first, second], now=NOON))
+    with pytest.raises(TooManyNames):
+        ledger.reserve(held("b", by=make.caller(user="new")), now=NOON)
+    assert "new" not in subjects()
+    with pytest.raises(TooManyNames):
+        ledger.record(reported("b"), now=NOON)
+    # One that is known, one that has a price, and an operator's.
+    for more in (held("a"), held("large", is_unpriced=False), held("b", trust=None)):
+        assert ledger.reserve(more, now=NOON).allowed
+    ledger.release(make.releasing(second.reservation_id), now=NOON)
+    Reservation.objects.filter(model_served__in=["large", "b"]).delete()
+    ledger.record(reported("b"), now=NOON)
+    assert ledger.expire_due(now=NOON + timedelta(hours=1)) == 2
+    assert in_sums() == {("mistral", "a"), ("mistral", "b")}
+    assert ledger.reserve(held("c"), now=NOON + timedelta(hours=1)).allowed
+
+
+def test_holds_of_one_batch_bring_no_more_names_than_there_may_be(settings: Any) -> None:
+    settings.NEW_NAMES_PER_HOUR = 1
+    make.budget("10.00")
+    results = ledger.apply([held("a"), held("a"), held("b")], now=NOON)
+    assert [isinstance(result, TooManyNames) for result in results] == [False, False, True]
