@@ -179,8 +179,8 @@ class Deadlines:
 PROMPT = Deadlines(lock="10s", statement="30s", idle="30s", transaction="30s")
 # What counts or writes very many rows at once, by a command or a job of its own.
 PATIENT = Deadlines(lock="1h", statement="1h", idle="30s", transaction="1h")
-# What only reads, holds up others meanwhile, and can do without.
-BRIEF = Deadlines(lock="1s", statement="2s", idle="10s", transaction="5s")
+# What only reads and, in the end, can do without; prices that are gone by unread may have changed, so not too soon.
+BRIEF = Deadlines(lock="4s", statement="4s", idle="10s", transaction="5s")
 _deadlines = ContextVar("_deadlines", default=PROMPT)
 # The first version with `transaction_timeout`.
 _ENDS_TRANSACTIONS = 170_000

@@ -27,7 +27,7 @@ def test_brief_reads_end_by_themselves_and_leave_no_deadline_behind() -> None:
     before = statement_timeout()
     for _ in range(2):
         with words.briefly():
-            assert statement_timeout() == "2s"
+            assert statement_timeout() == words.BRIEF.statement
         assert statement_timeout() == before
     assert words._of_deadlines()["statement_timeout"] == words.PROMPT.statement
 
