@@ -112,16 +112,18 @@ class Stream:
         error.
         """
         broken: ProviderError | None = None
+        begun: sse.Event | None = None
         try:
-            while not any(map(_begins, self._first)):
+            while begun is None:
                 chunk = await self._next_chunk()
-                self._first += self._read(chunk) if chunk else self._last_events()
+                events = self._read(chunk) if chunk else self._last_events()
+                self._first += events
+                begun = next(filter(_begins, events), None)
                 if not chunk:
                     break
         except ProviderError as error:
             broken = error
             self._note_loss(error)
-        begun = next(filter(_begins, self._first), None)
         if begun is not None and (stated := error_in(begun.data)):
             raise self._instead(stated, self._first[: self._first.index(begun) + 1])
         if begun is not None:
@@ -222,11 +224,10 @@ class Stream:
             return b""
 
     def _read(self, chunk: bytes) -> list[sse.Event]:
-        """The events that a chunk completes. Raises ProviderError where one grows without end."""
-        events = self._reader.feed(chunk)
+        """The events that a chunk completes. Raises ProviderError where one has grown without end."""
         if self._reader.waiting_size > MOST_LINE_BYTES:
             raise endless()
-        return events
+        return self._reader.feed(chunk)
 
     def _last_events(self) -> list[sse.Event]:
         events, self._unread = self._reader.rest()
