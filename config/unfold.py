@@ -16,7 +16,7 @@ UNFOLD: dict[str, Any] = {
     "SHOW_BACK_BUTTON": True,
     "BORDER_RADIUS": "8px",
     "STYLES": [lambda request: static("console/console.css")],
-    "SCRIPTS": [lambda request: static("console/overview.js")],
+    "SCRIPTS": [lambda request: static("console/console.js"), lambda request: static("console/overview.js")],
     "LOGIN": {"form": "config.console.sign_in.SignInForm"},
     "ACCOUNT": {"navigation": [{"title": "Second factor", "link": reverse_lazy("admin:second-factor")}]},
     "DASHBOARD_CALLBACK": "config.console.site.dashboard",
@@ -24,8 +24,9 @@ UNFOLD: dict[str, Any] = {
         "show_search": True,
         "command_search": False,
         "show_all_applications": False,
-        "navigation": "config.console.site.navigation",
+        "navigation": "config.console.menu.navigation",
     },
+    "TABS": "config.console.menu.tabs",
     # Teal for what is spent and for every act; amber and red are left to states.
     "COLORS": {
         "primary": {

@@ -126,7 +126,5 @@ PAGE = ConsolePage(
     name="margin",
     template="console/margin.html",
     context=context,
-    group="Billing",
-    icon="monitoring",
     permission=lambda request: may(request, "billing.view_billingaccount"),
 )

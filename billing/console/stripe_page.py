@@ -151,7 +151,5 @@ PAGE = ConsolePage(
     name="stripe-health",
     template="console/stripe.html",
     context=context,
-    group="Billing",
-    icon="monitor_heart",
     permission=lambda request: may(request, "billing.view_stripeevent"),
 )

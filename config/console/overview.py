@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,14 +16,13 @@ from config import health
 from governance.actions import corrections, reviews
 from governance.console import alert_pages, display, stop_pages
 from governance.console.base import has_role, is_of_the_platform, may, reader
-from governance.console.display import Card
+from governance.console.display import Card, Series
 from governance.console.pages import ConsolePage
 from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
 from governance.queries import budget_status, judgement, spend
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Point, Reader, TimeRange
 from governance.queries.sums import LongSum
-from governance.rules import money
 
 TREND_DAYS = 30
 CLOSEST, LATEST, TOP = 6, 8, 5
@@ -156,15 +154,13 @@ def _waiting(by: Reader) -> Card:
     )
 
 
-def _chart(trend: list[Point]) -> str:
-    """Chart.js's labels and values. Dollars as text: they are drawn, not counted with."""
-    return json.dumps(
-        {
-            "labels": [f"{point.day:%b} {point.day.day}" for point in trend],
-            "cost": [str(money.dollars_from_nanos(point.cost_nanos)) for point in trend],
-            "calls": [point.calls for point in trend],
-        }
+def _chart(trend: list[Point]) -> dict[str, Any]:
+    by_day = Series(
+        "Spent",
+        [display.plain_dollars(point.cost_nanos) for point in trend],
+        calls=[point.calls for point in trend],
     )
+    return display.chart("bars", [f"{point.day:%b} {point.day.day}" for point in trend], [by_day])
 
 
 def _closest(window: BudgetWindow, found: BudgetStatus) -> Closest:

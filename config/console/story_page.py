@@ -144,7 +144,5 @@ PAGE = ConsolePage(
     name="story",
     template="console/story.html",
     context=context,
-    group="Billing",
-    icon="auto_stories",
     permission=lambda request: story.is_told() and may(request, "billing.change_billingaccount"),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 from django.template.loader import render_to_string
 from django.utils.html import format_html
@@ -37,6 +39,56 @@ class Card:
     icon: str
     tone: str = ""
     link: str = ""
+
+
+# Properties of the style sheet that tell series apart; amber and red are states'. The last is for all the rest.
+SERIES_COLOURS = ("--sg-1", "--sg-2", "--sg-3", "--sg-4", "--sg-5", "--sg-6", "--sg-7", "--sg-rest")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line or the bars of a chart: dollars as text, None where nothing is drawn; where it has `calls`, their number.
+
+    `links`: what a click on each bar opens.
+    """
+
+    name: str
+    values: list[str | None]
+    colour: str = SERIES_COLOURS[0]
+    calls: list[int] | None = None
+    links: list[str] | None = None
+    dashed: bool = False
+    filled: bool = False
+    stepped: bool = False
+
+
+def chart(kind: str, labels: list[str], series: list[Series]) -> dict[str, Any]:
+    """The figures that console.js draws in a canvas. `kind`: "bars", which are stacked, or "lines"."""
+    drawn = [{key: value for key, value in asdict(each).items() if key != "links"} for each in series]
+    return {"kind": kind, "labels": labels, "series": drawn, "links": [each.links for each in series]}
+
+
+def plain_dollars(nanos: int) -> str:
+    """For charts, which draw and do not count."""
+    return str(money.dollars_from_nanos(nanos))
+
+
+def moment(at: datetime | None, style: str = "minute") -> SafeString | str:
+    """A moment, which console.js writes in the reader's own zone; its tooltip says it in UTC.
+
+    `style`: "minute", "second", or "day" with the weekday.
+    """
+    if at is None:
+        return "–"
+    utc = at.astimezone(UTC)
+    shown = f"{utc:%b} {utc.day}, {utc:%H:%M} UTC"
+    return format_html(
+        '<time data-moment="{}" datetime="{}" title="{} UTC">{}</time>',
+        style,
+        at.isoformat(),
+        f"{utc:%Y-%m-%d %H:%M:%S}",
+        shown,
+    )
 
 
 def dollars(nanos: int | None) -> str:

@@ -66,7 +66,5 @@ PAGE = ConsolePage(
     name="judgement",
     template="console/judgement.html",
     context=context,
-    group="Spend",
-    icon="balance",
     permission=lambda request: may(request, "governance.view_ledgerjudgement"),
 )

@@ -20,7 +20,7 @@ from governance.console.base import is_of_the_platform
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsolePage:
-    """`path` is below the console's own, `name` the URL's. `group` and `icon` are the sidebar's, where it is listed.
+    """`path` is below the console's own, `name` the URL's and the menu's.
 
     `is_part`: only a part of a page that is on the screen already, so without what the console puts around a page.
     """
@@ -30,8 +30,6 @@ class ConsolePage:
     name: str
     template: str
     context: Callable[[HttpRequest, datetime], dict[str, Any]]
-    group: str = ""
-    icon: str = ""
     permission: Callable[[HttpRequest], bool] = is_of_the_platform
     is_part: bool = False
 

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.urls import reverse
 from playwright.sync_api import Page, expect
 
-from config.console import site, story_page
+from config.console import menu, story_page
 from tests.browser.conftest import Visit
 
 pytestmark = pytest.mark.browser
@@ -85,7 +85,7 @@ def test_every_page_runs_under_its_content_policy(operator: Visit) -> None:
     for path in ("/admin/second-factor/", "/admin/password_change/", "/billing/topup/done", "/api/docs"):
         look(path)
     # The story is told where there is a simulated Stripe alone.
-    for console_page in site.pages():
+    for console_page in menu.pages():
         if console_page is not story_page.PAGE:
             look(reverse(f"admin:{console_page.name}"))
     models_with_rows = 0

@@ -14,7 +14,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 
 from billing.console import stripe_page
-from config.console import site
+from config.console import menu
 from governance.console.base import may
 from tests import factories
 
@@ -41,10 +41,10 @@ def viewer() -> HttpRequest:
 
 
 def listed(request: HttpRequest) -> list[str]:
-    return [item["title"] for group in site.navigation(request) for item in group["items"]]
+    return [tab.title for _, tabs in menu.shown(request) for tab in tabs]
 
 
-def test_a_viewer_sees_a_page_and_its_line_in_the_sidebar(viewer: HttpRequest) -> None:
+def test_a_viewer_sees_a_page_and_its_tab_in_the_menu(viewer: HttpRequest) -> None:
     assert stripe_page.PAGE.show(admin.site, viewer).status_code == 200
     assert {"Stripe", "Margin"} <= set(listed(viewer))
 
@@ -52,14 +52,14 @@ def test_a_viewer_sees_a_page_and_its_line_in_the_sidebar(viewer: HttpRequest) -
 def test_a_page_for_operators_is_refused_and_not_listed_to_others(
     operator: HttpRequest, viewer: HttpRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site, "pages", lambda: (OPERATORS_ONLY,))
+    monkeypatch.setattr(menu, "pages", lambda: (OPERATORS_ONLY,))
     with pytest.raises(PermissionDenied):
         OPERATORS_ONLY.show(admin.site, viewer)
     assert OPERATORS_ONLY.show(admin.site, operator).status_code == 200
     assert ("Stripe" in listed(operator), "Stripe" in listed(viewer)) == (True, False)
 
 
-@pytest.mark.parametrize("page", site.pages(), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", menu.pages(), ids=lambda page: page.name)
 def test_each_page_is_there_and_closed_to_strangers(page: Any, operator: HttpRequest, client: Client) -> None:
     url = reverse(f"admin:{page.name}")
     assert client.get(url).status_code == 302
@@ -82,7 +82,7 @@ def test_a_page_that_is_refused_is_a_line_of_the_log_and_a_failure_has_its_trace
     assert isinstance(viewer.user, User)
     client.force_login(viewer.user)
     assert client.get("/admin/axes/accesslog/").status_code == 403
-    monkeypatch.setattr(site, "pages", lambda: 1 / 0)
+    monkeypatch.setattr(menu, "pages", lambda: 1 / 0)
     assert client.get("/admin/").status_code == 500
     refused, failed = (record for record in caplog.records if record.name == "django.request")
     assert (refused.levelname, refused.exc_info) == ("WARNING", None)

@@ -1,0 +1,121 @@
+"""The stretch of time that a page is about: one choice in the address, for everything on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django.http import QueryDict
+
+from governance.queries.spend import TimeRange
+
+CUSTOM = "custom"
+LASTING = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+WORDS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days", CUSTOM: "Other days"}
+USUAL = "7d"
+# More days would be more lines than a page can draw.
+MOST_DAYS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A page's range. `first` and `last` are its days in `zone`, both included; `error` says what is wrong with them.
+
+    Ranges of days begin at midnight of the zone, that of 24 hours at a full hour: sums are kept for each hour.
+    """
+
+    name: str
+    starts_at: datetime
+    ends_at: datetime
+    first: date
+    last: date
+    zone: ZoneInfo
+    error: str = ""
+
+    @property
+    def period(self) -> TimeRange:
+        return TimeRange(self.starts_at, self.ends_at)
+
+    @property
+    def before(self) -> TimeRange:
+        """As much time just before it. Days count as days, also where one of them has 23 hours or 25."""
+        if self.name == "24h":
+            return TimeRange(self.starts_at - timedelta(hours=24), self.starts_at)
+        days = (self.last - self.first).days + 1
+        return TimeRange(_midnight(self.first - timedelta(days=days), self.zone), self.starts_at)
+
+    @property
+    def is_of_hours(self) -> bool:
+        """Whether its figures are drawn hour by hour."""
+        return self.ends_at - self.starts_at <= timedelta(hours=49)
+
+    @property
+    def words(self) -> str:
+        """Such as "Nov 21 to Nov 28"."""
+        return _day(self.first) if self.first == self.last else f"{_day(self.first)} to {_day(self.last)}"
+
+    def query(self) -> dict[str, str]:
+        """What an address says to mean the same range."""
+        if self.name != CUSTOM:
+            return {"range": self.name}
+        return {"range": CUSTOM, "from": self.first.isoformat(), "to": self.last.isoformat()}
+
+
+def chosen(asked: QueryDict, *, now: datetime, zone: ZoneInfo) -> Chosen:
+    """The range that `range`, `from` and `to` name; the usual one where they name none, with what is wrong."""
+    name = asked.get("range") or (CUSTOM if asked.get("from") else USUAL)
+    if name != CUSTOM:
+        known = name if name in LASTING else USUAL
+        return _lasting(
+            known, now, zone, "" if known == name else f'range: is one of {", ".join(WORDS)}, not "{name}".'
+        )
+    try:
+        first, last = (_date(asked.get(field, ""), field) for field in ("from", "to"))
+        if first > last:
+            raise ValueError("from: is after the last day.")
+        if last - first >= timedelta(days=MOST_DAYS):
+            raise ValueError(f"from: at most {MOST_DAYS} days are shown at once.")
+        return Chosen(CUSTOM, *_days(first, last, zone), first, last, zone)
+    except ValueError as error:
+        return _lasting(USUAL, now, zone, str(error))
+
+
+def choices(found: Chosen, kept: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """For the page's switch: (address, words, whether it is the present one). `kept`: what else the address says."""
+    return [(f"?{urlencode(kept | {'range': name})}", WORDS[name], name == found.name) for name in LASTING]
+
+
+def _lasting(name: str, now: datetime, zone: ZoneInfo, error: str = "") -> Chosen:
+    today = now.astimezone(zone).date()
+    if name == "24h":
+        ends_at = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        starts_at = ends_at - timedelta(hours=24)
+        first = starts_at.astimezone(zone).date()
+        return Chosen(name, starts_at, ends_at, first, today, zone, error)
+    first = today - LASTING[name] + timedelta(days=1)
+    return Chosen(name, *_days(first, today, zone), first, today, zone, error)
+
+
+def _days(first: date, last: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    return _midnight(first, zone), _midnight(last + timedelta(days=1), zone)
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return datetime.combine(day, time(), tzinfo=zone)
+
+
+def _date(text: str, field: str) -> date:
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'{field}: is a day such as 2026-03-29, not "{text}".') from None
+    # Beyond them no day has a day before it, and no zone a midnight.
+    if not 2000 <= found.year <= 9000:
+        raise ValueError(f"{field}: is a day between the years 2000 and 9000.")
+    return found
+
+
+def _day(day: date) -> str:
+    return f"{day:%b} {day.day}"

@@ -1,0 +1,109 @@
+// What every page of the console has: charts of figures in the page, and moments in the reader's own zone.
+
+(() => {
+  // Chart.js knows no oklch(): a painted pixel tells any colour as plain red, green and blue.
+  const colour = (name, opacity = 1) => {
+    const pixel = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+    pixel.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    pixel.fillRect(0, 0, 1, 1);
+    return `rgba(${[...pixel.getImageData(0, 0, 1, 1).data.slice(0, 3)].join(", ")}, ${opacity})`;
+  };
+  const dollars = (value) =>
+    (value < 0 ? "-$" : "$") +
+    Math.abs(value).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: Math.abs(value) < 1 ? 4 : 2 });
+
+  // A chart is <canvas data-chart="ID">; the script #ID of the page holds its figures:
+  // {kind: "bars" | "lines", labels, series: [{name, values, colour, calls?, dashed?, filled?}], links?: [[address]]}.
+  // `colour` names a property of the style sheet; values are dollars as text, null where there is none.
+  const figuresOf = (canvas) => JSON.parse(document.getElementById(canvas.dataset.chart).textContent);
+
+  const dataset = (kind, series) => ({
+    label: series.name,
+    data: series.values.map((value) => (value === null ? null : Number(value))),
+    calls: series.calls,
+    tone: series.colour,
+    ...(kind === "bars"
+      ? { borderRadius: 2, maxBarThickness: 32 }
+      : { borderDash: series.dashed ? [5, 4] : [], borderWidth: 2, pointRadius: 0, pointHitRadius: 12, fill: series.filled ? "origin" : false, stepped: series.stepped ?? false, spanGaps: false }),
+  });
+
+  const paint = (chart) => {
+    for (const each of chart.data.datasets) {
+      each.borderColor = colour(each.tone);
+      each.backgroundColor = chart.config.type === "bar" ? colour(each.tone) : colour(each.tone, 0.14);
+    }
+    const { x, y } = chart.options.scales;
+    x.ticks.color = y.ticks.color = chart.options.plugins.legend.labels.color = colour("--sg-soft");
+    y.grid.color = colour("--sg-line");
+    chart.update("none");
+  };
+
+  const label = (item) => {
+    const calls = item.dataset.calls?.[item.dataIndex];
+    const name = item.chart.data.datasets.length > 1 ? `${item.dataset.label}: ` : "";
+    return `${name}${dollars(item.raw)}` + (calls === undefined ? "" : ` in ${calls.toLocaleString("en-US")} calls`);
+  };
+
+  const options = (canvas, { kind, series }) => ({
+    animation: false,
+    maintainAspectRatio: false,
+    interaction: { mode: "index", intersect: false },
+    onClick: (event, _, chart) => {
+      const hit = chart.getElementsAtEventForMode(event, "nearest", { intersect: true }, false)[0];
+      const address = hit && figuresOf(canvas).links?.[hit.datasetIndex]?.[hit.index];
+      if (address) window.location.assign(address);
+    },
+    scales: {
+      x: { stacked: kind === "bars", grid: { display: false }, border: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
+      y: { stacked: kind === "bars", beginAtZero: true, border: { display: false }, grid: {}, ticks: { maxTicksLimit: 5, callback: dollars } },
+    },
+    plugins: {
+      colors: { enabled: false },
+      legend: { display: series.length > 1, position: "bottom", align: "start", labels: { boxWidth: 10, boxHeight: 10, useBorderRadius: true, borderRadius: 3 } },
+      tooltip: { displayColors: series.length > 1, filter: (item) => item.raw !== null && (item.raw !== 0 || series.length === 1), callbacks: { label } },
+    },
+  });
+
+  const draw = (canvas) => {
+    const figures = figuresOf(canvas);
+    Chart.defaults.font.family = "Inter, sans-serif";
+    const data = { labels: figures.labels, datasets: figures.series.map((each) => dataset(figures.kind, each)) };
+    const chart = new Chart(canvas, { type: figures.kind === "bars" ? "bar" : "line", data, options: options(canvas, figures) });
+    paint(chart);
+    // The page's font may come after the first drawing.
+    document.fonts.ready.then(() => paint(chart));
+  };
+
+  const renew = (canvas) => {
+    const chart = Chart.getChart(canvas);
+    if (!chart) return draw(canvas);
+    const figures = figuresOf(canvas);
+    const isEmpty = figures.series.every((each) => each.values.every((value) => !Number(value)));
+    canvas.parentElement.querySelector(".sg-over")?.toggleAttribute("hidden", !isEmpty);
+    chart.data.labels = figures.labels;
+    chart.data.datasets = figures.series.map((each) => dataset(figures.kind, each));
+    paint(chart);
+  };
+
+  // <time data-moment="minute | second | day" datetime="...">: its title says the same in UTC.
+  const styles = {
+    minute: { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
+    second: { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" },
+    day: { weekday: "short", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
+  };
+  const tellTime = (part) => {
+    for (const time of part.querySelectorAll("time[data-moment]"))
+      time.textContent = new Intl.DateTimeFormat("en-US", styles[time.dataset.moment]).format(new Date(time.dateTime));
+  };
+  const refresh = () => {
+    document.querySelectorAll("canvas[data-chart]").forEach(renew);
+    tellTime(document);
+  };
+
+  window.addEventListener("load", () => {
+    refresh();
+    const repaint = () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => paint(Chart.getChart(canvas)));
+    new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["class"] });
+  });
+  document.addEventListener("htmx:afterSwap", refresh);
+})();
