@@ -16,7 +16,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from config.console import site
+from config.console import menu
 from config.management.commands.seed_demo import Kept, operator
 from governance import ledger
 from governance.actions import stops
@@ -80,7 +80,7 @@ def guarded() -> list[tuple[str, Any]]:
 
 
 def console_pages() -> list[str]:
-    found = [reverse(f"admin:{page.name}") for page in site.pages()]
+    found = [reverse(f"admin:{page.name}") for page in menu.pages()]
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
         found.append(reverse(f"{name}_changelist"))
