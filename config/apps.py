@@ -36,6 +36,7 @@ class CompositionConfig(AppConfig):
             ports.Ports(
                 quote=snapshot.quote,
                 price=snapshot.cost_of,
+                rates=snapshot.rates_of_rule,
                 upgrade_link=topups.link,
                 provider_costs=cost_reports.read,
                 stand_in=sync.standing_in,

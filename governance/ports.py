@@ -18,6 +18,7 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Quote, Quoter
 from governance.rules.judgement import CostReport
 from governance.rules.overruns import ModelOverrun
+from governance.rules.price_sentence import UnitRates
 from governance.rules.windows import WindowKind
 
 
@@ -73,10 +74,17 @@ class StandIn(Protocol):
     def __call__(self, *, tenant: str, now: datetime) -> AbstractContextManager[None]: ...
 
 
+class RatesOfRule(Protocol):
+    """The rates that a price rule charged by at a moment; None where it does not say them any more."""
+
+    def __call__(self, rule: str, *, at: datetime) -> UnitRates | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     quote: QuoteTokens
     price: PriceUsage
+    rates: RatesOfRule
     upgrade_link: UpgradeLink
     provider_costs: ProviderCosts
     stand_in: StandIn
@@ -96,6 +104,7 @@ def _not_wired(*args: Any, **kwargs: Any) -> NoReturn:
 UNWIRED = Ports(
     quote=_not_wired,
     price=_not_wired,
+    rates=_not_wired,
     upgrade_link=_not_wired,
     provider_costs=_not_wired,
     stand_in=_not_wired,
@@ -121,6 +130,11 @@ def by_tokens(
 def true_cost(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None:
     """See `PriceUsage`."""
     return wired.price(usage, at=at)
+
+
+def rates_of(rule: str, *, at: datetime) -> UnitRates | None:
+    """See `RatesOfRule`."""
+    return wired.rates(rule, at=at)
 
 
 def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostReport]:

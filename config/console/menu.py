@@ -137,9 +137,9 @@ def pages() -> tuple[ConsolePage, ...]:
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page
     from config.console import overview, story_page
-    from governance.console import judgement_page
+    from governance.console import calls_page, judgement_page
 
-    return (overview.LIVE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE, story_page.PAGE)
+    return (overview.LIVE, calls_page.PAGE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE, story_page.PAGE)
 
 
 def shown(request: HttpRequest) -> Iterator[tuple[Section, list[Tab]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -104,6 +104,26 @@ def dollars(nanos: int | None) -> str:
     decimals = 2 if abs(amount) >= 1 or nanos % NANOS_PER_CENT == 0 else 4
     sign = "-" if amount < 0 else ""
     return f"{sign}${abs(amount):,.{decimals}f}"
+
+
+def micro(nanos: int | None) -> SafeString | str:
+    """With six decimals, for amounts of calls, which stand below each other; the exact one in its tooltip."""
+    if nanos is None:
+        return "–"
+    sign, amount = "-" if nanos < 0 else "", abs(money.dollars_from_nanos(nanos))
+    return format_html(
+        '<span class="sg-amount" title="${}">{}${}</span>', money.format_dollars(nanos), sign, f"{amount:,.6f}"
+    )
+
+
+def duration(lasted: timedelta | None) -> str:
+    """How long something took: "840 ms", "2.4 s", "3 min"."""
+    if lasted is None:
+        return "–"
+    seconds = lasted.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
 
 
 def exact(nanos: int | None) -> SafeString | str:

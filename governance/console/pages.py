@@ -10,7 +10,7 @@ from typing import Any
 
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -22,23 +22,27 @@ from governance.console.base import is_of_the_platform
 class ConsolePage:
     """`path` is below the console's own, `name` the URL's and the menu's.
 
-    `is_part`: only a part of a page that is on the screen already, so without what the console puts around a page.
+    `context` may answer itself, where the address is better said otherwise. `is_part`: only a part of a page that is on
+    the screen already, so without what the console puts around a page.
     """
 
     title: str
     path: str
     name: str
     template: str
-    context: Callable[[HttpRequest, datetime], dict[str, Any]]
+    context: Callable[[HttpRequest, datetime], dict[str, Any] | HttpResponse]
     permission: Callable[[HttpRequest], bool] = is_of_the_platform
     is_part: bool = False
 
     def url(self, site: AdminSite) -> URLPattern:
         return path(self.path, site.admin_view(partial(self.show, site)), name=self.name)
 
-    def show(self, site: AdminSite, request: HttpRequest) -> TemplateResponse:
+    def show(self, site: AdminSite, request: HttpRequest) -> HttpResponse:
         """Raises PermissionDenied."""
         if not self.permission(request):
             raise PermissionDenied
+        found = self.context(request, timezone.now())
+        if isinstance(found, HttpResponse):
+            return found
         around = {} if self.is_part else {**site.each_context(request), "title": self.title}
-        return TemplateResponse(request, self.template, {**around, **self.context(request, timezone.now())})
+        return TemplateResponse(request, self.template, {**around, **found})

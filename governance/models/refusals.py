@@ -52,6 +52,7 @@ class RefusedCall(models.Model):
             models.Index(fields=["request_id"], name="refusal_by_request"),
             # What a tenant, and what a minute of an agent, is looked up by.
             models.Index(fields=["tenant", "-id"], name="refusal_by_tenant"),
+            models.Index(fields=["tenant", "-refused_at"], name="refusal_by_tenant_and_time"),
             models.Index(fields=["tenant", "agent", "reason", "refused_at"], name="refusal_by_minute"),
             models.Index(fields=["refused_at"], name="refusal_by_age"),
         ]

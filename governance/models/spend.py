@@ -168,6 +168,8 @@ class SpendEntry(Attribution):
         ]
         indexes = [
             models.Index(fields=["tenant", "-id"], name="entry_by_tenant"),
+            # A tenant's calls of a range of time: the console's list of them.
+            models.Index(fields=["tenant", "-occurred_at"], name="entry_by_tenant_and_time"),
             models.Index(fields=["corrects"], condition=Q(corrects__isnull=False), name="entry_by_corrected"),
             models.Index(fields=["-id"], condition=Q(certainty="estimated"), name="entry_estimated"),
             # Periods of time are read, proved and purged by it.

@@ -27,6 +27,7 @@ from governance.ledger import clock
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
+from governance.rules.price_sentence import UnitRates
 from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.rules import pricing
 from llm.rules.estimates import Estimate
@@ -184,6 +185,25 @@ def rates_at(
     """The rates of a model at a past or coming moment, from the database: for repricing, not for the hot path."""
     place = _Place(zone or zone_of_provider(model.provider), batch, tier)
     return _rates(model, at=at, place=place)
+
+
+def rates_of_rule(rule: str, *, at: datetime) -> UnitRates | None:
+    """What a price rule charged at `at`, read from its own name; one of `governance.ports`.
+
+    None for one that nobody knows, and for one whose rows were corrected since: these say other rates now.
+    """
+    provider, _, rest = rule.partition("/")
+    name, _, marks = rest.rpartition("@")
+    model = Model.objects.filter(provider=provider, name=name).prefetch_related("prices").first()
+    if model is None:
+        return None
+    marked = marks.split("+")[1:]
+    zone = next((mark for mark in marked if mark in ("eu", "us")), "global")
+    tier = next((mark for mark in marked if mark not in (zone, "batch")), STANDARD_TIER)
+    rates = rates_at(model=model, at=at, zone=zone, batch="batch" in marked, tier=tier)
+    if rates is None or rates.rule != rule:
+        return None
+    return UnitRates(rates.input_picos, rates.cached_picos, rates.output_picos, rates.units)
 
 
 def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:

@@ -17,6 +17,7 @@ from governance import ledger
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import SettleResult
 from governance.ledger.writer import GroupCommit
+from governance.rules import decision_notes
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.overruns import ModelOverrun
@@ -99,6 +100,7 @@ class Hold:
         self.usage = usage
         self.quote = usage.quote
         self._request_id = request_id
+        self._asked = reserved.model_requested or reserved.call.model
         self.since = time.monotonic()
         self.held_nanos = usage.quote.cost_nanos
         # Set once the request may have reached the provider.
@@ -326,12 +328,17 @@ class Hold:
             reason=reason,
             price_rule=price_rule,
             request_id=self._request_id,
-            # Of an estimate, what its tokens were counted by.
-            metadata={"tokenizer": self.usage.tokenizer.name} if reason and self.usage.tokenizer else {},
+            metadata=self._metadata(is_estimate=bool(reason)),
             overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens),
             caller=self.caller,
         )
         return self.charge
+
+    def _metadata(self, *, is_estimate: bool) -> dict[str, Any]:
+        """What was decided out of the ordinary; and of an estimate, what its tokens were counted by."""
+        noted = decision_notes.noted(self.decision, asked=self._asked)
+        counted = {"tokenizer": self.usage.tokenizer.name} if is_estimate and self.usage.tokenizer else {}
+        return noted | counted
 
     async def _land(self, operation: Settle | Release) -> SettleResult | None:
         """What it came to, where that is known soon. It is queued at once, and lands whatever becomes of who waits."""

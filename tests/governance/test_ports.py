@@ -19,6 +19,7 @@ def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
     assert ports.wired == ports.Ports(
         quote=snapshot.quote,
         price=snapshot.cost_of,
+        rates=snapshot.rates_of_rule,
         upgrade_link=topups.link,
         provider_costs=cost_reports.read,
         stand_in=sync.standing_in,
@@ -30,6 +31,7 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     for ask in (
         lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
         lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1), at=NOON),
+        lambda: ports.rates_of("mistral/large@seed", at=NOON),
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
         lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
         lambda: ports.standing_in(tenant="acme", now=NOON),
