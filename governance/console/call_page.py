@@ -200,13 +200,13 @@ def _cards(call: Call) -> list[Card]:
     held = sum(hold.amount_nanos for hold in call.holds)
     spent = sum(entry.cost_nanos for entry in call.charges)
     lasted = [duration for entry in call.charges if (duration := calls_page.took(entry)) is not None]
-    corrected = f"${display.plain_dollars(spent)} before corrections" if call.corrections else "in all"
+    corrected = f"{display.plain_micro(spent)} before corrections" if call.corrections else "in all"
     cards = [
         Card("Cost", display.micro(call.cost_nanos), corrected, "payments"),
         Card("Tokens", f"{tokens_in:,} / {tokens_out:,}", f"in / out, {cached:,} cached", "data_object"),
     ]
     if call.holds:
-        returned = f"{display.dollars(max(0, held - spent))} returned"
+        returned = f"{display.plain_micro(max(0, held - spent))} returned"
         cards.append(Card("Reserved", display.micro(held), returned, "hourglass_top"))
     if lasted:
         cards.append(Card("Took", display.duration(max(lasted)), "from its hold to its end", "timer"))

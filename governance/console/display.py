@@ -106,14 +106,16 @@ def dollars(nanos: int | None) -> str:
     return f"{sign}${abs(amount):,.{decimals}f}"
 
 
+def plain_micro(nanos: int) -> str:
+    """With six decimals, for amounts of calls, which stand below each other."""
+    return f"{'-' if nanos < 0 else ''}${abs(money.dollars_from_nanos(nanos)):,.6f}"
+
+
 def micro(nanos: int | None) -> SafeString | str:
-    """With six decimals, for amounts of calls, which stand below each other; the exact one in its tooltip."""
+    """The same, with the exact amount in its tooltip."""
     if nanos is None:
         return "–"
-    sign, amount = "-" if nanos < 0 else "", abs(money.dollars_from_nanos(nanos))
-    return format_html(
-        '<span class="sg-amount" title="${}">{}${}</span>', money.format_dollars(nanos), sign, f"{amount:,.6f}"
-    )
+    return format_html('<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), plain_micro(nanos))
 
 
 def duration(lasted: timedelta | None) -> str:
