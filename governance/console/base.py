@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import admin
 from django.db import models
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
@@ -46,6 +47,27 @@ def actor(request: HttpRequest) -> Actor:
 def _names_one(filtered: Any) -> bool:
     """Whether an entry of `list_filter` is for a field, and no class of ours with a word of its own."""
     return isinstance(filtered, str | tuple)
+
+
+# A long table's filter offers what so many of its newest rows have: all that ever was would be read to be known.
+LATEST = 1_000
+
+
+class LatestValues(admin.SimpleListFilter):
+    """A filter by a column of a long table, made by `latest_values`."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        newest = model_admin.get_queryset(request).order_by("-pk").values_list(self.parameter_name, flat=True)[:LATEST]
+        found = {value for value in newest if value} | {value for value in (self.value(),) if value}
+        return [(value, value.replace("_", " ")) for value in sorted(found)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(**{str(self.parameter_name): self.value()}) if self.value() else queryset
+
+
+def latest_values(field: str) -> type[LatestValues]:
+    """For `list_filter`, in the place of the field's name."""
+    return type(f"Latest{field.title()}", (LatestValues,), {"title": field, "parameter_name": field})
 
 
 class PlainLookups:

@@ -118,6 +118,10 @@ def micro(nanos: int | None) -> SafeString | str:
     return format_html('<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), plain_micro(nanos))
 
 
+def link(address: str, words: str) -> SafeString:
+    return format_html('<a class="sg-link" href="{}">{}</a>', address, words)
+
+
 def duration(lasted: timedelta | None) -> str:
     """How long something took: "840 ms", "2.4 s", "3 min"."""
     if lasted is None:

@@ -20,8 +20,9 @@ from governance.audit import Actor
 from governance.console import display as show
 from governance.console import reasons
 from governance.console.amounts import AmountField
-from governance.console.base import LongTableAdmin, actor
+from governance.console.base import LongTableAdmin, actor, latest_values, reader
 from governance.models import SpendEntry
+from governance.queries import calls, one_call
 from governance.rules import money
 
 
@@ -62,12 +63,14 @@ class ConfirmForm(CostForm):
 class SpendEntryAdmin(LongTableAdmin):
     tenant_path = "tenant"
     list_display = ("occurred_at", "who", "served", "tokens", "cost", "certain", "kind", "reason")
-    list_filter = (OpenEstimates, "kind", "certainty", "provider", "tenant")
-    search_fields = ("request_id", "agent", "user", "session", "task", "model_served")
-    list_select_related = ("tenant",)
+    list_filter = (OpenEstimates, "kind", "certainty", latest_values("provider"), "tenant")
+    search_fields = ("request_id",)
+    search_help_text = "Any id of a call. By names calls are found under Calls."
+    list_select_related = ("tenant", "reservation")
     ordering = ("-id",)
     fields = (
-        ("id", "kind", "certain"),
+        ("id", "call"),
+        ("kind", "certain"),
         ("occurred_at", "recorded_at"),
         ("cost", "overage", "price_rule"),
         ("input_tokens", "cached_tokens", "output_tokens"),
@@ -76,10 +79,26 @@ class SpendEntryAdmin(LongTableAdmin):
         ("agent", "user", "session", "task"),
         ("provider", "model_requested", "model_served"),
         ("request_id", "reservation", "corrects"),
-        ("reason", "metadata"),
+        ("reason", "counted_by"),
     )
     actions = ("confirm_selected", "void_selected", "correct_selected")
     actions_detail = ("confirm_one", "void_one", "correct_one")
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        if not search_term.strip():
+            return queryset, False
+        found = one_call.find(reader=reader(request), text=search_term)
+        rows = [entry.pk for call in found for entry in (*call.charges, *call.corrections)]
+        return queryset.filter(pk__in=rows), False
+
+    @display(description="Its call")
+    def call(self, obj: SpendEntry) -> Any:
+        id = obj.reservation_id or obj.corrects_id or obj.pk
+        return show.link(reverse("admin:call", args=[str(id)]), "the sum of its price, and the budgets it charged")
+
+    @display(description="Tokens counted by", empty_value="–")
+    def counted_by(self, obj: SpendEntry) -> str:
+        return str(obj.metadata.get("tokenizer", ""))
 
     @display(description="Who", header=True)
     def who(self, obj: SpendEntry) -> list[str]:
@@ -88,15 +107,14 @@ class SpendEntryAdmin(LongTableAdmin):
 
     @display(description="Model", header=True)
     def served(self, obj: SpendEntry) -> list[str]:
-        asked = obj.model_requested
-        return [obj.model_served, f"asked for {asked}" if asked and asked != obj.model_served else ""]
+        return [obj.model_served, f"downgraded from {obj.model_requested}" if calls.is_downgraded(obj) else ""]
 
     @display(description="Tokens in / out")
     def tokens(self, obj: SpendEntry) -> str:
         cached = f" ({obj.cached_tokens:,} cached)" if obj.cached_tokens else ""
         return f"{obj.input_tokens:,}{cached} / {obj.output_tokens:,}"
 
-    @display(description="Cost", ordering="cost_nanos")
+    @display(description="Cost")
     def cost(self, obj: SpendEntry) -> Any:
         return show.exact(obj.cost_nanos)
 

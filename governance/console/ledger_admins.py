@@ -4,35 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.http import HttpRequest
+from django.urls import reverse
 from unfold.decorators import display
 
 from governance.console import display as show
-from governance.console.base import LongTableAdmin
+from governance.console.base import LongTableAdmin, latest_values, reader
 from governance.models import LedgerCheck, LedgerJudgement, Reservation, SpendRollup
+from governance.queries import one_call
 
 
 class ReservationAdmin(LongTableAdmin):
     tenant_path = "tenant"
     list_display = ("reserved_at", "who", "model_served", "amount", "status_label", "expires_at", "resolved_at")
     list_filter = ("status", "tenant")
-    search_fields = ("agent", "user", "session", "task")
+    search_fields = ("id",)
+    search_help_text = "Any id of the call. By names calls are found under Calls."
     list_select_related = ("tenant",)
     ordering = ("-id",)
     fields = (
-        "id",
+        ("id", "call"),
         ("status_label", "amount"),
         ("reserved_at", "expires_at", "resolved_at"),
         ("tenant", "key"),
         ("agent", "user", "session", "task"),
         ("provider", "model_requested", "model_served"),
-        ("windows", "buckets", "tokens"),
+        "tokens",
     )
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        if not search_term.strip():
+            return queryset, False
+        found = one_call.find(reader=reader(request), text=search_term)
+        return queryset.filter(pk__in=[hold.pk for call in found for hold in call.holds]), False
+
+    @display(description="Its call")
+    def call(self, obj: Reservation) -> Any:
+        return show.link(reverse("admin:call", args=[str(obj.pk)]), "what it cost, and which budgets it is charged to")
 
     @display(description="Who")
     def who(self, obj: Reservation) -> str:
         return f"{obj.tenant.slug} / {obj.agent}" if obj.agent else obj.tenant.slug
 
-    @display(description="Reserved", ordering="amount_nanos")
+    @display(description="Reserved")
     def amount(self, obj: Reservation) -> Any:
         return show.exact(obj.amount_nanos)
 
@@ -47,7 +61,7 @@ class ReservationAdmin(LongTableAdmin):
 class SpendRollupAdmin(LongTableAdmin):
     tenant_path = "tenant"
     list_display = ("hour", "tenant", "agent", "model", "calls", "input_tokens", "output_tokens", "cost")
-    list_filter = ("provider", "tenant")
+    list_filter = (latest_values("provider"), "tenant")
     search_fields = ("agent", "model")
     list_select_related = ("tenant",)
     ordering = ("-hour", "-id")
@@ -58,7 +72,7 @@ class SpendRollupAdmin(LongTableAdmin):
         ("input_tokens", "cached_tokens", "output_tokens"),
     )
 
-    @display(description="Cost", ordering="cost_nanos")
+    @display(description="Cost")
     def cost(self, obj: SpendRollup) -> Any:
         return show.exact(obj.cost_nanos)
 
@@ -93,6 +107,6 @@ class LedgerJudgementAdmin(LongTableAdmin):
 
 class AuditEntryAdmin(LongTableAdmin):
     list_display = ("occurred_at", "actor", "action", "target", "reason")
-    list_filter = ("action",)
+    list_filter = (latest_values("action"),)
     search_fields = ("actor", "action", "target", "reason")
     list_select_related = ("user", "key")

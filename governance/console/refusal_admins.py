@@ -12,7 +12,7 @@ from unfold.decorators import display
 
 from governance import staff
 from governance.console import display as show
-from governance.console.base import LongTableAdmin
+from governance.console.base import LongTableAdmin, latest_values
 from governance.models import RefusedCall
 from governance.queries import refusals
 from governance.rules.remedies import Blocker
@@ -24,7 +24,7 @@ class RefusalAdmin(LongTableAdmin):
 
     tenant_path = "tenant"
     list_display = ("refused_at", "who", "asked", "reason_label", "because", "cost", "would_pass", "more")
-    list_filter = ("reason", "tenant")
+    list_filter = (latest_values("reason"), "tenant")
     search_fields = (
         "request_id__exact",
         "agent__exact",
@@ -73,7 +73,7 @@ class RefusalAdmin(LongTableAdmin):
             return ["–", ""]
         return [f"{obj.scope} per {obj.window.replace('_', ' ') or 'minute'}", self._left(obj)]
 
-    @display(description="Needed", ordering="wanted_nanos")
+    @display(description="Needed")
     def cost(self, obj: RefusedCall) -> Any:
         return show.exact(obj.wanted_nanos)
 
