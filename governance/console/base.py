@@ -102,9 +102,10 @@ class ConsoleAdmin(PlainLookups, ModelAdmin):
             return False
         if not staff.access_of(request.user).is_bound:
             return True
-        offered = [
-            each if isinstance(each, str) else each[0] for each in self.get_list_filter(request) if _names_one(each)
-        ]
+        filters = self.get_list_filter(request)
+        if any(lookup == getattr(each, "parameter_name", "") for each in filters):
+            return True
+        offered = [each if isinstance(each, str) else each[0] for each in filters if _names_one(each)]
         return any(lookup == name or lookup.startswith(f"{name}__") for name in offered)
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:

@@ -274,7 +274,7 @@ class TestTenantStaff:
         )
         for guess in guesses:
             assert client.get(f"/admin/governance/refusedcall/?{guess}").status_code == 400, guess
-        pages = ["", "?q=r-acme", "?reason__exact=budget_exhausted", f"{rows['r-acme']}/change/"]
+        pages = ["", "?q=r-acme", "?reason=budget_exhausted", f"{rows['r-acme']}/change/"]
         for path in pages:
             page = client.get(f"/admin/governance/refusedcall/{path}")
             text = page.content.decode()

@@ -41,9 +41,13 @@ def test_the_list_says_who_why_and_what_would_have_passed(viewer: Client, kept: 
 
 
 def test_a_call_is_found_by_its_request_id(viewer: Client, kept: RefusedCall) -> None:
-    html = viewer.get(LIST, {"q": "r-1"}).content.decode()
-    assert "large" in html
-    assert "invalid type" not in html.partition("<tbody")[2]
+    assert list(viewer.get(LIST, {"q": "r-1"}).context["cl"].result_list) == [kept]
+
+
+def test_the_filter_by_reason_offers_those_of_the_newest_rows(viewer: Client, kept: RefusedCall) -> None:
+    page = viewer.get(LIST, {"reason": "budget_exhausted"})
+    assert list(page.context["cl"].result_list) == [kept]
+    assert "invalid type" in page.content.decode()
 
 
 def test_its_page_has_the_figures_and_nothing_of_it_is_markup(viewer: Client, kept: RefusedCall) -> None:
