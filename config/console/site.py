@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
@@ -38,6 +41,26 @@ class ConsoleSite(UnfoldAdminSite):
         """With the menu's section that the page is in: its tabs stand over the page."""
         context: dict[str, Any] = super().each_context(request)
         return context | {"section": menu.section_at(request)}
+
+    def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """What is found is not kept, as Unfold would: it changes with every stop, and with what its reader may see."""
+        from config.console import search
+
+        began = time.perf_counter()
+        found = search.find(request, request.GET.get("s", ""))
+        page = Paginator(found, per_page=search.MOST).page(1)
+        return TemplateResponse(
+            request,
+            "unfold/helpers/command_results.html",
+            {
+                "page_obj": page.paginator,
+                "results": page,
+                "page_counter": 0,
+                "execution_time": time.perf_counter() - began,
+                "command_show_history": False,
+            },
+            headers={"HX-Trigger": "search"},
+        )
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The password; whoever has a second factor is asked for its code next."""

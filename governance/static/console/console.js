@@ -106,4 +106,21 @@
     new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["class"] });
   });
   document.addEventListener("htmx:afterSwap", refresh);
+
+  // The search: "/" opens it, wherever nothing is typed; Enter takes its first hit.
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, textarea, select, [contenteditable]");
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing) return;
+    event.preventDefault();
+    window.dispatchEvent(new CustomEvent("opencommand"));
+  });
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const box = event.target.id === "command-results" && event.target.closest("[x-data]");
+    if (box) requestAnimationFrame(() => (Alpine.$data(box).currentIndex = 1));
+  });
+  window.addEventListener("load", () => {
+    const input = document.getElementById("search-input-command");
+    input?.setAttribute("aria-label", "Search");
+    input?.setAttribute("placeholder", "A customer, agent, key, model, any id, or: stop support, raise acme");
+  });
 })();
