@@ -138,6 +138,8 @@ def _pages(request: HttpRequest, text: str) -> Iterator[SearchResult]:
 
 def _callers(request: HttpRequest, text: str) -> Iterator[SearchResult]:
     """Users and sessions are nowhere listed: what there is of them are their calls."""
+    if text.partition(" ")[0].casefold() in ACTS:
+        return
     for field, icon in (("user", "person"), ("session", "forum")):
         link = f"{reverse('admin:calls')}?{urlencode({'range': '30d', field: text})}"
         yield SearchResult(f"Calls of {field} {text}", "The last 30 days", link, icon)

@@ -51,8 +51,10 @@ def find(*, reader: Reader, text: str) -> list[Call]:
         return []
     if not id:
         return []
-    refused = RefusedCall.objects.filter(reader.scope, request_id=id).select_related("tenant", "key")
-    refusals, uuid = list(refused.order_by("-id")[:MOST]), _uuid(id)
+    uuid = _uuid(id)
+    spelled = [id] if uuid is None else [id, str(uuid)]
+    refused = RefusedCall.objects.filter(reader.scope, request_id__in=spelled).select_related("tenant", "key")
+    refusals = list(refused.order_by("-id")[:MOST])
     charges = _charges(reader, id, uuid)
     holds = [] if uuid is None else list(_holds(reader).filter(pk=uuid))
     if not (refusals or charges or holds):
