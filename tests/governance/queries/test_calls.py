@@ -108,6 +108,17 @@ def test_a_filter_without_an_index_looks_back_so_far_and_goes_on_there(monkeypat
     assert pages == 3
 
 
+def test_a_page_looks_up_the_stretch_that_it_shows_and_no_more() -> None:
+    """Of two bounds of one column SQLite looks up one, and may take the wider."""
+    far, near = Place(minutes(5)), TimeRange(minutes(-5), minutes(60))
+    source = calls._charges(ALL)
+    assert source is not None
+    sql = str(source.all(EVERYTHING, near, ALL, far).query)
+    assert sql.count('"occurred_at" >=') == sql.count('"occurred_at" <') == 1
+    beyond = str(source.all(EVERYTHING, near, ALL, Place(minutes(90))).query)
+    assert minutes(90).strftime("%H:%M:%S") not in beyond
+
+
 @pytest.mark.parametrize("name", ["agent", "user", "session", "task"])
 def test_names_narrow_both_tables(name: str) -> None:
     wanted = [served(**{name: "a"}), refused(minutes(1), **{name: "a"})]

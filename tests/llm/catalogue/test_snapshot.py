@@ -427,3 +427,36 @@ def test_a_wrong_price_is_superseded_from_its_beginning_and_the_rule_says_so() -
     rates = snapshot.rates_at(model=Model.objects.get(pk=again.model_id), at=LATER)
     assert rates is not None
     assert (rates.output_picos, rates.rule) == (550_000, "mistral/mistral-small-2603@2026-03-16#3")
+
+
+@pytest.mark.django_db
+class TestRatesOfRule:
+    """The rates that a charge's rule names, for the sentence of its price."""
+
+    def test_of_a_rule_in_force_are_those_it_charges_by(self) -> None:
+        for name in ("mistral-small-2603", "mistral-eu/mistral-small-2603", "mistral-ocr-2512"):
+            entry = snapshot.read(now=timezone.now()).resolve(name)
+            assert entry is not None, name
+            assert entry.rates is not None, name
+            found = snapshot.rates_of_rule(entry.rates.rule, at=timezone.now())
+            assert found is not None, name
+            assert (found.input_picos, found.cached_picos, found.output_picos, dict(found.units)) == (
+                entry.rates.input_picos,
+                entry.rates.cached_picos,
+                entry.rates.output_picos,
+                dict(entry.rates.units),
+            )
+
+    def test_of_a_batch_are_half(self) -> None:
+        entry = snapshot.read(now=timezone.now()).resolve("mistral-small-2603")
+        assert entry is not None
+        assert entry.batch_rates is not None
+        found = snapshot.rates_of_rule(entry.batch_rates.rule, at=timezone.now())
+        assert found is not None
+        assert found.output_picos == entry.batch_rates.output_picos
+
+    @pytest.mark.parametrize(
+        "rule", ["", "demo", "mistral/nope@seed", "mistral/mistral-small-2603@1999-01-01", "a/b/c"]
+    )
+    def test_of_a_rule_that_nobody_knows_are_none(self, rule: str) -> None:
+        assert snapshot.rates_of_rule(rule, at=timezone.now()) is None
