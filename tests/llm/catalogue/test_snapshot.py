@@ -434,7 +434,7 @@ class TestRatesOfRule:
     """The rates that a charge's rule names, for the sentence of its price."""
 
     def test_of_a_rule_in_force_are_those_it_charges_by(self) -> None:
-        for name in ("mistral-small-2603", "mistral-eu/mistral-small-2603", "mistral-ocr-2512"):
+        for name in ("mistral-small-2603", "mistral-eu/mistral-small-2603", "mistral-ocr-4-1"):
             entry = snapshot.read(now=timezone.now()).resolve(name)
             assert entry is not None, name
             assert entry.rates is not None, name
