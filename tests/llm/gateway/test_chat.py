@@ -62,6 +62,8 @@ def test_an_answer_is_settled_at_its_true_cost_before_it_arrives(product: Produc
     assert nanos(response.headers["x-budget-remaining-usd"]) == nanos("1.00") - expected
     assert response.headers["x-request-id"] == entry().request_id
     assert response.headers["x-budget-state"] == "active"
+    # What went as it was asked for needs no word.
+    assert entry().metadata == {}
 
 
 def test_a_stream_carries_its_cost_in_the_usage_chunk(product: Product) -> None:
@@ -82,7 +84,15 @@ def test_near_the_soft_cap_the_cheaper_model_serves_and_the_caller_is_told(produ
     assert response.headers["x-model-requested"] == "mistral-large-latest"
     assert response.headers["x-downgrade-reason"] == "soft_cap of tenant:acme per day"
     assert product.sandbox.requests[-1].model == "mistral-small-latest"
-    assert entry_of(response).model_served == "mistral-small-2603"
+    charged = entry_of(response)
+    assert charged.model_served == "mistral-small-2603"
+    assert charged.metadata["decision"] == {
+        "action": "degrade",
+        "asked": "mistral-large-latest",
+        "model": "mistral-small-latest",
+        "scope": "tenant:acme",
+        "window": "day",
+    }
 
 
 def test_a_downgrade_is_one_step_and_not_off_the_cliff(product: Product) -> None:
