@@ -26,7 +26,7 @@ from governance.console.calls_page import Badge
 from governance.console.display import Card
 from governance.models import Agent, Budget, BudgetWindow, EmergencyStop, RefusedCall, Reservation, SpendEntry
 from governance.queries import calls, one_call, refusals
-from governance.queries.one_call import Call
+from governance.queries.one_call import WholeCall
 from governance.queries.spend import Reader
 from governance.rules import decision_notes, price_sentence
 from governance.rules.calls import Usage
@@ -50,7 +50,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class ChargeRow:
     """A line of the ledger. `sum` is the sentence of its price; where there is none, `why` says what it was charged by.
 
     `open_link`: the line in the ledger, where it is corrected.
@@ -74,7 +74,7 @@ class ChargedBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AttemptRow:
     """A hold of the call, and what became of it. Amounts are written."""
 
     at: SafeString | str
@@ -88,7 +88,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class CorrectionRow:
     at: SafeString | str
     what: str
     cost: SafeString | str
@@ -106,7 +106,7 @@ class Obstacle:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusalPart:
     at: SafeString | str
     reason: str
     status: int
@@ -129,7 +129,7 @@ def page(request: HttpRequest, *, site: AdminSite, id: str) -> HttpResponse:
     return TemplateResponse(request, "console/call.html", {**around, **_context(request, by, found[0], found[1:])})
 
 
-def _context(request: HttpRequest, by: Reader, call: Call, others: list[Call]) -> dict[str, Any]:
+def _context(request: HttpRequest, by: Reader, call: WholeCall, others: list[WholeCall]) -> dict[str, Any]:
     audience = STAFF if by.tenant is None else Audience(is_tenants=True)
     return {
         "call": call,
@@ -151,7 +151,7 @@ def _context(request: HttpRequest, by: Reader, call: Call, others: list[Call]) -
     }
 
 
-def _begun_at(call: Call) -> Any:
+def _begun_at(call: WholeCall) -> Any:
     moments = [
         *(row.refused_at for row in call.refusals),
         *(hold.reserved_at for hold in call.holds),
@@ -160,7 +160,7 @@ def _begun_at(call: Call) -> Any:
     return min(moments)
 
 
-def _badges(call: Call) -> list[Badge]:
+def _badges(call: WholeCall) -> list[Badge]:
     badges = [Badge("refused", "stopped")] if call.refusals else []
     if any(calls.is_downgraded(entry) for entry in call.charges):
         badges.append(Badge("downgraded", "info"))
@@ -174,7 +174,7 @@ def _badges(call: Call) -> list[Badge]:
     return [Badge("running" if status == Reservation.Status.PENDING else status, WORST.get(status, "active"))]
 
 
-def _facts(call: Call) -> Iterable[Fact]:
+def _facts(call: WholeCall) -> Iterable[Fact]:
     row: Any = (*call.charges, *call.refusals, *call.holds)[0]
     named = {
         "tenant": row.tenant.slug,
@@ -191,7 +191,7 @@ def _facts(call: Call) -> Iterable[Fact]:
     yield Fact("request id", call.id)
 
 
-def _cards(call: Call) -> list[Card]:
+def _cards(call: WholeCall) -> list[Card]:
     """What a served call comes to; of a refused one, which cost nothing, there are none."""
     if not call.charges:
         return []
@@ -213,7 +213,7 @@ def _cards(call: Call) -> list[Card]:
     return cards
 
 
-def _charge(entry: SpendEntry) -> Charge:
+def _charge(entry: SpendEntry) -> ChargeRow:
     usage = Usage(
         entry.provider,
         entry.model_served,
@@ -225,7 +225,7 @@ def _charge(entry: SpendEntry) -> Charge:
     )
     rates = ports.rates_of(entry.price_rule, at=entry.occurred_at) if entry.price_rule else None
     counted = entry.unit == "token"
-    return Charge(
+    return ChargeRow(
         model=f"{entry.provider}/{entry.model_served}" if entry.provider else entry.model_served,
         asked=entry.model_requested if calls.is_downgraded(entry) else "",
         cost=display.micro(entry.cost_nanos),
@@ -249,7 +249,7 @@ def _charged_by(entry: SpendEntry, *, is_priced: bool) -> str:
     return f"Charged as it was settled{f' ({reason})' if reason else ''}."
 
 
-def _budgets(by: Reader, call: Call) -> list[ChargedBudget]:
+def _budgets(by: Reader, call: WholeCall) -> list[ChargedBudget]:
     ids = {id for row in (*call.charges, *call.holds) for id in row.windows}
     windows = BudgetWindow.objects.filter(pk__in=ids).select_related("budget__tenant", "tenant").order_by("pk")
     return [_charged(by, window) for window in windows]
@@ -273,11 +273,11 @@ def _budget_link(by: Reader, budget: Budget | None) -> str:
     return reverse("admin:governance_budget_change", args=[budget.pk])
 
 
-def _attempt(hold: Reservation, call: Call) -> Attempt:
+def _attempt(hold: Reservation, call: WholeCall) -> AttemptRow:
     charged = [entry.cost_nanos for entry in call.charges if entry.reservation_id == hold.pk]
     is_over = hold.status != Reservation.Status.PENDING
     lasted = hold.resolved_at - hold.reserved_at if hold.resolved_at else None
-    return Attempt(
+    return AttemptRow(
         at=display.moment(hold.reserved_at, "second"),
         model=hold.model_served,
         status=hold.status if is_over else "running",
@@ -289,9 +289,9 @@ def _attempt(hold: Reservation, call: Call) -> Attempt:
     )
 
 
-def _correction(entry: SpendEntry) -> Correction:
+def _correction(entry: SpendEntry) -> CorrectionRow:
     what = " ".join(part for part in (entry.kind, entry.reason.replace("_", " ")) if part)
-    return Correction(
+    return CorrectionRow(
         at=display.moment(entry.recorded_at, "second"),
         what=what,
         cost=display.micro(entry.cost_nanos),
@@ -299,10 +299,10 @@ def _correction(entry: SpendEntry) -> Correction:
     )
 
 
-def _refusal(request: HttpRequest, by: Reader, row: RefusedCall, audience: Audience) -> Refusal:
+def _refusal(request: HttpRequest, by: Reader, row: RefusedCall, audience: Audience) -> RefusalPart:
     blockers = refusals.remedy_of(row).blockers
     known = Budget.objects.select_related("tenant").in_bulk([blocker.budget_id for blocker in blockers])
-    return Refusal(
+    return RefusalPart(
         at=display.moment(row.refused_at, "second"),
         reason=row.reason.replace("_", " "),
         status=row.status,

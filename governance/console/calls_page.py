@@ -44,7 +44,7 @@ class Badge:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CallLine:
     """A call of the list. `asked`: the model that a budget moved it from; `more`: how many others it stands for."""
 
     link: str
@@ -135,7 +135,7 @@ def _searched(by: Reader, text: str, request: HttpRequest, now: datetime) -> dic
     }
 
 
-def _address_of(call: one_call.Call) -> str:
+def _address_of(call: one_call.WholeCall) -> str:
     if call.refusals or call.holds:
         return call.refusals[0].request_id if call.refusals else str(call.holds[0].pk)
     return str(call.charges[0].pk)
@@ -151,17 +151,17 @@ def link(row: SpendEntry | RefusedCall) -> str:
     return reverse("admin:call", args=[row.request_id])
 
 
-def line(row: SpendEntry | RefusedCall) -> Line:
+def line(row: SpendEntry | RefusedCall) -> CallLine:
     return _served(row) if isinstance(row, SpendEntry) else _refused(row)
 
 
-def _served(entry: SpendEntry) -> Line:
+def _served(entry: SpendEntry) -> CallLine:
     moved = calls.is_downgraded(entry)
     badges = [Badge("downgraded", "info")] if moved else []
     if entry.certainty == SpendEntry.Certainty.ESTIMATED:
         badges.append(Badge("estimated", "warned"))
     counted = entry.unit == "token"
-    return Line(
+    return CallLine(
         link=link(entry),
         at=display.moment(entry.occurred_at, "second"),
         tenant=entry.tenant.slug,
@@ -178,8 +178,8 @@ def _served(entry: SpendEntry) -> Line:
     )
 
 
-def _refused(row: RefusedCall) -> Line:
-    return Line(
+def _refused(row: RefusedCall) -> CallLine:
+    return CallLine(
         link=link(row),
         at=display.moment(row.refused_at, "second"),
         tenant=row.tenant.slug,

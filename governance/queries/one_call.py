@@ -22,7 +22,7 @@ MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class WholeCall:
     """What there is of it, the oldest first. `charges` and `corrections` are lines of the ledger."""
 
     id: str
@@ -43,7 +43,7 @@ class Call:
         return sum(entry.cost_nanos for entry in (*self.charges, *self.corrections))
 
 
-def find(*, reader: Reader, text: str) -> list[Call]:
+def find(*, reader: Reader, text: str) -> list[WholeCall]:
     """The calls that a request id, a reservation's, a line's or an idempotency key names; the newest first."""
     try:
         id = names.checked("request_id", text.strip())
@@ -81,7 +81,7 @@ def _name_of(entry: SpendEntry) -> str:
     return entry.request_id or str(entry.reservation_id or entry.pk)
 
 
-def _whole(id: str, refusals: list[RefusedCall], holds: list[Reservation], charges: list[SpendEntry]) -> Call:
+def _whole(id: str, refusals: list[RefusedCall], holds: list[Reservation], charges: list[SpendEntry]) -> WholeCall:
     """The call with its other attempts, what each held, and its corrections."""
     rows: tuple[RefusedCall | Reservation | SpendEntry, ...] = (*refusals, *holds, *charges)
     tenant = rows[0].tenant
@@ -90,7 +90,7 @@ def _whole(id: str, refusals: list[RefusedCall], holds: list[Reservation], charg
     missing = held - {hold.pk for hold in holds}
     holds = sorted([*holds, *_holds(Reader()).filter(pk__in=missing)], key=lambda hold: hold.pk)
     corrections = SpendEntry.objects.filter(corrects__in=list(known)).order_by("id")
-    return Call(
+    return WholeCall(
         id=id,
         tenant=tenant,
         refusals=refusals[::-1],

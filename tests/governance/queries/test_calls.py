@@ -194,7 +194,7 @@ def test_a_place_that_no_page_has_written_is_none(text: str) -> None:
         Place.read(text)
 
 
-def only(text: str, reader: Reader = EVERYTHING) -> one_call.Call:
+def only(text: str, reader: Reader = EVERYTHING) -> one_call.WholeCall:
     [found] = one_call.find(reader=reader, text=text)
     return found
 
