@@ -137,9 +137,17 @@ def pages() -> tuple[ConsolePage, ...]:
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page
     from config.console import overview, story_page
-    from governance.console import calls_page, judgement_page
+    from governance.console import calls_page, judgement_page, spend_page
 
-    return (overview.LIVE, calls_page.PAGE, judgement_page.PAGE, stripe_page.PAGE, margin_page.PAGE, story_page.PAGE)
+    return (
+        overview.LIVE,
+        spend_page.PAGE,
+        calls_page.PAGE,
+        judgement_page.PAGE,
+        stripe_page.PAGE,
+        margin_page.PAGE,
+        story_page.PAGE,
+    )
 
 
 def shown(request: HttpRequest) -> Iterator[tuple[Section, list[Tab]]]:

@@ -132,11 +132,25 @@ def duration(lasted: timedelta | None) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
 
 
+def rate(nanos: int | None) -> str:
+    """What one of many costs: six decimals where that is less than a cent."""
+    if nanos is None or not 0 < abs(nanos) < NANOS_PER_CENT:
+        return dollars(nanos)
+    return f"{'-' if nanos < 0 else ''}${abs(money.dollars_from_nanos(nanos)):.6f}"
+
+
 def exact(nanos: int | None) -> SafeString | str:
     """The short amount, with the exact one in its tooltip."""
     if nanos is None:
         return "–"
     return format_html('<span class="sg-amount" title="${}">{}</span>', money.format_dollars(nanos), dollars(nanos))
+
+
+def percent(share_e4: int | None) -> str:
+    """Of ten-thousandths, with one decimal: "12.5%". A dash for none."""
+    if share_e4 is None:
+        return "–"
+    return "0%" if share_e4 == 0 else f"{Decimal(share_e4) / 100:,.1f}%"
 
 
 def count(number: int | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.http import QueryDict
 
 from governance.queries.spend import TimeRange
+from governance.rules.spend_sums import HOUR, whole_hour
 
 CUSTOM = "custom"
 LASTING = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -24,6 +25,7 @@ class Chosen:
     """A page's range. `first` and `last` are its days in `zone`, both included; `error` says what is wrong with them.
 
     Ranges of days begin at midnight of the zone, that of 24 hours at a full hour: sums are kept for each hour.
+    `by_hour`: its ends are hours, of UTC in an address, so that they mean the same calls whatever zone a page is in.
     """
 
     name: str
@@ -33,18 +35,23 @@ class Chosen:
     last: date
     zone: ZoneInfo
     error: str = ""
+    by_hour: bool = False
 
     @property
     def period(self) -> TimeRange:
         return TimeRange(self.starts_at, self.ends_at)
 
     @property
-    def before(self) -> TimeRange:
-        """As much time just before it. Days count as days, also where one of them has 23 hours or 25."""
-        if self.name == "24h":
-            return TimeRange(self.starts_at - timedelta(hours=24), self.starts_at)
+    def begin_before(self) -> datetime:
+        """Where as much time just before it begins. Days count as days, also where one has 23 hours or 25."""
+        if self.by_hour:
+            return self.starts_at - (self.ends_at - self.starts_at)
         days = (self.last - self.first).days + 1
-        return TimeRange(_midnight(self.first - timedelta(days=days), self.zone), self.starts_at)
+        return _midnight(self.first - timedelta(days=days), self.zone)
+
+    @property
+    def before(self) -> TimeRange:
+        return TimeRange(self.begin_before, self.starts_at)
 
     @property
     def is_of_hours(self) -> bool:
@@ -54,13 +61,29 @@ class Chosen:
     @property
     def words(self) -> str:
         """Such as "Nov 21 to Nov 28"."""
+        if self.by_hour and self.name == CUSTOM:
+            begin, end = (at.astimezone(self.zone) for at in (self.starts_at, self.ends_at))
+            return f"{_day(begin.date())}, {begin:%H:%M} to {_day(end.date())}, {end:%H:%M}"
         return _day(self.first) if self.first == self.last else f"{_day(self.first)} to {_day(self.last)}"
 
     def query(self) -> dict[str, str]:
         """What an address says to mean the same range."""
         if self.name != CUSTOM:
             return {"range": self.name}
-        return {"range": CUSTOM, "from": self.first.isoformat(), "to": self.last.isoformat()}
+        if self.by_hour:
+            return hours(self.starts_at, self.ends_at)
+        return days(self.first, self.last)
+
+
+def days(first: date, last: date) -> dict[str, str]:
+    """What an address says to mean days of its page's zone, both included."""
+    return {"range": CUSTOM, "from": first.isoformat(), "to": last.isoformat()}
+
+
+def hours(starts_at: datetime, ends_at: datetime) -> dict[str, str]:
+    """What an address says to mean the hours of UTC that begin in some time, whatever zone its page is in."""
+    begin, end = whole_hour(starts_at), whole_hour(ends_at) - HOUR
+    return {"range": CUSTOM, "from": f"{begin:%Y-%m-%dT%H}Z", "to": f"{max(begin, end):%Y-%m-%dT%H}Z"}
 
 
 def chosen(asked: QueryDict, *, now: datetime, zone: ZoneInfo) -> Chosen:
@@ -72,6 +95,8 @@ def chosen(asked: QueryDict, *, now: datetime, zone: ZoneInfo) -> Chosen:
             known, now, zone, "" if known == name else f'range: is one of {", ".join(WORDS)}, not "{name}".'
         )
     try:
+        if "T" in asked.get("from", ""):
+            return _of_hours(_hour(asked.get("from", ""), "from"), _hour(asked.get("to", ""), "to"), zone)
         first, last = (_date(asked.get(field, ""), field) for field in ("from", "to"))
         if first > last:
             raise ValueError("from: is after the last day.")
@@ -93,9 +118,19 @@ def _lasting(name: str, now: datetime, zone: ZoneInfo, error: str = "") -> Chose
         ends_at = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         starts_at = ends_at - timedelta(hours=24)
         first = starts_at.astimezone(zone).date()
-        return Chosen(name, starts_at, ends_at, first, today, zone, error)
+        return Chosen(name, starts_at, ends_at, first, today, zone, error, by_hour=True)
     first = today - LASTING[name] + timedelta(days=1)
     return Chosen(name, *_days(first, today, zone), first, today, zone, error)
+
+
+def _of_hours(first: datetime, last: datetime, zone: ZoneInfo) -> Chosen:
+    """Both hours included. Raises ValueError."""
+    if first > last:
+        raise ValueError("from: is after the last hour.")
+    if last - first >= timedelta(days=MOST_DAYS):
+        raise ValueError(f"from: at most {MOST_DAYS} days are shown at once.")
+    days = first.astimezone(zone).date(), last.astimezone(zone).date()
+    return Chosen(CUSTOM, first, last + HOUR, *days, zone, by_hour=True)
 
 
 def _days(first: date, last: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
@@ -111,10 +146,23 @@ def _date(text: str, field: str) -> date:
         found = date.fromisoformat(text)
     except ValueError:
         raise ValueError(f'{field}: is a day such as 2026-03-29, not "{text}".') from None
-    # Beyond them no day has a day before it, and no zone a midnight.
-    if not 2000 <= found.year <= 9000:
-        raise ValueError(f"{field}: is a day between the years 2000 and 9000.")
+    _refuse_far(found.year, field)
     return found
+
+
+def _hour(text: str, field: str) -> datetime:
+    try:
+        found = datetime.strptime(text, "%Y-%m-%dT%HZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f'{field}: is an hour of UTC such as 2026-03-29T14Z, not "{text}".') from None
+    _refuse_far(found.year, field)
+    return found
+
+
+def _refuse_far(year: int, field: str) -> None:
+    # Beyond them no day has a day before it, and no zone a midnight.
+    if not 2000 <= year <= 9000:
+        raise ValueError(f"{field}: is between the years 2000 and 9000.")
 
 
 def _day(day: date) -> str:

@@ -174,6 +174,7 @@ class SpendEntry(Attribution):
             models.Index(fields=["-id"], condition=Q(certainty="estimated"), name="entry_estimated"),
             # Periods of time are read, proved and purged by it.
             models.Index(fields=["occurred_at"], name="entry_by_time"),
+            models.Index(fields=["occurred_at"], condition=Q(certainty="estimated"), name="entry_estimated_by_time"),
             # What the database looks for whenever a reservation is deleted.
             models.Index(fields=["reservation"], condition=Q(reservation__isnull=False), name="entry_by_reservation"),
             models.Index(fields=["recorded_at"], condition=Q(overage_nanos__gt=0), name="entry_overages"),

@@ -35,7 +35,8 @@
     const { x, y } = chart.options.scales;
     x.ticks.color = y.ticks.color = chart.options.plugins.legend.labels.color = colour("--sg-soft");
     y.grid.color = colour("--sg-line");
-    chart.update("none");
+    // Not in mode "none", in which bars keep the colour that they had: nothing moves anyway.
+    chart.update();
   };
 
   const label = (item) => {
@@ -123,4 +124,8 @@
     input?.setAttribute("aria-label", "Search");
     input?.setAttribute("placeholder", "A customer, agent, key, model, any id, or: stop support, raise acme");
   });
+  document.addEventListener("click", (event) => event.target.closest("[data-print]") && window.print());
+  // A canvas keeps its size on paper.
+  window.addEventListener("beforeprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize(680, 240)));
+  window.addEventListener("afterprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize()));
 })();

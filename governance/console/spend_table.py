@@ -1,0 +1,259 @@
+"""The table of what was spent: a line for each group, those within it below, and the same lines as CSV."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from governance.console import display, ranges
+from governance.console.spend_address import Address, Span
+from governance.queries.breakdown import GROUPS, TIMES, Key
+from governance.rules import money
+from governance.rules.spend_sums import NOTHING, WHOLE_E4, SpendSums, change_e4, share_e4
+
+# Of a page; the CSV has them all.
+MOST_GROUPS, MOST_WITHIN = 100, 8
+HEADS = (
+    ("Cost", "What was spent"),
+    ("Share", "Of all that was spent"),
+    ("Change", "Of the cost, against the period before"),
+    ("Calls", "Calls that were charged"),
+    ("A call", "What a call cost on average"),
+    ("1,000 tokens", "What a thousand tokens cost on average, input and output together"),
+    ("Cached", "Share of the input tokens that came from a provider's cache"),
+    ("Estimated", "Share of the cost that was charged at an estimate"),
+    ("Refused", "Calls that were refused: they cost nothing"),
+)
+MEASURES = (
+    *("cost", "share", "cost_before", "change", "calls", "cost_a_call", "cost_a_thousand_tokens"),
+    *("input_tokens", "cached_tokens", "output_tokens", "cached_share", "estimated_cost", "estimated_share", "refused"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was read, by the parts of a line's name. `before`: None where there is nothing to compare with."""
+
+    lines: Mapping[Key, SpendSums]
+    total: SpendSums
+    before: Mapping[Key, SpendSums] | None
+    span_before: Span
+    knows_refusals: bool
+
+    @property
+    def total_before(self) -> int | None:
+        return None if self.before is None else sum(sums.cost_nanos for sums in self.before.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure and what it leads to. `title` says it exactly; `again`: where another cell leads too, so no tab stop."""
+
+    label: str
+    text: str
+    link: str = ""
+    title: str = ""
+    percent: str = ""
+    again: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.text in ("0", "0%", "–")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`names` are the parts of the group's name. `more`: how many lines are left out below it."""
+
+    names: Sequence[str]
+    link: str
+    cells: Sequence[Cell]
+    within: Sequence[Line] = ()
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group's own sums with its cost of the period before, and the lines within it in the order they are shown in."""
+
+    key: Key
+    sums: SpendSums
+    before: int | None
+    within: Mapping[Key, SpendSums]
+
+
+def groups(address: Address, figures: Figures) -> list[Group]:
+    """The dearest first, times from the latest on."""
+    size = len(GROUPS[address.group])
+    nested: dict[Key, dict[Key, SpendSums]] = {}
+    for key, sums in figures.lines.items():
+        nested.setdefault(key[:size], {})[key] = sums
+    summed = {key: sum(within.values(), NOTHING) for key, within in nested.items()}
+    before: defaultdict[Key, int] = defaultdict(int)
+    for key, sums in (figures.before or {}).items():
+        before[key[:size]] += sums.cost_nanos
+    return [
+        Group(
+            key,
+            summed[key],
+            None if figures.before is None else before[_earlier(address, key)],
+            {each: nested[key][each] for each in _ordered(address.within, nested[key])},
+        )
+        for key in _ordered(address.group, summed)
+    ]
+
+
+def lines(address: Address, figures: Figures, found: Sequence[Group]) -> list[Line]:
+    return [_line(address, figures, group) for group in found[:MOST_GROUPS]]
+
+
+def total(address: Address, figures: Figures) -> Line:
+    return Line(["Total"], "", _cells(address, figures, {}, figures.total, figures.total_before))
+
+
+def csv_columns(address: Address) -> list[str]:
+    return [*address.parts, *MEASURES]
+
+
+def csv_rows(address: Address, figures: Figures, found: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """All lines in the table's order, then the total. Amounts are dollars; shares and changes are of one."""
+    for group in found:
+        for key, sums in group.within.items():
+            named = {part: _text(value, address) for part, value in zip(address.parts, key, strict=True)}
+            yield named | _measures(figures, sums, _before(address, figures, key))
+    nameless = dict.fromkeys(address.parts, "") | {address.parts[0]: "total"}
+    yield nameless | _measures(figures, figures.total, figures.total_before)
+
+
+def label(part: str, value: Any, address: Address) -> str:
+    """A part of a group's name as people read it."""
+    if part == "day":
+        return f"{value:%a, %b} {value.day}"
+    if part == "hour":
+        local = value.astimezone(address.zone)
+        return f"{local:%b} {local.day}, {local:%H:%M %Z}"
+    return value or "not named"
+
+
+def _line(address: Address, figures: Figures, group: Group) -> Line:
+    named = dict(zip(address.parts, group.key, strict=False))
+    within = list(group.within.items()) if address.within else []
+    return Line(
+        names=[label(part, value, address) for part, value in named.items()],
+        link=address.slice_of(named),
+        cells=_cells(address, figures, named, group.sums, group.before),
+        within=[_line_within(address, figures, key, sums) for key, sums in within[:MOST_WITHIN]],
+        more=max(0, len(within) - MOST_WITHIN),
+    )
+
+
+def _line_within(address: Address, figures: Figures, key: Key, sums: SpendSums) -> Line:
+    size, named = len(GROUPS[address.group]), dict(zip(address.parts, key, strict=True))
+    return Line(
+        names=[label(part, value, address) for part, value in list(named.items())[size:]],
+        link=address.slice_of(named),
+        cells=_cells(address, figures, named, sums, _before(address, figures, key)),
+    )
+
+
+def _cells(
+    address: Address, figures: Figures, named: Mapping[str, Any], sums: SpendSums, before: int | None
+) -> list[Cell]:
+    calls = address.calls(named)
+    share = share_e4(sums.cost_nanos, figures.total.cost_nanos)
+    found = [
+        (display.dollars(sums.cost_nanos), calls, f"${money.format_dollars(sums.cost_nanos)}"),
+        (display.percent(share), calls, ""),
+        (change(sums.cost_nanos, before), address.link(**ranges.hours(*figures.span_before)), _against(before)),
+        (f"{sums.calls:,}", address.calls(named, status="served"), ""),
+        (display.rate(sums.call_nanos), calls, ""),
+        (display.rate(sums.thousand_tokens_nanos), calls, f"{sums.tokens:,} tokens"),
+        (display.percent(sums.cached_e4), calls, f"{sums.cached_tokens:,} of {sums.input_tokens:,} input tokens"),
+        (
+            display.percent(sums.estimated_e4),
+            address.calls(named, status="estimated") if sums.estimated_nanos else calls,
+            f"${money.format_dollars(sums.estimated_nanos)}",
+        ),
+        (
+            f"{sums.refused:,}" if figures.knows_refusals else "–",
+            address.calls(named, status="refused") if figures.knows_refusals else "",
+            "" if figures.knows_refusals else "A refused call reached no provider",
+        ),
+    ]
+    shown = [Cell(head, *cell, again=cell[1] == calls) for (head, _), cell in zip(HEADS, found, strict=True)]
+    bar = str((share or 0) / (WHOLE_E4 // 100))
+    return [replace(shown[0], again=False), replace(shown[1], percent=bar), *shown[2:]]
+
+
+def change(now: int, before: int | None) -> str:
+    """Such as "+12.5%"."""
+    if before is None:
+        return "–"
+    found = change_e4(now, before)
+    if found is None:
+        return "new" if now > 0 else "–"
+    return f"{'+' if found > 0 else ''}{display.percent(found)}"
+
+
+def _against(before: int | None) -> str:
+    return "" if before is None else f"{display.dollars(before)} in the period before"
+
+
+def _before(address: Address, figures: Figures, key: Key) -> int | None:
+    if figures.before is None:
+        return None
+    return figures.before.get(_earlier(address, key), NOTHING).cost_nanos
+
+
+def _earlier(address: Address, key: Key) -> Key:
+    """The group that is compared with: the same, and of times those as far on in the period before."""
+    before = address.range.begin_before
+    days = (address.range.starts_at.date() - before.date()).days
+    passed = address.range.starts_at.astimezone(UTC) - before.astimezone(UTC)
+    return tuple(
+        value if part not in TIMES else value - passed if isinstance(value, datetime) else value - timedelta(days=days)
+        for part, value in zip(address.parts, key, strict=False)
+    )
+
+
+def _ordered(group: str, summed: Mapping[Key, SpendSums]) -> list[Key]:
+    if group in TIMES:
+        return sorted(summed, reverse=True)
+    return sorted(summed, key=lambda key: (-summed[key].cost_nanos, -summed[key].refused, key))
+
+
+def _text(value: Any, address: Address) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(address.zone).isoformat()
+    return str(value)
+
+
+def _measures(figures: Figures, sums: SpendSums, before: int | None) -> dict[str, Any]:
+    return {
+        "cost": _dollars(sums.cost_nanos),
+        "share": _of_one(share_e4(sums.cost_nanos, figures.total.cost_nanos)),
+        "cost_before": _dollars(before),
+        "change": None if before is None else _of_one(change_e4(sums.cost_nanos, before)),
+        "calls": sums.calls,
+        "cost_a_call": _dollars(sums.call_nanos),
+        "cost_a_thousand_tokens": _dollars(sums.thousand_tokens_nanos),
+        "input_tokens": sums.input_tokens,
+        "cached_tokens": sums.cached_tokens,
+        "output_tokens": sums.output_tokens,
+        "cached_share": _of_one(sums.cached_e4),
+        "estimated_cost": _dollars(sums.estimated_nanos),
+        "estimated_share": _of_one(sums.estimated_e4),
+        "refused": sums.refused if figures.knows_refusals else None,
+    }
+
+
+def _dollars(nanos: int | None) -> str | None:
+    return None if nanos is None else money.format_dollars(nanos)
+
+
+def _of_one(e4: int | None) -> str | None:
+    return None if e4 is None else f"{Decimal(e4) / WHOLE_E4:.4f}"
