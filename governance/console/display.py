@@ -150,7 +150,7 @@ def percent(share_e4: int | None) -> str:
     """Of ten-thousandths, with one decimal: "12.5%". A dash for none."""
     if share_e4 is None:
         return "–"
-    return "0%" if share_e4 == 0 else f"{Decimal(share_e4) / 100:,.1f}%"
+    return "0%" if share_e4 == 0 else f"{Decimal(share_e4) / 100:,.1f}%".replace("100.0%", "100%")
 
 
 def count(number: int | None) -> str:

@@ -55,6 +55,8 @@ class Address:
     filters: Mapping[str, str]
     where: Mapping[str, tuple[str, ...]]
     errors: Sequence[str]
+    # Of the console: a page has more links than it should look up.
+    root: str
 
     @property
     def zone(self) -> ZoneInfo:
@@ -92,7 +94,7 @@ class Address:
     def link(self, **changes: str | None) -> str:
         """The page with another part of its address; None leaves that part out."""
         asked = self.query() | changes
-        return f"{reverse('admin:spend')}?{urlencode({name: text for name, text in asked.items() if text is not None})}"
+        return f"{self.root}spend/?{urlencode({name: text for name, text in asked.items() if text is not None})}"
 
     def slice_of(self, named: Mapping[str, Any], days: tuple[date, date] | None = None) -> str:
         """The page of one group, named by filters and a time, taken apart further. Empty where it has no name.
@@ -108,16 +110,16 @@ class Address:
             days = (named["day"], named["day"])
         if days is not None:
             times = ranges.days(*days) if is_same_zone else ranges.hours(*_time_of(*days, self.zone))
-        return f"{reverse('admin:spend')}?{urlencode(times | filters)}"
+        return f"{self.root}spend/?{urlencode(times | filters)}"
 
-    def calls(self, named: Mapping[str, Any], **more: str) -> str:
+    def calls(self, named: Mapping[str, Any]) -> str:
         """The list of calls behind a figure. Empty where its group has no name to look for."""
         filters = self._filters_for(named)
         if filters is None:
             return ""
         # The same hours, whatever zone that page is in.
         times = ranges.hours(*self._time_for(named) or (self.range.starts_at, self.range.ends_at))
-        return f"{reverse('admin:index')}calls/?{urlencode({**times, **filters, **more})}"
+        return f"{self.root}calls/?{urlencode(times | filters)}"
 
     def _filters_for(self, named: Mapping[str, Any]) -> dict[str, str] | None:
         """The filters that name a group; None where one of its parts is empty."""
@@ -158,6 +160,7 @@ def read(request: HttpRequest, now: datetime) -> Address:
         filters=filters,
         where=where,
         errors=errors,
+        root=reverse("admin:index"),
     )
 
 

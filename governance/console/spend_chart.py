@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from governance.console import display, spend_table
 from governance.console.display import SERIES_COLOURS, Series
 from governance.console.spend_address import Address
 from governance.queries import breakdown
-from governance.queries.breakdown import GROUPS, TIMES, Key
+from governance.queries.breakdown import GROUPS, TIMES, Key, TooManyGroups
 from governance.rules.spend_sums import HOUR, NOTHING, SpendSums, whole_hour
 
 TOP, REST = len(SERIES_COLOURS) - 1, "All others"
@@ -47,18 +48,42 @@ class _Bars:
         return value - timedelta(days=value.weekday()) if self.unit == "week" else value
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What was read once for the table and the chart: groups by their parts, the last of which is a time."""
+
+    found: Mapping[Key, SpendSums]
+    parts: Sequence[str]
+    zone: ZoneInfo
+
+    def by(self, parts: Sequence[str]) -> dict[Key, SpendSums]:
+        return breakdown.by_parts(self.found, self.parts, parts, self.zone)
+
+
 def group_of(address: Address) -> str:
     """What the chart tells apart: the first group that is no time; empty where there is none."""
     return next((name for name in (address.group, address.within) if name and name not in TIMES), "")
 
 
-def draw(address: Address, lines: Mapping[Key, SpendSums]) -> Chart:
-    """Of what was read for the table. Raises TooMuch."""
+def read(address: Address) -> Timed | None:
+    """None where these would be too many groups: then table and chart each read what they show."""
+    named = [part for part in address.parts if part not in TIMES]
+    parts = (*named, "hour" if "hour" in (*address.parts, _bars(address).part) else "day")
+    try:
+        return Timed(breakdown.costs(address.question(), parts), parts, address.zone)
+    except TooManyGroups:
+        return None
+
+
+def draw(address: Address, lines: Mapping[Key, SpendSums], timed: Timed | None) -> Chart:
+    """`lines` and `timed` are what was read for the table. Raises TooMuch."""
     bars, parts = _bars(address), GROUPS.get(group_of(address), ())
     top = _dearest(address, lines, parts)
-    rest = _summed(breakdown.costs(address.question(), (bars.part,)), bars)[()]
-    found = breakdown.costs(address.question(), (*parts, bars.part), of=parts, only=top) if top else {}
-    sums = _summed(found, bars)
+    question, over_time = address.question(), (*parts, bars.part)
+    rest = _summed(breakdown.costs(question, over_time[-1:]) if timed is None else timed.by(over_time[-1:]), bars)[()]
+    sums = _summed(
+        breakdown.costs(question, over_time, of=parts, only=top) if timed is None else timed.by(over_time), bars
+    )
     columns = [(_name(address, parts, key), dict(zip(parts, key, strict=True)), sums[key]) for key in top]
     for _, _, own in columns:
         for begin, part in own.items():

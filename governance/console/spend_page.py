@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
 from governance.api import tables
 from governance.console import display, ranges, spend_address, spend_chart, spend_table
@@ -17,11 +15,12 @@ from governance.console.base import has_role, may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.console.spend_address import WORDS, Address
+from governance.console.spend_chart import Timed
 from governance.console.spend_table import HEADS, Figures
 from governance.models import SpendRollup
 from governance.queries import breakdown
-from governance.queries.breakdown import Key, TooMuch
-from governance.rules.spend_sums import HOUR, NOTHING, SpendSums, share_e4
+from governance.queries.breakdown import TooMuch
+from governance.rules.spend_sums import HOUR, NOTHING, share_e4
 
 
 def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpResponse:
@@ -33,10 +32,10 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
         return redirect(address.link())
     shown = {**_address(request, address), "errors": list(address.errors), "heads": HEADS}
     try:
-        figures = read(address, now)
+        figures, timed = read(address, now)
         if request.GET.get("format") == tables.CSV:
             return _csv(address, figures)
-        chart = spend_chart.draw(address, figures.lines)
+        chart = spend_chart.draw(address, figures.lines, timed)
     except TooMuch as error:
         return shown | {"errors": [*shown["errors"], str(error)], "too_much": True}
     found = spend_table.groups(address, figures)
@@ -67,22 +66,30 @@ def _csv(address: Address, figures: Figures) -> HttpResponse:
     return answer
 
 
-def read(address: Address, now: datetime) -> Figures:
-    """The lines of the table, of now and before. Raises TooMuch."""
+def read(address: Address, now: datetime) -> tuple[Figures, Timed | None]:
+    """The lines of the table, of now and before, and what the chart is drawn of. Raises TooMuch."""
     question, parts = address.question(), address.parts
     knows_refusals = breakdown.knows_refusals(question, parts)
+    timed = spend_chart.read(address)
     lines = breakdown.added(
-        breakdown.costs(question, parts),
+        breakdown.costs(question, parts) if timed is None else timed.by(parts),
         breakdown.estimates(question, parts),
         breakdown.refusals(question, parts) if knows_refusals else {},
     )
     span_before = address.before(now)
-    before: Mapping[Key, SpendSums] | None
     try:
-        before = breakdown.costs(address.question(span_before), parts)
+        before = breakdown.costs_alone(address.question(span_before), parts) or None
     except TooMuch:
         before = None
-    return Figures(lines, sum(lines.values(), NOTHING), before, span_before, knows_refusals)
+    figures = Figures(
+        lines=lines,
+        total=sum(lines.values(), NOTHING),
+        before=before,
+        span_before=span_before,
+        link_before=address.link(**ranges.hours(*span_before)),
+        knows_refusals=knows_refusals,
+    )
+    return figures, timed
 
 
 def _address(request: HttpRequest, address: Address) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def _address(request: HttpRequest, address: Address) -> dict[str, Any]:
         "group_word": WORDS[address.group],
         "within_word": WORDS.get(address.within, ""),
         "csv": address.link(format="csv"),
-        "plain": reverse("admin:spend"),
+        "plain": f"{address.root}spend/",
         "longer": address.link(range="30d", **{"from": None, "to": None}) if address.range.name != "30d" else "",
         "reads_entries": breakdown.needs_entries(address.question(), address.parts),
         "most_entries": f"{breakdown.MOST_ENTRIES:,}",
@@ -130,10 +137,10 @@ def _cards(address: Address, figures: Figures) -> list[Card]:
     change = spend_table.change(total.cost_nanos, before)
     note = f"{change} · {display.dollars(before)} in the period before" if before else "nothing in the period before"
     cached = f"{display.percent(total.cached_e4)} of the input cached"
-    asked = total.calls + total.refused
+    asked, all_calls = total.calls + total.refused, address.calls({})
     return [
         Card("Spent", display.dollars(total.cost_nanos), note, "payments"),
-        Card("Calls", f"{total.calls:,}", f"{total.tokens:,} tokens, {cached}", "bolt", link=address.calls({})),
+        Card("Calls", f"{total.calls:,}", f"{total.tokens:,} tokens, {cached}", "bolt", link=all_calls),
         Card(
             "A call",
             display.rate(total.call_nanos),
@@ -145,14 +152,14 @@ def _cards(address: Address, figures: Figures) -> list[Card]:
             display.dollars(total.estimated_nanos),
             f"{display.percent(total.estimated_e4)} of what was spent",
             "rule",
-            link=address.calls({}, status="estimated"),
+            link=f"{all_calls}&status=estimated",
         ),
         Card(
             "Refused",
             f"{total.refused:,}",
             f"{display.percent(share_e4(total.refused, asked))} of the calls that came",
             "block",
-            link=address.calls({}, status="refused"),
+            link=f"{all_calls}&status=refused",
         )
         if figures.knows_refusals
         else Card("Refused", "–", "before any provider was asked", "block"),

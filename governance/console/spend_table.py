@@ -9,14 +9,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from governance.console import display, ranges
+from governance.console import display
 from governance.console.spend_address import Address, Span
 from governance.queries.breakdown import GROUPS, TIMES, Key
 from governance.rules import money
 from governance.rules.spend_sums import NOTHING, WHOLE_E4, SpendSums, change_e4, share_e4
 
 # Of a page; the CSV has them all.
-MOST_GROUPS, MOST_WITHIN = 100, 8
+MOST_GROUPS, MOST_WITHIN = 50, 6
+# From ten times on, a change reads better as how many times it is.
+MANY_TIMES_E4 = 9 * WHOLE_E4
 HEADS = (
     ("Cost", "What was spent"),
     ("Share", "Of all that was spent"),
@@ -40,13 +42,14 @@ class Figures:
 
     lines: Mapping[Key, SpendSums]
     total: SpendSums
-    before: Mapping[Key, SpendSums] | None
+    before: Mapping[Key, int] | None
     span_before: Span
+    link_before: str
     knows_refusals: bool
 
     @property
     def total_before(self) -> int | None:
-        return None if self.before is None else sum(sums.cost_nanos for sums in self.before.values())
+        return None if self.before is None else sum(self.before.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,8 @@ def groups(address: Address, figures: Figures) -> list[Group]:
         nested.setdefault(key[:size], {})[key] = sums
     summed = {key: sum(within.values(), NOTHING) for key, within in nested.items()}
     before: defaultdict[Key, int] = defaultdict(int)
-    for key, sums in (figures.before or {}).items():
-        before[key[:size]] += sums.cost_nanos
+    for key, nanos in (figures.before or {}).items():
+        before[key[:size]] += nanos
     return [
         Group(
             key,
@@ -164,23 +167,24 @@ def _cells(
     address: Address, figures: Figures, named: Mapping[str, Any], sums: SpendSums, before: int | None
 ) -> list[Cell]:
     calls = address.calls(named)
+    of_status = {status: f"{calls}&status={status}" if calls else "" for status in ("served", "estimated", "refused")}
     share = share_e4(sums.cost_nanos, figures.total.cost_nanos)
     found = [
         (display.dollars(sums.cost_nanos), calls, f"${money.format_dollars(sums.cost_nanos)}"),
         (display.percent(share), calls, ""),
-        (change(sums.cost_nanos, before), address.link(**ranges.hours(*figures.span_before)), _against(before)),
-        (f"{sums.calls:,}", address.calls(named, status="served"), ""),
+        (change(sums.cost_nanos, before), figures.link_before, _against(before)),
+        (f"{sums.calls:,}", of_status["served"], ""),
         (display.rate(sums.call_nanos), calls, ""),
         (display.rate(sums.thousand_tokens_nanos), calls, f"{sums.tokens:,} tokens"),
         (display.percent(sums.cached_e4), calls, f"{sums.cached_tokens:,} of {sums.input_tokens:,} input tokens"),
         (
             display.percent(sums.estimated_e4),
-            address.calls(named, status="estimated") if sums.estimated_nanos else calls,
+            of_status["estimated"] if sums.estimated_nanos else calls,
             f"${money.format_dollars(sums.estimated_nanos)}",
         ),
         (
             f"{sums.refused:,}" if figures.knows_refusals else "–",
-            address.calls(named, status="refused") if figures.knows_refusals else "",
+            of_status["refused"] if figures.knows_refusals else "",
             "" if figures.knows_refusals else "A refused call reached no provider",
         ),
     ]
@@ -190,12 +194,14 @@ def _cells(
 
 
 def change(now: int, before: int | None) -> str:
-    """Such as "+12.5%"."""
+    """Such as "+12.5%", or "×12"."""
     if before is None:
         return "–"
     found = change_e4(now, before)
     if found is None:
         return "new" if now > 0 else "–"
+    if found >= MANY_TIMES_E4:
+        return f"×{(found + WHOLE_E4) // WHOLE_E4:,}"
     return f"{'+' if found > 0 else ''}{display.percent(found)}"
 
 
@@ -206,7 +212,7 @@ def _against(before: int | None) -> str:
 def _before(address: Address, figures: Figures, key: Key) -> int | None:
     if figures.before is None:
         return None
-    return figures.before.get(_earlier(address, key), NOTHING).cost_nanos
+    return figures.before.get(_earlier(address, key), 0)
 
 
 def _earlier(address: Address, key: Key) -> Key:

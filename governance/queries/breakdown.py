@@ -98,6 +98,11 @@ class TooMuch(Exception):
     """More entries, or more groups, than are added up for a page; the message says what to do."""
 
 
+class TooManyGroups(TooMuch):
+    def __init__(self) -> None:
+        super().__init__(f"These are more than {MOST_GROUPS:,} lines: choose less time, a filter, or wider groups.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """Whose spend, and of when. `where`: names of a customer, agent, ... with their spellings. Days are `zone`'s."""
@@ -130,19 +135,34 @@ def needs_entries(question: Question, parts: Iterable[str]) -> bool:
 
 
 def costs(
-    question: Question, parts: Sequence[str], *, only: Iterable[Key] = (), of: Sequence[str] = ()
+    question: Question, parts: Sequence[str], *, of: Sequence[str] = (), only: Iterable[Key] = ()
 ) -> dict[Key, SpendSums]:
-    """Cost, calls and tokens for each group. `only`: of groups by the parts `of` alone. Raises TooMuch."""
-    entries = needs_entries(question, (*parts, *of))
-    if entries:
-        _refuse_too_many_entries(question)
-    source, model = (_ENTRIES, SpendEntry) if entries else (_ROLLUPS, SpendRollup)
-    rows = question.rows(source, model)
+    """Cost, calls and tokens for each group. `only`: of the groups alone that have these `of` parts. Raises TooMuch."""
+    names = ("cost_nanos", "input_tokens", "cached_tokens", "output_tokens")
+    source, rows, calls = _charged(question, (*parts, *of))
     if of:
         rows = rows.filter(_any_of(source, of, only))
-    calls = Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE)) if entries else LongSum("calls")
-    measures = {name: LongSum(name) for name in ("cost_nanos", "input_tokens", "cached_tokens", "output_tokens")}
-    return _folded(question, source, rows, parts, measures | {"calls": calls})
+    return _folded(question, source, rows, parts, {name: LongSum(name) for name in names} | {"calls": calls})
+
+
+def costs_alone(question: Question, parts: Sequence[str]) -> dict[Key, int]:
+    """The cost of each group, in nanodollars. Raises TooMuch."""
+    source, rows, _ = _charged(question, parts)
+    found = _folded(question, source, rows, parts, {"cost_nanos": LongSum("cost_nanos")})
+    return {key: sums.cost_nanos for key, sums in found.items()}
+
+
+def by_parts(
+    found: Mapping[Key, SpendSums], had: Sequence[str], wanted: Sequence[str], zone: ZoneInfo
+) -> dict[Key, SpendSums]:
+    """Sums of groups that have the parts `had`, added up for wider ones. Of an hour its day can be wanted."""
+    summed: defaultdict[Key, SpendSums] = defaultdict(lambda: NOTHING)
+    of_hours = had.index("hour") if "hour" in had and "day" in wanted else None
+    places = [had.index(part) if part in had else None for part in wanted]
+    for key, sums in found.items():
+        day = None if of_hours is None else key[of_hours].astimezone(zone).date()
+        summed[tuple([day if place is None else key[place] for place in places])] += sums
+    return dict(summed)
 
 
 def estimates(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
@@ -166,6 +186,14 @@ def added(*found: Mapping[Key, SpendSums]) -> dict[Key, SpendSums]:
     return {key: sum((each[key] for each in found if key in each), NOTHING) for key in keys}
 
 
+def _charged(question: Question, parts: Sequence[str]) -> tuple[_Source, QuerySet[Any], Any]:
+    """(where it is read from, its rows, how calls are counted in them). Raises TooMuch."""
+    if not needs_entries(question, parts):
+        return _ROLLUPS, question.rows(_ROLLUPS, SpendRollup), LongSum("calls")
+    _refuse_too_many_entries(question)
+    return _ENTRIES, question.rows(_ENTRIES, SpendEntry), Count("pk", filter=Q(kind=SpendEntry.Kind.CHARGE))
+
+
 def _folded(
     question: Question, source: _Source, rows: QuerySet[Any], parts: Sequence[str], measures: Mapping[str, Any]
 ) -> dict[Key, SpendSums]:
@@ -174,7 +202,7 @@ def _folded(
     totals = {f"sum_{name}": measure for name, measure in measures.items()}
     grouped = list(rows.annotate(**by).values(*by).annotate(**totals)[: MOST_GROUPS + 1])
     if len(grouped) > MOST_GROUPS:
-        raise TooMuch(f"These are more than {MOST_GROUPS:,} lines: choose less time, a filter, or wider groups.")
+        raise TooManyGroups
     found: defaultdict[Key, SpendSums] = defaultdict(lambda: NOTHING)
     for row in grouped:
         key = tuple(_part(part, row[f"by_{part}"], question.zone) for part in parts)

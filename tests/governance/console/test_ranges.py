@@ -57,8 +57,8 @@ def test_before_it_are_as_many_days_whatever_their_hours() -> None:
         ("from=2026-02-30&to=2026-03-01", 'from: is a day such as 2026-03-29, not "2026-02-30".'),
         ("from=2026-03-02&to=2026-03-01", "from: is after the last day."),
         ("from=2020-03-02&to=2026-03-01", "from: at most 400 days are shown at once."),
-        ("from=0001-01-01&to=0001-01-02", "from: is a day between the years 2000 and 9000."),
-        ("from=2026-03-01&to=9999-12-31", "to: is a day between the years 2000 and 9000."),
+        ("from=0001-01-01&to=0001-01-02", "from: is between the years 2000 and 9000."),
+        ("from=2026-03-01&to=9999-12-31", "to: is between the years 2000 and 9000."),
     ],
 )
 def test_what_is_no_range_is_the_usual_one_with_a_sentence(address: str, said: str) -> None:
