@@ -5,7 +5,7 @@ Shares and changes are ten-thousandths, rounded half up: 1250 is 12.5 %.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 WHOLE_E4 = 10_000
@@ -26,10 +26,21 @@ class SpendSums:
     refused: int = 0
 
     def __add__(self, other: SpendSums) -> SpendSums:
-        return SpendSums(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return self._with(other, 1)
 
     def __sub__(self, other: SpendSums) -> SpendSums:
-        return SpendSums(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
+        return self._with(other, -1)
+
+    def _with(self, other: SpendSums, times: int) -> SpendSums:
+        return SpendSums(
+            self.cost_nanos + times * other.cost_nanos,
+            self.calls + times * other.calls,
+            self.input_tokens + times * other.input_tokens,
+            self.cached_tokens + times * other.cached_tokens,
+            self.output_tokens + times * other.output_tokens,
+            self.estimated_nanos + times * other.estimated_nanos,
+            self.refused + times * other.refused,
+        )
 
     @property
     def tokens(self) -> int:
