@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 from django.db.models import Count, Q
 from django.http import HttpRequest
@@ -26,7 +28,12 @@ from governance.queries.sums import LongSum
 
 TREND_DAYS = 30
 CLOSEST, LATEST, TOP = 6, 8, 5
-RANKINGS = (("Tenants", "apartment", "tenant"), ("Agents", "smart_toy", "agent"), ("Models", "neurology", "model"))
+# Two customers' agents of one name are two agents.
+RANKINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Customers", "apartment", ("tenant",)),
+    ("Agents", "smart_toy", ("tenant", "agent")),
+    ("Models", "neurology", ("model",)),
+)
 # The overview is read every few seconds: nobody needs to know how many more than this there are.
 MOST_COUNTED = 1000
 
@@ -46,9 +53,10 @@ class Closest:
 
 @dataclass(frozen=True, slots=True)
 class RankingLine:
-    """One line of a ranking; `percent` is of the first line, for the bar."""
+    """One line of a ranking: `names` are the parts of its name, `percent` is of the first line, for the bar."""
 
-    name: str
+    names: list[str]
+    link: str
     cost: str
     calls: int
     percent: float
@@ -75,9 +83,9 @@ def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
             _closest(window, found) for window, found in budget_status.fullest(reader=by, now=now, limit=CLOSEST)
         ],
         "rankings": [
-            (title, icon, _top(by, group, since))
-            for title, icon, group in RANKINGS
-            if group != "tenant" or by.tenant is None
+            (title, icon, _top(by, parts, since))
+            for title, icon, parts in RANKINGS
+            if parts != ("tenant",) or by.tenant is None
         ],
         "events": _events(by, now),
         "may_add_budget": may(request, "governance.add_budget"),
@@ -176,18 +184,26 @@ def _closest(window: BudgetWindow, found: BudgetStatus) -> Closest:
     )
 
 
-def _top(by: Reader, group: str, since: TimeRange) -> list[RankingLine]:
-    rows = spend.summary(group_by=[group], reader=by, period=since, limit=TOP)
+def _top(by: Reader, parts: Sequence[str], since: TimeRange) -> list[RankingLine]:
+    rows = spend.summary(group_by=parts, reader=by, period=since, limit=TOP)
     dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
     return [
         RankingLine(
-            name=row[group] or "not named",
+            names=[row[part] or "not named" for part in parts],
+            link=_spend_of({part: row[part] for part in parts}),
             cost=display.dollars(row["cost_nanos"]),
             calls=row["calls"],
             percent=max(0.0, row["cost_nanos"] * 100 / dearest),
         )
         for row in rows
     ]
+
+
+def _spend_of(named: dict[str, str]) -> str:
+    """The page of what it spent; empty where it has no name to look for."""
+    if not all(named.values()):
+        return ""
+    return f"{reverse('admin:spend')}?{urlencode({'range': f'{TREND_DAYS}d', **named})}"
 
 
 def _events(by: Reader, now: datetime) -> list[dict[str, Any]]:

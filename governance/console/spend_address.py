@@ -167,9 +167,12 @@ def read(request: HttpRequest, now: datetime) -> Address:
 def _filters(request: HttpRequest) -> tuple[dict[str, str], dict[str, tuple[str, ...]], list[str]]:
     """(filters, their spellings, what is wrong). The form that adds one names it by `field` and `value`."""
     asked = {name: request.GET.get(name, "") for name in FILTERS}
-    if request.GET.get("field") in FILTERS:
-        asked[request.GET["field"]] = request.GET.get("value", "")
     filters, where, errors = {}, {}, []
+    added = request.GET.get("field", "")
+    if added in FILTERS:
+        asked[added] = request.GET.get("value", "")
+    elif added:
+        errors.append(f'field: is one of {", ".join(FILTERS)}, not "{added}".')
     for name, text in asked.items():
         if text.strip():
             try:

@@ -137,18 +137,22 @@ def needs_entries(question: Question, parts: Iterable[str]) -> bool:
 def costs(
     question: Question, parts: Sequence[str], *, of: Sequence[str] = (), only: Iterable[Key] = ()
 ) -> dict[Key, SpendSums]:
-    """Cost, calls and tokens for each group. `only`: of the groups alone that have these `of` parts. Raises TooMuch."""
+    """Cost, calls and tokens for each group. Raises TooMuch.
+
+    `only`: of the groups alone that have these `of` parts; who names them knows that they are few.
+    """
     names = ("cost_nanos", "input_tokens", "cached_tokens", "output_tokens")
     source, rows, calls = _charged(question, (*parts, *of))
+    measures = {name: LongSum(name) for name in names} | {"calls": calls}
     if of:
-        rows = rows.filter(_any_of(source, of, only))
-    return _folded(question, source, rows, parts, {name: LongSum(name) for name in names} | {"calls": calls})
+        return _folded(question, source, rows.filter(_any_of(source, of, only)), parts, measures, most=None)
+    return _folded(question, source, rows, parts, measures, most=MOST_GROUPS)
 
 
 def costs_alone(question: Question, parts: Sequence[str]) -> dict[Key, int]:
     """The cost of each group, in nanodollars. Raises TooMuch."""
     source, rows, _ = _charged(question, parts)
-    found = _folded(question, source, rows, parts, {"cost_nanos": LongSum("cost_nanos")})
+    found = _folded(question, source, rows, parts, {"cost_nanos": LongSum("cost_nanos")}, most=MOST_GROUPS)
     return {key: sums.cost_nanos for key, sums in found.items()}
 
 
@@ -170,14 +174,14 @@ def estimates(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
     rows = question.rows(_ENTRIES, SpendEntry).filter(
         kind=SpendEntry.Kind.CHARGE, certainty=SpendEntry.Certainty.ESTIMATED
     )
-    return _folded(question, _ENTRIES, rows, parts, {"estimated_nanos": LongSum("cost_nanos")})
+    return _folded(question, _ENTRIES, rows, parts, {"estimated_nanos": LongSum("cost_nanos")}, most=MOST_GROUPS)
 
 
 def refusals(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
     """For each group how many calls were refused, those included that were only counted. Raises TooMuch."""
     rows = question.rows(_REFUSED, RefusedCall)
     noted = Count("pk", filter=~Q(request_id="")) + LongSum("more")
-    return _folded(question, _REFUSED, rows, parts, {"refused": noted})
+    return _folded(question, _REFUSED, rows, parts, {"refused": noted}, most=MOST_GROUPS)
 
 
 def added(*found: Mapping[Key, SpendSums]) -> dict[Key, SpendSums]:
@@ -195,13 +199,18 @@ def _charged(question: Question, parts: Sequence[str]) -> tuple[_Source, QuerySe
 
 
 def _folded(
-    question: Question, source: _Source, rows: QuerySet[Any], parts: Sequence[str], measures: Mapping[str, Any]
+    question: Question,
+    source: _Source,
+    rows: QuerySet[Any],
+    parts: Sequence[str],
+    measures: Mapping[str, Any],
+    most: int | None,
 ) -> dict[Key, SpendSums]:
     # The aliases keep clear of the columns they may be named after.
     by = {f"by_{part}": source.expression(part, question.zone) for part in parts}
     totals = {f"sum_{name}": measure for name, measure in measures.items()}
-    grouped = list(rows.annotate(**by).values(*by).annotate(**totals)[: MOST_GROUPS + 1])
-    if len(grouped) > MOST_GROUPS:
+    grouped = list(rows.annotate(**by).values(*by).annotate(**totals)[: None if most is None else most + 1])
+    if most is not None and len(grouped) > most:
         raise TooManyGroups
     found: defaultdict[Key, SpendSums] = defaultdict(lambda: NOTHING)
     for row in grouped:
