@@ -76,7 +76,7 @@ def read(address: Address) -> Timed | None:
 
 
 def draw(address: Address, lines: Mapping[Key, SpendSums], timed: Timed | None) -> Chart:
-    """`lines` and `timed` are what was read for the table. Raises TooMuch."""
+    """`lines` and `timed` are what was read for the table. Raises MoreThanRead."""
     bars, parts = _bars(address), GROUPS.get(group_of(address), ())
     top = _dearest(address, lines, parts)
     question, over_time = address.question(), (*parts, bars.part)

@@ -19,7 +19,7 @@ from governance.console.spend_chart import Timed
 from governance.console.spend_table import HEADS, Figures
 from governance.models import SpendRollup
 from governance.queries import breakdown
-from governance.queries.breakdown import TooMuch
+from governance.queries.breakdown import MoreThanRead
 from governance.rules.spend_sums import HOUR, NOTHING, share_e4
 
 
@@ -36,7 +36,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
         if request.GET.get("format") == tables.CSV:
             return _csv(address, figures)
         chart = spend_chart.draw(address, figures.lines, timed)
-    except TooMuch as error:
+    except MoreThanRead as error:
         return shown | {"errors": [*shown["errors"], str(error)], "too_much": True}
     found = spend_table.groups(address, figures)
     return shown | {
@@ -67,7 +67,7 @@ def _csv(address: Address, figures: Figures) -> HttpResponse:
 
 
 def read(address: Address, now: datetime) -> tuple[Figures, Timed | None]:
-    """The lines of the table, of now and before, and what the chart is drawn of. Raises TooMuch."""
+    """The lines of the table, of now and before, and what the chart is drawn of. Raises MoreThanRead."""
     question, parts = address.question(), address.parts
     knows_refusals = breakdown.knows_refusals(question, parts)
     timed = spend_chart.read(address)
@@ -79,7 +79,7 @@ def read(address: Address, now: datetime) -> tuple[Figures, Timed | None]:
     span_before = address.before(now)
     try:
         before = breakdown.costs_alone(address.question(span_before), parts) or None
-    except TooMuch:
+    except MoreThanRead:
         before = None
     figures = Figures(
         lines=lines,

@@ -82,13 +82,13 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SpendLine:
     """`names` are the parts of the group's name. `more`: how many lines are left out below it."""
 
     names: Sequence[str]
     link: str
     cells: Sequence[Cell]
-    within: Sequence[Line] = ()
+    within: Sequence[SpendLine] = ()
     more: int = 0
 
 
@@ -123,12 +123,12 @@ def groups(address: Address, figures: Figures) -> list[Group]:
     ]
 
 
-def lines(address: Address, figures: Figures, found: Sequence[Group]) -> list[Line]:
+def lines(address: Address, figures: Figures, found: Sequence[Group]) -> list[SpendLine]:
     return [_line(address, figures, group) for group in found[:MOST_GROUPS]]
 
 
-def total(address: Address, figures: Figures) -> Line:
-    return Line(["Total"], "", _cells(address, figures, {}, figures.total, figures.total_before))
+def total(address: Address, figures: Figures) -> SpendLine:
+    return SpendLine(["Total"], "", _cells(address, figures, {}, figures.total, figures.total_before))
 
 
 def csv_columns(address: Address) -> list[str]:
@@ -155,10 +155,10 @@ def label(part: str, value: Any, address: Address) -> str:
     return value or "not named"
 
 
-def _line(address: Address, figures: Figures, group: Group) -> Line:
+def _line(address: Address, figures: Figures, group: Group) -> SpendLine:
     named = dict(zip(address.parts, group.key, strict=False))
     within = list(group.within.items()) if address.within else []
-    return Line(
+    return SpendLine(
         names=[label(part, value, address) for part, value in named.items()],
         link=address.slice_of(named),
         cells=_cells(address, figures, named, group.sums, group.before),
@@ -167,9 +167,9 @@ def _line(address: Address, figures: Figures, group: Group) -> Line:
     )
 
 
-def _line_within(address: Address, figures: Figures, key: Key, sums: SpendSums) -> Line:
+def _line_within(address: Address, figures: Figures, key: Key, sums: SpendSums) -> SpendLine:
     size, named = len(GROUPS[address.group]), dict(zip(address.parts, key, strict=True))
-    return Line(
+    return SpendLine(
         names=[label(part, value, address) for part, value in list(named.items())[size:]],
         link=address.slice_of(named),
         cells=_cells(address, figures, named, sums, _before(address, figures, key)),

@@ -94,11 +94,11 @@ _ENTRIES = _Source("occurred_at", _OWN | _NAMED | {"model": F("model_served"), "
 _REFUSED = _Source("refused_at", _OWN | _NAMED | {"model": F("model")})
 
 
-class TooMuch(Exception):
+class MoreThanRead(Exception):
     """More entries, or more groups, than are added up for a page; the message says what to do."""
 
 
-class TooManyGroups(TooMuch):
+class TooManyGroups(MoreThanRead):
     def __init__(self) -> None:
         super().__init__(f"These are more than {MOST_GROUPS:,} lines: choose less time, a filter, or wider groups.")
 
@@ -137,7 +137,7 @@ def needs_entries(question: Question, parts: Iterable[str]) -> bool:
 def costs(
     question: Question, parts: Sequence[str], *, of: Sequence[str] = (), only: Iterable[Key] = ()
 ) -> dict[Key, SpendSums]:
-    """Cost, calls and tokens for each group. Raises TooMuch.
+    """Cost, calls and tokens for each group. Raises MoreThanRead.
 
     `only`: of the groups alone that have these `of` parts; who names them knows that they are few.
     """
@@ -150,7 +150,7 @@ def costs(
 
 
 def costs_alone(question: Question, parts: Sequence[str]) -> dict[Key, int]:
-    """The cost of each group, in nanodollars. Raises TooMuch."""
+    """The cost of each group, in nanodollars. Raises MoreThanRead."""
     source, rows, _ = _charged(question, parts)
     found = _folded(question, source, rows, parts, {"cost_nanos": LongSum("cost_nanos")}, most=MOST_GROUPS)
     return {key: sums.cost_nanos for key, sums in found.items()}
@@ -170,7 +170,7 @@ def by_parts(
 
 
 def estimates(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
-    """For each group what was charged at an estimate. Raises TooMuch."""
+    """For each group what was charged at an estimate. Raises MoreThanRead."""
     rows = question.rows(_ENTRIES, SpendEntry).filter(
         kind=SpendEntry.Kind.CHARGE, certainty=SpendEntry.Certainty.ESTIMATED
     )
@@ -178,7 +178,7 @@ def estimates(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
 
 
 def refusals(question: Question, parts: Sequence[str]) -> dict[Key, SpendSums]:
-    """For each group how many calls were refused, those included that were only counted. Raises TooMuch."""
+    """For each group how many calls were refused, those included that were only counted. Raises MoreThanRead."""
     rows = question.rows(_REFUSED, RefusedCall)
     noted = Count("pk", filter=~Q(request_id="")) + LongSum("more")
     return _folded(question, _REFUSED, rows, parts, {"refused": noted}, most=MOST_GROUPS)
@@ -191,7 +191,7 @@ def added(*found: Mapping[Key, SpendSums]) -> dict[Key, SpendSums]:
 
 
 def _charged(question: Question, parts: Sequence[str]) -> tuple[_Source, QuerySet[Any], Any]:
-    """(where it is read from, its rows, how calls are counted in them). Raises TooMuch."""
+    """(where it is read from, its rows, how calls are counted in them). Raises MoreThanRead."""
     if not needs_entries(question, parts):
         return _ROLLUPS, question.rows(_ROLLUPS, SpendRollup), LongSum("calls")
     _refuse_too_many_entries(question)
@@ -237,7 +237,7 @@ def _refuse_too_many_entries(question: Question) -> None:
     whose = Q(tenant__slug__in=question.where["tenant"]) if "tenant" in question.where else Q()
     if spend.total(reader=question.reader, period=question.hours, where=whose)[1] > MOST_ENTRIES:
         or_whom = "" if whose or question.reader.tenant else ", or a customer"
-        raise TooMuch(
+        raise MoreThanRead(
             f"Users, tasks and keys are read from the calls themselves, at most {MOST_ENTRIES:,} of them, and in this "
             f"time there were more: choose less time{or_whom}."
         )

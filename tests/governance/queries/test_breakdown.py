@@ -15,7 +15,7 @@ from governance import ledger
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.models import Tenant
 from governance.queries import breakdown
-from governance.queries.breakdown import Question, TooManyGroups, TooMuch
+from governance.queries.breakdown import MoreThanRead, Question, TooManyGroups
 from governance.queries.spend import EVERYTHING, Reader, TimeRange
 from governance.rules.calls import Usage
 from governance.rules.spend_sums import SpendSums
@@ -204,9 +204,9 @@ def test_too_many_entries_or_groups_are_refused_with_what_to_do(monkeypatch: pyt
     for agent in ("a", "b", "c"):
         spent("1", agent=agent, user=agent)
     monkeypatch.setattr(breakdown, "MOST_ENTRIES", 2)
-    with pytest.raises(TooMuch, match="choose less time, or a customer"):
+    with pytest.raises(MoreThanRead, match="choose less time, or a customer"):
         breakdown.costs(asked(), ("tenant", "user"))
-    with pytest.raises(TooMuch, match=r"choose less time\.$"):
+    with pytest.raises(MoreThanRead, match=r"choose less time\.$"):
         breakdown.costs(asked(tenant="acme"), ("tenant", "user"))
     # Another customer's are not counted against this one.
     assert breakdown.costs(asked(reader=Reader(factories.tenant("globex"))), ("tenant", "user")) == {}
