@@ -22,8 +22,8 @@ from governance.console.base import is_of_the_platform
 class ConsolePage:
     """`path` is below the console's own, `name` the URL's and the menu's.
 
-    `context` may answer itself: with its figures as a file, or with an address that says the same better. `is_part`: only
-    a part of a page that is on the screen already, so without what the console puts around a page.
+    `context` may answer itself: with its figures as a file, or with an address that says the same better.
+    `is_part`: only a part of a page that is on the screen already, so without what the console puts around a page.
     """
 
     title: str
