@@ -34,6 +34,7 @@ class CompositionConfig(AppConfig):
 
         ports.wire(
             ports.Ports(
+                models=snapshot.names,
                 quote=snapshot.quote,
                 price=snapshot.cost_of,
                 rates=snapshot.rates_of_rule,

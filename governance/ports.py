@@ -80,8 +80,15 @@ class RatesOfRule(Protocol):
     def __call__(self, rule: str, *, at: datetime) -> UnitRates | None: ...
 
 
+class ModelNames(Protocol):
+    """Every name that a call may ask for a model by, sorted."""
+
+    def __call__(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
+    models: ModelNames
     quote: QuoteTokens
     price: PriceUsage
     rates: RatesOfRule
@@ -102,6 +109,7 @@ def _not_wired(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 UNWIRED = Ports(
+    models=_not_wired,
     quote=_not_wired,
     price=_not_wired,
     rates=_not_wired,
@@ -116,6 +124,11 @@ def wire(ports: Ports) -> None:
     """Lend governance these from here on, in this process."""
     global wired
     wired = ports
+
+
+def model_names() -> Sequence[str]:
+    """See `ModelNames`."""
+    return wired.models()
 
 
 def by_tokens(

@@ -2,112 +2,122 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 
 from governance.actions import allowances, budgets
-from governance.console import allowance_pages, reasons
+from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor, may
-from governance.console.budget_pages import BudgetForm, BudgetList
+from governance.console.budget_list import BudgetList
+from governance.console.budget_pages import BudgetForm
 from governance.console.display import subject_name
-from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow
+from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow, ScopeType
+from governance.queries import replays
 from governance.queries.budget_status import of_window
+from governance.rules.windows import WindowKind
 
 
 class BudgetAdmin(ConsoleAdmin):
     tenant_path = "tenant"
     form = BudgetForm
-    list_display = ("named", "limit", "spent", "reserved", "used", "state", "resets_at", "is_enabled")
+    change_list_template = "console/budgets.html"
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/budget.html"
+    list_display = ("__str__",)
     list_filter = ("scope_type", "window", "source", "enabled", "tenant")
-    search_fields = ("tenant__slug", "scope_key")
+    list_filter_sheet = True
+    search_fields = ("tenant__slug", "tenant__name", "scope_key")
     list_select_related = ("tenant",)
-    ordering = ("tenant__slug", "scope_type", "scope_key", "window")
+    ordering = ("-id",)
     actions = ("reset_selected",)
     actions_detail = ("allow_one", "reset_one")
     fieldsets = (
         ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
-        (
-            "Limit",
-            {
-                "description": "Soft cap, hard cap and warn at are shares of the limit, such as 0.8.",
-                "fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled"),
-            },
-        ),
-        (
-            "Near the limit",
-            {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))},
-        ),
+        ("Limit", {"fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled")}),
+        ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))}),
     )
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            path("csv/", self.admin_site.admin_view(self.csv_view), name="governance_budget_csv"),
+            path("<int:pk>/preview/", self.admin_site.admin_view(self.preview_view), name="governance_budget_preview"),
+        ]
+        return [*own, *super().get_urls()]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[BudgetList]:
         return BudgetList
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        asked = request.GET.urlencode()
+        csv = reverse("admin:governance_budget_csv") + (f"?{asked}" if asked else "")
+        more = {"may_reset": self.has_operate_permission(request), "csv": csv}
+        return super().changelist_view(request, {**more, **(extra_context or {})})
+
+    def csv_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return budget_list.as_csv(self.get_changelist_instance(request))
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            # Only where the page is shown: what was saved leads to another request.
+            return budget_page.context(request, self.row(request, object_id), timezone.now())
+
+        more = {"read": read, "may_allow": self.has_allow_permission(request)}
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    def preview_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """What the posted form would have done; a part of the budget's page."""
+        if request.method != "POST" or not self.has_change_permission(request):
+            raise PermissionDenied
+        budget = self.row(request, str(pk))
+        form = self.get_form(request, budget, change=True)(request.POST, instance=copy(budget))
+        if not form.is_valid():
+            wrong = [
+                (form.fields[name].label if name in form.fields else "", error)
+                for name, errors in form.errors.items()
+                for error in errors
+            ]
+            return TemplateResponse(request, "console/budget_preview.html", {"errors": wrong})
+        typed, limit_nanos = form.typed()
+        found = replays.preview(budget, typed=typed, limit_nanos=limit_nanos, now=timezone.now())
+        return TemplateResponse(request, "console/budget_preview.html", budget_preview.context(found))
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """A customer's month, unless the address says otherwise."""
+        usual = {"scope_type": ScopeType.TENANT.value, "window": WindowKind.MONTH.value}
+        return {**usual, **super().get_changeform_initial_data(request)}
+
     def get_readonly_fields(self, request: HttpRequest, obj: Budget | None = None) -> tuple[str, ...]:
-        return ("tenant", "scope_type", "scope_key", "window", "more") if obj else ()
+        return ("tenant", "scope_type", "scope_key", "window") if obj else ()
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         if not self.has_change_permission(request, obj):
-            # A viewer sees the values; there is no form to build.
+            # A viewer reads the page; there is no form to build.
             kwargs["form"] = forms.ModelForm
         return super().get_form(request, obj, change=change, **kwargs)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        if obj is None:
-            return super().get_fieldsets(request, obj)
-        more = ("Raises and top-ups", {"fields": ("more",)})
-        if self.has_change_permission(request, obj):
-            governs, limit, *rest = super().get_fieldsets(request, obj)
-            return [governs, limit, more, *rest]
-        return [(None, {"fields": [field.name for field in Budget._meta.fields if field.name != "id"]}), more]
+        if obj is not None and not self.has_change_permission(request, obj):
+            return []
+        return super().get_fieldsets(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
         made = form.write(by=actor(request), now=timezone.now())
         obj.__dict__.update(made.__dict__)
-
-    @display(description="Given")
-    def more(self, obj: Budget) -> Any:
-        return allowance_pages.table(obj, now=timezone.now())
-
-    @display(description="Budget", header=True, ordering="tenant__slug")
-    def named(self, obj: Any) -> list[str]:
-        each = f" · fullest: {obj.status.subject}" if obj.scope_key == "*" and obj.status.subject else ""
-        return [obj.scope, f"per {obj.get_window_display()}{each}"]
-
-    @display(description="Limit", ordering="limit_nanos")
-    def limit(self, obj: Any) -> Any:
-        return show.exact(obj.status.limit_nanos)
-
-    @display(description="Spent")
-    def spent(self, obj: Any) -> Any:
-        return show.exact(obj.status.settled_nanos)
-
-    @display(description="Reserved")
-    def reserved(self, obj: Any) -> Any:
-        return show.exact(obj.status.reserved_nanos)
-
-    @display(description="Used")
-    def used(self, obj: Any) -> Any:
-        return show.bar(obj.status, soft_cap=obj.soft_cap, hard_cap=obj.hard_cap)
-
-    @display(description="State", label=show.STATE_COLOURS)
-    def state(self, obj: Any) -> str:
-        return str(obj.status.state)
-
-    @display(description="Resets at (UTC)", empty_value="by an operator")
-    def resets_at(self, obj: Any) -> Any:
-        return obj.status.ends_at
-
-    @display(description="On", boolean=True, ordering="enabled")
-    def is_enabled(self, obj: Budget) -> bool:
-        return obj.enabled
 
     @admin.action(description="Reset selected budgets", permissions=["operate"])
     def reset_selected(self, request: HttpRequest, queryset: QuerySet[Budget]) -> HttpResponse:

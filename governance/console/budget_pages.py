@@ -1,58 +1,25 @@
-"""Budgets in the console: the list with its bars, and the form, which writes through actions.budgets alone."""
+"""A budget's form in the console, which writes through actions.budgets alone."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, cast
 
 from django import forms
-from django.core.exceptions import ValidationError
-from django.http import HttpRequest
-from django.utils import timezone
-from unfold.views import ChangeList
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from governance.actions import budgets
 from governance.audit import Actor
 from governance.console.amounts import AmountField
+from governance.console.percents import PercentField, PercentsField, PolicyField, RulesField
 from governance.models import Budget
-from governance.queries import budget_status
 from governance.rules import money, policy
 from governance.rules.errors import Conflict, FieldError
-
-
-class BudgetList(ChangeList):
-    """Adds each listed budget's current window, in one query for the page."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
-        rows: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        found = budget_status.current(rows, now=timezone.now())
-        for budget in rows:
-            budget.status = found[budget.pk]
-        self.result_list = rows
-
-
-class PolicyField(forms.CharField):
-    """A field of a policy as people type it: names with commas, a rule a line (`governance.rules.policy`)."""
-
-    def __init__(self, column: str, **kwargs: Any) -> None:
-        super().__init__(required=False, **kwargs)
-        self.column = column
-
-    def prepare_value(self, value: Any) -> Any:
-        return policy.to_text(self.column, value) if isinstance(value, list) else value
-
-    def to_python(self, value: Any) -> Any:
-        try:
-            return policy.from_text(self.column, super().to_python(value) or "")
-        except FieldError as error:
-            raise ValidationError(error.message) from error
+from governance.rules.policy import Policy
 
 
 class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Dollars and plain lists in; what `governance.actions.budgets` says is wrong is shown at its field."""
+    """Dollars, percent and plain lists in; what `actions.budgets` says is wrong is shown at its field."""
 
     limit = AmountField(
         label="Limit in dollars",
@@ -60,22 +27,27 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         widget=UnfoldAdminDecimalFieldWidget(attrs={"step": "any", "min": "0"}),
         help_text="For one window.",
     )
-    alert_thresholds = PolicyField(
-        "alert_thresholds",
-        widget=UnfoldAdminTextInputWidget(),
-        help_text="Shares of the limit, separated by commas; each is told once a window.",
+    soft_cap = PercentField(
+        label="Soft cap, %",
+        required=False,
+        initial=policy.default("soft_cap"),
+        help_text="Calls are warned, downgraded and lose tools.",
     )
-    downgrade_rules = PolicyField(
+    hard_cap = PercentField(label="Hard cap, %", initial=policy.default("hard_cap"), help_text="No call passes it.")
+    warn_at = PercentField(label="Warn at, %", required=False, help_text="Below the soft cap.")
+    alert_thresholds = PercentsField(
+        "alert_thresholds",
+        label="Alert thresholds, %",
+        help_text="Of the limit, separated by commas; each is told once a window. Empty: none is.",
+    )
+    downgrade_rules = RulesField(
         "downgrade_rules",
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
-        help_text="One rule a line: mistral-large-latest -> mistral-small-latest at 0.9. It counts from that share of "
-        "the limit on, without one from the soft cap on; * stands for any model. The first that matches a call is "
-        "followed, so the highest share comes first; a further one only where its model does not fit or cannot do it.",
+        help_text="A rule counts from its percentage of the limit on, without one from the soft cap on. The first that "
+        "matches a call is followed, so the highest comes first; a further one only where its model does not fit or "
+        "cannot do it. To take a rule away, empty it.",
     )
     disabled_tools = PolicyField(
-        "disabled_tools",
-        widget=UnfoldAdminTextInputWidget(),
-        help_text="Names of tools taken away from the soft cap on, separated by commas.",
+        "disabled_tools", help_text="Names of tools taken away from the soft cap on, separated by commas."
     )
 
     class Meta:
@@ -87,9 +59,6 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.instance.pk and "limit" in self.fields:
             amount = money.dollars_from_nanos(self.instance.limit_nanos).normalize()
             self.fields["limit"].initial = f"{amount:f}"
-        for name, value in self.initial.items():
-            if isinstance(value, Decimal):
-                self.initial[name] = policy.to_text(name, value)
 
     def _post_clean(self) -> None:
         """Say at its field what the domain would refuse. Nothing is written yet."""
@@ -108,6 +77,12 @@ class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
         return cast(Budget, self.instance)
 
     save_m2m = staticmethod(lambda: None)
+
+    def typed(self) -> tuple[Policy, int]:
+        """The policy that the form says and its limit in nanodollars. Of a valid form alone."""
+        values = self._values()
+        kept = {name: policy.parse(name, values.get(name, getattr(self.instance, name))) for name in policy.COLUMNS}
+        return policy.of(kept), values["limit_nanos"]
 
     def write(self, *, by: Actor, now: datetime) -> Budget:
         values = self._values()

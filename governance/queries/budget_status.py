@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from zoneinfo import ZoneInfo
 
-from django.db.models import F, FloatField, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, FloatField, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Cast
 
-from governance.models import Budget, BudgetWindow, ScopeType
+from governance.models import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.budgets import EACH
 from governance.queries.spend import EVERYTHING, Reader
 from governance.rules import money
 from governance.rules.windows import ENDING_BY_ACT, WindowKind, span_at
+
+# Of a budget that is disabled, whatever its window's state.
+OFF = "off"
+# The worst first.
+STATES = ("stopped", "degraded", "warned", "active", OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What budgets are sorted by: `share` of the limit that is spent or reserved, for show alone."""
+
+    budget_id: int
+    state: str
+    share: float
+    limit_nanos: int
+    ends_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +102,52 @@ def readable_windows(reader: Reader) -> QuerySet[BudgetWindow]:
 def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, BudgetStatus]:
     """Each budget's current window by budget id, in one query; one that no call has opened yet stands at zero."""
     budgets = list(budgets)
-    fullest = (
+    rows = Budget.objects.filter(pk__in=[budget.pk for budget in budgets])
+    windows = _fullest_of_each(rows, now=now, reader=reader).select_related("budget")
+    found = {window.budget_id: window for window in windows}
+    return {
+        budget.pk: of_window(found[budget.pk]) if budget.pk in found else unopened(budget, now=now)
+        for budget in budgets
+    }
+
+
+def standings(budgets: QuerySet[Budget], *, now: datetime) -> list[Standing]:
+    """How all of these budgets stand, the worst first, in two queries however many they are."""
+    windows = {
+        row[0]: row[1:]
+        for row in _fullest_of_each(budgets, now=now)
+        .order_by()
+        .values_list("budget_id", "state", "settled_nanos", "reserved_nanos", "limit_nanos", "ends_at")
+    }
+    rows = budgets.order_by().values_list("pk", "enabled", "limit_nanos", "window", "tenant__time_zone")
+    # Many budgets have the same kind of window in the same zone.
+    end = cache(lambda kind, zone: span_at(WindowKind(kind), now, ZoneInfo(zone or "UTC")).ends_at)
+    unopened = (BudgetWindow.State.ACTIVE, 0, 0)
+    found = []
+    for pk, enabled, limit_nanos, kind, zone in rows:
+        state, settled, reserved, limit, ends_at = windows.get(pk) or (*unopened, limit_nanos, end(kind, zone))
+        found.append(Standing(pk, state if enabled else OFF, (settled + reserved) / limit, limit, ends_at))
+    return sorted(found, key=lambda one: (STATES.index(one.state), -one.share, one.budget_id))
+
+
+def raised_until(budgets: Sequence[Budget], *, now: datetime) -> dict[int, datetime]:
+    """When the first dated raise ends that runs now, by budget id."""
+    rows = Allowance.objects.filter(budget__in=budgets, window=None, starts_at__lte=now, ends_at__gt=now).order_by()
+    return dict(rows.values_list("budget_id").annotate(until=Min("ends_at")))
+
+
+def _fullest_of_each(
+    budgets: QuerySet[Budget], *, now: datetime, reader: Reader = EVERYTHING
+) -> QuerySet[BudgetWindow]:
+    """Of each budget the live window nearest its limit, where it has one."""
+    nearest = (
         live(readable_windows(reader), now=now)
         .filter(budget=OuterRef("pk"))
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .order_by("-share", "-id")
         .values("pk")[:1]
     )
-    ids = Budget.objects.filter(pk__in=[budget.pk for budget in budgets]).values(found=Subquery(fullest))
-    found = {window.budget_id: window for window in BudgetWindow.objects.filter(pk__in=ids).select_related("budget")}
-    return {
-        budget.pk: of_window(found[budget.pk]) if budget.pk in found else unopened(budget, now=now)
-        for budget in budgets
-    }
+    return BudgetWindow.objects.filter(pk__in=budgets.order_by().values(found=Subquery(nearest)))
 
 
 def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:

@@ -142,6 +142,11 @@ def quote(
     )
 
 
+def names() -> list[str]:
+    """Every name that models are called by at the moment; one of `governance.ports`."""
+    return [name for name, _ in current().callable_names()]
+
+
 def cost_of(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | None:
     """`Catalogue.cost_of` of a moment, which may be past, by default of now; one of `governance.ports`."""
     catalogue = current()

@@ -17,6 +17,7 @@ from tests.governance.api import prices
 
 def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
     assert ports.wired == ports.Ports(
+        models=snapshot.names,
         quote=snapshot.quote,
         price=snapshot.cost_of,
         rates=snapshot.rates_of_rule,
@@ -29,6 +30,7 @@ def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
 def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "wired", ports.UNWIRED)
     for ask in (
+        ports.model_names,
         lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
         lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1), at=NOON),
         lambda: ports.rates_of("mistral/large@seed", at=NOON),

@@ -60,7 +60,7 @@
     },
     plugins: {
       colors: { enabled: false },
-      legend: { display: series.length > 1, position: "bottom", align: "start", labels: { boxWidth: 10, boxHeight: 10, useBorderRadius: true, borderRadius: 3 } },
+      legend: { display: series.length > 1, position: "bottom", align: "start", labels: { usePointStyle: kind === "lines", pointStyle: "line", boxWidth: 10, boxHeight: 10, useBorderRadius: true, borderRadius: 3 } },
       tooltip: { displayColors: series.length > 1, filter: (item) => item.raw !== null && (item.raw !== 0 || series.length === 1), callbacks: { label } },
     },
   });
@@ -124,8 +124,15 @@
     input?.setAttribute("aria-label", "Search");
     input?.setAttribute("placeholder", "A customer, agent, key, model, any id, or: stop support, raise acme");
   });
+
   document.addEventListener("click", (event) => event.target.closest("[data-print]") && window.print());
   // A canvas keeps its size on paper.
   window.addEventListener("beforeprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize(680, 240)));
   window.addEventListener("afterprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize()));
+
+  // <input type="checkbox" data-selects="NAME"> ticks every box of its form that has that name.
+  document.addEventListener("change", ({ target }) => {
+    const { form, checked, dataset } = target;
+    if (dataset.selects && form) form.querySelectorAll(`input[name="${dataset.selects}"]`).forEach((box) => (box.checked = checked));
+  });
 })();

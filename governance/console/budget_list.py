@@ -1,0 +1,217 @@
+"""The list of budgets: the worst first, by state, with what they were given in addition."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.views import ChangeList
+
+from governance.api import tables
+from governance.console import display
+from governance.models import Budget
+from governance.models.budgets import EACH
+from governance.queries import budget_status
+from governance.queries.budget_status import STATES, BudgetStatus, Standing
+from governance.rules import money
+
+# What of the list's address is its own, beside Django's filters.
+STATE, SORT = "state", "sort"
+WORST = "worst"
+# A budget without an end comes last of those that are sorted by theirs.
+_NEVER = datetime.max.replace(tzinfo=UTC)
+SORTS: dict[str, Callable[[Standing], Any]] = {
+    WORST: lambda one: (STATES.index(one.state), -one.share),
+    "used": lambda one: -one.share,
+    "limit": lambda one: -one.limit_nanos,
+    "resets": lambda one: one.ends_at or _NEVER,
+}
+ROWS_A_READ = 500
+COLUMNS = [
+    "budget",
+    "tenant",
+    "scope_type",
+    "scope_key",
+    "window",
+    "subject",
+    "state",
+    "limit",
+    "of_it_in_addition",
+    "in_addition_until",
+    "spent",
+    "reserved",
+    "remaining",
+    "used_percent",
+    "resets_at",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    words: str
+    count: int
+    link: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A budget as the list shows it."""
+
+    budget: Budget
+    status: BudgetStatus
+    state: str
+    raised_until: datetime | None
+
+    @property
+    def bar(self) -> SafeString:
+        return display.bar(self.status, soft_cap=self.budget.soft_cap, hard_cap=self.budget.hard_cap)
+
+    @property
+    def limit(self) -> SafeString | str:
+        """With what it was given in addition: "$50.00 + $25.00 until Fri"."""
+        return limit(self.status, raised_until=self.raised_until)
+
+    @property
+    def spent(self) -> SafeString | str:
+        return display.exact(self.status.settled_nanos)
+
+    @property
+    def remaining(self) -> SafeString | str:
+        return display.exact(self.status.remaining_nanos)
+
+    @property
+    def resets(self) -> SafeString | str:
+        return display.moment(self.status.ends_at, "day") if self.status.ends_at else "by an operator"
+
+    @property
+    def fullest(self) -> str:
+        return self.status.subject if self.budget.scope_key == EACH else ""
+
+
+class BudgetList(ChangeList):
+    """Django's list, filtered and searched by it; tabs of states, order and pages are made of how budgets stand."""
+
+    def get_filters_params(self, params: Any = None) -> Any:
+        found = super().get_filters_params(params)
+        self.own = {name: found.pop(name, [""])[-1] for name in (STATE, SORT)}
+        return found
+
+    def get_results(self, request: HttpRequest) -> None:
+        now = timezone.now()
+        everything = budget_status.standings(self.queryset, now=now)
+        self.state = self.own[STATE] if self.own[STATE] in STATES else ""
+        self.sort = self.own[SORT] if self.own[SORT] in SORTS else WORST
+        self.chosen = [one for one in everything if self.state in ("", one.state)]
+        self.chosen.sort(key=SORTS[self.sort])
+        self.tabs = self._tabs(Counter(one.state for one in everything))
+        self.paginator = Paginator(self.chosen, self.list_per_page)
+        # A page that is not there is the last one.
+        self.page = self.paginator.get_page(self.page_num)  # type: ignore[has-type]
+        self.page_num = self.page.number
+        self.rows = list(rows_of(self.page.object_list, now=now))
+        self.result_list: Any = [row.budget for row in self.rows]
+        self.result_count = self.full_result_count = len(self.chosen)
+        self.show_full_result_count = self.show_admin_actions = False
+        self.can_show_all, self.multi_page = False, self.paginator.num_pages > 1
+
+    def address(self, **changes: str | int) -> str:
+        """This list with something else of it; what is empty is left out."""
+        asked = {name: values[-1] for name, values in self.filter_params.items()}
+        kept = asked | {"q": self.query, STATE: self.state, SORT: self.sort} | changes
+        usual = {SORT: WORST, "p": 1}
+        return "?" + urlencode({name: value for name, value in kept.items() if value and usual.get(name) != value})
+
+    def _tabs(self, counts: Counter[str]) -> list[Tab]:
+        shown = ["", *(state for state in STATES if counts[state] or state in (self.state, "stopped", "active"))]
+        return [
+            Tab(
+                state.capitalize() or "All",
+                counts[state] if state else counts.total(),
+                self.address(state=state),
+                state == self.state,
+            )
+            for state in shown
+        ]
+
+    @property
+    def sorts(self) -> dict[str, str]:
+        """The address of each order, by its name."""
+        return {name: self.address(sort=name) for name in SORTS}
+
+    @property
+    def before(self) -> str:
+        return self.address(p=self.page_num - 1) if self.page.has_previous() else ""
+
+    @property
+    def after(self) -> str:
+        return self.address(p=self.page_num + 1) if self.page.has_next() else ""
+
+
+def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[Row]:
+    """The budgets of these, in their order, each with its current window: three queries."""
+    standings = list(standings)
+    budgets = Budget.objects.select_related("tenant").in_bulk([one.budget_id for one in standings])
+    statuses = budget_status.current(budgets.values(), now=now)
+    until = budget_status.raised_until(list(budgets.values()), now=now)
+    for one in standings:
+        # One that was deleted since is left out.
+        if budget := budgets.get(one.budget_id):
+            yield Row(budget, statuses[budget.pk], one.state, until.get(budget.pk))
+
+
+def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString | str:
+    """The limit with what it was given in addition, and how long that lasts."""
+    if not status.extra_nanos:
+        return display.exact(status.limit_nanos)
+    until = format_html("until {}", display.moment(raised_until, "day")) if raised_until else "in this window"
+    return format_html(
+        '{} <span class="sg-extra">+ {} {}</span>',
+        display.exact(status.limit_nanos - status.extra_nanos),
+        display.exact(status.extra_nanos),
+        until,
+    )
+
+
+def as_csv(found: BudgetList) -> HttpResponse:
+    """All that the list shows on its pages, in its order."""
+    response = HttpResponse("".join(tables.lines_of(_lines(found.chosen), COLUMNS)), content_type="text/csv")
+    response["Content-Disposition"] = 'attachment; filename="budgets.csv"'
+    return response
+
+
+def _lines(standings: Sequence[Standing]) -> Iterator[dict[str, Any]]:
+    now = timezone.now()
+    for first in range(0, len(standings), ROWS_A_READ):
+        for row in rows_of(standings[first : first + ROWS_A_READ], now=now):
+            yield _line(row)
+
+
+def _line(row: Row) -> dict[str, Any]:
+    budget, status = row.budget, row.status
+    return {
+        "budget": budget.scope,
+        "tenant": budget.tenant.slug if budget.tenant else "",
+        "scope_type": budget.scope_type,
+        "scope_key": budget.scope_key,
+        "window": budget.window,
+        "subject": row.fullest,
+        "state": row.state,
+        "limit": money.format_dollars(status.limit_nanos),
+        "of_it_in_addition": money.format_dollars(status.extra_nanos),
+        "in_addition_until": row.raised_until.isoformat() if row.raised_until and status.extra_nanos else "",
+        "spent": money.format_dollars(status.settled_nanos),
+        "reserved": money.format_dollars(status.reserved_nanos),
+        "remaining": money.format_dollars(status.remaining_nanos),
+        "used_percent": f"{status.utilization * 100:.2f}",
+        "resets_at": status.ends_at.isoformat() if status.ends_at else "",
+    }

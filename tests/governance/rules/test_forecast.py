@@ -1,0 +1,203 @@
+"""When a budget runs out, by the hours before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from governance.rules import forecast as forecasts
+from governance.rules.forecast import Basis, Forecast
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+# A Tuesday.
+NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+UTC_ZONE = ZoneInfo("UTC")
+
+
+def hours(count: int, nanos: int = 100, *, until: datetime = NOW) -> dict[datetime, int]:
+    """So much in each of the last full hours."""
+    return {until - HOUR * number: nanos for number in range(1, count + 1)}
+
+
+def found(history: dict[datetime, int], **given: Any) -> Forecast:
+    fields: dict[str, Any] = {
+        "since": min(history),
+        "now": NOW,
+        "ends_at": NOW + DAY,
+        "settled_nanos": 1_000,
+        "cap_nanos": 10_000,
+        "zone": UTC_ZONE,
+    }
+    made = forecasts.forecast(history, **(fields | given))
+    assert made is not None
+    return made
+
+
+def test_without_a_full_hour_or_spend_nothing_is_said() -> None:
+    rest = {"now": NOW, "ends_at": None, "settled_nanos": 0, "cap_nanos": 10, "zone": UTC_ZONE}
+    assert forecasts.forecast({NOW: 5}, since=NOW, **rest) is None
+    assert forecasts.forecast({NOW - HOUR: 0}, since=NOW - HOUR, **rest) is None
+    assert forecasts.forecast({NOW - HOUR: -5}, since=NOW - HOUR, **rest) is None
+
+
+def test_of_a_few_hours_the_rate_goes_on() -> None:
+    made = found(hours(5), cap_nanos=1_250)
+    assert made.basis is Basis.RATE
+    assert made.points[0].expected_nanos == made.points[0].low_nanos == made.points[0].high_nanos == 1_000
+    assert [point.expected_nanos for point in made.points[1:4]] == [1_100, 1_200, 1_300]
+    assert made.points[-1].at == NOW + DAY
+    assert made.runs_out_at == NOW + timedelta(hours=2, minutes=30)
+
+
+def test_what_came_in_part_of_an_hour_is_not_judged_and_the_rest_of_it_counts_in_part() -> None:
+    now = NOW + timedelta(minutes=45)
+    made = found(hours(5) | {NOW: 9_999}, now=now, since=NOW - HOUR * 5 - timedelta(minutes=10))
+    assert [point.at for point in made.points[:3]] == [now, NOW + HOUR, NOW + HOUR * 2]
+    assert [point.expected_nanos for point in made.points[:3]] == [1_000, 1_025, 1_125]
+
+
+def test_a_history_that_begins_within_an_hour_begins_with_the_next() -> None:
+    early = hours(4) | {NOW - HOUR * 5: 100_000}
+    assert found(early, since=NOW - HOUR * 5 + timedelta(minutes=1)).points[1].expected_nanos == 1_100
+
+
+def test_money_that_is_used_up_has_run_out_now() -> None:
+    made = found(hours(5), settled_nanos=10_000)
+    assert (made.earliest, made.runs_out_at, made.latest) == (NOW, NOW, NOW)
+    assert made.give_or_take == timedelta(0)
+
+
+def test_money_that_lasts_runs_out_never() -> None:
+    made = found(hours(5), cap_nanos=1_000_000)
+    assert (made.earliest, made.runs_out_at, made.latest, made.give_or_take) == (None, None, None, None)
+
+
+def test_the_band_holds_the_line_and_says_when_at_the_earliest_and_the_latest() -> None:
+    made = found(hours(24 * 3), cap_nanos=2_000)
+    for point in made.points:
+        assert 0 <= point.low_nanos <= point.expected_nanos <= point.high_nanos
+    for before, after in zip(made.points, made.points[1:], strict=False):
+        assert before.low_nanos <= after.low_nanos
+        assert before.high_nanos <= after.high_nanos
+    assert made.earliest
+    assert made.latest
+    assert made.runs_out_at == NOW + HOUR * 10
+    assert made.earliest < made.runs_out_at < made.latest
+    assert made.give_or_take == (made.latest - made.earliest) / 2
+
+
+def test_where_it_may_last_there_is_no_latest() -> None:
+    made = found(hours(5), cap_nanos=3_300)
+    assert made.runs_out_at is not None
+    assert made.latest is None
+    assert made.give_or_take is None
+
+
+def office_hours(days: int, *, is_worked: Any = lambda day: True) -> dict[datetime, int]:
+    """100 an hour from 9:00 to 17:00, each day from NOW's midnight back."""
+    midnight = NOW.replace(hour=0)
+    spent = {}
+    for number in range(1, days + 1):
+        day = midnight - DAY * number
+        spent |= {day + HOUR * hour: 100 if 9 <= hour < 17 and is_worked(day) else 0 for hour in range(24)}
+    return spent | {midnight + HOUR * hour: 100 if 9 <= hour < 17 else 0 for hour in range(12)}
+
+
+def test_of_some_days_the_hours_are_told_apart() -> None:
+    made = found(office_hours(5), ends_at=NOW + DAY)
+    assert made.basis is Basis.HOURS
+    by_hour = {point.at.hour: point.expected_nanos for point in made.points[:-1]}
+    # Nothing is expected for the night.
+    assert by_hour[17] == by_hour[20] == by_hour[4]
+    assert by_hour[17] > by_hour[14] > 1_000
+
+
+def test_hours_are_those_of_the_zone() -> None:
+    zone = ZoneInfo("Asia/Tokyo")
+    assert [point.expected_nanos for point in found(office_hours(5), zone=zone).points] == [
+        point.expected_nanos for point in found(office_hours(5)).points
+    ]
+    # Across a change of the clocks the same hour of UTC is another of the place.
+    spring, berlin = datetime(2026, 3, 29, 0, 0, tzinfo=UTC), ZoneInfo("Europe/Berlin")
+    history = {spring - HOUR * n: 100 if (spring - HOUR * n).astimezone(berlin).hour == 9 else 0 for n in range(1, 97)}
+    made = found(history, now=spring, ends_at=spring + DAY, zone=berlin)
+    rises = [
+        after.at
+        for before, after in zip(made.points, made.points[1:], strict=False)
+        if after.expected_nanos > before.expected_nanos
+    ]
+    assert rises == [datetime(2026, 3, 29, 8, 0, tzinfo=UTC)]
+
+
+def test_of_two_weeks_the_weekdays_are_told_apart() -> None:
+    history = office_hours(21, is_worked=lambda day: day.weekday() < 5)
+    made = found(history, ends_at=NOW + DAY * 7, cap_nanos=10**9)
+    assert made.basis is Basis.WEEKDAYS
+    by_day = {point.at: point.expected_nanos for point in made.points if point.at.hour == 0}
+    spent = {at.weekday(): by_day[at] - by_day[at - DAY] for at in by_day if at - DAY in by_day}
+    # What was spent in the day before midnight: Friday's is seen on Saturday.
+    assert spent[6] == spent[0] == 0
+    assert spent[5] > 500
+
+
+def test_one_day_out_of_all_proportion_counts_as_three() -> None:
+    usual = hours(24 * 10)
+    wild = usual | {at: nanos * 50 for at, nanos in usual.items() if timedelta(days=4) < NOW - at <= timedelta(days=5)}
+    ends = {"ends_at": NOW + DAY, "cap_nanos": 10**9}
+    more = found(wild, **ends).points[-1].expected_nanos - 1_000
+    # Nine days of 100 and one that counts as 300: 120 an hour, seen as a little slower lately.
+    assert 2_400 < more < 2_900
+    # Of two days nobody knows which one is the usual.
+    assert found(hours(24) | {at - DAY: 5_000 for at in hours(24)}, **ends).points[-1].expected_nanos > 30_000
+
+
+def test_days_without_spend_are_no_extremes() -> None:
+    empty = dict.fromkeys(hours(24 * 3), 0)
+    assert found(empty | hours(6), cap_nanos=10**9).points[-1].expected_nanos > 1_000
+    mostly = {at: 100 if NOW - at <= DAY * 2 else 0 for at in hours(24 * 3)}
+    assert found(mostly, cap_nanos=10**9).points[-1].expected_nanos > 1_000
+
+
+def test_a_faster_pace_goes_on_and_fades() -> None:
+    usual = hours(24 * 10)
+    running_away = usual | hours(3, nanos=2_000)
+    made = found(running_away, ends_at=NOW + DAY * 4, cap_nanos=10**9)
+    steps = [
+        after.expected_nanos - before.expected_nanos
+        for before, after in zip(made.points, made.points[1:], strict=False)
+    ]
+    assert steps[0] > 300
+    assert steps[0] > steps[12] > steps[36] > 100
+    stopped = found(usual | hours(6, nanos=0), ends_at=NOW + DAY * 4, cap_nanos=10**9)
+    slow = [
+        after.expected_nanos - before.expected_nanos
+        for before, after in zip(stopped.points, stopped.points[1:], strict=False)
+    ]
+    assert 20 < slow[0] < 60 < slow[48]
+
+
+@pytest.mark.parametrize("ends_at", [None, NOW - HOUR])
+def test_without_an_end_it_looks_two_months_ahead(ends_at: datetime | None) -> None:
+    made = found(hours(5), ends_at=ends_at, cap_nanos=10**9)
+    assert made.points[-1].at == NOW + timedelta(days=60)
+    assert len(made.points) == 60 * 24 + 1
+
+
+def test_days_that_differ_widen_the_band() -> None:
+    even = hours(24 * 10)
+    uneven = {at: 40 if (NOW - at - HOUR) // DAY % 2 else 160 for at in even}
+    wide, narrow = (found(history, cap_nanos=10**9).points[-1] for history in (uneven, even))
+    assert wide.high_nanos - wide.low_nanos > 3 * (narrow.high_nanos - narrow.low_nanos)
+    # However even they were, a tenth may come of it.
+    assert narrow.high_nanos > narrow.expected_nanos > narrow.low_nanos
+
+
+def test_what_is_not_expected_at_all_says_nothing_of_the_spread() -> None:
+    """A day of nothing but hours without spend is a day without a deviation."""
+    silent = {NOW - HOUR * number: 0 for number in range(1, 24 * 20 + 1)}
+    history = silent | {at: 100 for at in silent if at.weekday() == 0 and at.hour == 9}
+    made = found(history, ends_at=NOW + DAY * 7, cap_nanos=10**9)
+    assert made.points[-1].expected_nanos > 1_000
