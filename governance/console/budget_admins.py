@@ -35,9 +35,11 @@ class BudgetAdmin(ConsoleAdmin):
     add_form_template = "admin/change_form.html"
     change_form_template = "console/budget.html"
     list_display = ("__str__",)
-    list_filter = ("scope_type", "window", "source", "enabled", "tenant")
+    # Not by tenant: there may be thousands, and the search finds them.
+    list_filter = ("scope_type", "window", "source", "enabled")
     list_filter_sheet = True
     search_fields = ("tenant__slug", "tenant__name", "scope_key")
+    search_help_text = "A customer, or the name of an agent, a user or a key."
     list_select_related = ("tenant",)
     ordering = ("-id",)
     actions = ("reset_selected",)

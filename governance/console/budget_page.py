@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from governance import ports, staff
+from governance import staff
 from governance.console import allowance_pages, budget_list, changes, display, outlooks
 from governance.console.display import Card
 from governance.models import AuditEntry, Budget, BudgetEvent, BudgetWindow, RefusedCall, ScopeType
@@ -70,7 +70,6 @@ def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, An
         "refused_calls": f"{calls}&status=refused",
         "given": allowance_pages.table(budget, now=now),
         "policy": [(changes.FIELDS[name], changes.value(name, getattr(budget, name))) for name in policy.COLUMNS],
-        "models": ports.model_names(),
     }
 
 
@@ -132,7 +131,8 @@ def _part(tab: str, budget: Budget, audience: Audience) -> list[Any]:
 
 def _windows(budget: Budget) -> list[dict[str, Any]]:
     rows = BudgetWindow.objects.filter(budget=budget).select_related("budget").order_by("-id")[:LATEST]
-    ends = {row.pk: row.closed_at or row.ends_at for row in rows}
+    # One may be closed long after its period was over.
+    ends = {row.pk: min((at for at in (row.closed_at, row.ends_at) if at), default=None) for row in rows}
     return [
         {
             "id": row.pk,

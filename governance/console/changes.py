@@ -78,9 +78,9 @@ def value(name: str, kept: Any) -> str:
     if name.endswith("_nanos"):
         return display.dollars(kept)
     if name in SHARES:
-        return f"{percent(kept)} %"
+        return shown(kept)
     if name == "alert_thresholds":
-        return ", ".join(f"{percent(each)} %" for each in kept)
+        return ", ".join(map(shown, kept))
     if name == "downgrade_rules":
         return "; ".join(_rule(each) for each in kept)
     if isinstance(kept, bool):
@@ -88,8 +88,13 @@ def value(name: str, kept: Any) -> str:
     return ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)
 
 
+def shown(share: Decimal | str) -> str:
+    """A share in percent, in one word."""
+    return f"{percent(share)}\u00a0%"
+
+
 def _rule(kept: Mapping[str, Any]) -> str:
-    at = f" from {percent(kept['at'])} %" if kept.get("at") else ""
+    at = f" from {shown(kept['at'])}" if kept.get("at") else ""
     return f"{', '.join(kept['from'])} → {kept['to']}{at}"
 
 
@@ -98,7 +103,7 @@ def of_events(rows: Sequence[BudgetEvent]) -> str:
     row = rows[0]
     if row.kind == BudgetEvent.Kind.THRESHOLD_BREACH:
         shares = sorted(Decimal(each.threshold) for each in rows)
-        return f"reached {', '.join(f'{percent(share)} %' for share in shares)} of its limit"
+        return f"reached {', '.join(map(shown, shares))} of its limit"
     if row.kind == BudgetEvent.Kind.HARD_STOP:
         return "stopped calls"
     if row.kind == BudgetEvent.Kind.BUDGET_RESET:

@@ -12,6 +12,7 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from governance import ports
 from governance.console.amounts import AmountField
 from governance.rules import money, policy
 from governance.rules.errors import FieldError
@@ -97,7 +98,12 @@ class RulesWidget(UnfoldAdminTextareaWidget):
             for rule in rules
         ]
         # One line more than there are rules, for the next.
-        context = {"name": name, "lines": [*lines, {}], "id": (attrs or {}).get("id", name)}
+        context = {
+            "name": name,
+            "lines": [*lines, {}],
+            "id": (attrs or {}).get("id", name),
+            "models": ports.model_names(),
+        }
         return SafeString(render_to_string("console/rules.html", context))
 
     def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:

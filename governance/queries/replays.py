@@ -180,7 +180,7 @@ def _refused(budget: Budget, windows: Mapping[int, BudgetWindow], *, since: date
 
 def _at(windows: Mapping[int, BudgetWindow], subject: str, at: datetime) -> BudgetWindow | None:
     for window in windows.values():
-        until = window.closed_at or window.ends_at
+        until = min((end for end in (window.closed_at, window.ends_at) if end), default=None)
         if window.subject == subject and window.starts_at <= at and (until is None or at <= until):
             return window
     return None

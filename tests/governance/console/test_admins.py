@@ -29,11 +29,11 @@ FORM = {
     "scope_key": "invoices",
     "window": "day",
     "limit": "12.50",
-    "soft_cap": "0.8",
-    "hard_cap": "1",
+    "soft_cap": "80",
+    "hard_cap": "100 %",
     "warn_at": "",
-    "alert_thresholds": "0.5, 0.9",
-    "downgrade_rules": "* -> ministral-3b-latest at 0.95\n"
+    "alert_thresholds": "50, 90 %",
+    "downgrade_rules": "* -> ministral-3b-latest at 95\n"
     "mistral-large-latest, mistral-medium-latest -> mistral-small-latest",
     "disabled_tools": "web_search",
     "clamp": "on",
@@ -195,7 +195,7 @@ def test_a_budget_is_made_and_changed_in_dollars_with_an_audit_row(operator: Cli
     change = reverse("admin:governance_budget_change", args=[budget.pk])
     html = operator.get(change).content.decode()
     assert 'value="12.5"' in html
-    assert "* -&gt; ministral-3b-latest at 0.95" in html
+    assert 'name="downgrade_rules-at" value="95"' in html
     assert operator.post(change, FORM | {"limit": "20"}).status_code == 302
     budget.refresh_from_db()
     assert budget.limit_nanos == factories.nanos("20")
@@ -217,10 +217,13 @@ def test_a_lower_limit_stops_the_open_window_at_once(operator: Client, history: 
         ({"limit": "0"}, "limit"),
         ({"limit": "x"}, "limit"),
         ({"limit": "99999999999"}, "limit"),
-        ({"soft_cap": "1"}, "soft_cap"),
-        ({"hard_cap": "2"}, "hard_cap"),
-        ({"warn_at": "0.9"}, "warn_at"),
+        ({"soft_cap": "100"}, "soft_cap"),
+        ({"soft_cap": "0.8"}, "soft_cap"),
+        ({"hard_cap": "200"}, "hard_cap"),
+        ({"warn_at": "90"}, "warn_at"),
         ({"alert_thresholds": "often"}, "alert_thresholds"),
+        ({"alert_thresholds": "0.5"}, "alert_thresholds"),
+        ({"downgrade_rules": "large -> small at 0.9"}, "downgrade_rules"),
         ({"downgrade_rules": "large to small"}, "downgrade_rules"),
         ({"scope_key": ""}, "scope_key"),
         ({"tenant": ""}, "tenant"),
