@@ -63,7 +63,8 @@ def preview(budget: Budget, *, typed: Policy, limit_nanos: int, now: datetime) -
     rows = list(latest(budget, now=now)[: MOST_CALLS + 1])
     is_part, rows = len(rows) > MOST_CALLS, rows[:MOST_CALLS]
     windows = _windows(budget, {id for row in rows for id in row["windows"]})
-    calls = [call for row in rows for call in _as_call(row, windows)]
+    # Those of one moment stay in their order.
+    calls = [call for row in reversed(rows) for call in _as_call(row, windows)]
     since = min((call.asked_at for call in calls), default=now - PERIOD)
     refused = list(_refused(budget, windows, since=since if is_part else now - PERIOD))
     as_it_is = policy.of(policy.columns_of(budget))

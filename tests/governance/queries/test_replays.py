@@ -1,0 +1,219 @@
+"""What a policy would have done to the calls of the last days, against rows that the ledger made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import uuid_utils.compat as uuids
+
+from governance import ledger, ports
+from governance.models import Budget, RefusedCall
+from governance.queries import replays
+from governance.queries.replays import Preview
+from governance.rules import policy
+from governance.rules.decision import Quote
+from governance.rules.policy import Policy
+from tests import factories
+from tests.factories import NOON, nanos
+
+pytestmark = pytest.mark.usefixtures("ledger_holds")
+
+DAY = timedelta(days=1)
+# Picodollars of an output token; input is free.
+PRICES = {"large": 1_000_000_000, "small": 100_000_000}
+TO_SMALL = [{"from": ["large"], "to": "small"}]
+
+
+def quote(*, model: str, input_tokens: int, max_tokens: int, asked: Any = (), overruns: Any = ()) -> Quote | None:
+    if model not in PRICES:
+        return None
+    each = PRICES[model]
+    names = frozenset({model, f"{model}-2603"})
+    return Quote(model, max_tokens * each // 1000, names, picos_per_output_token=each, max_tokens=max_tokens)
+
+
+@pytest.fixture(autouse=True)
+def prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "wired", replace(ports.wired, quote=quote))
+
+
+def call(cost: str, *, at: datetime = NOON, held: str | None = None, **caller: Any) -> None:
+    """A call of 20 tokens, held for and charged."""
+    id, by = uuids.uuid7(), factories.caller(**caller)
+    ledger.reserve(factories.reserving(held or cost, by=by, id=id), now=at)
+    ledger.settle(factories.settling(id, cost), now=at)
+
+
+def preview(budget: Budget, *, limit: str | None = None, now: datetime = NOON + DAY, **columns: Any) -> Preview:
+    kept = policy.columns_of(budget) | columns
+    typed = policy.of({name: policy.parse(name, value) for name, value in kept.items()})
+    limit_nanos = nanos(limit) if limit else budget.limit_nanos
+    return replays.preview(budget, typed=typed, limit_nanos=limit_nanos, now=now)
+
+
+def test_another_limit_would_have_refused_some() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    for minute in range(5):
+        call("1.00", at=NOON + timedelta(minutes=minute))
+    found = preview(budget, limit="3")
+    assert (found.then.looked_at, found.then.refused, found.then.spent_nanos) == (5, 2, nanos("3"))
+    assert found.then.first_refused_at == NOON + timedelta(minutes=3)
+    assert (found.now.refused, found.now.spent_nanos) == (0, nanos("5"))
+    assert (found.since, found.is_part) == (NOON, False)
+
+
+def test_each_day_is_a_window_of_its_own() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    for days in range(3):
+        for minute in range(3):
+            call("1.00", at=NOON + DAY * days + timedelta(minutes=minute))
+    assert preview(budget, limit="2", now=NOON + DAY * 3).then.refused == 3
+
+
+def test_a_rule_would_have_downgraded_some_and_what_they_had_cost_then() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    for minute in range(4):
+        call("1.00", at=NOON + timedelta(minutes=minute))
+    found = preview(budget, limit="4", soft_cap="0.5", downgrade_rules=TO_SMALL)
+    # From the second on the projection is at half of the limit. 20 tokens at the small model are 0.2 cents.
+    assert found.then.downgrades == {("large", "small"): 3}
+    assert found.then.spent_nanos == nanos("1.00") + 3 * nanos("0.002")
+
+
+def test_calls_of_other_scopes_are_not_looked_at() -> None:
+    budget = factories.budget("10", window="day", scope_type="agent", scope_key="support")
+    call("1.00", agent="support")
+    call("1.00", agent="churn")
+    call("1.00", agent="support", owner=factories.tenant("globex"))
+    assert preview(budget).then.looked_at == 1
+
+
+@pytest.mark.parametrize("scope", ["agent", "user", "session", "task"])
+def test_a_budget_for_each_one_counts_each_by_itself(scope: str) -> None:
+    budget = factories.budget("10", window="day", scope_type=scope, scope_key="*", clamp=False)
+    for name in ("a", "a", "b"):
+        call("1.00", **{scope: name})
+    call("1.00")
+    found = preview(budget, limit="1")
+    assert (found.then.looked_at, found.then.refused) == (3, 1)
+
+
+def test_a_budget_of_a_key_knows_its_calls() -> None:
+    _, key = factories.key()
+    budget = factories.budget("10", window="day", scope_type="key", scope_key=key.prefix)
+    each = factories.budget("10", window="day", scope_type="key", scope_key="*")
+    call("1.00", key_id=key.pk, key_prefix=key.prefix)
+    call("1.00")
+    assert preview(budget).then.looked_at == 1
+    Budget.objects.filter(pk=budget.pk).update(enabled=False)
+    assert preview(each).then.looked_at == 0
+
+
+def test_the_platform_is_every_call() -> None:
+    budget = factories.budget("10", window="day", scope_type="platform")
+    call("1.00")
+    call("1.00", owner=factories.tenant("globex"))
+    assert preview(budget).then.looked_at == 2
+
+
+def test_what_else_the_window_has_settled_counts_and_old_calls_do_not() -> None:
+    budget = factories.budget("100", window="lifetime", clamp=False)
+    call("1.00", at=NOON - DAY * 40)
+    call("1.00")
+    found = preview(budget, limit="1.50")
+    assert (found.then.looked_at, found.then.refused) == (1, 1)
+
+
+def test_only_so_many_of_the_latest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_CALLS", 2)
+    budget = factories.budget("10", window="day")
+    for minute in range(3):
+        call("1.00", at=NOON + timedelta(minutes=minute))
+    found = preview(budget)
+    assert (found.then.looked_at, found.is_part) == (2, True)
+    assert found.since == NOON + timedelta(minutes=1)
+
+
+def test_what_is_far_behind_others_calls_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_ROWS", 2)
+    budget = factories.budget("10", window="day", scope_type="agent", scope_key="support")
+    call("1.00", agent="support")
+    for _ in range(2):
+        call("1.00", agent="churn")
+    assert preview(budget).then.looked_at == 0
+
+
+def test_reports_are_taken_for_calls_that_asked() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    for _ in range(2):
+        ledger.record(factories.reporting("1.00"), now=NOON)
+    found = preview(budget, limit="1.50")
+    assert (found.then.looked_at, found.then.refused) == (2, 1)
+
+
+def refused(budget: Budget, *, at: datetime, wanted: str | None = "1.00", scope: str = "tenant:acme") -> RefusedCall:
+    stands = {"scope": scope, "budget_id": budget.pk}
+    return RefusedCall.objects.create(
+        refused_at=at,
+        request_id=f"r-{at}-{wanted}",
+        tenant=factories.tenant(),
+        model="large",
+        reason="budget_exhausted",
+        status=402,
+        window="day",
+        wanted_nanos=nanos(wanted) if wanted else None,
+        budgets=[stands],
+    )
+
+
+def test_calls_that_were_refused_then_might_have_passed() -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    other = factories.budget("9", window="hour")
+    call("1.00")
+    refused(budget, at=NOON + timedelta(minutes=1))
+    refused(budget, at=NOON + timedelta(minutes=2), wanted=None)
+    refused(budget, at=NOON + timedelta(minutes=3), scope="tenant:globex")
+    refused(budget, at=NOON + DAY * 2)
+    refused(other, at=NOON + timedelta(minutes=4))
+    found = preview(budget, limit="5", now=NOON + DAY * 3)
+    assert (found.now.looked_at, found.now.refused) == (2, 1)
+    assert (found.then.refused, found.then.spent_nanos) == (0, nanos("2"))
+
+
+def test_without_calls_there_is_nothing_to_say() -> None:
+    found = preview(factories.budget("1", window="day"))
+    assert found.then == found.now
+    assert (found.then.looked_at, found.since) == (0, None)
+
+
+def test_a_call_that_was_downgraded_then_is_asked_for_at_its_own_model() -> None:
+    budget = factories.budget("1", window="day", clamp=False, downgrade_rules=TO_SMALL)
+    id = uuids.uuid7()
+    prices = {"small": "0.05"}
+    ledger.record(factories.reporting("0.80"), now=NOON)
+    ledger.reserve(factories.reserving("0.30", id=id, prices=prices), now=NOON)
+    settling = factories.settling(id, "0.02")
+    ledger.settle(replace(settling, usage=replace(settling.usage, model="small")), now=NOON)
+    found = preview(budget, limit="10")
+    # At a larger limit it keeps its model; 20 tokens of it are two cents.
+    assert found.now.downgraded == 1
+    assert found.then.downgraded == 0
+    assert found.now.spent_nanos == nanos("0.82")
+    assert found.then.spent_nanos == nanos("0.80") + nanos("0.02")
+
+
+def test_a_model_without_a_price_today_is_held_for_as_it_was() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    id = uuids.uuid7()
+    ledger.reserve(factories.reserving("1.00", id=id, model="gone"), now=NOON)
+    settling = factories.settling(id, "1.00")
+    ledger.settle(replace(settling, usage=replace(settling.usage, model="gone")), now=NOON)
+    assert preview(budget, limit="0.50").then.refused == 1
+    assert preview(budget).then == replace(preview(budget).then, refused=0, spent_nanos=nanos("1.00"))
+
+
+def test_policies_are_read_as_decisions_read_them() -> None:
+    assert policy.of(policy.columns_of(Budget())) == Policy()
