@@ -193,16 +193,16 @@ def test_a_call_that_was_downgraded_then_is_asked_for_at_its_own_model() -> None
     budget = factories.budget("1", window="day", clamp=False, downgrade_rules=TO_SMALL)
     id = uuids.uuid7()
     prices = {"small": "0.05"}
-    ledger.record(factories.reporting("0.80"), now=NOON)
+    ledger.record(factories.reporting("0.79"), now=NOON)
     ledger.reserve(factories.reserving("0.30", id=id, prices=prices), now=NOON)
-    settling = factories.settling(id, "0.02")
+    settling = factories.settling(id, "0.01")
     ledger.settle(replace(settling, usage=replace(settling.usage, model="small")), now=NOON)
     found = preview(budget, limit="10")
     # At a larger limit it keeps its model; 20 tokens of it are two cents.
     assert found.now.downgraded == 1
     assert found.then.downgraded == 0
-    assert found.now.spent_nanos == nanos("0.82")
-    assert found.then.spent_nanos == nanos("0.80") + nanos("0.02")
+    assert found.now.spent_nanos == nanos("0.80")
+    assert found.then.spent_nanos == nanos("0.79") + nanos("0.02")
 
 
 def test_a_model_without_a_price_today_is_held_for_as_it_was() -> None:

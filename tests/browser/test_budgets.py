@@ -1,0 +1,89 @@
+"""Budgets in a real browser: the worst found, read, tried and changed, on a laptop and on a phone."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visit
+
+pytestmark = pytest.mark.browser
+
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture
+def demo(operator: Visit) -> Visit:
+    operator.site.manage("seed_demo")
+    return operator
+
+
+def is_wider_than_the_screen(visit: Visit) -> bool:
+    return bool(visit.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+def test_a_stopped_budget_is_found_and_read_in_two_clicks(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/")
+    rows = page.locator(".sg-budgets tbody tr")
+    expect(rows.first.locator(".sg-state")).to_have_text("stopped")
+
+    page.get_by_role("navigation", name="State").get_by_role("link", name="Stopped").click()
+    expect(rows).to_have_count(1)
+    rows.get_by_role("link").click()
+    expect(page.get_by_role("heading", name=re.compile("Used up"))).to_be_visible()
+    expect(page.locator("canvas[data-chart]")).to_be_visible()
+    assert demo.problems == []
+
+
+def test_when_a_budget_runs_out_is_read_and_what_a_lower_soft_cap_would_have_done(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/?q=initech&window=month")
+    page.locator(".sg-budgets tbody a").first.click()
+    expect(page.get_by_role("heading", name=re.compile("Lasts|Runs out|Used up"))).to_be_visible()
+
+    page.get_by_label("Limit in dollars").fill("5")
+    page.get_by_label("Soft cap, %").fill("50")
+    preview = page.locator("#preview")
+    expect(preview.locator("h3")).to_contain_text(re.compile(r"calls? (downgraded|refused)"))
+    expect(preview).to_contain_text("as typed")
+
+    # Shares are no percent, and the preview says so.
+    page.get_by_label("Soft cap, %").fill("0.5")
+    expect(preview).to_contain_text("Type percent: 50")
+    assert demo.problems == []
+
+
+def test_a_soft_cap_is_changed_and_its_change_is_told(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/?q=globex&window=week")
+    page.locator(".sg-budgets tbody a").first.click()
+    page.get_by_label("Soft cap, %").fill("70")
+    page.get_by_role("button", name="Save").click()
+
+    expect(page.get_by_label("Soft cap, %")).to_have_value("70")
+    expect(page.locator(".sg-happened li").first).to_contain_text(re.compile(r"olivia changed soft cap 80.% → 70.%"))
+    page.get_by_role("link", name="Windows", exact=True).last.click()
+    expect(page.locator("#more")).to_contain_text("of $4.00")
+    assert demo.problems == []
+
+
+def test_selected_budgets_are_reset_with_a_reason(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/?q=initech&window=day")
+    page.get_by_label("all on this page").check()
+    page.get_by_role("button", name="Reset selected").click()
+    page.fill("textarea[name=reason]", "a new project")
+    page.get_by_role("button", name="Reset", exact=True).click()
+    expect(page.get_by_text(re.compile("Reset: initech each agent"))).to_be_visible()
+    assert demo.problems == []
+
+
+def test_on_a_phone_budgets_are_two_lines_each_and_nothing_is_wider_than_it(demo: Visit) -> None:
+    demo.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page = demo.open("/admin/governance/budget/")
+    first = page.locator(".sg-budgets tbody tr").first
+    box = first.bounding_box()
+    assert box is not None
+    assert box["height"] < 80
+    assert not is_wider_than_the_screen(demo)
+    first.get_by_role("link").click()
+    expect(page.locator(".sg-budget-head .sg-state")).to_be_visible()
+    assert not is_wider_than_the_screen(demo)
+    assert demo.problems == []
