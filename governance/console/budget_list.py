@@ -56,7 +56,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True, slots=True)
-class Tab:
+class StateTab:
     words: str
     count: int
     link: str
@@ -64,7 +64,7 @@ class Tab:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BudgetRow:
     """A budget as the list shows it."""
 
     budget: Budget
@@ -131,10 +131,10 @@ class BudgetList(ChangeList):
         usual = {SORT: WORST, "p": 1}
         return "?" + urlencode({name: value for name, value in kept.items() if value and usual.get(name) != value})
 
-    def _tabs(self, counts: Counter[str]) -> list[Tab]:
+    def _tabs(self, counts: Counter[str]) -> list[StateTab]:
         shown = ["", *(state for state in STATES if counts[state] or state in (self.state, "stopped", "active"))]
         return [
-            Tab(
+            StateTab(
                 state.capitalize() or "All",
                 counts[state] if state else counts.total(),
                 self.address(state=state),
@@ -157,7 +157,7 @@ class BudgetList(ChangeList):
         return self.address(p=self.page_num + 1) if self.page.has_next() else ""
 
 
-def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[Row]:
+def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[BudgetRow]:
     """The budgets of these, in their order, each with its current window: three queries."""
     standings = list(standings)
     budgets = Budget.objects.select_related("tenant").in_bulk([one.budget_id for one in standings])
@@ -166,7 +166,7 @@ def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[Row]:
     for one in standings:
         # One that was deleted since is left out.
         if budget := budgets.get(one.budget_id):
-            yield Row(budget, statuses[budget.pk], one.state, until.get(budget.pk))
+            yield BudgetRow(budget, statuses[budget.pk], one.state, until.get(budget.pk))
 
 
 def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString | str:
@@ -196,7 +196,7 @@ def _lines(standings: Sequence[Standing]) -> Iterator[dict[str, Any]]:
             yield _line(row)
 
 
-def _line(row: Row) -> dict[str, Any]:
+def _line(row: BudgetRow) -> dict[str, Any]:
     budget, status = row.budget, row.status
     return {
         "budget": budget.scope,

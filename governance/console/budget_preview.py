@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from governance.console import display
-from governance.queries.replays import Preview
-from governance.rules.replay import Outcome
+from governance.queries.replays import PolicyPreview
+from governance.rules.replay import ReplayOutcome
 
 
-def context(found: Preview) -> dict[str, Any]:
+def context(found: PolicyPreview) -> dict[str, Any]:
     """What a typed policy would have done, beside what the present one does to the same calls."""
     firsts = [at for at in (found.then.first_refused_at, found.then.first_downgraded_at) if at]
     return {
@@ -33,7 +33,7 @@ def context(found: Preview) -> dict[str, Any]:
     }
 
 
-def _in_short(outcome: Outcome) -> str:
+def _in_short(outcome: ReplayOutcome) -> str:
     parts = [
         f"{number:,} {words}"
         for number, words in (

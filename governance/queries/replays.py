@@ -17,7 +17,7 @@ from governance.models.budgets import EACH
 from governance.rules import names, policy, replay
 from governance.rules.decision import Quote, Quoter, Reason, WindowView
 from governance.rules.policy import Policy
-from governance.rules.replay import Outcome, PastCall
+from governance.rules.replay import PastCall, ReplayOutcome
 
 PERIOD = timedelta(days=30)
 # So many of the latest calls are decided on again; of these that a scope does not name, so many are passed over.
@@ -41,19 +41,19 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class PolicyPreview:
     """The same calls under the policy as it is and as it was typed. `since`: when the first of them was made.
 
     `is_part`: there were more in the 30 days than are looked at.
     """
 
-    now: Outcome
-    then: Outcome
+    now: ReplayOutcome
+    then: ReplayOutcome
     since: datetime | None
     is_part: bool
 
 
-def preview(budget: Budget, *, typed: Policy, limit_nanos: int, now: datetime) -> Preview:
+def preview(budget: Budget, *, typed: Policy, limit_nanos: int, now: datetime) -> PolicyPreview:
     """What `typed` and a limit would have done to the calls of the last 30 days, had this budget alone governed them.
 
     Each is held for as it was then, or at what another model may cost by today's prices; the caller was content with
@@ -70,11 +70,11 @@ def preview(budget: Budget, *, typed: Policy, limit_nanos: int, now: datetime) -
     as_it_is = policy.of(policy.columns_of(budget))
     views = _views(budget, as_it_is, windows, calls)
 
-    def decided(by: Policy, base_nanos: int) -> Outcome:
+    def decided(by: Policy, base_nanos: int) -> ReplayOutcome:
         limits = {id: base_nanos + window.extra_nanos for id, window in windows.items()}
         return replay.replay([*calls, *refused], views, by, limit_nanos=limits.__getitem__)
 
-    return Preview(
+    return PolicyPreview(
         now=decided(as_it_is, budget.limit_nanos),
         then=decided(typed, limit_nanos),
         since=min((call.asked_at for call in (*calls, *refused)), default=None),

@@ -39,7 +39,7 @@ class Basis(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ForecastPoint:
     """What will have been spent at a moment: as expected, and between what eight in ten forecasts end."""
 
     at: datetime
@@ -56,7 +56,7 @@ class Forecast:
     spent than expected, None where it then lasts.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[ForecastPoint, ...]
     basis: Basis
     runs_out_at: datetime | None
     earliest: datetime | None
@@ -71,7 +71,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Habit:
+class SpendingHabit:
     """How much is spent in an hour, on average and by when it is. Local hours and weekdays."""
 
     per_hour: float
@@ -150,16 +150,16 @@ def _without_extremes(hours: Sequence[tuple[datetime, int]]) -> list[tuple[datet
     return kept
 
 
-def _habit(hours: Sequence[tuple[datetime, float]], zone: ZoneInfo) -> Habit:
+def _habit(hours: Sequence[tuple[datetime, float]], zone: ZoneInfo) -> SpendingHabit:
     per_hour = sum(nanos for _, nanos in hours) / len(hours)
     known = HOUR * len(hours)
     if known < KNOWS_HOURS:
-        return Habit(per_hour, {}, {}, zone, Basis.RATE)
+        return SpendingHabit(per_hour, {}, {}, zone, Basis.RATE)
     by_hour = _ratios([(at.astimezone(zone).hour, nanos) for at, nanos in hours], per_hour)
     if known < KNOWS_WEEKDAYS:
-        return Habit(per_hour, {}, by_hour, zone, Basis.HOURS)
+        return SpendingHabit(per_hour, {}, by_hour, zone, Basis.HOURS)
     by_weekday = _ratios([(at.astimezone(zone).weekday(), nanos) for at, nanos in hours], per_hour)
-    return Habit(per_hour, by_weekday, by_hour, zone, Basis.WEEKDAYS)
+    return SpendingHabit(per_hour, by_weekday, by_hour, zone, Basis.WEEKDAYS)
 
 
 def _ratios(parts: Sequence[tuple[int, float]], per_hour: float) -> dict[int, float]:
@@ -170,7 +170,7 @@ def _ratios(parts: Sequence[tuple[int, float]], per_hour: float) -> dict[int, fl
     return {kind: sum(each) / len(each) / per_hour for kind, each in found.items()}
 
 
-def _pace(hours: Sequence[tuple[datetime, int]], habit: Habit) -> float:
+def _pace(hours: Sequence[tuple[datetime, int]], habit: SpendingHabit) -> float:
     """How much faster than expected money was spent lately. Some usual hours are added: a quiet night says little."""
     lately = hours[-(LATELY // HOUR) :]
     usual = habit.per_hour * len(lately) / 2
@@ -178,7 +178,7 @@ def _pace(hours: Sequence[tuple[datetime, int]], habit: Habit) -> float:
     return min(FASTEST, max(SLOWEST, (spent + usual) / (expected + usual)))
 
 
-def _spread(hours: Sequence[tuple[datetime, int]], habit: Habit) -> tuple[float, int]:
+def _spread(hours: Sequence[tuple[datetime, int]], habit: SpendingHabit) -> tuple[float, int]:
     """By which part of what was expected days usually differ from it, and how many days say so."""
     off = [
         abs(sum(nanos for _, nanos in day) / expected - 1)
@@ -192,9 +192,9 @@ def _spread(hours: Sequence[tuple[datetime, int]], habit: Habit) -> tuple[float,
 
 
 def _ahead(
-    habit: Habit, pace: float, spread: float, days: int, *, now: datetime, until: datetime, settled_nanos: int
-) -> Iterator[Point]:
-    yield Point(now, settled_nanos, settled_nanos, settled_nanos)
+    habit: SpendingHabit, pace: float, spread: float, days: int, *, now: datetime, until: datetime, settled_nanos: int
+) -> Iterator[ForecastPoint]:
+    yield ForecastPoint(now, settled_nanos, settled_nanos, settled_nanos)
     at, more, low, high = now, 0.0, 0.0, 0.0
     while at < until:
         hour = at.replace(minute=0, second=0, microsecond=0)
@@ -205,7 +205,7 @@ def _ahead(
         # Days differ by chance, which evens out over many, and all of them from a habit that few days show.
         off = BAND * spread * sqrt(1 / max(0.25, (at - now) / DAY) + 1 / days)
         low, high = max(low, more * (1 - off)), max(high, more * (1 + off))
-        yield Point(at, *(settled_nanos + round(nanos) for nanos in (more, low, high)))
+        yield ForecastPoint(at, *(settled_nanos + round(nanos) for nanos in (more, low, high)))
 
 
 def _crossing(line: Sequence[tuple[datetime, int]], cap_nanos: int) -> datetime | None:

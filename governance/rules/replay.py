@@ -46,7 +46,7 @@ class PastCall:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReplayOutcome:
     """How many calls were decided how, when first, and what they come to."""
 
     looked_at: int = 0
@@ -85,13 +85,13 @@ def replay(
     policy: Policy,
     *,
     limit_nanos: Callable[[int], int],
-) -> Outcome:
+) -> ReplayOutcome:
     """Decide on each call in the order in which they came. Money is held from then on until its call is charged.
 
     `windows` are as they stood before the first of the calls; `limit_nanos` is the limit to decide by of each.
     """
     views = {id: replace(view, policy=policy, limit_nanos=limit_nanos(id)) for id, view in windows.items()}
-    outcome, running, order = Outcome(), list[tuple[datetime, int, int, int, int]](), count()
+    outcome, running, order = ReplayOutcome(), list[tuple[datetime, int, int, int, int]](), count()
 
     def settle_until(at: datetime | None) -> None:
         while running and (at is None or running[0][0] <= at):

@@ -12,7 +12,7 @@ import uuid_utils.compat as uuids
 from governance import ledger, ports
 from governance.models import Budget, RefusedCall
 from governance.queries import replays
-from governance.queries.replays import Preview
+from governance.queries.replays import PolicyPreview
 from governance.rules import policy
 from governance.rules.decision import Quote
 from governance.rules.policy import Policy
@@ -47,7 +47,7 @@ def call(cost: str, *, at: datetime = NOON, held: str | None = None, **caller: A
     ledger.settle(factories.settling(id, cost), now=at)
 
 
-def preview(budget: Budget, *, limit: str | None = None, now: datetime = NOON + DAY, **columns: Any) -> Preview:
+def preview(budget: Budget, *, limit: str | None = None, now: datetime = NOON + DAY, **columns: Any) -> PolicyPreview:
     kept = policy.columns_of(budget) | columns
     typed = policy.of({name: policy.parse(name, value) for name, value in kept.items()})
     limit_nanos = nanos(limit) if limit else budget.limit_nanos

@@ -9,7 +9,7 @@ from typing import Any
 from governance.rules import replay as replays
 from governance.rules.decision import Quote, Quoter, WindowView
 from governance.rules.policy import Policy, Rule
-from governance.rules.replay import Outcome, PastCall
+from governance.rules.replay import PastCall, ReplayOutcome
 from tests.factories import NOON, nanos, priced
 
 CLAMPING = Policy(clamp=True, clamp_min_tokens=10)
@@ -48,7 +48,7 @@ def past(at: int, cost: str = "0.30", *, lasts: int = 1, held: str | None = None
     return PastCall(asked_at=asked_at, settled_at=asked_at + SECOND * lasts, cost_nanos=nanos(cost), **given | fields)
 
 
-def replayed(calls: list[PastCall], policy: Policy, *, limit: str = "1.00", **views: WindowView) -> Outcome:
+def replayed(calls: list[PastCall], policy: Policy, *, limit: str = "1.00", **views: WindowView) -> ReplayOutcome:
     windows = {view.window_id: view for view in views.values()} or {1: window()}
     return replays.replay(calls, windows, policy, limit_nanos=lambda id: nanos(limit))
 
@@ -153,4 +153,4 @@ def test_answers_are_shortened_to_what_the_money_covers() -> None:
 
 
 def test_of_no_calls_nothing_comes() -> None:
-    assert replayed([], PLAIN) == Outcome()
+    assert replayed([], PLAIN) == ReplayOutcome()
