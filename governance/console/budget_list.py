@@ -162,11 +162,13 @@ def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[BudgetR
     standings = list(standings)
     budgets = Budget.objects.select_related("tenant").in_bulk([one.budget_id for one in standings])
     statuses = budget_status.current(budgets.values(), now=now)
-    until = budget_status.raised_until(list(budgets.values()), now=now)
+    raises = budget_status.raises(list(budgets.values()), now=now)
     for one in standings:
         # One that was deleted since is left out.
         if budget := budgets.get(one.budget_id):
-            yield BudgetRow(budget, statuses[budget.pk], one.state, until.get(budget.pk))
+            raised, status = raises.get(budget.pk), statuses[budget.pk]
+            shown = raised.on(status) if raised else status
+            yield BudgetRow(budget, shown, one.state, raised.until if raised else None)
 
 
 def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString | str:

@@ -45,8 +45,9 @@ class Happening:
 
 def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, Any]:
     status = budget_status.current([budget], now=now)[budget.pk]
+    raised = budget_status.raises([budget], now=now).get(budget.pk)
+    status = raised.on(status) if raised else status
     outlook = forecasts.of_budget(budget, status, now=now)
-    until = budget_status.raised_until([budget], now=now).get(budget.pk)
     tab = request.GET.get("tab", "")
     tab = tab if tab in TABS else "changes"
     calls = calls_link(budget, status, now=now)
@@ -57,7 +58,7 @@ def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, An
         "status": status,
         "state": state,
         "bar": display.bar(status, soft_cap=budget.soft_cap, hard_cap=budget.hard_cap),
-        "cards": _cards(budget, outlook, until),
+        "cards": _cards(budget, outlook, raised.until if raised else None),
         "sentence": outlooks.runs_out(outlook),
         "chart": outlooks.chart(outlook),
         "table": outlooks.table(outlook),

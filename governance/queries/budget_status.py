@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -15,6 +15,7 @@ from django.db.models.functions import Cast
 from governance.models import Allowance, Budget, BudgetWindow, ScopeType
 from governance.models.budgets import EACH
 from governance.queries.spend import EVERYTHING, Reader
+from governance.queries.sums import LongSum
 from governance.rules import money
 from governance.rules.windows import ENDING_BY_ACT, WindowKind, span_at
 
@@ -71,6 +72,20 @@ class BudgetStatus:
     def committed_share(self) -> float:
         """Settled and held share of the limit, to sort and draw by."""
         return (self.settled_nanos + self.reserved_nanos) / self.limit_nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """What the dated raises of a budget come to, and when the first of them ends."""
+
+    nanos: int
+    until: datetime
+
+    def on(self, status: BudgetStatus) -> BudgetStatus:
+        """A window that is not open yet with what it will have once it is; an open one has it."""
+        if status.window_id is not None:
+            return status
+        return replace(status, limit_nanos=status.limit_nanos + self.nanos, extra_nanos=self.nanos)
 
 
 def readable_budgets(reader: Reader) -> QuerySet[Budget]:
@@ -130,10 +145,11 @@ def standings(budgets: QuerySet[Budget], *, now: datetime) -> list[Standing]:
     return sorted(found, key=lambda one: (STATES.index(one.state), -one.share, one.budget_id))
 
 
-def raised_until(budgets: Sequence[Budget], *, now: datetime) -> dict[int, datetime]:
-    """When the first dated raise ends that runs now, by budget id."""
+def raises(budgets: Sequence[Budget], *, now: datetime) -> dict[int, Raise]:
+    """The dated raises that run now, by budget id."""
     rows = Allowance.objects.filter(budget__in=budgets, window=None, starts_at__lte=now, ends_at__gt=now).order_by()
-    return dict(rows.values_list("budget_id").annotate(until=Min("ends_at")))
+    found = rows.values_list("budget_id").annotate(nanos=LongSum("amount_nanos"), until=Min("ends_at"))
+    return {budget_id: Raise(nanos or 0, until) for budget_id, nanos, until in found}
 
 
 def _fullest_of_each(

@@ -21,7 +21,7 @@ from governance.rules.replay import PastCall, ReplayOutcome
 
 PERIOD = timedelta(days=30)
 # So many of the latest calls are decided on again; of these that a scope does not name, so many are passed over.
-MOST_CALLS, MOST_REFUSALS, MOST_WINDOWS, MOST_ROWS = 2_000, 500, 5_000, 50_000
+MOST_CALLS, MOST_REFUSALS, MOST_WINDOWS, MOST_ROWS = 5_000, 500, 5_000, 50_000
 _OF_MONEY = (Reason.BUDGET_EXHAUSTED, Reason.DOWNGRADE_REFUSED)
 # What is read of an entry.
 _COLUMNS = (

@@ -121,6 +121,15 @@ class TestList:
         )  # fmt: skip
         assert re.search(r"\$50\.00 \+ \$25\.00 until \w+ \d+", text(operator.get(LIST)))
         assert re.search(r"Limit \$75\.00 \$50\.00 \+ \$25\.00 until", text(operator.get(page_of(budget))))
+        # Also before the first call of a window.
+        budgets.reset(budget=budget, reason="anew", by=BY, now=now)
+        unused = factories.budget("3", scope_type="agent", scope_key="unused", window="month")
+        allowances.raise_limit(
+            budget=unused, amount_nanos=nanos("4"), starts_at=now, ends_at=now + timedelta(days=3), reason="a fair",
+            by=BY, now=now,
+        )  # fmt: skip
+        assert re.search(r"\$3\.00 \+ \$4\.00 until \w+ \d+", text(operator.get(LIST)))
+        assert re.search(r"Limit \$7\.00 \$3\.00 \+ \$4\.00 until", text(operator.get(page_of(unused))))
         topped = factories.budget("1", scope_type="agent", scope_key="support")
         spend("0.10", agent="support")
         allowances.top_up(budget=topped, amount_nanos=nanos("2"), reason="more", by=BY, now=now)
