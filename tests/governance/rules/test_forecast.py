@@ -201,3 +201,72 @@ def test_what_is_not_expected_at_all_says_nothing_of_the_spread() -> None:
     history = silent | {at: 100 for at in silent if at.weekday() == 0 and at.hour == 9}
     made = found(history, ends_at=NOW + DAY * 7, cap_nanos=10**9)
     assert made.points[-1].expected_nanos > 1_000
+
+
+def at_hour(made: Forecast, number: int) -> tuple[int, int, int]:
+    """(low, expected, high) so many hours ahead."""
+    point = made.points[number]
+    return point.low_nanos, point.expected_nanos, point.high_nanos
+
+
+def test_the_band_of_a_few_hours_is_wide() -> None:
+    made = found(hours(5), cap_nanos=10**9)
+    # Half up or down on one day that nobody knows: 1.28 x 0.5 x sqrt(1 / days ahead, at least a quarter, + 1).
+    assert at_hour(made, 1) == (1_000, 1_100, 1_000 + 243)
+    assert at_hour(made, 24) == (1_000 + 228, 3_400, 1_000 + 4_572)
+
+
+def test_the_band_of_ten_even_days_is_narrow() -> None:
+    made = found(hours(24 * 10), cap_nanos=10**9)
+    # A tenth at least: 1.28 x 0.1 x sqrt(1 + 1 / 10).
+    assert at_hour(made, 24) == (1_000 + 2_078, 3_400, 1_000 + 2_722)
+
+
+def test_the_band_of_uneven_days_is_as_wide_as_they_differ() -> None:
+    # Each is six tenths off, which is 0.8895 of a standard deviation: 1.28 x 0.8895 x sqrt(1 + 1 / 10) is 1.194.
+    history = {at: 40 if (NOW - at - HOUR) // DAY % 2 else 160 for at in hours(24 * 10)}
+    low, expected, high = at_hour(found(history, cap_nanos=10**9), 24)
+    assert low == 1_000
+    assert (high - 1_000) / (expected - 1_000) == pytest.approx(2.194, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("count", "basis"),
+    [(47, Basis.RATE), (48, Basis.HOURS), (14 * 24 - 1, Basis.HOURS), (14 * 24, Basis.WEEKDAYS)],
+)
+def test_how_much_history_is_enough(count: int, basis: Basis) -> None:
+    assert found(hours(count)).basis is basis
+
+
+def test_three_days_are_enough_to_know_the_usual_one() -> None:
+    wild = hours(48) | {at - DAY * 2: 5_000 for at in hours(24)}
+    # 100, 100 and what counts as 300 an hour; lately it was 100: (600 + 500) / (1,000 + 500) of 166.7.
+    assert at_hour(found(wild), 1)[1] == 1_000 + 122
+
+
+def test_the_pace_of_the_last_hours_is_weighed_with_some_usual_ones() -> None:
+    history = hours(24 * 10) | hours(6, nanos=400)
+    # On average 107.5 an hour, of these hours 130: (2,400 + 322.5) / (780 + 322.5) of the 100 that are usual at noon.
+    assert at_hour(found(history, cap_nanos=10**9), 1)[1] == 1_000 + 247
+
+
+def test_an_hour_that_the_history_does_not_name_had_no_spend() -> None:
+    assert found({NOW - HOUR * 2: 200}, cap_nanos=10**9).points[1].expected_nanos == 1_100
+
+
+def test_a_cap_is_reached_when_the_line_touches_it() -> None:
+    assert found(hours(5), cap_nanos=1_100).runs_out_at == NOW + HOUR
+    assert found(hours(5), cap_nanos=3_400).runs_out_at == NOW + DAY
+    assert found(hours(5), cap_nanos=3_401).runs_out_at is None
+
+
+def test_weekdays_are_those_of_the_zone() -> None:
+    tokyo = ZoneInfo("Asia/Tokyo")
+    history = {at: 100 if at.astimezone(tokyo).weekday() < 5 else 0 for at in hours(24 * 21)}
+    made = found(history, ends_at=NOW + DAY * 7, cap_nanos=10**9, zone=tokyo)
+    steps = {
+        after.at - HOUR: after.expected_nanos - before.expected_nanos
+        for before, after in zip(made.points, made.points[1:], strict=False)
+    }
+    assert {step for at, step in steps.items() if at.astimezone(tokyo).weekday() >= 5} == {0}
+    assert min(step for at, step in steps.items() if at.astimezone(tokyo).weekday() < 5) > 50

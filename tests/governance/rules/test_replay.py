@@ -154,3 +154,29 @@ def test_answers_are_shortened_to_what_the_money_covers() -> None:
 
 def test_of_no_calls_nothing_comes() -> None:
     assert replayed([], PLAIN) == ReplayOutcome()
+
+
+def test_each_that_waits_is_warned_or_shortened_counts() -> None:
+    waiting = [past(0, "0.10", held="0.90", lasts=10), past(5, "0.10", held="0.90"), past(6, "0.10", held="0.90")]
+    assert replayed(waiting, PLAIN).waited == 2
+    assert replayed([past(at * 10, "0.85") for at in range(2)], PLAIN, limit="2.00").warned == 1
+    assert replayed([past(at * 10, "0.45", window_id=at) for at in range(2)], PLAIN, limit="0.50",
+                    one=window(0), two=window(1)).warned == 2  # fmt: skip
+    calls = [past(at, "0.50", quote=by_tokens({"large": 1_000_000}), window_id=at, output_tokens=500) for at in (0, 1)]
+    assert replayed(calls, CLAMPING, limit="0.20", one=window(0), two=window(1)).clamped == 2
+
+
+def test_each_window_has_its_limit() -> None:
+    views = {id: window(id) for id in (0, 1)}
+    calls = [past(id, "0.60", window_id=id) for id in (0, 1)]
+    outcome = replays.replay(calls, views, PLAIN, limit_nanos={0: nanos("0.50"), 1: nanos("1.00")}.__getitem__)
+    assert (outcome.refused, outcome.spent_nanos) == (1, nanos("0.60"))
+
+
+def test_an_answer_as_long_as_it_may_be_costs_what_it_cost() -> None:
+    assert cost_of(by_tokens({"large": 10}, most=100), "large") == nanos("0.30")
+
+
+def test_what_costs_nothing_leaves_all_of_the_money() -> None:
+    calls = [past(0, "0"), past(10, "1.00", window_id=1)]
+    assert replayed(calls, PLAIN).refused == 0
