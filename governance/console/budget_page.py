@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from governance import staff
-from governance.console import allowance_pages, budget_list, changes, display, outlooks
+from governance.console import allowance_pages, budget_list, changes, display, outlooks, ranges
 from governance.console.display import Card
 from governance.models import AuditEntry, Budget, BudgetEvent, BudgetWindow, RefusedCall, ScopeType
 from governance.models.budgets import EACH
@@ -87,7 +87,7 @@ def _cards(budget: Budget, outlook: Outlook, raised_until: datetime | None) -> l
     given = format_html("{} + {} {}", base, display.dollars(status.extra_nanos), until)
     return [
         Card("Limit", display.dollars(status.limit_nanos), given if status.extra_nanos else caps, "flag"),
-        Card("Spent", display.dollars(status.settled_nanos), f"{used:.0f} % of the limit", "payments", tone),
+        Card("Spent", display.dollars(status.settled_nanos), f"{used:.0f}% of the limit", "payments", tone),
         Card("Reserved", display.dollars(status.reserved_nanos), "for calls that are running", "hourglass_top"),
         Card("Remaining", display.dollars(status.remaining_nanos), "under the hard cap", "savings", tone),
         Card("Resets", outlooks.in_words(status.ends_at, outlook.now), ends, "restart_alt"),
@@ -118,10 +118,7 @@ def calls_link(budget: Budget, status: BudgetStatus, *, now: datetime) -> str:
         key = status.subject if budget.tenant else rest
     if budget.scope_type not in (ScopeType.PLATFORM, ScopeType.TENANT) and key:
         of_whom |= {str(budget.scope_type): key}
-    zone = budget.tenant.zone if budget.tenant else None
-    first, last = (f"{at.astimezone(zone):%Y-%m-%d}" for at in (status.starts_at, now))
-    days = {"range": "custom", "from": first, "to": last}
-    return f"{reverse('admin:index')}calls/?{urlencode(days | of_whom)}"
+    return f"{reverse('admin:calls')}?{urlencode(ranges.hours(status.starts_at, now) | of_whom)}"
 
 
 def _part(tab: str, budget: Budget, audience: Audience) -> list[Any]:

@@ -24,6 +24,7 @@ from governance.console import calls_page, display
 from governance.console.base import has_role, may, reader
 from governance.console.calls_page import Badge
 from governance.console.display import Card
+from governance.console.filters import WORDS
 from governance.models import Agent, Budget, BudgetWindow, EmergencyStop, RefusedCall, Reservation, SpendEntry
 from governance.queries import calls, one_call, refusals
 from governance.queries.one_call import WholeCall
@@ -184,11 +185,11 @@ def _facts(call: WholeCall) -> Iterable[Fact]:
     for name in PEOPLE:
         if value := named[name]:
             narrowed = {name: value} if name in ("tenant", "key") else {"tenant": row.tenant.slug, name: value}
-            yield Fact(calls_page.WORDS[name], value, f"{reverse('admin:calls')}?{urlencode(narrowed)}")
+            yield Fact(WORDS[name], value, f"{reverse('admin:calls')}?{urlencode(narrowed)}")
     asked = call.refusals[0].model if call.refusals else row.model_requested
     if asked:
-        yield Fact("asked for", asked)
-    yield Fact("request id", call.id)
+        yield Fact("Asked for", asked)
+    yield Fact("Request id", call.id)
 
 
 def _cards(call: WholeCall) -> list[Card]:
@@ -325,7 +326,7 @@ def _obstacle(
     if audience.sees_amounts(blocker.scope):
         figures = (
             ("Limit", display.exact(blocker.limit_nanos)),
-            ("Hard cap", f"{blocker.hard_e4 / 100:g} %"),
+            ("Hard cap", f"{blocker.hard_e4 / 100:g}%"),
             ("Spent", display.exact(blocker.settled_nanos)),
             ("Reserved", display.exact(blocker.reserved_nanos)),
             ("Left", display.exact(blocker.remaining_nanos)),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
@@ -14,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from governance.console import display, ranges
 from governance.console.base import has_role, reader
+from governance.console.filters import WORDS, zone_of
 from governance.console.pages import ConsolePage
 from governance.console.ranges import Chosen
 from governance.models import RefusedCall, SpendEntry, Tenant
@@ -21,18 +21,6 @@ from governance.queries import calls, one_call
 from governance.queries.calls import Filters, Place
 from governance.queries.spend import Reader
 from governance.rules.errors import FieldError
-
-# What a filter is called on the page; in the address it has its own name.
-WORDS = {
-    "tenant": "customer",
-    "agent": "agent",
-    "model": "model",
-    "provider": "provider",
-    "user": "user",
-    "task": "task",
-    "session": "session",
-    "key": "key",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +62,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
     if text := asked.get("q", "").strip():
         return _searched(by, text, request, now)
     filters, errors = _filters(asked, by)
-    found_range = ranges.chosen(asked, now=now, zone=_zone(by, filters))
+    found_range = ranges.chosen(asked, now=now, zone=zone_of(by.tenant or filters.tenant))
     after, misplaced = _after(asked.get("after", ""))
     page = calls.Page([])
     if not errors:
@@ -126,7 +114,7 @@ def _searched(by: Reader, text: str, request: HttpRequest, now: datetime) -> dic
     if len(found) == 1:
         return HttpResponseRedirect(reverse("admin:call", args=[_address_of(found[0])]))
     rows = sorted((row for call in found for row in call.rows), key=calls.at, reverse=True)
-    chosen = ranges.chosen(request.GET, now=now, zone=_zone(by, Filters()))
+    chosen = ranges.chosen(request.GET, now=now, zone=zone_of(by.tenant))
     return {
         **_around(by, Filters(), chosen, {}),
         "searched": text,
@@ -239,12 +227,6 @@ def _after(text: str) -> tuple[Place | None, list[str]]:
         return Place.read(text), []
     except (ValueError, OverflowError):
         return None, ["after: is no place in this list; here it begins anew."]
-
-
-def _zone(by: Reader, filters: Filters) -> ZoneInfo:
-    """Days are one customer's own, where the list is of one."""
-    tenant = by.tenant or filters.tenant
-    return tenant.zone if tenant else ZoneInfo("UTC")
 
 
 PAGE = ConsolePage(

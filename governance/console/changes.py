@@ -42,7 +42,7 @@ ACTS = {
 
 
 def of_audit(row: AuditEntry) -> SafeString | str:
-    """What was done to a budget: "changed limit $50.00 → $75.00, soft cap 80 % → 60 %"."""
+    """What was done to a budget: "changed limit $50.00 → $75.00, soft cap 80% → 60%"."""
     words = ACTS.get(row.action, row.action.partition(".")[2].replace("_", " "))
     old, new = row.old or {}, row.new or {}
     if row.action == "budget.create":
@@ -90,7 +90,7 @@ def value(name: str, kept: Any) -> str:
 
 def shown(share: Decimal | str) -> str:
     """A share in percent, in one word."""
-    return f"{percent(share)}\u00a0%"
+    return f"{percent(share)}%"
 
 
 def _rule(kept: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def _rule(kept: Mapping[str, Any]) -> str:
 
 
 def of_events(rows: Sequence[BudgetEvent]) -> str:
-    """What happened to a window: "reached 50 %, 80 % of its limit", "active → warned". Several are thresholds."""
+    """What happened to a window: "reached 50%, 80% of its limit", "active → warned". Several are thresholds."""
     row = rows[0]
     if row.kind == BudgetEvent.Kind.THRESHOLD_BREACH:
         shares = sorted(Decimal(each.threshold) for each in rows)

@@ -136,7 +136,7 @@ def rate(nanos: int | None) -> str:
     """What one of many costs: six decimals where that is less than a cent."""
     if nanos is None or not 0 < abs(nanos) < NANOS_PER_CENT:
         return dollars(nanos)
-    return f"{'-' if nanos < 0 else ''}${abs(money.dollars_from_nanos(nanos)):.6f}"
+    return plain_micro(nanos)
 
 
 def exact(nanos: int | None) -> SafeString | str:

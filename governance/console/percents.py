@@ -30,7 +30,7 @@ def share(typed: str) -> Decimal:
     except money.AmountError:
         raise ValidationError(f'Type a percentage such as 80, not "{typed[:40]}".') from None
     if 0 < number < 1:
-        raise ValidationError(f"Type percent: {percent(number)} for {percent(number)} % of the limit, not {number:f}.")
+        raise ValidationError(f"Type percent: {percent(number)} for {percent(number)}% of the limit, not {number:f}.")
     return number / 100
 
 

@@ -14,6 +14,8 @@ from django.urls import reverse
 
 from governance.console import ranges
 from governance.console.base import reader
+from governance.console.filters import WORDS as FILTER_WORDS
+from governance.console.filters import zone_of
 from governance.console.ranges import Chosen
 from governance.models import Tenant
 from governance.queries.breakdown import GROUPS, TIMES, Question
@@ -23,17 +25,7 @@ from governance.rules.errors import FieldError
 from governance.rules.spend_sums import HOUR
 
 # What can be filtered and grouped by, as people call it.
-WORDS = {
-    "tenant": "Customer",
-    "agent": "Agent",
-    "model": "Model",
-    "provider": "Provider",
-    "user": "User",
-    "task": "Task",
-    "key": "Key",
-    "day": "Day",
-    "hour": "Hour",
-}
+WORDS = {name: word for name, word in FILTER_WORDS.items() if name != "session"} | {"day": "Day", "hour": "Hour"}
 FILTERS = tuple(name for name in WORDS if name not in TIMES)
 # Who looks at spend asks first whose it is, then what of.
 FIRST = ("tenant", "agent", "model")
@@ -154,7 +146,7 @@ def read(request: HttpRequest, now: datetime) -> Address:
     group, within = _groups(request, by, filters, errors)
     return Address(
         by=by,
-        range=ranges.chosen(request.GET, now=now, zone=tenant.zone if tenant else ZoneInfo("UTC")),
+        range=ranges.chosen(request.GET, now=now, zone=zone_of(tenant)),
         group=group,
         within=within,
         filters=filters,

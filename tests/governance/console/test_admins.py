@@ -30,9 +30,9 @@ FORM = {
     "window": "day",
     "limit": "12.50",
     "soft_cap": "80",
-    "hard_cap": "100 %",
+    "hard_cap": "100%",
     "warn_at": "",
-    "alert_thresholds": "50, 90 %",
+    "alert_thresholds": "50, 90%",
     "downgrade_rules": "* -> ministral-3b-latest at 95\n"
     "mistral-large-latest, mistral-medium-latest -> mistral-small-latest",
     "disabled_tools": "web_search",

@@ -190,12 +190,12 @@ class TestPage:
         answer = operator.get(page_of(all_states["warned"]))
         cards = {card.title: (card.value, card.note) for card in answer.context["read"]()["cards"]}
         assert cards["Limit"] == ("$1.00", "soft cap 80\u00a0%, hard cap 100\u00a0%")
-        assert cards["Spent"] == ("$0.85", "85 % of the limit")
+        assert cards["Spent"] == ("$0.85", "85% of the limit")
         assert cards["Remaining"] == ("$0.15", "under the hard cap")
         assert cards["Reserved"][0] == "$0.00"
         assert cards["Resets"][0].startswith("in ")
         shown = text(answer)
-        assert "reached 50 %, 75 % of its limit" in shown
+        assert "reached 50%, 75% of its limit" in shown
         assert "went from active to warned" in shown
 
     def test_what_is_used_up_says_so(self, operator: Client, all_states: Any) -> None:
@@ -246,9 +246,9 @@ class TestPage:
         shown = text(answer)
         for sentence in (
             "olga made it: limit $50.00",
-            "changed limit $50.00 → $75.00, soft cap 80 % → 60 %",
-            "alert thresholds 50 %, 75 %, 90 %, 100 % → none",
-            "downgrade rules none → large → small from 90 %",
+            "changed limit $50.00 → $75.00, soft cap 80% → 60%",
+            "alert thresholds 50%, 75%, 90%, 100% → none",
+            "downgrade rules none → large → small from 90%",
             "clamp yes → no",
             "raised the limit by $5.00 until",
             "olga reset it",
@@ -278,7 +278,7 @@ class TestPage:
 
     def test_a_viewer_reads_the_policy_in_words(self, all_states: Any) -> None:
         answer = signed_in("viewer").get(page_of(all_states["degraded"]))
-        assert "Soft cap 80 %" in text(answer)
+        assert "Soft cap 80%" in text(answer)
         assert "* → small" in text(answer)
         assert not re.search(r"(?<![.\d])\d{9}|name=\"limit\"|Raise or top up", answer.content.decode())
 
@@ -344,7 +344,7 @@ class TestForm:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"soft_cap": "0.8"}, "Type percent: 80 for 80 %"),
+            ({"soft_cap": "0.8"}, "Type percent: 80 for 80%"),
             ({"hard_cap": "101"}, "at most 1"),
             ({"alert_thresholds": "often"}, "Type a percentage such as 80"),
             ({"downgrade_rules-to": ["", "", "tiny"]}, "must be such as"),

@@ -97,7 +97,7 @@ def test_an_empty_list_says_what_to_do(operator: Client) -> None:
 def test_filters_are_chips_that_can_be_taken_away(operator: Client) -> None:
     served(agent="invoices", user="zoe")
     page = operator.get(LIST, {"tenant": "acme", "agent": "invoices", "status": "served", "range": "30d"})
-    assert [chip[:2] for chip in page.context["chips"]] == [("customer", "acme"), ("agent", "invoices")]
+    assert [chip[:2] for chip in page.context["chips"]] == [("Customer", "acme"), ("Agent", "invoices")]
     assert page.context["chips"][1][2] == "?range=30d&tenant=acme&status=served"
     assert len(page.context["lines"]) == 1
 
