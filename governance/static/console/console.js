@@ -108,6 +108,9 @@
   });
   document.addEventListener("htmx:afterSwap", refresh);
 
+  // Unfold fits its tabs before it knows the width of their font and of its own "...": they are fitted once more.
+  window.addEventListener("load", () => document.fonts.ready.then(() => window.dispatchEvent(new Event("resize"))));
+
   // The search: "/" opens it, wherever nothing is typed; Enter takes its first hit.
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, [contenteditable]");
