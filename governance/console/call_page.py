@@ -210,7 +210,7 @@ def _cards(call: WholeCall) -> list[Card]:
         returned = f"{display.plain_micro(max(0, held - spent))} returned"
         cards.append(Card("Reserved", display.micro(held), returned, "hourglass_top"))
     if lasted:
-        cards.append(Card("Took", display.duration(max(lasted)), "from its hold to its end", "timer"))
+        cards.append(Card("Took", display.duration(max(lasted)), "from its reservation to its end", "timer"))
     return cards
 
 
