@@ -153,9 +153,9 @@ def _waiting(by: Reader) -> Card:
     estimates = corrections.open_estimates(SpendEntry.objects.filter(by.scope))[: MOST_COUNTED + 1].count()
     shown = f"{MOST_COUNTED:,} or more" if estimates > MOST_COUNTED else f"{estimates:,}"
     return Card(
-        "Waiting for an operator",
+        "To review",
         display.dollars(nanos),
-        f"{reports:,} reports to review, {shown} open estimates",
+        f"{reports:,} reports, {shown} open estimates",
         "rate_review",
         "warning" if reports else "",
         reverse("admin:governance_pendingreport_changelist") + "?status__exact=waiting",

@@ -59,7 +59,7 @@ def test_a_soft_cap_is_changed_and_its_change_is_told(demo: Visit) -> None:
     page.get_by_role("button", name="Save").click()
 
     expect(page.get_by_label("Soft cap, %")).to_have_value("70")
-    expect(page.locator(".sg-happened li").first).to_contain_text(re.compile(r"olivia changed soft cap 80.% → 70.%"))
+    expect(page.locator(".sg-happened li").first).to_contain_text(re.compile(r"olivia changed soft cap 80% → 70%"))
     page.get_by_role("link", name="Windows", exact=True).last.click()
     expect(page.locator("#more")).to_contain_text("of $4.00")
     assert demo.problems == []

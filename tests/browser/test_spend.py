@@ -95,7 +95,7 @@ def test_last_month_is_exported_for_the_accountant(visit: Visit) -> None:
 
 def test_a_filter_is_added_with_the_keyboard_alone(visit: Visit) -> None:
     page = visit.open("/admin/spend/?range=30d")
-    page.get_by_label("Filter by").select_option("Model")
+    page.get_by_label("Filter by", exact=True).select_option("Model")
     page.get_by_label("Name to filter by").focus()
     page.keyboard.type("mistral-small-2603")
     page.keyboard.press("Enter")

@@ -189,7 +189,7 @@ class TestPage:
     def test_it_is_read_first(self, operator: Client, all_states: Any) -> None:
         answer = operator.get(page_of(all_states["warned"]))
         cards = {card.title: (card.value, card.note) for card in answer.context["read"]()["cards"]}
-        assert cards["Limit"] == ("$1.00", "soft cap 80\u00a0%, hard cap 100\u00a0%")
+        assert cards["Limit"] == ("$1.00", "soft cap 80%, hard cap 100%")
         assert cards["Spent"] == ("$0.85", "85% of the limit")
         assert cards["Remaining"] == ("$0.15", "under the hard cap")
         assert cards["Reserved"][0] == "$0.00"
