@@ -118,9 +118,10 @@
     event.preventDefault();
     window.dispatchEvent(new CustomEvent("opencommand"));
   });
-  document.addEventListener("htmx:afterSwap", (event) => {
+  // By this name of the event Unfold begins at none: it comes first, being nearer to the list.
+  document.addEventListener("htmx:after-swap", (event) => {
     const box = event.target.id === "command-results" && event.target.closest("[x-data]");
-    if (box) requestAnimationFrame(() => (Alpine.$data(box).currentIndex = 1));
+    if (box) Alpine.$data(box).currentIndex = 1;
   });
   window.addEventListener("load", () => {
     const input = document.getElementById("search-input-command");
