@@ -23,7 +23,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BilledShare:
     """A part of a bill and the time it pays for; without one it counts at once. Credits are less than nothing."""
 
     weight: int
@@ -38,7 +38,7 @@ class Bill:
     currency: str
     net_nanos: int
     paid_at: datetime | None
-    shares: tuple[Share, ...]
+    shares: tuple[BilledShare, ...]
 
 
 def bill(data: Mapping[str, Any], refund: Refund | None = None) -> Bill:
@@ -85,7 +85,7 @@ def _until(bill: Bill, at: datetime) -> int:
     return counted
 
 
-def _elapsed(share: Share, part: int, paid_at: datetime | None, at: datetime) -> int:
+def _elapsed(share: BilledShare, part: int, paid_at: datetime | None, at: datetime) -> int:
     if share.starts_at is None or share.ends_at is None:
         return part if _passed(paid_at, at) else 0
     passed = min(max(at, share.starts_at), share.ends_at) - share.starts_at
@@ -97,10 +97,10 @@ def _passed(moment: datetime | None, at: datetime) -> bool:
     return moment is None or moment < at
 
 
-def _share(line: objects.Line) -> Share:
+def _share(line: objects.Line) -> BilledShare:
     if line.starts_at is None or line.ends_at is None or line.ends_at <= line.starts_at:
-        return Share(line.amount)
-    return Share(line.amount, line.starts_at, line.ends_at)
+        return BilledShare(line.amount)
+    return BilledShare(line.amount, line.starts_at, line.ends_at)
 
 
 def _without_tax(data: Mapping[str, Any], amount_paid: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.queries import revenue
-from billing.queries.revenue import Bill, Share
+from billing.queries.revenue import Bill, BilledShare
 from billing.rules.refunds import Known, Refund, RefundKind, of_invoices
 from billing.stripe_api import objects
 from tests.billing.events import DAY, START, invoice, recorded, seconds
@@ -125,16 +125,16 @@ moments = st.integers(0, 60).map(lambda days: START + days * DAY / 2)
 
 
 @st.composite
-def shares(draw: st.DrawFn) -> Share:
+def shares(draw: st.DrawFn) -> BilledShare:
     weight = draw(st.integers(-5000, 9000))
     if draw(st.booleans()):
-        return Share(weight)
+        return BilledShare(weight)
     starts_at = draw(moments)
-    return Share(weight, starts_at, starts_at + timedelta(seconds=draw(st.integers(1, 10**7))))
+    return BilledShare(weight, starts_at, starts_at + timedelta(seconds=draw(st.integers(1, 10**7))))
 
 
 @given(st.lists(shares(), max_size=5), st.integers(-(10**12), 10**13), st.lists(moments, max_size=6))
-def test_neighbouring_periods_add_up_to_the_whole(parts: list[Share], net: int, cuts: list[datetime]) -> None:
+def test_neighbouring_periods_add_up_to_the_whole(parts: list[BilledShare], net: int, cuts: list[datetime]) -> None:
     bill = Bill("usd", net, START + 3 * DAY, tuple(parts))
     edges: list[datetime | None] = [None, *sorted(cuts), None]
     assert sum(revenue.within(bill, a, b) for a, b in pairwise(edges)) == net
