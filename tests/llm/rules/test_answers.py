@@ -203,6 +203,9 @@ def test_vectors_are_written_anew_with_all_their_numbers() -> None:
     assert written["data"] == [{"embedding": vector}, {"object": "embedding", "index": 1, "embedding": []}]
     whole = orjson.dumps({"data": [{"embedding": vector}]})
     assert answers.as_json(whole, answers.read_json(answers.without_vectors(whole)), has_all=False) is whole
+    # A vector that is none goes on as it came: nobody can say what it was.
+    broken = b'{"data":[null,{"embedding":[' + b"0.5,,0.5," * 20 + b"1]}]}"
+    assert answers.as_json(broken, answers.read_json(answers.without_vectors(broken)), has_all=False) is broken
 
 
 def test_who_writes_nothing_need_not_say_so() -> None:
