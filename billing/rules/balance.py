@@ -344,7 +344,7 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     # What was held back for debts has paid them.
     sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
     others = [_Source(one.key, known[one.key], 0) for one in counting]
-    draws = _drawn(spell.used_nanos, sources, others, known[NOTHING].nanos, used)
+    draws = _drawn(_within_limit(spell, known), sources, others, known[NOTHING].nanos, used)
     for topup in counting:
         before = balance.drawn.get(topup.key, 0)
         balance.drawn[topup.key] = before + draws[topup.key]
@@ -356,6 +356,15 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
         balance.drawn[(_standing(parts) or parts)[-1].key] += left
     elif left > 0:
         balance.debt_nanos += left
+
+
+def _within_limit(spell: Spell, known: Mapping[str, Draw]) -> int:
+    """What was used of what a window allowed when it was looked at last, with what is noted as beyond that. What was
+    used beyond it since, as a report of spend can be, was no limit's doing."""
+    if not spell.draws:
+        return spell.used_nanos
+    most = (max(draw.most_nanos, spell.draws.get(key, NO_DRAW).most_nanos) for key, draw in known.items())
+    return min(spell.used_nanos, sum(most))
 
 
 def _standing(parts: Sequence[Part]) -> list[Part]:
