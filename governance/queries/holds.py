@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from uuid import UUID
 
-from django.db.models import Sum
+from django.db.models import Q, Sum
+from django.db.models.functions import Coalesce, Least
 
 from governance.models import BudgetWindow, Reservation, SpendEntry
 
@@ -18,12 +19,14 @@ def under_way(window: BudgetWindow) -> list[str]:
 
 
 def ended(ids: Collection[str]) -> Mapping[str, int]:
-    """Of these reservations those that are settled, released or expired: id -> what was charged, in nanodollars."""
+    """Of these reservations those that are settled, released or expired: id -> what was charged then, or less where
+    somebody has said so since, in nanodollars. What was said beyond that, as by a late settlement, is as a report."""
     if not ids:
         return {}
     done = {UUID(id) for id in ids} - pending(ids)
-    charged = SpendEntry.objects.filter(reservation__in=done).order_by().values_list("reservation")
-    costs = dict(charged.annotate(nanos=Sum("cost_nanos")))
+    lines = SpendEntry.objects.filter(reservation__in=done).order_by().values_list("reservation")
+    at_end = Coalesce(Sum("cost_nanos", filter=Q(kind=SpendEntry.Kind.CHARGE)), 0)
+    costs = dict(lines.annotate(nanos=Least(at_end, Sum("cost_nanos"))))
     return {str(id): costs.get(id, 0) for id in done}
 
 
