@@ -13,8 +13,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
-from django.db.models import F
-
 from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
@@ -35,7 +33,7 @@ from governance.rules.windows import WindowKind
 
 SOURCE = "stripe"
 # What a window's row keeps of how it was found when it was looked at last.
-NOTED = ("draws", "undone", "held", "peak_nanos", "seen_nanos")
+NOTED = ("draws", "undone", "held", "peak_nanos", "seen_nanos", "past_nanos")
 # What a customer's plan says of its budget, whatever an operator has set since.
 CAPS_AND_RULES = ("soft_cap", "hard_cap", "downgrade_rules", "disabled_tools")
 
@@ -54,6 +52,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
     past = _past(account, windows, tenant, before=starts_at, facts=facts, now=now)
     parts = (*map(_drawable, found.parts), *_over(row, found, facts, now))
+    row.past_nanos = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
     ended = _ended(row, windows)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
 
@@ -141,7 +140,7 @@ def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
     """Nothing came of a subscription that never began: what held its tenant back goes, and what is left of the top-ups
-    that could be spent meanwhile counts as before it. `account` is locked."""
+    that could be spent meanwhile counts as before it. That waits for calls that hold of these. `account` is locked."""
     held = _known_budget(tenant)
     if held is None or not _holds_back(held):
         return
@@ -149,6 +148,10 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     rows = BillingPeriod.objects.filter(tenant=tenant)
     if last := rows.order_by("starts_at").last():
         windows = list(held.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+        if under_way := [id for window in windows if window.reserved_nanos for id in holds.under_way(window)]:
+            last.held, last.seen_nanos = _waiting_for(last, under_way, {}), 0
+            last.save(update_fields=["held", "seen_nanos"])
+            return
         past = _past(account, windows, tenant, before=last.ends_at, facts=facts, now=now)
         drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
         purchases.uncount(account, tenant, drawn, now=now)
@@ -166,22 +169,6 @@ def forgive(account: BillingAccount) -> None:
     if row is not None and drawn > sum(part.limit_nanos for part in parts.values()):
         row.given_nanos = drawn
         row.save(update_fields=["given_nanos"])
-
-
-def changed() -> list[str]:
-    """The customers of windows whose limit counts something as used, or waits for calls that are under way, where by
-    now less is used, or one of these has ended."""
-    rows = BillingPeriod.objects.filter(seen_nanos__isnull=False, account__window_start=F("starts_at"))
-    rows = rows.filter(account__tenant=F("tenant")).select_related("account")
-    found = []
-    for row in rows:
-        window = BudgetWindow.objects.filter(budget__tenant=row.tenant_id, source_kind=SOURCE, closed_at=None).first()
-        is_less = window is not None and window.settled_nanos < (row.seen_nanos or 0)
-        if is_less or holds.ended([id for ids, _ in row.held for id in ids]):
-            found.append(row)
-    # Of one that is not to be spent any more nothing will be seen again.
-    BillingPeriod.objects.filter(pk__in=[row.pk for row in found]).update(seen_nanos=None)
-    return [row.account.stripe_customer_id for row in found]
 
 
 def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Limit:

@@ -19,7 +19,7 @@ import orjson
 from django.db import transaction
 from django.db.models import F, Q
 
-from billing.accounts import binding, budget_windows, mirror, policy, purchases
+from billing.accounts import binding, budget_windows, mirror, policy, purchases, window_watch
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
@@ -129,7 +129,7 @@ def due(*, now: datetime, limit: int = 200) -> int:
     Time alone ends a period, opens the next month of an annual plan, and suspends after the days of grace.
     """
     # Of these the ledger says something else, and Stripe need not be asked.
-    for customer_id in budget_windows.changed():
+    for customer_id in window_watch.changed():
         try:
             ledger.run_again(transaction.atomic(write))(customer_id, None, now=now)
         except Exception:

@@ -7,7 +7,7 @@ def keep_what_was_used(apps, schema_editor):
     """What windows have kept of parts that were stopped, and of what was used beyond everything, as draws."""
     for row in apps.get_model("billing", "BillingPeriod").objects.exclude(stopped={}, floor_nanos=0).iterator():
         beyond = row.floor_nanos - sum(part[3] for part in row.parts if isinstance(part[3], int))
-        row.draws |= {key: [nanos, nanos] for key, nanos in row.stopped.items()}
+        row.draws |= {key: [nanos, nanos, True] for key, nanos in row.stopped.items()}
         row.draws |= {"": [beyond, beyond]} if row.floor_nanos and beyond > 0 else {}
         row.save(update_fields=["draws"])
 
@@ -45,6 +45,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='billingperiod',
+            name='past_nanos',
+            field=models.BigIntegerField(blank=True, help_text='What was used in the windows before it when it was looked at last, in nanodollars.', null=True),
+        ),
+        migrations.AddField(
+            model_name='billingperiod',
             name='undone',
             field=models.JSONField(db_default=models.Value({}, models.JSONField()), default=dict),
         ),
@@ -52,10 +57,6 @@ class Migration(migrations.Migration):
             model_name='topup',
             name='held_before',
             field=models.JSONField(db_default=models.Value({}, models.JSONField()), default=dict),
-        ),
-        migrations.AddIndex(
-            model_name='billingperiod',
-            index=models.Index(condition=models.Q(('seen_nanos__isnull', False)), fields=['starts_at'], name='billing_period_watched'),
         ),
         migrations.AddConstraint(
             model_name='billingperiod',

@@ -140,12 +140,14 @@ class BillingPeriod(models.Model):
         blank=True,
         help_text="What was used when it was looked at last, where what is used less, or ends, lowers its limit.",
     )
+    past_nanos = models.BigIntegerField(
+        null=True,
+        blank=True,
+        help_text="What was used in the windows before it when it was looked at last, in nanodollars.",
+    )
 
     class Meta:
         ordering = ["-starts_at"]
-        indexes = [
-            models.Index(fields=["starts_at"], condition=Q(seen_nanos__isnull=False), name="billing_period_watched"),
-        ]
         constraints = [
             models.UniqueConstraint(fields=["tenant", "starts_at"], name="billing_period_once"),
             models.CheckConstraint(condition=Q(ends_at__gt=F("starts_at")), name="billing_period_ends_after_start"),

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from billing.accounts import binding, budget_windows, sync
+from billing.accounts import binding, sync, window_watch
 from billing.models import BillingAccount, TopUp
 from governance import ledger
 from governance.actions import corrections
@@ -214,10 +214,10 @@ def test_a_window_that_waits_for_nothing_is_not_looked_at(shop: Shop) -> None:
     customer = subscriber(shop)
     use(shop, 20)
     held = hold(shop, 10)
-    assert budget_windows.changed() == []
+    assert window_watch.changed() == []
     lose(shop, first_charge(shop))
     hear(shop)
-    assert budget_windows.changed() == []
+    assert window_watch.changed() == []
     end(shop, held)
-    assert budget_windows.changed() == [customer]
-    assert budget_windows.changed() == []
+    assert window_watch.changed() == [customer]
+    assert window_watch.changed() == []
