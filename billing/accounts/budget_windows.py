@@ -52,7 +52,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
     past = _past(account, windows, tenant, before=starts_at, facts=facts, now=now)
     parts = (*map(_drawable, found.parts), *_over(row, found, facts, now))
-    row.past_nanos = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
+    settled = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
+    row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
 

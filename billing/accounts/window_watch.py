@@ -21,13 +21,13 @@ def changed() -> list[str]:
     rows = BillingPeriod.objects.filter(account__window_start=F("starts_at"), account__tenant=F("tenant"))
     rows = rows.annotate(
         used=Subquery(windows.filter(closed_at=None).values("settled_nanos")[:1]),
-        past=Coalesce(Subquery(over.values("nanos")), 0),
+        # Where it is not known how that was, or there are none, nothing.
+        since_then=Coalesce(Subquery(over.values("nanos")) - F("past_nanos"), 0),
     )
-    is_other = Q(past_nanos__lt=F("past")) | Q(past_nanos__gt=F("past"))
     found = [
         row
-        for row in rows.filter(is_other | Q(seen_nanos__isnull=False)).select_related("account")
-        if row.past_nanos not in (None, row.past)
+        for row in rows.filter(Q(seen_nanos__isnull=False) | ~Q(since_then=0)).select_related("account")
+        if row.since_then
         or (row.used is not None and row.used < (row.seen_nanos or 0))
         or holds.ended([id for ids, _ in row.held for id in ids])
     ]
