@@ -6,62 +6,22 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import ledger, ports
 from governance.api import errors
-from governance.api.callers import caller_of
+from governance.api.callers import CallerFields, Scopes, caller_of
 from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
 from governance.api.permissions import EVERYONE
-from governance.api.spend import CallerFields
 from governance.api.views import ControlView
 from governance.models import Tenant
-from governance.rules import money, names, refusals
+from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Downgrade, fixed
-from governance.rules.errors import FieldError
 from governance.rules.visibility import Audience, ShownWindow
-
-SCOPE_KINDS = ("tenant", "agent", "user", "session", "task")
-
-
-@extend_schema_field(
-    {
-        "oneOf": [
-            {"type": "object", "additionalProperties": {"type": "string"}},
-            {"type": "array", "items": {"type": "string"}},
-        ],
-        "examples": [{"agent": "invoices"}, ["agent:invoices", "user:u-1"]],
-    }
-)
-class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
-    """{"agent": "invoices"}, ["agent:invoices"] or [{"scope_type": "agent", "scope_key": "invoices"}]."""
-
-    def to_internal_value(self, data: Any) -> dict[str, str]:
-        pairs = list(data.items()) if isinstance(data, dict) else [self._pair(item) for item in self._items(data)]
-        for kind, _ in pairs:
-            if kind not in SCOPE_KINDS:
-                raise serializers.ValidationError(f"{kind!r} is no kind; there are {', '.join(SCOPE_KINDS)}.")
-        try:
-            return {kind: names.of_call(kind, key) for kind, key in pairs}
-        except FieldError as error:
-            raise serializers.ValidationError(f"the key of {error.field} {error.message}") from error
-
-    def _items(self, data: Any) -> list[Any]:
-        if not isinstance(data, list):
-            raise serializers.ValidationError('must be such as {"agent": "invoices"} or ["agent:invoices"].')
-        return data
-
-    def _pair(self, item: Any) -> tuple[Any, Any]:
-        if isinstance(item, str) and ":" in item:
-            kind, _, key = item.partition(":")
-            return kind, key
-        if isinstance(item, dict) and set(item) == {"scope_type", "scope_key"}:
-            return item["scope_type"], item["scope_key"]
-        raise serializers.ValidationError('must be such as {"agent": "invoices"} or ["agent:invoices"].')
 
 
 class DecisionRequest(CallerFields):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -51,6 +52,16 @@ class Strict(serializers.Serializer[Any]):
         return super().run_validation(data)
 
     ignored: frozenset[str] = frozenset()
+
+
+def readable(kind: type[serializers.Serializer[Any]], body: Any, names: Collection[str]) -> dict[str, Any]:
+    """Of these fields of a body those that `kind` reads, as it does: each by itself, though another be refused."""
+    found: dict[str, Any] = {}
+    for name, field in kind().fields.items():
+        if name in names and isinstance(body, Mapping) and name in body:
+            with suppress(serializers.ValidationError):
+                found[name] = field.run_validation(body[name])
+    return found
 
 
 class Query(Strict):

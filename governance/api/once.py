@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import database, idempotency
+from governance.api import callers
 from governance.api.parsing import header
 from governance.api.views import ControlView
 from governance.idempotency import Claim, StoredAnswer
@@ -45,13 +46,10 @@ class OnceView(ControlView):
 
     def owner(self, request: Request, **where: Any) -> Tenant | None:
         """The tenant that the key belongs to; None where the request will be refused for naming none."""
-        if self.by.tenant is not None or not isinstance(request.data, dict):
+        if self.by.tenant is not None:
             return self.by.tenant
-        slug = request.data.get("tenant")
-        # No tenant is called so, and PostgreSQL would not even look.
-        if not isinstance(slug, str) or not slug.isascii() or "\x00" in slug:
-            return None
-        return Tenant.objects.filter(slug=slug).first()
+        slug = callers.said(self.takes, request.data).get("tenant")
+        return Tenant.objects.filter(slug=slug).first() if slug else None
 
 
 def once(post: Callable[..., Any]) -> Callable[..., Any]:

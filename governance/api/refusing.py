@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist, RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig
 from django.http import UnreadablePostError
 from django.urls import Resolver404, resolve
 from django.utils import timezone
@@ -17,16 +18,12 @@ from rest_framework.request import Request
 
 from governance.actions import refusal_log
 from governance.actions.refusal_log import NotedRefusal
-from governance.api import authentication
+from governance.api import authentication, callers
 from governance.api.authentication import Principal
-from governance.api.callers import caller_of
 from governance.api.permissions import HasRole
 from governance.api.views import ControlView
-from governance.models import Tenant
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
-from governance.rules.errors import FieldError
-from governance.rules.names import printable
 
 log = logging.getLogger(__name__)
 
@@ -52,46 +49,27 @@ class RefusingView(ControlView):
                 log.exception("a refusal could not be noted")
         return response
 
-    def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
-        """Who calls; raises where the request says something that cannot be."""
-        return caller_of(by, asked)
-
-    def _caller(self, request: Request) -> Caller | None:
-        """As far as it is known; None for a call that nobody makes: for no tenant, or of who may make none for it."""
-        by = request.auth
-        # Whoever may only read would else write into the lists of any tenant that they name.
-        if not isinstance(by, Principal) or not HasRole().has_permission(request, self):
-            return None
-        said = _said(request)
-        names = {name: said[name] for name in NAMED if isinstance(said.get(name), str)}
-        try:
-            return self.asker(by, names)
-        except (APIException, FieldError, ObjectDoesNotExist):
-            tenant = by.tenant or Tenant.objects.filter(slug=printable(names.get("tenant", ""))).first()
-        if tenant is None:
-            return None
-        key = by.key if by.tenant else None
-        return Caller(
-            tenant.pk,
-            tenant.slug,
-            agent=by.agent.slug if by.agent else "",
-            key_id=key.pk if key else None,
-            key_prefix=key.scope_key if key else "",
-        )
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
+        """Who calls, as far as it is known; None for a call that is for no tenant."""
+        return callers.known_caller(by, said)
 
     def _note(self, request: Request, response: Any) -> None:
         # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
         error = getattr(response, "data", {}).get("error")
-        if not error or (caller := self._caller(request)) is None:
+        by = request.auth
+        # Whoever may only read would else write into the lists of any tenant that they name.
+        if not error or not isinstance(by, Principal) or not HasRole().has_permission(request, self):
             return
-        said = _said(request)
-        model, tools = said.get("model"), said.get("tools")
+        said = callers.said(self.takes, _body(request))
+        caller = self.asker(by, said)
+        if caller is None:
+            return
         refusal_log.log.note(
             NotedRefusal(
                 request_id=error["request_id"] or "",
                 caller=caller,
-                model=model if isinstance(model, str) else "",
-                tools=[tool for tool in tools if isinstance(tool, str)] if isinstance(tools, list) else (),
+                model=said.get("model", ""),
+                tools=said.get("tools", ()),
                 reason=self.decision.reason.value if self.decision else error["code"],
                 status=response.status_code,
                 at=self.now,
@@ -102,15 +80,12 @@ class RefusingView(ControlView):
         )
 
 
-NAMED = ("tenant", "agent", "user", "session", "task")
-
-
-def _said(request: Request) -> dict[str, Any]:
+def _body(request: Request) -> Any:
     """The body, where it could be read."""
     try:
-        return request.data if isinstance(request.data, dict) else {}
+        return request.data
     except (APIException, RequestDataTooBig, UnreadablePostError):
-        return {}
+        return None
 
 
 def note_unread(path: str, authorization: str, *, status: int, error: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 from uuid import UUID
 
@@ -138,6 +139,7 @@ class SettledBody(serializers.Serializer[Any]):
 class Reservations(RefusingView, OnceView):
     permissions = {"POST": "governance.add_reservation"}
     roles = {"POST": CALLERS}
+    takes = ReserveRequest
 
     @extend_schema(
         operation_id="reservations_create",
@@ -268,8 +270,10 @@ def _is_holder(by: Principal, held: Reservation) -> bool:
 
 
 class ReservationExtend(RefusingView, ReservationAct):
-    def asker(self, by: Principal, asked: dict[str, Any]) -> Caller:
-        row = reservations.seen_by(by.reader).get(pk=self.kwargs["id"])
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
+        row = reservations.seen_by(by.reader).filter(pk=self.kwargs["id"]).first()
+        if row is None:
+            return super().asker(by, said)
         key = row.key
         return Caller(
             row.tenant_id,

@@ -17,10 +17,9 @@ from governance import ports
 from governance.actions import corrections, reviews, spend_reports
 from governance.api import tables
 from governance.api.authentication import Principal
-from governance.api.callers import caller_of
+from governance.api.callers import CallerFields, caller_of
 from governance.api.errors import Refused
 from governance.api.fields import (
-    CallName,
     CallQuery,
     Count,
     Dollars,
@@ -28,7 +27,6 @@ from governance.api.fields import (
     Name,
     NameFilter,
     PeriodQuery,
-    Strict,
     Text,
     looked_for,
     missing,
@@ -54,16 +52,6 @@ CLOCK_SKEW = timedelta(minutes=5)
 # Of a summary as CSV, which comes as one table or not at all.
 MOST_LINES = 10_000
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
-
-
-class CallerFields(Strict):
-    """Who a call is for. Agents and tenants are known by their key; operators name the tenant."""
-
-    tenant = Name("tenant", required=False)
-    agent = CallName("agent", required=False, default="", allow_blank=True)
-    user = CallName("user", required=False, default="", allow_blank=True)
-    session = CallName("session", required=False, default="", allow_blank=True)
-    task = CallName("task", required=False, default="", allow_blank=True)
 
 
 class ReportBody(CallerFields):
@@ -185,6 +173,7 @@ class Spend(OnceView, ListView):
     acts_on = "governance.spendentry"
     roles = {"GET": EVERYONE, "POST": CALLERS}
     table_name = "spend"
+    takes = ReportBody
 
     @describe_list("spend_list", EntryBody, EntryQuery)
     def get(self, request: Request) -> Any:

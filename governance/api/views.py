@@ -66,6 +66,8 @@ class ControlView(APIView):
     renderer_classes: Sequence[Any] = [JSONRenderer]
     # By method, the statuses of errors that the API's description cannot tell from what a view takes.
     refuses: ClassVar[Mapping[str, Collection[int]]] = {}
+    # What a POST of it takes.
+    takes: ClassVar[type[Serializer[Any]]] = Serializer
     now: datetime
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

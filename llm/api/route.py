@@ -110,6 +110,7 @@ class RouteView(RefusingView):
     parser_classes = [RelayedJson]
     roles = {"POST": frozenset({Role.AGENT, Role.TENANT})}
     refuses = {"POST": STATUSES}
+    takes = RouteRequest
 
     @extend_schema(operation_id="llm_route", parameters=[PARAMETER], request=RouteRequest, responses=RouteBody)
     def post(self, request: Request) -> Response:

@@ -19,6 +19,7 @@ from tests import factories
 from tests.governance.api.conftest import Api
 
 pytestmark = pytest.mark.usefixtures("priced", "log")
+NAMED = {"agent": "bot", "user": "u 1", "session": "\u00e9", "task": "t", "model": "large"}
 ASK: dict[str, Any] = {"model": "large", "estimated_cost": "0.10", "user": "zoe", "tools": ["search"]}
 
 
@@ -114,6 +115,64 @@ def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(a
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 5}).status_code == 409
     log.flush()
     assert RefusedCall.objects.count() in (2, 3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"agent": "BOT", "user": "  u   1 ", "session": "e\u0301", "task": " t", "model": " large"},
+        {"scopes": {"agent": "BOT", "user": "u 1", "session": "e\u0301", "task": "t"}, "model": "large "},
+        {"scopes": ["agent:bot", "user:u  1", "session:\u00e9"], "task": "t", "model": "large"},
+    ],
+    ids=["spellings", "scopes", "a list of scopes"],
+)
+@pytest.mark.parametrize("wrong", [{}, {"zzz": 1}], ids=["budget", "malformed"])
+@pytest.mark.parametrize("who", ["operator", "tenant"])
+def test_a_refusal_has_the_names_that_were_decided_on(
+    everyone: dict[str, Api], log: RefusalLog, said: dict[str, Any], wrong: dict[str, Any], who: str
+) -> None:
+    factories.budget("0.05")
+    whose = {"tenant": " acme "} if who == "operator" or "scopes" not in said else {}
+    response = everyone[who].post("/api/reservations", {"estimated_cost": "0.10", **said, **whose, **wrong})
+    assert response.status_code == (400 if wrong else 402)
+    log.flush()
+    row = RefusedCall.objects.get()
+    assert {name: getattr(row, name) for name in NAMED} == NAMED
+    assert row.tenant.slug == "acme"
+    bots = Api(*factories.key(agent_slug="bot"))
+    assert bots.get(f"/api/refusals/{response['x-request-id']}").status_code == 200
+    assert listed(everyone["tenant"], agent="bot") == [row.request_id]
+
+
+def test_an_operators_refusal_is_the_tenants_that_its_scopes_name(operator: Api, log: RefusalLog) -> None:
+    factories.tenant()
+    factories.budget("0.05")
+    body = {"model": "large", "estimated_cost": "0.10", "scopes": ["tenant:acme", "agent:bot"]}
+    assert operator.post("/api/reservations", body).status_code == 402
+    log.flush()
+    row = RefusedCall.objects.get()
+    assert (row.tenant.slug, row.agent) == ("acme", "bot")
+
+
+@pytest.mark.parametrize(
+    ("said", "agent"),
+    [
+        ({"agent": "x" * 300}, ""),
+        ({"agent": ["a"]}, ""),
+        ({"agent": "*"}, ""),
+        ({"scopes": {"agent": "a", "zzz": "b"}}, ""),
+        # Of another tenant is none that this key can call for; its own agent is.
+        ({"tenant": "globex", "agent": "bot"}, "bot"),
+    ],
+    ids=["too long", "a list", "each", "an unknown scope", "another tenant"],
+)
+def test_what_is_no_name_is_in_no_row_and_the_rest_is(
+    tenant: Api, log: RefusalLog, said: dict[str, Any], agent: str
+) -> None:
+    assert tenant.post("/api/reservations", ASK | said).status_code == 400
+    log.flush()
+    row = RefusedCall.objects.get()
+    assert (row.tenant.slug, row.agent, row.user, row.model) == ("acme", agent, "zoe", "large")
 
 
 def test_a_hold_that_is_not_there_is_told_as_it_is(agent: Api, viewer: Api, log: RefusalLog) -> None:

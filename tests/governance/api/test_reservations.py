@@ -352,6 +352,36 @@ def test_a_repeated_reservation_is_the_same_one(agent: Api) -> None:
     assert "detail" not in other.json()
 
 
+@pytest.mark.parametrize(
+    "whose",
+    [
+        {"tenant": " acme"},
+        {"tenant": "acme "},
+        {"scopes": ["tenant:acme", "agent:bot"]},
+        {"scopes": {"tenant": "acme"}},
+        {"scopes": [{"scope_type": "tenant", "scope_key": "acme"}], "agent": "BOT"},
+    ],
+    ids=str,
+)
+def test_an_operators_repeat_is_one_however_it_names_the_tenant(operator: Api, whose: dict[str, Any]) -> None:
+    factories.tenant()
+    factories.budget("1")
+    first, again = (keyed(operator, "/api/reservations", "k1", ASK | whose) for _ in range(2))
+    assert (first.status_code, again.status_code, again.get("x-idempotent-replay")) == (201, 201, "true")
+    assert again.json() == first.json()
+    assert window() == (0, nanos("0.10"))
+
+
+@pytest.mark.parametrize("tenant", [" acme", "acme "])
+def test_an_operators_report_is_charged_once_however_it_names_the_tenant(operator: Api, tenant: str) -> None:
+    factories.tenant()
+    factories.budget("1")
+    said = {"tenant": tenant, "agent": "bot", "request_id": "r1", "cost": "0.50"}
+    first, again = (keyed(operator, "/api/spend", "k1", said) for _ in range(2))
+    assert (first.status_code, again.status_code, again.get("x-idempotent-replay")) == (201, 201, "true")
+    assert window() == (nanos("0.50"), 0)
+
+
 def test_a_repeated_settlement_is_no_conflict_under_its_key(agent: Api) -> None:
     factories.budget("1")
     held = reserve(agent)
