@@ -49,7 +49,7 @@ def request_body(request: Request, *, model: str, max_tokens: int | None, disabl
     _refuse_the_impossible(asked, n=request.n)
     client_requests.refuse_guardrails(request, model=model)
     bound = max_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
-    messages = with_ids(asked["messages"], ANTHROPICS_IDS)
+    messages = with_ids(asked["messages"], ANTHROPICS_IDS, may_recur=False)
     client_requests.refuse_unanswered(messages, between=("system", "developer"))
     body: dict[str, Any] = {"model": model, "max_tokens": bound, "messages": _messages(messages)}
     system = [block for m in messages if m["role"] in ("system", "developer") for block in _system(m)]

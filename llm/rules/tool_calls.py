@@ -24,19 +24,25 @@ _OWN = frozenset({"id", "index", "type", "function"})
 _FUNCTIONS_OWN = frozenset({"name", "arguments"})
 
 
-def with_ids(messages: Sequence[Mapping[str, Any]], taken: re.Pattern[str]) -> list[Mapping[str, Any]]:
+def with_ids(
+    messages: Sequence[Mapping[str, Any]], taken: re.Pattern[str], *, may_recur: bool = True
+) -> list[Mapping[str, Any]]:
     """The messages with ids of the form `taken`, one for each call, the same in a call and in its result.
 
-    An id that fits stays. Any other becomes nine letters and digits, the same ones in every request of a conversation,
-    so that prompts stay what a provider has in its cache. A result without an id is that of the next call.
+    An id that fits stays; unless it `may_recur`, that of the first message which has it. Any other becomes nine letters
+    and digits, the same ones in every request of a conversation, so that prompts stay what a provider has in its cache.
+    A result without an id is that of the next call.
     """
+    # The ids that a call may not have any more.
+    used: set[str] = set()
     found: list[Mapping[str, Any]] = []
     # The calls of the last message that made any: their own ids -> the ids they go by, as far as they have no result.
     waiting: dict[str, deque[str]] = {}
     for at, message in enumerate(messages):
         role = message.get("role")
         if role == "assistant" and message.get("tool_calls"):
-            calls, waiting = _renamed(message["tool_calls"], at, taken)
+            used = set() if may_recur else used
+            calls, waiting = _renamed(message["tool_calls"], at, taken, used)
             found.append({**message, "tool_calls": calls})
         elif role == "tool" and (id := _result_id(message, waiting, taken)):
             found.append({**message, "tool_call_id": id})
@@ -88,11 +94,10 @@ def from_functions(messages: list[Any]) -> list[Any]:
 
 
 def _renamed(
-    calls: Sequence[Mapping[str, Any]], at: int, taken: re.Pattern[str]
+    calls: Sequence[Mapping[str, Any]], at: int, taken: re.Pattern[str], used: set[str]
 ) -> tuple[list[Mapping[str, Any]], dict[str, deque[str]]]:
     renamed: list[Mapping[str, Any]] = []
     waiting: dict[str, deque[str]] = {}
-    used: set[str] = set()
     for number, call in enumerate(calls):
         own = _id_of(call.get("id"))
         id = _fitting(own, taken) if own else ""

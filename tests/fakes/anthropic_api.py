@@ -97,6 +97,7 @@ def _check_turns(turns: list[dict[str, Any]]) -> None:
     if turns[0]["role"] != "user":
         raise Refused(400, "messages: first message must use the user role")
     open_calls: set[str] = set()
+    ids: set[str] = set()
     for position, turn in enumerate(turns):
         if set(turn) != {"role", "content"} or turn["role"] not in ("user", "assistant"):
             raise Refused(400, f"messages.{position}: Extra inputs are not permitted")
@@ -108,7 +109,11 @@ def _check_turns(turns: list[dict[str, Any]]) -> None:
             raise Refused(400, f"messages.{position}: tool_result blocks must come first")
         for block in turn["content"]:
             _check_block(block, position)
-        open_calls = {block["id"] for block in turn["content"] if block["type"] == "tool_use"}
+        called = [block["id"] for block in turn["content"] if block["type"] == "tool_use"]
+        open_calls = set(called)
+        if len(open_calls) < len(called) or open_calls & ids:
+            raise Refused(400, f"messages.{position}: `tool_use` ids must be unique")
+        ids |= open_calls
 
 
 def _check_block(block: dict[str, Any], position: int) -> None:

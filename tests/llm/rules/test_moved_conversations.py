@@ -141,6 +141,33 @@ def test_messages_in_any_order_that_means_something_are_taken(provider: str, cas
     assert leaves.count("Sunny.") == orjson.dumps(messages).decode().count("Sunny.")
 
 
+def ids_at_anthropic(messages: list[Any]) -> tuple[list[str], list[str]]:
+    """Of calls and of results, each in their order."""
+    blocks = [block for turn in at_anthropic(messages) for block in turn["content"]]
+    calls = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    return calls, [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+
+
+@pytest.mark.parametrize("ids", [("call_1",), ("functions.weather:0",), ("0", "1"), ("",), ("0", "0"), ("abcDEF123",)])
+def test_ids_that_recur_from_turn_to_turn_are_each_calls_own_for_anthropic(ids: tuple[str, ...]) -> None:
+    turn = [called(*ids), *map(result, ids)]
+    conversation = [USER, *turn, *turn, USER, *turn]
+    calls, results = ids_at_anthropic(conversation)
+    assert calls == results
+    assert len(set(calls)) == 3 * len(ids)
+    # What came before stays as it was, so that it is found in a cache.
+    assert ids_at_anthropic([*conversation, *turn])[0][: len(calls)] == calls
+    if ids == ("call_1",):
+        assert calls[0] == "call_1"
+
+
+def test_an_endpoint_that_lets_ids_recur_gets_them_as_they_are() -> None:
+    turn = [called("functions.weather:0"), result("functions.weather:0")]
+    for native in (True, False):
+        leaves = openai_body([USER, *turn, *turn], native=native)["messages"]
+        assert [m["tool_call_id"] for m in leaves if m["role"] == "tool"] == ["functions.weather:0"] * 2
+
+
 def test_what_mistral_wants_between_a_result_and_a_user_is_a_word_and_no_more() -> None:
     messages = [USER, called("abcDEF123"), result("abcDEF123"), USER]
     leaves = at_mistral(messages)
