@@ -44,11 +44,6 @@ def actor(request: HttpRequest) -> Actor:
     return Actor(name=request.user.get_username(), user=request.user)  # type: ignore[arg-type]
 
 
-def _names_one(filtered: Any) -> bool:
-    """Whether an entry of `list_filter` is for a field, and no class of ours with a word of its own."""
-    return isinstance(filtered, str | tuple)
-
-
 # A long table's filter offers what so many of its newest rows have: all that ever was would be read to be known.
 LATEST = 1_000
 
@@ -70,15 +65,31 @@ def latest_values(field: str) -> type[LatestValues]:
     return type(f"Latest{field.title()}", (LatestValues,), {"title": field, "parameter_name": field})
 
 
-class PlainLookups:
-    """A list whose address takes no patterns: one that is wrong, or takes for ever, is the database's trouble."""
+class OfferedLookups:
+    """A list whose address takes what its filters offer, and no pattern: that is the database's trouble.
+
+    A row holds what its page does not show, as sealed keys, and a lookup tells it by a character a time.
+    """
+
+    date_hierarchy: str | None
+    # What links of other pages ask beside.
+    linked_by: tuple[str, ...] = ()
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         is_pattern = lookup.endswith(("__regex", "__iregex"))
-        return not is_pattern and super().lookup_allowed(lookup, value, request)  # type: ignore[misc]
+        if is_pattern or not super().lookup_allowed(lookup, value, request):  # type: ignore[misc]
+            return False
+        filters = self.get_list_filter(request)  # type: ignore[attr-defined]
+        # Some are for a field, some a class of ours with a word of its own.
+        words = [getattr(each, "parameter_name", "") for each in filters]
+        fields = [each if isinstance(each, str) else each[0] for each in filters if isinstance(each, str | tuple)]
+        fields += [self.date_hierarchy] if self.date_hierarchy else []
+        return lookup in (*words, *self.linked_by) or any(
+            lookup == name or lookup.startswith(f"{name}__") for name in fields
+        )
 
 
-class ConsoleAdmin(PlainLookups, ModelAdmin):
+class ConsoleAdmin(OfferedLookups, ModelAdmin):
     """Seen and changed by whoever has the permission, deleted by nobody.
 
     `tenant_path` leads from a row to its tenant: "budget__tenant"; "pk" for the tenant itself. Whoever is bound to a
@@ -95,18 +106,6 @@ class ConsoleAdmin(PlainLookups, ModelAdmin):
         models.IntegerField: {"form_class": WholeField},
         models.PositiveIntegerField: {"form_class": WholeField},
     }
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Who is bound to a tenant looks by what the list offers: a row may hold figures that its page hides."""
-        if not super().lookup_allowed(lookup, value, request):
-            return False
-        if not staff.access_of(request.user).is_bound:
-            return True
-        filters = self.get_list_filter(request)
-        if any(lookup == getattr(each, "parameter_name", "") for each in filters):
-            return True
-        offered = [each if isinstance(each, str) else each[0] for each in filters if _names_one(each)]
-        return any(lookup == name or lookup.startswith(f"{name}__") for name in offered)
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         """Names are looked for in the form that is kept, however they are typed."""

@@ -159,6 +159,7 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
     tenant_path = "tenant"
     list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "reserved", "used", "state_label", "closed_at")
     list_filter = ("state", "budget__window", "budget__scope_type", "tenant")
+    linked_by = ("budget__id__exact",)
     search_fields = ("subject", "tenant__slug")
     list_select_related = ("budget__tenant", "tenant")
     fields = (
@@ -213,6 +214,7 @@ class BudgetEventAdmin(LongTableAdmin):
     tenant_path = "tenant"
     list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "reason", "actor")
     list_filter = ("kind", "tenant")
+    linked_by = ("budget__id__exact",)
     search_fields = ("reason", "actor", "tenant__slug")
     list_select_related = ("budget__tenant", "window__budget__tenant", "tenant")
     fields = (

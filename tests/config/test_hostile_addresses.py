@@ -15,6 +15,7 @@ from django.urls import NoReverseMatch, URLPattern, reverse
 from django.utils import timezone
 
 from governance import ledger
+from llm.models import ProviderEndpoint
 from tests import factories as make
 
 # A value that breaks a statement breaks the transaction around it, and requests have none.
@@ -89,14 +90,20 @@ def failures(client: Client, address: str, queries: Any) -> list[tuple[str, int]
     return [(query[:80], status) for query, status in answers if status >= 500]
 
 
+def offered(model: type[models.Model]) -> list[str]:
+    """The fields that a list is filtered by."""
+    entries = admin.site._registry[model].list_filter
+    return [entry if isinstance(entry, str) else entry[0] for entry in entries if isinstance(entry, str | tuple)]
+
+
 def kinds() -> Iterator[tuple[str, str]]:
-    """(model, field): the first of each kind of column that the console's models have."""
+    """(model, field): the first of each kind of column that the console's lists are filtered by."""
     seen: set[type] = set()
     for label, model in sorted(registered().items()):
-        for field in model._meta.concrete_fields:
-            if type(field) not in seen:
+        for name in offered(model):
+            if "__" not in name and type(field := model._meta.get_field(name)) not in seen:
                 seen.add(type(field))
-                yield label, field.name
+                yield label, name
 
 
 @pytest.mark.parametrize("label", sorted(registered()))
@@ -105,15 +112,11 @@ def test_a_lists_address_may_say_anything(owner: Client, label: str) -> None:
     model = registered()[label]
     fields = {field.name: field for field in model._meta.concrete_fields}
     moments = [name for name, field in fields.items() if isinstance(field, models.DateTimeField)]
-    model_admin = admin.site._registry[model]
-    filters = [
-        one if isinstance(one, str) else one[0] for one in model_admin.list_filter if isinstance(one, str | tuple)
-    ]
     queries = [
         *ANY_LIST,
         *(
             f"{name}{lookup}={quote(value)}"
-            for name in filters
+            for name in offered(model)
             for lookup in ("", "__exact", "__id__exact", "__isempty")
             for value in (HUGE, "x", "9" * 5_000)
         ),
@@ -180,17 +183,61 @@ def test_a_query_with_a_nul_is_a_400_on_any_page(owner: Client, signed_in: bool)
 def test_whoever_asks_for_what_cannot_be_is_told_and_led_to_the_page(owner: Client) -> None:
     make.budget("1")
     for address, query in (
-        ("/admin/governance/budget/", "created_at__year=99999"),
+        ("/admin/billing/meterevent/", "hour__year=99999"),
         ("/admin/llm/price/add/", "effective_from=x"),
     ):
         answer = owner.get(f"{address}?{query}")
         assert (answer.status_code, answer.headers.get("Location")) == (302, address), query
-    assert "cannot be looked up" in owner.get("/admin/governance/budget/").content.decode()
+    assert "cannot be looked up" in owner.get("/admin/billing/meterevent/").content.decode()
 
 
 def test_a_list_takes_no_patterns(owner: Client) -> None:
     for address in ("/admin/governance/budget/?scope_key__regex=a", "/admin/auth/user/?username__iregex=a"):
         assert owner.get(address).status_code == 400
+
+
+@pytest.mark.parametrize("label", sorted(registered()))
+def test_a_list_is_filtered_by_nothing_but_what_it_offers(owner: Client, label: str) -> None:
+    model = registered()[label]
+    names = {field.name for field in model._meta.concrete_fields} - {*offered(model)}
+    assert names
+    queries = [f"{name}{lookup}=1" for name in names for lookup in ("__exact", "__startswith")]
+    address = address_of(model, "changelist")
+    assert [query for query in queries if owner.get(f"{address}?{query}").status_code != 400] == []
+    assert owner.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("role", ["viewer", "billing", "operator"])
+def test_a_secret_that_no_page_shows_is_not_read_by_guesses(role: str) -> None:
+    make.key(role="operator")
+    ProviderEndpoint.objects.create(
+        name="own", base_url="https://x.test/v1", sealed_key="abc", updated_at=timezone.now()
+    )
+    client = Client()
+    client.force_login(make.person("eve", role))
+    assert client.get("/admin/governance/apikey/?role__exact=operator").status_code == 200
+    for guess in (
+        "governance/apikey/?digest__startswith=",
+        "governance/apikey/?role__exact=operator&digest__gte=0",
+        "llm/providerendpoint/?sealed_key__startswith=a",
+        "llm/providerendpoint/?sealed_key=abc",
+    ):
+        assert client.get(f"/admin/{guess}").status_code == 400, guess
+
+
+@pytest.mark.parametrize("role", ["viewer", "tenant staff"])
+def test_a_list_is_filtered_as_it_offers_and_as_links_lead_to_it(role: str) -> None:
+    client = Client()
+    client.force_login(make.person("eve", role, of=make.tenant() if role == "tenant staff" else None))
+    for address in (
+        "governance/spendentry/?estimates=open&kind__exact=charge",
+        "governance/budgetwindow/?budget__window__exact=day",
+        "governance/budgetwindow/?budget__id__exact=1",
+        "governance/budgetevent/?budget__id__exact=1",
+        "governance/alert/?cleared_at__isempty=1",
+    ):
+        if "alert" not in address or role == "viewer":
+            assert client.get(f"/admin/{address}").status_code == 200, address
 
 
 def test_a_page_that_fails_by_itself_is_a_500(owner: Client, monkeypatch: pytest.MonkeyPatch) -> None:
