@@ -109,6 +109,10 @@ def complete(answer: dict[str, Any], *, kind: str, id: str, model: str, created:
         if not isinstance(choice.get("index"), int):
             choice["index"] = index
             changed = True
+        if not isinstance(choice.get("logprobs"), dict | None):
+            # What says nothing of its tokens as it would be read says nothing.
+            del choice["logprobs"]
+            changed = True
         if kind == WHOLE:
             changed = _complete_text(choice, "message", id=id) or changed
             changed = _put_in(choice, {"finish_reason": end_of(calls=choice["message"].get("tool_calls"))}) or changed
@@ -140,7 +144,10 @@ def _complete_items(answer: dict[str, Any]) -> bool:
     vectors, judgements = (said if isinstance(said := answer.get(name), list) else [] for name in ("data", "results"))
     for index, vector in enumerate(vectors):
         if not isinstance(vector, dict):
-            vectors[index] = {"object": "embedding", "index": index, "embedding": []}
+            vector = vectors[index] = {}
+        changed = _put_in(vector, {"object": "embedding", "index": index}) or changed
+        if not isinstance(vector.get("embedding"), list | str):
+            vector["embedding"] = []
             changed = True
     for index, judgement in enumerate(judgements):
         if not isinstance(judgement, dict):

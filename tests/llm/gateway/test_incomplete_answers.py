@@ -223,6 +223,20 @@ def test_vectors_that_are_none_stay_in_their_places(
     assert SpendEntry.objects.get().input_tokens == 2
 
 
+def test_vectors_say_which_they_are(product: Product, booked: BookedUpstream, key: str) -> None:
+    used = {"prompt_tokens": 2, "total_tokens": 2}
+    vector = [0.001 * index for index in range(300)]
+    data = [{"embedding": vector}, {"object": "embedding", "embedding": vector}, {"embedding": True}]
+    booked.usual = plain({"object": "list", "data": data, "model": "mistral-embed", "usage": used})
+    response = product.post("/v1/embeddings", key, model="mistral-embed", input=["Hi"] * 3)
+    read = CreateEmbeddingResponse.model_validate_json(response.text)
+    assert [(one.object, one.index, one.embedding) for one in read.data] == [
+        ("embedding", 0, vector),
+        ("embedding", 1, vector),
+        ("embedding", 2, []),
+    ]
+
+
 def test_judgements_that_are_none_stay_in_their_places(product: Product, booked: BookedUpstream, key: str) -> None:
     judged = {"categories": {"pii": True, "violence": None}, "category_scores": {"pii": 0.9, "violence": None}}
     used = {"prompt_tokens": 2, "total_tokens": 2}

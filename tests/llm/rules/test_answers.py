@@ -51,6 +51,17 @@ def test_what_its_choices_lack_is_put_in_too(kind: str) -> None:
     assert not answers.complete(answer, **OWN | {"kind": kind})
 
 
+@pytest.mark.parametrize("kind", [answers.WHOLE, answers.CHUNK])
+@pytest.mark.parametrize(("said", "left"), [([], {}), ("x", {}), (None, {"logprobs": None}), ({}, {"logprobs": {}})])
+def test_probabilities_that_are_none_are_left_out(kind: str, said: Any, left: dict[str, Any]) -> None:
+    name = "message" if kind == answers.WHOLE else "delta"
+    whole = {"id": "c", "created": 1, "model": "x", "object": kind}
+    choice = {"index": 0, name: {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    answer = {**whole, "choices": [{**choice, "logprobs": said}]}
+    assert answers.complete(answer, **OWN | {"kind": kind}) is not bool(left)
+    assert answer["choices"] == [{**choice, **left}]
+
+
 def test_a_part_says_its_role_or_none() -> None:
     whole = {"id": "c", "created": 1, "model": "x", "object": answers.CHUNK}
     parts: list[Any] = [{"content": "Hi"}, {"role": None}, {"role": "assistant"}, {"role": "model"}]
@@ -156,10 +167,19 @@ def test_embeddings_and_moderations_are_named(answer: dict[str, Any], whole: dic
     ("answer", "items"),
     [
         (
-            {"data": [{"index": 0, "embedding": [1.0]}, None, "x"]},
+            {
+                "data": [
+                    {"embedding": "AAAA"},
+                    None,
+                    "x",
+                    {"embedding": 1.5, "index": None},
+                    {"object": "o", "index": 9},
+                ]
+            },
             [
-                {"index": 0, "embedding": [1.0]},
-                *({"object": "embedding", "index": index, "embedding": []} for index in (1, 2)),
+                {"object": "embedding", "index": 0, "embedding": "AAAA"},
+                *({"object": "embedding", "index": index, "embedding": []} for index in (1, 2, 3)),
+                {"object": "o", "index": 9, "embedding": []},
             ],
         ),
         ({"results": [None, {"flagged": True}]}, [{}, {"flagged": True}]),
@@ -200,8 +220,10 @@ def test_vectors_are_written_anew_with_all_their_numbers() -> None:
     said = answers.read_json(answers.without_vectors(data))
     assert said["data"][0] == {"embedding": []}
     written = orjson.loads(answers.as_json(data, said, has_all=False))
-    assert written["data"] == [{"embedding": vector}, {"object": "embedding", "index": 1, "embedding": []}]
-    whole = orjson.dumps({"data": [{"embedding": vector}]})
+    assert written["data"] == [
+        {"object": "embedding", "index": index, "embedding": each} for index, each in enumerate((vector, []))
+    ]
+    whole = orjson.dumps({"data": [{"object": "embedding", "index": 0, "embedding": vector}]})
     assert answers.as_json(whole, answers.read_json(answers.without_vectors(whole)), has_all=False) is whole
     # A vector that is none goes on as it came: nobody can say what it was.
     broken = b'{"data":[null,{"embedding":[' + b"0.5,,0.5," * 20 + b"1]}]}"
