@@ -18,12 +18,15 @@ from rest_framework.response import Response
 
 from governance import idempotency
 from governance.api import errors
-from governance.api.fields import Name, Strict, Whole, missing, surplus
+from governance.api.authentication import Principal
+from governance.api.callers import CallerFields
+from governance.api.fields import Name, Strict, Whole, missing, readable, surplus
 from governance.api.once import PARAMETER
-from governance.api.parsing import RelayedJson
+from governance.api.parsing import RelayedJson, header
 from governance.api.refusing import RefusingView
 from governance.models.tenancy import Role
-from governance.rules import json_bounds
+from governance.rules import json_bounds, names
+from governance.rules.calls import Caller
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
 from llm.api import data_plane
 from llm.gateway import bodies, inside
@@ -141,6 +144,11 @@ class RouteView(RefusingView):
             return _refused(answer, request)
         latency_ms = (time.perf_counter() - began) * 1000
         return Response(_answered(answer, strategy, latency_ms=latency_ms), headers=_passed_back(answer))
+
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
+        # As the gateway does, by which the names of other calls are read.
+        told = {kind: header(self.request, f"x-{kind}") for kind in names.OF_A_CALL}
+        return super().asker(by, {**said, **readable(CallerFields, told, names.OF_A_CALL)})
 
     def _whose(self) -> tuple[int, int]:
         key, tenant = self.by.key, self.by.tenant

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.rules.calls import Caller
-from llm.gateway import errors
+from llm.gateway import callers, errors
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
 from llm.rules.client_requests import Request
@@ -39,7 +39,7 @@ class Asked:
         log.note(
             NotedRefusal(
                 request_id=self.exchange.request_id,
-                caller=self.caller or self._bare_caller(),
+                caller=self.caller or self.identity.caller(**callers.known(self.exchange, request)),
                 model=request.model if request else "",
                 tools=request.tools if request else (),
                 reason=decision.reason.value if decision else error.code,
@@ -56,8 +56,3 @@ class Asked:
         """The refusal itself, noted: to be raised without a name, by which its frames, and a body, would keep alive."""
         self.note(error, log)
         return error
-
-    def _bare_caller(self) -> Caller:
-        """Whose key it is, where what the request says of itself was not read, or is at fault."""
-        who = self.identity
-        return Caller(who.tenant_id, who.tenant, agent=who.agent, key_id=who.key_id, key_prefix=who.key_prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from governance.rules import names
@@ -17,15 +18,18 @@ def named(exchange: Exchange, request: Request | None = None) -> dict[str, str]:
 
     A header wins, for it is what a platform's own proxy adds; then the body's `metadata`, then its `user`.
     """
+    try:
+        return {kind: _name(kind, exchange, request) for kind in names.OF_A_CALL}
+    except FieldError as error:
+        raise _refused(error) from error
+
+
+def known(exchange: Exchange, request: Request | None) -> dict[str, str]:
+    """The same of a call that is refused: what is no name is left out."""
     found = {}
     for kind in names.OF_A_CALL:
-        for field, text in _said(kind, exchange, request):
-            try:
-                found[kind] = names.of_call(kind, text, field=field)
-            except FieldError as error:
-                raise _refused(error) from error
-            if found[kind]:
-                break
+        with suppress(FieldError):
+            found[kind] = _name(kind, exchange, request)
     return found
 
 
@@ -35,6 +39,11 @@ def checked(kind: str, text: str, *, field: str) -> str:
         return names.checked(kind, text, field=field)
     except FieldError as error:
         raise _refused(error) from error
+
+
+def _name(kind: str, exchange: Exchange, request: Request | None) -> str:
+    said = (names.of_call(kind, text, field=field) for field, text in _said(kind, exchange, request))
+    return next(filter(None, said), "")
 
 
 def _refused(error: FieldError) -> errors.GatewayError:

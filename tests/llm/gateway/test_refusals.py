@@ -167,6 +167,39 @@ def test_a_call_whose_body_is_not_read_is_a_row_too(product: Product, path: str,
     assert product.get(f"/api/refusals/{row.request_id}", key).json()["key"] == key[:10]
 
 
+# The last is none.
+OF_A_PROXY = {"x-agent": "BOT", "x-user": "u  7", "x-session": "s7", "x-task": "n" * 300}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/v1/chat/completions", {"messages": [], "model": "m", "zzz": 1}, {}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}, {}),
+        ("/v1/chat/completions", {}, {"content-type": "application/json; charset=utf-7"}),
+        ("/v1/batch/jobs", {}, {}),
+        ("/api/llm/route", {"prompt": "Hi", "zzz": 1}, {}),
+    ],
+    ids=["unknown field", "no model", "charset", "batch", "route"],
+)
+def test_a_malformed_call_is_a_row_of_whom_its_headers_name(
+    product: Product, path: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    key = product.key(role="tenant")
+    assert product.post(path, key, headers=OF_A_PROXY | headers, **body).status_code in (400, 403, 415)
+    row = the_row()
+    assert (row.agent, row.user, row.session, row.task) == ("bot", "u 7", "s7", "")
+
+
+@pytest.mark.parametrize("said", [{"metadata": {"agent": "BOT"}, "user": "u 7"}, {}])
+def test_a_name_that_is_none_leaves_the_others_in_the_row(product: Product, said: dict[str, Any]) -> None:
+    named = {} if said else {"x-agent": "bot", "x-user": "u 7"}
+    response = product.chat(product.key(role="tenant"), headers=named | {"x-session": "*"}, **said)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_name")
+    row = the_row()
+    assert (row.agent, row.user, row.session, row.model) == ("bot", "u 7", "", "mistral-large-latest")
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_batch_job_is_a_row(product: Product, method: str) -> None:
     key = product.key()
