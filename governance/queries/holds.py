@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from uuid import UUID
-
-from django.db.models import Q, Sum
-from django.db.models.functions import Coalesce, Least
 
 from governance.models import BudgetWindow, Reservation, SpendEntry
 
@@ -24,10 +22,12 @@ def ended(ids: Collection[str]) -> Mapping[str, int]:
     if not ids:
         return {}
     done = {UUID(id) for id in ids} - pending(ids)
-    lines = SpendEntry.objects.filter(reservation__in=done).order_by().values_list("reservation")
-    at_end = Coalesce(Sum("cost_nanos", filter=Q(kind=SpendEntry.Kind.CHARGE)), 0)
-    costs = dict(lines.annotate(nanos=Least(at_end, Sum("cost_nanos"))))
-    return {str(id): costs.get(id, 0) for id in done}
+    at_end, costs = Counter[UUID](), Counter[UUID]()
+    lines = SpendEntry.objects.filter(reservation__in=done).values_list("reservation", "kind", "cost_nanos")
+    for id, kind, cost_nanos in lines.order_by():
+        costs[id] += cost_nanos
+        at_end[id] += cost_nanos if kind == SpendEntry.Kind.CHARGE else 0
+    return {str(id): min(at_end[id], costs[id]) for id in done}
 
 
 def pending(ids: Collection[str]) -> set[UUID]:

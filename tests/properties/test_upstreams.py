@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from governance.rules.calls import Usage
 from llm.providers import ProviderError
 from llm.providers.anthropic import _paid_refusal, _Shaping, _translated
-from llm.rules import anthropic_answers, openai_dialect, sse, unreadable, usage
+from llm.rules import anthropic_answers, joined_events, openai_dialect, sse, unreadable, usage
 from llm.rules.answers import read_json
 from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
@@ -127,8 +127,8 @@ def test_whatever_a_stream_says_it_is_read_and_passed_on(body: bytes, size: int)
     assert is_sound(told.used)
     assert told.used is None or counts.least is not None
     assert shaper.kept_bytes >= 0
-    sse.whole_answer(body)
-    sse.whole_answer(passed)
+    joined_events.whole_answer(body)
+    joined_events.whole_answer(passed)
 
 
 @given(st.lists(objects, max_size=4))

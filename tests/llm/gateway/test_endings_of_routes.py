@@ -264,7 +264,6 @@ def test_a_body_of_30_megabytes_leaves_the_row_of_any_other(
     large = "x" * 30_000_000
     picture = {"type": "image_url", "image_url": "data:image/png;base64," + large}
     bodies: Mapping[str, Mapping[str, Any]] = {
-        "/v1/embeddings": {"model": "mistral-embed", "input": [large]},
         "/v1/ocr": {"model": "mistral-ocr-latest", "document": picture},
     }
     for path, body in bodies.items():
