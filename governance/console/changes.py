@@ -63,7 +63,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> SafeString | 
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name in dict.fromkeys([*old, *new]):
+    # PostgreSQL keeps no order of its own.
+    said = {**old, **new}
+    for name in [*(name for name in FIELDS if name in said), *sorted(said.keys() - FIELDS.keys())]:
         before, after = value(name, old.get(name)), value(name, new.get(name))
         if before != after:
             yield FIELDS.get(name, name.replace("_", " ")), before, after
