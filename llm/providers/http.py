@@ -272,6 +272,8 @@ class HttpAnswer:
         self._response = response
         self._connection: Connection | None = connection
         self._hiding = own_keys.Hiding(connection.forms_of_key)
+        # What came at once, and how far it was given: whoever waits for no more of it may come back for the rest.
+        self._chunk, self._given = b"", 0
 
     @property
     def status(self) -> int:
@@ -333,24 +335,23 @@ class HttpAnswer:
             yield rest
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        size = line_size = turn_size = 0
+        size = line_size = 0
         packing = Packing()
+        async for part in self._turns():
+            yield part
         try:
             async for packed in self._response.content.iter_any():
                 chunk = packing.undo(packed, most_bytes=settings.MAX_ANSWER_BYTES - size + 1)
                 size += len(chunk)
                 ended = chunk.rfind(b"\n")
                 line_size = line_size + len(chunk) if ended < 0 else len(chunk) - ended - 1
-                if size > settings.MAX_ANSWER_BYTES or (self.is_stream and line_size > MOST_LINE_BYTES):
-                    self.close()
-                    raise endless()
-                for start in range(0, len(chunk), TURN_BYTES):
-                    part = chunk[start : start + TURN_BYTES]
-                    yield part
-                    # What has come already is read without waiting, so nobody else would be waited for.
-                    if (turn_size := turn_size + len(part)) >= TURN_BYTES:
-                        turn_size = 0
-                        await asyncio.sleep(0)
+                self._refuse_endless(size, line_size)
+                if len(chunk) > TURN_BYTES:
+                    self._chunk, self._given = chunk, 0
+                    async for part in self._turns():
+                        yield part
+                elif chunk:
+                    yield chunk
             if packing.is_cut:
                 raise ProviderError("upstream_cut", "The model's API broke its answer off.", sent=True)
         except zlib.error as error:
@@ -361,6 +362,20 @@ class HttpAnswer:
         except (aiohttp.ClientError, ConnectionError) as error:
             message = "The model's API broke its answer off."
             raise ProviderError("upstream_cut", message, sent=True, lost=_is_reset(error)) from error
+
+    def _refuse_endless(self, size: int, line_size: int) -> None:
+        if size > settings.MAX_ANSWER_BYTES or (self.is_stream and line_size > MOST_LINE_BYTES):
+            self.close()
+            raise endless()
+
+    async def _turns(self) -> AsyncIterator[bytes]:
+        """The rest of what came at once, in parts with others' turns between them: it is read without waiting."""
+        while self._given < len(self._chunk):
+            part = self._chunk[self._given : self._given + TURN_BYTES]
+            self._given += len(part)
+            yield part
+            await asyncio.sleep(0)
+        self._chunk = b""
 
     def close(self) -> None:
         """Drop the connection at once: what is not read is not wanted."""
