@@ -87,38 +87,51 @@ async def read_events(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> S
     """
     if not sse.is_stream(data):
         return None
-    reader, joined, told = sse.EventReader(), joined_events.Joined(), StreamUsage(answers)
-    # Counted once something of an answer has come: what never brings anything is no stream.
-    came = list[sse.Event]()
-    is_done = False
-
-    def take(events: Iterable[sse.Event]) -> None:
-        nonlocal is_done
-        for event in events:
-            joined.took(event)
-            came.append(event)
-        for event in came if joined.has_begun else ():
-            text_bytes = event.text_bytes
-            hold.count.came(event, text_bytes=text_bytes)
-            told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
-            is_done = is_done or event.done
-        if joined.has_begun:
-            came.clear()
-
-    def feed(part: bytes) -> None:
-        take(reader.feed(part))
-
+    reading = _Reading(hold, answers)
     for start in range(0, len(data), SLICE_BYTES):
-        await turn.work(len(data), partial(feed, data[start : start + SLICE_BYTES]))
-    last, unread = reader.rest()
-    take(last)
-    answer = joined.answer()
-    if answer is None:
-        return None
-    hold.count.broke(unread)
-    # It may be text, written after the last usage.
-    told.is_last_word = told.is_last_word and not unread.strip()
-    return Streamed(answer, told, is_over=told.have_ended or is_done)
+        await turn.work(len(data), partial(reading.feed, data[start : start + SLICE_BYTES]))
+    return await turn.work(len(data), reading.finish)
+
+
+class _Reading:
+    """A body that is a stream, as it is read."""
+
+    def __init__(self, hold: Hold, answers: int) -> None:
+        self._hold = hold
+        self._reader = sse.EventReader()
+        self._joined = joined_events.Joined()
+        self._told = StreamUsage(answers)
+        # What is not counted yet: what never brings anything of an answer is no stream.
+        self._came: list[sse.Event] = []
+        self._is_done = False
+
+    def feed(self, part: bytes) -> None:
+        self._take(self._reader.feed(part))
+
+    def finish(self) -> Streamed | None:
+        """What all of it says."""
+        last, unread = self._reader.rest()
+        self._take(last)
+        answer = self._joined.answer()
+        if answer is None:
+            return None
+        self._hold.count.broke(unread)
+        # It may be text, written after the last usage.
+        self._told.is_last_word = self._told.is_last_word and not unread.strip()
+        return Streamed(answer, self._told, is_over=self._told.have_ended or self._is_done)
+
+    def _take(self, events: Iterable[sse.Event]) -> None:
+        for event in events:
+            self._joined.took(event)
+            self._came.append(event)
+        if not self._joined.has_begun:
+            return
+        for event in self._came:
+            text_bytes = event.text_bytes
+            self._hold.count.came(event, text_bytes=text_bytes)
+            self._told.took(event, self._hold.reported(event.data or {}), text_bytes=text_bytes)
+            self._is_done = self._is_done or event.done
+        self._came.clear()
 
 
 def said(
