@@ -28,9 +28,10 @@ LIMIT, SPENT, HELD, TOKENS = "914321.98765", "501234.56789", "88777.654321", 791
 # What more the others have spent, for each case: nothing, all but what they hold, and all.
 MORE = {"roomy": "0", "in flight": "324309.765439", "used up": "413087.41976"}
 # However the platform's figures could be said, in dollars or nanodollars; calls of the walk change their last digits.
+# A share of a budget is no part of a longer number: a moment's seconds may have the same digits.
 AMOUNTS = re.compile(
     r"914321(\.|\d{9})|50123[4-6](\.|\d{9})|8877[78](\.|\d{9})"
-    r"|3243\d\d(\.|\d{9})|8255\d\d(\.|\d{9})|4130\d\d(\.|\d{9})|59001\d(\.|\d{9})|791919\d{3}|0\.548\d|0\.902\d"
+    r"|3243\d\d(\.|\d{9})|8255\d\d(\.|\d{9})|4130\d\d(\.|\d{9})|59001\d(\.|\d{9})|791919\d{3}|(?<!\d)0\.(548|902)\d"
 )
 LIMITS = {"acme": "55.4321", "globex": "98.7654"}
 SECRET_AGENTS = {"acme": "quagga", "globex": "zebra"}
