@@ -446,15 +446,15 @@ class _Shelf:
     def _renew(self, old: Catalogue | None) -> Catalogue:
         asked_at = time.monotonic()
         with self._lock:
-            if self._catalogue is not None and self._catalogue is not old:
+            if self._catalogue is not None and self._catalogue is not old and not self.is_stale:
                 return self._catalogue
             if old is not None and self._failed_at > asked_at:
                 # Others have waited in vain meanwhile; all would, one after another.
                 return old
             try:
                 with ledger.briefly():
-                    # Prices begin by the ledger's clock, as windows do.
-                    now = clock.now()
+                    # Prices begin by the ledger's clock, as windows do; a price also while this is being read.
+                    begun_at, now = time.monotonic(), clock.now()
                     fresh = read(now=now)
             except DatabaseError:
                 if old is None:
@@ -465,7 +465,7 @@ class _Shelf:
                     self._again_at = self._failed_at + RETRY_S
                 return old
             due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
-            self._stale_at = time.monotonic() + min(TTL_S, due_s)
+            self._stale_at = begun_at + min(TTL_S, due_s)
             self._catalogue = fresh
             return fresh
 

@@ -230,6 +230,37 @@ def test_snapshot_does_not_outlast_the_beginning_of_a_price(monkeypatch: pytest.
     assert 1_000.0 < snapshot._shelf._stale_at <= 1_005.0
 
 
+def test_a_price_that_begins_while_the_snapshot_is_read_counts_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beginning = timezone.now() + timedelta(seconds=5)
+    add_price("mistral-embed", "input", 999, beginning)
+    clock, read = {"s": 1_000.0}, snapshot.read
+
+    def slow(*, now: datetime) -> snapshot.Catalogue:
+        """Three of the five seconds at the first time."""
+        found = read(now=now)
+        clock["s"] += 3 if clock["s"] == 1_000.0 else 0
+        return found
+
+    monkeypatch.setattr("llm.catalogue.snapshot.time.monotonic", lambda: clock["s"])
+    monkeypatch.setattr(snapshot, "read", slow)
+    shelf = snapshot._Shelf()
+    first = shelf.current()
+
+    assert not shelf.is_stale
+    clock["s"] = 1_005.0
+    assert shelf.is_stale
+    # Who waited for another's reading, which is stale when it is there, reads by itself.
+    monkeypatch.setattr("llm.catalogue.snapshot.clock.now", lambda: beginning)
+    shelf._catalogue = later = snapshot.Catalogue({})
+    assert shelf._renew(first) is not later
+    renewed = shelf.fresh().resolve("mistral-embed")
+    assert renewed is not None
+    assert renewed.rates is not None
+    assert renewed.rates.input_picos == 999
+
+
 def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*, now: datetime) -> snapshot.Catalogue:
         raise DatabaseError("gone")
