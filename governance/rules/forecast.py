@@ -96,7 +96,8 @@ def forecast(
     cap_nanos: int,
     zone: ZoneInfo,
 ) -> Forecast | None:
-    """What becomes of a window. None where the history, which begins at `since`, says nothing: no hour, or no spend.
+    """What becomes of a window. None where the history, which begins at `since`, says nothing: no hour, no spend, or
+    spend on a day or two long ago.
 
     `history` has what was spent in each full hour of UTC, by its beginning, where anything was; the hour that goes on
     is not judged. `cap_nanos` is where the money is used up.
@@ -104,7 +105,10 @@ def forecast(
     hours = _hours(history, since, now)
     if not any(nanos > 0 for _, nanos in hours):
         return None
-    habit = _habit(_without_extremes(hours), zone)
+    is_rare = _is_rare(hours)
+    if is_rare and not any(nanos > 0 for _, nanos in hours[-24:]):
+        return None
+    habit = _habit(_without_extremes(hours), zone, is_rare=is_rare)
     pace = _pace(hours, habit)
     spread, days = _spread(hours, habit)
     until = ends_at if ends_at is not None and ends_at > now else now + LONGEST
@@ -136,12 +140,19 @@ def _days(hours: Sequence[tuple[datetime, int]]) -> Iterator[Sequence[tuple[date
         yield hours[end - 24 : end]
 
 
+def _is_rare(hours: Sequence[tuple[datetime, int]]) -> bool:
+    """Whether few of the days had spend, which shows no hour and no weekday that it comes at."""
+    days = [any(nanos > 0 for _, nanos in day) for day in _days(hours)]
+    return sum(days) < min(FEW_DAYS, len(days))
+
+
 def _without_extremes(hours: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, float]]:
     days = list(_days(hours))
     totals = [sum(nanos for _, nanos in day) for day in days]
-    usual = median(totals) if totals else 0
-    if len(days) < FEW_DAYS or not usual:
+    spent = [total for total in totals if total]
+    if len(days) < FEW_DAYS or not spent:
         return [(at, float(nanos)) for at, nanos in hours]
+    usual = median(spent) if len(spent) >= FEW_DAYS else min(spent)
     rest = hours[: len(hours) - 24 * len(days)]
     kept = [(at, float(nanos)) for at, nanos in rest]
     for day, total in zip(days, totals, strict=True):
@@ -150,10 +161,10 @@ def _without_extremes(hours: Sequence[tuple[datetime, int]]) -> list[tuple[datet
     return kept
 
 
-def _habit(hours: Sequence[tuple[datetime, float]], zone: ZoneInfo) -> SpendingHabit:
+def _habit(hours: Sequence[tuple[datetime, float]], zone: ZoneInfo, *, is_rare: bool) -> SpendingHabit:
     per_hour = sum(nanos for _, nanos in hours) / len(hours)
     known = HOUR * len(hours)
-    if known < KNOWS_HOURS:
+    if is_rare or known < KNOWS_HOURS:
         return SpendingHabit(per_hour, {}, {}, zone, Basis.RATE)
     by_hour = _ratios([(at.astimezone(zone).hour, nanos) for at, nanos in hours], per_hour)
     if known < KNOWS_WEEKDAYS:
@@ -214,5 +225,6 @@ def _crossing(line: Sequence[tuple[datetime, int]], cap_nanos: int) -> datetime 
         return line[0][0]
     for (before, below), (after, above) in pairwise(line):
         if above >= cap_nanos:
-            return before + (after - before) * (cap_nanos - below) / (above - below)
+            # The share by itself: a stretch of time times an amount is longer than any.
+            return before + (after - before) * ((cap_nanos - below) / (above - below))
     return None

@@ -17,6 +17,9 @@ NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")
 
 
+ONCE: dict[str, Any] = {"now": NOW, "ends_at": None, "settled_nanos": 0, "cap_nanos": 100, "zone": UTC_ZONE}
+
+
 def hours(count: int, nanos: int = 100, *, until: datetime = NOW) -> dict[datetime, int]:
     """So much in each of the last full hours."""
     return {until - HOUR * number: nanos for number in range(1, count + 1)}
@@ -159,6 +162,36 @@ def test_days_without_spend_are_no_extremes() -> None:
     assert found(empty | hours(6), cap_nanos=10**9).points[-1].expected_nanos > 1_000
     mostly = {at: 100 if NOW - at <= DAY * 2 else 0 for at in hours(24 * 3)}
     assert found(mostly, cap_nanos=10**9).points[-1].expected_nanos > 1_000
+
+
+def test_one_day_long_ago_is_no_habit() -> None:
+    """Neither does it come again at that hour of that weekday, nor is it what a usual day has."""
+    for days_ago in (4, 10, 27):
+        past = {NOW - DAY * days_ago: 100_000}
+        assert forecasts.forecast(past, **ONCE, since=NOW - DAY * days_ago) is None
+        # With a little of today it goes by the rate, and the day counts as three of the little ones.
+        made = found(past | hours(2, nanos=10), since=NOW - DAY * days_ago, cap_nanos=10**9)
+        assert made.basis is Basis.RATE
+        assert made.points[-1].expected_nanos < 1_000 + 24 * 20 * 3
+
+
+def test_spend_of_three_days_of_many_is_a_habit() -> None:
+    weekly = {NOW - DAY * 7 * number: 1_000 for number in (1, 2, 3)}
+    made = found(weekly, ends_at=NOW + DAY * 2, cap_nanos=10**9)
+    assert made.basis is Basis.WEEKDAYS
+    # Today's weekday, in the hour to come.
+    assert [point.expected_nanos > 1_000 for point in made.points[:4]] == [False, True, True, True]
+    two = {at: nanos for at, nanos in weekly.items() if at > NOW - DAY * 15}
+    assert forecasts.forecast(two, **ONCE, since=min(two)) is None
+
+
+@pytest.mark.parametrize("dollars", [1, 24, 25, 1_000, 9_000_000])
+def test_any_amount_an_hour_reaches_its_cap(dollars: int) -> None:
+    nanos = dollars * 10**9
+    made = found(hours(48, nanos=nanos), settled_nanos=nanos * 48, cap_nanos=nanos * 53 + nanos // 2)
+    assert made.runs_out_at == NOW + HOUR * 5.5
+    assert made.earliest is not None
+    assert made.earliest < made.runs_out_at
 
 
 def test_a_faster_pace_goes_on_and_fades() -> None:
