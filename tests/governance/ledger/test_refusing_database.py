@@ -339,7 +339,7 @@ async def test_no_error_of_postgresqls_loses_a_settlement(
 
 
 @pytest.mark.postgres_only
-@pytest.mark.parametrize("sqlstate", ["53100", "42501", "XX000"])
+@pytest.mark.parametrize("sqlstate", ["25006", "53100", "42501", "XX000"])
 def test_what_the_server_says_it_refuses_was_surely_not_done(refusals: Any, by: Any, sqlstate: str) -> None:
     """Also where COMMIT had been sent with it."""
     refusals(sqlstate)
