@@ -179,7 +179,8 @@ def test_texts_too_long_to_count_are_not_kept() -> None:
     assert count.tokens(cut=False) == QUOTE.max_tokens
 
 
-def test_pieces_without_text_are_not_kept_without_end() -> None:
+def test_pieces_without_text_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_count, "MOST_BYTES", 10_000)
     count = keeping(part([{"text": ""}] * exact_count.MOST_BYTES), part("a" * 100))
     assert count.take_texts() == {}
 
